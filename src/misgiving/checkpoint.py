@@ -1,0 +1,202 @@
+"""One trained model with all that is needed to use it: a folder of safetensors, JSON and CSV."""
+
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.splits import Split, read_split, write_split
+from misgiving.errors import DataError, UsageError
+from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.models.joint import JointClassifier
+
+FORMAT = 1
+PACKAGES = (
+    "misgiving",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "pillow",
+    "torch",
+    "timm",
+    "lightning-fabric",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """What it takes to build the model again, without its weights."""
+
+    backbone: str
+    num_classes: int
+    image_size: int
+    dropout: float = 0.4
+    taps: tuple[int, ...] | None = None
+    hidden: int = 128
+
+    def build(self, *, pretrained: bool = False) -> JointClassifier:
+        """A model with first weights from torch's random numbers, or timm's ImageNet weights."""
+        return JointClassifier(
+            self.backbone,
+            self.num_classes,
+            pretrained=pretrained,
+            dropout=self.dropout,
+            taps=self.taps,
+            hidden=self.hidden,
+            image_size=self.image_size,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained model with its classes, split, preprocessing and configuration.
+
+    Attributes:
+        model: In evaluation mode, on the CPU.
+        architecture: How to build it.
+        classes: Names of the classes, in the order of the logits.
+        preprocessing: What an image goes through before the model.
+        split: The content hash and part of each image of the data it was trained on.
+        class_weights: Weight of each class in the loss that the estimator learned.
+        estimates_losses: Whether its loss estimator was trained (not in `vanilla`).
+        configuration: Settings of training and data, versions, and the data's fingerprint.
+    """
+
+    model: JointClassifier
+    architecture: Architecture
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    split: Split
+    class_weights: tuple[float, ...]
+    estimates_losses: bool
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def weights(self) -> Float[Tensor, " classes"]:
+        """The class weights as a tensor."""
+        import torch
+
+        return torch.tensor(self.class_weights)
+
+
+def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
+    """Versions of Python and the packages that results depend on."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def save(
+    folder: Path,
+    checkpoint: Checkpoint,
+    *,
+    tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[object]]]] | None = None,
+) -> None:
+    """Write a run folder whole or not at all, with further CSV `tables` (name: header and rows)."""
+    with whole_folder(folder) as partial:
+        write_checkpoint(partial, checkpoint)
+        for name, (header, rows) in (tables or {}).items():
+            write_csv(partial / name, header, rows)
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Write the files of a checkpoint into a folder that exists."""
+    state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
+    save_file(state, folder / "model.safetensors")
+    write_split(folder / "split.csv", checkpoint.split)
+    write_json(folder / "config.json", _config(checkpoint))
+
+
+def _config(checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "architecture": asdict(checkpoint.architecture),
+        "classes": list(checkpoint.classes),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "class_weights": list(checkpoint.class_weights),
+        "estimates_losses": checkpoint.estimates_losses,
+        **checkpoint.configuration,
+        "versions": versions(),
+    }
+
+
+def load(folder: str | Path) -> Checkpoint:
+    """Load a run folder: the trained model with classes, preprocessing, split and configuration.
+
+    Raises:
+        DataError: The folder is not a run, or a file of it is missing or damaged.
+    """
+    folder = Path(folder)
+    config = _read_config(folder)
+    try:
+        architecture = _architecture(config["architecture"])
+        checkpoint = Checkpoint(
+            model=architecture.build(),
+            architecture=architecture,
+            classes=tuple(config["classes"]),
+            preprocessing=Preprocessing.from_dict(config["preprocessing"]),
+            split=read_split(folder / "split.csv"),
+            class_weights=tuple(config["class_weights"]),
+            estimates_losses=config["estimates_losses"],
+            configuration={key: config[key] for key in config if key not in _OWN_KEYS},
+        )
+    except (KeyError, TypeError, UsageError) as error:
+        raise DataError(f"{folder / 'config.json'}: damaged ({error}); train again") from error
+    _fill(checkpoint.model, folder / "model.safetensors")
+    checkpoint.model.eval()
+    return checkpoint
+
+
+_OWN_KEYS = frozenset(
+    {
+        "format",
+        "architecture",
+        "classes",
+        "preprocessing",
+        "class_weights",
+        "estimates_losses",
+        "versions",
+    }
+)
+
+
+def _architecture(values: Mapping[str, Any]) -> Architecture:
+    taps = values.get("taps")
+    return Architecture(**{**values, "taps": None if taps is None else tuple(taps)})
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DataError(
+            f"{folder}: not a run (it has no config.json); give a folder that "
+            "`misgiving train` wrote"
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); train again") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
+    return config
+
+
+def _fill(model: JointClassifier, path: Path) -> None:
+    try:
+        model.load_state_dict(load_file(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise DataError(f"{path}: missing or damaged weights ({first}); train again") from error

@@ -1,0 +1,175 @@
+"""What `misgiving evaluate` and `misgiving predict` do with a trained run."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from misgiving.checkpoint import Checkpoint, load
+from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.loading import ImageSet, prepare
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import UsageError
+from misgiving.evaluation import (
+    Measurement,
+    measure_classification,
+    measure_loss_estimation,
+    predict,
+)
+from misgiving.experiments.ood_detection import measure_detection, score
+from misgiving.experiments.runs import align, held_out
+from misgiving.files import write_csv
+from misgiving.models.joint import outputs_of
+from misgiving.training import device_named, unheard
+
+Report = Callable[[int, int], None]
+
+
+class Evaluation(NamedTuple):
+    """Measurements of a run, and sentences that say on what."""
+
+    measurements: list[Measurement]
+    account: list[str]
+
+
+def evaluate_run(
+    run: Path,
+    data: str,
+    *,
+    out: Path,
+    cache: Path,
+    ood: Sequence[str] = (),
+    part: str | None = None,
+    device: str = "auto",
+    on_image: Report | None = None,
+) -> Evaluation:
+    """Measure a run on data that it was not trained on, and write predictions and measurements.
+
+    Args:
+        run: A run folder.
+        data: The data as the user names it.
+        out: Folder for `predictions.safetensors` and `measurements.csv`.
+        cache: Folder for prepared images.
+        ood: Folders of images of another kind.
+        part: Measure only this part of the run's split.
+        device: Where to compute.
+        on_image: Told how many images are prepared, of how many.
+    """
+    checkpoint = load(run)
+    checkpoint.model.to(device_named(device))
+    names = _distinct_names(ood)
+    images, account = _images_to_measure(checkpoint, data, part, cache, on_image)
+    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    dataset = part or "test"
+    measurements = [
+        *measure_classification(predictions, dataset),
+        *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
+    ]
+    if names:
+        outliers = {
+            name: prepare(
+                unlabelled([Path(folder)], name=name),
+                checkpoint.preprocessing,
+                cache=cache,
+                report=on_image,
+            )
+            for name, folder in names.items()
+        }
+        measurements += _detection(checkpoint, images, outliers)
+        account += [f"{name}: {len(outliers[name])} images" for name in outliers]
+    predictions.save(out / "predictions.safetensors")
+    write_csv(out / "measurements.csv", Measurement._fields, measurements)
+    return Evaluation(measurements, account)
+
+
+def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
+    names = {Path(folder).resolve().name: folder for folder in folders}
+    if len(names) < len(folders):
+        raise UsageError("two --ood folders have the same name; rename one, so that rows differ")
+    return names
+
+
+def _images_to_measure(
+    checkpoint: Checkpoint, data: str, part: str | None, cache: Path, on_image: Report | None
+) -> tuple[ImageSet, list[str]]:
+    dataset: Dataset = load_dataset(data)
+    everything = prepare(dataset, checkpoint.preprocessing, cache=cache, report=on_image)
+    known, foreign = align(everything, checkpoint.classes)
+    images, seen = held_out(known, checkpoint.split, part=part)
+    account = [f"{data}: {len(everything)} images; {len(images)} are measured"]
+    if part is None:
+        account.append(f"left out: {seen} images on which the model was trained")
+    else:
+        account.append(f"only the part {part!r} of the run's split")
+    if part == "train":
+        account.append("these numbers flatter: the model was trained on these images")
+    if foreign:
+        account.append(f"left out: {foreign} images of classes that the model does not know")
+    return images, account
+
+
+def _detection(
+    checkpoint: Checkpoint, inliers: ImageSet, outliers: dict[str, ImageSet]
+) -> list[Measurement]:
+    """ODIN's default only: tuning it on the sets that are measured would flatter."""
+    inlier_scores = score(checkpoint, inliers)
+    return [
+        measurement
+        for name, images in outliers.items()
+        for measurement in measure_detection(inlier_scores, score(checkpoint, images), name)
+    ]
+
+
+PREDICTION_COLUMNS = ("path", "predicted_class", "probability", "predicted_loss")
+
+
+def predict_images(
+    run: Path,
+    places: Sequence[Path],
+    *,
+    device: str = "auto",
+    batch_size: int = 64,
+    on_image: Report = unheard,
+) -> tuple[Sequence[str], list[Sequence[object]]]:
+    """Class, probability and predicted loss of image files and of all images in folders.
+
+    Returns:
+        Header and rows of a table. The predicted loss is empty where none was trained.
+    """
+    dataset = unlabelled(places, name="images")
+    checkpoint = load(run)
+    checkpoint.model.to(device_named(device))
+    rows: list[Sequence[object]] = []
+    for start in range(0, len(dataset), batch_size):
+        indices = range(start, min(start + batch_size, len(dataset)))
+        pixels = _pixels(dataset, checkpoint.preprocessing, indices)
+        rows += _prediction_rows(checkpoint, [dataset.ids[i] for i in indices], pixels)
+        on_image(len(rows), len(dataset))
+    return PREDICTION_COLUMNS, rows
+
+
+def _pixels(
+    dataset: Dataset, preprocessing: Preprocessing, indices: Sequence[int]
+) -> Float[Tensor, "batch 3 size size"]:
+    images = np.stack([preprocessing(dataset.images.read(index).image) for index in indices])
+    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+
+
+def _prediction_rows(
+    checkpoint: Checkpoint, names: Sequence[str], pixels: Float[Tensor, "batch 3 size size"]
+) -> Iterator[Sequence[object]]:
+    device = next(checkpoint.model.parameters()).device
+    output = outputs_of(checkpoint.model, [pixels.to(device)])
+    probabilities, choices = output.logits.double().softmax(dim=1).max(dim=1)
+    for row, name in enumerate(names):
+        loss = output.predicted_losses[row].item() if checkpoint.estimates_losses else None
+        yield (
+            name,
+            checkpoint.classes[int(choices[row])],
+            f"{probabilities[row]:.6f}",
+            "" if loss is None else f"{loss:.6g}",
+        )

@@ -1,0 +1,264 @@
+"""One training run: from prepared images and a split to a run folder."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from misgiving.checkpoint import Architecture, Checkpoint, save
+from misgiving.data.datasets import load_dataset
+from misgiving.data.loading import ImageSet, prepare
+from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.splits import Split, paper_split
+from misgiving.errors import DataError, UsageError
+from misgiving.models.backbones import WeightsReport, load_weights
+from misgiving.models.joint import JointClassifier
+from misgiving.training import (
+    EpochRecord,
+    Step,
+    TrainingConfig,
+    class_weights,
+    seeded,
+    train,
+    unheard,
+)
+
+Parts = Shaped[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which network, and what it starts from.
+
+    Attributes:
+        backbone: Any timm model by name, or `vgg16_mini`.
+        pretrained: Start from timm's ImageNet weights; not used where there is a weights file.
+        weights: A local safetensors file or torch state dict for the backbone.
+        dropout: Dropout rate of the backbone.
+        taps: Feature levels that the loss estimator reads; None for the default.
+        hidden: Units of the loss estimator for each tap.
+    """
+
+    backbone: str = "vgg16"
+    pretrained: bool = True
+    weights: Path | None = None
+    dropout: float = 0.4
+    taps: tuple[int, ...] | None = None
+    hidden: int = 128
+
+    def architecture(self, *, num_classes: int, image_size: int) -> Architecture:
+        """The architecture for so many classes and images of this size."""
+        return Architecture(
+            backbone=self.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            dropout=self.dropout,
+            taps=self.taps,
+            hidden=self.hidden,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to a run's configuration: the name of the weights file, not where it lies."""
+        return {**asdict(self), "weights": self.weights.name if self.weights else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a training run is made of.
+
+    Attributes:
+        data: The data as the user named it.
+        images: All images of the split, prepared.
+        parts: For each image `train` or `validation`.
+        preprocessing: What the images went through.
+        augmentation: What training does to them.
+        model: The network.
+        training: How to train it.
+    """
+
+    data: str
+    images: ImageSet
+    parts: Parts
+    preprocessing: Preprocessing
+    augmentation: AugmentationSettings
+    model: ModelSettings
+    training: TrainingConfig
+
+    def part(self, name: str) -> ImageSet:
+        """The images of one part."""
+        return self.images.select(np.flatnonzero(self.parts == name))
+
+
+def prepare_run(
+    data: str,
+    *,
+    model: ModelSettings,
+    training: TrainingConfig,
+    cache: Path,
+    preprocessing: Mapping[str, Any] | None = None,
+    augment: bool = True,
+    validation_share: float = 0.1,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Run:
+    """Load, prepare and split data for one training.
+
+    Args:
+        data: The data as the user names it.
+        model: The network.
+        training: How to train it; its seed also draws the split.
+        cache: Folder for prepared images.
+        preprocessing: What to change in the data's own preprocessing.
+        augment: Whether to augment as suits the data.
+        validation_share: Share of the images, by class, that is held out.
+        on_image: Told how many images are prepared, of how many.
+    """
+    dataset = load_dataset(data)
+    changed = replace(dataset.preprocessing, **(preprocessing or {}))
+    images = prepare(dataset, changed, cache=cache, report=on_image)
+    parts = paper_split(
+        dataset.labels, dataset.classes, validation_share=validation_share, seed=training.seed
+    )
+    augmentation = dataset.augmentation if augment else AugmentationSettings.none()
+    return Run(
+        data=data,
+        images=images,
+        parts=parts,
+        preprocessing=changed,
+        augmentation=augmentation,
+        model=model,
+        training=training,
+    )
+
+
+def train_run(
+    run: Run,
+    folder: Path,
+    *,
+    on_step: Callable[[Step], None] = unheard,
+    on_weights: Callable[[WeightsReport], None] = unheard,
+) -> Checkpoint:
+    """Train one model and write its run folder: weights, configuration, split, `history.csv`."""
+    classes = run.images.classes
+    architecture = run.model.architecture(
+        num_classes=len(classes), image_size=run.preprocessing.image_size
+    )
+    model = _initial_model(run, architecture, on_weights)
+    training = run.part("train")
+    history = train(
+        model,
+        training,
+        run.part("validation"),
+        run.training,
+        augmentation=run.augmentation,
+        on_step=on_step,
+    )
+    weights = class_weights(training.labels, len(classes), run.training.class_weights)
+    checkpoint = Checkpoint(
+        model=model,
+        architecture=architecture,
+        classes=classes,
+        preprocessing=run.preprocessing,
+        split=_split(run),
+        class_weights=tuple(weights.tolist()),
+        estimates_losses=run.training.estimates_losses,
+        configuration=_configuration(run),
+    )
+    save(folder, checkpoint, tables={"history.csv": history_table(history)})
+    return checkpoint
+
+
+def _initial_model(
+    run: Run, architecture: Architecture, on_weights: Callable[[WeightsReport], None]
+) -> JointClassifier:
+    with seeded(run.training.seed):
+        model = architecture.build(pretrained=run.model.pretrained and run.model.weights is None)
+    if run.model.weights is not None:
+        on_weights(load_weights(model.backbone, run.model.weights))
+    return model
+
+
+def _split(run: Run) -> Split:
+    images = run.images
+    return Split(
+        ids=images.ids,
+        hashes=images.hashes,
+        parts=tuple(str(part) for part in run.parts),
+        labels=tuple(images.classes[label] for label in images.labels),
+        groups=images.groups,
+    )
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    return {
+        "data": {
+            "name": run.data,
+            "fingerprint": run.images.fingerprint,
+            "images": {part: int(np.sum(run.parts == part)) for part in np.unique(run.parts)},
+        },
+        "model": run.model.to_dict(),
+        "training": run.training.to_dict(),
+        "augmentation": run.augmentation.to_dict(),
+    }
+
+
+def history_table(
+    history: list[EpochRecord],
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Header and rows of `history.csv`; a value that is not defined is an empty cell."""
+    rows: list[tuple[object, ...]] = [
+        tuple("" if cell != cell else cell for cell in record) for record in history
+    ]
+    return EpochRecord._fields, rows
+
+
+def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
+    """The images of these classes, labelled as positions in `classes`, and how many are left out.
+
+    Raises:
+        DataError: There is no image of any of these classes.
+    """
+    position = {name: number for number, name in enumerate(classes)}
+    known = np.array([position.get(name, -1) for name in images.classes])
+    labels = known[images.labels]
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise DataError(
+            f"none of the data's classes ({', '.join(images.classes)}) is one of the model's "
+            f"({', '.join(classes)}); give data with the model's class names"
+        )
+    aligned = replace(images.select(kept), classes=classes, labels=labels[kept])
+    return aligned, len(images) - len(kept)
+
+
+def held_out(images: ImageSet, split: Split, *, part: str | None = None) -> tuple[ImageSet, int]:
+    """The images that a model was not trained on, by content, and how many it was trained on.
+
+    With `part`, the images of that part of the split instead.
+
+    Raises:
+        UsageError: Nothing is left, or the split has no such part.
+    """
+    training = {h for h, p in zip(split.hashes, split.parts, strict=True) if p == "train"}
+    seen = np.array([content in training for content in images.hashes])
+    if part is None:
+        if seen.all():
+            raise UsageError(
+                f"the model was trained on all {len(images)} of these images; give others, "
+                "or say --part train to measure them all the same"
+            )
+        return images.select(np.flatnonzero(~seen)), int(seen.sum())
+    return _of_part(images, split, part), int(seen.sum())
+
+
+def _of_part(images: ImageSet, split: Split, part: str) -> ImageSet:
+    if part not in split.parts:
+        names = ", ".join(sorted(set(split.parts)))
+        raise UsageError(f"the run's split has no part {part!r}; choose from {names}")
+    wanted = {h for h, p in zip(split.hashes, split.parts, strict=True) if p == part}
+    rows = np.flatnonzero([content in wanted for content in images.hashes])
+    if not len(rows):
+        raise UsageError(f"none of these images is in the part {part!r} of the run's split")
+    return images.select(rows)

@@ -1,0 +1,133 @@
+"""What the metrics share: checks of their arguments, and sums of weights over tied samples.
+
+A weight counts how often a sample occurs (a bootstrap count), so that one call measures many
+resampled sets: leading axes of the weights are replicates, the last axis is the samples.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real, Shaped
+
+from misgiving.errors import UsageError
+
+Measured = float | Float[np.ndarray, "*replicates"]
+Weights = Real[np.ndarray, "*replicates n"]
+
+
+def samples(**named: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
+    """The named arrays in float64, refused unless they are finite and equally long."""
+    first = next(iter(named))
+    for name, values in named.items():
+        if len(values) != len(named[first]):
+            raise UsageError(
+                f"{name} has length {len(values)} but {first} has length {len(named[first])}; "
+                "give one entry for each sample"
+            )
+    return tuple(_finite(name, values) for name, values in named.items())
+
+
+def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    if not len(values):
+        raise UsageError(f"{name} is empty; give at least one sample")
+    if not np.isfinite(values).all():
+        position = np.argwhere(~np.isfinite(values))[0][0]
+        raise UsageError(
+            f"{name} is not finite at position {position}; leave such samples out before measuring"
+        )
+    return values.astype(np.float64)
+
+
+def sample_weights(
+    weights: Real[np.ndarray, "..."] | None, count: int, *, name: str = "weights"
+) -> Float[np.ndarray, "..."]:
+    """The weights in float64, or a one for each of `count` samples."""
+    if weights is None:
+        return np.ones(count)
+    if weights.shape[-1:] != (count,):
+        raise UsageError(
+            f"{name} has shape {weights.shape}; its last axis must have one weight for each of "
+            f"the {count} samples"
+        )
+    if not np.all((weights >= 0) & (weights < np.inf)):
+        raise UsageError(f"{name} has a negative or non-finite value; give counts of 0 or more")
+    return weights.astype(np.float64)
+
+
+def repetitions(weights: Real[np.ndarray, "..."] | None, count: int) -> Float[np.ndarray, "..."]:
+    """The sample weights of a measure that is defined for whole samples only."""
+    counts = sample_weights(weights, count)
+    if not np.array_equal(counts, np.floor(counts)):
+        raise UsageError("weights must be whole numbers here; give how often each sample occurs")
+    return counts
+
+
+def measured(
+    values: Float[np.ndarray, "*replicates"] | np.float64,
+    *weights: Real[np.ndarray, "..."] | None,
+) -> Measured:
+    """A plain float for the samples as they are; an array where replicates were weighted."""
+    if all(given is None for given in weights):
+        return float(values)
+    return np.asarray(values)
+
+
+def ratio(
+    numerator: Float[np.ndarray, "..."] | np.float64,
+    denominator: Float[np.ndarray, "..."] | np.float64,
+) -> Float[np.ndarray, "..."]:
+    """The quotient, NaN where the denominator is 0."""
+    shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
+    quotient = np.full(shape, np.nan)
+    np.divide(numerator, denominator, out=quotient, where=np.not_equal(denominator, 0))
+    return quotient
+
+
+def mean_of_defined(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
+    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+    defined = ~np.isnan(values)
+    return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1) * 1.0)
+
+
+def sums_by_group(
+    weights: Float[np.ndarray, "*replicates n"], groups: Int[np.ndarray, " n"], *, num_groups: int
+) -> Float[np.ndarray, "*replicates num_groups"]:
+    """Total weight of each group; 0 for a group without samples.
+
+    >>> sums_by_group(np.array([1.0, 2.0, 4.0]), np.array([2, 0, 2]), num_groups=3)
+    array([2., 0., 5.])
+    """
+    order = np.argsort(groups, kind="stable")
+    present, starts = np.unique(groups[order], return_index=True)
+    sums = np.zeros((*weights.shape[:-1], num_groups))
+    sums[..., present] = np.add.reduceat(weights[..., order], starts, axis=-1)
+    return sums
+
+
+def area_under_roc(
+    positives: Float[np.ndarray, "*#replicates groups"],
+    negatives: Float[np.ndarray, "*#replicates groups"],
+) -> Float[np.ndarray, "..."]:
+    """Share of pairs in which the positive has the higher score, ties counted half.
+
+    Both hold the weight at each distinct score, lowest score first.
+    """
+    outscored = np.cumsum(negatives, axis=-1) - negatives / 2
+    pairs = positives.sum(axis=-1) * negatives.sum(axis=-1)
+    return ratio((positives * outscored).sum(axis=-1), pairs)
+
+
+def auroc(
+    scores: Float[np.ndarray, " n"],
+    positives: Bool[np.ndarray, " n"],
+    weights: Float[np.ndarray, "*replicates n"],
+) -> Float[np.ndarray, "*replicates"]:
+    """Probability that a positive has a higher score than a negative; NaN without both.
+
+    >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones(3))
+    array(0.75)
+    """
+    distinct, groups = np.unique(scores, return_inverse=True)
+    of_positives, of_negatives = (
+        sums_by_group(weights[..., members], groups[members], num_groups=len(distinct))
+        for members in (positives, ~positives)
+    )
+    return area_under_roc(of_positives, of_negatives)

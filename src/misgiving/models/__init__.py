@@ -1,0 +1,1 @@
+"""The predictor, the loss estimator, and both as one module."""

@@ -1,0 +1,109 @@
+"""How well losses are estimated: the predicted loss against the softmax confidence (MSP)."""
+
+from collections.abc import Sequence
+
+from misgiving.report.figures import DETECTORS
+from misgiving.report.page import markup
+from misgiving.report.page.material import Material
+from misgiving.report.page.sections import ESTIMATOR_CHOICES, holds
+from misgiving.report.tables import (
+    PLAIN,
+    Interval,
+    Result,
+    distinct,
+    find,
+    models_of,
+    select,
+    spread,
+)
+
+METRICS = {
+    "spearman": f"Spearman {markup.UP}",
+    "spearman_plain": f"Spearman, plain loss {markup.UP}",
+    "order_agreement": f"Order agreement {markup.UP}",
+    "error_auroc": f"Error AUROC {markup.UP}",
+    "aurc": f"AURC {markup.DOWN}",
+}
+QUANTITIES = {
+    "spearman": "Spearman correlation with the true loss",
+    "error_auroc": "AUROC for errors",
+}
+
+
+def estimation(material: Material) -> str:
+    """Does the predicted loss order images by loss, and tell errors, better than the softmax?"""
+    rows = select(material.results, experiment="generalization", dataset="validation")
+    measured = [row for row in rows if row.detector and row.metric in METRICS]
+    if not measured:
+        return markup.paragraph("missing", "Missing in results.csv: the estimation of losses.")
+    names = [markup.number_head(name) for name in METRICS.values()]
+    heads = [markup.row(markup.head("Model"), markup.head("Score"), *names)]
+    bodies = [
+        _rows_of_model(material.intervals, select(measured, model=model))
+        for model in models_of(measured)
+    ]
+    caption = f"Mean over trials, and its 95 % interval.{_count_errors(rows)}"
+    return (
+        markup.table(caption, heads, bodies)
+        + markup.paragraph("finding", estimation_sentence(material.intervals))
+        + holds(material, ESTIMATOR_CHOICES)
+    )
+
+
+def _count_errors(rows: Sequence[Result]) -> str:
+    counts = [row.value for row in select(rows, metric="errors")]
+    if not counts:
+        return ""
+    return f" Each trial has {min(counts):g} to {max(counts):g} wrongly classified images to find."
+
+
+def _rows_of_model(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
+    detectors = distinct(rows, "detector")
+    lines = []
+    for index, detector in enumerate(detectors):
+        name = [markup.row_head(rows[0].model, rows=len(detectors))] if index == 0 else []
+        here = select(rows, detector=detector)
+        values = [_estimate(intervals, select(here, metric=metric)) for metric in METRICS]
+        lines.append(markup.row(*name, markup.cell(DETECTORS.get(detector, detector)), *values))
+    return markup.body(lines)
+
+
+def _estimate(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
+    """A cell with the value and its interval, or where there is none, the spread over trials."""
+    if not rows:
+        return markup.number(markup.ABSENT)
+    keys = ("experiment", "model", "dataset", "detector", "metric")
+    found = find(intervals, baseline="", **{key: getattr(rows[0], key) for key in keys})
+    if found is None:
+        return markup.mean(spread(rows), PLAIN)
+    return markup.number(PLAIN.number(found.estimate), small=markup.bounds(found, PLAIN))
+
+
+def estimation_sentence(intervals: Sequence[Interval]) -> str:
+    """The predicted loss of the proposed model against its MSP, on ordering and on errors.
+
+    The intervals of the two scores are not paired, so that only disjoint ones tell them apart.
+    """
+    wanted = {"experiment": "generalization", "model": "proposed", "baseline": ""}
+    said = []
+    for metric, words in QUANTITIES.items():
+        rows = select(intervals, metric=metric, dataset="validation", **wanted)
+        predicted, plain = (find(rows, detector=name) for name in ("predicted_loss", "msp"))
+        if predicted and plain:
+            numbers = f"{_value(predicted)} against {_value(plain)}"
+            said.append(f"{_order(predicted, plain)} {words}, {numbers}")
+    if not said:
+        return "Predicted loss and MSP cannot be compared: intervals.csv lacks the two."
+    return f"The proposed model's predicted loss has, compared with its MSP, {'; '.join(said)}."
+
+
+def _value(row: Interval) -> str:
+    return f"{PLAIN.number(row.estimate)} {markup.bounds(row, PLAIN)}"
+
+
+def _order(first: Interval, second: Interval) -> str:
+    if first.lower is not None and second.upper is not None and first.lower > second.upper:
+        return "a clearly higher"
+    if first.upper is not None and second.lower is not None and first.upper < second.lower:
+        return "a clearly lower"
+    return "no clearly different"

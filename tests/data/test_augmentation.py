@@ -1,0 +1,169 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from torchvision.transforms import functional as TF
+
+from misgiving.data import augmentation
+from misgiving.data.augmentation import augment
+from misgiving.data.preprocessing import AugmentationSettings
+
+NONE = AugmentationSettings.none()
+
+
+def images(batch=6, height=12, width=12, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(batch, 3, height, width, generator=generator, dtype=dtype)
+
+
+def smooth(side=65):
+    """A slope along either side, which interpolation does not blur."""
+    rows, columns = torch.meshgrid(*[torch.linspace(0.2, 0.8, side).double()] * 2, indexing="ij")
+    return torch.stack([rows, columns, 1 - rows])[None]
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw_all(monkeypatch, *values):
+    """Let every image draw: two flips, angle, two shifts, brightness, contrast, saturation."""
+    monkeypatch.setattr(augmentation, "_draw", lambda count, _: torch.tensor([values] * count))
+
+
+def test_no_augmentation_is_the_identity_bit_for_bit():
+    assert torch.equal(augment(images(), NONE, generator()), images())
+
+
+def test_the_images_given_are_not_changed_or_shared():
+    given = images()
+    for settings in (NONE, AugmentationSettings()):
+        augment(given, settings, generator()).zero_()
+    assert torch.equal(given, images())
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_the_shape_stays(batch):
+    assert augment(images(batch, 8, 13), AugmentationSettings(), generator()).shape == (
+        *(batch, 3),
+        *(8, 13),
+    )
+
+
+def test_results_stay_in_0_to_1():
+    settings = AugmentationSettings(jitter=1.0)
+    varied = augment((images(50) > 0.5).float(), settings, generator())
+    assert varied.min() >= 0
+    assert varied.max() <= 1
+
+
+def test_the_generator_decides_and_not_the_global_one():
+    first = augment(images(), AugmentationSettings(), generator(5))
+    torch.manual_seed(99)
+    assert torch.equal(first, augment(images(), AugmentationSettings(), generator(5)))
+
+
+def test_the_next_batch_is_varied_differently():
+    source = generator()
+    first = augment(images(), AugmentationSettings(), source)
+    assert not torch.equal(first, augment(images(), AugmentationSettings(), source))
+
+
+@pytest.mark.parametrize("name", ["flips", "jitter", "rotation", "translation"])
+def test_every_image_of_a_batch_has_its_own_draw(name):
+    same = images(1).expand(16, -1, -1, -1)
+    varied = augment(
+        same, replace(NONE, **{name: getattr(AugmentationSettings(), name)}), generator()
+    )
+    assert len({image.numpy().tobytes() for image in varied}) > (3 if name == "flips" else 15)
+
+
+@pytest.mark.parametrize(
+    ("draws", "axes"), [((0.1, 0.9), [3]), ((0.9, 0.1), [2]), ((0.1, 0.1), [2, 3])]
+)
+def test_flips_mirror(monkeypatch, draws, axes):
+    draw_all(monkeypatch, *draws, *[0.5] * 6)
+    flipped = augment(images(), replace(NONE, flips=True), generator())
+    torch.testing.assert_close(flipped, images().flip(axes))
+
+
+def test_each_flip_happens_to_half_of_the_images():
+    flipped = augment(images(1).expand(2000, -1, -1, -1), replace(NONE, flips=True), generator())
+    kept = (flipped - images(1)).abs().amax(dim=(1, 2, 3)) < 1e-4
+    assert abs(kept.float().mean().item() - 0.25) < 0.04
+
+
+def test_rotation_turns_a_square_image_by_the_angle_drawn(monkeypatch):
+    draw_all(monkeypatch, 0.9, 0.9, 1.0, *[0.5] * 5)
+    turned = augment(images(), replace(NONE, rotation=90.0), generator())
+    quarters = [torch.rot90(images(), turns, (2, 3)) for turns in (1, 3)]
+    assert min((turned - quarter).abs().max() for quarter in quarters) < 1e-4
+
+
+def test_rotation_of_an_oblong_image_is_a_rotation_of_its_pixels(monkeypatch):
+    draw_all(monkeypatch, 0.9, 0.9, 1.0, *[0.5] * 5)
+    wide = images(2, 9, 21)
+    turned = augment(wide, replace(NONE, rotation=90.0), generator())
+    middle = wide[:, :, :, 6:15]
+    quarters = [torch.rot90(middle, turns, (2, 3)) for turns in (1, 3)]
+    assert min((turned[:, :, :, 6:15] - quarter).abs().max() for quarter in quarters) < 1e-4
+
+
+def test_rotation_goes_no_further_than_its_limit():
+    angles = []
+    for image in augment(
+        smooth().expand(200, -1, -1, -1), replace(NONE, rotation=30.0), generator()
+    ):
+        middle = image[0, 24:41, 24:41]
+        down, across = (middle[1:] - middle[:-1]).mean(), (middle[:, 1:] - middle[:, :-1]).mean()
+        angles.append(torch.rad2deg(torch.atan2(across, down)).item())
+    assert 28 < max(angles) < 30.5
+    assert -30.5 < min(angles) < -28
+
+
+def test_translation_moves_by_a_share_of_the_side(monkeypatch):
+    draw_all(monkeypatch, 0.9, 0.9, 0.5, 1.0, 0.0, *[0.5] * 3)
+    moved = augment(images(2, 10, 20), replace(NONE, translation=0.1), generator())
+    torch.testing.assert_close(moved[:, :, 1:, :-2], images(2, 10, 20)[:, :, :-1, 2:])
+
+
+def test_what_comes_in_over_an_edge_is_mirrored(monkeypatch):
+    draw_all(monkeypatch, 0.9, 0.9, 0.5, 1.0, 0.5, *[0.5] * 3)
+    moved = augment(images(2, 10, 20), replace(NONE, translation=0.1), generator())
+    torch.testing.assert_close(moved[:, :, :, -2:], images(2, 10, 20)[:, :, :, -2:].flip(3))
+
+
+def test_jitter_is_brightness_then_contrast_then_saturation(monkeypatch):
+    draw_all(monkeypatch, *[0.5] * 5, 1.0, 0.25, 0.75)
+    soft = 0.35 + 0.3 * images(2, dtype=torch.float64)  # so that nothing is clipped on the way
+    expected = TF.adjust_saturation(TF.adjust_contrast(TF.adjust_brightness(soft, 1.2), 0.9), 1.1)
+    jittered = augment(soft, replace(NONE, jitter=0.2), generator())
+    # torchvision's weights of red, green and blue sum to 0.9999
+    torch.testing.assert_close(jittered, expected, atol=2e-4, rtol=0)
+
+
+def test_grays_stay_gray():
+    gray = images()[:, :1].expand(-1, 3, -1, -1)
+    varied = augment(gray, AugmentationSettings(jitter=0.5), generator())
+    torch.testing.assert_close(varied[:, 0], varied[:, 2])
+
+
+def test_leaving_one_kind_out_does_not_change_the_others():
+    def nearest_flips(settings):
+        varied = augment(images(), settings, generator())
+        distances = [
+            (images().flip(axes) - varied).abs().mean(dim=(1, 2, 3))
+            for axes in ([], [2], [3], [2, 3])
+        ]
+        return torch.stack(distances).argmin(dim=0).tolist()
+
+    alone = nearest_flips(replace(NONE, flips=True))
+    assert len(set(alone)) > 1
+    assert nearest_flips(replace(NONE, flips=True, jitter=0.1)) == alone
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_the_device_does_not_change_the_result():
+    here = augment(images(), AugmentationSettings(), generator())
+    there = augment(images().cuda(), AugmentationSettings(), generator())
+    torch.testing.assert_close(here, there.cpu(), atol=1e-4, rtol=0)

@@ -1,0 +1,410 @@
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from misgiving.data import loading
+from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
+from misgiving.data.loading import (
+    LOOK_AHEAD,
+    batches,
+    default_cache,
+    prepare,
+    sampling_order,
+)
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import DataError, UsageError
+
+SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
+
+
+def pixels(count=7, side=6, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+
+
+def in_memory(array, **changes):
+    count = len(array)
+    fields = {
+        "name": "tiny",
+        "classes": ("a", "b"),
+        "labels": np.arange(count) % 2,
+        "ids": tuple(f"i{number}" for number in range(count)),
+        "groups": tuple(f"g{number}" for number in range(count)),
+        "images": ImageArray(array),
+    }
+    return Dataset(**{**fields, **changes})
+
+
+class CountingSource:
+    """An image source that counts what is decoded, and can fail or be slow."""
+
+    def __init__(self, images, fail_at=None):
+        self.source, self.fail_at = ImageArray(images), fail_at
+        self.decoded: Counter[int] = Counter()
+
+    def __len__(self):
+        return len(self.source)
+
+    def read(self, index: int) -> HashedImage:
+        self.decoded[index] += 1
+        if index == self.fail_at:
+            raise DataError(f"image {index} is damaged; replace it")
+        return self.source.read(index)
+
+    def key(self, index: int) -> str:
+        return self.source.key(index)
+
+    def select(self, indices):
+        return CountingSource(self.source.images[indices])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for number, image in enumerate(pixels()):
+        path = tmp_path / "set" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    return tmp_path / "set"
+
+
+def left_in(cache):
+    return sorted(path.name for path in cache.rglob("*")) if cache.exists() else []
+
+
+def test_every_image_is_preprocessed_in_order(tmp_path):
+    prepared = prepare(in_memory(pixels(50)), SMALL, cache=tmp_path)
+    np.testing.assert_array_equal(prepared.images, [SMALL(image) for image in pixels(50)])
+
+
+def test_a_prepared_set_keeps_what_is_known_of_the_images(tmp_path):
+    dataset = in_memory(pixels())
+    prepared = prepare(dataset, SMALL, cache=tmp_path)
+    assert (prepared.ids, prepared.groups) == (dataset.ids, dataset.groups)
+    assert prepared.labels.tolist() == dataset.labels.tolist()
+    assert prepared.classes == dataset.classes
+
+
+def test_hashes_are_those_of_the_files(folder, tmp_path):
+    dataset = load_dataset(f"folder:{folder}")
+    expected = [
+        hashlib.sha256((folder / identity).read_bytes()).hexdigest() for identity in dataset.ids
+    ]
+    assert list(prepare(dataset, SMALL, cache=tmp_path / "cache").hashes) == expected
+
+
+def test_pixels_are_mapped_and_not_loaded(tmp_path):
+    assert isinstance(prepare(in_memory(pixels()), SMALL, cache=tmp_path).images, np.memmap)
+
+
+def test_a_second_preparation_decodes_nothing(tmp_path):
+    source = CountingSource(pixels())
+    dataset = in_memory(pixels(), images=source)
+    first, second = (prepare(dataset, SMALL, cache=tmp_path) for _ in range(2))
+    assert source.decoded == Counter(range(7))
+    assert first.hashes == second.hashes
+    np.testing.assert_array_equal(first.images, second.images)
+
+
+def test_other_settings_are_prepared_anew(tmp_path):
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    cropped = Preprocessing(image_size=4, crop=0.5, color_constancy="none")
+    prepared = prepare(in_memory(pixels()), cropped, cache=tmp_path)
+    np.testing.assert_array_equal(prepared.images, [cropped(image) for image in pixels()])
+
+
+def test_a_changed_file_is_prepared_anew(folder, tmp_path):
+    dataset = load_dataset(f"folder:{folder}")
+    prepare(dataset, SMALL, cache=tmp_path / "cache")
+    changed = folder / dataset.ids[0]
+    Image.new("RGB", (6, 6), (1, 2, 3)).save(changed)
+    os.utime(changed, ns=(5, 5))
+    prepared = prepare(dataset, SMALL, cache=tmp_path / "cache")
+    assert prepared.read(np.array([0]))[0, 0, 0].tolist() == [1, 2, 3]
+
+
+def test_labels_do_not_need_a_cache_of_their_own(tmp_path):
+    source = CountingSource(pixels())
+    prepare(in_memory(pixels(), images=source), SMALL, cache=tmp_path)
+    relabelled = in_memory(pixels(), images=source, labels=np.ones(7, dtype=np.int64))
+    assert prepare(relabelled, SMALL, cache=tmp_path).labels.tolist() == [1] * 7
+    assert source.decoded.total() == 7
+
+
+def cut(folder):
+    data = (folder / "images.npy").read_bytes()
+    (folder / "images.npy").write_bytes(data[:-10])
+
+
+def other_shape(folder):
+    np.save(folder / "images.npy", np.zeros((7, 5, 5, 3), dtype=np.uint8))
+
+
+def other_type(folder):
+    np.save(folder / "images.npy", np.zeros((7, 4, 4, 3)))
+
+
+def pickled(folder):
+    np.save(folder / "images.npy", np.array([{}]), allow_pickle=True)
+
+
+def overwrite(name, content):
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut,
+        other_shape,
+        other_type,
+        pickled,
+        overwrite("images.npy", b""),
+        overwrite("images.npy", b"\x93NUMPY\x01\x00\x10\x00{'descr': garbage}"),
+        overwrite("hashes.json", b"{"),
+        overwrite("hashes.json", b"[]"),
+        overwrite("hashes.json", b'{"hashes": ["one"]}'),
+        overwrite("hashes.json", b"\xff"),
+        lambda folder: (folder / "hashes.json").unlink(),
+    ],
+)
+def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
+    good = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    damage(folder)
+    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    np.testing.assert_array_equal(again.images, [SMALL(image) for image in pixels()])
+    assert again.hashes == good.hashes
+
+
+def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path):
+    dataset = in_memory(pixels(), images=CountingSource(pixels(), fail_at=5))
+    with pytest.raises(DataError, match="image 5 is damaged"):
+        prepare(dataset, SMALL, cache=tmp_path)
+    assert left_in(tmp_path) == []
+
+
+def test_a_damaged_file_is_named(folder, tmp_path):
+    (folder / "a" / "4.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"a/4\.png: not an image"):
+        prepare(load_dataset(f"folder:{folder}"), SMALL, cache=tmp_path / "cache")
+
+
+def test_an_interruption_leaves_nothing_behind(tmp_path):
+    def interrupt(*_: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(in_memory(pixels()), SMALL, cache=tmp_path, report=interrupt)
+    assert left_in(tmp_path) == []
+
+
+FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+from misgiving.data.datasets import load_dataset
+from misgiving.data.loading import prepare
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+digits = load_dataset("digits")
+try:
+    prepare(digits, digits.preprocessing, cache=Path(sys.argv[1]))
+except OSError as failure:
+    print(failure)
+"""
+
+
+def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "File too large" in done.stdout
+    assert left_in(tmp_path) == []
+
+
+def test_progress_is_reported_after_every_image(tmp_path):
+    reports = []
+    prepare(
+        in_memory(pixels(3)), SMALL, cache=tmp_path, report=lambda *report: reports.append(report)
+    )
+    assert reports == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_decoding_does_not_run_far_ahead_of_writing(tmp_path):
+    count = 3 * LOOK_AHEAD
+    source = CountingSource(pixels(count))
+    ahead = []
+    prepare(
+        in_memory(pixels(count), images=source),
+        SMALL,
+        cache=tmp_path,
+        report=lambda done, _: ahead.append(source.decoded.total() - done),
+    )
+    assert max(ahead) <= LOOK_AHEAD
+
+
+def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
+    source = CountingSource(pixels(40))
+    dataset = in_memory(pixels(40), images=source)
+    start, results = threading.Barrier(6), []
+
+    def work():
+        start.wait()
+        results.append(prepare(dataset, SMALL, cache=tmp_path).fingerprint)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 6
+    assert len(set(results)) == 1
+    assert source.decoded == Counter(range(40))
+
+
+PREPARE_DIGITS = """
+import sys
+from pathlib import Path
+from misgiving.data.datasets import load_dataset
+from misgiving.data.loading import prepare
+digits = load_dataset("digits")
+print(prepare(digits, digits.preprocessing, cache=Path(sys.argv[1])).fingerprint)
+"""
+
+
+def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
+    command = [sys.executable, "-c", PREPARE_DIGITS, str(tmp_path)]
+    processes = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
+        for _ in range(2)
+    ]
+    fingerprints = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert fingerprints[0] == fingerprints[1] != ""
+
+
+def test_a_cache_holds_no_lock_and_no_rest(tmp_path):
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    assert left_in(tmp_path)[1:] == ["hashes.json", "images.npy"]
+
+
+def test_an_empty_set_is_refused(tmp_path):
+    with pytest.raises(DataError, match="tiny: there is no image"):
+        prepare(in_memory(pixels(0)), SMALL, cache=tmp_path)
+
+
+def test_what_was_written_and_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(loading, "_stored", lambda *_: None)
+    with pytest.raises(OSError, match="cannot be read back"):
+        prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+
+
+def test_a_selection_shares_the_pixels_and_keeps_the_facts(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    twice = prepared.select(np.array([6, 2, 4, 1])).select(np.array([2, 0]))
+    assert twice.images is prepared.images
+    assert (twice.ids, twice.groups) == (("i4", "i6"), ("g4", "g6"))
+    assert twice.labels.tolist() == [0, 0]
+    assert twice.hashes == (prepared.hashes[4], prepared.hashes[6])
+    np.testing.assert_array_equal(twice.read(np.array([1, 0])), prepared.images[[6, 4]])
+
+
+def test_the_fingerprint_is_that_of_content_and_labels(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    text = "".join(
+        f"{hashlib.sha256(image.tobytes()).hexdigest()}:{number % 2}\n"
+        for number, image in enumerate(pixels())
+    )
+    assert prepared.fingerprint == hashlib.sha256(text.encode()).hexdigest()
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7, 100])
+def test_batches_hold_all_images_in_turn(tmp_path, batch_size):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    parts = list(batches(prepared, batch_size=batch_size))
+    assert [len(part.labels) for part in parts[:-1]] == [batch_size] * (len(parts) - 1)
+    assert torch.cat([part.indices for part in parts]).tolist() == list(range(7))
+    assert torch.cat([part.labels for part in parts]).tolist() == prepared.labels.tolist()
+
+
+def test_a_batch_holds_fractions_with_the_channels_first(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    images = next(batches(prepared, batch_size=2)).images
+    expected = prepared.images[:2].astype(np.float64).transpose(0, 3, 1, 2) / 255
+    np.testing.assert_allclose(images.numpy(), expected, rtol=1e-6)
+    assert images.is_contiguous()
+
+
+def test_batches_follow_the_order_that_is_given(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path).select(np.array([5, 3, 0]))
+    first, second = batches(prepared, batch_size=2, order=np.array([2, 0, 2]))
+    assert first.indices.tolist() == [2, 0]
+    assert second.indices.tolist() == [2]
+    expected = prepared.images[[0, 5]].transpose(0, 3, 1, 2) / np.float32(255)
+    np.testing.assert_array_equal(first.images.numpy(), expected)
+
+
+def test_a_batch_size_below_one_is_refused_at_once(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
+        batches(prepared, batch_size=0)
+
+
+IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
+
+
+@pytest.mark.parametrize(("weighted", "power"), [("inverse", 1.0), ("sqrt", 0.5)])
+def test_classes_are_drawn_in_proportion_to_their_weights(weighted, power):
+    order = sampling_order(IMBALANCED, class_weighted=weighted, seed=0, epoch=0)
+    counts = np.array([9000.0, 900.0, 100.0])
+    expected = counts * counts**-power / (counts * counts**-power).sum()
+    drawn = np.bincount(IMBALANCED[order]) / len(order)
+    assert len(order) == len(IMBALANCED)
+    np.testing.assert_allclose(drawn, expected, atol=0.02)
+
+
+def test_without_weights_every_sample_is_drawn_once():
+    order = sampling_order(IMBALANCED, class_weighted="none", seed=0, epoch=0)
+    assert sorted(order.tolist()) == list(range(len(IMBALANCED)))
+    assert order.tolist() != sorted(order.tolist())
+
+
+@pytest.mark.parametrize("weighted", ["inverse", "none"])
+def test_seed_and_epoch_decide_the_order(weighted):
+    def order(seed, epoch):
+        return sampling_order(
+            np.arange(50) % 3, class_weighted=weighted, seed=seed, epoch=epoch
+        ).tolist()
+
+    first = order(1, 2)
+    torch.manual_seed(77)
+    assert order(1, 2) == first
+    others = [order(1, 3), order(2, 2), order(2, 1), order(0, 3), order(3, 0)]
+    assert first not in others
+    assert order(0, 3) != order(3, 0)
+
+
+def test_drawing_an_order_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    sampling_order(IMBALANCED, class_weighted="inverse", seed=0, epoch=0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_unknown_weighting_lists_the_known_ones():
+    with pytest.raises(UsageError, match="'balanced'; choose from inverse, sqrt, none"):
+        sampling_order(IMBALANCED, class_weighted="balanced", seed=0, epoch=0)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")]
+)
+def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    monkeypatch.setenv("HOME", "/h")
+    assert default_cache() == Path(expected)

@@ -1,0 +1,289 @@
+import io
+import math
+import subprocess
+import sys
+import threading
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from misgiving.data.preprocessing import (
+    COLOR_CONSTANCY,
+    MAX_PIXELS,
+    AugmentationSettings,
+    Preprocessing,
+    decode,
+    gray_world,
+    read_bytes,
+    shades_of_gray,
+)
+from misgiving.errors import DataError, UsageError
+
+
+def picture(height=9, width=12, seed=0, highest=250):
+    random = np.random.default_rng(seed)
+    return random.integers(5, highest, (height, width, 3)).astype(np.uint8)
+
+
+def encoded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def balanced_by_loops(image, power):
+    """Shades of gray in scalar float64: Minkowski mean, unit length, division, clip."""
+    honest = [pixel for row in image.tolist() for pixel in row if max(pixel) < 255]
+    light = [sum((p[c] / 255) ** power for p in honest) ** (1 / power) for c in range(3)]
+    length = math.sqrt(sum(value**2 for value in light))
+    return [
+        [
+            [round(255 * min(1, p[c] / 255 / (light[c] / length * math.sqrt(3)))) for c in range(3)]
+            for p in row
+        ]
+        for row in image.tolist()
+    ]
+
+
+def plain(**changes):
+    return Preprocessing(**{"image_size": 8, "crop": 1.0, "color_constancy": "none", **changes})
+
+
+@pytest.mark.parametrize(("balance", "power"), [(shades_of_gray, 6), (gray_world, 1)])
+def test_color_constancy_is_a_division_by_the_minkowski_mean(balance, power):
+    image = picture()
+    np.testing.assert_array_equal(balance(image), balanced_by_loops(image, power))
+
+
+def test_saturated_pixels_do_not_change_the_estimate_of_the_light():
+    image = picture()
+    image[0] = (255, 3, 9)
+    np.testing.assert_array_equal(shades_of_gray(image), balanced_by_loops(image, 6))
+
+
+def test_bright_values_are_clipped_and_do_not_wrap_round():
+    image = np.full((4, 4, 3), (40, 200, 200), dtype=np.uint8)
+    image[0, 0] = (254, 100, 100)  # far more red than the light has
+    assert gray_world(image)[0, 0, 0] == 255
+
+
+def test_gray_pictures_need_no_balance():
+    image = np.repeat(picture()[..., :1], 3, axis=2)
+    np.testing.assert_array_equal(shades_of_gray(image), image)
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (255, 0, 0)])
+@pytest.mark.parametrize("name", COLOR_CONSTANCY)
+def test_pictures_that_tell_nothing_of_the_light_stay_as_they_are(name, colour):
+    image = np.full((3, 5, 3), colour, dtype=np.uint8)
+    np.testing.assert_array_equal(COLOR_CONSTANCY[name](image), image)
+
+
+def test_a_channel_without_light_stays_dark():
+    image = np.full((3, 5, 3), (0, 100, 100), dtype=np.uint8)
+    assert (shades_of_gray(image)[..., 0] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "kept"),
+    [("both", (slice(15, 85), slice(30, 170))), ("square", (slice(0, 100), slice(50, 150)))],
+)
+def test_the_centre_crop_keeps_the_middle(shape, kept):
+    image = picture(100, 200)
+    size = 50
+    expected = Image.fromarray(image[kept]).resize((size, size), Image.Resampling.BILINEAR)
+    result = plain(image_size=size, crop=0.7, crop_shape=shape)(image)
+    np.testing.assert_array_equal(result, np.asarray(expected))
+
+
+def test_a_square_crop_of_a_tall_picture_is_a_share_of_its_width():
+    image = picture(200, 100)
+    expected = Image.fromarray(image[65:135, 15:85]).resize((50, 50), Image.Resampling.BILINEAR)
+    result = plain(image_size=50, crop=0.7, crop_shape="square")(image)
+    np.testing.assert_array_equal(result, np.asarray(expected))
+
+
+def test_the_light_is_estimated_inside_the_crop():
+    image = picture(40, 40)
+    rim = image.copy()
+    rim[:2] = (200, 0, 0)
+    process = plain(crop=0.85, color_constancy="shades_of_gray")
+    np.testing.assert_array_equal(process(image), process(rim))
+
+
+def test_shrinking_averages_and_does_not_skip_pixels():
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 200
+    assert np.abs(plain()(stripes)[2:-2, 2:-2].astype(int) - 100).max() <= 8
+
+
+def test_a_single_pixel_is_enough():
+    image = np.full((1, 1, 3), 77, dtype=np.uint8)
+    assert (Preprocessing(image_size=4)(image) == 77).all()
+
+
+def test_the_picture_given_is_not_changed():
+    image = picture()
+    before = image.copy()
+    Preprocessing(image_size=6)(image)
+    np.testing.assert_array_equal(image, before)
+
+
+@given(
+    st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 1), st.sampled_from(["both", "square"])
+)
+@settings(max_examples=30, deadline=None)
+def test_any_picture_gives_the_size_asked_for(height, width, crop, shape):
+    process = Preprocessing(image_size=7, crop=crop, crop_shape=shape)
+    assert process(picture(height, width)).shape == (7, 7, 3)
+
+
+@pytest.mark.parametrize("kind", [Preprocessing, AugmentationSettings])
+def test_settings_survive_a_dictionary(kind):
+    changes = {"crop": 0.5} if kind is Preprocessing else {"rotation": 5.0}
+    assert kind.from_dict(kind(**changes).to_dict()) == kind(**changes)
+
+
+def test_an_unknown_setting_names_the_known_ones():
+    with pytest.raises(UsageError, match=r"'size'.*image_size, crop, crop_shape, color_constancy"):
+        Preprocessing.from_dict({"size": 3})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("image_size", 0),
+        ("image_size", True),
+        ("image_size", 2.5),
+        ("crop", 0.0),
+        ("crop", 1.5),
+        ("crop", math.nan),
+        ("crop", "0.85"),
+        ("crop_shape", "round"),
+        ("color_constancy", "gray"),
+    ],
+)
+def test_a_bad_preprocessing_value_is_refused_by_the_name_of_its_field(field, value):
+    with pytest.raises(UsageError, match=field):
+        Preprocessing.from_dict({field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("flips", 1), ("jitter", -0.1), ("jitter", 1.1), ("rotation", 181.0), ("translation", 2.0)],
+)
+def test_a_bad_augmentation_value_is_refused_by_the_name_of_its_field(field, value):
+    with pytest.raises(UsageError, match=field):
+        AugmentationSettings.from_dict({field: value})
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_upright_as_exif_says(orientation):
+    image = Image.fromarray(picture())
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    data = encoded(image, exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data, "x"), np.asarray(upright))
+
+
+def test_damaged_exif_data_does_not_spoil_the_pixels():
+    data = encoded(Image.fromarray(picture()), exif=b"Exif\0\0no such thing")
+    np.testing.assert_array_equal(decode(data, "x"), picture())
+
+
+def test_sixteen_bit_grays_are_scaled_and_not_cut_off():
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    decoded = decode(encoded(Image.fromarray(values)), "x")
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 1, 128, 255])
+
+
+def test_fractions_are_scaled():
+    values = np.array([[0.0, 0.2, 1.0]], dtype=np.float32)
+    decoded = decode(encoded(Image.fromarray(values), "TIFF"), "x")
+    np.testing.assert_array_equal(decoded[0, :, 0], [0, 51, 255])
+
+
+def test_fractions_beyond_one_are_refused_rather_than_guessed():
+    values = np.array([[0.0, 300.0]], dtype=np.float32)
+    with pytest.raises(DataError, match=r"x: .*outside 0 to 1"):
+        decode(encoded(Image.fromarray(values), "TIFF"), "x")
+
+
+def test_transparency_lies_over_white():
+    image = Image.fromarray(np.array([[[200, 0, 0, 0], [0, 0, 200, 255]]], dtype=np.uint8))
+    np.testing.assert_array_equal(decode(encoded(image), "x"), [[[255, 255, 255], [0, 0, 200]]])
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+def test_every_mode_of_png_becomes_rgb(mode):
+    image = Image.fromarray(picture()).convert(mode)
+    np.testing.assert_array_equal(decode(encoded(image), "x"), np.asarray(image.convert("RGB")))
+
+
+def test_cmyk_becomes_rgb():
+    image = Image.new("CMYK", (4, 3), (0, 255, 255, 0))
+    red, green, blue = decode(encoded(image, "TIFF"), "x")[0, 0]
+    assert red > 200
+    assert max(green, blue) < 50
+
+
+def test_a_palette_with_transparent_entries_does_not_warn():
+    image = Image.fromarray(picture()).convert("P")
+    data = encoded(image, transparency=bytes(range(256)))
+    assert decode(data, "x").shape == (9, 12, 3)
+
+
+def bomb(width, height):
+    """PNG header of a picture of this size, with hardly any data."""
+    data = bytearray(encoded(Image.new("L", (1, 1))))
+    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"", "empty"),
+        (b"no picture", "not an image"),
+        (encoded(Image.fromarray(picture(90, 90)), "JPEG")[:-900], "cannot be decoded"),
+        (encoded(Image.fromarray(picture(90, 90)))[:300], "cannot be decoded"),
+        (bomb(10_000, 10_000), f"{MAX_PIXELS} pixels"),
+        (bomb(60_000, 60_000), f"{MAX_PIXELS} pixels"),
+    ],
+    ids=["empty", "text", "cut jpeg", "cut png", "large", "bomb"],
+)
+def test_what_is_no_picture_is_refused_in_one_line_by_name(data, says):
+    with pytest.raises(DataError, match=rf"^lesion\.jpg: .*{says}.*[;].*\Z") as refusal:
+        decode(data, "lesion.jpg")
+    assert "\n" not in str(refusal.value)
+
+
+def test_decoding_in_many_threads_leaves_the_warning_filters_as_they_were():
+    data = encoded(Image.fromarray(picture(50, 50)), exif=b"Exif\0\0no such thing")
+    before = list(warnings.filters)
+    threads = [
+        threading.Thread(target=lambda: [decode(data, "x") for _ in range(20)]) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert warnings.filters == before
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"gone\.jpg: cannot be read \(No such file"):
+        read_bytes(tmp_path / "gone.jpg")
+
+
+def test_preprocessing_imports_no_torch():
+    imports = "import sys, misgiving.data.ood_sets, misgiving.data.splits"
+    code = f"{imports}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+
+from misgiving.data.splits import (
+    SPLITS,
+    Split,
+    paper_split,
+    read_split,
+    straddling_groups,
+    write_split,
+)
+from misgiving.errors import DataError, UsageError
+
+CLASSES = ("MEL", "NV", "DF")
+LABELS = np.repeat([0, 1, 2], [40, 150, 10])
+
+
+def validated(parts, labels=LABELS):
+    return [int(((parts == "validation") & (labels == label)).sum()) for label in range(3)]
+
+
+def tiny_split():
+    return Split(
+        ids=("a,b", ' "c"\n'),
+        hashes=("00", "01"),
+        parts=("train", "validation"),
+        labels=("MEL", "naïve"),
+        groups=("g", "h"),
+    )
+
+
+def test_every_class_gives_its_share_to_validation():
+    assert validated(paper_split(LABELS, CLASSES, seed=0)) == [4, 15, 1]
+
+
+def test_all_other_images_are_trained_on():
+    parts = paper_split(LABELS, CLASSES, validation_share=0.3, seed=0)
+    assert sorted(set(parts.tolist())) == ["train", "validation"]
+    assert validated(parts) == [12, 45, 3]
+
+
+def test_the_seed_decides_the_split():
+    first, again, other = (paper_split(LABELS, CLASSES, seed=seed) for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_a_class_without_images_takes_no_part():
+    labels = np.repeat([0, 2], 20)
+    assert validated(paper_split(labels, CLASSES, seed=0), labels) == [2, 0, 2]
+
+
+def test_a_class_of_one_image_is_refused_by_name():
+    labels = np.array([0] * 20 + [1])
+    with pytest.raises(DataError, match=r"'NV' has one image.*leave the class out"):
+        paper_split(labels, CLASSES, seed=0)
+
+
+def test_nothing_cannot_be_split():
+    with pytest.raises(DataError, match="no image to split"):
+        paper_split(np.array([], dtype=np.int64), CLASSES, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.00001, 0.01, 0.02, 0.99, 0.99999])
+def test_a_share_that_leaves_a_class_out_names_the_rarest_and_a_share_that_works(share):
+    with pytest.raises(UsageError, match=r"'DF' \(10 images\).*from 0\.1 to 0\.9"):
+        paper_split(LABELS, CLASSES, validation_share=share, seed=0)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_shares_that_are_recommended_work(share, seed):
+    parts = paper_split(LABELS, CLASSES, validation_share=share, seed=seed)
+    assert 0 < validated(parts)[2] < 10
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
+def test_a_share_outside_0_to_1_is_refused(share):
+    with pytest.raises(UsageError, match="validation_share must be in"):
+        paper_split(LABELS, CLASSES, validation_share=share, seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_out_of_range_is_refused(seed):
+    with pytest.raises(UsageError, match="seed must be in"):
+        paper_split(LABELS, CLASSES, seed=seed)
+
+
+def test_the_papers_split_is_found_by_name():
+    assert SPLITS["paper"] is paper_split
+
+
+def test_groups_in_more_than_one_part_are_counted_once_each():
+    groups = ["a", "a", "a", "b", "b", "c", "d", "d"]
+    parts = np.array(["train", "tune", "test", "train", "train", "test", "train", "tune"])
+    assert straddling_groups(groups, parts) == 2
+
+
+def test_a_split_survives_its_table(tmp_path):
+    write_split(tmp_path / "split.csv", tiny_split())
+    assert read_split(tmp_path / "split.csv") == tiny_split()
+
+
+def test_the_table_has_the_columns_that_others_rely_on(tmp_path):
+    write_split(tmp_path / "split.csv", tiny_split())
+    assert (tmp_path / "split.csv").read_text().startswith("id,hash,part,label,group\n")
+
+
+def test_the_length_of_a_split_is_its_number_of_images():
+    assert len(tiny_split()) == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["id,hash,part", "a,00,train"], "lacks the column label, group"),
+        (["id,hash,part,label,group", "a,00,,MEL,g"], "row 2 has an empty cell"),
+        (["id,hash,part,label,group", "a,0,t,M,g", "a,1,t,M,g"], "id occurs more than once"),
+    ],
+)
+def test_a_damaged_table_is_refused(tmp_path, rows, says):
+    (tmp_path / "split.csv").write_text("\n".join(rows))
+    with pytest.raises(DataError, match=rf"split\.csv: .*{says}"):
+        read_split(tmp_path / "split.csv")

@@ -1,0 +1,178 @@
+from fractions import Fraction
+from math import ceil
+
+import jaxtyping
+import numpy as np
+import pytest
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
+
+from misgiving.errors import UsageError
+from misgiving.metrics.ood import (
+    aupr_in,
+    aupr_out,
+    auroc,
+    average_precision_in,
+    average_precision_out,
+    detection_error,
+    fpr_at_tpr,
+    ood_metrics,
+)
+
+MEASURES = {
+    "fpr_at_tpr95": fpr_at_tpr,
+    "detection_error": detection_error,
+    "auroc": auroc,
+    "aupr_in": aupr_in,
+    "aupr_out": aupr_out,
+    "average_precision_in": average_precision_in,
+    "average_precision_out": average_precision_out,
+}
+
+
+def confidences(seed, inliers=41, outliers=29):
+    """Two overlapping sets on a coarse grid, so that many confidences are tied."""
+    random = np.random.default_rng(seed)
+    return np.round(random.normal(1, 1, inliers), 1), np.round(random.normal(0, 1, outliers), 1)
+
+
+def rates_of_every_threshold(inliers, outliers):
+    for threshold in [np.inf, *sorted({*inliers, *outliers}, reverse=True)]:
+        yield np.mean(inliers >= threshold), np.mean(outliers >= threshold)
+
+
+def swept_fpr(inliers, outliers):
+    return next(
+        fpr for tpr, fpr in rates_of_every_threshold(inliers, outliers) if tpr >= 0.95 - 1e-9
+    )
+
+
+def swept_detection_error(inliers, outliers):
+    return min(
+        0.5 * (1 - tpr) + 0.5 * fpr for tpr, fpr in rates_of_every_threshold(inliers, outliers)
+    )
+
+
+def as_binary(positives, negatives):
+    truth = np.r_[np.ones(len(positives)), np.zeros(len(negatives))]
+    return truth, np.r_[positives, negatives]
+
+
+def trapezoid(positives, negatives):
+    precision, recall, _ = precision_recall_curve(*as_binary(positives, negatives))
+    return auc(recall, precision)
+
+
+ORACLES = {
+    "fpr_at_tpr95": swept_fpr,
+    "detection_error": swept_detection_error,
+    "auroc": lambda inliers, outliers: roc_auc_score(*as_binary(inliers, outliers)),
+    "aupr_in": trapezoid,
+    "aupr_out": lambda inliers, outliers: trapezoid(-outliers, -inliers),
+    "average_precision_in": lambda inliers, outliers: average_precision_score(
+        *as_binary(inliers, outliers)
+    ),
+    "average_precision_out": lambda inliers, outliers: average_precision_score(
+        *as_binary(-outliers, -inliers)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+@pytest.mark.parametrize("seed", range(5))
+def test_a_measure_agrees_with_scikit_learn_or_a_sweep_of_thresholds(name, seed):
+    inliers, outliers = confidences(seed)
+    expected = ORACLES[name](inliers, outliers)
+    assert MEASURES[name](inliers, outliers) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_table_holds_every_measure_by_name(seed):
+    inliers, outliers = confidences(seed)
+    expected = {name: measure(inliers, outliers) for name, measure in MEASURES.items()}
+    assert ood_metrics(inliers, outliers) == expected
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("seed", range(3))
+def test_a_weight_counts_as_that_many_repetitions(name, seed):
+    inliers, outliers = confidences(seed, inliers=8, outliers=6)
+    random = np.random.default_rng(seed)
+    of_inliers, of_outliers = random.poisson(1, size=(9, 8)), random.poisson(1, size=(9, 6))
+    of_inliers[:, 0] += 1  # never empty; the test below is about that
+    of_outliers[:, 0] += 1
+    weighted = MEASURES[name](
+        inliers, outliers, inlier_weights=of_inliers, outlier_weights=of_outliers
+    )
+    for row in range(9):
+        repeated = np.repeat(inliers, of_inliers[row]), np.repeat(outliers, of_outliers[row])
+        np.testing.assert_allclose(weighted[row], MEASURES[name](*repeated), atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+@pytest.mark.parametrize("empty", ["inlier_weights", "outlier_weights"])
+def test_a_set_without_weight_leaves_a_measure_undefined(name, empty):
+    inliers, outliers = confidences(0, inliers=5, outliers=5)
+    assert np.isnan(MEASURES[name](inliers, outliers, **{empty: np.zeros((2, 5))})).all()
+
+
+def test_weights_of_one_set_and_none_of_the_other_broadcast():
+    inliers, outliers = confidences(0)
+    weights = np.random.default_rng(0).poisson(1, size=(2, 3, 29))
+    alone = ood_metrics(inliers, outliers, outlier_weights=weights)
+    both = ood_metrics(inliers, outliers, inlier_weights=np.ones((3, 41)), outlier_weights=weights)
+    np.testing.assert_equal(alone, both)
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_without_weights_a_measure_is_a_plain_float(name):
+    assert type(MEASURES[name](*confidences(0))) is float
+
+
+@pytest.mark.parametrize("tpr", ["0.55", "0.9", "0.95", "0.99", "1.0"])
+def test_the_number_of_accepted_inliers_is_exact_at_every_size(tpr):
+    for count in range(1, 201):
+        values = np.arange(float(count))
+        accepted = ceil(Fraction(tpr) * count)
+        assert fpr_at_tpr(values, values, tpr=float(tpr)) == accepted / count
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measure_depends_on_the_order_of_confidences_only(name):
+    inliers, outliers = confidences(0)
+    stretched = MEASURES[name](np.exp(inliers), np.exp(outliers))
+    assert stretched == MEASURES[name](inliers, outliers)
+
+
+def test_a_detector_that_is_always_wrong_has_a_detection_error_of_one_half():
+    assert detection_error(np.array([0.1, 0.2]), np.array([0.8, 0.9])) == 0.5
+
+
+@pytest.mark.parametrize("tpr", [0.0, 1.1])
+def test_an_impossible_tpr_is_refused(tpr):
+    with pytest.raises(UsageError, match="tpr is"):
+        fpr_at_tpr(*confidences(0), tpr=tpr)
+
+
+@pytest.mark.parametrize("measure", [ood_metrics, *MEASURES.values()])
+def test_an_empty_set_is_refused_by_name(measure):
+    with pytest.raises(UsageError, match="outliers is empty"):
+        measure(np.array([0.5]), np.array([]))
+
+
+def test_a_confidence_that_is_not_finite_is_refused():
+    with pytest.raises(UsageError, match="inliers is not finite at position 1"):
+        ood_metrics(np.array([0.5, np.nan]), np.array([0.5]))
+
+
+@pytest.fixture
+def as_in_use():
+    """Without the shape checks of the test run, which would refuse these arguments first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_weights_of_another_length_are_refused_by_name():
+    with pytest.raises(UsageError, match="outlier_weights has shape"):
+        ood_metrics(*confidences(0), outlier_weights=np.ones((2, 7)))

@@ -1,0 +1,128 @@
+import pytest
+import timm
+import torch
+
+from misgiving.errors import UsageError
+from misgiving.models.joint import JointClassifier, outputs_of
+
+FAMILIES = ["vgg16_mini", "test_vit", "test_convnext", "test_resnet", "test_efficientnet"]
+
+
+def build(backbone="vgg16_mini", **options):
+    options = {"pretrained": False, "image_size": 64, "dropout": 0.0} | options
+    return JointClassifier(backbone, num_classes=5, **options)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 64, 64)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_every_family_gives_logits_predicted_losses_and_features(backbone, images):
+    output = build(backbone).eval()(images)
+    assert output.logits.shape == (2, 5)
+    assert output.predicted_losses.shape == (2,)
+    assert output.features.shape[0] == 2
+
+
+@pytest.mark.parametrize("backbone", FAMILIES[1:])
+def test_logits_are_those_of_the_backbone_on_normalised_images(backbone, images):
+    model = build(backbone).eval()
+    settings = model.backbone.pretrained_cfg
+    mean = torch.tensor(settings["mean"])[:, None, None]
+    std = torch.tensor(settings["std"])[:, None, None]
+    expected = model.backbone((images - mean) / std)
+    torch.testing.assert_close(model(images).logits, expected)
+    torch.testing.assert_close(model.classify(images), expected)
+
+
+@pytest.mark.parametrize("backbone", FAMILIES)
+def test_logits_are_the_last_linear_layer_of_the_features(backbone, images):
+    model = build(backbone).eval()
+    output = model(images)
+    classifier = model.backbone.get_classifier()
+    expected = output.features @ classifier.weight.T + classifier.bias
+    torch.testing.assert_close(output.logits, expected)
+
+
+def test_vgg16_itself_has_the_papers_taps_and_a_predicted_loss():
+    model = JointClassifier("vgg16", num_classes=8, pretrained=False).eval()
+    output = model(torch.rand(1, 3, 32, 32))
+    assert model.taps == (1, 2, 3, 4)
+    assert [layer.in_features for layer in model.loss_estimator.projections] == [128, 256, 512, 512]
+    assert output.features.shape == (1, 4096)
+
+
+@pytest.mark.parametrize(("detach_taps", "reaches"), [(False, True), (True, False)])
+def test_detached_taps_keep_the_estimators_gradient_out_of_the_backbone(
+    images, detach_taps, reaches
+):
+    model = build()
+    model(images, detach_taps=detach_taps).predicted_losses.sum().backward()
+    first = next(model.backbone.parameters())
+    assert (first.grad is not None and bool(first.grad.abs().sum() > 0)) == reaches
+    assert model.loss_estimator.head.weight.grad.abs().sum() > 0
+
+
+def test_an_estimator_changes_neither_first_weights_nor_later_random_numbers():
+    states = []
+    for taps in (None, ()):
+        torch.manual_seed(3)
+        model = build(taps=taps)
+        states.append((model.backbone.state_dict(), torch.rand(4)))
+    (with_estimator, after), (without, after_without) = states
+    assert torch.equal(after, after_without)
+    assert all(torch.equal(with_estimator[name], without[name]) for name in without)
+
+
+def test_the_estimators_first_weights_follow_the_seed():
+    heads = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        heads.append(build().loss_estimator.head.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+
+
+def test_without_an_estimator_predicted_losses_are_not_a_number(images):
+    assert build(taps=()).eval()(images).predicted_losses.isnan().all()
+
+
+def test_a_transformer_is_built_for_the_size_of_the_images():
+    model = build("test_vit", image_size=96).eval()
+    assert model(torch.rand(1, 3, 96, 96)).logits.shape == (1, 5)
+
+
+def test_a_size_that_a_transformer_cannot_take_is_explained():
+    with pytest.raises(UsageError, match=r"test_vit.*--image-size"):
+        build("test_vit", image_size=8)
+
+
+def test_dropout_is_the_backbones(images):
+    model = build("test_convnext", dropout=0.5).train()
+    assert not torch.equal(model(images).logits, model(images).logits)
+    assert timm.create_model("test_convnext", drop_rate=0.5).head.drop.p == 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"dropout": 1.0}, "dropout"), ({"hidden": 0}, "hidden"), ({"taps": (9,)}, "taps")],
+)
+def test_impossible_settings_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        build(**options)
+
+
+def test_one_class_is_refused():
+    with pytest.raises(UsageError, match="num_classes"):
+        JointClassifier("vgg16_mini", num_classes=1, pretrained=False)
+
+
+def test_running_over_batches_leaves_mode_and_random_numbers_as_they_were(images):
+    model = build(dropout=0.5).train()
+    before = torch.random.get_rng_state()
+    first, second = outputs_of(model, [images]), outputs_of(model, [images[:1], images[1:]])
+    assert model.training
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.testing.assert_close(first, second)

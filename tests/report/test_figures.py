@@ -1,0 +1,189 @@
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.colors import same_color
+
+from misgiving.report.figures import (
+    COLOURS,
+    MAX_EXAMPLES,
+    THUMBNAIL,
+    Examples,
+    curve,
+    examples_figure,
+    learning_figure,
+    new_classes_figure,
+    render,
+    sensitivity_figure,
+    thumbnail,
+)
+from misgiving.report.tables import select
+
+CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
+
+
+def mean_of(rows):
+    return sum(row.value for row in rows) / len(rows)
+
+
+def words_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def panels(figure):
+    return dict(zip(("mse", "ranking", "accuracy"), figure.axes, strict=True))
+
+
+def lines_of(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def picture(height, width):
+    return np.zeros((height, width, 3), dtype=np.uint8)
+
+
+def test_a_curve_is_mean_and_range_over_trials_in_order_of_epochs(histories):
+    rows = select(histories, model="mse", part="validation")
+    found = curve(rows[::-1], "auxiliary_loss")
+    for index, epoch in enumerate(range(1, 13)):
+        values = [row.auxiliary_loss for row in rows if row.epoch == epoch]
+        expected = (epoch, sum(values) / len(values), min(values), max(values))
+        assert [column[index] for column in found] == pytest.approx(expected)
+
+
+def test_a_quantity_that_was_never_measured_has_no_curve(histories):
+    assert curve(select(histories, model="vanilla"), "auxiliary_loss") is None
+
+
+@pytest.mark.parametrize(("panel", "model"), [("mse", "mse"), ("ranking", "proposed")])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_auxiliary_losses_of_both_parts_are_drawn_in_the_panel_of_their_model(
+    histories, panel, model, part
+):
+    line = lines_of(panels(learning_figure(histories))[panel])[part]
+    last = [row.auxiliary_loss for row in select(histories, model=model, part=part, epoch=12)]
+    assert line.get_ydata()[-1] == pytest.approx(sum(last) / len(last))
+
+
+def test_the_third_panel_shows_validation_accuracy_of_every_model_in_percent(histories):
+    lines = lines_of(panels(learning_figure(histories))["accuracy"])
+    for model in ("vanilla", "mse", "detached", "proposed"):
+        last = [r.accuracy for r in select(histories, model=model, part="validation", epoch=12)]
+        assert lines[model].get_ydata()[-1] == pytest.approx(100 * sum(last) / len(last))
+
+
+@pytest.mark.parametrize(("factor", "scale"), [(1.0, "linear"), (1e4, "log")])
+def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories, factor, scale):
+    rows = [
+        row._replace(auxiliary_loss=factor if row.epoch == 1 else 1.0)
+        for row in select(histories, model="mse")
+    ]
+    assert panels(learning_figure(rows))["mse"].get_yscale() == scale
+
+
+def test_a_panel_without_measurements_says_so(histories):
+    figure = learning_figure(select(histories, model="mse"))
+    assert words_of(panels(figure)["ranking"]) == ["not measured"]
+
+
+def test_bars_are_mean_sensitivities_in_percent(results):
+    bars = sensitivity_figure(results, classes=CLASSES).axes[0].patches
+    rows = select(results, experiment="generalization", model="vanilla", metric="sensitivity/DF")
+    assert bars[0].get_height() == pytest.approx(100 * mean_of(rows))
+
+
+def test_classes_stand_in_the_order_of_the_data_and_balanced_accuracy_last(results):
+    axes = sensitivity_figure(results, classes=CLASSES).axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names == [*CLASSES, "balanced\naccuracy"]
+
+
+def test_classes_of_the_models_for_foreign_images_are_not_mixed_in(results):
+    others = [row for row in results if row.experiment != "generalization"]
+    assert words_of(sensitivity_figure(others).axes[0]) == ["not measured"]
+
+
+def test_every_trial_has_its_dot(results):
+    axes = sensitivity_figure(results, classes=CLASSES).axes[0]
+    rows = select(
+        results, experiment="generalization", model="vanilla", metric="sensitivity/DF", detector=""
+    )
+    assert axes.lines[0].get_ydata() == pytest.approx([100 * row.value for row in rows])
+
+
+def test_a_single_trial_is_drawn_without_whiskers(results):
+    axes = sensitivity_figure(select(results, trial=0), classes=CLASSES).axes[0]
+    assert not axes.collections
+
+
+def test_unseen_classes_are_drawn_all_together_first_and_then_each(results):
+    axes = new_classes_figure(results[::-1]).axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    assert names[0] == "all"
+    assert sorted(names[1:]) == ["BKL", "VASC"]
+
+
+def test_points_are_mean_areas_in_percent(results):
+    axes = new_classes_figure(results).axes[0]
+    rows = select(
+        results, dataset="unseen_classes", detector="odin", metric="auroc", model="vanilla"
+    )
+    assert axes.lines[0].get_ydata() == pytest.approx([100 * mean_of(rows)])
+
+
+def test_figures_of_models_without_a_known_colour_can_be_drawn(results):
+    rows = [row._replace(model="another") for row in results]
+    assert new_classes_figure(rows).axes[0].has_data()
+
+
+@pytest.mark.parametrize("model", ["vanilla", "mse", "detached", "proposed"])
+def test_a_model_keeps_its_colour_through_the_figures(results, histories, model):
+    line = lines_of(panels(learning_figure(histories))["accuracy"])[model]
+    legends = [figure(results).legends[0] for figure in (sensitivity_figure, new_classes_figure)]
+    drawn = [
+        handle.get_color()
+        for legend in legends
+        for handle, text in zip(legend.legend_handles, legend.texts, strict=True)
+        if text.get_text() == model
+    ]
+    assert all(same_color(colour, COLOURS[model]) for colour in [line.get_color(), *drawn])
+
+
+@pytest.mark.parametrize("kind", ["png", "svg", "jpg"])
+def test_the_same_numbers_give_the_same_bytes(results, kind):
+    first, second = (render(new_classes_figure(results), kind) for _ in range(2))
+    assert first == second
+
+
+def test_rendering_twice_gives_the_same_bytes(results):
+    figure = new_classes_figure(results)
+    assert render(figure, "svg") == render(figure, "svg")
+
+
+def test_a_vector_figure_carries_no_date(results):
+    assert b"dc:date" not in render(sensitivity_figure(results), "svg")
+
+
+def test_drawing_leaves_the_settings_of_matplotlib_alone(results):
+    before = dict(matplotlib.rcParams)
+    render(sensitivity_figure(results), "svg")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_examples_are_drawn_up_to_the_number_that_fits():
+    sets = [Examples("few", "", [picture(8, 8)] * 2), Examples("many", "", [picture(8, 8)] * 20)]
+    assert len(examples_figure(sets).axes[0].images) == 2 + MAX_EXAMPLES
+
+
+def test_examples_are_not_distorted():
+    image = examples_figure([Examples("wide", "", [picture(10, 40)])]).axes[0].images[0]
+    left, right, bottom, top = image.get_extent()
+    assert (right - left) / (bottom - top) == pytest.approx(4)
+
+
+def test_a_figure_without_examples_can_be_drawn():
+    assert render(examples_figure([]), "png")
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((400, 200), (THUMBNAIL, 56)), ((8, 8), (8, 8))])
+def test_a_thumbnail_shrinks_but_never_enlarges(shape, expected):
+    assert thumbnail(picture(*shape)).shape[:2] == expected

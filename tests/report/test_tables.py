@@ -1,0 +1,282 @@
+import math
+
+import numpy as np
+import pytest
+
+from misgiving.errors import DataError
+from misgiving.files import write_csv
+from misgiving.report.tables import (
+    PLAIN,
+    POINTS,
+    Epoch,
+    Interval,
+    Result,
+    Verdict,
+    accuracy_finding,
+    collapse_finding,
+    models_of,
+    new_classes_finding,
+    ood_finding,
+    ranking_finding,
+    read_histories,
+    read_intervals,
+    read_results,
+    select,
+    spread,
+    verdict,
+)
+
+HEADER = ",".join(Result._fields)
+LINE = "generalization,0,vanilla,validation,,accuracy,0.75"
+
+
+def difference(lower, upper, **changes):
+    row = Interval(
+        "generalization", "proposed", "mse", "validation", "predicted_loss", "spearman",
+        0.1, lower, upper, n=100, trials=3, tuned=False,
+    )  # fmt: skip
+    return row._replace(**changes)
+
+
+ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), (None, None)
+
+
+def write_results(folder, *lines):
+    (folder / "results.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_results_are_read_as_they_were_written(folder, results):
+    assert read_results(folder) == results
+
+
+def test_intervals_are_read_as_they_were_written(folder, intervals):
+    assert read_intervals(folder) == intervals
+
+
+def test_histories_are_read_as_they_were_written(folder, histories):
+    assert read_histories(folder) == histories
+
+
+@pytest.mark.parametrize("value", ["", "nan"])
+def test_a_value_that_could_not_be_measured_is_left_out(tmp_path, value):
+    unmeasured = f"generalization,0,vanilla,validation,,auroc,{value}"
+    assert len(read_results(write_results(tmp_path, HEADER, LINE, unmeasured))) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ([HEADER.replace(",value", ""), LINE], "column value is missing"),
+        ([HEADER, LINE, "generalization,0,van"], "line 3 is cut short"),
+        ([HEADER, LINE.replace("0.75", "many")], "line 2: .*many"),
+        ([HEADER, LINE.replace("0.75", "inf")], "line 2: an infinite value"),
+        ([HEADER, LINE.replace(",0,", ",first,")], "line 2: .*first"),
+        ([HEADER], "holds no results"),
+        ([HEADER, '"broken'], "unexpected end of data"),
+    ],
+)
+def test_damaged_results_are_refused_with_file_reason_and_remedy(tmp_path, lines, reason):
+    with pytest.raises(DataError, match=rf"results\.csv.*{reason}.*misgiving reproduce"):
+        read_results(write_results(tmp_path, *lines))
+
+
+def test_missing_results_are_refused_with_file_and_remedy(tmp_path):
+    with pytest.raises(DataError, match=r"results\.csv.*misgiving reproduce"):
+        read_results(tmp_path)
+
+
+def test_results_that_are_no_text_are_refused(tmp_path):
+    (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match=r"results\.csv"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_intervals, read_histories])
+def test_a_table_beside_the_results_may_be_absent(tmp_path, read):
+    assert read(tmp_path) == []
+
+
+def test_intervals_may_lack_the_columns_that_decide_nothing(tmp_path):
+    row = difference(*ABOVE)
+    write_csv(tmp_path / "intervals.csv", Interval._fields[:7], [row[:7]])
+    assert read_intervals(tmp_path) == [
+        row._replace(lower=None, upper=None, n=None, trials=None, tuned=False)
+    ]
+
+
+def test_histories_may_lack_what_was_not_measured(tmp_path):
+    write_csv(
+        tmp_path / "histories.csv", Epoch._fields[:5], [("generalization", 0, "mse", 1, "train")]
+    )
+    assert read_histories(tmp_path)[0].spread_ratio is None
+
+
+def test_models_stand_from_plain_to_proposed_and_strangers_last(results):
+    named = [
+        row._replace(model=name) for name in ("other", "proposed", "vanilla") for row in results[:2]
+    ]
+    assert models_of(named) == ["vanilla", "proposed", "other"]
+
+
+def test_spread_over_trials_is_the_sample_standard_deviation(results):
+    rows = select(results, model="mse", metric="auroc", detector="msp", dataset="boxes")
+    values = np.array([row.value for row in rows])
+    expected = math.sqrt(sum((value - values.mean()) ** 2 for value in values) / (len(values) - 1))
+    assert spread(rows).deviation == pytest.approx(expected)
+
+
+def test_one_trial_has_no_standard_deviation(results):
+    assert spread(results[:1]).deviation is None
+
+
+@pytest.mark.parametrize(
+    ("bounds", "outcome"),
+    [
+        (ABOVE, Verdict.BETTER),
+        (ACROSS, Verdict.TIED),
+        (BELOW, Verdict.WORSE),
+        (NONE, Verdict.UNKNOWN),
+        ((0.0, 0.2), Verdict.TIED),
+        ((-0.2, 0.0), Verdict.TIED),
+    ],
+)
+def test_only_an_interval_that_leaves_out_zero_tells_models_apart(bounds, outcome):
+    assert verdict(difference(*bounds)) is outcome
+
+
+@pytest.mark.parametrize("metric", ["fpr_at_tpr95", "detection_error", "aurc", "errors"])
+def test_less_is_better_for_errors(metric):
+    assert verdict(difference(*BELOW, metric=metric)) is Verdict.BETTER
+
+
+def test_no_row_decides_nothing():
+    assert verdict(None) is Verdict.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("bounds", "status", "words"),
+    [
+        (ABOVE, "seen", "ranks clearly better than the mse estimator"),
+        (ACROSS, "not seen", "cannot be told apart from the mse estimator"),
+        (BELOW, "not seen", "ranks worse than the mse estimator"),
+        (NONE, "cannot be judged", "no interval can be given"),
+    ],
+)
+def test_ranking_is_judged_by_its_paired_interval(bounds, status, words):
+    found = ranking_finding([difference(*bounds)])
+    assert found.status == status
+    assert words in found.sentence
+
+
+def test_an_interval_across_zero_is_said_to_include_it():
+    sentence = ranking_finding([difference(*ACROSS)]).sentence
+    assert "which includes zero); the paper's claim is not seen." in sentence
+
+
+def test_a_difference_is_given_with_its_interval():
+    sentence = ranking_finding([difference(*ABOVE)]).sentence
+    assert "+0.100 (95 % interval 0.050 to 0.150)" in sentence
+
+
+def test_ranking_without_a_row_cannot_be_judged():
+    assert "intervals.csv holds no difference" in ranking_finding([]).sentence
+
+
+def test_the_interval_of_another_baseline_does_not_judge_ranking():
+    assert ranking_finding([difference(*ABOVE, baseline="vanilla")]).status == "cannot be judged"
+
+
+def test_classification_is_judged_by_balanced_accuracy_and_counts_classes():
+    cell = {"baseline": "vanilla", "detector": ""}
+    rows = [difference(*ACROSS, metric="balanced_accuracy", **cell)]
+    sensitivities = {"MEL": ABOVE, "NV": ABOVE, "BCC": BELOW, "DF": ACROSS}
+    rows += [
+        difference(*bounds, metric=f"sensitivity/{name}", **cell)
+        for name, bounds in sensitivities.items()
+    ]
+    found = accuracy_finding(rows)
+    assert found.status == "not seen"
+    assert found.sentence.endswith("sensitivity is clearly higher for 2 of 4 classes, lower for 1.")
+
+
+def test_unseen_classes_are_judged_by_odin_over_all_of_them():
+    cell = {"experiment": "new_classes", "baseline": "vanilla", "metric": "auroc"}
+    rows = [
+        difference(*BELOW, dataset="unseen/BKL", detector="odin", **cell),
+        difference(*BELOW, dataset="unseen_classes", detector="msp", **cell),
+        difference(*ABOVE, dataset="unseen_classes", detector="odin", **cell),
+    ]
+    assert new_classes_finding(rows).status == "seen"
+
+
+def odin(dataset, bounds, **changes):
+    cell = {"experiment": "ood_detection", "baseline": "vanilla", "detector": "odin"}
+    return difference(*bounds, **cell, dataset=dataset, metric="auroc", **changes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "status"),
+    [
+        (ABOVE, ABOVE, "seen"),
+        (ABOVE, ACROSS, "seen in part"),
+        (ABOVE, BELOW, "seen in part"),
+        (ACROSS, ACROSS, "not seen"),
+        (BELOW, ACROSS, "not seen"),
+        (NONE, NONE, "cannot be judged"),
+        (ABOVE, NONE, "seen"),
+    ],
+)
+def test_foreign_images_are_judged_over_all_sets(first, second, status):
+    rows = [odin("boxes", first), odin("photographs", second)]
+    assert ood_finding(rows, tuned=["histology"]).status == status
+
+
+@pytest.mark.parametrize("tuned", [{"tuned": True}, {"dataset": "histology"}])
+def test_the_set_that_tuned_odin_does_not_count(tuned):
+    rows = [odin("boxes", ACROSS), odin("other", ABOVE)._replace(**tuned)]
+    assert ood_finding(rows, tuned=["histology"]).status == "not seen"
+
+
+def test_the_sentence_on_foreign_images_names_the_sets_under_each_outcome():
+    rows = [odin("black_boxes", ABOVE), odin("photographs", ACROSS), odin("skin", NONE)]
+    assert ood_finding(rows, tuned=[]).sentence == (
+        "Of 3 untuned sets, the proposed model's AUROC is clearly higher than vanilla's on 1 "
+        "(black boxes), not to be told apart (interval includes zero) on 1 (photographs), "
+        "without an interval on 1 (skin)."
+    )
+
+
+def epoch(trial, number, ratio, part="validation", model="mse"):
+    return Epoch("generalization", trial, model, number, part, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "status"),
+    [((0.02, 0.09), "seen"), ((0.02, 0.4), "seen in part"), ((0.1, 0.4), "not seen")],
+)
+def test_collapse_is_judged_by_the_spread_of_the_estimates(ratios, status):
+    found = collapse_finding([epoch(trial, 5, ratio) for trial, ratio in enumerate(ratios)])
+    assert found.status == status
+    assert f"{ratios[0]:.2f} to {ratios[1]:.2f}" in found.sentence
+
+
+def test_collapse_is_judged_on_validation_after_the_last_epoch():
+    last = epoch(0, 5, 0.5)
+    others = [epoch(0, 4, 0.0), epoch(0, 5, 0.0, part="train"), epoch(0, 5, 0.0, model="proposed")]
+    assert collapse_finding([*others, last]).status == "not seen"
+
+
+def test_collapse_without_histories_cannot_be_judged():
+    assert collapse_finding([]).status == "cannot be judged"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.51414, "51.4"), (-0.1, "\N{MINUS SIGN}10.0"), (-0.0001, "0.0")]
+)
+def test_points_are_written_with_one_decimal_and_a_true_minus(value, text):
+    assert POINTS.number(value) == text
+
+
+def test_correlations_are_written_with_three_decimals():
+    assert PLAIN.number(0.1234, sign="+") == "+0.123"

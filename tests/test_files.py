@@ -1,0 +1,59 @@
+import json
+
+import pytest
+
+from misgiving.files import whole_file, whole_folder, write_csv, write_json
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+    with pytest.raises(TypeError), whole_file(target) as partial:
+        partial.write_text(partial.write_text("half"))
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["table.csv"]
+
+
+def test_a_folder_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "model").write_text("old")
+    with pytest.raises(TypeError), whole_folder(target) as partial:
+        (partial / "model").write_text((partial / "model").write_text("half"))
+    assert (target / "model").read_text() == "old"
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_finished_folder_replaces_the_old_one_whole(tmp_path):
+    target = tmp_path / "run"
+    target.mkdir()
+    (target / "stale").write_text("old")
+    with whole_folder(target) as partial:
+        (partial / "model").write_text("new")
+    assert names(target) == ["model"]
+    assert names(tmp_path) == ["run"]
+
+
+def test_a_finished_file_can_be_read_by_others(tmp_path):
+    write_json(tmp_path / "config.json", {"a": 1})
+    assert (tmp_path / "config.json").stat().st_mode & 0o044 == 0o044
+
+
+def test_parent_folders_are_made(tmp_path):
+    write_json(tmp_path / "a" / "b.json", [1])
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == [1]
+
+
+def test_json_refuses_not_a_number(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "config.json", {"loss": float("nan")})
+    assert names(tmp_path) == []
+
+
+def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
+    write_csv(tmp_path / "t.csv", ("a", "b"), [(1, "x,y")])
+    assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'

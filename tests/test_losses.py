@@ -1,0 +1,176 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from misgiving.errors import UsageError
+from misgiving.losses import AUXILIARY_LOSSES, joint_objective, primary_losses, ranking_loss
+
+
+def with_ties(size, seed=0):
+    random = torch.Generator().manual_seed(seed)
+    predicted = torch.randn(size, generator=random, dtype=torch.double)
+    predicted[size // 2] = predicted[0]
+    true = torch.randint(0, max(2, size // 2), (size,), generator=random).double()
+    return predicted, true
+
+
+def penalty(predicted, true, i, j, margin):
+    """One term of the paper's Eq. 1, read off the page."""
+    indicator = 1.0 if true[i] > true[j] else -1.0
+    return max(0.0, -indicator * (float(predicted[i]) - float(predicted[j])) + margin)
+
+
+def all_pairs(size):
+    return [(i, j) for i in range(size) for j in range(size) if i != j]
+
+
+def halves(size):
+    return [(i, size - 1 - i) for i in range(size // 2)]
+
+
+@pytest.mark.parametrize("size", [2, 3, 7, 16])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("pairs", "listed"), [("all", all_pairs), ("halves", halves)])
+def test_ranking_loss_is_equation_1(size, margin, pairs, listed):
+    predicted, true = with_ties(size)
+    terms = [penalty(predicted, true, i, j, margin) for i, j in listed(size)]
+    for reduction, expected in (("sum", sum(terms)), ("mean", sum(terms) / len(terms))):
+        loss = ranking_loss(predicted, true, margin=margin, pairs=pairs, reduction=reduction)
+        assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
+
+
+@pytest.mark.parametrize("pairs", ["all", "halves"])
+@pytest.mark.parametrize("rows_at_once", [2, 1024])
+def test_ranking_loss_has_the_gradient_of_its_value(pairs, rows_at_once):
+    predicted, true = with_ties(7)
+    predicted.requires_grad_()
+
+    def loss(predicted):
+        return ranking_loss(predicted, true, pairs=pairs, rows_at_once=rows_at_once)
+
+    assert torch.autograd.gradcheck(loss, (predicted,))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 3, 7, 8])
+def test_chunks_of_rows_change_neither_value_nor_gradient(rows_at_once):
+    predicted, true = with_ties(8)
+    results = []
+    for rows in (8, rows_at_once):
+        leaf = predicted.clone().requires_grad_()
+        loss = ranking_loss(leaf, true, rows_at_once=rows)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        results.append((loss, gradient))
+    torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
+
+
+def test_the_backward_pass_of_a_large_batch_keeps_no_matrix_of_pairs():
+    size, saved = 3000, []
+
+    def note(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        ranking_loss(torch.randn(size, requires_grad=True), torch.rand(size), rows_at_once=100)
+    assert max(saved) <= size * 100
+
+
+@pytest.mark.parametrize("pairs", ["all", "halves"])
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_batch_without_a_pair_has_nothing_in_the_wrong_order(pairs, size):
+    predicted = torch.randn(size, requires_grad=True)
+    loss = ranking_loss(predicted, torch.rand(size), pairs=pairs)
+    loss.backward()
+    assert loss.item() == 0
+    assert torch.equal(predicted.grad, torch.zeros(size))
+
+
+def test_the_middle_of_an_odd_batch_has_no_partner_in_halves():
+    true = torch.tensor([0.0, 5.0, 1.0])
+    first = ranking_loss(torch.tensor([0.0, 9.0, 3.0]), true, pairs="halves")
+    second = ranking_loss(torch.tensor([0.0, -9.0, 3.0]), true, pairs="halves")
+    assert first == second
+
+
+@pytest.mark.parametrize("options", [{"margin": -1.0}, {"pairs": "some"}, {"reduction": "max"}])
+def test_ranking_loss_refuses_unknown_options(options):
+    with pytest.raises(UsageError, match=r"margin|all, halves|mean, sum"):
+        # The type checker of the tests would refuse them too, with less to say.
+        ranking_loss.__wrapped__(torch.zeros(2), torch.zeros(2), **options)
+
+
+@pytest.mark.parametrize("name", AUXILIARY_LOSSES)
+def test_no_auxiliary_loss_pulls_the_true_losses(name):
+    predicted = torch.randn(4, requires_grad=True)
+    true = torch.rand(4, requires_grad=True)
+    AUXILIARY_LOSSES[name](predicted, true).backward()
+    assert predicted.grad.abs().sum() > 0
+    assert true.grad is None
+
+
+def batch(classes=3):
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(6, classes, generator=random, dtype=torch.double)
+    return logits, torch.tensor([0, 0, 1, 2, 1, 0]), torch.tensor([0.2, 1.0, 3.0]).double()
+
+
+def test_primary_losses_are_weighted_negative_log_probabilities():
+    logits, labels, weights = batch()
+    expected = [
+        weights[label] * -torch.log(torch.exp(row[label]) / torch.exp(row).sum())
+        for row, label in zip(logits, labels, strict=True)
+    ]
+    torch.testing.assert_close(primary_losses(logits, labels, weights), torch.stack(expected))
+
+
+def test_the_weighted_mean_is_that_of_torch():
+    logits, labels, weights = batch()
+    objective = joint_objective(logits, logits[:, 0], labels, auxiliary=None, class_weights=weights)
+    expected = nn.CrossEntropyLoss(weights)(logits, labels)
+    torch.testing.assert_close(objective.total, expected)
+
+
+def test_the_plain_mean_divides_by_the_number_of_samples():
+    logits, labels, weights = batch()
+    objective = joint_objective(
+        logits, logits[:, 0], labels, auxiliary=None, class_weights=weights, mean="plain"
+    )
+    expected = F.cross_entropy(logits, labels, weights, reduction="none").sum() / 6
+    torch.testing.assert_close(objective.total, expected)
+
+
+def test_the_total_is_equation_2():
+    logits, labels, _ = batch()
+    predicted = torch.randn(6, dtype=torch.double)
+    objective = joint_objective(logits, predicted, labels, weight=0.25)
+    losses = F.cross_entropy(logits, labels, reduction="none")
+    terms = [penalty(predicted, losses, i, j, 1.0) for i, j in all_pairs(6)]
+    expected = losses.mean().item() + 0.25 * sum(terms) / len(terms)
+    assert objective.total.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("target", "weighted"), [("trained", True), ("plain", False)])
+def test_the_estimators_target_is_the_loss_as_trained_or_plain(target, weighted):
+    logits, labels, weights = batch()
+    objective = joint_objective(logits, logits[:, 0], labels, class_weights=weights, target=target)
+    expected = F.cross_entropy(logits, labels, weights if weighted else None, reduction="none")
+    torch.testing.assert_close(objective.true_losses, expected)
+
+
+def test_the_classifier_gets_no_gradient_through_the_true_losses():
+    logits, labels, _ = batch()
+    logits.requires_grad_()
+    predicted = torch.randn(6, dtype=torch.double, requires_grad=True)
+    objective = joint_objective(logits, predicted, labels)
+    (gradient,) = torch.autograd.grad(objective.auxiliary, logits, allow_unused=True)
+    assert gradient is None
+
+
+@pytest.mark.parametrize("options", [{"auxiliary": None}, {"weight": 0.0}])
+def test_without_an_auxiliary_term_a_broken_estimate_cannot_spoil_the_total(options):
+    logits, labels, _ = batch()
+    broken = torch.full((6,), torch.nan, dtype=torch.double)
+    objective = joint_objective(logits, broken, labels, **options)
+    torch.testing.assert_close(objective.total, F.cross_entropy(logits, labels))
+    assert objective.auxiliary.isnan()

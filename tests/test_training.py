@@ -1,0 +1,233 @@
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.optim import Adam
+
+from conftest import coloured_set
+from misgiving.data.augmentation import augment
+from misgiving.data.loading import batches, sampling_order
+from misgiving.data.preprocessing import AugmentationSettings
+from misgiving.errors import TrainingError, UsageError
+from misgiving.models.joint import JointClassifier
+from misgiving.training import TrainingConfig, class_weights, seeded, train
+
+CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
+VANILLA = {"auxiliary": "none"}
+DETACHED = {"joint_epochs": 0}
+
+
+def build(**options):
+    with seeded(5):
+        return JointClassifier("vgg16_mini", num_classes=3, pretrained=False, **options)
+
+
+def trained(images, *, build_options=None, **changes):
+    model = build(**(build_options or {}))
+    history = train(
+        model,
+        images,
+        coloured_set(size=12, seed=1),
+        replace(CONFIG, **changes),
+        augmentation=AugmentationSettings(),
+    )
+    return model, history
+
+
+def same(first, second):
+    pairs = zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_the_same_seed_gives_the_same_weights_and_history(images):
+    (first, history), (second, again) = trained(images), trained(images)
+    assert same(first, second)
+    assert history == again
+
+
+def test_another_seed_gives_other_weights(images):
+    assert not same(trained(images)[0].backbone, trained(images, seed=6)[0].backbone)
+
+
+def test_vanilla_is_bit_for_bit_training_without_a_loss_estimator(images):
+    vanilla, _ = trained(images, **VANILLA)
+    without, _ = trained(images, build_options={"taps": ()}, **VANILLA)
+    assert same(vanilla.backbone, without.backbone)
+
+
+def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
+    vanilla, _ = trained(images, **VANILLA)
+    model = build(taps=()).train()
+    weights = torch.tensor([1.0, 1.0, 1.0])  # the classes are of one size
+    optimizer = Adam(model.parameters(), 1e-3, betas=(0.9, 0.999), weight_decay=5e-4)
+    with seeded(5):
+        for epoch in (1, 2):
+            random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]
+            generator = torch.Generator().manual_seed(int(random))
+            order = sampling_order(images.labels, class_weighted="inverse", seed=5, epoch=epoch)
+            for pixels, labels, _ in batches(images, batch_size=8, order=order):
+                augmented = augment(pixels, AugmentationSettings(), generator)
+                loss = F.cross_entropy(model(augmented).logits, labels, weights)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    assert same(vanilla.backbone, model.backbone)
+
+
+def test_the_classifier_of_detached_is_bit_for_bit_that_of_vanilla(images):
+    (vanilla, _), (detached, _) = trained(images, **VANILLA), trained(images, **DETACHED)
+    assert same(vanilla.backbone, detached.backbone)
+    assert not same(vanilla.loss_estimator, detached.loss_estimator)
+
+
+def test_joint_training_changes_the_classifier(images):
+    assert not same(trained(images)[0].backbone, trained(images, **DETACHED)[0].backbone)
+
+
+def test_detaching_after_an_epoch_starts_as_joint_and_goes_on_as_detached(images):
+    joint_once, _ = trained(images, joint_epochs=1, epochs=1)
+    joint, _ = trained(images, epochs=1)
+    assert same(joint_once, joint)
+    later, _ = trained(images, joint_epochs=1)
+    assert not same(later.backbone, trained(images)[0].backbone)
+    assert not same(later.backbone, trained(images, **DETACHED)[0].backbone)
+
+
+def test_vanilla_leaves_the_estimator_at_its_first_weights(images):
+    assert same(trained(images, **VANILLA)[0].loss_estimator, build().loss_estimator)
+
+
+def test_the_estimators_learning_rate_is_a_multiple(images):
+    slow, _ = trained(images, **DETACHED)
+    fast, _ = trained(images, estimator_rate=10.0, **DETACHED)
+    assert same(slow.backbone, fast.backbone)
+    start = build().loss_estimator.head.weight
+    moved = [(m.loss_estimator.head.weight - start).abs().mean() for m in (slow, fast)]
+    assert moved[1] > 3 * moved[0]
+
+
+def test_training_leaves_the_callers_random_numbers_alone(images):
+    before = torch.random.get_rng_state()
+    trained(images)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_classifier_learns(images):
+    config = replace(CONFIG, epochs=15, learning_rate=3e-3)
+    history = train(build(dropout=0.0), images, images, config)
+    assert history[-1].primary_loss < 0.5 * history[0].primary_loss
+
+
+def test_history_has_both_parts_of_every_epoch_and_no_estimate_for_vanilla(images):
+    _, history = trained(images, **VANILLA)
+    places = [(record.epoch, record.part) for record in history]
+    assert places == [(1, "train"), (1, "validation"), (2, "train"), (2, "validation")]
+    assert all(math.isnan(record.rank_correlation) for record in history)
+    assert all(math.isnan(record.auxiliary_loss) for record in history)
+
+
+def test_history_says_how_the_estimate_follows_the_loss(images):
+    _, history = trained(images, auxiliary="mse")
+    for record in history:
+        assert -1 <= record.rank_correlation <= 1
+        assert record.spread_ratio >= 0
+        assert record.r_squared <= 1
+
+
+def test_the_learning_rate_falls_after_so_many_epochs(images):
+    stopped, _ = trained(images, epochs=3, decay_every=1, decay_factor=1e-12)
+    once, _ = trained(images, epochs=1)
+    weights = dict(once.named_parameters())
+    for name, weight in stopped.named_parameters():
+        torch.testing.assert_close(weight, weights[name], atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("size", [9, 15])  # the last batch has one image, or an odd number
+def test_odd_batches_and_a_last_batch_of_one_are_safe(size):
+    steps = []
+    train(build(), coloured_set(size=size), coloured_set(size=6), CONFIG, on_step=steps.append)
+    assert max(step.step for step in steps) == {9: 1, 15: 2}[size]
+
+
+def test_steps_are_reported_with_running_means(images):
+    steps = []
+    model = build()
+    train(model, images, images, CONFIG, on_step=steps.append)
+    assert [(s.epoch, s.step, s.steps) for s in steps] == [
+        (e, s, 3) for e in (1, 2) for s in (1, 2, 3)
+    ]
+    assert all(math.isfinite(s.primary) and math.isfinite(s.auxiliary) for s in steps)
+
+
+def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
+    model, history = trained(images, epochs=4, keep="best")
+    validation = [r.balanced_accuracy for r in history if r.part == "validation"]
+    best = int(np.argmax(validation)) + 1
+    expected, _ = trained(images, epochs=best)
+    assert same(model, expected)
+
+
+def test_a_loss_that_is_not_finite_is_explained(images):
+    with pytest.raises(TrainingError, match=r"epoch 1, .*lower --learning-rate \(now 1e\+30\)"):
+        trained(images, learning_rate=1e30, epochs=3)
+
+
+def test_a_device_that_is_not_there_is_explained(images):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match=r"--device cuda.*try --device cpu"):
+        trained(images, device="cuda")
+
+
+def test_an_unknown_precision_is_explained(images):
+    with pytest.raises(UsageError, match="--precision 12"):
+        trained(images, precision="12")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"learning_rate": math.nan}, "learning_rate must be positive"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight must not be negative"),
+        ({"beta1": 1.0}, "beta1 must be in"),
+        ({"auxiliary": "huber"}, "auxiliary must be one of ranking, mse, none, got 'huber'"),
+        ({"joint_epochs": -1}, "joint_epochs must not be negative"),
+    ],
+)
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        replace(CONFIG, **changes)
+
+
+def test_settings_survive_their_file():
+    assert TrainingConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(UsageError, match="unknown training settings rate"):
+        TrainingConfig.from_dict({"rate": 1.0})
+
+
+def test_the_papers_settings_are_the_defaults():
+    config = TrainingConfig()
+    assert (config.epochs, config.batch_size, config.learning_rate) == (50, 64, 1e-4)
+    assert (config.decay_every, config.decay_factor) == (10, 0.5)
+    assert (config.beta1, config.weight_decay, config.auxiliary_weight) == (0.9, 5e-4, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "expected"),
+    [("inverse", [2 / 3, 2.0]), ("sqrt", [(2 / 3) ** 0.5, 2.0**0.5]), ("none", [1.0, 1.0])],
+)
+def test_class_weights_by_hand(weighting, expected):
+    weights = class_weights(np.array([0, 0, 0, 1]), 2, weighting)
+    assert weights.tolist() == pytest.approx(expected)
+
+
+def test_an_absent_class_weighs_nothing():
+    assert class_weights(np.array([0, 0, 2]), 3, "inverse")[1] == 0
