@@ -1,9 +1,7 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
-
-from misgiving.data.loading import ImageSet
+from coloured import coloured_set
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -14,24 +12,6 @@ def real_data():
     if not REAL_DATA.is_dir():
         pytest.skip("the real images are not at hand: there is no ../shared/data")
     return REAL_DATA
-
-
-def coloured_set(size=24, classes=3, side=16, seed=0):
-    """Images whose mean colour tells the class, with noise: small and learnable."""
-    random = np.random.default_rng(seed)
-    labels = np.arange(size) % classes
-    images = random.integers(0, 120, (size, side, side, 3))
-    images[np.arange(size), :, :, labels % 3] += 100
-    names = tuple(f"image-{seed}-{number}" for number in range(size))
-    return ImageSet(
-        images=images.astype(np.uint8),
-        rows=np.arange(size),
-        labels=labels,
-        ids=names,
-        groups=names,
-        hashes=tuple(f"{seed:04d}{number:060d}" for number in range(size)),
-        classes=tuple("abcdefgh"[:classes]),
-    )
 
 
 @pytest.fixture

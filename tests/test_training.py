@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from coloured import coloured_set
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from conftest import coloured_set
 from misgiving.data.augmentation import augment
 from misgiving.data.loading import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings

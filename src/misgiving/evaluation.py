@@ -246,7 +246,11 @@ def _ordering(
 
 
 def measure_ood(
-    inliers: Confidences, outliers: Confidences, *, dataset: str, detector: str
+    inliers: Float[np.ndarray, " n_in"],
+    outliers: Float[np.ndarray, " n_out"],
+    *,
+    dataset: str,
+    detector: str,
 ) -> list[Measurement]:
     """The five OOD metrics, in-distribution as positives, with average precision beside AUPR."""
     return _measurements(dataset, detector, ood_metrics(inliers, outliers))

@@ -380,7 +380,7 @@ def test_selected_files_are_read_in_the_order_that_is_asked_for(tmp_path):
 
 
 def test_a_folder_that_may_not_be_listed_is_named(folder, monkeypatch):
-    def refuse(path):
+    def refuse(_):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(datasets.os, "scandir", refuse)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped, UInt8
+from jaxtyping import Float, Real, Shaped, UInt8
 from PIL import Image
 
 from misgiving.checkpoint import versions
@@ -30,7 +30,7 @@ from misgiving.training import EpochRecord
 
 EXAMPLES = 6
 
-Weights = Float[np.ndarray, "replicates n"]
+Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Measures = Mapping[str, Float[np.ndarray, " replicates"]]
 Key = tuple[str, str]  # detector and metric
 
@@ -107,7 +107,7 @@ class _Comparison(NamedTuple):
     experiment: str
     dataset: str
     statistic: Callable[..., Mapping[Key, Float[np.ndarray, " replicates"]]]
-    groups: tuple[Shaped[np.ndarray, " n"], ...]
+    groups: tuple[Shaped[np.ndarray, "_"], ...]
 
 
 def _intervals(protocol: Protocol, out: Path, results: Sequence[tuple[str, ...]]) -> list[Interval]:

@@ -1,0 +1,128 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from tiny import TINY
+
+from misgiving.experiments.collection import collect
+from misgiving.experiments.ood_detection import load_scores
+from misgiving.experiments.protocol import Unit
+from misgiving.metrics.ood import ood_metrics
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def chosen(rows, **wanted):
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def test_results_have_every_experiment_trial_and_model(reproduction):
+    found = {(r["experiment"], r["trial"], r["model"]) for r in rows(reproduction / "results.csv")}
+    experiments = ("generalization", "ood_detection", "new_classes")
+    assert found == {(e, t, m) for e in experiments for t in "01" for m in TINY.models}
+
+
+def test_vanilla_has_no_predicted_loss_in_any_table(reproduction):
+    for name in ("results.csv", "intervals.csv"):
+        assert not chosen(rows(reproduction / name), model="vanilla", detector="predicted_loss")
+
+
+@pytest.mark.parametrize("dataset", ["histology", "boxes"])
+def test_ood_results_are_the_metrics_of_the_kept_scores(reproduction, dataset):
+    folder = reproduction / Unit("ood_detection", 1, "proposed").folder
+    inliers, outliers = load_scores(folder, "validation"), load_scores(folder, dataset)
+    for detector in inliers.scores:
+        metrics = ood_metrics(inliers.scores[detector], outliers.scores[detector])
+        for metric, value in metrics.items():
+            (row,) = chosen(
+                rows(reproduction / "results.csv"),
+                experiment="ood_detection",
+                trial="1",
+                model="proposed",
+                dataset=dataset,
+                detector=detector,
+                metric=metric,
+            )
+            assert float(row["value"]) == value
+
+
+def test_unseen_classes_together_are_those_one_by_one(reproduction):
+    folder = reproduction / Unit("ood_detection", 0, "proposed").folder
+    together = load_scores(folder, "unseen_classes").scores["odin"]
+    apart = [load_scores(folder, f"unseen/{name}").scores["odin"] for name in TINY.unseen]
+    np.testing.assert_array_equal(np.sort(together), np.sort(np.concatenate(apart)))
+
+
+def test_an_estimate_is_the_mean_over_trials(reproduction):
+    wanted = {"experiment": "generalization", "model": "proposed", "metric": "balanced_accuracy"}
+    values = [float(row["value"]) for row in chosen(rows(reproduction / "results.csv"), **wanted)]
+    (row,) = chosen(rows(reproduction / "intervals.csv"), baseline="", **wanted)
+    assert float(row["estimate"]) == pytest.approx(np.mean(values), rel=1e-12)
+    assert float(row["lower"]) <= float(row["upper"])
+    assert (row["trials"], row["n"]) == ("2", "1348")
+
+
+def test_a_difference_is_that_of_the_estimates_and_paired(reproduction):
+    intervals = rows(reproduction / "intervals.csv")
+    wanted = {
+        "experiment": "ood_detection",
+        "dataset": "boxes",
+        "detector": "odin",
+        "metric": "auroc",
+    }
+    values = {
+        row["model"]: float(row["estimate"]) for row in chosen(intervals, baseline="", **wanted)
+    }
+    (row,) = chosen(intervals, baseline="vanilla", **wanted)
+    assert float(row["estimate"]) == pytest.approx(values["proposed"] - values["vanilla"])
+    assert float(row["lower"]) <= float(row["estimate"]) <= float(row["upper"])
+
+
+def test_one_source_picture_gives_no_interval(reproduction):
+    found = chosen(rows(reproduction / "intervals.csv"), dataset="histology")
+    assert found
+    assert {(row["lower"], row["upper"], row["n"]) for row in found} == {("", "", "1")}
+
+
+def test_only_odin_on_the_tuning_set_is_marked_as_tuned(reproduction):
+    found = chosen(rows(reproduction / "intervals.csv"), tuned="tuned")
+    assert {(row["dataset"], row["detector"]) for row in found} == {("histology", "odin")}
+
+
+def test_histories_cover_every_training(reproduction):
+    found = {
+        (r["experiment"], r["trial"], r["model"], r["epoch"], r["part"])
+        for r in rows(reproduction / "histories.csv")
+    }
+    assert len(found) == 2 * 2 * 2 * 1 * 2
+
+
+def test_the_account_says_from_how_many_sources_a_set_is(reproduction):
+    account = json.loads((reproduction / "datasets.json").read_text())
+    assert account["histology"]["sources"] == 1
+    assert account["unseen_classes"]["images"] == sum(
+        account[f"unseen/{name}"]["images"] for name in TINY.unseen
+    )
+
+
+def test_every_set_has_example_images(reproduction):
+    account = json.loads((reproduction / "datasets.json").read_text())
+    for name in account:
+        assert list((reproduction / "examples" / name.replace("/", "-")).glob("*.png"))
+
+
+def test_settings_name_the_open_choices(reproduction):
+    settings = json.loads((reproduction / "settings.json").read_text())
+    assert settings["open_choices"]["margin of Eq. 1"] == "1"
+    assert settings["tuning_set"] == "histology"
+    assert any("held out" in note for note in settings["notes"])
+
+
+def test_collecting_again_does_nothing_where_nothing_has_changed(bench, reproduction):
+    before = (reproduction / "results.csv").stat().st_mtime_ns
+    collect(bench, reproduction)
+    assert (reproduction / "results.csv").stat().st_mtime_ns == before

@@ -1,0 +1,152 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import spearmanr
+
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import (
+    Predictions,
+    measure_classification,
+    measure_loss_estimation,
+    measure_ood,
+    predict,
+)
+from misgiving.models.joint import JointClassifier
+
+
+@pytest.fixture
+def predictions():
+    random = np.random.default_rng(0)
+    names = tuple(f"image-{number}" for number in range(40))
+    return Predictions(
+        logits=random.normal(size=(40, 3)).astype(np.float32),
+        features=random.normal(size=(40, 5)).astype(np.float32),
+        predicted_losses=random.normal(size=40).astype(np.float32),
+        labels=random.integers(3, size=40),
+        ids=names,
+        groups=names,
+        classes=("a", "b", "c"),
+    )
+
+
+def without_estimate(predictions):
+    arrays = {name: getattr(predictions, name) for name in predictions.__dataclass_fields__}
+    return Predictions(**{**arrays, "predicted_losses": None})
+
+
+def value(measurements, detector, metric):
+    (found,) = [m.value for m in measurements if (m.detector, m.metric) == (detector, metric)]
+    return found
+
+
+@pytest.fixture
+def model():
+    return JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
+
+
+def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
+    predictions = predict(model, images, batch_size=5)
+    pixels = images.read(np.arange(len(images))).transpose(0, 3, 1, 2) / np.float32(255)
+    output = model(torch.from_numpy(pixels))
+    np.testing.assert_allclose(predictions.logits, output.logits.detach(), atol=1e-5)
+    np.testing.assert_allclose(
+        predictions.predicted_losses, output.predicted_losses.detach(), atol=1e-5
+    )
+    assert predictions.ids == images.ids
+    np.testing.assert_array_equal(predictions.labels, images.labels)
+
+
+def test_an_estimator_that_was_not_trained_predicts_nothing(model, images):
+    assert predict(model, images, estimates_losses=False).predicted_losses is None
+
+
+def test_an_empty_set_is_refused(model, images):
+    with pytest.raises(UsageError, match="no images"):
+        predict(model, images.select(np.array([], dtype=np.int64)))
+
+
+@pytest.mark.parametrize("estimate", [True, False])
+def test_predictions_survive_their_file(predictions, tmp_path, estimate):
+    saved = predictions if estimate else without_estimate(predictions)
+    saved.save(tmp_path / "p.safetensors")
+    loaded = Predictions.load(tmp_path / "p.safetensors")
+    np.testing.assert_array_equal(loaded.logits, saved.logits)
+    assert (loaded.predicted_losses is None) == (not estimate)
+    assert (loaded.ids, loaded.groups, loaded.classes) == (saved.ids, saved.groups, saved.classes)
+
+
+def test_a_damaged_file_of_predictions_is_refused_by_name(predictions, tmp_path):
+    path = tmp_path / "p.safetensors"
+    predictions.save(path)
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataError, match=r"p\.safetensors: not readable predictions"):
+        Predictions.load(path)
+
+
+def test_true_losses_are_weighted_negative_log_probabilities(predictions):
+    weights = (0.5, 1.0, 3.0)
+    for row in range(3):
+        logits = predictions.logits[row].astype(float)
+        label = predictions.labels[row]
+        loss = math.log(sum(math.exp(logit) for logit in logits)) - logits[label]
+        assert predictions.true_losses()[row] == pytest.approx(loss, rel=1e-12)
+        assert predictions.true_losses(weights)[row] == pytest.approx(weights[label] * loss)
+
+
+def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
+    confidences = predictions.confidences()
+    assert set(confidences) == {"msp", "energy", "predicted_loss"}
+    np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
+
+
+def test_no_confidence_is_made_of_an_estimate_that_is_not_there(predictions):
+    assert set(without_estimate(predictions).confidences()) == {"msp", "energy"}
+
+
+def test_errors_and_accuracy_count_the_same(predictions):
+    measurements = measure_classification(predictions, "test")
+    wrong = sum(
+        int(np.argmax(row) != label)
+        for row, label in zip(predictions.logits, predictions.labels, strict=True)
+    )
+    assert value(measurements, "", "errors") == wrong
+    assert value(measurements, "", "accuracy") == pytest.approx(1 - wrong / 40)
+
+
+def test_loss_estimation_is_measured_against_the_trained_and_the_plain_loss(predictions):
+    weights = (0.1, 1.0, 9.0)
+    measurements = measure_loss_estimation(predictions, "test", class_weights=weights)
+    for metric, true in (
+        ("spearman", predictions.true_losses(weights)),
+        ("spearman_plain", predictions.true_losses()),
+    ):
+        expected = spearmanr(predictions.predicted_losses, true).statistic
+        assert value(measurements, "predicted_loss", metric) == pytest.approx(expected)
+
+
+def test_msp_stands_beside_the_predicted_loss(predictions):
+    measurements = measure_loss_estimation(predictions, "test")
+    msp = predictions.probabilities.max(axis=1)
+    expected = spearmanr(-msp, predictions.true_losses()).statistic
+    assert value(measurements, "msp", "spearman") == pytest.approx(expected)
+    assert value(measurements, "msp", "aurc") > 0
+
+
+def test_a_value_that_is_not_defined_is_no_measurement(predictions):
+    absent = predictions.labels == 2
+    arrays = {name: getattr(predictions, name) for name in predictions.__dataclass_fields__}
+    kept = np.flatnonzero(~absent)
+    for name in ("logits", "features", "predicted_losses", "labels"):
+        arrays[name] = arrays[name][kept]
+    arrays["ids"] = arrays["groups"] = tuple(str(row) for row in kept)
+    metrics = {m.metric for m in measure_classification(Predictions(**arrays), "test")}
+    assert "sensitivity/a" in metrics
+    assert "sensitivity/c" not in metrics
+
+
+def test_ood_rows_carry_set_and_detector():
+    rows = measure_ood(np.array([0.9, 0.8]), np.array([0.1]), dataset="nct", detector="odin")
+    assert {(row.dataset, row.detector) for row in rows} == {("nct", "odin")}
+    assert value(rows, "odin", "auroc") == 1.0
