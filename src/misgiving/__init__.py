@@ -1,3 +1,64 @@
-"""Image classifiers trained jointly with an estimator of their own loss."""
+"""Image classifiers that know when they may be wrong: trained jointly with a loss estimator."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from misgiving.checkpoint import load, save
+    from misgiving.data.datasets import load_dataset
+    from misgiving.detectors import Odin, tune_odin
+    from misgiving.evaluation import Predictions, predict
+    from misgiving.losses import joint_objective, ranking_loss
+    from misgiving.metrics.ood import ood_metrics
+    from misgiving.models.joint import JointClassifier, Output
+    from misgiving.models.loss_estimator import LossEstimator
+    from misgiving.training import TrainingConfig, train
+
+# Imported when first used, so that measuring and `misgiving --help` do not import torch.
+_HOMES = {
+    "JointClassifier": "models.joint",
+    "LossEstimator": "models.loss_estimator",
+    "Odin": "detectors",
+    "Output": "models.joint",
+    "Predictions": "evaluation",
+    "TrainingConfig": "training",
+    "joint_objective": "losses",
+    "load": "checkpoint",
+    "load_dataset": "data.datasets",
+    "ood_metrics": "metrics.ood",
+    "predict": "evaluation",
+    "ranking_loss": "losses",
+    "save": "checkpoint",
+    "train": "training",
+    "tune_odin": "detectors",
+}
+
+__all__ = [
+    "JointClassifier",
+    "LossEstimator",
+    "Odin",
+    "Output",
+    "Predictions",
+    "TrainingConfig",
+    "joint_objective",
+    "load",
+    "load_dataset",
+    "ood_metrics",
+    "predict",
+    "ranking_loss",
+    "save",
+    "train",
+    "tune_odin",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'misgiving' has no attribute {name!r}")
+    return getattr(import_module(f"misgiving.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

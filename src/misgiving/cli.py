@@ -47,12 +47,13 @@ Cache = Annotated[
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Machine")]
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         import misgiving
 
         typer.echo(f"misgiving {misgiving.__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
@@ -189,8 +190,12 @@ def train(
             rich_help_panel="Optimisation",
         ),
     ] = "inverse",
-    epochs: Annotated[int, typer.Option(rich_help_panel="Optimisation")] = 50,
-    batch_size: Annotated[int, typer.Option(rich_help_panel="Optimisation")] = 64,
+    epochs: Annotated[
+        int, typer.Option(help="Passes over the data.", rich_help_panel="Optimisation")
+    ] = 50,
+    batch_size: Annotated[
+        int, typer.Option(help="Images in one step.", rich_help_panel="Optimisation")
+    ] = 64,
     learning_rate: Annotated[
         float, typer.Option(help="Adam's, at the start.", rich_help_panel="Optimisation")
     ] = 1e-4,

@@ -57,6 +57,12 @@ def test_results_stay_in_0_to_1():
     assert varied.max() <= 1
 
 
+def test_white_stays_white_and_does_not_become_whiter_by_rounding():
+    white = torch.ones(50, 3, 33, 33)
+    moved = augment(white, AugmentationSettings(jitter=0.0), generator())
+    assert moved.max() == 1
+
+
 def test_the_generator_decides_and_not_the_global_one():
     first = augment(images(), AugmentationSettings(), generator(5))
     torch.manual_seed(99)
@@ -135,7 +141,8 @@ def test_what_comes_in_over_an_edge_is_mirrored(monkeypatch):
 
 def test_jitter_is_brightness_then_contrast_then_saturation(monkeypatch):
     draw_all(monkeypatch, *[0.5] * 5, 1.0, 0.25, 0.75)
-    soft = 0.35 + 0.3 * images(2, dtype=torch.float64)  # so that nothing is clipped on the way
+    # Coloured, and soft, so that nothing is clipped on the way.
+    soft = 0.3 + torch.tensor([0.1, 0.2, 0.4])[:, None, None] * images(2, dtype=torch.float64)
     expected = TF.adjust_saturation(TF.adjust_contrast(TF.adjust_brightness(soft, 1.2), 0.9), 1.1)
     jittered = augment(soft, replace(NONE, jitter=0.2), generator())
     # torchvision's weights of red, green and blue sum to 0.9999

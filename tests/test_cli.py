@@ -1,0 +1,299 @@
+import csv
+import json
+import resource
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misgiving import cli
+
+QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+
+
+@pytest.fixture
+def misgiving(monkeypatch, capsys, tmp_path):
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder per class, with images of two colours."""
+    random = np.random.default_rng(0)
+    for name, colour in (("red", 0), ("blue", 2)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(12):
+            pixels = random.integers(0, 100, (20, 30, 3), dtype=np.uint8)
+            pixels[..., colour] += 120
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def run_folder(misgiving, photos, tmp_path):
+    code, _, error = misgiving(
+        "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
+        "--validation-share", "0.25", "--batch-size", "8", *QUICK
+    )  # fmt: skip
+    assert code == 0, error
+    return tmp_path / "run"
+
+
+def one_line(error):
+    lines = [line for line in error.splitlines() if line.strip()]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, misgiving.cli; sys.exit('torch' in sys.modules or 'sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "reproduce"])
+def test_every_command_has_a_manual_page(misgiving, command):
+    code, output, _ = misgiving(command, "--help")
+    assert code == 0
+    assert "Usage" in output
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "reproduce"])
+def test_every_option_says_what_it_does(command):
+    from typer.main import get_command
+
+    parameters = get_command(cli.app).commands[command].params
+    assert [p.name for p in parameters if not getattr(p, "help", None)] == []
+
+
+def test_the_defaults_of_train_are_the_papers():
+    from typer.main import get_command
+
+    from misgiving.training import TrainingConfig
+
+    parameters = {p.name: p.default for p in get_command(cli.app).commands["train"].params}
+    for name, value in TrainingConfig().to_dict().items():
+        assert parameters[name] == value, name
+
+
+def test_training_writes_a_run(run_folder):
+    names = {path.name for path in run_folder.iterdir()}
+    assert names == {"model.safetensors", "config.json", "split.csv", "history.csv"}
+    config = json.loads((run_folder / "config.json").read_text())
+    assert config["classes"] == ["blue", "red"]
+
+
+def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, photos):
+    code, output, error = misgiving("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
+    assert code == 0
+    assert "24 images; 6 are measured" in error
+    assert "left out: 18 images on which the model was trained" in error
+    assert "balanced_accuracy" in output
+    with (run_folder / "evaluation" / "measurements.csv").open() as file:
+        images = [row for row in csv.DictReader(file) if row["metric"] == "images"]
+    assert float(images[0]["value"]) == 6
+
+
+def test_evaluate_tells_a_folder_of_other_images_apart(misgiving, run_folder, photos, tmp_path):
+    (tmp_path / "scans").mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / "scans" / f"{number}.png")
+    code, output, _ = misgiving(
+        "evaluate", run_folder, f"folder:{photos}", "--ood", tmp_path / "scans", "--device", "cpu"
+    )
+    assert code == 0
+    rows = [line for line in output.splitlines() if "scans" in line]
+    for detector in ("odin_default", "msp", "energy", "predicted_loss"):
+        assert any(detector in row and "fpr_at_tpr95" in row for row in rows)
+
+
+def test_measuring_on_training_images_must_be_asked_for(misgiving, run_folder, photos):
+    code, _, error = misgiving(
+        "evaluate", run_folder, f"folder:{photos}", "--part", "train", "--device", "cpu"
+    )
+    assert code == 0
+    assert "these numbers flatter" in error
+
+
+def test_predict_gives_a_row_for_each_image(misgiving, run_folder, photos, tmp_path):
+    single = photos / "red" / "0.png"
+    code, _, _ = misgiving(
+        "predict", run_folder, photos / "blue", single, "--device", "cpu",
+        "--out", tmp_path / "p.csv",
+    )  # fmt: skip
+    assert code == 0
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["path", "predicted_class", "probability", "predicted_loss"]
+    assert [row["path"] for row in rows][-1] == str(single)
+    assert len(rows) == 13
+    assert all(0.5 <= float(row["probability"]) <= 1 for row in rows)
+    assert all(np.isfinite(float(row["predicted_loss"])) for row in rows)
+
+
+def test_predict_prints_where_no_file_is_named(misgiving, run_folder, photos):
+    code, output, _ = misgiving("predict", run_folder, photos / "red", "--device", "cpu")
+    assert code == 0
+    assert output.startswith("path,predicted_class,probability,predicted_loss\n")
+    assert len(output.splitlines()) == 13
+
+
+def test_a_plain_classifier_predicts_no_loss(misgiving, photos, tmp_path):
+    run = tmp_path / "vanilla"
+    misgiving(
+        "train", f"folder:{photos}", "--out", run, "--image-size", "16", "--auxiliary", "none",
+        "--validation-share", "0.25", *QUICK
+    )  # fmt: skip
+    _, output, _ = misgiving("predict", run, photos / "red", "--device", "cpu")
+    assert all(line.endswith(",") for line in output.splitlines()[1:])
+
+
+def test_a_run_is_not_replaced_unless_asked(misgiving, run_folder, photos):
+    code, _, error = misgiving("train", f"folder:{photos}", "--out", run_folder, *QUICK)
+    assert code == 2
+    assert "--overwrite" in one_line(error)
+
+
+def empty(folder):
+    (folder / "empty").mkdir()
+    return "folder:{}/empty"
+
+
+def truncated(folder):
+    path = folder / "photos" / "red" / "0.png"
+    path.write_bytes(path.read_bytes()[:200])
+    return "folder:{}/photos"
+
+
+def text_as_jpeg(folder):
+    (folder / "photos" / "red" / "note.jpg").write_text("not an image")
+    return "folder:{}/photos"
+
+
+def class_without_images(folder):
+    (folder / "photos" / "green").mkdir()
+    return "folder:{}/photos"
+
+
+def table_without_column(folder):
+    (folder / "table.csv").write_text("path,class\nphotos/red/0.png,red\n")
+    return "table:{}/table.csv"
+
+
+def label_that_occurs_once(folder):
+    rows = [f"photos/red/{number}.png,red\n" for number in range(11)]
+    (folder / "table.csv").write_text("path,label\n" + "".join(rows) + "photos/blue/0.png,blue\n")
+    return "table:{}/table.csv"
+
+
+@pytest.mark.usefixtures("photos")
+@pytest.mark.parametrize(
+    ("prepare", "code", "culprit"),
+    [
+        (lambda _: "folder:{}/nowhere", 1, "nowhere"),
+        (empty, 1, "empty"),
+        (truncated, 1, "0.png"),
+        (text_as_jpeg, 1, "note.jpg"),
+        (class_without_images, 1, "green"),
+        (table_without_column, 1, "label"),
+        (label_that_occurs_once, 1, "blue"),
+        (lambda _: "photos:{}", 2, "photos"),
+    ],
+)
+def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepare, code, culprit):
+    data = prepare(tmp_path).format(tmp_path)
+    found, _, error = misgiving("train", data, "--out", tmp_path / "run", *QUICK)
+    assert found == code
+    assert culprit in one_line(error)
+    assert not (tmp_path / "run").exists()
+    assert list((tmp_path).rglob("*.partial")) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "culprit"),
+    [
+        (["--backbone", "resnet19"], 2, "resnet18"),
+        (["--auxiliary", "huber"], 2, "ranking, mse, none"),
+        (["--learning-rate", "1e30", "--validation-share", "0.25"], 1, "not finite"),
+        (["--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
+        (["--taps", "1,x"], 2, "--taps"),
+        (["--taps", "77"], 2, "77"),
+        (["--validation-share", "1.5"], 2, "validation_share"),
+        (["--image-size", "0"], 2, "image_size"),
+        (["--color-constancy", "sepia"], 2, "shades_of_gray"),
+        (["--dropout", "1"], 2, "dropout"),
+        (["--epochs", "0"], 2, "epochs"),
+    ],
+)
+def test_bad_options_are_one_line_that_names_the_culprit(
+    misgiving, photos, tmp_path, options, code, culprit
+):
+    found, _, error = misgiving(
+        "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
+        *QUICK, *options,
+    )  # fmt: skip
+    assert found == code
+    assert culprit in one_line(error)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):
+    code, _, _ = misgiving("train", "digits", "--out", "run", "--epoch", "3")
+    assert code == 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict"])
+def test_a_folder_that_is_no_run_is_named(misgiving, command, photos):
+    code, _, error = misgiving(command, photos, photos)
+    assert code == 1 or command == "evaluate"
+    assert "photos" in one_line(error)
+
+
+def test_predict_writes_nothing_where_one_image_is_damaged(misgiving, run_folder, photos, tmp_path):
+    truncated(tmp_path)
+    code, _, error = misgiving("predict", run_folder, photos, "--out", tmp_path / "p.csv")
+    assert code == 1
+    assert "0.png" in one_line(error)
+    assert not (tmp_path / "p.csv").exists()
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path):
+    def small_files_only():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    result = subprocess.run(
+        [sys.executable, "-m", "misgiving", "train", f"folder:{photos}", "--out", tmp_path / "run",
+         "--cache", tmp_path / "cache", "--image-size", "64", *QUICK],
+        preexec_fn=small_files_only, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "error: " in one_line(result.stderr)
+    assert not (tmp_path / "run").exists()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.stat().st_size > 100] == []
+
+
+def test_a_missing_extra_is_explained(monkeypatch, capsys):
+    def missing(*_):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr(cli, "app", missing)
+    with pytest.raises(SystemExit, match="1"):
+        cli.run()
+    assert "pip install 'misgiving[train]'" in one_line(capsys.readouterr().err)
+
+
+def test_the_version_is_printed(misgiving):
+    code, output, _ = misgiving("--version")
+    assert (code, output.split()[0]) == (0, "misgiving")
