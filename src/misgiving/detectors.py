@@ -123,7 +123,7 @@ def _full_precision(images: Images) -> Iterator[None]:
         yield
 
 
-GridScores = Mapping[Odin, Float[np.ndarray, "_"]]  # sets differ in size
+GridScores = Mapping[Odin, Float[np.ndarray, " _"]]  # sets differ in size
 
 
 class Trial(NamedTuple):

@@ -302,8 +302,9 @@ class _Loop:
         output = outputs_of(self.module, (batch.images for batch in self._batches(images)))
         labels = torch.from_numpy(np.asarray(images.labels))
         objective = self.objective(output, labels)
+        self._check_finite(output, objective, epoch, part)
         choices = output.logits.argmax(dim=1).numpy()
-        record = EpochRecord(
+        return EpochRecord(
             epoch,
             part,
             float(objective.primary),
@@ -312,9 +313,13 @@ class _Loop:
             float(balanced_accuracy(images.labels, choices, num_classes=len(images.classes))),
             *self._estimation(output, objective),
         )
-        if not math.isfinite(record.primary_loss):
+
+    def _check_finite(self, output: Output, objective: Objective, epoch: int, part: str) -> None:
+        checked = [objective.primary]
+        if self.config.estimates_losses:
+            checked += [output.predicted_losses, objective.auxiliary]
+        if not all(bool(values.isfinite().all()) for values in checked):
             raise _not_finite(epoch, f"on the {part} part", self.config)
-        return record
 
     def _estimation(self, output: Output, objective: Objective) -> tuple[float, float, float]:
         if not self.config.estimates_losses:
@@ -337,9 +342,9 @@ class _Loop:
         return order[:-1] if lonely else order
 
     def _batches(self, images: ImageSet, order: Int[np.ndarray, " n"] | None = None) -> Any:
-        return batches(
-            images, batch_size=self.config.batch_size, order=order, device=self.fabric.device
-        )
+        # Measuring keeps no activations, so that its batches can be larger than those of a step.
+        size = self.config.batch_size if order is not None else max(self.config.batch_size, 64)
+        return batches(images, batch_size=size, order=order, device=self.fabric.device)
 
     def _finite(self, objective: Objective, epoch: int, step: int) -> Float[np.ndarray, " 2"]:
         if not torch.isfinite(objective.total):

@@ -1,8 +1,10 @@
 import hashlib
 import os
+import pickle
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -32,9 +34,7 @@ def pixels(count=7, side=6, seed=0):
 def in_memory(array, **changes):
     count = len(array)
     fields = {
-        "name": "tiny",
-        "classes": ("a", "b"),
-        "labels": np.arange(count) % 2,
+        **{"name": "tiny", "classes": ("a", "b"), "labels": np.arange(count) % 2},
         "ids": tuple(f"i{number}" for number in range(count)),
         "groups": tuple(f"g{number}" for number in range(count)),
         "images": ImageArray(array),
@@ -112,6 +112,12 @@ def test_a_second_preparation_decodes_nothing(tmp_path):
     np.testing.assert_array_equal(first.images, second.images)
 
 
+def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
+    first = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    monkeypatch.setattr(loading, "_alone", None)  # a cache may be for reading only
+    assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
+
+
 def test_other_settings_are_prepared_anew(tmp_path):
     prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     cropped = Preprocessing(image_size=4, crop=0.5, color_constancy="none")
@@ -181,6 +187,21 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(again.images, [SMALL(image) for image in pixels()])
     assert again.hashes == good.hashes
+
+
+class Payload(str):
+    """Creates the file that it names when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path(self),)
+
+
+def test_a_pickle_in_the_cache_is_never_executed(tmp_path):
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    (folder / "images.npy").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path / "cache")
+    assert not (tmp_path / "executed").exists()
 
 
 def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path):
@@ -286,6 +307,21 @@ def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
     fingerprints = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert fingerprints[0] == fingerprints[1] != ""
+
+
+def test_who_waited_for_the_lock_holds_one_that_others_see(tmp_path):
+    lock, seen = tmp_path / "x.lock", []
+
+    def wait_for_it():
+        with loading._alone(lock):
+            seen.append(lock.exists())
+
+    waiting = threading.Thread(target=wait_for_it)
+    with loading._alone(lock):
+        waiting.start()
+        time.sleep(0.3)  # until it waits
+    waiting.join()
+    assert seen == [True]
 
 
 def test_a_cache_holds_no_lock_and_no_rest(tmp_path):

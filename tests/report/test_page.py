@@ -217,7 +217,7 @@ def test_examples_stand_in_the_order_of_their_numbers(folder):
     for number in range(2, 11):
         Image.new("RGB", (4, 4), (number, 0, 0)).save(boxes / f"{number}.png")
     found = next(row for row in read_material(folder).examples if row.name == "boxes")
-    assert [picture[0, 0, 0] for picture in found.pictures[2:]] == [2, 3, 4, 5, 6]
+    assert [picture[0, 0, 0] for picture in found.pictures[2:]] == [2, 3, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("model", ["vanilla", "mse", "proposed"])

@@ -241,8 +241,9 @@ def test_the_set_that_tuned_odin_does_not_count(tuned):
 def test_the_sentence_on_foreign_images_names_the_sets_under_each_outcome():
     rows = [odin("black_boxes", ABOVE), odin("photographs", ACROSS), odin("skin", NONE)]
     assert ood_finding(rows, tuned=[]).sentence == (
-        "Of 3 untuned sets, the proposed model's AUROC is clearly higher than vanilla's on 1 "
-        "(black boxes), not to be told apart (interval includes zero) on 1 (photographs), "
+        "Of 3 untuned sets, the proposed model's ODIN AUROC is clearly higher than vanilla's on 1 "
+        "(black boxes), not to be told apart from vanilla's (interval includes zero) on 1 "
+        "(photographs), "
         "without an interval on 1 (skin)."
     )
 

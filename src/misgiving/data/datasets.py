@@ -1,11 +1,9 @@
 """Labelled image sets, not yet decoded, and how `digits`, `folder:` and the like are read."""
 
-import csv
 import hashlib
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -21,6 +19,7 @@ from misgiving.data.preprocessing import (
     read_bytes,
     refuse_file,
 )
+from misgiving.data.tables import TableRow, read_table
 from misgiving.errors import DataError, UsageError
 from misgiving.registry import Registry
 
@@ -165,43 +164,6 @@ class Dataset:
         return replace(kept, classes=tuple(classes), labels=labels[labels >= 0])
 
 
-class TableRow(NamedTuple):
-    """Cells of a CSV row by column, and the line of the file on which the row ends."""
-
-    line: int
-    cells: Mapping[str, str]
-
-
-def read_table(path: Path, columns: Sequence[str]) -> list[TableRow]:
-    """Rows of a CSV file (UTF-8, with or without a byte order mark) that has these columns."""
-    lines = _csv_lines(path)
-    header = [name.strip() for name in lines[0][1]] if lines else []
-    missing = [name for name in columns if name not in header]
-    if missing:
-        there = ", ".join(header) or "none"
-        raise DataError(f"{path}: lacks the column {', '.join(missing)}; its columns are {there}")
-    if len(lines) == 1:
-        raise DataError(f"{path}: holds no rows; add one for each image")
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            cause = f"row {line} has {len(cells)} cells for {len(header)} columns"
-            raise DataError(f"{path}: {cause}; quote a cell that holds a comma")
-    return [TableRow(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
-
-
-def _csv_lines(path: Path) -> list[tuple[int, list[str]]]:
-    data = read_bytes(path)
-    try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
-        return [(reader.line_num, cells) for cells in reader if cells]
-    except UnicodeDecodeError as failure:
-        raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from failure
-    except csv.Error as failure:
-        raise DataError(
-            f"{path}: row {reader.line_num} is not CSV ({failure}); correct it"
-        ) from failure
-
-
 def _digits(_: str) -> Dataset:
     """1,797 handwritten digits of 8 x 8 pixels, as dark ink on white paper (scikit-learn)."""
     bunch = load_digits()
@@ -332,7 +294,7 @@ def _isic2019(place: str) -> Dataset:
 def _diagnosis(truth: Path, row: TableRow, columns: Sequence[str]) -> int:
     cells = [row.cells[name].strip() for name in columns]
     marked = [index for index, cell in enumerate(cells) if cell in ("1", "1.0")]
-    if len(marked) != 1 or sum(cell in ("0", "0.0") for cell in cells) != len(cells) - 1:
+    if not marked or sum(cell in ("0", "0.0") for cell in cells) != len(cells) - 1:
         where = f"{truth}: row {row.line} ({row.cells['image']})"
         raise DataError(f"{where} is not one 1.0 and else 0.0; fetch the table again")
     return marked[0]

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from sklearn.model_selection import train_test_split
 
-from misgiving.data.datasets import read_table
+from misgiving.data.tables import read_table
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
 from misgiving.registry import Registry

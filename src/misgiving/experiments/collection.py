@@ -107,7 +107,7 @@ class _Comparison(NamedTuple):
     experiment: str
     dataset: str
     statistic: Callable[..., Mapping[Key, Float[np.ndarray, " replicates"]]]
-    groups: tuple[Shaped[np.ndarray, "_"], ...]
+    groups: tuple[Shaped[np.ndarray, " _"], ...]
 
 
 def _intervals(protocol: Protocol, out: Path, results: Sequence[tuple[str, ...]]) -> list[Interval]:

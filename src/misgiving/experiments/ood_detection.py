@@ -26,7 +26,7 @@ from misgiving.detectors import (
 from misgiving.evaluation import Measurement, device_of, image_batches, measure_ood, predict
 from misgiving.files import whole_file
 
-Scores = Mapping[str, Float[np.ndarray, "_"]]  # sets differ in size
+Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,9 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, images: Images) -> Images:
-        return (images - self.mean) / self.std
+        # Convolutions on a processor take half the time on channels that lie last.
+        last = images.contiguous(memory_format=torch.channels_last)
+        return (last - self.mean) / self.std
 
 
 class JointClassifier(nn.Module):
@@ -88,6 +90,7 @@ class JointClassifier(nn.Module):
         self.normalise = Normalise(*normalisation(self.backbone))
         channels = tap_channels(self.backbone, self.taps)
         self.loss_estimator = _from_own_generator(channels, hidden) if self.taps else None
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""

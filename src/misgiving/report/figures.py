@@ -78,7 +78,7 @@ DETECTORS = {
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 Kind = Literal["png", "svg", "jpg"]
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
-MAX_EXAMPLES = 7
+MIN_COLUMNS, MAX_EXAMPLES = 6, 8
 CAPTION_WIDTH = 3.3  # of an example image
 THUMBNAIL = 112  # pixels: what a printed inch shows, so that the page stays small
 
@@ -348,7 +348,9 @@ class Examples(NamedTuple):
 @_styled
 def examples_figure(sets: Sequence[Examples]) -> Figure:
     """Figure 4: a row of example images for each set, as the model is shown them."""
-    figure = Figure(figsize=(10, max(1.0, 0.95 * len(sets))))
+    columns = max([MIN_COLUMNS, *(len(examples.pictures[:MAX_EXAMPLES]) for examples in sets)])
+    inches = 10 / (CAPTION_WIDTH + columns)
+    figure = Figure(figsize=(10, inches * max(len(sets), 1)))
     axes, left = figure.subplots(), -0.5 - CAPTION_WIDTH
     for row, examples in enumerate(sets):
         axes.text(left, row - 0.12, examples.name, fontweight="bold", va="bottom", fontsize=9)
@@ -358,7 +360,7 @@ def examples_figure(sets: Sequence[Examples]) -> Figure:
             _place_picture(axes, thumbnail(picture), column, row)
     axes.set_axis_off()
     axes.set_aspect("equal")
-    axes.set(xlim=(left, MAX_EXAMPLES - 0.5), ylim=(max(len(sets), 1) - 0.5, -0.5))
+    axes.set(xlim=(left, columns - 0.5), ylim=(max(len(sets), 1) - 0.5, -0.5))
     return figure
 
 

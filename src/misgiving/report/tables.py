@@ -347,19 +347,18 @@ def ood_finding(intervals: Sequence[Interval], *, tuned: Iterable[str]) -> Findi
     groups = by_verdict(row for row in rows if row.dataset not in set(tuned))
     words = {
         Verdict.BETTER: "clearly higher than vanilla's",
-        Verdict.WORSE: "clearly lower",
-        Verdict.TIED: "not to be told apart (interval includes zero)",
+        Verdict.WORSE: "clearly lower than vanilla's",
+        Verdict.TIED: "not to be told apart from vanilla's (interval includes zero)",
         Verdict.UNKNOWN: "without an interval",
     }
+    names = {outcome: ", ".join(distinct(found, "dataset")) for outcome, found in groups.items()}
     counts = [
-        f"{words[outcome]} on {len(found)} ({', '.join(distinct(found, 'dataset'))})".replace(
-            "_", " "
-        )
+        f"{words[outcome]} on {len(found)} ({names[outcome].replace('_', ' ')})"
         for outcome, found in groups.items()
         if found
     ]
     status, total = _status(groups), sum(map(len, groups.values()))
-    sentence = f"Of {total} untuned sets, the proposed model's AUROC is {', '.join(counts)}"
+    sentence = f"Of {total} untuned sets, the proposed model's ODIN AUROC is {', '.join(counts)}"
     if not total:
         sentence = "This cannot be judged: intervals.csv holds no difference in ODIN's AUROC"
     doubt = "; the paper's claim, better on every set, is not seen" if status == "not seen" else ""

@@ -70,7 +70,7 @@ def _odin_rows(material: Material, rows: Sequence[Result], dataset: str) -> str:
     known = select(material.intervals, dataset=dataset, detector="odin", **wanted)
     pairs = {metric: find(known, metric=metric) for metric in OOD_METRICS}
     compared = models == ["vanilla", "proposed"] and any(pairs.values())
-    tags = [f"{facts.get(kind, markup.UNKNOWN)} {kind}" for kind in ("images", "sources")]
+    tags = [markup.count(facts.get(kind, markup.UNKNOWN), kind) for kind in ("images", "sources")]
     tags += ["ODIN is tuned on this set"] if dataset in material.tuned else []
     name = markup.row_head(markup.label(dataset), rows=1 + compared, tags=tags)
     here = select(rows, dataset=dataset)

@@ -42,7 +42,10 @@ def estimation(material: Material) -> str:
         _rows_of_model(material.intervals, select(measured, model=model))
         for model in models_of(measured)
     ]
-    caption = f"Mean over trials, and its 95 % interval.{_count_errors(rows)}"
+    caption = (
+        "Mean over trials, and its 95 % interval, or ± the standard deviation over trials where "
+        f"intervals.csv has none.{_count_errors(rows)}"
+    )
     return (
         markup.table(caption, heads, bodies)
         + markup.paragraph("finding", estimation_sentence(material.intervals))

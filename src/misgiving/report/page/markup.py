@@ -21,10 +21,10 @@ DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # which way a metric is b
 def label(name: str) -> str:
     """A name of a table or of the settings as a reader sees it.
 
-    >>> label("unseen/BKL"), label("clinical_skin")
-    ('unseen: BKL', 'clinical skin')
+    >>> label("unseen/BKL"), label("odin_epsilons")
+    ('unseen: BKL', 'ODIN epsilons')
     """
-    return name.replace("unseen/", "unseen: ").replace("_", " ")
+    return name.replace("unseen/", "unseen: ").replace("_", " ").replace("odin", "ODIN")
 
 
 def in_words(value: object) -> str:
@@ -40,6 +40,15 @@ def in_words(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return {"True": "yes", "False": "no", "None": "none"}.get(str(value), str(value))
+
+
+def count(number: object, things: str) -> str:
+    """A number of things, in the singular where there is one.
+
+    >>> count(2, "sources"), count(1, "sources")
+    ('2 sources', '1 source')
+    """
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
 def head(text: str, *, rows: int = 1, columns: int = 1) -> str:

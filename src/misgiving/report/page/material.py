@@ -11,7 +11,7 @@ from PIL import Image
 from misgiving.errors import DataError
 from misgiving.report import tables
 from misgiving.report.figures import MAX_EXAMPLES, Examples, Picture
-from misgiving.report.page.markup import label
+from misgiving.report.page.markup import UNKNOWN, count, label
 from misgiving.report.tables import Epoch, Interval, Result
 
 Facts = Mapping[str, Any]
@@ -74,7 +74,9 @@ def _read_examples(folder: Path, datasets: Mapping[str, Facts]) -> list[Examples
         paths = sorted((folder / name.replace("/", "-")).glob("*.png"), key=_place)
         pictures = [_read_picture(path) for path in paths[:MAX_EXAMPLES]]
         if pictures:
-            caption = f"{facts.get('contents', '')} ({facts.get('images', '?')} images)"
+            caption = (
+                f"{facts.get('contents', '')}; {count(facts.get('images', UNKNOWN), 'images')}"
+            )
             found.append(Examples(label(name), caption, pictures))
     return found
 
