@@ -231,3 +231,8 @@ def test_class_weights_by_hand(weighting, expected):
 
 def test_an_absent_class_weighs_nothing():
     assert class_weights(np.array([0, 0, 2]), 3, "inverse")[1] == 0
+
+
+def test_a_model_trained_in_half_precision_comes_back_in_single(images):
+    model, _ = trained(images, precision="bf16-true", epochs=1)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}

@@ -227,7 +227,10 @@ def train(
         ),
     ] = "last",
     seed: Annotated[
-        int, typer.Option(help="The same seed gives the same run.", rich_help_panel="Machine")
+        int,
+        typer.Option(
+            help="The same seed gives the same run (on a CPU).", rich_help_panel="Machine"
+        ),
     ] = 0,
     device: Device = "auto",
     precision: Annotated[

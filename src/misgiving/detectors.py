@@ -119,8 +119,13 @@ def _gradients() -> Iterator[None]:
 
 @contextmanager
 def _full_precision(images: Images) -> Iterator[None]:
-    with torch.autocast(images.device.type, enabled=False):
-        yield
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False  # its short mantissa would show at a high temperature
+    try:
+        with torch.autocast(images.device.type, enabled=False):
+            yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 GridScores = Mapping[Odin, Float[np.ndarray, " _"]]  # sets differ in size

@@ -233,7 +233,7 @@ def train(
             if config.keep == "best":
                 best.see(history[-1].balanced_accuracy, model)
     best.restore(model)
-    model.to("cpu").eval()
+    model.to("cpu", torch.float32).eval()
     return history
 
 
@@ -299,7 +299,8 @@ class _Loop:
 
     def measure(self, epoch: int, part: str, images: ImageSet) -> EpochRecord:
         """Measure one part of the data in evaluation mode."""
-        output = outputs_of(self.module, (batch.images for batch in self._batches(images)))
+        batched = (batch.images for batch in self._batches(images))
+        output = outputs_of(self.module, batched, keep_features=False)
         labels = torch.from_numpy(np.asarray(images.labels))
         objective = self.objective(output, labels)
         self._check_finite(output, objective, epoch, part)

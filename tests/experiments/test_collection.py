@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -127,3 +128,11 @@ def test_collecting_again_does_nothing_where_nothing_has_changed(bench, reproduc
     before = (reproduction / "results.csv").stat().st_mtime_ns
     collect(bench, reproduction)
     assert (reproduction / "results.csv").stat().st_mtime_ns == before
+
+
+def test_a_result_that_was_lost_is_made_again(bench, reproduction, tmp_path):
+    shutil.copytree(reproduction, tmp_path / "copy")
+    (tmp_path / "copy" / "results.csv").unlink()
+    collect(bench, tmp_path / "copy")
+    expected = (reproduction / "results.csv").read_bytes()
+    assert (tmp_path / "copy" / "results.csv").read_bytes() == expected

@@ -143,3 +143,16 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
     assert run.part("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
+
+
+def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):
+    twice = replace(images, hashes=(images.hashes[0], *images.hashes[:-1]))
+    split = split_of(twice, ["train"] + ["validation"] * 23)
+    measured, _ = held_out(twice, split, part="validation")
+    assert images.hashes[0] not in measured.hashes
+    assert len(measured) == 22
+
+
+def test_the_loss_that_the_estimator_learned_is_plain_where_its_target_was(run, tmp_path):
+    plain = replace(run, training=replace(TRAINING, target="plain"))
+    assert set(train_run(plain, tmp_path / "run").class_weights) == {1.0}

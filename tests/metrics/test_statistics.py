@@ -101,15 +101,40 @@ def test_with_one_trial_only_groups_vary():
     np.testing.assert_array_equal(drawn, np.full(10, 0.25))
 
 
-def test_every_slot_is_evaluated_once():
-    rows = []
+def test_a_group_is_drawn_equally_often_in_every_trial_that_has_it():
+    seen = {}
 
-    def statistic(weights):
-        rows.extend(map(tuple, weights))
-        return {"mean": np.zeros(len(weights))}
+    def note(trial):
+        def statistic(weights):
+            seen[trial] = weights
+            return {"mean": np.zeros(len(weights))}
 
-    bootstrap([statistic] * 3, [(np.arange(50),)] * 3, replicates=40, seed=0)
-    assert (len(rows), len(set(rows))) == (120, 120)  # and each met groups drawn afresh
+        return statistic
+
+    first, second = np.array(["a", "b", "c"]), np.array(["c", "d", "a"])
+    bootstrap([note(0), note(1)], [(first,), (second,)], replicates=300, seed=0)
+    slots = np.random.default_rng(0).integers(2, size=(300, 2))
+    met = [(slots == trial).any(axis=1) for trial in range(2)]
+    both = met[0] & met[1]
+    in_first, in_second = seen[0][both[met[0]]], seen[1][both[met[1]]]
+    np.testing.assert_array_equal(in_first[:, [0, 2]], in_second[:, [2, 0]])
+
+
+def test_trials_that_share_their_images_do_not_make_them_more_certain(random):
+    values = random.normal(size=40)
+    groups = [(np.arange(40),)] * 3
+    drawn = bootstrap([mean_of(values)] * 3, groups, replicates=5000, seed=1)["mean"]
+    assert drawn.std() == pytest.approx(values.std() / np.sqrt(40), rel=0.05)
+
+
+def test_trials_of_other_images_together_are_as_certain_as_all_their_images(random):
+    values = [random.normal(size=40) for _ in range(3)]
+    centred = [mean_of(of_trial - of_trial.mean()) for of_trial in values]
+    groups = [(np.arange(40) + 100 * trial,) for trial in range(3)]
+    drawn = bootstrap(centred, groups, replicates=5000, seed=1)["mean"]
+    # The trials drawn in a replicate repeat: 5/9 of the variance is that of one trial's mean.
+    one = np.mean([of_trial.var() for of_trial in values]) / 40
+    assert drawn.var() == pytest.approx(5 / 9 * one, rel=0.15)
 
 
 def test_a_slot_that_is_undefined_is_left_out_of_the_mean():

@@ -126,3 +126,14 @@ def test_running_over_batches_leaves_mode_and_random_numbers_as_they_were(images
     assert model.training
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.testing.assert_close(first, second)
+
+
+def test_two_models_in_a_row_have_different_estimators():
+    heads = [build().loss_estimator.head.weight for _ in range(2)]
+    assert not torch.equal(*heads)
+
+
+def test_features_are_dropped_where_nobody_wants_them(images):
+    kept, dropped = (outputs_of(build().eval(), [images], keep_features=k) for k in (True, False))
+    assert kept.features.shape[1] > 0
+    assert dropped.features.shape == (2, 0)

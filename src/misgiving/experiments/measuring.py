@@ -64,7 +64,7 @@ def evaluate_run(
     names = _distinct_names(ood)
     images, account = _images_to_measure(checkpoint, data, part, cache, on_image)
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-    dataset = part or "test"
+    dataset = part or _name_of_set(images, checkpoint)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
@@ -84,6 +84,13 @@ def evaluate_run(
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
     return Evaluation(measurements, account)
+
+
+def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
+    """`validation`, `test` for images that the run has never met, `held_out` for some of both."""
+    known = set(checkpoint.split.hashes)
+    met = [content in known for content in images.hashes]
+    return "validation" if all(met) else "held_out" if any(met) else "test"
 
 
 def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
@@ -107,6 +114,10 @@ def _images_to_measure(
         account.append(f"only the part {part!r} of the run's split")
     if part == "train":
         account.append("these numbers flatter: the model was trained on these images")
+    if checkpoint.configuration.get("training", {}).get("keep") == "best":
+        account.append(
+            "the run kept the epoch that was best on its validation part: numbers on it flatter"
+        )
     if foreign:
         account.append(f"left out: {foreign} images of classes that the model does not know")
     return images, account

@@ -155,7 +155,9 @@ def train_run(
         augmentation=run.augmentation,
         on_step=on_step,
     )
-    weights = class_weights(training.labels, len(classes), run.training.class_weights)
+    # The estimator learned the loss without class weights where its target was the plain one.
+    weighting = "none" if run.training.target == "plain" else run.training.class_weights
+    weights = class_weights(training.labels, len(classes), weighting)
     checkpoint = Checkpoint(
         model=model,
         architecture=architecture,
@@ -257,7 +259,10 @@ def _of_part(images: ImageSet, split: Split, part: str) -> ImageSet:
     if part not in split.parts:
         names = ", ".join(sorted(set(split.parts)))
         raise UsageError(f"the run's split has no part {part!r}; choose from {names}")
-    wanted = {h for h, p in zip(split.hashes, split.parts, strict=True) if p == part}
+    pairs = list(zip(split.hashes, split.parts, strict=True))
+    wanted = {h for h, p in pairs if p == part}
+    if part != "train":  # of an image that is there twice, one copy may have been trained on
+        wanted -= {h for h, p in pairs if p == "train"}
     rows = np.flatnonzero([content in wanted for content in images.hashes])
     if not len(rows):
         raise UsageError(f"none of these images is in the part {part!r} of the run's split")

@@ -1,6 +1,8 @@
 """How sure a measure is: a bootstrap over trials and over groups of samples together.
 
-A group (a lesion, a source picture) is drawn whole, because its samples are not independent. The
+A group (a lesion, a source picture) is drawn whole, because its samples are not independent. A
+group that several trials look at is drawn equally often in all of them: trials that share their
+images do not make the images more certain. The
 draws depend on the seed, the number of trials and the group arrays alone, never on a model: two
 models measured on the same sets with the same seed meet the same resampled sets, and the paired
 difference of a measure is the difference of the two returned arrays.
@@ -10,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import Measured, mean_of_defined
@@ -39,11 +41,8 @@ def group_counts(
         replicates: Number of resampled sets.
         random: Source of the draws.
     """
-    members, num_groups = _group_indices(groups)
-    drawn = random.integers(num_groups, size=(replicates, num_groups))
-    cells = drawn + num_groups * np.arange(replicates)[:, None]
-    counts = np.bincount(cells.ravel(), minlength=replicates * num_groups)
-    return counts.reshape(replicates, num_groups)[:, members]
+    num_groups, (members,) = _number_groups([groups])
+    return _draw(num_groups, replicates, random)[:, members]
 
 
 def bootstrap(
@@ -55,14 +54,16 @@ def bootstrap(
 ) -> dict[str, Replicates]:
     """Replicates of the mean over trials of each measure, over trials and groups together.
 
-    Each replicate draws as many trials as there are, with replacement, and draws groups afresh for
-    every drawn slot. Its value is the mean over the slots; a slot that is NaN is left out. With one
-    trial only groups vary: the interval is then "given these trained models".
+    Each replicate draws as many trials as there are and as many groups as all trials have together,
+    both with replacement. Its value is the mean over the drawn trials; one that is NaN is left out.
+    With one trial only groups vary: the interval is then "given these trained models". With few
+    trials the variation between them is drawn too small, by (T - 1) / T.
 
     Args:
         statistics: One function per trial. It is given a weight array (r, n_k) for each of the
             trial's sample sets and returns measures by name, r values each.
-        groups: For each trial one array of groups per sample set; the sets are drawn independently.
+        groups: For each trial one array of groups per sample set; the sets are drawn independently,
+            and equal groups of one set mean the same thing in every trial.
         replicates: Number of values returned per measure.
         seed: The same seed and group arrays give the same draws for every model.
 
@@ -76,12 +77,20 @@ def bootstrap(
     _check_trials(statistics, groups, replicates)
     random = np.random.default_rng(seed)
     slots = random.integers(len(statistics), size=(replicates, len(statistics)))
+    sets = [_number_groups(of_set) for of_set in zip(*groups, strict=True)]
+    block = max(1, WEIGHTS_AT_ONCE // max(sum(map(len, of_trial)) for of_trial in groups))
     values: dict[str, Float[np.ndarray, "replicates trials"]] = {}
-    for trial, statistic in enumerate(statistics):
-        chosen = slots == trial
-        if chosen.any():
-            drawn = _draw(statistic, groups[trial], int(chosen.sum()), random)
-            _fill(values, chosen, drawn, trial=trial)
+    for start in range(0, replicates, block):
+        drawn = slots[start : start + block]
+        counts = [_draw(size, len(drawn), random) for size, _ in sets]
+        for trial, statistic in enumerate(statistics):
+            chosen = np.flatnonzero((drawn == trial).any(axis=1))
+            if len(chosen):
+                weights = (
+                    count[chosen][:, members[trial]]
+                    for count, (_, members) in zip(counts, sets, strict=True)
+                )
+                _fill(values, slots, statistic(*weights), at=(trial, start + chosen))
     return {name: mean_of_defined(of_slots) for name, of_slots in values.items()}
 
 
@@ -100,14 +109,31 @@ def interval(replicates: Replicates, *, level: float = 0.95) -> Interval:
     return Interval(float(lower), float(upper))
 
 
-def _group_indices(groups: Shaped[np.ndarray, " n"]) -> tuple[Int[np.ndarray, " n"], int]:
-    """Number the groups; a missing group is refused, as all samples without one would be tied."""
-    if not len(groups):
+def _number_groups(
+    of_trials: Sequence[Groups],
+) -> tuple[int, list[Int[np.ndarray, " _"]]]:
+    """How many groups the trials have together, and the number of each sample's group by trial.
+
+    A missing group is refused, as all samples without one would be tied together.
+    """
+    if not all(len(groups) for groups in of_trials):
         raise UsageError("groups is empty; give at least one sample")
-    if any(group is None or group != group for group in groups.tolist()):  # only NaN is not itself
+    joined = np.concatenate(of_trials)
+    if any(group is None or group != group for group in joined.tolist()):  # only NaN is not itself
         raise UsageError("groups has a missing value; give a sample without a group one of its own")
-    distinct, members = np.unique(groups, return_inverse=True)
-    return members, len(distinct)
+    distinct, members = np.unique(joined, return_inverse=True)
+    ends = np.cumsum([len(groups) for groups in of_trials])
+    return len(distinct), np.split(members, ends[:-1])
+
+
+def _draw(
+    num_groups: int, replicates: int, random: np.random.Generator
+) -> Int[np.ndarray, "replicates groups"]:
+    """How often each group occurs when as many as there are get drawn with replacement."""
+    drawn = random.integers(num_groups, size=(replicates, num_groups))
+    cells = drawn + num_groups * np.arange(replicates)[:, None]
+    counts = np.bincount(cells.ravel(), minlength=replicates * num_groups)
+    return counts.reshape(replicates, num_groups)
 
 
 def _check_trials(
@@ -122,38 +148,25 @@ def _check_trials(
         raise UsageError(f"replicates is {replicates}; ask for at least 1")
 
 
-def _draw(
-    statistic: Statistic, groups: tuple[Groups, ...], count: int, random: np.random.Generator
-) -> dict[str, Replicates]:
-    """Evaluate the statistic on `count` resampled sets, a block at a time."""
-    block = max(1, WEIGHTS_AT_ONCE // max(1, sum(len(of_set) for of_set in groups)))
-    parts = []
-    for start in range(0, count, block):
-        size = min(block, count - start)
-        weights = (group_counts(of_set, replicates=size, random=random) for of_set in groups)
-        parts.append(statistic(*weights))
-    return {
-        name: np.concatenate([np.atleast_1d(part[name]) for part in parts]) for name in parts[0]
-    }
-
-
 def _fill(
     values: dict[str, Float[np.ndarray, "replicates trials"]],
-    chosen: Bool[np.ndarray, "replicates trials"],
-    drawn: Mapping[str, Replicates],
+    slots: Int[np.ndarray, "replicates trials"],
+    measured: Mapping[str, Measured],
     *,
-    trial: int,
+    at: tuple[int, Int[np.ndarray, " chosen"]],
 ) -> None:
-    """Put a trial's draws into its slots."""
-    if values and values.keys() != drawn.keys():
+    """Put a trial's measures of the replicates `at` into the slots for which it was drawn."""
+    trial, chosen = at
+    if values and values.keys() != measured.keys():
         raise UsageError(
-            f"statistics of trial {trial} measures {', '.join(drawn)} but an earlier one "
+            f"statistics of trial {trial} measures {', '.join(measured)} but an earlier one "
             f"{', '.join(values)}; measure the same in every trial"
         )
-    for name, of_trial in drawn.items():
-        if of_trial.shape != (chosen.sum(),):
+    for name, of_trial in measured.items():
+        if np.shape(of_trial) != chosen.shape:
             raise UsageError(
-                f"statistics of trial {trial} gives {name} in shape {of_trial.shape} for "
-                f"{chosen.sum()} replicates; give one value for each replicate"
+                f"statistics of trial {trial} gives {name} in shape {np.shape(of_trial)} for "
+                f"{len(chosen)} replicates; give one value for each replicate"
             )
-        values.setdefault(name, np.full(chosen.shape, np.nan))[chosen] = of_trial
+        into = values.setdefault(name, np.full(slots.shape, np.nan))
+        into[chosen] = np.where(slots[chosen] == trial, np.asarray(of_trial)[:, None], into[chosen])

@@ -119,21 +119,29 @@ class JointClassifier(nn.Module):
 
 
 @torch.no_grad()
-def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> Output:
+def outputs_of(
+    model: nn.Module, batches: Iterable[Tensor], *, keep_features: bool = True
+) -> Output:
     """Run a joint model in evaluation mode over batches; everything in float32 on the CPU.
 
-    The model comes back in the mode it was in, and no random number is drawn.
+    The model comes back in the mode it was in, and no random number is drawn. Without
+    `keep_features` the features have no columns, so that memory does not grow with their width.
     """
     was_training = model.training
     model.eval()
-    parts = [Output(*(tensor.float().cpu() for tensor in model(images))) for images in batches]
+    parts = []
+    for images in batches:
+        output = Output(*model(images))
+        kept = output if keep_features else output._replace(features=output.features[:, :0])
+        parts.append(Output(*(tensor.float().cpu() for tensor in kept)))
     model.train(was_training)
     return Output(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
 def _from_own_generator(channels: Sequence[int], hidden: int) -> LossEstimator:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch.initial_seed())
+        seed = int(torch.randint(2**62, ()))
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         return LossEstimator(channels, hidden)
 
 

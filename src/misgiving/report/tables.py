@@ -228,7 +228,9 @@ class Scale(NamedTuple):
             return "no interval can be given"
         ends = [self.number(bound) for bound in (interval.lower, interval.upper)]
         zero = interval.baseline and verdict(interval) is Verdict.TIED
-        return f"95 % interval {ends[0]} to {ends[1]}" + (", which includes zero" if zero else "")
+        given = ", given these trained models" if interval.trials == 1 else ""
+        included = ", which includes zero" if zero else ""
+        return f"95 % interval {ends[0]} to {ends[1]}{included}{given}"
 
     def number(self, value: float, *, sign: str = "") -> str:
         """The value without its unit; what rounds to zero has no minus; `sign` "+" shows a plus."""
