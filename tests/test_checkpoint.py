@@ -85,6 +85,14 @@ def without_key(run):
     (run / "config.json").write_text(json.dumps(config))
 
 
+def with_value(name, value):
+    def damage(run):
+        config = json.loads((run / "config.json").read_text())
+        (run / "config.json").write_text(json.dumps({**config, name: value}))
+
+    return damage
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -95,6 +103,13 @@ def without_key(run):
         (replace_text("config.json", "{}"), "config.json: not of format 1"),
         (cut("model.safetensors"), "model.safetensors: missing or damaged weights"),
         (without_key, "config.json: damaged"),
+        (with_value("classes", ["a", "a", "b"]), "3 different names"),
+        (with_value("class_weights", [1.0]), "3 numbers of at least 0"),
+        (with_value("class_weights", [1.0, -1.0, 1.0]), "3 numbers of at least 0"),
+        (with_value("estimates_losses", "no"), r"true or false|damaged"),
+        (with_value("architecture", None), "config.json: damaged"),
+        (with_value("preprocessing", []), "config.json: damaged"),
+        (replace_text("split.csv", "id\n"), "split.csv: damaged"),
     ],
 )
 def test_a_damaged_run_is_refused_by_the_name_of_the_file(checkpoint, tmp_path, damage, message):

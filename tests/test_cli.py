@@ -3,6 +3,7 @@ import json
 import resource
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -235,6 +236,17 @@ def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepar
         (["--color-constancy", "sepia"], 2, "shades_of_gray"),
         (["--dropout", "1"], 2, "dropout"),
         (["--epochs", "0"], 2, "epochs"),
+        (["--batch-size", "1"], 2, "batch_size"),
+        (["--taps", "3,1"], 2, "taps"),
+        (["--taps", ","], 2, "--taps"),
+        (["--image-size", "15"], 2, "vgg16_mini"),
+        (["--image-size", "1000000"], 2, "image_size"),
+        (["--learning-rate", "1e300"], 2, "learning_rate"),
+        (["--margin", "1e39"], 2, "margin"),
+        (["--seed", "-1"], 2, "seed"),
+        (["--backbone", "resnet18.nope"], 2, "resnet18.nope"),
+        (["--precision", "transformer-engine"], 2, "--precision"),
+        (["--cache", ""], 2, "empty"),
     ],
 )
 def test_bad_options_are_one_line_that_names_the_culprit(
@@ -297,3 +309,48 @@ def test_a_missing_extra_is_explained(monkeypatch, capsys):
 def test_the_version_is_printed(misgiving):
     code, output, _ = misgiving("--version")
     assert (code, output.split()[0]) == (0, "misgiving")
+
+
+def test_overwriting_replaces_nothing_but_a_run(misgiving, photos):
+    code, _, error = misgiving("train", f"folder:{photos}", "--out", photos, "--overwrite", *QUICK)
+    assert code == 2
+    assert "is not a run" in one_line(error)
+    assert len(list(photos.rglob("*.png"))) == 24
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_training(misgiving, photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = misgiving(
+        "train", f"folder:{photos}", "--out", tmp_path / "file" / "x", *QUICK
+    )
+    assert code == 2
+    assert "is not a folder to write to" in one_line(error)
+
+
+def test_a_run_can_be_replaced(misgiving, run_folder, photos):
+    before = (run_folder / "model.safetensors").stat().st_mtime_ns
+    code, _, _ = misgiving(
+        "train", f"folder:{photos}", "--out", run_folder, "--overwrite", "--image-size", "16",
+        "--validation-share", "0.25", *QUICK,
+    )  # fmt: skip
+    assert code == 0
+    assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
+    assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_stop_by_the_system_is_one_line_and_leaves_nothing(photos, tmp_path):
+    command = [
+        sys.executable, "-m", "misgiving", "train", f"folder:{photos}", "--out", tmp_path / "run",
+        "--cache", tmp_path / "cache", "--image-size", "16", "--validation-share", "0.25",
+        *QUICK, "--epochs", "100000",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not list((tmp_path / "cache").glob("*/images.npy")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.terminate()
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopped" in one_line(error)
+    assert not (tmp_path / "run").exists()

@@ -1,7 +1,9 @@
 import json
+import os
 
 import pytest
 
+from misgiving.errors import UsageError
 from misgiving.files import whole_file, whole_folder, write_csv, write_json
 
 
@@ -57,3 +59,16 @@ def test_json_refuses_not_a_number(tmp_path):
 def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
     write_csv(tmp_path / "t.csv", ("a", "b"), [(1, "x,y")])
     assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
+
+
+def test_only_an_ordinary_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="not an ordinary file"):
+        write_json(tmp_path / "pipe", 1)
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_place_below_a_file_is_explained(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UsageError, match=r"x\.json: cannot be written"):
+        write_json(tmp_path / "file" / "x.json", 1)

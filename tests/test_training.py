@@ -193,7 +193,7 @@ def test_an_unknown_precision_is_explained(images):
         ({"epochs": 0}, "epochs must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"learning_rate": math.nan}, "learning_rate must be positive"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight must not be negative"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight must be from 0"),
         ({"beta1": 1.0}, "beta1 must be in"),
         ({"auxiliary": "huber"}, "auxiliary must be one of ranking, mse, none, got 'huber'"),
         ({"joint_epochs": -1}, "joint_epochs must not be negative"),

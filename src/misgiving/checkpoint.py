@@ -1,6 +1,7 @@
 """One trained model with all that is needed to use it: a folder of safetensors, JSON and CSV."""
 
 import json
+import math
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, ExplainedError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.models.joint import JointClassifier
 
@@ -148,13 +149,17 @@ def load(folder: str | Path) -> Checkpoint:
             architecture=architecture,
             classes=tuple(config["classes"]),
             preprocessing=Preprocessing.from_dict(config["preprocessing"]),
-            split=read_split(folder / "split.csv"),
+            split=_read_split(folder / "split.csv"),
             class_weights=tuple(config["class_weights"]),
             estimates_losses=config["estimates_losses"],
             configuration={key: config[key] for key in config if key not in _OWN_KEYS},
         )
-    except (KeyError, TypeError, UsageError) as error:
-        raise DataError(f"{folder / 'config.json'}: damaged ({error}); train again") from error
+        _check(checkpoint)
+    except DataError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError, MemoryError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise DataError(f"{folder / 'config.json'}: damaged ({first}); train again") from error
     _fill(checkpoint.model, folder / "model.safetensors")
     checkpoint.model.eval()
     return checkpoint
@@ -173,6 +178,28 @@ _OWN_KEYS = frozenset(
 )
 
 
+def _check(checkpoint: Checkpoint) -> None:
+    """Refuse what a table would be wrong with, before anything is measured."""
+    count = checkpoint.architecture.num_classes
+    names, weights = checkpoint.classes, checkpoint.class_weights
+    if len(set(names)) != count or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"classes must be {count} different names")
+    numbers = all(isinstance(weight, float | int) for weight in weights)
+    if len(weights) != count or not numbers or not all(0 <= w < math.inf for w in weights):
+        raise ValueError(f"class_weights must be {count} numbers of at least 0")
+    if not isinstance(checkpoint.estimates_losses, bool):
+        raise ValueError("estimates_losses must be true or false")
+    if checkpoint.architecture.image_size != checkpoint.preprocessing.image_size:
+        raise ValueError("architecture and preprocessing differ in image_size")
+
+
+def _read_split(path: Path) -> Split:
+    try:
+        return read_split(path)
+    except ExplainedError as error:
+        raise DataError(f"{path}: damaged ({error}); train again") from error
+
+
 def _architecture(values: Mapping[str, Any]) -> Architecture:
     taps = values.get("taps")
     return Architecture(**{**values, "taps": None if taps is None else tuple(taps)})
@@ -187,7 +214,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
         )
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); train again") from error
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
@@ -197,6 +224,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
 def _fill(model: JointClassifier, path: Path) -> None:
     try:
         model.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:  # the last names every tensor
         first = str(error).strip().splitlines()[0]
         raise DataError(f"{path}: missing or damaged weights ({first}); train again") from error

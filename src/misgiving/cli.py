@@ -3,6 +3,8 @@
 Libraries are imported inside the commands, so that `misgiving --help` answers at once.
 """
 
+import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 DATA_HELP = (
     "`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, label, "
@@ -287,14 +289,21 @@ def _numbers(taps: str | None) -> tuple[int, ...] | None:
     if taps is None:
         return None
     try:
-        return tuple(int(tap) for tap in taps.split(",") if tap.strip())
+        return tuple(int(tap) for tap in taps.split(","))
     except ValueError:
         raise UsageError(f"--taps must be whole numbers parted by commas, got {taps!r}") from None
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
+    """Refuse, before the work is done, a place that cannot or must not be written to."""
+    if not os.path.lexists(out):
+        probe = next(parent for parent in out.absolute().parents if parent.exists())
+        if not (probe.is_dir() and os.access(probe, os.W_OK)):
+            raise UsageError(f"{out}: {probe} is not a folder to write to; choose another --out")
+    elif not overwrite:
         raise UsageError(f"{out} exists; choose another --out or say --overwrite")
+    elif out.is_symlink() or not (out / "split.csv").is_file():
+        raise UsageError(f"{out} is not a run; --overwrite replaces nothing else")
 
 
 @app.command()
@@ -444,8 +453,23 @@ def _cache(cache: Path | None) -> Path:
 @contextmanager
 def _progress() -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield progress
+    with Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as progress:
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            raise Stopped("stopped; nothing half-written is left") from None
+
+
+class Stopped(ExplainedError):
+    """The person, or the system, has stopped the command."""
+
+    exit_code = 130
 
 
 class _Bar:
@@ -501,7 +525,7 @@ class _Units:
         self._progress.update(self._task, completed=self._done)
         name = f"{unit.experiment}, trial {unit.trial}, {unit.model}"
         place = f"[{self._done}/{self._count}]"
-        self._progress.console.print(f"{place} finished {name}", markup=False)
+        self._progress.console.print(f"{place} finished {name}")
 
 
 def _say_weights(report: object) -> None:
@@ -541,21 +565,36 @@ MISSING = {
 
 def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _stop)
     try:
+        _refuse_empty_arguments()
         app()
     except ExplainedError as error:
         _fail(str(error), error.exit_code)
     except ModuleNotFoundError as error:
-        extra = MISSING.get((error.name or "").split(".")[0])
-        if extra is None:
-            raise
-        _fail(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'", 1)
+        _fail(_missing_extra(error), 1)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
         _fail(f"{place}{reason}; check the place, its free space and its permissions", 1)
-    except KeyboardInterrupt:
-        _fail("stopped; nothing half-written is left", 130)
+
+
+def _refuse_empty_arguments() -> None:
+    if "" in sys.argv[1:]:  # an empty path would stand for the working folder
+        raise UsageError("an argument is empty; leave it out or name something")
+
+
+def _missing_extra(error: ModuleNotFoundError) -> str:
+    extra = MISSING.get((error.name or "").split(".")[0])
+    if extra is None:
+        raise error
+    return f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
+
+
+def _stop(*_: object) -> None:
+    """End as at Ctrl-C, so that unfinished files are removed."""
+    raise KeyboardInterrupt
 
 
 def _fail(message: str, code: int) -> None:

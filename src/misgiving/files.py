@@ -8,14 +8,18 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp, mkstemp
+from tempfile import TemporaryDirectory, mkdtemp, mkstemp
 from typing import Any
+
+from misgiving.errors import UsageError
 
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not an ordinary file; name another to write to")
+    _make_parent(path)
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     partial = Path(name)
@@ -30,14 +34,12 @@ def whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path`, replacing it, if all is well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    _make_parent(path)
     partial = Path(mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
-        if path.exists():
-            shutil.rmtree(path)
-        partial.replace(path)
+        _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -65,6 +67,28 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _swap(partial: Path, path: Path) -> None:
+    """Put a finished folder in its place; the old one is deleted only when the new one is there."""
+    if not path.exists():
+        partial.replace(path)
+        return
+    with TemporaryDirectory(prefix=f".{path.name}.", suffix=".old", dir=path.parent) as aside:
+        old = path.replace(Path(aside) / path.name)
+        try:
+            partial.replace(path)
+        except OSError:
+            old.replace(path)
+            raise
+
+
+def _make_parent(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UsageError(f"{path}: cannot be written ({reason}); name another place") from error
 
 
 def _umask() -> int:

@@ -36,6 +36,8 @@ from misgiving.models.joint import JointClassifier, Output, outputs_of
 
 Weighting = Literal["inverse", "sqrt", "none"]
 
+LARGEST = 1e30  # what single precision can still multiply a little
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
@@ -43,7 +45,7 @@ class TrainingConfig:
 
     Attributes:
         epochs: Passes over as many images as the training part has.
-        batch_size: Images in one step.
+        batch_size: Images in one step, at least 2: one image has no pair.
         learning_rate: Adam's, at the start.
         decay_every: Epochs between two reductions of the learning rate.
         decay_factor: What each reduction multiplies it by.
@@ -93,12 +95,14 @@ class TrainingConfig:
     precision: str = "32-true"
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "decay_every"):
+        for name in ("epochs", "decay_every"):
             _require(self, name, "be at least 1", getattr(self, name) >= 1)
+        _require(self, "batch_size", "be at least 2", self.batch_size >= 2)
         for name in ("learning_rate", "decay_factor", "estimator_rate"):
-            _require(self, name, "be positive", 0 < getattr(self, name) < math.inf)
-        for name in ("weight_decay", "auxiliary_weight", "margin", "seed"):
-            _require(self, name, "not be negative", 0 <= getattr(self, name) < math.inf)
+            _require(self, name, "be positive, at most 1e30", 0 < getattr(self, name) <= LARGEST)
+        for name in ("weight_decay", "auxiliary_weight", "margin"):
+            _require(self, name, "be from 0 to 1e30", 0 <= getattr(self, name) <= LARGEST)
+        _require(self, "seed", "be from 0 to 2**32 - 1", 0 <= self.seed < 2**32)
         _require(self, "beta1", "be in [0, 1)", 0 <= self.beta1 < 1)
         _require(self, "joint_epochs", "not be negative", (self.joint_epochs or 0) >= 0)
         for name, choices in _CHOICES.items():
@@ -385,7 +389,7 @@ def device_named(name: str) -> torch.device:
 def _fabric(config: TrainingConfig) -> Fabric:
     try:
         return Fabric(accelerator=config.device, devices=1, precision=config.precision)  # type: ignore[arg-type]  # checked by Fabric itself
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f"--device {config.device} with --precision {config.precision} is not to be had here "
             f"({error}); try --device cpu --precision 32-true"

@@ -26,6 +26,7 @@ Settings = TypeVar("Settings")
 
 MAX_PIXELS = 1024**3 // 4 // 3  # where Pillow starts to suspect a decompression bomb
 SATURATED = 255
+LARGEST_SIDE = 4096  # larger squares are a slip of the hand, and fill the memory
 VALUES = np.arange(256) / 255.0
 
 UPRIGHT = {
@@ -123,8 +124,10 @@ class Preprocessing:
     color_constancy: str = "shades_of_gray"
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UsageError(f"image_size must be at least 1, got {self.image_size}")
+        if not 1 <= self.image_size <= LARGEST_SIDE:
+            raise UsageError(
+                f"image_size must be from 1 to {LARGEST_SIDE} pixels, got {self.image_size}"
+            )
         if not 0 < self.crop <= 1:
             raise UsageError(f"crop must be in (0, 1], got {self.crop}")
         CROPS[self.crop_shape]
@@ -239,6 +242,8 @@ def refuse_file(path: Path, failure: OSError) -> NoReturn:
 
 def read_bytes(path: Path) -> bytes:
     """Content of a file, or a DataError that names it."""
+    if path.exists() and not path.is_file():  # a pipe would wait for ever
+        raise DataError(f"{path}: not an ordinary file; remove it or name another")
     try:
         return path.read_bytes()
     except OSError as failure:

@@ -96,7 +96,10 @@ def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
 def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
     names = {Path(folder).resolve().name: folder for folder in folders}
     if len(names) < len(folders):
-        raise UsageError("two --ood folders have the same name; rename one, so that rows differ")
+        raise UsageError(
+            f"two --ood folders of {', '.join(folders)} have the same name; rename one, "
+            "so that rows differ"
+        )
     return names
 
 

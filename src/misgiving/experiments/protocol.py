@@ -91,14 +91,22 @@ class Protocol:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise UsageError(f"trials must be at least 1, got {self.trials}")
-        for name in self.models:
-            MODELS[name]
+        if not 1 <= self.trials <= 1000:
+            raise UsageError(f"trials must be at least 1 and at most 1000, got {self.trials}")
+        if not 0 <= self.seed <= 2**32 - 1 - self.trials:
+            raise UsageError(f"seed must be from 0 to 2**32 - 1 - trials, got {self.seed}")
+        _check_models(self.models)
         for name in (*self.ood_sets, self.search.tuning_set):
             OOD_SETS[name]
         if self.search.tuning_set not in self.ood_sets:
             raise UsageError(f"the tuning set {self.search.tuning_set!r} must be one of ood_sets")
+
+
+def _check_models(models: tuple[str, ...]) -> None:
+    for name in models:
+        MODELS[name]
+    if len(set(models)) < len(models):
+        raise UsageError(f"models must be named once each, got {', '.join(models)}")
 
 
 DIGITS = Protocol(

@@ -1,5 +1,6 @@
 """Backbones: any timm model, with the levels whose activations the loss estimator reads."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,6 +50,8 @@ def create_backbone(
     """
     if name == "vgg16_mini":
         _refuse_pretrained_mini(pretrained)
+        if image_size is not None and image_size < 16:
+            raise UsageError(f"backbone 'vgg16_mini' needs 16 pixels or more, got {image_size}")
         return MiniVgg(num_classes=num_classes, drop_rate=dropout)
     _check_name(name)
     model: nn.Module = _create(name, pretrained, num_classes=num_classes, drop_rate=dropout)
@@ -69,6 +72,8 @@ def _create(name: str, pretrained: bool, **options: Any) -> Any:
     try:
         return timm.create_model(name, pretrained=pretrained, **options)
     except Exception as error:
+        if not pretrained and isinstance(error, RuntimeError):  # an unknown tag after the dot
+            raise UsageError(f"unknown backbone {name!r} ({_first_line(error)})") from error
         if not pretrained:
             raise
         raise UsageError(
@@ -125,6 +130,8 @@ def tap_channels(model: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
         raise UsageError(
             f"taps {beyond} do not exist; this backbone has levels 0 to {len(info) - 1}"
         )
+    if list(taps) != sorted(set(taps)):
+        raise UsageError(f"taps must be ascending and each once, got {', '.join(map(str, taps))}")
     return tuple(int(info[tap]["num_chs"]) for tap in taps)
 
 
@@ -177,8 +184,16 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
             f"(the file has {_examples(found)}; the backbone {_examples(own)}); "
             "use a file with timm's parameter names for this --backbone"
         )
+    if broken := [n for n in sorted(matched) if not _is_usable(found[n])]:
+        raise DataError(f"{path}: {broken[0]} holds no finite numbers; use another file")
     model.load_state_dict({name: found[name] for name in matched}, strict=False)
     return report
+
+
+def _is_usable(tensor: Tensor) -> bool:
+    """Whether a tensor is dense and plain, and all of it finite."""
+    plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
+    return plain and bool(tensor.isfinite().all())
 
 
 def _examples(state: Mapping[str, Tensor]) -> str:
@@ -190,8 +205,19 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise DataError(f"{path}: no such weights file; give a .safetensors or torch state dict")
     try:
         return load_file(path) if path.suffix == ".safetensors" else _read_torch(path)
-    except (SafetensorError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a readable weights file ({_first_line(error)})") from error
+    except (
+        SafetensorError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        OSError,
+        EOFError,
+    ) as error:
+        raise DataError(
+            f"{path}: not a readable weights file ({_first_line(error)}); "
+            "give a .safetensors file or a torch state dict"
+        ) from error
     except Exception as error:
         # torch raises pickle.UnpicklingError for anything beyond tensors; pickle stays unimported.
         if type(error).__name__ != "UnpicklingError":
@@ -202,13 +228,16 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of old pickle protocols; the file is refused or it is not
+        content = torch.load(path, map_location="cpu", weights_only=True)
     for wrapper in ("state_dict", "model"):  # as common training scripts nest it
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
         raise TypeError(f"holds a {type(content).__name__}, not a state dict")
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    items = [(name, value) for name, value in content.items() if isinstance(name, str)]
+    tensors = {name: value for name, value in items if isinstance(value, Tensor)}
     return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
