@@ -16,6 +16,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.evaluation import (
     Measurement,
+    device_of,
     measure_classification,
     measure_loss_estimation,
     predict,
@@ -176,8 +177,7 @@ def _pixels(
 def _prediction_rows(
     checkpoint: Checkpoint, names: Sequence[str], pixels: Float[Tensor, "batch 3 size size"]
 ) -> Iterator[Sequence[object]]:
-    device = next(checkpoint.model.parameters()).device
-    output = outputs_of(checkpoint.model, [pixels.to(device)])
+    output = outputs_of(checkpoint.model, [pixels.to(device_of(checkpoint.model))])
     probabilities, choices = output.logits.double().softmax(dim=1).max(dim=1)
     for row, name in enumerate(names):
         loss = output.predicted_losses[row].item() if checkpoint.estimates_losses else None
