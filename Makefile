@@ -8,7 +8,7 @@ OUT ?= runs/reproduce
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test coverage fix clean
+.PHONY: help reproduce check lint types imports test coverage soak bench fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -33,6 +33,12 @@ test: $(VENV)/.dev ## Tests and doctests.
 
 coverage: $(VENV)/.dev ## Tests with the coverage of lines and branches.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
+
+soak: $(VENV)/.dev ## The long tests: many kills, many attacks.
+	$(BIN)/pytest -m soak
+
+bench: $(VENV)/.dev ## Speed and accuracy against others, side by side.
+	$(BIN)/python benchmarks/odin_grid.py
 
 fix: $(VENV)/.dev ## Mend style where that can be done by machine.
 	$(BIN)/ruff check --fix

@@ -7,7 +7,7 @@ from pytorch_ood.detector import ODIN
 from torch import nn
 from torch.nn import functional as F
 
-from misgiving.detectors import LOGIT_SCORES, Odin, score_grid, tune_odin
+from misgiving.detectors import LOGIT_SCORES, Odin, id_only_odin, odin_grid, score_grid, tune_odin
 from misgiving.errors import UsageError
 
 CLASSES = 5
@@ -143,6 +143,14 @@ def test_tuning_chooses_the_point_with_the_highest_auroc_by_brute_force(classify
             aurocs[odin] = (inlier[:, None] > outlier).double().mean().item()
     assert {point: auroc for point, auroc in tuning.grid} == pytest.approx(aurocs)
     assert tuning.best == max(aurocs, key=aurocs.get)
+
+
+def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, images):
+    epsilons = (0.0, 0.01, 0.05, 0.4)
+    grid = odin_grid((1.0, 100.0), epsilons)
+    chosen = id_only_odin(score_grid(classify, [images], grid), grid)
+    means = {eta: float(equations_3_and_4(classify, images, 100.0, eta).mean()) for eta in epsilons}
+    assert chosen == Odin(temperature=100.0, epsilon=max(means, key=means.get))
 
 
 def test_an_empty_grid_is_refused(classify, images):

@@ -187,6 +187,19 @@ def best_of_grid(inliers: GridScores, outliers: GridScores, candidates: Sequence
     return Tuning(max(trials, key=lambda trial: trial.auroc).detector, trials)
 
 
+def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:
+    """Choose epsilon without any OOD image: that with the highest mean confidence of the inliers.
+
+    The rule of Generalized ODIN (Hsu et al., 2020), at the highest temperature of the grid, as
+    confidences at different temperatures cannot be compared. Of equal points the first is taken.
+    """
+    if not candidates:
+        raise UsageError("the grid is empty; give at least one temperature and one epsilon")
+    highest = max(point.temperature for point in candidates)
+    points = [point for point in candidates if point.temperature == highest]
+    return max(points, key=lambda point: float(inliers[point].mean()))
+
+
 def score_grid(classify: Classifier, batches: Iterable[Tensor], grid: Sequence[Odin]) -> GridScores:
     """Scores of all images at every point of a grid, with the work shared between the points."""
     scores: dict[Odin, list[Tensor]] = {point: [] for point in grid}

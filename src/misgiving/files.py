@@ -1,10 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
 import csv
+import fcntl
+import glob
 import io
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +16,8 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
+MOMENT = 1.0  # seconds between making an unfinished file and locking it, at the very most
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -20,28 +25,34 @@ def whole_file(path: Path) -> Iterator[Path]:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not an ordinary file; name another to write to")
     _make_parent(path)
+    _remove_abandoned(path)
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    os.close(handle)
     partial = Path(name)
     try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+        os.close(handle)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path`, replacing it, if all is well."""
     _make_parent(path)
+    _remove_abandoned(path)
     partial = Path(mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+    handle = os.open(partial, os.O_RDONLY)
     try:
+        fcntl.flock(handle, fcntl.LOCK_SH)
         yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -67,6 +78,24 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     writer.writerow(header)
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        try:
+            handle = os.open(partial, os.O_RDONLY)
+        except OSError:  # finished or removed by its owner at this moment
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            if time.time() - os.fstat(handle).st_mtime > MOMENT:
+                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -1,5 +1,8 @@
 import hashlib
+import io
 import os
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +10,14 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from misgiving.data import datasets
 from misgiving.data.datasets import (
     DATASETS,
     Dataset,
     ImageArray,
     ImageFiles,
     load_dataset,
+    packed,
+    published_counts,
     unlabelled,
 )
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
@@ -381,7 +385,7 @@ def test_a_folder_that_may_not_be_listed_is_named(folder, monkeypatch):
     def refuse(_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(datasets.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     with pytest.raises(DataError, match=r"set: cannot be read \(Permission denied\)"):
         load_dataset(f"folder:{folder}")
 
@@ -397,3 +401,365 @@ def test_unlabelled_places_without_images_are_named(tmp_path, place, says):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=f"{place}: {says}"):
         unlabelled([tmp_path / place], name="new")
+
+
+HAM = "HAM10000_metadata.csv"
+HAM_HEADER = "lesion_id,image_id,dx,dx_type,age,sex,localization"
+HAM_ROWS = (
+    "HAM_1,ISIC_1,nv,histo,80.0,male,scalp",
+    "HAM_2,ISIC_2,mel,histo,,female,back",
+    "HAM_1,ISIC_3,nv,histo,80.0,male,scalp",
+)
+
+
+@pytest.fixture
+def ham(tmp_path):
+    """Three images in the official layout, of two lesions, one image in the second part."""
+    folder = tmp_path / "ham"
+    for part, name in ((1, "ISIC_1"), (2, "ISIC_2"), (1, "ISIC_3")):
+        save_image(folder / f"HAM10000_images_part_{part}" / f"{name}.jpg")
+    write_table(folder / HAM, HAM_HEADER, *HAM_ROWS)
+    return folder
+
+
+def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham):
+    dataset = load_dataset(f"ham10000:{ham}")
+    assert dataset.classes == ("MEL", "NV")
+    assert dataset.labels.tolist() == [1, 0, 1]
+    assert dataset.ids == ("ISIC_1", "ISIC_2", "ISIC_3")
+    assert dataset.groups == ("HAM_1", "HAM_2", "HAM_1")
+    assert dataset.images.paths[1] == ham / "HAM10000_images_part_2" / "ISIC_2.jpg"
+
+
+def test_ham10000_from_dataverse_is_read_as_the_table_with_commas_is(ham):
+    expected = load_dataset(f"ham10000:{ham}")
+    lines = [",".join(f'"{cell}"' for cell in row.split(",")) for row in (HAM_HEADER, *HAM_ROWS)]
+    (ham / HAM).unlink()
+    (ham / "HAM10000_metadata").write_text("\n".join(lines).replace(",", "\t") + "\n")
+    found = load_dataset(f"ham10000:{ham}")
+    assert (found.ids, found.groups) == (expected.ids, expected.groups)
+    assert found.labels.tolist() == expected.labels.tolist()
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("ham10000_images_part_1", "ISIC_1.JPG"),
+        ("images", "ISIC_1.jpg"),
+        ("Images", "isic_1.jpg"),
+        (".", "ISIC_1.jpg"),
+    ],
+)
+def test_ham10000_images_are_found_where_mirrors_put_them(ham, folder, name):
+    path = ham / "HAM10000_images_part_1" / "ISIC_1.jpg"
+    (ham / folder).mkdir(exist_ok=True)
+    path.rename(ham / folder / name)
+    assert load_dataset(f"ham10000:{ham}").images.paths[0] == ham / folder / name
+
+
+@pytest.mark.parametrize("name", ["HAM10000_segmentations_lesion_tschandl", "masks"])
+def test_ham10000_masks_are_found(ham, name):
+    assert load_dataset(f"ham10000:{ham}").masks is None
+    (ham / name).mkdir()
+    assert load_dataset(f"ham10000:{ham}").masks == ham / name
+
+
+def test_isic_masks_are_found(isic):
+    assert load_dataset(f"isic2019:{isic}").masks is None
+    (isic / "masks").mkdir()
+    assert load_dataset(f"isic2019:{isic}").masks == isic / "masks"
+
+
+def with_tabs(*changes):
+    def damage(folder):
+        replace_in(HAM, ",", "\t")(folder)
+        for change in changes:
+            change(folder)
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda folder: (folder / HAM).unlink(), r"ham: lacks HAM10000_metadata\.csv"),
+        (replace_in(HAM, "lesion_id", "lesion"), r"metadata\.csv: lacks the column lesion_id"),
+        (replace_in(HAM, ",nv,", ",naevus,"), r"row 2 has the dx 'naevus', which is none of mel"),
+        (replace_in(HAM, "ISIC_3", "ISIC_1"), r"'ISIC_1' occurs 2 times"),
+        (replace_in(HAM, "ISIC_3", "ISIC_9"), r"ham: lacks 1 image, first ISIC_9\.jpg"),
+        (lambda folder: (folder / HAM).write_text(""), r"metadata\.csv: lacks the column"),
+        (with_tabs(replace_in(HAM, "dx\t", "d\t")), r"metadata\.csv: lacks the column dx"),
+        (with_tabs(replace_in(HAM, "\tback", "")), r"row 3 has 6 cells for 7 columns"),
+    ],
+)
+def test_a_ham10000_folder_that_cannot_be_used_says_why(ham, damage, says):
+    damage(ham)
+    with pytest.raises(DataError, match=says) as failure:
+        load_dataset(f"ham10000:{ham}")
+    assert "\n" not in str(failure.value)
+
+
+PARTS = ("train", "val", "test")
+
+
+def packed_arrays(size=5, counts=(4, 2, 3), channels=(3,)):
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, count in zip(PARTS, counts, strict=True):
+        shape = (count, size, size, *channels)
+        arrays[f"{part}_images"] = generator.integers(0, 256, shape, dtype=np.uint8)
+        arrays[f"{part}_labels"] = generator.integers(0, 7, (count, 1), dtype=np.uint8)
+    return arrays
+
+
+def all_of(arrays, kind):
+    return np.concatenate([arrays[f"{part}_{kind}"] for part in PARTS])
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("channels", [(), (3,)])
+def test_packed_images_are_those_that_numpy_reads(tmp_path, save, channels):
+    arrays = packed_arrays(channels=channels)
+    save(tmp_path / "set.npz", **arrays)
+    dataset = load_dataset(f"medmnist:{tmp_path / 'set.npz'}")
+    for index, expected in enumerate(all_of(arrays, "images")):
+        hashed = dataset.images.read(index)
+        pixels = expected if channels else np.stack([expected] * 3, axis=-1)
+        np.testing.assert_array_equal(hashed.image, pixels)
+        assert hashed.hash == hashlib.sha256(pixels.tobytes()).hexdigest()
+
+
+def test_packed_labels_are_those_that_numpy_reads(tmp_path):
+    arrays = packed_arrays(counts=(9, 8, 7))
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    dataset = load_dataset(f"medmnist:{tmp_path / 'set.npz'}")
+    names = [dataset.classes[label] for label in dataset.labels]
+    assert names == [str(label) for label in all_of(arrays, "labels").reshape(-1)]
+
+
+@pytest.mark.parametrize("blocks", [1, 3, 1000])
+def test_compressed_images_are_read_in_any_order_and_from_any_thread(tmp_path, monkeypatch, blocks):
+    monkeypatch.setattr(packed, "BLOCK", 1)
+    monkeypatch.setattr(packed, "BLOCKS", blocks)
+    monkeypatch.setattr(packed, "CHUNK", 64)
+    arrays = packed_arrays(size=9, counts=(40, 0, 7))
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    images = load_dataset(f"medmnist:{tmp_path / 'set.npz'}").images
+    order = np.random.default_rng(1).permutation(np.repeat(np.arange(47), 3))
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda index: images.read(index).image, order.tolist()))
+    np.testing.assert_array_equal(np.stack(found), all_of(arrays, "images")[order])
+
+
+def test_a_selection_of_packed_images_keeps_its_order(tmp_path):
+    arrays = packed_arrays()
+    np.savez_compressed(tmp_path / "set.npz", **arrays)
+    chosen = load_dataset(f"medmnist:{tmp_path / 'set.npz'}").select(np.array([8, 0, 5]))
+    assert chosen.ids == ("test-00002", "train-00000", "val-00001")
+    for position, row in enumerate((8, 0, 5)):
+        np.testing.assert_array_equal(
+            chosen.images.read(position).image, all_of(arrays, "images")[row]
+        )
+
+
+def test_the_key_of_a_packed_image_changes_with_the_file_and_the_place(tmp_path):
+    np.savez(tmp_path / "set.npz", **packed_arrays())
+    images = load_dataset(f"medmnist:{tmp_path / 'set.npz'}").images
+    keys = [images.key(index) for index in range(9)]
+    assert len(set(keys)) == 9
+    assert images.select(np.array([4])).key(0) == keys[4]
+    os.utime(tmp_path / "set.npz", ns=(1, 1))
+    assert images.key(0) != keys[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "augmentation"),
+    [
+        ("dermamnist_64.npz", "AKIEC BCC BKL DF MEL NV VASC", AugmentationSettings()),
+        ("pathmnist.npz", "ADI BACK DEB LYM MUC MUS NORM", AugmentationSettings.none()),
+        ("other.npz", "0 1 2 3 4 5 6", AugmentationSettings.none()),
+    ],
+)
+def test_packed_sets_have_the_names_and_settings_that_suit_them(
+    tmp_path, name, classes, augmentation
+):
+    arrays = packed_arrays(counts=(7, 2, 1))
+    arrays["train_labels"] = np.arange(7)
+    np.savez(tmp_path / name, **arrays)
+    dataset = load_dataset(f"medmnist:{tmp_path / name}")
+    assert dataset.classes == tuple(classes.split())
+    assert dataset.augmentation == augmentation
+    assert dataset.preprocessing == Preprocessing(image_size=5, crop=1.0, color_constancy="none")
+    np.testing.assert_array_equal(
+        dataset.preprocessing(dataset.images.read(0).image), arrays["train_images"][0]
+    )
+
+
+def test_dermamnist_says_that_its_parts_share_lesions(tmp_path):
+    np.savez(tmp_path / "dermamnist.npz", **packed_arrays())
+    assert "images of one lesion" in load_dataset(f"medmnist:{tmp_path}/dermamnist.npz").contents
+
+
+def changed(name, change):
+    def damage(arrays):
+        arrays[name] = change(arrays[name])
+
+    return damage
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda arrays: arrays.pop("val_labels"), "lacks the array val_labels; its arrays are tr"),
+        (lambda arrays: arrays.clear(), "lacks the array train_images; its arrays are none"),
+        (changed("val_images", lambda a: a / 255), "val_images is float64, not uint8"),
+        (changed("val_images", lambda a: a[:1]), "val_labels is 2 x 1, but there are 1 images"),
+        (changed("val_images", lambda a: a[..., :2]), "val_images is 2 x 5 x 5 x 2, not n x s"),
+        (changed("val_images", lambda a: a[:, :4]), "val_images is 2 x 4 x 5 x 3, not n x s"),
+        (changed("val_images", lambda a: a[:, :4, :4]), "the parts hold images of several sizes"),
+        (changed("val_images", np.asfortranarray), "val_images is stored column by column"),
+        (changed("val_labels", lambda a: a.astype(object)), "val_labels holds Python objects"),
+        (changed("val_images", lambda a: a.astype(object)), "val_images holds Python objects"),
+        (changed("val_labels", lambda a: a.astype(float)), "val_labels is float64; save labels"),
+        (changed("val_labels", lambda a: a * 0 + 7), "the label 7 is not in 0 to 6"),
+        (changed("val_labels", lambda a: a.astype(int) - 9), "the label -.* is not in 0 to 6"),
+        (changed("val_labels", lambda a: np.repeat(a, 2, axis=1)), "val_labels is 2 x 2, but"),
+        (changed("val_labels", lambda a: a[0, 0]), "val_labels is , but there are 2 images"),
+    ],
+)
+def test_a_packed_file_that_cannot_be_used_says_why(tmp_path, damage, says):
+    arrays = packed_arrays()
+    damage(arrays)
+    path = tmp_path / "dermamnist.npz"
+    np.savez_compressed(path, **arrays)
+    with pytest.raises(DataError, match=rf"dermamnist\.npz: {says}") as failure:
+        load_dataset(f"medmnist:{path}")
+    assert "\n" not in str(failure.value)
+
+
+def test_a_packed_file_without_images_is_refused(tmp_path):
+    np.savez(tmp_path / "set.npz", **packed_arrays(counts=(0, 0, 0)))
+    with pytest.raises(DataError, match=r"set\.npz: holds no image"):
+        load_dataset(f"medmnist:{tmp_path / 'set.npz'}")
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04" + b"\0" * 200])
+def test_a_file_that_is_not_packed_is_refused(tmp_path, content):
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"set\.npz: not a whole \.npz file .*; fetch it again"):
+        load_dataset(f"medmnist:{tmp_path / 'set.npz'}")
+
+
+@pytest.mark.parametrize(
+    ("place", "says"), [("none.npz", r"none\.npz: cannot be read"), (".", "not an ordinary file")]
+)
+def test_a_packed_file_that_is_none_is_named(tmp_path, place, says):
+    with pytest.raises(DataError, match=says):
+        load_dataset(f"medmnist:{tmp_path / place}")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.99])
+def test_a_packed_file_that_is_cut_off_is_refused(tmp_path, share):
+    np.savez_compressed(tmp_path / "set.npz", **packed_arrays(size=40))
+    data = (tmp_path / "set.npz").read_bytes()
+    (tmp_path / "set.npz").write_bytes(data[: int(share * len(data))])
+    with pytest.raises(DataError, match=r"set\.npz: not a whole"):
+        load_dataset(f"medmnist:{tmp_path / 'set.npz'}")
+
+
+def read_all(spec):
+    dataset = load_dataset(spec)
+    for index in range(len(dataset)):
+        dataset.images.read(index)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_damaged_bytes_of_a_packed_file_never_give_more_than_one_line(tmp_path, seed):
+    np.savez_compressed(tmp_path / "set.npz", **packed_arrays(size=12))
+    data = bytearray((tmp_path / "set.npz").read_bytes())
+    generator = np.random.default_rng(seed)
+    for place in generator.integers(0, len(data), 30):
+        data[place] ^= int(generator.integers(1, 256))
+    (tmp_path / "set.npz").write_bytes(data)
+    with pytest.raises(DataError) as failure:
+        read_all(f"medmnist:{tmp_path / 'set.npz'}")
+    assert "\n" not in str(failure.value)
+
+
+def test_a_bare_path_of_the_new_kinds_gets_a_hint(ham, tmp_path):
+    np.savez(tmp_path / "set.npz", **packed_arrays())
+    for path, kind in ((ham, "ham10000"), (tmp_path / "set.npz", "medmnist")):
+        with pytest.raises(UsageError, match=f"did you mean {kind}:{path}"):
+            load_dataset(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "total"),
+    [("isic2019:x", 25331), ("ham10000:x", 10015), ("medmnist:x/dermamnist_64.npz", 10015)],
+)
+def test_published_counts_add_up_to_the_published_total(name, total):
+    assert sum(published_counts(name).values()) == total
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["digits", "folder:isic2019", "medmnist:pathmnist.npz", "medmnist:dermamnist_extended_28.npz"],
+)
+def test_nothing_is_published_of_other_sets(name):
+    assert published_counts(name) is None
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        (["b/1.jpg,x", "b/2.PNG,x"], "fewer than two classes"),
+        (["b/1.jpg,x", "b/2.PNG,x", "a/0.bmp,y"], "class 'y' has one image"),
+    ],
+)
+def test_a_table_that_cannot_be_learnt_from_is_named(folder, rows, says):
+    table = write_table(folder / "t.csv", "path,label", *rows)
+    dataset = load_dataset(f"table:{table}")
+    with pytest.raises(DataError, match=rf"t\.csv: .*{says}"):
+        dataset.refuse_single_images()
+
+
+def write_isic_2019_of_full_size(folder):
+    """25,331 links to one image, in the published layout and with the published counts."""
+    counts = published_counts("isic2019:")
+    source = save_image(folder / "one.jpg")
+    inputs = folder / "ISIC_2019_Training_Input"
+    inputs.mkdir()
+    names = [*counts, "UNK"]
+    truth, metadata = [f"image,{','.join(names)}"], ["image,age_approx,lesion_id,sex"]
+    for number, name in enumerate(name for name, count in counts.items() for _ in range(count)):
+        identity = f"ISIC_{number:07d}"
+        (inputs / f"{identity}.jpg").symlink_to(source)
+        truth.append(f"{identity},{','.join('1.0' if name == c else '0.0' for c in names)}")
+        metadata.append(f"{identity},50.0,HAM_{number // 3:07d},male")
+    write_table(folder / TRUTH, *truth)
+    write_table(folder / METADATA, *metadata)
+
+
+def recording(call, places):
+    def recorded(*args, **kwargs):
+        places.append(args[0])
+        return call(*args, **kwargs)
+
+    return recorded
+
+
+def test_isic_2019_of_full_size_is_read_without_opening_images_in_little_memory(
+    tmp_path, monkeypatch
+):
+    write_isic_2019_of_full_size(tmp_path)
+    touched = []
+    monkeypatch.setattr(os, "stat", recording(os.stat, touched))
+    monkeypatch.setattr(io, "open", recording(io.open, touched))
+    tracemalloc.start()
+    dataset = load_dataset(f"isic2019:{tmp_path}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.bincount(dataset.labels).tolist() == list(published_counts("isic2019:").values())
+    assert len(set(dataset.groups)) == 8444
+    assert len(touched) < 20
+    assert peak < 60e6

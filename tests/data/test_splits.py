@@ -4,6 +4,9 @@ import pytest
 from misgiving.data.splits import (
     SPLITS,
     Split,
+    grouped_split,
+    leakage_sentence,
+    leaks,
     paper_split,
     read_split,
     straddling_groups,
@@ -87,7 +90,8 @@ def test_a_seed_out_of_range_is_refused(seed):
 
 
 def test_the_papers_split_is_found_by_name():
-    assert SPLITS["paper"] is paper_split
+    drawn = SPLITS["paper"].draw(LABELS, CLASSES, (), validation_share=0.2, seed=3)
+    assert (drawn == paper_split(LABELS, CLASSES, validation_share=0.2, seed=3)).all()
 
 
 def test_groups_in_more_than_one_part_are_counted_once_each():
@@ -103,7 +107,7 @@ def test_a_split_survives_its_table(tmp_path):
 
 def test_the_table_has_the_columns_that_others_rely_on(tmp_path):
     write_split(tmp_path / "split.csv", tiny_split())
-    assert (tmp_path / "split.csv").read_text().startswith("id,hash,part,label,group\n")
+    assert (tmp_path / "split.csv").read_text().startswith("id,hash,part,label,group,leaks_to\n")
 
 
 def test_the_length_of_a_split_is_its_number_of_images():
@@ -122,3 +126,66 @@ def test_a_damaged_table_is_refused(tmp_path, rows, says):
     (tmp_path / "split.csv").write_text("\n".join(rows))
     with pytest.raises(DataError, match=rf"split\.csv: .*{says}"):
         read_split(tmp_path / "split.csv")
+
+
+def lesions(labels, of_lesion=3, seed=0):
+    """Groups of up to three images of one class each."""
+    random = np.random.default_rng(seed)
+    groups = np.empty(len(labels), dtype=object)
+    for label in np.unique(labels):
+        members = random.permutation(np.flatnonzero(labels == label))
+        for number, lesion in enumerate(np.array_split(members, -(-len(members) // of_lesion))):
+            groups[lesion] = f"{label}-{number}"
+    return groups.tolist()
+
+
+GROUPED = np.repeat([0, 1, 2], [120, 450, 36])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_group_is_on_two_sides_of_a_grouped_split(seed):
+    groups = lesions(GROUPED, seed=seed)
+    parts = grouped_split(GROUPED, CLASSES, groups, seed=seed)
+    for lesion in set(groups):
+        sides = {part for part, group in zip(parts, groups, strict=True) if group == lesion}
+        assert len(sides) == 1
+
+
+def test_a_grouped_split_gives_every_class_a_tenth_to_each_held_out_part():
+    parts = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=1)
+    for part in ("tune", "calibrate", "test"):
+        counts = np.bincount(GROUPED[parts == part], minlength=3)
+        assert np.abs(counts - [12, 45, 3.6]).max() <= 3
+
+
+def test_the_seed_decides_a_grouped_split():
+    groups = lesions(GROUPED)
+    first, again, other = (grouped_split(GROUPED, CLASSES, groups, seed=s) for s in (1, 1, 2))
+    assert (first == again).all()
+    assert (first != other).any()
+
+
+def test_a_class_of_three_lesions_cannot_be_in_four_parts():
+    labels = np.repeat([0, 1], [60, 9])
+    with pytest.raises(DataError, match=r"'NV' has 3 groups .*--split paper"):
+        grouped_split(labels, CLASSES, lesions(labels), seed=0)
+
+
+def test_the_leakage_check_names_the_other_parts_of_a_lesion_and_of_a_copy():
+    split = Split(
+        ids=("a", "b", "c", "d", "e"),
+        hashes=("0", "1", "2", "0", "4"),
+        parts=("train", "test", "tune", "calibrate", "test"),
+        labels=("NV",) * 5,
+        groups=("x", "x", "x", "y", "z"),
+    )
+    assert leaks(split) == ("calibrate test tune", "train tune", "test train", "train", "")
+    assert leakage_sentence(split, "test") == (
+        "groups (lesions) with images in more than one part: 1; images of test with another image "
+        "of their lesion, or a copy, in train: 1 of 2"
+    )
+
+
+def test_the_table_holds_the_leakage_check_of_each_image(tmp_path):
+    write_split(tmp_path / "split.csv", tiny_split())
+    assert (tmp_path / "split.csv").read_text().splitlines()[1] == '"a,b",00,train,MEL,g,'

@@ -1,8 +1,9 @@
 import pytest
 from tiny import TINY
 
+from misgiving.experiments.bench import Bench
 from misgiving.experiments.collection import collect
-from misgiving.experiments.protocol import Bench, reproduce_units
+from misgiving.experiments.units import reproduce_units
 
 
 @pytest.fixture(scope="session")

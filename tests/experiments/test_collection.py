@@ -121,7 +121,7 @@ def test_settings_name_the_open_choices(reproduction):
     settings = json.loads((reproduction / "settings.json").read_text())
     assert settings["open_choices"]["margin of Eq. 1"] == "1"
     assert settings["tuning_set"] == "histology"
-    assert any("held out" in note for note in settings["notes"])
+    assert any("are trained on" in note for note in settings["notes"])
 
 
 def test_collecting_again_does_nothing_where_nothing_has_changed(bench, reproduction):

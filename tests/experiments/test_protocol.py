@@ -1,51 +1,27 @@
-import json
-import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from tiny import TINY
 
+from misgiving.data.datasets import PAPER_PREPROCESSING
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.experiments.collection import collect
 from misgiving.experiments.protocol import (
+    DERIVED,
+    DIGITS,
     MODELS,
-    Bench,
-    Listener,
-    Unit,
-    is_finished,
+    OodPlace,
+    chosen_units,
+    ood_places,
     protocol_for,
-    reproduce_units,
     units,
 )
+from misgiving.experiments.runs import ModelSettings
 
 
 def test_every_unit_has_a_folder_of_its_own():
     folders = {unit.folder for unit in units(TINY)}
     assert len(folders) == 2 * 2 * 2
-
-
-def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(bench):
-    parts = {unit: bench.run(unit).parts for unit in units(TINY)}
-    for trial in range(2):
-        vanilla, proposed = (parts[Unit("generalization", trial, m)] for m in TINY.models)
-        assert np.array_equal(vanilla, proposed)
-    first, second = (parts[Unit("generalization", trial, "vanilla")] for trial in range(2))
-    assert not np.array_equal(first, second)
-
-
-def test_models_of_4_2_are_trained_on_in_distribution_classes_alone(bench):
-    run = bench.run(Unit("ood_detection", 0, "vanilla"))
-    assert run.images.classes == TINY.in_distribution
-    assert {name for name in np.array(bench.images.ids)[bench.images.labels >= 7]}.isdisjoint(
-        run.images.ids
-    )
-
-
-def test_boxes_are_made_of_held_out_images(bench):
-    run = bench.run(Unit("ood_detection", 0, "vanilla"))
-    sources = set(bench.ood_dataset("boxes", 0).groups)
-    assert sources <= set(run.part("validation").ids)
 
 
 def test_the_columns_change_what_they_say():
@@ -56,72 +32,17 @@ def test_the_columns_change_what_they_say():
     assert trainings["proposed"] == TINY.training
 
 
-def test_a_finished_unit_is_not_done_again(bench, reproduction):
-    listened = []
-    bench.listener, before = Listener(on_unit=listened.append), bench.listener
-    reproduce_units(bench, reproduction)
-    bench.listener = before
-    assert listened == []
-
-
-@pytest.mark.parametrize("changes", [{"seed": 9}, {"validation_share": 0.7}])
-def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache, changes):
-    unit = Unit("generalization", 0, "vanilla")
-    other = Bench(replace(TINY, **changes), cache)
-    assert not is_finished(reproduction / unit.folder, other.record(unit))
-
-
-def test_a_unit_of_other_code_does_not_count_as_finished(bench, reproduction, tmp_path):
-    unit = Unit("generalization", 0, "vanilla")
-    copy = tmp_path / "unit"
-    shutil.copytree(reproduction / unit.folder, copy)
-    record = json.loads((copy / "unit.json").read_text())
-    (copy / "unit.json").write_text(json.dumps({**record, "code": "older"}))
-    assert not is_finished(copy, bench.record(unit))
-
-
-def test_the_same_seed_gives_the_same_results_byte_for_byte(bench, reproduction, tmp_path):
-    missing = Unit("ood_detection", 1, "proposed")
-    shutil.copytree(reproduction, tmp_path / "again")
-    shutil.rmtree(tmp_path / "again" / missing.folder)
-    (tmp_path / "again" / "collected.json").unlink()
-    reproduce_units(bench, tmp_path / "again")
-    collect(bench, tmp_path / "again")
-    for name in ("results.csv", "intervals.csv", "histories.csv"):
-        assert (tmp_path / "again" / name).read_bytes() == (reproduction / name).read_bytes()
-
-
-def test_a_unit_that_fails_leaves_nothing(bench, tmp_path, monkeypatch):
-    def fail(*_):
-        raise OSError("disk full")
-
-    monkeypatch.setattr("misgiving.experiments.protocol.write_json", fail)
-    with pytest.raises(OSError, match="disk full"):
-        reproduce_units(bench, tmp_path)
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-
-
-def test_processes_give_the_results_of_one(tmp_path, cache, reproduction):
-    small = Bench(replace(TINY, trials=1, models=("vanilla",)), cache)
-    reproduce_units(small, tmp_path, jobs=2)
-    for unit in units(small.protocol):
-        columns = [
-            [
-                row.rsplit(",", 1)[0]
-                for row in (folder / unit.folder / "results.csv").read_text().splitlines()
-            ]
-            for folder in (tmp_path, reproduction)
-        ]
-        assert columns[0] == columns[1]
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"trials": 0}, "trials must be at least 1"),
         ({"models": ("vanila",)}, "unknown model 'vanila'; choose from vanilla"),
+        ({"models": ("vanilla", "vanilla")}, "models must be named once each"),
         ({"ood_sets": ("nct",)}, "choose from"),
-        ({"ood_sets": ("boxes",)}, "tuning set 'histology' must be one of ood_sets"),
+        ({"unseen": ()}, "name them with --in-distribution"),
+        ({"unseen": ("6",)}, "'6' cannot be both"),
+        ({"split": "random"}, "unknown split 'random'; choose from paper, grouped"),
+        ({"ood_sets": ("boxes",)}, "tuning set 'histology' must be one of the OOD sets: boxes"),
     ],
 )
 def test_impossible_protocols_are_refused(changes, message):
@@ -129,23 +50,116 @@ def test_impossible_protocols_are_refused(changes, message):
         replace(TINY, **changes)
 
 
-def test_a_class_that_the_data_does_not_have_is_refused(cache):
-    with pytest.raises(UsageError, match="unknown class 'MEL'"):
-        Bench(replace(TINY, unseen=("MEL",)), cache)
-
-
 def test_a_protocol_takes_what_is_changed():
-    changed = protocol_for("digits", trials=5, epochs=7, backbone="test_convnext", models=None)
+    changed = protocol_for(
+        "digits",
+        training={"epochs": 7, "batch_size": None},
+        model={"backbone": "test_convnext"},
+        trials=5,
+        models=None,
+    )
     assert (changed.trials, changed.training.epochs) == (5, 7)
     assert changed.model.backbone == "test_convnext"
-    assert changed.models == protocol_for("digits").models
+    assert changed.training.batch_size == DIGITS.training.batch_size
+    assert changed.models == DIGITS.models
+
+
+def test_the_protocol_of_dermoscopy_is_the_papers():
+    """Section 4 of the paper, setting by setting."""
+    protocol = protocol_for("isic2019:ISIC_2019", tuning_set="b_box")
+    training = protocol.training
+    assert protocol.model == ModelSettings(
+        backbone="vgg16", pretrained=True, dropout=0.4, taps=None, hidden=128
+    )
+    assert (training.epochs, training.batch_size, training.learning_rate) == (50, 64, 1e-4)
+    assert (training.decay_every, training.decay_factor) == (10, 0.5)
+    assert (training.beta1, training.weight_decay) == (0.9, 5e-4)
+    assert (training.sampling, training.class_weights) == ("inverse", "inverse")
+    assert (training.auxiliary, training.auxiliary_weight) == ("ranking", 0.5)
+    assert (protocol.trials, protocol.split, protocol.validation_share) == (3, "paper", 0.1)
+    assert protocol.in_distribution == ("MEL", "NV", "BCC", "AK", "DF")
+    assert protocol.unseen == ("BKL", "VASC", "SCC")
+    assert Preprocessing(
+        image_size=224, crop=0.85, color_constancy="shades_of_gray"
+    ) == PAPER_PREPROCESSING
+
+
+def test_a_folder_must_name_its_classes():
+    with pytest.raises(UsageError, match="name them with --in-distribution"):
+        protocol_for("folder:photos", tuning_set="b_box")
+
+
+def test_a_folder_of_ones_own_has_the_same_experiments():
+    protocol = protocol_for(
+        "folder:photos", tuning_set="b_box", in_distribution=("a", "b"), unseen=("c",)
+    )
+    assert protocol.ood_sets == DERIVED
+
+
+def test_without_nct_or_a_stand_in_the_tuning_set_must_be_chosen():
+    with pytest.raises(UsageError, match=r"--ood nct=FOLDER.*--tuning-set"):
+        protocol_for("isic2019:ISIC_2019")
+
+
+def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
+    places = ood_places(["mine=a", "nct:histology=b", "clin_skin=c"], ["histology=two sources"])
+    protocol = protocol_for("isic2019:ISIC_2019", places=places)
+    assert protocol.search.tuning_set == "histology"
+    assert protocol.row("histology") == "nct"
+    assert protocol.ood_sets == (
+        "histology",
+        "b_box",
+        "b_box_70",
+        "b_box_70_image",
+        "clin_skin",
+        "derm_skin",
+        "mine",
+    )
+    assert places[1] == OodPlace(name="histology", place="b", stands_for="nct", about="two sources")
+
+
+@pytest.mark.parametrize(
+    ("named", "about", "message"),
+    [
+        (["nct"], [], "--ood must be written NAME=..., got 'nct'"),
+        (["=a"], [], "--ood must be written NAME"),
+        (["validation=a"], [], "'validation' cannot be the name of a set"),
+        (["a/b=a"], [], "'a/b' cannot be the name"),
+        (["ntc:histology=a"], [], "'ntc' is no set of the paper's"),
+        (["nct=a"], ["imagenet=b"], "--about imagenet=...: there is no --ood set"),
+    ],
+)
+def test_an_ood_set_that_is_named_wrongly_is_refused(named, about, message):
+    with pytest.raises(UsageError, match=message):
+        ood_places(named, about)
+
+
+def test_the_sweep_has_units_of_the_two_models_that_it_compares():
+    protocol = replace(TINY, learning_rates=(1e-3, 3e-3), models=("vanilla", "mse", "proposed"))
+    swept = [unit for unit in units(protocol) if unit.experiment.startswith("learning_rate")]
+    assert {unit.experiment for unit in swept} == {"learning_rate/0.003"}  # 1e-3 is 4.1's own
+    assert {unit.model for unit in swept} == {"vanilla", "proposed"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "count"),
+    [
+        ({}, 8),
+        ({"experiment": "generalization"}, 4),
+        ({"experiment": "new_classes", "trial": 1}, 2),
+        ({"experiment": "ood_detection", "trial": 0, "model": "proposed"}, 1),
+    ],
+)
+def test_single_units_can_be_chosen(choice, count):
+    assert len(chosen_units(TINY, **choice)) == count
+
+
+@pytest.mark.parametrize("choice", [{"trial": 2}, {"model": "mse"}, {"experiment": "4.1"}])
+def test_a_unit_that_does_not_exist_is_refused(choice):
+    with pytest.raises(UsageError, match=r"no unit has .*trials 0 to 1, models vanilla, proposed"):
+        chosen_units(TINY, **choice)
 
 
 def test_data_without_a_protocol_is_refused():
     with pytest.raises(UsageError, match="choose from digits"):
-        protocol_for("folder:photos")
-
-
-def test_less_than_one_job_is_refused(bench, tmp_path):
-    with pytest.raises(UsageError, match="jobs must be at least 1"):
-        reproduce_units(bench, tmp_path, jobs=0)
+        protocol_for("photos")

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from misgiving.files import write_csv, write_json
-from misgiving.report.tables import Epoch, Interval, Result
+from misgiving.report.tables import Confusion, Epoch, Interval, Result
+from misgiving.report.tables.records import CONFUSION_COLUMNS
 
 CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
 MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
@@ -66,9 +67,9 @@ def _odds(level, rng, sd=0.01):
     return float(np.clip(level + rng.normal(0, sd), 0, 1))
 
 
-def _classification(experiment, dataset, rng):
+def _classification(experiment, dataset, rng, classes=CLASSES):
     for trial, (model, gain) in product(TRIALS, MODELS.items()):
-        values = {f"sensitivity/{name}": 0.85 - 0.06 * i for i, name in enumerate(CLASSES)}
+        values = {f"sensitivity/{name}": 0.85 - 0.06 * i for i, name in enumerate(classes)}
         values |= {"accuracy": 0.76, "balanced_accuracy": 0.72, "auroc": 0.9}
         for metric, value in values.items():
             yield Result(experiment, trial, model, dataset, "", metric, _odds(value + gain, rng))
@@ -91,9 +92,9 @@ def _estimation(rng):
             )
 
 
-def _detection(experiment, sets, rng):
+def _detection(experiment, sets, rng, detectors=DETECTORS):
     for trial, (model, gain), (dataset, level) in product(TRIALS, MODELS.items(), sets.items()):
-        for detector, bonus in DETECTORS.items():
+        for detector, bonus in detectors.items():
             if (model, detector) == ("vanilla", "predicted_loss"):
                 continue
             auroc = _odds(level + gain + bonus, rng)
@@ -161,6 +162,120 @@ def synthetic_histories():
             )  # fmt: skip
 
 
+DERMOSCOPY_CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
+DERMOSCOPY_SETS = {
+    "colon": {"level": 0.88, "stands_for": "nct", "contents": "Microscopy of the colon"},
+    "b_box": {"level": 0.66, "contents": "Lesions under a black box"},
+    "b_box_70": {"level": 3.0, "contents": "Lesions under a larger black box"},
+    "b_box_70_image": {"level": 0.9, "contents": "Images under a box of 70 % of their area"},
+    "photographs": {"level": 0.74, "stands_for": "imagenet", "contents": "Photographs of things"},
+    "derm_skin": {"level": 0.7, "contents": "Skin beside the lesions", "left_out": 14},
+}
+PAPER_IMAGES = {"nct": 1350, "b_box": 2025, "b_box_70": 2454, "imagenet": 3000, "derm_skin": 1565}
+DERMOSCOPY_UNSEEN = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
+RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
+DERMOSCOPY_SETTINGS = SETTINGS | {
+    "title": "Loss Estimators Improve Model Generalization: a reproduction",
+    "data": "ham10000:images",
+    "pretrained": "ImageNet weights of timm",
+    "backbone": "vgg16",
+    "image_size": 112,
+    "epochs": 12,
+    "batch_size": 64,
+    "learning_rate": 1e-4,
+    "learning_rates": [*RATES],
+    "validation_share": 0.1,
+    "split": "grouped",
+    "measured_part": "test",
+    "watched_part": "validation",
+    "classes": DERMOSCOPY_CLASSES,
+    "tuning_set": "colon",
+    "class_counts": {
+        name: {"train": 4 * n, "validation": n, "test": n}
+        for name, n in zip(DERMOSCOPY_CLASSES, (180, 1100, 85, 54, 180, 19, 24, 40), strict=True)
+    },
+    "leakage": ["No lesion is in two parts.", "Pictures of one patient may be."],
+    "compares_with_paper": True,
+    "unit_seconds": 54321.0,
+    "missing_units": ["generalization, trial 2, mse"],
+}
+
+
+def dermoscopy_results():
+    rng = np.random.default_rng(3)
+    sets = {name: facts["level"] for name, facts in DERMOSCOPY_SETS.items()}
+    detectors = {**DETECTORS, "odin_id_only": 0.01}
+    return [
+        *_classification("generalization", "test", rng, DERMOSCOPY_CLASSES),
+        *(row._replace(dataset="test") for row in _estimation(rng)),
+        *_classification("ood_detection", "test", rng),
+        *_detection("ood_detection", sets, rng, detectors),
+        *(row._replace(dataset="colon") for row in _tuning()),
+        *_detection("new_classes", DERMOSCOPY_UNSEEN, rng, detectors),
+        *_sweep_results(),
+    ]
+
+
+def _sweep_results():
+    """Vanilla diverges once, at the highest rate."""
+    for (rate, bonus), trial, model in product(RATES.items(), TRIALS, ("vanilla", "proposed")):
+        lost = (rate, trial, model) == (0.001, 1, "vanilla")
+        where = (f"learning_rate/{rate:g}", trial, model, "test", "")
+        if not lost:
+            value = 0.72 + (bonus if model == "vanilla" else 0.03)
+            yield Result(*where, "balanced_accuracy", value)
+        yield Result(*where, "diverged", float(lost))
+
+
+def dermoscopy_histories():
+    """At a higher rate the same curve in half the time, shifted by what vanilla gains or loses."""
+    histories = list(synthetic_histories())
+    yield from histories
+    for (rate, bonus), row in product(RATES.items(), histories):
+        if row.model in ("vanilla", "proposed") and row.epoch % 2 == 0:
+            shift = bonus if row.model == "vanilla" else 0.03
+            yield row._replace(
+                experiment=f"learning_rate/{rate:g}",
+                epoch=row.epoch // 2,
+                balanced_accuracy=row.balanced_accuracy + shift,
+            )
+
+
+def dermoscopy_confusions():
+    rng = np.random.default_rng(4)
+    for trial, model, true in product(TRIALS, MODELS, DERMOSCOPY_CLASSES):
+        share = 0.08 * rng.random(len(DERMOSCOPY_CLASSES))
+        share[DERMOSCOPY_CLASSES.index(true)] = 0.7
+        images = DERMOSCOPY_SETTINGS["class_counts"][true]["test"]
+        for predicted, part in zip(DERMOSCOPY_CLASSES, share / share.sum(), strict=True):
+            if count := round(images * part):
+                yield Confusion("generalization", trial, model, true, predicted, count)
+
+
+def write_dermoscopy(folder):
+    """A folder as a reproduction on dermoscopy leaves it."""
+    results = dermoscopy_results()
+    intervals = [row._replace(tuned=row.dataset == "colon") for row in synthetic_intervals(results)]
+    write_reproduction(folder, results, intervals, dermoscopy_histories(), examples=6)
+    write_csv(folder / "confusions.csv", CONFUSION_COLUMNS, dermoscopy_confusions())
+    write_json(folder / "settings.json", DERMOSCOPY_SETTINGS)
+    account = {
+        name: {"contents": "Images held out", "images": 1720, "sources": 1400}
+        for name in ("test", "test (in-distribution classes)")
+    }
+    for name, facts in reversed(DERMOSCOPY_SETS.items()):
+        row = facts.get("stands_for", name)
+        known = {key: value for key, value in facts.items() if key != "level"}
+        paper = PAPER_IMAGES.get(row)
+        account[name] = {"images": 300, "sources": 300, "paper_images": paper, **known}
+    account |= {
+        name: {"contents": "Unseen", "images": 99, "sources": 90} for name in DERMOSCOPY_UNSEEN
+    }
+    write_json(folder / "datasets.json", account)
+    _write_examples(folder / "examples", account, number=6)
+    return folder
+
+
 def _cells(row):
     values = ("" if value is None else value for value in row)
     return ["tuned" * value if isinstance(value, bool) else value for value in values]
@@ -175,13 +290,17 @@ def write_reproduction(folder, results, intervals, histories, *, examples=2):
     sets = ["validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS]
     facts = {"contents": "Images that stand for this set", "images": 230, "sources": 41}
     write_json(folder / "datasets.json", {name: facts for name in sets})
+    _write_examples(folder / "examples", sets, number=examples)
+    return folder
+
+
+def _write_examples(folder, sets, *, number):
     rng = np.random.default_rng(2)
-    for name, k in product(sets, range(examples)):
-        path = folder / "examples" / name.replace("/", "-") / f"{k}.png"
+    for name, k in product(sets, range(number)):
+        path = folder / name.replace("/", "-") / f"{k}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         colours = rng.integers(60, 230, (3, 3, 3), dtype=np.uint8)
         Image.fromarray(colours).resize((96, 96), Image.Resampling.BICUBIC).save(path)
-    return folder
 
 
 @pytest.fixture(scope="session")
@@ -203,6 +322,12 @@ def histories():
 def finished(tmp_path_factory, results, intervals, histories):
     """A folder that no test changes."""
     return write_reproduction(tmp_path_factory.mktemp("run"), results, intervals, histories)
+
+
+@pytest.fixture(scope="session")
+def dermoscopy(tmp_path_factory):
+    """A folder of a run on dermoscopy, that no test changes."""
+    return write_dermoscopy(tmp_path_factory.mktemp("dermoscopy"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from misgiving.report.figures import (
     MAX_EXAMPLES,
     THUMBNAIL,
     Examples,
+    confusion_figure,
     curve,
     examples_figure,
     learning_figure,
@@ -16,7 +17,7 @@ from misgiving.report.figures import (
     sensitivity_figure,
     thumbnail,
 )
-from misgiving.report.tables import select
+from misgiving.report.tables import Confusion, select
 
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
 
@@ -195,3 +196,44 @@ def test_a_figure_without_examples_can_be_drawn():
 @pytest.mark.parametrize(("shape", "expected"), [((400, 200), (THUMBNAIL, 56)), ((8, 8), (8, 8))])
 def test_a_thumbnail_shrinks_but_never_enlarges(shape, expected):
     assert thumbnail(picture(*shape)).shape[:2] == expected
+
+
+CONFUSIONS = [
+    Confusion("generalization", trial, model, true, predicted, images)
+    for trial in range(2)
+    for model in ("vanilla", "proposed")
+    for true, predicted, images in (("MEL", "MEL", 3), ("MEL", "NV", 1), ("NV", "NV", 20))
+]
+
+
+def test_confusions_are_summed_over_trials_and_counted_in_the_cells():
+    axes = confusion_figure(CONFUSIONS, classes=["MEL", "NV"]).axes[0]
+    assert words_of(axes) == ["6", "2", "0", "40"]
+
+
+def test_shades_of_confusions_are_shares_of_the_true_class():
+    axes = confusion_figure(CONFUSIONS, classes=["MEL", "NV"]).axes[0]
+    shades = np.asarray(axes.images[0].get_array())
+    assert shades.tolist() == [[0.75, 0.25], [0.0, 1.0]]
+
+
+def test_true_classes_stand_with_their_counts_in_the_order_of_the_data():
+    axes = confusion_figure(CONFUSIONS, classes=["NV", "MEL"]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["NV (40)", "MEL (8)"]
+
+
+def test_every_model_has_a_matrix_of_its_own():
+    drawn = confusion_figure(CONFUSIONS).axes
+    assert [axes.get_title(loc="left") for axes in drawn] == ["vanilla", "proposed"]
+
+
+def test_confusions_of_other_experiments_are_not_added():
+    other = [row._replace(experiment="ood_detection") for row in CONFUSIONS]
+    axes = confusion_figure([*CONFUSIONS, *other], classes=["MEL", "NV"]).axes[0]
+    assert words_of(axes) == ["6", "2", "0", "40"]
+
+
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_sensitivities_of_the_measured_part_alone_are_drawn(results, part):
+    rows = [row._replace(dataset="test") for row in results]
+    assert bool(sensitivity_figure(rows, part=part).axes[0].patches) == (part == "test")

@@ -8,16 +8,19 @@ from misgiving.files import write_csv
 from misgiving.report.tables import (
     PLAIN,
     POINTS,
+    Confusion,
     Epoch,
     Interval,
     Result,
     Verdict,
     accuracy_finding,
     collapse_finding,
+    minority_finding,
     models_of,
     new_classes_finding,
     ood_finding,
     ranking_finding,
+    read_confusions,
     read_histories,
     read_intervals,
     read_results,
@@ -25,6 +28,7 @@ from misgiving.report.tables import (
     spread,
     verdict,
 )
+from misgiving.report.tables.records import CONFUSION_COLUMNS
 
 HEADER = ",".join(Result._fields)
 LINE = "generalization,0,vanilla,validation,,accuracy,0.75"
@@ -92,7 +96,7 @@ def test_results_that_are_no_text_are_refused(tmp_path):
         read_results(tmp_path)
 
 
-@pytest.mark.parametrize("read", [read_intervals, read_histories])
+@pytest.mark.parametrize("read", [read_intervals, read_histories, read_confusions])
 def test_a_table_beside_the_results_may_be_absent(tmp_path, read):
     assert read(tmp_path) == []
 
@@ -200,19 +204,103 @@ def test_classification_is_judged_by_balanced_accuracy_and_counts_classes():
     assert found.sentence.endswith("sensitivity is clearly higher for 2 of 4 classes, lower for 1.")
 
 
-def test_unseen_classes_are_judged_by_odin_over_all_of_them():
-    cell = {"experiment": "new_classes", "baseline": "vanilla", "metric": "auroc"}
+JOINT = [
+    (ABOVE, ABOVE, "seen"),
+    (ABOVE, ACROSS, "seen in part"),
+    (ACROSS, ABOVE, "seen in part"),
+    (ABOVE, NONE, "seen in part"),
+    (ACROSS, ACROSS, "not seen"),
+    (BELOW, NONE, "not seen"),
+    (NONE, NONE, "cannot be judged"),
+]
+
+
+@pytest.mark.parametrize(("vanilla", "detached", "status"), JOINT)
+@pytest.mark.parametrize(
+    ("judge", "cell"),
+    [
+        (accuracy_finding, {"detector": "", "metric": "balanced_accuracy"}),
+        (
+            new_classes_finding,
+            {
+                "experiment": "new_classes",
+                "dataset": "unseen_classes",
+                "detector": "odin",
+                "metric": "auroc",
+            },
+        ),
+    ],
+)
+def test_joint_training_must_gain_over_vanilla_and_over_detached(
+    judge, cell, vanilla, detached, status
+):
     rows = [
-        difference(*BELOW, dataset="unseen/BKL", detector="odin", **cell),
-        difference(*BELOW, dataset="unseen_classes", detector="msp", **cell),
-        difference(*ABOVE, dataset="unseen_classes", detector="odin", **cell),
+        difference(*vanilla, baseline="vanilla", **cell),
+        difference(*detached, baseline="detached", **cell),
+    ]
+    assert judge(rows).status == status
+
+
+def test_without_detached_a_gain_over_vanilla_is_seen_in_part_alone():
+    cell = {"detector": "", "metric": "balanced_accuracy"}
+    found = accuracy_finding([difference(*ABOVE, baseline="vanilla", **cell)])
+    assert found.status == "seen in part"
+    assert "cannot be ascribed to the joint gradient" in found.sentence
+
+
+def test_unseen_classes_are_judged_by_odin_over_all_of_them():
+    cell = {"experiment": "new_classes", "metric": "auroc"}
+    odin = {"dataset": "unseen_classes", "detector": "odin", **cell}
+    rows = [
+        difference(*BELOW, dataset="unseen/BKL", detector="odin", baseline="vanilla", **cell),
+        difference(*BELOW, dataset="unseen_classes", detector="msp", baseline="vanilla", **cell),
+        difference(*ABOVE, baseline="vanilla", **odin),
+        difference(*ABOVE, baseline="detached", **odin),
     ]
     assert new_classes_finding(rows).status == "seen"
 
 
+def sensitivity(name, bounds, n=100):
+    cell = {"detector": "", "baseline": "vanilla", "n": n}
+    return difference(*bounds, metric=f"sensitivity/{name}", **cell)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "status"),
+    [
+        ((ABOVE, ABOVE, ABOVE), "seen"),
+        ((ABOVE, ACROSS, ABOVE), "seen in part"),
+        ((ACROSS, BELOW, ACROSS), "not seen"),
+        ((NONE, NONE, NONE), "cannot be judged"),
+    ],
+)
+def test_minority_classes_are_judged_each_by_its_interval(bounds, status):
+    names = ["BCC", "AK", "DF"]
+    rows = [sensitivity(name, each) for name, each in zip(names, bounds, strict=True)]
+    assert minority_finding(rows, minority=names).status == status
+
+
+def test_frequent_classes_are_told_and_do_not_decide():
+    rows = [sensitivity("DF", ABOVE), sensitivity("NV", BELOW)]
+    found = minority_finding(rows, minority=["DF"], majority=["NV"])
+    assert found.status == "seen"
+    assert "Of the frequent classes: NV (100 groups) +10.0 points" in found.sentence
+
+
+def test_a_class_stands_with_its_groups_and_images():
+    rows = [sensitivity("DF", ABOVE, n=17)]
+    found = minority_finding(rows, minority=["DF", "AK"], images={"DF": 19})
+    assert "DF (17 groups / 19 images) +10.0 points" in found.sentence
+    assert "AK not measured" in found.sentence
+
+
 def odin(dataset, bounds, **changes):
     cell = {"experiment": "ood_detection", "baseline": "vanilla", "detector": "odin"}
-    return difference(*bounds, **cell, dataset=dataset, metric="auroc", **changes)
+    return difference(*bounds, **{**cell, "dataset": dataset, "metric": "auroc", **changes})
+
+
+def against_each(dataset, bounds):
+    return [odin(dataset, bounds), odin(dataset, bounds, baseline="detached")]
 
 
 @pytest.mark.parametrize(
@@ -224,12 +312,28 @@ def odin(dataset, bounds, **changes):
         (ACROSS, ACROSS, "not seen"),
         (BELOW, ACROSS, "not seen"),
         (NONE, NONE, "cannot be judged"),
-        (ABOVE, NONE, "seen"),
+        (ABOVE, NONE, "seen in part"),
     ],
 )
 def test_foreign_images_are_judged_over_all_sets(first, second, status):
-    rows = [odin("boxes", first), odin("photographs", second)]
+    rows = [*against_each("boxes", first), *against_each("photographs", second)]
     assert ood_finding(rows, tuned=["histology"]).status == status
+
+
+@pytest.mark.parametrize(("vanilla", "detached", "status"), JOINT)
+def test_foreign_images_are_judged_against_vanilla_and_detached(vanilla, detached, status):
+    rows = [odin("boxes", vanilla), odin("boxes", detached, baseline="detached")]
+    assert ood_finding(rows, tuned=[]).status == status
+
+
+@pytest.mark.parametrize(("area", "status"), [(1.0, "seen"), (0.99, "seen in part")])
+def test_a_set_that_both_models_separate_perfectly_decides_nothing(area, status):
+    values = [
+        odin("black", NONE, baseline="", model=name, estimate=area)
+        for name in ("vanilla", "detached", "proposed")
+    ]
+    rows = [*against_each("boxes", ABOVE), *against_each("black", (0.0, 0.0)), *values]
+    assert ood_finding(rows, tuned=[]).status == status
 
 
 @pytest.mark.parametrize("tuned", [{"tuned": True}, {"dataset": "histology"}])
@@ -244,7 +348,7 @@ def test_the_sentence_on_foreign_images_names_the_sets_under_each_outcome():
         "Of 3 untuned sets, the proposed model's ODIN AUROC is clearly higher than vanilla's on 1 "
         "(black boxes), not to be told apart from vanilla's (interval includes zero) on 1 "
         "(photographs), "
-        "without an interval on 1 (skin)."
+        "without an interval on 1 (skin). Against detached this cannot be judged."
     )
 
 
@@ -281,3 +385,15 @@ def test_points_are_written_with_one_decimal_and_a_true_minus(value, text):
 
 def test_correlations_are_written_with_three_decimals():
     assert PLAIN.number(0.1234, sign="+") == "+0.123"
+
+
+def test_confusions_are_read_as_they_were_written(tmp_path):
+    rows = [Confusion("generalization", 0, "mse", "MEL", "NV", 7)]
+    write_csv(tmp_path / "confusions.csv", CONFUSION_COLUMNS, rows)
+    assert read_confusions(tmp_path) == rows
+
+
+def test_damaged_confusions_are_refused_by_name(tmp_path):
+    (tmp_path / "confusions.csv").write_text("experiment,trial\n")
+    with pytest.raises(DataError, match=r"confusions\.csv.*misgiving reproduce"):
+        read_confusions(tmp_path)

@@ -1,14 +1,16 @@
 """Which image plays which part: `train`, `validation` and so on, and the table that records it."""
 
 import math
-from collections import Counter
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, Shaped
-from sklearn.model_selection import train_test_split
+from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.data.tables import read_table
 from misgiving.errors import DataError, UsageError
@@ -19,6 +21,8 @@ Parts = Shaped[np.ndarray, " n"]
 """The name of a part for every image."""
 
 COLUMNS = ("id", "hash", "part", "label", "group")
+LEAKS = "leaks_to"  # the column with the result of the leakage check
+TENTHS = {0: "tune", 1: "calibrate", 2: "test"}  # of the grouped split; the other seven: train
 
 
 def paper_split(
@@ -82,7 +86,104 @@ def _refuse_empty(
     )
 
 
-SPLITS: Registry[Callable[..., Parts]] = Registry("split", paper=paper_split)
+def grouped_split(
+    labels: Int[np.ndarray, " n"],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    *,
+    seed: int,
+) -> Parts:
+    """Split by group (lesion) into `train`, `tune`, `calibrate` and `test`: 7, 1, 1 and 1 tenths.
+
+    No group has images in two parts, and every class is in every part, in about equal shares.
+
+    Raises:
+        DataError: A class has too few groups to be in all four parts.
+    """
+    if not 0 <= seed < 2**32:
+        raise UsageError(f"seed must be in [0, 2**32), got {seed}")
+    parts = np.full(len(labels), "train", dtype="<U10")
+    numbered = np.unique(np.array(groups), return_inverse=True)[1]
+    _refuse_few_groups(labels, classes, numbered)
+    folds = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")  # checked below
+        for number, (_, members) in enumerate(folds.split(labels, labels, numbered)):
+            parts[members] = TENTHS.get(number, "train")
+    for part in ("train", *TENTHS.values()):
+        _refuse_absent(labels, classes, parts, part)
+    return parts
+
+
+def _refuse_few_groups(
+    labels: Int[np.ndarray, " n"], classes: Sequence[str], numbered: Int[np.ndarray, " n"]
+) -> None:
+    if not len(labels):
+        raise DataError("there is no image to split; choose classes that have some")
+    for label in np.unique(labels):
+        count = len(np.unique(numbered[labels == label]))
+        if count < 4:
+            raise DataError(
+                f"class {classes[label]!r} has {count} groups (lesions), too few for the four parts"
+                " of a grouped split; add images of it, leave the class out or use --split paper"
+            )
+    if (total := len(np.unique(numbered))) < 10:
+        raise DataError(f"{total} groups are too few for a grouped split, which needs 10")
+
+
+def _refuse_absent(
+    labels: Int[np.ndarray, " n"], classes: Sequence[str], parts: Parts, part: str
+) -> None:
+    for label in np.setdiff1d(labels, labels[parts == part]):
+        raise DataError(
+            f"with this seed class {classes[label]!r} has no image in the part {part!r};"
+            " try another --seed, add images of it or leave the class out"
+        )
+
+
+class Roles(NamedTuple):
+    """Which part of a split is watched while training, used to tune detectors, and measured."""
+
+    watched: str
+    tuning: str
+    measured: str
+
+
+class SplitKind(NamedTuple):
+    """A way to split: `draw(labels, classes, groups, validation_share=, seed=)` and its roles."""
+
+    draw: Callable[..., Parts]
+    roles: Roles
+
+
+def _paper(
+    labels: Int[np.ndarray, " n"],
+    classes: Sequence[str],
+    _groups: Sequence[str],
+    *,
+    validation_share: float,
+    seed: int,
+) -> Parts:
+    return paper_split(labels, classes, validation_share=validation_share, seed=seed)
+
+
+def _grouped(
+    labels: Int[np.ndarray, " n"],
+    classes: Sequence[str],
+    groups: Sequence[str],
+    *,
+    validation_share: float,
+    seed: int,
+) -> Parts:
+    del validation_share  # its shares are fixed tenths
+    return grouped_split(labels, classes, groups, seed=seed)
+
+
+SPLITS: Registry[SplitKind] = Registry(
+    "split",
+    paper=SplitKind(_paper, Roles("validation", "validation", "validation")),
+    grouped=SplitKind(_grouped, Roles("tune", "tune", "test")),
+)
 
 
 def straddling_groups(groups: Sequence[str], parts: Parts) -> int:
@@ -109,10 +210,45 @@ class Split:
         return len(self.ids)
 
 
+def leaks(split: Split) -> tuple[str, ...]:
+    """For every image the other parts that hold its content or another image of its group.
+
+    >>> leaks(Split(ids=("a", "b", "c"), hashes=("1", "2", "3"), parts=("train", "test", "train"),
+    ...             labels=("NV",) * 3, groups=("lesion", "lesion", "other")))
+    ('test', 'train', '')
+    """
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
+    keys = [
+        (("group", group), ("content", content))
+        for group, content in zip(split.groups, split.hashes, strict=True)
+    ]
+    for part, of_image in zip(split.parts, keys, strict=True):
+        for key in of_image:
+            places[key].add(part)
+    return tuple(
+        " ".join(sorted(set().union(*(places[key] for key in of_image)) - {part}))
+        for part, of_image in zip(split.parts, keys, strict=True)
+    )
+
+
+def leakage_sentence(split: Split, measured: str) -> str:
+    """How many groups and identical images the measured part shares with the training part."""
+    pairs = list(zip(split.parts, leaks(split), strict=True))
+    leaking = sum(part == measured and "train" in found.split() for part, found in pairs)
+    total = sum(part == measured for part, _ in pairs)
+    straddling = straddling_groups(split.groups, np.array(split.parts))
+    if not straddling and not any(found for _, found in pairs):
+        return f"no group (lesion) and no identical image is in two parts ({total} in {measured})"
+    return (
+        f"groups (lesions) with images in more than one part: {straddling}; images of {measured} "
+        f"with another image of their lesion, or a copy, in train: {leaking} of {total}"
+    )
+
+
 def write_split(path: Path, split: Split) -> None:
-    """Write the split as a table, whole or not at all."""
-    columns = (split.ids, split.hashes, split.parts, split.labels, split.groups)
-    write_csv(path, COLUMNS, zip(*columns, strict=True))
+    """Write the split as a table with the leakage check of each image, whole or not at all."""
+    columns = (split.ids, split.hashes, split.parts, split.labels, split.groups, leaks(split))
+    write_csv(path, (*COLUMNS, LEAKS), zip(*columns, strict=True))
 
 
 def read_split(path: Path) -> Split:

@@ -13,14 +13,12 @@ from misgiving.evaluation import (
 
 
 def measure_generalization(
-    checkpoint: Checkpoint, validation: ImageSet, folder: Path
+    checkpoint: Checkpoint, images: ImageSet, part: str, folder: Path
 ) -> list[Measurement]:
-    """Predict the validation part once, keep the predictions in `folder`, and measure them."""
-    predictions = predict(
-        checkpoint.model, validation, estimates_losses=checkpoint.estimates_losses
-    )
-    predictions.save(folder / "predictions" / "validation.safetensors")
+    """Predict the held-out part once, keep the predictions in `folder`, and measure them."""
+    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    predictions.save(folder / "predictions" / f"{part}.safetensors")
     return [
-        *measure_classification(predictions, "validation"),
-        *measure_loss_estimation(predictions, "validation", class_weights=checkpoint.class_weights),
+        *measure_classification(predictions, part),
+        *measure_loss_estimation(predictions, part, class_weights=checkpoint.class_weights),
     ]

@@ -20,13 +20,15 @@ from misgiving.detectors import (
     Odin,
     Tuning,
     best_of_grid,
+    id_only_odin,
     odin_grid,
     score_grid,
 )
 from misgiving.evaluation import Measurement, device_of, image_batches, measure_ood, predict
 from misgiving.files import whole_file
 
-Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
+Confidences = Float[np.ndarray, " _"]  # sets differ in size
+Scores = Mapping[str, Confidences]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,12 +44,23 @@ class OdinSearch:
         return odin_grid(self.temperatures, self.epsilons)
 
 
+class OdinChoices(NamedTuple):
+    """ODIN as tuned on the named set, and as chosen on in-distribution images alone."""
+
+    tuning: Tuning
+    id_only: Odin
+
+    def detectors(self) -> dict[str, Odin]:
+        """Every ODIN of the tables by its name there."""
+        return {"odin": self.tuning.best, "odin_default": Odin(), "odin_id_only": self.id_only}
+
+
 class Detection(NamedTuple):
-    """Confidences of the inliers and of every outlier set, and what ODIN's tuning chose."""
+    """Confidences of the inliers and of every outlier set, and what was chosen for ODIN."""
 
     inliers: Scores
     outliers: Mapping[str, Scores]
-    tuning: Tuning
+    choices: OdinChoices
 
 
 def detect(
@@ -55,33 +68,47 @@ def detect(
     inliers: ImageSet,
     outliers: Mapping[str, ImageSet],
     search: OdinSearch,
+    *,
+    tuning_inliers: ImageSet | None = None,
 ) -> Detection:
     """Tune ODIN on the named set, and score every set by every detector.
 
-    The scores of the whole grid on the inliers and on the tuning set are used again for the tables.
+    The scores of the whole grid on the tuning sets are used again for the tables.
+
+    Args:
+        checkpoint: The trained model.
+        inliers: In-distribution images that are measured.
+        outliers: Sets that are measured; the tuning set is one of them.
+        search: The grid and the tuning set.
+        tuning_inliers: In-distribution images to choose on; None for `inliers`, as in the paper.
     """
     grid = list(dict.fromkeys([*search.grid(), Odin()]))
-    inlier_grid = _odin_scores(checkpoint, inliers, grid)
-    tuning_grid = _odin_scores(checkpoint, outliers[search.tuning_set], grid)
-    tuning = best_of_grid(inlier_grid, tuning_grid, search.grid())
-    points = list(dict.fromkeys([tuning.best, Odin()]))
-    scores = {
-        name: _scores(
-            checkpoint,
-            images,
-            tuning_grid if name == search.tuning_set else _odin_scores(checkpoint, images, points),
-            tuning.best,
-        )
-        for name, images in outliers.items()
+    known = {
+        id(images): _odin_scores(checkpoint, images, grid)
+        for images in (tuning_inliers or inliers, outliers[search.tuning_set])
     }
-    return Detection(_scores(checkpoint, inliers, inlier_grid, tuning.best), scores, tuning)
+    choosing = known[id(tuning_inliers or inliers)]
+    tuning = best_of_grid(choosing, known[id(outliers[search.tuning_set])], search.grid())
+    choices = OdinChoices(tuning, id_only_odin(choosing, search.grid()))
+
+    def scored(images: ImageSet) -> Scores:
+        points = choices.detectors()
+        found = known.get(id(images)) or _odin_scores(
+            checkpoint, images, list(dict.fromkeys(points.values()))
+        )
+        return {name: found[point] for name, point in points.items()} | _plain_scores(
+            checkpoint, images
+        )
+
+    return Detection(
+        scored(inliers), {name: scored(images) for name, images in outliers.items()}, choices
+    )
 
 
 def score(checkpoint: Checkpoint, images: ImageSet) -> Scores:
     """Confidences by the detectors that need no tuning: ODIN's default and those of the logits."""
-    untuned = dict(_scores(checkpoint, images, _odin_scores(checkpoint, images, [Odin()]), Odin()))
-    del untuned["odin"]
-    return untuned
+    untuned = {"odin_default": _odin_scores(checkpoint, images, [Odin()])[Odin()]}
+    return untuned | _plain_scores(checkpoint, images)
 
 
 def _odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin]) -> GridScores:
@@ -89,21 +116,20 @@ def _odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin])
     return score_grid(checkpoint.model.classify, image_batches(images, device=device), grid)
 
 
-def _scores(
-    checkpoint: Checkpoint, images: ImageSet, odin_scores: GridScores, tuned: Odin
-) -> Scores:
+def _plain_scores(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Confidences]:
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-    return {
-        "odin": odin_scores[tuned],
-        "odin_default": odin_scores[Odin()],
-        **predictions.confidences(),
-    }
+    return dict(predictions.confidences())
 
 
-def chosen_point(tuning: Tuning, tuning_set: str) -> list[Measurement]:
-    """Temperature and epsilon that the tuning chose, as rows of the results."""
-    chosen = {"temperature": tuning.best.temperature, "epsilon": tuning.best.epsilon}
-    return [Measurement(tuning_set, "odin", name, value) for name, value in chosen.items()]
+def chosen_points(choices: OdinChoices, tuning_set: str) -> list[Measurement]:
+    """Temperature and epsilon of each ODIN that was chosen, as rows of the results."""
+    points = choices.detectors()
+    del points["odin_default"]
+    return [
+        Measurement(tuning_set, detector, name, value)
+        for detector, point in points.items()
+        for name, value in {"temperature": point.temperature, "epsilon": point.epsilon}.items()
+    ]
 
 
 def grid_table(

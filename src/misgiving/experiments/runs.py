@@ -10,9 +10,10 @@ from jaxtyping import Shaped
 
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.datasets import load_dataset
+from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.data.splits import Split, paper_split
+from misgiving.data.splits import SPLITS, Roles, Split
 from misgiving.errors import DataError, UsageError
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
@@ -72,7 +73,8 @@ class Run:
     Attributes:
         data: The data as the user named it.
         images: All images of the split, prepared.
-        parts: For each image `train` or `validation`.
+        parts: For each image the part of the split that it is in.
+        roles: Which part is watched, tuned on and measured.
         preprocessing: What the images went through.
         augmentation: What training does to them.
         model: The network.
@@ -86,6 +88,7 @@ class Run:
     augmentation: AugmentationSettings
     model: ModelSettings
     training: TrainingConfig
+    roles: Roles = SPLITS["paper"].roles
 
     def part(self, name: str) -> ImageSet:
         """The images of one part."""
@@ -100,6 +103,7 @@ def prepare_run(
     cache: Path,
     preprocessing: Mapping[str, Any] | None = None,
     augment: bool = True,
+    split: str = "paper",
     validation_share: float = 0.1,
     on_image: Callable[[int, int], None] | None = None,
 ) -> Run:
@@ -112,14 +116,21 @@ def prepare_run(
         cache: Folder for prepared images.
         preprocessing: What to change in the data's own preprocessing.
         augment: Whether to augment as suits the data.
-        validation_share: Share of the images, by class, that is held out.
+        split: `paper` (by image) or `grouped` (by lesion and near duplicate, into four parts).
+        validation_share: Share of the images, by class, that the paper's split holds out.
         on_image: Told how many images are prepared, of how many.
     """
     dataset = load_dataset(data)
+    dataset.refuse_single_images()
     changed = replace(dataset.preprocessing, **(preprocessing or {}))
-    images = prepare(dataset, changed, cache=cache, report=on_image)
-    parts = paper_split(
-        dataset.labels, dataset.classes, validation_share=validation_share, seed=training.seed
+    kind = SPLITS[split]
+    images = grouped_images(prepare(dataset, changed, cache=cache, report=on_image), split)
+    parts = kind.draw(
+        images.labels,
+        images.classes,
+        images.groups,
+        validation_share=validation_share,
+        seed=training.seed,
     )
     augmentation = dataset.augmentation if augment else AugmentationSettings.none()
     return Run(
@@ -130,7 +141,16 @@ def prepare_run(
         augmentation=augmentation,
         model=model,
         training=training,
+        roles=kind.roles,
     )
+
+
+def grouped_images(images: ImageSet, split: str) -> ImageSet:
+    """For a split by group, near duplicates in one group: not every image names its lesion."""
+    if split != "grouped":
+        return images
+    pairs = near_duplicates(image_hashes(images))
+    return replace(images, groups=joined_groups(images.groups, pairs))
 
 
 def train_run(
@@ -150,7 +170,7 @@ def train_run(
     history = train(
         model,
         training,
-        run.part("validation"),
+        run.part(run.roles.watched),
         run.training,
         augmentation=run.augmentation,
         on_step=on_step,
@@ -163,7 +183,7 @@ def train_run(
         architecture=architecture,
         classes=classes,
         preprocessing=run.preprocessing,
-        split=_split(run),
+        split=split_of(run),
         class_weights=tuple(weights.tolist()),
         estimates_losses=run.training.estimates_losses,
         configuration=_configuration(run),
@@ -182,7 +202,8 @@ def _initial_model(
     return model
 
 
-def _split(run: Run) -> Split:
+def split_of(run: Run) -> Split:
+    """Which image plays which part, as `split.csv` records it."""
     images = run.images
     return Split(
         ids=images.ids,

@@ -11,9 +11,14 @@ from matplotlib.figure import Figure
 from misgiving.files import whole_file, write_text
 from misgiving.report import figures
 from misgiving.report.page import sections
+from misgiving.report.page.beside import beside
+from misgiving.report.page.classification import classification
+from misgiving.report.page.convergence import convergence
 from misgiving.report.page.detection import detection
 from misgiving.report.page.estimation import estimation
 from misgiving.report.page.material import Material, read_material
+
+BESIDE_LINK = '<a href="#beside">Beside the paper</a>'
 
 
 def write_report(folder: Path) -> Path:
@@ -36,13 +41,20 @@ def write_report(folder: Path) -> Path:
 
 
 def draw_figures(material: Material) -> dict[str, Figure]:
-    """The report's figures under the names of their files."""
-    return {
-        "figure-2": figures.learning_figure(material.histories),
-        "figure-3": figures.sensitivity_figure(material.results, classes=material.classes),
+    """The report's figures under the names of their files; some only with data for them."""
+    results, classes = material.results, material.classes
+    part = material.measured
+    drawn = {
+        "figure-2": figures.learning_figure(material.histories, part=material.watched),
+        "figure-3": figures.sensitivity_figure(results, classes=classes, part=part),
         "figure-4": figures.examples_figure(material.examples),
-        "figure-5": figures.new_classes_figure(material.results),
+        "figure-5": figures.new_classes_figure(results),
     }
+    if material.confusions:
+        drawn["confusions"] = figures.confusion_figure(material.confusions, classes=classes)
+    if (sweep := material.sweep) and sweep.higher:
+        drawn["learning-rates"] = figures.rates_figure(sweep)
+    return drawn
 
 
 def render_page(material: Material, drawn: Mapping[str, Figure]) -> str:
@@ -53,9 +65,13 @@ def render_page(material: Material, drawn: Mapping[str, Figure]) -> str:
         title=escape(str(settings.get("title", "Loss estimators: a reproduction"))),
         lead=escape(sections.lead(settings)),
         summary=sections.summary(material),
+        unfinished=sections.unfinished(settings),
+        beside=beside(material) if material.compares_with_paper else "",
+        beside_link=BESIDE_LINK if material.compares_with_paper else "",
         settings=sections.settings(settings),
         learning=sections.learning(material, drawn["figure-2"]),
-        sensitivity=sections.sensitivity(material, drawn["figure-3"]),
+        sensitivity=classification(material, drawn),
+        convergence=convergence(material, drawn),
         detection=detection(material),
         examples=sections.examples(material, drawn["figure-4"]),
         new_classes=sections.new_classes(material, drawn["figure-5"]),

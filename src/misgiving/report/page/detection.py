@@ -1,25 +1,26 @@
 """Table 1 of the report: foreign images told by ODIN, and by every other detector."""
 
 from collections.abc import Sequence
-from html import escape
 
 from misgiving.report import tables
 from misgiving.report.figures import DETECTORS
 from misgiving.report.page import markup
+from misgiving.report.page.comparisons import (
+    BASELINES,
+    SAID,
+    Block,
+    Line,
+    comparison_table,
+    difference_from,
+    minus,
+    set_tags,
+    value,
+)
 from misgiving.report.page.material import Material
 from misgiving.report.page.sections import DETECTION_CHOICES, holds, missing
-from misgiving.report.tables import (
-    POINTS,
-    Interval,
-    Result,
-    Verdict,
-    distinct,
-    find,
-    models_of,
-    select,
-    spread,
-)
+from misgiving.report.tables import POINTS, Result, distinct, models_of, select, spread
 
+SOURCES = "Sources: the independent pictures or lesions that the images come from."
 OOD_METRICS = {
     "fpr_at_tpr95": f"FPR@TPR95 {markup.DOWN}",
     "detection_error": f"DTERR {markup.DOWN}",
@@ -29,83 +30,100 @@ OOD_METRICS = {
 }
 
 
+ODINS = {
+    "odin": "tuned",
+    "odin_default": "untuned",
+    "odin_id_only": "without OOD images",
+}
+
+
 def detection(material: Material) -> str:
     """Table 1: does joint training help ODIN to tell foreign images?"""
     rows = select(material.results, experiment="ood_detection")
-    others = [name for name in models_of(rows) if name not in ("vanilla", "proposed")]
     sentence = tables.ood_finding(material.intervals, tuned=material.tuned).sentence
-    caption = (
-        "ODIN, in %: mean over trials, ± standard deviation over trials. Beneath: proposed minus "
-        "vanilla in points, with its 95 % interval; the better is bold only where this leaves out "
-        "zero. Sources: the independent pictures or lesions that the images come from."
-    )
     return (
         missing(material.results, "results.csv", "ood_detection")
-        + _odin_table(material, ("vanilla", "proposed"), caption)
         + markup.paragraph("finding", sentence)
         + holds(material, DETECTION_CHOICES)
-        + _in_distribution(rows)
-        + (_odin_table(material, others, "ODIN on the other models, as above.") if others else "")
-        + _detectors_table(rows)
+        + _odin_table(material)
+        + _in_distribution(rows, material.measured)
+        + _tuning_table(material)
+        + _detectors_table(material, rows)
     )
 
 
-def _odin_table(material: Material, models: Sequence[str], caption: str) -> str:
-    """Five metrics on each set, the models side by side, and their difference beneath."""
+def _odin_table(material: Material) -> str:
+    """Five metrics on each set: the models beneath each other, and then their differences."""
     rows = select(material.results, experiment="ood_detection", detector="odin")
-    rows = [row for row in rows if row.model in models and row.metric in OOD_METRICS]
-    present = models_of(rows)
-    if not present:
-        return markup.paragraph("missing", f"Missing: ODIN for {' and '.join(models)}.")
-    metrics = [markup.head(name, columns=len(present)) for name in OOD_METRICS.values()]
-    names = [markup.number_head(model) for _ in OOD_METRICS for model in present]
-    heads = [markup.row(markup.head("Set", rows=2), *metrics), markup.row(*names)]
-    bodies = [_odin_rows(material, rows, dataset) for dataset in distinct(rows, "dataset")]
-    return markup.table(caption, heads, bodies)
+    rows = [row for row in rows if row.metric in OOD_METRICS]
+    absent = [name for name in ("vanilla", "proposed") if name not in models_of(rows)]
+    gap = markup.paragraph("missing", f"Missing: ODIN for {' and '.join(absent)}.")
+    if not rows:
+        return gap
+    names = [markup.number_head(name) for name in OOD_METRICS.values()]
+    heads = [markup.row(markup.head("Set"), markup.head("Model"), *names)]
+    bodies = [_odin_rows(material, select(rows, dataset=d)) for d in distinct(rows, "dataset")]
+    caption = f"ODIN, tuned on the set that is marked. {SAID} {SOURCES}"
+    return (gap if absent else "") + markup.table(caption, heads, bodies)
 
 
-def _odin_rows(material: Material, rows: Sequence[Result], dataset: str) -> str:
-    models, facts = models_of(rows), material.datasets.get(dataset, {})
-    wanted = {"experiment": "ood_detection", "model": "proposed", "baseline": "vanilla"}
-    known = select(material.intervals, dataset=dataset, detector="odin", **wanted)
-    pairs = {metric: find(known, metric=metric) for metric in OOD_METRICS}
-    compared = models == ["vanilla", "proposed"] and any(pairs.values())
-    tags = [markup.count(facts.get(kind, markup.UNKNOWN), kind) for kind in ("images", "sources")]
-    tags += ["ODIN is tuned on this set"] if dataset in material.tuned else []
-    name = markup.row_head(markup.label(dataset), rows=1 + compared, tags=tags)
-    here = select(rows, dataset=dataset)
-    values = [
-        _spread_cell(here, metric, model, pairs[metric]) for metric in pairs for model in models
-    ]
-    differences = [_difference(pair) for pair in pairs.values()]
-    below = [markup.row(*differences)] if compared else []
-    return markup.body([markup.row(name, *values), *below], ruled=False)
+def _odin_rows(material: Material, rows: Sequence[Result]) -> str:
+    dataset, models = rows[0].dataset, models_of(rows)
+    wanted = {"experiment": "ood_detection", "dataset": dataset, "detector": "odin"}
+    lines = [Line(metric, {**wanted, "metric": metric}) for metric in OOD_METRICS]
+    known = [name for name in BASELINES if {name, "proposed"} <= set(models)]
+    values = {model: _values(material, lines, model) for model in models}
+    values |= {minus(name): _differences(material, lines, name) for name in known}
+    tags = set_tags(material, dataset)
+    head = markup.row_head(markup.label(dataset), rows=len(values), tags=tags)
+    return markup.body(
+        markup.row(*([head] if index == 0 else []), markup.cell(words), *cells)
+        for index, (words, cells) in enumerate(values.items())
+    )
 
 
-def _spread_cell(rows: Sequence[Result], metric: str, model: str, pair: Interval | None) -> str:
-    found = spread(select(rows, metric=metric, model=model))
-    return markup.mean(found, POINTS, bold=model == _told_better(pair))
+def _values(material: Material, lines: Sequence[Line], model: str) -> list[str]:
+    pairs = [difference_from(material, "vanilla", line) for line in lines]
+    return [value(material, line, model, pair) for line, pair in zip(lines, pairs, strict=True)]
 
 
-def _told_better(pair: Interval | None) -> str:
-    """The model of the pair that its interval shows to be better; empty where it shows neither."""
-    if pair is None:
+def _differences(material: Material, lines: Sequence[Line], baseline: str) -> list[str]:
+    pairs = [difference_from(material, baseline, line) for line in lines]
+    return [markup.difference(pair, POINTS) for pair in pairs]
+
+
+def _tuning_table(material: Material) -> str:
+    """What tuning buys: AUROC of ODIN tuned, as it comes, and tuned without foreign images."""
+    rows = select(material.results, experiment="ood_detection", metric="auroc")
+    chosen = [row for row in rows if row.detector in ODINS]
+    shown = [row for row in chosen if row.model in ("vanilla", "detached", "proposed")]
+    if len(set(distinct(shown, "detector"))) < 2:
         return ""
-    better = {Verdict.BETTER: pair.model, Verdict.WORSE: pair.baseline}
-    return better.get(tables.verdict(pair), "")
+    blocks = [_odins(material, shown, dataset) for dataset in distinct(shown, "dataset")]
+    caption = (
+        "What tuning buys: AUROC of ODIN tuned on the set that is marked; untuned, with "
+        "temperature 1000 and epsilon 0.0014; and with temperature 1000 and an epsilon chosen on "
+        f"in-distribution images alone. {SAID}"
+    )
+    slim = material._replace(results=shown)
+    table = comparison_table(slim, caption, blocks, heads=["Set", "ODIN"])
+    return f"<h3>What tuning buys</h3>{table}"
 
 
-def _difference(pair: Interval | None) -> str:
-    text = markup.ABSENT
-    if pair is not None:
-        text = f"{POINTS.number(pair.estimate, sign='+')} {markup.bounds(pair, POINTS)}"
-    kind = "difference told" if _told_better(pair) else "difference"
-    return f'<td class="{kind}" colspan="2">{escape(text)}</td>'
+def _odins(material: Material, rows: Sequence[Result], dataset: str) -> Block:
+    wanted = {"experiment": "ood_detection", "dataset": dataset, "metric": "auroc"}
+    present = distinct(select(rows, dataset=dataset), "detector")
+    lines = [
+        Line(words, {**wanted, "detector": name})
+        for name, words in ODINS.items()
+        if name in present
+    ]
+    return Block(markup.label(dataset), set_tags(material, dataset), lines)
 
 
-def _in_distribution(rows: Sequence[Result]) -> str:
+def _in_distribution(rows: Sequence[Result], part: str) -> str:
     """How well the models of Section 4.2 classify, and what tuning chose for ODIN."""
-    accuracies = select(rows, dataset="validation", detector="", metric="balanced_accuracy")
+    accuracies = select(rows, dataset=part, detector="", metric="balanced_accuracy")
     scores = [
         f"{model} {', '.join(POINTS.number(row.value) for row in select(accuracies, model=model))}"
         for model in models_of(accuracies)
@@ -134,7 +152,7 @@ def _choices(rows: Sequence[Result]) -> str:
     return f"{chosen[0]} in each" if len(set(chosen)) == 1 else ", ".join(chosen)
 
 
-def _detectors_table(rows: Sequence[Result]) -> str:
+def _detectors_table(material: Material, rows: Sequence[Result]) -> str:
     """AUROC and FPR@TPR95 of every detector and model, folded away."""
     measured = [row for row in rows if row.metric in ("auroc", "fpr_at_tpr95") and row.detector]
     models = models_of(measured)
@@ -147,18 +165,28 @@ def _detectors_table(rows: Sequence[Result]) -> str:
     bodies = []
     for dataset in distinct(measured, "dataset"):
         here = select(measured, dataset=dataset)
-        bodies.append(_detector_rows(here, dataset, [(m, n) for m in metrics for n in models]))
+        bodies.append(
+            _detector_rows(material, here, dataset, [(m, n) for m in metrics for n in models])
+        )
     heads = [markup.row(*first, *wide), markup.row(*names)]
     content = markup.table("In %, mean over trials, ± standard deviation.", heads, bodies)
     return f"<details><summary>Every detector on every set</summary>{content}</details>"
 
 
-def _detector_rows(rows: Sequence[Result], dataset: str, columns: Sequence[tuple[str, str]]) -> str:
+def _detector_rows(
+    material: Material, rows: Sequence[Result], dataset: str, columns: Sequence[tuple[str, str]]
+) -> str:
     detectors = distinct(rows, "detector")
     lines = []
     for index, detector in enumerate(detectors):
-        name = [markup.row_head(markup.label(dataset), rows=len(detectors))] if index == 0 else []
+        tags = [markup.TUNED] if dataset in material.tuned else []
+        head = markup.row_head(markup.label(dataset), rows=len(detectors), tags=tags)
+        name = [head] if index == 0 else []
         here = select(rows, detector=detector)
-        values = [_spread_cell(here, metric, model, None) for metric, model in columns]
+        values = [_spread_cell(here, metric, model) for metric, model in columns]
         lines.append(markup.row(*name, markup.cell(DETECTORS.get(detector, detector)), *values))
     return markup.body(lines)
+
+
+def _spread_cell(rows: Sequence[Result], metric: str, model: str) -> str:
+    return markup.mean(spread(select(rows, metric=metric, model=model)), POINTS)

@@ -32,7 +32,7 @@ QUANTITIES = {
 
 def estimation(material: Material) -> str:
     """Does the predicted loss order images by loss, and tell errors, better than the softmax?"""
-    rows = select(material.results, experiment="generalization", dataset="validation")
+    rows = select(material.results, experiment="generalization", dataset=material.measured)
     measured = [row for row in rows if row.detector and row.metric in METRICS]
     if not measured:
         return markup.paragraph("missing", "Missing in results.csv: the estimation of losses.")
@@ -48,7 +48,9 @@ def estimation(material: Material) -> str:
     )
     return (
         markup.table(caption, heads, bodies)
-        + markup.paragraph("finding", estimation_sentence(material.intervals))
+        + markup.paragraph(
+            "finding", estimation_sentence(material.intervals, part=material.measured)
+        )
         + holds(material, ESTIMATOR_CHOICES)
     )
 
@@ -82,7 +84,7 @@ def _estimate(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
     return markup.number(PLAIN.number(found.estimate), small=markup.bounds(found, PLAIN))
 
 
-def estimation_sentence(intervals: Sequence[Interval]) -> str:
+def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validation") -> str:
     """The predicted loss of the proposed model against its MSP, on ordering and on errors.
 
     The intervals of the two scores are not paired, so that only disjoint ones tell them apart.
@@ -90,7 +92,7 @@ def estimation_sentence(intervals: Sequence[Interval]) -> str:
     wanted = {"experiment": "generalization", "model": "proposed", "baseline": ""}
     said = []
     for metric, words in QUANTITIES.items():
-        rows = select(intervals, metric=metric, dataset="validation", **wanted)
+        rows = select(intervals, metric=metric, dataset=part, **wanted)
         predicted, plain = (find(rows, detector=name) for name in ("predicted_loss", "msp"))
         if predicted and plain:
             numbers = f"{_value(predicted)} against {_value(plain)}"

@@ -11,20 +11,24 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from misgiving.report.figures import render
-from misgiving.report.tables import Interval, Scale, Spread
+from misgiving.report.published import title
+from misgiving.report.tables import Interval, Scale, Spread, Verdict, verdict
 
 UNKNOWN = "?"
 ABSENT = "\N{EN DASH}"  # what a model does not have, or was not measured
+TUNED = "ODIN is tuned on this set"
+ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
+ZERO_SAID = f"{ZERO}: the interval includes zero, so that the two are not told apart."
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # which way a metric is better
 
 
 def label(name: str) -> str:
     """A name of a table or of the settings as a reader sees it.
 
-    >>> label("unseen/BKL"), label("odin_epsilons")
-    ('unseen: BKL', 'ODIN epsilons')
+    >>> label("unseen/BKL"), label("odin_epsilons"), label("nct")
+    ('unseen: BKL', 'ODIN epsilons', 'NCT')
     """
-    return name.replace("unseen/", "unseen: ").replace("_", " ").replace("odin", "ODIN")
+    return title(name).replace("odin", "ODIN")
 
 
 def in_words(value: object) -> str:
@@ -65,13 +69,21 @@ def number_head(text: str) -> str:
 def row_head(text: str, *, rows: int = 1, tags: Sequence[str] = ()) -> str:
     """A heading of one or several rows, with fainter lines beneath it."""
     spans = f' rowspan="{rows}"' * (rows > 1)
-    below = "".join(f"<small>{escape(tag)}</small>" for tag in tags)
+    below = "".join(
+        f"<small{' class=tuned' * (tag == TUNED)}>{escape(tag)}</small>" for tag in tags
+    )
     return f'<th scope="row"{spans}>{escape(text)}{below}</th>'
 
 
-def cell(text: str) -> str:
+def cell(text: str, *, columns: int = 1) -> str:
     """A cell of words."""
-    return f"<td>{escape(text)}</td>"
+    spans = f' colspan="{columns}"' * (columns > 1)
+    return f"<td{spans}>{escape(text)}</td>"
+
+
+def items(texts: Iterable[str]) -> str:
+    """A list of sentences."""
+    return f"<ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
 def number(text: str, *, small: str = "", bold: bool = False) -> str:
@@ -94,6 +106,18 @@ def bounds(interval: Interval, scale: Scale) -> str:
     if interval.lower is None or interval.upper is None:
         return "(no interval)"
     return f"({scale.number(interval.lower)} to {scale.number(interval.upper)})"
+
+
+def difference(pair: Interval | None, scale: Scale) -> str:
+    """A cell with a paired difference above its interval, marked where this includes zero."""
+    if pair is None:
+        return number(ABSENT)
+    outcome = verdict(pair)
+    kind = "difference told" if outcome in (Verdict.BETTER, Verdict.WORSE) else "difference"
+    mark = f" {ZERO}" if outcome is Verdict.TIED else ""
+    estimate = f"{scale.number(pair.estimate, sign='+')}{mark}"
+    below = f"<small>{escape(bounds(pair, scale))}</small>"
+    return f'<td class="{kind}">{escape(estimate)}{below}</td>'
 
 
 def row(*cells: str) -> str:

@@ -1,20 +1,59 @@
 """The parts of the report: material in, HTML out."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
 from matplotlib.figure import Figure
 
 from misgiving.report import tables
+from misgiving.report.figures import DETECTORS
 from misgiving.report.page import markup
+from misgiving.report.page.comparisons import (
+    SAID,
+    Block,
+    Line,
+    comparison_table,
+    set_tags,
+    stand_in_tag,
+)
 from misgiving.report.page.material import Facts, Material
-from misgiving.report.tables import Epoch, Finding, Result
+from misgiving.report.published import row_of
+from misgiving.report.tables import Epoch, Finding, Result, distinct, select
 
 EXPECTED_MODELS = ("vanilla", "mse", "proposed")
 # the words by which a section finds the open choices that bear on it
 ESTIMATOR_CHOICES = ("margin", "pair", "tie", "target", "read", "rate", "gradient", "reduc", "pool")
 CLASSIFIER_CHOICES = ("weight", "sampl", "crop", "colour", "checkpoint", "split", "classes")
 DETECTION_CHOICES = ("odin", "aupr", "box", "checkpoint", "split")
+
+
+STATUSES = ("seen", "seen in part", "not seen", "cannot be judged")
+TOLD_ELSEWHERE = frozenset(
+    {
+        "title",
+        "open_choices",
+        "training",
+        "versions",
+        "fingerprint",
+        "notes",
+        "class_counts",
+        "leakage",
+        "compares_with_paper",
+        "missing_units",
+        "run_seconds",
+        "unit_seconds",
+    }
+)
+DURATIONS = {
+    "run_seconds": "duration",
+    "unit_seconds": "training and measuring, summed over units",
+}
+OPTIONAL_FACTS = {
+    "paper_images": "Images in the paper",
+    "left_out": "Left out",
+    "checksum": "Checksum",
+}
 
 
 def lead(settings: Facts) -> str:
@@ -28,29 +67,60 @@ def lead(settings: Facts) -> str:
 def findings(material: Material) -> list[Finding]:
     """The claims of the paper, each with its verdict, in the order of the report."""
     return [
-        tables.collapse_finding(material.histories),
+        tables.collapse_finding(material.histories, part=material.watched),
         tables.ranking_finding(material.intervals),
         tables.accuracy_finding(material.intervals),
+        minority_finding(material),
+        tables.speed_finding(material.sweep),
         tables.ood_finding(material.intervals, tuned=material.tuned),
         tables.new_classes_finding(material.intervals),
     ]
 
 
+def minority_finding(material: Material) -> Finding:
+    """Whether the minority classes gain, with the counts that the run records."""
+    return tables.minority_finding(
+        material.intervals,
+        minority=material.minority,
+        majority=material.majority,
+        images=material.held_out(),
+    )
+
+
 def summary(material: Material) -> str:
-    """The findings in one paragraph."""
+    """How many of the claims are seen, and each in a sentence."""
+    found = findings(material)
     said = [
-        f"<strong>{escape(found.claim)}: {escape(found.status)}.</strong> {escape(found.sentence)}"
-        for found in findings(material)
+        f"<li><strong>{escape(finding.claim)}: {escape(finding.status)}.</strong> "
+        f"{escape(finding.sentence)}</li>"
+        for finding in found
     ]
-    return "Five claims of the paper are checked. " + " ".join(said)
+    return f"<p>{_tally(found)}</p><ol>{''.join(said)}</ol>"
+
+
+def _tally(found: Sequence[Finding]) -> str:
+    counts = Counter(finding.status for finding in found)
+    said = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
+    return f"Of {len(found)} claims of the paper, {', '.join(said)}."
+
+
+def unfinished(facts: Facts) -> str:
+    """The units that are not in the numbers; empty where all are."""
+    units = [str(unit) for unit in facts.get("missing_units", ())]
+    if not units:
+        return ""
+    counted = f"{len(units)} unit{'s are' if len(units) > 1 else ' is'}"
+    text = f"Unfinished: {counted} not in these numbers: {'; '.join(units)}."
+    return markup.paragraph("missing", text)
 
 
 def settings(facts: Facts) -> str:
     """The run and the open choices, side by side."""
-    apart = ("title", "open_choices", "training", "versions", "fingerprint", "notes", "run_seconds")
-    run = {name: value for name, value in facts.items() if name not in apart}
+    run = {name: value for name, value in facts.items() if name not in TOLD_ELSEWHERE}
+    training = facts.get("training", {})
+    run = {name: value for name, value in run.items() if name.replace("_", " ") not in training}
     parts = {
-        "The run": {**run, **facts.get("training", {})},
+        "The run": {**run, **training},
         "What the paper leaves open, and the choice taken here": facts.get("open_choices", {}),
     }
     absent = [
@@ -64,12 +134,12 @@ def settings(facts: Facts) -> str:
 
 def learning(material: Material, figure: Figure) -> str:
     """Figure 2: does the estimator generalise with mse, and with ranking?"""
-    collapse = tables.collapse_finding(material.histories).sentence
+    collapse = tables.collapse_finding(material.histories, part=material.watched).sentence
     ranking = tables.ranking_finding(material.intervals).sentence
     caption = (
         "Auxiliary loss of the estimator per epoch with mse (left) and with ranking (middle), and "
-        "accuracy of the classifiers on validation (right). Lines are means over trials; bands "
-        "reach from the lowest to the highest trial. The two auxiliary losses differ in unit."
+        f"accuracy of the classifiers on {material.watched} (right). Lines are means over trials; "
+        "bands reach from the lowest to the highest trial. The two auxiliary losses differ in unit."
     )
     return (
         missing(material.histories, "histories.csv", "generalization")
@@ -77,21 +147,6 @@ def learning(material: Material, figure: Figure) -> str:
         + markup.paragraph("finding", collapse)
         + markup.paragraph("finding", ranking)
         + holds(material, (*ESTIMATOR_CHOICES, "checkpoint"))
-    )
-
-
-def sensitivity(material: Material, figure: Figure) -> str:
-    """Figure 3: does joint training improve the classifier?"""
-    sentence = tables.accuracy_finding(material.intervals).sentence
-    caption = (
-        "Bars are means over trials, whiskers one standard deviation over trials, dots the trials. "
-        "The whiskers leave out the choice of images; the interval in the next sentence does not."
-    )
-    return (
-        missing(material.results, "results.csv", "generalization")
-        + markup.figure(figure, caption, alt=f"Sensitivity per class and model. {sentence}")
-        + markup.paragraph("finding", sentence)
-        + holds(material, CLASSIFIER_CHOICES)
     )
 
 
@@ -120,7 +175,23 @@ def new_classes(material: Material, figure: Figure) -> str:
         + markup.figure(figure, caption, alt=f"AUROC for unseen classes. {sentence}")
         + markup.paragraph("finding", sentence)
         + holds(material, DETECTION_CHOICES)
+        + _unseen_table(material)
     )
+
+
+def _unseen_table(material: Material) -> str:
+    rows = select(material.results, experiment="new_classes", metric="auroc")
+    odins = [name for name in DETECTORS if name.startswith("odin")]
+    blocks = []
+    for dataset in distinct(rows, "dataset"):
+        wanted = {"experiment": "new_classes", "dataset": dataset, "metric": "auroc"}
+        present = distinct(select(rows, dataset=dataset), "detector")
+        lines = [
+            Line(DETECTORS[name], {**wanted, "detector": name}) for name in odins if name in present
+        ]
+        blocks += [Block(markup.label(dataset), set_tags(material, dataset), lines)] * bool(lines)
+    caption = f"AUROC for unseen classes. {SAID}"
+    return comparison_table(material, caption, blocks, heads=["Set", "Detector"])
 
 
 def missing(rows: Iterable[Result | Epoch], file: str, experiment: str) -> str:
@@ -146,28 +217,54 @@ def holds(material: Material, words: Iterable[str]) -> str:
 def provenance(material: Material) -> str:
     """What was measured on, with what, and what else is to be known."""
     settings = material.settings
-    seconds = settings.get("run_seconds")
     facts = {
         **{f"version of {name}": version for name, version in settings.get("versions", {}).items()},
         "fingerprint of the run": settings.get("fingerprint", markup.UNKNOWN),
-        **({"duration": f"{seconds / 60:.1f} minutes"} if seconds else {}),
+        **{
+            words: _duration(settings[key]) for key, words in DURATIONS.items() if settings.get(key)
+        },
     }
-    notes = "".join(f"<li>{escape(str(note))}</li>" for note in settings.get("notes", ()))
+    lists = {"What the split lets through": "leakage", "Notes": "notes"}
+    told = {title: [str(text) for text in settings.get(key, ())] for title, key in lists.items()}
     return (
         _sets_table(material.datasets)
         + markup.pairs("Made with", facts)
-        + (f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "")
+        + "".join(
+            f"<h3>{title}</h3>{markup.items(texts)}" for title, texts in told.items() if texts
+        )
     )
+
+
+def _duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> _duration(90.0), _duration(7200.0)
+    ('1.5 minutes', '2.0 hours')
+    """
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"
 
 
 def _sets_table(datasets: Mapping[str, Facts]) -> str:
     if not datasets:
         return markup.paragraph("missing", "Missing: datasets.json, which counts the images.")
     names = [markup.head("Set"), markup.head("Contents")]
-    heads = markup.row(*names, markup.number_head("Images"), markup.number_head("Sources"))
+    known = [key for key in OPTIONAL_FACTS if any(facts.get(key) for facts in datasets.values())]
+    columns = ["Images", "Sources", *(OPTIONAL_FACTS[key] for key in known)]
+    heads = markup.row(*names, *map(markup.number_head, columns))
     rows = []
     for name, facts in datasets.items():
+        row = row_of(name, str(facts.get("stands_for") or ""))
+        tags = stand_in_tag(name, row)
         counts = [str(facts.get(key, markup.UNKNOWN)) for key in ("images", "sources")]
-        words = [markup.row_head(markup.label(name)), markup.cell(str(facts.get("contents", "")))]
+        counts += [_fact(facts.get(key)) for key in known]
+        words = [
+            markup.row_head(markup.label(name), tags=tags),
+            markup.cell(str(facts.get("contents", ""))),
+        ]
         rows.append(markup.row(*words, *map(markup.number, counts)))
     return markup.table("The sets of images.", [heads], [markup.body(rows)])
+
+
+def _fact(value: object) -> str:
+    """A fact that not every set has; a checksum by its beginning."""
+    return markup.ABSENT if value is None else str(value)[:12]

@@ -1,20 +1,17 @@
-"""Out-of-distribution sets that need no download, for runs on the digits.
+"""Crops of pictures that come with scikit-image: sets that need no download.
 
 They are named for what they are: stand-ins, none of them a set of the paper.
 """
 
-import hashlib
-from dataclasses import dataclass, replace
 from importlib.resources import files
-from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import UInt8
 
-from misgiving.data.datasets import Dataset, HashedImage, ImageArray, ImageSource
+from misgiving.data.datasets import Dataset, ImageArray
+from misgiving.data.ood_sets.built import outliers
 from misgiving.data.preprocessing import decode
 from misgiving.errors import DataError, UsageError
-from misgiving.registry import Registry
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -38,25 +35,18 @@ PHOTOGRAPHS = (
 """All of the package's photographs of everyday things that its wheel holds."""
 
 
-@runtime_checkable
-class OodSet(Protocol):
-    """Makes an out-of-distribution set to go with held-out images; same seed, same bytes."""
-
-    def __call__(self, held_out: Dataset, *, seed: int) -> Dataset: ...
-
-
 def histology(held_out: Dataset, *, seed: int) -> Dataset:
     """Crops of one immunohistochemistry picture; as one source, they are worth about one image."""
     contents = f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from one histology picture"
     return _crops(held_out, "histology", HISTOLOGY, contents=contents, seed=seed)
 
 
-def photographs(held_out: Dataset, *, seed: int) -> Dataset:
+def photographs(held_out: Dataset, *, seed: int, name: str = "photographs") -> Dataset:
     """Crops of photographs of people, animals, things and textures, balanced over the pictures."""
     contents = (
         f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {len(PHOTOGRAPHS)} photographs"
     )
-    return _crops(held_out, "photographs", PHOTOGRAPHS, contents=contents, seed=seed)
+    return _crops(held_out, name, PHOTOGRAPHS, contents=contents, seed=seed)
 
 
 def _crops(
@@ -69,11 +59,9 @@ def _crops(
         for picture, share in zip(pictures, shares, strict=True)
     ]
     sources = np.repeat([picture.partition(".")[0] for picture in pictures], shares)
-    return replace(
+    return outliers(
         held_out,
         name=name,
-        classes=("ood",),
-        labels=np.zeros(CROPS, dtype=np.int64),
         ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
         groups=tuple(sources.tolist()),
         images=ImageArray(np.concatenate(crops)),
@@ -105,57 +93,3 @@ def _random_crops(
             for top, left in zip(*np.unravel_index(places, (rows, columns)), strict=True)
         ]
     )
-
-
-def boxes(held_out: Dataset, *, seed: int) -> Dataset:
-    """Held-out digits, each with a black box over the bounding box of its ink."""
-    del seed  # nothing is drawn at random
-    return replace(
-        held_out,
-        name="boxes",
-        classes=("ood",),
-        labels=np.zeros(len(held_out), dtype=np.int64),
-        ids=tuple(f"boxes-{identity}" for identity in held_out.ids),
-        groups=held_out.ids,
-        images=BoxedImages(held_out.images),
-        contents=f"{len(held_out)} held-out images with a black box over the ink",
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class BoxedImages:
-    """Images of another source with a black box over the ink."""
-
-    source: ImageSource
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int) -> HashedImage:
-        boxed = _boxed(self.source.read(index).image)
-        return HashedImage(hashlib.sha256(boxed.tobytes()).hexdigest(), boxed)
-
-    def key(self, index: int) -> str:
-        return f"boxed|{self.source.key(index)}"
-
-    def select(self, indices: Int[np.ndarray, " m"]) -> "BoxedImages":
-        return BoxedImages(self.source.select(indices))
-
-
-def _boxed(image: Picture) -> Picture:
-    ink = _ink(image)
-    rows, columns = (np.flatnonzero(ink.any(axis=axis)) for axis in (1, 0))
-    boxed = image.copy()
-    boxed[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1] = 0
-    return boxed
-
-
-def _ink(image: Picture) -> Bool[np.ndarray, "height width"]:
-    """Pixels at least half as dark as the darkest; fainter ones are the soft edge of a stroke."""
-    darkness = 255 - image.mean(axis=2)
-    return np.asarray(darkness >= darkness.max() / 2)
-
-
-OOD_SETS: Registry[OodSet] = Registry(
-    "OOD set", histology=histology, photographs=photographs, boxes=boxes
-)

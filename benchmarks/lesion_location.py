@@ -1,0 +1,143 @@
+"""How well lesions are located without masks, measured against masks.
+
+    python benchmarks/lesion_location.py ISIC_2019 [--half odd]
+
+The folder is laid out as the ISIC 2019 training set, with `masks/ID_segmentation.png` inside. The
+locator's settings were chosen on images at even positions; those at odd ones were not looked at.
+Prints tables; the same folder gives the same numbers, less the time.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from misgiving.data.datasets import Dataset, load_dataset
+from misgiving.data.ood_sets import Built, build, locate_lesion
+from misgiving.data.ood_sets.derived import DerivedImages
+from misgiving.data.ood_sets.lesions import resized
+from misgiving.data.ood_sets.rectangles import Box, bounding_box
+from misgiving.data.preprocessing import decode, read_bytes
+
+Mask = Bool[np.ndarray, "height width"]
+
+HALVES = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None)}
+
+
+class Overlap(NamedTuple):
+    """What a box or crop has of a real lesion.
+
+    Attributes:
+        share: Of the lesion's pixels that are inside.
+        whole: Whether the lesion's bounding box is inside.
+    """
+
+    share: float
+    whole: bool
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("folder", help="laid out as the ISIC 2019 training set, with masks/")
+    parser.add_argument("--half", choices=HALVES, default="odd")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    dataset = masked(load_dataset(f"isic2019:{asked.folder}"), HALVES[asked.half])
+    print(f"{len(dataset)} images with masks at {asked.half} positions, seed {asked.seed}")
+    print_location(dataset)
+    print_rates("sets made with the masks", dataset, dataset, asked.seed)
+    without = replace(dataset, masks=None)
+    print_rates("sets made by automatic location", dataset, without, asked.seed)
+
+
+def masked(dataset: Dataset, half: slice) -> Dataset:
+    """The images of a half that have a mask."""
+    places = np.arange(len(dataset))[half]
+    return dataset.select(np.array([i for i in places if mask_path(dataset, i).is_file()]))
+
+
+def mask_path(dataset: Dataset, index: int) -> Path:
+    """Where the mask of an image is, or would be."""
+    if dataset.masks is None:
+        raise SystemExit("the folder has no masks/; add ID_segmentation.png files there")
+    return dataset.masks / f"{dataset.ids[index]}_segmentation.png"
+
+
+def real_lesion(dataset: Dataset, index: int, shape: tuple[int, ...]) -> Mask:
+    """The mask of an image on its own grid."""
+    path = mask_path(dataset, index)
+    return resized(decode(read_bytes(path), str(path))[..., 0] >= 128, shape)
+
+
+def print_location(dataset: Dataset) -> None:
+    """Print the overlap of located and real lesions, and the time it takes."""
+    overlaps, seconds = [], []
+    for index in range(len(dataset)):
+        image = dataset.images.read(index).image
+        start = time.perf_counter()
+        found = locate_lesion(image)
+        seconds.append(time.perf_counter() - start)
+        real = real_lesion(dataset, index, image.shape[:2])
+        overlaps.append(0.0 if found is None else (found & real).sum() / (found | real).sum())
+    print_row("mean intersection over union", np.mean(overlaps))
+    print_row("median", np.median(overlaps))
+    print_row("share above 0.5", np.mean(np.array(overlaps) > 0.5))
+    print_row("milliseconds per image, median", 1000 * np.median(seconds))
+
+
+def print_rates(title: str, dataset: Dataset, held_out: Dataset, seed: int) -> None:
+    """Print what the derived sets do to the real lesions."""
+    print(f"\n{title}")
+    boxed = overlaps(dataset, build("b_box", held_out, seed=seed, count=len(held_out)))
+    partly = overlaps(dataset, build("b_box_70", held_out, seed=seed, count=len(held_out)))
+    skin = build("derm_skin", held_out, seed=seed, count=len(held_out))
+    touched = overlaps(dataset, skin)
+    shares = np.array([overlap.share for overlap in partly])
+    print_row("b_box over the whole bounding box", np.mean([part.whole for part in boxed]))
+    print_row("b_box: share of the lesion, mean", np.mean([part.share for part in boxed]))
+    print_row("b_box_70 over 60 to 80 %", np.mean((shares >= 0.6) & (shares <= 0.8)))
+    print_row("b_box_70: share of the lesion, mean", shares.mean())
+    print_row("derm_skin without lesion", np.mean([part.share == 0 for part in touched]))
+    print_row("derm_skin: images left out", skin.left_out / len(held_out))
+
+
+def overlaps(dataset: Dataset, built: Built) -> list[Overlap]:
+    """How much of the real lesion is in each image's box or crop."""
+    positions = {identity: index for index, identity in enumerate(dataset.ids)}
+    images = built.dataset.images
+    if not isinstance(images, DerivedImages):
+        raise TypeError(f"{built.dataset.name} is not derived from held-out images")
+    prefix = f"{built.dataset.name}-"
+    return [
+        overlap(
+            real_lesion(dataset, positions[identity.removeprefix(prefix)], place.grid), place.box
+        )
+        for identity, place in zip(built.dataset.ids, images.places, strict=True)
+    ]
+
+
+def overlap(lesion: Mask, box: Box) -> Overlap:
+    """How much of a lesion is in a box."""
+    inside = lesion[box.top : box.bottom, box.left : box.right].sum() / lesion.sum()
+    real = bounding_box(lesion)
+    whole = real is not None and (
+        box.top <= real.top
+        and box.left <= real.left
+        and box.bottom >= real.bottom
+        and box.right >= real.right
+    )
+    return Overlap(float(inside), whole)
+
+
+def print_row(name: str, value: float | np.floating) -> None:
+    """Print a line of a table."""
+    print(f"  {name:38}{value:8.3f}")
+
+
+if __name__ == "__main__":
+    main()

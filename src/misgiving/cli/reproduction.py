@@ -1,0 +1,256 @@
+"""`misgiving reproduce`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from misgiving.cli.options import DATA_HELP, Cache, Split, cache_folder, say
+from misgiving.cli.progress import Bar, Steps, Units, progress_bars
+from misgiving.errors import UsageError
+
+PROTOCOL, TRAINING, UNITS, MACHINE = "Protocol", "Training", "Single units", "Machine"
+
+
+def reproduce(
+    data: Annotated[
+        str,
+        typer.Option(metavar="DATA", help=DATA_HELP + " `digits` ships with scikit-learn."),
+    ] = "digits",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where to write, and to go on.")
+    ] = Path("runs/reproduce"),
+    trials: Annotated[
+        int | None, typer.Option(help="Independent repetitions.", rich_help_panel=PROTOCOL)
+    ] = None,
+    models: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Columns: vanilla, mse, detached, proposed.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    in_distribution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS,...",
+            help="Classes of 4.2 and 4.3. Default: the paper's five.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    unseen: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CLASS,...",
+            help="Classes of 4.3 that no model is trained on. Default: the paper's three.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PLACE",
+            help="An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or "
+            "`scikit-image` (its photographs). The names nct, imagenet and clin_skin are the "
+            "paper's; PAPER'S:NAME=PLACE gives what stands in for one. Can be repeated.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="What is in an --ood set and from how many sources, for the report.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    tuning_set: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="OOD set that ODIN is tuned on. Default: nct, or what stands in for it.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    masks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Lesion masks (ID_segmentation.png), or `automatic` to locate lesions. Default: "
+            "the masks beside the data, else automatic.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    split: Split = "paper",
+    validation_share: Annotated[
+        float | None,
+        typer.Option(help="Share that the paper's split holds out.", rich_help_panel="Data"),
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side in pixels.", rich_help_panel="Data")
+    ] = None,
+    cache: Cache = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel=TRAINING)
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(help="Start from timm's ImageNet weights.", rich_help_panel=TRAINING),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Start from a local safetensors file or torch state dict instead.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs of each training.", rich_help_panel=TRAINING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images in one step.", rich_help_panel=TRAINING)
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Adam's, at the start.", rich_help_panel=TRAINING)
+    ] = None,
+    learning_rates: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RATE,...",
+            help="Rates that 4.1 is swept over besides; `none` for no sweep. Default on "
+            "dermoscopy: 3e-4,1e-3.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    estimator_rate: Annotated[
+        float | None,
+        typer.Option(
+            help="The loss estimator's learning rate as a multiple.", rich_help_panel=TRAINING
+        ),
+    ] = None,
+    class_weights: Annotated[
+        str | None,
+        typer.Option(help="Of the loss: inverse, sqrt or none.", rich_help_panel=TRAINING),
+    ] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option(help="Of images: inverse, sqrt or none.", rich_help_panel=TRAINING),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Trial t has the seed SEED + t.", rich_help_panel=MACHINE)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel=MACHINE)
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="Of training: 32-true, bf16-mixed, ...", rich_help_panel=MACHINE),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Units of work at one time.", rich_help_panel=MACHINE)
+    ] = 1,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            help="Only units of generalization, ood_detection (which new_classes shares) or "
+            "learning_rate; no report.",
+            rich_help_panel=UNITS,
+        ),
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Only units of this trial.", rich_help_panel=UNITS)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Only units of this model.", rich_help_panel=UNITS)
+    ] = None,
+    collect: Annotated[
+        bool,
+        typer.Option(
+            "--collect",
+            help="Only make the report, of all that is finished.",
+            rich_help_panel=UNITS,
+        ),
+    ] = False,
+) -> None:
+    """Run the paper's three experiments over trials and write the report.
+
+    Sections 4.1 (generalisation), 4.2 (OOD detection with ODIN) and 4.3 (unseen classes), for the
+    plain classifier (vanilla), joint training with a squared error (mse), a ranking estimator that
+    does not touch the classifier (detached) and the paper's joint training (proposed). Writes
+    `results.csv`, `intervals.csv`, `report.html` and figures. Finished units of work are kept:
+    run again, it goes on where it stopped, and does nothing where nothing has changed.
+
+    On a cluster, let each job run one unit with --experiment, --trial and --model, all into one
+    folder; then the same command with --collect.
+
+    Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
+    """
+    from misgiving.experiments import collection
+    from misgiving.experiments.bench import Bench, Listener
+    from misgiving.experiments.protocol import chosen_units, ood_places, protocol_for
+    from misgiving.experiments.units import reproduce_units
+    from misgiving.report.page import write_report
+
+    one_unit = any(choice is not None for choice in (experiment, trial, model))
+    if collect and one_unit:
+        raise UsageError("--collect takes all finished units; leave out --experiment and the like")
+    protocol = protocol_for(
+        data,
+        model={"backbone": backbone, "pretrained": pretrained, "weights": weights},
+        training={
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "estimator_rate": estimator_rate,
+            "class_weights": class_weights,
+            "sampling": sampling,
+            "device": device,
+            "precision": precision,
+        },
+        preprocessing={"image_size": image_size},
+        places=ood_places(ood or (), about or ()),
+        tuning_set=tuning_set,
+        trials=trials,
+        models=_names(models),
+        in_distribution=_names(in_distribution),
+        unseen=_names(unseen),
+        masks=masks,
+        split=split,
+        validation_share=validation_share,
+        learning_rates=_rates(learning_rates),
+        seed=seed,
+    )
+    chosen = chosen_units(protocol, experiment=experiment, trial=trial, model=model)
+    with progress_bars() as progress:
+        units, steps = Units(progress), Steps(progress, protocol.training.epochs)
+        listener = Listener(
+            on_start=units.start,
+            on_unit=units.show,
+            on_step=steps.show,
+            on_image=Bar(progress, "preparing images").at,
+        )
+        bench = Bench(protocol, cache_folder(cache), listener)
+        for sentence in bench.leakage():
+            say(sentence)
+        if not collect:
+            reproduce_units(bench, out, jobs=jobs, chosen=chosen)
+        if not one_unit:
+            collection.collect(bench, out)
+    say(f"wrote {out if one_unit else write_report(out)}")
+
+
+def _names(text: str | None) -> tuple[str, ...] | None:
+    return None if text is None else tuple(name.strip() for name in text.split(","))
+
+
+def _rates(text: str | None) -> tuple[float, ...] | None:
+    if text is None or text == "none":
+        return None if text is None else ()
+    try:
+        return tuple(float(rate) for rate in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"--learning-rates must be numbers parted by commas, or none, got {text!r}"
+        ) from None

@@ -1,0 +1,104 @@
+"""`misgiving evaluate` and `misgiving predict`: what a trained model is good for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from misgiving.cli.options import Cache, Data, Device, RunFolder, cache_folder, say
+from misgiving.cli.progress import Bar, progress_bars
+
+if TYPE_CHECKING:
+    from misgiving.evaluation import Measurement
+
+
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="A folder of images of another kind, to be told apart. Can be repeated.",
+        ),
+    ] = None,
+    part: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure only this part of the run's split (train, validation). Default: all "
+            "images that the model was not trained on."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Where to write measurements.csv and predictions. Default: RUN/evaluation.",
+        ),
+    ] = None,
+    cache: Cache = None,
+    device: Device = "auto",
+) -> None:
+    """Measure a trained model on images that it was not trained on.
+
+    Leaves out the images of DATA on which the model was trained (by content), and says how many
+    that was. Classification, loss estimation (predicted loss, and MSP beside it) and, for each
+    --ood folder, the five OOD metrics of several detectors with in-distribution as positives.
+    """
+    from misgiving.experiments.measuring import evaluate_run
+
+    with progress_bars() as progress:
+        evaluation = evaluate_run(
+            run,
+            data,
+            ood=ood or [],
+            part=part,
+            out=out or run / "evaluation",
+            cache=cache_folder(cache),
+            device=device,
+            on_image=Bar(progress, "preparing images").at,
+        )
+    for sentence in evaluation.account:
+        say(sentence)
+    _print_measurements(evaluation.measurements)
+    say(f"wrote {out or run / 'evaluation'}")
+
+
+def predict(
+    run: RunFolder,
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.csv", help="Where to write the table. Default: the screen."),
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Predict the class and the loss of images, as a CSV.
+
+    Columns: path, predicted_class, probability (of that class), predicted_loss (higher = rather
+    wrong; trained by ranking it has no unit; empty for a model without a trained loss estimator).
+    """
+    from misgiving.experiments.measuring import predict_images
+    from misgiving.files import csv_text, write_text
+
+    with progress_bars() as progress:
+        header, rows = predict_images(
+            run, images, device=device, on_image=Bar(progress, "predicting").at
+        )
+    if out is None:
+        typer.echo(csv_text(header, rows), nl=False)
+    else:
+        write_text(out, csv_text(header, rows))
+        say(f"wrote {out} ({len(rows)} images)")
+
+
+def _print_measurements(measurements: Sequence["Measurement"]) -> None:
+    table = Table("dataset", "detector", "metric", "value")
+    for measurement in measurements:
+        table.add_row(*measurement[:3], f"{measurement.value:.4g}")
+    Console().print(table)

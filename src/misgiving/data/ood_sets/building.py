@@ -1,0 +1,79 @@
+"""The sets that can be made of held-out images or of nothing, by name."""
+
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
+
+from misgiving.data.datasets import Dataset
+from misgiving.data.ood_sets.built import Built, beside_the_paper, sampled
+from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, description
+from misgiving.data.ood_sets.embedded import histology, photographs
+from misgiving.data.ood_sets.ink import boxes
+from misgiving.registry import Registry
+
+
+@runtime_checkable
+class OodSet(Protocol):
+    """Makes an out-of-distribution set to go with held-out images; same seed, same bytes."""
+
+    def __call__(self, held_out: Dataset, *, seed: int) -> Dataset: ...
+
+
+def b_box(held_out: Dataset, *, seed: int) -> Dataset:
+    """Held-out images, each with a black box over the bounding box of its lesion."""
+    return build("b_box", held_out, seed=seed).dataset
+
+
+def b_box_70(held_out: Dataset, *, seed: int) -> Dataset:
+    """Held-out images, each with a black box over about 70 % of its lesion."""
+    return build("b_box_70", held_out, seed=seed).dataset
+
+
+def b_box_70_image(held_out: Dataset, *, seed: int) -> Dataset:
+    """Held-out images, each with a black box over 70 % of the image: B-Box-70 read otherwise."""
+    return build("b_box_70_image", held_out, seed=seed).dataset
+
+
+def derm_skin(held_out: Dataset, *, seed: int) -> Dataset:
+    """Squares of skin beside the lesion and inside the dermoscope's dark rim."""
+    return build("derm_skin", held_out, seed=seed).dataset
+
+
+OOD_SETS: Registry[OodSet] = Registry(
+    "OOD set",
+    histology=histology,
+    photographs=photographs,
+    boxes=boxes,
+    b_box=b_box,
+    b_box_70=b_box_70,
+    b_box_70_image=b_box_70_image,
+    derm_skin=derm_skin,
+)
+
+
+def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) -> Built:
+    """Make a set of `OOD_SETS`, and tell what was left out.
+
+    Args:
+        name: Of the set.
+        held_out: Images that no model was trained on, before preprocessing.
+        seed: Same seed, same bytes.
+        count: At most so many images; by default as many as the paper's set of this name has.
+
+    Raises:
+        UsageError: There is no such set, or the count is below 1.
+        DataError: A derived set can be made of none of the images.
+    """
+    make = OOD_SETS[name]
+    if name not in KINDS:
+        whole = make(held_out, seed=seed)
+        return Built(sampled(whole, name=name, seed=seed, count=count), 0, len(whole), seed)
+    built = derive(name, held_out, seed=seed)
+    kept = sampled(built.dataset, name=name, seed=seed, count=count)
+    return built._replace(dataset=replace(kept, contents=_contents(kept, built.left_out)))
+
+
+def _contents(kept: Dataset, left_out: int) -> str:
+    if not isinstance(kept.images, DerivedImages):
+        return kept.contents
+    sentence = description(kept.name, kept.images, left_out)
+    return "; ".join(filter(None, [sentence, beside_the_paper(kept.name, len(kept))]))

@@ -1,0 +1,115 @@
+"""From finished units to the files that the report is made of: results, intervals, histories."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from misgiving.errors import DataError
+from misgiving.evaluation import Predictions
+from misgiving.experiments.bench import Bench, code_fingerprint
+from misgiving.experiments.collection.exhibits import exhibits, write_account, write_examples
+from misgiving.experiments.collection.intervals import Interval, intervals
+from misgiving.experiments.collection.settings import settings
+from misgiving.experiments.protocol import SWEEP, Unit, units
+from misgiving.experiments.units import RESULT_COLUMNS, is_finished
+from misgiving.files import write_csv, write_json
+from misgiving.training import EpochRecord
+
+COLLECTED = "collected.json"
+COLLECTION = (
+    "results.csv",
+    "histories.csv",
+    "intervals.csv",
+    "confusions.csv",
+    "datasets.json",
+    "manifests",
+    "examples",
+    "settings.json",
+)
+_HISTORY_COLUMNS = ("experiment", "trial", "model", *EpochRecord._fields)
+_CONFUSION_COLUMNS = ("experiment", "trial", "model", "true", "predicted", "count")
+
+
+def collect(bench: Bench, out: Path) -> None:
+    """Write what the report is made of from all units that are finished.
+
+    Does nothing where all of that has been made of the same units.
+
+    Raises:
+        DataError: No unit is finished.
+    """
+    finished = finished_units(bench, out)
+    made_of = {
+        "protocol": repr(bench.protocol),
+        "units": [bench.record(unit) for unit in finished],
+        "code": code_fingerprint(left_out=("cli", "report")),
+    }
+    if _is_collected(out, made_of):
+        return
+    (out / COLLECTED).unlink(missing_ok=True)
+    results = list(_results(finished, out))
+    write_csv(out / "results.csv", RESULT_COLUMNS, results)
+    write_csv(out / "histories.csv", _HISTORY_COLUMNS, _histories(finished, out))
+    write_csv(out / "confusions.csv", _CONFUSION_COLUMNS, _confusions(bench, finished, out))
+    write_csv(out / "intervals.csv", Interval._fields, intervals(bench, finished, out, results))
+    shown = exhibits(bench)
+    write_account(out, shown)
+    write_examples(out / "examples", shown)
+    write_json(out / "settings.json", settings(bench, finished, out))
+    write_json(out / COLLECTED, made_of)
+
+
+def finished_units(bench: Bench, out: Path) -> list[Unit]:
+    """The units of the protocol that are finished, with these settings, data and code."""
+    finished = [
+        unit
+        for unit in units(bench.protocol)
+        if (out / unit.folder).is_dir() and is_finished(out / unit.folder, bench.record(unit))
+    ]
+    if not finished:
+        raise DataError(
+            f"{out}: no unit is finished with these settings, data and code; "
+            "run the same command without --collect first"
+        )
+    return finished
+
+
+def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
+    if not all((out / name).exists() for name in COLLECTION):
+        return False
+    try:
+        return bool(json.loads((out / COLLECTED).read_text(encoding="utf-8")) == made_of)
+    except (OSError, ValueError):
+        return False
+
+
+def _results(finished: Sequence[Unit], out: Path) -> Iterator[tuple[str, ...]]:
+    for unit in finished:
+        yield from _rows(out / unit.folder / "results.csv")
+
+
+def _histories(finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
+    for unit in finished:
+        path = out / unit.folder / "run" / "history.csv"
+        for row in _rows(path) if path.exists() else []:  # none where the training diverged
+            yield (unit.experiment, unit.trial, unit.model, *row)
+
+
+def _rows(path: Path) -> list[tuple[str, ...]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return [tuple(row) for row in csv.reader(file)][1:]
+
+
+def _confusions(bench: Bench, finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
+    """How often each true class was taken for each other, where that occurred."""
+    for unit in finished:
+        if unit.experiment.startswith(SWEEP):
+            continue
+        name = f"{bench.roles.measured}.safetensors"
+        found = Predictions.load(out / unit.folder / "predictions" / name)
+        counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
+        for (true, choice), count in sorted(counts.items()):
+            yield (*unit, found.classes[true], found.classes[choice], count)

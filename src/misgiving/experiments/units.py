@@ -1,0 +1,211 @@
+"""The units of a reproduction: each (experiment, trial, model) has a folder, finished or not there.
+
+A folder appears when its unit is finished, and is used again as long as settings, data and code
+are the same; so a reproduction that was killed goes on where it stopped.
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from misgiving.checkpoint import Checkpoint
+from misgiving.errors import TrainingError, UsageError
+from misgiving.evaluation import Measurement, measure_classification, predict
+from misgiving.experiments.bench import Bench
+from misgiving.experiments.generalization import measure_generalization
+from misgiving.experiments.new_classes import TOGETHER, unseen_images, unseen_sets
+from misgiving.experiments.ood_detection import (
+    chosen_points,
+    detect,
+    grid_table,
+    measure_detection,
+    save_scores,
+)
+from misgiving.experiments.protocol import Protocol, Unit, units
+from misgiving.experiments.runs import Run, train_run
+from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.registry import Registry
+from misgiving.training import device_named
+
+RESULT_COLUMNS = ("experiment", "trial", "model", *Measurement._fields)
+
+
+def reproduce_units(
+    bench: Bench, out: Path, *, jobs: int = 1, chosen: Iterable[Unit] | None = None
+) -> None:
+    """Finish every unit that is not finished yet; each appears whole in `out/units`.
+
+    With several jobs, units run in as many processes, which share the processor's cores.
+
+    Args:
+        bench: The prepared images.
+        out: Folder of the reproduction.
+        jobs: Units at one time.
+        chosen: Only these units; None for all.
+
+    Raises:
+        TrainingError: A process was killed, as happens when memory runs out.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs must be at least 1, got {jobs}")
+    asked = list(units(bench.protocol) if chosen is None else chosen)
+    records = {unit: bench.record(unit) for unit in asked}
+    todo = [unit for unit in asked if not is_finished(out / unit.folder, records[unit])]
+    bench.listener.on_start(len(todo), len(asked))
+    if jobs == 1 or len(todo) < 2:
+        for unit in todo:
+            _finish(bench, unit, out, records[unit])
+            bench.listener.on_unit(unit)
+    else:
+        _finish_in_processes(bench, {unit: records[unit] for unit in todo}, out, jobs)
+
+
+def is_finished(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether a unit's folder holds the results of exactly these settings, data and code."""
+    try:
+        return bool(json.loads((folder / "unit.json").read_text(encoding="utf-8")) == record)
+    except (OSError, ValueError):
+        return False
+
+
+def _finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any]) -> None:
+    started = time.monotonic()
+    with whole_folder(out / unit.folder) as partial:
+        EXPERIMENTS[unit.experiment.partition("/")[0]](bench, unit, partial)
+        write_json(partial / "timing.json", {"seconds": round(time.monotonic() - started, 1)})
+        write_json(partial / "unit.json", record)
+
+
+def _finish_in_processes(
+    bench: Bench, records: dict[Unit, dict[str, Any]], out: Path, jobs: int
+) -> None:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = get_context("spawn")  # a forked process would inherit torch's dead threads
+    setup = (bench.protocol, bench.cache, threads)
+    with ProcessPoolExecutor(jobs, context, _set_up_process, setup) as pool:
+        futures = {
+            pool.submit(_finish_in_process, unit, out, record): unit
+            for unit, record in records.items()
+        }
+        try:
+            for future in as_completed(futures):
+                future.result()
+                bench.listener.on_unit(futures[future])
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                "a process was killed, perhaps for want of memory; run again with fewer --jobs"
+            ) from error
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+_bench_of_process: Bench | None = None
+
+
+def _set_up_process(protocol: Protocol, cache: Path, threads: int) -> None:
+    global _bench_of_process  # a process's only way to keep what all its units use
+    torch.set_num_threads(threads)
+    _bench_of_process = Bench(protocol, cache)
+
+
+def _finish_in_process(unit: Unit, out: Path, record: dict[str, Any]) -> None:
+    if _bench_of_process is None:
+        raise RuntimeError("the process was not set up")
+    _finish(_bench_of_process, unit, out, record)
+
+
+def _generalization(bench: Bench, unit: Unit, folder: Path) -> None:
+    run, checkpoint = _train(bench, unit, folder)
+    measured = run.roles.measured
+    measurements = measure_generalization(checkpoint, run.part(measured), measured, folder)
+    _write_results(folder, {unit.experiment: measurements}, unit)
+
+
+def _learning_rate(bench: Bench, unit: Unit, folder: Path) -> None:
+    """4.1 at another learning rate, where a loss that is no longer finite is a result too."""
+    try:
+        run, checkpoint = _train(bench, unit, folder)
+    except TrainingError:
+        _write_results(folder, {unit.experiment: [_diverged(bench, yes=True)]}, unit)
+        return
+    measured = run.roles.measured
+    predictions = predict(
+        checkpoint.model, run.part(measured), estimates_losses=checkpoint.estimates_losses
+    )
+    predictions.save(folder / "predictions" / f"{measured}.safetensors")
+    measurements = [*measure_classification(predictions, measured), _diverged(bench, yes=False)]
+    (folder / "run" / "model.safetensors").unlink()  # only curves are compared, and disks are small
+    _write_results(folder, {unit.experiment: measurements}, unit)
+
+
+def _diverged(bench: Bench, *, yes: bool) -> Measurement:
+    return Measurement(bench.roles.measured, "", "diverged", float(yes))
+
+
+def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
+    """Sections 4.2 and 4.3: the same model, the same inliers, two kinds of outliers."""
+    run, checkpoint = _train(bench, unit, folder)
+    inliers = run.part(run.roles.measured)
+    predictions = predict(checkpoint.model, inliers, estimates_losses=checkpoint.estimates_losses)
+    predictions.save(folder / "predictions" / f"{run.roles.measured}.safetensors")
+    together = unseen_images(bench.images, bench.protocol.unseen)
+    outliers = {name: set_.images for name, set_ in bench.outliers(unit.trial).items()}
+    search = bench.protocol.search
+    detection = detect(
+        checkpoint,
+        inliers,
+        outliers | {TOGETHER: together},
+        search,
+        tuning_inliers=run.part(run.roles.tuning) if bench.has_tuning_part else None,
+    )
+    write_csv(folder / "odin_grid.csv", *grid_table(detection.choices.tuning))
+    save_scores(folder, run.roles.measured, detection.inliers, inliers.groups)
+    results = {
+        "ood_detection": [
+            *measure_classification(predictions, run.roles.measured),
+            *chosen_points(detection.choices, search.tuning_set),
+        ],
+        "new_classes": [],
+    }
+    for name, images in outliers.items():
+        scores = detection.outliers[name]
+        save_scores(folder, name, scores, images.groups)
+        results["ood_detection"] += measure_detection(detection.inliers, scores, name)
+    for name, rows in unseen_sets(together, bench.protocol.unseen).items():
+        scores = {key: values[rows] for key, values in detection.outliers[TOGETHER].items()}
+        save_scores(folder, name, scores, together.select(rows).groups)
+        results["new_classes"] += measure_detection(detection.inliers, scores, name)
+    _write_results(folder, results, unit)
+
+
+EXPERIMENTS: Registry[Callable[[Bench, Unit, Path], None]] = Registry(
+    "experiment",
+    generalization=_generalization,
+    ood_detection=_ood_detection,
+    learning_rate=_learning_rate,
+)
+
+
+def _train(bench: Bench, unit: Unit, folder: Path) -> tuple[Run, Checkpoint]:
+    run = bench.run(unit)
+    checkpoint = train_run(run, folder / "run", on_step=bench.listener.on_step)
+    checkpoint.model.to(device_named(run.training.device))
+    return run, checkpoint
+
+
+def _write_results(folder: Path, results: dict[str, list[Measurement]], unit: Unit) -> None:
+    rows = [
+        (experiment, unit.trial, unit.model, *measurement)
+        for experiment, measurements in results.items()
+        for measurement in measurements
+    ]
+    write_csv(folder / "results.csv", RESULT_COLUMNS, rows)

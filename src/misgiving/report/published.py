@@ -1,0 +1,130 @@
+"""What the paper reports: every number with its place, and the settings behind the numbers.
+
+Narayanaswamy et al., "Loss Estimators Improve Model Generalization". Numbers are in %, as printed.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+
+class Published(NamedTuple):
+    """A number that the paper prints for both of its models.
+
+    `dataset` is empty for the held-out images of 4.1, which are called differently in each run.
+    """
+
+    place: str
+    experiment: str
+    dataset: str
+    detector: str
+    metric: str
+    vanilla: float
+    proposed: float
+
+    @property
+    def difference(self) -> float:
+        """Proposed minus vanilla as a fraction, the unit of `intervals.csv`."""
+        return (self.proposed - self.vanilla) / 100
+
+
+class PaperSet(NamedTuple):
+    """A row of Table 1: how the paper calls the set, and how many images of what it holds."""
+
+    title: str
+    images: int
+    contents: str
+
+
+SETS = {
+    "nct": PaperSet("NCT", 1350, "histopathology of colorectal cancer"),
+    "b_box": PaperSet("B-Box", 2025, "lesions under a black box"),
+    "b_box_70": PaperSet("B-Box-70", 2454, "black boxes over about 70 % of the lesion region"),
+    "imagenet": PaperSet("ImageNet", 3000, "photographs drawn at random"),
+    "clin_skin": PaperSet("Clin-Skin", 723, "clinical pictures of healthy skin"),
+    "derm_skin": PaperSet("Derm-Skin", 1565, "skin cropped from ISIC 2019"),
+}
+"""The sets of Section 4.2 in the order of Table 1 and Figure 4."""
+
+READ_OTHERWISE = {"b_box_70_image": "b_box_70"}
+"""Another reading of a set: boxes over 70 % of the image would explain a perfect separation."""
+
+TUNING_SET = "nct"
+METRICS = ("fpr_at_tpr95", "detection_error", "auroc", "aupr_in", "aupr_out")
+"""The columns of Table 1."""
+
+_TABLE_1 = {  # vanilla and proposed, under each of the metrics
+    "nct": ((51.41, 17.93), (21.44, 10.19), (87.27, 96.43), (91.41, 97.73), (81.71, 94.43)),
+    "b_box": ((36.43, 5.16), (17.84, 4.91), (90.74, 98.74), (90.91, 98.71), (91.15, 98.71)),
+    "b_box_70": ((0.0, 0.0), (0.1, 0.1), (100.0, 100.0), (99.97, 99.97), (99.98, 99.98)),
+    "imagenet": ((71.05, 47.35), (28.7, 20.92), (79.03, 87.57), (81.68, 87.74), (76.38, 86.84)),
+    "clin_skin": ((65.56, 35.13), (25.0, 14.11), (82.58, 92.15), (93.37, 96.71), (61.07, 79.09)),
+    "derm_skin": ((56.04, 21.6), (21.6, 10.38), (87.14, 95.69), (91.22, 97.2), (82.59, 92.14)),
+}
+
+FIGURE_3 = Published("Figure 3", "generalization", "", "", "balanced_accuracy", 73.1, 77.9)
+FIGURE_5 = Published("Figure 5", "new_classes", "unseen_classes", "odin", "auroc", 56.3, 65.26)
+
+
+def table_1(paper_set: str) -> Iterator[Published]:
+    """One row of Table 1, metric by metric.
+
+    >>> [round(100 * cell.difference, 2) for cell in table_1("b_box")]
+    [-31.27, -12.93, 8.0, 7.8, 7.56]
+    """
+    for metric, pair in zip(METRICS, _TABLE_1[paper_set], strict=True):
+        yield Published("Table 1", "ood_detection", paper_set, "odin", metric, *pair)
+
+
+class PaperSettings(NamedTuple):
+    """Sections 2 and 4 of the paper, under the names of `settings.json`."""
+
+    data: str = "isic2019"
+    images: int = 25_331
+    in_distribution_images: int = 21_826
+    classes: tuple[str, ...] = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+    in_distribution: tuple[str, ...] = ("MEL", "NV", "BCC", "AK", "DF")
+    unseen: tuple[str, ...] = ("BKL", "VASC", "SCC")
+    minority: tuple[str, ...] = ("BCC", "AK", "DF")
+    majority: tuple[str, ...] = ("NV", "MEL")
+    backbone: str = "vgg16"
+    image_size: int = 224
+    epochs: int = 50
+    batch_size: int = 64
+    learning_rate: float = 1e-4
+    decay_factor: float = 0.5
+    decay_every: int = 10
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    dropout: float = 0.4
+    auxiliary_weight: float = 0.5
+    crop: float = 0.85
+    validation_share: float = 0.1
+    split: str = "paper"
+    trials: int = 3
+
+
+SETTINGS = PaperSettings()
+
+
+def row_of(name: str, stands_for: str = "") -> str:
+    """The row of Table 1 beside which a set of ours is shown; empty for a set of one's own.
+
+    >>> row_of("histology", "nct"), row_of("b_box_70_image"), row_of("boxes")
+    ('nct', 'b_box_70', '')
+    """
+    row = READ_OTHERWISE.get(name) or stands_for or name
+    row = READ_OTHERWISE.get(row, row)
+    return row if row in SETS else ""
+
+
+def title(name: str) -> str:
+    """A set's name as a reader sees it.
+
+    >>> title("b_box_70"), title("b_box_70_image"), title("unseen/BKL"), title("clean_walls")
+    ('B-Box-70', 'B-Box-70 of the image', 'unseen: BKL', 'clean walls')
+    """
+    if name in READ_OTHERWISE:
+        return f"{SETS[READ_OTHERWISE[name]].title} of the image"
+    if name in SETS:
+        return SETS[name].title
+    return name.replace("unseen/", "unseen: ").replace("_", " ")

@@ -1,0 +1,197 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from misgiving.data import duplicates
+from misgiving.data.datasets import load_dataset
+from misgiving.data.duplicates import (
+    Hashes,
+    image_hashes,
+    joined_groups,
+    near_duplicates,
+    perceptual_hash,
+    picture_hash,
+    stacked,
+)
+
+
+def blob(seed, height=120, width=160):
+    """A dark blob in the middle of light skin with marks of its own, as dermoscopy shows."""
+    generator = np.random.default_rng(seed)
+    rows, columns = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    grey = 190 - 90 * np.exp(-3 * (rows**2 + columns**2))
+    marks = generator.normal(size=(12, 16)).astype(np.float32)
+    texture = Image.fromarray(marks).resize((width, height), Image.Resampling.BICUBIC)
+    values = np.clip(grey + 12 * np.asarray(texture), 0, 255).astype(np.uint8)
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def encoded(image, quality):
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality)
+    return Image.open(data).convert("RGB")
+
+
+def scaled(image, share):
+    return image.resize(tuple(round(side * share) for side in image.size), Image.Resampling.BICUBIC)
+
+
+COPIES = {
+    "itself": lambda image: image,
+    "encoded": lambda image: encoded(image, 50),
+    "halved": lambda image: scaled(image, 0.5),
+    "doubled": lambda image: scaled(image, 2.0),
+    "squeezed": lambda image: image.resize((112, 112), Image.Resampling.BILINEAR),
+    "lighter": lambda image: ImageEnhance.Brightness(image).enhance(1.1),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.88),
+    "flatter": lambda image: ImageEnhance.Contrast(image).enhance(0.85),
+    "all at once": lambda image: encoded(
+        scaled(ImageEnhance.Brightness(image).enhance(0.9), 0.5), 60
+    ),
+}
+
+
+@pytest.mark.parametrize("copy", COPIES)
+def test_a_copy_is_found(copy):
+    image = blob(0)
+    copied = np.array(COPIES[copy](Image.fromarray(image)))
+    assert near_duplicates([blob(1), image, blob(2), copied]) == [(1, 3)]
+
+
+def test_blobs_with_other_marks_are_no_copies():
+    assert near_duplicates([blob(seed) for seed in range(60)]) == []
+
+
+def test_a_mirrored_blob_is_no_copy():
+    assert near_duplicates([blob(0), blob(0)[:, ::-1]]) == []
+
+
+def test_the_hash_says_where_grey_grows_to_the_right():
+    image = np.random.default_rng(0).integers(0, 256, (16, 17), dtype=np.uint8)
+    words = perceptual_hash(np.repeat(image[..., None], 3, axis=2))
+    bits = np.unpackbits(words.view(np.uint8))
+    expected = [
+        image[row, column + 1] > image[row, column] for row in range(16) for column in range(16)
+    ]
+    assert bits.tolist() == expected
+
+
+def test_flat_images_are_copies_of_each_other_if_they_are_about_as_light():
+    flat = [np.full((20, 30, 3), grey, np.uint8) for grey in (100, 110, 200)]
+    assert near_duplicates([*flat, blob(0)]) == [(0, 1)]
+
+
+def test_correlation_is_that_of_numpy():
+    first, second = np.random.default_rng(0).normal(0, 40, (2, 5, 32, 32)).astype(np.float32)
+    second += first
+    found = duplicates._correlation(first, second)
+    for index in range(5):
+        pair = first[index].reshape(-1), second[index].reshape(-1)
+        assert found[index] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
+
+
+def test_detail_is_what_the_means_of_squares_leave():
+    grey = np.random.default_rng(0).normal(0, 40, (2, 32, 32)).astype(np.float32)
+    found = duplicates._detail(grey)
+    for row in range(32):
+        for column in range(32):
+            top, left = row // 8 * 8, column // 8 * 8
+            square = grey[1, top : top + 8, left : left + 8]
+            assert found[1, row, column] == pytest.approx(
+                grey[1, row, column] - square.mean(), abs=1e-3
+            )
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 100])
+def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
+    monkeypatch.setattr(duplicates, "BLOCK", block)
+    images = [blob(seed % 4) for seed in range(9)]
+    expected = [(i, j) for i in range(9) for j in range(i + 1, 9) if i % 4 == j % 4]
+    assert near_duplicates(images) == expected
+
+
+def test_bits_alone_make_no_pair():
+    bits, thumbnails = stacked([picture_hash(blob(0)), picture_hash(blob(1))])
+    assert near_duplicates(Hashes(bits[[0, 0]], thumbnails)) == []
+
+
+def test_thumbnails_alone_make_no_pair():
+    bits, thumbnails = stacked([picture_hash(blob(0)), picture_hash(blob(1))])
+    assert near_duplicates(Hashes(bits, thumbnails[[0, 0]])) == []
+
+
+def test_no_image_has_no_pair():
+    assert near_duplicates([]) == []
+
+
+class Stored:
+    """Prepared images that remember how many were asked for at a time."""
+
+    def __init__(self, images):
+        self.images = images
+        self.asked = []
+
+    def __len__(self):
+        return len(self.images)
+
+    def read(self, indices):
+        self.asked.append(len(indices))
+        return self.images[indices]
+
+
+def test_prepared_images_are_read_in_blocks(monkeypatch):
+    monkeypatch.setattr(duplicates, "BLOCK", 3)
+    images = np.stack([blob(seed, 64, 64) for seed in range(7)])
+    stored = Stored(images)
+    found = image_hashes(stored)
+    assert stored.asked == [3, 3, 1]
+    for index, image in enumerate(images):
+        assert found.bits[index].tolist() == perceptual_hash(image).tolist()
+
+
+def test_joined_groups_are_the_connected_parts():
+    generator = np.random.default_rng(0)
+    groups = [f"g{number:02d}" for number in generator.integers(0, 30, 60)]
+    pairs = [tuple(map(int, pair)) for pair in generator.integers(0, 60, (14, 2))]
+    expected = list(groups)
+    for _ in range(60):  # spread the least name until nothing changes
+        for first, second in pairs:
+            least = min(expected[first], expected[second])
+            touched = {expected[first], expected[second]}
+            expected = [least if name in touched else name for name in expected]
+    assert joined_groups(groups, pairs) == tuple(expected)
+
+
+def test_groups_without_pairs_stay_as_they_are():
+    assert joined_groups(["b", "a", "b"], []) == ("b", "a", "b")
+
+
+def real_images(real_data, step):
+    dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}")
+    chosen = dataset.select(np.arange(0, len(dataset), step))
+    return [chosen.images.read(index).image for index in range(len(chosen))], chosen.groups
+
+
+def test_real_lesions_that_differ_are_never_joined(real_data):
+    images, groups = real_images(real_data, 4)
+    for first, second in near_duplicates(images):
+        assert groups[first] == groups[second]
+
+
+@pytest.mark.parametrize("copy", ["encoded", "halved", "lighter", "all at once"])
+def test_copies_of_real_images_are_found(real_data, copy):
+    images, _ = real_images(real_data, 40)
+    copies = [np.array(COPIES[copy](Image.fromarray(image))) for image in images]
+    pairs = near_duplicates([*images, *copies])
+    assert set(pairs) >= {(index, index + len(images)) for index in range(len(images))}
+
+
+def test_detail_alone_makes_no_pair():
+    generator = np.random.default_rng(0)
+    detail = duplicates._detail(generator.normal(0, 20, (1, 32, 32)).astype(np.float32))
+    light = np.kron([[1, -1] * 2, [-1, 1] * 2] * 2, np.ones((8, 8))) * 40
+    thumbnails = np.clip(128 + detail + np.stack([light, -light]), 0, 255).astype(np.uint8)
+    bits = np.zeros((2, 4), np.uint64)
+    assert near_duplicates(Hashes(bits, thumbnails)) == []

@@ -1,0 +1,172 @@
+"""Sets read from somewhere, and sets written as files."""
+
+import csv
+import hashlib
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misgiving.data.datasets import load_dataset
+from misgiving.data.ood_sets import (
+    PAPER_COUNTS,
+    build,
+    checksum,
+    from_place,
+    manifest,
+    photographs,
+    write_ood_set,
+)
+from misgiving.errors import DataError, UsageError
+
+
+@pytest.fixture
+def held_out():
+    return load_dataset("digits").select(np.arange(20, 40))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven images of different colours, at two depths."""
+    place = tmp_path / "tiles"
+    for number in range(7):
+        path = place / ("deep/er" if number % 2 else "") / f"tile{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (6 + number, 5), (number, 20, 200)).save(path)
+    return place
+
+
+def pixels(dataset):
+    return [dataset.images.read(index).image for index in range(len(dataset))]
+
+
+def test_a_folder_is_one_class_under_the_preprocessing_of_the_held_out_images(folder, held_out):
+    made = from_place("tiles", str(folder), held_out, seed=0).dataset
+    assert (made.classes, set(made.labels.tolist()), len(made)) == (("ood",), {0}, 7)
+    assert made.preprocessing == held_out.preprocessing
+    assert made.augmentation == held_out.augmentation
+
+
+def test_the_images_of_a_folder_are_named_from_it_on(folder, held_out):
+    made = from_place("tiles", str(folder), held_out, seed=0).dataset
+    assert {"tiles-tile0.png", "tiles-deep/er/tile1.png"} < set(made.ids)
+    colours = {
+        identity: image[0, 0, 0] for identity, image in zip(made.ids, pixels(made), strict=True)
+    }
+    assert all(identity.endswith(f"tile{red}.png") for identity, red in colours.items())
+
+
+def test_a_count_samples_a_folder_with_the_seed(folder, held_out):
+    drawn = [from_place("tiles", str(folder), held_out, seed=s, count=3) for s in (0, 0, 1, 2, 3)]
+    names = [built.dataset.ids for built in drawn]
+    assert names[0] == names[1]
+    assert len(set(names)) > 1
+    assert {(len(built.dataset), built.available, built.left_out) for built in drawn} == {(3, 7, 0)}
+
+
+def test_a_name_of_the_paper_brings_its_count(folder, held_out, monkeypatch):
+    monkeypatch.setitem(PAPER_COUNTS, "nct", 4)
+    assert len(from_place("nct", str(folder), held_out, seed=0).dataset) == 4
+
+
+def test_fewer_than_the_paper_has_are_all_taken_and_said(folder, held_out):
+    made = from_place("nct", str(folder), held_out, seed=0).dataset
+    assert made.contents == "7 images of nct; 7 of the paper's 1350"
+
+
+def test_the_groups_of_a_table_are_its_sources(folder, held_out):
+    rows = [f"{'deep/er/' if n % 2 else ''}tile{n}.png,x,{'ab'[n > 4]}" for n in range(7)]
+    table = folder / "table.csv"
+    table.write_text("\n".join(["path,label,group", *rows]) + "\n")
+    made = from_place("tiles", f"table:{table}", held_out, seed=0).dataset
+    assert made.contents == "7 images of tiles (a 5, b 2)"
+    assert made.classes == ("ood",)
+
+
+def test_more_sources_than_eight_are_counted_not_named(folder, held_out):
+    for number in range(7, 20):
+        Image.new("RGB", (4, 4)).save(folder / f"tile{number}.png")
+    rows = [f"tile{number}.png,x,source{number // 2}" for number in range(8, 20)]
+    rows += [f"tile{number}.png,x,other{number}" for number in (0, 2, 4)]
+    (folder / "table.csv").write_text("\n".join(["path,label,group", *rows]) + "\n")
+    made = from_place("tiles", f"table:{folder / 'table.csv'}", held_out, seed=0).dataset
+    assert made.contents == "15 images of tiles (9 sources)"
+
+
+def test_the_embedded_photographs_can_have_another_name(held_out):
+    made = from_place("imagenet", "scikit-image", held_out, seed=5).dataset
+    assert (made.name, made.ids[0]) == ("imagenet", "imagenet-0000")
+    assert "from 12 photographs" in made.contents
+    assert "256 of the paper's 3000" in made.contents
+    np.testing.assert_array_equal(pixels(made)[9], pixels(photographs(held_out, seed=5))[9])
+
+
+def test_an_empty_folder_is_refused(tmp_path, held_out):
+    with pytest.raises(DataError, match="holds no image"):
+        from_place("tiles", str(tmp_path), held_out, seed=0)
+
+
+def test_a_place_that_does_not_exist_is_refused(held_out):
+    with pytest.raises(UsageError, match="unknown data 'nowhere'"):
+        from_place("tiles", "nowhere", held_out, seed=0)
+
+
+def test_a_manifest_has_the_hash_of_size_and_pixels(held_out):
+    made = build("boxes", held_out, seed=0).dataset
+    row = list(manifest(made))[3]
+    expected = hashlib.sha256(b"8 8 " + pixels(made)[3].tobytes()).hexdigest()
+    assert row == (made.ids[3], made.groups[3], expected)
+
+
+def test_a_checksum_is_the_hash_of_the_lines(held_out):
+    rows = list(manifest(build("boxes", held_out, seed=0).dataset))
+    lines = "".join(f"{row.id},{row.group},{row.sha256}\n" for row in rows)
+    assert checksum(rows) == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_a_checksum_depends_on_the_order(held_out):
+    rows = list(manifest(build("boxes", held_out, seed=0).dataset))
+    assert checksum(rows) != checksum(rows[::-1])
+
+
+def test_a_written_set_holds_the_pixels_named_by_id(folder, held_out, tmp_path):
+    built = from_place("tiles", str(folder), held_out, seed=0)
+    out = write_ood_set(built, tmp_path / "out")
+    with (out / "manifest.csv").open() as lines:
+        rows = list(csv.DictReader(lines))
+    assert [row["id"] for row in rows] == list(built.dataset.ids)
+    for identity, image in zip(built.dataset.ids, pixels(built.dataset), strict=True):
+        written = np.asarray(Image.open(out / f"{identity.replace('/', '%2F')}.png"))
+        np.testing.assert_array_equal(written, image)
+
+
+def test_a_written_set_tells_how_it_was_made(folder, held_out, tmp_path):
+    built = from_place("tiles", str(folder), held_out, seed=8, count=5)
+    facts = json.loads((write_ood_set(built, tmp_path / "out") / "manifest.json").read_text())
+    assert facts == {
+        "name": "tiles",
+        "seed": 8,
+        "count": 5,
+        "available": 7,
+        "left_out": 0,
+        "contents": "5 images of tiles",
+        "checksum": checksum(manifest(built.dataset)),
+    }
+
+
+def test_a_set_is_written_again_byte_for_byte(held_out, tmp_path):
+    first, again = (
+        write_ood_set(build("derm_skin", held_out, seed=2), tmp_path / name) for name in "ab"
+    )
+    names = sorted(path.name for path in first.iterdir())
+    assert names == sorted(path.name for path in again.iterdir())
+    assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
+def test_a_set_that_cannot_be_read_leaves_no_folder(folder, held_out, tmp_path):
+    (folder / "tile2.png").write_bytes(b"no image")
+    built = from_place("tiles", str(folder), held_out, seed=0)
+    with pytest.raises(DataError, match=r"tile2\.png"):
+        write_ood_set(built, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["tiles"]

@@ -1,0 +1,110 @@
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+from tiny import TINY
+
+from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.experiments.bench import Bench, Listener
+from misgiving.experiments.collection import collect
+from misgiving.experiments.protocol import Unit, chosen_units, units
+from misgiving.experiments.units import is_finished, reproduce_units
+
+
+def test_a_finished_unit_is_not_done_again(bench, reproduction):
+    listened = []
+    bench.listener, before = Listener(on_unit=listened.append), bench.listener
+    reproduce_units(bench, reproduction)
+    bench.listener = before
+    assert listened == []
+
+
+@pytest.mark.parametrize("changes", [{"seed": 9}, {"validation_share": 0.7}])
+def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache, changes):
+    unit = Unit("generalization", 0, "vanilla")
+    other = Bench(replace(TINY, **changes), cache)
+    assert not is_finished(reproduction / unit.folder, other.record(unit))
+
+
+def test_a_unit_of_other_code_does_not_count_as_finished(bench, reproduction, tmp_path):
+    unit = Unit("generalization", 0, "vanilla")
+    copy = tmp_path / "unit"
+    shutil.copytree(reproduction / unit.folder, copy)
+    record = json.loads((copy / "unit.json").read_text())
+    (copy / "unit.json").write_text(json.dumps({**record, "code": "older"}))
+    assert not is_finished(copy, bench.record(unit))
+
+
+def test_the_same_seed_gives_the_same_results_byte_for_byte(bench, reproduction, tmp_path):
+    missing = Unit("ood_detection", 1, "proposed")
+    shutil.copytree(reproduction, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / missing.folder)
+    (tmp_path / "again" / "collected.json").unlink()
+    reproduce_units(bench, tmp_path / "again")
+    collect(bench, tmp_path / "again")
+    for name in ("results.csv", "intervals.csv", "histories.csv"):
+        assert (tmp_path / "again" / name).read_bytes() == (reproduction / name).read_bytes()
+
+
+def test_a_unit_that_fails_leaves_nothing(bench, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("misgiving.experiments.units.write_json", fail)
+    with pytest.raises(OSError, match="disk full"):
+        reproduce_units(bench, tmp_path)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_processes_give_the_results_of_one(tmp_path, cache, reproduction):
+    small = Bench(replace(TINY, trials=1, models=("vanilla",)), cache)
+    reproduce_units(small, tmp_path, jobs=2)
+    for unit in units(small.protocol):
+        columns = [
+            [
+                row.rsplit(",", 1)[0]
+                for row in (folder / unit.folder / "results.csv").read_text().splitlines()
+            ]
+            for folder in (tmp_path, reproduction)
+        ]
+        assert columns[0] == columns[1]
+
+
+def test_less_than_one_job_is_refused(bench, tmp_path):
+    with pytest.raises(UsageError, match="jobs must be at least 1"):
+        reproduce_units(bench, tmp_path, jobs=0)
+
+
+def test_only_the_chosen_units_are_done(bench, tmp_path):
+    chosen = chosen_units(TINY, experiment="generalization", trial=1, model="vanilla")
+    reproduce_units(bench, tmp_path, chosen=chosen)
+    finished = [unit for unit in units(TINY) if (tmp_path / unit.folder).exists()]
+    assert finished == [Unit("generalization", 1, "vanilla")]
+
+
+def test_a_rate_at_which_training_diverges_is_a_result(cache, tmp_path, monkeypatch):
+    def diverge(*_, **__):
+        raise TrainingError("the loss is not finite")
+
+    bench = Bench(replace(TINY, learning_rates=(1.0,)), cache)
+    monkeypatch.setattr("misgiving.experiments.units.train_run", diverge)
+    reproduce_units(bench, tmp_path, chosen=[Unit("learning_rate/1", 0, "vanilla")])
+    results = tmp_path / "units" / "learning_rate" / "1" / "trial-0" / "vanilla" / "results.csv"
+    assert results.read_text().splitlines()[1:] == [
+        "learning_rate/1,0,vanilla,validation,,diverged,1.0"
+    ]
+
+
+def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
+    bench = Bench(replace(TINY, learning_rates=(3e-3,)), cache)
+    unit = Unit("learning_rate/0.003", 0, "vanilla")
+    reproduce_units(bench, tmp_path, chosen=[unit])
+    assert (tmp_path / unit.folder / "run" / "history.csv").is_file()
+    assert not (tmp_path / unit.folder / "run" / "model.safetensors").exists()
+    assert "validation,,diverged,0.0" in (tmp_path / unit.folder / "results.csv").read_text()
+
+
+def test_nothing_cannot_be_collected(bench, tmp_path):
+    with pytest.raises(DataError, match="no unit is finished"):
+        collect(bench, tmp_path)
