@@ -505,6 +505,16 @@ def test_no_other_address_begins_anew_while_a_transfer_can_be_resumed(get, site,
     assert site.ranges("/images.npz") == []
 
 
+def test_a_transfer_is_resumed_where_it_began_even_if_an_earlier_address_is_back(get, site, to):
+    site.content["/old/images.npz"] = CONTENT
+    site.prescribed["/old/images.npz"] = [status(404)]
+    site.prescribed["/images.npz"] = [breaks_after(100_000)] + [status(503)] * 3
+    urls = (f"{site.url}/old/images.npz", f"{site.url}/images.npz")
+    refused(get, to, "run the same command again to resume", urls=urls)
+    get(urls=urls)
+    assert site.ranges("/images.npz")[-1] == "bytes=100000-"
+
+
 def test_a_redirect_to_another_web_address_is_followed_with_the_range(get, site):
     site.content["/new"] = CONTENT
     site.prescribed["/images.npz"] = [redirects("/new")] * 2

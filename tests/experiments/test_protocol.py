@@ -79,9 +79,10 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     assert (protocol.trials, protocol.split, protocol.validation_share) == (3, "paper", 0.1)
     assert protocol.in_distribution == ("MEL", "NV", "BCC", "AK", "DF")
     assert protocol.unseen == ("BKL", "VASC", "SCC")
-    assert Preprocessing(
-        image_size=224, crop=0.85, color_constancy="shades_of_gray"
-    ) == PAPER_PREPROCESSING
+    assert (
+        Preprocessing(image_size=224, crop=0.85, color_constancy="shades_of_gray")
+        == PAPER_PREPROCESSING
+    )
 
 
 def test_a_folder_must_name_its_classes():

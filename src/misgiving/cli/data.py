@@ -144,7 +144,7 @@ def fetch(
         return
     if folder is None:
         raise UsageError(f"name the folder to put it in: misgiving data fetch {name} FOLDER")
-    with progress_bars() as progress:
+    with progress_bars("stopped; the same command goes on from here") as progress:
         fetched = fetch_set(
             name,
             folder,

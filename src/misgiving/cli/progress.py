@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def progress_bars() -> Iterator[Progress]:
+def progress_bars(stop: str = "stopped; nothing half-written is left") -> Iterator[Progress]:
     """Bars on a terminal, none elsewhere; a stop becomes an explained failure."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
@@ -28,7 +28,7 @@ def progress_bars() -> Iterator[Progress]:
         try:
             yield progress
         except KeyboardInterrupt:
-            raise Stopped("stopped; nothing half-written is left") from None
+            raise Stopped(stop) from None
 
 
 class Stopped(ExplainedError):

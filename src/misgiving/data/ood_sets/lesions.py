@@ -61,7 +61,7 @@ def widened(mask: Mask, margin: float) -> Mask:
     return np.asarray(ndimage.distance_transform_edt(~mask) <= margin)
 
 
-def _shrunk(image: Picture) -> Picture:
+def _shrunk(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
     height, width = image.shape[:2]
     if width <= WIDTH:
         return image
