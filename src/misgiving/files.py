@@ -16,7 +16,7 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
-MOMENT = 1.0  # seconds between making an unfinished file and locking it, at the very most
+MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
 
 @contextmanager
@@ -89,7 +89,7 @@ def _remove_abandoned(path: Path) -> None:
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError:  # its owner lives, or this file system cannot tell
             continue
         else:
             if time.time() - os.fstat(handle).st_mtime > MOMENT:

@@ -171,6 +171,12 @@ def test_a_class_of_three_lesions_cannot_be_in_four_parts():
         grouped_split(labels, CLASSES, lesions(labels), seed=0)
 
 
+def test_classes_of_fewer_than_ten_images_have_no_tenths():
+    labels = np.repeat([0, 1, 2], 8)
+    with pytest.raises(DataError, match="no class has more than 8 images"):
+        grouped_split(labels, CLASSES, lesions(labels, of_lesion=1), seed=0)
+
+
 def test_the_leakage_check_names_the_other_parts_of_a_lesion_and_of_a_copy():
     split = Split(
         ids=("a", "b", "c", "d", "e"),

@@ -41,6 +41,7 @@ def test_the_columns_change_what_they_say():
         ({"ood_sets": ("nct",)}, "choose from"),
         ({"unseen": ()}, "name them with --in-distribution"),
         ({"unseen": ("6",)}, "'6' cannot be both"),
+        ({"learning_rates": (1e-3, 1e-3)}, "learning rates must be named once each"),
         ({"split": "random"}, "unknown split 'random'; choose from paper, grouped"),
         ({"ood_sets": ("boxes",)}, "tuning set 'histology' must be one of the OOD sets: boxes"),
     ],
@@ -127,6 +128,10 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
         (["validation=a"], [], "'validation' cannot be the name of a set"),
         (["a/b=a"], [], "'a/b' cannot be the name"),
         (["ntc:histology=a"], [], "'ntc' is no set of the paper's"),
+        (["unseen-BKL=a"], [], "'unseen-BKL' cannot be the name"),
+        (["nct=a", "nct=b"], [], "'nct' is named twice"),
+        (["b_box=a"], [], "b_box is derived from held-out images"),
+        (["imagenet=scikit-image"], [], "imagenet:photographs=scikit-image"),
         (["nct=a"], ["imagenet=b"], "--about imagenet=...: there is no --ood set"),
     ],
 )
@@ -164,3 +169,8 @@ def test_a_unit_that_does_not_exist_is_refused(choice):
 def test_data_without_a_protocol_is_refused():
     with pytest.raises(UsageError, match="choose from digits"):
         protocol_for("photos")
+
+
+def test_a_share_has_no_meaning_for_the_grouped_split():
+    with pytest.raises(UsageError, match="--validation-share"):
+        protocol_for("digits", split="grouped", validation_share=0.2)

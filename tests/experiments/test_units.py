@@ -6,6 +6,7 @@ import pytest
 from tiny import TINY
 
 from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.experiments import units as units_module
 from misgiving.experiments.bench import Bench, Listener
 from misgiving.experiments.collection import collect
 from misgiving.experiments.protocol import Unit, chosen_units, units
@@ -108,3 +109,22 @@ def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
 def test_nothing_cannot_be_collected(bench, tmp_path):
     with pytest.raises(DataError, match="no unit is finished"):
         collect(bench, tmp_path)
+
+
+def test_a_training_that_diverges_does_not_stop_the_others(cache, tmp_path, monkeypatch):
+    bench = Bench(replace(TINY, trials=1), cache)
+    whole = units_module.train_run
+
+    def diverge_without_estimator(run, *arguments, **options):
+        if not run.training.estimates_losses:
+            raise TrainingError("the loss is not finite")
+        return whole(run, *arguments, **options)
+
+    monkeypatch.setattr(units_module, "train_run", diverge_without_estimator)
+    reproduce_units(bench, tmp_path)
+    collect(bench, tmp_path)
+    results = (tmp_path / "results.csv").read_text()
+    assert "generalization,0,vanilla,validation,,diverged,1.0" in results
+    assert "ood_detection,0,vanilla,validation,,diverged,1.0" in results
+    assert "ood_detection,0,proposed,boxes,odin,auroc," in results
+    assert "vanilla" not in (tmp_path / "intervals.csv").read_text()

@@ -180,10 +180,10 @@ def test_only_the_set_that_tuned_odin_is_marked_as_tuned(reader):
     assert owners == {"histology"}
 
 
-def test_sets_stand_with_the_number_of_their_images_and_sources(reader):
+def test_sets_stand_with_the_number_of_their_images_and_groups(reader):
     small = reader.texts("small")
     assert "230 images" in small
-    assert "41 sources" in small
+    assert "41 groups" in small
 
 
 def test_what_tuning_chose_for_odin_is_told(reader):

@@ -64,7 +64,7 @@ def test_rates_stand_from_low_to_high():
     rows = runs(rates=[("0.001", (SLOW, FAST)), ("3e-05", (SLOW, FAST))])
     sweep = read_sweep([], rows, own_rate=OWN)
     assert sweep.rates == [3e-5, 1e-4, 1e-3]
-    assert sweep.higher == [1e-3]
+    assert sweep.higher == [1e-4, 1e-3]
 
 
 def test_pairs_in_which_neither_reaches_the_level_are_left_out():
@@ -102,7 +102,7 @@ def test_speed_is_seen_only_with_both_halves_in_enough_trials(trials, proposed, 
 def test_a_run_without_a_sweep_says_so_and_still_counts_epochs():
     found = speed_finding(read_sweep([], runs(), own_rate=OWN))
     assert found.status == "cannot be judged"
-    assert "not swept in this run" in found.sentence
+    assert "No other learning rate has both models finished" in found.sentence
     assert "3 of 3 pairs of trials at 0.0001" in found.sentence
 
 

@@ -308,7 +308,7 @@ def against_each(dataset, bounds):
     [
         (ABOVE, ABOVE, "seen"),
         (ABOVE, ACROSS, "seen in part"),
-        (ABOVE, BELOW, "seen in part"),
+        (ABOVE, BELOW, "not seen"),
         (ACROSS, ACROSS, "not seen"),
         (BELOW, ACROSS, "not seen"),
         (NONE, NONE, "cannot be judged"),
@@ -317,13 +317,13 @@ def against_each(dataset, bounds):
 )
 def test_foreign_images_are_judged_over_all_sets(first, second, status):
     rows = [*against_each("boxes", first), *against_each("photographs", second)]
-    assert ood_finding(rows, tuned=["histology"]).status == status
+    assert ood_finding(rows, sets=["boxes", "photographs"]).status == status
 
 
 @pytest.mark.parametrize(("vanilla", "detached", "status"), JOINT)
 def test_foreign_images_are_judged_against_vanilla_and_detached(vanilla, detached, status):
     rows = [odin("boxes", vanilla), odin("boxes", detached, baseline="detached")]
-    assert ood_finding(rows, tuned=[]).status == status
+    assert ood_finding(rows, sets=["boxes", "black"]).status == status
 
 
 @pytest.mark.parametrize(("area", "status"), [(1.0, "seen"), (0.99, "seen in part")])
@@ -333,18 +333,23 @@ def test_a_set_that_both_models_separate_perfectly_decides_nothing(area, status)
         for name in ("vanilla", "detached", "proposed")
     ]
     rows = [*against_each("boxes", ABOVE), *against_each("black", (0.0, 0.0)), *values]
-    assert ood_finding(rows, tuned=[]).status == status
+    assert ood_finding(rows, sets=["boxes", "black"]).status == status
 
 
 @pytest.mark.parametrize("tuned", [{"tuned": True}, {"dataset": "histology"}])
 def test_the_set_that_tuned_odin_does_not_count(tuned):
     rows = [odin("boxes", ACROSS), odin("other", ABOVE)._replace(**tuned)]
-    assert ood_finding(rows, tuned=["histology"]).status == "not seen"
+    assert ood_finding(rows, sets=["boxes", "other"]).status == "not seen"
+
+
+def test_one_trial_shows_at_most_a_part_of_a_claim():
+    rows = [row._replace(trials=1) for row in against_each("boxes", ABOVE)]
+    assert ood_finding(rows, sets=["boxes"]).status == "seen in part"
 
 
 def test_the_sentence_on_foreign_images_names_the_sets_under_each_outcome():
     rows = [odin("black_boxes", ABOVE), odin("photographs", ACROSS), odin("skin", NONE)]
-    assert ood_finding(rows, tuned=[]).sentence == (
+    assert ood_finding(rows, sets=["black_boxes", "photographs", "skin"]).sentence == (
         "Of 3 untuned sets, the proposed model's ODIN AUROC is clearly higher than vanilla's on 1 "
         "(black boxes), not to be told apart from vanilla's (interval includes zero) on 1 "
         "(photographs), "

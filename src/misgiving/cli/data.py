@@ -66,20 +66,29 @@ def ood(
         str | None,
         typer.Option(metavar="FOLDER", help="Lesion masks, or `automatic` to locate lesions."),
     ] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
     overwrite: Overwrite = False,
 ) -> None:
     """Build an OOD set from dermoscopic images, as PNG files with a manifest and its checksum.
 
-    Example: misgiving data ood b_box isic2019:ISIC_2019 --out sets/b_box
+    Without --run, nothing is known of what a model was trained on: give data that is held out.
+
+    Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
     """
     from misgiving.data.datasets import load_dataset
     from misgiving.data.masks import with_masks
     from misgiving.data.ood_sets import build, from_place, write_ood_set
+    from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")
     source = with_masks(load_dataset(data), masks)
+    if run is not None:
+        source = without_training_images(source, run)
     if place is None:
         built = build(name, source, seed=seed, count=count)
     else:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from misgiving.data.datasets import Dataset
 from misgiving.data.tables import read_table
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
@@ -127,8 +128,11 @@ def _refuse_few_groups(
                 f"class {classes[label]!r} has {count} groups (lesions), too few for the four parts"
                 " of a grouped split; add images of it, leave the class out or use --split paper"
             )
-    if (total := len(np.unique(numbered))) < 10:
-        raise DataError(f"{total} groups are too few for a grouped split, which needs 10")
+    if (most := int(np.bincount(labels).max())) < 10:
+        raise DataError(
+            f"no class has more than {most} images, too few for the tenths of a grouped split; "
+            "add images or use --split paper"
+        )
 
 
 def _refuse_absent(
@@ -263,3 +267,17 @@ def read_split(path: Path) -> Split:
     if len(set(ids)) < len(ids):
         raise DataError(f"{path}: an id occurs more than once; write the split again")
     return Split(ids=ids, hashes=hashes, parts=parts, labels=labels, groups=groups)
+
+
+def without_training_images(dataset: Dataset, run: Path) -> Dataset:
+    """The images that a run was not trained on, by id.
+
+    Raises:
+        UsageError: None is left.
+    """
+    split = read_split(run / "split.csv")
+    trained = {name for name, part in zip(split.ids, split.parts, strict=True) if part == "train"}
+    kept = np.flatnonzero([identity not in trained for identity in dataset.ids])
+    if not len(kept):
+        raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")
+    return dataset.select(kept)

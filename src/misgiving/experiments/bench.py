@@ -54,6 +54,7 @@ class Bench:
         self.inliers, _ = align(self.images, protocol.in_distribution)
         self._code = code_fingerprint()
         self._outliers: dict[int, dict[str, OodImages]] = {}
+        self._drawn: dict[tuple[bool, int], Parts] = {}
 
     @property
     def roles(self) -> Roles:
@@ -146,16 +147,21 @@ class Bench:
         for place in self.protocol.places:
             if place.name == name:
                 return _from_place(place, held_out, seed)
-        return build(name, held_out, seed=seed)
+        built = build(name, held_out, seed=seed)
+        contents = f"of held-out images: {built.dataset.contents}"
+        return built._replace(dataset=replace(built.dataset, contents=contents))
 
     def _parts(self, images: ImageSet, seed: int) -> Parts:
-        return SPLITS[self.protocol.split].draw(
-            images.labels,
-            images.classes,
-            images.groups,
-            validation_share=self.protocol.validation_share,
-            seed=seed,
-        )
+        key = (images is self.inliers, seed)
+        if key not in self._drawn:
+            self._drawn[key] = SPLITS[self.protocol.split].draw(
+                images.labels,
+                images.classes,
+                images.groups,
+                validation_share=self.protocol.validation_share,
+                seed=seed,
+            )
+        return self._drawn[key]
 
     def _prepare(self, dataset: Dataset) -> ImageSet:
         return prepare(dataset, self.preprocessing, cache=self.cache, report=self.listener.on_image)

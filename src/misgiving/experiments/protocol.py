@@ -1,7 +1,7 @@
 """The paper's three experiments over trials: all settings, and the units of work they make."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,20 +64,38 @@ def ood_places(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodPlac
     'nct'
     """
     texts = dict(_name_and_value("--about", text) for text in about)
-    places = []
+    places: list[OodPlace] = []
     for text in named:
         names, place = _name_and_value("--ood", text)
         stands_for, _, name = names.rpartition(":")
-        if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
+        if not re.fullmatch(r"(?!unseen-)[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
             raise UsageError(f"--ood {text}: {name!r} cannot be the name of a set; choose another")
         if stands_for and stands_for not in PAPER_SETS:
             known = ", ".join(PAPER_SETS)
             raise UsageError(f"--ood {text}: {stands_for!r} is no set of the paper's: {known}")
+        _refuse_clash(text, name, stands_for, place, {known.name for known in places})
         about_it = texts.pop(name, "")
         places.append(OodPlace(name=name, place=place, stands_for=stands_for, about=about_it))
     for name in texts:
         raise UsageError(f"--about {name}=...: there is no --ood set of this name")
     return tuple(places)
+
+
+def _refuse_clash(
+    text: str, name: str, stands_for: str, place: str, taken: Collection[str]
+) -> None:
+    if name in taken:
+        raise UsageError(f"--ood {text}: {name!r} is named twice; choose another name")
+    if name in DERIVED:
+        raise UsageError(
+            f"--ood {text}: {name} is derived from held-out images; give what stands in for it "
+            f"another name: --ood {name}:NAME={place}"
+        )
+    if place == "scikit-image" and name in PAPER_SETS:
+        raise UsageError(
+            f"--ood {text}: these pictures are not the paper's; name them for what they are: "
+            f"--ood {stands_for or name}:photographs={place}"
+        )
 
 
 def _name_and_value(option: str, text: str) -> tuple[str, str]:
@@ -140,10 +158,14 @@ class Protocol:
             raise UsageError(f"seed must be from 0 to 2**32 - 1 - trials, got {self.seed}")
         _require_once("models", self.models)
         _require_once("OOD sets", self.ood_sets)
+        _require_once("learning rates", _names_of_rates(self.learning_rates) or ("none",))
         _require_classes(self.in_distribution, self.unseen)
         for name in self.models:
             MODELS[name]
         SPLITS[self.split]
+        self._check_ood_sets()
+
+    def _check_ood_sets(self) -> None:
         for name in set(self.ood_sets) - {place.name for place in self.places}:
             OOD_SETS[name]
         if self.search.tuning_set not in self.ood_sets:
@@ -156,6 +178,10 @@ class Protocol:
         """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
         rows = {place.name: place.row for place in self.places}
         return rows.get(ood_set, ood_set)
+
+
+def _names_of_rates(rates: tuple[float, ...]) -> tuple[str, ...]:
+    return tuple(f"{rate:g}" for rate in rates)
 
 
 def _require_once(kind: str, names: tuple[str, ...]) -> None:
@@ -248,6 +274,8 @@ def protocol_for(
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
     given = _given(changes)
+    if given.get("split") == "grouped" and "validation_share" in given:
+        raise UsageError("--validation-share is of the paper's split; leave it out with grouped")
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= given.keys():
         given |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     named = dict.fromkeys((*protocol.ood_sets, *(place.name for place in places)))

@@ -60,7 +60,7 @@ def reproduce_units(
     records = {unit: bench.record(unit) for unit in asked}
     todo = [unit for unit in asked if not is_finished(out / unit.folder, records[unit])]
     bench.listener.on_start(len(todo), len(asked))
-    if jobs == 1 or len(todo) < 2:
+    if jobs == 1 or not todo:  # else always in processes: the number of threads changes rounding
         for unit in todo:
             _finish(bench, unit, out, records[unit])
             bench.listener.on_unit(unit)
@@ -79,9 +79,17 @@ def is_finished(folder: Path, record: dict[str, Any]) -> bool:
 def _finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any]) -> None:
     started = time.monotonic()
     with whole_folder(out / unit.folder) as partial:
-        EXPERIMENTS[unit.experiment.partition("/")[0]](bench, unit, partial)
+        _do(bench, unit, partial)
         write_json(partial / "timing.json", {"seconds": round(time.monotonic() - started, 1)})
         write_json(partial / "unit.json", record)
+
+
+def _do(bench: Bench, unit: Unit, folder: Path) -> None:
+    """Train and measure; a loss that is no longer finite is a result too."""
+    try:
+        EXPERIMENTS[unit.experiment.partition("/")[0]](bench, unit, folder)
+    except TrainingError:
+        _write_results(folder, {unit.experiment: [_diverged(bench, yes=True)]}, unit)
 
 
 def _finish_in_processes(
@@ -131,12 +139,8 @@ def _generalization(bench: Bench, unit: Unit, folder: Path) -> None:
 
 
 def _learning_rate(bench: Bench, unit: Unit, folder: Path) -> None:
-    """4.1 at another learning rate, where a loss that is no longer finite is a result too."""
-    try:
-        run, checkpoint = _train(bench, unit, folder)
-    except TrainingError:
-        _write_results(folder, {unit.experiment: [_diverged(bench, yes=True)]}, unit)
-        return
+    """4.1 at another learning rate."""
+    run, checkpoint = _train(bench, unit, folder)
     measured = run.roles.measured
     predictions = predict(
         checkpoint.model, run.part(measured), estimates_losses=checkpoint.estimates_losses

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from misgiving.data.datasets import Dataset, HashedImage, ImageSource
+from misgiving.data.masks import mask_of
 from misgiving.data.ood_sets.built import Built, outliers
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, resized, widened
 from misgiving.data.ood_sets.rectangles import (
@@ -74,8 +75,8 @@ def cropped(image: Picture, box: Box) -> UInt8[np.ndarray, "rows columns 3"]:
 def lesion_of(dataset: Dataset, index: int) -> Lesion | None:
     """The lesion by its mask file or else by search; None where none is found."""
     if dataset.masks is not None:
-        path = dataset.masks / f"{dataset.ids[index]}_segmentation.png"
-        if path.is_file():
+        path = mask_of(dataset.masks, dataset.ids[index])
+        if path is not None:
             return Lesion(decode(read_bytes(path), str(path))[..., 0] >= 128, automatic=False)
     mask = locate_lesion(dataset.images.read(index).image)
     return None if mask is None else Lesion(mask, automatic=True)
@@ -188,5 +189,5 @@ def description(name: str, images: DerivedImages, left_out: int) -> str:
     remarks = [f"lesion located automatically in {automatic}"] * (automatic > 0)
     images_left = f"{left_out} image" + "s" * (left_out > 1)
     remarks += [f"{images_left} left out, of which none can be made"] * (left_out > 0)
-    sentence = f"{len(images)} held-out images with {KINDS[name].sentence}"
+    sentence = f"{len(images)} images with {KINDS[name].sentence}"
     return "; ".join([sentence, *remarks])

@@ -67,7 +67,7 @@ def _sentence(kept: Dataset) -> str:
         return kept.contents
     counts = Counter(kept.groups)
     if len(counts) == len(kept):
-        return f"{len(kept)} images of {kept.name}"
+        return f"{len(kept)} images, resampled one by one as their sources are not told"
     named = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
     sources = named if len(counts) <= FEW else f"{len(counts)} sources"
     return f"{len(kept)} images of {kept.name} ({sources})"

@@ -106,10 +106,10 @@ def _rows(path: Path) -> list[tuple[str, ...]]:
 def _confusions(bench: Bench, finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
     """How often each true class was taken for each other, where that occurred."""
     for unit in finished:
-        if unit.experiment.startswith(SWEEP):
+        path = out / unit.folder / "predictions" / f"{bench.roles.measured}.safetensors"
+        if unit.experiment.startswith(SWEEP) or not path.exists():  # none where training diverged
             continue
-        name = f"{bench.roles.measured}.safetensors"
-        found = Predictions.load(out / unit.folder / "predictions" / name)
+        found = Predictions.load(path)
         counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
         for (true, choice), count in sorted(counts.items()):
             yield (*unit, found.classes[true], found.classes[choice], count)

@@ -41,7 +41,7 @@ def settings(bench: Bench, finished: Sequence[Unit], out: Path) -> dict[str, Any
         "tuning_set": protocol.search.tuning_set,
         "odin_temperatures": list(protocol.search.temperatures),
         "odin_epsilons": list(protocol.search.epsilons),
-        "compares_with_paper": protocol.in_distribution == DERMOSCOPY.in_distribution,
+        "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         "open_choices": _open_choices(protocol),
         "training": _training_settings(bench),
         "versions": versions(),

@@ -102,8 +102,10 @@ def set_tags(material: Material, dataset: str, *, full: bool = False) -> list[st
     """
     facts, row = material.datasets.get(dataset, {}), material.row(dataset)
     told = [str(facts["contents"])] if full and facts.get("contents") else []
-    kinds = ("images", "sources")
-    counts = [markup.count(facts.get(kind, markup.UNKNOWN), kind) for kind in kinds]
+    counts = [
+        markup.count(facts.get("images", markup.UNKNOWN), "images"),
+        markup.count(facts.get("sources", markup.UNKNOWN), "groups"),
+    ]
     tuned = [markup.TUNED] if dataset in material.tuned else []
     return [*stand_in_tag(dataset, row), *told, *counts, *tuned]
 

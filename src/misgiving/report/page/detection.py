@@ -20,7 +20,10 @@ from misgiving.report.page.material import Material
 from misgiving.report.page.sections import DETECTION_CHOICES, holds, missing
 from misgiving.report.tables import POINTS, Result, distinct, models_of, select, spread
 
-SOURCES = "Sources: the independent pictures or lesions that the images come from."
+GROUPS = (
+    "Groups: the lesions or source pictures that the images come from, or the images themselves "
+    "where nothing else is known."
+)
 OOD_METRICS = {
     "fpr_at_tpr95": f"FPR@TPR95 {markup.DOWN}",
     "detection_error": f"DTERR {markup.DOWN}",
@@ -40,7 +43,7 @@ ODINS = {
 def detection(material: Material) -> str:
     """Table 1: does joint training help ODIN to tell foreign images?"""
     rows = select(material.results, experiment="ood_detection")
-    sentence = tables.ood_finding(material.intervals, tuned=material.tuned).sentence
+    sentence = tables.ood_finding(material.intervals, sets=material.claimed_sets).sentence
     return (
         missing(material.results, "results.csv", "ood_detection")
         + markup.paragraph("finding", sentence)
@@ -63,7 +66,7 @@ def _odin_table(material: Material) -> str:
     names = [markup.number_head(name) for name in OOD_METRICS.values()]
     heads = [markup.row(markup.head("Set"), markup.head("Model"), *names)]
     bodies = [_odin_rows(material, select(rows, dataset=d)) for d in distinct(rows, "dataset")]
-    caption = f"ODIN, tuned on the set that is marked. {SAID} {SOURCES}"
+    caption = f"ODIN, tuned on the set that is marked. {SAID} {GROUPS}"
     return (gap if absent else "") + markup.table(caption, heads, bodies)
 
 
@@ -129,8 +132,8 @@ def _in_distribution(rows: Sequence[Result], part: str) -> str:
         for model in models_of(accuracies)
     ]
     chosen = [
-        f"{model} {_choices(select(rows, model=model))}"
-        for model in models_of(select(rows, metric="temperature"))
+        f"{model} {_choices(select(rows, model=model, detector='odin'))}"
+        for model in models_of(select(rows, metric="temperature", detector="odin"))
     ]
     lines = {
         "Balanced accuracy of these models on their own classes, in % per trial: ": scores,

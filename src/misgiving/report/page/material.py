@@ -60,6 +60,19 @@ class Material(NamedTuple):
         return named | {str(self.settings.get("tuning_set", ""))}
 
     @property
+    def claimed_sets(self) -> list[str]:
+        """The untuned sets on which the paper's claim about ODIN is judged.
+
+        Beside the paper these are its own and their stand-ins, each once: another reading of one,
+        or a set of the user's own, is measured and no evidence for or against the paper.
+        """
+        rows = select(self.intervals, experiment="ood_detection", detector="odin", metric="auroc")
+        untuned = [name for name in distinct(rows, "dataset") if name not in self.tuned]
+        if not self.compares_with_paper:
+            return untuned
+        return [name for name in untuned if name not in READ_OTHERWISE and self.row(name) in SETS]
+
+    @property
     def classes(self) -> list[str]:
         """The classes of Section 4.1 in the order of the data."""
         return [str(name) for name in self.settings.get("classes", ())]

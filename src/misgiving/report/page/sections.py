@@ -72,7 +72,7 @@ def findings(material: Material) -> list[Finding]:
         tables.accuracy_finding(material.intervals),
         minority_finding(material),
         tables.speed_finding(material.sweep),
-        tables.ood_finding(material.intervals, tuned=material.tuned),
+        tables.ood_finding(material.intervals, sets=material.claimed_sets),
         tables.new_classes_finding(material.intervals),
     ]
 
@@ -249,7 +249,7 @@ def _sets_table(datasets: Mapping[str, Facts]) -> str:
         return markup.paragraph("missing", "Missing: datasets.json, which counts the images.")
     names = [markup.head("Set"), markup.head("Contents")]
     known = [key for key in OPTIONAL_FACTS if any(facts.get(key) for facts in datasets.values())]
-    columns = ["Images", "Sources", *(OPTIONAL_FACTS[key] for key in known)]
+    columns = ["Images", "Groups", *(OPTIONAL_FACTS[key] for key in known)]
     heads = markup.row(*names, *map(markup.number_head, columns))
     rows = []
     for name, facts in datasets.items():
@@ -262,7 +262,11 @@ def _sets_table(datasets: Mapping[str, Facts]) -> str:
             markup.cell(str(facts.get("contents", ""))),
         ]
         rows.append(markup.row(*words, *map(markup.number, counts)))
-    return markup.table("The sets of images.", [heads], [markup.body(rows)])
+    caption = (
+        "The sets of images. Groups are what intervals resample: lesions, source pictures, or "
+        "single images where nothing else is known."
+    )
+    return markup.table(caption, [heads], [markup.body(rows)])
 
 
 def _fact(value: object) -> str:

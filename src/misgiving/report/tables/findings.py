@@ -156,12 +156,17 @@ def _gain(name: str, pair: Interval | None, images: int | None) -> str:
     return f"{name}{f' ({known})' if known else ''} {POINTS.difference(pair)}"
 
 
-def ood_finding(intervals: Sequence[Interval], *, tuned: Iterable[str]) -> Finding:
-    """On how many sets, of those that did not tune ODIN, is AUROC better (Table 1)?"""
+def ood_finding(intervals: Sequence[Interval], *, sets: Iterable[str]) -> Finding:
+    """On how many sets, of those that did not tune ODIN, is AUROC better (Table 1)?
+
+    Args:
+        intervals: The rows of `intervals.csv`.
+        sets: Those to judge on.
+    """
     claim = "Joint training helps ODIN"
     wanted = {"experiment": "ood_detection", "model": "proposed", "metric": "auroc"}
     rows = select(intervals, detector="odin", tuned=False, **wanted)
-    untuned = [row for row in rows if row.dataset not in set(tuned)]
+    untuned = [row for row in rows if row.dataset in set(sets)]
     perfect = {row.dataset for row in untuned if _leaves_nothing(intervals, row)}
     judged = [row for row in untuned if row.dataset not in perfect]
     groups = {name: by_verdict(select(judged, baseline=name)) for name in BASELINES}

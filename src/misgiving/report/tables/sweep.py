@@ -60,8 +60,8 @@ class Sweep(NamedTuple):
 
     @property
     def higher(self) -> list[float]:
-        """The rates above the protocol's own."""
-        return [rate for rate in self.rates if rate > self.own_rate]
+        """The rates above the lowest."""
+        return self.rates[1:]
 
     def at(self, rate: float, model: str) -> list[SweptRun]:
         """The runs of one model at one rate, trial by trial."""
@@ -213,7 +213,7 @@ def speed_finding(sweep: Sweep | None) -> Finding:
 
 
 def _speed_status(sweep: Sweep) -> str:
-    if not sweep.higher:
+    if not any(sweep.pairs(rate) for rate in sweep.higher):
         return UNJUDGED
     decided = [count for rate in sweep.rates if (count := faster(sweep, rate)).pairs]
     halves = (
@@ -234,16 +234,16 @@ def _level_told(sweep: Sweep) -> str:
 
 
 def _higher_told(sweep: Sweep) -> str:
-    if not sweep.higher:
-        return "Higher learning rates were not swept in this run"
+    if not any(sweep.pairs(rate) for rate in sweep.higher):
+        return "No other learning rate has both models finished in one trial"
     counts = [f"{only_proposed(sweep, rate)} at {rate:g}" for rate in sweep.higher]
     ends = [
         f"{model} {_ends(sweep, [run for rate in sweep.higher for run in sweep.at(rate, model)])}"
         for model in SWEPT
     ]
     return (
-        f"At higher rates only proposed trains to that level in {', '.join(counts)} "
-        f"(runs there: {'; '.join(ends)})"
+        f"At rates above {sweep.rates[0]:g} only proposed trains to that level in "
+        f"{', '.join(counts)} (runs there: {'; '.join(ends)})"
     )
 
 

@@ -168,12 +168,18 @@ def against_both(words: Comparison, differences: Sequence[Interval]) -> Finding:
 
 
 def status_of(groups: Mapping[Verdict, Sequence[object]]) -> str:
-    """The status of a claim that asks for a gain in every comparison."""
-    others = [*groups.get(Verdict.TIED, ()), *groups.get(Verdict.WORSE, ())]
-    unknown = groups.get(Verdict.UNKNOWN, ())
-    if groups.get(Verdict.BETTER):
-        return IN_PART if others or unknown else SEEN
-    return NOT_SEEN if others else UNJUDGED
+    """The status of a claim that asks for a gain in every comparison.
+
+    One clear loss outweighs any number of gains, of which chance alone yields some; and a single
+    trial, whose intervals leave out the variation between trainings, shows at most a part.
+    """
+    if groups.get(Verdict.WORSE):
+        return NOT_SEEN
+    if better := groups.get(Verdict.BETTER):
+        single = any(getattr(difference, "trials", None) == 1 for difference in better)
+        others = groups.get(Verdict.TIED) or groups.get(Verdict.UNKNOWN)
+        return IN_PART if others or single else SEEN
+    return NOT_SEEN if groups.get(Verdict.TIED) else UNJUDGED
 
 
 def joint_status(statuses: Iterable[str]) -> str:
@@ -181,6 +187,6 @@ def joint_status(statuses: Iterable[str]) -> str:
     found = set(statuses)
     if found <= {SEEN}:
         return SEEN if found else UNJUDGED
-    if found & {SEEN, IN_PART}:
-        return IN_PART
-    return NOT_SEEN if NOT_SEEN in found else UNJUDGED
+    if NOT_SEEN in found:
+        return IN_PART if SEEN in found else NOT_SEEN
+    return IN_PART if found & {SEEN, IN_PART} else UNJUDGED

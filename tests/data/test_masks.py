@@ -1,0 +1,72 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misgiving.data.datasets import load_dataset
+from misgiving.data.masks import mask_of, with_masks
+from misgiving.data.ood_sets import build
+from misgiving.data.splits import Split, without_training_images, write_split
+from misgiving.errors import DataError, UsageError
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder for each class, and masks named by the files alone."""
+    for name in ("NV/one", "NV/two", "DF/three", "DF/four"):
+        path = tmp_path / "photos" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((20, 30, 3), 200, dtype=np.uint8)).save(path)
+        mask = np.zeros((20, 30), dtype=np.uint8)
+        mask[5:9, 6:16] = 255
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{path.stem}_segmentation.png")
+    return load_dataset(f"folder:{tmp_path / 'photos'}")
+
+
+def test_masks_are_found_by_the_name_of_the_file_without_its_folder(photos, tmp_path):
+    assert mask_of(tmp_path / "masks", "NV/one.png") == tmp_path / "masks/one_segmentation.png"
+    boxed = build("b_box", with_masks(photos, str(tmp_path / "masks")), seed=0).dataset
+    assert "automatically" not in boxed.contents
+    black = (boxed.images.read(0).image == 0).all(axis=2)
+    assert np.argwhere(black).min(axis=0).tolist() == [5, 6]
+    assert np.argwhere(black).max(axis=0).tolist() == [8, 15]
+
+
+def test_a_folder_without_a_mask_of_any_image_is_refused(photos, tmp_path):
+    with pytest.raises(DataError, match=r"holds no mask of these images.*_segmentation\.png"):
+        with_masks(photos, str(tmp_path / "photos"))
+
+
+def test_a_folder_of_masks_that_does_not_exist_is_named(photos, tmp_path):
+    with pytest.raises(DataError, match=r"nowhere: no such folder of masks"):
+        with_masks(photos, str(tmp_path / "nowhere"))
+
+
+def test_automatic_forgets_the_masks_beside_the_data(photos, tmp_path):
+    known = replace(photos, masks=tmp_path / "masks")
+    assert with_masks(known, "automatic").masks is None
+    assert with_masks(known, None).masks == tmp_path / "masks"
+
+
+def split_of(photos, parts):
+    return Split(
+        ids=photos.ids,
+        hashes=("0",) * len(photos),
+        parts=parts,
+        labels=tuple(photos.classes[label] for label in photos.labels),
+        groups=photos.groups,
+    )
+
+
+def test_what_a_run_was_trained_on_is_left_out(photos, tmp_path):
+    parts = ("train", "validation", "train", "validation")
+    write_split(tmp_path / "run" / "split.csv", split_of(photos, parts))
+    assert without_training_images(photos, tmp_path / "run").ids == photos.ids[1::2]
+
+
+def test_a_run_that_was_trained_on_everything_leaves_nothing(photos, tmp_path):
+    write_split(tmp_path / "run" / "split.csv", split_of(photos, ("train",) * 4))
+    with pytest.raises(UsageError, match="was trained on all images"):
+        without_training_images(photos, tmp_path / "run")
