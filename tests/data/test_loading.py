@@ -15,8 +15,8 @@ from PIL import Image
 
 from misgiving.data import loading
 from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
+from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.loading import (
-    LOOK_AHEAD,
     batches,
     default_cache,
     prepare,

@@ -1,9 +1,7 @@
 """What is wrong with a labelled image set, found before anything is learnt from it."""
 
-import os
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.data.datasets import Dataset, published_counts
+from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import (
     NEAR,
     SAME_CONTENT,
@@ -28,8 +27,6 @@ from misgiving.files import write_csv, write_json
 Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
-WORKERS = min(8, os.cpu_count() or 1)
-LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait; bounds memory whatever the set's size
 TINY = 32  # pixels of the shorter side
 UNUSUAL_AREA = 4  # times the median's pixels, or a median of that many times the pixels
 UNUSUAL_SHAPE = 2.5  # times as long as wide
@@ -169,23 +166,11 @@ class _Look(NamedTuple):
 def _looked(dataset: Dataset, report: Report | None) -> list[_Look | str]:
     """What is seen of every image, or in one line why it cannot be read."""
     looked = []
-    for look in _looks(dataset):
+    for look in in_order(partial(_look, dataset), len(dataset)):
         looked.append(look)
         if report:
             report(len(looked), len(dataset))
     return looked
-
-
-def _looks(dataset: Dataset) -> Iterator[_Look | str]:
-    """The same in order, by several threads that run at most LOOK_AHEAD images ahead."""
-    pending: deque[Future[_Look | str]] = deque()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for index in range(len(dataset)):
-            pending.append(pool.submit(_look, dataset, index))
-            if len(pending) == LOOK_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
 
 
 def _look(dataset: Dataset, index: int) -> _Look | str:

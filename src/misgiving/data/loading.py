@@ -7,9 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +19,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from misgiving.data.datasets import Dataset, HashedImage
+from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder, write_json
@@ -30,8 +29,6 @@ Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
 FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
-WORKERS = min(8, os.cpu_count() or 1)
-LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait; bounds memory whatever the set's size
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -196,20 +193,13 @@ def _is_same_file(handle: IO[bytes], path: Path) -> bool:
 
 
 def _preprocessed(dataset: Dataset, preprocessing: Preprocessing) -> Generator[HashedImage]:
-    """Every image in order, decoded by several threads that run at most LOOK_AHEAD images ahead."""
+    """Every image in order."""
 
     def work(index: int) -> HashedImage:
         name, image = dataset.images.read(index)
         return HashedImage(name, preprocessing(image))
 
-    pending: deque[Future[HashedImage]] = deque()
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for index in range(len(dataset)):
-            pending.append(pool.submit(work, index))
-            if len(pending) == LOOK_AHEAD:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
+    return in_order(work, len(dataset))
 
 
 def _write(

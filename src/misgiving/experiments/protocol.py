@@ -27,6 +27,16 @@ MODELS: Registry[dict[str, Any]] = Registry(
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
 
+
+def sweep_name(rate: float) -> str:
+    """The experiment that sweeps this learning rate.
+
+    >>> sweep_name(3e-4)
+    'learning_rate/0.0003'
+    """
+    return f"{SWEEP}{rate:g}"
+
+
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
@@ -158,7 +168,7 @@ class Protocol:
             raise UsageError(f"seed must be from 0 to 2**32 - 1 - trials, got {self.seed}")
         _require_once("models", self.models)
         _require_once("OOD sets", self.ood_sets)
-        _require_once("learning rates", _names_of_rates(self.learning_rates) or ("none",))
+        _require_distinct("learning rates", tuple(map(sweep_name, self.learning_rates)))
         _require_classes(self.in_distribution, self.unseen)
         for name in self.models:
             MODELS[name]
@@ -180,13 +190,15 @@ class Protocol:
         return rows.get(ood_set, ood_set)
 
 
-def _names_of_rates(rates: tuple[float, ...]) -> tuple[str, ...]:
-    return tuple(f"{rate:g}" for rate in rates)
-
-
 def _require_once(kind: str, names: tuple[str, ...]) -> None:
-    if not names or len(set(names)) < len(names):
-        raise UsageError(f"{kind} must be named once each, got {', '.join(names) or 'none'}")
+    if not names:
+        raise UsageError(f"{kind} must be named once each, got none")
+    _require_distinct(kind, names)
+
+
+def _require_distinct(kind: str, names: tuple[str, ...]) -> None:
+    if len(set(names)) < len(names):
+        raise UsageError(f"{kind} must be named once each, got {', '.join(names)}")
 
 
 def _require_classes(in_distribution: tuple[str, ...], unseen: tuple[str, ...]) -> None:
@@ -347,7 +359,7 @@ def units(protocol: Protocol) -> list[Unit]:
             for model in protocol.models
         ),
         *(
-            Unit(f"{SWEEP}{rate:g}", trial, model)
+            Unit(sweep_name(rate), trial, model)
             for trial in range(protocol.trials)
             for rate in protocol.learning_rates
             if rate != protocol.training.learning_rate

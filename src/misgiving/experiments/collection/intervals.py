@@ -17,7 +17,7 @@ from misgiving.evaluation import Predictions
 from misgiving.experiments.bench import Bench
 from misgiving.experiments.new_classes import TOGETHER
 from misgiving.experiments.ood_detection import ScoredSet, load_scores
-from misgiving.experiments.protocol import SWEEP, Unit
+from misgiving.experiments.protocol import Unit, sweep_name
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import error_auroc, spearman
 from misgiving.metrics.ood import ood_metrics
@@ -85,7 +85,7 @@ class _Sample(NamedTuple):
 def _compared_sets(bench: Bench) -> list[_ComparedSet]:
     protocol, measured = bench.protocol, bench.roles.measured
     unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
-    rates = [f"{SWEEP}{rate:g}" for rate in protocol.learning_rates]
+    rates = [sweep_name(rate) for rate in protocol.learning_rates]
     return [
         *(_ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
         *(_ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),

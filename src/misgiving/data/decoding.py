@@ -1,0 +1,28 @@
+"""Images are decoded by several threads, and come in order."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+WORKERS = min(8, os.cpu_count() or 1)
+LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait; bounds memory whatever the set's size
+
+
+def in_order(work: Callable[[int], Result], count: int) -> Generator[Result]:
+    """Results of `work` for 0, 1 and so on, by threads that run at most LOOK_AHEAD ahead.
+
+    >>> list(in_order(lambda index: index**2, 4))
+    [0, 1, 4, 9]
+    """
+    pending: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for index in range(count):
+            pending.append(pool.submit(work, index))
+            if len(pending) == LOOK_AHEAD:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
