@@ -16,7 +16,7 @@ from misgiving.experiments.units import reproduce_units
 from misgiving.report.page import write_report
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
-LESIONS = 5  # of each class, with two pictures each
+LESIONS = 12  # of each class, with two pictures each
 
 
 def lesion_picture(random, label):
@@ -77,7 +77,7 @@ def small_protocol(isic, split):
     return replace(protocol, search=search, replicates=50)
 
 
-@pytest.fixture(scope="module", params=["paper"])
+@pytest.fixture(scope="module", params=["paper", "grouped"])
 def reproduced(request, isic, tmp_path_factory):
     out = tmp_path_factory.mktemp(request.param)
     bench = Bench(small_protocol(isic, request.param), out / "cache")
