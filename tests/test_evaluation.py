@@ -5,12 +5,17 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 
+from misgiving.detectors import LOGIT_SCORES
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import (
+    FAILURE_SCORES,
     Predictions,
+    measure_calibration,
     measure_classification,
+    measure_failures,
     measure_loss_estimation,
     measure_ood,
+    model_fingerprint,
     predict,
 )
 from misgiving.models.joint import JointClassifier
@@ -97,12 +102,12 @@ def test_true_losses_are_weighted_negative_log_probabilities(predictions):
 
 def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
     confidences = predictions.confidences()
-    assert set(confidences) == {"msp", "energy", "predicted_loss"}
+    assert set(confidences) == {*LOGIT_SCORES, "predicted_loss"}
     np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
 
 
 def test_no_confidence_is_made_of_an_estimate_that_is_not_there(predictions):
-    assert set(without_estimate(predictions).confidences()) == {"msp", "energy"}
+    assert set(without_estimate(predictions).confidences()) == set(LOGIT_SCORES)
 
 
 def test_errors_and_accuracy_count_the_same(predictions):
@@ -131,7 +136,49 @@ def test_msp_stands_beside_the_predicted_loss(predictions):
     msp = predictions.probabilities.max(axis=1)
     expected = spearmanr(-msp, predictions.true_losses()).statistic
     assert value(measurements, "msp", "spearman") == pytest.approx(expected)
-    assert value(measurements, "msp", "aurc") > 0
+
+
+def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
+    confidences = {**predictions.confidences(), "combination": -1.0 * predictions.errors}
+    rows = measure_failures(predictions, confidences, "test")
+    assert {row.detector for row in rows} == set(FAILURE_SCORES)
+    assert value(rows, "combination", "error_auroc") == 1.0
+    assert value(rows, "combination", "excess_aurc") == pytest.approx(0.0)
+    for name in FAILURE_SCORES:
+        order = np.argsort(-confidences[name], kind="stable")
+        accepted = order[: math.ceil(0.5 * len(order))]
+        expected = predictions.errors[accepted].mean()
+        if len(set(confidences[name])) == len(order):
+            assert value(rows, name, "risk_at_coverage/0.5") == pytest.approx(expected)
+
+
+def test_calibration_is_measured_on_probabilities(predictions):
+    truth = np.eye(3)[predictions.labels]
+    rows = measure_calibration(truth, predictions.labels, dataset="test", detector="oracle")
+    assert {row.metric: row.value for row in rows} == {
+        "ece": 0.0,
+        "ece_width": 0.0,
+        "classwise_ece": 0.0,
+        "brier": 0.0,
+        "nll": 0.0,
+    }
+
+
+def test_predictions_keep_the_last_layer_and_the_fingerprint_of_the_model(model, images, tmp_path):
+    predictions = predict(model, images)
+    expected = predictions.features @ predictions.head.weight.T + predictions.head.bias
+    np.testing.assert_allclose(predictions.logits, expected, atol=1e-4)
+    predictions.save(tmp_path / "p.safetensors")
+    again = Predictions.load(tmp_path / "p.safetensors")
+    assert again.model == model_fingerprint(model) != ""
+    np.testing.assert_array_equal(again.head.weight, predictions.head.weight)
+
+
+def test_a_fingerprint_changes_with_any_weight(model):
+    before = model_fingerprint(model)
+    with torch.no_grad():
+        next(model.loss_estimator.parameters()).view(-1)[0] += 1e-3
+    assert model_fingerprint(model) != before
 
 
 def test_a_value_that_is_not_defined_is_no_measurement(predictions):

@@ -43,6 +43,7 @@ class Architecture:
     dropout: float = 0.4
     taps: tuple[int, ...] | None = None
     hidden: int = 128
+    reads_logits: bool = False
 
     def build(self, *, pretrained: bool = False) -> JointClassifier:
         """A model with first weights from torch's random numbers, or timm's ImageNet weights."""
@@ -53,6 +54,7 @@ class Architecture:
             dropout=self.dropout,
             taps=self.taps,
             hidden=self.hidden,
+            reads_logits=self.reads_logits,
             image_size=self.image_size,
         )
 

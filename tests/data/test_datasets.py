@@ -763,3 +763,12 @@ def test_isic_2019_of_full_size_is_read_without_opening_images_in_little_memory(
     assert len(set(dataset.groups)) == 8444
     assert len(touched) < 20
     assert peak < 60e6
+
+
+def test_isic_metadata_is_in_the_order_of_the_images(isic):
+    dataset = load_dataset(f"isic2019:{isic}")
+    assert dataset.metadata == {
+        "age": ("50-69", "", "30-49"),
+        "sex": ("male", "", "female"),
+        "site": ("", "", ""),
+    }

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -172,3 +173,8 @@ def test_a_set_that_cannot_be_read_leaves_no_folder(folder, held_out, tmp_path):
     with pytest.raises(DataError, match=r"tile2\.png"):
         write_ood_set(built, tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["tiles"]
+
+
+def test_a_set_from_elsewhere_has_none_of_the_held_out_images_metadata(folder, held_out):
+    described = replace(held_out, metadata={"sex": ("male",) * len(held_out)})
+    assert from_place("tiles", str(folder), described, seed=0).dataset.metadata == {}

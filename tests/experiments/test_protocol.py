@@ -25,11 +25,12 @@ def test_every_unit_has_a_folder_of_its_own():
 
 
 def test_the_columns_change_what_they_say():
-    trainings = {name: replace(TINY.training, **MODELS[name]) for name in MODELS}
+    trainings = {name: replace(TINY.training, **column.training) for name, column in MODELS.items()}
     assert not trainings["vanilla"].estimates_losses
     assert trainings["mse"].auxiliary == "mse"
     assert trainings["detached"].joint_epochs == 0
-    assert trainings["proposed"] == TINY.training
+    assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
+    assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,6 @@
+from fractions import Fraction
 from itertools import permutations
+from math import ceil
 
 import jaxtyping
 import numpy as np
@@ -6,8 +8,18 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from misgiving.errors import UsageError
-from misgiving.metrics.selective import augrc, aurc, excess_aurc, risk_coverage
+from misgiving.metrics.selective import (
+    augrc,
+    aurc,
+    balanced_aurc,
+    balanced_risk_coverage,
+    coverage_at_risk,
+    excess_aurc,
+    risk_at_coverage,
+    risk_coverage,
+)
 
+CLASSES = 3
 MEASURES = [aurc, excess_aurc, augrc]
 
 
@@ -121,6 +133,176 @@ def test_confidences_that_are_not_finite_are_refused(measure):
         measure(np.array([np.nan, 0.9]), np.array([0, 1]))
 
 
+COVERAGES = [0.1, 0.25, 0.5, 0.55, 0.8, 1.0]
+RISKS = [0.0, 0.3, 0.5, 0.7, 1.0, 5.0]
+AT_POINTS = [
+    *((risk_at_coverage, coverage) for coverage in COVERAGES),
+    *((coverage_at_risk, risk) for risk in RISKS),
+]
+
+
+@pytest.mark.parametrize("coverage", COVERAGES)
+@pytest.mark.parametrize("seed", range(3))
+def test_risk_at_coverage_is_its_mean_over_all_orders_within_ties(coverage, seed):
+    confidences, losses = confidences_and_losses(seed)
+    first = ceil(Fraction(str(coverage)) * len(losses))
+    expected = np.mean([losses[order][:first].mean() for order in orders(confidences)])
+    assert risk_at_coverage(confidences, losses, coverage) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("coverage", ["0.07", "0.55", "0.9", "0.95", "1.0"])
+def test_the_number_of_accepted_samples_is_exact_at_every_size(coverage):
+    for count in range(1, 201):
+        accepted = ceil(Fraction(coverage) * count)
+        errors = np.arange(count) == accepted - 1  # the last that is accepted is wrong
+        found = risk_at_coverage(-np.arange(float(count)), errors, float(coverage))
+        assert found == 1 / accepted
+
+
+@pytest.mark.parametrize("risk", RISKS)
+@pytest.mark.parametrize("seed", range(5))
+def test_coverage_at_risk_is_the_best_of_all_thresholds(risk, seed):
+    confidences, losses = confidences_and_losses(seed, count=12)
+    masks = [confidences >= threshold for threshold in confidences]
+    coverages = [mask.mean() for mask in masks if losses[mask].mean() <= risk]
+    expected = max(coverages, default=0.0)
+    assert coverage_at_risk(confidences, losses, risk) == pytest.approx(expected, abs=1e-12)
+
+
+def test_coverage_at_risk_allows_the_rounding_of_a_sum():
+    assert coverage_at_risk(np.array([0.9, 0.8, 0.7]), np.array([0.1, 0.2, 0.3]), 0.2) == 1.0
+
+
+@pytest.mark.parametrize("count", [7, 100, 150])
+def test_coverage_at_risk_is_exact_at_every_error_rate(count):
+    for wrong in range(1, count):
+        errors = np.arange(count) >= count - wrong
+        found = coverage_at_risk(np.zeros(count), errors, wrong / count)
+        assert found == 1.0
+        assert coverage_at_risk(np.zeros(count), errors, (wrong - 0.01) / count) == 0.0
+
+
+@pytest.mark.parametrize(("measure", "point"), AT_POINTS)
+@pytest.mark.parametrize("seed", range(3))
+def test_at_a_point_a_weight_counts_as_that_many_repetitions(measure, point, seed):
+    confidences, losses = confidences_and_losses(seed, count=9)
+    weights = np.random.default_rng(seed).poisson(1, size=(2, 5, 9))
+    weighted = measure(confidences, losses, point, weights=weights)
+    for row in np.ndindex(2, 5):
+        repeated = (np.repeat(values, weights[row]) for values in (confidences, losses))
+        np.testing.assert_allclose(weighted[row], measure(*repeated, point), atol=1e-12)
+
+
+@pytest.mark.parametrize(("measure", "point"), AT_POINTS)
+def test_at_a_point_a_measure_depends_on_the_order_of_confidences_only(measure, point):
+    confidences, losses = confidences_and_losses(0)
+    stretched = measure(np.exp(confidences), losses, point)
+    assert stretched == measure(confidences, losses, point)
+    assert type(stretched) is float
+
+
+@pytest.mark.parametrize(("measure", "point"), AT_POINTS)
+def test_at_a_point_without_any_weight_a_measure_is_undefined(measure, point):
+    weights = np.zeros((2, 6))
+    assert np.isnan(measure(*confidences_and_losses(0), point, weights=weights)).all()
+
+
+def with_labels(seed, count=25):
+    labels = np.random.default_rng(seed + 100).choice(CLASSES, size=count, p=[0.7, 0.25, 0.05])
+    return *confidences_and_losses(seed, count), labels
+
+
+def balanced_risk(losses, labels):
+    return np.mean([losses[labels == k].mean() for k in set(labels)])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_balanced_curve_has_the_mean_risk_of_the_accepted_classes(seed):
+    confidences, losses, labels = with_labels(seed)
+    curve = balanced_risk_coverage(confidences, losses, labels, num_classes=CLASSES)
+    masks = [confidences >= threshold for threshold in sorted(set(confidences), reverse=True)]
+    expected = [balanced_risk(losses[mask], labels[mask]) for mask in masks]
+    np.testing.assert_allclose(curve.risks, expected, atol=1e-12)
+    np.testing.assert_allclose(curve.coverages, [mask.mean() for mask in masks], atol=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_balanced_aurc_is_the_mean_over_samples_of_the_risk_at_their_threshold(seed):
+    confidences, losses, labels = with_labels(seed)
+    masks = [confidences >= threshold for threshold in confidences]
+    expected = np.mean([balanced_risk(losses[mask], labels[mask]) for mask in masks])
+    found = balanced_aurc(confidences, losses, labels, num_classes=CLASSES)
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert type(found) is float
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_balanced_aurc_of_one_class_without_ties_is_aurc(seed):
+    random = np.random.default_rng(seed)
+    confidences, losses = random.random(30), random.random(30)
+    found = balanced_aurc(confidences, losses, np.zeros(30, dtype=int), num_classes=1)
+    assert found == pytest.approx(aurc(confidences, losses), abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_balanced_aurc_a_weight_counts_as_that_many_repetitions(seed):
+    arrays = with_labels(seed, count=9)
+    weights = np.random.default_rng(seed).poisson(1, size=(2, 5, 9))
+    weighted = balanced_aurc(*arrays, num_classes=CLASSES, weights=weights)
+    for row in np.ndindex(2, 5):
+        repeated = (np.repeat(values, weights[row]) for values in arrays)
+        expected = balanced_aurc(*repeated, num_classes=CLASSES)
+        assert weighted[row] == pytest.approx(expected, abs=1e-12)
+
+
+def test_copies_of_a_class_leave_the_balanced_risk_as_it_is():
+    confidences, losses, labels = with_labels(0)
+    thrice = np.where(labels == 1, 3, 1)
+    copied = (np.repeat(values, thrice) for values in (confidences, losses, labels))
+    np.testing.assert_allclose(
+        balanced_risk_coverage(*copied, num_classes=CLASSES).risks,
+        balanced_risk_coverage(confidences, losses, labels, num_classes=CLASSES).risks,
+        atol=1e-12,
+    )
+
+
+def test_balanced_aurc_depends_on_the_order_of_confidences_only():
+    confidences, *rest = with_labels(0)
+    once, stretched = (
+        balanced_aurc(values, *rest, num_classes=CLASSES)
+        for values in (confidences, np.exp(confidences))
+    )
+    assert stretched == once
+
+
+def test_balanced_aurc_without_any_weight_is_undefined():
+    weights = np.zeros((2, 25))
+    assert np.isnan(balanced_aurc(*with_labels(0), num_classes=CLASSES, weights=weights)).all()
+
+
+@pytest.mark.parametrize("measure", [balanced_aurc, balanced_risk_coverage])
+def test_a_label_outside_of_the_classes_is_refused(measure):
+    with pytest.raises(UsageError, match="labels has class 2 at position 1"):
+        measure(np.array([0.5, 0.9]), np.array([0, 1]), np.array([0, 2]), num_classes=2)
+
+
+@pytest.mark.parametrize("coverage", [0.0, 1.1, np.nan])
+def test_an_impossible_coverage_is_refused(coverage):
+    with pytest.raises(UsageError, match="coverage is"):
+        risk_at_coverage(*confidences_and_losses(0), coverage)
+
+
+@pytest.mark.parametrize("risk", [-0.1, np.nan])
+def test_an_impossible_risk_is_refused(risk):
+    with pytest.raises(UsageError, match="risk is"):
+        coverage_at_risk(*confidences_and_losses(0), risk)
+
+
+def test_risk_at_coverage_refuses_fractions_of_a_sample():
+    with pytest.raises(UsageError, match="weights must be whole numbers"):
+        risk_at_coverage(*confidences_and_losses(0), 0.5, weights=np.full(6, 0.5))
+
+
 @pytest.fixture
 def as_in_use():
     """Without the shape checks of the test run, which would refuse these arguments first."""
@@ -134,3 +316,9 @@ def as_in_use():
 def test_lengths_that_differ_name_the_argument(measure):
     with pytest.raises(UsageError, match="errors has length 3 but confidences has length 2"):
         measure(np.zeros(2), np.zeros(3))
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_labels_of_another_length_are_named():
+    with pytest.raises(UsageError, match="labels has length 3 but confidences has length 2"):
+        balanced_aurc(np.zeros(2), np.zeros(2), np.zeros(3, dtype=int), num_classes=1)

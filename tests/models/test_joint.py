@@ -137,3 +137,14 @@ def test_features_are_dropped_where_nobody_wants_them(images):
     kept, dropped = (outputs_of(build().eval(), [images], keep_features=k) for k in (True, False))
     assert kept.features.shape[1] > 0
     assert dropped.features.shape == (2, 0)
+
+
+def test_an_estimator_that_reads_logits_has_one_more_tap_and_leaves_the_classifier_as_it_is(images):
+    torch.manual_seed(3)
+    plain = build().eval()
+    torch.manual_seed(3)
+    reading = build(reads_logits=True).eval()
+    assert reading.loss_estimator.projections[-1].in_features == 5 + 2
+    assert len(reading.loss_estimator.projections) == len(plain.taps) + 1
+    torch.testing.assert_close(reading(images).logits, plain(images).logits, rtol=0, atol=0)
+    assert not torch.equal(reading(images).predicted_losses, plain(images).predicted_losses)

@@ -1,6 +1,8 @@
+import math
+
 import torch
 
-from misgiving.models.loss_estimator import LossEstimator
+from misgiving.models.loss_estimator import LossEstimator, shape_of_logits
 
 
 def test_the_estimator_is_the_papers_figure_1_written_out():
@@ -18,3 +20,24 @@ def test_the_estimator_is_the_papers_figure_1_written_out():
         total = sum(w * j for w, j in zip(weights, joined, strict=True))
         expected.append(total + estimator.head.bias[0])
     torch.testing.assert_close(estimator(taps), torch.stack(expected))
+
+
+def test_the_tap_of_logits_is_its_definition_in_scalars():
+    logits = [[0.3, -1.2, 2.0], [1.0, 1.0, 1.0]]
+    expected = []
+    for row in logits:
+        log_sum = math.log(sum(math.exp(value) for value in row))
+        log_probabilities = sorted((value - log_sum for value in row), reverse=True)
+        entropy = -sum(math.exp(value) * value for value in log_probabilities)
+        expected.append([*log_probabilities, entropy, log_sum])
+    found = shape_of_logits(torch.tensor(logits, dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_the_tap_of_logits_sends_no_gradient_to_the_classifier():
+    logits = torch.randn(2, 3, requires_grad=True)
+    estimator = LossEstimator(channels=(2,), hidden=4, num_classes=3)
+    activation = torch.randn(2, 2, 5, 5, requires_grad=True)
+    estimator([activation], logits).sum().backward()
+    assert logits.grad is None
+    assert activation.grad.abs().sum() > 0

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from misgiving.cli.data import data_app
+from misgiving.cli.deferring import calibrate
 from misgiving.cli.reproduction import reproduce
 from misgiving.cli.training import train
 from misgiving.cli.using import evaluate, predict
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, predict, reproduce):
+for command in (train, evaluate, calibrate, predict, reproduce):
     app.command()(command)
 app.add_typer(data_app, name="data")
 

@@ -27,7 +27,8 @@ def reproduce(
         str | None,
         typer.Option(
             metavar="NAME,...",
-            help="Columns: vanilla, mse, detached, proposed.",
+            help="Columns: vanilla, mse, detached, proposed, proposed+logits. Default: all on the "
+            "digits, else the first four.",
             rich_help_panel=PROTOCOL,
         ),
     ] = None,

@@ -76,6 +76,23 @@ def train(
             rich_help_panel="Model",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Train a column of `reproduce`: vanilla, mse, detached, proposed or "
+            "proposed+logits. Decides --auxiliary, --joint-epochs and --reads-logits.",
+            rich_help_panel="Objective",
+        ),
+    ] = None,
+    reads_logits: Annotated[
+        bool,
+        typer.Option(
+            "--reads-logits",
+            help="Give the loss estimator one more tap: the classifier's own output (detached).",
+            rich_help_panel="Model",
+        ),
+    ] = False,
     auxiliary: Annotated[
         str,
         typer.Option(
@@ -198,24 +215,30 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     from misgiving.data.splits import leakage_sentence
+    from misgiving.experiments.protocol import MODELS, Column
     from misgiving.experiments.runs import ModelSettings, prepare_run, split_of, train_run
     from misgiving.training import TrainingConfig
 
-    _refuse_existing(out, overwrite)
     given = locals()
-    training = TrainingConfig(**{field.name: given[field.name] for field in fields(TrainingConfig)})
-    model = ModelSettings(
+    _refuse_existing(out, overwrite)
+    column = Column({}) if model is None else MODELS[model]
+    training = TrainingConfig(
+        **{field.name: given[field.name] for field in fields(TrainingConfig)}
+        | dict(column.training)
+    )
+    network = ModelSettings(
         backbone=backbone,
         pretrained=pretrained,
         weights=weights,
         dropout=dropout,
         taps=_numbers(taps),
+        **{"reads_logits": reads_logits, **column.model},
     )
     preprocessing = {"image_size": image_size, "crop": crop, "color_constancy": color_constancy}
     with progress_bars() as progress:
         run = prepare_run(
             data,
-            model=model,
+            model=network,
             training=training,
             preprocessing={k: v for k, v in preprocessing.items() if v is not None},
             augment=augment,

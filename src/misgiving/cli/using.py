@@ -13,6 +13,7 @@ from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
     from misgiving.evaluation import Measurement
+    from misgiving.metrics.subgroups import Subgroup
 
 
 def evaluate(
@@ -47,6 +48,11 @@ def evaluate(
     Leaves out the images of DATA on which the model was trained (by content), and says how many
     that was. Classification, loss estimation (predicted loss, and MSP beside it) and, for each
     --ood folder, the five OOD metrics of several detectors with in-distribution as positives.
+
+    Where the run has a policy (`misgiving calibrate`), also what it decides: shares accepted,
+    deferred and called foreign, errors among the accepted, and all of that by class and by every
+    column of metadata; groups that get a clearly worse deal are named. `decisions.csv` and
+    `subgroups.csv` have the details.
     """
     from misgiving.experiments.measuring import evaluate_run
 
@@ -64,6 +70,8 @@ def evaluate(
     for sentence in evaluation.account:
         say(sentence)
     _print_measurements(evaluation.measurements)
+    if evaluation.subgroups:
+        _print_subgroups(evaluation.subgroups)
     say(f"wrote {out or run / 'evaluation'}")
 
 
@@ -82,6 +90,12 @@ def predict(
 
     Columns: path, predicted_class, probability (of that class), predicted_loss (higher = rather
     wrong; trained by ranking it has no unit; empty for a model without a trained loss estimator).
+
+    Where the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
+    also: decision (accept, defer or foreign), reason (in words), error_probability (that the class
+    is wrong), expected_loss (cross-entropy, in nats), foreign_p_value (share of images like the
+    calibration cases that look as foreign or more so), score (accepted by; higher = rather right)
+    and foreign_score (lower = rather foreign).
     """
     from misgiving.experiments.measuring import predict_images
     from misgiving.files import csv_text, write_text
@@ -95,6 +109,22 @@ def predict(
     else:
         write_text(out, csv_text(header, rows))
         say(f"wrote {out} ({len(rows)} images)")
+
+
+def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:
+    table = Table("group", "cases", "accepted", "wrong among accepted", "deferred", "clearly worse")
+    for group in subgroups:
+        table.add_row(
+            f"{group.name}: {group.value}",
+            str(group.cases),
+            f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
+            f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
+            if group.accepted
+            else "-",
+            f"{group.deferral:.0%}",
+            ", ".join(group.worse),
+        )
+    Console().print(table)
 
 
 def _print_measurements(measurements: Sequence["Measurement"]) -> None:

@@ -53,6 +53,9 @@ class Bench:
         self.images = grouped_images(self._prepare(self.dataset), protocol.split)
         self.inliers, _ = align(self.images, protocol.in_distribution)
         self._code = code_fingerprint()
+        self._training_code = code_fingerprint(
+            (*ONLY_SHOWN, "data/masks.py", "data/ood_sets"), of=TRAINING
+        )
         self._outliers: dict[int, dict[str, OodImages]] = {}
         self._drawn: dict[tuple[bool, int], Parts] = {}
 
@@ -70,7 +73,8 @@ class Bench:
         """The training run of a unit; all models of a trial see the same split and batches."""
         images = self.inliers if unit.experiment == "ood_detection" else self.images
         seed = self.protocol.seed + unit.trial
-        training = replace(self.protocol.training, seed=seed, **MODELS[unit.model])
+        column = MODELS[unit.model]
+        training = replace(self.protocol.training, seed=seed, **column.training)
         if unit.experiment.startswith(SWEEP):
             rate = float(unit.experiment.removeprefix(SWEEP))
             training = replace(training, learning_rate=rate)
@@ -81,7 +85,7 @@ class Bench:
             roles=self.roles,
             preprocessing=self.preprocessing,
             augmentation=self.augmentation,
-            model=self.protocol.model,
+            model=replace(self.protocol.model, **column.model),
             training=training,
         )
 
@@ -120,6 +124,7 @@ class Bench:
             "augmentation": run.augmentation.to_dict(),
             "images": [run.images.fingerprint, _hash_of_lines(run.images.groups)],
             "weights": _content(run.model.weights),
+            "training_code": self._training_code,
             "code": self._code,
             "versions": versions(),
         }
@@ -196,14 +201,37 @@ ONLY_SHOWN = (
 )
 """Code on which no unit depends: it fetches, collects or shows."""
 
+TRAINING = (
+    "data",
+    "experiments/runs.py",
+    "losses.py",
+    "metrics/classification.py",
+    "metrics/loss_estimation.py",
+    "models",
+    "training.py",
+)
+"""Code on which a trained model and its history depend; the rest only measures it."""
 
-def code_fingerprint(left_out: Iterable[str] = ONLY_SHOWN) -> str:
-    """A hash of the package's code, less what is left out: old units must not pass for new."""
+
+def code_fingerprint(
+    left_out: Iterable[str] = ONLY_SHOWN, *, of: Iterable[str] | None = None
+) -> str:
+    """A hash of the package's code, less what is left out: old units must not pass for new.
+
+    Args:
+        left_out: Files and folders of the package.
+        of: Only these of its files and folders; None for all.
+    """
     root = Path(misgiving.__file__).parent
     apart = [root / place for place in (*left_out, "__main__.py")]
+    within = [root] if of is None else [root / place for place in of]
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):
-        if not any(path == place or place in path.parents for place in apart):
+        if _is_in(path, within) and not _is_in(path, apart):
             digest.update(path.relative_to(root).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def _is_in(path: Path, places: Iterable[Path]) -> bool:
+    return any(path == place or place in path.parents for place in places)

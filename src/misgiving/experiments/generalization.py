@@ -3,22 +3,42 @@
 from pathlib import Path
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.loading import ImageSet
+from misgiving.deciding import all_confidences, detectors_of
 from misgiving.evaluation import (
+    FAILURE_SCORES,
     Measurement,
     measure_classification,
+    measure_failures,
     measure_loss_estimation,
     predict,
 )
+from misgiving.experiments.ood_detection import save_scores
+from misgiving.experiments.reliance import has_own_parts, measure_reliance, policy_parts
+from misgiving.experiments.runs import Run
+
+FAILURES = "failures"  # the confidences of the measured part, for intervals
 
 
-def measure_generalization(
-    checkpoint: Checkpoint, images: ImageSet, part: str, folder: Path
-) -> list[Measurement]:
-    """Predict the held-out part once, keep the predictions in `folder`, and measure them."""
+def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> list[Measurement]:
+    """Predict every part once, keep predictions in `folder`, and measure.
+
+    The learned combination is among the failure scores where it was learned on other images than
+    are measured.
+    """
+    part, images = run.roles.measured, run.part(run.roles.measured)
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
     predictions.save(folder / "predictions" / f"{part}.safetensors")
+    parts = policy_parts(run, checkpoint)
+    detectors = detectors_of(parts.training)
+    relied, estimate = measure_reliance(parts, detectors, folder, seed=run.training.seed)
+    confidences = all_confidences(predictions, detectors)
+    if estimate is not None and has_own_parts(run.roles):
+        confidences = dict(estimate.with_combination(confidences))
+    failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
+    save_scores(folder, FAILURES, failure_scores, predictions.groups)
     return [
         *measure_classification(predictions, part),
         *measure_loss_estimation(predictions, part, class_weights=checkpoint.class_weights),
+        *measure_failures(predictions, failure_scores, part),
+        *relied,
     ]

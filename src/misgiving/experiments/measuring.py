@@ -1,4 +1,4 @@
-"""What `misgiving evaluate` and `misgiving predict` do with a trained run."""
+"""What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,17 +13,25 @@ from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
+from misgiving.deciding import Decider, Verdict
+from misgiving.detectors import FittedDetectors
 from misgiving.errors import UsageError
 from misgiving.evaluation import (
     Measurement,
+    Predictions,
     device_of,
     measure_classification,
+    measure_failures,
     measure_loss_estimation,
+    model_fingerprint,
     predict,
 )
+from misgiving.experiments.auditing import measure_decisions, metadata_of
+from misgiving.experiments.calibrating import POLICY_FOLDER
 from misgiving.experiments.ood_detection import measure_detection, score
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
+from misgiving.metrics.subgroups import Subgroup
 from misgiving.models.joint import outputs_of
 from misgiving.training import device_named, unheard
 
@@ -31,10 +39,11 @@ Report = Callable[[int, int], None]
 
 
 class Evaluation(NamedTuple):
-    """Measurements of a run, and sentences that say on what."""
+    """Measurements of a run, sentences that say on what, and groups where it has a policy."""
 
     measurements: list[Measurement]
     account: list[str]
+    subgroups: list[Subgroup]
 
 
 def evaluate_run(
@@ -63,12 +72,15 @@ def evaluate_run(
     checkpoint = load(run)
     checkpoint.model.to(device_named(device))
     names = _distinct_names(ood)
-    images, account = _images_to_measure(checkpoint, data, part, cache, on_image)
+    decider = policy_of(run)
+    dataset_read = load_dataset(data)
+    images, account = _images_to_measure(checkpoint, dataset_read, part, cache, on_image)
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
     dataset = part or _name_of_set(images, checkpoint)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
+        *measure_failures(predictions, predictions.confidences(), dataset),
     ]
     if names:
         outliers = {
@@ -80,11 +92,26 @@ def evaluate_run(
             )
             for name, folder in names.items()
         }
-        measurements += _detection(checkpoint, images, outliers)
+        fitted = None if decider is None else decider.detectors
+        measurements += _detection(checkpoint, images, outliers, fitted)
         account += [f"{name}: {len(outliers[name])} images" for name in outliers]
+    subgroups: list[Subgroup] = []
+    if decider is not None:
+        decided = measure_decisions(
+            decider, predictions, dataset, metadata_of(dataset_read, images)
+        )
+        decided.write(out)
+        measurements += decided.measurements
+        subgroups, account = decided.subgroups, [*account, *decided.sentences]
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
-    return Evaluation(measurements, account)
+    return Evaluation(measurements, account, subgroups)
+
+
+def policy_of(run: Path) -> Decider | None:
+    """The policy of a run; None where none was calibrated."""
+    folder = run / POLICY_FOLDER
+    return Decider.load(folder) if folder.exists() else None
 
 
 def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
@@ -105,13 +132,16 @@ def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
 
 
 def _images_to_measure(
-    checkpoint: Checkpoint, data: str, part: str | None, cache: Path, on_image: Report | None
+    checkpoint: Checkpoint,
+    dataset: Dataset,
+    part: str | None,
+    cache: Path,
+    on_image: Report | None,
 ) -> tuple[ImageSet, list[str]]:
-    dataset: Dataset = load_dataset(data)
     everything = prepare(dataset, checkpoint.preprocessing, cache=cache, report=on_image)
     known, foreign = align(everything, checkpoint.classes)
     images, seen = held_out(known, checkpoint.split, part=part)
-    account = [f"{data}: {len(everything)} images; {len(images)} are measured"]
+    account = [f"{dataset.name}: {len(everything)} images; {len(images)} are measured"]
     if part is None:
         account.append(f"left out: {seen} images on which the model was trained")
     else:
@@ -128,18 +158,30 @@ def _images_to_measure(
 
 
 def _detection(
-    checkpoint: Checkpoint, inliers: ImageSet, outliers: dict[str, ImageSet]
+    checkpoint: Checkpoint,
+    inliers: ImageSet,
+    outliers: dict[str, ImageSet],
+    fitted: FittedDetectors | None,
 ) -> list[Measurement]:
     """ODIN's default only: tuning it on the sets that are measured would flatter."""
-    inlier_scores = score(checkpoint, inliers)
+    inlier_scores = score(checkpoint, inliers, fitted)
     return [
         measurement
         for name, images in outliers.items()
-        for measurement in measure_detection(inlier_scores, score(checkpoint, images), name)
+        for measurement in measure_detection(inlier_scores, score(checkpoint, images, fitted), name)
     ]
 
 
 PREDICTION_COLUMNS = ("path", "predicted_class", "probability", "predicted_loss")
+DECISION_COLUMNS = (
+    "decision",
+    "reason",
+    "error_probability",
+    "expected_loss",
+    "foreign_p_value",
+    "score",
+    "foreign_score",
+)
 
 
 def predict_images(
@@ -152,19 +194,29 @@ def predict_images(
 ) -> tuple[Sequence[str], list[Sequence[object]]]:
     """Class, probability and predicted loss of image files and of all images in folders.
 
+    With the run's policy, where it has one, also what is decided of each, and why; the probability
+    is then the calibrated one.
+
     Returns:
         Header and rows of a table. The predicted loss is empty where none was trained.
     """
     dataset = unlabelled(places, name="images")
     checkpoint = load(run)
+    decider = policy_of(run)
     checkpoint.model.to(device_named(device))
     rows: list[Sequence[object]] = []
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
         pixels = _pixels(dataset, checkpoint.preprocessing, indices)
-        rows += _prediction_rows(checkpoint, [dataset.ids[i] for i in indices], pixels)
+        names = tuple(dataset.ids[i] for i in indices)
+        predictions = predict_pixels(checkpoint, names, pixels)
+        rows += (
+            _prediction_rows(predictions)
+            if decider is None
+            else _decision_rows(predictions, decider(predictions))
+        )
         on_image(len(rows), len(dataset))
-    return PREDICTION_COLUMNS, rows
+    return PREDICTION_COLUMNS + (() if decider is None else DECISION_COLUMNS), rows
 
 
 def _pixels(
@@ -174,16 +226,57 @@ def _pixels(
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
 
 
-def _prediction_rows(
-    checkpoint: Checkpoint, names: Sequence[str], pixels: Float[Tensor, "batch 3 size size"]
-) -> Iterator[Sequence[object]]:
+def predict_pixels(
+    checkpoint: Checkpoint, names: tuple[str, ...], pixels: Float[Tensor, "batch 3 size size"]
+) -> Predictions:
+    """Predictions for a batch of images of unknown class."""
     output = outputs_of(checkpoint.model, [pixels.to(device_of(checkpoint.model))])
-    probabilities, choices = output.logits.double().softmax(dim=1).max(dim=1)
-    for row, name in enumerate(names):
-        loss = output.predicted_losses[row].item() if checkpoint.estimates_losses else None
+    return Predictions(
+        logits=output.logits.numpy(),
+        features=output.features.numpy(),
+        predicted_losses=output.predicted_losses.numpy() if checkpoint.estimates_losses else None,
+        labels=np.zeros(len(names), dtype=np.int64),  # unknown, and not used
+        ids=names,
+        groups=names,
+        classes=checkpoint.classes,
+        model=model_fingerprint(checkpoint.model),
+    )
+
+
+def _prediction_rows(predictions: Predictions) -> Iterator[Sequence[object]]:
+    probabilities = predictions.probabilities.max(axis=1)
+    for row, choice in enumerate(predictions.choices):
         yield (
-            name,
-            checkpoint.classes[int(choices[row])],
+            predictions.ids[row],
+            predictions.classes[choice],
             f"{probabilities[row]:.6f}",
-            "" if loss is None else f"{loss:.6g}",
+            _loss(predictions, row),
         )
+
+
+def _decision_rows(
+    predictions: Predictions, verdicts: Sequence[Verdict]
+) -> Iterator[Sequence[object]]:
+    for row, verdict in enumerate(verdicts):
+        yield (
+            predictions.ids[row],
+            verdict.predicted_class,
+            f"{verdict.probability:.6f}",
+            _loss(predictions, row),
+            verdict.decision,
+            verdict.reason,
+            f"{verdict.error_probability:.6f}",
+            _number(verdict.expected_loss),
+            _number(verdict.p_value),
+            f"{verdict.score:.6g}",
+            f"{verdict.foreign_score:.6g}",
+        )
+
+
+def _loss(predictions: Predictions, row: int) -> str:
+    losses = predictions.predicted_losses
+    return "" if losses is None else f"{losses[row]:.6g}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6g}"

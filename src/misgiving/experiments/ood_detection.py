@@ -13,9 +13,11 @@ from safetensors.numpy import save_file
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
+from misgiving.deciding import all_confidences
 from misgiving.detectors import (
     EPSILONS,
     TEMPERATURES,
+    FittedDetectors,
     GridScores,
     Odin,
     Tuning,
@@ -26,6 +28,7 @@ from misgiving.detectors import (
 )
 from misgiving.evaluation import Measurement, device_of, image_batches, measure_ood, predict
 from misgiving.files import whole_file
+from misgiving.metrics.ood import ood_metrics
 
 Confidences = Float[np.ndarray, " _"]  # sets differ in size
 Scores = Mapping[str, Confidences]
@@ -56,11 +59,19 @@ class OdinChoices(NamedTuple):
 
 
 class Detection(NamedTuple):
-    """Confidences of the inliers and of every outlier set, and what was chosen for ODIN."""
+    """Confidences of the inliers and of every outlier set, and what was chosen on the tuning set.
+
+    `chosen` is the detector with the highest AUROC there, whose confidences are given as
+    `CHOSEN` once more: on every other set it was chosen without looking.
+    """
 
     inliers: Scores
     outliers: Mapping[str, Scores]
     choices: OdinChoices
+    chosen: str
+
+
+CHOSEN = "best_on_tuning"
 
 
 def detect(
@@ -69,6 +80,7 @@ def detect(
     outliers: Mapping[str, ImageSet],
     search: OdinSearch,
     *,
+    detectors: FittedDetectors,
     tuning_inliers: ImageSet | None = None,
 ) -> Detection:
     """Tune ODIN on the named set, and score every set by every detector.
@@ -80,6 +92,7 @@ def detect(
         inliers: In-distribution images that are measured.
         outliers: Sets that are measured; the tuning set is one of them.
         search: The grid and the tuning set.
+        detectors: Fitted on the training part.
         tuning_inliers: In-distribution images to choose on; None for `inliers`, as in the paper.
     """
     grid = list(dict.fromkeys([*search.grid(), Odin()]))
@@ -97,18 +110,32 @@ def detect(
             checkpoint, images, list(dict.fromkeys(points.values()))
         )
         return {name: found[point] for name, point in points.items()} | _plain_scores(
-            checkpoint, images
+            checkpoint, images, detectors
         )
 
+    of_inliers = scored(inliers)
+    of_outliers = {name: scored(images) for name, images in outliers.items()}
+    tuned_on = of_inliers if tuning_inliers is None else scored(tuning_inliers)
+    chosen = best_detector(tuned_on, of_outliers[search.tuning_set])
     return Detection(
-        scored(inliers), {name: scored(images) for name, images in outliers.items()}, choices
+        {**of_inliers, CHOSEN: of_inliers[chosen]},
+        {name: {**scores, CHOSEN: scores[chosen]} for name, scores in of_outliers.items()},
+        choices,
+        chosen,
     )
 
 
-def score(checkpoint: Checkpoint, images: ImageSet) -> Scores:
-    """Confidences by the detectors that need no tuning: ODIN's default and those of the logits."""
+def best_detector(inliers: Scores, outliers: Scores) -> str:
+    """The detector with the highest AUROC; of equal ones the first."""
+    return max(inliers, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
+
+
+def score(
+    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None = None
+) -> Scores:
+    """Confidences by the detectors that need no tuning: ODIN's default, of logits, and fitted."""
     untuned = {"odin_default": _odin_scores(checkpoint, images, [Odin()])[Odin()]}
-    return untuned | _plain_scores(checkpoint, images)
+    return untuned | _plain_scores(checkpoint, images, detectors)
 
 
 def _odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin]) -> GridScores:
@@ -116,9 +143,13 @@ def _odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin])
     return score_grid(checkpoint.model.classify, image_batches(images, device=device), grid)
 
 
-def _plain_scores(checkpoint: Checkpoint, images: ImageSet) -> dict[str, Confidences]:
+def _plain_scores(
+    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None
+) -> dict[str, Confidences]:
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-    return dict(predictions.confidences())
+    if detectors is None:
+        return dict(predictions.confidences())
+    return dict(all_confidences(predictions, detectors))
 
 
 def chosen_points(choices: OdinChoices, tuning_set: str) -> list[Measurement]:
@@ -150,18 +181,19 @@ class ScoredSet(NamedTuple):
 def save_scores(folder: Path, name: str, scores: Scores, groups: tuple[str, ...]) -> None:
     """Keep the confidences of one set, so that intervals need no model."""
     arrays = {detector: np.ascontiguousarray(values) for detector, values in scores.items()}
-    with whole_file(_scores_path(folder, name)) as partial:
+    with whole_file(scores_path(folder, name)) as partial:
         save_file(arrays, partial, {"groups": json.dumps(groups)})
 
 
 def load_scores(folder: Path, name: str) -> ScoredSet:
     """Read what `save_scores` kept."""
-    with safe_open(_scores_path(folder, name), framework="np") as file:
+    with safe_open(scores_path(folder, name), framework="np") as file:
         scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
         return ScoredSet(scores, tuple(json.loads(file.metadata()["groups"])))
 
 
-def _scores_path(folder: Path, name: str) -> Path:
+def scores_path(folder: Path, name: str) -> Path:
+    """Where `save_scores` keeps a set's confidences."""
     return folder / "scores" / f"{name.replace('/', '-')}.safetensors"
 
 

@@ -15,14 +15,27 @@ from misgiving.experiments.runs import ModelSettings
 from misgiving.registry import Registry
 from misgiving.training import TrainingConfig
 
-MODELS: Registry[dict[str, Any]] = Registry(
+
+class Column(NamedTuple):
+    """A column of the tables: what it changes in the training and in the network."""
+
+    training: Mapping[str, Any]
+    model: Mapping[str, Any] = {}
+
+
+MODELS: Registry[Column] = Registry(
     "model",
-    vanilla={"auxiliary": "none"},
-    mse={"auxiliary": "mse"},
-    detached={"auxiliary": "ranking", "joint_epochs": 0},
-    proposed={"auxiliary": "ranking"},
+    **{
+        "vanilla": Column({"auxiliary": "none"}),
+        "mse": Column({"auxiliary": "mse"}),
+        "detached": Column({"auxiliary": "ranking", "joint_epochs": 0}),
+        "proposed": Column({"auxiliary": "ranking"}),
+        "proposed+logits": Column({"auxiliary": "ranking"}, {"reads_logits": True}),
+    },
 )
-"""The columns of every table: what each changes in the training configuration."""
+"""The columns of every table."""
+
+OF_THE_PAPER = ("vanilla", "mse", "detached", "proposed")  # `detached` shows what is joint in them
 
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
@@ -155,7 +168,7 @@ class Protocol:
     split: str = "paper"
     validation_share: float = 0.1
     masks: str | None = None
-    models: tuple[str, ...] = tuple(MODELS)
+    models: tuple[str, ...] = OF_THE_PAPER
     trials: int = 3
     seed: int = 0
     replicates: int = 1000
@@ -222,6 +235,7 @@ DIGITS = Protocol(
     model=ModelSettings(backbone="vgg16_mini", pretrained=False),
     training=TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, device="cpu"),
     validation_share=0.85,
+    models=tuple(MODELS),
     replicates=500,
     notes=(
         "Only 15 % of the digits are trained on, so that enough validation errors (at least 30) "

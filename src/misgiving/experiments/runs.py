@@ -41,6 +41,7 @@ class ModelSettings:
         dropout: Dropout rate of the backbone.
         taps: Feature levels that the loss estimator reads; None for the default.
         hidden: Units of the loss estimator for each tap.
+        reads_logits: Whether the loss estimator also reads the classifier's own output.
     """
 
     backbone: str = "vgg16"
@@ -49,6 +50,7 @@ class ModelSettings:
     dropout: float = 0.4
     taps: tuple[int, ...] | None = None
     hidden: int = 128
+    reads_logits: bool = False
 
     def architecture(self, *, num_classes: int, image_size: int) -> Architecture:
         """The architecture for so many classes and images of this size."""
@@ -59,6 +61,7 @@ class ModelSettings:
             dropout=self.dropout,
             taps=self.taps,
             hidden=self.hidden,
+            reads_logits=self.reads_logits,
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -6,6 +6,7 @@ are the same; so a reproduction that was killed goes on where it stopped.
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from threadpoolctl import threadpool_limits
 
-from misgiving.checkpoint import Checkpoint
+from misgiving.checkpoint import Checkpoint, load
+from misgiving.deciding import detectors_of
 from misgiving.errors import TrainingError, UsageError
 from misgiving.evaluation import Measurement, measure_classification, predict
 from misgiving.experiments.bench import Bench
@@ -30,6 +33,7 @@ from misgiving.experiments.ood_detection import (
     save_scores,
 )
 from misgiving.experiments.protocol import Protocol, Unit, units
+from misgiving.experiments.reliance import foreign_limit, measure_foreign, policy_parts
 from misgiving.experiments.runs import Run, train_run
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.registry import Registry
@@ -70,15 +74,33 @@ def reproduce_units(
 
 def is_finished(folder: Path, record: dict[str, Any]) -> bool:
     """Whether a unit's folder holds the results of exactly these settings, data and code."""
+    return _record_of(folder) == record
+
+
+def is_trained(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether its model needs only to be measured anew: no setting or code of training differs."""
+    known, wanted = (
+        {key: value for key, value in (found or {}).items() if key not in MEASURED}
+        for found in (_record_of(folder), record)
+    )
+    return known == wanted and (folder / "run" / "model.safetensors").is_file()
+
+
+MEASURED = ("code", "detection")  # what of a record bears on measuring alone
+
+
+def _record_of(folder: Path) -> dict[str, Any] | None:
     try:
-        return bool(json.loads((folder / "unit.json").read_text(encoding="utf-8")) == record)
-    except (OSError, ValueError):
-        return False
+        return dict(json.loads((folder / "unit.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any]) -> None:
     started = time.monotonic()
     with whole_folder(out / unit.folder) as partial:
+        if is_trained(out / unit.folder, record):
+            shutil.copytree(out / unit.folder / "run", partial / "run")
         _do(bench, unit, partial)
         write_json(partial / "timing.json", {"seconds": round(time.monotonic() - started, 1)})
         write_json(partial / "unit.json", record)
@@ -122,6 +144,7 @@ _bench_of_process: Bench | None = None
 def _set_up_process(protocol: Protocol, cache: Path, threads: int) -> None:
     global _bench_of_process  # a process's only way to keep what all its units use
     torch.set_num_threads(threads)
+    threadpool_limits(threads)  # of numpy's and scipy's libraries, which torch does not limit
     _bench_of_process = Bench(protocol, cache)
 
 
@@ -133,8 +156,7 @@ def _finish_in_process(unit: Unit, out: Path, record: dict[str, Any]) -> None:
 
 def _generalization(bench: Bench, unit: Unit, folder: Path) -> None:
     run, checkpoint = _train(bench, unit, folder)
-    measured = run.roles.measured
-    measurements = measure_generalization(checkpoint, run.part(measured), measured, folder)
+    measurements = measure_generalization(run, checkpoint, folder)
     _write_results(folder, {unit.experiment: measurements}, unit)
 
 
@@ -164,11 +186,15 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
     together = unseen_images(bench.images, bench.protocol.unseen)
     outliers = {name: set_.images for name, set_ in bench.outliers(unit.trial).items()}
     search = bench.protocol.search
+    parts = policy_parts(run, checkpoint)
+    detectors = detectors_of(parts.training)
+    limit = foreign_limit(parts.calibration, detectors, seed=run.training.seed)
     detection = detect(
         checkpoint,
         inliers,
         outliers | {TOGETHER: together},
         search,
+        detectors=detectors,
         tuning_inliers=run.part(run.roles.tuning) if bench.has_tuning_part else None,
     )
     write_csv(folder / "odin_grid.csv", *grid_table(detection.choices.tuning))
@@ -177,6 +203,8 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
         "ood_detection": [
             *measure_classification(predictions, run.roles.measured),
             *chosen_points(detection.choices, search.tuning_set),
+            Measurement(search.tuning_set, detection.chosen, "chosen", 1.0),
+            *measure_foreign(detection.inliers, limit, run.roles.measured),
         ],
         "new_classes": [],
     }
@@ -184,10 +212,12 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
         scores = detection.outliers[name]
         save_scores(folder, name, scores, images.groups)
         results["ood_detection"] += measure_detection(detection.inliers, scores, name)
+        results["ood_detection"] += measure_foreign(scores, limit, name)
     for name, rows in unseen_sets(together, bench.protocol.unseen).items():
         scores = {key: values[rows] for key, values in detection.outliers[TOGETHER].items()}
         save_scores(folder, name, scores, together.select(rows).groups)
         results["new_classes"] += measure_detection(detection.inliers, scores, name)
+        results["new_classes"] += measure_foreign(scores, limit, name)
     _write_results(folder, results, unit)
 
 
@@ -200,8 +230,14 @@ EXPERIMENTS: Registry[Callable[[Bench, Unit, Path], None]] = Registry(
 
 
 def _train(bench: Bench, unit: Unit, folder: Path) -> tuple[Run, Checkpoint]:
+    """Train the model of a unit, unless it lies there already and only measuring has changed."""
     run = bench.run(unit)
-    checkpoint = train_run(run, folder / "run", on_step=bench.listener.on_step)
+    trained = folder / "run"
+    checkpoint = (
+        load(trained)
+        if trained.is_dir()
+        else train_run(run, trained, on_step=bench.listener.on_step)
+    )
     checkpoint.model.to(device_named(run.training.device))
     return run, checkpoint
 

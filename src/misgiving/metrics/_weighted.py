@@ -4,6 +4,8 @@ A weight counts how often a sample occurs (a bootstrap count), so that one call 
 resampled sets: leading axes of the weights are replicates, the last axis is the samples.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real, Shaped
 
@@ -87,6 +89,43 @@ def mean_of_defined(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1) * 1.0)
 
 
+class Ties(NamedTuple):
+    """The samples in ascending order of a value, and where each distinct value begins."""
+
+    order: Int[np.ndarray, " n"]
+    """Sample numbers; the order within a tie is arbitrary."""
+    starts: Int[np.ndarray, " distinct"]
+    """Position in `order` of the first sample of each distinct value."""
+
+    def sums(self, ordered: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows distinct"]:
+        """Total at each distinct value of what is given for the samples in `order`."""
+        return np.add.reduceat(ordered, self.starts, axis=-1)
+
+
+def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
+    """Which samples have equal values, by one sort.
+
+    >>> ties(np.array([0.5, 0.1, 0.1, 0.1])).starts
+    array([0, 3])
+    """
+    order = np.argsort(values)
+    return Ties(order, np.flatnonzero(_starts(values[order])))
+
+
+def ranked(values: Shaped[np.ndarray, " n"]) -> tuple[int, Int[np.ndarray, " n"]]:
+    """How many distinct values there are, and the place of each sample's value among them.
+
+    >>> ranked(np.array([0.5, 0.1, 0.5]))
+    (2, array([1, 0, 1]))
+    """
+    values = np.ascontiguousarray(values)  # a column of a table would be read across its rows
+    order = np.argsort(values)
+    places = np.cumsum(_starts(values[order])) - 1
+    groups = np.empty_like(order)
+    groups[order] = places
+    return int(places[-1]) + 1, groups
+
+
 def sums_by_group(
     weights: Float[np.ndarray, "*replicates n"], groups: Int[np.ndarray, " n"], *, num_groups: int
 ) -> Float[np.ndarray, "*replicates num_groups"]:
@@ -95,11 +134,21 @@ def sums_by_group(
     >>> sums_by_group(np.array([1.0, 2.0, 4.0]), np.array([2, 0, 2]), num_groups=3)
     array([2., 0., 5.])
     """
-    order = np.argsort(groups, kind="stable")
-    present, starts = np.unique(groups[order], return_index=True)
+    if weights.ndim == 1:
+        counts = np.bincount(groups, weights, minlength=num_groups)
+        return counts.astype(np.float64, copy=False)  # without samples these are whole numbers
+    order = np.argsort(groups)
+    starts = np.flatnonzero(_starts(groups[order]))
     sums = np.zeros((*weights.shape[:-1], num_groups))
-    sums[..., present] = np.add.reduceat(weights[..., order], starts, axis=-1)
+    sums[..., groups[order[starts]]] = np.add.reduceat(weights[..., order], starts, axis=-1)
     return sums
+
+
+def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+    """Where a value differs from the one before it; true for the first."""
+    starts = np.ones(len(ordered), dtype=np.bool_)
+    np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
+    return starts
 
 
 def area_under_roc(
@@ -125,9 +174,9 @@ def auroc(
     >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones(3))
     array(0.75)
     """
-    distinct, groups = np.unique(scores, return_inverse=True)
+    distinct, groups = ranked(scores)
     of_positives, of_negatives = (
-        sums_by_group(weights[..., members], groups[members], num_groups=len(distinct))
+        sums_by_group(weights[..., members], groups[members], num_groups=distinct)
         for members in (positives, ~positives)
     )
     return area_under_roc(of_positives, of_negatives)

@@ -6,7 +6,8 @@ weights are replicates and broadcast. A measure is NaN where either set has no w
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Real
@@ -16,10 +17,12 @@ from misgiving.metrics._weighted import (
     Measured,
     area_under_roc,
     measured,
+    ranked,
     ratio,
     sample_weights,
     samples,
     sums_by_group,
+    ties,
 )
 
 Inliers = Float[np.ndarray, " n_in"]
@@ -29,21 +32,32 @@ OutlierWeights = Real[np.ndarray, "... n_out"] | None
 PerReplicate = Float[np.ndarray, "..."]
 
 
-class _Tally(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class _Tally:
     """Weight of either set at each distinct confidence, highest confidence first."""
 
     inliers: Float[np.ndarray, "*replicates thresholds"]
     outliers: Float[np.ndarray, "*replicates thresholds"]
 
-    @property
+    @cached_property
     def accepted_inliers(self) -> PerReplicate:
         return np.cumsum(self.inliers, axis=-1)
 
-    @property
+    @cached_property
     def accepted_outliers(self) -> PerReplicate:
         return np.cumsum(self.outliers, axis=-1)
 
-    @property
+    @cached_property
+    def precision(self) -> PerReplicate:
+        """Share of inliers among the accepted; 1, as at recall 0, while nothing is accepted."""
+        accepted = self.accepted_inliers + self.accepted_outliers
+        none = accepted == 0
+        accepted[none] = 1.0
+        shares: PerReplicate = np.divide(self.accepted_inliers, accepted, out=accepted)
+        shares[none] = 1.0
+        return shares
+
+    @cached_property
     def inverted(self) -> "_Tally":
         """The same samples with outliers as positives and the sign of the confidence turned."""
         return _Tally(self.outliers[..., ::-1], self.inliers[..., ::-1])
@@ -191,16 +205,27 @@ def _tally(
     outlier_weights: OutlierWeights,
 ) -> _Tally:
     (inliers,), (outliers,) = samples(inliers=inliers), samples(outliers=outliers)
+    distances = -np.concatenate([inliers, outliers])
+    if inlier_weights is None and outlier_weights is None:
+        return _counted(distances, len(inliers))
     sets = (
-        (sample_weights(inlier_weights, len(inliers), name="inlier_weights"), inliers),
-        (sample_weights(outlier_weights, len(outliers), name="outlier_weights"), outliers),
+        sample_weights(inlier_weights, len(inliers), name="inlier_weights"),
+        sample_weights(outlier_weights, len(outliers), name="outlier_weights"),
     )
-    distinct = np.unique(-np.concatenate([inliers, outliers]))
+    distinct, groups = ranked(distances)
+    members = np.split(groups, [len(inliers)])
     tallies = (
-        sums_by_group(weights, np.searchsorted(distinct, -scores), num_groups=len(distinct))
-        for weights, scores in sets
+        sums_by_group(weights, of_set, num_groups=distinct)
+        for weights, of_set in zip(sets, members, strict=True)
     )
     return _Tally(*np.broadcast_arrays(*tallies))
+
+
+def _counted(distances: Float[np.ndarray, " n"], num_inliers: int) -> _Tally:
+    """The tally of samples that count once each, inliers first; it needs one sort and no more."""
+    tied = ties(distances)
+    inliers = tied.sums((tied.order < num_inliers).astype(np.float64))
+    return _Tally(inliers, np.diff(tied.starts, append=len(distances)) - inliers)
 
 
 def _fpr_at_tpr(tally: _Tally, tpr: float = 0.95) -> PerReplicate:
@@ -214,37 +239,37 @@ def _fpr_at_tpr(tally: _Tally, tpr: float = 0.95) -> PerReplicate:
 
 
 def _detection_error(tally: _Tally) -> PerReplicate:
-    inliers, outliers = tally.accepted_inliers, tally.accepted_outliers
-    rejected = 1.0 - ratio(inliers, inliers[..., -1:])
-    errors = 0.5 * rejected + 0.5 * ratio(outliers, outliers[..., -1:])
+    true_positives, false_positives = (
+        accepted / np.where(accepted[..., -1:] > 0, accepted[..., -1:], np.nan)
+        for accepted in (tally.accepted_inliers, tally.accepted_outliers)
+    )
+    errors = 0.5 * (1.0 - true_positives) + 0.5 * false_positives
     return np.asarray(errors.min(axis=-1))  # accepting none gives 0.5, as accepting all does
 
 
 def _auroc(tally: _Tally) -> PerReplicate:
-    return area_under_roc(tally.inliers[..., ::-1], tally.outliers[..., ::-1])
+    return area_under_roc(tally.outliers, tally.inliers)  # highest confidence first: turned twice
 
 
 def _aupr(tally: _Tally) -> PerReplicate:
-    precision = _precision(tally)
-    previous = np.concatenate([np.ones_like(precision[..., :1]), precision[..., :-1]], axis=-1)
-    area = (tally.inliers * (precision + previous) / 2).sum(axis=-1)
-    return _defined(ratio(area, tally.inliers.sum(axis=-1)), tally)
+    middles = tally.precision / 2
+    middles[..., 1:] += tally.precision[..., :-1] / 2
+    middles[..., 0] += 0.5  # the curve starts at recall 0, precision 1
+    return _mean_over_inliers(middles, tally)
 
 
 def _average_precision(tally: _Tally) -> PerReplicate:
-    area = (tally.inliers * _precision(tally)).sum(axis=-1)
+    return _mean_over_inliers(tally.precision, tally)
+
+
+def _mean_over_inliers(values: PerReplicate, tally: _Tally) -> PerReplicate:
+    area = (tally.inliers * values).sum(axis=-1)
     return _defined(ratio(area, tally.inliers.sum(axis=-1)), tally)
 
 
-def _precision(tally: _Tally) -> Float[np.ndarray, "*replicates thresholds"]:
-    """Share of inliers among the accepted; 1, as at recall 0, while nothing is accepted."""
-    inliers = tally.accepted_inliers
-    accepted = inliers + tally.accepted_outliers
-    return np.where(accepted > 0, inliers, 1.0) / np.where(accepted > 0, accepted, 1.0)
-
-
 def _defined(values: PerReplicate, tally: _Tally) -> PerReplicate:
-    return np.where(tally.inliers.any(axis=-1) & tally.outliers.any(axis=-1), values, np.nan)
+    both = (tally.accepted_inliers[..., -1] > 0) & (tally.accepted_outliers[..., -1] > 0)
+    return np.where(both, values, np.nan)
 
 
 METRICS: dict[str, Callable[[_Tally], PerReplicate]] = {

@@ -13,14 +13,16 @@ from jaxtyping import Bool, Float, Real
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
     Measured,
+    Ties,
     Weights,
     measured,
     ratio,
     repetitions,
     sample_weights,
     samples,
-    sums_by_group,
+    ties,
 )
+from misgiving.metrics.classification import Classes, _check_classes
 
 Confidences = Float[np.ndarray, " n"]
 Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
@@ -101,6 +103,95 @@ def augrc(confidences: Confidences, errors: Errors, *, weights: Weights | None =
     return measured(ratio((steps.added * heights).sum(axis=-1), total**2), weights)
 
 
+def risk_at_coverage(
+    confidences: Confidences, errors: Errors, coverage: float, *, weights: Weights | None = None
+) -> Measured:
+    """Mean error of the first k samples, most confident first, where k is `coverage` n rounded up.
+
+    Weights must be whole numbers: a sample of weight w counts as w samples.
+
+    >>> risk_at_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]), 0.5)
+    0.25
+    """
+    if not 0 < coverage <= 1:
+        raise UsageError(f"coverage is {coverage}; it must be above 0 and at most 1")
+    confidences, errors = _checked(confidences, errors)
+    steps = _steps(confidences, errors, repetitions(weights, len(errors)))
+    # 0.55 * 100 rounds up past the whole number that it means; a count is never that close to it
+    wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
+    last = np.argmax(steps.accepted >= wanted, axis=-1)[..., None]
+    at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
+    left_out = at.added_error * (at.accepted - wanted) / np.maximum(at.added, 1.0)
+    return measured(ratio(at.accepted_error - left_out, wanted)[..., 0], weights)
+
+
+def coverage_at_risk(
+    confidences: Confidences, errors: Errors, risk: float, *, weights: Weights | None = None
+) -> Measured:
+    """Largest coverage of a threshold whose selective risk is at most `risk`; 0 if none has that.
+
+    Samples of equal confidence are accepted together, as a threshold cannot tell them apart. The
+    risk need not rise with coverage: stricter thresholds than the one found may have more.
+
+    >>> coverage_at_risk(np.array([0.9, 0.8, 0.5, 0.1]), np.array([1, 0, 0, 1]), 0.4)
+    0.75
+    """
+    if not risk >= 0:
+        raise UsageError(f"risk is {risk}; it must be 0 or more")
+    confidences, errors = _checked(confidences, errors)
+    steps = _steps(confidences, errors, sample_weights(weights, len(errors)))
+    # sums of losses are rounded: a risk that is equal but for that is allowed
+    allowed = ratio(steps.accepted_error, steps.accepted) <= risk * (1 + 1e-12)
+    most = np.where(allowed, steps.accepted, 0.0).max(axis=-1)
+    return measured(ratio(most, steps.accepted[..., -1]), weights)
+
+
+def balanced_risk_coverage(
+    confidences: Confidences, errors: Errors, labels: Classes, *, num_classes: int
+) -> RiskCoverage:
+    """The curve of `risk_coverage` with every class counted alike, however rare it is.
+
+    The risk at a threshold is the mean, over the classes with an accepted sample, of the mean error
+    of the class's accepted samples. Coverage is the share of all samples, as there.
+
+    >>> sure, errors, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), np.array([0, 0, 1])
+    >>> balanced_risk_coverage(sure, errors, labels, num_classes=2).risks
+    array([0. , 0. , 0.5])
+    """
+    confidences, errors = _checked(confidences, errors)
+    _check_labels(confidences, labels, num_classes)
+    steps, risks = _balanced_steps(
+        confidences, errors, labels, num_classes=num_classes, weights=np.ones(len(errors))
+    )
+    return RiskCoverage(steps.accepted / len(errors), risks)
+
+
+def balanced_aurc(
+    confidences: Confidences,
+    errors: Errors,
+    labels: Classes,
+    *,
+    num_classes: int,
+    weights: Weights | None = None,
+) -> Measured:
+    """Mean balanced risk over the samples, each at the threshold that just accepts it.
+
+    Each threshold of `balanced_risk_coverage` thus weighs as much as the samples that it adds.
+    Samples of equal confidence are accepted together here, not in random order as in `aurc`.
+
+    >>> sure, errors, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), np.array([0, 0, 1])
+    >>> round(balanced_aurc(sure, errors, labels, num_classes=2), 6)
+    0.166667
+    """
+    confidences, errors = _checked(confidences, errors)
+    _check_labels(confidences, labels, num_classes)
+    counts = sample_weights(weights, len(errors))
+    steps, risks = _balanced_steps(
+        confidences, errors, labels, num_classes=num_classes, weights=counts
+    )
+    return measured(ratio((steps.added * risks).sum(axis=-1), steps.accepted[..., -1]), weights)
+
+
 def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Confidences]:
     confidences, values = samples(confidences=confidences, errors=errors)
     if values.min() < 0:
@@ -110,13 +201,45 @@ def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Con
     return confidences, values
 
 
+def _check_labels(confidences: Confidences, labels: Classes, num_classes: int) -> None:
+    samples(confidences=confidences, labels=labels)
+    _check_classes(num_classes, labels=labels)
+
+
 def _steps(
     confidences: Confidences, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
 ) -> _Steps:
-    distinct, groups = np.unique(-confidences, return_inverse=True)
-    added = sums_by_group(weights, groups, num_groups=len(distinct))
-    added_error = sums_by_group(weights * errors, groups, num_groups=len(distinct))
+    tied = ties(-confidences)
+    return _steps_of(tied, errors[tied.order], weights[..., tied.order])
+
+
+def _steps_of(
+    tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
+) -> _Steps:
+    """The steps from errors and weights that are in the order of the ties."""
+    added, added_error = tied.sums(weights), tied.sums(weights * errors)
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
+
+
+def _balanced_steps(
+    confidences: Confidences,
+    errors: Confidences,
+    labels: Classes,
+    *,
+    num_classes: int,
+    weights: Float[np.ndarray, "*replicates n"],
+) -> tuple[_Steps, Float[np.ndarray, "*replicates thresholds"]]:
+    """The steps of all samples, and the balanced risk at each; 0 while nothing is accepted."""
+    tied = ties(-confidences)
+    errors, labels, weights = errors[tied.order], labels[tied.order], weights[..., tied.order]
+    steps = _steps_of(tied, errors, weights)
+    risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
+    for k in range(num_classes):
+        of_class = _steps_of(tied, errors, weights * (labels == k))
+        present = of_class.accepted > 0
+        risks += of_class.accepted_error / np.where(present, of_class.accepted, 1.0)
+        classes += present
+    return steps, risks / np.maximum(classes, 1.0)
 
 
 def _aurc(

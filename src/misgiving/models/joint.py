@@ -54,6 +54,7 @@ class JointClassifier(nn.Module):
         taps: timm feature levels that the estimator reads; by default the paper's four in a VGG,
             the last four elsewhere. Empty: no loss estimator, and all predicted losses are NaN.
         hidden: Units of the estimator's linear layer for each tap.
+        reads_logits: Give the estimator one more tap, the classifier's own output (detached).
         image_size: Side of the images in pixels, for backbones that are built for one size.
 
     Images are float in [0, 1]: the backbone's normalisation is a layer of this module. The
@@ -75,6 +76,7 @@ class JointClassifier(nn.Module):
         dropout: float = 0.4,
         taps: Sequence[int] | None = None,
         hidden: int = 128,
+        reads_logits: bool = False,
         image_size: int | None = None,
     ) -> None:
         super().__init__()
@@ -89,7 +91,8 @@ class JointClassifier(nn.Module):
         self.taps = default_taps(self.backbone) if taps is None else tuple(taps)
         self.normalise = Normalise(*normalisation(self.backbone))
         channels = tap_channels(self.backbone, self.taps)
-        self.loss_estimator = _from_own_generator(channels, hidden) if self.taps else None
+        read = num_classes if reads_logits else None
+        self.loss_estimator = _from_own_generator(channels, hidden, read) if self.taps else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
@@ -101,7 +104,7 @@ class JointClassifier(nn.Module):
             return Output(logits, torch.full_like(logits[:, 0], torch.nan), features)
         if detach_taps:
             activations = [activation.detach() for activation in activations]
-        return Output(logits, self.loss_estimator(activations), features)
+        return Output(logits, self.loss_estimator(activations, logits), features)
 
     def _forward_backbone(self, normalised: Tensor) -> tuple[Tensor, list[Tensor]]:
         if not self.taps:
@@ -138,11 +141,13 @@ def outputs_of(
     return Output(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 
-def _from_own_generator(channels: Sequence[int], hidden: int) -> LossEstimator:
+def _from_own_generator(
+    channels: Sequence[int], hidden: int, num_classes: int | None
+) -> LossEstimator:
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, ()))
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
-        return LossEstimator(channels, hidden)
+        return LossEstimator(channels, hidden, num_classes=num_classes)
 
 
 def _check(*, num_classes: int, hidden: int, dropout: float) -> None:

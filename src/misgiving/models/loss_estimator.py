@@ -13,19 +13,45 @@ class LossEstimator(nn.Module):
     Each tap goes through global average pooling, a linear layer of `hidden` units and ReLU; one
     linear layer reads them all (paper, section 3; Figure 1). The output is unbounded: a ranking
     needs no scale, and a squared error finds its own.
+
+    With `num_classes` there is one more tap, which the paper does not have: what the classifier
+    itself says of the sample (`shape_of_logits`), through as many units.
     """
 
-    def __init__(self, channels: Sequence[int], hidden: int = 128) -> None:
+    def __init__(
+        self, channels: Sequence[int], hidden: int = 128, *, num_classes: int | None = None
+    ) -> None:
         super().__init__()
-        self.projections = nn.ModuleList(nn.Linear(width, hidden) for width in channels)
-        self.head = nn.Linear(len(channels) * hidden, 1)
+        widths = [*channels, *([] if num_classes is None else [num_classes + 2])]
+        self.projections = nn.ModuleList(nn.Linear(width, hidden) for width in widths)
+        self.head = nn.Linear(len(widths) * hidden, 1)
+        self.reads_logits = num_classes is not None
 
     def forward(
-        self, activations: Sequence[Float[Tensor, "batch _ _ _"]]
+        self,
+        activations: Sequence[Float[Tensor, "batch _ _ _"]],
+        logits: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        pooled = [activation.mean(dim=(2, 3)) for activation in activations]
+        taps = [activation.mean(dim=(2, 3)) for activation in activations]
+        if self.reads_logits and logits is not None:
+            taps.append(shape_of_logits(logits))
         projected = [
-            project(vector).relu() for project, vector in zip(self.projections, pooled, strict=True)
+            project(vector).relu() for project, vector in zip(self.projections, taps, strict=True)
         ]
         predicted: Tensor = self.head(torch.cat(projected, dim=1))
         return predicted.squeeze(1)
+
+
+def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
+    """Sorted log-probabilities, entropy and log-sum-exp of each sample, whatever the classes.
+
+    Detached: the estimator learns from the classifier's output and does not bend it.
+
+    >>> shape_of_logits(torch.tensor([[0.0, 0.0]])).exp().round(decimals=2)
+    tensor([[0.5000, 0.5000, 2.0000, 2.0000]])
+    """
+    logits = logits.detach()
+    log_probabilities = logits.log_softmax(dim=1)
+    entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1, keepdim=True)
+    ordered = log_probabilities.sort(dim=1, descending=True).values
+    return torch.cat([ordered, entropy, logits.logsumexp(dim=1, keepdim=True)], dim=1)

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.datasets.images import ImageSource, Indices
+from misgiving.data.datasets.metadata import Metadata
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 
@@ -33,6 +34,7 @@ class Dataset:
         contents: One sentence for a report, where the name does not say enough.
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion; None where there is none.
+        metadata: What else is known of each image, such as its patient's age band, by column.
     """
 
     name: str
@@ -45,11 +47,15 @@ class Dataset:
     augmentation: AugmentationSettings = DERMOSCOPY_AUGMENTATION
     contents: str = ""
     masks: Path | None = None
+    metadata: Metadata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        columns = self.metadata.values()
         sizes = {len(self.labels), len(self.ids), len(self.groups), len(self.images)}
-        if len(sizes) > 1:
-            raise UsageError(f"{self.name}: labels, ids, groups and images differ in number")
+        if len(sizes.union(map(len, columns))) > 1:
+            raise UsageError(
+                f"{self.name}: labels, ids, groups, images and metadata differ in number"
+            )
         for identity, count in Counter(self.ids).most_common(1):
             if count > 1:
                 raise DataError(f"{self.name}: {identity!r} occurs {count} times; keep it once")
@@ -80,6 +86,10 @@ class Dataset:
             ids=tuple(self.ids[index] for index in indices),
             groups=tuple(self.groups[index] for index in indices),
             images=self.images.select(indices),
+            metadata={
+                column: tuple(values[index] for index in indices)
+                for column, values in self.metadata.items()
+            },
         )
 
     def restrict(self, classes: Sequence[str]) -> "Dataset":

@@ -8,6 +8,7 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import existing_folder, first_folder, listing, refuse_missing
 from misgiving.data.datasets.images import ImageFiles
+from misgiving.data.datasets.metadata import metadata_of_rows
 from misgiving.data.preprocessing import read_bytes
 from misgiving.data.tables import TableRow, read_table
 from misgiving.errors import DataError
@@ -16,6 +17,7 @@ CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 COLUMNS = ("lesion_id", "image_id", "dx")
 METADATA = ("ham10000_metadata.csv", "ham10000_metadata", "ham10000_metadata.tab")
 IMAGES = ("ham10000_images_part_1", "ham10000_images_part_2", "images")
+DESCRIBED = {"age": "age", "sex": "sex", "localization": "site", "dx_type": "dx_type"}
 MASKS = ("HAM10000_segmentations_lesion_tschandl", "masks")
 
 
@@ -38,6 +40,7 @@ def read_ham10000(place: str) -> Dataset:
         groups=tuple(lesion or identity for lesion, identity in zip(lesions, ids, strict=True)),
         images=_images(folder, ids),
         masks=first_folder(folder, MASKS),
+        metadata=metadata_of_rows(rows, DESCRIBED),
     )
 
 

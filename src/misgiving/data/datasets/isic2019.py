@@ -8,10 +8,12 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import existing_folder, first_folder, listing, refuse_missing
 from misgiving.data.datasets.images import ImageFiles
+from misgiving.data.datasets.metadata import metadata_of_rows
 from misgiving.data.tables import TableRow, read_table
 from misgiving.errors import DataError
 
 TRUTH = "ISIC_2019_Training_GroundTruth.csv"
+METADATA = {"age_approx": "age", "sex": "sex", "anatom_site_general": "site"}
 
 
 def read_isic2019(place: str) -> Dataset:
@@ -23,14 +25,18 @@ def read_isic2019(place: str) -> Dataset:
     diagnoses = np.array([_diagnosis(truth, row, columns) for row in rows])
     present = np.unique(diagnoses)  # UNK has no training image
     ids = tuple(row.cells["image"] for row in rows)
+    described = _described(folder / "ISIC_2019_Training_Metadata.csv", ids)
     return Dataset(
         name=place,
         classes=tuple(columns[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=_lesions(folder / "ISIC_2019_Training_Metadata.csv", ids),
+        groups=tuple(
+            row.cells["lesion_id"] or identity for row, identity in zip(described, ids, strict=True)
+        ),
         images=_isic_images(folder / "ISIC_2019_Training_Input", ids),
         masks=first_folder(folder, ["masks"]),
+        metadata=metadata_of_rows(described, METADATA),
     )
 
 
@@ -43,11 +49,11 @@ def _diagnosis(truth: Path, row: TableRow, columns: Sequence[str]) -> int:
     return marked[0]
 
 
-def _lesions(metadata: Path, ids: Sequence[str]) -> tuple[str, ...]:
-    rows = read_table(metadata, ["image", "lesion_id"])
-    lesions = {row.cells["image"]: row.cells["lesion_id"] for row in rows}
-    refuse_missing(metadata, [identity for identity in ids if identity not in lesions])
-    return tuple(lesions[identity] or identity for identity in ids)
+def _described(metadata: Path, ids: Sequence[str]) -> list[TableRow]:
+    """The rows of the metadata in the order of the images."""
+    rows = {row.cells["image"]: row for row in read_table(metadata, ["image", "lesion_id"])}
+    refuse_missing(metadata, [identity for identity in ids if identity not in rows])
+    return [rows[identity] for identity in ids]
 
 
 def _isic_images(folder: Path, ids: Sequence[str]) -> ImageFiles:

@@ -7,12 +7,18 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.images import ImageFiles
+from misgiving.data.datasets.metadata import metadata_of_rows
 from misgiving.data.tables import TableRow, read_table
 from misgiving.errors import DataError
 
+OWN = ("path", "label", "group")
+
 
 def read_labelled_table(place: str) -> Dataset:
-    """CSV with the columns `path`, `label` and perhaps `group`; paths start at the CSV's folder."""
+    """CSV with the columns `path`, `label` and perhaps `group`; paths start at the CSV's folder.
+
+    What other columns say of the images is kept as metadata.
+    """
     table = Path(place).expanduser()
     rows = read_table(table, ["path", "label"])
     lines: dict[Path, int] = {}
@@ -31,6 +37,7 @@ def read_labelled_table(place: str) -> Dataset:
         ids=ids,
         groups=tuple(group or identity for group, identity in zip(groups, ids, strict=True)),
         images=ImageFiles(tuple(lines)),
+        metadata=metadata_of_rows(rows, {name: name for name in rows[0].cells if name not in OWN}),
     )
 
 

@@ -55,6 +55,7 @@ def outliers(
         images=images,
         contents=contents,
         masks=None,
+        metadata={},
     )
 
 

@@ -10,10 +10,12 @@ from typing import Any
 from misgiving.errors import DataError
 from misgiving.evaluation import Predictions
 from misgiving.experiments.bench import Bench, code_fingerprint
+from misgiving.experiments.collection.curves import CurvePoint, risk_curves
 from misgiving.experiments.collection.exhibits import exhibits, write_account, write_examples
 from misgiving.experiments.collection.intervals import Interval, intervals
 from misgiving.experiments.collection.settings import settings
 from misgiving.experiments.protocol import SWEEP, Unit, units
+from misgiving.experiments.reliance import RELIABILITY, RELIABILITY_COLUMNS
 from misgiving.experiments.units import RESULT_COLUMNS, is_finished
 from misgiving.files import write_csv, write_json
 from misgiving.training import EpochRecord
@@ -24,12 +26,15 @@ COLLECTION = (
     "histories.csv",
     "intervals.csv",
     "confusions.csv",
+    "reliability.csv",
+    "risk_coverage.csv",
     "datasets.json",
     "manifests",
     "examples",
     "settings.json",
 )
 _HISTORY_COLUMNS = ("experiment", "trial", "model", *EpochRecord._fields)
+_RELIABILITY_COLUMNS = ("experiment", "trial", "model", *RELIABILITY_COLUMNS)
 _CONFUSION_COLUMNS = ("experiment", "trial", "model", "true", "predicted", "count")
 
 
@@ -55,6 +60,8 @@ def collect(bench: Bench, out: Path) -> None:
     write_csv(out / "histories.csv", _HISTORY_COLUMNS, _histories(finished, out))
     write_csv(out / "confusions.csv", _CONFUSION_COLUMNS, _confusions(bench, finished, out))
     write_csv(out / "intervals.csv", Interval._fields, intervals(bench, finished, out, results))
+    write_csv(out / RELIABILITY, _RELIABILITY_COLUMNS, _reliability(finished, out))
+    write_csv(out / "risk_coverage.csv", CurvePoint._fields, risk_curves(bench, finished, out))
     shown = exhibits(bench)
     write_account(out, shown)
     write_examples(out / "examples", shown)
@@ -96,6 +103,13 @@ def _histories(finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ..
         path = out / unit.folder / "run" / "history.csv"
         for row in _rows(path) if path.exists() else []:  # none where the training diverged
             yield (unit.experiment, unit.trial, unit.model, *row)
+
+
+def _reliability(finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
+    for unit in finished:
+        path = out / unit.folder / RELIABILITY
+        for row in _rows(path) if path.exists() else []:  # none where no policy could be set
+            yield (*unit, *row)
 
 
 def _rows(path: Path) -> list[tuple[str, ...]]:

@@ -1,38 +1,48 @@
 """Every value of the tables with its interval, and the paired differences between models."""
 
-import json
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Real, Shaped
 
-from misgiving.evaluation import Predictions
+from misgiving.evaluation import FAILURE_SCORES
 from misgiving.experiments.bench import Bench
+from misgiving.experiments.collection.samples import (
+    ComparedSet,
+    Key,
+    Replicates,
+    Sample,
+    Statistic,
+    has_sample,
+    sample_of,
+)
 from misgiving.experiments.new_classes import TOGETHER
-from misgiving.experiments.ood_detection import ScoredSet, load_scores
 from misgiving.experiments.protocol import Unit, sweep_name
-from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
-from misgiving.metrics.loss_estimation import error_auroc, spearman
-from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.selective import aurc
+from misgiving.experiments.reliance import POLICY_SET
 from misgiving.metrics.statistics import bootstrap, interval
 
-Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
-Replicates = Float[np.ndarray, " replicates"]
-Key = tuple[str, str]  # detector and metric
 Trials = tuple[int, ...]
-Statistic = Callable[..., dict[Key, Replicates]]
+
+MSP = "msp"  # the confidence that every other has to beat
+FAILURE_METRICS = (
+    "error_auroc",
+    "aurc",
+    "excess_aurc",
+    "augrc",
+    "balanced_aurc",
+    "risk_at_coverage",
+    "coverage_at_risk",
+)
 
 
 class Interval(NamedTuple):
     """One row of `intervals.csv`; with a baseline it is the difference model - baseline, paired.
+
+    The baseline is a model, or `msp` for the difference of the detector from MSP in one model.
 
     `n` counts independent groups (lesions, source pictures): of the smaller of two sets, and for a
     sensitivity those of its class.
@@ -66,31 +76,16 @@ def intervals(
         return [row for rows in made for row in rows]
 
 
-class _ComparedSet(NamedTuple):
-    """One set of one experiment, and the experiment whose units hold its predictions or scores."""
-
-    experiment: str
-    dataset: str
-    units: str
-
-
-class _Sample(NamedTuple):
-    """One model of one trial on one set: how to measure it under weights, and what to resample."""
-
-    statistic: Statistic
-    groups: tuple[Shaped[np.ndarray, " _"], ...]
-    sizes: Mapping[str, int]  # groups behind a metric, where those are fewer than all
-
-
-def _compared_sets(bench: Bench) -> list[_ComparedSet]:
+def _compared_sets(bench: Bench) -> list[ComparedSet]:
     protocol, measured = bench.protocol, bench.roles.measured
     unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
     rates = [sweep_name(rate) for rate in protocol.learning_rates]
     return [
-        *(_ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
-        *(_ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
-        *(_ComparedSet("new_classes", name, "ood_detection") for name in unseen),
-        *(_ComparedSet(name, measured, name) for name in rates),
+        *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
+        ComparedSet("generalization", POLICY_SET, "generalization"),
+        *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
+        *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
+        *(ComparedSet(name, measured, name) for name in rates),
     ]
 
 
@@ -100,7 +95,7 @@ class _SetIntervals:
     def __init__(
         self,
         bench: Bench,
-        compared: _ComparedSet,
+        compared: ComparedSet,
         finished: Sequence[Unit],
         out: Path,
         values: Mapping[tuple[str, ...], Mapping[int, float]],
@@ -109,7 +104,7 @@ class _SetIntervals:
         self._bench, self._compared, self._out = bench, compared, out
         self._values, self._seed = values, seed
         self._available = _trials_of(compared, finished, out)
-        self._samples: dict[tuple[int, str], _Sample] = {}
+        self._samples: dict[tuple[int, str], Sample] = {}
         self._drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = {}
 
     def rows(self) -> Iterator[Interval]:
@@ -118,6 +113,8 @@ class _SetIntervals:
             trials = tuple(trial for trial in self._available[model] if trial in shared)
             if trials:
                 yield from self._pair(model, baseline, trials)
+        for model, available in self._available.items():
+            yield from self._beside_msp(model, tuple(available))
 
     def _pair(self, model: str, baseline: str, trials: Trials) -> Iterator[Interval]:
         """The same seed and trials meet the same resampled sets, so that differences are paired."""
@@ -128,22 +125,45 @@ class _SetIntervals:
             other = self._mean(baseline, key, trials) if baseline else 0.0
             if mean is None or other is None:  # the baseline has no such detector, for one
                 continue
-            n = min(_size(self._sample(trial, model), key[1]) for trial in trials)
-            lower, upper = _bounds(replicates - theirs[key] if baseline else replicates, n)
-            yield Interval(
-                experiment=self._compared.experiment,
-                model=model,
-                baseline=baseline,
-                dataset=self._compared.dataset,
-                detector=key[0],
-                metric=key[1],
-                estimate=mean - other,
-                lower=lower,
-                upper=upper,
-                n=n,
-                trials=len(trials),
-                tuned="tuned" if self._is_tuned(key[0]) else "",
-            )
+            differences = replicates - theirs[key] if baseline else replicates
+            yield self._interval(model, baseline, key, trials, mean - other, differences)
+
+    def _beside_msp(self, model: str, trials: Trials) -> Iterator[Interval]:
+        """Failure scores less MSP, of one model on the same resampled sets."""
+        replicates = self._replicates(model, trials)
+        for key, values in replicates.items():
+            beside = (MSP, key[1])
+            mean, other = (self._mean(model, of, trials) for of in (key, beside))
+            known = key[0] in FAILURE_SCORES and key[1].partition("/")[0] in FAILURE_METRICS
+            if not known or key[0] == MSP or mean is None or other is None:
+                continue
+            yield self._interval(model, MSP, key, trials, mean - other, values - replicates[beside])
+
+    def _interval(
+        self,
+        model: str,
+        baseline: str,
+        key: Key,
+        trials: Trials,
+        estimate: float,
+        replicates: Replicates,
+    ) -> Interval:
+        n = min(_size(self._sample(trial, model), key[1]) for trial in trials)
+        lower, upper = _bounds(replicates, n)
+        return Interval(
+            experiment=self._compared.experiment,
+            model=model,
+            baseline=baseline,
+            dataset=self._compared.dataset,
+            detector=key[0],
+            metric=key[1],
+            estimate=estimate,
+            lower=lower,
+            upper=upper,
+            n=n,
+            trials=len(trials),
+            tuned="tuned" if self._is_tuned(key[0]) else "",
+        )
 
     def _is_tuned(self, detector: str) -> bool:
         here = (self._compared.experiment, self._compared.dataset, detector)
@@ -156,11 +176,11 @@ class _SetIntervals:
             self._drawn[model, trials] = _replicates(samples, replicates, seed=self._seed)
         return self._drawn[model, trials]
 
-    def _sample(self, trial: int, model: str) -> _Sample:
+    def _sample(self, trial: int, model: str) -> Sample:
         if (trial, model) not in self._samples:
             folder = self._out / Unit(self._compared.units, trial, model).folder
             part = self._bench.roles.measured
-            self._samples[trial, model] = _sample(self._compared, folder, part)
+            self._samples[trial, model] = sample_of(self._compared, folder, part)
         return self._samples[trial, model]
 
     def _mean(self, model: str, key: Key, trials: Trials) -> float | None:
@@ -170,11 +190,11 @@ class _SetIntervals:
         return float(np.mean(found)) if len(found) == len(trials) else None
 
 
-def _trials_of(compared: _ComparedSet, finished: Sequence[Unit], out: Path) -> dict[str, list[int]]:
+def _trials_of(compared: ComparedSet, finished: Sequence[Unit], out: Path) -> dict[str, list[int]]:
     """By model the trials that are finished, less those that diverged."""
     found: dict[str, list[int]] = {}
     for unit in finished:
-        if unit.experiment == compared.units and (out / unit.folder / "predictions").is_dir():
+        if unit.experiment == compared.units and has_sample(compared, out / unit.folder):
             found.setdefault(unit.model, []).append(unit.trial)
     return found
 
@@ -196,7 +216,7 @@ def _values(results: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[in
 
 
 def _replicates(
-    samples: Sequence[_Sample], replicates: int, *, seed: int
+    samples: Sequence[Sample], replicates: int, *, seed: int
 ) -> Mapping[Key, Replicates]:
     drawn = bootstrap(
         [_named(sample.statistic) for sample in samples],
@@ -219,7 +239,7 @@ def _key(name: str) -> Key:
     return detector, metric
 
 
-def _size(sample: _Sample, metric: str) -> int:
+def _size(sample: Sample, metric: str) -> int:
     """How many groups there are behind a metric."""
     everything = min(len(np.unique(groups)) for groups in sample.groups)
     return sample.sizes.get(metric, everything)
@@ -229,76 +249,3 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | str, float | str]:
     """An interval; empty cells where it would rest on one group, or where none is defined."""
     lower, upper = interval(replicates)
     return ("", "") if n < 2 or math.isnan(lower) else (lower, upper)
-
-
-def _sample(compared: _ComparedSet, folder: Path, measured: str) -> _Sample:
-    if compared.dataset == measured:
-        return _in_distribution(compared.experiment, folder, measured)
-    return _detection(load_scores(folder, measured), load_scores(folder, compared.dataset))
-
-
-def _in_distribution(experiment: str, folder: Path, part: str) -> _Sample:
-    predictions = Predictions.load(folder / "predictions" / f"{part}.safetensors")
-    config = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
-    losses = predictions.true_losses(config["class_weights"])
-    predictions = replace(predictions, features=predictions.features[:, :0].copy())
-
-    def statistic(weights: Weights) -> dict[Key, Replicates]:
-        values = _classification(predictions, weights)
-        if experiment == "generalization":
-            values |= _loss_estimation(predictions, losses, weights)
-        return values
-
-    groups = np.array(predictions.groups)
-    sizes = {
-        f"sensitivity/{name}": len(np.unique(groups[predictions.labels == label]))
-        for label, name in enumerate(predictions.classes)
-    }
-    return _Sample(statistic, (groups,), sizes)
-
-
-def _classification(predictions: Predictions, weights: Weights) -> dict[Key, Replicates]:
-    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
-    per_class = sensitivities(labels, choices, num_classes=len(classes), weights=weights)
-    return {
-        ("", "accuracy"): np.asarray(accuracy(labels, choices, weights=weights)),
-        ("", "balanced_accuracy"): np.asarray(
-            balanced_accuracy(labels, choices, num_classes=len(classes), weights=weights)
-        ),
-        **{
-            ("", f"sensitivity/{name}"): values
-            for name, values in zip(classes, np.moveaxis(per_class, -1, 0), strict=True)
-        },
-    }
-
-
-def _loss_estimation(
-    predictions: Predictions, losses: Float[np.ndarray, " n"], weights: Weights
-) -> dict[Key, Replicates]:
-    confidences, errors = predictions.confidences(), predictions.errors
-    measures = {
-        "spearman": lambda scores: spearman(-scores, losses, weights=weights),
-        "error_auroc": lambda scores: error_auroc(scores, errors, weights=weights),
-        "aurc": lambda scores: aurc(scores, errors, weights=weights),
-    }
-    detectors = [name for name in ("predicted_loss", "msp") if name in confidences]
-    return {
-        (detector, metric): np.asarray(measure(confidences[detector]))
-        for detector, (metric, measure) in product(detectors, measures.items())
-    }
-
-
-def _detection(inliers: ScoredSet, outliers: ScoredSet) -> _Sample:
-    def statistic(inlier_weights: Weights, outlier_weights: Weights) -> dict[Key, Replicates]:
-        return {
-            (detector, metric): np.asarray(values)
-            for detector, scores in inliers.scores.items()
-            for metric, values in ood_metrics(
-                scores,
-                outliers.scores[detector],
-                inlier_weights=inlier_weights,
-                outlier_weights=outlier_weights,
-            ).items()
-        }
-
-    return _Sample(statistic, (np.array(inliers.groups), np.array(outliers.groups)), {})

@@ -1,7 +1,6 @@
-"""Out-of-distribution scores as callables.
+"""ODIN, and the search for its temperature and epsilon.
 
-Every score is a confidence: higher means more in-distribution. The model runs outside autocast and
-scores are computed from its logits in float64: at T = 1000, confidences differ in the fourth digit.
+The model runs outside autocast, and its logits are scored in float64.
 """
 
 import math
@@ -15,13 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from misgiving.detectors.logits import Logits, Scores, confidence, wide
 from misgiving.errors import UsageError
 from misgiving.metrics.ood import ood_metrics
-from misgiving.registry import Registry
 
 Images = Float[Tensor, "batch channels height width"]
-Logits = Float[Tensor, "batch classes"]
-Scores = Float[Tensor, " batch"]
 Classifier = Callable[[Tensor], Tensor]
 """From images in [0, 1] to logits, in evaluation mode."""
 
@@ -56,31 +53,6 @@ class Odin:
             return confidence(_classify(classify, perturbed), self.temperature)
 
 
-def max_softmax(logits: Logits) -> Scores:
-    """Maximum softmax probability (Hendrycks & Gimpel, 2017)."""
-    return confidence(logits, 1.0)
-
-
-def energy(logits: Logits) -> Scores:
-    """Negative free energy: the log of the sum of exponentials of the logits (Liu et al., 2020)."""
-    return _wide(logits).logsumexp(dim=1)
-
-
-LOGIT_SCORES: Registry[Callable[[Logits], Scores]] = Registry(
-    "score of logits", msp=max_softmax, energy=energy
-)
-
-
-def confidence(logits: Logits, temperature: float) -> Scores:
-    """Maximum of the temperature-scaled softmax (paper, Eq. 3)."""
-    return (_wide(logits) / temperature).softmax(dim=1).amax(dim=1)
-
-
-def _wide(logits: Logits) -> Logits:
-    """Float64, in which confident softmax values do not collapse to 1.0 (else float32)."""
-    return logits.float() if logits.device.type == "mps" else logits.double()
-
-
 @torch.no_grad()
 def _classify(classify: Classifier, images: Images) -> Logits:
     return classify(images)
@@ -100,7 +72,7 @@ def _directions(
     """
     with _gradients():
         images = images.detach().clone().requires_grad_()
-        logits = _wide(classify(images))
+        logits = wide(classify(images))
     for number, temperature in enumerate(temperatures, start=1):
         with _gradients():
             log_confidence = (logits / temperature).log_softmax(dim=1).amax(dim=1)

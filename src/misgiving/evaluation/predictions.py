@@ -1,11 +1,11 @@
-"""Run a model once over a set into `Predictions`; all that is measured is a function of those."""
+"""What a model says about a set of images, as arrays that are kept."""
 
+import hashlib
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,28 +15,12 @@ from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 
 from misgiving.data.loading import ImageSet, batches
-from misgiving.detectors import LOGIT_SCORES
+from misgiving.detectors import LOGIT_SCORES, Head
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
-from misgiving.metrics.classification import (
-    accuracy,
-    balanced_accuracy,
-    macro_auroc,
-    sensitivities,
-)
-from misgiving.metrics.loss_estimation import (
-    error_auroc,
-    order_agreement,
-    r_squared,
-    spearman,
-    spread_ratio,
-)
-from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.selective import aurc
 from misgiving.models.joint import JointClassifier, outputs_of
 
 Confidences = Float[np.ndarray, " n"]
-Measured = float | Float[np.ndarray, ""] | Int[np.ndarray, ""] | np.generic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +35,8 @@ class Predictions:
         ids: What each image is called.
         groups: The unit that is resampled: lesion, source picture, or the image itself.
         classes: Names of the classes, in the order of the logits.
+        head: The last linear layer; None where the model has none of that kind.
+        model: Fingerprint of the model's weights; empty where it is not known.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -60,6 +46,8 @@ class Predictions:
     ids: tuple[str, ...]
     groups: tuple[str, ...]
     classes: tuple[str, ...]
+    head: Head | None = None
+    model: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -109,7 +97,10 @@ class Predictions:
         arrays = {"logits": self.logits, "features": self.features, "labels": self.labels}
         if self.predicted_losses is not None:
             arrays["predicted_losses"] = self.predicted_losses
+        if self.head is not None:
+            arrays |= {"head_weight": self.head.weight, "head_bias": self.head.bias}
         names = {"ids": self.ids, "groups": self.groups, "classes": self.classes}
+        names |= {"model": (self.model,)}
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with whole_file(path) as partial:
             save_file(contiguous, partial, {key: json.dumps(value) for key, value in names.items()})
@@ -131,9 +122,17 @@ class Predictions:
                 ids=tuple(json.loads(names["ids"])),
                 groups=tuple(json.loads(names["groups"])),
                 classes=tuple(json.loads(names["classes"])),
+                head=_read_head(arrays),
+                model="".join(json.loads(names.get("model", "[]"))),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error
+
+
+def _read_head(arrays: Mapping[str, Any]) -> Head | None:
+    if "head_weight" not in arrays:
+        return None
+    return Head(arrays["head_weight"], arrays["head_bias"])
 
 
 def _read_metadata(path: Path) -> dict[str, str]:
@@ -169,7 +168,26 @@ def predict(
         ids=images.ids,
         groups=images.groups,
         classes=images.classes,
+        head=_head_of(model),
+        model=model_fingerprint(model),
     )
+
+
+def _head_of(model: JointClassifier) -> Head | None:
+    layer = model.backbone.get_classifier()
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
+    return Head(layer.weight.detach().float().cpu().numpy(), bias.float().cpu().numpy())
+
+
+def model_fingerprint(model: JointClassifier) -> str:
+    """SHA-256 over the names and values of all weights: what a policy belongs to."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
+    return digest.hexdigest()
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -182,83 +200,3 @@ def image_batches(
 ) -> Iterator[Float[torch.Tensor, "batch 3 height width"]]:
     """The images of a set alone, in order, as float batches in [0, 1]."""
     return (batch.images for batch in batches(images, batch_size=batch_size, device=device))
-
-
-class Measurement(NamedTuple):
-    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
-
-    dataset: str
-    detector: str
-    metric: str
-    value: float
-
-
-def measure_classification(predictions: Predictions, dataset: str) -> list[Measurement]:
-    """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors."""
-    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
-    per_class = sensitivities(labels, choices, num_classes=len(classes))
-    values = {
-        "accuracy": accuracy(labels, choices),
-        "balanced_accuracy": balanced_accuracy(labels, choices, num_classes=len(classes)),
-        "auroc": macro_auroc(labels, predictions.probabilities),
-        "errors": predictions.errors.sum(),
-        "images": len(predictions),
-        **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
-    }
-    return _measurements(dataset, "", values)
-
-
-def measure_loss_estimation(
-    predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
-) -> list[Measurement]:
-    """How well the predicted loss, and MSP beside it, order images by loss and tell errors apart.
-
-    `spearman` and `order_agreement` are against the loss that the estimator was trained on, with
-    `class_weights`; those against the plain cross-entropy end in `_plain`. For MSP the predicted
-    loss is the negated confidence.
-    """
-    trained, plain = predictions.true_losses(class_weights), predictions.true_losses()
-    measurements: list[Measurement] = []
-    for detector, confidences in predictions.confidences().items():
-        if detector not in ("predicted_loss", "msp"):
-            continue
-        values = _ordering(-confidences, trained, plain)
-        values["error_auroc"] = error_auroc(confidences, predictions.errors)
-        values["aurc"] = aurc(confidences, predictions.errors)
-        if detector == "predicted_loss":
-            values["spread_ratio"] = spread_ratio(-confidences, trained)
-            values["r_squared"] = r_squared(-confidences, trained)
-        measurements += _measurements(dataset, detector, values)
-    return measurements
-
-
-def _ordering(
-    predicted: Float[np.ndarray, " n"],
-    trained: Float[np.ndarray, " n"],
-    plain: Float[np.ndarray, " n"],
-) -> dict[str, Measured]:
-    return {
-        "spearman": spearman(predicted, trained),
-        "spearman_plain": spearman(predicted, plain),
-        "order_agreement": order_agreement(predicted, trained),
-        "order_agreement_plain": order_agreement(predicted, plain),
-    }
-
-
-def measure_ood(
-    inliers: Float[np.ndarray, " n_in"],
-    outliers: Float[np.ndarray, " n_out"],
-    *,
-    dataset: str,
-    detector: str,
-) -> list[Measurement]:
-    """The five OOD metrics, in-distribution as positives, with average precision beside AUPR."""
-    return _measurements(dataset, detector, ood_metrics(inliers, outliers))
-
-
-def _measurements(dataset: str, detector: str, values: Mapping[str, Measured]) -> list[Measurement]:
-    return [
-        Measurement(dataset, detector, metric, float(value))
-        for metric, value in values.items()
-        if not math.isnan(float(value))
-    ]

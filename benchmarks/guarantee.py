@@ -1,0 +1,401 @@
+"""Whether deferral policies keep their promises: calibration sets drawn from known populations.
+
+    python benchmarks/guarantee.py [FOLDER ...] [--out TABLE.md] [--fault fit-on-calibration]
+
+A population is simulated, or what the models of a reproduction said of held-out images, pooled
+over trials (or a CSV file with columns part, group, label, wrong, score, foreign_score). The rows
+whose `part` is `tune` choose the candidates; all others are the population. A
+case is one image, drawn at random, of a group that is drawn with replacement. In each cell 2,000
+calibration sets are drawn and certified by the library's own code, and every policy is judged by
+what is true in the whole population. Prints a Markdown table; the same seed gives the same table.
+"""
+
+import argparse
+import csv
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.optimize import brentq
+from scipy.special import expit, ndtri
+
+from misgiving.deferral import Cases, Promises, one_per_group
+from misgiving.deferral.bounds import probability_of_at_most
+from misgiving.deferral.plan import Counts, Plan
+from misgiving.errors import DataError
+from misgiving.files import write_text
+
+SIZES = (50, 200, 1000)
+ERRORS = (0.05, 0.1, 0.2)
+CLASS_RATES = (0.05, 0.1)
+FOREIGN_RATES = (0.05, 0.1)
+LEVEL = 0.05
+MOST_ABOVE = 0.065  # three standard errors of 2,000 draws above the level
+MOST_LOST = 0.12  # of coverage, against the oracle
+DRAWS, TUNES, SIMULATED = 2000, 10, 20_000
+SHAPES = {"well ranked": 2.5, "weakly ranked": 0.75, "confident errors": 2.5}
+BASE_ERRORS = (0.1, 0.3, 0.45)
+CLASS_SHARE = 0.15
+HEADER = (
+    "population",
+    "promise",
+    "cases",
+    "above the target",
+    "refused",
+    "mean coverage",
+    "best test",
+    "oracle",
+    "verdict",
+)
+LEGEND = """
+`above the target`: share of all draws whose policy breaks the promise in the population; a refusal
+breaks none. `refused`: share of draws in which nothing is accepted, or the promise is refused.
+`mean coverage`: of the other draws. `oracle`: the largest coverage of any threshold that is truly
+within the target. `best test`: the largest coverage of a threshold that passes one single test of
+the error, made with the whole level, in half of the draws: about what such a number of cases can
+show at best. Neither counts what the foreign rule takes away. A promise for a class or of the
+foreign rate is drawn beside an error of 0.5, so that it alone decides. `no evidence`: refused in
+more than half of the draws.
+"""
+
+
+@dataclass(frozen=True)
+class Population:
+    """All cases there are, the groups they come in, and the tune part (None: drawn alike)."""
+
+    name: str
+    cases: Cases
+    groups: Int[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    watched: str
+    tune: Cases | None = None
+
+    def draw(self, sets: int, size: int, random: np.random.Generator) -> Int[np.ndarray, "s n"]:
+        """Positions of cases: groups with replacement, and one image of each."""
+        order = np.argsort(self.groups, kind="stable")
+        _, starts, sizes = np.unique(self.groups[order], return_index=True, return_counts=True)
+        drawn = random.integers(len(starts), size=(sets, size))
+        within = (random.random(drawn.shape) * sizes[drawn]).astype(int)
+        positions: Int[np.ndarray, "s n"] = order[starts[drawn] + within]
+        return positions
+
+    @property
+    def weights(self) -> Float[np.ndarray, " n"]:
+        """Probability of each case in one draw."""
+        _, members, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
+        return 1 / (sizes[members] * len(sizes))
+
+
+class Truth(NamedTuple):
+    """Shares of the population for each draw's policy."""
+
+    accepted: Float[np.ndarray, " draws"]
+    wrong: Float[np.ndarray, " draws"]
+    missed: Float[np.ndarray, " draws"]
+    foreign: Float[np.ndarray, " draws"]
+
+
+class Drawn(NamedTuple):
+    """What came out of one draw after another; not a number where it was refused."""
+
+    coverage: Float[np.ndarray, " draws"]
+    above: Bool[np.ndarray, " draws"]
+    refused: Bool[np.ndarray, " draws"]
+
+
+def main() -> None:
+    """Print the table, or write it."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("places", nargs="*", type=Path, help="reproductions, or files of cases")
+    parser.add_argument("--out", type=Path, help="write the table here")
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fault", choices=["fit-on-calibration"], help="to see it break")
+    asked = parser.parse_args()
+    started = time.perf_counter()
+    populations = [*simulated(asked.seed), *chain.from_iterable(map(read, asked.places))]
+    rows = [
+        row
+        for number, population in enumerate(populations)
+        for row in rows_of(population, asked, np.random.default_rng([asked.seed, number]))
+    ]
+    text = table(rows, asked)
+    print(text)
+    print(f"{len(rows)} cells in {time.perf_counter() - started:.0f} s")
+    if asked.out:
+        write_text(asked.out, text)
+
+
+def simulated(seed: int) -> Iterator[Population]:
+    """Every shape at every base error."""
+    for shape, slope in SHAPES.items():
+        for base in BASE_ERRORS:
+            random = np.random.default_rng([seed, len(shape), round(100 * base)])
+            ranks = random.random(SIMULATED)
+            wrong = random.random(SIMULATED) < risks(ranks, shape, slope, base)
+            yield Population(
+                name=f"{shape}, base error {base:g}",
+                cases=_with_labels(ranks, wrong, random),
+                groups=np.arange(SIMULATED),
+                classes=("common", "watched"),
+                watched="watched",
+            )
+
+
+def risks(
+    ranks: Float[np.ndarray, " n"], shape: str, slope: float, base: float
+) -> Float[np.ndarray, " n"]:
+    """Probability of error by rank of the score, with a mean of `base`."""
+
+    def at(offset: float) -> Float[np.ndarray, " n"]:
+        falling = expit(offset - slope * ndtri(ranks))
+        top = (ranks > 0.95) & (shape == "confident errors")
+        risk: Float[np.ndarray, " n"] = np.where(top, np.maximum(falling, base), falling)
+        return risk
+
+    offset: float = brentq(lambda offset: at(offset).mean() - base, -20, 20)
+    return at(offset)
+
+
+def _with_labels(
+    ranks: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], random: np.random.Generator
+) -> Cases:
+    """A quarter of the errors are in the watched class, and as many others as its share takes."""
+    of_right = (CLASS_SHARE - 0.25 * wrong.mean()) / (1 - wrong.mean())
+    watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
+    likeness = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
+    return Cases(scores=ranks, foreign_scores=likeness, wrong=wrong, labels=watched.astype(int))
+
+
+def read(place: Path) -> Iterator[Population]:
+    """The population of a CSV file, or of each model of a reproduction, pooled over its trials."""
+    if place.is_file():
+        yield population_of(place.stem, _rows(place))
+        return
+    found = sorted(place.glob("units/generalization/trial-*/*/cases.csv"))
+    if not found:
+        raise SystemExit(f"{place}: holds no units with cases.csv; reproduce with this version")
+    for model in sorted({path.parent.name for path in found}):
+        paths = [path for path in found if path.parent.name == model]
+        pooled = [
+            row for path in paths for row in on_one_scale(_rows(path), path.parent.parent.name)
+        ]
+        yield population_of(f"{place.name}, {model}, {len(paths)} trials", pooled)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def on_one_scale(rows: list[dict[str, str]], trial: str) -> Iterator[dict[str, str]]:
+    """Scores by their place among those of the trial's tune part: trials may choose other scores.
+
+    Each is a rising function of the score, so that a trial's own policies stay what they are.
+    """
+    scaled = {name: _beside_tune(rows, name) for name in ("score", "foreign_score")}
+    for number, row in enumerate(rows):
+        numbers = {name: str(values[number]) for name, values in scaled.items()}
+        yield {**row, **numbers, "group": f"{trial}/{row['group']}"}
+
+
+def _beside_tune(rows: Sequence[dict[str, str]], name: str) -> Float[np.ndarray, " n"]:
+    values = np.array([float(row[name]) for row in rows])
+    tune = np.sort(values[[row["part"] == "tune" for row in rows]])
+    places = np.interp(values, tune, np.linspace(0, 1, len(tune)))
+    return np.asarray(places + 1e-3 * np.tanh((values - tune.mean()) / (10 * tune.std())))
+
+
+def population_of(name: str, rows: Sequence[dict[str, str]]) -> Population:
+    """All cases but those of the tune part; the class nearest to 15 % of them is watched."""
+    classes = sorted({row["label"] for row in rows})
+    tune, population = (
+        [row for row in rows if (row["part"] == "tune") == is_tune] for is_tune in (True, False)
+    )
+    cases = _cases(population, classes)
+    shares = np.bincount(cases.labels, minlength=len(classes)) / len(cases)
+    tune_one = one_per_group([row["group"] for row in tune], seed=0)
+    return Population(
+        name=name,
+        cases=cases,
+        groups=np.unique([row["group"] for row in population], return_inverse=True)[1],
+        classes=tuple(classes),
+        watched=classes[int(np.argmin(np.abs(shares - CLASS_SHARE)))],
+        tune=_cases(tune, classes)[tune_one],
+    )
+
+
+def _cases(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> Cases:
+    return Cases(
+        scores=np.array([float(row["score"]) for row in rows]),
+        foreign_scores=np.array([float(row["foreign_score"]) for row in rows]),
+        wrong=np.array([row["wrong"].lower() in ("1", "1.0", "true") for row in rows]),
+        labels=np.array([classes.index(row["label"]) for row in rows]),
+    )
+
+
+def promises_for(population: Population) -> Iterator[tuple[str, Promises]]:
+    """Every promise by itself, and all at once."""
+    for error in ERRORS:
+        yield f"error {error:g}", Promises(max_error=error)
+    if population.tune is None and "0.3" not in population.name:
+        return
+    alone = Promises(max_error=0.5, simultaneous=False)
+    for rate in CLASS_RATES:
+        yield f"class {rate:g}", replace(alone, class_max_miss={population.watched: rate})
+    for rate in FOREIGN_RATES:
+        yield f"foreign {rate:g}", replace(alone, foreign_rate=rate)
+    for error in ERRORS[1:]:
+        yield (
+            f"all: error {error:g}, class 0.1, foreign 0.05",
+            Promises(max_error=error, class_max_miss={population.watched: 0.1}, foreign_rate=0.05),
+        )
+
+
+def rows_of(
+    population: Population, asked: argparse.Namespace, random: np.random.Generator
+) -> Iterator[tuple[str, ...]]:
+    """A row for each promise and number of cases."""
+    for label, promises in promises_for(population):
+        for size in SIZES:
+            drawn = draw_policies(population, label, promises, size, asked=asked, random=random)
+            yield row(population, label, promises, size, drawn)
+
+
+def draw_policies(
+    population: Population,
+    label: str,
+    promises: Promises,
+    size: int,
+    *,
+    asked: argparse.Namespace,
+    random: np.random.Generator,
+) -> Drawn:
+    """Policies of many calibration sets; a simulated tune part is drawn ten times."""
+    parts = []
+    tunes = TUNES if population.tune is None else 1
+    for _ in range(tunes):
+        tune = population.tune or population.cases[population.draw(1, size, random)[0]]
+        chosen = population.draw(asked.draws // tunes, size, random)
+        try:
+            plan = Plan.of(tune, promises, classes=population.classes, cases=size)
+        except DataError:  # too few cases for the promise, whatever they are
+            none = np.zeros(len(chosen))
+            parts.append(Drawn(none, none > 0, none == 0))
+            continue
+        calibration = population.cases[chosen]
+        if asked.fault:
+            calibration = memorised(calibration, random)
+        counts = plan.count(calibration)
+        position = plan.position(counts)
+        truth = true_shares(population, plan, counts, position)
+        above = broken(label, promises, truth)
+        parts.append(Drawn(truth.accepted, above, position < 0))
+    return Drawn(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def memorised(calibration: Cases, random: np.random.Generator) -> Cases:
+    """As if the scores had been fitted to the calibration cases: half of the errors are known."""
+    known = calibration.wrong & (random.random(calibration.wrong.shape) < 0.5)
+    lowest = calibration.scores.min()
+    return replace(calibration, scores=np.where(known, lowest, calibration.scores))
+
+
+def true_shares(
+    population: Population, plan: Plan, counts: Counts, position: Int[np.ndarray, " draws"]
+) -> Truth:
+    """What each policy does in the whole population."""
+    cases, weights = population.cases, population.weights
+    likeness = cases.foreign_scores
+    assert likeness is not None
+    limits = np.full(len(position), -np.inf) if counts.limit is None else np.asarray(counts.limit)
+    of_class = cases.labels == population.classes.index(population.watched)
+    truth = Truth(*(np.zeros(len(position)) for _ in Truth._fields))
+    order = np.argsort(likeness)
+    for candidate in np.unique(position[position >= 0]):
+        draws = position == candidate
+        accepted = cases.scores >= plan.thresholds[candidate]
+        above = np.searchsorted(likeness[order], limits[draws], side="right")
+        for into, counted in (
+            (truth.accepted, accepted),
+            (truth.wrong, accepted & cases.wrong),
+            (truth.missed, accepted & cases.wrong & of_class),
+        ):
+            into[draws] = _suffix_sums((weights * counted)[order])[above]
+    below = np.searchsorted(likeness[order], limits, side="left")
+    truth.foreign[:] = np.append(0.0, np.cumsum(weights[order]))[below]
+    return truth._replace(missed=truth.missed / (weights @ of_class))
+
+
+def _suffix_sums(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_and_1"]:
+    return np.append(np.cumsum(values[::-1])[::-1], 0.0)
+
+
+def broken(label: str, promises: Promises, truth: Truth) -> Bool[np.ndarray, " draws"]:
+    """Whether the promise that the row is about is broken, or any of all."""
+    rounding = 1e-9
+    kinds = {
+        "error": truth.wrong > (promises.max_error + rounding) * truth.accepted,
+        "class": truth.missed > max(promises.class_max_miss.values(), default=1.0) + rounding,
+        "foreign": truth.foreign > (promises.foreign_rate or 1.0) + rounding,
+    }
+    kind = label.partition(" ")[0]
+    return np.any(list(kinds.values()), axis=0) if kind == "all:" else kinds[kind]
+
+
+def row(
+    population: Population, label: str, promises: Promises, size: int, drawn: Drawn
+) -> tuple[str, ...]:
+    """The cells of the table, and whether the promise was kept."""
+    above, refused = drawn.above.mean(), drawn.refused.mean()
+    coverage = drawn.coverage[~drawn.refused].mean() if refused < 1 else np.nan
+    best, oracle = references(population, promises, size)
+    short = label.startswith("error") and size == max(SIZES) and promises.max_error >= 0.1
+    verdict = "kept" if above <= MOST_ABOVE else "**broken**"
+    if refused > 0.5:
+        verdict = "no evidence" if above <= MOST_ABOVE else verdict
+    elif short and oracle - coverage > MOST_LOST:
+        verdict += f", {100 * (oracle - coverage):.0f} points below the oracle"
+    shares = (f"{value:.3f}" for value in (above, refused))
+    coverages = ("" if np.isnan(c) else f"{c:.2f}" for c in (coverage, best, oracle))
+    return population.name, label, str(size), *shares, *coverages, verdict
+
+
+def references(population: Population, promises: Promises, size: int) -> tuple[float, float]:
+    """Coverage of the best single test of the error, and of the oracle; without a foreign rule."""
+    cases, weights = population.cases, population.weights
+    order = np.argsort(-cases.scores, kind="stable")
+    last = np.append(np.diff(cases.scores[order]) != 0, True)
+    of_class = cases.labels == population.classes.index(population.watched)
+    accepted = np.cumsum(weights[order])[last]
+    wrong = np.cumsum((weights * cases.wrong)[order])[last]
+    missed = np.cumsum((weights * cases.wrong * of_class)[order])[last] / (weights @ of_class)
+    kept = missed <= max(promises.class_max_miss.values(), default=1.0)
+    within = kept & (wrong <= promises.max_error * accepted)
+    expected = np.rint(size * accepted).astype(int)
+    median = np.floor(size * wrong).astype(int)
+    p_values = probability_of_at_most(median, expected, promises.max_error)
+    passes = kept & (p_values <= LEVEL)
+    return float(accepted[passes].max(initial=0.0)), float(accepted[within].max(initial=0.0))
+
+
+def table(rows: Sequence[tuple[str, ...]], asked: argparse.Namespace) -> str:
+    """Markdown, with what its columns mean."""
+    fault = f", with the fault `{asked.fault}`" if asked.fault else ""
+    lines = [HEADER, ("---",) * len(HEADER), *rows]
+    worst = max(float(cells[3]) for cells in rows)
+    return (
+        f"{asked.draws:,} draws in each of {len(rows)} cells, seed {asked.seed}{fault}. The "
+        f"highest share above a target is {worst:.3f}; {MOST_ABOVE} is allowed.\n{LEGEND}\n"
+        + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        + "\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

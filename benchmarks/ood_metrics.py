@@ -1,0 +1,137 @@
+"""The measures of out-of-distribution detection: ours against scikit-learn's, on the same scores.
+
+    OMP_NUM_THREADS=1 python benchmarks/ood_metrics.py [--scores 1000000] [--rounds 7]
+
+Both sides run in one process, and take turns in going first. Scikit-learn is used as its
+documentation does: one ROC curve for the FPR at 95 % TPR and for the detection error,
+`roc_auc_score`, and the trapezoid over the precision-recall curve for either set as positives.
+Prints the median ratio of the times with its range and the largest difference of a measure, then
+the seconds that every measure takes. Times are the processor's: a busy machine adds less to them.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import auc, precision_recall_curve, roc_auc_score, roc_curve
+
+from misgiving.metrics import calibration, classification, loss_estimation, selective
+from misgiving.metrics.ood import ood_metrics
+
+CLASSES = 8
+
+
+def main() -> None:
+    """Time both sides in turn, compare what they find, and time every measure once."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scores", type=int, default=1_000_000, help="in each set")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--decimals", type=int, help="round the scores, so that many are tied")
+    options = parser.parse_args()
+    random = np.random.default_rng(0)
+    inliers, outliers = random.normal(1, 1, options.scores), random.normal(0, 1, options.scores)
+    if options.decimals is not None:
+        inliers, outliers = inliers.round(options.decimals), outliers.round(options.decimals)
+    ratios, sides = [], [ood_metrics, scikit_learn]
+    for _ in range(options.rounds):
+        sides.reverse()  # neither side always goes first
+        timed = {side: _timed(lambda side=side: side(inliers, outliers)) for side in sides}
+        (ours_seconds, ours), (theirs_seconds, theirs) = timed[ood_metrics], timed[scikit_learn]
+        ratios.append(theirs_seconds / ours_seconds)
+        print(f"ours {ours_seconds:.3f} s, scikit-learn {theirs_seconds:.3f} s: {ratios[-1]:.2f}")
+    print(f"median ratio {median(ratios):.2f} (from {min(ratios):.2f} to {max(ratios):.2f})")
+    print(f"largest difference: {max(abs(ours[name] - theirs[name]) for name in theirs):.1e}")
+    for name, measure in _measures(inliers, random):
+        seconds = [_timed(measure)[0] for _ in range(options.rounds)]
+        print(f"{name}: {median(seconds):.3f} s (up to {max(seconds):.3f} s)")
+
+
+def scikit_learn(inliers: np.ndarray, outliers: np.ndarray) -> dict[str, float]:
+    """The five measures as a user of scikit-learn would take them."""
+    truth = np.concatenate([np.ones(len(inliers)), np.zeros(len(outliers))])
+    scores = np.concatenate([inliers, outliers])
+    fpr, tpr, _ = roc_curve(truth, scores, drop_intermediate=False)
+    return {
+        "fpr_at_tpr95": fpr[np.argmax(tpr >= 0.95)],
+        "detection_error": (0.5 * (1 - tpr) + 0.5 * fpr).min(),
+        "auroc": roc_auc_score(truth, scores),
+        "aupr_in": _trapezoid(truth, scores),
+        "aupr_out": _trapezoid(1 - truth, -scores),
+    }
+
+
+def _trapezoid(truth: np.ndarray, scores: np.ndarray) -> float:
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    return float(auc(recall, precision))
+
+
+def _measures(
+    confidences: np.ndarray, random: np.random.Generator
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """Every other public measure, on as many samples as there are confidences."""
+    count = len(confidences)
+    errors, true = random.random(count) < 0.2, random.exponential(size=count)
+    yield from _of_confidences(confidences, errors, random.integers(CLASSES, size=count))
+    for of_losses in ("spearman", "order_agreement", "spread_ratio", "r_squared"):
+        measure = getattr(loss_estimation, of_losses)
+        yield of_losses, lambda measure=measure: measure(confidences, true)
+    yield from _of_probabilities(random.dirichlet(np.ones(CLASSES), size=count), random)
+
+
+def _of_confidences(
+    confidences: np.ndarray, errors: np.ndarray, labels: np.ndarray
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    for name in ("risk_coverage", "aurc", "excess_aurc", "augrc"):
+        measure = getattr(selective, name)
+        yield name, lambda measure=measure: measure(confidences, errors)
+    for name in ("risk_at_coverage", "coverage_at_risk"):
+        measure = getattr(selective, name)
+        yield name, lambda measure=measure: measure(confidences, errors, 0.2)
+    for name in ("balanced_risk_coverage", "balanced_aurc"):
+        measure = getattr(selective, name)
+        yield (
+            name,
+            lambda measure=measure: measure(confidences, errors, labels, num_classes=CLASSES),
+        )
+    yield "error_auroc", lambda: loss_estimation.error_auroc(confidences, errors)
+
+
+def _of_probabilities(
+    rows: np.ndarray, random: np.random.Generator
+) -> Iterator[tuple[str, Callable[[], Any]]]:
+    labels, column = random.integers(CLASSES, size=len(rows)), rows[:, 0].copy()
+    for scheme in ("mass", "width"):
+        yield (
+            f"expected_calibration_error of {scheme}",
+            lambda scheme=scheme: calibration.expected_calibration_error(
+                column, labels == 0, scheme=scheme
+            ),
+        )
+        yield (
+            f"classwise_calibration_error of {scheme}",
+            lambda scheme=scheme: calibration.classwise_calibration_error(
+                rows, labels, scheme=scheme
+            ),
+        )
+    for name in ("brier_score", "negative_log_likelihood"):
+        measure = getattr(calibration, name)
+        yield name, lambda measure=measure: measure(rows, labels)
+    yield "macro_auroc", lambda: classification.macro_auroc(labels, rows)
+    predicted = rows.argmax(axis=1)
+    yield "accuracy", lambda: classification.accuracy(labels, predicted)
+    for name in ("sensitivities", "balanced_accuracy", "confusion_matrix"):
+        measure = getattr(classification, name)
+        yield name, lambda measure=measure: measure(labels, predicted, num_classes=CLASSES)
+
+
+def _timed(measure: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.process_time()
+    found = measure()
+    return time.process_time() - started, found
+
+
+if __name__ == "__main__":
+    main()

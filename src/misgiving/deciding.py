@@ -1,0 +1,291 @@
+"""From predictions to decisions: detectors, what scores mean, and the policy, together."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate, one_per_group
+from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_detectors
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import Predictions
+from misgiving.files import whole_folder, write_json
+from misgiving.recalibration import Estimate, fit_estimate
+
+Values = Float[np.ndarray, " n"]
+
+FOREIGN_DETECTOR = "knn"  # needs no foreign image to be tuned on, and no gradient
+WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
+POLICY, ESTIMATE, DETECTORS = "policy.json", "estimate.json", "detectors.safetensors"
+CHECKSUMS = "checksums.json"
+SEALED = (ESTIMATE, DETECTORS)  # the policy has a checksum of its own
+
+
+class Verdict(NamedTuple):
+    """What is said of one image.
+
+    Attributes:
+        predicted_class: Of the largest logit.
+        probability: Of that class, calibrated for the mix of classes of the tune part.
+        error_probability: That the predicted class is wrong.
+        expected_loss: Cross-entropy in nats; None where no loss is estimated.
+        p_value: Share of images like the calibration cases that look as foreign or more so.
+        decision: `accept`, `defer` or `foreign`.
+        reason: Why, in words.
+        score: What is accepted by; higher = rather right.
+        foreign_score: What foreign images are told by; lower = rather foreign.
+    """
+
+    predicted_class: str
+    probability: float
+    error_probability: float
+    expected_loss: float | None
+    p_value: float | None
+    decision: str
+    reason: str
+    score: float
+    foreign_score: float
+
+
+def detectors_of(training: Predictions) -> FittedDetectors:
+    """Detectors fitted on the predictions for the training part; those that need no head if none.
+
+    Args:
+        training: Of the images that the model was trained on, and of no other.
+    """
+    names = None if training.head is not None else WITHOUT_HEAD
+    outputs = TrainingOutputs(
+        logits=training.logits,
+        features=training.features,
+        labels=training.labels,
+        head=training.head or _no_head(training),
+    )
+    return fit_detectors(outputs, names)
+
+
+def _no_head(training: Predictions) -> Head:
+    return Head(
+        np.zeros((training.logits.shape[1], training.features.shape[1]), dtype=np.float32),
+        np.zeros(training.logits.shape[1], dtype=np.float32),
+    )
+
+
+def all_confidences(predictions: Predictions, detectors: FittedDetectors) -> dict[str, Values]:
+    """Every confidence that needs no images: of logits, predicted losses and features."""
+    return predictions.confidences() | detectors(predictions.logits, predictions.features)
+
+
+def estimate_of(tune: Predictions, detectors: FittedDetectors) -> Estimate:
+    """What the scores mean, learned on the tune part."""
+    return fit_estimate(
+        all_confidences(tune, detectors), tune.logits, tune.labels, np.array(tune.groups)
+    )
+
+
+def cases_of(
+    predictions: Predictions,
+    detectors: FittedDetectors,
+    estimate: Estimate,
+    *,
+    foreign_detector: str = FOREIGN_DETECTOR,
+) -> Cases:
+    """All images as cases of a policy; draw one of each group before anything is certified."""
+    confidences = all_confidences(predictions, detectors)
+    return Cases(
+        scores=estimate.scores(confidences),
+        foreign_scores=confidences[_known(foreign_detector, confidences)],
+        wrong=predictions.errors,
+        labels=predictions.labels,
+    )
+
+
+def _known(foreign_detector: str, confidences: Mapping[str, Values]) -> str:
+    if foreign_detector not in confidences:
+        raise UsageError(
+            f"unknown detector {foreign_detector!r}; choose from {', '.join(confidences)}"
+        )
+    return foreign_detector
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decider:
+    """All that turns predictions of one model into decisions."""
+
+    detectors: FittedDetectors
+    estimate: Estimate
+    policy: DeferralPolicy
+
+    def __call__(self, predictions: Predictions) -> list[Verdict]:
+        """Decide image by image.
+
+        Raises:
+            DataError: The predictions are another model's.
+        """
+        self.policy.refuse_other_model(predictions.model)
+        confidences = all_confidences(predictions, self.detectors)
+        scores = self.estimate.scores(confidences)
+        foreign_scores = confidences[self.policy.foreign_detector or FOREIGN_DETECTOR]
+        errors = self.estimate.error_probabilities(confidences)
+        losses = self.estimate.expected_losses(confidences)
+        probabilities = self.estimate.scaling(predictions.logits)
+        decisions = self.policy.decide(scores, foreign_scores, errors)
+        return [
+            Verdict(
+                predicted_class=predictions.classes[choice],
+                probability=float(probabilities[row, choice]),
+                error_probability=float(errors[row]),
+                expected_loss=None if losses is None else float(losses[row]),
+                p_value=decisions[row].p_value,
+                decision=decisions[row].decision,
+                reason=decisions[row].reason,
+                score=float(scores[row]),
+                foreign_score=float(foreign_scores[row]),
+            )
+            for row, choice in enumerate(predictions.choices)
+        ]
+
+    def save(self, folder: Path, tables: Mapping[str, Any] | None = None) -> None:
+        """Write a policy folder whole or not at all, with further JSON `tables` by file name."""
+        with whole_folder(folder) as partial:
+            self.policy.save(partial / POLICY)
+            write_json(partial / ESTIMATE, self.estimate.to_dict())
+            self.detectors.save(partial / DETECTORS)
+            for name, content in (tables or {}).items():
+                write_json(partial / name, content)
+            write_json(partial / CHECKSUMS, {name: _checksum(partial / name) for name in SEALED})
+
+    @classmethod
+    def load(cls, folder: Path) -> "Decider":
+        """Read a policy folder.
+
+        Raises:
+            DataError: There is none, or a file of it is missing, damaged or was edited.
+        """
+        if not (folder / POLICY).is_file():
+            raise DataError(f"{folder}: holds no policy; run `misgiving calibrate` first")
+        policy = DeferralPolicy.load(folder / POLICY)
+        _refuse_changed(folder)
+        return cls(
+            policy=policy,
+            estimate=_read_estimate(folder / ESTIMATE),
+            detectors=FittedDetectors.load(folder / DETECTORS),
+        )
+
+
+def _checksum(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _refuse_changed(folder: Path) -> None:
+    """The guarantee is for these scores: files beside the policy must be as they were written."""
+    try:
+        written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        changed = [name for name in SEALED if written[name] != _checksum(folder / name)]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{folder}: a file of the policy is missing or damaged ({error}); "
+            "run `misgiving calibrate` again"
+        ) from error
+    if changed:
+        raise DataError(
+            f"{folder / changed[0]}: was changed after it was calibrated; "
+            "run `misgiving calibrate` again"
+        )
+
+
+def _read_estimate(path: Path) -> Estimate:
+    try:
+        return Estimate.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"{path}: missing or damaged ({error}); run `misgiving calibrate` again"
+        ) from error
+
+
+def calibrated(
+    tune: Predictions,
+    calibration: Predictions,
+    detectors: FittedDetectors,
+    estimate: Estimate,
+    promises: Promises,
+    *,
+    seed: int,
+    calibration_fingerprint: str,
+    foreign_detector: str = FOREIGN_DETECTOR,
+) -> Decider:
+    """Set the policy on the calibration part.
+
+    Args:
+        tune: For all that is chosen, the candidate thresholds among it.
+        calibration: For thresholds alone; one image of each group is drawn.
+        detectors: Fitted on the training part.
+        estimate: Learned on the tune part.
+        promises: What the accepted answers must keep.
+        seed: Of that draw.
+        calibration_fingerprint: Says which images the calibration part consists of.
+        foreign_detector: Tells foreign images.
+    """
+    _refuse_two_models(tune, calibration)
+    _refuse_shared_groups(tune.groups, calibration.groups)
+    tuned, certified = (
+        cases_of(part, detectors, estimate, foreign_detector=foreign_detector)
+        for part in (tune, calibration)
+    )
+    calibration_of = calibrate(
+        tuned[one_per_group(tune.groups, seed=seed)],
+        certified[one_per_group(calibration.groups, seed=seed)],
+        promises,
+        classes=calibration.classes,
+    )
+    threshold = calibration_of.accept_threshold
+    limit = None if threshold is None else float(estimate.error(np.array([threshold]))[0])
+    policy = DeferralPolicy(
+        calibration=calibration_of,
+        score=estimate.score,
+        foreign_detector=foreign_detector,
+        model_fingerprint=calibration.model,
+        calibration_fingerprint=calibration_fingerprint,
+        seed=seed,
+        error_limit=limit,
+    )
+    return Decider(detectors=detectors, estimate=estimate, policy=policy)
+
+
+def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
+    if (tune.model, tune.classes) != (calibration.model, calibration.classes):
+        raise DataError(
+            "the tune and the calibration part were predicted by two models; predict both again"
+        )
+
+
+def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> None:
+    if shared := sorted(set(tune) & set(calibration)):
+        raise DataError(
+            f"group {shared[0]!r} is in the tune and in the calibration part ({len(shared)} are); "
+            "give lesions that nothing was chosen on"
+        )
+
+
+def thirds(groups: Sequence[str], *, seed: int) -> tuple[Int[np.ndarray, " _"], ...]:
+    """Positions of three parts of about equal size that share no group, drawn at random."""
+    return _drawn_parts(groups, 3, seed=seed)
+
+
+def halves(groups: Sequence[str], *, seed: int) -> tuple[Int[np.ndarray, " _"], ...]:
+    """Positions of two parts of about equal size that share no group, drawn at random."""
+    return _drawn_parts(groups, 2, seed=seed)
+
+
+def _drawn_parts(
+    groups: Sequence[str], count: int, *, seed: int
+) -> tuple[Int[np.ndarray, " _"], ...]:
+    names, members = np.unique(np.array(groups), return_inverse=True)
+    if len(names) < count:
+        raise DataError(f"{len(names)} groups (lesions) cannot be in {count} parts; give more")
+    part_of = np.random.default_rng(seed).permutation(len(names)) % count
+    return tuple(np.flatnonzero(part_of[members] == part) for part in range(count))

@@ -1,0 +1,107 @@
+"""A calibration in plain words."""
+
+import math
+
+from misgiving.deferral.calibration import Calibration, ClassOutcome
+
+
+def sentences(found: Calibration) -> list[str]:
+    """What is promised, what was observed, and what it does not say."""
+    outcome = _nothing(found) if found.accept_threshold is None else _accepting(found)
+    return [*outcome, *_foreign(found), *_prevalence(found), _unit(found)]
+
+
+def _accepting(found: Calibration) -> list[str]:
+    of = found.promises
+    low, high = found.coverage
+    observed = found.wrong / found.accepted
+    lines = [
+        f"Of the answers that are accepted, at most {_percent(of.max_error)} are wrong.",
+        f"{found.accepted} of {found.cases} calibration cases are accepted "
+        f"({_percent(found.accepted / found.cases)}; {_percent(of.confidence)} interval "
+        f"{_percent(low)} to {_percent(high)}); wrong of these: {found.wrong} "
+        f"({_percent(observed)}).",
+        *map(_class_line, found.class_outcomes),
+    ]
+    if found.accept_threshold == -math.inf:
+        lines.append("The score defers nothing: all answers together keep the promise.")
+    return lines
+
+
+def _class_line(of: ClassOutcome) -> str:
+    return (
+        f"Of cases of {of.name}, at most {_percent(of.rate)} are accepted as another class "
+        f"({of.missed} of {of.cases} calibration cases)."
+    )
+
+
+def _nothing(found: Calibration) -> list[str]:
+    error = _percent(found.promises.max_error)
+    lines = [f"Every answer is deferred: no threshold keeps what was asked for ({error} errors)."]
+    lines += [
+        f"Of cases of {of.name}, {_percent(of.rate)} cannot be promised at any threshold; the "
+        f"smallest rate would have been {_percent(of.smallest_rate, up=True)}."
+        for of in found.class_outcomes
+        if of.smallest_rate > of.rate
+    ]
+    return [*lines, *_best(found)]
+
+
+def _best(found: Calibration) -> list[str]:
+    best = found.best
+    if best is None:
+        return ["With these cases no share of errors below 100 % could be promised."]
+    return [
+        f"The smallest share of errors that these cases would certify is "
+        f"{_percent(best.max_error)}, with {best.accepted} of {found.cases} cases accepted "
+        f"({_percent(best.accepted / found.cases)}).",
+        "A target that is chosen after looking at these cases is no promise: certify it with "
+        "other cases.",
+    ]
+
+
+def _foreign(found: Calibration) -> list[str]:
+    rate, rank = found.promises.foreign_rate, found.foreign_rank
+    if rate is None or rank is None:
+        return []
+    return [
+        f"Of images like the calibration cases, at most {_percent(rate)} are called foreign: those "
+        f"that look less familiar than all but {rank - 1} of {found.cases} calibration cases. "
+        "How many foreign images are found is not promised."
+    ]
+
+
+def _prevalence(found: Calibration) -> list[str]:
+    outcome = found.prevalence
+    if outcome is None or outcome.estimate is None or outcome.bound is None:
+        return []
+    mix = ", ".join(
+        f"{name} {_percent(share)}" for name, share in zip(found.classes, outcome.mix, strict=True)
+    )
+    return [
+        f"With {mix}, the errors among the accepted are estimated at {_percent(outcome.estimate)} "
+        f"and are at most {_percent(outcome.bound, up=True)}, by itself with a confidence of "
+        f"{_percent(found.promises.confidence)}, if nothing but the mix of classes changes."
+    ]
+
+
+def _unit(found: Calibration) -> str:
+    of = found.promises
+    several = of.class_max_miss or of.foreign_rate is not None
+    together = "all promises together hold" if of.simultaneous else "each promise by itself holds"
+    held = together if several else "the promise holds"
+    return (
+        f"For one image of each lesion, drawn from where the {found.cases} calibration cases come "
+        f"from, {held} with a confidence of {_percent(of.confidence)}. This does not extend to "
+        "other devices, other patients or a model that was trained again."
+    )
+
+
+def _percent(share: float, *, up: bool = False) -> str:
+    """In percent, to three digits; rounded up where it is a bound.
+
+    >>> _percent(0.0512), _percent(0.05), _percent(0.22061, up=True)
+    ('5.12 %', '5 %', '22.1 %')
+    """
+    percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
+    return f"{percent:.3g} %"

@@ -1,0 +1,248 @@
+"""May one rely on it? Detectors, calibration and policies of one trained model, measured."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from misgiving.checkpoint import Checkpoint
+from misgiving.data.loading import ImageSet
+from misgiving.data.splits import Roles
+from misgiving.deciding import (
+    FOREIGN_DETECTOR,
+    Decider,
+    Verdict,
+    all_confidences,
+    calibrated,
+    cases_of,
+    detectors_of,
+    estimate_of,
+    thirds,
+)
+from misgiving.deferral import Promises, one_per_group
+from misgiving.deferral.bounds import highest_rank
+from misgiving.deferral.foreign import limit_of
+from misgiving.detectors import FittedDetectors
+from misgiving.errors import DataError
+from misgiving.evaluation import Measurement, Predictions, measure_calibration, predict
+from misgiving.experiments.ood_detection import save_scores
+from misgiving.experiments.runs import Run
+from misgiving.files import write_csv, write_json
+from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.recalibration import Estimate
+
+POLICY_SET = "policy_test"  # the images on which policies are measured
+TARGETS = (0.05, 0.1, 0.2)
+FOREIGN_RATE = 0.05
+RELIABILITY = "reliability.csv"
+RELIABILITY_COLUMNS = ("quantity", "predicted", "observed", "count")
+BINS = 10
+CASE_COLUMNS = ("part", "group", "label", "wrong", "score", "foreign_score")
+
+
+class PolicyParts(NamedTuple):
+    """Predictions for the parts that a policy takes, which share no group.
+
+    Of the grouped split these are its own parts. The paper's split keeps nothing apart for
+    choosing and calibrating: there they are thirds of the held-out images, drawn by group, of
+    which other images may have been trained on.
+    """
+
+    training: Predictions
+    tune: Predictions
+    calibration: Predictions
+    test: Predictions
+    calibration_fingerprint: str
+
+
+def policy_parts(run: Run, checkpoint: Checkpoint) -> PolicyParts:
+    """Predict every part once."""
+    parts = _held_out_parts(run)
+    training, *held_out = (_predict(checkpoint, images) for images in (run.part("train"), *parts))
+    tune, calibration, test = held_out
+    return PolicyParts(training, tune, calibration, test, parts[1].fingerprint)
+
+
+def _held_out_parts(run: Run) -> list[ImageSet]:
+    if has_own_parts(run.roles):
+        return [run.part(name) for name in ("tune", "calibrate", "test")]
+    images = run.part(run.roles.measured)
+    return [images.select(rows) for rows in thirds(images.groups, seed=run.training.seed)]
+
+
+def has_own_parts(roles: Roles) -> bool:
+    """Whether a split keeps images apart for choosing and for calibrating."""
+    return roles.tuning != roles.measured
+
+
+def _predict(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
+    return predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+
+
+def training_detectors(run: Run, checkpoint: Checkpoint) -> FittedDetectors:
+    """Detectors fitted on the training part."""
+    return detectors_of(_predict(checkpoint, run.part("train")))
+
+
+def measure_reliance(
+    parts: PolicyParts, detectors: FittedDetectors, folder: Path, *, seed: int
+) -> tuple[list[Measurement], Estimate | None]:
+    """Calibrate a policy for each target error, and measure it on the test part.
+
+    Writes into `folder` each policy, a reliability table, and the decisions for intervals. Where
+    the parts are too small, there is nothing: a report says so.
+
+    Returns:
+        Rows of the results, and what the scores mean.
+    """
+    deciders: dict[float, Decider] = {}
+    try:
+        estimate = estimate_of(parts.tune, detectors)
+        for target in TARGETS:
+            deciders[target] = calibrated(
+                parts.tune,
+                parts.calibration,
+                detectors,
+                estimate,
+                Promises(max_error=target, foreign_rate=_foreign_rate(parts.calibration)),
+                seed=seed,
+                calibration_fingerprint=parts.calibration_fingerprint,
+            )
+    except DataError as refusal:
+        write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
+        return [], None
+    for target, decider in deciders.items():
+        write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
+    verdicts = {target: decider(parts.test) for target, decider in deciders.items()}
+    _save_decisions(folder, parts.test, verdicts)
+    write_csv(folder / "cases.csv", CASE_COLUMNS, _cases(parts, detectors, estimate))
+    write_csv(folder / RELIABILITY, RELIABILITY_COLUMNS, _reliability(parts.test, verdicts))
+    rows = [
+        *_calibration(parts.test, estimate, next(iter(verdicts.values()))),
+        Measurement(POLICY_SET, estimate.score, "accepted_by", 1.0),
+    ]
+    for target, decider in deciders.items():
+        rows += _policy_rows(target, decider, parts.test, verdicts[target])
+    return rows, estimate
+
+
+def _foreign_rate(calibration: Predictions) -> float | None:
+    """The rate that is promised, or none where there are too few lesions to promise it."""
+    level = Promises(max_error=TARGETS[0], foreign_rate=FOREIGN_RATE).level
+    cases = len(set(calibration.groups))
+    return FOREIGN_RATE if highest_rank(cases, rate=FOREIGN_RATE, level=level) else None
+
+
+def _cases(
+    parts: PolicyParts, detectors: FittedDetectors, estimate: Estimate
+) -> Iterator[tuple[object, ...]]:
+    """All that policies rest on, so that others can be tried, and the guarantee be checked."""
+    named = {"tune": parts.tune, "calibrate": parts.calibration, "test": parts.test}
+    for name, part in named.items():
+        cases = cases_of(part, detectors, estimate)
+        foreign_scores = np.full(len(cases), np.nan)
+        if cases.foreign_scores is not None:
+            foreign_scores = cases.foreign_scores
+        rows = zip(
+            part.groups, cases.labels, cases.wrong, cases.scores, foreign_scores, strict=True
+        )
+        for group, label, wrong, score, foreign_score in rows:
+            yield name, group, part.classes[label], int(wrong), score, foreign_score
+
+
+def _save_decisions(
+    folder: Path, test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+) -> None:
+    """As numbers beside the scores, so that intervals need no model."""
+    columns = {"wrong": test.errors.astype(np.float64)}
+    for target, of_images in verdicts.items():
+        for decision in ("accept", "defer", "foreign"):
+            chosen = [verdict.decision == decision for verdict in of_images]
+            columns[f"{target:g}/{decision}"] = np.array(chosen, dtype=np.float64)
+    save_scores(folder, POLICY_SET, columns, test.groups)
+
+
+def _policy_rows(
+    target: float, decider: Decider, test: Predictions, verdicts: Sequence[Verdict]
+) -> list[Measurement]:
+    accepted, foreign = (
+        np.array([verdict.decision == decision for verdict in verdicts])
+        for decision in ("accept", "foreign")
+    )
+    calibration = decider.policy.calibration
+    values = {
+        "attained": float(calibration.accept_threshold is not None),
+        "coverage": float(accepted.mean()),
+        "foreign_share": float(foreign.mean()),
+        "calibration_cases": float(calibration.cases),
+        "calibration_coverage": calibration.accepted / calibration.cases,
+    }
+    if accepted.any():
+        values["error_among_accepted"] = float(test.errors[accepted].mean())
+    if calibration.best is not None:
+        values["smallest_promise"] = calibration.best.max_error
+    return [
+        Measurement(POLICY_SET, f"policy/{target:g}", metric, value)
+        for metric, value in values.items()
+    ]
+
+
+def _calibration(
+    test: Predictions, estimate: Estimate, verdicts: Sequence[Verdict]
+) -> list[Measurement]:
+    named = {"softmax": test.probabilities, "scaled_softmax": estimate.scaling(test.logits)}
+    rows = [
+        row
+        for name, probabilities in named.items()
+        for row in measure_calibration(
+            probabilities, test.labels, dataset=POLICY_SET, detector=name
+        )
+    ]
+    for name, (predicted, observed) in _quantities(test, verdicts).items():
+        error = expected_calibration_error(predicted, observed, bins=BINS)
+        rows.append(Measurement(POLICY_SET, name, "ece", error))
+    return rows
+
+
+def _quantities(
+    test: Predictions, verdicts: Sequence[Verdict]
+) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+    """What is predicted of each image, and what was observed."""
+    errors = np.array([verdict.error_probability for verdict in verdicts])
+    found = {"error_probability": (errors, test.errors.astype(np.float64))}
+    if verdicts[0].expected_loss is not None:
+        losses = np.array([verdict.expected_loss for verdict in verdicts], dtype=np.float64)
+        found["expected_loss"] = (losses, test.true_losses())
+    return found
+
+
+def _reliability(
+    test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+) -> list[tuple[str, float, float, int]]:
+    return [
+        (name, float(mean), float(found), int(count))
+        for name, pair in _quantities(test, next(iter(verdicts.values()))).items()
+        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
+    ]
+
+
+def foreign_limit(calibration: Predictions, detectors: FittedDetectors, *, seed: int) -> float:
+    """Below it an image is foreign: at most `FOREIGN_RATE` false alarms, with confidence 0.95.
+
+    -inf, which calls nothing foreign, where there are too few lesions to promise that.
+    """
+    rows = one_per_group(calibration.groups, seed=seed)
+    rank = highest_rank(len(rows), rate=FOREIGN_RATE, level=0.05)
+    confidences = all_confidences(calibration, detectors)[FOREIGN_DETECTOR][rows]
+    return float(limit_of(confidences, rank)) if rank else -math.inf
+
+
+def measure_foreign(
+    confidences: Mapping[str, Float[np.ndarray, " n"]], limit: float, dataset: str
+) -> list[Measurement]:
+    """The share of a set that the foreign rule calls foreign."""
+    share = float((confidences[FOREIGN_DETECTOR] < limit).mean())
+    return [Measurement(dataset, "foreign_rule", "foreign_share", share)]

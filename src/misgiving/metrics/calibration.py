@@ -1,0 +1,208 @@
+"""Whether probabilities, and predicted losses, mean what they say.
+
+A calibration error depends on its bins: report their number and scheme with it. The scores at the
+end need no bins, but mix calibration with how well the classes are told apart.
+"""
+
+from typing import Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
+
+from misgiving.errors import UsageError
+from misgiving.metrics._weighted import (
+    Measured,
+    Weights,
+    measured,
+    ratio,
+    sample_weights,
+    samples,
+)
+from misgiving.metrics.classification import Classes, _check_classes
+
+Scheme = Literal["mass", "width"]
+Predicted = Float[np.ndarray, " n"]
+Observed = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
+Probabilities = Float[np.ndarray, "n classes"]
+
+ROW_SUM_TOLERANCE = 1e-6  # what a softmax in single precision stays well within
+
+
+class Reliability(NamedTuple):
+    """What was predicted and what was observed in each bin that holds samples, lowest first."""
+
+    predicted: Float[np.ndarray, " bins"]
+    """Mean prediction."""
+    observed: Float[np.ndarray, " bins"]
+    """Mean of what was observed: the share of outcomes, or the mean true loss."""
+    counts: Int[np.ndarray, " bins"]
+    """Number of samples."""
+
+
+def reliability(
+    predicted: Predicted,
+    observed: Observed,
+    *,
+    bins: int = 15,
+    scheme: Scheme = "mass",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> Reliability:
+    """Mean prediction and mean observation by bin: probabilities and outcomes, or two losses.
+
+    Args:
+        predicted: Probabilities of an outcome, or predicted losses.
+        observed: 1 where the outcome occurred and 0 elsewhere, or the true losses.
+        bins: Number of bins; those without samples are left out.
+        scheme: `"mass"` puts the same number of samples into each bin, as far as equal predictions
+            allow: they stay together, in the bin of the first of them. `"width"` cuts `limits` into
+            bins of equal width, each with its upper end (Guo et al., ICML 2017).
+        limits: Lowest and highest prediction that the bins of equal width hold. Losses need others.
+
+    >>> reliability(np.array([0.1, 0.2, 0.2, 0.9]), np.array([0, 0, 1, 1]), bins=2).observed
+    array([0.33333333, 1.        ])
+    """
+    predicted, values = samples(predicted=predicted, observed=observed)
+    _check_bins(bins, scheme)
+    edges = (
+        _edges_of_mass(predicted, bins)
+        if scheme == "mass"
+        else _edges_of_width(predicted, bins, limits)
+    )
+    numbers = np.searchsorted(edges, predicted)  # an edge belongs to the bin below it
+    counts = np.bincount(numbers)
+    filled = counts > 0
+    mean_predicted, mean_observed = (
+        np.bincount(numbers, of)[filled] / counts[filled] for of in (predicted, values)
+    )
+    return Reliability(mean_predicted, mean_observed, counts[filled])
+
+
+def expected_calibration_error(
+    predicted: Predicted,
+    observed: Observed,
+    *,
+    bins: int = 15,
+    scheme: Scheme = "mass",
+    limits: tuple[float, float] = (0.0, 1.0),
+) -> float:
+    """Mean over samples of how far their bin's mean prediction is from its mean observation.
+
+    The arguments are those of `reliability`. Of the largest probability against whether the class
+    is right, in bins of equal width, it is the ECE of Guo et al. (ICML 2017); of predicted against
+    true losses it is in units of the loss.
+
+    >>> round(expected_calibration_error(np.array([0.5, 1.0]), np.array([0, 1]), bins=2), 6)
+    0.25
+    """
+    of_bins = reliability(predicted, observed, bins=bins, scheme=scheme, limits=limits)
+    gaps = np.abs(of_bins.predicted - of_bins.observed)
+    return float(of_bins.counts @ gaps / len(predicted))
+
+
+def classwise_calibration_error(
+    probabilities: Probabilities, labels: Classes, *, bins: int = 15, scheme: Scheme = "mass"
+) -> float:
+    """Mean over classes of the calibration error of the class's probability.
+
+    A class's probability is compared with whether the label is that class. Bins of equal width give
+    the classwise ECE of Kull et al. (NeurIPS 2019) and the SCE of Nixon et al. (CVPR workshops
+    2019), bins of equal mass the latter's ACE up to ties.
+
+    >>> classwise_calibration_error(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 0]), bins=2)
+    0.25
+    """
+    columns = _checked(probabilities, labels).T
+    errors = [
+        expected_calibration_error(column, labels == k, bins=bins, scheme=scheme)
+        for k, column in enumerate(columns)
+    ]
+    return float(np.mean(errors))
+
+
+def brier_score(
+    probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
+) -> Measured:
+    """Mean squared distance of the probabilities from 1 for the true class and 0 for the others.
+
+    Summed over the classes (Brier, 1950): from 0 to 2. With two classes it is twice the score that
+    looks at one of them only.
+
+    >>> brier_score(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
+    0.25
+    """
+    distances = _checked(probabilities, labels)
+    distances[np.arange(len(labels)), labels] -= 1.0
+    squared = (distances**2).sum(axis=1)
+    counts = sample_weights(weights, len(labels))
+    return measured(ratio(counts @ squared, counts.sum(axis=-1)), weights)
+
+
+def negative_log_likelihood(
+    probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
+) -> Measured:
+    """Mean negative logarithm (natural) of the true class's probability; the cross-entropy.
+
+    Infinite where a sample that counts has a probability of 0 for its true class: nothing is
+    clipped, as the result would be the clip's.
+
+    >>> negative_log_likelihood(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
+    inf
+    """
+    of_true = _checked(probabilities, labels)[np.arange(len(labels)), labels]
+    impossible = of_true == 0
+    counts = sample_weights(weights, len(labels))
+    losses = -np.log(np.where(impossible, 1.0, of_true))
+    means = ratio(counts @ losses, counts.sum(axis=-1))
+    return measured(np.where(counts @ impossible > 0, np.inf, means), weights)
+
+
+def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges"]:
+    """The i-th of n predictions in ascending order, i from 0, is in bin floor(i bins / n).
+
+    Bin b thus begins at i = ceil(b n / bins); whatever equals the prediction before that is below.
+
+    >>> _edges_of_mass(np.array([0.3, 0.1, 0.2, 0.4]), 2)
+    array([0.2])
+    """
+    begins = -(np.arange(1, bins) * -len(predicted) // bins)
+    return np.sort(predicted)[begins - 1]
+
+
+def _edges_of_width(
+    predicted: Predicted, bins: int, limits: tuple[float, float]
+) -> Float[np.ndarray, " edges"]:
+    lowest, highest = limits
+    if not lowest < highest:
+        raise UsageError(f"limits is {limits}; give the lower one first, and the upper above it")
+    outside = np.flatnonzero((predicted < lowest) | (predicted > highest))
+    if len(outside):
+        raise UsageError(
+            f"predicted is {predicted[outside[0]]} at position {outside[0]}, outside of limits "
+            f"{limits}; give limits that hold every prediction"
+        )
+    return np.linspace(lowest, highest, bins + 1)[1:-1]
+
+
+def _check_bins(bins: int, scheme: str) -> None:
+    if bins < 1:
+        raise UsageError(f"bins is {bins}; ask for at least 1")
+    if scheme not in get_args(Scheme):
+        raise UsageError(f"scheme is {scheme!r}; choose from {', '.join(get_args(Scheme))}")
+
+
+def _checked(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "n classes"]:
+    """A copy of the probabilities in float64, refused unless each row is a distribution."""
+    _, rows = samples(labels=labels, probabilities=probabilities)
+    _check_classes(rows.shape[1], labels=labels)
+    if rows.min() < 0 or rows.max() > 1:
+        position = np.argwhere((rows < 0) | (rows > 1))[0][0]
+        raise UsageError(
+            f"probabilities is below 0 or above 1 at position {position}; give a softmax"
+        )
+    unlike = np.flatnonzero(np.abs(rows.sum(axis=1) - 1.0) > ROW_SUM_TOLERANCE)
+    if len(unlike):
+        raise UsageError(
+            f"probabilities sum to {rows[unlike[0]].sum():.6g} at position {unlike[0]}; "
+            "each row must sum to 1"
+        )
+    return rows

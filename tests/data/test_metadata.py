@@ -1,0 +1,62 @@
+import numpy as np
+import pytest
+
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.metadata import age_band, metadata_of_rows
+from misgiving.data.tables import TableRow
+
+
+def rows(**columns):
+    return [
+        TableRow(line, dict(zip(columns, cells, strict=True)))
+        for line, cells in enumerate(zip(*columns.values(), strict=True), start=2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("age", "band"),
+    [
+        ("0", "under 30"),
+        ("29.9", "under 30"),
+        ("30", "30-49"),
+        ("69", "50-69"),
+        ("70", "70 or older"),
+        ("", ""),
+        ("nan", ""),
+        ("old", ""),
+    ],
+)
+def test_an_age_is_in_one_band(age, band):
+    assert age_band(age) == band
+
+
+def test_columns_are_renamed_and_missing_ones_left_out():
+    found = metadata_of_rows(rows(sex=["male", ""]), {"sex": "sex", "age_approx": "age"})
+    assert found == {"sex": ("male", "")}
+
+
+def test_a_column_of_many_numbers_becomes_quarters():
+    numbers = [str(number) for number in range(100)]
+    found = metadata_of_rows(rows(size=numbers), {"size": "size"})["size"]
+    assert {band: found.count(band) for band in found} == {
+        "below 25": 25,
+        "below 50": 25,
+        "below 75": 25,
+        "75 or more": 25,
+    }
+
+
+def test_a_column_of_names_is_no_group():
+    names = [f"patient {number}" for number in range(30)]
+    assert metadata_of_rows(rows(name=names), {"name": "name"}) == {}
+
+
+def test_a_table_keeps_its_other_columns_and_a_selection_its_rows(tmp_path):
+    for name in "abc":
+        (tmp_path / f"{name}.png").write_bytes(b"x")
+    (tmp_path / "t.csv").write_text(
+        "path,label,group,scanner\na.png,x,1,old\nb.png,y,2,new\nc.png,x,3,new\n"
+    )
+    dataset = load_dataset(f"table:{tmp_path / 't.csv'}")
+    assert dataset.metadata == {"scanner": ("old", "new", "new")}
+    assert dataset.select(np.array([2, 0])).metadata == {"scanner": ("new", "old")}

@@ -1,0 +1,37 @@
+import jaxtyping
+import numpy as np
+import pytest
+
+from misgiving.deferral import Cases
+
+CLASSES = ("NV", "MEL", "BCC")
+
+
+def drawn_cases(count, seed=0, *, worst=0.6):
+    """Cases whose errors become rarer with the score; the foreign score is its own."""
+    random = np.random.default_rng(seed)
+    scores = random.random(count)
+    return Cases(
+        scores=scores,
+        foreign_scores=random.normal(size=count),
+        wrong=random.random(count) < worst * (1 - scores) ** 2,
+        labels=random.integers(len(CLASSES), size=count),
+    )
+
+
+@pytest.fixture(name="drawn_cases")
+def drawn_cases_fixture():
+    return drawn_cases
+
+
+@pytest.fixture
+def classes():
+    return CLASSES
+
+
+@pytest.fixture
+def as_in_use():
+    """Without the shape checks of the test run, which would refuse these arguments first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

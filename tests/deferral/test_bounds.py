@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from misgiving.deferral.bounds import (
+    highest_rank,
+    lower_bound,
+    probability_of_at_most,
+    two_sided,
+    upper_bound,
+)
+
+PROBABILITIES = np.linspace(0.001, 0.999, 400)
+
+
+@pytest.mark.parametrize("level", [0.05, 0.2])
+@pytest.mark.parametrize("cases", [1, 2, 5, 12])
+def test_a_bound_misses_no_probability_more_often_than_its_level(cases, level):
+    counts = np.arange(cases + 1)
+    chances = stats.binom.pmf(counts, cases, PROBABILITIES[:, None])
+    too_low = upper_bound(counts, np.full(cases + 1, cases), level=level) < PROBABILITIES[:, None]
+    too_high = lower_bound(counts, np.full(cases + 1, cases), level=level) > PROBABILITIES[:, None]
+    for missed in (too_low, too_high):
+        misses = (chances * missed).sum(axis=1)
+        assert misses.max() <= level + 1e-12
+        assert misses.max() > 0.9 * level  # and no bound could be tighter by much
+
+
+@pytest.mark.parametrize(("count", "cases"), [(0, 7), (7, 7), (3, 40), (1, 1)])
+def test_two_sided_intervals_are_those_of_scipy(count, cases):
+    expected = stats.binomtest(count, cases).proportion_ci(0.95, method="exact")
+    assert two_sided(count, cases, level=0.05) == pytest.approx((expected.low, expected.high))
+
+
+def test_without_cases_nothing_is_known():
+    assert (float(lower_bound(0, 0, level=0.1)), float(upper_bound(0, 0, level=0.1))) == (0.0, 1.0)
+
+
+def test_a_tiny_level_loses_no_digits():
+    bound = float(upper_bound(3, 100, level=1e-13))
+    assert stats.binom.cdf(3, 100, bound) == pytest.approx(1e-13, rel=1e-6)
+
+
+def test_p_values_are_binomial_sums():
+    counts, cases = np.meshgrid(np.arange(6), np.arange(8))
+    expected = stats.binom.cdf(np.minimum(counts, cases), cases, 0.3)
+    found = probability_of_at_most(np.minimum(counts, cases), cases, 0.3)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+@pytest.mark.parametrize("cases", [5, 20, 58, 59, 300])
+def test_the_highest_rank_is_the_last_whose_share_below_is_within_the_rate(cases, rate):
+    # More than `rate` of all lies below the k-th lowest when fewer than k draws lie in that share.
+    failing = stats.binom.cdf(np.arange(cases), cases, rate)
+    expected = int((failing <= 0.05).sum())
+    assert highest_rank(cases, rate=rate, level=0.05) == expected

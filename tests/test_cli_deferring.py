@@ -1,0 +1,248 @@
+import csv
+import json
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from sklearn.datasets import load_sample_images
+
+from misgiving import cli
+from misgiving.experiments.runs import ModelSettings, prepare_run, train_run
+from misgiving.training import TrainingConfig
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    return tmp_path_factory.mktemp("deferring")
+
+
+@pytest.fixture(scope="module")
+def trained(places):
+    """A small network on the digits that is often wrong; 1,528 images are held out."""
+    run = prepare_run(
+        "digits",
+        model=ModelSettings(backbone="vgg16_mini", pretrained=False, reads_logits=True),
+        training=TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, device="cpu"),
+        cache=places / "cache" / "misgiving",
+        validation_share=0.85,
+    )
+    train_run(run, places / "trained")
+    return places / "trained"
+
+
+@pytest.fixture
+def misgiving(monkeypatch, capsys, places):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(places / "cache"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def calibrated(trained, places):
+    """The run with a policy; made once, by the library."""
+    from misgiving.deferral import Promises
+    from misgiving.experiments.calibrating import calibrate_run
+
+    shutil.copytree(trained, places / "calibrated")
+    account = calibrate_run(
+        places / "calibrated",
+        "digits",
+        Promises(max_error=0.2, foreign_rate=0.05),
+        cache=places / "cache" / "misgiving",
+        device="cpu",
+    )
+    return places / "calibrated", account
+
+
+@pytest.fixture
+def run_folder(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+@pytest.fixture
+def with_policy(calibrated, tmp_path):
+    return shutil.copytree(calibrated[0], tmp_path / "run")
+
+
+def table(path):
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+
+
+def one_line(error):
+    lines = [line for line in error.splitlines() if line.strip()]
+    assert len(lines) == 1, error
+    return lines[0]
+
+
+def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgiving, run_folder):
+    code, _, error = misgiving(
+        "calibrate", run_folder, "digits", "--max-error", "0.2", "--class-max-miss", "3=0.3",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "left out: 269 images on which the model was trained" in error
+    assert "halves of 1528 images, drawn by group with seed 0" in error
+    assert "whose AURC on the tune part is lowest of: msp" in error
+    assert "at most 20 % are wrong" in error
+    assert "Of cases of 3, at most 30 % are accepted as another class" in error
+    assert "does not extend to other devices" in error
+    assert {path.name for path in (run_folder / "policy").iterdir()} == {
+        "policy.json",
+        "estimate.json",
+        "detectors.safetensors",
+        "cases.json",
+        "checksums.json",
+    }
+
+
+def test_the_parts_share_no_image(calibrated):
+    folder, _ = calibrated
+    cases = json.loads((folder / "policy" / "cases.json").read_text())
+    tune, calibration = (set(cases[name]["hashes"]) for name in ("tune", "calibration"))
+    trained = {row["hash"] for row in table(folder / "split.csv") if row["part"] == "train"}
+    assert tune
+    assert calibration
+    assert not tune & calibration
+    assert not (tune | calibration) & trained
+
+
+def test_the_same_seed_gives_the_same_policy(calibrated, run_folder, misgiving):
+    misgiving(
+        "calibrate", run_folder, "digits", "--max-error", "0.2", "--foreign-rate", "0.05",
+        "--device", "cpu",
+    )  # fmt: skip
+    for name in ("policy.json", "estimate.json", "cases.json"):
+        assert (run_folder / "policy" / name).read_bytes() == (
+            calibrated[0] / "policy" / name
+        ).read_bytes()
+
+
+def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
+    before = (with_policy / "policy" / "policy.json").read_bytes()
+    arguments = ("calibrate", with_policy, "digits", "--max-error", "0.3", "--device", "cpu")
+    code, _, error = misgiving(*arguments)
+    assert code == 2
+    assert "has a policy; say --overwrite" in one_line(error)
+    assert (with_policy / "policy" / "policy.json").read_bytes() == before
+    assert misgiving(*arguments, "--overwrite")[0] == 0
+    assert (with_policy / "policy" / "policy.json").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--max-error", "2"], "max_error is 2"),
+        (["--max-error", "0.1", "--confidence", "1"], "confidence is 1"),
+        (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], "unknown class 'eleven'"),
+        (["--max-error", "0.1", "--class-max-miss", "3"], "'3' is not CLASS=RATE"),
+        (["--max-error", "0.1", "--class-max-miss", "3=0.001"], "the smallest rate that can be"),
+        (["--max-error", "0.1", "--foreign-rate", "0.0001"], "at least"),
+        (["--max-error", "0.1", "--detector", "nearest"], "unknown detector 'nearest'"),
+        (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
+    ],
+)
+def test_what_cannot_be_promised_is_refused_in_one_line(misgiving, run_folder, arguments, says):
+    code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, "--device", "cpu")
+    assert code in (1, 2)
+    assert says in one_line(error)
+    assert not (run_folder / "policy").exists()
+
+
+def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
+    for number, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    code, output, error = misgiving(
+        "predict", with_policy, tmp_path / "0.png", tmp_path / "1.png", "--device", "cpu"
+    )
+    assert code == 0, error
+    rows = list(csv.DictReader(output.splitlines()))
+    assert list(rows[0]) == [
+        "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
+        "error_probability", "expected_loss", "foreign_p_value", "score", "foreign_score",
+    ]  # fmt: skip
+    for row in rows:
+        assert row["decision"] in ("accept", "defer", "foreign")
+        assert row["reason"]
+        assert 0 < float(row["foreign_p_value"]) <= 1
+
+
+def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path):
+    code, output, error = misgiving(
+        "evaluate", with_policy, "digits", "--out", tmp_path / "out", "--device", "cpu"
+    )
+    assert code == 0, error
+    assert "class: 3" in output
+    assert "policy, on one image of each of 1528 groups: accepted" in error
+    groups = table(tmp_path / "out" / "subgroups.csv")
+    assert sum(int(row["cases"]) for row in groups) == 1528
+    decisions = table(tmp_path / "out" / "decisions.csv")
+    assert len(decisions) == 1528
+    accepted = [row for row in decisions if row["decision"] == "accept"]
+    measured = {
+        row["metric"]: float(row["value"])
+        for row in table(tmp_path / "out" / "measurements.csv")
+        if row["detector"] == "policy"
+    }
+    assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
+    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
+    assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_a_policy_that_was_edited_is_refused_in_one_line(misgiving, with_policy, tmp_path, command):
+    path = with_policy / "policy" / "policy.json"
+    path.write_text(path.read_text().replace('"max_error": 0.2', '"max_error": 0.1'))
+    Image.fromarray(np.zeros((8, 8, 3), dtype=np.uint8)).save(tmp_path / "black.png")
+    data = "digits" if command == "evaluate" else tmp_path / "black.png"
+    code, _, error = misgiving(command, with_policy, data, "--device", "cpu")
+    assert code == 1
+    assert "policy.json" in one_line(error)
+    assert "misgiving calibrate" in error
+
+
+def test_a_policy_of_another_model_is_refused(misgiving, with_policy):
+    state = load_file(with_policy / "model.safetensors")
+    first = next(name for name, values in state.items() if values.is_floating_point())
+    save_file(
+        {**state, first: state[first] + torch.tensor(0.01)}, with_policy / "model.safetensors"
+    )
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 1
+    assert "was calibrated for the model" in one_line(error)
+
+
+def test_three_images_are_too_few(misgiving, run_folder, tmp_path):
+    for number, name in enumerate(["0", "1", "1"]):
+        (tmp_path / "few" / name).mkdir(parents=True, exist_ok=True)
+        pixels = np.full((8, 8, 3), number * 40, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "few" / name / f"{number}.png")
+    code, _, error = misgiving(
+        "calibrate", run_folder, f"folder:{tmp_path / 'few'}", "--max-error", "0.2",
+        "--training-data", "digits", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 1
+    assert "images; give more" in one_line(error) or "lesions are needed" in error
+
+
+def test_a_column_of_the_tables_can_be_trained(misgiving, tmp_path):
+    for name, reads in (("proposed+logits", True), ("vanilla", False)):
+        code, _, error = misgiving(
+            "train", "digits", "--out", tmp_path / name, "--model", name, "--epochs", "1",
+            "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu",
+        )  # fmt: skip
+        assert code == 0, error
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        assert config["architecture"]["reads_logits"] is reads
+        assert config["estimates_losses"] is reads

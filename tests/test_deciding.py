@@ -1,0 +1,193 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from misgiving.deciding import (
+    Decider,
+    all_confidences,
+    calibrated,
+    cases_of,
+    detectors_of,
+    estimate_of,
+    halves,
+    thirds,
+)
+from misgiving.deferral import Promises
+from misgiving.detectors import Head
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import Predictions
+
+CLASSES = ("a", "b", "c")
+CENTRES = np.eye(3, 6) * 4
+RANDOM_HEAD = Head(CENTRES.astype(np.float32), np.zeros(3, dtype=np.float32))
+
+
+def predictions(name, count, *, seed, far=0.0, head=RANDOM_HEAD):
+    """A linear model of noisy features; some samples lie between the classes."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(3, size=count)
+    noise = random.choice([0.5, 3.0], size=(count, 1), p=[0.7, 0.3])
+    features = CENTRES[labels] + noise * random.normal(size=(count, 6)) + far
+    logits = features @ RANDOM_HEAD.weight.T
+    wrong = logits.argmax(axis=1) != labels
+    return Predictions(
+        logits=logits.astype(np.float32),
+        features=features.astype(np.float32),
+        predicted_losses=(random.normal(size=count) + wrong).astype(np.float32),
+        labels=labels,
+        ids=tuple(f"{name}-{number}" for number in range(count)),
+        groups=tuple(f"{name}-{number // 2}" for number in range(count)),
+        classes=CLASSES,
+        head=head,
+        model="fingerprint",
+    )
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return [predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"])]
+
+
+@pytest.fixture(scope="module")
+def detectors(parts):
+    return detectors_of(parts[0])
+
+
+@pytest.fixture(scope="module")
+def estimate(parts, detectors):
+    return estimate_of(parts[1], detectors)
+
+
+@pytest.fixture(scope="module")
+def decider(parts, detectors, estimate):
+    _, tune, calibration = parts
+    promises = Promises(max_error=0.1, foreign_rate=0.05)
+    return calibrated(
+        tune, calibration, detectors, estimate, promises, seed=0, calibration_fingerprint="cases"
+    )
+
+
+def test_the_promise_holds_on_cases_of_the_same_kind(decider):
+    fresh = predictions("fresh", 20000, seed=9)
+    verdicts = decider(fresh)
+    accepted = np.array([verdict.decision == "accept" for verdict in verdicts])
+    foreign = np.array([verdict.decision == "foreign" for verdict in verdicts])
+    assert accepted.mean() > 0.2
+    assert fresh.errors[accepted].mean() <= 0.1
+    assert foreign.mean() <= 0.05
+
+
+def test_images_far_from_the_training_images_are_foreign(decider):
+    far = predictions("far", 50, seed=3, far=-40.0)
+    verdicts = decider(far)
+    assert {verdict.decision for verdict in verdicts} == {"foreign"}
+    assert max(verdict.p_value for verdict in verdicts) < 0.02
+
+
+def test_a_verdict_is_what_its_parts_say(decider, detectors, estimate):
+    fresh = predictions("fresh", 30, seed=9)
+    confidences = all_confidences(fresh, detectors)
+    for row, verdict in enumerate(decider(fresh)):
+        assert verdict.predicted_class == CLASSES[fresh.logits[row].argmax()]
+        assert verdict.probability == pytest.approx(
+            estimate.scaling(fresh.logits)[row, fresh.logits[row].argmax()]
+        )
+        assert verdict.score == pytest.approx(estimate.scores(confidences)[row])
+        assert verdict.foreign_score == pytest.approx(confidences["knn"][row])
+        assert 0 < verdict.error_probability < 1
+        assert verdict.expected_loss >= 0
+        assert verdict.reason
+
+
+def test_a_decider_decides_the_same_after_it_was_kept(decider, tmp_path):
+    decider.save(tmp_path / "policy", {"cases.json": {"seed": 0}})
+    again = Decider.load(tmp_path / "policy")
+    fresh = predictions("fresh", 40, seed=5)
+    assert again(fresh) == decider(fresh)
+
+
+def test_predictions_of_another_model_are_refused(decider):
+    fresh = replace(predictions("fresh", 10, seed=5), model="another")
+    with pytest.raises(DataError, match="run `misgiving calibrate` for this model"):
+        decider(fresh)
+
+
+@pytest.mark.parametrize("name", ["policy.json", "estimate.json", "detectors.safetensors"])
+def test_a_policy_folder_that_was_changed_by_hand_is_refused(decider, tmp_path, name):
+    decider.save(tmp_path / "policy")
+    path = tmp_path / "policy" / name
+    if name.endswith(".json"):
+        path.write_text(path.read_text().replace("0.", "1.", 1))
+        json.loads(path.read_text())
+    else:
+        path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
+    with pytest.raises(DataError, match=f"{name}.*run `misgiving calibrate` again"):
+        Decider.load(tmp_path / "policy")
+
+
+@pytest.mark.parametrize("name", ["policy.json", "estimate.json", "detectors.safetensors"])
+def test_a_policy_folder_that_lacks_a_file_is_refused(decider, tmp_path, name):
+    decider.save(tmp_path / "policy")
+    (tmp_path / "policy" / name).unlink()
+    with pytest.raises(DataError, match="misgiving calibrate"):
+        Decider.load(tmp_path / "policy")
+
+
+def test_a_group_in_both_parts_is_refused(parts, detectors, estimate):
+    _, tune, calibration = parts
+    shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
+    with pytest.raises(DataError, match="group 'tune-0' is in the tune and in the calibration"):
+        calibrated(
+            tune,
+            shared,
+            detectors,
+            estimate,
+            Promises(max_error=0.1),
+            seed=0,
+            calibration_fingerprint="cases",
+        )
+
+
+def test_parts_of_two_models_are_refused(parts, detectors, estimate):
+    _, tune, calibration = parts
+    with pytest.raises(DataError, match="predicted by two models"):
+        calibrated(
+            tune,
+            replace(calibration, model="another"),
+            detectors,
+            estimate,
+            Promises(max_error=0.1),
+            seed=0,
+            calibration_fingerprint="cases",
+        )
+
+
+def test_an_unknown_detector_is_named(parts, detectors, estimate):
+    with pytest.raises(UsageError, match="unknown detector 'nearest'; choose from msp"):
+        cases_of(parts[1], detectors, estimate, foreign_detector="nearest")
+
+
+def test_a_model_without_a_linear_head_has_the_detectors_that_need_none(parts):
+    detectors = detectors_of(replace(parts[0], head=None))
+    assert "knn" in detectors.names
+    assert "vim" not in detectors.names
+
+
+@pytest.mark.parametrize(("draw", "count"), [(halves, 2), (thirds, 3)])
+def test_drawn_parts_share_no_group_and_hold_every_image(draw, count):
+    groups = [f"g{number // 3}" for number in range(300)]
+    drawn = draw(groups, seed=1)
+    assert len(drawn) == count
+    assert sorted(np.concatenate(drawn).tolist()) == list(range(300))
+    names = [{groups[row] for row in rows} for rows in drawn]
+    assert sum(map(len, names)) == 100
+    assert max(map(len, names)) - min(map(len, names)) <= 1
+    assert [rows.tolist() for rows in draw(groups, seed=1)] == [rows.tolist() for rows in drawn]
+    assert [rows.tolist() for rows in draw(groups, seed=2)] != [rows.tolist() for rows in drawn]
+
+
+def test_too_few_groups_cannot_be_parted():
+    with pytest.raises(DataError, match="2 groups"):
+        thirds(["a", "b", "a"], seed=0)
