@@ -39,6 +39,8 @@ soak: $(VENV)/.dev ## The long tests: many kills, many attacks.
 
 bench: $(VENV)/.dev ## Speed and accuracy against others, side by side.
 	$(BIN)/python benchmarks/odin_grid.py
+	$(BIN)/python benchmarks/ood_metrics.py
+	$(BIN)/python benchmarks/guarantee.py
 
 fix: $(VENV)/.dev ## Mend style where that can be done by machine.
 	$(BIN)/ruff check --fix

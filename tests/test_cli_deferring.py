@@ -180,9 +180,13 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
 
 def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path):
     code, output, error = misgiving(
-        "evaluate", with_policy, "digits", "--out", tmp_path / "out", "--device", "cpu"
-    )
+        "evaluate", with_policy, "digits", "--part", "validation", "--out", tmp_path / "out",
+        "--device", "cpu",
+    )  # fmt: skip
     assert code == 0, error
+    assert (
+        "1528 of these 1528 images set the policy: what is said of its decisions flatters" in error
+    )
     assert "class: 3" in output
     assert "policy, on one image of each of 1528 groups: accepted" in error
     groups = table(tmp_path / "out" / "subgroups.csv")
@@ -198,6 +202,14 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
     wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
     assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
+
+
+def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
+    code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 0, error
+    assert "1528 of these 1528 images set the policy; its decisions are measured on the" in error
+    assert "policy" not in output
+    assert not (with_policy / "evaluation" / "decisions.csv").exists()
 
 
 @pytest.mark.parametrize("command", ["predict", "evaluate"])

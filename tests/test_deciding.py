@@ -191,3 +191,90 @@ def test_drawn_parts_share_no_group_and_hold_every_image(draw, count):
 def test_too_few_groups_cannot_be_parted():
     with pytest.raises(DataError, match="2 groups"):
         thirds(["a", "b", "a"], seed=0)
+
+
+def right_everywhere(part):
+    return replace(part, labels=part.choices)
+
+
+def wrong_everywhere(part):
+    return replace(part, labels=(part.choices + 1) % 3)
+
+
+def of_one_class(part):
+    return replace(part, labels=np.zeros(len(part), dtype=np.int64))
+
+
+def with_nan(part):
+    features = part.features.copy()
+    features[3] = np.nan
+    return replace(part, features=features)
+
+
+def constant(part):
+    return part.select(np.zeros(len(part), dtype=np.int64))
+
+
+def few(part):
+    return part.select(np.arange(3))
+
+
+def calibrated_with(parts, detectors, change, **promises):
+    _, tune, calibration = parts
+    return calibrated(
+        tune,
+        change(calibration),
+        detectors,
+        estimate_of(tune, detectors),
+        Promises(max_error=0.1, **promises),
+        seed=0,
+        calibration_fingerprint="cases",
+    )
+
+
+def test_where_every_calibration_case_is_right_all_may_be_accepted(parts, detectors):
+    found = calibrated_with(parts, detectors, right_everywhere)
+    assert found.policy.accept_threshold == -np.inf
+
+
+def test_where_every_calibration_case_is_wrong_nothing_is_accepted(parts, detectors):
+    found = calibrated_with(parts, detectors, wrong_everywhere)
+    assert found.policy.accept_threshold is None
+    assert "Every answer is deferred" in found.policy.sentences()[0]
+
+
+def test_a_tune_part_of_right_answers_gives_a_policy_all_the_same(parts, detectors):
+    _, tune, calibration = parts
+    estimate = estimate_of(right_everywhere(tune), detectors)
+    found = calibrated(
+        tune,
+        calibration,
+        detectors,
+        estimate,
+        Promises(max_error=0.3),
+        seed=0,
+        calibration_fingerprint="cases",
+    )
+    assert np.isfinite([verdict.error_probability for verdict in found(calibration)]).all()
+
+
+def test_a_calibration_set_of_one_class_promises_nothing_about_another(parts, detectors):
+    with pytest.raises(DataError, match="class_max_miss of b: it has no calibration cases"):
+        calibrated_with(parts, detectors, of_one_class, class_max_miss={"b": 0.1})
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (few, "lesions are needed"),
+        (with_nan, "NaN or infinite; check the images"),
+        (constant, "only all or nothing could be accepted"),
+    ],
+)
+def test_calibration_cases_that_cannot_be_used_are_refused(parts, detectors, change, says):
+    def spread(part):
+        changed = change(part)
+        return replace(changed, groups=tuple(f"case-{row}" for row in range(len(changed))))
+
+    with pytest.raises((DataError, UsageError), match=says):
+        calibrated_with(parts, detectors, spread)

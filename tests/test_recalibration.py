@@ -59,7 +59,7 @@ def test_scaling_is_the_minimum_of_its_objective_by_another_search():
                 z / math.exp(parameters[0]) + b for z, b in zip(row, parameters[1:], strict=True)
             ]
             total += math.log(sum(math.exp(value) for value in scaled)) - scaled[label]
-        return total + sum(b**2 for b in parameters[1:]) / 18
+        return total + sum(value**2 for value in parameters) / 18
 
     best = minimize(
         objective,
@@ -76,6 +76,13 @@ def test_scaling_of_a_class_without_cases_stays_finite():
     found = Scaling.fit(np.array([[1.0, 0.0, -1.0]] * 20), np.array([0, 1] * 10))
     assert np.isfinite(found.biases).all()
     assert found(np.zeros((1, 3))).sum() == pytest.approx(1.0)
+
+
+def test_scaling_where_every_answer_is_right_stays_finite():
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    found = Scaling.fit(logits, logits.argmax(axis=1))
+    assert 0.001 < found.temperature < 1
+    assert np.isfinite(found(logits)).all()
 
 
 def test_isotonic_pools_violators_as_by_hand():
@@ -141,7 +148,7 @@ def test_with_too_few_errors_there_is_no_combination():
     estimate = fit_estimate(confidences, logits, labels, groups)
     assert estimate.combination is None
     assert COMBINATION not in estimate.tried
-    assert 0 < estimate.error_probabilities(confidences).min()
+    assert estimate.error_probabilities(confidences).min() > 0
 
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():

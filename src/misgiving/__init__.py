@@ -8,6 +8,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
+    from misgiving.deciding import Decider
+    from misgiving.deferral import DeferralPolicy
     from misgiving.detectors import Odin, tune_odin
     from misgiving.evaluation import Predictions, predict
     from misgiving.losses import joint_objective, ranking_loss
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
+    "Decider": "deciding",
+    "DeferralPolicy": "deferral",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
     "Odin": "detectors",
@@ -36,6 +40,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Decider",
+    "DeferralPolicy",
     "JointClassifier",
     "LossEstimator",
     "Odin",

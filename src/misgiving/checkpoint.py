@@ -16,11 +16,13 @@ from torch import Tensor
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
+from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.models.joint import JointClassifier
 
 FORMAT = 1
+POLICY_FOLDER, POLICY = "policy", "policy.json"
 PACKAGES = (
     "misgiving",
     "numpy",
@@ -72,6 +74,7 @@ class Checkpoint:
         class_weights: Weight of each class in the loss that the estimator learned.
         estimates_losses: Whether its loss estimator was trained (not in `vanilla`).
         configuration: Settings of training and data, versions, and the data's fingerprint.
+        policy: Set by `misgiving calibrate` (`misgiving.Decider` applies it); None without.
     """
 
     model: JointClassifier
@@ -82,6 +85,7 @@ class Checkpoint:
     class_weights: tuple[float, ...]
     estimates_losses: bool
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    policy: DeferralPolicy | None = None
 
     @property
     def weights(self) -> Float[Tensor, " classes"]:
@@ -137,7 +141,7 @@ def _config(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def load(folder: str | Path) -> Checkpoint:
-    """Load a run folder: the trained model with classes, preprocessing, split and configuration.
+    """Load a run folder: the model with classes, preprocessing, split, configuration and policy.
 
     Raises:
         DataError: The folder is not a run, or a file of it is missing or damaged.
@@ -155,6 +159,7 @@ def load(folder: str | Path) -> Checkpoint:
             class_weights=tuple(config["class_weights"]),
             estimates_losses=config["estimates_losses"],
             configuration={key: config[key] for key in config if key not in _OWN_KEYS},
+            policy=_read_policy(folder / POLICY_FOLDER / POLICY),
         )
         _check(checkpoint)
     except DataError:
@@ -193,6 +198,10 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError("estimates_losses must be true or false")
     if checkpoint.architecture.image_size != checkpoint.preprocessing.image_size:
         raise ValueError("architecture and preprocessing differ in image_size")
+
+
+def _read_policy(path: Path) -> DeferralPolicy | None:
+    return DeferralPolicy.load(path) if path.is_file() else None
 
 
 def _read_split(path: Path) -> Split:

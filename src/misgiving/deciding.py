@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from misgiving.checkpoint import POLICY
 from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate, one_per_group
 from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_detectors
 from misgiving.errors import DataError, UsageError
@@ -21,7 +22,7 @@ Values = Float[np.ndarray, " n"]
 
 FOREIGN_DETECTOR = "knn"  # needs no foreign image to be tuned on, and no gradient
 WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
-POLICY, ESTIMATE, DETECTORS = "policy.json", "estimate.json", "detectors.safetensors"
+ESTIMATE, DETECTORS = "estimate.json", "detectors.safetensors"
 CHECKSUMS = "checksums.json"
 SEALED = (ESTIMATE, DETECTORS)  # the policy has a checksum of its own
 

@@ -31,7 +31,7 @@ SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
 FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
-BIAS_SCALE = 3.0  # standard deviation of the prior of a class's bias, in nats
+PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +54,10 @@ class Scaling:
     def fit(
         cls, logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
     ) -> "Scaling":
-        """The most probable scaling: least negative log-likelihood, and a weak prior on b.
+        """The most probable scaling: least negative log-likelihood, and a weak prior.
 
-        The prior keeps the bias of a class finite that has few or no cases.
+        The prior keeps finite the bias of a class that has few or no cases, and the temperature
+        where every answer is right.
         """
         wide = logits.astype(np.float64)
         count, classes = wide.shape
@@ -66,10 +67,9 @@ class Scaling:
             inverse, biases = np.exp(-parameters[0]), parameters[1:]
             log_probabilities = log_softmax(wide * inverse + biases, axis=1)
             slope = np.exp(log_probabilities) - truth
-            value = -log_probabilities[truth > 0].sum() + (biases**2).sum() / 2 / BIAS_SCALE**2
-            of_temperature = -(slope * wide).sum() * inverse
-            of_biases = slope.sum(axis=0) + biases / BIAS_SCALE**2
-            return float(value) / count, np.array([of_temperature, *of_biases]) / count
+            value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / PRIOR_SCALE**2
+            slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
+            return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
 
         found = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
         return cls(temperature=float(np.exp(found[0])), biases=tuple(found[1:].tolist()))

@@ -136,3 +136,59 @@ def test_a_result_that_was_lost_is_made_again(bench, reproduction, tmp_path):
     collect(bench, tmp_path / "copy")
     expected = (reproduction / "results.csv").read_bytes()
     assert (tmp_path / "copy" / "results.csv").read_bytes() == expected
+
+
+def test_failure_scores_stand_beside_msp_with_paired_differences(reproduction):
+    found = rows(reproduction / "intervals.csv")
+    values = {
+        row["detector"]: float(row["estimate"])
+        for row in found
+        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "", "aurc")
+    }
+    assert {"msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss"} == set(values)
+    for row in found:
+        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "msp", "aurc"):
+            assert float(row["estimate"]) == pytest.approx(values[row["detector"]] - values["msp"])
+            assert float(row["lower"]) <= float(row["upper"])
+
+
+def test_a_curve_ends_in_the_error_rate_and_its_band_holds_it(reproduction):
+    results = rows(reproduction / "results.csv")
+    accuracies = [
+        float(row["value"])
+        for row in results
+        if (row["experiment"], row["model"], row["metric"])
+        == ("generalization", "proposed", "accuracy")
+    ]
+    points = [
+        row
+        for row in rows(reproduction / "risk_coverage.csv")
+        if (row["model"], row["coverage"]) == ("proposed", "1.0")
+    ]
+    assert {row["detector"] for row in points} >= {"msp", "predicted_loss"}
+    for row in points:
+        assert float(row["risk"]) == pytest.approx(1 - np.mean(accuracies))
+        assert float(row["lower"]) <= float(row["risk"]) <= float(row["upper"])
+
+
+def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduction):
+    results = rows(reproduction / "results.csv")
+    attained = [row for row in results if row["metric"] == "attained"]
+    assert {row["detector"] for row in attained} == {"policy/0.05", "policy/0.1", "policy/0.2"}
+    covered = [
+        row
+        for row in rows(reproduction / "intervals.csv")
+        if (row["dataset"], row["metric"], row["baseline"]) == ("policy_test", "coverage", "")
+    ]
+    assert len(covered) == 2 * 3  # models and targets
+    bins = [row for row in rows(reproduction / "reliability.csv") if row["trial"] == "0"]
+    counts = {}
+    for row in bins:
+        key = (row["model"], row["quantity"])
+        counts[key] = counts.get(key, 0) + int(row["count"])
+    assert set(counts) == {
+        ("vanilla", "error_probability"),
+        ("proposed", "error_probability"),
+        ("proposed", "expected_loss"),
+    }
+    assert len(set(counts.values())) == 1

@@ -92,8 +92,9 @@ def calibrate(
 
     Example: misgiving calibrate runs/joint isic2019:ISIC_2019 --max-error 0.1 --foreign-rate 0.05
     """
+    from misgiving.checkpoint import POLICY_FOLDER
     from misgiving.deferral import Promises, rates_by_class
-    from misgiving.experiments.calibrating import POLICY_FOLDER, calibrate_run
+    from misgiving.experiments.calibrating import calibrate_run
 
     if (run / POLICY_FOLDER).exists() and not overwrite:
         raise UsageError(f"{run} has a policy; say --overwrite to replace it")

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,19 @@ class Predictions:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def select(self, rows: Int[np.ndarray, " _"]) -> "Predictions":
+        """Predictions for these images alone, in this order."""
+        losses = self.predicted_losses
+        return replace(
+            self,
+            logits=self.logits[rows],
+            features=self.features[rows],
+            predicted_losses=None if losses is None else losses[rows],
+            labels=self.labels[rows],
+            ids=tuple(self.ids[row] for row in rows),
+            groups=tuple(self.groups[row] for row in rows),
+        )
 
     @property
     def choices(self) -> Int[np.ndarray, " n"]:

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool
 
 from misgiving.data.datasets import Dataset
 from misgiving.data.loading import ImageSet
-from misgiving.deciding import Decider, Verdict
+from misgiving.deciding import Verdict
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import two_sided
 from misgiving.evaluation import Measurement, Predictions
@@ -17,6 +17,7 @@ from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup, audit
 
 CLASS = "class"
+SHARES = {"coverage": "accept", "deferred_share": "defer", "foreign_share": "foreign"}
 DECISIONS = "decisions.csv"
 SUBGROUPS = "subgroups.csv"
 
@@ -67,13 +68,25 @@ def metadata_of(dataset: Dataset, images: ImageSet) -> dict[str, tuple[str, ...]
 
 
 def measure_decisions(
-    decider: Decider, predictions: Predictions, dataset: str, metadata: Mapping[str, Sequence[str]]
+    verdicts: list[Verdict],
+    predictions: Predictions,
+    dataset: str,
+    metadata: Mapping[str, Sequence[str]],
+    *,
+    seed: int,
 ) -> Decided:
-    """Decide on every image of a labelled set, and measure what comes of it."""
-    verdicts = decider(predictions)
-    rows = one_per_group(predictions.groups, seed=decider.policy.seed)
-    decisions = np.array([verdict.decision for verdict in verdicts])
-    accepted, foreign = decisions == "accept", decisions == "foreign"
+    """Measure what comes of the decisions on a labelled set.
+
+    Args:
+        verdicts: What was decided of each image.
+        predictions: Of these images, with their true classes and groups.
+        dataset: Its name in the results.
+        metadata: By column what is known of each image.
+        seed: Of the draw of one image from each group, for the audit of subgroups.
+    """
+    rows = one_per_group(predictions.groups, seed=seed)
+    decisions = [verdict.decision for verdict in verdicts]
+    accepted, foreign = (np.array(decisions) == name for name in ("accept", "foreign"))
     names = [predictions.classes[label] for label in predictions.labels]
     columns = {CLASS: names, **metadata}
     subgroups = audit(
@@ -94,20 +107,24 @@ def measure_decisions(
     )
 
 
-def _measured(
-    decisions: Shaped[np.ndarray, " n"], predictions: Predictions, dataset: str
-) -> list[Measurement]:
-    accepted = decisions == "accept"
-    values = {
-        "coverage": accepted.mean(),
-        "deferred_share": (decisions == "defer").mean(),
-        "foreign_share": (decisions == "foreign").mean(),
-    }
-    if accepted.any():
-        values["error_among_accepted"] = predictions.errors[accepted].mean()
+def measure_shares(decisions: Sequence[str], dataset: str) -> list[Measurement]:
+    """The shares of a set that are accepted, deferred and called foreign."""
+    counts = {name: decisions.count(decision) for name, decision in SHARES.items()}
     return [
-        Measurement(dataset, "policy", metric, float(value)) for metric, value in values.items()
+        Measurement(dataset, "policy", name, count / len(decisions))
+        for name, count in counts.items()
     ]
+
+
+def _measured(
+    decisions: Sequence[str], predictions: Predictions, dataset: str
+) -> list[Measurement]:
+    accepted = np.array(decisions) == "accept"
+    rows = measure_shares(decisions, dataset)
+    if accepted.any():
+        error = float(predictions.errors[accepted].mean())
+        rows.append(Measurement(dataset, "policy", "error_among_accepted", error))
+    return rows
 
 
 def _sentence(accepted: Bool[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -> str:

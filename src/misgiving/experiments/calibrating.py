@@ -1,14 +1,15 @@
 """What `misgiving calibrate` does: a policy from images on which nothing was chosen before."""
 
+import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.checkpoint import Checkpoint, load
+from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import load_dataset
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.splits import Split
@@ -28,7 +29,6 @@ from misgiving.training import device_named
 
 Report = Callable[[int, int], None]
 
-POLICY_FOLDER = "policy"
 CASES = "cases.json"
 OWN_PARTS = ("tune", "calibrate")
 
@@ -84,7 +84,8 @@ def calibrate_run(
     checkpoint.model.to(device_named(device))
     images, foreign_classes = _prepared(checkpoint, data, cache, on_image)
     training = _training_images(checkpoint, images, training_data, cache, on_image)
-    material = material_for(checkpoint, images, training, seed=seed)
+    keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
+    material = material_for(checkpoint.split, images, training, seed=seed, keep=keep)
     if foreign_classes:
         material.sentences.append(
             f"left out: {foreign_classes} images of classes that the model does not know"
@@ -146,15 +147,21 @@ def _trained_on(images: ImageSet, split: Split) -> ImageSet:
 
 
 def material_for(
-    checkpoint: Checkpoint, images: ImageSet, training: ImageSet, *, seed: int
+    split: Split, images: ImageSet, training: ImageSet, *, seed: int, keep: str = "last"
 ) -> Material:
     """Which images to learn what scores mean on, and which to certify with.
 
     The run's own parts `tune` and `calibrate` where the data holds them; else what the model was
     not trained on, halved by group. Its part `test` is never used: it is only measured.
+
+    Args:
+        split: Of the run.
+        images: Those offered.
+        training: Those that the model was trained on.
+        seed: Of the halves.
+        keep: Which epoch the run kept; the images that the `best` was chosen on set no policy.
     """
-    split = checkpoint.split
-    usable, sentences = _usable(checkpoint, images)
+    usable, sentences = _usable(split, images, keep)
     part_of = dict(zip(split.hashes, split.parts, strict=True))
     parts = np.array([part_of.get(content, "") for content in usable.hashes])
     if set(OWN_PARTS) <= set(parts.tolist()):
@@ -174,15 +181,15 @@ def _groups(images: ImageSet) -> int:
     return len(set(images.groups))
 
 
-def _usable(checkpoint: Checkpoint, images: ImageSet) -> tuple[ImageSet, list[str]]:
+def _usable(split: Split, images: ImageSet, keep: str) -> tuple[ImageSet, list[str]]:
     """The images on which nothing was trained, chosen or is to be measured."""
-    split = checkpoint.split
     known = list(zip(split.hashes, split.parts, split.groups, strict=True))
     images = _with_groups_of(split, images)
     trained = {content for content, part, _ in known if part == "train"}
     lesions = {group for _, part, group in known if part == "train"}
     tested = {content for content, part, _ in known if part == "test"}
-    chosen = _chosen_on(checkpoint, known)
+    # A kept epoch was chosen on `validation`; what was chosen on `tune` may be once more.
+    chosen = {content for content, part, _ in known if (part, keep) == ("validation", "best")}
     reasons = [
         _reason(content, group, trained, lesions, tested, chosen)
         for content, group in zip(images.hashes, images.groups, strict=True)
@@ -206,13 +213,6 @@ def _with_groups_of(split: Split, images: ImageSet) -> ImageSet:
 
 def _joined(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in counts.items())
-
-
-def _chosen_on(checkpoint: Checkpoint, known: Sequence[tuple[str, str, str]]) -> set[str]:
-    """Images on which the epoch was chosen, if it was; the part `tune` may be chosen on again."""
-    if checkpoint.configuration.get("training", {}).get("keep") != "best":
-        return set()
-    return {content for content, part, _ in known if part == "validation"}
 
 
 def _reason(
@@ -258,3 +258,19 @@ def _cases(data: str, seed: int, material: Material) -> dict[str, object]:
             for name, part in {"tune": material.tune, "calibration": material.calibration}.items()
         },
     }
+
+
+def read_cases(run: Path) -> frozenset[str]:
+    """Hashes of the images that a run's policy was made of.
+
+    Raises:
+        DataError: They are not told.
+    """
+    path = run / POLICY_FOLDER / CASES
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return frozenset(told["tune"]["hashes"] + told["calibration"]["hashes"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"{path}: missing or damaged ({error}); run `misgiving calibrate` again"
+        ) from error

@@ -6,15 +6,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from misgiving.checkpoint import Checkpoint, load
+from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deciding import Decider, Verdict
-from misgiving.detectors import FittedDetectors
 from misgiving.errors import UsageError
 from misgiving.evaluation import (
     Measurement,
@@ -26,8 +25,8 @@ from misgiving.evaluation import (
     model_fingerprint,
     predict,
 )
-from misgiving.experiments.auditing import measure_decisions, metadata_of
-from misgiving.experiments.calibrating import POLICY_FOLDER
+from misgiving.experiments.auditing import measure_decisions, measure_shares, metadata_of
+from misgiving.experiments.calibrating import read_cases
 from misgiving.experiments.ood_detection import measure_detection, score
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
@@ -82,30 +81,52 @@ def evaluate_run(
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, predictions.confidences(), dataset),
     ]
-    if names:
-        outliers = {
-            name: prepare(
-                unlabelled([Path(folder)], name=name),
-                checkpoint.preprocessing,
-                cache=cache,
-                report=on_image,
-            )
-            for name, folder in names.items()
-        }
-        fitted = None if decider is None else decider.detectors
-        measurements += _detection(checkpoint, images, outliers, fitted)
-        account += [f"{name}: {len(outliers[name])} images" for name in outliers]
+    outliers = {
+        name: prepare(
+            unlabelled([Path(folder)], name=name),
+            checkpoint.preprocessing,
+            cache=cache,
+            report=on_image,
+        )
+        for name, folder in names.items()
+    }
+    measurements += _detection(checkpoint, images, outliers, decider)
+    account += [f"{name}: {len(outliers[name])} images" for name in outliers]
     subgroups: list[Subgroup] = []
     if decider is not None:
-        decided = measure_decisions(
-            decider, predictions, dataset, metadata_of(dataset_read, images)
-        )
-        decided.write(out)
-        measurements += decided.measurements
-        subgroups, account = decided.subgroups, [*account, *decided.sentences]
+        unmet, said = _without_cases_of_policy(run, images, part)
+        account += said
+        if len(unmet):
+            decided = measure_decisions(
+                decider(predictions.select(unmet)),
+                predictions.select(unmet),
+                dataset,
+                metadata_of(dataset_read, images.select(unmet)),
+                seed=decider.policy.seed,
+            )
+            decided.write(out)
+            measurements += decided.measurements
+            subgroups, account = decided.subgroups, [*account, *decided.sentences]
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
     return Evaluation(measurements, account, subgroups)
+
+
+def _without_cases_of_policy(
+    run: Path, images: ImageSet, part: str | None
+) -> tuple[Int[np.ndarray, " n"], list[str]]:
+    """Positions of images that did not set the policy, as numbers on those would flatter.
+
+    With a part that was asked for, all of its images, and a sentence that says so.
+    """
+    known = read_cases(run)
+    met = np.array([content in known for content in images.hashes])
+    if not met.any():
+        return np.arange(len(images)), []
+    counted = f"{met.sum()} of these {len(images)} images set the policy"
+    if part is not None:
+        return np.arange(len(images)), [f"{counted}: what is said of its decisions flatters"]
+    return np.flatnonzero(~met), [f"{counted}; its decisions are measured on the others alone"]
 
 
 def policy_of(run: Path) -> Decider | None:
@@ -161,15 +182,20 @@ def _detection(
     checkpoint: Checkpoint,
     inliers: ImageSet,
     outliers: dict[str, ImageSet],
-    fitted: FittedDetectors | None,
+    decider: Decider | None,
 ) -> list[Measurement]:
     """ODIN's default only: tuning it on the sets that are measured would flatter."""
+    if not outliers:
+        return []
+    fitted = None if decider is None else decider.detectors
     inlier_scores = score(checkpoint, inliers, fitted)
-    return [
-        measurement
-        for name, images in outliers.items()
-        for measurement in measure_detection(inlier_scores, score(checkpoint, images, fitted), name)
-    ]
+    rows = []
+    for name, images in outliers.items():
+        rows += measure_detection(inlier_scores, score(checkpoint, images, fitted), name)
+        if decider is not None:
+            found = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+            rows += measure_shares([verdict.decision for verdict in decider(found)], name)
+    return rows
 
 
 PREDICTION_COLUMNS = ("path", "predicted_class", "probability", "predicted_loss")
@@ -204,12 +230,13 @@ def predict_images(
     checkpoint = load(run)
     decider = policy_of(run)
     checkpoint.model.to(device_named(device))
+    fingerprint = model_fingerprint(checkpoint.model)
     rows: list[Sequence[object]] = []
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
         pixels = _pixels(dataset, checkpoint.preprocessing, indices)
         names = tuple(dataset.ids[i] for i in indices)
-        predictions = predict_pixels(checkpoint, names, pixels)
+        predictions = predict_pixels(checkpoint, names, pixels, fingerprint)
         rows += (
             _prediction_rows(predictions)
             if decider is None
@@ -227,9 +254,12 @@ def _pixels(
 
 
 def predict_pixels(
-    checkpoint: Checkpoint, names: tuple[str, ...], pixels: Float[Tensor, "batch 3 size size"]
+    checkpoint: Checkpoint,
+    names: tuple[str, ...],
+    pixels: Float[Tensor, "batch 3 size size"],
+    fingerprint: str,
 ) -> Predictions:
-    """Predictions for a batch of images of unknown class."""
+    """Predictions for a batch of images of unknown class, by a model of this fingerprint."""
     output = outputs_of(checkpoint.model, [pixels.to(device_of(checkpoint.model))])
     return Predictions(
         logits=output.logits.numpy(),
@@ -239,7 +269,7 @@ def predict_pixels(
         ids=names,
         groups=names,
         classes=checkpoint.classes,
-        model=model_fingerprint(checkpoint.model),
+        model=fingerprint,
     )
 
 
