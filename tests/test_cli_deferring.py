@@ -2,6 +2,7 @@ import csv
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,8 +137,53 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
     assert code == 2
     assert "has a policy; say --overwrite" in one_line(error)
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
-    assert misgiving(*arguments, "--overwrite")[0] == 0
+    code, _, error = misgiving(*arguments, "--overwrite")
+    assert code == 0, error
+    assert "These cases have calibrated 1 other policy of this run before" in error
     assert (with_policy / "policy" / "policy.json").read_bytes() != before
+
+
+def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
+    (with_policy / "policy" / "policy.json").write_text("{")
+    code, _, error = misgiving(
+        "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
+    )
+    assert code == 0, error
+    assert misgiving("evaluate", with_policy, "digits", "--device", "cpu")[0] == 0
+
+
+def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with_policy, tmp_path):
+    """The digits as files go through decoding, preprocessing and batches of their own."""
+    from misgiving.data.datasets import load_dataset
+
+    digits = load_dataset("digits")
+    for row in range(300, 340):
+        Image.fromarray(digits.images.read(row).image).save(tmp_path / f"{digits.ids[row]}.png")
+    _, output, error = misgiving("predict", with_policy, tmp_path, "--device", "cpu")
+    predicted = {Path(row["path"]).stem: row for row in csv.DictReader(output.splitlines())}
+    misgiving(
+        "evaluate", with_policy, "digits", "--part", "validation", "--out", tmp_path / "out",
+        "--device", "cpu",
+    )  # fmt: skip
+    decided = {row["id"]: row for row in table(tmp_path / "out" / "decisions.csv")}
+    shared = sorted(predicted.keys() & decided.keys())
+    assert len(shared) > 20, error
+    for name in shared:
+        for column in ("score", "foreign_score", "error_probability", "probability"):
+            assert float(predicted[name][column]) == pytest.approx(
+                float(decided[name][column]), rel=1e-3, abs=1e-5
+            )
+        assert predicted[name]["decision"] == decided[name]["decision"]
+
+
+def test_other_preprocessing_makes_another_model(misgiving, with_policy):
+    path = with_policy / "config.json"
+    config = json.loads(path.read_text())
+    config["preprocessing"]["crop"] = 0.5
+    path.write_text(json.dumps(config))
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 1
+    assert "was calibrated for the model" in one_line(error)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +254,7 @@ def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
     code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
     assert "1528 of these 1528 images set the policy; its decisions are measured on the" in error
-    assert "policy" not in output
+    assert "coverage" not in output
     assert not (with_policy / "evaluation" / "decisions.csv").exists()
 
 
@@ -245,7 +291,7 @@ def test_three_images_are_too_few(misgiving, run_folder, tmp_path):
         "--training-data", "digits", "--device", "cpu",
     )  # fmt: skip
     assert code == 1
-    assert "images; give more" in one_line(error) or "lesions are needed" in error
+    assert "the tune part has 1 images; give more" in one_line(error)
 
 
 def test_a_column_of_the_tables_can_be_trained(misgiving, tmp_path):

@@ -102,7 +102,7 @@ def test_a_verdict_is_what_its_parts_say(decider, detectors, estimate):
 
 
 def test_a_decider_decides_the_same_after_it_was_kept(decider, tmp_path):
-    decider.save(tmp_path / "policy", {"cases.json": {"seed": 0}})
+    decider.save(tmp_path / "policy", {"seed": 0})
     again = Decider.load(tmp_path / "policy")
     fresh = predictions("fresh", 40, seed=5)
     assert again(fresh) == decider(fresh)
@@ -114,9 +114,12 @@ def test_predictions_of_another_model_are_refused(decider):
         decider(fresh)
 
 
-@pytest.mark.parametrize("name", ["policy.json", "estimate.json", "detectors.safetensors"])
+FILES = ["policy.json", "estimate.json", "detectors.safetensors", "cases.json"]
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_a_policy_folder_that_was_changed_by_hand_is_refused(decider, tmp_path, name):
-    decider.save(tmp_path / "policy")
+    decider.save(tmp_path / "policy", {"share": 0.5})
     path = tmp_path / "policy" / name
     if name.endswith(".json"):
         path.write_text(path.read_text().replace("0.", "1.", 1))
@@ -127,12 +130,63 @@ def test_a_policy_folder_that_was_changed_by_hand_is_refused(decider, tmp_path, 
         Decider.load(tmp_path / "policy")
 
 
-@pytest.mark.parametrize("name", ["policy.json", "estimate.json", "detectors.safetensors"])
+@pytest.mark.parametrize("name", FILES)
 def test_a_policy_folder_that_lacks_a_file_is_refused(decider, tmp_path, name):
-    decider.save(tmp_path / "policy")
+    decider.save(tmp_path / "policy", {})
     (tmp_path / "policy" / name).unlink()
     with pytest.raises(DataError, match="misgiving calibrate"):
         Decider.load(tmp_path / "policy")
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_files_of_two_calibrations_do_not_mix(decider, parts, detectors, tmp_path, name):
+    decider.save(tmp_path / "policy", {})
+    other = replace(
+        calibrated_with(parts, detectors, lambda part: part.select(np.arange(400))),
+        detectors=detectors_of(parts[1]),
+        estimate=estimate_of(parts[2], detectors),
+    )
+    other.save(tmp_path / "other", {})
+    (tmp_path / "policy" / name).write_bytes((tmp_path / "other" / name).read_bytes())
+    with pytest.raises(DataError, match="was changed after it was calibrated"):
+        Decider.load(tmp_path / "policy")
+
+
+def test_classes_in_another_order_are_refused(decider):
+    fresh = replace(predictions("fresh", 10, seed=5), classes=("c", "b", "a"))
+    with pytest.raises(DataError, match="for the classes a, b, c in this order, not for c, b, a"):
+        decider(fresh)
+
+
+def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(decider):
+    fresh = predictions("fresh", 10, seed=5)
+    expected = decider(fresh)
+    features, logits = fresh.features.copy(), fresh.logits.copy()
+    features[2], logits[4, 0] = np.nan, np.inf
+    found = decider(replace(fresh, features=features, logits=logits))
+    assert [found[row].decision for row in (2, 4)] == ["defer", "defer"]
+    assert np.isnan([found[row].error_probability for row in (2, 4)]).all()
+    others = [row for row in range(10) if row not in (2, 4)]
+    assert [found[row] for row in others] == [expected[row] for row in others]
+
+
+def test_only_the_detectors_that_decide_are_computed(decider):
+    assert decider.used.names == ("knn",)
+    assert len(decider.detectors.names) > 1
+
+
+def test_predictions_of_an_unknown_model_set_no_policy(parts, detectors, estimate):
+    _, tune, calibration = parts
+    with pytest.raises(DataError, match="not known which model"):
+        calibrated(
+            replace(tune, model=""),
+            replace(calibration, model=""),
+            detectors,
+            estimate,
+            Promises(max_error=0.1),
+            seed=0,
+            calibration_fingerprint="cases",
+        )
 
 
 def test_a_group_in_both_parts_is_refused(parts, detectors, estimate):

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,8 +154,8 @@ def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
 
 
 def test_calibration_is_measured_on_probabilities(predictions):
-    truth = np.eye(3)[predictions.labels]
-    rows = measure_calibration(truth, predictions.labels, dataset="test", detector="oracle")
+    right = replace(predictions, labels=predictions.choices)
+    rows = measure_calibration(np.eye(3)[right.labels], right, dataset="test", detector="oracle")
     assert {row.metric: row.value for row in rows} == {
         "ece": 0.0,
         "ece_width": 0.0,
@@ -162,6 +163,15 @@ def test_calibration_is_measured_on_probabilities(predictions):
         "brier": 0.0,
         "nll": 0.0,
     }
+
+
+def test_the_probability_that_is_measured_is_that_of_the_predicted_class(predictions):
+    shown = np.full((40, 3), 0.05)
+    shown[np.arange(40), predictions.choices] = 0.4
+    shown[np.arange(40), (predictions.choices + 1) % 3] = 0.55
+    rows = measure_calibration(shown, predictions, dataset="test", detector="shown")
+    expected = abs(0.4 - (1 - predictions.errors.mean()))
+    assert value(rows, "shown", "ece") == pytest.approx(expected)
 
 
 def test_predictions_keep_the_last_layer_and_the_fingerprint_of_the_model(model, images, tmp_path):

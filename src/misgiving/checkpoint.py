@@ -74,7 +74,7 @@ class Checkpoint:
         class_weights: Weight of each class in the loss that the estimator learned.
         estimates_losses: Whether its loss estimator was trained (not in `vanilla`).
         configuration: Settings of training and data, versions, and the data's fingerprint.
-        policy: Set by `misgiving calibrate` (`misgiving.Decider` applies it); None without.
+        folder: Where it was loaded from.
     """
 
     model: JointClassifier
@@ -85,7 +85,17 @@ class Checkpoint:
     class_weights: tuple[float, ...]
     estimates_losses: bool
     configuration: Mapping[str, Any] = field(default_factory=dict)
-    policy: DeferralPolicy | None = None
+    folder: Path | None = None
+
+    @property
+    def policy(self) -> DeferralPolicy | None:
+        """Set by `misgiving calibrate`, and applied by `misgiving.Decider`; None without.
+
+        Raises:
+            DataError: It is damaged, or was edited.
+        """
+        path = None if self.folder is None else self.folder / POLICY_FOLDER / POLICY
+        return DeferralPolicy.load(path) if path is not None and path.is_file() else None
 
     @property
     def weights(self) -> Float[Tensor, " classes"]:
@@ -159,7 +169,7 @@ def load(folder: str | Path) -> Checkpoint:
             class_weights=tuple(config["class_weights"]),
             estimates_losses=config["estimates_losses"],
             configuration={key: config[key] for key in config if key not in _OWN_KEYS},
-            policy=_read_policy(folder / POLICY_FOLDER / POLICY),
+            folder=folder,
         )
         _check(checkpoint)
     except DataError:
@@ -198,10 +208,6 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ValueError("estimates_losses must be true or false")
     if checkpoint.architecture.image_size != checkpoint.preprocessing.image_size:
         raise ValueError("architecture and preprocessing differ in image_size")
-
-
-def _read_policy(path: Path) -> DeferralPolicy | None:
-    return DeferralPolicy.load(path) if path.is_file() else None
 
 
 def _read_split(path: Path) -> Split:

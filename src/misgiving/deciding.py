@@ -3,18 +3,20 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from misgiving.checkpoint import POLICY
+from misgiving.checkpoint import POLICY, Checkpoint
+from misgiving.data.loading import ImageSet
 from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate, one_per_group
 from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_detectors
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import Predictions
+from misgiving.evaluation import Predictions, model_fingerprint, predict
 from misgiving.files import whole_folder, write_json
 from misgiving.recalibration import Estimate, fit_estimate
 
@@ -24,7 +26,8 @@ FOREIGN_DETECTOR = "knn"  # needs no foreign image to be tuned on, and no gradie
 WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
 ESTIMATE, DETECTORS = "estimate.json", "detectors.safetensors"
 CHECKSUMS = "checksums.json"
-SEALED = (ESTIMATE, DETECTORS)  # the policy has a checksum of its own
+CASES = "cases.json"
+SEALED = (POLICY, ESTIMATE, DETECTORS, CASES)  # together: the promise is for exactly these scores
 
 
 class Verdict(NamedTuple):
@@ -76,6 +79,23 @@ def _no_head(training: Predictions) -> Head:
     )
 
 
+def predictions_of(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
+    """Predictions that know which model, with which preprocessing, they are from."""
+    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    return replace(predictions, model=fingerprint_of(checkpoint))
+
+
+def fingerprint_of(checkpoint: Checkpoint) -> str:
+    """SHA-256 of what scores depend on: weights, classes and preprocessing."""
+    facts = {
+        "weights": model_fingerprint(checkpoint.model),
+        "classes": checkpoint.classes,
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "estimates_losses": checkpoint.estimates_losses,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
 def all_confidences(predictions: Predictions, detectors: FittedDetectors) -> dict[str, Values]:
     """Every confidence that needs no images: of logits, predicted losses and features."""
     return predictions.confidences() | detectors(predictions.logits, predictions.features)
@@ -121,18 +141,36 @@ class Decider:
     estimate: Estimate
     policy: DeferralPolicy
 
+    @cached_property
+    def used(self) -> FittedDetectors:
+        """The detectors that decisions rest on: the others need not be computed."""
+        wanted = {self.foreign_detector, *self.estimate.needed}
+        names = [name for name in self.detectors.names if name in wanted]
+        return FittedDetectors(self.detectors.directions, self.detectors.training, names)
+
+    @property
+    def foreign_detector(self) -> str:
+        """Name of what tells foreign images."""
+        return self.policy.foreign_detector or FOREIGN_DETECTOR
+
     def __call__(self, predictions: Predictions) -> list[Verdict]:
-        """Decide image by image.
+        """Decide image by image; one whose outputs are not finite is deferred.
 
         Raises:
             DataError: The predictions are another model's.
         """
         self.policy.refuse_other_model(predictions.model)
-        confidences = all_confidences(predictions, self.detectors)
-        scores = self.estimate.scores(confidences)
-        foreign_scores = confidences[self.policy.foreign_detector or FOREIGN_DETECTOR]
-        errors = self.estimate.error_probabilities(confidences)
-        losses = self.estimate.expected_losses(confidences)
+        if predictions.classes != self.policy.classes:
+            raise DataError(
+                f"the policy is for the classes {', '.join(self.policy.classes)} in this order, "
+                f"not for {', '.join(predictions.classes)}; run `misgiving calibrate` again"
+            )
+        finite = np.isfinite(predictions.logits).all(axis=1)
+        finite &= np.isfinite(predictions.features).all(axis=1)
+        columns = np.full((4, len(predictions)), np.nan)
+        if finite.any():
+            columns[:, finite] = self._columns(predictions.select(np.flatnonzero(finite)))
+        scores, foreign_scores, errors, losses = columns
         probabilities = self.estimate.scaling(predictions.logits)
         decisions = self.policy.decide(scores, foreign_scores, errors)
         return [
@@ -140,7 +178,7 @@ class Decider:
                 predicted_class=predictions.classes[choice],
                 probability=float(probabilities[row, choice]),
                 error_probability=float(errors[row]),
-                expected_loss=None if losses is None else float(losses[row]),
+                expected_loss=None if self.estimate.loss is None else float(losses[row]),
                 p_value=decisions[row].p_value,
                 decision=decisions[row].decision,
                 reason=decisions[row].reason,
@@ -150,14 +188,26 @@ class Decider:
             for row, choice in enumerate(predictions.choices)
         ]
 
-    def save(self, folder: Path, tables: Mapping[str, Any] | None = None) -> None:
-        """Write a policy folder whole or not at all, with further JSON `tables` by file name."""
+    def _columns(self, predictions: Predictions) -> Float[np.ndarray, "4 n"]:
+        """Score, foreign score, probability of error and expected loss (NaN for none)."""
+        confidences = all_confidences(predictions, self.used)
+        losses = self.estimate.expected_losses(confidences)
+        return np.stack(
+            [
+                self.estimate.scores(confidences),
+                confidences[self.foreign_detector],
+                self.estimate.error_probabilities(confidences),
+                np.full(len(predictions), np.nan) if losses is None else losses,
+            ]
+        )
+
+    def save(self, folder: Path, cases: Mapping[str, Any]) -> None:
+        """Write a policy folder whole or not at all, with an account of its `cases`."""
         with whole_folder(folder) as partial:
             self.policy.save(partial / POLICY)
             write_json(partial / ESTIMATE, self.estimate.to_dict())
             self.detectors.save(partial / DETECTORS)
-            for name, content in (tables or {}).items():
-                write_json(partial / name, content)
+            write_json(partial / CASES, dict(cases))
             write_json(partial / CHECKSUMS, {name: _checksum(partial / name) for name in SEALED})
 
     @classmethod
@@ -258,6 +308,8 @@ def calibrated(
 
 
 def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
+    if not calibration.model:
+        raise DataError("it is not known which model made these predictions; predict again")
     if (tune.model, tune.classes) != (calibration.model, calibration.classes):
         raise DataError(
             "the tune and the calibration part were predicted by two models; predict both again"

@@ -207,6 +207,13 @@ class Estimate:
     tried: Mapping[str, float]
     samples: int
 
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """Names of the confidences that this rests on."""
+        of_score = () if self.score == COMBINATION else (self.score,)
+        combined = () if self.combination is None else self.combination.names
+        return (*of_score, *combined, *(() if self.loss is None else ("predicted_loss",)))
+
     def scores(self, confidences: Confidences) -> Values:
         """The confidence that the policy accepts by: higher = rather right."""
         return self.with_combination(confidences)[self.score].astype(np.float64)
@@ -267,7 +274,7 @@ def fit_estimate(
         groups: Lesions: samples of one stay in one fold.
 
     Raises:
-        DataError: There are too few samples, or a score is not finite or constant.
+        DataError: There are too few samples, or a score is not finite.
     """
     used = {
         name: confidences[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in confidences

@@ -30,7 +30,8 @@ def split_of(images, parts):
 
 
 def material(images, parts, seed=0, keep="last"):
-    return material_for(split_of(images, parts), images, images, seed=seed, keep=keep)
+    training = images.select(np.flatnonzero(np.array(parts) == "train"))
+    return material_for(split_of(images, parts), images, training, seed=seed, keep=keep)
 
 
 def test_a_grouped_run_has_its_own_parts_and_its_test_part_is_left_alone(images):
@@ -56,16 +57,74 @@ def test_images_of_lesions_that_were_trained_on_are_left_out(images):
     assert sentence in found.sentences
 
 
-def test_groups_are_those_of_the_split_which_may_join_near_duplicates(images):
+def test_images_that_are_all_of_one_trained_lesion_set_no_policy(images):
     joined = replace(images, groups=("lesion-4",) * 24)
-    found = material_for(split_of(images, PARTS), joined, joined, seed=0)
-    assert found.calibration.groups == images.groups[14:20]
+    with pytest.raises(UsageError, match="of lesions"):
+        material_for(split_of(images, PARTS), joined, joined, seed=0)
+
+
+def test_a_new_photograph_of_a_lesion_that_the_split_joined_to_a_trained_one_is_left_out(images):
+    joined = replace(images, groups=("lesion-0",) * 4 + images.groups[4:])  # lesions 0 and 1
+    split = split_of(joined, ("train",) * 4 + ("validation",) * 20)
+    new = coloured_set(size=6, seed=5)
+    new = replace(new, groups=("lesion-1",) * 2 + new.groups[2:])
+    training = images.select(np.arange(4))
+    found = material_for(split, new, training, seed=0)
+    assert {*found.tune.ids, *found.calibration.ids} == set(new.ids[2:])
+
+
+def test_copies_are_one_case_and_on_one_side(images):
+    twice = np.repeat(np.arange(8, 24), 2)
+    copies = replace(
+        images.select(twice),
+        ids=tuple(f"copy-{number}" for number in range(32)),
+        groups=tuple(f"copy-{number}" for number in range(32)),
+    )
+    training = images.select(np.arange(8))
+    found = material_for(split_of(training, ("train",) * 8), copies, training, seed=0)
+    assert len(set(found.tune.groups)) == len(set(found.calibration.groups)) == 8
+    assert not set(found.tune.hashes) & set(found.calibration.hashes)
+
+
+def test_a_copy_of_a_training_image_in_another_file_is_left_out(images):
+    copy = replace(
+        images.select(np.arange(6)),
+        ids=tuple(f"copy-{number}" for number in range(6)),
+        groups=tuple(f"copy-{number}" for number in range(6)),
+        hashes=tuple(f"other bytes {number}" for number in range(6)),
+    )
+    training = images.select(np.arange(2))
+    found = material_for(split_of(training, ("train",) * 2), copy, training, seed=0)
+    assert {*found.tune.ids, *found.calibration.ids} == {f"copy-{n}" for n in range(2, 6)}
+
+
+def test_a_file_that_only_has_the_name_of_a_training_image_is_used(images):
+    training = images.select(np.arange(4))
+    training = replace(training, groups=training.ids)
+    others = coloured_set(size=8, seed=5)
+    others = replace(others, ids=images.ids[:8], groups=images.ids[:8])
+    found = material_for(split_of(training, ("train",) * 4), others, training, seed=0)
+    assert len(found.tune) + len(found.calibration) == 8
 
 
 def test_images_on_which_the_epoch_was_chosen_set_no_policy(images):
     with pytest.raises(UsageError, match="on which the run chose its epoch"):
         material(images, ("train",) * 4 + ("validation",) * 20, keep="best")
     assert len(material(images, PARTS, keep="best").tune) == 6  # may be chosen on once more
+
+
+def test_where_the_epoch_was_chosen_on_tune_its_images_are_not_halved(images):
+    parts = ("train",) * 4 + ("tune",) * 6 + ("",) * 14
+    found = material(images, parts, keep="best")
+    assert {*found.tune.ids, *found.calibration.ids} == set(images.ids[10:])
+    assert {*material(images, parts).tune.ids, *material(images, parts).calibration.ids} == set(
+        images.ids[4:]
+    )
+
+
+def test_images_beside_the_runs_own_parts_are_left_out_in_words(images):
+    found = material(images, (*PARTS[:20], "", "", "", ""))
+    assert any("left out: 4 images that are in neither" in line for line in found.sentences)
 
 
 def test_only_training_images_set_no_policy(images):

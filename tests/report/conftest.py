@@ -4,6 +4,7 @@ from itertools import product
 import numpy as np
 import pytest
 from PIL import Image
+from relied import write_relied
 
 from misgiving.files import write_csv, write_json
 from misgiving.report.tables import Confusion, Epoch, Interval, Result
@@ -331,6 +332,14 @@ def finished(tmp_path_factory, results, intervals, histories):
 def dermoscopy(tmp_path_factory):
     """A folder of a run on dermoscopy, that no test changes."""
     return write_dermoscopy(tmp_path_factory.mktemp("dermoscopy"))
+
+
+@pytest.fixture(scope="session")
+def relied(tmp_path_factory, results, intervals, histories):
+    """A folder with policies and all detectors, that no test changes."""
+    folder = tmp_path_factory.mktemp("relied")
+    write_reproduction(folder, results, intervals, histories)
+    return write_relied(folder, [*map(_cells, results)], [*map(_cells, intervals)])
 
 
 @pytest.fixture

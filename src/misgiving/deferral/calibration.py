@@ -155,19 +155,12 @@ def _class_outcomes(plan: Plan, counts: Counts, position: int) -> tuple[ClassOut
 
 
 def _best(plan: Plan, counts: Counts) -> Attainable | None:
-    """Found by bisection in steps of 0.001; what it names has been certified."""
-    low, high = math.floor(plan.promises.max_error * STEPS), STEPS
-    found = None
-    while high - low > 1:
-        middle = (low + high) // 2
-        position = int(plan.position(counts, max_error=middle / STEPS))
+    """The smallest in steps of 0.001: tried one by one, as levels change with the target."""
+    for step in range(math.floor(plan.promises.max_error * STEPS) + 1, STEPS):
+        position = int(plan.position(counts, max_error=step / STEPS))
         if position >= 0:
-            high, found = middle, position
-        else:
-            low = middle
-    if found is None:
-        return None
-    return Attainable(max_error=high / STEPS, accepted=int(counts.accepted[found]))
+            return Attainable(max_error=step / STEPS, accepted=int(counts.accepted[position]))
+    return None
 
 
 def _under_prevalence(

@@ -44,15 +44,17 @@ def _nothing(found: Calibration) -> list[str]:
         for of in found.class_outcomes
         if of.smallest_rate > of.rate
     ]
-    return [*lines, *_best(found)]
+    of_class = any(of.smallest_rate > of.rate for of in found.class_outcomes)
+    return lines if of_class else [*lines, *_best(found)]
 
 
 def _best(found: Calibration) -> list[str]:
     best = found.best
     if best is None:
         return ["With these cases no share of errors below 100 % could be promised."]
+    kept = " with the promises for classes kept" if found.class_outcomes else ""
     return [
-        f"The smallest share of errors that these cases would certify is "
+        f"The smallest share of errors that these cases would certify{kept} is "
         f"{_percent(best.max_error)}, with {best.accepted} of {found.cases} cases accepted "
         f"({_percent(best.accepted / found.cases)}).",
         "A target that is chosen after looking at these cases is no promise: certify it with "
@@ -73,8 +75,10 @@ def _foreign(found: Calibration) -> list[str]:
 
 def _prevalence(found: Calibration) -> list[str]:
     outcome = found.prevalence
-    if outcome is None or outcome.estimate is None or outcome.bound is None:
+    if outcome is None:
         return []
+    if outcome.estimate is None or outcome.bound is None:
+        return ["Under the mix of classes that was given nothing is said: nothing is accepted."]
     mix = ", ".join(
         f"{name} {_percent(share)}" for name, share in zip(found.classes, outcome.mix, strict=True)
     )
@@ -98,10 +102,11 @@ def _unit(found: Calibration) -> str:
 
 
 def _percent(share: float, *, up: bool = False) -> str:
-    """In percent, to three digits; rounded up where it is a bound.
+    """In percent, to three digits; rounded up where it is a bound. Only all is 100 %.
 
-    >>> _percent(0.0512), _percent(0.05), _percent(0.22061, up=True)
-    ('5.12 %', '5 %', '22.1 %')
+    >>> _percent(0.0512), _percent(0.05), _percent(0.22061, up=True), _percent(0.9999)
+    ('5.12 %', '5 %', '22.1 %', '99.99 %')
     """
     percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
-    return f"{percent:.3g} %"
+    digits = next(d for d in range(3, 17) if share >= 1 or float(f"{percent:.{d}g}") < 100 or up)
+    return f"{percent:.{digits}g} %"

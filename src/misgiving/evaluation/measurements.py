@@ -154,20 +154,22 @@ def measure_failures(
 
 def measure_calibration(
     probabilities: Float[np.ndarray, "n classes"],
-    labels: Int[np.ndarray, " n"],
+    predictions: Predictions,
     *,
     dataset: str,
     detector: str,
 ) -> list[Measurement]:
-    """Calibration of class probabilities: of the largest, by class, and as a whole.
+    """Calibration of class probabilities: of the predicted class, by class, and as a whole.
 
-    `ece` has bins of equal mass, `ece_width` of equal width; both are of the largest probability.
+    `ece` has bins of equal mass, `ece_width` of equal width; both are of the probability of the
+    class that the model predicts, which is the one shown, whether or not it is the largest.
     """
-    largest = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == labels
+    labels = predictions.labels
+    shown = probabilities[np.arange(len(labels)), predictions.choices]
+    right = ~predictions.errors
     values = {
-        "ece": expected_calibration_error(largest, right, scheme="mass"),
-        "ece_width": expected_calibration_error(largest, right, scheme="width"),
+        "ece": expected_calibration_error(shown, right, scheme="mass"),
+        "ece_width": expected_calibration_error(shown, right, scheme="width"),
         "classwise_ece": classwise_calibration_error(probabilities, labels, scheme="mass"),
         "brier": brier_score(probabilities, labels),
         "nll": negative_log_likelihood(probabilities, labels),

@@ -53,6 +53,12 @@ class Decided:
         write_csv(folder / SUBGROUPS, Subgroup._fields, map(_row, self.subgroups))
 
 
+def remove_decisions(folder: Path) -> None:
+    """Remove the tables of an earlier evaluation: they belong to other measurements."""
+    for name in (DECISIONS, SUBGROUPS):
+        (folder / name).unlink(missing_ok=True)
+
+
 def _row(group: Subgroup) -> list[object]:
     cells = group._replace(worse=" ".join(group.worse))  # type: ignore[arg-type]  # text in a table
     return ["" if cell != cell else cell for cell in cells]

@@ -2,34 +2,36 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import load_dataset
+from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.splits import Split
 from misgiving.deciding import (
+    CASES,
     FOREIGN_DETECTOR,
     Decider,
     calibrated,
     detectors_of,
     estimate_of,
     halves,
+    predictions_of,
 )
 from misgiving.deferral import Promises
-from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import Predictions, predict
+from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.experiments.runs import align
 from misgiving.training import device_named
 
 Report = Callable[[int, int], None]
 
-CASES = "cases.json"
 OWN_PARTS = ("tune", "calibrate")
 
 
@@ -91,7 +93,7 @@ def calibrate_run(
             f"left out: {foreign_classes} images of classes that the model does not know"
         )
     trained, tune, calibration = (
-        _predictions(checkpoint, part)
+        predictions_of(checkpoint, part)
         for part in (material.training, material.tune, material.calibration)
     )
     detectors = detectors_of(trained)
@@ -105,8 +107,39 @@ def calibrate_run(
         calibration_fingerprint=material.calibration.fingerprint,
         foreign_detector=foreign_detector,
     )
-    decider.save(run / POLICY_FOLDER, {CASES: _cases(data, seed, material)})
-    return Account(decider, [*material.sentences, *_tried(decider), *decider.policy.sentences()])
+    before = _earlier(run / POLICY_FOLDER)
+    this = {"cases": decider.policy.calibration_fingerprint, "max_error": promises.max_error}
+    decider.save(run / POLICY_FOLDER, _cases(data, seed, material, [*before, this]))
+    sentences = [
+        *material.sentences,
+        f"detectors fitted on {len(training)} of the {_trained_count(checkpoint.split)} images "
+        "that the model was trained on",
+        *_tried(decider),
+        *decider.policy.sentences(),
+        *_again(before, this),
+    ]
+    return Account(decider, sentences)
+
+
+def _earlier(folder: Path) -> list[dict[str, Any]]:
+    """What has been calibrated before in this folder; what cannot be read is as nothing."""
+    try:
+        told = json.loads((folder / CASES).read_text(encoding="utf-8"))["calibrations"]
+        return [dict(one) for one in told]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _again(before: Sequence[Mapping[str, Any]], this: Mapping[str, Any]) -> list[str]:
+    """A warning where the same cases have certified before: then looking has begun."""
+    times = sum(one.get("cases") == this["cases"] for one in before)
+    if not times:
+        return []
+    return [
+        f"These cases have calibrated {times} other {'policy' if times == 1 else 'policies'} of "
+        "this run before: the confidence holds for one that was chosen beforehand, not for the "
+        "one that looks best."
+    ]
 
 
 def _prepared(
@@ -125,18 +158,28 @@ def _training_images(
 ) -> ImageSet:
     """Of the given data, or else of the data that the run says it was trained with."""
     found = _trained_on(images, checkpoint.split)
-    if training_data is None and not len(found):
-        training_data = str(checkpoint.configuration.get("data", {}).get("name", ""))
-    if training_data:
+    known = str(checkpoint.configuration.get("data", {}).get("name", ""))
+    if training_data is None and len(found) < _trained_count(checkpoint.split) and known:
+        try:
+            others = _prepared(checkpoint, known, cache, on_image)[0]
+            found = max(found, _trained_on(others, checkpoint.split), key=len)
+        except ExplainedError:  # the data has moved: what was found must do, if anything was
+            training_data = known
+    elif training_data is not None:
         found = _trained_on(
             _prepared(checkpoint, training_data, cache, on_image)[0], checkpoint.split
         )
     if not len(found):
         raise DataError(
-            f"{training_data}: holds none of the images that the model was trained on, which its "
-            "detectors are fitted on; name the data it was trained with by --training-data"
+            f"{training_data or known}: holds none of the images that the model was trained on, "
+            "which its detectors are fitted on; name the data it was trained with by "
+            "--training-data"
         )
     return found
+
+
+def _trained_count(split: Split) -> int:
+    return sum(part == "train" for part in split.parts)
 
 
 def _trained_on(images: ImageSet, split: Split) -> ImageSet:
@@ -161,13 +204,22 @@ def material_for(
         seed: Of the halves.
         keep: Which epoch the run kept; the images that the `best` was chosen on set no policy.
     """
-    usable, sentences = _usable(split, images, keep)
+    joined, trained_groups = with_joined_groups(split, images, training)
+    usable, sentences = _usable(split, joined, trained_groups, keep)
     part_of = dict(zip(split.hashes, split.parts, strict=True))
     parts = np.array([part_of.get(content, "") for content in usable.hashes])
     if set(OWN_PARTS) <= set(parts.tolist()):
         tune, calibration = (usable.select(np.flatnonzero(parts == name)) for name in OWN_PARTS)
         how = "the run's parts tune and calibrate"
+        if others := len(usable) - len(tune) - len(calibration):
+            sentences.append(
+                f"left out: {others} images that are in neither of the run's parts tune and "
+                "calibrate; give them alone to calibrate with them"
+            )
     else:
+        if keep == "best":
+            usable, said = _without(usable, parts == "tune", CHOSEN_ON)
+            sentences += said
         tune, calibration = (usable.select(rows) for rows in halves(usable.groups, seed=seed))
         how = f"halves of {len(usable)} images, drawn by group with seed {seed}"
     sentences.append(
@@ -177,22 +229,41 @@ def material_for(
     return Material(training=training, tune=tune, calibration=calibration, sentences=sentences)
 
 
+CHOSEN_ON = "on which the run chose its epoch (--keep best)"
+
+
+def _without(
+    images: ImageSet, left_out: Bool[np.ndarray, " n"], reason: str
+) -> tuple[ImageSet, list[str]]:
+    """The images less some, and a sentence that says so."""
+    if not left_out.any():
+        return images, []
+    kept = images.select(np.flatnonzero(~left_out))
+    return kept, [f"left out: {left_out.sum()} images {reason}"]
+
+
 def _groups(images: ImageSet) -> int:
     return len(set(images.groups))
 
 
-def _usable(split: Split, images: ImageSet, keep: str) -> tuple[ImageSet, list[str]]:
+def _usable(
+    split: Split, images: ImageSet, trained_groups: Sequence[str], keep: str
+) -> tuple[ImageSet, list[str]]:
     """The images on which nothing was trained, chosen or is to be measured."""
-    known = list(zip(split.hashes, split.parts, split.groups, strict=True))
-    images = _with_groups_of(split, images)
-    trained = {content for content, part, _ in known if part == "train"}
-    lesions = {group for _, part, group in known if part == "train"}
-    tested = {content for content, part, _ in known if part == "test"}
-    # A kept epoch was chosen on `validation`; what was chosen on `tune` may be once more.
-    chosen = {content for content, part, _ in known if (part, keep) == ("validation", "best")}
+    known = list(zip(split.hashes, split.parts, strict=True))
+    part_of = dict(known) | {content: "train" for content, part in known if part == "train"}
+    parts = np.array([part_of.get(content, "") for content in images.hashes])
+    groups = np.array(images.groups)
+    chosen = "validation" if keep == "best" else "none"  # `tune` may be chosen on once more
+    rules = {
+        "on which the model was trained": parts == "train",
+        "of lesions (groups) on which the model was trained": np.isin(groups, trained_groups),
+        "of the run's test part, which is only measured": np.isin(groups, groups[parts == "test"]),
+        CHOSEN_ON: np.isin(groups, groups[parts == chosen]),
+    }
     reasons = [
-        _reason(content, group, trained, lesions, tested, chosen)
-        for content, group in zip(images.hashes, images.groups, strict=True)
+        next((reason for reason, holds in rules.items() if holds[row]), "")
+        for row in range(len(images))
     ]
     counts = Counter(reason for reason in reasons if reason)
     usable = images.select(np.flatnonzero([not reason for reason in reasons]))
@@ -204,37 +275,51 @@ def _usable(split: Split, images: ImageSet, keep: str) -> tuple[ImageSet, list[s
     return usable, [f"left out: {count} images {reason}" for reason, count in counts.items()]
 
 
-def _with_groups_of(split: Split, images: ImageSet) -> ImageSet:
-    """The split's groups, which may join near duplicates, for the images that it knows."""
+def with_joined_groups(
+    split: Split, images: ImageSet, training: ImageSet
+) -> tuple[ImageSet, list[str]]:
+    """The images in groups that hold all that may show one lesion, and those of training images.
+
+    Joined are images of one group (a name that is not just the image's own), images of one group
+    of the run's split, and near duplicates, also of training images.
+    """
+    both = [*_named_groups(training, "training"), *_named_groups(images, "offered")]
+    contents = [*training.hashes, *images.hashes]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
-    pairs = zip(images.hashes, images.groups, strict=True)
-    return replace(images, groups=tuple(group_of.get(content, group) for content, group in pairs))
+    pairs = [
+        *near_duplicates(stacked_hashes(training, images)),
+        *_chained(contents),
+        *_chained([group_of.get(content, "") for content in contents]),
+    ]
+    groups = joined_groups(both, pairs)
+    return replace(images, groups=groups[len(training) :]), sorted(set(groups[: len(training)]))
+
+
+def _named_groups(images: ImageSet, apart: str) -> list[str]:
+    """Groups that are names of something; an image's own name means nothing beyond its set."""
+    return [
+        f"{apart} {group}" if group == identity else group
+        for group, identity in zip(images.groups, images.ids, strict=True)
+    ]
+
+
+def _chained(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Pairs of neighbours with the same key; an empty key joins nothing."""
+    last: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        if key and key in last:
+            yield last[key], position
+        last[key] = position
+
+
+def stacked_hashes(*sets: ImageSet) -> Hashes:
+    """Perceptual hashes of several sets, one after another."""
+    parts = [image_hashes(images) for images in sets]
+    return Hashes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
 
 
 def _joined(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in counts.items())
-
-
-def _reason(
-    content: str,
-    group: str,
-    trained: set[str],
-    lesions: set[str],
-    tested: set[str],
-    chosen: set[str],
-) -> str:
-    """Why an image cannot be used; empty where it can."""
-    rules = {
-        "on which the model was trained": content in trained,
-        "of lesions (groups) on which the model was trained": group in lesions,
-        "of the run's test part, which is only measured": content in tested,
-        "on which the run chose its epoch (--keep best)": content in chosen,
-    }
-    return next((reason for reason, holds in rules.items() if holds), "")
-
-
-def _predictions(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
-    return predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
 
 
 def _tried(decider: Decider) -> list[str]:
@@ -244,11 +329,14 @@ def _tried(decider: Decider) -> list[str]:
     ]
 
 
-def _cases(data: str, seed: int, material: Material) -> dict[str, object]:
-    """Which images the policy was made of, as kept beside it."""
+def _cases(
+    data: str, seed: int, material: Material, calibrations: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Which images the policy was made of, and what was calibrated here before, in order."""
     return {
         "data": data,
         "seed": seed,
+        "calibrations": list(calibrations),
         **{
             name: {
                 "images": list(part.ids),

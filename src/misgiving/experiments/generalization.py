@@ -3,14 +3,13 @@
 from pathlib import Path
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.deciding import all_confidences, detectors_of
+from misgiving.deciding import all_confidences, detectors_of, predictions_of
 from misgiving.evaluation import (
     FAILURE_SCORES,
     Measurement,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
-    predict,
 )
 from misgiving.experiments.ood_detection import save_scores
 from misgiving.experiments.reliance import has_own_parts, measure_reliance, policy_parts
@@ -26,7 +25,7 @@ def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> li
     are measured.
     """
     part, images = run.roles.measured, run.part(run.roles.measured)
-    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    predictions = predictions_of(checkpoint, images)
     predictions.save(folder / "predictions" / f"{part}.safetensors")
     parts = policy_parts(run, checkpoint)
     detectors = detectors_of(parts.training)

@@ -1,5 +1,6 @@
 """What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,25 +14,36 @@ from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.deciding import Decider, Verdict
+from misgiving.deciding import (
+    Decider,
+    Verdict,
+    all_confidences,
+    fingerprint_of,
+    predictions_of,
+)
 from misgiving.errors import UsageError
 from misgiving.evaluation import (
     Measurement,
     Predictions,
     device_of,
+    measure_calibration,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
-    model_fingerprint,
-    predict,
 )
-from misgiving.experiments.auditing import measure_decisions, measure_shares, metadata_of
+from misgiving.experiments.auditing import (
+    measure_decisions,
+    measure_shares,
+    metadata_of,
+    remove_decisions,
+)
 from misgiving.experiments.calibrating import read_cases
 from misgiving.experiments.ood_detection import measure_detection, score
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.models.joint import outputs_of
+from misgiving.recalibration import COMBINATION
 from misgiving.training import device_named, unheard
 
 Report = Callable[[int, int], None]
@@ -71,10 +83,10 @@ def evaluate_run(
     checkpoint = load(run)
     checkpoint.model.to(device_named(device))
     names = _distinct_names(ood)
-    decider = policy_of(run)
+    decider = policy_of(run, checkpoint)
     dataset_read = load_dataset(data)
     images, account = _images_to_measure(checkpoint, dataset_read, part, cache, on_image)
-    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    predictions = predictions_of(checkpoint, images)
     dataset = part or _name_of_set(images, checkpoint)
     measurements = [
         *measure_classification(predictions, dataset),
@@ -96,20 +108,43 @@ def evaluate_run(
     if decider is not None:
         unmet, said = _without_cases_of_policy(run, images, part)
         account += said
+        remove_decisions(out)
         if len(unmet):
+            others = predictions.select(unmet)
             decided = measure_decisions(
-                decider(predictions.select(unmet)),
-                predictions.select(unmet),
+                decider(others),
+                others,
                 dataset,
                 metadata_of(dataset_read, images.select(unmet)),
                 seed=decider.policy.seed,
             )
             decided.write(out)
+            measurements += _measured_by_estimate(decider, others, dataset)
             measurements += decided.measurements
             subgroups, account = decided.subgroups, [*account, *decided.sentences]
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
     return Evaluation(measurements, account, subgroups)
+
+
+def _measured_by_estimate(
+    decider: Decider, predictions: Predictions, dataset: str
+) -> list[Measurement]:
+    """Failures by the learned combination, and calibration before and after."""
+    confidences = decider.estimate.with_combination(all_confidences(predictions, decider.used))
+    combined = {name: confidences[name] for name in (COMBINATION,) if name in confidences}
+    scaled = decider.estimate.scaling(predictions.logits)
+    return [
+        *measure_failures(predictions, combined, dataset),
+        *(
+            row
+            for name, values in {
+                "softmax": predictions.probabilities,
+                "scaled_softmax": scaled,
+            }.items()
+            for row in measure_calibration(values, predictions, dataset=dataset, detector=name)
+        ),
+    ]
 
 
 def _without_cases_of_policy(
@@ -129,10 +164,18 @@ def _without_cases_of_policy(
     return np.flatnonzero(~met), [f"{counted}; its decisions are measured on the others alone"]
 
 
-def policy_of(run: Path) -> Decider | None:
-    """The policy of a run; None where none was calibrated."""
+def policy_of(run: Path, checkpoint: Checkpoint) -> Decider | None:
+    """The policy of a run; None where none was calibrated.
+
+    Raises:
+        DataError: It is damaged, was edited, or was made for another model.
+    """
     folder = run / POLICY_FOLDER
-    return Decider.load(folder) if folder.exists() else None
+    if not folder.exists():
+        return None
+    decider = Decider.load(folder)
+    decider.policy.refuse_other_model(fingerprint_of(checkpoint))
+    return decider
 
 
 def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
@@ -193,7 +236,7 @@ def _detection(
     for name, images in outliers.items():
         rows += measure_detection(inlier_scores, score(checkpoint, images, fitted), name)
         if decider is not None:
-            found = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+            found = predictions_of(checkpoint, images)
             rows += measure_shares([verdict.decision for verdict in decider(found)], name)
     return rows
 
@@ -228,9 +271,9 @@ def predict_images(
     """
     dataset = unlabelled(places, name="images")
     checkpoint = load(run)
-    decider = policy_of(run)
+    decider = policy_of(run, checkpoint)
     checkpoint.model.to(device_named(device))
-    fingerprint = model_fingerprint(checkpoint.model)
+    fingerprint = fingerprint_of(checkpoint)
     rows: list[Sequence[object]] = []
     for start in range(0, len(dataset), batch_size):
         indices = range(start, min(start + batch_size, len(dataset)))
@@ -295,11 +338,11 @@ def _decision_rows(
             _loss(predictions, row),
             verdict.decision,
             verdict.reason,
-            f"{verdict.error_probability:.6f}",
+            _number(verdict.error_probability),
             _number(verdict.expected_loss),
             _number(verdict.p_value),
-            f"{verdict.score:.6g}",
-            f"{verdict.foreign_score:.6g}",
+            _number(verdict.score),
+            _number(verdict.foreign_score),
         )
 
 
@@ -309,4 +352,5 @@ def _loss(predictions: Predictions, row: int) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
+    """A cell; empty for what is not there or not defined."""
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"

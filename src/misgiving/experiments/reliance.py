@@ -18,8 +18,8 @@ from misgiving.deciding import (
     all_confidences,
     calibrated,
     cases_of,
-    detectors_of,
     estimate_of,
+    predictions_of,
     thirds,
 )
 from misgiving.deferral import Promises, one_per_group
@@ -27,7 +27,7 @@ from misgiving.deferral.bounds import highest_rank
 from misgiving.deferral.foreign import limit_of
 from misgiving.detectors import FittedDetectors
 from misgiving.errors import DataError
-from misgiving.evaluation import Measurement, Predictions, measure_calibration, predict
+from misgiving.evaluation import Measurement, Predictions, measure_calibration
 from misgiving.experiments.ood_detection import save_scores
 from misgiving.experiments.runs import Run
 from misgiving.files import write_csv, write_json
@@ -39,7 +39,7 @@ TARGETS = (0.05, 0.1, 0.2)
 FOREIGN_RATE = 0.05
 RELIABILITY = "reliability.csv"
 RELIABILITY_COLUMNS = ("quantity", "predicted", "observed", "count")
-BINS = 10
+BINS = 10  # of the figure
 CASE_COLUMNS = ("part", "group", "label", "wrong", "score", "foreign_score")
 
 
@@ -61,7 +61,9 @@ class PolicyParts(NamedTuple):
 def policy_parts(run: Run, checkpoint: Checkpoint) -> PolicyParts:
     """Predict every part once."""
     parts = _held_out_parts(run)
-    training, *held_out = (_predict(checkpoint, images) for images in (run.part("train"), *parts))
+    training, *held_out = (
+        predictions_of(checkpoint, images) for images in (run.part("train"), *parts)
+    )
     tune, calibration, test = held_out
     return PolicyParts(training, tune, calibration, test, parts[1].fingerprint)
 
@@ -76,15 +78,6 @@ def _held_out_parts(run: Run) -> list[ImageSet]:
 def has_own_parts(roles: Roles) -> bool:
     """Whether a split keeps images apart for choosing and for calibrating."""
     return roles.tuning != roles.measured
-
-
-def _predict(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
-    return predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-
-
-def training_detectors(run: Run, checkpoint: Checkpoint) -> FittedDetectors:
-    """Detectors fitted on the training part."""
-    return detectors_of(_predict(checkpoint, run.part("train")))
 
 
 def measure_reliance(
@@ -197,12 +190,10 @@ def _calibration(
     rows = [
         row
         for name, probabilities in named.items()
-        for row in measure_calibration(
-            probabilities, test.labels, dataset=POLICY_SET, detector=name
-        )
+        for row in measure_calibration(probabilities, test, dataset=POLICY_SET, detector=name)
     ]
     for name, (predicted, observed) in _quantities(test, verdicts).items():
-        error = expected_calibration_error(predicted, observed, bins=BINS)
+        error = expected_calibration_error(predicted, observed)
         rows.append(Measurement(POLICY_SET, name, "ece", error))
     return rows
 
@@ -232,6 +223,7 @@ def _reliability(
 def foreign_limit(calibration: Predictions, detectors: FittedDetectors, *, seed: int) -> float:
     """Below it an image is foreign: at most `FOREIGN_RATE` false alarms, with confidence 0.95.
 
+    The rule by itself; in a policy it shares the confidence with the promise of the error.
     -inf, which calls nothing foreign, where there are too few lesions to promise that.
     """
     rows = one_per_group(calibration.groups, seed=seed)

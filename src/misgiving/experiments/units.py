@@ -19,7 +19,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.deciding import detectors_of
+from misgiving.deciding import all_confidences, detectors_of
 from misgiving.errors import TrainingError, UsageError
 from misgiving.evaluation import Measurement, measure_classification, predict
 from misgiving.experiments.bench import Bench
@@ -204,7 +204,9 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
             *measure_classification(predictions, run.roles.measured),
             *chosen_points(detection.choices, search.tuning_set),
             Measurement(search.tuning_set, detection.chosen, "chosen", 1.0),
-            *measure_foreign(detection.inliers, limit, run.roles.measured),
+            *measure_foreign(  # of the measured part only what did not set the limit
+                all_confidences(parts.test, detectors), limit, run.roles.measured
+            ),
         ],
         "new_classes": [],
     }

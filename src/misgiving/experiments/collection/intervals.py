@@ -21,12 +21,14 @@ from misgiving.experiments.collection.samples import (
     sample_of,
 )
 from misgiving.experiments.new_classes import TOGETHER
+from misgiving.experiments.ood_detection import CHOSEN
 from misgiving.experiments.protocol import Unit, sweep_name
 from misgiving.experiments.reliance import POLICY_SET
 from misgiving.metrics.statistics import bootstrap, interval
 
 Trials = tuple[int, ...]
 
+FEW_EVENTS = "error_among_accepted"
 MSP = "msp"  # the confidence that every other has to beat
 FAILURE_METRICS = (
     "error_auroc",
@@ -150,6 +152,8 @@ class _SetIntervals:
     ) -> Interval:
         n = min(_size(self._sample(trial, model), key[1]) for trial in trials)
         lower, upper = _bounds(replicates, n)
+        if key[1] == FEW_EVENTS and lower == upper:  # no error among a few: nothing varies
+            lower, upper = "", ""
         return Interval(
             experiment=self._compared.experiment,
             model=model,
@@ -166,8 +170,9 @@ class _SetIntervals:
         )
 
     def _is_tuned(self, detector: str) -> bool:
-        here = (self._compared.experiment, self._compared.dataset, detector)
-        return here == ("ood_detection", self._bench.protocol.search.tuning_set, "odin")
+        here = (self._compared.experiment, self._compared.dataset)
+        tuned_on = ("ood_detection", self._bench.protocol.search.tuning_set)
+        return here == tuned_on and detector in ("odin", CHOSEN)
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
         if (model, trials) not in self._drawn:

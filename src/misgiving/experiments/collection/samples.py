@@ -137,7 +137,10 @@ def _policies(folder: Path) -> Sample:
             )
         return values
 
-    return Sample(statistic, (np.array(decided.groups),), {})
+    groups = np.array(decided.groups)
+    answered = [decided.scores[f"{target}/accept"] > 0 for target in targets]
+    fewest = min((len(np.unique(groups[rows])) for rows in answered if rows.any()), default=0)
+    return Sample(statistic, (groups,), {"error_among_accepted": fewest})
 
 
 def _detection(inliers: ScoredSet, outliers: ScoredSet) -> Sample:

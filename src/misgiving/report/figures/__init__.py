@@ -12,6 +12,8 @@ from misgiving.report.figures.examples import (
 )
 from misgiving.report.figures.groups import new_classes_figure, sensitivity_figure
 from misgiving.report.figures.rates import rates_figure
+from misgiving.report.figures.reliability import reliability_figure
+from misgiving.report.figures.risk import SCORE_COLOURS, risk_figure
 from misgiving.report.figures.style import COLOURS, DETECTORS, KINDS, render
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "DETECTORS",
     "KINDS",
     "MAX_EXAMPLES",
+    "SCORE_COLOURS",
     "THUMBNAIL",
     "Examples",
     "Picture",
@@ -28,7 +31,9 @@ __all__ = [
     "learning_figure",
     "new_classes_figure",
     "rates_figure",
+    "reliability_figure",
     "render",
+    "risk_figure",
     "sensitivity_figure",
     "thumbnail",
 ]

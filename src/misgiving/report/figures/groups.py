@@ -15,6 +15,7 @@ from misgiving.report.figures.style import (
     INK,
     MARKERS,
     OTHER_COLOUR,
+    PLOTTED,
     say_missing,
     styled,
 )
@@ -56,15 +57,16 @@ def sensitivity_figure(
 
 @styled
 def new_classes_figure(results: Sequence[Result]) -> Figure:
-    """Figure 5: AUROC for unseen classes, by ODIN for each, and by every detector for all."""
+    """Figure 5: AUROC for unseen classes, by ODIN for each, and by the main detectors for all."""
     rows = select(results, experiment="new_classes", metric="auroc")
     odin, pooled = select(rows, detector="odin"), select(rows, dataset="unseen_classes")
     datasets = sorted(distinct(odin, "dataset"), key=lambda name: name != "unseen_classes")
     names = {
         name: name.removeprefix("unseen/").replace("unseen_classes", "all") for name in datasets
     }
-    detectors = {name: DETECTORS.get(name, name) for name in distinct(pooled, "detector")}
-    wrapped = {name: textwrap.fill(label, 11) for name, label in detectors.items()}
+    shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTORS]
+    detectors = {name: DETECTORS.get(name, name) for name in shown}
+    wrapped = {name: textwrap.fill(label, 10) for name, label in detectors.items()}
     figure = Figure(figsize=(10, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("AUROC by ODIN, for all unseen classes and each (%)")

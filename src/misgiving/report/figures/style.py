@@ -54,10 +54,34 @@ DETECTORS = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",
     "odin_id_only": "ODIN, without OOD data",
+    "best_on_tuning": "best on tuning",
     "msp": "MSP",
+    "entropy": "entropy",
     "energy": "energy",
+    "gen": "GEN",
+    "max_logit": "max logit",
+    "max_logit_norm": "max logit, norm",
     "predicted_loss": "predicted loss",
+    "combination": "combination",
+    "mahalanobis": "Mahalanobis",
+    "relative_mahalanobis": "relative Mahalanobis",
+    "knn": "kNN",
+    "vim": "ViM",
+    "nnguide": "NNGuide",
+    "nci": "NCI",
+    "fdbd": "fDBD",
+    "kl_matching": "KL matching",
 }
+PLOTTED = (
+    "odin",
+    "odin_default",
+    "odin_id_only",
+    "best_on_tuning",
+    "msp",
+    "energy",
+    "predicted_loss",
+)
+"""The detectors that Figure 5 has room for; the table below it has all."""
 Kind = Literal["png", "svg", "jpg"]
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
 

@@ -16,7 +16,9 @@ from misgiving.report.page.classification import classification
 from misgiving.report.page.convergence import convergence
 from misgiving.report.page.detection import detection
 from misgiving.report.page.estimation import estimation
+from misgiving.report.page.failures import failures
 from misgiving.report.page.material import Material, read_material
+from misgiving.report.page.reliance import reliance
 
 BESIDE_LINK = '<a href="#beside">Beside the paper</a>'
 
@@ -54,6 +56,10 @@ def draw_figures(material: Material) -> dict[str, Figure]:
         drawn["confusions"] = figures.confusion_figure(material.confusions, classes=classes)
     if (sweep := material.sweep) and sweep.higher:
         drawn["learning-rates"] = figures.rates_figure(sweep)
+    if material.risk_coverage:
+        drawn["risk-coverage"] = figures.risk_figure(material.risk_coverage)
+    if material.reliability:
+        drawn["reliability"] = figures.reliability_figure(material.reliability)
     return drawn
 
 
@@ -76,5 +82,7 @@ def render_page(material: Material, drawn: Mapping[str, Figure]) -> str:
         examples=sections.examples(material, drawn["figure-4"]),
         new_classes=sections.new_classes(material, drawn["figure-5"]),
         estimation=estimation(material),
+        failures=failures(material, drawn),
+        reliance=reliance(material, drawn),
         provenance=sections.provenance(material),
     )

@@ -1,9 +1,8 @@
-"""Table 1 of the report: foreign images told by ODIN, and by every other detector."""
+"""Table 1 of the report: foreign images told by ODIN, and what tuning it buys."""
 
 from collections.abc import Sequence
 
 from misgiving.report import tables
-from misgiving.report.figures import DETECTORS
 from misgiving.report.page import markup
 from misgiving.report.page.comparisons import (
     BASELINES,
@@ -16,23 +15,15 @@ from misgiving.report.page.comparisons import (
     set_tags,
     value,
 )
+from misgiving.report.page.detectors import METRICS, chosen, every_detector
 from misgiving.report.page.material import Material
 from misgiving.report.page.sections import DETECTION_CHOICES, holds, missing
-from misgiving.report.tables import POINTS, Result, distinct, models_of, select, spread
+from misgiving.report.tables import POINTS, Result, distinct, models_of, select
 
 GROUPS = (
     "Groups: the lesions or source pictures that the images come from, or the images themselves "
     "where nothing else is known."
 )
-OOD_METRICS = {
-    "fpr_at_tpr95": f"FPR@TPR95 {markup.DOWN}",
-    "detection_error": f"DTERR {markup.DOWN}",
-    "auroc": f"AUROC {markup.UP}",
-    "aupr_in": f"AUPR-In {markup.UP}",
-    "aupr_out": f"AUPR-Out {markup.UP}",
-}
-
-
 ODINS = {
     "odin": "tuned",
     "odin_default": "untuned",
@@ -51,19 +42,20 @@ def detection(material: Material) -> str:
         + _odin_table(material)
         + _in_distribution(rows, material.measured)
         + _tuning_table(material)
-        + _detectors_table(material, rows)
+        + chosen(material)
+        + every_detector(material)
     )
 
 
 def _odin_table(material: Material) -> str:
     """Five metrics on each set: the models beneath each other, and then their differences."""
     rows = select(material.results, experiment="ood_detection", detector="odin")
-    rows = [row for row in rows if row.metric in OOD_METRICS]
+    rows = [row for row in rows if row.metric in METRICS]
     absent = [name for name in ("vanilla", "proposed") if name not in models_of(rows)]
     gap = markup.paragraph("missing", f"Missing: ODIN for {' and '.join(absent)}.")
     if not rows:
         return gap
-    names = [markup.number_head(name) for name in OOD_METRICS.values()]
+    names = [markup.number_head(name) for name in METRICS.values()]
     heads = [markup.row(markup.head("Set"), markup.head("Model"), *names)]
     bodies = [_odin_rows(material, select(rows, dataset=d)) for d in distinct(rows, "dataset")]
     caption = f"ODIN, tuned on the set that is marked. {SAID} {GROUPS}"
@@ -73,7 +65,7 @@ def _odin_table(material: Material) -> str:
 def _odin_rows(material: Material, rows: Sequence[Result]) -> str:
     dataset, models = rows[0].dataset, models_of(rows)
     wanted = {"experiment": "ood_detection", "dataset": dataset, "detector": "odin"}
-    lines = [Line(metric, {**wanted, "metric": metric}) for metric in OOD_METRICS]
+    lines = [Line(metric, {**wanted, "metric": metric}) for metric in METRICS]
     known = [name for name in BASELINES if {name, "proposed"} <= set(models)]
     values = {model: _values(material, lines, model) for model in models}
     values |= {minus(name): _differences(material, lines, name) for name in known}
@@ -153,43 +145,3 @@ def _choices(rows: Sequence[Result]) -> str:
         for row in select(rows, metric="temperature")
     ]
     return f"{chosen[0]} in each" if len(set(chosen)) == 1 else ", ".join(chosen)
-
-
-def _detectors_table(material: Material, rows: Sequence[Result]) -> str:
-    """AUROC and FPR@TPR95 of every detector and model, folded away."""
-    measured = [row for row in rows if row.metric in ("auroc", "fpr_at_tpr95") and row.detector]
-    models = models_of(measured)
-    if not measured:
-        return ""
-    metrics = ("auroc", "fpr_at_tpr95")
-    first = [markup.head(text, rows=2) for text in ("Set", "Detector")]
-    wide = [markup.head(OOD_METRICS[metric], columns=len(models)) for metric in metrics]
-    names = [markup.number_head(model) for _ in metrics for model in models]
-    bodies = []
-    for dataset in distinct(measured, "dataset"):
-        here = select(measured, dataset=dataset)
-        bodies.append(
-            _detector_rows(material, here, dataset, [(m, n) for m in metrics for n in models])
-        )
-    heads = [markup.row(*first, *wide), markup.row(*names)]
-    content = markup.table("In %, mean over trials, ± standard deviation.", heads, bodies)
-    return f"<details><summary>Every detector on every set</summary>{content}</details>"
-
-
-def _detector_rows(
-    material: Material, rows: Sequence[Result], dataset: str, columns: Sequence[tuple[str, str]]
-) -> str:
-    detectors = distinct(rows, "detector")
-    lines = []
-    for index, detector in enumerate(detectors):
-        tags = [markup.TUNED] if dataset in material.tuned else []
-        head = markup.row_head(markup.label(dataset), rows=len(detectors), tags=tags)
-        name = [head] if index == 0 else []
-        here = select(rows, detector=detector)
-        values = [_spread_cell(here, metric, model) for metric, model in columns]
-        lines.append(markup.row(*name, markup.cell(DETECTORS.get(detector, detector)), *values))
-    return markup.body(lines)
-
-
-def _spread_cell(rows: Sequence[Result], metric: str, model: str) -> str:
-    return markup.mean(spread(select(rows, metric=metric, model=model)), POINTS)

@@ -21,8 +21,6 @@ METRICS = {
     "spearman": f"Spearman {markup.UP}",
     "spearman_plain": f"Spearman, plain loss {markup.UP}",
     "order_agreement": f"Order agreement {markup.UP}",
-    "error_auroc": f"Error AUROC {markup.UP}",
-    "aurc": f"AURC {markup.DOWN}",
 }
 QUANTITIES = {
     "spearman": "Spearman correlation with the true loss",
@@ -31,7 +29,7 @@ QUANTITIES = {
 
 
 def estimation(material: Material) -> str:
-    """Does the predicted loss order images by loss, and tell errors, better than the softmax?"""
+    """Does the predicted loss order images by loss better than the softmax?"""
     rows = select(material.results, experiment="generalization", dataset=material.measured)
     measured = [row for row in rows if row.detector and row.metric in METRICS]
     if not measured:
@@ -44,7 +42,7 @@ def estimation(material: Material) -> str:
     ]
     caption = (
         "Mean over trials, and its 95 % interval, or ± the standard deviation over trials where "
-        f"intervals.csv has none.{_count_errors(rows)}"
+        "intervals.csv has none. How the scores tell errors is in the next section."
     )
     return (
         markup.table(caption, heads, bodies)
@@ -53,13 +51,6 @@ def estimation(material: Material) -> str:
         )
         + holds(material, ESTIMATOR_CHOICES)
     )
-
-
-def _count_errors(rows: Sequence[Result]) -> str:
-    counts = [row.value for row in select(rows, metric="errors")]
-    if not counts:
-        return ""
-    return f" Each trial has {min(counts):g} to {max(counts):g} wrongly classified images to find."
 
 
 def _rows_of_model(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
@@ -79,9 +70,7 @@ def _estimate(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
         return markup.number(markup.ABSENT)
     keys = ("experiment", "model", "dataset", "detector", "metric")
     found = find(intervals, baseline="", **{key: getattr(rows[0], key) for key in keys})
-    if found is None:
-        return markup.mean(spread(rows), PLAIN)
-    return markup.number(PLAIN.number(found.estimate), small=markup.bounds(found, PLAIN))
+    return markup.estimate(found, spread(rows), PLAIN)
 
 
 def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validation") -> str:
@@ -94,12 +83,18 @@ def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validatio
     for metric, words in QUANTITIES.items():
         rows = select(intervals, metric=metric, dataset=part, **wanted)
         predicted, plain = (find(rows, detector=name) for name in ("predicted_loss", "msp"))
-        if predicted and plain:
+        if predicted and plain and not _is_paired(intervals, predicted):
             numbers = f"{_value(predicted)} against {_value(plain)}"
             said.append(f"{_order(predicted, plain)} {words}, {numbers}")
     if not said:
         return "Predicted loss and MSP cannot be compared: intervals.csv lacks the two."
     return f"The proposed model's predicted loss has, compared with its MSP, {'; '.join(said)}."
+
+
+def _is_paired(intervals: Sequence[Interval], row: Interval) -> bool:
+    """Whether the two scores have a paired difference, which is told where errors are."""
+    keys = ("experiment", "model", "dataset", "detector", "metric")
+    return bool(select(intervals, baseline="msp", **{key: getattr(row, key) for key in keys}))
 
 
 def _value(row: Interval) -> str:

@@ -108,6 +108,18 @@ def bounds(interval: Interval, scale: Scale) -> str:
     return f"({scale.number(interval.lower)} to {scale.number(interval.upper)})"
 
 
+def estimate(interval: Interval | None, values: Spread | None, scale: Scale) -> str:
+    """A cell with a value and its interval, or where there is none, the spread over trials."""
+    if interval is None:
+        return mean(values, scale)
+    return number(scale.number(interval.estimate), small=bounds(interval, scale))
+
+
+def folded(summary: str, content: str) -> str:
+    """What is shown only where the reader opens it; printed in full."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
 def difference(pair: Interval | None, scale: Scale) -> str:
     """A cell with a paired difference above its interval, marked where this includes zero."""
     if pair is None:

@@ -13,7 +13,17 @@ from misgiving.report import tables
 from misgiving.report.figures import MAX_EXAMPLES, Examples, Picture
 from misgiving.report.page.markup import UNKNOWN, count, label
 from misgiving.report.published import READ_OTHERWISE, SETS, SETTINGS, row_of, title
-from misgiving.report.tables import Confusion, Epoch, Interval, Result, Sweep, distinct, select
+from misgiving.report.tables import (
+    Bin,
+    Confusion,
+    Epoch,
+    Interval,
+    Result,
+    RiskPoint,
+    Sweep,
+    distinct,
+    select,
+)
 
 Facts = Mapping[str, Any]
 RAREST = 3  # classes that count as minority where the paper's are absent
@@ -30,6 +40,8 @@ class Material(NamedTuple):
     datasets: Mapping[str, Facts]
     examples: list[Examples]
     confusions: list[Confusion]
+    reliability: list[Bin]
+    risk_coverage: list[RiskPoint]
 
     @property
     def measured(self) -> str:
@@ -126,6 +138,8 @@ def read_material(folder: Path) -> Material:
         datasets=datasets,
         examples=_read_examples(folder / "examples", datasets),
         confusions=tables.read_confusions(folder),
+        reliability=tables.read_reliability(folder),
+        risk_coverage=tables.read_risk_coverage(folder),
     )
 
 

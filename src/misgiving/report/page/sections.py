@@ -181,13 +181,13 @@ def new_classes(material: Material, figure: Figure) -> str:
 
 def _unseen_table(material: Material) -> str:
     rows = select(material.results, experiment="new_classes", metric="auroc")
-    odins = [name for name in DETECTORS if name.startswith("odin")]
+    named = [name for name in DETECTORS if name.startswith("odin") or name == "best_on_tuning"]
     blocks = []
     for dataset in distinct(rows, "dataset"):
         wanted = {"experiment": "new_classes", "dataset": dataset, "metric": "auroc"}
         present = distinct(select(rows, dataset=dataset), "detector")
         lines = [
-            Line(DETECTORS[name], {**wanted, "detector": name}) for name in odins if name in present
+            Line(DETECTORS[name], {**wanted, "detector": name}) for name in named if name in present
         ]
         blocks += [Block(markup.label(dataset), set_tags(material, dataset), lines)] * bool(lines)
     caption = f"AUROC for unseen classes. {SAID}"

@@ -71,8 +71,32 @@ class Confusion(NamedTuple):
     images: int  # `count` in the file, which every tuple has already
 
 
+class Bin(NamedTuple):
+    """One line of `reliability.csv`: what was predicted of images on average, and observed."""
+
+    experiment: str
+    trial: int
+    model: str
+    quantity: str
+    predicted: float
+    observed: float
+    images: int  # `count` in the file
+
+
+class RiskPoint(NamedTuple):
+    """One line of `risk_coverage.csv`: the error among the accepted, with its 95 % interval."""
+
+    model: str
+    detector: str
+    coverage: float
+    risk: float
+    lower: float | None
+    upper: float | None
+
+
 CONFUSION_COLUMNS = (*Confusion._fields[:-1], "count")
-Row = TypeVar("Row", Result, Interval, Epoch, Confusion)
+RELIABILITY_COLUMNS = (*Bin._fields[:-1], "count")
+Row = TypeVar("Row", Result, Interval, Epoch, Confusion, Bin, RiskPoint)
 
 
 def read_results(folder: Path) -> list[Result]:
@@ -108,6 +132,21 @@ def read_confusions(folder: Path) -> list[Confusion]:
     kinds = dict(zip(CONFUSION_COLUMNS, Confusion.__annotations__.values(), strict=True))
     rows = _read_rows(path, kinds, optional=()) if path.exists() else []
     return [Confusion(*row.values()) for row in rows]
+
+
+def read_reliability(folder: Path) -> list[Bin]:
+    """Read `reliability.csv`; empty where there is no such file."""
+    path = folder / "reliability.csv"
+    kinds = dict(zip(RELIABILITY_COLUMNS, Bin.__annotations__.values(), strict=True))
+    rows = _read_rows(path, kinds, optional=()) if path.exists() else []
+    return [Bin(*row.values()) for row in rows]
+
+
+def read_risk_coverage(folder: Path) -> list[RiskPoint]:
+    """Read `risk_coverage.csv`, leaving out what was not measured; empty without such a file."""
+    path, bounds = folder / "risk_coverage.csv", ("lower", "upper")
+    rows = _read_rows(path, RiskPoint.__annotations__, optional=bounds) if path.exists() else []
+    return [RiskPoint(**row) for row in rows if row["risk"] is not None]
 
 
 def _read_rows(

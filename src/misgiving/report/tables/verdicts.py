@@ -8,7 +8,19 @@ from typing import NamedTuple
 from misgiving.report.tables.records import Interval, Result, find
 
 MINUS = "\N{MINUS SIGN}"
-LOWER_IS_BETTER = frozenset({"fpr_at_tpr95", "detection_error", "aurc", "errors"})
+LOWER_IS_BETTER = frozenset(
+    {
+        "fpr_at_tpr95",
+        "detection_error",
+        "errors",
+        "aurc",
+        "excess_aurc",
+        "augrc",
+        "balanced_aurc",
+        "risk_at_coverage",
+        "error_among_accepted",
+    }
+)  # a metric at one of several levels, such as risk_at_coverage/0.8, by what stands before these
 
 
 class Spread(NamedTuple):
@@ -51,7 +63,8 @@ def verdict(difference: Interval | None) -> Verdict:
     if difference.lower <= 0 <= difference.upper:
         return Verdict.TIED
     rises = difference.lower > 0
-    return Verdict.WORSE if rises == (difference.metric in LOWER_IS_BETTER) else Verdict.BETTER
+    falling = difference.metric.partition("/")[0] in LOWER_IS_BETTER
+    return Verdict.WORSE if rises == falling else Verdict.BETTER
 
 
 def by_verdict(

@@ -1,0 +1,90 @@
+"""Detectors that were chosen on one set and measured on others, and the rule for foreign images."""
+
+from collections.abc import Iterable, Sequence
+
+from misgiving.report.published import title
+from misgiving.report.tables.records import Interval, Result, distinct, find, models_of, select
+from misgiving.report.tables.verdicts import POINTS, spread
+
+CHOSEN = "best_on_tuning"
+OTHERS = {"odin": "ODIN", "msp": "MSP"}
+RATE = 0.05  # of false alarms, to which the rule is calibrated
+
+
+def chosen_sentence(intervals: Sequence[Interval], *, sets: Sequence[str]) -> str:
+    """Whether the detector that was best on the tuning set is so on sets that did not choose it.
+
+    The intervals of two detectors are not paired, so that only disjoint ones tell them apart.
+
+    Args:
+        intervals: The rows of `intervals.csv`.
+        sets: Those to judge on.
+    """
+    rows = [
+        row
+        for row in select(intervals, metric="auroc", baseline="")
+        if row.dataset in sets and row.experiment in ("ood_detection", "new_classes")
+    ]
+    models = models_of(select(rows, detector=CHOSEN))
+    if not models:
+        return "The best detector on the tuning set cannot be judged: intervals.csv lacks it."
+    model = "proposed" if "proposed" in models else models[0]
+    said = [_against(select(rows, model=model), name) for name in OTHERS]
+    return (
+        f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
+        f"on the other sets, {'; '.join(said)}. Only disjoint intervals count as a difference."
+    )
+
+
+def _against(rows: Sequence[Interval], other: str) -> str:
+    groups: dict[str, list[str]] = {}
+    for name in distinct(select(rows, detector=CHOSEN), "dataset"):
+        pair = [find(rows, dataset=name, detector=of) for of in (CHOSEN, other)]
+        groups.setdefault(_order(*pair), []).append(title(name))
+    counts = [
+        f"{words} on {len(groups[words])} ({', '.join(groups[words])})"
+        for words in ("clearly higher", "clearly lower", "not told apart", "without an interval")
+        if words in groups
+    ]
+    return f"compared with {OTHERS[other]}'s, {', '.join(counts)}"
+
+
+def _order(first: Interval | None, second: Interval | None) -> str:
+    ends = [end for row in (first, second) if row for end in (row.lower, row.upper)]
+    known = [end for end in ends if end is not None]
+    if len(known) < 4:
+        return "without an interval"
+    if known[0] > known[3]:
+        return "clearly higher"
+    return "clearly lower" if known[1] < known[2] else "not told apart"
+
+
+def foreign_sentence(results: Sequence[Result], *, model: str, measured: str) -> str:
+    """False alarms of the foreign rule against what it is calibrated to, and the shares found."""
+    rows = select(results, detector="foreign_rule", metric="foreign_share", model=model)
+    rows = select(rows, experiment="ood_detection")
+    alarms, others = select(rows, dataset=measured), [r for r in rows if r.dataset != measured]
+    if not alarms or not others:
+        return "What the foreign rule finds cannot be told: results.csv lacks it."
+    if not any(row.value for row in rows):
+        return (
+            f"For the {model} model the foreign rule calls no image foreign: there were too few "
+            "independent cases to promise few false alarms."
+        )
+    kept = sum(row.value <= RATE for row in alarms)
+    shares = {name: spread(select(others, dataset=name)) for name in distinct(others, "dataset")}
+    told = sorted((found.mean, name) for name, found in shares.items() if found)
+    return (
+        f"For the {model} model, {_mean(alarms)} of ordinary images are called foreign by mistake "
+        f"(at most {100 * RATE:g} % in {kept} of {len(alarms)} trials); of foreign images, from "
+        f"{_mean(select(others, dataset=told[0][1]))} ({title(told[0][1])}) to "
+        f"{_mean(select(others, dataset=told[-1][1]))} ({title(told[-1][1])}) are found."
+    )
+
+
+def _mean(rows: Iterable[Result]) -> str:
+    found = spread(rows)
+    if found is None:
+        return "an unknown share"
+    deviation = "" if found.deviation is None else f" ± {POINTS.number(found.deviation)}"
+    return f"{POINTS.number(found.mean)}{deviation} %"
