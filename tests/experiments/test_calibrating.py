@@ -138,3 +138,11 @@ def test_the_same_seed_gives_the_same_halves(images):
     assert first.tune.ids == again.tune.ids
     assert first.tune.ids != other.tune.ids
     assert not np.array_equal(first.tune.rows, first.calibration.rows)
+
+
+def test_what_the_split_joined_stays_together(images):
+    joined = replace(images, groups=images.groups[:8] + ("one lesion",) * 8 + images.groups[16:])
+    split = split_of(joined, ("train",) * 8 + ("validation",) * 16)
+    found = material_for(split, images, images.select(np.arange(8)), seed=0)
+    parts = [set(part.ids) & set(images.ids[8:16]) for part in (found.tune, found.calibration)]
+    assert sorted(map(len, parts)) == [0, 8]
