@@ -231,3 +231,19 @@ def test_every_group_gives_one_image_each_equally_often():
 def test_an_image_without_a_group_is_refused():
     with pytest.raises(DataError, match="groups has no name at position 1"):
         one_per_group(["a", ""], seed=0)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_smaller_error_than_the_one_named_would_be_certified(drawn_cases, classes, seed):
+    tune, cases = drawn_cases(80, seed), drawn_cases(60, seed + 50)
+    promises = Promises(max_error=0.01)
+    found = calibrate(tune, cases, promises, classes=classes)
+    plan = Plan.of(tune, promises, classes=classes, cases=len(cases))
+    counts = plan.count(cases)
+    certified = [
+        step / 1000
+        for step in range(11, 1000)
+        if int(plan.position(counts, max_error=step / 1000)) >= 0
+    ]
+    assert found.accept_threshold is None
+    assert found.best.max_error == min(certified)

@@ -197,7 +197,10 @@ def test_another_model_is_refused(policies):
         ("accepts all", "The score defers nothing"),
         ("plain", "the promise holds with a confidence of 95 %"),
         ("nothing attainable", "Every answer is deferred"),
-        ("nothing attainable", "The smallest share of errors that these cases would certify is"),
+        (
+            "nothing attainable",
+            "these cases would certify with the promises for classes kept is",
+        ),
         ("nothing attainable", "chosen after looking at these cases is no promise"),
     ],
 )
@@ -211,4 +214,4 @@ def test_a_class_rate_that_no_threshold_keeps_is_named(drawn_cases, classes, pol
     found = calibrate(drawn_cases(300, 1), cases, asked, classes=classes)
     lines = replace(policies("plain"), calibration=found).sentences()
     assert any("Of cases of MEL, 3 % cannot be promised at any threshold" in of for of in lines)
-    assert any("no share of errors below 100 % could be promised" in of for of in lines)
+    assert not any("share of errors" in of for of in lines)  # the class is what fails
