@@ -168,10 +168,11 @@ class Decider:
         finite = np.isfinite(predictions.logits).all(axis=1)
         finite &= np.isfinite(predictions.features).all(axis=1)
         columns = np.full((4, len(predictions)), np.nan)
+        probabilities = np.full(predictions.logits.shape, np.nan)
+        probabilities[finite] = self.estimate.scaling(predictions.logits[finite])
         if finite.any():
             columns[:, finite] = self._columns(predictions.select(np.flatnonzero(finite)))
         scores, foreign_scores, errors, losses = columns
-        probabilities = self.estimate.scaling(predictions.logits)
         decisions = self.policy.decide(scores, foreign_scores, errors)
         return [
             Verdict(

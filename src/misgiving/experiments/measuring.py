@@ -334,7 +334,7 @@ def _decision_rows(
         yield (
             predictions.ids[row],
             verdict.predicted_class,
-            f"{verdict.probability:.6f}",
+            _number(verdict.probability),
             _loss(predictions, row),
             verdict.decision,
             verdict.reason,
