@@ -155,8 +155,13 @@ def _class_outcomes(plan: Plan, counts: Counts, position: int) -> tuple[ClassOut
 
 
 def _best(plan: Plan, counts: Counts) -> Attainable | None:
-    """The smallest in steps of 0.001: tried one by one, as levels change with the target."""
-    for step in range(math.floor(plan.promises.max_error * STEPS) + 1, STEPS):
+    """The smallest in steps of 0.001: tried one by one, as levels change with the target.
+
+    None below every candidate's own bound can be certified, so that the trials start there.
+    """
+    bounds = upper_bound(counts.wrong, counts.accepted, level=plan.promises.level)
+    lowest = max(plan.promises.max_error, float(np.min(bounds)) - 1 / STEPS)
+    for step in range(math.floor(lowest * STEPS) + 1, STEPS):
         position = int(plan.position(counts, max_error=step / STEPS))
         if position >= 0:
             return Attainable(max_error=step / STEPS, accepted=int(counts.accepted[position]))
