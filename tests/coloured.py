@@ -3,6 +3,7 @@
 import numpy as np
 
 from misgiving.data.loading import ImageSet
+from misgiving.data.splits import Split
 
 
 def coloured_set(size=24, classes=3, side=16, seed=0):
@@ -20,4 +21,15 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
         groups=names,
         hashes=tuple(f"{seed:04d}{number:060d}" for number in range(size)),
         classes=tuple("abcdefgh"[:classes]),
+    )
+
+
+def split_of(images, parts):
+    """The split that says which image is in which part."""
+    return Split(
+        ids=images.ids,
+        hashes=images.hashes,
+        parts=tuple(parts),
+        labels=tuple(images.classes[label] for label in images.labels),
+        groups=images.groups,
     )

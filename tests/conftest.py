@@ -1,7 +1,11 @@
+import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from coloured import coloured_set
+
+from misgiving import cli
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -17,3 +21,33 @@ def real_data():
 @pytest.fixture
 def images():
     return coloured_set()
+
+
+@pytest.fixture
+def cache_home(tmp_path):
+    """Where commands keep prepared images; a module of slow tests may share one."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def misgiving(monkeypatch, capsys, cache_home):
+    """Run the command line in this process; gives exit code, standard output and standard error."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.run()
+        captured = capsys.readouterr()
+        return stopped.value.code or 0, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def as_in_use():
+    """Without the shape checks of the test run, which would refuse these arguments first."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

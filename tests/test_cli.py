@@ -7,27 +7,12 @@ import time
 
 import numpy as np
 import pytest
+from commands import one_line
 from PIL import Image
 
 from misgiving import cli
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
-
-
-@pytest.fixture
-def misgiving(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
@@ -51,12 +36,6 @@ def run_folder(misgiving, photos, tmp_path):
     )  # fmt: skip
     assert code == 0, error
     return tmp_path / "run"
-
-
-def one_line(error):
-    lines = [line for line in error.splitlines() if line.strip()]
-    assert len(lines) == 1, error
-    return lines[0]
 
 
 def test_help_does_not_import_torch():

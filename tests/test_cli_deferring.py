@@ -1,17 +1,16 @@
 import csv
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import one_line
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
-from misgiving import cli
 from misgiving.experiments.runs import ModelSettings, prepare_run, train_run
 from misgiving.training import TrainingConfig
 
@@ -36,18 +35,8 @@ def trained(places):
 
 
 @pytest.fixture
-def misgiving(monkeypatch, capsys, places):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(places / "cache"))
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["misgiving", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stopped:
-            cli.run()
-        captured = capsys.readouterr()
-        return stopped.value.code or 0, captured.out, captured.err
-
-    return run
+def cache_home(places):
+    return places / "cache"
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +68,6 @@ def with_policy(calibrated, tmp_path):
 
 def table(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-
-
-def one_line(error):
-    lines = [line for line in error.splitlines() if line.strip()]
-    assert len(lines) == 1, error
-    return lines[0]
 
 
 def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgiving, run_folder):

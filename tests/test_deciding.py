@@ -11,8 +11,6 @@ from misgiving.deciding import (
     cases_of,
     detectors_of,
     estimate_of,
-    halves,
-    thirds,
 )
 from misgiving.deferral import Promises
 from misgiving.detectors import Head
@@ -60,13 +58,23 @@ def estimate(parts, detectors):
     return estimate_of(parts[1], detectors)
 
 
+def calibrated_on(tune, calibration, detectors, estimate, **promises):
+    (decider,) = calibrated(
+        tune,
+        calibration,
+        detectors,
+        estimate,
+        [Promises(**{"max_error": 0.1, **promises})],
+        seed=0,
+        calibration_fingerprint="cases",
+    )
+    return decider
+
+
 @pytest.fixture(scope="module")
 def decider(parts, detectors, estimate):
     _, tune, calibration = parts
-    promises = Promises(max_error=0.1, foreign_rate=0.05)
-    return calibrated(
-        tune, calibration, detectors, estimate, promises, seed=0, calibration_fingerprint="cases"
-    )
+    return calibrated_on(tune, calibration, detectors, estimate, foreign_rate=0.05)
 
 
 def test_the_promise_holds_on_cases_of_the_same_kind(decider):
@@ -178,44 +186,20 @@ def test_only_the_detectors_that_decide_are_computed(decider):
 def test_predictions_of_an_unknown_model_set_no_policy(parts, detectors, estimate):
     _, tune, calibration = parts
     with pytest.raises(DataError, match="not known which model"):
-        calibrated(
-            replace(tune, model=""),
-            replace(calibration, model=""),
-            detectors,
-            estimate,
-            Promises(max_error=0.1),
-            seed=0,
-            calibration_fingerprint="cases",
-        )
+        calibrated_on(replace(tune, model=""), replace(calibration, model=""), detectors, estimate)
 
 
 def test_a_group_in_both_parts_is_refused(parts, detectors, estimate):
     _, tune, calibration = parts
     shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
     with pytest.raises(DataError, match="group 'tune-0' is in the tune and in the calibration"):
-        calibrated(
-            tune,
-            shared,
-            detectors,
-            estimate,
-            Promises(max_error=0.1),
-            seed=0,
-            calibration_fingerprint="cases",
-        )
+        calibrated_on(tune, shared, detectors, estimate)
 
 
 def test_parts_of_two_models_are_refused(parts, detectors, estimate):
     _, tune, calibration = parts
     with pytest.raises(DataError, match="predicted by two models"):
-        calibrated(
-            tune,
-            replace(calibration, model="another"),
-            detectors,
-            estimate,
-            Promises(max_error=0.1),
-            seed=0,
-            calibration_fingerprint="cases",
-        )
+        calibrated_on(tune, replace(calibration, model="another"), detectors, estimate)
 
 
 def test_an_unknown_detector_is_named(parts, detectors, estimate):
@@ -227,24 +211,6 @@ def test_a_model_without_a_linear_head_has_the_detectors_that_need_none(parts):
     detectors = detectors_of(replace(parts[0], head=None))
     assert "knn" in detectors.names
     assert "vim" not in detectors.names
-
-
-@pytest.mark.parametrize(("draw", "count"), [(halves, 2), (thirds, 3)])
-def test_drawn_parts_share_no_group_and_hold_every_image(draw, count):
-    groups = [f"g{number // 3}" for number in range(300)]
-    drawn = draw(groups, seed=1)
-    assert len(drawn) == count
-    assert sorted(np.concatenate(drawn).tolist()) == list(range(300))
-    names = [{groups[row] for row in rows} for rows in drawn]
-    assert sum(map(len, names)) == 100
-    assert max(map(len, names)) - min(map(len, names)) <= 1
-    assert [rows.tolist() for rows in draw(groups, seed=1)] == [rows.tolist() for rows in drawn]
-    assert [rows.tolist() for rows in draw(groups, seed=2)] != [rows.tolist() for rows in drawn]
-
-
-def test_too_few_groups_cannot_be_parted():
-    with pytest.raises(DataError, match="2 groups"):
-        thirds(["a", "b", "a"], seed=0)
 
 
 def right_everywhere(part):
@@ -275,15 +241,8 @@ def few(part):
 
 def calibrated_with(parts, detectors, change, **promises):
     _, tune, calibration = parts
-    return calibrated(
-        tune,
-        change(calibration),
-        detectors,
-        estimate_of(tune, detectors),
-        Promises(max_error=0.1, **promises),
-        seed=0,
-        calibration_fingerprint="cases",
-    )
+    estimate = estimate_of(tune, detectors)
+    return calibrated_on(tune, change(calibration), detectors, estimate, **promises)
 
 
 def test_where_every_calibration_case_is_right_all_may_be_accepted(parts, detectors):
@@ -300,15 +259,7 @@ def test_where_every_calibration_case_is_wrong_nothing_is_accepted(parts, detect
 def test_a_tune_part_of_right_answers_gives_a_policy_all_the_same(parts, detectors):
     _, tune, calibration = parts
     estimate = estimate_of(right_everywhere(tune), detectors)
-    found = calibrated(
-        tune,
-        calibration,
-        detectors,
-        estimate,
-        Promises(max_error=0.3),
-        seed=0,
-        calibration_fingerprint="cases",
-    )
+    found = calibrated_on(tune, calibration, detectors, estimate, max_error=0.3)
     assert np.isfinite([verdict.error_probability for verdict in found(calibration)]).all()
 
 

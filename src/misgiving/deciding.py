@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from misgiving.checkpoint import POLICY, Checkpoint
 from misgiving.data.loading import ImageSet
@@ -145,8 +145,7 @@ class Decider:
     def used(self) -> FittedDetectors:
         """The detectors that decisions rest on: the others need not be computed."""
         wanted = {self.foreign_detector, *self.estimate.needed}
-        names = [name for name in self.detectors.names if name in wanted]
-        return FittedDetectors(self.detectors.directions, self.detectors.training, names)
+        return self.detectors.only([name for name in self.detectors.names if name in wanted])
 
     @property
     def foreign_detector(self) -> str:
@@ -264,20 +263,20 @@ def calibrated(
     calibration: Predictions,
     detectors: FittedDetectors,
     estimate: Estimate,
-    promises: Promises,
+    promises: Sequence[Promises],
     *,
     seed: int,
     calibration_fingerprint: str,
     foreign_detector: str = FOREIGN_DETECTOR,
-) -> Decider:
-    """Set the policy on the calibration part.
+) -> list[Decider]:
+    """Set a policy on the calibration part for each of these promises.
 
     Args:
         tune: For all that is chosen, the candidate thresholds among it.
         calibration: For thresholds alone; one image of each group is drawn.
         detectors: Fitted on the training part.
         estimate: Learned on the tune part.
-        promises: What the accepted answers must keep.
+        promises: What the accepted answers must keep, by policy.
         seed: Of that draw.
         calibration_fingerprint: Says which images the calibration part consists of.
         foreign_detector: Tells foreign images.
@@ -285,27 +284,35 @@ def calibrated(
     _refuse_two_models(tune, calibration)
     _refuse_shared_groups(tune.groups, calibration.groups)
     tuned, certified = (
-        cases_of(part, detectors, estimate, foreign_detector=foreign_detector)
+        cases_of(part, detectors, estimate, foreign_detector=foreign_detector)[
+            one_per_group(part.groups, seed=seed)
+        ]
         for part in (tune, calibration)
     )
-    calibration_of = calibrate(
-        tuned[one_per_group(tune.groups, seed=seed)],
-        certified[one_per_group(calibration.groups, seed=seed)],
-        promises,
-        classes=calibration.classes,
-    )
-    threshold = calibration_of.accept_threshold
-    limit = None if threshold is None else float(estimate.error(np.array([threshold]))[0])
-    policy = DeferralPolicy(
-        calibration=calibration_of,
-        score=estimate.score,
-        foreign_detector=foreign_detector,
-        model_fingerprint=calibration.model,
-        calibration_fingerprint=calibration_fingerprint,
-        seed=seed,
-        error_limit=limit,
-    )
-    return Decider(detectors=detectors, estimate=estimate, policy=policy)
+    found = [
+        calibrate(tuned, certified, promise, classes=calibration.classes) for promise in promises
+    ]
+    return [
+        Decider(
+            detectors=detectors,
+            estimate=estimate,
+            policy=DeferralPolicy(
+                calibration=one,
+                score=estimate.score,
+                foreign_detector=foreign_detector,
+                model_fingerprint=calibration.model,
+                calibration_fingerprint=calibration_fingerprint,
+                seed=seed,
+                error_limit=_error_limit(estimate, one.accept_threshold),
+            ),
+        )
+        for one in found
+    ]
+
+
+def _error_limit(estimate: Estimate, threshold: float | None) -> float | None:
+    """The accept threshold as a probability of error."""
+    return None if threshold is None else float(estimate.error(np.array([threshold]))[0])
 
 
 def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
@@ -323,23 +330,3 @@ def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> No
             f"group {shared[0]!r} is in the tune and in the calibration part ({len(shared)} are); "
             "give lesions that nothing was chosen on"
         )
-
-
-def thirds(groups: Sequence[str], *, seed: int) -> tuple[Int[np.ndarray, " _"], ...]:
-    """Positions of three parts of about equal size that share no group, drawn at random."""
-    return _drawn_parts(groups, 3, seed=seed)
-
-
-def halves(groups: Sequence[str], *, seed: int) -> tuple[Int[np.ndarray, " _"], ...]:
-    """Positions of two parts of about equal size that share no group, drawn at random."""
-    return _drawn_parts(groups, 2, seed=seed)
-
-
-def _drawn_parts(
-    groups: Sequence[str], count: int, *, seed: int
-) -> tuple[Int[np.ndarray, " _"], ...]:
-    names, members = np.unique(np.array(groups), return_inverse=True)
-    if len(names) < count:
-        raise DataError(f"{len(names)} groups (lesions) cannot be in {count} parts; give more")
-    part_of = np.random.default_rng(seed).permutation(len(names)) % count
-    return tuple(np.flatnonzero(part_of[members] == part) for part in range(count))

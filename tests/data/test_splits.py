@@ -4,6 +4,7 @@ import pytest
 from misgiving.data.splits import (
     SPLITS,
     Split,
+    drawn_parts,
     grouped_split,
     leakage_sentence,
     leaks,
@@ -195,3 +196,25 @@ def test_the_leakage_check_names_the_other_parts_of_a_lesion_and_of_a_copy():
 def test_the_table_holds_the_leakage_check_of_each_image(tmp_path):
     write_split(tmp_path / "split.csv", tiny_split())
     assert (tmp_path / "split.csv").read_text().splitlines()[1] == '"a,b",00,train,MEL,g,'
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_drawn_parts_share_no_group_and_hold_every_image(count):
+    groups = [f"g{number // 3}" for number in range(300)]
+    drawn = drawn_parts(groups, count, seed=1)
+    assert len(drawn) == count
+    assert sorted(np.concatenate(drawn).tolist()) == list(range(300))
+    names = [{groups[row] for row in rows} for rows in drawn]
+    assert sum(map(len, names)) == 100
+    assert max(map(len, names)) - min(map(len, names)) <= 1
+    assert [rows.tolist() for rows in drawn_parts(groups, count, seed=1)] == [
+        rows.tolist() for rows in drawn
+    ]
+    assert [rows.tolist() for rows in drawn_parts(groups, count, seed=2)] != [
+        rows.tolist() for rows in drawn
+    ]
+
+
+def test_too_few_groups_cannot_be_parted():
+    with pytest.raises(DataError, match="2 groups"):
+        drawn_parts(["a", "b", "a"], 3, seed=0)

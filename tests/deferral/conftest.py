@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -27,11 +26,3 @@ def drawn_cases_fixture():
 @pytest.fixture
 def classes():
     return CLASSES
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,7 +1,6 @@
 import math
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -34,14 +33,6 @@ def outputs(features, labels, head):
 
 def scores_of(detectors, predictions):
     return detectors(predictions.logits, predictions.features)
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
@@ -271,6 +262,15 @@ def test_neighbours_are_sought_for_a_bounded_number_of_samples_at_once(
     )
     scores_of(detectors, scene(2500))
     assert sizes == [1024, 1024, 452]
+
+
+def test_some_of_the_detectors_score_as_they_do_among_all(detectors, queries):
+    every = scores_of(detectors, queries)
+    some = scores_of(detectors.only(["vim", "knn"]), queries)
+    assert list(some) == ["vim", "knn"]
+    assert len(detectors.names) > 2
+    for name, scores in some.items():
+        np.testing.assert_array_equal(scores, every[name])
 
 
 def test_loaded_detectors_give_the_same_scores_bit_for_bit(detectors, queries, tmp_path):

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coloured import coloured_set
+from coloured import coloured_set, split_of
 
-from misgiving.data.splits import Split
 from misgiving.errors import UsageError
 from misgiving.experiments.calibrating import material_for
 
@@ -17,16 +16,6 @@ PARTS = ("train",) * 8 + ("tune",) * 6 + ("calibrate",) * 6 + ("test",) * 4
 def images():
     images = coloured_set(size=24)
     return replace(images, groups=tuple(f"lesion-{number // 2}" for number in range(24)))
-
-
-def split_of(images, parts):
-    return Split(
-        ids=images.ids,
-        hashes=images.hashes,
-        parts=tuple(parts),
-        labels=tuple(images.classes[label] for label in images.labels),
-        groups=images.groups,
-    )
 
 
 def material(images, parts, seed=0, keep="last"):

@@ -11,7 +11,8 @@ from PIL import Image
 from misgiving.experiments.bench import Bench
 from misgiving.experiments.collection import collect
 from misgiving.experiments.ood_detection import OdinSearch
-from misgiving.experiments.protocol import Unit, ood_places, protocol_for
+from misgiving.experiments.ood_places import ood_places
+from misgiving.experiments.protocol import Unit, protocol_for
 from misgiving.experiments.units import reproduce_units
 from misgiving.report.page import write_report
 

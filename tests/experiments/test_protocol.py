@@ -6,16 +6,8 @@ from tiny import TINY
 from misgiving.data.datasets import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.experiments.protocol import (
-    DERIVED,
-    DIGITS,
-    MODELS,
-    OodPlace,
-    chosen_units,
-    ood_places,
-    protocol_for,
-    units,
-)
+from misgiving.experiments.ood_places import DERIVED, OodPlace, ood_places
+from misgiving.experiments.protocol import DIGITS, MODELS, chosen_units, protocol_for, units
 from misgiving.experiments.runs import ModelSettings
 
 
@@ -127,6 +119,7 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
         (["nct"], [], "--ood must be written NAME=..., got 'nct'"),
         (["=a"], [], "--ood must be written NAME"),
         (["validation=a"], [], "'validation' cannot be the name of a set"),
+        (["policy_test=a"], [], "'policy_test' cannot be the name of a set"),
         (["a/b=a"], [], "'a/b' cannot be the name"),
         (["ntc:histology=a"], [], "'ntc' is no set of the paper's"),
         (["unseen-BKL=a"], [], "'unseen-BKL' cannot be the name"),

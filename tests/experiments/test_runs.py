@@ -2,11 +2,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coloured import coloured_set
+from coloured import coloured_set, split_of
 
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.data.splits import Split
 from misgiving.errors import DataError, UsageError
 from misgiving.experiments.runs import ModelSettings, Run, align, held_out, prepare_run, train_run
 from misgiving.training import TrainingConfig
@@ -26,16 +25,6 @@ def run(images):
         augmentation=AugmentationSettings.none(),
         model=MODEL,
         training=TRAINING,
-    )
-
-
-def split_of(images, parts):
-    return Split(
-        ids=images.ids,
-        hashes=images.hashes,
-        parts=tuple(parts),
-        labels=tuple(images.classes[label] for label in images.labels),
-        groups=images.groups,
     )
 
 

@@ -1,7 +1,6 @@
 from collections import defaultdict
 from math import inf, log
 
-import jaxtyping
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
@@ -259,14 +258,6 @@ def test_no_bins_are_refused():
 def test_predictions_that_are_not_finite_are_refused():
     with pytest.raises(UsageError, match="predicted is not finite at position 0"):
         expected_calibration_error(np.array([np.nan, 0.5]), np.array([0, 1]))
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_in_use")

@@ -1,4 +1,3 @@
-import jaxtyping
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, recall_score, roc_auc_score
@@ -124,14 +123,6 @@ def test_a_class_outside_the_range_is_named_with_its_position(unknown):
 def test_a_label_without_a_column_of_probabilities_is_refused():
     with pytest.raises(UsageError, match="labels has class 2"):
         macro_auroc(np.array([0, 2]), np.ones((2, 2)))
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("measure", [accuracy, sensitivities, confusion_matrix, balanced_accuracy])

@@ -1,6 +1,5 @@
 from itertools import combinations
 
-import jaxtyping
 import numpy as np
 import pytest
 from scipy.stats import spearmanr
@@ -152,14 +151,6 @@ def test_single_precision_is_measured_as_double():
     predicted, true = (values.astype(np.float32) for values in losses(0))
     doubled = r_squared(predicted.astype(np.float64), true.astype(np.float64))
     assert r_squared(predicted, true) == doubled
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("measure", OF_LOSSES)

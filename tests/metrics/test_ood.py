@@ -1,7 +1,6 @@
 from fractions import Fraction
 from math import ceil
 
-import jaxtyping
 import numpy as np
 import pytest
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_auc_score
@@ -162,14 +161,6 @@ def test_an_empty_set_is_refused_by_name(measure):
 def test_a_confidence_that_is_not_finite_is_refused():
     with pytest.raises(UsageError, match="inliers is not finite at position 1"):
         ood_metrics(np.array([0.5, np.nan]), np.array([0.5]))
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_in_use")

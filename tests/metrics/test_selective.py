@@ -2,7 +2,6 @@ from fractions import Fraction
 from itertools import permutations
 from math import ceil
 
-import jaxtyping
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -301,14 +300,6 @@ def test_an_impossible_risk_is_refused(risk):
 def test_risk_at_coverage_refuses_fractions_of_a_sample():
     with pytest.raises(UsageError, match="weights must be whole numbers"):
         risk_at_coverage(*confidences_and_losses(0), 0.5, weights=np.full(6, 0.5))
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize("measure", [*MEASURES, risk_coverage])

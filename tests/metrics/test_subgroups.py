@@ -1,6 +1,5 @@
 from math import comb, isnan
 
-import jaxtyping
 import numpy as np
 import pytest
 from scipy.stats import binomtest
@@ -200,14 +199,6 @@ def test_no_cases_are_refused():
     none = np.zeros(0, dtype=bool)
     with pytest.raises(UsageError, match="accepted is empty"):
         audit({"site": []}, none, none, none)
-
-
-@pytest.fixture
-def as_in_use():
-    """Without the shape checks of the test run, which would refuse these arguments first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.usefixtures("as_in_use")

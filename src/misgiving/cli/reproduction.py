@@ -190,7 +190,8 @@ def reproduce(
     """
     from misgiving.experiments import collection
     from misgiving.experiments.bench import Bench, Listener
-    from misgiving.experiments.protocol import chosen_units, ood_places, protocol_for
+    from misgiving.experiments.ood_places import ood_places
+    from misgiving.experiments.protocol import chosen_units, protocol_for
     from misgiving.experiments.units import reproduce_units
     from misgiving.report.page import write_report
 

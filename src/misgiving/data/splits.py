@@ -152,6 +152,11 @@ class Roles(NamedTuple):
     tuning: str
     measured: str
 
+    @property
+    def tunes_apart(self) -> bool:
+        """Whether images are kept apart for choosing and for calibrating."""
+        return self.tuning != self.measured
+
 
 class SplitKind(NamedTuple):
     """A way to split: `draw(labels, classes, groups, validation_share=, seed=)` and its roles."""
@@ -212,6 +217,21 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def hashes_of(self, part: str) -> frozenset[str]:
+        """Contents of the images of one part."""
+        return frozenset(h for h, p in zip(self.hashes, self.parts, strict=True) if p == part)
+
+
+def drawn_parts(
+    groups: Sequence[str], count: int, *, seed: int
+) -> tuple[Int[np.ndarray, " _"], ...]:
+    """Positions of parts of about equal size that share no group, drawn at random."""
+    names, members = np.unique(np.array(groups), return_inverse=True)
+    if len(names) < count:
+        raise DataError(f"{len(names)} groups (lesions) cannot be in {count} parts; give more")
+    part_of = np.random.default_rng(seed).permutation(len(names)) % count
+    return tuple(np.flatnonzero(part_of[members] == part) for part in range(count))
 
 
 def leaks(split: Split) -> tuple[str, ...]:

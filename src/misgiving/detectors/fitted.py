@@ -15,6 +15,7 @@ Left out of `FITTED`, though they too need only logits or features:
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -84,6 +85,13 @@ class FittedDetectors:
             for start in range(0, len(logits), BATCH)
         ]
         return {name: np.concatenate([batch[name] for batch in batches]) for name in self.names}
+
+    def only(self, names: Sequence[str]) -> "FittedDetectors":
+        """These of the detectors, as they were fitted."""
+        chosen = copy(self)
+        chosen.names = tuple(names)
+        chosen._outlierness = {name: self._outlierness[name] for name in names}
+        return chosen
 
     def _check_shapes(
         self, logits: Float[np.ndarray, "m classes"], features: Float[np.ndarray, "m width"]

@@ -16,7 +16,8 @@ from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.masks import with_masks
 from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
-from misgiving.experiments.protocol import MODELS, SWEEP, OodPlace, Protocol, Unit
+from misgiving.experiments.ood_places import OodPlace
+from misgiving.experiments.protocol import MODELS, SWEEP, Protocol, Unit
 from misgiving.experiments.runs import Parts, Run, align, grouped_images, split_of
 from misgiving.training import Step, unheard
 
@@ -63,11 +64,6 @@ class Bench:
     def roles(self) -> Roles:
         """Which part of the split is watched, tuned on and measured."""
         return SPLITS[self.protocol.split].roles
-
-    @property
-    def has_tuning_part(self) -> bool:
-        """Whether detectors are tuned on other in-distribution images than are measured."""
-        return self.roles.tuning != self.roles.measured
 
     def run(self, unit: Unit) -> Run:
         """The training run of a unit; all models of a trial see the same split and batches."""

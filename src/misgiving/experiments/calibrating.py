@@ -14,7 +14,7 @@ from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
-from misgiving.data.splits import Split
+from misgiving.data.splits import Split, drawn_parts
 from misgiving.deciding import (
     CASES,
     FOREIGN_DETECTOR,
@@ -22,7 +22,6 @@ from misgiving.deciding import (
     calibrated,
     detectors_of,
     estimate_of,
-    halves,
     predictions_of,
 )
 from misgiving.deferral import Promises
@@ -97,12 +96,12 @@ def calibrate_run(
         for part in (material.training, material.tune, material.calibration)
     )
     detectors = detectors_of(trained)
-    decider = calibrated(
+    (decider,) = calibrated(
         tune,
         calibration,
         detectors,
         estimate_of(tune, detectors),
-        promises,
+        [promises],
         seed=seed,
         calibration_fingerprint=material.calibration.fingerprint,
         foreign_detector=foreign_detector,
@@ -183,9 +182,7 @@ def _trained_count(split: Split) -> int:
 
 
 def _trained_on(images: ImageSet, split: Split) -> ImageSet:
-    trained = {
-        content for content, part in zip(split.hashes, split.parts, strict=True) if part == "train"
-    }
+    trained = split.hashes_of("train")
     return images.select(np.flatnonzero([content in trained for content in images.hashes]))
 
 
@@ -220,7 +217,8 @@ def material_for(
         if keep == "best":
             usable, said = _without(usable, parts == "tune", CHOSEN_ON)
             sentences += said
-        tune, calibration = (usable.select(rows) for rows in halves(usable.groups, seed=seed))
+        halves = drawn_parts(usable.groups, 2, seed=seed)
+        tune, calibration = (usable.select(rows) for rows in halves)
         how = f"halves of {len(usable)} images, drawn by group with seed {seed}"
     sentences.append(
         f"{how}: {len(tune)} images ({_groups(tune)} groups) to learn and choose on, "
@@ -250,8 +248,8 @@ def _usable(
     split: Split, images: ImageSet, trained_groups: Sequence[str], keep: str
 ) -> tuple[ImageSet, list[str]]:
     """The images on which nothing was trained, chosen or is to be measured."""
-    known = list(zip(split.hashes, split.parts, strict=True))
-    part_of = dict(known) | {content: "train" for content, part in known if part == "train"}
+    part_of = dict(zip(split.hashes, split.parts, strict=True))
+    part_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two parts
     parts = np.array([part_of.get(content, "") for content in images.hashes])
     groups = np.array(images.groups)
     chosen = "validation" if keep == "best" else "none"  # `tune` may be chosen on once more

@@ -12,7 +12,7 @@ from misgiving.evaluation import (
     measure_loss_estimation,
 )
 from misgiving.experiments.ood_detection import save_scores
-from misgiving.experiments.reliance import has_own_parts, measure_reliance, policy_parts
+from misgiving.experiments.reliance import measure_reliance, policy_parts
 from misgiving.experiments.runs import Run
 
 FAILURES = "failures"  # the confidences of the measured part, for intervals
@@ -24,14 +24,14 @@ def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> li
     The learned combination is among the failure scores where it was learned on other images than
     are measured.
     """
-    part, images = run.roles.measured, run.part(run.roles.measured)
-    predictions = predictions_of(checkpoint, images)
+    part = run.roles.measured
+    predictions = predictions_of(checkpoint, run.part(part))
     predictions.save(folder / "predictions" / f"{part}.safetensors")
-    parts = policy_parts(run, checkpoint)
+    parts = policy_parts(run, checkpoint, predictions)
     detectors = detectors_of(parts.training)
     relied, estimate = measure_reliance(parts, detectors, folder, seed=run.training.seed)
     confidences = all_confidences(predictions, detectors)
-    if estimate is not None and has_own_parts(run.roles):
+    if estimate is not None and run.roles.tunes_apart:
         confidences = dict(estimate.with_combination(confidences))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(folder, FAILURES, failure_scores, predictions.groups)

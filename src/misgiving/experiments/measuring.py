@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.datasets.metadata import Metadata
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deciding import (
@@ -26,12 +28,12 @@ from misgiving.evaluation import (
     Measurement,
     Predictions,
     device_of,
-    measure_calibration,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
 )
 from misgiving.experiments.auditing import (
+    Decided,
     measure_decisions,
     measure_shares,
     metadata_of,
@@ -39,6 +41,7 @@ from misgiving.experiments.auditing import (
 )
 from misgiving.experiments.calibrating import read_cases
 from misgiving.experiments.ood_detection import measure_detection, score
+from misgiving.experiments.reliance import measure_scaling
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
@@ -106,45 +109,36 @@ def evaluate_run(
     account += [f"{name}: {len(outliers[name])} images" for name in outliers]
     subgroups: list[Subgroup] = []
     if decider is not None:
-        unmet, said = _without_cases_of_policy(run, images, part)
+        rows, said = _without_cases_of_policy(run, images, part)
         account += said
         remove_decisions(out)
-        if len(unmet):
-            others = predictions.select(unmet)
-            decided = measure_decisions(
-                decider(others),
-                others,
-                dataset,
-                metadata_of(dataset_read, images.select(unmet)),
-                seed=decider.policy.seed,
-            )
+        if len(rows):
+            metadata = metadata_of(dataset_read, images.select(rows))
+            decided = _decided(decider, predictions.select(rows), dataset, metadata)
             decided.write(out)
-            measurements += _measured_by_estimate(decider, others, dataset)
             measurements += decided.measurements
-            subgroups, account = decided.subgroups, [*account, *decided.sentences]
+            account += decided.sentences
+            subgroups = decided.subgroups
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
     return Evaluation(measurements, account, subgroups)
 
 
-def _measured_by_estimate(
-    decider: Decider, predictions: Predictions, dataset: str
-) -> list[Measurement]:
-    """Failures by the learned combination, and calibration before and after."""
+def _decided(
+    decider: Decider, predictions: Predictions, dataset: str, metadata: Metadata
+) -> Decided:
+    """What the policy does, after failures by the learned combination and calibration."""
     confidences = decider.estimate.with_combination(all_confidences(predictions, decider.used))
-    combined = {name: confidences[name] for name in (COMBINATION,) if name in confidences}
-    scaled = decider.estimate.scaling(predictions.logits)
-    return [
+    combined = {name: values for name, values in confidences.items() if name == COMBINATION}
+    decided = measure_decisions(
+        decider(predictions), predictions, dataset, metadata, seed=decider.policy.seed
+    )
+    measured = [
         *measure_failures(predictions, combined, dataset),
-        *(
-            row
-            for name, values in {
-                "softmax": predictions.probabilities,
-                "scaled_softmax": scaled,
-            }.items()
-            for row in measure_calibration(values, predictions, dataset=dataset, detector=name)
-        ),
+        *measure_scaling(predictions, decider.estimate, dataset),
+        *decided.measurements,
     ]
+    return replace(decided, measurements=measured)
 
 
 def _without_cases_of_policy(

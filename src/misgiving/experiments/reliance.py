@@ -9,8 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.loading import ImageSet
-from misgiving.data.splits import Roles
+from misgiving.data.splits import drawn_parts
 from misgiving.deciding import (
     FOREIGN_DETECTOR,
     Decider,
@@ -20,7 +19,6 @@ from misgiving.deciding import (
     cases_of,
     estimate_of,
     predictions_of,
-    thirds,
 )
 from misgiving.deferral import Promises, one_per_group
 from misgiving.deferral.bounds import highest_rank
@@ -58,26 +56,19 @@ class PolicyParts(NamedTuple):
     calibration_fingerprint: str
 
 
-def policy_parts(run: Run, checkpoint: Checkpoint) -> PolicyParts:
-    """Predict every part once."""
-    parts = _held_out_parts(run)
-    training, *held_out = (
-        predictions_of(checkpoint, images) for images in (run.part("train"), *parts)
-    )
-    tune, calibration, test = held_out
-    return PolicyParts(training, tune, calibration, test, parts[1].fingerprint)
-
-
-def _held_out_parts(run: Run) -> list[ImageSet]:
-    if has_own_parts(run.roles):
-        return [run.part(name) for name in ("tune", "calibrate", "test")]
-    images = run.part(run.roles.measured)
-    return [images.select(rows) for rows in thirds(images.groups, seed=run.training.seed)]
-
-
-def has_own_parts(roles: Roles) -> bool:
-    """Whether a split keeps images apart for choosing and for calibrating."""
-    return roles.tuning != roles.measured
+def policy_parts(run: Run, checkpoint: Checkpoint, measured: Predictions) -> PolicyParts:
+    """Predict the parts that are not yet predicted; `measured` is what the tables measure."""
+    training = predictions_of(checkpoint, run.part("train"))
+    if run.roles.tunes_apart:
+        calibrated_on = run.part("calibrate")
+        tune, calibration = (
+            predictions_of(checkpoint, images) for images in (run.part("tune"), calibrated_on)
+        )
+        return PolicyParts(training, tune, calibration, measured, calibrated_on.fingerprint)
+    thirds = drawn_parts(measured.groups, 3, seed=run.training.seed)
+    tune, calibration, test = (measured.select(rows) for rows in thirds)
+    calibrated_on = run.part(run.roles.measured).select(thirds[1])
+    return PolicyParts(training, tune, calibration, test, calibrated_on.fingerprint)
 
 
 def measure_reliance(
@@ -91,22 +82,22 @@ def measure_reliance(
     Returns:
         Rows of the results, and what the scores mean.
     """
-    deciders: dict[float, Decider] = {}
+    rate = _foreign_rate(parts.calibration)
     try:
         estimate = estimate_of(parts.tune, detectors)
-        for target in TARGETS:
-            deciders[target] = calibrated(
-                parts.tune,
-                parts.calibration,
-                detectors,
-                estimate,
-                Promises(max_error=target, foreign_rate=_foreign_rate(parts.calibration)),
-                seed=seed,
-                calibration_fingerprint=parts.calibration_fingerprint,
-            )
+        found = calibrated(
+            parts.tune,
+            parts.calibration,
+            detectors,
+            estimate,
+            [Promises(max_error=target, foreign_rate=rate) for target in TARGETS],
+            seed=seed,
+            calibration_fingerprint=parts.calibration_fingerprint,
+        )
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
         return [], None
+    deciders = dict(zip(TARGETS, found, strict=True))
     for target, decider in deciders.items():
         write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
     verdicts = {target: decider(parts.test) for target, decider in deciders.items()}
@@ -183,19 +174,32 @@ def _policy_rows(
     ]
 
 
+def measure_scaling(
+    predictions: Predictions, estimate: Estimate, dataset: str
+) -> list[Measurement]:
+    """Calibration of the class probabilities before and after scaling."""
+    named = {
+        "softmax": predictions.probabilities,
+        "scaled_softmax": estimate.scaling(predictions.logits),
+    }
+    return [
+        row
+        for name, probabilities in named.items()
+        for row in measure_calibration(probabilities, predictions, dataset=dataset, detector=name)
+    ]
+
+
 def _calibration(
     test: Predictions, estimate: Estimate, verdicts: Sequence[Verdict]
 ) -> list[Measurement]:
-    named = {"softmax": test.probabilities, "scaled_softmax": estimate.scaling(test.logits)}
-    rows = [
-        row
-        for name, probabilities in named.items()
-        for row in measure_calibration(probabilities, test, dataset=POLICY_SET, detector=name)
+    errors = {
+        name: expected_calibration_error(predicted, observed)
+        for name, (predicted, observed) in _quantities(test, verdicts).items()
+    }
+    return [
+        *measure_scaling(test, estimate, POLICY_SET),
+        *(Measurement(POLICY_SET, name, "ece", error) for name, error in errors.items()),
     ]
-    for name, (predicted, observed) in _quantities(test, verdicts).items():
-        error = expected_calibration_error(predicted, observed)
-        rows.append(Measurement(POLICY_SET, name, "ece", error))
-    return rows
 
 
 def _quantities(

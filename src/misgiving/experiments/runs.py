@@ -267,7 +267,7 @@ def held_out(images: ImageSet, split: Split, *, part: str | None = None) -> tupl
     Raises:
         UsageError: Nothing is left, or the split has no such part.
     """
-    training = {h for h, p in zip(split.hashes, split.parts, strict=True) if p == "train"}
+    training = split.hashes_of("train")
     seen = np.array([content in training for content in images.hashes])
     if part is None:
         if seen.all():
@@ -283,10 +283,9 @@ def _of_part(images: ImageSet, split: Split, part: str) -> ImageSet:
     if part not in split.parts:
         names = ", ".join(sorted(set(split.parts)))
         raise UsageError(f"the run's split has no part {part!r}; choose from {names}")
-    pairs = list(zip(split.hashes, split.parts, strict=True))
-    wanted = {h for h, p in pairs if p == part}
+    wanted = split.hashes_of(part)
     if part != "train":  # of an image that is there twice, one copy may have been trained on
-        wanted -= {h for h, p in pairs if p == "train"}
+        wanted -= split.hashes_of("train")
     rows = np.flatnonzero([content in wanted for content in images.hashes])
     if not len(rows):
         raise UsageError(f"none of these images is in the part {part!r} of the run's split")

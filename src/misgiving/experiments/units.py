@@ -19,9 +19,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.deciding import all_confidences, detectors_of
+from misgiving.deciding import all_confidences, detectors_of, predictions_of
 from misgiving.errors import TrainingError, UsageError
-from misgiving.evaluation import Measurement, measure_classification, predict
+from misgiving.evaluation import Measurement, measure_classification
 from misgiving.experiments.bench import Bench
 from misgiving.experiments.generalization import measure_generalization
 from misgiving.experiments.new_classes import TOGETHER, unseen_images, unseen_sets
@@ -164,9 +164,7 @@ def _learning_rate(bench: Bench, unit: Unit, folder: Path) -> None:
     """4.1 at another learning rate."""
     run, checkpoint = _train(bench, unit, folder)
     measured = run.roles.measured
-    predictions = predict(
-        checkpoint.model, run.part(measured), estimates_losses=checkpoint.estimates_losses
-    )
+    predictions = predictions_of(checkpoint, run.part(measured))
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
     measurements = [*measure_classification(predictions, measured), _diverged(bench, yes=False)]
     (folder / "run" / "model.safetensors").unlink()  # only curves are compared, and disks are small
@@ -181,12 +179,12 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
     """Sections 4.2 and 4.3: the same model, the same inliers, two kinds of outliers."""
     run, checkpoint = _train(bench, unit, folder)
     inliers = run.part(run.roles.measured)
-    predictions = predict(checkpoint.model, inliers, estimates_losses=checkpoint.estimates_losses)
+    predictions = predictions_of(checkpoint, inliers)
     predictions.save(folder / "predictions" / f"{run.roles.measured}.safetensors")
     together = unseen_images(bench.images, bench.protocol.unseen)
     outliers = {name: set_.images for name, set_ in bench.outliers(unit.trial).items()}
     search = bench.protocol.search
-    parts = policy_parts(run, checkpoint)
+    parts = policy_parts(run, checkpoint, predictions)
     detectors = detectors_of(parts.training)
     limit = foreign_limit(parts.calibration, detectors, seed=run.training.seed)
     detection = detect(
@@ -195,7 +193,7 @@ def _ood_detection(bench: Bench, unit: Unit, folder: Path) -> None:
         outliers | {TOGETHER: together},
         search,
         detectors=detectors,
-        tuning_inliers=run.part(run.roles.tuning) if bench.has_tuning_part else None,
+        tuning_inliers=run.part(run.roles.tuning) if run.roles.tunes_apart else None,
     )
     write_csv(folder / "odin_grid.csv", *grid_table(detection.choices.tuning))
     save_scores(folder, run.roles.measured, detection.inliers, inliers.groups)

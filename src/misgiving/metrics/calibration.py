@@ -18,7 +18,7 @@ from misgiving.metrics._weighted import (
     sample_weights,
     samples,
 )
-from misgiving.metrics.classification import Classes, _check_classes
+from misgiving.metrics.classification import Classes, check_classes
 
 Scheme = Literal["mass", "width"]
 Predicted = Float[np.ndarray, " n"]
@@ -193,7 +193,7 @@ def _check_bins(bins: int, scheme: str) -> None:
 def _checked(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "n classes"]:
     """A copy of the probabilities in float64, refused unless each row is a distribution."""
     _, rows = samples(labels=labels, probabilities=probabilities)
-    _check_classes(rows.shape[1], labels=labels)
+    check_classes(rows.shape[1], labels=labels)
     if rows.min() < 0 or rows.max() > 1:
         position = np.argwhere((rows < 0) | (rows > 1))[0][0]
         raise UsageError(

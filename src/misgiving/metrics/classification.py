@@ -26,7 +26,7 @@ def sensitivities(
     >>> sensitivities(np.array([0, 0, 2]), np.array([0, 1, 2]), num_classes=3)
     array([0.5, nan, 1. ])
     """
-    _check_classes(num_classes, labels=labels, predicted=predicted)
+    check_classes(num_classes, labels=labels, predicted=predicted)
     counts = sample_weights(weights, len(labels))
     members = labels[:, None] == np.arange(num_classes)
     recognised = members & (predicted == labels)[:, None]
@@ -66,7 +66,7 @@ def confusion_matrix(
     array([[1, 1],
            [0, 1]])
     """
-    _check_classes(num_classes, labels=labels, predicted=predicted)
+    check_classes(num_classes, labels=labels, predicted=predicted)
     cells = np.ravel_multi_index((labels, predicted), (num_classes, num_classes))
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -85,13 +85,14 @@ def macro_auroc(
     0.75
     """
     _, columns = samples(labels=labels, probabilities=probabilities)
-    _check_classes(probabilities.shape[1], labels=labels)
+    check_classes(probabilities.shape[1], labels=labels)
     counts = sample_weights(weights, len(labels))
     areas = [auroc(column, labels == k, counts) for k, column in enumerate(columns.T)]
     return measured(mean_of_defined(np.stack(areas, axis=-1)), weights)
 
 
-def _check_classes(num_classes: int, **named: Int[np.ndarray, "..."]) -> None:
+def check_classes(num_classes: int, **named: Int[np.ndarray, "..."]) -> None:
+    """Refuse classes that are not positions among `num_classes`; the array is named."""
     samples(**named)
     for name, classes in named.items():
         unknown = np.flatnonzero((classes < 0) | (classes >= num_classes))

@@ -22,7 +22,7 @@ from misgiving.metrics._weighted import (
     samples,
     ties,
 )
-from misgiving.metrics.classification import Classes, _check_classes
+from misgiving.metrics.classification import Classes, check_classes
 
 Confidences = Float[np.ndarray, " n"]
 Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
@@ -203,7 +203,7 @@ def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Con
 
 def _check_labels(confidences: Confidences, labels: Classes, num_classes: int) -> None:
     samples(confidences=confidences, labels=labels)
-    _check_classes(num_classes, labels=labels)
+    check_classes(num_classes, labels=labels)
 
 
 def _steps(

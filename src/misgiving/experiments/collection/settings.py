@@ -140,7 +140,7 @@ def _notes(bench: Bench) -> list[str]:
 
 
 def _tuning_note(bench: Bench) -> str:
-    if bench.has_tuning_part:
+    if bench.roles.tunes_apart:
         return (
             f"ODIN is tuned on the part {bench.roles.tuning} and the tuning set; the part "
             f"{bench.roles.measured}, on which nothing was chosen, is the in-distribution side of "

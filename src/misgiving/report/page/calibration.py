@@ -8,7 +8,16 @@ from matplotlib.figure import Figure
 from misgiving.report import tables
 from misgiving.report.page import markup
 from misgiving.report.page.material import Material
-from misgiving.report.tables import PLAIN, POINTS, Bin, Result, models_of, select, spread
+from misgiving.report.tables import (
+    PLAIN,
+    POINTS,
+    Bin,
+    Result,
+    main_model,
+    models_of,
+    select,
+    spread,
+)
 
 METRICS = {
     "ece": f"ECE, equal mass {markup.DOWN}",
@@ -59,7 +68,7 @@ def stated_sentence(bins: Sequence[Bin]) -> str:
     if not rows:
         return "Whether error probabilities are right cannot be told: reliability.csv lacks them."
     models = models_of(rows)
-    model = "proposed" if "proposed" in models else models[0]
+    model = main_model(models)
     own = select(rows, model=model)
     pairs = [_means(select(own, trial=trial)) for trial in sorted({row.trial for row in own})]
     told = [f"{POINTS.number(said)} % said, {POINTS.number(seen)} % found" for said, seen in pairs]

@@ -15,6 +15,7 @@ from misgiving.report.tables import (
     models_of,
     select,
     spread,
+    unpaired,
 )
 
 METRICS = {
@@ -22,6 +23,7 @@ METRICS = {
     "spearman_plain": f"Spearman, plain loss {markup.UP}",
     "order_agreement": f"Order agreement {markup.UP}",
 }
+ORDERS = {"higher": "a clearly higher", "lower": "a clearly lower"}
 QUANTITIES = {
     "spearman": "Spearman correlation with the true loss",
     "error_auroc": "AUROC for errors",
@@ -85,7 +87,8 @@ def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validatio
         predicted, plain = (find(rows, detector=name) for name in ("predicted_loss", "msp"))
         if predicted and plain and not _is_paired(intervals, predicted):
             numbers = f"{_value(predicted)} against {_value(plain)}"
-            said.append(f"{_order(predicted, plain)} {words}, {numbers}")
+            order = ORDERS.get(unpaired(predicted, plain), "no clearly different")
+            said.append(f"{order} {words}, {numbers}")
     if not said:
         return "Predicted loss and MSP cannot be compared: intervals.csv lacks the two."
     return f"The proposed model's predicted loss has, compared with its MSP, {'; '.join(said)}."
@@ -99,11 +102,3 @@ def _is_paired(intervals: Sequence[Interval], row: Interval) -> bool:
 
 def _value(row: Interval) -> str:
     return f"{PLAIN.number(row.estimate)} {markup.bounds(row, PLAIN)}"
-
-
-def _order(first: Interval, second: Interval) -> str:
-    if first.lower is not None and second.upper is not None and first.lower > second.upper:
-        return "a clearly higher"
-    if first.upper is not None and second.lower is not None and first.upper < second.lower:
-        return "a clearly lower"
-    return "no clearly different"

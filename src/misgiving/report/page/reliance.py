@@ -15,6 +15,7 @@ from misgiving.report.tables import (
     Promise,
     Result,
     distinct,
+    main_model,
     models_of,
     select,
     spread,
@@ -159,7 +160,7 @@ def _foreign(material: Material) -> str:
     if not rows:
         return markup.paragraph("missing", "Missing in results.csv: the rule for foreign images.")
     models = models_of(rows)
-    model = "proposed" if "proposed" in models else models[0]
+    model = main_model(models)
     sentence = tables.foreign_sentence(material.results, model=model, measured=material.measured)
     names = [markup.head("Set"), markup.head("Kind"), *map(markup.number_head, models)]
     sets = distinct(rows, "dataset")

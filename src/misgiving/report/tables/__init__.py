@@ -27,6 +27,7 @@ from misgiving.report.tables.records import (
     RiskPoint,
     distinct,
     find,
+    main_model,
     models_of,
     read_confusions,
     read_histories,
@@ -50,6 +51,7 @@ from misgiving.report.tables.verdicts import (
     compare,
     spread,
     spread_of,
+    unpaired,
     verdict,
 )
 
@@ -82,6 +84,7 @@ __all__ = [
     "find",
     "foreign_sentence",
     "kept",
+    "main_model",
     "main_promise",
     "minority_finding",
     "models_of",
@@ -101,5 +104,6 @@ __all__ = [
     "speed_finding",
     "spread",
     "spread_of",
+    "unpaired",
     "verdict",
 ]

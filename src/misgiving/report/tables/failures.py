@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from misgiving.report.tables.records import Interval, models_of, select
+from misgiving.report.tables.records import Interval, main_model, models_of, select
 from misgiving.report.tables.verdicts import (
     PLAIN,
     POINTS,
@@ -36,7 +36,8 @@ def failure_sentences(intervals: Sequence[Interval], *, part: str) -> list[str]:
     said = []
     for detector, words in JUDGED.items():
         if here := select(rows, detector=detector):
-            of_main = ". ".join(_in_main_model(select(here, model=_main(here)), words))
+            main = main_model(models_of(here))
+            of_main = ". ".join(_in_main_model(select(here, model=main), main, words))
             said.append(f"{of_main}. Over all models: {'; '.join(_in_all_models(here))}.")
         else:
             reason = f"intervals.csv holds no difference of it from MSP{NEEDS.get(detector, '')}"
@@ -44,14 +45,9 @@ def failure_sentences(intervals: Sequence[Interval], *, part: str) -> list[str]:
     return said
 
 
-def _main(rows: Sequence[Interval]) -> str:
-    models = models_of(rows)
-    return "proposed" if "proposed" in models else models[0]
-
-
-def _in_main_model(rows: Sequence[Interval], score: str) -> Iterator[str]:
+def _in_main_model(rows: Sequence[Interval], model: str, score: str) -> Iterator[str]:
     """One clause for each outcome, with the numbers of the metrics that have it."""
-    words = Comparison("", f"The {_main(rows)} model's {score}", "tells errors", "its MSP", "")
+    words = Comparison("", f"The {model} model's {score}", "tells errors", "its MSP", "")
     for outcome, found in by_verdict(rows).items():
         numbers = [
             f"{quantity} {scale.difference(row)}"

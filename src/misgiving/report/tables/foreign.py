@@ -3,11 +3,25 @@
 from collections.abc import Iterable, Sequence
 
 from misgiving.report.published import title
-from misgiving.report.tables.records import Interval, Result, distinct, find, models_of, select
-from misgiving.report.tables.verdicts import POINTS, spread
+from misgiving.report.tables.records import (
+    Interval,
+    Result,
+    distinct,
+    find,
+    main_model,
+    models_of,
+    select,
+)
+from misgiving.report.tables.verdicts import POINTS, spread, unpaired
 
 CHOSEN = "best_on_tuning"
 OTHERS = {"odin": "ODIN", "msp": "MSP"}
+ORDERS = {
+    "higher": "clearly higher",
+    "lower": "clearly lower",
+    "neither": "not told apart",
+    "unknown": "without an interval",
+}
 RATE = 0.05  # of false alarms, to which the rule is calibrated
 
 
@@ -28,7 +42,7 @@ def chosen_sentence(intervals: Sequence[Interval], *, sets: Sequence[str]) -> st
     models = models_of(select(rows, detector=CHOSEN))
     if not models:
         return "The best detector on the tuning set cannot be judged: intervals.csv lacks it."
-    model = "proposed" if "proposed" in models else models[0]
+    model = main_model(models)
     said = [_against(select(rows, model=model), name) for name in OTHERS]
     return (
         f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
@@ -40,23 +54,13 @@ def _against(rows: Sequence[Interval], other: str) -> str:
     groups: dict[str, list[str]] = {}
     for name in distinct(select(rows, detector=CHOSEN), "dataset"):
         pair = [find(rows, dataset=name, detector=of) for of in (CHOSEN, other)]
-        groups.setdefault(_order(*pair), []).append(title(name))
+        groups.setdefault(ORDERS[unpaired(*pair)], []).append(title(name))
     counts = [
         f"{words} on {len(groups[words])} ({', '.join(groups[words])})"
-        for words in ("clearly higher", "clearly lower", "not told apart", "without an interval")
+        for words in ORDERS.values()
         if words in groups
     ]
     return f"compared with {OTHERS[other]}'s, {', '.join(counts)}"
-
-
-def _order(first: Interval | None, second: Interval | None) -> str:
-    ends = [end for row in (first, second) if row for end in (row.lower, row.upper)]
-    known = [end for end in ends if end is not None]
-    if len(known) < 4:
-        return "without an interval"
-    if known[0] > known[3]:
-        return "clearly higher"
-    return "clearly lower" if known[1] < known[2] else "not told apart"
 
 
 def foreign_sentence(results: Sequence[Result], *, model: str, measured: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from misgiving.report.tables.records import Interval, Result, find, models_of, select
+from misgiving.report.tables.records import Interval, Result, find, main_model, models_of, select
 from misgiving.report.tables.verdicts import POINTS, Verdict, verdict
 
 POLICY_SET = "policy_test"
@@ -92,8 +92,7 @@ def _policy(rows: Sequence[Result]) -> Policy:
 
 def main_promise(promises: Sequence[Promise]) -> Promise:
     """The promise that is spoken of first: the proposed model's, of at most one in ten wrong."""
-    models = [promise.model for promise in promises]
-    model = "proposed" if "proposed" in models else models[0]
+    model = main_model([promise.model for promise in promises])
     own = [promise for promise in promises if promise.model == model]
     return min(own, key=lambda promise: abs(promise.target - MAIN_TARGET))
 

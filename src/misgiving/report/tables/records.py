@@ -214,6 +214,15 @@ def models_of(rows: Iterable[Row]) -> list[str]:
     ]
 
 
+def main_model(models: Sequence[str]) -> str:
+    """The model that is spoken of first: the proposed one, or the first that there is.
+
+    >>> main_model(["vanilla", "proposed"]), main_model(["vanilla"])
+    ('proposed', 'vanilla')
+    """
+    return "proposed" if "proposed" in models else models[0]
+
+
 def find(intervals: Iterable[Interval], **wanted: object) -> Interval | None:
     """The first interval with the wanted fields; None where there is none."""
     return next(iter(select(intervals, **wanted)), None)

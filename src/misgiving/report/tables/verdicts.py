@@ -67,6 +67,20 @@ def verdict(difference: Interval | None) -> Verdict:
     return Verdict.WORSE if rises == falling else Verdict.BETTER
 
 
+def unpaired(first: Interval | None, second: Interval | None) -> str:
+    """Whether one value is clearly higher, lower or neither: only disjoint intervals tell.
+
+    For values without a paired difference; `unknown` where an interval is missing.
+    """
+    ends = [end for row in (first, second) if row for end in (row.lower, row.upper)]
+    known = [end for end in ends if end is not None]
+    if len(known) < 4:
+        return "unknown"
+    if known[0] > known[3]:
+        return "higher"
+    return "lower" if known[1] < known[2] else "neither"
+
+
 def by_verdict(
     differences: Iterable[Interval | None],
 ) -> dict[Verdict, list[Interval | None]]:
