@@ -28,8 +28,8 @@ types: $(VENV)/.dev ## Static types, strict.
 imports: $(VENV)/.dev ## Which module may import which.
 	$(BIN)/lint-imports
 
-test: $(VENV)/.dev ## Tests and doctests.
-	$(BIN)/pytest
+test: $(VENV)/.dev ## Tests and doctests, one process for each core.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 coverage: $(VENV)/.dev ## Tests with the coverage of lines and branches.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,7 @@ def test_a_reproduction_killed_at_random_moments_ends_in_the_same_results(tmp_pa
         process = start(tmp_path / "killed", tmp_path / "cache")
         try:
             process.communicate(timeout=chance.uniform(0.2, 1.0) * seconds)
+            shutil.rmtree(tmp_path / "killed")  # it ended before its moment: begin anew
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
