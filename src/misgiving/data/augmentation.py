@@ -5,6 +5,7 @@ batch is varied in parts that stay in its cache, in memory that is used again fo
 fresh memory, not arithmetic, is what takes the time.
 """
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,7 +34,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
         generator: On the CPU; its state moves on.
     """
     draws = _draw(len(images), generator)
-    varied = torch.empty_like(images, memory_format=torch.contiguous_format)
+    varied = _fresh_like(images)
     size = _size_of_part(images)
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):
@@ -43,9 +44,17 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
     return varied
 
 
+def _fresh_like(images: Images) -> Images:
+    """Contiguous memory, on a CPU from numpy, which asks Linux for large pages: less to set up."""
+    if images.device.type != "cpu":
+        return torch.empty_like(images, memory_format=torch.contiguous_format)
+    content = torch.from_numpy(np.empty(images.nbytes, dtype=np.uint8))
+    return content.view(images.dtype).view(images.shape)
+
+
 def _size_of_part(images: Images) -> int:
     """How many images are varied at once: on a GPU all of them."""
-    return max(1, PART // images[0].numel()) if images.device.type == "cpu" else len(images)
+    return max(1, PART // images.shape[1:].numel()) if images.device.type == "cpu" else len(images)
 
 
 def _vary(
