@@ -1,5 +1,8 @@
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -72,3 +75,41 @@ def test_a_place_below_a_file_is_explained(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"x\.json: cannot be written"):
         write_json(tmp_path / "file" / "x.json", 1)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from misgiving import files
+
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as partial:
+    print(partial.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(kind, path):
+    """A process that is in the middle of writing."""
+    command = [sys.executable, "-c", WRITER, kind, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"), [("whole_file", whole_file), ("whole_folder", whole_folder)]
+)
+def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
+    tmp_path, kind, write
+):
+    killed, left = writer(kind, tmp_path / "target")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert (tmp_path / left).exists()
+    living, kept = writer(kind, tmp_path / "target")
+    try:
+        assert names(tmp_path) == [kept]
+        with write(tmp_path / "target") as partial:
+            assert names(tmp_path) == sorted([kept, partial.name])
+    finally:
+        living.kill()
+        living.communicate()

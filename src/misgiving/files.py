@@ -16,6 +16,7 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
+LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
 
@@ -26,10 +27,9 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: is not an ordinary file; name another to write to")
     _make_parent(path)
     _remove_abandoned(path)
-    handle, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    partial = Path(name)
+    handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
+    partial = _locked(Path(name), handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
         yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
@@ -43,10 +43,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path`, replacing it, if all is well."""
     _make_parent(path)
     _remove_abandoned(path)
-    partial = Path(mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    handle = os.open(partial, os.O_RDONLY)
+    made = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent))
+    handle = os.open(made, os.O_RDONLY)
+    partial = _locked(made, handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
         yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
@@ -80,9 +80,16 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
+def _locked(made: Path, handle: int) -> Path:
+    """The unfinished file or folder under its final suffix, which it only has with a lock."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return made.replace(made.with_suffix(LOCKED))
+
+
 def _remove_abandoned(path: Path) -> None:
     """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
+    for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
         try:
             handle = os.open(partial, os.O_RDONLY)
         except OSError:  # finished or removed by its owner at this moment
@@ -92,7 +99,7 @@ def _remove_abandoned(path: Path) -> None:
         except OSError:  # its owner lives, or this file system cannot tell
             continue
         else:
-            if time.time() - os.fstat(handle).st_mtime > MOMENT:
+            if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         finally:
             os.close(handle)
