@@ -18,7 +18,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.files import whole_file, whole_folder, write_csv, write_json
 from misgiving.models.joint import JointClassifier
 
 FORMAT = 1
@@ -132,7 +132,8 @@ def save(
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write the files of a checkpoint into a folder that exists."""
     state = {name: tensor.contiguous() for name, tensor in checkpoint.model.state_dict().items()}
-    save_file(state, folder / "model.safetensors")
+    with whole_file(folder / "model.safetensors") as partial:
+        save_file(state, partial)
     write_split(folder / "split.csv", checkpoint.split)
     write_json(folder / "config.json", _config(checkpoint))
 

@@ -19,3 +19,9 @@ class DataError(ExplainedError, ValueError):
 
 class TrainingError(ExplainedError, RuntimeError):
     """Training cannot go on."""
+
+
+class StoppedError(ExplainedError):
+    """The person, or the system, has stopped the command."""
+
+    exit_code = 130

@@ -11,6 +11,7 @@ import typer
 
 from misgiving.cli.data import data_app
 from misgiving.cli.deferring import calibrate
+from misgiving.cli.options import process_number
 from misgiving.cli.reproduction import reproduce
 from misgiving.cli.training import train
 from misgiving.cli.using import evaluate, predict
@@ -97,5 +98,6 @@ def _stop(*_: object) -> None:
 
 def _fail(message: str, code: int) -> None:
     line = " ".join(message.split())
-    sys.stderr.write(f"error: {line}\n")
+    who = f"process {process_number()}: " if process_number() else ""
+    sys.stderr.write(f"{who}error: {line}\n")
     raise SystemExit(code)

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Device, Split, cache_folder, say
+from misgiving.cli.options import Cache, Data, Device, Devices, Nodes, Split, cache_folder, say
 from misgiving.cli.progress import Bar, Steps, progress_bars
 from misgiving.errors import UsageError
 
@@ -200,8 +200,11 @@ def train(
             rich_help_panel="Machine",
         ),
     ] = "32-true",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace RUN if it exists.")
+        bool,
+        typer.Option("--overwrite", help="Replace RUN, or another unfinished one, if it exists."),
     ] = False,
 ) -> None:
     """Train one classifier together with its loss estimator.
@@ -212,8 +215,12 @@ def train(
     parts hold its lesion or a copy of it) and `history.csv` (losses, accuracy and how well
     predicted losses follow true ones, per epoch and part).
 
+    The state is kept after every epoch, and at SIGTERM, in RUN.unfinished.safetensors: a training
+    that was stopped or killed goes on with the same command.
+
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
+    from misgiving import processes
     from misgiving.data.splits import leakage_sentence
     from misgiving.experiments.protocol import MODELS, Column
     from misgiving.experiments.runs import ModelSettings, prepare_run, split_of, train_run
@@ -247,8 +254,16 @@ def train(
             cache=cache_folder(cache),
             on_image=Bar(progress, "preparing images").at,
         )
-        train_run(run, out, on_step=Steps(progress, epochs).show, on_weights=_say_weights)
-    _say_history(out / "history.csv")
+        train_run(
+            run,
+            out,
+            anew=overwrite,
+            on_step=Steps(progress, epochs).show,
+            on_weights=_say_weights,
+            on_found=_say_found,
+        )
+    if processes.is_first():
+        _say_history(out / "history.csv")
     say(leakage_sentence(split_of(run), run.roles.measured))
     say(f"wrote {out}")
 
@@ -276,6 +291,10 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _say_weights(report: object) -> None:
     say(f"weights: {report}")
+
+
+def _say_found(epoch: int, step: int) -> None:
+    say(f"goes on in epoch {epoch}, after step {step}")
 
 
 def _say_history(path: Path) -> None:

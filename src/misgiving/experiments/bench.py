@@ -204,7 +204,8 @@ TRAINING = (
     "metrics/classification.py",
     "metrics/loss_estimation.py",
     "models",
-    "training.py",
+    "processes.py",
+    "training",
 )
 """Code on which a trained model and its history depend; the rest only measures it."""
 
