@@ -3,8 +3,10 @@
 Libraries are imported inside the commands, so that `misgiving --help` answers at once.
 """
 
+import os
 import signal
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -66,6 +68,8 @@ def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    if process_number():  # the first process shows what all have found
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # until the process ends
     try:
         _refuse_empty_arguments()
         app()

@@ -220,7 +220,6 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
-    from misgiving import processes
     from misgiving.data.splits import leakage_sentence
     from misgiving.experiments.protocol import MODELS, Column
     from misgiving.experiments.runs import ModelSettings, prepare_run, split_of, train_run
@@ -262,8 +261,7 @@ def train(
             on_weights=_say_weights,
             on_found=_say_found,
         )
-    if processes.is_first():
-        _say_history(out / "history.csv")
+    _say_history(out / "history.csv")
     say(leakage_sentence(split_of(run), run.roles.measured))
     say(f"wrote {out}")
 

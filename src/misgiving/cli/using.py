@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Device, RunFolder, cache_folder, say
+from misgiving.cli.options import Cache, Data, Device, Devices, Nodes, RunFolder, cache_folder, say
 from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ def evaluate(
     ] = None,
     cache: Cache = None,
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Measure a trained model on images that it was not trained on.
 
@@ -65,6 +67,8 @@ def evaluate(
             out=out or run / "evaluation",
             cache=cache_folder(cache),
             device=device,
+            devices=devices,
+            nodes=nodes,
             on_image=Bar(progress, "preparing images").at,
         )
     for sentence in evaluation.account:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from misgiving import processes
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
@@ -47,7 +48,7 @@ from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.models.joint import outputs_of
 from misgiving.recalibration import COMBINATION
-from misgiving.training import device_named, unheard
+from misgiving.training import device_named, start_processes, unheard
 
 Report = Callable[[int, int], None]
 
@@ -69,9 +70,13 @@ def evaluate_run(
     ood: Sequence[str] = (),
     part: str | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     on_image: Report | None = None,
 ) -> Evaluation:
     """Measure a run on data that it was not trained on, and write predictions and measurements.
+
+    Several processes share the images; each has the whole result, and the first writes it.
 
     Args:
         run: A run folder.
@@ -81,10 +86,12 @@ def evaluate_run(
         ood: Folders of images of another kind.
         part: Measure only this part of the run's split.
         device: Where to compute.
+        devices: Processes on each machine.
+        nodes: Machines.
         on_image: Told how many images are prepared, of how many.
     """
     checkpoint = load(run)
-    checkpoint.model.to(device_named(device))
+    checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     names = _distinct_names(ood)
     decider = policy_of(run, checkpoint)
     dataset_read = load_dataset(data)
@@ -108,20 +115,33 @@ def evaluate_run(
     measurements += _detection(checkpoint, images, outliers, decider)
     account += [f"{name}: {len(outliers[name])} images" for name in outliers]
     subgroups: list[Subgroup] = []
+    decided = None
     if decider is not None:
         rows, said = _without_cases_of_policy(run, images, part)
         account += said
-        remove_decisions(out)
         if len(rows):
             metadata = metadata_of(dataset_read, images.select(rows))
             decided = _decided(decider, predictions.select(rows), dataset, metadata)
-            decided.write(out)
             measurements += decided.measurements
             account += decided.sentences
             subgroups = decided.subgroups
+    if processes.is_first():
+        _write_evaluation(out, predictions, measurements, decided)
+    processes.wait_for_all()
+    return Evaluation(measurements, account, subgroups)
+
+
+def _write_evaluation(
+    out: Path,
+    predictions: Predictions,
+    measurements: list[Measurement],
+    decided: Decided | None,
+) -> None:
+    remove_decisions(out)
+    if decided is not None:
+        decided.write(out)
     predictions.save(out / "predictions.safetensors")
     write_csv(out / "measurements.csv", Measurement._fields, measurements)
-    return Evaluation(measurements, account, subgroups)
 
 
 def _decided(
