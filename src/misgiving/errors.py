@@ -25,3 +25,7 @@ class StoppedError(ExplainedError):
     """The person, or the system, has stopped the command."""
 
     exit_code = 130
+
+
+class ProcessLostError(ExplainedError):
+    """Another process of a command has ended, so that this one cannot go on."""

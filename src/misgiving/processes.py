@@ -4,10 +4,15 @@ Everything here is also right in a process that is alone, where it changes nothi
 started by `misgiving.training.start_processes`, torchrun or SLURM.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, distributed
+
+from misgiving.errors import ProcessLostError
 
 
 def count() -> int:
@@ -68,6 +73,20 @@ def wait_for_all() -> None:
     """Go on when every process has come here."""
     if _together():
         distributed.barrier()
+
+
+@contextmanager
+def losses_explained() -> Iterator[None]:
+    """Inside the block, the end of another process is an explained failure of this one."""
+    try:
+        yield
+    except RuntimeError as error:
+        exchange = isinstance(error, distributed.DistError) or "gloo" in str(error)
+        if not (_together() and exchange):
+            raise
+        raise ProcessLostError(
+            "another process of this command has ended; see what it said, and run the same again"
+        ) from error
 
 
 def _place(tensor: Tensor) -> torch.device:

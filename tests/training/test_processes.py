@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from misgiving import processes
-from misgiving.errors import UsageError
+from misgiving.errors import ProcessLostError, UsageError
 from misgiving.training import TrainingConfig, start_processes
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
@@ -64,6 +64,18 @@ def test_alone_a_process_has_all_of_the_work():
     assert processes.gathered(values, 3) is values
     assert processes.stacked(values).shape == (1, 3)
     assert (processes.any_of(True), processes.any_of(False)) == (True, False)
+
+
+def test_the_end_of_another_process_is_explained(monkeypatch):
+    ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+    monkeypatch.setattr(processes, "_together", lambda: True)
+    with pytest.raises(ProcessLostError, match="another process"), processes.losses_explained():
+        raise ended
+    with pytest.raises(RuntimeError, match="another reason"), processes.losses_explained():
+        raise RuntimeError("another reason")
+    monkeypatch.setattr(processes, "_together", lambda: False)
+    with pytest.raises(RuntimeError, match="gloo"), processes.losses_explained():
+        raise ended
 
 
 @pytest.mark.parametrize(("total", "count"), [(1, 2), (5, 2), (6, 3), (2, 4)])

@@ -61,6 +61,7 @@ class Evaluation(NamedTuple):
     subgroups: list[Subgroup]
 
 
+@processes.losses_explained()
 def evaluate_run(
     run: Path,
     data: str,

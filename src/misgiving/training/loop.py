@@ -40,6 +40,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+@processes.losses_explained()
 def train(
     model: JointClassifier,
     training: ImageSet,
@@ -67,6 +68,7 @@ def train(
         stop: Asked after every step; on yes the state is kept and training ends.
 
     Raises:
+        ProcessLostError: Another process has ended.
         StoppedError: `stop` said yes.
         TrainingError: The loss is no longer finite.
         UsageError: The device or precision is not to be had.
