@@ -12,9 +12,10 @@ def ranks(size=12, *, least=1, distinct=DISTINCT):
     return drawn.map(lambda values: np.array(values, dtype=np.int64))
 
 
-def heights(count=DISTINCT):
+def heights(count=DISTINCT, *, largest=None):
     """So many strictly increasing floats of any size: `heights[ranks]` keeps order and ties."""
-    finite = st.floats(allow_nan=False, allow_infinity=False)
+    lowest = None if largest is None else -largest
+    finite = st.floats(lowest, largest, allow_nan=False, allow_infinity=False)
     drawn = st.lists(finite, min_size=count, max_size=count, unique=True)
     return drawn.map(lambda values: np.array(sorted(values)))
 

@@ -32,9 +32,7 @@ def table(drawn):
 
 
 @given(answers, st.permutations(range(CLASSES)), st.data())
-def test_neither_the_order_of_samples_nor_the_names_of_classes_change_a_measure(
-    drawn, names, data
-):
+def test_neither_the_order_of_samples_nor_the_names_of_classes_change_a_measure(drawn, names, data):
     order = data.draw(orders(len(drawn[0])))
     renamed = measures(*(np.array(names)[column[order]] for column in drawn))
     assert renamed == pytest.approx(measures(*drawn))

@@ -1,6 +1,7 @@
 """Laws of the measures of separation, and their definitions in fractions."""
 
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -59,13 +60,12 @@ def precision_and_recall(positives, negatives):
 
 def aupr_in_fractions(positives, negatives):
     points = precision_and_recall(positives, negatives)
-    steps = zip(points, points[1:], strict=False)
-    return sum((q - p) * (a + b) / 2 for (a, p), (b, q) in steps)
+    return sum((q - p) * (a + b) / 2 for (a, p), (b, q) in pairwise(points))
 
 
 def average_precision_in_fractions(positives, negatives):
     points = precision_and_recall(positives, negatives)
-    return sum((q - p) * b for (_, p), (b, q) in zip(points, points[1:], strict=False))
+    return sum((q - p) * b for (_, p), (b, q) in pairwise(points))
 
 
 def turned(of_fractions):
