@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -62,6 +63,13 @@ def test_json_refuses_not_a_number(tmp_path):
 def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
     write_csv(tmp_path / "t.csv", ("a", "b"), [(1, "x,y")])
     assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
+
+
+@pytest.mark.parametrize("cell", ["a\rb", "a\r\nb", "\r", "a\nb"])
+def test_an_end_of_line_inside_a_cell_survives(cell, tmp_path):
+    write_csv(tmp_path / "t.csv", ("a", "b"), [(cell, "x"), ("y", cell)])
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a", "b"], [cell, "x"], ["y", cell]]
 
 
 def test_only_an_ordinary_file_is_replaced(tmp_path):

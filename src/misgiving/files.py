@@ -73,11 +73,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as comma-separated values with Unix line ends."""
+    return "".join(map(_csv_line, (header, *rows)))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    """A row; one end of line is written and another asked for, which quotes cells that hold it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _locked(made: Path, handle: int) -> Path:
