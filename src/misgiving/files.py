@@ -6,6 +6,7 @@ import glob
 import io
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
     partial = _locked(Path(name), handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
     finally:
@@ -47,12 +49,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     handle = os.open(made, os.O_RDONLY)
     partial = _locked(made, handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a library's own error about a failed write of `path` into the system's, an OSError."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it
+        if told is None:
+            raise
+        number = int(told[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
