@@ -124,11 +124,12 @@ def prepare(
     folder = cache / _cache_name(dataset, preprocessing)
     shape = (len(dataset), preprocessing.image_size, preprocessing.image_size, 3)
     task = _Task(
-        lambda: _stored(folder, shape, dataset),
-        lambda: _preprocessed(dataset, preprocessing),
-        lambda bad: rule(bad, len(dataset)),
+        find=lambda: _stored(folder, shape, dataset.ids),
+        start=lambda: _preprocessed(dataset, preprocessing),
+        refuse=lambda bad: rule(bad, len(dataset)),
+        still_bad=lambda bad: _are_still_bad(dataset, {one.image for one in bad}),
     )
-    stored = task.find() or _prepare_alone(folder, shape, task, report)
+    stored = task.find_current() or _prepare_alone(folder, shape, task, report)
     task.refuse(stored.bad)
     kept = without(dataset, stored.bad) if stored.bad else dataset
     rows = np.flatnonzero([name != "" for name in stored.hashes])
@@ -158,6 +159,12 @@ class _Task(NamedTuple):
     find: Callable[[], _Stored | None]
     start: Callable[[], Generator[HashedImage | BadImage]]
     refuse: Callable[[Sequence[BadImage]], None]
+    still_bad: Callable[[Sequence[BadImage]], bool]
+
+    def find_current(self) -> _Stored | None:
+        """What the cache holds, unless an image that it lacks can be read by now."""
+        stored = self.find()
+        return stored if stored and self.still_bad(stored.bad) else None
 
 
 def _cache_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
@@ -179,8 +186,8 @@ def _key(dataset: Dataset, index: int) -> str | None:
         return None
 
 
-def _stored(folder: Path, shape: tuple[int, ...], dataset: Dataset) -> _Stored | None:
-    """What the cache holds; None if it holds nothing, or what is damaged or no longer true."""
+def _stored(folder: Path, shape: tuple[int, ...], ids: Sequence[str]) -> _Stored | None:
+    """What the cache holds; None if it holds nothing or what it holds is damaged."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         record = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
@@ -189,10 +196,10 @@ def _stored(folder: Path, shape: tuple[int, ...], dataset: Dataset) -> _Stored |
     except Exception:  # on damaged files, numpy's reader raises almost anything
         return None
     whole = isinstance(images, np.memmap) and images.shape == shape and images.dtype == np.uint8
-    absent = {name for name, content in zip(dataset.ids, hashes, strict=False) if not content}
+    absent = {name for name, content in zip(ids, hashes, strict=False) if not content}
     if not (whole and len(hashes) == len(images) and absent == {one.image for one in bad}):
         return None
-    return _Stored(images, hashes, bad) if _are_still_bad(dataset, absent) else None
+    return _Stored(images, hashes, bad)
 
 
 def _are_still_bad(dataset: Dataset, names: Container[str]) -> bool:
@@ -207,7 +214,7 @@ def _prepare_alone(
     folder: Path, shape: tuple[int, ...], task: _Task, report: Report | None
 ) -> _Stored:
     with _alone(folder.with_suffix(".lock")):
-        if stored := task.find():
+        if stored := task.find_current():
             return stored
         with closing(task.start()) as images, whole_folder(folder) as unfinished:
             task.refuse(_write(unfinished, shape, images, report))
