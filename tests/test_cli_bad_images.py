@@ -106,9 +106,7 @@ def test_one_bad_image_is_one_line(misgiving, whole, photos, tmp_path):
     assert "--on-bad-image skip" in error
 
 
-def test_a_long_list_is_cut_on_the_screen_and_whole_in_a_file(
-    misgiving, photos, tmp_path, cache_home
-):
+def test_a_long_list_is_cut_on_the_screen_and_whole_in_a_file(misgiving, photos, cache_home):
     for path in list(photos.rglob("*.png"))[:70]:
         path.write_bytes(b"")
     code, _, error = misgiving("data", "prepare", f"folder:{photos}")

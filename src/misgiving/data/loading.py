@@ -21,14 +21,16 @@ from torch import Tensor
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage
 from misgiving.data.decoding import in_order
+from misgiving.data.intact import Checksums, checksum, read_sealed, write_sealed
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import whole_folder, write_json
+from misgiving.files import whole_folder
 from misgiving.registry import Registry
 
 Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
+RECORD = "hashes.json"  # what is stored in images.npy
 FORMAT = 2  # of the cache; raise it whenever the same settings give other pixels
 
 
@@ -45,6 +47,7 @@ class ImageSet:
         hashes: SHA-256 of what each image was decoded from, in hexadecimal.
         classes: Class names.
         skipped: Images that cannot be read, which the whole set was left without.
+        checksums: Tell whether stored pixels are as they were written; None where nobody knows.
     """
 
     images: UInt8[np.ndarray, "stored size size 3"]
@@ -55,6 +58,7 @@ class ImageSet:
     hashes: tuple[str, ...]
     classes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
+    checksums: Checksums | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -71,11 +75,17 @@ class ImageSet:
         )
 
     def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
-        """Pixels of these images in memory, in this order."""
+        """Pixels of these images in memory, in this order.
+
+        Raises:
+            DataError: The cache was damaged after they were written.
+        """
         rows = self.rows[indices]
         ascending = np.argsort(rows, kind="stable")  # the disk is read in one direction
         pixels = np.empty((len(rows), *self.images.shape[1:]), dtype=np.uint8)
         pixels[ascending] = self.images[rows[ascending]]
+        if self.checksums:
+            self.checksums.check(rows, pixels)
         return pixels
 
     @property
@@ -142,6 +152,7 @@ def prepare(
         hashes=tuple(stored.hashes[row] for row in rows),
         classes=kept.classes,
         skipped=stored.bad,
+        checksums=stored.checksums,
     )
 
 
@@ -151,6 +162,7 @@ class _Stored(NamedTuple):
     images: UInt8[np.ndarray, "n size size 3"]
     hashes: tuple[str, ...]
     bad: tuple[BadImage, ...]
+    checksums: Checksums
 
 
 class _Task(NamedTuple):
@@ -190,16 +202,17 @@ def _stored(folder: Path, shape: tuple[int, ...], ids: Sequence[str]) -> _Stored
     """What the cache holds; None if it holds nothing or what it holds is damaged."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        record = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
+        record = read_sealed(folder / RECORD)
         hashes = tuple(str(name) for name in record["hashes"])
         bad = tuple(BadImage(*map(str, one)) for one in record["bad"])
+        checksums = Checksums(folder / RECORD, np.array(record["checksums"], dtype=np.int64))
     except Exception:  # on damaged files, numpy's reader raises almost anything
         return None
     whole = isinstance(images, np.memmap) and images.shape == shape and images.dtype == np.uint8
     absent = {name for name, content in zip(ids, hashes, strict=False) if not content}
     if not (whole and len(hashes) == len(images) and absent == {one.image for one in bad}):
         return None
-    return _Stored(images, hashes, bad)
+    return _Stored(images, hashes, bad, checksums)
 
 
 def _are_still_bad(dataset: Dataset, names: Container[str]) -> bool:
@@ -271,6 +284,7 @@ def _write(
         The images that cannot be read.
     """
     hashes: list[str] = []
+    checksums: list[int] = []
     bad: list[BadImage] = []
     nothing = np.zeros(shape[1:], dtype=np.uint8)
     with (folder / "images.npy").open("wb") as file:
@@ -279,13 +293,15 @@ def _write(
         for one in images:
             name, image = ("", nothing) if isinstance(one, BadImage) else one
             bad += [one] if isinstance(one, BadImage) else []
-            file.write(image.tobytes())
+            pixels = image.tobytes()
+            file.write(pixels)
             hashes.append(name)
+            checksums.append(checksum(pixels))
             if report:
                 report(len(hashes), shape[0])
         file.flush()
         os.fsync(file.fileno())  # a cache of zeros after a power cut would look whole
-    write_json(folder / "hashes.json", {"hashes": hashes, "bad": bad})
+    write_sealed(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
     return bad
 
 

@@ -1,0 +1,80 @@
+"""Whether prepared images are as they were written: disks fail, and files get edited."""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from misgiving.errors import DataError
+from misgiving.files import write_json
+
+SEAL = "seal"
+
+
+def checksum(pixels: bytes) -> int:
+    """CRC-32: made against accidents, and as quick as a disk."""
+    return zlib.crc32(pixels)
+
+
+class Checksums:
+    """Checks every stored image against its checksum, once, when it is first read.
+
+    To read a whole set before anything is done with it would take longer than many commands do.
+
+    Args:
+        record: The file that says what is stored; it is removed where an image is damaged, so that
+            the set is prepared anew the next time.
+        values: The checksum of each stored image.
+    """
+
+    def __init__(self, record: Path, values: Int[np.ndarray, " stored"]) -> None:
+        self._record, self._values = record, values
+        self._seen = np.zeros(len(values), dtype=bool)
+
+    def check(
+        self, rows: Int[np.ndarray, " m"], pixels: UInt8[np.ndarray, "m size size 3"]
+    ) -> None:
+        """Refuse pixels that are not those that were stored in these rows.
+
+        Raises:
+            DataError: An image was changed.
+        """
+        for position in np.flatnonzero(~self._seen[rows]):
+            if checksum(pixels[position].tobytes()) != self._values[rows[position]]:
+                self._refuse()
+        self._seen[rows] = True
+
+    def _refuse(self) -> None:
+        folder = self._record.parent
+        try:
+            self._record.unlink(missing_ok=True)
+            remedy = "run the same command again to prepare the images anew"
+        except OSError:  # a cache that is for reading only
+            remedy = "remove that folder and run the same command again"
+        raise DataError(f"{folder}: a prepared image is not as it was written; {remedy}")
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of itself."""
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Inverse of `write_sealed`.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    content = dict(json.loads(path.read_text(encoding="utf-8")))
+    if content.pop(SEAL, None) != _seal(content):
+        raise ValueError(f"{path}: is not as it was written")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
