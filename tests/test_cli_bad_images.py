@@ -6,7 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
-from commands import one_line
+from commands import one_line, reseal
 from PIL import Image
 
 from misgiving.experiments.runs import ModelSettings, prepare_run, train_run
@@ -267,9 +267,8 @@ def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
             path.unlink()
     training = shutil.copytree(whole, tmp_path / "training")
     (training / "red" / "0.png").write_bytes(b"")
-    config = json.loads((run_folder / "config.json").read_text())
-    config["data"]["name"] = f"folder:{training}"
-    (run_folder / "config.json").write_text(json.dumps(config))
+    data = json.loads((run_folder / "config.json").read_text())["data"]
+    reseal(run_folder, data={**data, "name": f"folder:{training}"})
     code, _, error = misgiving(
         "calibrate", run_folder, f"folder:{others}", "--max-error", "0.5", "--device", "cpu"
     )

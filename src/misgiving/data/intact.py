@@ -1,19 +1,12 @@
 """Whether prepared images are as they were written: disks fail, and files get edited."""
 
-import hashlib
-import json
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.errors import DataError
-from misgiving.files import write_json
-
-SEAL = "seal"
 
 
 def checksum(pixels: bytes) -> int:
@@ -57,24 +50,3 @@ class Checksums:
         except OSError:  # a cache that is for reading only
             remedy = "remove that folder and run the same command again"
         raise DataError(f"{folder}: a prepared image is not as it was written; {remedy}")
-
-
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with a checksum of itself."""
-    write_json(path, {**content, SEAL: _seal(content)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Inverse of `write_sealed`.
-
-    Raises:
-        ValueError: It is not as it was written.
-    """
-    content = dict(json.loads(path.read_text(encoding="utf-8")))
-    if content.pop(SEAL, None) != _seal(content):
-        raise ValueError(f"{path}: is not as it was written")
-    return content
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

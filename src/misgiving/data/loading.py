@@ -21,10 +21,10 @@ from torch import Tensor
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage
 from misgiving.data.decoding import in_order
-from misgiving.data.intact import Checksums, checksum, read_sealed, write_sealed
+from misgiving.data.intact import Checksums, checksum
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import whole_folder
+from misgiving.files import read_sealed, whole_folder, write_sealed
 from misgiving.registry import Registry
 
 Report = Callable[[int, int], None]
