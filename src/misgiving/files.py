@@ -3,12 +3,15 @@
 import csv
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp, mkstemp
@@ -16,6 +19,8 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
+SEAL = "seal"  # the key of a checksum in the JSON that it is of
+CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
@@ -30,7 +35,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
     partial = _locked(Path(name), handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
     finally:
@@ -47,12 +53,26 @@ def whole_folder(path: Path) -> Iterator[Path]:
     handle = os.open(made, os.O_RDONLY)
     partial = _locked(made, handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a library's own error about a failed write of `path` into the system's, an OSError."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it
+        if told is None:
+            raise
+        number = int(told[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -64,6 +84,36 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON whole or not at all; refuses NaN, which is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of itself."""
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Inverse of `write_sealed`.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    content = dict(json.loads(path.read_text(encoding="utf-8")))
+    if content.pop(SEAL, None) != _seal(content):
+        raise ValueError(f"{path}: is not as it was written")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """CRC-32 of a file in hexadecimal: made against accidents, and as quick as a disk."""
+    total = 0
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            total = zlib.crc32(part, total)
+    return f"{total:08x}"
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
