@@ -6,6 +6,8 @@ Libraries are imported inside the commands, so that `misgiving --help` answers a
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
@@ -61,17 +63,26 @@ def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    if process_number():  # the first process shows what all have found
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # until the process ends
     try:
         _refuse_empty_arguments()
-        app()
+        with _only_the_first_shows():
+            app()
     except Exception as error:
         fault = fault_of(error)
         if fault is None:
             raise
         _show(fault)
         raise SystemExit(fault.code) from None
+
+
+@contextmanager
+def _only_the_first_shows() -> Iterator[None]:
+    """What all processes of a command have found is shown once."""
+    if not process_number():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _refuse_empty_arguments() -> None:

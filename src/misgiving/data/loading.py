@@ -19,7 +19,7 @@ from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
-from misgiving.data.datasets import Dataset, HashedImage
+from misgiving.data.datasets import Dataset, HashedImage, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.intact import Checksums, checksum
 from misgiving.data.preprocessing import Preprocessing
@@ -31,7 +31,7 @@ Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
 RECORD = "hashes.json"  # what is stored in images.npy
-FORMAT = 2  # of the cache; raise it whenever the same settings give other pixels
+FORMAT = 3  # of the cache; raise it whenever the same settings give other pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -266,8 +266,7 @@ def _preprocessed(
     """Every image in order."""
 
     def work(index: int) -> HashedImage:
-        name, image = dataset.images.read(index)
-        return HashedImage(name, preprocessing(image))
+        return preprocessed(dataset.images, index, preprocessing)
 
     return in_order(collected(work, dataset.ids), len(dataset))
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from misgiving import processes
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected, skipped_sentences
-from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.datasets import Dataset, load_dataset, preprocessed, unlabelled
 from misgiving.data.datasets.metadata import Metadata
-from misgiving.data.decoding import in_order
+from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deciding import (
@@ -322,6 +322,8 @@ def predict_images(
         BadImages: Images cannot be read, and they are not to be skipped, or none can.
     """
     rule = ON_BAD_IMAGE[on_bad_image]
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     dataset = unlabelled(places, name="images")
     checkpoint = load(run)
     decider = policy_of(run, checkpoint)
@@ -330,7 +332,8 @@ def predict_images(
     predict = partial(_predicted_rows, checkpoint, decider, fingerprint_of(checkpoint))
     rows: list[Sequence[object]] = []
     bad: list[BadImage] = []
-    with closing(_read(dataset, checkpoint.preprocessing)) as readings:
+    ahead = max(batch_size, LOOK_AHEAD)  # the next batch is made while this one is predicted
+    with closing(_read(dataset, checkpoint.preprocessing, ahead=ahead)) as readings:
         while batch := list(islice(readings, batch_size)):
             bad += [one for one in batch if isinstance(one, BadImage)]
             rows += _rows_in_order(batch, predict, len(header))
@@ -348,13 +351,16 @@ class _ReadImage(NamedTuple):
     pixels: UInt8[np.ndarray, "size size 3"]
 
 
-def _read(dataset: Dataset, preprocessing: Preprocessing) -> Generator[_ReadImage | BadImage]:
-    """Every image in order."""
+def _read(
+    dataset: Dataset, preprocessing: Preprocessing, *, ahead: int
+) -> Generator[_ReadImage | BadImage]:
+    """Every image in order; threads make so many ahead of what is used."""
 
     def work(index: int) -> _ReadImage:
-        return _ReadImage(dataset.ids[index], preprocessing(dataset.images.read(index).image))
+        square = preprocessed(dataset.images, index, preprocessing).image
+        return _ReadImage(dataset.ids[index], square)
 
-    return in_order(collected(work, dataset.ids), len(dataset))
+    return in_order(collected(work, dataset.ids), len(dataset), ahead=ahead)
 
 
 def _rows_in_order(
