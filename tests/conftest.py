@@ -14,7 +14,7 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 # `make soak` asks for many more and for others.
 UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
 hypothesis.settings.register_profile("check", max_examples=50, derandomize=True, **UNTIMED)
-hypothesis.settings.register_profile("soak", max_examples=2000, print_blob=True, **UNTIMED)
+hypothesis.settings.register_profile("soak", max_examples=1000, print_blob=True, **UNTIMED)
 hypothesis.settings.load_profile("check")
 
 
