@@ -333,3 +333,11 @@ def test_a_stop_by_the_system_is_one_line_and_leaves_nothing(photos, tmp_path):
     assert process.returncode == 130
     assert "stopped" in one_line(error)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_process_that_helps_another_says_nothing_but_its_errors(misgiving, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    code, output, _ = misgiving("--version")
+    assert (code, output) == (0, "")
+    _, _, error = misgiving("train", "nothing:here", "--out", "run")
+    assert one_line(error).startswith("process 1: error: ")

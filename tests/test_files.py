@@ -1,5 +1,9 @@
+import csv
 import json
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -61,6 +65,13 @@ def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
     assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
 
 
+@pytest.mark.parametrize("cell", ["a\rb", "a\r\nb", "\r", "a\nb"])
+def test_an_end_of_line_inside_a_cell_survives(cell, tmp_path):
+    write_csv(tmp_path / "t.csv", ("a", "b"), [(cell, "x"), ("y", cell)])
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a", "b"], [cell, "x"], ["y", cell]]
+
+
 def test_only_an_ordinary_file_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="not an ordinary file"):
@@ -72,3 +83,41 @@ def test_a_place_below_a_file_is_explained(tmp_path):
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(UsageError, match=r"x\.json: cannot be written"):
         write_json(tmp_path / "file" / "x.json", 1)
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from misgiving import files
+
+with getattr(files, sys.argv[1])(Path(sys.argv[2])) as partial:
+    print(partial.name, flush=True)
+    time.sleep(60)
+"""
+
+
+def writer(kind, path):
+    """A process that is in the middle of writing."""
+    command = [sys.executable, "-c", WRITER, kind, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    return process, process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize(
+    ("kind", "write"), [("whole_file", whole_file), ("whole_folder", whole_folder)]
+)
+def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
+    tmp_path, kind, write
+):
+    killed, left = writer(kind, tmp_path / "target")
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert (tmp_path / left).exists()
+    living, kept = writer(kind, tmp_path / "target")
+    try:
+        assert names(tmp_path) == [kept]
+        with write(tmp_path / "target") as partial:
+            assert names(tmp_path) == sorted([kept, partial.name])
+    finally:
+        living.kill()
+        living.communicate()

@@ -3,12 +3,15 @@
 import csv
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp, mkstemp
@@ -16,6 +19,9 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
+SEAL = "seal"  # the key of a checksum in the JSON that it is of
+CHUNK = 2**20  # bytes that are read at a time
+LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
 
@@ -26,11 +32,11 @@ def whole_file(path: Path) -> Iterator[Path]:
         raise UsageError(f"{path}: is not an ordinary file; name another to write to")
     _make_parent(path)
     _remove_abandoned(path)
-    handle, name = mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
-    partial = Path(name)
+    handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
+    partial = _locked(Path(name), handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
     finally:
@@ -43,16 +49,30 @@ def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; rename it to `path`, replacing it, if all is well."""
     _make_parent(path)
     _remove_abandoned(path)
-    partial = Path(mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    handle = os.open(partial, os.O_RDONLY)
+    made = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent))
+    handle = os.open(made, os.O_RDONLY)
+    partial = _locked(made, handle)
     try:
-        fcntl.flock(handle, fcntl.LOCK_SH)
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(handle)
+
+
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a library's own error about a failed write of `path` into the system's, an OSError."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it
+        if told is None:
+            raise
+        number = int(told[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -66,6 +86,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of itself."""
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Inverse of `write_sealed`.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    content = dict(json.loads(path.read_text(encoding="utf-8")))
+    if content.pop(SEAL, None) != _seal(content):
+        raise ValueError(f"{path}: is not as it was written")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """CRC-32 of a file in hexadecimal: made against accidents, and as quick as a disk."""
+    total = 0
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            total = zlib.crc32(part, total)
+    return f"{total:08x}"
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whole or not at all."""
     write_text(path, csv_text(header, rows))
@@ -73,16 +123,26 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as comma-separated values with Unix line ends."""
+    return "".join(map(_csv_line, (header, *rows)))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    """A row; one end of line is written and another asked for, which quotes cells that hold it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def _locked(made: Path, handle: int) -> Path:
+    """The unfinished file or folder under its final suffix, which it only has with a lock."""
+    fcntl.flock(handle, fcntl.LOCK_SH)
+    return made.replace(made.with_suffix(LOCKED))
 
 
 def _remove_abandoned(path: Path) -> None:
     """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+    unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
+    for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
         try:
             handle = os.open(partial, os.O_RDONLY)
         except OSError:  # finished or removed by its owner at this moment
@@ -92,7 +152,7 @@ def _remove_abandoned(path: Path) -> None:
         except OSError:  # its owner lives, or this file system cannot tell
             continue
         else:
-            if time.time() - os.fstat(handle).st_mtime > MOMENT:
+            if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
         finally:
             os.close(handle)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from misgiving.cli.options import console
-from misgiving.errors import ExplainedError
+from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
     from misgiving.experiments.protocol import Unit
@@ -28,13 +28,7 @@ def progress_bars(stop: str = "stopped; nothing half-written is left") -> Iterat
         try:
             yield progress
         except KeyboardInterrupt:
-            raise Stopped(stop) from None
-
-
-class Stopped(ExplainedError):
-    """The person, or the system, has stopped the command."""
-
-    exit_code = 130
+            raise StoppedError(stop) from None
 
 
 class Bar:

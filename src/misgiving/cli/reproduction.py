@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import DATA_HELP, Cache, Split, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import DATA_HELP, Cache, OnBadImage, Split, cache_folder, say
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars
 from misgiving.errors import UsageError
 
@@ -91,6 +92,7 @@ def reproduce(
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels.", rich_help_panel="Data")
     ] = None,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     backbone: Annotated[
         str | None, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel=TRAINING)
@@ -221,6 +223,7 @@ def reproduce(
         masks=masks,
         split=split,
         validation_share=validation_share,
+        on_bad_image=on_bad_image,
         learning_rates=_rates(learning_rates),
         seed=seed,
     )
@@ -234,6 +237,7 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         bench = Bench(protocol, cache_folder(cache), listener)
+        say_skipped(bench.images.skipped)
         for sentence in bench.leakage():
             say(sentence)
         if not collect:

@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Device, Split, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import (
+    Cache,
+    Data,
+    Device,
+    Devices,
+    Nodes,
+    OnBadImage,
+    Split,
+    cache_folder,
+    say,
+)
 from misgiving.cli.progress import Bar, Steps, progress_bars
 from misgiving.errors import UsageError
 
@@ -51,6 +62,7 @@ def train(
             rich_help_panel="Data",
         ),
     ] = 0.1,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     backbone: Annotated[
         str, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel="Model")
@@ -200,8 +212,11 @@ def train(
             rich_help_panel="Machine",
         ),
     ] = "32-true",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace RUN if it exists.")
+        bool,
+        typer.Option("--overwrite", help="Replace RUN, or another unfinished one, if it exists."),
     ] = False,
 ) -> None:
     """Train one classifier together with its loss estimator.
@@ -211,6 +226,9 @@ def train(
     `model.safetensors`, `config.json`, `split.csv` (which image was in which part, and which other
     parts hold its lesion or a copy of it) and `history.csv` (losses, accuracy and how well
     predicted losses follow true ones, per epoch and part).
+
+    The state is kept after every epoch, and at SIGTERM, in RUN.unfinished.safetensors: a training
+    that was stopped or killed goes on with the same command.
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
@@ -246,8 +264,17 @@ def train(
             validation_share=validation_share,
             cache=cache_folder(cache),
             on_image=Bar(progress, "preparing images").at,
+            on_bad_image=on_bad_image,
         )
-        train_run(run, out, on_step=Steps(progress, epochs).show, on_weights=_say_weights)
+        say_skipped(run.images.skipped)
+        train_run(
+            run,
+            out,
+            anew=overwrite,
+            on_step=Steps(progress, epochs).show,
+            on_weights=_say_weights,
+            on_found=_say_found,
+        )
     _say_history(out / "history.csv")
     say(leakage_sentence(split_of(run), run.roles.measured))
     say(f"wrote {out}")
@@ -276,6 +303,10 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _say_weights(report: object) -> None:
     say(f"weights: {report}")
+
+
+def _say_found(epoch: int, step: int) -> None:
+    say(f"goes on in epoch {epoch}, after step {step}")
 
 
 def _say_history(path: Path) -> None:

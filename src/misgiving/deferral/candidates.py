@@ -87,8 +87,24 @@ def _power(
     level: float,
 ) -> Float[np.ndarray, " candidates"]:
     """Probability that so many accepted cases of such a risk pass the test at `level`."""
-    counts = np.arange(accepted.max() + 1)[:, None]
-    p_values = probability_of_at_most(np.minimum(counts, accepted), accepted, max_error)
-    most = (p_values <= level).sum(axis=0) - 1  # p-values rise with the count, and end at 1
+    most = _most_errors(accepted, max_error=max_error, level=level)
     passed = probability_of_at_most(np.maximum(most, 0), accepted, risks)
     return np.where(most >= 0, passed, 0.0)
+
+
+def _most_errors(
+    accepted: Int[np.ndarray, " candidates"], *, max_error: float, level: float
+) -> Int[np.ndarray, " candidates"]:
+    """The highest count of errors that passes the test at `level`, by bisection; -1 for none.
+
+    >>> _most_errors(np.array([59, 58, 93]), max_error=0.05, level=0.05)
+    array([ 0, -1,  1])
+    """
+    passes, fails = np.full_like(accepted, -1), accepted  # p-values rise with the count, up to 1
+    while (fails - passes > 1).any():
+        middle = (passes + fails) // 2  # where the two are neighbours, the lower one
+        passed = (middle < 0) | (
+            probability_of_at_most(np.maximum(middle, 0), accepted, max_error) <= level
+        )
+        passes, fails = np.where(passed, middle, passes), np.where(passed, fails, middle)
+    return passes

@@ -14,11 +14,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 
+from misgiving import processes
 from misgiving.data.loading import ImageSet, batches
 from misgiving.detectors import LOGIT_SCORES, Head
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_file
-from misgiving.models.joint import JointClassifier, outputs_of
+from misgiving.models.joint import JointClassifier, Output, outputs_of
 
 Confidences = Float[np.ndarray, " n"]
 
@@ -164,6 +165,8 @@ def predict(
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
+    Several processes share the set, and each has the predictions for all of it.
+
     Args:
         model: The classifier with its loss estimator.
         images: The set.
@@ -172,7 +175,9 @@ def predict(
     """
     if not len(images):
         raise UsageError("there are no images to predict")
-    output = outputs_of(model, image_batches(images, batch_size, device_of(model)))
+    ours = images.select(processes.share_of(len(images)))
+    shares = outputs_of(model, image_batches(ours, batch_size, device_of(model)))
+    output = Output(*(processes.gathered(share, len(images)) for share in shares))
     return Predictions(
         logits=output.logits.numpy(),
         features=output.features.numpy(),

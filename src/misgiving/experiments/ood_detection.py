@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
+from misgiving import processes
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
 from misgiving.deciding import all_confidences
@@ -139,8 +141,14 @@ def score(
 
 
 def _odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin]) -> GridScores:
+    """Several processes share the set, and each has the scores of all of it."""
     device = device_of(checkpoint.model)
-    return score_grid(checkpoint.model.classify, image_batches(images, device=device), grid)
+    ours = images.select(processes.share_of(len(images)))
+    shares = score_grid(checkpoint.model.classify, image_batches(ours, device=device), grid)
+    return {
+        point: processes.gathered(torch.from_numpy(share), len(images)).numpy()
+        for point, share in shares.items()
+    }
 
 
 def _plain_scores(

@@ -1,5 +1,7 @@
 """One training run: from prepared images and a split to a run folder."""
 
+import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -8,21 +10,27 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
-from misgiving.checkpoint import Architecture, Checkpoint, save
+from misgiving import processes
+from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.data.bad_images import FAIL
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, Roles, Split
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import model_fingerprint
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.training import (
     EpochRecord,
     Step,
     TrainingConfig,
+    Unfinished,
+    beside,
     class_weights,
     seeded,
+    stop_asked_by_system,
     train,
     unheard,
 )
@@ -109,6 +117,7 @@ def prepare_run(
     split: str = "paper",
     validation_share: float = 0.1,
     on_image: Callable[[int, int], None] | None = None,
+    on_bad_image: str = FAIL,
 ) -> Run:
     """Load, prepare and split data for one training.
 
@@ -122,12 +131,14 @@ def prepare_run(
         split: `paper` (by image) or `grouped` (by lesion and near duplicate, into four parts).
         validation_share: Share of the images, by class, that the paper's split holds out.
         on_image: Told how many images are prepared, of how many.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
     """
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     changed = replace(dataset.preprocessing, **(preprocessing or {}))
     kind = SPLITS[split]
-    images = grouped_images(prepare(dataset, changed, cache=cache, report=on_image), split)
+    prepared = prepare(dataset, changed, cache=cache, report=on_image, on_bad_image=on_bad_image)
+    images = grouped_images(prepared, split)
     parts = kind.draw(
         images.labels,
         images.classes,
@@ -160,24 +171,47 @@ def train_run(
     run: Run,
     folder: Path,
     *,
+    kept: Path | None = None,
+    anew: bool = False,
     on_step: Callable[[Step], None] = unheard,
     on_weights: Callable[[WeightsReport], None] = unheard,
+    on_found: Callable[[int, int], None] = unheard,
 ) -> Checkpoint:
-    """Train one model and write its run folder: weights, configuration, split, `history.csv`."""
+    """Train one model and write its run folder: weights, configuration, split, `history.csv`.
+
+    The state is kept beside it after every epoch, and at SIGTERM; a training of the same run that
+    was stopped there goes on.
+
+    Args:
+        run: What to train, and how.
+        folder: The run folder; it appears whole.
+        kept: File for the state, which the caller removes; None for one beside `folder`, which is
+            removed when the run is there.
+        anew: Begin anew where the state that is found is another training's or damaged.
+        on_step: Called after every step.
+        on_weights: Told what a weights file has given.
+        on_found: Told the epoch and the steps after which training goes on.
+    """
     classes = run.images.classes
     architecture = run.model.architecture(
         num_classes=len(classes), image_size=run.preprocessing.image_size
     )
     model = _initial_model(run, architecture, on_weights)
     training = run.part("train")
-    history = train(
-        model,
-        training,
-        run.part(run.roles.watched),
-        run.training,
-        augmentation=run.augmentation,
-        on_step=on_step,
+    unfinished = Unfinished(
+        path=kept or beside(folder), identity=_identity(run, model), anew=anew, on_found=on_found
     )
+    with stop_asked_by_system() as stop:
+        history = train(
+            model,
+            training,
+            run.part(run.roles.watched),
+            run.training,
+            augmentation=run.augmentation,
+            on_step=on_step,
+            unfinished=unfinished,
+            stop=stop,
+        )
     # The estimator learned the loss without class weights where its target was the plain one.
     weighting = "none" if run.training.target == "plain" else run.training.class_weights
     weights = class_weights(training.labels, len(classes), weighting)
@@ -191,8 +225,24 @@ def train_run(
         estimates_losses=run.training.estimates_losses,
         configuration=_configuration(run),
     )
-    save(folder, checkpoint, tables={"history.csv": history_table(history)})
+    if processes.is_first():
+        save(folder, checkpoint, tables={"history.csv": history_table(history)})
+        if kept is None:
+            unfinished.path.unlink(missing_ok=True)
+    processes.wait_for_all()
     return checkpoint
+
+
+def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
+    """What must be the same for an unfinished training to go on, as its file holds it."""
+    identity = {
+        **_configuration(run),
+        "preprocessing": run.preprocessing.to_dict(),
+        "split": hashlib.sha256("\n".join(map(str, run.parts)).encode()).hexdigest(),
+        "first weights": model_fingerprint(model),
+        "versions": versions(),
+    }
+    return dict(json.loads(json.dumps(identity)))
 
 
 def _initial_model(
@@ -223,6 +273,7 @@ def _configuration(run: Run) -> dict[str, Any]:
             "name": run.data,
             "fingerprint": run.images.fingerprint,
             "images": {part: int(np.sum(run.parts == part)) for part in np.unique(run.parts)},
+            "skipped": [one._asdict() for one in run.images.skipped],
         },
         "model": run.model.to_dict(),
         "training": run.training.to_dict(),

@@ -37,7 +37,7 @@ from misgiving.experiments.reliance import foreign_limit, measure_foreign, polic
 from misgiving.experiments.runs import Run, train_run
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.registry import Registry
-from misgiving.training import device_named
+from misgiving.training import beside, device_named
 
 RESULT_COLUMNS = ("experiment", "trial", "model", *Measurement._fields)
 
@@ -104,6 +104,7 @@ def _finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any]) -> None
         _do(bench, unit, partial)
         write_json(partial / "timing.json", {"seconds": round(time.monotonic() - started, 1)})
         write_json(partial / "unit.json", record)
+    beside(out / unit.folder).unlink(missing_ok=True)
 
 
 def _do(bench: Bench, unit: Unit, folder: Path) -> None:
@@ -236,7 +237,13 @@ def _train(bench: Bench, unit: Unit, folder: Path) -> tuple[Run, Checkpoint]:
     checkpoint = (
         load(trained)
         if trained.is_dir()
-        else train_run(run, trained, on_step=bench.listener.on_step)
+        else train_run(
+            run,
+            trained,
+            kept=beside(folder.with_name(unit.model)),
+            anew=True,
+            on_step=bench.listener.on_step,
+        )
     )
     checkpoint.model.to(device_named(run.training.device))
     return run, checkpoint

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from misgiving.checkpoint import versions
+from misgiving.errors import visible
 from misgiving.experiments.bench import Bench
 from misgiving.experiments.protocol import DERMOSCOPY, Protocol, Unit, units
 
@@ -49,6 +50,9 @@ def settings(bench: Bench, finished: Sequence[Unit], out: Path) -> dict[str, Any
         "leakage": bench.leakage(),
         "missing_units": [str(unit) for unit in units(protocol) if unit not in finished],
         "unit_seconds": sum(_seconds(out / unit.folder) for unit in finished),
+        "skipped": [
+            {"set": name, **one._asdict()} for name, bad in bench.skipped().items() for one in bad
+        ],
         "notes": [*protocol.notes, *_notes(bench)],
     }
 
@@ -136,6 +140,10 @@ def _notes(bench: Bench) -> list[str]:
         "Intervals resample groups of images that trials share together, and trials with "
         "replacement; with few trials the variation between trials is drawn too small.",
         *_sizes(bench),
+        *(
+            f"left out of {name}, as unreadable: {', '.join(visible(one.image) for one in bad)}"
+            for name, bad in bench.skipped().items()
+        ),
     ]
 
 

@@ -1,0 +1,41 @@
+"""Trains for 20 steps in as many processes as asked for, in double precision; the first writes.
+
+python shared_training.py DEVICES OUT [VALUE_OF_TRAINING_CONFIG...]
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from coloured import coloured_set
+from safetensors.torch import save_file
+
+from misgiving import processes
+from misgiving.evaluation import predict
+from misgiving.models.joint import JointClassifier
+from misgiving.training import TrainingConfig, seeded, train
+
+
+def main(devices, out, options):
+    torch.set_default_dtype(torch.float64)
+    with seeded(3):  # layer normalisation: batch normalisation sees each share alone
+        model = JointClassifier("test_convnext", num_classes=3, pretrained=False, dropout=0.0)
+    config = TrainingConfig(
+        epochs=4, batch_size=8, device="cpu", precision="64-true", devices=devices, **options
+    )
+    steps = []
+    images, validation = coloured_set(size=41, side=32), coloured_set(size=13, side=32, seed=1)
+    history = train(model, images, validation, config, on_step=steps.append)
+    predicted = predict(model.double(), validation)
+    if processes.is_first():
+        save_file(
+            {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"
+        )
+        told = {"steps": steps, "history": history, "logits": predicted.logits.tolist()}
+        Path(f"{out}.json").write_text(json.dumps(told))
+    processes.wait_for_all()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))

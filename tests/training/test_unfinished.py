@@ -1,0 +1,163 @@
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from coloured import coloured_set
+from safetensors.torch import load_file, save_file
+
+from misgiving.data.preprocessing import AugmentationSettings
+from misgiving.errors import DataError, StoppedError
+from misgiving.models.joint import JointClassifier
+from misgiving.training import (
+    TrainingConfig,
+    Unfinished,
+    beside,
+    seeded,
+    stop_asked_by_system,
+    train,
+)
+
+CONFIG = TrainingConfig(
+    epochs=3, batch_size=8, learning_rate=1e-2, decay_every=1, keep="best", device="cpu", seed=5
+)
+IDENTITY = {"seed": 5}
+
+
+def trained(images, *, unfinished=None, stop_after=None, config=CONFIG):
+    """A model, trained from the same first weights; asked to stop after so many steps in all."""
+    with seeded(5):
+        model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False)
+    steps = []
+    history = train(
+        model,
+        images,
+        coloured_set(size=12, seed=1),
+        config,
+        augmentation=AugmentationSettings(),
+        on_step=steps.append,
+        unfinished=unfinished,
+        stop=lambda: len(steps) == stop_after,
+    )
+    return model, history, steps
+
+
+@pytest.fixture(scope="module")
+def uninterrupted():
+    return trained(coloured_set())
+
+
+@pytest.fixture
+def unfinished(tmp_path):
+    return Unfinished(path=tmp_path / "run.unfinished.safetensors", identity=IDENTITY)
+
+
+@pytest.mark.parametrize("stops", [[1], [3], [4, 2], [8], [1, 1, 1, 1, 1, 1, 1, 1]])
+def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
+    images, uninterrupted, unfinished, stops
+):
+    steps = []
+    for after in stops:
+        with pytest.raises(StoppedError, match="the same command goes on there"):
+            trained(images, unfinished=unfinished, stop_after=after)
+    model, history, steps = trained(images, unfinished=unfinished)
+    expected, expected_history, all_steps = uninterrupted
+    assert len(steps) == len(all_steps) - sum(stops)
+    assert steps == all_steps[sum(stops) :]
+    assert history == expected_history
+    for name, weight in expected.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weight), name
+
+
+def test_where_training_goes_on_is_told(images, unfinished):
+    with pytest.raises(StoppedError, match="in epoch 2, after step 1"):
+        trained(images, unfinished=unfinished, stop_after=4)
+    found = []
+    trained(images, unfinished=replace(unfinished, on_found=lambda *place: found.append(place)))
+    assert found == [(2, 1)]
+
+
+def test_without_a_place_to_keep_it_a_stop_says_that_nothing_is_kept(images):
+    with pytest.raises(StoppedError, match="nothing is kept"):
+        trained(images, stop_after=1)
+
+
+def test_a_training_of_another_kind_is_not_gone_on_with(images, unfinished):
+    with pytest.raises(StoppedError):
+        trained(images, unfinished=unfinished, stop_after=1)
+    other = replace(unfinished, identity={"seed": 6})
+    with pytest.raises(DataError, match=r"run\.unfinished.*differs in seed; .*--overwrite"):
+        trained(images, unfinished=other)
+    assert unfinished.path.exists()
+
+
+def test_a_training_of_another_kind_is_replaced_when_that_is_said(
+    images, uninterrupted, unfinished
+):
+    with pytest.raises(StoppedError):
+        trained(images, unfinished=unfinished, stop_after=4)
+    _, history, steps = trained(
+        images, unfinished=replace(unfinished, identity={"seed": 6}, anew=True)
+    )
+    assert steps == uninterrupted[2]
+    assert history == uninterrupted[1]
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def not_safetensors(path):
+    path.write_bytes(b"\x80\x04pickle")
+
+
+def another_format(path):
+    save_file(load_file(path), path, {"facts": '{"format": 99}'})
+
+
+def without_facts(path):
+    save_file(load_file(path), path)
+
+
+@pytest.mark.parametrize("damage", [cut_short, not_safetensors, another_format, without_facts])
+def test_a_damaged_state_is_refused_by_name(images, unfinished, damage):
+    with pytest.raises(StoppedError):
+        trained(images, unfinished=unfinished, stop_after=1)
+    damage(unfinished.path)
+    with pytest.raises(DataError, match=r"run\.unfinished\.safetensors: damaged .*--overwrite"):
+        trained(images, unfinished=unfinished)
+
+
+def test_the_state_lies_beside_the_run(tmp_path):
+    assert beside(tmp_path / "my.run") == tmp_path / "my.run.unfinished.safetensors"
+
+
+def test_the_first_sigterm_asks_and_the_second_acts():
+    heard = []
+    before = signal.signal(signal.SIGTERM, lambda *_: heard.append("acted"))
+    try:
+        with stop_asked_by_system() as stop:
+            assert not stop()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert (stop(), heard) == (True, [])
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert heard == ["acted"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert heard == ["acted", "acted"]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_thread_is_never_asked_to_stop():
+    answers = []
+
+    def ask():
+        with stop_asked_by_system() as stop:
+            answers.append(stop())
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    assert answers == [False]
