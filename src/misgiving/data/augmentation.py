@@ -5,12 +5,12 @@ batch is varied in parts that stay in its cache, in memory that is used again fo
 fresh memory, not arithmetic, is what takes the time.
 """
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from misgiving.data.memory import fresh
 from misgiving.data.preprocessing import AugmentationSettings
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -34,7 +34,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
         generator: On the CPU; its state moves on.
     """
     draws = _draw(len(images), generator)
-    varied = _fresh_like(images)
+    varied = fresh(images.shape, dtype=images.dtype, device=images.device)
     size = _size_of_part(images)
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):
@@ -42,14 +42,6 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
         planes = scratch[: len(varied[part])]
         _vary(images[part], draws[part], settings, planes, out=varied[part])
     return varied
-
-
-def _fresh_like(images: Images) -> Images:
-    """Contiguous memory, on a CPU from numpy, which asks Linux for large pages: less to set up."""
-    if images.device.type != "cpu":
-        return torch.empty_like(images, memory_format=torch.contiguous_format)
-    content = torch.from_numpy(np.empty(images.nbytes, dtype=np.uint8))
-    return content.view(images.dtype).view(images.shape)
 
 
 def _size_of_part(images: Images) -> int:

@@ -22,6 +22,7 @@ from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.intact import Checksums, checksum
+from misgiving.data.memory import fresh
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_sealed, whole_folder, write_sealed
@@ -335,10 +336,20 @@ def _batch(
 ) -> Batch:
     pixels = torch.from_numpy(images.read(indices)).to(device)
     return Batch(
-        pixels.permute(0, 3, 1, 2).contiguous().float().div(255),
+        _fractions(pixels),
         torch.as_tensor(images.labels[indices], dtype=torch.int64, device=device),
         torch.as_tensor(indices, dtype=torch.int64, device=device),
     )
+
+
+def _fractions(
+    pixels: UInt8[Tensor, "batch size size 3"],
+) -> Float[Tensor, "batch 3 size size"]:
+    """Values in [0, 1], with the channels first."""
+    count, height, width, channels = pixels.shape
+    shape = (count, channels, height, width)
+    fractions = fresh(shape, dtype=torch.float32, device=pixels.device)
+    return fractions.copy_(pixels.permute(0, 3, 1, 2)).div_(255)
 
 
 def _inverse(counts: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
