@@ -1,8 +1,8 @@
 """Random variation of training images, many at a time, on the device they are on.
 
 All random numbers are drawn on the CPU, so that a run does not depend on the device. On a CPU a
-batch is varied in parts that stay in its cache, in memory that is used again for the next part:
-fresh memory, not arithmetic, is what takes the time.
+batch is varied in parts that stay in its cache, in memory that is used again for the next part: to
+get fresh memory from the system takes longer than to change the colours.
 """
 
 import torch
