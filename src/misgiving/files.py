@@ -80,8 +80,19 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
+def clear_abandoned(path: Path) -> None:
+    """Remove what killed processes left of `path`, once that is old enough to be told."""
+    deadline = time.monotonic() + 2 * MOMENT  # clocks of file servers differ
+    while _remove_abandoned(path) and time.monotonic() < deadline:
+        time.sleep(MOMENT / 50)
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs.
+
+    Gives whether something stays that might be theirs, or that its owner will lock in a moment.
+    """
+    doubtful = False
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         try:
             handle = os.open(partial, os.O_RDONLY)
@@ -94,8 +105,11 @@ def _remove_abandoned(path: Path) -> None:
         else:
             if time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            else:
+                doubtful = True
         finally:
             os.close(handle)
+    return doubtful
 
 
 def _swap(partial: Path, path: Path) -> None:

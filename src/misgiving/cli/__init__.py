@@ -58,6 +58,7 @@ MISSING = {
     "lightning_fabric": "train",
     "matplotlib": "train",
     "skimage": "train",
+    "ray": "ray",
 }
 
 
