@@ -80,19 +80,24 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def clear_abandoned(path: Path) -> None:
-    """Remove what killed processes left of `path`, once that is old enough to be told."""
-    deadline = time.monotonic() + 2 * MOMENT  # clocks of file servers differ
-    while _remove_abandoned(path) and time.monotonic() < deadline:
+def clear_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files and folders, waiting until that is sure.
+
+    What somebody still writes is left alone in the end.
+    """
+    deadline = time.monotonic() + 2 * MOMENT  # the clocks of file servers differ
+    left = [path for path in paths if _remove_abandoned(path)]
+    while left and time.monotonic() < deadline:
         time.sleep(MOMENT / 50)
+        left = [path for path in left if _remove_abandoned(path)]
 
 
 def _remove_abandoned(path: Path) -> bool:
     """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs.
 
-    Gives whether something stays that might be theirs, or that its owner will lock in a moment.
+    Gives whether something stays: its owner lives, or will lock it in a moment.
     """
-    doubtful = False
+    stays = False
     for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         try:
             handle = os.open(partial, os.O_RDONLY)
@@ -101,15 +106,15 @@ def _remove_abandoned(path: Path) -> bool:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # its owner lives, or this file system cannot tell
-            continue
+            stays = True
         else:
             if time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
             else:
-                doubtful = True
+                stays = True
         finally:
             os.close(handle)
-    return doubtful
+    return stays
 
 
 def _swap(partial: Path, path: Path) -> None:

@@ -34,7 +34,6 @@ from misgiving.files import clear_abandoned
 RETRIES = 3  # of a unit whose worker was killed or whose node was lost
 PATIENCE = 60.0  # seconds in which a shared folder shows what another node has written
 MOMENT_TO_ANSWER = 10.0  # seconds in which the head of a cluster lets itself be connected to
-MOMENT_TO_STOP = 10.0  # seconds in which a unit that is told to stop removes what is half-written
 
 
 class Task(NamedTuple):
@@ -78,19 +77,16 @@ def _on_ray(
     bench: Bench, records: Records, out: Path, *, address: str, threads: int, gpus: float | None
 ) -> None:
     task = Task(bench.protocol, bench.cache, out.absolute(), Path.cwd(), threads)
-    with _cluster(address):
-        device = bench.protocol.training.device
-        share = gpus_of_unit(gpus, device, ray.cluster_resources().get("GPU", 0.0))
-        refuse_small_nodes([node["Resources"] for node in ray.nodes()], threads, share)
-        submitted = _submit(task, records, share)
-        try:
-            for unit in _finished(submitted):
+    try:
+        with _cluster(address):
+            device = bench.protocol.training.device
+            share = gpus_of_unit(gpus, device, ray.cluster_resources().get("GPU", 0.0))
+            refuse_small_nodes([node["Resources"] for node in ray.nodes()], threads, share)
+            for unit in _finished(_submit(task, records, share)):
                 await_unit(out / unit.folder, records[unit])
                 bench.listener.on_unit(unit)
-        finally:
-            _stop(list(submitted))
-            for unit in records:
-                clear_abandoned(out / unit.folder)
+    finally:
+        clear_abandoned(out / unit.folder for unit in records)
 
 
 def gpus_of_unit(asked: float | None, device: str, available: float) -> float:
@@ -136,7 +132,11 @@ def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PAT
 
 @contextmanager
 def _cluster(address: str) -> Iterator[None]:
-    """Join a cluster, or start one that ends with the block."""
+    """Join a cluster, or start one that ends with the block.
+
+    Tasks that still run are ended by leaving, not cancelled one by one: Ray 2.60 aborts the whole
+    process where a task is cancelled at the moment at which it ends.
+    """
     try:
         _join(address)
         yield
@@ -199,13 +199,6 @@ def _require_success(task: Any, unit: Unit) -> None:
             f"{unit}: its workers were lost, perhaps for want of memory ({reason}); "
             "run again with more --threads for each, so that fewer run at one time"
         ) from error
-
-
-def _stop(tasks: list[Any]) -> None:
-    """Tell the units that still run to stop, and let them remove what they have begun."""
-    for task in tasks:
-        ray.cancel(task)
-    ray.wait(tasks, num_returns=len(tasks), timeout=MOMENT_TO_STOP)
 
 
 _bench_of_worker: Bench | None = None
