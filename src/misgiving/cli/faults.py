@@ -11,6 +11,7 @@ EXTRAS = {
     "lightning_fabric": "train",
     "matplotlib": "train",
     "skimage": "train",
+    "ray": "ray",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
 SMALLER = (
