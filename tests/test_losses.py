@@ -103,7 +103,7 @@ def with_every_tie(size, seed):
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 31, 32, 33])
-@pytest.mark.parametrize("margin", [0.0, 0.5, 1.0, 10.0])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 0.5, 1.0, 10.0])
 @pytest.mark.usefixtures("counting")
 def test_counted_pairs_are_equation_1_with_its_gradient(size, margin):
     for seed in range(6):

@@ -113,7 +113,7 @@ def _counted(predicted: Losses, true: Losses, margin: float) -> Scalar:
     wide = predicted.double()
     lower, higher = _active_pairs(wide.detach(), true, margin)
     centred = wide - wide.detach().mean()  # sum(c - d) is 0; small numbers keep more digits
-    total = margin * lower.sum() + (centred * (lower - higher)).sum()
+    total = margin * lower.sum().double() + (centred * (lower - higher)).sum()
     unordered = ~predicted.isfinite().all() | true.isnan().any()
     total = total.masked_fill(unordered, torch.nan)
     return total.to(torch.promote_types(predicted.dtype, torch.float32))
@@ -135,7 +135,7 @@ def _active_pairs(predicted: Losses, true: Losses, margin: float) -> tuple[Tenso
     prefix = torch.searchsorted(ascending, ascending + margin)
     suffix = torch.searchsorted(prefix, places, right=True)
     ends = torch.stack([torch.zeros_like(prefix), prefix, suffix, torch.full_like(prefix, size)])
-    counts = -(prefix > places).long().repeat(2, 1)  # a sample and itself are not a pair
+    counts = places.new_full((2, size), -1)  # a sample and itself are not a pair
     parted = ranks
     for bit in reversed(range((size - 1).bit_length())):
         one, own = (parted >> bit) & 1, (ranks >> bit) & 1
