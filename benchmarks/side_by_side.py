@@ -100,6 +100,45 @@ class Comparison:
         )
         for note in self.notes:
             print(f"  {note}")
-        if path := os.environ.get(RECORD):
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(self)) + "\n")
+        _record(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """One line of the table of results that is a value of ours alone.
+
+    Attributes:
+        what: What was measured.
+        value: The value.
+        unit: Its unit.
+        bound: What the value may be at most.
+        notes: What else was seen.
+    """
+
+    what: str
+    value: float
+    unit: str
+    bound: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the value is as good as the bound."""
+        return self.value <= self.bound
+
+    def report(self) -> None:
+        """Print what was measured, and add it to the record where there is one."""
+        print(f"{self.what}:")
+        print(
+            f"  {self.value:.4g} {self.unit}; at most {self.bound:g} is "
+            f"{'reached' if self.reached else 'NOT reached'}"
+        )
+        for note in self.notes:
+            print(f"  {note}")
+        _record(self)
+
+
+def _record(line: "Comparison | Reading") -> None:
+    if path := os.environ.get(RECORD):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(line)) + "\n")

@@ -95,10 +95,9 @@ def _rows_penalty(predicted: Losses, true: Losses, start: int, stop: int, margin
     """Sum the penalties of the pairs (i, j) with start <= i < stop and any j != i."""
     order = torch.where(true[start:stop, None] > true, 1.0, -1.0)
     gap = predicted[start:stop, None] - predicted
-    penalties = F.relu(margin - order * gap)
-    rows = torch.arange(start, stop, device=true.device)
-    itself = rows[:, None] == torch.arange(len(true), device=true.device)
-    return penalties.masked_fill(itself, 0.0).sum()
+    margins = torch.full_like(order, margin, dtype=_at_least_single(predicted))
+    margins.diagonal(start).zero_()  # of a sample and itself, which are not a pair
+    return F.relu(margins - order * gap).sum()
 
 
 def _counted(predicted: Losses, true: Losses, margin: float) -> Scalar:
@@ -116,7 +115,11 @@ def _counted(predicted: Losses, true: Losses, margin: float) -> Scalar:
     total = margin * lower.sum().double() + (centred * (lower - higher)).sum()
     unordered = ~predicted.isfinite().all() | true.isnan().any()
     total = total.masked_fill(unordered, torch.nan)
-    return total.to(torch.promote_types(predicted.dtype, torch.float32))
+    return total.to(_at_least_single(predicted))
+
+
+def _at_least_single(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
 
 
 @torch.no_grad()
