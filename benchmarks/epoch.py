@@ -11,6 +11,7 @@ With --processor-time and one thread (OMP_NUM_THREADS=1), a busy machine disturb
 import argparse
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -84,16 +85,22 @@ def compare(backbone: str, options: argparse.Namespace, folder: Path) -> None:
 
 def image_set(path: Path, count: int, image_size: int) -> ImageSet:
     """Random bytes in a file, mapped as the cache maps it."""
-    stored = np.lib.format.open_memmap(
-        path, mode="w+", dtype=np.uint8, shape=(count, image_size, image_size, 3)
-    )
-    random = np.random.default_rng(0)
-    for row in stored:
-        row[:] = random.integers(0, 256, row.shape)
-    stored.flush()
+    shape, random = (image_size, image_size, 3), np.random.default_rng(0)
+    with path.open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(count):
+            file.write(random.bytes(3 * image_size**2))
+    return mapped(path)
+
+
+def mapped(path: Path) -> ImageSet:
+    """The images of such a file."""
+    images = np.load(path, mmap_mode="r")
+    count = len(images)
     names = tuple(map(str, range(count)))
     return ImageSet(
-        images=np.load(path, mmap_mode="r"),
+        images=images,
         rows=np.arange(count),
         labels=np.arange(count) % CLASSES,
         ids=names,
@@ -120,8 +127,7 @@ def sides(
 
     def epoch() -> None:
         session = Session(model, optimizer, StepLR(optimizer, 1), config)
-        for _ in loop.epoch(session, images):
-            pass
+        deque(loop.epoch(session, images), maxlen=0)
 
     def bare_steps() -> None:
         module.train()
