@@ -110,18 +110,20 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A line of the table that is no ratio: seconds that must not be many.
+    """A line of the table that is no ratio: what must not be much.
 
     Attributes:
-        what: What was timed.
+        what: What was measured.
         bound: What the median must not exceed.
-        values: The seconds of each round.
+        values: Those of each round.
+        unit: Of the values.
         notes: What else was seen.
     """
 
     what: str
     bound: float
     values: list[float]
+    unit: str = "s"
     notes: tuple[str, ...] = ()
 
     @property
@@ -132,12 +134,12 @@ class Reading:
     @property
     def aim(self) -> str:
         """What the median must reach, in words."""
-        return f"at most {self.bound:g} s"
+        return f"at most {self.bound:g} {self.unit}"
 
     @property
     def found(self) -> str:
         """The median with its spread."""
-        return f"{_with_spread(self.values)} s"
+        return f"{_with_spread(self.values)} {self.unit}"
 
     def report(self) -> None:
         """Print what was measured, and add it to the record where there is one."""
