@@ -64,19 +64,16 @@ def test_a_unit_that_fails_leaves_nothing(bench, tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_processes_give_the_bytes_of_one_with_as_many_threads(tmp_path, cache, threads):
     small = Bench(replace(TINY, trials=1, models=("vanilla",)), cache)
     for name, jobs in (("one", 1), ("several", 2)):
         run = on_this_machine(jobs=jobs, threads=threads)
         reproduce_units(small, tmp_path / name, run=run)
-        collect(small, tmp_path / name)
-    for name in ("results.csv", "intervals.csv", "histories.csv"):
-        one, several = (tmp_path / place / name for place in ("one", "several"))
-        assert one.read_bytes() == several.read_bytes()
-    assert json.loads((tmp_path / "several" / "settings.json").read_text())["unit_threads"] == [
-        threads
-    ]
+    for unit in units(small.protocol):
+        for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
+            one, several = (tmp_path / place / unit.folder / name for place in ("one", "several"))
+            assert one.read_bytes() == several.read_bytes()
 
 
 def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_were(
