@@ -120,13 +120,27 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(environment, tm
     until(lambda: not list(started(mine)), seconds=10)
 
 
-def test_a_unit_that_fails_for_a_known_reason_is_one_line(environment, two_workers, tmp_path):
+@pytest.mark.soak
+def test_a_unit_that_fails_for_a_known_reason_ends_the_command_in_one_line(
+    environment, two_workers, tmp_path
+):
     (tmp_path / "units").write_text("no folder")
     command = [*COMMAND, "--models", "vanilla", "--ray", two_workers, "--out", str(tmp_path)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 2
     assert "cannot be written" in run.stderr.splitlines()[-1]
     assert "Traceback" not in run.stderr
+
+
+def test_why_a_unit_has_failed_is_passed_on(monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    def fail(_):
+        raise RayTaskError("finish", "a traceback", UsageError("out: cannot be written"))
+
+    monkeypatch.setattr(cluster.ray, "get", fail)
+    with pytest.raises(UsageError, match=r"^out: cannot be written$"):
+        cluster._require_success("task", Unit("generalization", 0, "mse"))
 
 
 def test_a_worker_that_is_lost_again_and_again_is_one_line(monkeypatch):

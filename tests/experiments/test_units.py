@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 from tiny import TINY
 
 from misgiving.errors import DataError, TrainingError, UsageError
@@ -64,32 +65,32 @@ def test_a_unit_that_fails_leaves_nothing(bench, tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.soak)])
 def test_processes_give_the_bytes_of_one_with_as_many_threads(tmp_path, cache, threads):
     small = Bench(replace(TINY, trials=1, models=("vanilla",)), cache)
     for name, jobs in (("one", 1), ("several", 2)):
         run = on_this_machine(jobs=jobs, threads=threads)
         reproduce_units(small, tmp_path / name, run=run)
-        collect(small, tmp_path / name)
-    for name in ("results.csv", "intervals.csv", "histories.csv"):
-        one, several = (tmp_path / place / name for place in ("one", "several"))
-        assert one.read_bytes() == several.read_bytes()
-    assert json.loads((tmp_path / "several" / "settings.json").read_text())["unit_threads"] == [
-        threads
-    ]
+    for unit in units(small.protocol):
+        for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
+            one, several = (tmp_path / place / unit.folder / name for place in ("one", "several"))
+            assert one.read_bytes() == several.read_bytes()
 
 
 def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_were(
     bench, tmp_path, monkeypatch
 ):
+    def numbers():
+        return {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
+
     seen = []
-    monkeypatch.setattr(units_module, "_do", lambda *_: seen.append(torch.get_num_threads()))
-    before = torch.get_num_threads()
+    monkeypatch.setattr(units_module, "_do", lambda *_: seen.append(numbers()))
+    before = numbers()
     unit = Unit("generalization", 0, "vanilla")
     reproduce_units(bench, tmp_path, run=on_this_machine(threads=3), chosen=[unit])
-    assert seen == [3]
+    assert seen == [{3}]
     assert json.loads((tmp_path / unit.folder / "timing.json").read_text())["threads"] == 3
-    assert torch.get_num_threads() == before
+    assert numbers() == before
 
 
 def test_a_unit_that_is_finished_with_other_threads_counts(bench, reproduction):
