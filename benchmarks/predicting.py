@@ -76,7 +76,7 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 def ours(run: Path, folder: Path) -> np.ndarray:
     """The probability of every image's predicted class, as `predict` writes it."""
-    _, rows = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
+    rows = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE).rows
     return np.array([float(str(row[2])) for row in rows])
 
 

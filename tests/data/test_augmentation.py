@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.transforms import functional as TF
 
 from misgiving.data import augmentation
@@ -73,6 +74,23 @@ def test_the_next_batch_is_varied_differently():
     source = generator()
     first = augment(images(), AugmentationSettings(), source)
     assert not torch.equal(first, augment(images(), AugmentationSettings(), source))
+
+
+@pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
+def test_a_batch_is_varied_alike_in_any_parts(monkeypatch, values):
+    whole = augment(images(6), AugmentationSettings(), generator())
+    monkeypatch.setattr(augmentation, "PART", values)
+    in_parts = augment(images(6), AugmentationSettings(), generator())
+    torch.testing.assert_close(in_parts, whole)
+
+
+@pytest.mark.parametrize("size", [(7, 11), (224, 224)])
+def test_the_grid_is_that_of_torch(size):
+    affine = torch.randn(3, 2, 3, dtype=torch.float64, generator=generator())
+    grid = torch.empty(3, 2, *size, dtype=torch.float64)
+    augmentation._write_grid(affine, grid)
+    expected = F.affine_grid(affine, [3, 1, *size], align_corners=False)
+    torch.testing.assert_close(grid.permute(0, 2, 3, 1), expected)
 
 
 @pytest.mark.parametrize("name", ["flips", "jitter", "rotation", "translation"])

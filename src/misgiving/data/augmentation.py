@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from misgiving.data.memory import fresh
 from misgiving.data.preprocessing import AugmentationSettings
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -33,7 +34,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
         generator: On the CPU; its state moves on.
     """
     draws = _draw(len(images), generator)
-    varied = torch.empty_like(images, memory_format=torch.contiguous_format)
+    varied = fresh(images.shape, dtype=images.dtype, device=images.device)
     size = _size_of_part(images)
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):
@@ -45,7 +46,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
 
 def _size_of_part(images: Images) -> int:
     """How many images are varied at once: on a GPU all of them."""
-    return max(1, PART // images[0].numel()) if images.device.type == "cpu" else len(images)
+    return max(1, PART // images.shape[1:].numel()) if images.device.type == "cpu" else len(images)
 
 
 def _vary(

@@ -22,6 +22,7 @@ from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.intact import Checksums, checksum
+from misgiving.data.memory import fresh
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_sealed, whole_folder, write_sealed
@@ -363,7 +364,17 @@ def _on_device(stored: _Read, device: torch.device | str) -> Batch:
         tensor.to(device, non_blocking=tensor.is_pinned())  # such copies need not be waited for
         for tensor in stored
     )
-    return Batch(pixels.permute(0, 3, 1, 2).contiguous().float().div(255), labels, indices)
+    return Batch(_fractions(pixels), labels, indices)
+
+
+def _fractions(
+    pixels: UInt8[Tensor, "batch size size 3"],
+) -> Float[Tensor, "batch 3 size size"]:
+    """Values in [0, 1], with the channels first."""
+    count, height, width, channels = pixels.shape
+    shape = (count, channels, height, width)
+    fractions = fresh(shape, dtype=torch.float32, device=pixels.device)
+    return fractions.copy_(pixels.permute(0, 3, 1, 2)).div_(255)
 
 
 def _inverse(counts: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
