@@ -1,0 +1,41 @@
+"""`/`: the page, and the files that it is made of."""
+
+from http import HTTPStatus
+from importlib.resources import files
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from misgiving.serve.problems import ProblemError
+
+router = APIRouter(include_in_schema=False)
+
+PARTS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
+
+
+@router.get("/")
+def page() -> Response:
+    """The page for a person at a screen."""
+    return _part("page.html")
+
+
+@router.get("/page.css")
+def style() -> Response:
+    """How it looks."""
+    return _part("page.css")
+
+
+@router.get("/page.js")
+def script() -> Response:
+    """What it does."""
+    return _part("page.js")
+
+
+def _part(name: str) -> Response:
+    """A file of the package; nothing of a request becomes part of its path."""
+    file = files("misgiving.serve") / name
+    if not file.is_file():
+        raise ProblemError(
+            HTTPStatus.NOT_FOUND, f"{name} is not installed; install misgiving again"
+        )
+    return Response(file.read_bytes(), media_type=f"{PARTS[name]}; charset=utf-8")
