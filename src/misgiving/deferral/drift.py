@@ -119,6 +119,7 @@ class DriftMonitor:
 
     Attributes:
         cases: How many it has seen.
+        alarms: How many cases had been seen when a test alarmed, by its name.
         missing: Why a test is not made, in words.
     """
 
@@ -129,7 +130,7 @@ class DriftMonitor:
         self._ranks: dict[str, RankTest] = {}
         self._acceptance: AcceptanceTest | None = None
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
-        self._since: dict[str, int] = {}
+        self.alarms: dict[str, int] = {}
         if calibration.foreign_scores is not None:
             self._ranks["familiarity"] = RankTest(calibration.foreign_scores)
         if calibration.evidence is None:
@@ -164,7 +165,7 @@ class DriftMonitor:
             self._acceptance.see(accepted)
         for name, wealth in self._wealths():
             if wealth.highest >= math.log(self._alarm_at[name]):
-                self._since.setdefault(name, self.cases)
+                self.alarms.setdefault(name, self.cases)
 
     @property
     def tests(self) -> list[DriftTest]:
@@ -176,7 +177,7 @@ class DriftMonitor:
                 e_value=_readable(wealth.log),
                 highest=_readable(wealth.highest),
                 alarm_at=self._alarm_at[name],
-                since=self._since.get(name),
+                since=self.alarms.get(name),
                 sentence=words.get(name, self._of_acceptance)(),
             )
             for name, wealth in self._wealths()

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 import misgiving
 from misgiving.errors import UsageError
-from misgiving.serve import about, cases, decisions, page
+from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.gate import Gate
 from misgiving.serve.model import Model
 from misgiving.serve.observing import Observing
@@ -52,7 +52,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
         redoc_url=None,
     )
     app.state.service = service
-    for room in (decisions, cases, about, page):
+    for room in (decisions, cases, insight, about, page):
         app.include_router(room.router)
     for kind, explained in EXPLAINED.items():
         app.add_exception_handler(kind, explained)

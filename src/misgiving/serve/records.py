@@ -73,3 +73,14 @@ class CaseWithHistory(Case):
     """A case with all that was said of it."""
 
     reviews: list[Review] = Field(description="All reviews, the first one first.")
+
+
+class Decided(Record):
+    """What drift is told by."""
+
+    id: str
+    received: Moment
+    decision: Outcome
+    score: float | None
+    foreign_score: float | None
+    sha256: str

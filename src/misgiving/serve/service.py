@@ -14,6 +14,7 @@ from typing import NamedTuple, cast
 
 import numpy as np
 
+from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError
 from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
@@ -25,6 +26,7 @@ from misgiving.serve.records import Case, Outcome
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.uploads import Upload
+from misgiving.serve.watch import Watch
 
 COMMITTED_AT_ONCE = 256
 
@@ -42,6 +44,7 @@ class Service:
     def __init__(self, model: Model, store: Store, settings: Settings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.policy_fingerprint = policy_fingerprint(model.policy)
+        self.watch = _watch(model, store, self.policy_fingerprint)
         self.monitoring = Monitoring()
         self.admission = Admission(settings)
         self.recent = RecentSquares(settings.recent_bytes)
@@ -146,6 +149,14 @@ class Service:
             policy_fingerprint=self.policy_fingerprint,
             image_kept=self.kept is not None,
         )
+
+
+def _watch(model: Model, store: Store, policy_fingerprint: str | None) -> Watch | None:
+    """Tests for drift, where there is a policy that was calibrated."""
+    policy = model.policy
+    if not isinstance(policy, DeferralPolicy) or policy_fingerprint is None:
+        return None
+    return Watch(policy, store, policy_fingerprint)
 
 
 class _Ids:

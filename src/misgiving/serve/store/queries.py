@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import ColumnElement, Select, and_, select, tuple_
 
 from misgiving.errors import UsageError
-from misgiving.serve.records import Case, Outcome
+from misgiving.serve.records import Case, Decided, Outcome
 from misgiving.serve.store.tables import CASES
 
 Order = Literal["expected_error", "newest"]
@@ -58,6 +58,13 @@ def page_query(of: Filter, order: Order, cursor: str | None) -> Select[Any]:
     keys = KEYS[order]
     query = select(CASES).where(of.conditions()).order_by(*(key.desc() for key in keys))
     return query if cursor is None else query.where(tuple_(*keys) < _read(cursor, order))
+
+
+def decided_query(policy_fingerprint: str, after: str) -> Select[Any]:
+    """What one policy has decided, from an id on."""
+    columns = [CASES.c[name] for name in Decided.model_fields]
+    of_policy = and_(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.id > after)
+    return select(*columns).where(of_policy).order_by(CASES.c.id)
 
 
 def cursor_after(case: Case, order: Order) -> str:

@@ -7,10 +7,17 @@ from sqlalchemy import Connection, Engine, Select, exists, func, insert, select,
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import DataError
-from misgiving.serve.records import Case, Review
+from misgiving.serve.records import Case, Decided, Review
 from misgiving.serve.store.engines import WRITES, engine_for, shown
 from misgiving.serve.store.migrations import migrate
-from misgiving.serve.store.queries import Filter, Order, Page, cursor_after, page_query
+from misgiving.serve.store.queries import (
+    Filter,
+    Order,
+    Page,
+    cursor_after,
+    decided_query,
+    page_query,
+)
 from misgiving.serve.store.tables import CASES, REVIEWS
 
 ROWS_AT_ONCE = 500
@@ -93,6 +100,17 @@ class Store:
         while page.cursor is not None:
             page = self.page(of, order, cursor=page.cursor)
             yield from page.cases
+
+    def decided(self, policy_fingerprint: str, *, after: str = "") -> Iterator[Decided]:
+        """What one policy has decided, the oldest first, from this id on."""
+        while rows := self._decided(policy_fingerprint, after):
+            yield from rows
+            after = rows[-1].id
+
+    def _decided(self, policy_fingerprint: str, after: str) -> list[Decided]:
+        query = decided_query(policy_fingerprint, after).limit(ROWS_AT_ONCE)
+        with self._engine.begin() as connection:
+            return [Decided.model_validate(row) for row in _rows(connection, query)]
 
     def count(self, of: Filter) -> int:
         """How many cases there are."""
