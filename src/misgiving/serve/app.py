@@ -1,5 +1,6 @@
 """The web application, from parts that are passed in."""
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -12,7 +13,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import misgiving
 from misgiving.errors import UsageError
 from misgiving.serve import about, cases, decisions, page
 from misgiving.serve.gate import Gate
@@ -45,7 +45,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     service = Service(model, store, settings)
     app = _Application(
         title="misgiving",
-        version=misgiving.__version__,
+        version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
