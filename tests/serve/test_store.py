@@ -78,7 +78,8 @@ def test_a_case_comes_back_as_it_was_given(store):
     assert store.case(given.id) == given
 
 
-def test_there_is_no_case_of_another_id(store, many):
+@pytest.mark.usefixtures("many")
+def test_there_is_no_case_of_another_id(store):
     assert store.case("0" * 31 + "x") is None
 
 
@@ -106,7 +107,8 @@ def test_the_newest_come_first_where_that_is_asked_for(store, many):
     assert pages(store, Filter(), "newest", 7) == many[::-1]
 
 
-def test_an_answer_without_any_number_comes_before_all_others(store, many):
+@pytest.mark.usefixtures("many")
+def test_an_answer_without_any_number_comes_before_all_others(store):
     mute = case(1000, probability=None, error_probability=None)
     store.add([mute])
     assert store.page(Filter()).cases[0] == mute
@@ -118,7 +120,7 @@ def test_an_answer_without_any_number_comes_before_all_others(store, many):
         (Filter(decisions=("defer",)), lambda one: one.decision == "defer"),
         (Filter(decisions=("defer", "foreign")), lambda one: one.decision != "accept"),
         (Filter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
-        (Filter(predicted_class="' OR 1=1 --"), lambda one: False),
+        (Filter(predicted_class="' OR 1=1 --"), lambda _: False),
         (Filter(reviewed=True), lambda one: int(one.id, 16) < 5),
         (
             Filter(reviewed=False, predicted_class="NV", decisions=("accept",)),
@@ -150,7 +152,7 @@ def test_what_is_no_case_is_not_reviewed(store):
 
 
 def test_cases_are_added_together_or_not_at_all(store):
-    with pytest.raises(Exception, match="(?i)unique"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         store.add([case(1), case(2), case(1)])
     assert store.count(Filter()) == 0
 
@@ -217,14 +219,14 @@ def test_a_store_of_a_newer_version_is_refused(place):
     with store._writing.begin() as connection:
         connection.exec_driver_sql("INSERT INTO misgiving_schema VALUES (99)")
     store.close()
-    with pytest.raises(DataError, match="has schema 99.*upgrade misgiving") as refused:
+    with pytest.raises(DataError, match=r"has schema 99.*upgrade misgiving") as refused:
         Store.open(place)
     assert one_line(str(refused.value))
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match="cannot be opened.*--store"):
+    with pytest.raises(DataError, match=r"cannot be opened.*--store"):
         Store.open(str(tmp_path / "cases.sqlite"))
 
 

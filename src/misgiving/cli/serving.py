@@ -23,9 +23,7 @@ LIMITS = "Limits"
 def serve(
     model: Annotated[
         Path,
-        typer.Argument(
-            metavar="RUN_OR_BUNDLE", help="A folder that `train` or `export` wrote."
-        ),
+        typer.Argument(metavar="RUN_OR_BUNDLE", help="A folder that `train` or `export` wrote."),
     ],
     host: Annotated[
         str, typer.Option(help="Address to listen on; other than this machine's needs a key.")
@@ -46,16 +44,12 @@ def serve(
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help=f"Holds the key that clients must send. Or set {KEY}."
-        ),
+        typer.Option(metavar="FILE", help=f"Holds the key that clients must send. Or set {KEY}."),
     ] = None,
     max_bytes: Annotated[
         int, typer.Option(help="Of one file.", rich_help_panel=LIMITS)
     ] = 20_000_000,
-    max_files: Annotated[
-        int, typer.Option(help="In one request.", rich_help_panel=LIMITS)
-    ] = 100,
+    max_files: Annotated[int, typer.Option(help="In one request.", rich_help_panel=LIMITS)] = 100,
     queue: Annotated[
         int, typer.Option(help="Images that may wait for their answer.", rich_help_panel=LIMITS)
     ] = 256,

@@ -98,16 +98,18 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
 
 async def _refused(_: Request, error: HTTPException) -> Response:
     detail = f"{error.detail}; GET /openapi.json describes what there is"
-    return ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers).response()
+    problem = ProblemError(HTTPStatus(error.status_code), detail)
+    problem.headers.update(error.headers or {})
+    return problem.response()
 
 
 async def _no_store(_: Request, error: SQLAlchemyError) -> Response:
     reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
-    return ProblemError(
+    problem = ProblemError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"the store cannot be used ({reason}), so nothing was answered; send it again later",
-        headers={"Retry-After": "5"},
-    ).response()
+    )
+    return problem.with_header("Retry-After", "5").response()
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:
