@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import glob
+import hashlib
 import io
 import json
 import os
@@ -53,6 +54,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         os.close(handle)
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; the file need not fit into memory."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

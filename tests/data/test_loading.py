@@ -14,14 +14,20 @@ import torch
 from PIL import Image
 
 from misgiving.data import loading
-from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
+from misgiving.data.datasets import (
+    Dataset,
+    HashedImage,
+    ImageArray,
+    load_dataset,
+    unlabelled,
+)
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.loading import (
     batches,
     default_cache,
     prepare,
 )
-from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.preprocessing import Preprocessing, decode
 from misgiving.errors import DataError, UsageError
 
 SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
@@ -97,6 +103,16 @@ def test_hashes_are_those_of_the_files(folder, tmp_path):
         hashlib.sha256((folder / identity).read_bytes()).hexdigest() for identity in dataset.ids
     ]
     assert list(prepare(dataset, SMALL, cache=tmp_path / "cache").hashes) == expected
+
+
+def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
+    path = tmp_path / "0.jpg"
+    Image.fromarray(pixels(1, side=64)[0]).save(path)
+    prepared = prepare(unlabelled([path], name="one"), SMALL, cache=tmp_path / "cache")
+    data = path.read_bytes()
+    np.testing.assert_array_equal(prepared.images[0], SMALL.from_file(data, "x"))
+    assert (prepared.images[0] != SMALL(decode(data, "x"))).any()
+    assert prepared.hashes == (hashlib.sha256(data).hexdigest(),)
 
 
 def test_pixels_are_mapped_and_not_loaded(tmp_path):

@@ -50,6 +50,10 @@ def balanced_by_loops(image, power):
     ]
 
 
+def balanced(balance, image):
+    return np.asarray(balance(Image.fromarray(image)))
+
+
 def plain(**changes):
     return Preprocessing(**{"image_size": 8, "crop": 1.0, "color_constancy": "none", **changes})
 
@@ -57,36 +61,36 @@ def plain(**changes):
 @pytest.mark.parametrize(("balance", "power"), [(shades_of_gray, 6), (gray_world, 1)])
 def test_color_constancy_is_a_division_by_the_minkowski_mean(balance, power):
     image = picture()
-    np.testing.assert_array_equal(balance(image), balanced_by_loops(image, power))
+    np.testing.assert_array_equal(balanced(balance, image), balanced_by_loops(image, power))
 
 
 def test_saturated_pixels_do_not_change_the_estimate_of_the_light():
     image = picture()
     image[0] = (255, 3, 9)
-    np.testing.assert_array_equal(shades_of_gray(image), balanced_by_loops(image, 6))
+    np.testing.assert_array_equal(balanced(shades_of_gray, image), balanced_by_loops(image, 6))
 
 
 def test_bright_values_are_clipped_and_do_not_wrap_round():
     image = np.full((4, 4, 3), (40, 200, 200), dtype=np.uint8)
     image[0, 0] = (254, 100, 100)  # far more red than the light has
-    assert gray_world(image)[0, 0, 0] == 255
+    assert balanced(gray_world, image)[0, 0, 0] == 255
 
 
 def test_gray_pictures_need_no_balance():
     image = np.repeat(picture()[..., :1], 3, axis=2)
-    np.testing.assert_array_equal(shades_of_gray(image), image)
+    np.testing.assert_array_equal(balanced(shades_of_gray, image), image)
 
 
 @pytest.mark.parametrize("colour", [(255, 255, 255), (0, 0, 0), (255, 0, 0)])
 @pytest.mark.parametrize("name", COLOR_CONSTANCY)
 def test_pictures_that_tell_nothing_of_the_light_stay_as_they_are(name, colour):
     image = np.full((3, 5, 3), colour, dtype=np.uint8)
-    np.testing.assert_array_equal(COLOR_CONSTANCY[name](image), image)
+    np.testing.assert_array_equal(balanced(COLOR_CONSTANCY[name], image), image)
 
 
 def test_a_channel_without_light_stays_dark():
     image = np.full((3, 5, 3), (0, 100, 100), dtype=np.uint8)
-    assert (shades_of_gray(image)[..., 0] == 0).all()
+    assert (balanced(shades_of_gray, image)[..., 0] == 0).all()
 
 
 @pytest.mark.parametrize(
@@ -141,6 +145,108 @@ def test_the_picture_given_is_not_changed():
 def test_any_picture_gives_the_size_asked_for(height, width, crop, shape):
     process = Preprocessing(image_size=7, crop=crop, crop_shape=shape)
     assert process(picture(height, width)).shape == (7, 7, 3)
+
+
+def textured(height, width, seed=0):
+    """Soft spots of 16 pixels: something like a photograph, where a shift by one pixel shows."""
+    coarse = Image.fromarray(picture(height // 16, width // 16, seed, highest=235))
+    return coarse.resize((width, height), Image.Resampling.BICUBIC)
+
+
+def jpeg(image, orientation=1, kind="JPEG", **options):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return encoded(image, kind, quality=95, exif=exif, **options)
+
+
+def of_file_and_of_pixels(process, data):
+    """How far the square of a file is from that of its pixels, and a shift by one of them."""
+    pixels = decode(data, "x")
+    square = process(pixels).astype(float)
+    shifted = process(np.roll(pixels, 1, axis=1))
+    return [np.abs(other - square).mean() for other in (process.from_file(data, "x"), shifted)]
+
+
+@pytest.fixture
+def cropped_sizes(monkeypatch):
+    """Height and width of every crop that is made while colours are not balanced."""
+    sizes = []
+    monkeypatch.setitem(
+        COLOR_CONSTANCY, "none", lambda image: sizes.append((image.height, image.width)) or image
+    )
+    return sizes
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_file_with_no_pixels_to_spare_gives_the_square_of_its_pixels(kind, orientation):
+    process = Preprocessing(image_size=40)
+    data = jpeg(textured(57, 90), orientation, kind)
+    np.testing.assert_array_equal(process.from_file(data, "x"), process(decode(data, "x")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(400, 400), (304, 416), (403, 301)])
+@pytest.mark.parametrize(("shape", "constancy"), [("both", "shades_of_gray"), ("square", "none")])
+def test_a_reduced_file_gives_the_square_of_its_pixels_but_for_rounding(
+    orientation, size, shape, constancy
+):
+    process = Preprocessing(image_size=64, crop_shape=shape, color_constancy=constancy)
+    reduced, shifted = of_file_and_of_pixels(process, jpeg(textured(*size), orientation))
+    assert reduced < shifted / 2
+
+
+@pytest.mark.parametrize(
+    ("size", "crop", "expected"),
+    [
+        ((1024, 1024), 0.85, (436, 436)),  # divided by 2: 870 pixels are not 4 x 1.25 x 224
+        ((1400, 1400), 0.85, (298, 298)),
+        ((1400, 2800), 0.85, (298, 596)),
+        ((2400, 2400), 1.0, (300, 300)),
+        ((559, 900), 1.0, (559, 900)),
+        ((560, 900), 1.0, (280, 450)),
+    ],
+)
+def test_a_jpeg_is_decoded_no_larger_than_its_square_takes(cropped_sizes, size, crop, expected):
+    process = Preprocessing(crop=crop, color_constancy="none")
+    process.from_file(jpeg(Image.new("RGB", size[::-1])), "x")
+    assert cropped_sizes == [expected]
+
+
+@given(
+    st.integers(1, 400), st.integers(1, 400), st.floats(0.1, 1), st.sampled_from(["both", "square"])
+)
+@settings(max_examples=60, deadline=None)
+def test_a_jpeg_is_not_decoded_smaller_than_its_square_takes(height, width, crop, shape):
+    sizes = []
+    process = plain(image_size=20, crop=crop, crop_shape=shape)
+    whole = process._kept(height, width)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COLOR_CONSTANCY, "none", lambda image: sizes.append(image.size) or image)
+        process.from_file(jpeg(Image.new("RGB", (width, height))), "x")
+    for kept, full in zip(sizes[0], (whole[2] - whole[0], whole[3] - whole[1]), strict=True):
+        assert kept >= min(full, 20)
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_turned_file_whose_sides_do_not_divide_is_read_whole(cropped_sizes, orientation):
+    process = plain(image_size=20)
+    process.from_file(jpeg(Image.new("RGB", (161, 163)), orientation), "x")
+    process.from_file(jpeg(Image.new("RGB", (160, 160)), orientation), "x")
+    assert [max(size) for size in cropped_sizes] == [163, 40]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "MPO")], ids=lambda value: value
+)
+def test_every_kind_of_jpeg_may_be_reduced(cropped_sizes, mode, kind):
+    several = (
+        {"save_all": True, "append_images": [Image.new("RGB", (8, 8))]} if kind == "MPO" else {}
+    )
+    data = jpeg(textured(400, 400).convert(mode), kind=kind, **several)
+    reduced, shifted = of_file_and_of_pixels(plain(image_size=80), data)
+    assert reduced < shifted / 2
+    assert (100, 100) in cropped_sizes
 
 
 @pytest.mark.parametrize("kind", [Preprocessing, AugmentationSettings])
@@ -259,9 +365,10 @@ def bomb(width, height):
     ],
     ids=["empty", "text", "cut jpeg", "cut png", "large", "bomb"],
 )
-def test_what_is_no_picture_is_refused_in_one_line_by_name(data, says):
+@pytest.mark.parametrize("read", [decode, plain().from_file], ids=["pixels", "square"])
+def test_what_is_no_picture_is_refused_in_one_line_by_name(data, says, read):
     with pytest.raises(DataError, match=rf"^lesion\.jpg: .*{says}.*[;].*\Z") as refusal:
-        decode(data, "lesion.jpg")
+        read(data, "lesion.jpg")
     assert "\n" not in str(refusal.value)
 
 

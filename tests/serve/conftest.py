@@ -1,23 +1,38 @@
 import pytest
+from databases import emptied, postgresql
 from fastapi.testclient import TestClient
 from standin import Standin
 
 from misgiving.serve import Settings, Store, create_app
 
 
+@pytest.fixture(scope="session")
+def database():
+    with postgresql() as url:
+        yield url
+
+
 @pytest.fixture
-def store_place(tmp_path):
+def sqlite_place(tmp_path):
     return str(tmp_path / "cases.sqlite")
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def place(request):
+    """Of an empty store, of either kind."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("sqlite_place")
+    return emptied(request.getfixturevalue("database"))
+
+
 @pytest.fixture
-def serving(store_place):
+def serving(sqlite_place):
     """Start a service with these settings; gives a client of it."""
     started = []
 
     def serve(model=None, store=None, **settings):
         settings.setdefault("threads", 1)
-        store = store or Store.open(store_place)
+        store = store or Store.open(sqlite_place)
         app = create_app(model or Standin(), store, Settings(**settings))
         client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
         started.append(client.__enter__())

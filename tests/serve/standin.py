@@ -10,7 +10,7 @@ from misgiving.data.preprocessing import Preprocessing, decode
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
-TOKEN = "a-key-of-the-tests-0123456789"
+KEY = "a-key-of-the-tests-0123456789"
 
 
 class Answer(NamedTuple):

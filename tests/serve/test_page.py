@@ -223,7 +223,7 @@ def test_the_list_is_told_to_screen_readers(opened):
     page.locator("#list").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowDown")
-    option = page.get_by_role("option", selected=True)
+    option = page.locator("#list").get_by_role("option", selected=True)
     assert page.locator("#list").get_attribute("aria-activedescendant") == option.get_attribute(
         "id"
     )
@@ -290,7 +290,7 @@ def test_a_script_in_a_name_or_note_is_shown_as_text(opened):
 def test_where_it_looks_is_drawn_on_demand(opened):
     page = opened()
     choose(page, shades())
-    page.locator(".row").first.click()
+    page.locator(".row").last.click()
     playwright.expect(page.locator("#heat")).to_be_hidden()
     page.locator("#saliency").click()
     playwright.expect(page.locator("#heat")).to_be_visible()
@@ -331,7 +331,7 @@ def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened, serving
     assert page.locator(".row").count() < 40
     page.locator("#list").focus()
     page.keyboard.press("End")
-    option = page.get_by_role("option", selected=True)
+    option = page.locator("#list").get_by_role("option", selected=True)
     playwright.expect(option).to_be_in_viewport()
     assert option.get_attribute("aria-posinset") == "200"
 

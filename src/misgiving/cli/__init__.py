@@ -13,8 +13,10 @@ import typer
 
 from misgiving.cli.data import data_app
 from misgiving.cli.deferring import calibrate
+from misgiving.cli.exporting import export
 from misgiving.cli.options import process_number
 from misgiving.cli.reproduction import reproduce
+from misgiving.cli.serving import serve
 from misgiving.cli.training import train
 from misgiving.cli.using import evaluate, predict
 from misgiving.errors import ExplainedError, UsageError
@@ -25,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, calibrate, predict, reproduce):
+for command in (train, evaluate, calibrate, predict, export, serve, reproduce):
     app.command()(command)
 app.add_typer(data_app, name="data")
 
@@ -61,6 +63,16 @@ MISSING = {
     "lightning_fabric": "train",
     "matplotlib": "train",
     "skimage": "train",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnxruntime": "serve",
+    "fastapi": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "python_multipart": "serve",
+    "sqlalchemy": "serve",
+    "uvicorn": "serve",
 }
 
 

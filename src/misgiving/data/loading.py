@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
-from misgiving.data.datasets import Dataset, HashedImage
+from misgiving.data.datasets import Dataset, HashedImage, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
@@ -28,7 +28,7 @@ from misgiving.registry import Registry
 Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
-FORMAT = 1  # of the cache; raise it whenever the same settings give other pixels
+FORMAT = 2  # of the cache; raise it whenever the same settings give other pixels
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -194,12 +194,7 @@ def _is_same_file(handle: IO[bytes], path: Path) -> bool:
 
 def _preprocessed(dataset: Dataset, preprocessing: Preprocessing) -> Generator[HashedImage]:
     """Every image in order."""
-
-    def work(index: int) -> HashedImage:
-        name, image = dataset.images.read(index)
-        return HashedImage(name, preprocessing(image))
-
-    return in_order(work, len(dataset))
+    return in_order(lambda index: preprocessed(dataset.images, index, preprocessing), len(dataset))
 
 
 def _write(

@@ -1,20 +1,23 @@
 """What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from misgiving import processes
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
-from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.datasets import Dataset, load_dataset, preprocessed, unlabelled
 from misgiving.data.datasets.metadata import Metadata
+from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deciding import (
@@ -290,25 +293,39 @@ def predict_images(
     checkpoint.model.to(device_named(device))
     fingerprint = fingerprint_of(checkpoint)
     rows: list[Sequence[object]] = []
-    for start in range(0, len(dataset), batch_size):
-        indices = range(start, min(start + batch_size, len(dataset)))
-        pixels = _pixels(dataset, checkpoint.preprocessing, indices)
-        names = tuple(dataset.ids[i] for i in indices)
-        predictions = predict_pixels(checkpoint, names, pixels, fingerprint)
-        rows += (
-            _prediction_rows(predictions)
-            if decider is None
-            else _decision_rows(predictions, decider(predictions))
-        )
-        on_image(len(rows), len(dataset))
+    with closing(_squares(dataset, checkpoint.preprocessing, batch_size)) as parts:
+        for squares in parts:
+            names = dataset.ids[len(rows) : len(rows) + len(squares)]
+            predictions = predict_pixels(checkpoint, names, _pixels(squares), fingerprint)
+            rows += (
+                _prediction_rows(predictions)
+                if decider is None
+                else _decision_rows(predictions, decider(predictions))
+            )
+            on_image(len(rows), len(dataset))
     return PREDICTION_COLUMNS + (() if decider is None else DECISION_COLUMNS), rows
 
 
+def _squares(
+    dataset: Dataset, preprocessing: Preprocessing, batch_size: int
+) -> Generator[UInt8[np.ndarray, "batch size size 3"]]:
+    """Batches of preprocessed images; threads make the next one while this one is used."""
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+
+    def work(index: int) -> UInt8[np.ndarray, "size size 3"]:
+        return preprocessed(dataset.images, index, preprocessing).image
+
+    ahead = max(batch_size, LOOK_AHEAD)
+    with closing(in_order(work, len(dataset), ahead=ahead)) as squares:
+        while batch := list(islice(squares, batch_size)):
+            yield np.stack(batch)
+
+
 def _pixels(
-    dataset: Dataset, preprocessing: Preprocessing, indices: Sequence[int]
+    squares: UInt8[np.ndarray, "batch size size 3"],
 ) -> Float[Tensor, "batch 3 size size"]:
-    images = np.stack([preprocessing(dataset.images.read(index).image) for index in indices])
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
 
 
 def predict_pixels(

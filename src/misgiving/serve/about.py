@@ -9,13 +9,12 @@ from fastapi import APIRouter
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
-import misgiving
 from misgiving.serve.dependencies import Served
 from misgiving.serve.problems import ProblemError, content, documented
 
 router = APIRouter(tags=["service"])
 
-PACKAGES = ("numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
+PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 TEXT = content("text/plain", {"type": "string"})
 
@@ -95,4 +94,4 @@ async def metrics(service: Served) -> Response:
 def _versions() -> dict[str, str]:
     known = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in known}
-    return {"misgiving": misgiving.__version__, "python": platform.python_version(), **versions}
+    return {"python": platform.python_version(), **versions}

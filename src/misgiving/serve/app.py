@@ -1,5 +1,6 @@
 """The web application, from parts that are passed in."""
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -12,7 +13,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-import misgiving
 from misgiving.errors import UsageError
 from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.gate import Gate
@@ -45,7 +45,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     service = Service(model, store, settings)
     app = _Application(
         title="misgiving",
-        version=misgiving.__version__,
+        version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
@@ -98,16 +98,18 @@ async def _invalid(_: Request, error: RequestValidationError) -> Response:
 
 async def _refused(_: Request, error: HTTPException) -> Response:
     detail = f"{error.detail}; GET /openapi.json describes what there is"
-    return ProblemError(HTTPStatus(error.status_code), detail, headers=error.headers).response()
+    problem = ProblemError(HTTPStatus(error.status_code), detail)
+    problem.headers.update(error.headers or {})
+    return problem.response()
 
 
 async def _no_store(_: Request, error: SQLAlchemyError) -> Response:
     reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
-    return ProblemError(
+    problem = ProblemError(
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"the store cannot be used ({reason}), so nothing was answered; send it again later",
-        headers={"Retry-After": "5"},
-    ).response()
+    )
+    return problem.with_header("Retry-After", "5").response()
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:

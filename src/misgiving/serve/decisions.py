@@ -2,7 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import Any
 
@@ -10,12 +11,11 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, Field
 
 from misgiving.errors import DataError
-from misgiving.serve.admission import Ticket
 from misgiving.serve.dependencies import Served
-from misgiving.serve.problems import Problem, ProblemError, documented, problem, too_busy
+from misgiving.serve.problems import Problem, ProblemError, documented, problem
 from misgiving.serve.records import Case
 from misgiving.serve.service import Service
-from misgiving.serve.uploads import Upload, drain, read_uploads
+from misgiving.serve.uploads import Body, Upload, read_uploads
 
 router = APIRouter(tags=["decisions"])
 log = logging.getLogger("misgiving.serve")
@@ -81,24 +81,29 @@ async def decide(request: Request, service: Served) -> Decisions:
     is on the disk before it is answered. 429 means that the queue is full: try again.
     """
     limit = asyncio.get_running_loop().time() + service.settings.timeout
+    body = Body(request)
     with service.admission.request() as ticket:
         try:
-            uploads = await _uploads(request, service, ticket, limit)
+            async with _within(limit, service):
+                service.admission.refuse_images(1)  # before any of the body is read
+                uploads = await read_uploads(request, body, ticket, service.settings)
         except ProblemError as refusal:
-            raise await _after_body(refusal, request, service) from refusal
+            await body.drain(service.settings.max_bytes)
+            if not body.complete:
+                refusal.with_header("Connection", "close")
+            raise
         results = await _results(uploads, service, limit)
     if all(result.case is None for result in results):
         raise _none_answered(results)
     return Decisions(results=results)
 
 
-async def _uploads(
-    request: Request, service: Service, ticket: Ticket, limit: float
-) -> list[Upload]:
-    service.admission.refuse_images(1)  # before any of the body is read
+@asynccontextmanager
+async def _within(limit: float, service: Service) -> AsyncIterator[None]:
+    """Cut slow bodies off."""
     try:
         async with asyncio.timeout_at(limit):
-            return await read_uploads(request, ticket, service.settings)
+            yield
     except TimeoutError as error:
         raise ProblemError(
             HTTPStatus.REQUEST_TIMEOUT,
@@ -107,25 +112,17 @@ async def _uploads(
         ) from error
 
 
-async def _after_body(refusal: ProblemError, request: Request, service: Service) -> ProblemError:
-    """The refusal, sent once the body was let go, or with the connection closed behind it."""
-    if not await drain(request, service.settings):
-        refusal.headers = {**(refusal.headers or {}), "Connection": "close"}
-    return refusal
-
-
 async def _results(uploads: Sequence[Upload], service: Service, limit: float) -> list[Result]:
     one_by_one = [_result(index, upload, service) for index, upload in enumerate(uploads)]
     try:
         async with asyncio.timeout_at(limit):
             found = await asyncio.gather(*one_by_one, return_exceptions=True)
     except TimeoutError as error:
-        busy = too_busy(
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
             f"no answer within {service.settings.timeout:g} seconds; send the request again later, "
-            "or with fewer files"
-        )
-        busy.status = HTTPStatus.SERVICE_UNAVAILABLE
-        raise busy from error
+            "or with fewer files",
+        ).with_header("Retry-After", "1") from error
     for failure in found:
         if isinstance(failure, BaseException):
             raise failure

@@ -16,7 +16,7 @@ from misgiving.serve.problems import ProblemError
 
 OPEN = ("/health",)
 SAFE = ("GET", "HEAD", "OPTIONS")
-CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
+CHALLENGE = 'Basic realm="misgiving", charset="UTF-8"'
 
 
 class Gate:
@@ -51,8 +51,7 @@ class Gate:
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
             "authentication",
-            headers=CHALLENGE,
-        )
+        ).with_header("WWW-Authenticate", CHALLENGE)
 
     def _has_key(self, headers: Headers) -> bool:
         """Compared in constant time, so that its time does not tell how much of it is right."""

@@ -12,6 +12,18 @@ router = APIRouter(include_in_schema=False)
 
 PARTS = {"page.html": "text/html", "page.css": "text/css", "page.js": "text/javascript"}
 
+MODULES = (
+    "deciding.js",
+    "detail.js",
+    "drift.js",
+    "remembering.js",
+    "saliency.js",
+    "sending.js",
+    "setting.js",
+    "shared.js",
+    "worklist.js",
+)
+
 
 @router.get("/")
 def page() -> Response:
@@ -31,11 +43,19 @@ def script() -> Response:
     return _part("page.js")
 
 
-def _part(name: str) -> Response:
+@router.get("/script/{name}")
+def part_of_script(name: str) -> Response:
+    """One of the modules that the script imports."""
+    if name not in MODULES:
+        raise ProblemError(HTTPStatus.NOT_FOUND, "there is no such module of the page")
+    return _part(f"script/{name}", media_type="text/javascript")
+
+
+def _part(name: str, *, media_type: str | None = None) -> Response:
     """A file of the package; nothing of a request becomes part of its path."""
     file = files("misgiving.serve") / name
     if not file.is_file():
         raise ProblemError(
             HTTPStatus.NOT_FOUND, f"{name} is not installed; install misgiving again"
         )
-    return Response(file.read_bytes(), media_type=f"{PARTS[name]}; charset=utf-8")
+    return Response(file.read_bytes(), media_type=f"{media_type or PARTS[name]}; charset=utf-8")

@@ -1,6 +1,5 @@
 """Failures as the API tells them: RFC 9457, with a detail that says what helps."""
 
-from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
@@ -23,25 +22,30 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """Ends a request with a problem."""
+    """Ends a request with a problem.
 
-    def __init__(
-        self,
-        status: HTTPStatus,
-        detail: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        **members: Any,
-    ) -> None:
+    Args:
+        status: The HTTP status.
+        detail: What is wrong, and what helps.
+        members: What else the answer tells.
+    """
+
+    def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.headers, self.members = status, detail, headers, members
+        self.status, self.detail, self.members = status, detail, members
+        self.headers: dict[str, str] = {}
+
+    def with_header(self, name: str, value: str) -> "ProblemError":
+        """The same, with a header more."""
+        self.headers[name] = value
+        return self
 
     def response(self) -> JSONResponse:
         """What the client gets."""
         return JSONResponse(
             {**problem(self.status, self.detail).model_dump(), **self.members},
             status_code=self.status,
-            headers=dict(self.headers or {}),
+            headers=self.headers,
             media_type=MEDIA_TYPE,
         )
 
@@ -53,7 +57,7 @@ def problem(status: HTTPStatus, detail: str) -> Problem:
 
 def too_busy(detail: str) -> ProblemError:
     """The client may try again in a moment."""
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail).with_header("Retry-After", "1")
 
 
 def content(media_type: str, schema: dict[str, Any]) -> Responses:

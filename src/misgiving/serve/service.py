@@ -15,7 +15,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from misgiving.deferral import DeferralPolicy
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
 from misgiving.serve.images import KeptImages, RecentSquares, Square, refuse_large
@@ -120,11 +120,12 @@ class Service:
     def _keep(self, images: KeptImages, read: Read, data: bytes) -> None:
         try:
             images.keep(read.sha256, data)
-        except OSError as failure:
+        except (OSError, UsageError) as failure:
+            reason = getattr(failure, "strerror", None) or failure
             raise ProblemError(
                 HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the image cannot be kept ({failure.strerror}), so it is not answered; check the "
-                "folder of --keep-images and its free space",
+                f"the image cannot be kept ({reason}), so it is not answered; check the folder of "
+                "--keep-images and its free space",
             ) from failure
 
     def _case(self, name: str, read: Read, answer: Answer) -> Case:

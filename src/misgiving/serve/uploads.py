@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from http import HTTPStatus
 from typing import NamedTuple
 
 from fastapi import Request
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect
 
 from misgiving.serve.admission import Ticket
 from misgiving.serve.problems import ProblemError
@@ -34,7 +36,38 @@ class Upload(NamedTuple):
     data: bytes | None
 
 
-async def read_uploads(request: Request, ticket: Ticket, settings: Settings) -> list[Upload]:
+class Body:
+    """What a client sends; chunk by chunk."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self.complete = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while not self.complete:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            self.complete = not message.get("more_body", False)
+            yield message.get("body", b"")
+
+    async def drain(self, max_bytes: int) -> None:
+        """Let go what is left, within limits.
+
+        A client that is still sending would otherwise find its connection reset, and no answer.
+        """
+        length = 0
+        with suppress(TimeoutError, ClientDisconnect):
+            async with asyncio.timeout(DRAINED_SECONDS):
+                async for chunk in self:
+                    length += len(chunk)
+                    if length > max_bytes:
+                        return
+
+
+async def read_uploads(
+    request: Request, body: Body, ticket: Ticket, settings: Settings
+) -> list[Upload]:
     """All files of a request.
 
     Raises:
@@ -44,28 +77,10 @@ async def read_uploads(request: Request, ticket: Ticket, settings: Settings) -> 
     _refuse_length(request, settings)
     if kind == b"multipart/form-data":
         reader = _Multipart(options.get(b"boundary", b""), ticket, settings)
-        return await reader.read(request.stream())
+        return await reader.read(body)
     if kind.startswith(tuple(prefix.encode() for prefix in RAW)):
-        return [await _raw(request, ticket, settings)]
+        return [await _raw(request, body, ticket, settings)]
     raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
-
-
-async def drain(request: Request, settings: Settings) -> bool:
-    """Let go what is left of a body, within limits; gives whether all of it came.
-
-    A client that is still sending would otherwise find its connection reset, and not the answer.
-    """
-    length = 0
-    try:
-        async with asyncio.timeout(DRAINED_SECONDS):
-            while length <= settings.max_bytes:
-                message = await request.receive()
-                length += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return True
-    except TimeoutError:
-        pass
-    return False
 
 
 def clean_name(name: str) -> str:
@@ -73,11 +88,11 @@ def clean_name(name: str) -> str:
     return name.replace("\0", "\ufffd")[:LONGEST_NAME] or "image"
 
 
-async def _raw(request: Request, ticket: Ticket, settings: Settings) -> Upload:
+async def _raw(request: Request, body: Body, ticket: Ticket, settings: Settings) -> Upload:
     name = clean_name(request.query_params.get("name", ""))
     ticket.take_image()
     content = bytearray()
-    async for chunk in request.stream():
+    async for chunk in body:
         ticket.take_bytes(len(chunk))
         content += chunk
         if len(content) > settings.max_bytes:
@@ -130,10 +145,10 @@ class _Multipart:
             },
         )
 
-    async def read(self, chunks: AsyncIterator[bytes]) -> list[Upload]:
+    async def read(self, body: Body) -> list[Upload]:
         """The files, once the whole body is here."""
         length = 0
-        async for chunk in chunks:
+        async for chunk in body:
             length += len(chunk)
             if length > _longest(self._settings):
                 raise _too_large(

@@ -1,10 +1,11 @@
 """The worklist as a table for spreadsheets."""
 
-from collections.abc import Iterable, Iterator
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from misgiving.files import csv_text
 from misgiving.serve.records import Case
 
 OF_CASE = (
@@ -32,10 +33,17 @@ AT_ONCE = 100
 
 def csv_lines(cases: Iterable[Case]) -> Iterator[str]:
     """The header, and then the cases in pieces of some lines."""
-    yield csv_text(HEADER, [])
+    yield _lines([HEADER])
     rows = map(_row, cases)
     while piece := list(islice(rows, AT_ONCE)):
-        yield csv_text(piece[0], piece[1:])
+        yield _lines(piece)
+
+
+def _lines(rows: Iterable[Sequence[object]]) -> str:
+    """Ended as RFC 4180 says, so that both kinds of line end within a text are quoted."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    return text.getvalue()
 
 
 def _row(case: Case) -> list[Any]:

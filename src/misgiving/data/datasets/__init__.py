@@ -6,7 +6,13 @@ from misgiving.data.datasets.dataset import (
     Dataset,
 )
 from misgiving.data.datasets.folders import SUFFIXES, unlabelled
-from misgiving.data.datasets.images import HashedImage, ImageArray, ImageFiles, ImageSource
+from misgiving.data.datasets.images import (
+    HashedImage,
+    ImageArray,
+    ImageFiles,
+    ImageSource,
+    preprocessed,
+)
 from misgiving.data.datasets.isic2019 import TRUTH
 from misgiving.data.datasets.loaders import DATASETS, Loader, load_dataset
 from misgiving.data.datasets.published import published_counts
@@ -24,6 +30,7 @@ __all__ = [
     "ImageSource",
     "Loader",
     "load_dataset",
+    "preprocessed",
     "published_counts",
     "unlabelled",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.preprocessing import decode, read_bytes, refuse_file
+from misgiving.data.preprocessing import Preprocessing, decode, read_bytes, refuse_file
 
 Indices = Int[np.ndarray, " selected"]
 
@@ -50,6 +50,13 @@ class ImageFiles:
         data = read_bytes(path)
         return HashedImage(hashlib.sha256(data).hexdigest(), decode(data, str(path)))
 
+    def preprocessed(self, index: int, preprocessing: Preprocessing) -> HashedImage:
+        """Decode no more of a file than its square takes, and hash all of it."""
+        path = self.paths[index]
+        data = read_bytes(path)
+        square = preprocessing.from_file(data, str(path))
+        return HashedImage(hashlib.sha256(data).hexdigest(), square)
+
     def key(self, index: int) -> str:
         path = self.paths[index].absolute()
         try:
@@ -79,3 +86,11 @@ class ImageArray:
 
     def select(self, indices: Indices) -> "ImageArray":
         return ImageArray(self.images[indices])
+
+
+def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
+    """One image as the model sees it, with the hash of its content."""
+    if isinstance(images, ImageFiles):
+        return images.preprocessed(index, preprocessing)
+    name, image = images.read(index)
+    return HashedImage(name, preprocessing(image))

@@ -41,15 +41,22 @@ class Store:
         """
         store = cls(engine_for(place))
         try:
-            with store._writing.begin() as connection:
-                migrate(connection, shown(place))
+            store._migrate(shown(place))
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _migrate(self, place: str) -> None:
+        try:
+            with self._writing.begin() as connection:
+                migrate(connection, place)
         except SQLAlchemyError as error:
             reason = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"{shown(place)}: the store cannot be opened ({reason}); check the place, or name "
+                f"{place}: the store cannot be opened ({reason}); check the place, or name "
                 "another with --store"
             ) from error
-        return store
 
     def add(self, cases: Sequence[Case]) -> list[Case]:
         """Commit all of these cases, or none; gives them back."""

@@ -1,0 +1,48 @@
+"""Photographs as JPEG files, of any number and size, for the comparisons that read images."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from misgiving.data.datasets import unlabelled
+from misgiving.data.ood_sets.embedded import HISTOLOGY, PHOTOGRAPHS
+
+KEPT = 0.8  # share of either side that a picture taken from another one keeps
+QUALITY = 90
+
+
+def write_pictures(
+    folder: Path, *, count: int, size: tuple[int, int], source: Path | None = None
+) -> list[Path]:
+    """Write so many JPEG files of this width and height, and say where they are.
+
+    They are scikit-image's photographs, or the images below `source` evenly chosen. Every one is
+    of another part of its picture, resampled to the size, so that no two files are equal.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(0)
+    originals = _originals(count, source)
+    paths = [folder / f"{number:04d}.jpg" for number in range(count)]
+    for number, path in enumerate(paths):
+        part = _part_of(originals[number % len(originals)], random)
+        part.resize(size, Image.Resampling.LANCZOS).save(path, quality=QUALITY)
+    return paths
+
+
+def _originals(count: int, source: Path | None) -> list[Image.Image]:
+    if source is None:
+        shipped = files("skimage") / "data"
+        paths = [Path(str(shipped / name)) for name in (*PHOTOGRAPHS, *HISTOLOGY)]
+    else:
+        paths = [Path(name) for name in unlabelled([source], name="pictures").ids]
+    chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
+    return [Image.open(paths[position]).convert("RGB") for position in chosen]
+
+
+def _part_of(picture: Image.Image, random: np.random.Generator) -> Image.Image:
+    width, height = (round(KEPT * side) for side in picture.size)
+    left = int(random.integers(picture.width - width + 1))
+    top = int(random.integers(picture.height - height + 1))
+    return picture.crop((left, top, left + width, top + height))
