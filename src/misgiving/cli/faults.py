@@ -12,6 +12,16 @@ EXTRAS = {
     "matplotlib": "train",
     "skimage": "train",
     "ray": "ray",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnxruntime": "serve",
+    "fastapi": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "python_multipart": "serve",
+    "sqlalchemy": "serve",
+    "uvicorn": "serve",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
 SMALLER = (
