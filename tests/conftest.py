@@ -31,6 +31,19 @@ def images():
     return coloured_set()
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """A run with a policy, and the bundle that was exported of it."""
+    from bundled import checkpoint, decider_of, write_run
+
+    from misgiving.experiments.exporting import export_run
+
+    made = checkpoint()
+    run = write_run(tmp_path_factory.mktemp("exported") / "run", made, decider_of(made))
+    export_run(run, run.parent / "bundle")
+    return run, run.parent / "bundle"
+
+
 @pytest.fixture
 def cache_home(tmp_path):
     """Where commands keep prepared images; a module of slow tests may share one."""

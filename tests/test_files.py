@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
+from misgiving import files
 from misgiving.errors import UsageError
-from misgiving.files import whole_file, whole_folder, write_csv, write_json
+from misgiving.files import clear_abandoned, whole_file, whole_folder, write_csv, write_json
 
 
 def names(folder):
@@ -121,3 +122,26 @@ def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
     finally:
         living.kill()
         living.communicate()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """With little time between making an unfinished file and locking it."""
+    monkeypatch.setattr(files, "MOMENT", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_left_a_moment_ago_is_removed_as_soon_as_its_age_tells(tmp_path):
+    (tmp_path / ".unit.x.new").mkdir()
+    (tmp_path / ".other.x.new").mkdir()
+    clear_abandoned([tmp_path / "unit"])
+    assert names(tmp_path) == [".other.x.new"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_somebody_still_writes_is_left_alone(tmp_path):
+    with whole_folder(tmp_path / "unit"):
+        (theirs,) = tmp_path.iterdir()
+        os.utime(theirs, (0, 0))
+        clear_abandoned([tmp_path / "unit"])
+        assert theirs.is_dir()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from misgiving.bundle import Answer, Bundle
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
     from misgiving.deciding import Decider
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
+    "Answer": "bundle",
+    "Bundle": "bundle",
     "Decider": "deciding",
     "DeferralPolicy": "deferral",
     "JointClassifier": "models.joint",
@@ -40,6 +43,8 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
+    "Bundle",
     "Decider",
     "DeferralPolicy",
     "JointClassifier",

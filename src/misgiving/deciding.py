@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -17,43 +17,19 @@ from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate, one_p
 from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_detectors
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import Predictions, model_fingerprint, predict
-from misgiving.files import whole_folder, write_json
+from misgiving.files import file_checksum, whole_folder, write_json
 from misgiving.recalibration import Estimate, fit_estimate
+from misgiving.verdicts import FOREIGN_DETECTOR as FOREIGN_DETECTOR  # also to be had from here
+from misgiving.verdicts import Verdict as Verdict
+from misgiving.verdicts import foreign_detector_of, verdicts
 
 Values = Float[np.ndarray, " n"]
 
-FOREIGN_DETECTOR = "knn"  # needs no foreign image to be tuned on, and no gradient
 WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
 ESTIMATE, DETECTORS = "estimate.json", "detectors.safetensors"
 CHECKSUMS = "checksums.json"
 CASES = "cases.json"
 SEALED = (POLICY, ESTIMATE, DETECTORS, CASES)  # together: the promise is for exactly these scores
-
-
-class Verdict(NamedTuple):
-    """What is said of one image.
-
-    Attributes:
-        predicted_class: Of the largest logit.
-        probability: Of that class, calibrated for the mix of classes of the tune part.
-        error_probability: That the predicted class is wrong.
-        expected_loss: Cross-entropy in nats; None where no loss is estimated.
-        p_value: Share of images like the calibration cases that look as foreign or more so.
-        decision: `accept`, `defer` or `foreign`.
-        reason: Why, in words.
-        score: What is accepted by; higher = rather right.
-        foreign_score: What foreign images are told by; lower = rather foreign.
-    """
-
-    predicted_class: str
-    probability: float
-    error_probability: float
-    expected_loss: float | None
-    p_value: float | None
-    decision: str
-    reason: str
-    score: float
-    foreign_score: float
 
 
 def detectors_of(training: Predictions) -> FittedDetectors:
@@ -150,7 +126,7 @@ class Decider:
     @property
     def foreign_detector(self) -> str:
         """Name of what tells foreign images."""
-        return self.policy.foreign_detector or FOREIGN_DETECTOR
+        return foreign_detector_of(self.policy)
 
     def __call__(self, predictions: Predictions) -> list[Verdict]:
         """Decide image by image; one whose outputs are not finite is deferred.
@@ -164,41 +140,12 @@ class Decider:
                 f"the policy is for the classes {', '.join(self.policy.classes)} in this order, "
                 f"not for {', '.join(predictions.classes)}; run `misgiving calibrate` again"
             )
-        finite = np.isfinite(predictions.logits).all(axis=1)
-        finite &= np.isfinite(predictions.features).all(axis=1)
-        columns = np.full((4, len(predictions)), np.nan)
-        probabilities = np.full(predictions.logits.shape, np.nan)
-        probabilities[finite] = self.estimate.scaling(predictions.logits[finite])
-        if finite.any():
-            columns[:, finite] = self._columns(predictions.select(np.flatnonzero(finite)))
-        scores, foreign_scores, errors, losses = columns
-        decisions = self.policy.decide(scores, foreign_scores, errors)
-        return [
-            Verdict(
-                predicted_class=predictions.classes[choice],
-                probability=float(probabilities[row, choice]),
-                error_probability=float(errors[row]),
-                expected_loss=None if self.estimate.loss is None else float(losses[row]),
-                p_value=decisions[row].p_value,
-                decision=decisions[row].decision,
-                reason=decisions[row].reason,
-                score=float(scores[row]),
-                foreign_score=float(foreign_scores[row]),
-            )
-            for row, choice in enumerate(predictions.choices)
-        ]
-
-    def _columns(self, predictions: Predictions) -> Float[np.ndarray, "4 n"]:
-        """Score, foreign score, probability of error and expected loss (NaN for none)."""
-        confidences = all_confidences(predictions, self.used)
-        losses = self.estimate.expected_losses(confidences)
-        return np.stack(
-            [
-                self.estimate.scores(confidences),
-                confidences[self.foreign_detector],
-                self.estimate.error_probabilities(confidences),
-                np.full(len(predictions), np.nan) if losses is None else losses,
-            ]
+        return verdicts(
+            predictions.logits,
+            predictions.features,
+            lambda rows: all_confidences(predictions.select(rows), self.used),
+            policy=self.policy,
+            estimate=self.estimate,
         )
 
     def save(self, folder: Path, cases: Mapping[str, Any]) -> None:
@@ -208,7 +155,9 @@ class Decider:
             write_json(partial / ESTIMATE, self.estimate.to_dict())
             self.detectors.save(partial / DETECTORS)
             write_json(partial / CASES, dict(cases))
-            write_json(partial / CHECKSUMS, {name: _checksum(partial / name) for name in SEALED})
+            write_json(
+                partial / CHECKSUMS, {name: file_checksum(partial / name) for name in SEALED}
+            )
 
     @classmethod
     def load(cls, folder: Path) -> "Decider":
@@ -228,15 +177,11 @@ class Decider:
         )
 
 
-def _checksum(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _refuse_changed(folder: Path) -> None:
     """The guarantee is for these scores: files beside the policy must be as they were written."""
     try:
         written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        changed = [name for name in SEALED if written[name] != _checksum(folder / name)]
+        changed = [name for name in SEALED if written[name] != file_checksum(folder / name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: a file of the policy is missing or damaged ({error}); "

@@ -139,8 +139,24 @@ def _locked(made: Path, handle: int) -> Path:
     return made.replace(made.with_suffix(LOCKED))
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
+def clear_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files and folders, waiting until that is sure.
+
+    What somebody still writes is left alone in the end.
+    """
+    deadline = time.monotonic() + 2 * MOMENT  # the clocks of file servers differ
+    left = [path for path in paths if _remove_abandoned(path)]
+    while left and time.monotonic() < deadline:
+        time.sleep(MOMENT / 50)
+        left = [path for path in left if _remove_abandoned(path)]
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs.
+
+    Gives whether something stays: its owner lives, or will lock it in a moment.
+    """
+    stays = False
     unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
     for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
         try:
@@ -150,12 +166,15 @@ def _remove_abandoned(path: Path) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # its owner lives, or this file system cannot tell
-            continue
+            stays = True
         else:
             if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            else:
+                stays = True
         finally:
             os.close(handle)
+    return stays
 
 
 def _swap(partial: Path, path: Path) -> None:

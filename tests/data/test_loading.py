@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -468,3 +469,58 @@ def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expecte
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     monkeypatch.setenv("HOME", "/h")
     assert default_cache() == Path(expected)
+
+
+def threads_after(batches_of):
+    before = threading.active_count()
+    batches_of()
+    return threading.active_count() - before
+
+
+def test_no_thread_is_left_when_batches_are_used_up_or_abandoned(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    assert threads_after(lambda: list(batches(prepared, batch_size=1))) == 0
+    assert threads_after(lambda: next(batches(prepared, batch_size=1))) == 0
+
+
+class SlowPixels:
+    """Counts how many batches have been read."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+        self.shape = array.shape
+
+    def __getitem__(self, rows):
+        self.read += 1
+        if len(self.array) <= rows.max():
+            raise DataError("the disk is gone")
+        return self.array[rows]
+
+
+def test_reading_is_two_batches_ahead_and_no_more(tmp_path, as_in_use):  # noqa: ARG001
+    prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
+    slow = SlowPixels(prepared.images)
+    running = batches(replace(prepared, images=slow), batch_size=1)
+    for used in (1, 2, 3):
+        next(running)
+        wait_until(lambda used=used: slow.read >= used + 2)
+        time.sleep(0.05)  # time to read too much
+        assert slow.read == used + 2
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 10
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_for(
+    tmp_path,
+    as_in_use,  # noqa: ARG001
+):
+    prepared = prepare(in_memory(pixels(4)), SMALL, cache=tmp_path)
+    broken = replace(prepared, images=SlowPixels(prepared.images[:3]))
+    running = batches(broken, batch_size=1)
+    assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="the disk is gone"):
+        next(running)

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.deferral import DeferralPolicy, Promises, calibrate
+from misgiving.deferral import DeferralPolicy, DriftMonitor, Promises, calibrate
 from misgiving.deferral.storage import checksum
 from misgiving.errors import DataError, UsageError
 
@@ -124,6 +124,20 @@ def test_a_policy_comes_back_from_its_file_as_it_was(kind, policies, tmp_path):
     assert loaded == policy
     assert loaded.sentences() == policy.sentences()
     json.loads((tmp_path / "policy.json").read_text(), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_of_before_calibration_cases_were_kept_is_read_without_them(kind, policies):
+    policy = policies(kind)
+    content = {name: of for name, of in policy.to_dict().items() if name != "checksum"} | {
+        "format": 1
+    }
+    del content["calibration"]["evidence"]
+    loaded = DeferralPolicy.from_dict({**content, "checksum": checksum(content)})
+    assert loaded == replace(policy, calibration=replace(policy.calibration, evidence=None))
+    monitor = DriftMonitor(loaded)
+    assert [test.name for test in monitor.tests] == ["familiarity"]
+    assert monitor.missing == ["the policy keeps no calibration scores; calibrate again"]
 
 
 def leaves(value, path=()):

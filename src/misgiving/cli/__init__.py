@@ -16,9 +16,11 @@ import typer
 from misgiving.cli.bad_images import list_bad_images
 from misgiving.cli.data import data_app
 from misgiving.cli.deferring import calibrate
+from misgiving.cli.exporting import export
 from misgiving.cli.faults import Fault, fault_of
 from misgiving.cli.options import process_number
 from misgiving.cli.reproduction import reproduce
+from misgiving.cli.serving import serve
 from misgiving.cli.training import train
 from misgiving.cli.using import evaluate, predict
 from misgiving.errors import UsageError, visible
@@ -29,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, calibrate, predict, reproduce):
+for command in (train, evaluate, calibrate, predict, export, serve, reproduce):
     app.command()(command)
 app.add_typer(data_app, name="data")
 

@@ -11,6 +11,17 @@ EXTRAS = {
     "lightning_fabric": "train",
     "matplotlib": "train",
     "skimage": "train",
+    "ray": "ray",
+    "onnx": "train",
+    "onnxscript": "train",
+    "onnxruntime": "serve",
+    "fastapi": "serve",
+    "httptools": "serve",
+    "prometheus_client": "serve",
+    "pydantic": "serve",
+    "python_multipart": "serve",
+    "sqlalchemy": "serve",
+    "uvicorn": "serve",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
 SMALLER = (

@@ -34,6 +34,8 @@ Report = Callable[[int, int], None]
 RECORD = "hashes.json"  # what is stored in images.npy
 FORMAT = 3  # of the cache; raise it whenever the same settings give other pixels
 
+BATCHES_AHEAD = 2  # that are read while one is used
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageSet:
@@ -322,24 +324,47 @@ def batches(
 ) -> Iterator[Batch]:
     """Batches in the given order of positions, or else of all images in turn; the last is shorter.
 
-    Pixels travel to the device as bytes and become float32 there.
+    A thread reads two batches ahead. Pixels travel to the device as bytes, from pinned memory to a
+    GPU, and become float32 there.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     order = np.arange(len(images)) if order is None else order
-    parts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
-    return (_batch(images, indices, device) for indices in parts)
-
-
-def _batch(
-    images: ImageSet, indices: Int[np.ndarray, " batch"], device: torch.device | str
-) -> Batch:
-    pixels = torch.from_numpy(images.read(indices)).to(device)
-    return Batch(
-        _fractions(pixels),
-        torch.as_tensor(images.labels[indices], dtype=torch.int64, device=device),
-        torch.as_tensor(indices, dtype=torch.int64, device=device),
+    parts = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    pinned = torch.device(device).type == "cuda"
+    read = in_order(
+        lambda number: _read(images, parts[number], pinned=pinned),
+        len(parts),
+        workers=1,
+        ahead=1 + BATCHES_AHEAD,
     )
+    return (_on_device(stored, device) for stored in read)
+
+
+class _Read(NamedTuple):
+    """A batch as it is stored, in memory."""
+
+    pixels: UInt8[Tensor, "batch size size 3"]
+    labels: Int64[Tensor, " batch"]
+    indices: Int64[Tensor, " batch"]
+
+
+def _read(images: ImageSet, indices: Int[np.ndarray, " batch"], *, pinned: bool) -> _Read:
+    arrays = (
+        images.read(indices),
+        images.labels[indices].astype(np.int64),
+        indices.astype(np.int64),
+    )
+    tensors = (torch.from_numpy(array) for array in arrays)
+    return _Read(*(tensor.pin_memory() if pinned else tensor for tensor in tensors))
+
+
+def _on_device(stored: _Read, device: torch.device | str) -> Batch:
+    pixels, labels, indices = (
+        tensor.to(device, non_blocking=tensor.is_pinned())  # such copies need not be waited for
+        for tensor in stored
+    )
+    return Batch(_fractions(pixels), labels, indices)
 
 
 def _fractions(

@@ -4,6 +4,8 @@ from misgiving.deferral.bounds import Interval
 from misgiving.deferral.calibration import Attainable, Calibration, ClassOutcome, calibrate
 from misgiving.deferral.cases import Cases, Promises, one_per_group, rates_by_class
 from misgiving.deferral.decisions import Decision
+from misgiving.deferral.drift import DriftMonitor, DriftTest
+from misgiving.deferral.evidence import Evidence, Setting
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.prevalence import PrevalenceOutcome
 
@@ -14,9 +16,13 @@ __all__ = [
     "ClassOutcome",
     "Decision",
     "DeferralPolicy",
+    "DriftMonitor",
+    "DriftTest",
+    "Evidence",
     "Interval",
     "PrevalenceOutcome",
     "Promises",
+    "Setting",
     "calibrate",
     "one_per_group",
     "rates_by_class",

@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from misgiving.deferral.bounds import Interval, lower_bound, two_sided, upper_bound
 from misgiving.deferral.cases import Cases, Promises, Scores, refuse_unusable
+from misgiving.deferral.evidence import Evidence
 from misgiving.deferral.plan import Counts, Plan, refuse_unsupported
 from misgiving.deferral.prevalence import (
     Mix,
@@ -69,6 +70,7 @@ class Calibration:
         class_outcomes: One for each class promise.
         prevalence: The error in another mix of classes, where one was given.
         best: What would have been attainable, where the promises are not; None: nothing.
+        evidence: The calibration cases; None in a policy of before they were kept.
     """
 
     promises: Promises
@@ -86,6 +88,7 @@ class Calibration:
     class_outcomes: tuple[ClassOutcome, ...]
     prevalence: PrevalenceOutcome | None
     best: Attainable | None
+    evidence: Evidence | None = None
 
 
 def calibrate(
@@ -122,6 +125,7 @@ def calibrate(
         class_outcomes=_class_outcomes(plan, counts, position),
         prevalence=_under_prevalence(plan, calibration, counts, position),
         best=None if position >= 0 else _best(plan, counts),
+        evidence=Evidence.of(plan.thresholds, calibration, counts.kept),
     )
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from misgiving.deferral.bounds import Interval
 from misgiving.deferral.calibration import Attainable, Calibration, ClassOutcome
 from misgiving.deferral.cases import Promises
+from misgiving.deferral.evidence import Evidence
 from misgiving.deferral.prevalence import PrevalenceOutcome
 from misgiving.errors import DataError
 from misgiving.files import write_json
@@ -21,17 +22,24 @@ from misgiving.files import write_json
 if TYPE_CHECKING:
     from misgiving.deferral.policy import DeferralPolicy
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # the first kept no calibration cases
 AGAIN = "run `misgiving calibrate` again"
 
 
 def encode(policy: "DeferralPolicy") -> dict[str, Any]:
     """The policy as JSON values, with format number and checksum."""
     fields = asdict(policy)
-    if policy.accept_threshold == -math.inf:  # which JSON has no number for
-        fields["calibration"]["accept_threshold"] = "-inf"
+    calibration = fields["calibration"]
+    calibration["accept_threshold"] = _writable(policy.accept_threshold)
+    if evidence := calibration["evidence"]:
+        evidence["thresholds"] = [_writable(one) for one in evidence["thresholds"]]
     content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
     return {**content, "checksum": checksum(content)}
+
+
+def _writable(threshold: float | None) -> float | str | None:
+    return "-inf" if threshold == -math.inf else threshold  # for which JSON has no number
 
 
 def decode(content: Any, *, name: str) -> dict[str, Any]:
@@ -75,9 +83,10 @@ def _checked(content: Any, *, name: str) -> dict[str, Any]:
         raise DataError(f"{name}: is not a policy; {AGAIN}")
     fields = dict(content)
     written = fields.pop("checksum")
-    if fields.get("format") != FORMAT:
+    if fields.get("format") not in READABLE:
         raise DataError(
-            f"{name}: has format {fields.get('format')!r}, and this version reads {FORMAT}; {AGAIN}"
+            f"{name}: has format {fields.get('format')!r}, and this version reads "
+            f"{' and '.join(map(str, READABLE))}; {AGAIN}"
         )
     if not _unchanged(fields, written):
         raise DataError(f"{name}: was changed after it was calibrated; {AGAIN}")
@@ -103,9 +112,18 @@ def _calibration(fields: Mapping[str, Any]) -> Calibration:
         "class_outcomes": tuple(ClassOutcome(**of) for of in fields["class_outcomes"]),
         "prevalence": _prevalence(fields["prevalence"]),
         "best": None if fields["best"] is None else Attainable(**fields["best"]),
+        "evidence": _evidence(fields.get("evidence")),
     }
     return Calibration(**{**fields, **decoded})
 
 
 def _prevalence(fields: Mapping[str, Any] | None) -> PrevalenceOutcome | None:
     return None if fields is None else PrevalenceOutcome(**{**fields, "mix": tuple(fields["mix"])})
+
+
+def _evidence(fields: Mapping[str, Any] | None) -> Evidence | None:
+    if fields is None:
+        return None
+    thresholds = tuple(float(one) for one in fields["thresholds"])
+    columns = {name: tuple(fields[name]) for name in ("scores", "wrong", "kept")}
+    return Evidence(thresholds=thresholds, **columns)

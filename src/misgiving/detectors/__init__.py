@@ -3,40 +3,81 @@
 Every score is a confidence: higher means more in-distribution.
 """
 
-from misgiving.detectors.fitted import FITTED, FittedDetectors, Reduced, fit_detectors
-from misgiving.detectors.logits import (
-    LOGIT_SCORES,
-    Logits,
-    Scores,
-    confidence,
-    energy,
-    gen,
-    max_logit,
-    max_logit_norm,
-    max_softmax,
-    negative_entropy,
-)
-from misgiving.detectors.odin import (
-    EPSILONS,
-    TEMPERATURES,
-    Classifier,
-    GridScores,
-    Images,
-    Odin,
-    Trial,
-    Tuning,
-    best_of_grid,
-    id_only_odin,
-    odin_grid,
-    score_grid,
-    tune_odin,
-)
-from misgiving.detectors.reduction import Head, TrainingOutputs
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from misgiving.detectors.fitted import FITTED, FittedDetectors, Reduced, fit_detectors
+    from misgiving.detectors.logits import (
+        LOGIT_SCORES,
+        Logits,
+        Scores,
+        confidence,
+        energy,
+        gen,
+        max_logit,
+        max_logit_norm,
+        max_softmax,
+        negative_entropy,
+    )
+    from misgiving.detectors.odin import (
+        EPSILONS,
+        TEMPERATURES,
+        Classifier,
+        GridScores,
+        Images,
+        Odin,
+        Trial,
+        Tuning,
+        best_of_grid,
+        id_only_odin,
+        odin_grid,
+        score_grid,
+        tune_odin,
+    )
+    from misgiving.detectors.portable import PORTABLE, PortableDetectors
+    from misgiving.detectors.reduction import Head, TrainingOutputs
+
+# Imported when first used, so that a bundle's detectors do not import torch.
+_HOMES = {
+    "EPSILONS": "odin",
+    "FITTED": "fitted",
+    "LOGIT_SCORES": "logits",
+    "PORTABLE": "portable",
+    "TEMPERATURES": "odin",
+    "Classifier": "odin",
+    "FittedDetectors": "fitted",
+    "GridScores": "odin",
+    "Head": "reduction",
+    "Images": "odin",
+    "Logits": "logits",
+    "Odin": "odin",
+    "PortableDetectors": "portable",
+    "Reduced": "fitted",
+    "Scores": "logits",
+    "TrainingOutputs": "reduction",
+    "Trial": "odin",
+    "Tuning": "odin",
+    "best_of_grid": "odin",
+    "confidence": "logits",
+    "energy": "logits",
+    "fit_detectors": "fitted",
+    "gen": "logits",
+    "id_only_odin": "odin",
+    "max_logit": "logits",
+    "max_logit_norm": "logits",
+    "max_softmax": "logits",
+    "negative_entropy": "logits",
+    "odin_grid": "odin",
+    "score_grid": "odin",
+    "tune_odin": "odin",
+}
 
 __all__ = [
     "EPSILONS",
     "FITTED",
     "LOGIT_SCORES",
+    "PORTABLE",
     "TEMPERATURES",
     "Classifier",
     "FittedDetectors",
@@ -45,6 +86,7 @@ __all__ = [
     "Images",
     "Logits",
     "Odin",
+    "PortableDetectors",
     "Reduced",
     "Scores",
     "TrainingOutputs",
@@ -64,3 +106,9 @@ __all__ = [
     "score_grid",
     "tune_odin",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'misgiving.detectors' has no attribute {name!r}")
+    return getattr(import_module(f"misgiving.detectors.{_HOMES[name]}"), name)

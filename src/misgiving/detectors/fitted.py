@@ -26,12 +26,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from misgiving.detectors.reduction import Head, TrainingOutputs, principal_directions, reduce
+from misgiving.detectors.reduction import (
+    Head,
+    TrainingOutputs,
+    neighbours_of,
+    principal_directions,
+    reduce,
+)
 from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import whole_file
 from misgiving.registry import Registry
 
-NEIGHBOURS = 50  # of `knn`: the paper's for CIFAR-10
 BATCH = 1024  # samples scored at once, which bounds the memory of distances to the training set
 
 
@@ -267,7 +272,7 @@ def knn(training: Reduced) -> Outlierness:
     """
     from pytorch_ood.detector import KNN
 
-    k = min(NEIGHBOURS, max(1, len(training.features) // 20))
+    k = neighbours_of(len(training.features))
     return _of_features(KNN(None, k=k, algorithm="brute"), training)
 
 

@@ -14,6 +14,7 @@ from misgiving.errors import DataError, UsageError
 
 MOST_DIRECTIONS = 256
 SAMPLES_PER_DIRECTION = 10
+NEIGHBOURS = 50  # of `knn`: the paper's for CIFAR-10
 LEAST_VARIANCE = 1e-10  # of a direction, as a fraction of the first one's: below is rounding
 
 
@@ -108,3 +109,8 @@ def reduce(
         labels=training.labels.astype(np.int64),
         head=Head(weight @ directions.T, bias + weight @ outside),
     )
+
+
+def neighbours_of(samples: int) -> int:
+    """Which of the nearest training samples `knn` measures the distance to."""
+    return min(NEIGHBOURS, max(1, samples // 20))

@@ -1,0 +1,157 @@
+"""What a bundle answers for one image, and by which rules."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from misgiving.bundle.network import Outputs
+from misgiving.bundle.storage import damage_explained, read_json
+from misgiving.deferral import DeferralPolicy
+from misgiving.detectors.portable import PortableDetectors
+from misgiving.files import write_json
+from misgiving.recalibration import Confidences, Estimate, Scaling
+from misgiving.verdicts import Verdict, choices_of, class_probabilities, verdicts
+
+POLICY, ESTIMATE, DETECTORS = "policy.json", "estimate.json", "detectors.safetensors"
+NO_POLICY = "no policy is calibrated for this model, so every answer is deferred"
+
+
+class Answer(NamedTuple):
+    """What is said of one image; a number that is not there or not defined is None.
+
+    Attributes:
+        predicted_class: Of the largest logit.
+        probabilities: Of all classes, in their order; calibrated where there is a policy, and NaN
+            where the model's output is not finite.
+        probability: Of the predicted class.
+        error_probability: That the predicted class is wrong.
+        expected_loss: Cross-entropy in nats.
+        predicted_loss: Of the loss estimator; higher = rather wrong. It has no unit.
+        foreign_p_value: Share of images like the calibration cases that look as foreign or more so.
+        decision: `accept`, `defer` or `foreign`; without a policy always `defer`.
+        reason: Why, in words.
+        score: What is accepted by; higher = rather right.
+        foreign_score: What foreign images are told by; lower = rather foreign.
+    """
+
+    predicted_class: str
+    probabilities: tuple[float, ...]
+    probability: float
+    error_probability: float | None
+    expected_loss: float | None
+    predicted_loss: float | None
+    foreign_p_value: float | None
+    decision: str
+    reason: str
+    score: float | None
+    foreign_score: float | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rules:
+    """All that turns the outputs of one model into decisions."""
+
+    policy: DeferralPolicy
+    estimate: Estimate
+    detectors: PortableDetectors
+
+    def __call__(self, outputs: Outputs) -> list[Verdict]:
+        """Decide image by image; one whose outputs are not finite is deferred."""
+        return verdicts(
+            outputs.logits,
+            outputs.features,
+            lambda rows: self._confidences(outputs.select(rows)),
+            policy=self.policy,
+            estimate=self.estimate,
+        )
+
+    def _confidences(self, outputs: Outputs) -> Confidences:
+        scores = self.detectors(outputs.logits, outputs.features)
+        if outputs.predicted_losses is None:
+            return scores
+        return {**scores, "predicted_loss": -outputs.predicted_losses.astype(np.float64)}
+
+    def save(self, folder: Path) -> None:
+        """Write three files into a folder that exists."""
+        self.policy.save(folder / POLICY)
+        write_json(folder / ESTIMATE, self.estimate.to_dict())
+        self.detectors.save(folder / DETECTORS)
+
+    @classmethod
+    def load(cls, folder: Path) -> "Rules | None":
+        """Read what `save` wrote; None where there is no policy.
+
+        Raises:
+            DataError: A file is missing or damaged.
+        """
+        if not (folder / POLICY).is_file():
+            return None
+        estimate = read_json(folder / ESTIMATE)
+        with damage_explained(folder / ESTIMATE):
+            made = Estimate.from_dict(estimate)
+        return cls(
+            policy=DeferralPolicy.load(folder / POLICY),
+            estimate=made,
+            detectors=PortableDetectors.load(folder / DETECTORS),
+        )
+
+
+def answers_of(outputs: Outputs, classes: Sequence[str], rules: Rules | None) -> list[Answer]:
+    """An answer for each image, by the rules where there are some."""
+    scaling = _plain(len(classes)) if rules is None else rules.estimate.scaling
+    probabilities = class_probabilities(outputs.logits, scaling).tolist()
+    losses = outputs.predicted_losses
+    predicted = [None] * len(probabilities) if losses is None else losses.tolist()
+    if rules is None:
+        choices = choices_of(outputs.logits)
+        return [
+            _undecided(classes[choice], choice, *row)
+            for choice, *row in zip(choices, probabilities, predicted, strict=True)
+        ]
+    return [_decided(*row) for row in zip(rules(outputs), probabilities, predicted, strict=True)]
+
+
+def _plain(num_classes: int) -> Scaling:
+    """The softmax as it is."""
+    return Scaling(temperature=1.0, biases=(0.0,) * num_classes)
+
+
+def _undecided(name: str, choice: int, probabilities: list[float], loss: float | None) -> Answer:
+    return Answer(
+        predicted_class=name,
+        probabilities=tuple(probabilities),
+        probability=probabilities[choice],
+        error_probability=None,
+        expected_loss=None,
+        predicted_loss=_defined(loss),
+        foreign_p_value=None,
+        decision="defer",
+        reason=NO_POLICY,
+        score=None,
+        foreign_score=None,
+    )
+
+
+def _decided(verdict: Verdict, probabilities: list[float], loss: float | None) -> Answer:
+    return Answer(
+        predicted_class=verdict.predicted_class,
+        probabilities=tuple(probabilities),
+        probability=verdict.probability,
+        error_probability=_defined(verdict.error_probability),
+        expected_loss=_defined(verdict.expected_loss),
+        predicted_loss=_defined(loss),
+        foreign_p_value=verdict.p_value,
+        decision=verdict.decision,
+        reason=verdict.reason,
+        score=_defined(verdict.score),
+        foreign_score=_defined(verdict.foreign_score),
+    )
+
+
+def _defined(value: float | None) -> float | None:
+    """None for what is not a finite number, which JSON has no word for."""
+    return value if value is not None and math.isfinite(value) else None

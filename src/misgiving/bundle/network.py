@@ -1,0 +1,108 @@
+"""The ONNX graph of a model: from squares to what the model says of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from jaxtyping import Float, Int, UInt8
+
+from misgiving.errors import DataError, UsageError
+
+GRAPH = "model.onnx"
+INPUT = "images"
+OUTPUTS = ("logits", "predicted_losses", "features")
+BATCH = 32  # images in one run of the graph, which bounds its memory
+ONLY_ERRORS = 3  # of onnxruntime's levels
+
+Squares = UInt8[np.ndarray, "n size size 3"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Outputs:
+    """What a model says of each image.
+
+    Attributes:
+        logits: Class scores before the softmax.
+        features: Input of the last linear layer.
+        predicted_losses: Higher = rather wrong; None where the estimator was not trained.
+    """
+
+    logits: Float[np.ndarray, "n classes"]
+    features: Float[np.ndarray, "n width"]
+    predicted_losses: Float[np.ndarray, " n"] | None
+
+    def select(self, rows: Int[np.ndarray, " _"]) -> "Outputs":
+        """Outputs for these images alone."""
+        losses = self.predicted_losses
+        return Outputs(
+            logits=self.logits[rows],
+            features=self.features[rows],
+            predicted_losses=None if losses is None else losses[rows],
+        )
+
+
+class Network:
+    """A graph that runs on processors; any number of threads may call it at once.
+
+    Args:
+        path: An ONNX file whose input is `images` and whose outputs are `OUTPUTS`.
+        size: Side of the squares in pixels.
+        num_classes: Number of logits.
+        threads: Of one run; None for as many as there are cores.
+
+    Raises:
+        DataError: The file is missing, damaged, or of another kind.
+    """
+
+    def __init__(
+        self, path: Path, *, size: int, num_classes: int, threads: int | None = None
+    ) -> None:
+        self.size = size
+        self._session = _session(path, threads)
+        _refuse_other_graph(path, self._session, size, num_classes)
+
+    def __call__(self, squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
+        """Logits, predicted losses and features of preprocessed images."""
+        if squares.dtype != np.uint8 or squares.shape[1:] != (self.size, self.size, 3):
+            raise UsageError(
+                f"squares are {squares.dtype} of shape {squares.shape}; give 8-bit RGB images of "
+                f"{self.size} pixels, as n x {self.size} x {self.size} x 3"
+            )
+        starts = range(0, max(1, len(squares)), BATCH)
+        runs = [self._run(squares[start : start + BATCH]) for start in starts]
+        return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
+
+    def _run(self, squares: Squares) -> list[Float[np.ndarray, "n ..."]]:
+        images = np.ascontiguousarray(squares.transpose(0, 3, 1, 2)).astype(np.float32) / 255
+        return list(self._session.run(OUTPUTS, {INPUT: images}))
+
+
+def _session(path: Path, threads: int | None) -> Any:
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads must be at least 1, got {threads}")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.log_severity_level = ONLY_ERRORS
+    # Threads that wait without spinning: a busy neighbour then costs little.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(
+            str(path), sess_options=options, providers=["CPUExecutionProvider"]
+        )
+    except Exception as error:  # onnxruntime has a class of its own for each kind of failure
+        first = " ".join(str(error).split())[:200]
+        raise DataError(f"{path}: not a readable graph ({first}); export again") from error
+
+
+def _refuse_other_graph(path: Path, session: Any, size: int, num_classes: int) -> None:
+    inputs = [(one.name, one.shape[1:]) for one in session.get_inputs()]
+    outputs = [one.name for one in session.get_outputs()]
+    widths = [one.shape[-1] for one in session.get_outputs() if one.name == OUTPUTS[0]]
+    expected = [(INPUT, [3, size, size])], list(OUTPUTS), [num_classes]
+    if (inputs, outputs, widths) != expected:
+        raise DataError(
+            f"{path}: is not the graph of this bundle ({num_classes} classes, {size} pixels); "
+            "export again"
+        )

@@ -1,0 +1,76 @@
+"""A joint model as an ONNX graph."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from misgiving.errors import DataError
+from misgiving.models.joint import JointClassifier
+
+
+def write_graph(
+    model: JointClassifier, path: Path, *, size: int, inputs: str, outputs: tuple[str, ...]
+) -> None:
+    """Write the model as it is in evaluation mode, for any number of images.
+
+    Args:
+        model: On the CPU.
+        path: The ONNX file.
+        size: Side of the images in pixels.
+        inputs: What to call the images.
+        outputs: What to call logits, predicted losses and features.
+
+    Raises:
+        DataError: The backbone has an operation that ONNX does not know.
+    """
+    example = torch.zeros(2, 3, size, size)  # of one image, torch would fix the number
+    try:
+        with _quiet():
+            torch.onnx.export(
+                model.eval(),
+                (example,),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                input_names=[inputs],
+                output_names=list(outputs),
+                dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+            )
+        _forget_origin(path)
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # torch raises whatever the backbone's operations raise
+        first = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DataError(
+            f"this backbone cannot be exported ({first}); train another, such as resnet18"
+        ) from error
+
+
+def _forget_origin(path: Path) -> None:
+    """Remove what torch notes of each operation: lines and paths of source on this machine."""
+    import onnx
+
+    graph = onnx.load(path)
+    for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output, graph.graph, graph):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(graph, path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch says about its own workings."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)

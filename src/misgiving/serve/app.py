@@ -1,0 +1,126 @@
+"""The web application, from parts that are passed in."""
+
+import importlib.metadata
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from misgiving.errors import UsageError
+from misgiving.serve import about, cases, decisions, insight, page
+from misgiving.serve.gate import Gate
+from misgiving.serve.model import Model
+from misgiving.serve.observing import Observing
+from misgiving.serve.problems import Problem, ProblemError
+from misgiving.serve.service import Service
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
+
+DESCRIPTION = """Decisions about images: accept, defer to a person, or foreign; and the worklist.
+
+Failures are problems as in RFC 9457, and their `detail` says what helps.
+"""
+SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "basic": {"type": "http", "scheme": "basic"},
+}
+
+
+def create_app(model: Model, store: Store, settings: Settings | None = None) -> FastAPI:
+    """The service as an ASGI application; it closes the store at its end.
+
+    Args:
+        model: A `misgiving.bundle.Bundle`, or what else answers squares.
+        store: Where cases are kept.
+        settings: Limits and habits; without an API key only this machine is answered.
+    """
+    settings = settings or Settings()
+    service = Service(model, store, settings)
+    app = _Application(
+        title="misgiving",
+        version=importlib.metadata.version("misgiving"),
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # FastAPI's pages would load scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    for room in (decisions, cases, insight, about, page):
+        app.include_router(room.router)
+    for kind, explained in EXPLAINED.items():
+        app.add_exception_handler(kind, explained)
+    app.add_middleware(Gate, api_key=settings.api_key)
+    app.add_middleware(Observing, monitoring=service.monitoring)
+    return app
+
+
+class _Application(FastAPI):
+    """Documents problems and the key, which FastAPI does not know of."""
+
+    def openapi(self) -> dict[str, Any]:
+        if self.openapi_schema is None:
+            found = super().openapi()
+            parts = found.setdefault("components", {})
+            parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            if self.state.service.settings.api_key is not None:
+                parts["securitySchemes"] = SCHEMES
+                found["security"] = [{"bearer": []}, {"basic": []}]
+        return self.openapi_schema or {}
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    try:
+        yield
+    finally:
+        app.state.service.close()
+
+
+async def _problem(_: Request, error: ProblemError) -> Response:
+    return error.response()
+
+
+async def _unusable(_: Request, error: UsageError) -> Response:
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)).response()
+
+
+async def _invalid(_: Request, error: RequestValidationError) -> Response:
+    said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(said)).response()
+
+
+async def _refused(_: Request, error: HTTPException) -> Response:
+    detail = f"{error.detail}; GET /openapi.json describes what there is"
+    problem = ProblemError(HTTPStatus(error.status_code), detail)
+    problem.headers.update(error.headers or {})
+    return problem.response()
+
+
+async def _no_store(_: Request, error: SQLAlchemyError) -> Response:
+    reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
+    problem = ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"the store cannot be used ({reason}), so nothing was answered; send it again later",
+    )
+    return problem.with_header("Retry-After", "5").response()
+
+
+async def _gone(_: Request, __: ClientDisconnect) -> Response:
+    return ProblemError(HTTPStatus.BAD_REQUEST, "the client has gone").response()
+
+
+EXPLAINED: dict[type[Exception], Any] = {
+    ProblemError: _problem,
+    UsageError: _unusable,
+    RequestValidationError: _invalid,
+    HTTPException: _refused,
+    SQLAlchemyError: _no_store,
+    ClientDisconnect: _gone,
+}

@@ -1,0 +1,97 @@
+"""Pictures after the answer: recent squares in memory, and files where they are to be kept."""
+
+import io
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from misgiving.errors import DataError
+from misgiving.files import whole_file
+
+Square = UInt8[np.ndarray, "size size 3"]
+
+SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
+UNKNOWN = "application/octet-stream"
+
+
+class RecentSquares:
+    """The newest squares, up to a number of bytes; safe in threads."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._squares: OrderedDict[str, Square] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, id: str, square: Square) -> None:
+        """Keep this one, and forget the oldest for it."""
+        with self._lock:
+            self._squares[id] = square
+            self._bytes += square.nbytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._squares.popitem(last=False)[1].nbytes
+
+    def get(self, id: str) -> Square | None:
+        """The square of a case, unless it was forgotten."""
+        with self._lock:
+            return self._squares.get(id)
+
+
+class KeptImages:
+    """Image files by the hash of their content; the sender's name for them plays no role."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, sha256: str, data: bytes) -> None:
+        """Write a file whole or not at all; equal files are kept once."""
+        if not self._path(sha256).exists():
+            with whole_file(self._path(sha256)) as partial:
+                partial.write_bytes(data)
+
+    def read(self, sha256: str) -> bytes | None:
+        """The content, where it is still there."""
+        try:
+            return self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256
+
+
+def as_jpeg(square: Square) -> bytes:
+    """A thumbnail: the image as the model sees it."""
+    file = io.BytesIO()
+    Image.fromarray(square).save(file, "JPEG", quality=85)
+    return file.getvalue()
+
+
+def media_type(data: bytes) -> str:
+    """The type by which a browser may show a file; it never follows from what the sender said."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            found = image.get_format_mimetype()
+    except Exception:  # Pillow raises almost anything
+        return UNKNOWN
+    return found if found in SHOWN else UNKNOWN
+
+
+def refuse_large(data: bytes, name: str, max_pixels: int) -> None:
+    """Refuse what its header says is too large, before it is decoded.
+
+    Raises:
+        DataError: It has more pixels. What is no image at all is left to the decoder to explain.
+    """
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            pixels = image.width * image.height
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        pixels = max_pixels + 1
+    except Exception:
+        return
+    if pixels > max_pixels:
+        raise DataError(f"{name}: more than {max_pixels} pixels; scale it down")

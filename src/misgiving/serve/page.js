@@ -1,0 +1,137 @@
+// The page of the service: keys and controls, and how it starts.
+
+import {
+  move, picking, renderCase, renderPicture, review, scrollTo, select, showClasses,
+} from "./script/detail.js";
+import { lookForDrift } from "./script/drift.js";
+import { local, recall, remember } from "./script/remembering.js";
+import { toggleHeat } from "./script/saliency.js";
+import { filesOf, send, sending } from "./script/sending.js";
+import { setTarget } from "./script/setting.js";
+import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
+import { forget, loadCases, renderAll, renderRows } from "./script/worklist.js";
+
+const KEYS = {
+  j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
+  Home: () => move(-Infinity), End: () => move(Infinity),
+  Enter: () => { if (selectedCase()) select(state.selected, { open: true }); },
+  a: () => review({ verdict: "agree" }), o: () => showClasses(!picking()),
+  n: () => { if (selectedCase()) at("note").focus(); },
+  s: toggleHeat, "?": () => at("help").showModal(),
+};
+const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // which controls know themselves
+
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
+  const { target, key } = event;
+  const writes = target.matches("textarea, input:not([type]), select");
+  if (key === "Escape") return leave(writes, target);
+  if (writes || (MOVES.includes(key) && !target.matches("body, #list, #detail"))) return undefined;
+  if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
+  else if (Object.hasOwn(KEYS, key)) KEYS[key]();
+  else return undefined;
+  event.preventDefault();
+  return undefined;
+}
+
+function leave(writes, target) {
+  if (writes) target.blur();
+  else if (picking()) showClasses(false);
+  else document.body.dataset.view = "list";
+  at("list").focus({ preventScroll: true });
+  remember();
+}
+
+function listen() {
+  const on = (id, kind, act) => at(id).addEventListener(kind, act);
+  document.addEventListener("keydown", onKey);
+  on("list", "scroll", () => renderRows());
+  on("list", "click", (event) => {
+    const row = event.target.closest(".row");
+    if (row) select(row.id.slice("case-".length), { reveal: false, open: true });
+  });
+  on("case-image", "error", () => {
+    const one = selectedCase();
+    if (!one) return;
+    forget(one);
+    renderPicture(one);
+  });
+  on("back", "click", () => leave(false));
+  on("agree", "click", () => review({ verdict: "agree" }));
+  on("override", "click", () => showClasses(!picking()));
+  on("review", "submit", (event) => event.preventDefault());
+  on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
+  on("saliency", "click", toggleHeat);
+  on("open-help", "click", () => at("help").showModal());
+  on("target", "input", () => setTarget(at("target").valueAsNumber / 100));
+  on("back-to-policy", "click", () => setTarget(null));
+  on("stop", "click", () => { sending.stopped = true; });
+  on("choose-files", "click", () => at("files").click());
+  on("choose-folder", "click", () => at("folder").click());
+  for (const id of ["files", "folder"]) {
+    on(id, "change", () => { send([...at(id).files]); at(id).value = ""; });
+  }
+  listenToFilters(on);
+  listenToDrops();
+  addEventListener("resize", () => renderRows());
+  addEventListener("hashchange", () => { recall(); renderAll(); renderCase(); });
+}
+
+function listenToFilters(on) {
+  for (const box of document.getElementsByName("decision")) {
+    box.addEventListener("change", () => {
+      state.decisions[box.checked ? "add" : "delete"](box.value);
+      again();
+    });
+  }
+  for (const name of ["reviewed", "order"]) {
+    on(name, "change", () => { state[name] = at(name).value; again(); });
+  }
+}
+
+function again() {
+  at("list").scrollTop = 0;
+  renderAll();
+  say(at("shown").textContent);
+}
+
+function listenToDrops() {
+  document.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    document.body.classList.add("over");
+  });
+  document.addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) document.body.classList.remove("over");
+  });
+  document.addEventListener("drop", async (event) => {
+    event.preventDefault();
+    document.body.classList.remove("over");
+    send(await filesOf(event.dataTransfer));
+  });
+}
+
+async function start() {
+  at("reviewer").value = local("misgiving-reviewer");
+  recall();
+  listen();
+  try {
+    [state.model, state.calibration] = await Promise.all([ask("model"), ask("calibration")]);
+    at("notice").textContent = state.model.notice;
+    await loadCases();
+    if (state.selected && !state.cases.has(state.selected)) take(await ask(`cases/${state.selected}`));
+  } catch (error) {
+    complain(error);
+  }
+  state.ready = true;
+  renderAll();
+  if (state.selected && selectedCase()) {
+    scrollTo(state.shown.findIndex((one) => one.id === state.selected));
+    renderRows();
+    renderCase();
+  }
+  document.body.dataset.ready = "yes";
+  lookForDrift();
+  setInterval(lookForDrift, 60_000);
+}
+
+start();

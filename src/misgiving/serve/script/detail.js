@@ -1,0 +1,168 @@
+// The selected case, and its review.
+
+import { outcome } from "./deciding.js";
+import { remember } from "./remembering.js";
+import { hideHeat } from "./saliency.js";
+import {
+  ask, at, complain, element, isNarrow, percent, say, selectedCase, state, take,
+} from "./shared.js";
+import { ROW, isForgotten, renderAll, renderRows, thumbnail } from "./worklist.js";
+
+export function select(id, { reveal = true, open = false } = {}) {
+  const changed = id !== state.selected;
+  state.selected = id;
+  if (reveal) scrollTo(state.shown.findIndex((one) => one.id === id));
+  renderRows();
+  if (changed) renderCase();
+  if (open) {
+    document.body.dataset.view = "case";
+    if (isNarrow()) {
+      scroll(0, 0);
+      at("detail").focus({ preventScroll: true });
+    }
+  }
+  remember();
+}
+
+export function scrollTo(position) {
+  const list = at("list"), top = position * ROW;
+  if (position < 0) return;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (top + ROW > list.scrollTop + list.clientHeight) {
+    list.scrollTop = top + ROW - list.clientHeight;
+  }
+}
+
+export function move(step) {
+  if (!state.shown.length) return;
+  const here = state.shown.findIndex((one) => one.id === state.selected);
+  const next = Math.min(state.shown.length - 1, Math.max(0, here + step));
+  select(state.shown[next].id);
+}
+
+export function renderCase() {
+  const one = selectedCase();
+  at("placeholder").hidden = Boolean(one);
+  at("case").hidden = !one;
+  hideHeat();
+  showClasses(false);
+  if (!one) return;
+  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
+  at("case-name").textContent = one.name;
+  at("case-reason").textContent = one.reason;
+  at("note").value = "";
+  at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
+  at("detail").scrollTop = 0;
+  renderOutcome(one);
+  renderPicture(one);
+  renderShares(one);
+  renderFacts(one);
+  renderHistory(one.review ? [one.review] : []);
+  if (one.reviewed) loadHistory(one.id);
+}
+
+export function renderOutcome(one) {
+  const now = outcome(one), badge = at("case-decision");
+  badge.className = `badge ${now}`;
+  badge.textContent = now === one.decision ? now : `${now} at this setting (was ${one.decision})`;
+}
+
+export function renderPicture(one) {
+  const image = at("case-image"), gone = isForgotten(one);
+  image.hidden = gone;
+  at("no-image").hidden = !gone;
+  at("saliency").disabled = gone;
+  image.alt = gone ? "" : `Image of the case, called ${one.predicted_class}`;
+  if (gone) image.removeAttribute("src");
+  else image.src = `cases/${one.id}/thumbnail`;
+}
+
+function renderShares(one) {
+  const shares = Object.entries(one.probabilities).sort((a, b) => (b[1] ?? 0) - (a[1] ?? 0));
+  at("shares").replaceChildren(...shares.map(([name, share]) => {
+    const line = element("li", name === one.predicted_class ? "chosen" : "");
+    const track = element("span", "track"), fill = element("span", "fill");
+    track.setAttribute("aria-hidden", "true");
+    fill.style.width = `${100 * (share ?? 0)}%`;
+    track.append(fill);
+    line.append(element("span", "label", name), element("span", "value", percent(share)), track);
+    return line;
+  }));
+}
+
+function renderFacts(one) {
+  const facts = {
+    "probability of error": percent(one.error_probability),
+    "expected loss": one.expected_loss == null ? null : `${one.expected_loss.toFixed(2)} nats`,
+    "familiarity (p-value)": one.foreign_p_value?.toPrecision(2),
+    "score": one.score?.toPrecision(3),
+    "received": new Date(one.received).toLocaleString(),
+  };
+  const known = Object.entries(facts).filter(([, value]) => value != null);
+  at("case-facts").replaceChildren(...known.map(([name, value]) => {
+    const line = element("div");
+    line.append(element("dt", "", name), element("dd", "", value));
+    return line;
+  }));
+}
+
+async function loadHistory(id) {
+  const found = await ask(`cases/${id}`).catch(() => null);
+  if (found && state.selected === id) renderHistory(found.reviews);
+}
+
+function renderHistory(reviews) {
+  at("history").replaceChildren(...reviews.toReversed().map((one) => {
+    const who = one.reviewer ? `${one.reviewer}, ` : "";
+    const verdict = one.verdict === "agree" ? "agreed" : "overrode";
+    const note = one.note ? `\n${one.note}` : "";
+    const when = new Date(one.reviewed_at).toLocaleString();
+    return element("li", "", `${who}${when}: ${verdict}, ${one.final_class}${note}`);
+  }));
+}
+
+export const picking = () => !at("classes").hidden;
+
+export function showClasses(open) {
+  const one = selectedCase();
+  at("classes").hidden = !open || !one;
+  at("override").setAttribute("aria-expanded", !at("classes").hidden);
+  if (at("classes").hidden) return;
+  at("classes").replaceChildren(...Object.keys(one.probabilities).map((name, index) => {
+    const button = element("button", "quiet");
+    button.type = "button";
+    if (index < 9) button.append(element("kbd", "", index + 1), " ");
+    button.append(name);
+    button.addEventListener("click", () => review({ verdict: "override", class: name }));
+    return button;
+  }));
+  at("classes").firstElementChild.focus();
+}
+
+export async function review(verdict) {
+  const one = selectedCase();
+  if (!one) return;
+  const here = state.shown.findIndex((other) => other.id === one.id);
+  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value };
+  try {
+    const saved = await ask(`cases/${one.id}/review`, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
+    });
+    take(saved);
+    say(`${saved.review.final_class} is saved for ${one.name}.`);
+    afterReview(one.id, here);
+  } catch (error) {
+    complain(error);
+  }
+}
+
+// On to the next one, also where the filter takes away what was just reviewed.
+function afterReview(id, position) {
+  renderAll();
+  const stays = state.shown.some((one) => one.id === id);
+  const next = state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1);
+  showClasses(false);
+  if (next && next.id !== id) select(next.id);
+  else renderCase();
+  if (!isNarrow()) at("list").focus({ preventScroll: true });
+}

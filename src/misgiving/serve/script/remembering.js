@@ -1,0 +1,40 @@
+// What a reload keeps: in the address, and the reviewer's name in the browser.
+
+import { ORDERS } from "./deciding.js";
+import { OUTCOMES, at, state } from "./shared.js";
+
+export function remember() {
+  if (!state.ready) return;
+  const kept = new URLSearchParams();
+  if (state.decisions.size) kept.set("show", [...state.decisions].sort().join("."));
+  if (state.reviewed !== "all") kept.set("reviewed", state.reviewed);
+  if (state.order !== "error") kept.set("order", state.order);
+  if (state.target != null) kept.set("target", Number(state.target.toFixed(4)));
+  if (state.selected) kept.set("case", state.selected);
+  if (document.body.dataset.view === "case") kept.set("view", "case");
+  const hash = kept.size ? `#${kept}` : " ";
+  if (hash.trim() !== location.hash) history.replaceState(null, "", hash);
+}
+
+export function recall() {
+  const kept = new URLSearchParams(location.hash.slice(1));
+  const target = Number.parseFloat(kept.get("target"));
+  state.decisions = new Set((kept.get("show") ?? "").split(".").filter((one) => OUTCOMES.includes(one)));
+  state.reviewed = ["yes", "no"].includes(kept.get("reviewed")) ? kept.get("reviewed") : "all";
+  state.order = kept.get("order") in ORDERS ? kept.get("order") : "error";
+  state.target = target > 0 && target < 1 ? target : null;
+  state.selected = /^[0-9a-f]{32}$/.test(kept.get("case")) ? kept.get("case") : null;
+  document.body.dataset.view = kept.get("view") === "case" && state.selected ? "case" : "list";
+  for (const box of document.getElementsByName("decision")) box.checked = state.decisions.has(box.value);
+  at("reviewed").value = state.reviewed;
+  at("order").value = state.order;
+  at("setting").open = state.target != null;
+}
+
+export function local(key, value) {
+  try {
+    if (value === undefined) return localStorage.getItem(key) ?? "";
+    localStorage.setItem(key, value);
+  } catch { /* a browser may keep nothing: then nothing is kept */ }
+  return "";
+}

@@ -1,0 +1,42 @@
+// Where the model looks.
+
+import { ask, at, percent, selectedCase, state } from "./shared.js";
+
+export function hideHeat() {
+  at("heat").hidden = true;
+  at("saliency").setAttribute("aria-pressed", "false");
+  at("saliency-says").textContent = "";
+}
+
+export async function toggleHeat() {
+  const one = selectedCase();
+  if (!one || at("saliency").disabled) return;
+  if (!at("heat").hidden) return hideHeat();
+  at("saliency-says").textContent = "covering one part after another …";
+  try {
+    const found = await ask(`cases/${one.id}/saliency`);
+    if (state.selected === one.id) drawHeat(found);
+  } catch (error) {
+    at("saliency-says").textContent = error.message;
+  }
+}
+
+function drawHeat({ drops, predicted_class: name }) {
+  const size = drops.length, most = Math.max(...drops.flat());
+  const cells = new OffscreenCanvas(size, size), pen = cells.getContext("2d");
+  drops.forEach((row, y) => row.forEach((drop, x) => {
+    const strength = most > 0 ? Math.max(0, drop) / most : 0;
+    pen.fillStyle = `hsl(${50 - 50 * strength} 100% 50% / ${strength})`;
+    pen.fillRect(x, y, 1, 1);
+  }));
+  const heat = at("heat");
+  heat.width = heat.height = 256;
+  const paint = heat.getContext("2d");
+  paint.imageSmoothingQuality = "high";
+  paint.drawImage(cells, 0, 0, 256, 256);
+  heat.hidden = false;
+  at("saliency").setAttribute("aria-pressed", "true");
+  at("saliency-says").textContent = most > 0.005
+    ? `Covered where it is reddest, ${name} loses ${percent(most)}.`
+    : "No single part decides: covering any changes little.";
+}

@@ -1,0 +1,98 @@
+// Images on their way to the service.
+
+import { lookForDrift } from "./drift.js";
+import { ask, at, element, say, state, take } from "./shared.js";
+import { refresh } from "./worklist.js";
+
+const SENT_AT_ONCE = 8; // files of one request
+const RETRIES = 30;
+
+export const sending = { files: [], next: 0, sent: 0, failed: [], running: false, stopped: false };
+
+export async function send(files) {
+  const images = files.filter((file) => !file.name.startsWith("."));
+  if (!images.length) return;
+  sending.files.push(...images);
+  renderSending();
+  if (sending.running) return;
+  Object.assign(sending, { running: true, stopped: false, failed: [] });
+  await Promise.all([sendOn(), sendOn()]);
+  say(`${sending.sent} images answered, ${sending.failed.length} failed.`);
+  Object.assign(sending, { files: [], next: 0, sent: 0, running: false });
+  renderSending();
+  lookForDrift();
+}
+
+async function sendOn() {
+  while (sending.next < sending.files.length && !sending.stopped) {
+    const some = sending.files.slice(sending.next, sending.next + together());
+    sending.next += some.length;
+    await sendSome(some, 0);
+  }
+}
+
+const together = () => Math.min(SENT_AT_ONCE, state.model?.limits.max_files ?? SENT_AT_ONCE);
+
+async function sendSome(files, attempt) {
+  const body = new FormData();
+  for (const file of files) body.append("files", file, file.webkitRelativePath || file.name);
+  try {
+    const { results } = await ask("decisions", { method: "POST", body });
+    settle(files, results);
+  } catch (error) {
+    await afterFailure(files, error, attempt);
+  }
+}
+
+async function afterFailure(files, error, attempt) {
+  if ([429, 503].includes(error.status) && attempt < RETRIES && !sending.stopped) {
+    await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(error.wait) || 1)));
+    return sendSome(files, attempt + 1);
+  }
+  if (error.content?.results) return settle(files, error.content.results);
+  if (error.status === 413 && files.length > 1) { // each alone may be small enough
+    for (const file of files) await sendSome([file], attempt);
+    return undefined;
+  }
+  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })));
+}
+
+function settle(files, results) {
+  for (const { name, case: one, problem } of results) {
+    if (one) {
+      take(one);
+      state.total += 1;
+    } else sending.failed.push(`${name}: ${problem?.detail ?? "not answered"}`);
+  }
+  sending.sent += files.length;
+  renderSending();
+  refresh();
+}
+
+function renderSending() {
+  const { files, sent, failed } = sending;
+  at("sending").hidden = !files.length;
+  at("progress").max = Math.max(1, files.length);
+  at("progress").value = sent;
+  at("progress-text").textContent = `${sent} of ${files.length}`;
+  at("failures").hidden = !failed.length;
+  at("failures-title").textContent = `${failed.length} could not be answered`;
+  at("failures-list").replaceChildren(...failed.slice(0, 100).map((text) => element("li", "", text)));
+}
+
+export async function filesOf(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return [...transfer.files];
+  return (await Promise.all(entries.map(filesIn))).flat();
+}
+
+async function filesIn(entry) {
+  if (entry.isFile) return [await new Promise((done, fail) => { entry.file(done, fail); })];
+  const reader = entry.createReader(), found = [];
+  for (;;) { // a reader gives at most a hundred at once
+    const some = await new Promise((done, fail) => { reader.readEntries(done, fail); });
+    if (!some.length) break;
+    found.push(...some);
+  }
+  return (await Promise.all(found.map(filesIn))).flat();
+}

@@ -1,0 +1,112 @@
+// The error that is tolerated, and what it would mean; it changes no policy.
+
+import { settingFor } from "./deciding.js";
+import { renderOutcome } from "./detail.js";
+import { at, percent, selectedCase, state } from "./shared.js";
+import { refresh } from "./worklist.js";
+
+const SVG = "http://www.w3.org/2000/svg";
+
+export function renderSetting() {
+  const { calibration, target } = state;
+  if (!calibration) return;
+  const { saved } = calibration;
+  const usable = calibration.settings.length > 0;
+  at("setting-body").hidden = !usable;
+  at("setting-why").hidden = usable;
+  at("setting-why").textContent = calibration.why_not ?? "";
+  const policy = saved ? `at most ${percent(saved.max_error)} wrong` : "no policy";
+  at("setting-now").textContent = target == null
+    ? `saved policy: ${policy}` : `trying ${percent(target)}; the saved policy still decides`;
+  at("back-to-policy").disabled = target == null;
+  if (!usable) return;
+  const aim = target ?? saved.max_error;
+  const setting = target == null ? savedSetting() : settingFor(target);
+  at("target").value = 100 * aim;
+  at("target-text").textContent = percent(aim);
+  at("target").setAttribute("aria-valuetext", spoken(aim, setting));
+  at("fact-coverage").textContent = percent(setting?.coverage ?? 0, 0);
+  at("fact-error").textContent = percent(setting?.error);
+  at("fact-bound").textContent = setting ? percent(setting.bound) : "–";
+  at("setting-note").textContent = noteOn(setting);
+  at("command").textContent = calibration.command.replace("{max_error}", Number(aim.toFixed(4)));
+  drawCurve(aim, setting);
+}
+
+function savedSetting() {
+  const { saved, settings } = state.calibration;
+  if (!saved.accepts) return null;
+  return settings.find((one) => one.threshold === saved.threshold) ?? null;
+}
+
+function spoken(aim, setting) {
+  if (!setting) return `${percent(aim)}: nothing could be accepted`;
+  return `${percent(aim)}: accepts ${percent(setting.coverage, 0)}, at most `
+    + `${percent(setting.bound)} of these wrong`;
+}
+
+function noteOn(setting) {
+  const { confidence, cases, saved } = state.calibration;
+  const classes = saved.class_promises.length
+    ? ` Promises for ${saved.class_promises.join(", ")} are not part of this.` : "";
+  const basis = `With a confidence of ${percent(confidence, 0)}, the bounds hold for all settings `
+    + `at once, for cases like the ${cases} of the calibration.`;
+  if (!setting) return `No setting is within this bound: every answer would be deferred.${classes}`;
+  return `${setting.wrong} of ${setting.accepted} accepted calibration cases are wrong. `
+    + basis + classes;
+}
+
+function drawCurve(aim, setting) {
+  const { settings } = state.calibration;
+  const judged = settings.filter((one) => one.accepted > 0);
+  const top = Math.min(1, Math.max(0.1, aim * 1.2, ...judged.map((one) => one.bound).slice(-30)));
+  const x = (coverage) => 34 + 276 * coverage, y = (error) => 100 - 90 * Math.min(1, error / top);
+  const path = (value) =>
+    judged.map((one, index) => `${index ? "L" : "M"}${x(one.coverage)} ${y(value(one))}`).join("");
+  const parts = [
+    draw("path", { class: "axis", d: "M34 10V100H310" }),
+    draw("line", { class: "aim", x1: 34, x2: 310, y1: y(aim), y2: y(aim) }),
+    draw("path", { class: "bound", d: path((one) => one.bound) }),
+    draw("path", { class: "error", d: path((one) => one.error) }),
+    label(30, 14, percent(top, 0), "end"), label(30, 103, "0", "end"),
+    label(34, 115, "0"), label(310, 115, "100 % accepted", "end"),
+    ...named(judged, x, y),
+  ];
+  if (setting) {
+    parts.push(draw("line", { class: "at", x1: x(setting.coverage), x2: x(setting.coverage), y1: 10, y2: 100 }));
+    for (const value of [setting.bound, setting.error]) {
+      parts.push(draw("circle", { class: "dot", cx: x(setting.coverage), cy: y(value), r: 3.5 }));
+    }
+  }
+  at("curve").replaceChildren(...parts);
+  at("curve-says").textContent =
+    "Share of wrong answers among the accepted: observed, and at most, by how many are accepted.";
+}
+
+function named(judged, x, y) {
+  const last = judged.at(-1);
+  if (!last) return [];
+  return [
+    label(x(last.coverage) - 2, y(last.bound) - 6, "at most", "end"),
+    label(x(last.coverage) - 2, y(last.error) + 13, "observed", "end"),
+  ];
+}
+
+function label(x, y, text, anchor = "start") {
+  const made = draw("text", { x, y, "text-anchor": anchor });
+  made.textContent = text;
+  return made;
+}
+
+function draw(tag, attributes) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}
+
+export function setTarget(target) {
+  state.target = target;
+  refresh();
+  const one = selectedCase();
+  if (one) requestAnimationFrame(() => renderOutcome(one));
+}

@@ -1,0 +1,46 @@
+// What all parts of the page know, and how they ask the service. What comes from outside is shown
+// as text, never as markup.
+
+export const at = (id) => document.getElementById(id);
+export const say = (text) => { at("status").textContent = text; };
+export const percent = (share, digits = 1) =>
+  share == null ? "–" : `${(100 * share).toFixed(digits)} %`;
+
+export const state = {
+  cases: new Map(), total: 0, shown: [], selected: null, target: null,
+  decisions: new Set(), reviewed: "all", order: "error",
+  model: null, calibration: null, forgotten: "", ready: false,
+};
+
+export async function ask(path, options) {
+  const answer = await fetch(path, options).catch(() => null);
+  if (!answer) throw new Error("The service does not answer. Is it running?");
+  const content = await answer.json().catch(() => ({}));
+  if (answer.ok) return content;
+  const error = new Error(content.detail ?? `The service answers ${answer.status}.`);
+  Object.assign(error, { status: answer.status, content, wait: answer.headers.get("Retry-After") });
+  throw error;
+}
+
+let problemTimer = 0;
+export function complain(error) {
+  at("problem").textContent = error.message;
+  at("problem").hidden = false;
+  clearTimeout(problemTimer);
+  problemTimer = setTimeout(() => { at("problem").hidden = true; }, 8000);
+}
+
+export function take(one) {
+  state.cases.set(one.id, one);
+}
+
+export function element(tag, className, text) {
+  const made = document.createElement(tag);
+  if (className) made.className = className;
+  if (text != null) made.textContent = text;
+  return made;
+}
+
+export const selectedCase = () => state.cases.get(state.selected) ?? null;
+export const isNarrow = () => matchMedia("(max-width: 820px)").matches;
+export const OUTCOMES = ["foreign", "defer", "accept"];

@@ -1,0 +1,135 @@
+// The list of cases: only the rows that are seen are in the document.
+
+import { ORDERS, isShown, outcome } from "./deciding.js";
+import { remember } from "./remembering.js";
+import { renderSetting } from "./setting.js";
+import { ask, at, element, percent, state, take } from "./shared.js";
+
+export const ROW = 76; // as in page.css
+const SPARE = 6; // rows beyond both ends of what is seen
+const MOST = 5000; // cases in the list; the CSV has all
+
+export async function loadCases() {
+  let cursor = null;
+  do {
+    const query = new URLSearchParams({ limit: 500 });
+    if (cursor) query.set("cursor", cursor);
+    const page = await ask(`cases?${query}`);
+    state.total = page.total;
+    page.cases.forEach(take);
+    cursor = page.cursor;
+    refresh();
+  } while (cursor && state.cases.size < MOST);
+}
+
+let pending = 0;
+export function refresh() {
+  if (!pending) pending = requestAnimationFrame(() => { pending = 0; renderAll(); });
+}
+
+export function renderAll() {
+  state.shown = [...state.cases.values()].filter(isShown).sort(ORDERS[state.order]);
+  renderCounts();
+  renderSetting();
+  renderRows();
+  const many = state.total > state.cases.size ? `; ${state.total} in the store` : "";
+  at("shown").textContent = `${state.shown.length} of ${state.cases.size} cases${many}`;
+  const empty = state.ready && !state.shown.length;
+  at("empty").hidden = !empty;
+  at("list").hidden = empty;
+  at("empty").textContent = state.cases.size
+    ? "No case is like that." : "No case yet. Drop an image on this page.";
+  at("csv").href = `cases.csv?${csvQuery()}`;
+  remember();
+}
+
+function csvQuery() {
+  const query = new URLSearchParams();
+  for (const decision of state.decisions) query.append("decision", decision);
+  if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
+  query.set("order", state.order === "newest" ? "newest" : "expected_error");
+  return query;
+}
+
+function renderCounts() {
+  const counts = { accept: 0, defer: 0, foreign: 0 };
+  for (const one of state.cases.values()) counts[outcome(one)] += 1;
+  at("counts").replaceChildren(...Object.entries(counts).map(
+    ([name, count]) => element("span", `badge ${name}`, `${count} ${name}`)));
+}
+
+export function renderRows() {
+  const list = at("list"), rows = at("rows");
+  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - SPARE);
+  const last = Math.min(state.shown.length,
+    Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
+  rows.style.height = `${state.shown.length * ROW}px`;
+  const wanted = state.shown.slice(first, last).map((one, index) => rowOf(one, first + index));
+  const old = new Map([...rows.children].map((row) => [row.id, row]));
+  // What has not changed stays, so that pictures do not flicker and focus is not lost.
+  rows.replaceChildren(...wanted.map((row) =>
+    old.get(row.id)?.dataset.state === row.dataset.state ? old.get(row.id) : row));
+  for (const row of rows.children) {
+    const chosen = row.id === `case-${state.selected}`;
+    row.setAttribute("aria-selected", chosen);
+  }
+  const present = at(`case-${state.selected}`);
+  if (present) list.setAttribute("aria-activedescendant", present.id);
+  else list.removeAttribute("aria-activedescendant");
+}
+
+function rowOf(one, position) {
+  const now = outcome(one);
+  const row = element("div", "row");
+  row.id = `case-${one.id}`;
+  row.dataset.state = [position, state.shown.length, now, one.reviewed, one.review?.final_class,
+    one.id <= state.forgotten].join();
+  row.setAttribute("role", "option");
+  row.setAttribute("aria-posinset", position + 1);
+  row.setAttribute("aria-setsize", state.shown.length);
+  row.style.top = `${position * ROW}px`;
+  row.append(thumbnail(one), said(one), ending(one, now));
+  return row;
+}
+
+function said(one) {
+  const box = element("div", "said"), line = element("div", "line");
+  const name = element("span", "", one.name);
+  name.title = one.name;
+  line.append(element("b", "", one.review?.final_class ?? one.predicted_class), name);
+  box.append(line, element("div", "why", one.reason));
+  return box;
+}
+
+function ending(one, now) {
+  const end = element("div", "end");
+  end.append(element("span", `badge ${now}`, now));
+  const error = one.error_probability;
+  const line = element("span", "risk", error == null ? "" : `${percent(error, 0)} risk`);
+  if (one.reviewed) line.append(element("span", "done", " ✓ reviewed"));
+  if (now !== one.decision) line.append(element("span", "was", ` was ${one.decision}`));
+  end.append(line);
+  return end;
+}
+
+export function thumbnail(one) {
+  const box = element("div", "thumb");
+  if (isForgotten(one)) {
+    box.textContent = "no image";
+    return box;
+  }
+  const image = new Image(56, 56);
+  image.alt = "";
+  image.decoding = "async";
+  image.addEventListener("error", () => { forget(one); });
+  image.src = `cases/${one.id}/thumbnail`;
+  box.append(image);
+  return box;
+}
+
+// The oldest pictures leave the service's memory first: what is older need not be asked for.
+export const isForgotten = (one) => !one.image_kept && one.id <= state.forgotten;
+export function forget(one) {
+  if (one.id > state.forgotten) state.forgotten = one.id;
+  refresh();
+}

@@ -1,0 +1,176 @@
+"""From an uploaded file to a case on the disk: decoding, the model, and the store, in a row."""
+
+import asyncio
+import hashlib
+import itertools
+import math
+import secrets
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from misgiving.deferral import DeferralPolicy
+from misgiving.errors import DataError, UsageError
+from misgiving.serve.admission import Admission
+from misgiving.serve.batching import Batcher, singly_after_failure
+from misgiving.serve.images import KeptImages, RecentSquares, Square, refuse_large
+from misgiving.serve.model import Answer, Model, policy_fingerprint
+from misgiving.serve.monitoring import Monitoring
+from misgiving.serve.problems import ProblemError
+from misgiving.serve.records import Case, Outcome
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
+from misgiving.serve.uploads import Upload
+from misgiving.serve.watch import Watch
+
+COMMITTED_AT_ONCE = 256
+
+
+class Read(NamedTuple):
+    """A file that could be read."""
+
+    square: Square
+    sha256: str
+
+
+class Service:
+    """All that answers: the model, the store, and the threads between them."""
+
+    def __init__(self, model: Model, store: Store, settings: Settings) -> None:
+        self.model, self.store, self.settings = model, store, settings
+        self.policy_fingerprint = policy_fingerprint(model.policy)
+        self.watch = _watch(model, store, self.policy_fingerprint)
+        self.monitoring = Monitoring()
+        self.admission = Admission(settings)
+        self.recent = RecentSquares(settings.recent_bytes)
+        self.kept = None if settings.keep_images is None else KeptImages(settings.keep_images)
+        self._ids = _Ids()
+        self._readers = ThreadPoolExecutor(settings.threads, thread_name_prefix="reading")
+        self._answering = Batcher(
+            "answering",
+            singly_after_failure(self._answer),
+            size=settings.batch_size,
+            linger=settings.linger,
+        )
+        self._storing = Batcher("storing", store.add, size=COMMITTED_AT_ONCE)
+
+    async def decide(self, upload: Upload) -> Case:
+        """Answer one file, and keep the case before anyone hears of it.
+
+        Raises:
+            DataError: The file cannot be read.
+            ProblemError: The case, or its image, cannot be kept.
+        """
+        if upload.data is None:
+            raise DataError(
+                f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
+            )
+        loop = asyncio.get_running_loop()
+        read = await loop.run_in_executor(self._readers, self._read, upload.name, upload.data)
+        answer = await asyncio.wrap_future(self._answering.submit(read.square))
+        case = self._case(upload.name, read, answer)
+        if self.kept is not None:
+            await loop.run_in_executor(self._readers, self._keep, self.kept, read, upload.data)
+        await asyncio.wrap_future(self._storing.submit(case))
+        self.recent.put(case.id, read.square)
+        self.monitoring.decisions.labels(case.decision).inc()
+        return case
+
+    async def square(self, case: Case) -> Square | None:
+        """The image of a case as the model saw it, where it is still at hand."""
+        recent = self.recent.get(case.id)
+        if recent is not None:
+            return recent
+        loop = asyncio.get_running_loop()  # by the readers, so that no more images are open at once
+        return await loop.run_in_executor(self._readers, self._read_again, case)
+
+    def _read_again(self, case: Case) -> Square | None:
+        data = self.image(case)
+        return None if data is None else self.model.square(data, case.name)
+
+    def image(self, case: Case) -> bytes | None:
+        """The file of a case, where files are kept."""
+        return self.kept.read(case.sha256) if self.kept and case.image_kept else None
+
+    @property
+    def alive(self) -> bool:
+        """Whether all threads work."""
+        return self._answering.alive and self._storing.alive
+
+    def close(self) -> None:
+        """Finish what has begun, and close the store."""
+        self._readers.shutdown()
+        self._answering.close()
+        self._storing.close()
+        self.store.close()
+
+    def _read(self, name: str, data: bytes) -> Read:
+        refuse_large(data, name, self.settings.max_pixels)
+        return Read(self.model.square(data, name), hashlib.sha256(data).hexdigest())
+
+    def _answer(self, squares: Sequence[Square]) -> Sequence[Answer]:
+        self.monitoring.batch_sizes.observe(len(squares))
+        return self.model.answer_squares(np.stack(squares))
+
+    def _keep(self, images: KeptImages, read: Read, data: bytes) -> None:
+        try:
+            images.keep(read.sha256, data)
+        except (OSError, UsageError) as failure:
+            reason = getattr(failure, "strerror", None) or failure
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"the image cannot be kept ({reason}), so it is not answered; check the folder of "
+                "--keep-images and its free space",
+            ) from failure
+
+    def _case(self, name: str, read: Read, answer: Answer) -> Case:
+        classes = zip(self.model.classes, answer.probabilities, strict=True)
+        return Case(
+            id=self._ids.next(),
+            received=datetime.now(UTC),
+            name=name,
+            predicted_class=answer.predicted_class,
+            probability=_finite(answer.probability),
+            probabilities={label: _finite(share) for label, share in classes},
+            error_probability=_finite(answer.error_probability),
+            expected_loss=_finite(answer.expected_loss),
+            predicted_loss=_finite(answer.predicted_loss),
+            foreign_p_value=_finite(answer.foreign_p_value),
+            decision=cast(Outcome, answer.decision),
+            reason=answer.reason,
+            score=_finite(answer.score),
+            foreign_score=_finite(answer.foreign_score),
+            sha256=read.sha256,
+            model_fingerprint=self.model.fingerprint,
+            policy_fingerprint=self.policy_fingerprint,
+            image_kept=self.kept is not None,
+        )
+
+
+def _watch(model: Model, store: Store, policy_fingerprint: str | None) -> Watch | None:
+    """Tests for drift, where there is a policy that was calibrated."""
+    policy = model.policy
+    if not isinstance(policy, DeferralPolicy) or policy_fingerprint is None:
+        return None
+    return Watch(policy, store, policy_fingerprint)
+
+
+class _Ids:
+    """Ids that increase with time, also within the clock's tick, and that nobody can guess."""
+
+    def __init__(self) -> None:
+        self._count = itertools.count()
+
+    def next(self) -> str:
+        microseconds = time.time_ns() // 1000
+        return f"{microseconds:014x}{next(self._count) % 2**16:04x}{secrets.token_hex(7)}"
+
+
+def _finite(value: float | None) -> float | None:
+    """A number that JSON has, or None."""
+    return None if value is None or not math.isfinite(value) else float(value)

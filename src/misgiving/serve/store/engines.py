@@ -1,0 +1,87 @@
+"""Connections to SQLite and PostgreSQL that keep what they have confirmed."""
+
+import importlib.util
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+from misgiving.errors import UsageError
+
+CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
+WRITES = "misgiving_writes"
+
+
+def engine_for(place: str) -> Engine:
+    """An engine for a database URL, or for the path of an SQLite file.
+
+    Raises:
+        UsageError: The URL is of another kind, or its driver is not installed.
+    """
+    url = _url(place)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(
+            f"{shown(place)}: unknown kind of store; give the path of an SQLite file, "
+            "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        hide_parameters=True,  # names and notes are not for logs
+        pool_size=CONNECTIONS,
+        pool_pre_ping=True,  # a database that was restarted is found again
+    )
+
+
+def shown(place: str) -> str:
+    """The place without its password."""
+    return _url(place).render_as_string(hide_password=True)
+
+
+def _url(place: str) -> URL:
+    if "://" not in place:
+        return URL.create("sqlite", database=place)
+    try:
+        return make_url(place)
+    except ArgumentError as error:
+        raise UsageError(
+            "the store's URL cannot be understood; give sqlite:///FILE or "
+            "postgresql://USER@HOST/DATABASE"
+        ) from error
+
+
+def _sqlite(url: URL) -> Engine:
+    _refuse_no_file(url)
+    engine = create_engine(
+        url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": 30}
+    )
+    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _refuse_no_file(url: URL) -> None:
+    if url.database in (None, "", ":memory:"):
+        raise UsageError("a store in memory forgets its cases; name a file")
+    folder = Path(str(url.database)).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: there is no such folder for the store; make it first")
+
+
+def _prepare(connection: sqlite3.Connection, _: Any) -> None:
+    """Readers and a writer at once; what is committed survives a loss of power."""
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    """A writer takes its lock at once: a reader that becomes a writer could be refused it."""
+    immediate = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

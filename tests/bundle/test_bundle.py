@@ -1,0 +1,325 @@
+import io
+import json
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from bundled import SIDE, noisy_set
+from PIL import Image
+
+from misgiving.bundle import NO_POLICY, Bundle, answers_of, is_bundle
+from misgiving.bundle.storage import seal
+from misgiving.checkpoint import load
+from misgiving.data.datasets import unlabelled
+from misgiving.data.loading import prepare
+from misgiving.deciding import Decider, predictions_of
+from misgiving.errors import DataError, UsageError
+
+FILES = (
+    "bundle.json",
+    "card.json",
+    "card.md",
+    "checksums.json",
+    "detectors.safetensors",
+    "estimate.json",
+    "model.onnx",
+    "policy.json",
+)
+
+
+@pytest.fixture(scope="module")
+def bundle(exported):
+    return Bundle.load(exported[1], threads=1)
+
+
+@pytest.fixture
+def copied(exported, tmp_path):
+    return shutil.copytree(exported[1], tmp_path / "copied")
+
+
+def png(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def verdicts_of(run, images):
+    """What the torch model says, by the run's own policy."""
+    checkpoint = load(run)
+    predictions = predictions_of(checkpoint, images)
+    return predictions, Decider.load(run / "policy")(predictions)
+
+
+NUMBERS = ("probability", "error_probability", "expected_loss", "score", "foreign_score")
+
+
+def assert_agree(answers, predictions, verdicts):
+    """Decisions are equal; numbers to 1e-4 of the largest of their kind."""
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        assert answer.decision == verdict.decision
+        assert answer.predicted_class == verdict.predicted_class
+        assert answer.foreign_p_value == pytest.approx(verdict.p_value, rel=1e-4)
+    for name in NUMBERS:
+        assert_close([getattr(a, name) for a in answers], [getattr(v, name) for v in verdicts])
+    assert_close([answer.predicted_loss for answer in answers], predictions.predicted_losses)
+
+
+def assert_close(ours, theirs):
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * np.abs(theirs).max())
+
+
+def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
+    images = noisy_set(200, seed=11)
+    predictions, verdicts = verdicts_of(exported[0], images)
+    assert {verdict.decision for verdict in verdicts} == {"accept", "defer", "foreign"}
+    assert_agree(bundle.answer_squares(images.images), predictions, verdicts)
+
+
+def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_data, tmp_path):
+    folder = real_data / "isic2019-mini" / "ISIC_2019_Training_Input"
+    files = [
+        *sorted(folder.iterdir())[:40],
+        *sorted((real_data / "ood" / "clinical_skin").iterdir())[:10],
+    ]
+    preprocessing = load(exported[0]).preprocessing
+    images = prepare(unlabelled(files, name="real"), preprocessing, cache=tmp_path)
+    images = replace(images, classes=bundle.classes)
+    answers = bundle.answer([path.read_bytes() for path in files], [path.name for path in files])
+    assert_agree(answers, *verdicts_of(exported[0], images))
+
+
+def test_probabilities_are_calibrated_and_of_every_class(exported, bundle):
+    images = noisy_set(20, seed=12)
+    predictions, _ = verdicts_of(exported[0], images)
+    expected = Decider.load(exported[0] / "policy").estimate.scaling(predictions.logits)
+    answers = bundle.answer_squares(images.images)
+    np.testing.assert_allclose([a.probabilities for a in answers], expected, atol=1e-5)
+    for answer in answers:
+        position = bundle.classes.index(answer.predicted_class)
+        assert answer.probability == answer.probabilities[position]
+
+
+def test_a_square_is_that_of_training(bundle, exported):
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 40, 3), dtype=np.uint8)
+    assert (bundle.square(png(pixels), "it") == load(exported[0]).preprocessing(pixels)).all()
+
+
+def test_an_answer_does_not_depend_on_those_beside_it(bundle):
+    """Also across the batches that bound the memory."""
+    squares = noisy_set(70, seed=13).images
+    together = bundle.answer_squares(squares)
+    for row in (0, 31, 32, 69):
+        alone = bundle.answer_squares(squares[row : row + 1])[0]
+        assert alone.decision == together[row].decision
+        assert alone.score == pytest.approx(together[row].score, rel=1e-5)
+
+
+def test_threads_may_ask_at_once(bundle):
+    squares = noisy_set(64, seed=14).images
+    expected = bundle.answer_squares(squares)
+    with ThreadPoolExecutor(8) as pool:
+        parts = pool.map(lambda row: bundle.answer_squares(squares[row : row + 1]), range(64))
+    for (ours,), theirs in zip(parts, expected, strict=True):
+        assert ours[-4:-2] == theirs[-4:-2]
+        assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+
+
+def test_no_image_has_no_answer(bundle):
+    assert bundle.answer([], []) == []
+    assert bundle.answer_squares(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize(
+    "squares",
+    [
+        np.zeros((2, SIDE, SIDE, 3), dtype=np.float32),
+        np.zeros((2, SIDE + 1, SIDE, 3), dtype=np.uint8),
+        np.zeros((SIDE, SIDE, 3), dtype=np.uint8),
+    ],
+)
+def test_squares_of_another_kind_are_refused(bundle, squares):
+    with pytest.raises(UsageError, match=r"give 8-bit RGB images of 16 pixels"):
+        bundle.answer_squares(squares)
+
+
+def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
+    intact = png(np.zeros((8, 8, 3), dtype=np.uint8))
+    with pytest.raises(DataError, match=r"second\.png: not an image"):
+        bundle.answer([intact, b"no image"], ["first.png", "second.png"])
+
+
+def test_a_bundle_tells_its_classes_policy_and_fingerprint(bundle, exported):
+    decider = Decider.load(exported[0] / "policy")
+    assert bundle.classes == ("a", "b", "c")
+    assert bundle.policy == decider.policy
+    assert bundle.estimate == decider.estimate
+    assert bundle.fingerprint == decider.policy.model_fingerprint
+    assert bundle.preprocessing == load(exported[0]).preprocessing
+
+
+def test_a_bundle_holds_these_files_and_no_others(exported):
+    assert sorted(path.name for path in exported[1].iterdir()) == sorted(FILES)
+    assert is_bundle(exported[1])
+    assert not is_bundle(exported[0])
+
+
+def test_outputs_that_are_not_finite_are_deferred(bundle):
+    outputs = bundle.outputs(noisy_set(3, seed=15).images)
+    expected = answers_of(outputs, bundle.classes, bundle.rules)
+    outputs.logits[1] = np.nan
+    answers = answers_of(outputs, bundle.classes, bundle.rules)
+    assert answers[1].decision == "defer"
+    assert answers[1].score is answers[1].error_probability is None
+    assert np.isnan(answers[1].probabilities).all()
+    assert [answers[0], answers[2]] == [expected[0], expected[2]]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused(copied, name):
+    (copied / name).unlink()
+    with pytest.raises(DataError, match=f"{name}.*misgiving export") as refused:
+        Bundle.load(copied)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_changed_file_is_refused(copied, name):
+    content = bytearray((copied / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copied / name).write_bytes(content)
+    with pytest.raises(DataError, match=r"misgiving export` (again|wrote)") as refused:
+        Bundle.load(copied)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_truncated_file_is_refused(copied, name):
+    (copied / name).write_bytes((copied / name).read_bytes()[:50])
+    with pytest.raises(DataError, match="misgiving export"):
+        Bundle.load(copied)
+
+
+@pytest.mark.parametrize("extra", ["notes.txt", ".hidden"])
+def test_a_file_that_does_not_belong_is_refused(copied, extra):
+    (copied / extra).write_text("x")
+    with pytest.raises(DataError, match=f"{extra}: does not belong to the bundle"):
+        Bundle.load(copied)
+
+
+def test_a_folder_that_does_not_belong_is_refused(copied):
+    (copied / "more").mkdir()
+    with pytest.raises(DataError, match="more: does not belong"):
+        Bundle.load(copied)
+
+
+def sealed_again(folder, change):
+    """A bundle that was changed by someone who also wrote the checksums anew."""
+    change(folder)
+    (folder / "checksums.json").unlink()
+    seal(folder)
+    return folder
+
+
+def with_facts(**facts):
+    def change(folder):
+        path = folder / "bundle.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | facts))
+
+    return change
+
+
+def without(name):
+    return lambda folder: (folder / name).unlink()
+
+
+def written(name, content):
+    return lambda folder: (folder / name).write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (with_facts(format=2), "has format 2, and this version reads 1"),
+        (with_facts(classes=None), r"bundle\.json: missing or damaged"),
+        (with_facts(classes=["a", "b"]), "is for other classes"),
+        (with_facts(preprocessing={"image_size": 20}), "is not the graph of this bundle"),
+        (with_facts(preprocessing={"size": 20}), r"bundle\.json: .*unknown setting 'size'"),
+        (with_facts(fingerprint="other"), "was calibrated for the model"),
+        (written("bundle.json", "[]"), r"bundle\.json: missing or damaged"),
+        (written("bundle.json", "[" * 100_000), r"bundle\.json: "),
+        (written("estimate.json", "{}"), r"estimate\.json: missing or damaged"),
+        (written("policy.json", "{}"), r"policy\.json: is not a policy"),
+        (written("card.json", "1"), r"card\.json: missing or damaged"),
+        (written("model.onnx", "nothing"), r"model\.onnx: not a readable graph"),
+        (written("detectors.safetensors", ""), "not readable detectors"),
+        (without("estimate.json"), r"estimate\.json: missing or damaged"),
+        (without("detectors.safetensors"), "not readable detectors"),
+        (without("model.onnx"), r"model\.onnx: not a readable graph"),
+    ],
+)
+def test_damage_under_a_fresh_seal_is_refused_in_one_line(copied, change, says):
+    with pytest.raises(DataError, match=says) as refused:
+        Bundle.load(sealed_again(copied, change))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"model.onnx": 3}'])
+def test_damaged_checksums_are_refused(copied, content):
+    (copied / "checksums.json").write_text(content)
+    with pytest.raises(DataError, match="misgiving export` again"):
+        Bundle.load(copied)
+
+
+def test_a_run_is_no_bundle(exported):
+    with pytest.raises(DataError, match="not a bundle"):
+        Bundle.load(exported[0])
+
+
+def test_a_bundle_without_a_policy_defers_every_answer(copied):
+    for name in ("policy.json", "estimate.json", "detectors.safetensors"):
+        (copied / name).unlink()
+    bundle = Bundle.load(sealed_again(copied, lambda _: None))
+    squares = noisy_set(5, seed=16).images
+    logits = torch.from_numpy(bundle.outputs(squares).logits).double()
+    assert bundle.policy is bundle.estimate is None
+    for answer, expected in zip(bundle.answer_squares(squares), logits.softmax(1), strict=True):
+        assert (answer.decision, answer.reason) == ("defer", NO_POLICY)
+        assert answer.probabilities == pytest.approx(expected.tolist())
+        assert answer.probability == max(answer.probabilities)
+        assert answer.predicted_loss is not None
+        assert answer.score is answer.foreign_score is answer.error_probability is None
+
+
+def test_threads_must_be_some(exported):
+    with pytest.raises(UsageError, match="threads must be at least 1"):
+        Bundle.load(exported[1], threads=0)
+
+
+WITHOUT_TORCH = """
+import sys
+class Refusal:
+    def find_spec(self, name, *_):
+        if name in ("torch", "timm", "lightning_fabric", "pytorch_ood", "matplotlib"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refusal())
+import misgiving
+bundle = misgiving.Bundle.load(sys.argv[1], threads=1)
+print(bundle.answer([open(sys.argv[2], "rb").read()], ["image"])[0].decision)
+"""
+
+
+def test_a_bundle_answers_where_there_is_no_torch(exported, tmp_path):
+    (tmp_path / "image.png").write_bytes(png(noisy_set(1, seed=17).images[0]))
+    found = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, exported[1], tmp_path / "image.png"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert found.stdout.strip() in ("accept", "defer", "foreign"), found.stderr

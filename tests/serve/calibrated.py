@@ -1,0 +1,76 @@
+"""The stand-in model with a real policy, and lesions that are drawn: no photograph is needed."""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+from standin import CLASSES, Standin, answer_of
+
+from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate
+
+PROMISES = Promises(max_error=0.1, foreign_rate=0.05)
+
+
+def cases_like_the_standins(count, seed):
+    """Scores from 0.5 to 1, whose errors become rarer with them; most images are not green."""
+    random = np.random.default_rng(seed)
+    scores = random.uniform(0.5, 1, count)
+    return Cases(
+        scores=scores,
+        foreign_scores=-random.uniform(0, 255, count),
+        wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
+        labels=random.integers(2, size=count),
+    )
+
+
+def made_policy(promises=PROMISES, classes=CLASSES):
+    found = calibrate(
+        cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), promises, classes=classes
+    )
+    return DeferralPolicy(
+        calibration=found,
+        score="combination",
+        foreign_detector="knn",
+        model_fingerprint="f" * 64,
+        calibration_fingerprint="c" * 64,
+        seed=0,
+        error_limit=None if found.accept_threshold is None else 1 - found.accept_threshold,
+    )
+
+
+class Calibrated(Standin):
+    """Decides by its policy; what it says of an image still follows from the mean colour."""
+
+    def __init__(self, policy=None):
+        self.policy = policy or made_policy()
+
+    def answer_squares(self, squares):
+        return [self._decided(answer_of(square)) for square in squares]
+
+    def _decided(self, answer):
+        (decision,) = self.policy.decide(
+            np.array([answer.score]),
+            np.array([answer.foreign_score]),
+            np.array([answer.error_probability]),
+        )
+        return answer._replace(
+            decision=decision.decision, reason=decision.reason, foreign_p_value=decision.p_value
+        )
+
+
+def drawn_lesion(seed, size=(240, 180)):
+    """A brown spot on skin, with a rim and freckles, that nobody ever had."""
+    random = np.random.default_rng(seed)
+    skin = np.array([226, 184, 160]) + random.normal(0, 9, 3)
+    picture = Image.new("RGB", size, tuple(int(value) for value in skin.clip(0, 255)))
+    pen = ImageDraw.Draw(picture)
+    middle, radius = np.array(size) / 2 + random.normal(0, 10, 2), random.uniform(32, 62)
+    tone = np.array([124, 74, 50]) * random.uniform(0.55, 1.25)
+    for ring in np.linspace(1, 0.35, 4):
+        turns = np.linspace(0, 2 * np.pi, 40)
+        edge = radius * ring * (1 + 0.1 * np.sin(3 * turns + random.uniform(0, 6)))
+        points = middle + np.stack([np.cos(turns) * 1.2, np.sin(turns)], axis=1) * edge[:, None]
+        shade = tuple(int(value) for value in (tone * (0.6 + 0.4 * ring)).clip(0, 255))
+        pen.polygon([tuple(map(float, point)) for point in points], fill=shade)
+    for _ in range(20):
+        x, y = middle + random.normal(0, radius / 2, 2)
+        pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(52, 30, 22))
+    return picture.filter(ImageFilter.GaussianBlur(1.6))

@@ -1,0 +1,48 @@
+"""A PostgreSQL server for tests, from the system's packages."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+@contextmanager
+def postgresql():
+    """URL of a new, empty database; the server ends with the block."""
+    if not PLACES:
+        pytest.skip("PostgreSQL is not installed: there is no /usr/lib/postgresql/*/bin")
+    folder = Path(tempfile.mkdtemp(prefix="misgiving-postgresql-"))
+    if os.getuid() == 0:
+        shutil.chown(folder, "postgres")
+    options = f"-c listen_addresses='' -k {folder}"
+    try:
+        _run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "misgiving", "--no-sync")
+        _run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
+        yield f"postgresql://misgiving@/postgres?host={folder}"
+        _run("pg_ctl", "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run(program, *arguments):
+    """As the user postgres where root runs the tests: the server refuses root."""
+    command = [str(PLACES[-1] / program), *arguments]
+    if os.getuid() == 0:
+        command = ["runuser", "-u", "postgres", "--", *command]
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def emptied(url):
+    """The same database without its tables."""
+    import psycopg
+
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
+    return url

@@ -1,0 +1,84 @@
+"""A model that can be known by heart: what it says follows from an image's mean colour."""
+
+import io
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from misgiving.data.preprocessing import Preprocessing, decode
+
+CLASSES = ("dark", "light")
+PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
+KEY = "a-key-of-the-tests-0123456789"
+
+
+class Answer(NamedTuple):
+    predicted_class: str
+    probabilities: tuple[float, ...]
+    probability: float
+    error_probability: float | None
+    expected_loss: float | None
+    predicted_loss: float | None
+    foreign_p_value: float | None
+    decision: str
+    reason: str
+    score: float | None
+    foreign_score: float | None
+
+
+class Policy:
+    def sentences(self):
+        return ["Of accepted answers at most 5 % are wrong."]
+
+    def to_dict(self):
+        return {"format": 1}
+
+
+class Standin:
+    """Light is the share of blue light; green images are foreign; of red ones it says NaN."""
+
+    classes = CLASSES
+    policy = Policy()
+    fingerprint = "f" * 64
+
+    @property
+    def card(self):
+        return {"name": "standin"}
+
+    def square(self, data, name):
+        return PREPROCESSING(decode(data, name))
+
+    def answer_squares(self, squares):
+        return [answer_of(square) for square in squares]
+
+
+def answer_of(square):
+    red, green, blue = (float(value) for value in square.mean(axis=(0, 1)))
+    light = blue / 255
+    if red > blue + 50:
+        light = float("nan")
+    error = min(light, 1 - light)
+    foreign = green > blue + 50
+    decision = "foreign" if foreign else "accept" if error < 0.2 else "defer"
+    return Answer(
+        predicted_class=CLASSES[int(light >= 0.5)],
+        probabilities=(1 - light, light),
+        probability=max(light, 1 - light),
+        error_probability=error,
+        expected_loss=-float(np.log(1 - error)) if error < 1 else None,
+        predicted_loss=None,
+        foreign_p_value=0.001 if foreign else 0.5,
+        decision=decision,
+        reason=f"probability of error {error:.2f}",
+        score=1 - error,
+        foreign_score=float(-green),
+    )
+
+
+def picture(level=0.5, size=(40, 30), kind="PNG", colour=None):
+    """An encoded image of one grey level, or of a colour."""
+    shade = colour or (round(255 * level),) * 3
+    file = io.BytesIO()
+    Image.new("RGB", size, shade).save(file, kind)
+    return file.getvalue()

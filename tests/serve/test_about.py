@@ -1,0 +1,131 @@
+import json
+import logging
+import re
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from standin import Standin, picture
+
+from misgiving.errors import UsageError
+from misgiving.serve import Settings, Store
+from misgiving.serve.logs import JsonLines
+
+
+def test_the_model_is_described_with_its_policy_in_words(serving):
+    found = serving(max_bytes=1234, max_files=5, queue=6, timeout=7.0).get("/model").json()
+    assert found["classes"] == ["dark", "light"]
+    assert found["policy"] == ["Of accepted answers at most 5 % are wrong."]
+    assert found["card"] == {"name": "standin"}
+    assert found["model_fingerprint"] == "f" * 64
+    limits = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
+    assert found["limits"] == {**limits, "max_pixels": 50_000_000}
+    assert "Not a medical device" in found["notice"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", found["versions"]["numpy"])
+
+
+class Unreachable(Store):
+    def ping(self):
+        raise OperationalError("SELECT", {}, OSError("gone"))
+
+
+def test_the_service_is_not_well_without_its_store(serving, sqlite_place):
+    store = Store.open(sqlite_place)
+    response = serving(store=Unreachable(store._engine)).get("/health")
+    assert response.status_code == 503
+    assert "gone" in response.json()["detail"]
+
+
+def test_the_service_is_not_well_without_its_threads(serving):
+    client = serving()
+    client.app.state.service._answering.close()
+    response = client.get("/health")
+    assert response.status_code == 503
+    assert "start it again" in response.json()["detail"]
+
+
+def metrics(client):
+    response = client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain; version=")
+    lines = [line for line in response.text.splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines)}
+
+
+def test_requests_decisions_batches_and_refusals_are_counted(serving):
+    client = serving(linger=0.3)
+    pictures = [picture(0.1), picture(0.5), picture(colour=(0, 200, 0)), b"no image"]
+    client.post("/decisions", files=[("files", (f"{n}.png", p)) for n, p in enumerate(pictures)])
+    client.get("/cases/" + "0" * 32)
+    found = metrics(client)
+    for decision in ("accept", "defer", "foreign"):
+        assert found[f'misgiving_decisions_total{{decision="{decision}"}}'] == 1
+    assert found["misgiving_refused_images_total"] == 1
+    assert found["misgiving_batch_images_sum"] == 3
+    assert found["misgiving_batch_images_count"] == 1
+    requests = 'misgiving_requests_total{method="%s",path="%s",status="%d"}'
+    assert found[requests % ("POST", "/decisions", 200)] == 1
+    assert found[requests % ("GET", "/cases/{id}", 404)] == 1
+    seconds = 'misgiving_request_seconds_bucket{le="+Inf",method="POST",path="/decisions"}'
+    assert found[seconds] == 1
+    assert found["misgiving_waiting_images"] == found["misgiving_held_bytes"] == 0
+
+
+def test_what_clients_make_up_gets_no_count_of_its_own(client):
+    for number in range(5):
+        client.get(f"/made-up-{number}")
+        client.request(f"MADE{number}", "/cases")
+    assert not any("made" in name.lower() for name in metrics(client))
+
+
+@pytest.fixture
+def logged(caplog):
+    caplog.set_level(logging.INFO)
+    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
+
+
+def test_a_request_is_a_line_of_json(client, logged):
+    client.get("/cases?class=secret")
+    line = next(line for line in logged() if line["event"] == "request")
+    assert (line["method"], line["path"], line["status"]) == ("GET", "/cases", 200)
+    assert line["level"] == "info"
+    assert 0 <= line["seconds"] < 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["time"])
+
+
+@pytest.mark.parametrize("log_names", [False, True])
+def test_names_are_logged_only_on_demand(serving, logged, log_names):
+    client = serving(log_names=log_names)
+    for data in (picture(), b"no image"):
+        client.post("/decisions", files=[("files", ("Jane Doe.png", data))])
+    (line,) = (line for line in logged() if line["event"] == "case")
+    assert line["decision"] == "defer"
+    assert ("Jane Doe" in json.dumps(logged())) == log_names
+
+
+class Broken(Standin):
+    def answer_squares(self, _):
+        raise RuntimeError("out of order")
+
+
+def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
+    response = serving(Broken()).post("/decisions", files={"files": ("a.png", picture())})
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "out of order" not in response.text
+    (line,) = (line for line in logged() if line["level"] == "error")
+    assert "RuntimeError: out of order" in line["traceback"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"max_bytes": 0}, "--max-bytes must be at least 1, got 0"),
+        ({"threads": -1}, "--threads must be at least 1"),
+        ({"timeout": 0.0}, "--timeout must be more than 0"),
+        ({"timeout": float("nan")}, "--timeout must be more than 0"),
+        ({"max_files": 300}, "--max-files 300 would never fit into --queue 256"),
+        ({"max_bytes": 10**9}, "--max-bytes must be at most"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, reason):
+    with pytest.raises(UsageError, match=reason):
+        Settings(**settings)

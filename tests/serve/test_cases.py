@@ -1,0 +1,249 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+from standin import picture
+
+from misgiving.serve.store import Store
+
+
+def sent(client, level=0.5, name="lesion.png", **options):
+    files = [("files", (name, picture(level, **options)))]
+    return client.post("/decisions", files=files).json()["results"][0]["case"]
+
+
+@pytest.fixture
+def worklist(client):
+    """Errors 0.1, 0.4, 0 and foreign."""
+    for level in (0.1, 0.6, 1.0):
+        sent(client, level, f"{level}.png")
+    sent(client, name="green.png", colour=(0, 200, 100))
+    return client
+
+
+def names(response):
+    return [case["name"] for case in response.json()["cases"]]
+
+
+def test_the_worklist_has_the_probably_wrong_ones_first(worklist):
+    errors = [case["error_probability"] for case in worklist.get("/cases").json()["cases"]]
+    assert errors == sorted(errors, reverse=True)
+    assert len(errors) == 4
+
+
+def test_the_newest_come_first_on_demand(worklist):
+    response = worklist.get("/cases?order=newest")
+    assert names(response) == ["green.png", "1.0.png", "0.6.png", "0.1.png"]
+
+
+def test_a_cursor_leads_through_the_whole_list(worklist):
+    found, query = [], "/cases?order=newest&limit=3"
+    response = worklist.get(query).json()
+    found += response["cases"]
+    assert response["total"] == 4
+    response = worklist.get(f"{query}&cursor={response['cursor']}").json()
+    assert response["cursor"] is None
+    found += response["cases"]
+    assert [case["name"] for case in found] == ["green.png", "1.0.png", "0.6.png", "0.1.png"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ("decision=foreign", {"green.png"}),
+        ("decision=accept&decision=foreign", {"0.1.png", "1.0.png", "green.png"}),
+        ("class=light", {"0.6.png", "1.0.png"}),
+        ("class=light' OR '1'='1", set()),
+        ("reviewed=true", set()),
+        ("reviewed=false&decision=defer", {"0.6.png"}),
+    ],
+)
+def test_filters_choose_from_the_worklist(worklist, query, expected):
+    assert set(names(worklist.get(f"/cases?{query}"))) == expected
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "decision=perhaps",
+        "order=doubt; DROP TABLE cases",
+        "limit=0",
+        "limit=501",
+        "limit=many",
+        "reviewed=maybe",
+        "cursor=rubbish",
+        "cursor=WyJuZXdlc3QiLCAiJyJd",
+        "cursor=%00",
+        "class=%00",
+    ],
+)
+def test_a_query_that_makes_no_sense_is_a_readable_problem(worklist, query):
+    response = worklist.get(f"/cases?{query}")
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert query.partition("=")[0] in response.json()["detail"]
+    assert worklist.get("/cases").json()["total"] == 4
+
+
+def test_a_cursor_of_another_order_is_refused(worklist):
+    cursor = worklist.get("/cases?limit=1").json()["cursor"]
+    assert worklist.get(f"/cases?order=newest&cursor={cursor}").status_code == 422
+
+
+def test_agreeing_keeps_the_models_class(client):
+    case = sent(client, 0.9)
+    body = {"verdict": "agree", "note": "typical", "reviewer": "A. B."}
+    reviewed = client.post(f"/cases/{case['id']}/review", json=body).json()
+    assert reviewed["reviewed"]
+    assert reviewed["review"]["final_class"] == "light"
+    assert (reviewed["review"]["note"], reviewed["review"]["reviewer"]) == ("typical", "A. B.")
+    assert reviewed["review"]["reviewed_at"] >= case["received"]
+
+
+def test_overriding_names_another_class_and_history_is_kept(client):
+    case = sent(client, 0.9)
+    url = f"/cases/{case['id']}/review"
+    client.post(url, json={"verdict": "override", "class": "dark"})
+    client.post(url, json={"verdict": "agree", "note": "on second thoughts"})
+    found = client.get(f"/cases/{case['id']}").json()
+    assert [one["verdict"] for one in found["reviews"]] == ["override", "agree"]
+    assert [one["final_class"] for one in found["reviews"]] == ["dark", "light"]
+    assert found["review"] == found["reviews"][-1]
+    assert found["predicted_class"] == "light"
+    (listed,) = client.get("/cases?reviewed=true").json()["cases"]
+    assert listed["review"]["note"] == "on second thoughts"
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ({"verdict": "override", "class": "grey"}, "choose from dark, light"),
+        ({"verdict": "override"}, "class"),
+        ({"verdict": "agree", "class": "dark"}, "class"),
+        ({"verdict": "doubt"}, "verdict"),
+        ({"verdict": "agree", "note": "x" * 2001}, "note"),
+        ({"verdict": "agree", "reviewer": "a\0b"}, "reviewer"),
+        ([], "body"),
+    ],
+)
+def test_a_review_that_says_nothing_clear_is_refused(client, body, reason):
+    case = sent(client)
+    response = client.post(f"/cases/{case['id']}/review", json=body)
+    assert response.status_code == 422
+    assert reason in response.json()["detail"]
+    assert not client.get(f"/cases/{case['id']}").json()["reviewed"]
+
+
+@pytest.mark.parametrize("rest", ["", "/image", "/thumbnail"])
+def test_there_is_no_unknown_case(client, rest):
+    response = client.get(f"/cases/{'0' * 32}{rest}")
+    assert response.status_code == 404
+    assert "GET /cases lists them" in response.json()["detail"]
+
+
+def test_the_thumbnail_is_what_the_model_saw(client):
+    case = sent(client, 0.5)
+    response = client.get(f"/cases/{case['id']}/thumbnail")
+    shown = np.asarray(Image.open(io.BytesIO(response.content)))
+    assert response.headers["content-type"] == "image/jpeg"
+    assert shown.shape == (16, 16, 3)
+    assert abs(shown.astype(int) - 128).max() <= 2
+
+
+def test_thumbnails_of_older_cases_are_forgotten(serving):
+    client = serving(recent_bytes=3 * 16 * 16 * 3)
+    cases = [sent(client, level / 10) for level in range(5)]
+    statuses = [client.get(f"/cases/{case['id']}/thumbnail").status_code for case in cases]
+    assert statuses == [404, 404, 200, 200, 200]
+
+
+def test_where_images_are_kept_they_outlast_memory_and_restart(serving, tmp_path, sqlite_place):
+    client = serving(keep_images=tmp_path / "kept")
+    case = sent(client, 0.5, name="../../../etc/passwd")
+    again = serving(store=Store.open(sqlite_place), keep_images=tmp_path / "kept")
+    assert again.get(f"/cases/{case['id']}/image").content == picture(0.5)
+    assert again.get(f"/cases/{case['id']}/image").headers["content-type"] == "image/png"
+    assert again.get(f"/cases/{case['id']}/thumbnail").status_code == 200
+    assert [path.name for path in (tmp_path / "kept").rglob("*") if path.is_file()] == [
+        case["sha256"]
+    ]
+
+
+def test_images_are_not_kept_unless_that_is_asked_for(client, tmp_path):
+    case = sent(client)
+    assert client.get(f"/cases/{case['id']}/image").status_code == 404
+    assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
+        ".sqlite",
+        ".sqlite-wal",
+        ".sqlite-shm",
+    }
+    assert picture(0.5) not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_a_file_is_shown_as_what_it_is_whatever_it_was_called(serving, tmp_path):
+    client = serving(keep_images=tmp_path / "kept")
+    page = picture(0.5, kind="GIF") + b"<script>alert(1)</script>"
+    files = [("files", ("page.html", page, "text/html"))]
+    case = client.post("/decisions", files=files).json()["results"][0]["case"]
+    response = client.get(f"/cases/{case['id']}/image")
+    assert response.headers["content-type"] == "image/gif"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def table(response):
+    return list(csv.DictReader(io.StringIO(response.text)))
+
+
+def test_the_csv_has_the_worklist_in_its_order(worklist):
+    listed = worklist.get("/cases").json()["cases"]
+    rows = table(worklist.get("/cases.csv"))
+    assert [row["id"] for row in rows] == [case["id"] for case in listed]
+    assert [float(row["error_probability"]) for row in rows] == [
+        case["error_probability"] for case in listed
+    ]
+    assert [row["reviewed"] for row in rows] == ["no"] * 4
+
+
+def test_the_csv_takes_the_filters_of_the_list(worklist):
+    rows = table(worklist.get("/cases.csv?decision=foreign&order=newest"))
+    assert [row["name"] for row in rows] == ["green.png"]
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+def test_no_text_in_the_csv_is_a_formula(client, start):
+    formula = f"{start}HYPERLINK(1)"
+    case = sent(client)
+    body = {"verdict": "agree", "note": formula, "reviewer": formula}
+    client.post(f"/cases/{case['id']}/review", json=body)
+    (row,) = csv.DictReader(io.StringIO(client.get("/cases.csv").text, newline=""))
+    assert row["note"] == row["reviewer"] == f"'{formula}"
+    assert float(row["foreign_score"]) == -128
+
+
+def test_a_csv_of_many_pages_has_every_case_once(serving, sqlite_place):
+    store = Store.open(sqlite_place)
+    client = serving(store=store)
+    first = store.case(sent(client)["id"])
+    copies = [first.model_copy(update={"id": f"{number:032x}"}) for number in range(1234)]
+    store.add(copies)
+    ids = [row["id"] for row in table(client.get("/cases.csv"))]
+    assert sorted(ids) == sorted([first.id, *(copy.id for copy in copies)])
+
+
+def test_script_in_a_name_or_a_note_stays_text(client):
+    evil = "<img src=x onerror=alert(1)>.png"
+    case = sent(client, name=evil)
+    assert case["name"] == evil
+    response = client.get("/cases")
+    assert response.headers["content-type"] == "application/json"
+    assert names(response) == [evil]
+
+
+def test_a_long_name_is_cut_and_a_nul_is_replaced(client):
+    assert len(sent(client, name="x" * 3000 + ".png")["name"]) == 255
+    response = client.post(
+        "/decisions?name=a%00b", content=picture(), headers={"Content-Type": "image/png"}
+    )
+    assert response.json()["results"][0]["name"] == "a\ufffdb"

@@ -1,0 +1,226 @@
+import hashlib
+import threading
+
+import pytest
+from sqlalchemy.exc import OperationalError
+from standin import Standin, picture
+
+from misgiving.serve import Store
+from misgiving.serve.store import Filter
+
+
+def send(client, *pictures):
+    files = [("files", (f"{number}.png", data)) for number, data in enumerate(pictures)]
+    return client.post("/decisions", files=files)
+
+
+def cases_of(response):
+    return [result["case"] for result in response.json()["results"]]
+
+
+def test_an_image_is_answered_with_all_that_the_model_says(client):
+    data = picture(0.9)
+    (case,) = cases_of(send(client, data))
+    light = 230 / 255
+    assert case["predicted_class"] == "light"
+    assert case["decision"] == "accept"
+    assert case["reason"] == "probability of error 0.10"
+    assert case["probabilities"] == pytest.approx({"dark": 1 - light, "light": light})
+    assert case["error_probability"] == pytest.approx(1 - light)
+    assert case["probability"] == case["score"] == pytest.approx(light)
+    assert case["foreign_p_value"] == 0.5
+    assert case["foreign_score"] == -230
+    assert case["predicted_loss"] is None
+    assert case["sha256"] == hashlib.sha256(data).hexdigest()
+    assert case["model_fingerprint"] == "f" * 64
+    assert (case["reviewed"], case["review"], case["image_kept"]) == (False, None, False)
+
+
+def test_numbers_that_are_not_finite_are_null(client):
+    (case,) = cases_of(send(client, picture(colour=(200, 0, 0))))
+    assert case["decision"] == "defer"
+    assert case["probabilities"] == {"dark": None, "light": None}
+    assert case["score"] is None
+
+
+def test_many_images_are_answered_in_their_order(client):
+    levels = [0.0, 0.5, 1.0, 0.25, 0.75]
+    response = send(client, *map(picture, levels))
+    light = [case["probabilities"]["light"] for case in cases_of(response)]
+    assert light == pytest.approx([round(255 * level) / 255 for level in levels])
+    names = [result["name"] for result in response.json()["results"]]
+    assert names == ["0.png", "1.png", "2.png", "3.png", "4.png"]
+
+
+def test_a_bad_image_among_good_ones_is_a_problem_of_its_own(client):
+    response = send(client, picture(0.1), b"no image", picture(0.9))
+    assert response.status_code == 200
+    first, second, third = response.json()["results"]
+    assert second["case"] is None
+    assert second["problem"]["status"] == 422
+    assert second["problem"]["detail"].startswith("1.png: not an image; save it as JPEG or PNG")
+    assert first["case"]["predicted_class"] == "dark"
+    assert third["case"]["predicted_class"] == "light"
+    assert client.get("/cases").json()["total"] == 2
+
+
+def test_where_no_file_can_be_read_the_request_has_failed(client):
+    response = send(client, b"no image", b"")
+    assert response.status_code == 422
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "none of the 2 files could be read; the first: 0.png" in response.json()["detail"]
+    assert [result["name"] for result in response.json()["results"]] == ["0.png", "1.png"]
+    assert client.get("/cases").json()["total"] == 0
+
+
+@pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "application/octet-stream"])
+def test_a_body_may_be_the_image_itself(client, kind):
+    response = client.post(
+        "/decisions?name=lesion.png", content=picture(0.9), headers={"Content-Type": kind}
+    )
+    (result,) = response.json()["results"]
+    assert (result["name"], result["case"]["predicted_class"]) == ("lesion.png", "light")
+
+
+def test_an_answered_case_is_in_the_store(serving, sqlite_place):
+    client = serving()
+    (case,) = cases_of(send(client, picture(0.9)))
+    other = Store.open(sqlite_place)
+    assert other.case(case["id"]).sha256 == case["sha256"]
+    other.close()
+
+
+class Failing(Store):
+    def add(self, _):
+        raise OperationalError("INSERT", {}, OSError("disk I/O error"))
+
+
+def test_without_the_store_nothing_is_answered(serving, sqlite_place):
+    store = Store.open(sqlite_place)
+    failing = Failing(store._engine)
+    response = send(serving(store=failing), picture(0.9))
+    assert response.status_code == 503
+    assert "results" not in response.json()
+    assert "store cannot be used (disk I/O error)" in response.json()["detail"]
+    assert "Retry-After" in response.headers
+
+
+def test_an_image_that_cannot_be_kept_is_not_answered(serving, tmp_path):
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    client = serving(keep_images=tmp_path / "kept" / "images")
+    response = send(client, picture(0.9))
+    assert response.status_code == 503
+    assert "--keep-images" in response.json()["detail"]
+    assert client.get("/cases").json()["total"] == 0
+
+
+class Fragile(Standin):
+    """Fails on black images, and with them on every batch that has one."""
+
+    def answer_squares(self, squares):
+        if (squares == 0).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("black")
+        return super().answer_squares(squares)
+
+
+def test_an_image_on_which_the_model_fails_does_not_spoil_the_batch(serving):
+    client = serving(Fragile(), linger=0.2, threads=2)
+    statuses = {}
+    senders = [
+        threading.Thread(
+            target=lambda level=level: statuses.update(
+                {level: send(client, picture(level)).status_code}
+            )
+        )
+        for level in (0.0, 0.3, 0.6)
+    ]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    assert statuses == {0.0: 500, 0.3: 200, 0.6: 200}
+
+
+def test_files_that_come_together_are_answered_in_batches(serving):
+    sizes = []
+
+    class Counting(Standin):
+        def answer_squares(self, squares):
+            sizes.append(len(squares))
+            return super().answer_squares(squares)
+
+    send(serving(Counting(), linger=0.5, batch_size=4), *map(picture, [0.5] * 8))
+    assert sizes == [4, 4]
+
+
+class Slow(Standin):
+    def __init__(self):
+        self.go_on = threading.Event()
+
+    def answer_squares(self, squares):
+        self.go_on.wait(10)
+        return super().answer_squares(squares)
+
+
+def test_a_request_that_takes_too_long_is_told_so_and_not_answered_later(serving):
+    model = Slow()
+    client = serving(model, timeout=0.3)
+    response = send(client, picture(0.9))
+    model.go_on.set()
+    assert response.status_code == 503
+    assert "no answer within 0.3 seconds" in response.json()["detail"]
+    assert response.headers["Retry-After"] == "1"
+    assert client.get("/cases").json()["total"] == 0
+
+
+def test_a_full_queue_is_told_and_recovers(serving):
+    model = Slow()
+    client = serving(model, queue=1, max_files=1)
+    first = threading.Thread(target=send, args=(client, picture(0.1)))
+    first.start()
+    while "misgiving_waiting_images 1.0" not in client.get("/metrics").text:
+        pass
+    refused = send(client, picture(0.9))
+    model.go_on.set()
+    first.join()
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"] == "1"
+    assert "the queue holds 1" in refused.json()["detail"]
+    assert send(client, picture(0.9)).status_code == 200
+
+
+def test_ids_increase_in_the_order_of_answers(client):
+    ids = [cases_of(send(client, picture(0.5)))[0]["id"] for _ in range(5)]
+    assert ids == sorted(ids)
+    assert len(set(ids)) == 5
+
+
+def test_a_case_knows_the_policy_that_decided(serving, sqlite_place):
+    class Unpoliced(Standin):
+        policy = None
+
+    policed = serving()
+    (with_policy,) = cases_of(send(policed, picture(0.5)))
+    (without,) = cases_of(send(serving(Unpoliced(), Store.open(sqlite_place)), picture(0.5)))
+    assert with_policy["policy_fingerprint"] == hashlib.sha256(b'{"format": 1}').hexdigest()
+    assert without["policy_fingerprint"] is None
+
+
+def test_many_clients_at_once_get_each_their_own_answer(serving, sqlite_place):
+    client = serving(threads=2)
+    answered = {}
+
+    def ask(level):
+        (case,) = cases_of(send(client, picture(level / 100)))
+        answered[level] = case["probabilities"]["light"]
+
+    senders = [threading.Thread(target=ask, args=(level,)) for level in range(40)]
+    for sender in senders:
+        sender.start()
+    for sender in senders:
+        sender.join()
+    expected = {level: round(255 * level / 100) / 255 for level in range(40)}
+    assert answered == pytest.approx(expected)
+    other = Store.open(sqlite_place)
+    assert other.count(Filter()) == 40
+    other.close()

@@ -1,0 +1,121 @@
+import base64
+
+import pytest
+from standin import KEY, picture
+
+from misgiving.errors import UsageError
+from misgiving.serve import Settings
+
+EVERYTHING = ["/", "/cases", "/cases.csv", "/model", "/metrics", "/openapi.json", "/nowhere"]
+
+
+def basic(password):
+    return "Basic " + base64.b64encode(f"anyone:{password}".encode()).decode()
+
+
+@pytest.fixture
+def keyed(serving):
+    return serving(api_key=KEY)
+
+
+@pytest.mark.parametrize("path", EVERYTHING)
+def test_without_the_key_nothing_is_told(keyed, path):
+    response = keyed.get(path)
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"].startswith("Basic")
+    assert "Authorization: Bearer KEY" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        f"Bearer {KEY}x",
+        f"Bearer {KEY[:-1]}",
+        "Bearer",
+        "Bearer ",
+        f"Digest {KEY}",
+        KEY,
+        basic(""),
+        basic(KEY + "x"),
+        "Basic ???",
+        "Basic",
+        "Bearer \xff",
+    ],
+)
+def test_a_wrong_key_is_no_key(keyed, given):
+    response = keyed.get("/cases", headers={"Authorization": given.encode("latin-1")})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize("given", [f"Bearer {KEY}", f"bearer {KEY}", basic(KEY)])
+def test_with_the_key_the_service_answers(keyed, given):
+    assert keyed.get("/cases", headers={"Authorization": given}).status_code == 200
+
+
+def test_health_needs_no_key(keyed):
+    assert keyed.get("/health").json() == {"status": "ok"}
+
+
+def test_an_image_without_the_key_is_not_answered(keyed):
+    response = keyed.post("/decisions", files={"files": ("a.png", picture())})
+    assert response.status_code == 401
+    total = keyed.get("/cases", headers={"Authorization": f"Bearer {KEY}"}).json()["total"]
+    assert total == 0
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "192.168.0.1:80"])
+def test_without_a_key_a_page_whose_name_was_pointed_here_gets_nothing(client, host):
+    assert client.get("/cases", headers={"Host": host}).status_code == 403
+
+
+@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.1"])
+def test_this_machine_goes_by_several_names(client, host):
+    assert client.get("/cases", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:9999"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"},
+    ],
+)
+def test_a_page_of_another_site_cannot_send_anything(client, headers):
+    files = {"files": ("a.png", picture())}
+    assert client.post("/decisions", files=files, headers=headers).status_code == 403
+    assert client.get("/cases").json()["total"] == 0
+
+
+def test_the_services_own_page_may_send(client):
+    headers = {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}
+    files = {"files": ("a.png", picture())}
+    assert client.post("/decisions", files=files, headers=headers).status_code == 200
+
+
+def test_with_a_key_the_description_says_how_to_send_it(keyed, client):
+    found = keyed.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert found["security"] == [{"bearer": []}, {"basic": []}]
+    assert "security" not in client.get("/openapi.json").json()
+
+
+def test_a_key_that_could_be_guessed_is_refused():
+    with pytest.raises(UsageError, match="shorter than 16 characters; make one with"):
+        Settings(api_key="secret")
+
+
+def test_the_key_is_not_shown():
+    assert KEY not in repr(Settings(api_key=KEY))
+
+
+@pytest.mark.parametrize("path", ["/", "/cases", "/nowhere", "/health"])
+def test_every_answer_forbids_scripts_from_elsewhere(client, path):
+    headers = client.get(path).headers
+    policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'none'"
+    assert policy["script-src"] == policy["connect-src"] == policy["style-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["cache-control"] == "no-store"

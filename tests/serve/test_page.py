@@ -1,0 +1,390 @@
+"""The page in a real browser, against the real service."""
+
+import csv
+import io
+import re
+import threading
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import uvicorn
+from calibrated import Calibrated
+from standin import picture
+
+from misgiving.serve import Settings, Store, create_app
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+]
+SCRIPT = "<img src=x onerror=alert(1)>.png"
+BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
+GREEN = (0, 255, 0)
+
+pytestmark = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to try the page in"
+)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+class Serving:
+    """The service on a free port, in a thread."""
+
+    def __init__(self, place, **settings):
+        settings.setdefault("threads", 1)
+        app = create_app(Calibrated(), Store.open(str(place)), Settings(**settings))
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            self._thread.join(0.02)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}/"
+
+    def close(self):
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture
+def serving(tmp_path):
+    service = Serving(tmp_path / "cases.sqlite")
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def opened(browser, serving):
+    """Open the page; it must make no outside request and have no error on its console."""
+    contexts, outside, errors = [], [], []
+
+    def open_page(fragment="", **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("request", lambda request: outside.append(request.url))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda shown: errors.append(f"dialog: {shown.message}"))
+        page.goto(serving.address + fragment)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    hosts = {urlsplit(url).netloc for url in outside if not url.startswith(("data:", "blob:"))}
+    assert hosts <= {urlsplit(serving.address).netloc}
+    assert errors == []
+
+
+def files(named):
+    return [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named.items()]
+
+
+def shades(named=BLUES):
+    """Images by name; the level is also the probability of error."""
+    return {f"{name}.png": picture(level) for name, level in named.items()}
+
+
+def choose(page, named):
+    count = len(named) + page.locator(".row").count()
+    page.locator("#files").set_input_files(files(named))
+    playwright.expect(page.locator(".row")).to_have_count(count)
+
+
+def names(page):
+    return page.locator(".row .line span").all_inner_texts()
+
+
+def drop(page, named):
+    """Drop files on the page, as a hand would."""
+    page.evaluate(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files)
+                transfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+            document.body.dispatchEvent(
+                new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }""",
+        [[name, list(data)] for name, data in named.items()],
+    )
+
+
+def test_dropped_images_are_listed_worst_first_with_reasons_and_thumbnails(opened):
+    page = opened()
+    drop(page, shades())
+    rows = page.locator(".row")
+    playwright.expect(rows).to_have_count(4)
+    assert names(page) == ["doubtful.png", "middling.png", "quite.png", "sure.png"]
+    playwright.expect(rows.first.locator(".badge")).to_have_text("defer")
+    playwright.expect(rows.last.locator(".badge")).to_have_text("accept")
+    assert "probability of error 0.45 is above" in rows.first.locator(".why").inner_text()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.row img')].every((one) => one.naturalWidth > 0)"
+    )
+    playwright.expect(page.locator("#counts")).to_contain_text("2 accept")
+
+
+def test_a_folder_is_sent_and_what_is_no_image_is_named(opened, tmp_path):
+    folder = tmp_path / "patients"
+    (folder / "one").mkdir(parents=True)
+    (folder / "one" / "a.png").write_bytes(picture(0.1))
+    (folder / "b.png").write_bytes(picture(0.4))
+    (folder / "notes.txt").write_text("no image")
+    page = opened()
+    page.locator("#folder").set_input_files(folder)
+    playwright.expect(page.locator(".row")).to_have_count(2)
+    assert names(page) == ["patients/b.png", "patients/one/a.png"]
+    playwright.expect(page.locator("#failures-title")).to_have_text("1 could not be answered")
+    assert "notes.txt" in page.locator("#failures-list").text_content()
+
+
+def test_filters_show_what_they_say(opened):
+    page = opened()
+    choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
+    page.get_by_role("checkbox", name="foreign").check()
+    playwright.expect(page.locator(".row")).to_have_count(1)
+    assert names(page) == ["odd.png"]
+    page.get_by_role("checkbox", name="accept").check()
+    playwright.expect(page.locator(".row")).to_have_count(3)
+    page.locator("#reviewed").select_option("yes")
+    playwright.expect(page.locator("#empty")).to_have_text("No case is like that.")
+
+
+def test_the_slider_marks_anew_what_would_be_accepted_and_changes_no_policy(opened):
+    page = opened()
+    choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator("#target-text")).to_have_text("30.0 %")
+    badges = page.locator(".row .badge").all_inner_texts
+    playwright.expect(page.locator(".row .was").first).to_have_text("was defer")
+    assert badges().count("foreign") == 1
+    assert badges().count("accept") > 2
+    bound = float(page.locator("#fact-bound").inner_text().rstrip(" %"))
+    assert 20 < bound <= 30
+    assert "--max-error 0.3 --confidence 0.95" in page.locator("#command").text_content()
+    page.locator("#target").fill("0.5")
+    playwright.expect(page.locator("#fact-coverage")).to_have_text("0 %")
+    assert badges().count("accept") == 0
+    page.locator("#back-to-policy").click()
+    playwright.expect(page.locator(".row .was")).to_have_count(0)
+    decided = page.evaluate("() => fetch('cases').then((answer) => answer.json())")["cases"]
+    assert sorted(one["decision"] for one in decided) == ["accept"] * 2 + ["defer"] * 2 + [
+        "foreign"
+    ]
+
+
+def test_cases_are_reviewed_with_the_keyboard_alone(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for doubtful.png.")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    page.keyboard.press("n")
+    page.keyboard.type("a jk note")
+    page.keyboard.press("Escape")
+    page.keyboard.press("o")
+    playwright.expect(page.locator("#classes button")).to_have_count(2)
+    page.keyboard.press("2")
+    playwright.expect(page.locator("#status")).to_have_text("light is saved for middling.png.")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#case-class")).to_have_text("light")
+    playwright.expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
+    page.keyboard.press("?")
+    playwright.expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator(".row .done")).to_have_count(2)
+
+
+def test_the_list_is_told_to_screen_readers(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    option = page.locator("#list").get_by_role("option", selected=True)
+    assert page.locator("#list").get_attribute("aria-activedescendant") == option.get_attribute(
+        "id"
+    )
+    assert option.get_attribute("aria-posinset") == "2"
+    assert option.get_attribute("aria-setsize") == "4"
+
+
+def test_the_worklist_is_exported_as_it_is_filtered(opened):
+    page = opened()
+    choose(page, shades())
+    page.get_by_role("checkbox", name="accept").check()
+    playwright.expect(page.locator(".row")).to_have_count(2)
+    with page.expect_download() as download:
+        page.locator("#csv").click()
+    rows = list(csv.DictReader(io.StringIO(Path(download.value.path()).read_text())))
+    assert [row["name"] for row in rows] == ["quite.png", "sure.png"]
+
+
+def test_a_reload_keeps_filters_slider_order_and_selection(opened):
+    page = opened()
+    choose(page, shades())
+    page.get_by_role("checkbox", name="defer").check()
+    page.locator("#order").select_option("newest")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("7.5")
+    page.locator(".row").nth(1).click()
+    chosen = page.locator("#case-name").inner_text()
+    shown = names(page)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert names(page) == shown
+    assert page.get_by_role("checkbox", name="defer").is_checked()
+    assert page.locator("#order").input_value() == "newest"
+    assert page.locator("#target").input_value() == "7.5"
+    playwright.expect(page.locator("#case-name")).to_have_text(chosen)
+
+
+def test_on_a_phone_nothing_is_wider_than_the_screen_and_a_case_takes_its_place(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    long = "a_very_long_name_without_any_space_" * 4 + ".png"
+    choose(page, {long: picture(0.4)})
+    wide = "() => document.documentElement.scrollWidth"
+    page.locator("#setting summary").first.tap()
+    assert page.evaluate(wide) <= 360
+    page.locator(".row").tap()
+    playwright.expect(page.locator("#list")).to_be_hidden()
+    playwright.expect(page.locator("#case")).to_be_visible()
+    assert page.evaluate(wide) <= 360
+    page.locator("#back").tap()
+    playwright.expect(page.locator("#list")).to_be_visible()
+
+
+def test_a_script_in_a_name_or_note_is_shown_as_text(opened):
+    page = opened()
+    choose(page, {SCRIPT: picture(0.4)})
+    page.locator(".row").click()
+    playwright.expect(page.locator("#case-name")).to_have_text(SCRIPT)
+    page.locator("#note").fill("<script>alert(2)</script>")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#history")).to_contain_text("<script>alert(2)</script>")
+    assert page.locator("script").count() == 1
+
+
+def test_where_it_looks_is_drawn_on_demand(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator(".row").last.click()
+    playwright.expect(page.locator("#heat")).to_be_hidden()
+    page.locator("#saliency").click()
+    playwright.expect(page.locator("#heat")).to_be_visible()
+    playwright.expect(page.locator("#saliency-says")).to_contain_text("dark")
+    page.keyboard.press("s")
+    playwright.expect(page.locator("#heat")).to_be_hidden()
+
+
+def test_a_banner_says_when_images_have_changed(opened):
+    page = opened()
+    choose(page, shades())
+    playwright.expect(page.locator("#drift")).to_be_hidden()
+    choose(page, {f"odd{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(5)})
+    drop(page, {f"more{n}.png": picture(colour=(0, 255, n + 5), size=(9, 9)) for n in range(40)})
+    playwright.expect(page.locator("#drift")).to_be_visible()
+    playwright.expect(page.locator("#drift")).to_contain_text("less like the training images")
+
+
+def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):
+    page = opened()
+    page.evaluate(
+        """async () => {
+            for (let batch = 0; batch < 4; batch++) {
+                const body = new FormData();
+                const image = new OffscreenCanvas(4, 4), pen = image.getContext("2d");
+                for (let one = 0; one < 50; one++) {
+                    pen.fillStyle = `rgb(${one} ${one} ${one})`;
+                    pen.fillRect(0, 0, 4, 4);
+                    body.append("files", await image.convertToBlob(), `${batch}-${one}.png`);
+                }
+                await fetch("decisions", {method: "POST", body});
+            }
+        }"""
+    )
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    playwright.expect(page.locator("#shown")).to_have_text("200 of 200 cases")
+    assert page.locator(".row").count() < 40
+    page.locator("#list").focus()
+    page.keyboard.press("End")
+    option = page.locator("#list").get_by_role("option", selected=True)
+    playwright.expect(option).to_be_in_viewport()
+    assert option.get_attribute("aria-posinset") == "200"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out_from_their_ground(scheme, opened):
+    page = opened(color_scheme=scheme)
+    choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
+    page.locator("#setting summary").first.click()
+    page.locator(".row").first.click()
+    page.keyboard.press("o")
+    found = page.evaluate(COLOURS)
+    assert len(found) > 40
+    poor = [one for one in found if contrast(one["ink"], one["ground"]) < 4.5]
+    assert poor == []
+
+
+COLOURS = """() => [...document.querySelectorAll("body *")]
+    .filter((one) => one.checkVisibility() && !one.closest("svg") && !one.disabled
+        && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()))
+    .map((one) => {
+        let under = one;
+        while (getComputedStyle(under).backgroundColor === "rgba(0, 0, 0, 0)")
+            under = under.parentElement;
+        return {text: one.textContent.trim().slice(0, 30), ink: getComputedStyle(one).color,
+            ground: getComputedStyle(under).backgroundColor};
+    })"""
+
+
+def contrast(*colours):
+    """The ratio of relative luminances (WCAG 2.2)."""
+    dark, light = sorted(map(luminance, colours))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def luminance(colour):
+    shares = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [x / 12.92 if x <= 0.04045 else ((x + 0.055) / 1.055) ** 2.4 for x in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_control_has_a_name(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#setting summary").first.click()
+    page.locator(".row").first.click()
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll("button, input, select, textarea, a, progress")]
+            .filter((one) => !one.hidden && one.checkVisibility())
+            .filter((one) => !(one.getAttribute("aria-label") || one.textContent.trim()
+                || [...(one.labels ?? [])].some((label) => label.textContent.trim())))
+            .map((one) => one.outerHTML)"""
+    )
+    assert nameless == []
+    identities = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(identities) == len(set(identities))

@@ -1,0 +1,269 @@
+import random
+import sqlite3
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from commands import one_line
+
+from misgiving.errors import DataError, UsageError
+from misgiving.serve.records import Case, Review
+from misgiving.serve.store import Filter, Store
+from misgiving.serve.store.engines import engine_for
+from misgiving.serve.store.migrations import MIGRATIONS, migrate
+from misgiving.serve.store.tables import METADATA
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+CHOICES = ("accept", "defer", "foreign")
+
+
+def case(number, **values):
+    """Number in the place of time; everything else drawn, with many ties."""
+    drawn = random.Random(number)
+    error = drawn.choice([0.1, 0.2, 0.3, None])
+    return Case(
+        **{
+            "id": f"{number:032x}",
+            "received": START + timedelta(seconds=number),
+            "name": f"{number}.jpg",
+            "predicted_class": drawn.choice(["MEL", "NV"]),
+            "probability": 0.7,
+            "probabilities": {"MEL": 0.7, "NV": 0.3},
+            "error_probability": error,
+            "expected_loss": 0.5,
+            "predicted_loss": -1.5,
+            "foreign_p_value": 0.04,
+            "decision": drawn.choice(CHOICES),
+            "reason": "because",
+            "score": 1 / 3,
+            "foreign_score": -2.0,
+            "sha256": "a" * 64,
+            "model_fingerprint": "b" * 64,
+            "policy_fingerprint": None,
+            "image_kept": False,
+        }
+        | values
+    )
+
+
+def review(note, **values):
+    return Review(
+        **{
+            "verdict": "agree",
+            "final_class": "MEL",
+            "note": note,
+            "reviewer": "A. B.",
+            "reviewed_at": START,
+        }
+        | values
+    )
+
+
+@pytest.fixture
+def store(place):
+    opened = Store.open(place)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def many(store):
+    cases = [case(number) for number in range(60)]
+    store.add(cases)
+    return cases
+
+
+def test_a_case_comes_back_as_it_was_given(store):
+    given = case(1, name="a\n'; DROP TABLE cases; -- \u202e.jpg", score=0.1 + 0.2)
+    store.add([given])
+    assert store.case(given.id) == given
+
+
+@pytest.mark.usefixtures("many")
+def test_there_is_no_case_of_another_id(store):
+    assert store.case("0" * 31 + "x") is None
+
+
+def pages(store, of, order, limit):
+    page = store.page(of, order, limit=limit)
+    found = list(page.cases)
+    while page.cursor:
+        page = store.page(of, order, limit=limit, cursor=page.cursor)
+        found += page.cases
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 60, 500])
+def test_pages_hold_every_case_once_and_the_worst_first(store, many, limit):
+    def doubt(one):
+        return 0.3 if one.error_probability is None else one.error_probability  # 1 - probability
+
+    expected = sorted(many, key=lambda one: (round(doubt(one), 9), one.id), reverse=True)
+    found = pages(store, Filter(), "expected_error", limit)
+    assert sorted(one.id for one in found) == sorted(one.id for one in many)
+    assert [round(doubt(one), 9) for one in found] == [round(doubt(one), 9) for one in expected]
+
+
+def test_the_newest_come_first_where_that_is_asked_for(store, many):
+    assert pages(store, Filter(), "newest", 7) == many[::-1]
+
+
+@pytest.mark.usefixtures("many")
+def test_an_answer_without_any_number_comes_before_all_others(store):
+    mute = case(1000, probability=None, error_probability=None)
+    store.add([mute])
+    assert store.page(Filter()).cases[0] == mute
+
+
+@pytest.mark.parametrize(
+    ("of", "wanted"),
+    [
+        (Filter(decisions=("defer",)), lambda one: one.decision == "defer"),
+        (Filter(decisions=("defer", "foreign")), lambda one: one.decision != "accept"),
+        (Filter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
+        (Filter(predicted_class="' OR 1=1 --"), lambda _: False),
+        (Filter(reviewed=True), lambda one: int(one.id, 16) < 5),
+        (
+            Filter(reviewed=False, predicted_class="NV", decisions=("accept",)),
+            lambda one: (
+                int(one.id, 16) >= 5 and one.predicted_class == "NV" and one.decision == "accept"
+            ),
+        ),
+    ],
+)
+def test_a_filter_lets_through_what_it_says_and_counts_it(store, many, of, wanted):
+    for one in many[:5]:
+        store.review(one.id, review(""))
+    expected = {one.id for one in many if wanted(one)}
+    assert {one.id for one in store.all(of)} == expected
+    assert store.count(of) == len(expected)
+
+
+def test_the_last_review_is_shown_and_all_are_kept(store, many):
+    store.review(many[3].id, review("first"))
+    store.review(many[3].id, review("second", verdict="override", final_class="NV"))
+    store.review(many[4].id, review("of another"))
+    assert store.case(many[3].id).review == review("second", verdict="override", final_class="NV")
+    assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
+
+
+def test_what_is_no_case_is_not_reviewed(store):
+    assert not store.review("f" * 32, review(""))
+    assert store.reviews("f" * 32) == []
+
+
+def test_cases_are_added_together_or_not_at_all(store):
+    with pytest.raises(Exception, match=r"(?i)unique"):
+        store.add([case(1), case(2), case(1)])
+    assert store.count(Filter()) == 0
+
+
+def test_what_was_added_is_there_after_opening_again(place):
+    first = Store.open(place)
+    first.add([case(1)])
+    first.close()
+    again = Store.open(place)
+    assert again.case(case(1).id) == case(1)
+    again.close()
+
+
+def columns(connection, table):
+    cursor = connection.exec_driver_sql(f"SELECT * FROM {table} WHERE 1 = 0")
+    return sorted(cursor.keys())
+
+
+def test_migrations_make_the_tables_that_queries_know(place):
+    engine = engine_for(place)
+    with engine.begin() as connection:
+        migrate(connection, place)
+        for name, table in METADATA.tables.items():
+            assert columns(connection, name) == sorted(table.columns.keys())
+    engine.dispose()
+
+
+def test_migrations_are_applied_in_order_and_only_once(place):
+    steps = (
+        ("CREATE TABLE a (x TEXT)",),
+        ("ALTER TABLE a ADD COLUMN y TEXT", "INSERT INTO a VALUES ('x', 'y')"),
+    )
+    engine = engine_for(place)
+    for known in (1, 2, 2):
+        with engine.begin() as connection:
+            migrate(connection, place, steps[:known])
+    with engine.begin() as connection:
+        assert connection.exec_driver_sql("SELECT x, y FROM a").all() == [("x", "y")]
+        versions = connection.exec_driver_sql("SELECT version FROM misgiving_schema").scalars()
+        assert sorted(versions) == [1, 2]
+    engine.dispose()
+
+
+def test_cases_of_the_first_schema_are_kept_by_the_steps_after_it(place):
+    engine = engine_for(place)
+    with engine.begin() as connection:
+        migrate(connection, place, MIGRATIONS[:1])
+    engine.dispose()
+    old = Store(engine_for(place))
+    with old._engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO cases VALUES ('00', '2026-01-01T00:00:00Z', 'n', 'MEL', 0.5, '{}', 0.5, "
+            "0.5, 0.5, 0.5, 'defer', 'r', 0.5, 0.5, 's', 'm', NULL, false, false, 0.5)"
+        )
+    old.close()
+    migrated = Store.open(place)
+    assert migrated.review("00", review("looked at"))
+    assert migrated.case("00").review.note == "looked at"
+    migrated.close()
+
+
+def test_a_store_of_a_newer_version_is_refused(place):
+    store = Store.open(place)
+    with store._writing.begin() as connection:
+        connection.exec_driver_sql("INSERT INTO misgiving_schema VALUES (99)")
+    store.close()
+    with pytest.raises(DataError, match=r"has schema 99.*upgrade misgiving") as refused:
+        Store.open(place)
+    assert one_line(str(refused.value))
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
+    with pytest.raises(DataError, match=r"cannot be opened.*--store"):
+        Store.open(str(tmp_path / "cases.sqlite"))
+
+
+def test_a_database_that_does_not_answer_is_refused_without_its_password(tmp_path):
+    with pytest.raises(DataError, match="cannot be opened") as refused:
+        Store.open(f"postgresql://me:secret@/cases?host={tmp_path}")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("mysql://host/cases", "unknown kind of store"),
+        ("sqlite://", "forgets"),
+        ("sqlite:///:memory:", "forgets"),
+        ("nowhere/at/all/cases.sqlite", "no such folder"),
+        ("post gres://", "cannot be understood"),
+    ],
+)
+def test_what_is_no_place_for_a_store_is_explained(place, reason):
+    with pytest.raises(UsageError, match=reason):
+        Store.open(place)
+
+
+def test_sqlite_waits_for_the_disk_at_every_commit(sqlite_place):
+    store = Store.open(sqlite_place)
+    with store._writing.begin() as connection:
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    store.close()
+
+
+def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
+    store = Store.open(sqlite_place)
+    store.add([case(1)])
+    writer = sqlite3.connect(sqlite_place, isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    assert store.count(Filter()) == 1
+    writer.close()
+    store.close()

@@ -1,0 +1,17 @@
+from commands import one_line
+
+
+def test_export_says_what_it_wrote_and_what_is_promised(misgiving, exported, tmp_path):
+    run, _ = exported
+    code, output, error = misgiving("export", run, "--out", tmp_path / "bundle")
+    assert code == 0, error
+    assert output == ""
+    assert "tells 3 classes apart, and estimates its own loss" in error
+    assert "Of the answers that are accepted, at most 40 % are wrong." in error
+    assert f"wrote {tmp_path / 'bundle'}" in error
+
+
+def test_export_of_what_is_no_run_is_refused_in_one_line(misgiving, tmp_path):
+    code, _, error = misgiving("export", tmp_path, "--out", tmp_path / "bundle")
+    assert code == 1
+    assert "not a run" in one_line(error)
