@@ -39,7 +39,7 @@ def labelled(draw, least=2, most=60):
 @st.composite
 def with_lesions(draw):
     """Labels of three classes and lesions of one to three images, some of them of two classes."""
-    labels = draw(labelled(least=20))
+    labels = draw(labelled(least=20, most=30))
     random = np.random.default_rng(draw(seeds))
     lesions = random.integers(len(labels) // draw(st.integers(1, 3)), size=len(labels))
     return labels, [f"lesion {number}" for number in lesions]
