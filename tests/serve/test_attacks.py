@@ -31,7 +31,7 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus") / "files"
     cases = corpus.build(folder)
     ordinary = [
-        case for case in cases if (folder / case.name).is_file() and not case.name == "device.png"
+        case for case in cases if (folder / case.name).is_file() and case.name != "device.png"
     ]
     return [(case, (folder / case.name).read_bytes()) for case in ordinary]
 
