@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 
 from misgiving.errors import UsageError
 from misgiving.serve import about, cases, decisions, insight, page
+from misgiving.serve.bounding import Bounding
 from misgiving.serve.gate import Gate
 from misgiving.serve.model import Model
 from misgiving.serve.observing import Observing
@@ -56,6 +57,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
         app.include_router(room.router)
     for kind, explained in EXPLAINED.items():
         app.add_exception_handler(kind, explained)
+    app.add_middleware(Bounding, timeout=settings.timeout)
     app.add_middleware(Gate, api_key=settings.api_key)
     app.add_middleware(Observing, monitoring=service.monitoring)
     return app

@@ -22,6 +22,9 @@ NO_NUL = r"^[^\x00]*$"  # which PostgreSQL cannot store
 KEPT = {"Cache-Control": "private, max-age=86400"}  # a case's pictures do not change
 BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
+BAD_BODY = documented(
+    HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+)
 BINARY = {"type": "string", "format": "binary"}
 JPEG = content("image/jpeg", BINARY)
 ANY_IMAGE = content("image/*", BINARY)
@@ -116,7 +119,7 @@ def case(service: Served, found: TheCase) -> CaseWithHistory:
     return _with_history(service, found)
 
 
-@router.post("/cases/{id}/review", responses=NO_CASE)
+@router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_BODY})
 def review(service: Served, found: TheCase, remark: Remark) -> CaseWithHistory:
     """Say that the model's class stands, or which class holds; earlier reviews are kept."""
     service.store.review(

@@ -15,6 +15,7 @@ from misgiving.serve.logs import log_as_json
 from misgiving.serve.settings import Settings
 
 CONNECTIONS = 1000  # at once; more get 503
+LAST_PORT = 65535
 HEAD_SECONDS = 10.0  # in which a connection must have sent the head of a request
 
 
@@ -55,13 +56,15 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
             f"--host {host} lets other machines ask, which needs a key: give --api-key-file or "
             "MISGIVING_API_KEY"
         )
+    if not 0 <= port <= LAST_PORT:
+        raise UsageError(f"--port must be from 0 to {LAST_PORT}, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise UsageError(
-            f"cannot listen on {host}, port {port} ({getattr(error, 'strerror', None) or error}); "
-            "choose others with --host and --port"
+            f"cannot listen on {host}, port {port} ({error.strerror or error}); choose others with "
+            "--host and --port"
         ) from error
 
 

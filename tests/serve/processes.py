@@ -1,0 +1,37 @@
+"""Services in processes of their own."""
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+HERE = Path(__file__).parent
+
+
+@contextmanager
+def standin_at(place, **settings):
+    """The process of a service of the stand-in, and its host and port; killed at the end."""
+    options = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+    command = [sys.executable, str(HERE / "serve_standin.py"), place, *options]
+    with started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        yield process, split(process.stdout.readline())
+
+
+@contextmanager
+def started(command, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, env=environment, text=True, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def split(line):
+    """Host and port of the address in a line."""
+    found = urlsplit(next(word for word in line.split() if word.startswith("http")).rstrip(";"))
+    return found.hostname, found.port

@@ -1,0 +1,92 @@
+"""The API does what its OpenAPI description says, whatever it is sent."""
+
+import http.client
+import json
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from processes import standin_at
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from standin import picture
+
+CHECKS = [
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+]
+OPERATIONS = [
+    ("POST", "/decisions"),
+    ("GET", "/cases"),
+    ("GET", "/cases.csv"),
+    ("GET", "/cases/{id}"),
+    ("GET", "/cases/{id}/thumbnail"),
+    ("GET", "/cases/{id}/image"),
+    ("POST", "/cases/{id}/review"),
+    ("GET", "/health"),
+    ("GET", "/model"),
+    ("GET", "/metrics"),
+]
+
+
+@pytest.fixture(scope="module")
+def described(tmp_path_factory):
+    """The description of a service, and a case that it has."""
+    place = tmp_path_factory.mktemp("described") / "cases.sqlite"
+    with standin_at(str(place), timeout=5.0) as (_, (host, port)):
+        connection = http.client.HTTPConnection(host, port)
+        connection.request("POST", "/decisions", picture(), {"Content-Type": "image/png"})
+        case = json.load(connection.getresponse())["results"][0]["case"]
+        connection.close()
+        yield schemathesis.openapi.from_url(f"http://{host}:{port}/openapi.json"), case
+
+
+def strategy_of(operation, known):
+    """What fits the description and what does not, half of it about a case that there is."""
+
+    def about(case, there_is):
+        if there_is and "id" in case.path_parameters:
+            case.path_parameters["id"] = known["id"]
+        return case
+
+    modes = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+    kinds = [operation.as_strategy(generation_mode=mode) for mode in modes]
+    return st.builds(about, st.one_of(kinds), st.booleans())
+
+
+def test_the_description_names_every_operation(described):
+    schema, _ = described
+    paths = schema.raw_schema["paths"]
+    assert sorted((m.upper(), path) for path in paths for m in paths[path]) == sorted(OPERATIONS)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+@pytest.mark.parametrize(
+    "examples", [5, pytest.param(300, marks=pytest.mark.soak, id="three hundred")]
+)
+def test_whatever_is_sent_is_answered_as_described(described, method, path, examples):
+    schema, known = described
+    operation = schema[path][method]
+
+    @given(case=strategy_of(operation, known))
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def hold(case):
+        case.call_and_validate(checks=CHECKS)
+
+    hold()

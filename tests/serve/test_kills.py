@@ -1,0 +1,98 @@
+"""Every case that was answered is there after a kill at any moment."""
+
+import hashlib
+import http.client
+import json
+import random
+import signal
+import threading
+import time
+
+import pytest
+from processes import standin_at
+from standin import picture
+
+from misgiving.serve import Store
+from misgiving.serve.store import Filter
+
+CLIENTS = 8
+
+
+def ask(where, answered, level):
+    """Ask until the connection breaks; note what was answered completely."""
+    connection = http.client.HTTPConnection(*where, timeout=30)
+    try:
+        while True:
+            body = picture(level, size=(20, 20))
+            level = (level + 0.07) % 1
+            connection.request("POST", "/decisions", body, {"Content-Type": "image/png"})
+            response = connection.getresponse()
+            content = response.read()
+            if response.status == 200:
+                answered.append(json.loads(content)["results"][0]["case"])
+    except (OSError, http.client.HTTPException):
+        connection.close()
+
+
+def answered_before_kill(place, kept, moment):
+    """Kill a service under load at this moment after the first answer; gives what was answered."""
+    answered = []
+    with standin_at(place, keep_images=str(kept)) as (process, where):
+        senders = [
+            threading.Thread(target=ask, args=(where, answered, number / CLIENTS))
+            for number in range(CLIENTS)
+        ]
+        for sender in senders:
+            sender.start()
+        while not answered:
+            time.sleep(0.001)
+        time.sleep(moment)
+        process.send_signal(signal.SIGKILL)
+        for sender in senders:
+            sender.join()
+    return answered
+
+
+def hold_to_kills(place, kept, kills):
+    chance = random.Random(kills)
+    answered = []
+    for _ in range(kills):
+        answered += answered_before_kill(place, kept, chance.uniform(0.0, 0.5))
+    store = Store.open(place)
+    for case in answered:
+        found = store.case(case["id"])
+        assert found is not None, f"{case['id']} of {len(answered)}"
+        assert found.model_dump(mode="json") == case
+        content = (kept / case["sha256"][:2] / case["sha256"]).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == case["sha256"]
+    store.close()
+    assert len(answered) > kills
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(2, id="two"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
+)
+def test_every_answered_case_survives_kills_in_sqlite(sqlite_place, tmp_path, kills):
+    hold_to_kills(sqlite_place, tmp_path / "kept", kills)
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
+)
+def test_every_answered_case_survives_kills_in_postgresql(database, tmp_path, kills):
+    hold_to_kills(database, tmp_path / "kept", kills)
+
+
+def test_a_service_that_is_told_to_stop_answers_what_it_has_begun(sqlite_place):
+    answered = []
+    with standin_at(sqlite_place) as (process, where):
+        sender = threading.Thread(target=ask, args=(where, answered, 0.5))
+        sender.start()
+        while not answered:
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        process.wait(20)
+        sender.join()
+    store = Store.open(sqlite_place)
+    assert {case["id"] for case in answered} == {case.id for case in store.all(Filter())}
+    store.close()

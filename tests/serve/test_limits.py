@@ -1,0 +1,165 @@
+"""Bodies that are too large, too slow, broken or of another type, over a real connection."""
+
+import http.client
+import json
+import socket
+import time
+
+import pytest
+from processes import standin_at
+from standin import picture
+
+BOUNDARY = b"xyz"
+MULTIPART = "multipart/form-data; boundary=xyz"
+LIMITS = {"max_bytes": 100_000, "max_files": 4, "timeout": 1.0, "max_pixels": 1_000_000}
+
+
+@pytest.fixture(scope="module")
+def where(tmp_path_factory):
+    place = tmp_path_factory.mktemp("limits") / "cases.sqlite"
+    with standin_at(str(place), **LIMITS) as (_, where):
+        yield where
+
+
+def part(data, name="a.png", field="files"):
+    head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
+    return b"--" + BOUNDARY + b"\r\n" + head.encode() + data + b"\r\n"
+
+
+def multipart(*parts):
+    return b"".join(parts) + b"--" + BOUNDARY + b"--\r\n"
+
+
+def ask(where, method, path, body=None, kind=None):
+    """The status, the headers and the JSON of an answer."""
+    connection = http.client.HTTPConnection(*where, timeout=20)
+    connection.request(method, path, body, {"Content-Type": kind} if kind else {})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    return response.status, response.headers, json.loads(content)
+
+
+def post(where, body, kind=MULTIPART):
+    return ask(where, "POST", "/decisions", body, kind)
+
+
+@pytest.fixture
+def nothing_stored(where):
+    before = ask(where, "GET", "/cases")[2]["total"]
+    yield
+    assert ask(where, "GET", "/cases")[2]["total"] == before
+
+
+def test_a_file_that_is_too_large_is_a_problem_and_the_others_are_answered(where):
+    status, _, answer = post(where, multipart(part(b"x" * 100_001), part(picture(0.9))))
+    assert status == 200
+    large, good = answer["results"]
+    assert "a.png: more than 100000 bytes; scale it down" in large["problem"]["detail"]
+    assert good["case"]["predicted_class"] == "light"
+
+
+@pytest.mark.usefixtures("nothing_stored")
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "detail"),
+    [
+        (b"x" * 100_001, "image/png", 413, "more than 100000 bytes"),
+        (b"x" * 2_000_000, "image/png", 413, "bytes"),
+        (multipart(*[part(picture())] * 5), MULTIPART, 413, "a request may have 4 files"),
+        (multipart(part(picture(size=(2000, 501)))), MULTIPART, 422, "more than 1000000 pixels"),
+        (b"", MULTIPART, 422, "before its last boundary"),
+        (multipart(), MULTIPART, 422, "cannot be used"),
+        (part(picture()), MULTIPART, 422, "before its last boundary"),
+        (b"nonsense", MULTIPART, 422, "cannot be used"),
+        (multipart(part(picture())), "multipart/form-data", 422, "names no boundary"),
+        (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422, "no file name"),
+        (b"{}", "application/json", 415, "send multipart/form-data"),
+        (picture(), "text/html", 415, "send multipart/form-data"),
+        (picture(), None, 415, "send multipart/form-data"),
+        (b"a=b", "application/x-www-form-urlencoded", 415, "send multipart/form-data"),
+        (b"", "image/png", 422, "the file is empty"),
+        (b"<svg onload=alert(1)>", "image/svg+xml", 422, "not an image"),
+    ],
+)
+def test_a_body_that_cannot_be_used_is_a_readable_problem(where, body, kind, status, detail):
+    found, headers, answer = post(where, body, kind)
+    assert found == status
+    assert detail in answer["detail"]
+    assert headers["Content-Type"] == "application/problem+json"
+
+
+def raw(where, *pieces, pause=0.0):
+    """Everything that comes back when these pieces are sent, until the connection is closed."""
+    with socket.create_connection(where, timeout=20) as connection:
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                time.sleep(pause)
+        except OSError:  # it was closed on us
+            pass
+        found = b""
+        try:
+            while piece := connection.recv(65536):
+                found += piece
+        except ConnectionResetError:
+            pass
+        return found
+
+
+def head(length, kind="image/png"):
+    return (
+        f"POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {length}\r\n\r\n"
+    ).encode()
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_a_body_that_comes_too_slowly_is_cut_off(where):
+    data = picture()
+    begun = time.monotonic()
+    found = raw(where, head(len(data)), *(bytes([byte]) for byte in data[:25]), pause=0.2)
+    assert b"408 Request Timeout" in found
+    assert b"did not come within 1 seconds" in found
+    assert time.monotonic() - begun < 15
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_an_endless_body_is_refused_by_what_it_says(where):
+    found = raw(where, head(10**15), b"x" * 1000)
+    assert found.startswith(b"HTTP/1.1 413")
+    assert b"connection: close" in found.lower()
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_an_endless_body_that_does_not_say_so_is_refused_as_well(where):
+    start = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+    found = raw(where, start, *[piece] * 40)
+    assert b"413" in found[:20] or found == b""  # reset: the answer may be lost on the way
+    assert ask(where, "GET", "/health")[0] == 200
+
+
+@pytest.mark.usefixtures("nothing_stored")
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(where):
+    for _ in range(5):
+        with socket.create_connection(where) as connection:
+            connection.sendall(head(50_000) + b"x" * 1000)
+    time.sleep(0.2)
+    connection = http.client.HTTPConnection(*where)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    assert "misgiving_waiting_images 0.0" in text
+    assert "misgiving_held_bytes 0.0" in text
+    assert 'status="500"' not in text
+
+
+def test_many_requests_go_over_one_connection_also_after_refusals(where):
+    connection = http.client.HTTPConnection(*where, timeout=20)
+    for body, status in [(picture(), 200), (b"no image", 422), (picture(), 200)]:
+        connection.request("POST", "/decisions", body, {"Content-Type": "image/png"})
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+        assert response.headers["Connection"] != "close"
+    connection.close()

@@ -1,0 +1,171 @@
+"""`misgiving serve` as people start it."""
+
+import http.client
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from commands import one_line
+from processes import split, standin_at, started
+from standin import KEY, picture
+
+from misgiving.bundle import Bundle
+from misgiving.cli import serving
+from misgiving.experiments import exporting
+from misgiving.serve import running
+
+
+def serve(*arguments):
+    command = [sys.executable, "-m", "misgiving", "serve", *map(str, arguments), "--port", "0"]
+    return started(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def ask(where, method, path, body=None):
+    connection = http.client.HTTPConnection(*where, timeout=30)
+    connection.request(method, path, body, {"Content-Type": "image/png"} if body else {})
+    response = connection.getresponse()
+    content = response.read()
+    connection.close()
+    assert response.status == 200, content
+    return json.loads(content)
+
+
+def answered(process):
+    """What a started service says of an image, and of itself."""
+    where = split(process.stderr.readline())
+    (result,) = ask(where, "POST", "/decisions", picture(0.7))["results"]
+    return result["case"], ask(where, "GET", "/model")
+
+
+def _by_class(bundle, answer):
+    return dict(zip(bundle.classes, answer.probabilities, strict=True))
+
+
+def is_answered_by(case, bundle):
+    (expected,) = bundle.answer([picture(0.7)], ["image"])
+    assert case["decision"] == expected.decision
+    assert case["reason"] == expected.reason
+    assert list(case["probabilities"]) == list(bundle.classes)
+    assert case["probabilities"] == pytest.approx(_by_class(bundle, expected), abs=1e-5)
+    for name in ("error_probability", "expected_loss", "predicted_loss", "score", "foreign_score"):
+        assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
+
+
+def test_a_bundle_is_served_without_torch_and_stops_in_order(exported, tmp_path):
+    _, folder = exported
+    bundle = Bundle.load(folder)
+    with serve(folder, "--store", tmp_path / "cases.sqlite") as process:
+        case, model = answered(process)
+        maps = Path(f"/proc/{process.pid}/maps")
+        libraries = maps.read_text() if maps.exists() else ""
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=30)
+    is_answered_by(case, bundle)
+    assert case["model_fingerprint"] == model["model_fingerprint"] == bundle.fingerprint
+    assert model["policy"] == bundle.policy.sentences()
+    assert model["card"] == bundle.card
+    assert "libtorch" not in libraries
+    assert process.returncode == 0
+    assert "stopped" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.soak
+def test_a_run_is_served_as_its_bundle_is_and_cases_lie_beside_it(exported):
+    run, folder = exported
+    with serve(run) as process:
+        case, _ = answered(process)
+    is_answered_by(case, Bundle.load(folder))
+    place = run.with_name("run.cases.sqlite")
+    assert place.is_file()
+    for path in run.parent.glob("run.cases.sqlite*"):
+        path.unlink()
+
+
+def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
+    run, folder = exported
+    made = []
+
+    def export(asked, out, *, overwrite):
+        assert (asked, overwrite) == (run, False)
+        made.append(Path(shutil.copytree(folder, out)))
+
+    monkeypatch.setattr(exporting, "export_run", export)
+    with serving._bundle(run, 1) as bundle:
+        assert bundle.fingerprint == Bundle.load(folder).fingerprint
+        assert made[0].is_dir()
+    assert not made[0].exists()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_without_a_key_no_other_machine_is_let_in(misgiving, exported, host):
+    code, _, error = misgiving("serve", exported[1], "--host", host)
+    assert code == 2
+    assert "needs a key: give --api-key-file or MISGIVING_API_KEY" in one_line(error)
+
+
+def test_a_port_that_is_taken_is_explained(misgiving, exported):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, error = misgiving("serve", exported[1], "--port", taken.getsockname()[1])
+    assert code == 2
+    assert "choose others with --host and --port" in one_line(error)
+
+
+def test_a_port_that_is_none_is_explained(misgiving, exported):
+    code, _, error = misgiving("serve", exported[1], "--port", 70000)
+    assert code == 2
+    assert "--port must be from 0 to 65535, got 70000" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [(None, "cannot be read"), ("\n", "is empty"), ("short", "shorter than 16"), (b"\xff", "UTF")],
+)
+def test_a_key_file_that_holds_no_key_is_explained(misgiving, exported, tmp_path, content, reason):
+    file = tmp_path / "key"
+    if content is not None:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    code, _, error = misgiving("serve", exported[1], "--api-key-file", file)
+    assert code == 2
+    assert reason in one_line(error)
+
+
+def test_the_key_is_read_from_the_file_before_the_environment(tmp_path):
+    (tmp_path / "key").write_text(f"{KEY}\n")
+    assert running.read_key(tmp_path / "key", "of the environment") == KEY
+    assert running.read_key(None, "of the environment") == "of the environment"
+    assert running.read_key(None, None) is None
+
+
+def test_with_a_key_other_machines_are_let_in():
+    with running.listen("0.0.0.0", 0, has_key=True) as listener:
+        assert running.address(listener).startswith("http://0.0.0.0:")
+
+
+def test_what_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):
+    (tmp_path / "empty").mkdir()
+    code, _, error = misgiving("serve", tmp_path / "empty", "--port", 0)
+    assert code == 1
+    assert str(tmp_path / "empty") in one_line(error)
+
+
+def test_a_connection_on_which_no_request_comes_is_closed(sqlite_place):
+    with standin_at(sqlite_place, head_seconds=0.5) as (_, where):
+        begun = time.monotonic()
+        with socket.create_connection(where, timeout=20) as connection:
+            connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            assert b"200 OK" in connection.recv(65536)
+            connection.sendall(b"GET /")
+            for _ in range(100):
+                try:
+                    connection.sendall(b"a")
+                except OSError:
+                    break
+                time.sleep(0.1)
+            assert 0.4 < time.monotonic() - begun < 8
