@@ -309,7 +309,7 @@ def test_a_banner_says_when_images_have_changed(opened):
     playwright.expect(page.locator("#drift")).to_contain_text("less like the training images")
 
 
-def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened, serving):
+def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):
     page = opened()
     page.evaluate(
         """async () => {
