@@ -6,7 +6,7 @@ import { hideHeat } from "./saliency.js";
 import {
   ask, at, complain, element, isNarrow, percent, say, selectedCase, state, take,
 } from "./shared.js";
-import { ROW, isForgotten, renderAll, renderRows, thumbnail } from "./worklist.js";
+import { ROW, isForgotten, renderAll, renderRows } from "./worklist.js";
 
 export function select(id, { reveal = true, open = false } = {}) {
   const changed = id !== state.selected;

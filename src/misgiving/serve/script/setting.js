@@ -49,11 +49,13 @@ function noteOn(setting) {
   const { confidence, cases, saved } = state.calibration;
   const classes = saved.class_promises.length
     ? ` Promises for ${saved.class_promises.join(", ")} are not part of this.` : "";
+  const own = state.target == null && setting
+    ? ` This one, calibrated by itself, is certified for at most ${percent(saved.max_error)}.` : "";
   const basis = `With a confidence of ${percent(confidence, 0)}, the bounds hold for all settings `
     + `at once, for cases like the ${cases} of the calibration.`;
   if (!setting) return `No setting is within this bound: every answer would be deferred.${classes}`;
   return `${setting.wrong} of ${setting.accepted} accepted calibration cases are wrong. `
-    + basis + classes;
+    + basis + own + classes;
 }
 
 function drawCurve(aim, setting) {
@@ -70,7 +72,6 @@ function drawCurve(aim, setting) {
     draw("path", { class: "error", d: path((one) => one.error) }),
     label(30, 14, percent(top, 0), "end"), label(30, 103, "0", "end"),
     label(34, 115, "0"), label(310, 115, "100 % accepted", "end"),
-    ...named(judged, x, y),
   ];
   if (setting) {
     parts.push(draw("line", { class: "at", x1: x(setting.coverage), x2: x(setting.coverage), y1: 10, y2: 100 }));
@@ -79,17 +80,6 @@ function drawCurve(aim, setting) {
     }
   }
   at("curve").replaceChildren(...parts);
-  at("curve-says").textContent =
-    "Share of wrong answers among the accepted: observed, and at most, by how many are accepted.";
-}
-
-function named(judged, x, y) {
-  const last = judged.at(-1);
-  if (!last) return [];
-  return [
-    label(x(last.coverage) - 2, y(last.bound) - 6, "at most", "end"),
-    label(x(last.coverage) - 2, y(last.error) + 13, "observed", "end"),
-  ];
 }
 
 function label(x, y, text, anchor = "start") {

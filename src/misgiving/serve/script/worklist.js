@@ -106,13 +106,20 @@ function ending(one, now) {
   end.append(element("span", `badge ${now}`, now));
   const error = one.error_probability;
   const line = element("span", "risk", error == null ? "" : `${percent(error, 0)} risk`);
-  if (one.reviewed) line.append(element("span", "done", " ✓ reviewed"));
-  if (now !== one.decision) line.append(element("span", "was", ` was ${one.decision}`));
+  if (one.reviewed) line.append(" ", done());
+  if (now !== one.decision) line.append(" ", element("span", "was", `was ${one.decision}`));
   end.append(line);
   return end;
 }
 
-export function thumbnail(one) {
+function done() {
+  const mark = element("span", "done", "✓");
+  mark.title = "reviewed";
+  mark.append(element("span", "hidden", " reviewed"));
+  return mark;
+}
+
+function thumbnail(one) {
   const box = element("div", "thumb");
   if (isForgotten(one)) {
     box.textContent = "no image";

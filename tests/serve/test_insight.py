@@ -1,0 +1,150 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from calibrated import Calibrated, cases_like_the_standins, made_policy
+from standin import Standin, answer_of, picture
+
+from misgiving.deferral import Promises
+from misgiving.serve.insight import command
+
+
+@pytest.fixture
+def client(serving):
+    return serving(Calibrated())
+
+
+def sent(client, image, name="a.png"):
+    answer = client.post("/decisions", files=[("files", (name, image, "image/png"))])
+    return answer.json()["results"][0]["case"]
+
+
+def without_evidence(policy):
+    return replace(policy, calibration=replace(policy.calibration, evidence=None))
+
+
+def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
+    found = client.get("/calibration").json()
+    policy, cases = made_policy(), cases_like_the_standins(500, 2)
+    assert found["why_not"] is None
+    assert found["settings"][-1]["threshold"] is None
+    for setting in found["settings"]:
+        reached = cases.scores >= (
+            -np.inf if setting["threshold"] is None else setting["threshold"]
+        )
+        accepted = reached & (cases.foreign_scores > policy.foreign_threshold)
+        assert (setting["accepted"], setting["wrong"]) == (
+            accepted.sum(),
+            (accepted & cases.wrong).sum(),
+        )
+        assert setting["error"] <= setting["bound"]
+    assert found["saved"]["threshold"] == policy.accept_threshold
+    assert found["saved"]["foreign_threshold"] == policy.foreign_threshold
+
+
+def test_the_command_asks_for_the_same_promises_with_another_target():
+    promises = Promises(
+        max_error=0.1, class_max_miss={"light spot": 0.4}, foreign_rate=0.05, simultaneous=False
+    )
+    policy = made_policy(promises, classes=("dark", "light spot"))
+    assert command(policy) == (
+        "misgiving calibrate RUN NEW_CASES --max-error {max_error} --confidence 0.95 "
+        "--class-max-miss 'light spot=0.4' --foreign-rate 0.05 --each --detector knn --overwrite"
+    )
+
+
+def test_a_policy_that_accepts_nothing_is_told_as_that(serving):
+    client = serving(Calibrated(made_policy(Promises(max_error=0.001))))
+    saved = client.get("/calibration").json()["saved"]
+    assert (saved["accepts"], saved["threshold"]) == (False, None)
+
+
+def test_a_policy_of_before_cases_were_kept_has_no_settings_and_it_is_said(serving):
+    client = serving(Calibrated(without_evidence(made_policy())))
+    found = client.get("/calibration").json()
+    assert (found["settings"], "calibrate it again" in found["why_not"]) == ([], True)
+    drift = client.get("/drift").json()
+    assert [test["name"] for test in drift["tests"]] == ["familiarity"]
+    assert drift["missing"] == ["the policy keeps no calibration scores; calibrate again"]
+
+
+def test_a_model_without_a_policy_has_neither_settings_nor_tests(serving):
+    client = serving(Standin())
+    assert "no policy is calibrated" in client.get("/calibration").json()["why_not"]
+    found = client.get("/drift").json()
+    assert (found["tests"], found["alarm"]) == ([], False)
+    assert "no policy is calibrated" in found["summary"]
+
+
+def test_drift_is_quiet_for_a_few_images_and_loud_for_many_foreign_ones(client):
+    sent(client, picture(0.2))
+    quiet = client.get("/drift").json()
+    assert (quiet["alarm"], quiet["cases"]) == (False, 1)
+    for shade in range(40):
+        sent(client, picture(colour=(0, 255, shade)))
+    loud = client.get("/drift").json()
+    assert (loud["alarm"], loud["cases"]) == (True, 41)
+    (of,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
+    assert of["highest"] >= of["alarm_at"]
+    assert of["since"] is not None
+
+
+def test_saliency_is_by_how_much_a_grey_patch_lowers_the_predicted_class(client):
+    case = sent(client, picture(0.05))
+    found = client.get(f"/cases/{case['id']}/saliency").json()
+    square = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
+    covered = square.copy()
+    covered[1:5, 3:7] = 128  # row 1, column 2: pixels 2 and 3, 4 and 5, and one more on each side
+    shares = [answer_of(one).probabilities[0] for one in (square, covered)]
+    assert found["drops"][1][2] == pytest.approx(shares[0] - shares[1])
+    assert (found["predicted_class"], found["probability"]) == ("dark", pytest.approx(shares[0]))
+
+
+def test_saliency_of_an_image_that_is_gone_is_refused(serving):
+    client = serving(Calibrated(), recent_bytes=0)
+    case = sent(client, picture(0.05))
+    answer = client.get(f"/cases/{case['id']}/saliency")
+    assert (answer.status_code, "--keep-images" in answer.json()["detail"]) == (404, True)
+
+
+def test_saliency_of_another_models_case_is_refused(client):
+    case = sent(client, picture(0.05))
+    client.app.state.service.model.fingerprint = "e" * 64
+    answer = client.get(f"/cases/{case['id']}/saliency")
+    assert (answer.status_code, "another model" in answer.json()["detail"]) == (409, True)
+
+
+def test_saliency_without_a_finite_probability_is_refused(client):
+    case = sent(client, picture(colour=(255, 0, 0)))
+    answer = client.get(f"/cases/{case['id']}/saliency")
+    assert (answer.status_code, "no finite" in answer.json()["detail"]) == (422, True)
+
+
+def test_no_more_saliency_is_computed_at_once_than_is_good(client, monkeypatch):
+    case = sent(client, picture(0.05))
+    import misgiving.serve.insight as insight
+
+    monkeypatch.setattr(insight, "_turns", insight.threading.BoundedSemaphore(1))
+    with insight._turns:
+        answer = client.get(f"/cases/{case['id']}/saliency")
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+    assert client.get(f"/cases/{case['id']}/saliency").status_code == 200
+
+
+@pytest.mark.parametrize("name", ["../page.py", "page.py", "..%2fpage.py", "nothing.js"])
+def test_only_modules_of_the_page_are_served_as_script(name, client):
+    assert client.get(f"/script/{name}").status_code == 404
+
+
+def test_every_module_that_the_page_imports_is_served(client):
+    pending, seen = ["page.js"], set()
+    while pending:
+        name = pending.pop()
+        seen.add(name)
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"].startswith("text/javascript")
+        found = [line.split('"')[1] for line in answer.text.splitlines() if ' from "./' in line]
+        modules = {f"script/{one.rpartition('/')[2]}" for one in found}
+        pending += sorted(modules - seen)
+    assert len(seen) == 10

@@ -1,0 +1,119 @@
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from calibrated import made_policy
+
+from misgiving.deferral import DriftMonitor
+from misgiving.serve import Store
+from misgiving.serve.records import Case
+from misgiving.serve.watch import Watch
+
+START = datetime(2030, 1, 1, tzinfo=UTC)
+
+
+def a_case(number, *, score=0.8, likeness=-100.0, content=None, policy="p" * 64):
+    received = START + timedelta(seconds=number)
+    return Case(
+        id=f"{int(received.timestamp() * 1e6):014x}{number:018x}",
+        received=received,
+        name="x.png",
+        predicted_class="dark",
+        probability=0.5,
+        probabilities={"dark": 0.5, "light": 0.5},
+        error_probability=0.5,
+        expected_loss=None,
+        predicted_loss=None,
+        foreign_p_value=None,
+        decision="accept" if score is not None and score > 0.85 else "defer",
+        reason="",
+        score=score,
+        foreign_score=likeness,
+        sha256=content or f"{number:064x}",
+        model_fingerprint="f" * 64,
+        policy_fingerprint=policy,
+        image_kept=False,
+    )
+
+
+@pytest.fixture
+def store(sqlite_place):
+    opened = Store.open(sqlite_place)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def watch(store):
+    return Watch(made_policy(), store, "p" * 64)
+
+
+def drawn(count, seed=0):
+    random = np.random.default_rng(seed)
+    scores, likenesses = random.uniform(0.5, 1, count), -random.uniform(0, 255, count)
+    return [
+        a_case(number, score=float(score), likeness=float(likeness))
+        for number, (score, likeness) in enumerate(zip(scores, likenesses, strict=True))
+    ]
+
+
+def e_values(seen):
+    return {test.name: test.e_value for test in seen.tests}
+
+
+def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_in_their_order(store, watch):
+    cases, monitor = drawn(30), DriftMonitor(made_policy())
+    store.add(cases[::-1])
+    for case in cases:
+        monitor.see(
+            score=case.score,
+            foreign_score=case.foreign_score,
+            accepted=case.decision == "accept",
+            content=case.sha256,
+        )
+    assert watch.look().tests == monitor.tests
+
+
+def test_it_goes_on_where_it_was_and_a_restart_finds_the_same(store, watch):
+    cases = drawn(40)
+    store.add(cases[:25])
+    watch.look()
+    store.add(cases[25:])
+    seen = watch.look()
+    assert seen.cases == 40
+    assert e_values(seen) == e_values(Watch(made_policy(), store, "p" * 64).look())
+
+
+def test_a_case_that_is_committed_after_a_younger_one_is_not_missed(store, watch):
+    cases = drawn(10)
+    store.add([*cases[:4], cases[9]])
+    watch.look()
+    store.add(cases[4:9])
+    assert watch.look().cases == 10
+
+
+def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
+    store.add([a_case(n, content="c" * 64) for n in range(5)])
+    store.add([a_case(9, policy="q" * 64)])
+    assert watch.look().cases == 1
+
+
+def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
+    store.add([a_case(n, score=None, likeness=None) for n in range(40)])
+    seen = watch.look()
+    assert set(seen.since) >= {"scores", "familiarity"}
+
+
+def test_it_tells_when_the_alarm_came(store, watch):
+    cases = [a_case(number, likeness=-400.0) for number in range(60)]
+    store.add(cases)
+    seen = watch.look()
+    (of,) = [test for test in seen.tests if test.name == "familiarity"]
+    assert seen.since["familiarity"] == cases[of.since - 1].received
+
+
+def test_many_cases_are_taken_in_portions(store, watch, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.watch.AT_ONCE", 20)
+    store.add(drawn(50))
+    looks = [watch.look() for _ in range(3)]
+    assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]
