@@ -34,12 +34,11 @@ test: $(VENV)/.dev ## Tests and doctests, one process for each core.
 coverage: $(VENV)/.dev ## Tests with the coverage of lines and branches.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
-soak: $(VENV)/.dev ## The long tests: many kills, many attacks.
-	$(BIN)/pytest -m soak
+soak: $(VENV)/.dev ## The long tests: many kills, many attacks, a thousand examples of each law.
+	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak
 
-bench: $(VENV)/.dev ## Speed and accuracy against others, side by side.
-	$(BIN)/python benchmarks/odin_grid.py
-	$(BIN)/python benchmarks/ood_metrics.py
+bench: $(VENV)/.dev ## Speed against others, into benchmarks/results.md; then the deferral guarantee.
+	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/guarantee.py
 
 fix: $(VENV)/.dev ## Mend style where that can be done by machine.

@@ -7,7 +7,7 @@ ratios, with the lowest and the highest.
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -84,22 +84,98 @@ class Comparison:
         middle = median(self.ratios)
         return middle >= self.bound if self.measure == "times as fast" else middle <= self.bound
 
+    @property
+    def aim(self) -> str:
+        """What the median must reach, in words."""
+        side = "at least" if self.measure == "times as fast" else "at most"
+        return f"{side} {self.bound:g} {self.measure}"
+
+    @property
+    def found(self) -> str:
+        """The median with its spread."""
+        return _with_spread(self.ratios)
+
+    @property
+    def seconds(self) -> str:
+        """The median time of either side."""
+        ours, theirs = (median(side) for side in zip(*self.rounds, strict=True))
+        return f"median seconds: ours {ours:.4g}, theirs {theirs:.4g}"
+
     def report(self) -> None:
         """Print what was measured, and add it to the record where there is one."""
-        ratios = self.ratios
-        aim = "at least" if self.measure == "times as fast" else "at most"
-        print(f"{self.what}, against {self.against}:")
-        print(
-            f"  median {median(ratios):.2f} {self.measure} (from {min(ratios):.2f} to "
-            f"{max(ratios):.2f}, {len(ratios)} rounds); {aim} {self.bound:g} is "
-            f"{'reached' if self.reached else 'NOT reached'}"
-        )
-        print(
-            f"  median seconds: ours {median(r.ours for r in self.rounds):.4g}, "
-            f"theirs {median(r.theirs for r in self.rounds):.4g}"
-        )
-        for note in self.notes:
-            print(f"  {note}")
-        if path := os.environ.get(RECORD):
-            with Path(path).open("a", encoding="utf-8") as file:
-                file.write(json.dumps(asdict(self)) + "\n")
+        _print(f"{self.what}, against {self.against}", self, len(self.rounds))
+        _say_more((self.seconds, *self.notes))
+        _record(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """A line of the table that is no ratio: what must not be much.
+
+    Attributes:
+        what: What was measured.
+        bound: What the median must not exceed.
+        values: Those of each round.
+        unit: Of the values.
+        notes: What else was seen.
+    """
+
+    what: str
+    bound: float
+    values: list[float]
+    unit: str = "s"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reached(self) -> bool:
+        """Whether the median is as good as the bound."""
+        return median(self.values) <= self.bound
+
+    @property
+    def aim(self) -> str:
+        """What the median must reach, in words."""
+        return f"at most {self.bound:g} {self.unit}"
+
+    @property
+    def found(self) -> str:
+        """The median with its spread."""
+        return f"{_with_spread(self.values)} {self.unit}"
+
+    def report(self) -> None:
+        """Print what was measured, and add it to the record where there is one."""
+        _print(self.what, self, len(self.values))
+        _say_more(self.notes)
+        _record(self)
+
+
+def read_record(path: Path) -> list[Comparison | Reading]:
+    """What scripts have added to a record, in their order."""
+    return [_from(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _from(fields: dict[str, Any]) -> Comparison | Reading:
+    fields["notes"] = tuple(fields["notes"])
+    if "values" in fields:
+        return Reading(**fields)
+    return Comparison(**{**fields, "rounds": [Round(*times) for times in fields["rounds"]]})
+
+
+def _with_spread(numbers: list[float]) -> str:
+    return f"{median(numbers):.2f} ({min(numbers):.2f} to {max(numbers):.2f})"
+
+
+def _print(what: str, found: Comparison | Reading, rounds: int) -> None:
+    print(f"{what}:")
+    reached = "reached" if found.reached else "NOT reached"
+    print(f"  median {found.found} in {rounds} rounds; {found.aim} is {reached}")
+
+
+def _say_more(notes: Iterable[str]) -> None:
+    for note in notes:
+        print(f"  {note}")
+
+
+def _record(found: Comparison | Reading) -> None:
+    if path := os.environ.get(RECORD):
+        with Path(path).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(found)) + "\n")

@@ -1,6 +1,7 @@
 import sys
 from pathlib import Path
 
+import hypothesis
 import jaxtyping
 import pytest
 from coloured import coloured_set
@@ -8,6 +9,13 @@ from coloured import coloured_set
 from misgiving import cli
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+# A busy machine is no failure, so that time is not judged. The same examples each time, unless
+# `make soak` asks for many more and for others.
+UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("check", max_examples=50, derandomize=True, **UNTIMED)
+hypothesis.settings.register_profile("soak", max_examples=1000, print_blob=True, **UNTIMED)
+hypothesis.settings.load_profile("check")
 
 
 @pytest.fixture

@@ -1,12 +1,16 @@
 import json
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from commands import reseal
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.errors import DataError
+from misgiving.files import read_sealed, write_sealed
 
 
 @pytest.fixture
@@ -80,17 +84,13 @@ def cut(name):
 
 
 def without_key(run):
-    config = json.loads((run / "config.json").read_text())
+    config = read_sealed(run / "config.json")
     del config["classes"]
-    (run / "config.json").write_text(json.dumps(config))
+    write_sealed(run / "config.json", config)
 
 
 def with_value(name, value):
-    def damage(run):
-        config = json.loads((run / "config.json").read_text())
-        (run / "config.json").write_text(json.dumps({**config, name: value}))
-
-    return damage
+    return lambda run: reseal(run, **{name: value})
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,10 @@ def with_value(name, value):
         (remove("model.safetensors"), "model.safetensors: missing or damaged weights"),
         (remove("split.csv"), "split.csv"),
         (replace_text("config.json", "{"), "config.json: not valid JSON"),
-        (replace_text("config.json", "{}"), "config.json: not of format 1"),
-        (cut("model.safetensors"), "model.safetensors: missing or damaged weights"),
+        (replace_text("config.json", "{}"), "config.json: not of format 2"),
+        (with_value("format", 0), "config.json: not of format 2; train again"),
+        (with_value("format", 3), "of format 3, which a newer misgiving wrote; update yours"),
+        (cut("model.safetensors"), "model.safetensors: damaged or changed"),
         (without_key, "config.json: damaged"),
         (with_value("classes", ["a", "a", "b"]), "3 different names"),
         (with_value("class_weights", [1.0]), "3 numbers of at least 0"),
@@ -110,6 +112,7 @@ def with_value(name, value):
         (with_value("architecture", None), "config.json: damaged"),
         (with_value("preprocessing", []), "config.json: damaged"),
         (replace_text("split.csv", "id\n"), "split.csv: damaged"),
+        (cut("split.csv"), "split.csv: damaged or changed"),
     ],
 )
 def test_a_damaged_run_is_refused_by_the_name_of_the_file(checkpoint, tmp_path, damage, message):
@@ -118,3 +121,60 @@ def test_a_damaged_run_is_refused_by_the_name_of_the_file(checkpoint, tmp_path, 
     damage(run)
     with pytest.raises(DataError, match=message):
         load(run)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "split.csv", "config.json"])
+def test_one_flipped_bit_anywhere_in_a_run_is_noticed(checkpoint, tmp_path, name):
+    run = tmp_path / "run"
+    save(run, checkpoint)
+    content = (run / name).read_bytes()
+    for at in np.linspace(0, len(content) - 2, 12).astype(int):
+        damaged = bytearray(content)
+        damaged[at] ^= 1
+        (run / name).write_bytes(damaged)
+        with pytest.raises(DataError, match=name):
+            load(run)
+    (run / name).write_bytes(content)
+    load(run)
+
+
+def test_a_run_of_the_format_without_checksums_is_still_read(checkpoint, tmp_path):
+    run = tmp_path / "run"
+    save(run, checkpoint)
+    config = {**read_sealed(run / "config.json"), "format": 1}
+    del config["checksums"]
+    (run / "config.json").write_text(json.dumps(config))
+    assert load(run).classes == checkpoint.classes
+
+
+class Mark:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "split.csv", "config.json"])
+@pytest.mark.parametrize("is_sealed", [True, False])
+def test_a_pickle_in_place_of_a_file_is_refused_and_not_executed(
+    checkpoint, tmp_path, name, is_sealed
+):
+    run, mark = tmp_path / "run", tmp_path / "executed"
+    save(run, checkpoint)
+    torch.save({"weight": Mark(mark)}, run / name)
+    if is_sealed and name != "config.json":  # as somebody would who wants it to be loaded
+        reseal(run)
+    with pytest.raises(DataError, match=name):
+        load(run)
+    assert not mark.exists()
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint, tmp_path):
+    state = checkpoint.model.state_dict()
+    next(iter(state.values()))[0] = torch.nan
+    save(tmp_path / "run", checkpoint)
+    with pytest.raises(DataError, match=r"model\.safetensors: .* not finite"):
+        load(tmp_path / "run")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import one_line
+from commands import one_line, reseal
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
@@ -164,9 +164,8 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with
 
 def test_other_preprocessing_makes_another_model(misgiving, with_policy):
     path = with_policy / "config.json"
-    config = json.loads(path.read_text())
-    config["preprocessing"]["crop"] = 0.5
-    path.write_text(json.dumps(config))
+    preprocessing = json.loads(path.read_text())["preprocessing"]
+    reseal(with_policy, preprocessing={**preprocessing, "crop": 0.5})
     code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 1
     assert "was calibrated for the model" in one_line(error)
@@ -262,6 +261,7 @@ def test_a_policy_of_another_model_is_refused(misgiving, with_policy):
     save_file(
         {**state, first: state[first] + torch.tensor(0.01)}, with_policy / "model.safetensors"
     )
+    reseal(with_policy)
     code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 1
     assert "was calibrated for the model" in one_line(error)

@@ -1,3 +1,4 @@
+import csv
 import json
 import os
 import signal
@@ -6,8 +7,9 @@ import sys
 
 import pytest
 
+from misgiving import files
 from misgiving.errors import UsageError
-from misgiving.files import whole_file, whole_folder, write_csv, write_json
+from misgiving.files import clear_abandoned, whole_file, whole_folder, write_csv, write_json
 
 
 def names(folder):
@@ -64,6 +66,13 @@ def test_a_table_has_unix_line_ends_on_every_system(tmp_path):
     assert (tmp_path / "t.csv").read_bytes() == b'a,b\n1,"x,y"\n'
 
 
+@pytest.mark.parametrize("cell", ["a\rb", "a\r\nb", "\r", "a\nb"])
+def test_an_end_of_line_inside_a_cell_survives(cell, tmp_path):
+    write_csv(tmp_path / "t.csv", ("a", "b"), [(cell, "x"), ("y", cell)])
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        assert list(csv.reader(file)) == [["a", "b"], [cell, "x"], ["y", cell]]
+
+
 def test_only_an_ordinary_file_is_replaced(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(UsageError, match="not an ordinary file"):
@@ -113,3 +122,26 @@ def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
     finally:
         living.kill()
         living.communicate()
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """With little time between making an unfinished file and locking it."""
+    monkeypatch.setattr(files, "MOMENT", 0.2)
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_was_left_a_moment_ago_is_removed_as_soon_as_its_age_tells(tmp_path):
+    (tmp_path / ".unit.x.new").mkdir()
+    (tmp_path / ".other.x.new").mkdir()
+    clear_abandoned([tmp_path / "unit"])
+    assert names(tmp_path) == [".other.x.new"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_somebody_still_writes_is_left_alone(tmp_path):
+    with whole_folder(tmp_path / "unit"):
+        (theirs,) = tmp_path.iterdir()
+        os.utime(theirs, (0, 0))
+        clear_abandoned([tmp_path / "unit"])
+        assert theirs.is_dir()

@@ -3,6 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from misgiving import losses
 from misgiving.errors import UsageError
 from misgiving.losses import AUXILIARY_LOSSES, joint_objective, primary_losses, ranking_loss
 
@@ -72,8 +73,100 @@ def test_the_backward_pass_of_a_large_batch_keeps_no_matrix_of_pairs():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        ranking_loss(torch.randn(size, requires_grad=True), torch.rand(size))
+    assert max(saved) <= size
+
+
+def test_the_backward_pass_of_listed_pairs_keeps_no_matrix_of_them():
+    size, saved = 300, []
+
+    def note(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         ranking_loss(torch.randn(size, requires_grad=True), torch.rand(size), rows_at_once=100)
     assert max(saved) <= size * 100
+
+
+@pytest.fixture
+def counting(monkeypatch):
+    """Pairs are counted in small batches too."""
+    monkeypatch.setattr(losses, "PAIR_BY_PAIR", 0)
+
+
+def with_every_tie(size, seed):
+    """On a grid with ties of either loss and of both, where penalties of exactly 0 occur."""
+    random = torch.Generator().manual_seed(seed)
+    predicted = torch.randint(-8, 8, (size,), generator=random).double() / 4 + 100 * (seed % 2)
+    return predicted, torch.randint(0, 6, (size,), generator=random).double()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 8, 9, 31, 32, 33])
+@pytest.mark.parametrize("margin", [0.0, 0.3, 0.5, 1.0, 10.0])
+@pytest.mark.usefixtures("counting")
+def test_counted_pairs_are_equation_1_with_its_gradient(size, margin):
+    for seed in range(6):
+        predicted, true = with_every_tie(size, seed)
+        leaf = predicted.clone().requires_grad_()
+        loss = ranking_loss(leaf, true, margin=margin, reduction="sum")
+        terms = [penalty(predicted, true, i, j, margin) for i, j in all_pairs(size)]
+        assert loss.item() == pytest.approx(sum(terms), rel=1e-10, abs=1e-10)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+        assert gradient.tolist() == slopes(predicted, true, margin)
+
+
+def slopes(predicted, true, margin):
+    """The gradient of the sum, term by term; 0 at a kink."""
+    gradient = [0.0] * len(predicted)
+    for i, j in all_pairs(len(predicted)):
+        if penalty(predicted, true, i, j, margin) > 0:
+            indicator = 1.0 if true[i] > true[j] else -1.0
+            gradient[i] -= indicator
+            gradient[j] += indicator
+    return gradient
+
+
+@pytest.mark.usefixtures("counting")
+def test_counted_pairs_have_the_gradient_of_their_value():
+    predicted, true = with_ties(7)
+    assert torch.autograd.gradcheck(lambda p: ranking_loss(p, true), (predicted.requires_grad_(),))
+
+
+@pytest.mark.parametrize("size", [385, 2000])
+def test_counted_pairs_of_a_large_batch_are_those_that_are_listed(size, monkeypatch):
+    predicted, true = with_ties(size)
+    results = []
+    for listed in (0, size):
+        monkeypatch.setattr(losses, "PAIR_BY_PAIR", listed)
+        leaf = predicted.clone().requires_grad_()
+        loss = ranking_loss(leaf, true)
+        results.append((loss, *torch.autograd.grad(loss, leaf)))
+    torch.testing.assert_close(*results, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_counted_pairs_are_exact_in_narrow_types(dtype):
+    predicted, true = with_every_tie(400, 0)
+    leaf = predicted.to(dtype).requires_grad_()
+    loss = ranking_loss(leaf, true.float())
+    expected = ranking_loss(predicted, true)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    loss.backward()
+    assert leaf.grad.dtype == dtype
+
+
+def test_a_margin_is_not_lost_beside_large_predictions():
+    predicted = torch.full((400,), 1e9)
+    assert ranking_loss(predicted, torch.rand(400)).item() == 1.0
+
+
+@pytest.mark.parametrize("broken", ["predicted", "true"])
+def test_what_is_not_a_number_cannot_be_ranked(broken):
+    values = {"predicted": torch.randn(400), "true": torch.rand(400)}
+    values[broken][7] = torch.nan
+    assert ranking_loss(**values).isnan()
 
 
 @pytest.mark.parametrize("pairs", ["all", "halves"])

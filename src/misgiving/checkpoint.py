@@ -18,10 +18,21 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import whole_file, whole_folder, write_csv, write_json
+from misgiving.files import (
+    SEAL,
+    file_checksum,
+    read_sealed,
+    whole_file,
+    whole_folder,
+    write_csv,
+    write_sealed,
+)
 from misgiving.models.joint import JointClassifier
 
-FORMAT = 1
+FORMAT = 2
+UNSEALED = 1  # a format that can still be read, whose files nothing checks
+CHECKED = ("model.safetensors", "split.csv")
+CHANGED = "damaged or changed after it was written; restore it from a copy, or train again"
 POLICY_FOLDER, POLICY = "policy", "policy.json"
 PACKAGES = (
     "misgiving",
@@ -135,7 +146,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     with whole_file(folder / "model.safetensors") as partial:
         save_file(state, partial)
     write_split(folder / "split.csv", checkpoint.split)
-    write_json(folder / "config.json", _config(checkpoint))
+    checksums = {name: file_checksum(folder / name) for name in CHECKED}
+    write_sealed(folder / "config.json", {**_config(checkpoint), "checksums": checksums})
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -159,6 +171,7 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     config = _read_config(folder)
+    _refuse_changed(folder, config.get("checksums", {}))
     try:
         architecture = _architecture(config["architecture"])
         checkpoint = Checkpoint(
@@ -192,6 +205,8 @@ _OWN_KEYS = frozenset(
         "class_weights",
         "estimates_losses",
         "versions",
+        "checksums",
+        SEAL,
     }
 )
 
@@ -234,14 +249,39 @@ def _read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); train again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    _refuse_other_format(path, config)
+    return config if config["format"] == UNSEALED and SEAL not in config else _sealed(path)
+
+
+def _refuse_other_format(path: Path, config: object) -> None:
+    found = config.get("format") if isinstance(config, dict) else None
+    if isinstance(found, int) and found > FORMAT:
+        raise DataError(f"{path}: of format {found}, which a newer misgiving wrote; update yours")
+    if found not in (UNSEALED, FORMAT):
         raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
-    return config
+
+
+def _sealed(path: Path) -> dict[str, Any]:
+    try:
+        return read_sealed(path)
+    except ValueError as error:
+        raise DataError(f"{path}: {CHANGED}") from error
+
+
+def _refuse_changed(folder: Path, checksums: Mapping[str, str]) -> None:
+    """Refuse files that are not as they were written; one that is missing is told later."""
+    for name, written in checksums.items():
+        path = folder / name
+        if path.is_file() and file_checksum(path) != written:
+            raise DataError(f"{path}: {CHANGED}")
 
 
 def _fill(model: JointClassifier, path: Path) -> None:
     try:
-        model.load_state_dict(load_file(path))
+        state = load_file(path)
+        model.load_state_dict(state)
     except (OSError, SafetensorError, RuntimeError) as error:  # the last names every tensor
         first = str(error).strip().splitlines()[0]
         raise DataError(f"{path}: missing or damaged weights ({first}); train again") from error
+    if wrong := [name for name, tensor in state.items() if not tensor.isfinite().all()]:
+        raise DataError(f"{path}: {wrong[0]} holds numbers that are not finite; train again")

@@ -1,5 +1,7 @@
 """Failures that are explained to a person in one line: what is wrong, where, and what helps."""
 
+from typing import NamedTuple
+
 
 class ExplainedError(Exception):
     """A failure whose message names culprit and remedy; the command line prints only that."""
@@ -29,3 +31,36 @@ class StoppedError(ExplainedError):
 
 class ProcessLostError(ExplainedError):
     """Another process of a command has ended, so that this one cannot go on."""
+
+
+class BadImage(NamedTuple):
+    """An image that cannot be read, by its id, and why, in one line that names the file."""
+
+    image: str
+    reason: str
+
+    def __str__(self) -> str:
+        name = visible(self.image)
+        return self.reason if name in self.reason else f"{name}: {self.reason}"
+
+
+class BadImages(DataError):
+    """Images that cannot be read; the message names the first, `images` has all of them.
+
+    `whole` says whether these are all images of the set.
+    """
+
+    images: tuple[BadImage, ...] = ()
+    whole: bool = False
+
+
+def visible(text: str) -> str:
+    r"""Text in which a line break, or what a terminal would obey, stands as an escape.
+
+    >>> print(visible("a\nb"))
+    a\nb
+    """
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )

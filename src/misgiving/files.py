@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import os
+import re
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp, mkstemp
@@ -17,6 +19,8 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
+SEAL = "seal"  # the key of a checksum in the JSON that it is of
+CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
@@ -31,7 +35,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
     partial = _locked(Path(name), handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
         partial.replace(path)
     finally:
@@ -48,7 +53,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
     handle = os.open(made, os.O_RDONLY)
     partial = _locked(made, handle)
     try:
-        yield partial
+        with disk_faults(path):
+            yield partial
         partial.chmod(0o777 & ~_umask())
         _swap(partial, path)
     finally:
@@ -56,10 +62,17 @@ def whole_folder(path: Path) -> Iterator[Path]:
         os.close(handle)
 
 
-def checksum(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal; the file need not fit into memory."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def disk_faults(path: Path) -> Iterator[None]:
+    """Turn a library's own error about a failed write of `path` into the system's, an OSError."""
+    try:
+        yield
+    except Exception as error:
+        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it
+        if told is None:
+            raise
+        number = int(told[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def write_text(path: Path, text: str) -> None:
@@ -73,6 +86,36 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON with a checksum of itself."""
+    write_json(path, {**content, SEAL: _seal(content)})
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Inverse of `write_sealed`.
+
+    Raises:
+        ValueError: It is not as it was written.
+    """
+    content = dict(json.loads(path.read_text(encoding="utf-8")))
+    if content.pop(SEAL, None) != _seal(content):
+        raise ValueError(f"{path}: is not as it was written")
+    return content
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def file_checksum(path: Path) -> str:
+    """CRC-32 of a file in hexadecimal: made against accidents, and as quick as a disk."""
+    total = 0
+    with path.open("rb") as file:
+        while part := file.read(CHUNK):
+            total = zlib.crc32(part, total)
+    return f"{total:08x}"
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whole or not at all."""
     write_text(path, csv_text(header, rows))
@@ -80,11 +123,14 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table as comma-separated values with Unix line ends."""
+    return "".join(map(_csv_line, (header, *rows)))
+
+
+def _csv_line(cells: Sequence[object]) -> str:
+    """A row; one end of line is written and another asked for, which quotes cells that hold it."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
+    csv.writer(text, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _locked(made: Path, handle: int) -> Path:
@@ -93,8 +139,24 @@ def _locked(made: Path, handle: int) -> Path:
     return made.replace(made.with_suffix(LOCKED))
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs."""
+def clear_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files and folders, waiting until that is sure.
+
+    What somebody still writes is left alone in the end.
+    """
+    deadline = time.monotonic() + 2 * MOMENT  # the clocks of file servers differ
+    left = [path for path in paths if _remove_abandoned(path)]
+    while left and time.monotonic() < deadline:
+        time.sleep(MOMENT / 50)
+        left = [path for path in left if _remove_abandoned(path)]
+
+
+def _remove_abandoned(path: Path) -> bool:
+    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs.
+
+    Gives whether something stays: its owner lives, or will lock it in a moment.
+    """
+    stays = False
     unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
     for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
         try:
@@ -104,12 +166,15 @@ def _remove_abandoned(path: Path) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:  # its owner lives, or this file system cannot tell
-            continue
+            stays = True
         else:
             if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > MOMENT:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
+            else:
+                stays = True
         finally:
             os.close(handle)
+    return stays
 
 
 def _swap(partial: Path, path: Path) -> None:

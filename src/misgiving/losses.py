@@ -22,6 +22,7 @@ Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
 
 ROWS_AT_ONCE = 1024  # rows of the matrix of pairs that are in memory at one time
+PAIR_BY_PAIR = 384  # the largest batch whose pairs are listed; beyond, counting them is faster
 
 
 AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
@@ -43,7 +44,8 @@ def ranking_loss(
     open: `all` takes every ordered pair i != j, `halves` pairs i with B-1-i once (Yoo & Kweon,
     2019; the middle of an odd batch has no partner). It prints a sum; the mean keeps the weight of
     this term independent of the batch size. A batch without a pair has nothing in the wrong order:
-    its loss is 0. Memory is O(B * rows_at_once).
+    its loss is 0. Up to `PAIR_BY_PAIR` samples pairs are listed, `rows_at_once` samples with all
+    others at once; beyond, they are counted in O(B log B) time and O(B) memory.
 
     >>> true = torch.tensor([0.1, 2.0])
     >>> ranking_loss(torch.tensor([0.0, 5.0]), true).item()
@@ -72,6 +74,8 @@ def _all_pairs(
     predicted: Losses, true: Losses, margin: float, rows_at_once: int
 ) -> tuple[Scalar, int]:
     size = len(predicted)
+    if size > PAIR_BY_PAIR and predicted.device.type != "mps":  # which has no float64
+        return _counted(predicted, true, margin), size * (size - 1)
     if size <= rows_at_once:
         return _rows_penalty(predicted, true, 0, size, margin), size * (size - 1)
     penalties = [
@@ -91,10 +95,71 @@ def _rows_penalty(predicted: Losses, true: Losses, start: int, stop: int, margin
     """Sum the penalties of the pairs (i, j) with start <= i < stop and any j != i."""
     order = torch.where(true[start:stop, None] > true, 1.0, -1.0)
     gap = predicted[start:stop, None] - predicted
-    penalties = F.relu(margin - order * gap)
-    rows = torch.arange(start, stop, device=true.device)
-    itself = rows[:, None] == torch.arange(len(true), device=true.device)
-    return penalties.masked_fill(itself, 0.0).sum()
+    margins = torch.full_like(order, margin, dtype=_at_least_single(predicted))
+    margins.diagonal(start).zero_()  # of a sample and itself, which are not a pair
+    return F.relu(margins - order * gap).sum()
+
+
+def _counted(predicted: Losses, true: Losses, margin: float) -> Scalar:
+    """Sum the penalties of all pairs without listing them, in O(B log B) time and O(B) memory.
+
+    A pair with true_i < true_j is penalised by relu(margin + p_i - p_j) in both of its orders, and
+    each order of a tie by the same with its own i and j. So with c_i, how often sample i is the
+    lower one of a pair whose penalty is above 0, and d_i, how often the higher one, the sum is
+    margin * sum(c) + sum(p * (c - d)). Its gradient is c - d, as counts change at the kinks alone.
+    In float64, where p_i + margin is not rounded to p_i.
+    """
+    wide = predicted.double()
+    lower, higher = _active_pairs(wide.detach(), true, margin)
+    centred = wide - wide.detach().mean()  # sum(c - d) is 0; small numbers keep more digits
+    total = margin * lower.sum().double() + (centred * (lower - higher)).sum()
+    unordered = ~predicted.isfinite().all() | true.isnan().any()
+    total = total.masked_fill(unordered, torch.nan)
+    return total.to(_at_least_single(predicted))
+
+
+def _at_least_single(values: Tensor) -> torch.dtype:
+    return torch.promote_types(values.dtype, torch.float32)
+
+
+@torch.no_grad()
+def _active_pairs(predicted: Losses, true: Losses, margin: float) -> tuple[Tensor, Tensor]:
+    """How often each sample is the lower, and the higher, one of a pair with a penalty above 0.
+
+    Sorted by predicted loss, the partners of a lower sample i are among a prefix, p_j < p_i +
+    margin, and those of a higher one among a suffix. Which of them have the higher (lower) true
+    loss is found bit by bit of its rank, as in a wavelet matrix (Claude, Navarro & Ordonez, 2015):
+    at the first bit in which two ranks differ, the higher has the one. After each bit, samples
+    with a zero go before those with a one, and the ends of prefixes and suffixes follow their own.
+    """
+    ascending, order = predicted.sort()
+    ranks = torch.searchsorted(true.sort().values, true)[order]
+    size, places = len(ranks), torch.arange(len(ranks), device=ranks.device)
+    prefix = torch.searchsorted(ascending, ascending + margin)
+    suffix = torch.searchsorted(prefix, places, right=True)
+    ends = torch.stack([torch.zeros_like(prefix), prefix, suffix, torch.full_like(prefix, size)])
+    counts = places.new_full((2, size), -1)  # a sample and itself are not a pair
+    parted = ranks
+    for bit in reversed(range((size - 1).bit_length())):
+        one, own = (parted >> bit) & 1, (ranks >> bit) & 1
+        ones = F.pad(one.cumsum(0), (1, 0))
+        among_ones = ones[ends].diff(dim=0)[::2]
+        among_zeros = ends.diff(dim=0)[::2] - among_ones
+        counts[0] += 2 * (1 - own) * among_ones[0]
+        counts[1] += 2 * own * among_zeros[1]
+        ends = _zeros_first(ends, ones, own)
+        parted = torch.empty_like(parted).scatter_(0, _zeros_first(places, ones, one), parted)
+    counts += ends.diff(dim=0)[::2]  # ties, each order once
+    lower, higher = torch.empty_like(counts).index_copy_(1, order, counts)
+    return lower, higher
+
+
+def _zeros_first(
+    places: Int[Tensor, "*rows batch"], ones: Int[Tensor, " _"], one: Int[Tensor, " batch"]
+) -> Int[Tensor, "*rows batch"]:
+    """Where places go as samples with a zero are put first; `ones` counts those before a place."""
+    before = ones[places]
+    return torch.where(one == 1, len(ones) - 1 - ones[-1] + before, places - before)
 
 
 def _halves(

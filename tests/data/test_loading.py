@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import pickle
@@ -5,7 +6,9 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from misgiving.data import loading
+from misgiving.data import intact, loading
 from misgiving.data.datasets import (
     Dataset,
     HashedImage,
@@ -203,6 +206,58 @@ def test_a_damaged_cache_is_rebuilt(tmp_path, damage):
     again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(again.images, [SMALL(image) for image in pixels()])
     assert again.hashes == good.hashes
+
+
+def flipped(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("at", [-1, -200, 128])  # the first pixel follows a header of 128 bytes
+def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, at):
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    flipped(folder / "images.npy", at)
+    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    with pytest.raises(DataError, match="not as it was written; run the same command again"):
+        again.read(np.arange(7))
+    third = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
+
+
+def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
+    prepared, checked = prepare(in_memory(pixels()), SMALL, cache=tmp_path), []
+    monkeypatch.setattr(intact, "checksum", lambda data: checked.append(data) or zlib.crc32(data))
+    prepared.select(np.array([2, 3])).read(np.array([1, 0, 1]))
+    prepared.read(np.arange(7))
+    prepared.read(np.arange(7))
+    assert set(checked) == {SMALL(image).tobytes() for image in pixels()}
+    assert len(checked) <= 8
+
+
+def test_a_damaged_cache_for_reading_only_is_told_how_to_repair(tmp_path, monkeypatch):
+    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    flipped(folder / "images.npy", -1)
+    again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    monkeypatch.setattr(Path, "unlink", refuse_to_write)
+    with pytest.raises(DataError, match=rf"{folder.name}: .*remove that folder"):
+        again.read(np.arange(7))
+
+
+def refuse_to_write(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+
+def test_any_flipped_bit_of_the_record_has_the_set_prepared_anew(tmp_path):
+    good = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    (folder,) = tmp_path.iterdir()
+    content = (folder / "hashes.json").read_bytes()
+    for at in range(0, len(content), 41):
+        flipped(folder / "hashes.json", at)
+        assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == good.hashes
+        assert (folder / "hashes.json").read_bytes() == content
 
 
 class Payload(str):
@@ -414,3 +469,58 @@ def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expecte
     monkeypatch.setenv("XDG_CACHE_HOME", variable)
     monkeypatch.setenv("HOME", "/h")
     assert default_cache() == Path(expected)
+
+
+def threads_after(batches_of):
+    before = threading.active_count()
+    batches_of()
+    return threading.active_count() - before
+
+
+def test_no_thread_is_left_when_batches_are_used_up_or_abandoned(tmp_path):
+    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
+    assert threads_after(lambda: list(batches(prepared, batch_size=1))) == 0
+    assert threads_after(lambda: next(batches(prepared, batch_size=1))) == 0
+
+
+class SlowPixels:
+    """Counts how many batches have been read."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+        self.shape = array.shape
+
+    def __getitem__(self, rows):
+        self.read += 1
+        if len(self.array) <= rows.max():
+            raise DataError("the disk is gone")
+        return self.array[rows]
+
+
+def test_reading_is_two_batches_ahead_and_no_more(tmp_path, as_in_use):  # noqa: ARG001
+    prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
+    slow = SlowPixels(prepared.images)
+    running = batches(replace(prepared, images=slow), batch_size=1)
+    for used in (1, 2, 3):
+        next(running)
+        wait_until(lambda used=used: slow.read >= used + 2)
+        time.sleep(0.05)  # time to read too much
+        assert slow.read == used + 2
+
+
+def wait_until(true):
+    deadline = time.monotonic() + 10
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_for(
+    tmp_path,
+    as_in_use,  # noqa: ARG001
+):
+    prepared = prepare(in_memory(pixels(4)), SMALL, cache=tmp_path)
+    broken = replace(prepared, images=SlowPixels(prepared.images[:3]))
+    running = batches(broken, batch_size=1)
+    assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(DataError, match="the disk is gone"):
+        next(running)

@@ -55,7 +55,7 @@ def on_its_own(checkpoint, path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
-    _, rows = predict_images(run, [photos], device="cpu", batch_size=batch_size)
+    _, rows, _ = predict_images(run, [photos], device="cpu", batch_size=batch_size)
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]

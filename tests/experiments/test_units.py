@@ -3,6 +3,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 from tiny import TINY
 
 from misgiving.errors import DataError, TrainingError, UsageError
@@ -10,7 +11,12 @@ from misgiving.experiments import units as units_module
 from misgiving.experiments.bench import Bench, Listener
 from misgiving.experiments.collection import collect
 from misgiving.experiments.protocol import Unit, chosen_units, units
-from misgiving.experiments.units import is_finished, is_trained, reproduce_units
+from misgiving.experiments.units import (
+    is_finished,
+    is_trained,
+    on_this_machine,
+    reproduce_units,
+)
 
 
 def test_a_finished_unit_is_not_done_again(bench, reproduction):
@@ -58,27 +64,55 @@ def test_a_unit_that_fails_leaves_nothing(bench, tmp_path, monkeypatch):
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
-CHOICES = (",chosen,", ",accepted_by,")  # between detectors that are level after one epoch
-
-
-def test_processes_give_the_results_of_one(tmp_path, cache, reproduction):
+@pytest.mark.parametrize("threads", [1, 2])
+def test_processes_give_the_bytes_of_one_with_as_many_threads(tmp_path, cache, threads):
     small = Bench(replace(TINY, trials=1, models=("vanilla",)), cache)
-    reproduce_units(small, tmp_path, jobs=2)
-    for unit in units(small.protocol):
-        columns = [
-            [
-                row.rsplit(",", 1)[0]
-                for row in (folder / unit.folder / "results.csv").read_text().splitlines()
-                if not any(choice in row for choice in CHOICES)
-            ]
-            for folder in (tmp_path, reproduction)
-        ]
-        assert columns[0] == columns[1]
+    for name, jobs in (("one", 1), ("several", 2)):
+        run = on_this_machine(jobs=jobs, threads=threads)
+        reproduce_units(small, tmp_path / name, run=run)
+        collect(small, tmp_path / name)
+    for name in ("results.csv", "intervals.csv", "histories.csv"):
+        one, several = (tmp_path / place / name for place in ("one", "several"))
+        assert one.read_bytes() == several.read_bytes()
+    assert json.loads((tmp_path / "several" / "settings.json").read_text())["unit_threads"] == [
+        threads
+    ]
 
 
-def test_less_than_one_job_is_refused(bench, tmp_path):
+def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_were(
+    bench, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(units_module, "_do", lambda *_: seen.append(torch.get_num_threads()))
+    before = torch.get_num_threads()
+    unit = Unit("generalization", 0, "vanilla")
+    reproduce_units(bench, tmp_path, run=on_this_machine(threads=3), chosen=[unit])
+    assert seen == [3]
+    assert json.loads((tmp_path / unit.folder / "timing.json").read_text())["threads"] == 3
+    assert torch.get_num_threads() == before
+
+
+def test_a_unit_that_is_finished_with_other_threads_counts(bench, reproduction):
+    listened = []
+    bench.listener, before = Listener(on_unit=listened.append), bench.listener
+    reproduce_units(bench, reproduction, run=on_this_machine(threads=7))
+    bench.listener = before
+    assert listened == []
+
+
+def test_units_with_other_threads_are_collected_anew(bench, reproduction, tmp_path):
+    shutil.copytree(reproduction, tmp_path / "copy")
+    before = json.loads((tmp_path / "copy" / "settings.json").read_text())["unit_threads"]
+    timing = tmp_path / "copy" / Unit("generalization", 1, "vanilla").folder / "timing.json"
+    timing.write_text(json.dumps({"seconds": 1.0, "threads": 64}))
+    collect(bench, tmp_path / "copy")
+    after = json.loads((tmp_path / "copy" / "settings.json").read_text())["unit_threads"]
+    assert after == [*before, 64]
+
+
+def test_less_than_one_job_is_refused():
     with pytest.raises(UsageError, match="jobs must be at least 1"):
-        reproduce_units(bench, tmp_path, jobs=0)
+        on_this_machine(jobs=0)
 
 
 def test_only_the_chosen_units_are_done(bench, tmp_path):

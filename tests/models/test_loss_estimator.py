@@ -41,3 +41,22 @@ def test_the_tap_of_logits_sends_no_gradient_to_the_classifier():
     estimator([activation], logits).sum().backward()
     assert logits.grad is None
     assert activation.grad.abs().sum() > 0
+
+
+def test_an_activation_gets_the_gradient_of_its_average():
+    estimator = LossEstimator(channels=(2, 3), hidden=4).double()
+    taps = [torch.randn(3, 2, 4, 5), torch.randn(3, 3, 2, 2)]
+    taps = [tap.double().requires_grad_() for tap in taps]
+    assert torch.autograd.gradcheck(lambda *taps: estimator(taps), taps)
+    assert torch.autograd.gradgradcheck(lambda *taps: estimator(taps), taps)
+
+
+def test_a_gradient_with_its_channels_last_keeps_them_there():
+    estimator = LossEstimator(channels=(8,), hidden=4)
+    image = torch.randn(2, 8, 5, 5).contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradients = []
+    tapped = image * 1.0
+    tapped.register_hook(gradients.append)  # called with the sum of both gradients
+    after = tapped * 2.0
+    (estimator([tapped]).sum() + after.square().sum()).backward()
+    assert gradients[0].is_contiguous(memory_format=torch.channels_last)

@@ -321,3 +321,15 @@ def test_predicted_loss_and_msp_are_told_apart_by_disjoint_intervals(predicted, 
 
 def test_predicted_loss_and_msp_without_intervals_cannot_be_compared():
     assert "cannot be compared" in estimation_sentence([estimate("msp", 0.7, 0.74)])
+
+
+def test_names_that_are_markup_are_shown_and_not_executed(folder):
+    """Names of classes come from folders, and names of images from files."""
+    name, hostile = "BCC", "<img src=x onerror=alert(1)><script>alert(2)</script>"
+    changed = [path for path in folder.rglob("*") if path.suffix in (".csv", ".json")]
+    for path in changed:
+        path.write_text(path.read_text(encoding="utf-8").replace(name, hostile), encoding="utf-8")
+    reader = read(folder)
+    assert reader.texts("script") == []
+    assert not any("onerror" in image for image in reader.images)
+    assert any(hostile in text for _, _, text in reader.found)

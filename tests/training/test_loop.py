@@ -62,7 +62,7 @@ def test_vanilla_is_bit_for_bit_a_plain_pytorch_loop(images):
     vanilla, _ = trained(images, **VANILLA)
     model = build(taps=()).train()
     weights = torch.tensor([1.0, 1.0, 1.0])  # the classes are of one size
-    optimizer = Adam(model.parameters(), 1e-3, betas=(0.9, 0.999), weight_decay=5e-4)
+    optimizer = Adam(model.parameters(), 1e-3, betas=(0.9, 0.999), weight_decay=5e-4, fused=True)
     with seeded(5):
         for epoch in (1, 2):
             random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]

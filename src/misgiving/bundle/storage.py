@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import checksum, write_json
+from misgiving.files import file_checksum, write_json
 
 FORMAT = 1
 FACTS, CHECKSUMS = "bundle.json", "checksums.json"
@@ -20,7 +20,9 @@ AGAIN = "run `misgiving export` again"
 
 def seal(folder: Path) -> None:
     """Write the checksum of every file in the folder."""
-    write_json(folder / CHECKSUMS, {path.name: checksum(path) for path in sorted(folder.iterdir())})
+    write_json(
+        folder / CHECKSUMS, {path.name: file_checksum(path) for path in sorted(folder.iterdir())}
+    )
 
 
 def is_bundle(folder: Path) -> bool:
@@ -40,10 +42,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "wrote"
         )
     facts = read_json(folder / FACTS)
-    if facts.get("format") != FORMAT:
+    found = facts.get("format")
+    if isinstance(found, int) and found > FORMAT:
         raise DataError(
-            f"{folder / FACTS}: has format {facts.get('format')!r}, and this version reads "
-            f"{FORMAT}; {AGAIN}"
+            f"{folder / FACTS}: of format {found}, which a newer misgiving wrote; update yours"
+        )
+    if found != FORMAT:
+        raise DataError(
+            f"{folder / FACTS}: has format {found!r}, and this version reads {FORMAT}; {AGAIN}"
         )
     _refuse_changed(folder)
     return facts
@@ -82,6 +88,6 @@ def _refuse_changed(folder: Path) -> None:
         )
     for name in sorted(written):
         with damage_explained(folder / name):
-            found_now = checksum(folder / name)
+            found_now = file_checksum(folder / name)
         if found_now != written[name]:
             raise DataError(f"{folder / name}: was changed after it was exported; {AGAIN}")

@@ -6,19 +6,23 @@ Libraries are imported inside the commands, so that `misgiving --help` answers a
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from misgiving.cli.bad_images import list_bad_images
 from misgiving.cli.data import data_app
 from misgiving.cli.deferring import calibrate
 from misgiving.cli.exporting import export
+from misgiving.cli.faults import Fault, fault_of
 from misgiving.cli.options import process_number
 from misgiving.cli.reproduction import reproduce
 from misgiving.cli.training import train
 from misgiving.cli.using import evaluate, predict
-from misgiving.errors import ExplainedError, UsageError
+from misgiving.errors import UsageError, visible
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,35 +60,30 @@ def main(
     """
 
 
-MISSING = {
-    "torch": "train",
-    "timm": "train",
-    "lightning_fabric": "train",
-    "matplotlib": "train",
-    "skimage": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "onnxruntime": "serve",
-}
-
-
 def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
-    if process_number():  # the first process shows what all have found
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  # until the process ends
     try:
         _refuse_empty_arguments()
-        app()
-    except ExplainedError as error:
-        _fail(str(error), error.exit_code)
-    except ModuleNotFoundError as error:
-        _fail(_missing_extra(error), 1)
-    except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or str(error)
-        _fail(f"{place}{reason}; check the place, its free space and its permissions", 1)
+        with _only_the_first_shows():
+            app()
+    except Exception as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        _show(fault)
+        raise SystemExit(fault.code) from None
+
+
+@contextmanager
+def _only_the_first_shows() -> Iterator[None]:
+    """What all processes of a command have found is shown once."""
+    if not process_number():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 def _refuse_empty_arguments() -> None:
@@ -92,20 +91,13 @@ def _refuse_empty_arguments() -> None:
         raise UsageError("an argument is empty; leave it out or name something")
 
 
-def _missing_extra(error: ModuleNotFoundError) -> str:
-    extra = MISSING.get((error.name or "").split(".")[0])
-    if extra is None:
-        raise error
-    return f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
-
-
 def _stop(*_: object) -> None:
     """End as at Ctrl-C, so that unfinished files are removed."""
     raise KeyboardInterrupt
 
 
-def _fail(message: str, code: int) -> None:
-    line = " ".join(message.split())
+def _show(fault: Fault) -> None:
+    line = visible(" ".join(fault.message.split()))
     who = f"process {process_number()}: " if process_number() else ""
     sys.stderr.write(f"{who}error: {line}\n")
-    raise SystemExit(code)
+    list_bad_images(fault.images)

@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Overwrite, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import Cache, Data, OnBadImage, Overwrite, cache_folder, say
 from misgiving.cli.progress import Bar, Bytes, progress_bars
 from misgiving.errors import UsageError
 
@@ -25,6 +26,7 @@ def prepare(
     image_size: Annotated[
         int | None, typer.Option(help="Side of the square images in pixels.")
     ] = None,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
 ) -> None:
     """Decode, crop, correct and resize all images once into the cache, as training would."""
@@ -41,7 +43,9 @@ def prepare(
             replace(dataset.preprocessing, image_size=size),
             cache=cache_folder(cache),
             report=Bar(progress, "preparing images").at,
+            on_bad_image=on_bad_image,
         )
+    say_skipped(images.skipped)
     say(f"{len(images)} images are prepared; fingerprint {images.fingerprint}")
 
 
@@ -71,6 +75,7 @@ def ood(
         typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    on_bad_image: OnBadImage = "fail",
     overwrite: Overwrite = False,
 ) -> None:
     """Build an OOD set from dermoscopic images, as PNG files with a manifest and its checksum.
@@ -81,7 +86,7 @@ def ood(
     """
     from misgiving.data.datasets import load_dataset
     from misgiving.data.masks import with_masks
-    from misgiving.data.ood_sets import build, from_place, write_ood_set
+    from misgiving.data.ood_sets import readable_set, write_ood_set
     from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
@@ -89,10 +94,17 @@ def ood(
     source = with_masks(load_dataset(data), masks)
     if run is not None:
         source = without_training_images(source, run)
-    if place is None:
-        built = build(name, source, seed=seed, count=count)
-    else:
-        built = from_place(name, place, source, seed=seed, count=count)
+    with progress_bars() as progress:
+        built, skipped = readable_set(
+            name,
+            source,
+            place=place,
+            seed=seed,
+            count=count,
+            on_bad_image=on_bad_image,
+            report=Bar(progress, "checking images").at,
+        )
+    say_skipped(skipped)
     say(f"{name}: {built.dataset.contents}")
     say(f"wrote {write_ood_set(built, out)}")
 

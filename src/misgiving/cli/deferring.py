@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import Cache, Data, Device, RunFolder, cache_folder, say
+from misgiving.cli.options import Cache, Data, Device, OnBadImage, RunFolder, cache_folder, say
 from misgiving.cli.progress import Bar, progress_bars
 from misgiving.errors import UsageError
 
@@ -75,6 +75,7 @@ def calibrate(
     seed: Annotated[
         int, typer.Option(help="Of the draw of one image for each lesion, and of halves.")
     ] = 0,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     device: Device = "auto",
     overwrite: Annotated[
@@ -118,6 +119,7 @@ def calibrate(
             seed=seed,
             device=device,
             on_image=Bar(progress, "preparing images").at,
+            on_bad_image=on_bad_image,
         )
     for sentence in account.sentences:
         say(sentence)

@@ -34,6 +34,15 @@ Cache = Annotated[
         rich_help_panel="Data",
     ),
 ]
+OnBadImage = Annotated[
+    str,
+    typer.Option(
+        metavar="fail|skip",
+        help="Images that cannot be read: look at all, list them and fail; or skip them, say how "
+        "many and which, and keep a record of it.",
+        rich_help_panel="Data",
+    ),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Machine")]
 
 Devices = Annotated[

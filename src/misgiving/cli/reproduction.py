@@ -1,13 +1,17 @@
 """`misgiving reproduce`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import DATA_HELP, Cache, Split, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import DATA_HELP, Cache, OnBadImage, Split, cache_folder, say
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars
 from misgiving.errors import UsageError
+
+if TYPE_CHECKING:
+    from misgiving.experiments.units import Runner
 
 PROTOCOL, TRAINING, UNITS, MACHINE = "Protocol", "Training", "Single units", "Machine"
 
@@ -91,6 +95,7 @@ def reproduce(
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels.", rich_help_panel="Data")
     ] = None,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     backbone: Annotated[
         str | None, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel=TRAINING)
@@ -152,6 +157,29 @@ def reproduce(
     jobs: Annotated[
         int, typer.Option(help="Units of work at one time.", rich_help_panel=MACHINE)
     ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of each unit; sums round by it. Default: torch's own number for one "
+            "job, an equal share of the cores for several, one on Ray.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run units on a Ray cluster; `auto` for the one on this machine, or a new one.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    gpus_per_unit: Annotated[
+        float | None,
+        typer.Option(
+            help="On Ray: GPUs of each unit, such as 0.5. Default: 0 on the cpu, else 1.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     experiment: Annotated[
         str | None,
         typer.Option(
@@ -184,7 +212,7 @@ def reproduce(
     run again, it goes on where it stopped, and does nothing where nothing has changed.
 
     On a cluster, let each job run one unit with --experiment, --trial and --model, all into one
-    folder; then the same command with --collect.
+    folder; then the same command with --collect. With --ray, one command runs all of them.
 
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
     """
@@ -221,10 +249,12 @@ def reproduce(
         masks=masks,
         split=split,
         validation_share=validation_share,
+        on_bad_image=on_bad_image,
         learning_rates=_rates(learning_rates),
         seed=seed,
     )
     chosen = chosen_units(protocol, experiment=experiment, trial=trial, model=model)
+    run = None if collect else _runner(jobs, threads, ray, gpus_per_unit)
     with progress_bars() as progress:
         units, steps = Units(progress), Steps(progress, protocol.training.epochs)
         listener = Listener(
@@ -234,13 +264,29 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         bench = Bench(protocol, cache_folder(cache), listener)
+        say_skipped(bench.images.skipped)
         for sentence in bench.leakage():
             say(sentence)
         if not collect:
-            reproduce_units(bench, out, jobs=jobs, chosen=chosen)
+            reproduce_units(bench, out, run=run, chosen=chosen)
         if not one_unit:
             collection.collect(bench, out)
     say(f"wrote {out if one_unit else write_report(out)}")
+
+
+def _runner(jobs: int, threads: int | None, ray: str | None, gpus: float | None) -> "Runner":
+    """Where units run."""
+    if ray is None:
+        from misgiving.experiments.units import on_this_machine
+
+        if gpus is not None:
+            raise UsageError("--gpus-per-unit is of Ray; leave it out, or name a cluster by --ray")
+        return on_this_machine(jobs=jobs, threads=threads)
+    from misgiving.experiments.cluster import on_ray
+
+    if jobs != 1:
+        raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
+    return on_ray(ray, threads=threads, gpus=gpus)
 
 
 def _names(text: str | None) -> tuple[str, ...] | None:

@@ -9,7 +9,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Device, Devices, Nodes, Split, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import (
+    Cache,
+    Data,
+    Device,
+    Devices,
+    Nodes,
+    OnBadImage,
+    Split,
+    cache_folder,
+    say,
+)
 from misgiving.cli.progress import Bar, Steps, progress_bars
 from misgiving.errors import UsageError
 
@@ -51,6 +62,7 @@ def train(
             rich_help_panel="Data",
         ),
     ] = 0.1,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     backbone: Annotated[
         str, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel="Model")
@@ -252,7 +264,9 @@ def train(
             validation_share=validation_share,
             cache=cache_folder(cache),
             on_image=Bar(progress, "preparing images").at,
+            on_bad_image=on_bad_image,
         )
+        say_skipped(run.images.skipped)
         train_run(
             run,
             out,

@@ -8,7 +8,18 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.options import Cache, Data, Device, Devices, Nodes, RunFolder, cache_folder, say
+from misgiving.cli.bad_images import say_skipped
+from misgiving.cli.options import (
+    Cache,
+    Data,
+    Device,
+    Devices,
+    Nodes,
+    OnBadImage,
+    RunFolder,
+    cache_folder,
+    say,
+)
 from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
@@ -40,6 +51,7 @@ def evaluate(
             help="Where to write measurements.csv and predictions. Default: RUN/evaluation.",
         ),
     ] = None,
+    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     device: Device = "auto",
     devices: Devices = 1,
@@ -70,6 +82,7 @@ def evaluate(
             devices=devices,
             nodes=nodes,
             on_image=Bar(progress, "preparing images").at,
+            on_bad_image=on_bad_image,
         )
     for sentence in evaluation.account:
         say(sentence)
@@ -88,6 +101,7 @@ def predict(
         Path | None,
         typer.Option(metavar="FILE.csv", help="Where to write the table. Default: the screen."),
     ] = None,
+    on_bad_image: OnBadImage = "fail",
     device: Device = "auto",
 ) -> None:
     """Predict the class and the loss of images, as a CSV.
@@ -100,14 +114,22 @@ def predict(
     is wrong), expected_loss (cross-entropy, in nats), foreign_p_value (share of images like the
     calibration cases that look as foreign or more so), score (accepted by; higher = rather right)
     and foreign_score (lower = rather foreign).
+
+    With --on-bad-image skip, an image that cannot be read has a row too: the last column,
+    unreadable, says why, and the others are empty.
     """
     from misgiving.experiments.measuring import predict_images
     from misgiving.files import csv_text, write_text
 
     with progress_bars() as progress:
-        header, rows = predict_images(
-            run, images, device=device, on_image=Bar(progress, "predicting").at
+        header, rows, skipped = predict_images(
+            run,
+            images,
+            device=device,
+            on_image=Bar(progress, "predicting").at,
+            on_bad_image=on_bad_image,
         )
+    say_skipped(skipped)
     if out is None:
         typer.echo(csv_text(header, rows), nl=False)
     else:

@@ -1,4 +1,4 @@
-"""Images are decoded by several threads, and come in order."""
+"""Images are decoded, and batches read, by threads; they come in order."""
 
 import os
 from collections import deque
@@ -13,7 +13,7 @@ LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait; bounds memory whatever
 
 
 def in_order(
-    work: Callable[[int], Result], count: int, *, ahead: int = LOOK_AHEAD
+    work: Callable[[int], Result], count: int, *, ahead: int = LOOK_AHEAD, workers: int = WORKERS
 ) -> Generator[Result]:
     """Results of `work` for 0, 1 and so on, by threads that run at most so many ahead.
 
@@ -23,7 +23,7 @@ def in_order(
     [0, 1, 4, 9]
     """
     pending: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(WORKERS)
+    pool = ThreadPoolExecutor(workers)
     try:
         for index in range(count):
             pending.append(pool.submit(work, index))

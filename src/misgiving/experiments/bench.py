@@ -11,11 +11,13 @@ import numpy as np
 
 import misgiving
 from misgiving.checkpoint import versions
+from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.masks import with_masks
 from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
+from misgiving.errors import BadImage
 from misgiving.experiments.ood_places import OodPlace
 from misgiving.experiments.protocol import MODELS, SWEEP, Protocol, Unit
 from misgiving.experiments.runs import Parts, Run, align, grouped_images, split_of
@@ -52,6 +54,7 @@ class Bench:
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         self.images = grouped_images(self._prepare(self.dataset), protocol.split)
+        self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = align(self.images, protocol.in_distribution)
         self._code = code_fingerprint()
         self._training_code = code_fingerprint(
@@ -90,13 +93,21 @@ class Bench:
         if trial not in self._outliers:
             built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
             self._outliers[trial] = {
-                name: OodImages(made, self._prepare(made.dataset)) for name, made in built.items()
+                name: _readable(made, self._prepare(made.dataset)) for name, made in built.items()
             }
         return self._outliers[trial]
 
     def split(self, unit: Unit) -> Split:
         """Which image of a unit plays which part."""
         return split_of(self.run(unit))
+
+    def skipped(self) -> dict[str, tuple[BadImage, ...]]:
+        """The images of the data and of the OOD sets of all trials that cannot be read."""
+        found = {self.protocol.data: dict.fromkeys(self.images.skipped)}
+        for trial in range(self.protocol.trials):
+            for name, set_ in self.outliers(trial).items():
+                found.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
+        return {name: tuple(bad) for name, bad in found.items() if bad}
 
     def leakage(self) -> list[str]:
         """What the measured parts share with the training parts, in a sentence for each trial."""
@@ -165,7 +176,21 @@ class Bench:
         return self._drawn[key]
 
     def _prepare(self, dataset: Dataset) -> ImageSet:
-        return prepare(dataset, self.preprocessing, cache=self.cache, report=self.listener.on_image)
+        return prepare(
+            dataset,
+            self.preprocessing,
+            cache=self.cache,
+            report=self.listener.on_image,
+            on_bad_image=self.protocol.on_bad_image,
+        )
+
+
+def _readable(built: Built, images: ImageSet) -> OodImages:
+    """The set without what cannot be read, which its description then says."""
+    kept = without(built.dataset, images.skipped)
+    remarks = skipped_sentences(images.skipped, len(images))
+    contents = "; ".join([built.dataset.contents, *remarks])
+    return OodImages(built._replace(dataset=replace(kept, contents=contents)), images)
 
 
 def _from_place(place: OodPlace, held_out: Dataset, seed: int) -> Built:

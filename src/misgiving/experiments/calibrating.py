@@ -4,6 +4,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool
 
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
-from misgiving.data.datasets import load_dataset
+from misgiving.data.bad_images import FAIL, skipped_sentences
+from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.splits import Split, drawn_parts
@@ -25,7 +27,7 @@ from misgiving.deciding import (
     predictions_of,
 )
 from misgiving.deferral import Promises
-from misgiving.errors import DataError, ExplainedError, UsageError
+from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
 from misgiving.experiments.runs import align
 from misgiving.training import device_named
 
@@ -62,6 +64,7 @@ def calibrate_run(
     seed: int = 0,
     device: str = "auto",
     on_image: Report | None = None,
+    on_bad_image: str = FAIL,
 ) -> Account:
     """Set the deferral policy of a run, and write it into the run's folder.
 
@@ -77,16 +80,26 @@ def calibrate_run(
         seed: Of the draws: of one image for each lesion, and of halves where DATA is one set.
         device: Where to compute.
         on_image: Told how many images are prepared, of how many.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
 
     Raises:
         DataError: The images cannot support a policy.
     """
     checkpoint = load(run)
     checkpoint.model.to(device_named(device))
-    images, foreign_classes = _prepared(checkpoint, data, cache, on_image)
-    training = _training_images(checkpoint, images, training_data, cache, on_image)
+    prepared = partial(
+        prepare,
+        preprocessing=checkpoint.preprocessing,
+        cache=cache,
+        report=on_image,
+        on_bad_image=on_bad_image,
+    )
+    everything = prepared(load_dataset(data))
+    images, foreign_classes = align(everything, checkpoint.classes)
+    training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     material = material_for(checkpoint.split, images, training, seed=seed, keep=keep)
+    material.sentences.extend(skipped_sentences(everything.skipped, len(everything), of=data))
     if foreign_classes:
         material.sentences.append(
             f"left out: {foreign_classes} images of classes that the model does not know"
@@ -108,7 +121,9 @@ def calibrate_run(
     )
     before = _earlier(run / POLICY_FOLDER)
     this = {"cases": decider.policy.calibration_fingerprint, "max_error": promises.max_error}
-    decider.save(run / POLICY_FOLDER, _cases(data, seed, material, [*before, this]))
+    cases = _cases(data, seed, material, [*before, this])
+    skipped = [one._asdict() for one in everything.skipped]
+    decider.save(run / POLICY_FOLDER, {**cases, "skipped": skipped})
     sentences = [
         *material.sentences,
         f"detectors fitted on {len(training)} of the {_trained_count(checkpoint.split)} images "
@@ -141,33 +156,26 @@ def _again(before: Sequence[Mapping[str, Any]], this: Mapping[str, Any]) -> list
     ]
 
 
-def _prepared(
-    checkpoint: Checkpoint, data: str, cache: Path, on_image: Report | None
-) -> tuple[ImageSet, int]:
-    everything = prepare(load_dataset(data), checkpoint.preprocessing, cache=cache, report=on_image)
-    return align(everything, checkpoint.classes)
-
-
 def _training_images(
     checkpoint: Checkpoint,
     images: ImageSet,
     training_data: str | None,
-    cache: Path,
-    on_image: Report | None,
+    prepared: Callable[[Dataset], ImageSet],
 ) -> ImageSet:
     """Of the given data, or else of the data that the run says it was trained with."""
     found = _trained_on(images, checkpoint.split)
     known = str(checkpoint.configuration.get("data", {}).get("name", ""))
     if training_data is None and len(found) < _trained_count(checkpoint.split) and known:
         try:
-            others = _prepared(checkpoint, known, cache, on_image)[0]
+            others = align(prepared(load_dataset(known)), checkpoint.classes)[0]
             found = max(found, _trained_on(others, checkpoint.split), key=len)
-        except ExplainedError:  # the data has moved: what was found must do, if anything was
-            training_data = known
+        except ExplainedError as failure:
+            if isinstance(failure, BadImages) and not failure.whole:
+                raise
+            training_data = known  # it has moved: what was found must do, if anything was
     elif training_data is not None:
-        found = _trained_on(
-            _prepared(checkpoint, training_data, cache, on_image)[0], checkpoint.split
-        )
+        others = align(prepared(load_dataset(training_data)), checkpoint.classes)[0]
+        found = _trained_on(others, checkpoint.split)
     if not len(found):
         raise DataError(
             f"{training_data or known}: holds none of the images that the model was trained on, "

@@ -1,9 +1,10 @@
 """What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from misgiving import processes
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected, skipped_sentences
 from misgiving.data.datasets import Dataset, load_dataset, preprocessed, unlabelled
 from misgiving.data.datasets.metadata import Metadata
 from misgiving.data.decoding import LOOK_AHEAD, in_order
@@ -27,7 +29,7 @@ from misgiving.deciding import (
     fingerprint_of,
     predictions_of,
 )
-from misgiving.errors import UsageError
+from misgiving.errors import BadImage, UsageError
 from misgiving.evaluation import (
     Measurement,
     Predictions,
@@ -77,6 +79,7 @@ def evaluate_run(
     devices: int = 1,
     nodes: int = 1,
     on_image: Report | None = None,
+    on_bad_image: str = FAIL,
 ) -> Evaluation:
     """Measure a run on data that it was not trained on, and write predictions and measurements.
 
@@ -93,13 +96,22 @@ def evaluate_run(
         devices: Processes on each machine.
         nodes: Machines.
         on_image: Told how many images are prepared, of how many.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
     """
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     names = _distinct_names(ood)
     decider = policy_of(run, checkpoint)
     dataset_read = load_dataset(data)
-    images, account = _images_to_measure(checkpoint, dataset_read, part, cache, on_image)
+    prepared = partial(
+        prepare,
+        preprocessing=checkpoint.preprocessing,
+        cache=cache,
+        report=on_image,
+        on_bad_image=on_bad_image,
+    )
+    everything = prepared(dataset_read)
+    images, account = _images_to_measure(checkpoint, everything, dataset_read.name, part)
     predictions = predictions_of(checkpoint, images)
     dataset = part or _name_of_set(images, checkpoint)
     measurements = [
@@ -108,16 +120,11 @@ def evaluate_run(
         *measure_failures(predictions, predictions.confidences(), dataset),
     ]
     outliers = {
-        name: prepare(
-            unlabelled([Path(folder)], name=name),
-            checkpoint.preprocessing,
-            cache=cache,
-            report=on_image,
-        )
-        for name, folder in names.items()
+        name: prepared(unlabelled([Path(folder)], name=name)) for name, folder in names.items()
     }
     measurements += _detection(checkpoint, images, outliers, decider)
     account += [f"{name}: {len(outliers[name])} images" for name in outliers]
+    account += _write_skipped(out, {dataset_read.name: everything, **outliers})
     subgroups: list[Subgroup] = []
     decided = None
     if decider is not None:
@@ -213,17 +220,29 @@ def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
     return names
 
 
+SKIPPED = "skipped.csv"
+
+
+def _write_skipped(out: Path, sets: Mapping[str, ImageSet]) -> list[str]:
+    """Write which images of which set were left out as unreadable, if any; gives sentences."""
+    rows = [(name, *one) for name, images in sets.items() for one in images.skipped]
+    if not rows:
+        (out / SKIPPED).unlink(missing_ok=True)  # of an earlier evaluation
+        return []
+    write_csv(out / SKIPPED, ("set", *BadImage._fields), rows)
+    return [
+        sentence
+        for name, images in sets.items()
+        for sentence in skipped_sentences(images.skipped, len(images), of=name)
+    ]
+
+
 def _images_to_measure(
-    checkpoint: Checkpoint,
-    dataset: Dataset,
-    part: str | None,
-    cache: Path,
-    on_image: Report | None,
+    checkpoint: Checkpoint, everything: ImageSet, name: str, part: str | None
 ) -> tuple[ImageSet, list[str]]:
-    everything = prepare(dataset, checkpoint.preprocessing, cache=cache, report=on_image)
     known, foreign = align(everything, checkpoint.classes)
     images, seen = held_out(known, checkpoint.split, part=part)
-    account = [f"{dataset.name}: {len(everything)} images; {len(images)} are measured"]
+    account = [f"{name}: {len(everything)} images; {len(images)} are measured"]
     if part is None:
         account.append(f"left out: {seen} images on which the model was trained")
     else:
@@ -271,6 +290,17 @@ DECISION_COLUMNS = (
 )
 
 
+UNREADABLE = "unreadable"
+
+
+class PredictionTable(NamedTuple):
+    """Header and rows of a table, and the images that cannot be read."""
+
+    header: Sequence[str]
+    rows: list[Sequence[object]]
+    skipped: tuple[BadImage, ...]
+
+
 def predict_images(
     run: Path,
     places: Sequence[Path],
@@ -278,54 +308,90 @@ def predict_images(
     device: str = "auto",
     batch_size: int = 64,
     on_image: Report = unheard,
-) -> tuple[Sequence[str], list[Sequence[object]]]:
+    on_bad_image: str = FAIL,
+) -> PredictionTable:
     """Class, probability and predicted loss of image files and of all images in folders.
 
     With the run's policy, where it has one, also what is decided of each, and why; the probability
-    is then the calibrated one.
+    is then the calibrated one. The predicted loss is empty where none was trained.
 
-    Returns:
-        Header and rows of a table. The predicted loss is empty where none was trained.
+    With `on_bad_image="skip"`, an image that cannot be read has a row too, in which the last
+    column, `unreadable`, says why, and all others but the path are empty.
+
+    Raises:
+        BadImages: Images cannot be read, and they are not to be skipped, or none can.
     """
+    rule = ON_BAD_IMAGE[on_bad_image]
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
     dataset = unlabelled(places, name="images")
     checkpoint = load(run)
     decider = policy_of(run, checkpoint)
     checkpoint.model.to(device_named(device))
-    fingerprint = fingerprint_of(checkpoint)
+    header = PREDICTION_COLUMNS + (() if decider is None else DECISION_COLUMNS)
+    predict = partial(_predicted_rows, checkpoint, decider, fingerprint_of(checkpoint))
     rows: list[Sequence[object]] = []
-    with closing(_squares(dataset, checkpoint.preprocessing, batch_size)) as parts:
-        for squares in parts:
-            names = dataset.ids[len(rows) : len(rows) + len(squares)]
-            predictions = predict_pixels(checkpoint, names, _pixels(squares), fingerprint)
-            rows += (
-                _prediction_rows(predictions)
-                if decider is None
-                else _decision_rows(predictions, decider(predictions))
-            )
+    bad: list[BadImage] = []
+    ahead = max(batch_size, LOOK_AHEAD)  # the next batch is made while this one is predicted
+    with closing(_read(dataset, checkpoint.preprocessing, ahead=ahead)) as readings:
+        while batch := list(islice(readings, batch_size)):
+            bad += [one for one in batch if isinstance(one, BadImage)]
+            rows += _rows_in_order(batch, predict, len(header))
             on_image(len(rows), len(dataset))
-    return PREDICTION_COLUMNS + (() if decider is None else DECISION_COLUMNS), rows
+    rule(bad, len(dataset))
+    if on_bad_image == SKIP:
+        return PredictionTable((*header, UNREADABLE), rows, tuple(bad))
+    return PredictionTable(header, [row[:-1] for row in rows], ())
 
 
-def _squares(
-    dataset: Dataset, preprocessing: Preprocessing, batch_size: int
-) -> Generator[UInt8[np.ndarray, "batch size size 3"]]:
-    """Batches of preprocessed images; threads make the next one while this one is used."""
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+class _ReadImage(NamedTuple):
+    """An image that is ready for the model, and what it is called."""
 
-    def work(index: int) -> UInt8[np.ndarray, "size size 3"]:
-        return preprocessed(dataset.images, index, preprocessing).image
-
-    ahead = max(batch_size, LOOK_AHEAD)
-    with closing(in_order(work, len(dataset), ahead=ahead)) as squares:
-        while batch := list(islice(squares, batch_size)):
-            yield np.stack(batch)
+    name: str
+    pixels: UInt8[np.ndarray, "size size 3"]
 
 
-def _pixels(
-    squares: UInt8[np.ndarray, "batch size size 3"],
-) -> Float[Tensor, "batch 3 size size"]:
-    return torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+def _read(
+    dataset: Dataset, preprocessing: Preprocessing, *, ahead: int
+) -> Generator[_ReadImage | BadImage]:
+    """Every image in order; threads make so many ahead of what is used."""
+
+    def work(index: int) -> _ReadImage:
+        square = preprocessed(dataset.images, index, preprocessing).image
+        return _ReadImage(dataset.ids[index], square)
+
+    return in_order(collected(work, dataset.ids), len(dataset), ahead=ahead)
+
+
+def _rows_in_order(
+    batch: Sequence[_ReadImage | BadImage],
+    predict: Callable[[Sequence[_ReadImage]], Iterator[Sequence[object]]],
+    width: int,
+) -> Iterator[Sequence[object]]:
+    """A row for each image, with one more cell that says why it cannot be read, if that is so."""
+    predicted = predict([one for one in batch if not isinstance(one, BadImage)])
+    for one in batch:
+        if isinstance(one, BadImage):
+            yield (one.image, *[""] * (width - 1), one.reason)
+        else:
+            yield (*next(predicted), "")
+
+
+def _predicted_rows(
+    checkpoint: Checkpoint,
+    decider: Decider | None,
+    fingerprint: str,
+    images: Sequence[_ReadImage],
+) -> Iterator[Sequence[object]]:
+    if not images:
+        return iter(())
+    pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
+    batch = pixels.permute(0, 3, 1, 2).float() / 255
+    names = tuple(image.name for image in images)
+    predictions = predict_pixels(checkpoint, names, batch, fingerprint)
+    if decider is None:
+        return _prediction_rows(predictions)
+    return _decision_rows(predictions, decider(predictions))
 
 
 def predict_pixels(

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
 from misgiving.data.ood_sets import OOD_SETS
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
@@ -68,6 +69,7 @@ class Protocol:
         augmentation: None for the data's own.
         split: `paper` (by image) or `grouped` (by lesion, into four parts).
         validation_share: Share of images, drawn by class, that the paper's split holds out.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
         masks: Where the lesion masks are: None for beside the data, `automatic` to locate lesions.
         models: Columns of the tables.
         trials: Independent repetitions; trial t has the seed `seed + t` for everything.
@@ -89,6 +91,7 @@ class Protocol:
     augmentation: AugmentationSettings | None = None
     split: str = "paper"
     validation_share: float = 0.1
+    on_bad_image: str = FAIL
     masks: str | None = None
     models: tuple[str, ...] = OF_THE_PAPER
     trials: int = 3
@@ -108,6 +111,7 @@ class Protocol:
         for name in self.models:
             MODELS[name]
         SPLITS[self.split]
+        ON_BAD_IMAGE[self.on_bad_image]
         self._check_ood_sets()
 
     def _check_ood_sets(self) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Shaped
 
 from misgiving import processes
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.data.bad_images import FAIL
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
@@ -116,6 +117,7 @@ def prepare_run(
     split: str = "paper",
     validation_share: float = 0.1,
     on_image: Callable[[int, int], None] | None = None,
+    on_bad_image: str = FAIL,
 ) -> Run:
     """Load, prepare and split data for one training.
 
@@ -129,12 +131,14 @@ def prepare_run(
         split: `paper` (by image) or `grouped` (by lesion and near duplicate, into four parts).
         validation_share: Share of the images, by class, that the paper's split holds out.
         on_image: Told how many images are prepared, of how many.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
     """
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     changed = replace(dataset.preprocessing, **(preprocessing or {}))
     kind = SPLITS[split]
-    images = grouped_images(prepare(dataset, changed, cache=cache, report=on_image), split)
+    prepared = prepare(dataset, changed, cache=cache, report=on_image, on_bad_image=on_bad_image)
+    images = grouped_images(prepared, split)
     parts = kind.draw(
         images.labels,
         images.classes,
@@ -269,6 +273,7 @@ def _configuration(run: Run) -> dict[str, Any]:
             "name": run.data,
             "fingerprint": run.images.fingerprint,
             "images": {part: int(np.sum(run.parts == part)) for part in np.unique(run.parts)},
+            "skipped": [one._asdict() for one in run.images.skipped],
         },
         "model": run.model.to_dict(),
         "training": run.training.to_dict(),

@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -40,36 +42,61 @@ from misgiving.registry import Registry
 from misgiving.training import beside, device_named
 
 RESULT_COLUMNS = ("experiment", "trial", "model", *Measurement._fields)
+MOST_THREADS = 1024
+
+
+Records = Mapping[Unit, dict[str, Any]]
+"""The units to finish, each with what must be the same for it to be used again."""
+
+Runner = Callable[[Bench, Records, Path], None]
+"""Finishes units somewhere, into the reproduction's folder, and says so to the bench's listener."""
 
 
 def reproduce_units(
-    bench: Bench, out: Path, *, jobs: int = 1, chosen: Iterable[Unit] | None = None
+    bench: Bench, out: Path, *, run: Runner | None = None, chosen: Iterable[Unit] | None = None
 ) -> None:
     """Finish every unit that is not finished yet; each appears whole in `out/units`.
-
-    With several jobs, units run in as many processes, which share the processor's cores.
 
     Args:
         bench: The prepared images.
         out: Folder of the reproduction.
-        jobs: Units at one time.
+        run: Where units run; None for one after the other in this process.
         chosen: Only these units; None for all.
 
     Raises:
         TrainingError: A process was killed, as happens when memory runs out.
     """
-    if jobs < 1:
-        raise UsageError(f"jobs must be at least 1, got {jobs}")
     asked = list(units(bench.protocol) if chosen is None else chosen)
     records = {unit: bench.record(unit) for unit in asked}
     todo = [unit for unit in asked if not is_finished(out / unit.folder, records[unit])]
     bench.listener.on_start(len(todo), len(asked))
-    if jobs == 1 or not todo:  # else always in processes: the number of threads changes rounding
-        for unit in todo:
-            _finish(bench, unit, out, records[unit])
-            bench.listener.on_unit(unit)
-    else:
-        _finish_in_processes(bench, {unit: records[unit] for unit in todo}, out, jobs)
+    if todo:
+        (run or on_this_machine())(bench, {unit: records[unit] for unit in todo}, out)
+
+
+def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
+    """Units one after the other in this process, or in as many processes as there are jobs.
+
+    Results are equal where the number of threads is: it decides in which order sums are rounded.
+
+    Args:
+        jobs: Units at one time.
+        threads: Of each unit; by default torch's own number for one job, else an equal share of
+            the processor's cores.
+    """
+    if jobs < 1:
+        raise UsageError(f"jobs must be at least 1, got {jobs}")
+    if jobs == 1:
+        return partial(_in_turn, threads=threads_of(threads, torch.get_num_threads()))
+    share = max(1, (os.cpu_count() or 1) // jobs)
+    return partial(_in_processes, jobs=jobs, threads=threads_of(threads, share))
+
+
+def threads_of(asked: int | None, otherwise: int) -> int:
+    """The number of threads that is asked for, unless no machine has as many."""
+    if asked is not None and not 1 <= asked <= MOST_THREADS:
+        raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {asked}")
+    return otherwise if asked is None else asked
 
 
 def is_finished(folder: Path, record: dict[str, Any]) -> bool:
@@ -96,15 +123,33 @@ def _record_of(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any]) -> None:
+def finish(bench: Bench, unit: Unit, out: Path, record: dict[str, Any], *, threads: int) -> None:
+    """Train and measure a unit, and put its folder in its place.
+
+    The number of threads is kept beside the results and not in the record: a reproduction may go
+    on with another number, as it may on another machine.
+    """
     started = time.monotonic()
-    with whole_folder(out / unit.folder) as partial:
+    with whole_folder(out / unit.folder) as unfinished, threads_at(threads):
         if is_trained(out / unit.folder, record):
-            shutil.copytree(out / unit.folder / "run", partial / "run")
-        _do(bench, unit, partial)
-        write_json(partial / "timing.json", {"seconds": round(time.monotonic() - started, 1)})
-        write_json(partial / "unit.json", record)
+            shutil.copytree(out / unit.folder / "run", unfinished / "run")
+        _do(bench, unit, unfinished)
+        seconds = round(time.monotonic() - started, 1)
+        write_json(unfinished / "timing.json", {"seconds": seconds, "threads": threads})
+        write_json(unfinished / "unit.json", record)
     beside(out / unit.folder).unlink(missing_ok=True)
+
+
+@contextmanager
+def threads_at(threads: int) -> Iterator[None]:
+    """Let torch, and the libraries below numpy and scipy, use so many threads, and no others."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with threadpool_limits(threads):  # torch does not limit them
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _do(bench: Bench, unit: Unit, folder: Path) -> None:
@@ -115,15 +160,18 @@ def _do(bench: Bench, unit: Unit, folder: Path) -> None:
         _write_results(folder, {unit.experiment: [_diverged(bench, yes=True)]}, unit)
 
 
-def _finish_in_processes(
-    bench: Bench, records: dict[Unit, dict[str, Any]], out: Path, jobs: int
-) -> None:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
+def _in_turn(bench: Bench, records: Records, out: Path, *, threads: int) -> None:
+    for unit, record in records.items():
+        finish(bench, unit, out, record, threads=threads)
+        bench.listener.on_unit(unit)
+
+
+def _in_processes(bench: Bench, records: Records, out: Path, *, jobs: int, threads: int) -> None:
     context = get_context("spawn")  # a forked process would inherit torch's dead threads
     setup = (bench.protocol, bench.cache, threads)
     with ProcessPoolExecutor(jobs, context, _set_up_process, setup) as pool:
         futures = {
-            pool.submit(_finish_in_process, unit, out, record): unit
+            pool.submit(_finish_in_process, unit, out, record, threads): unit
             for unit, record in records.items()
         }
         try:
@@ -144,15 +192,14 @@ _bench_of_process: Bench | None = None
 
 def _set_up_process(protocol: Protocol, cache: Path, threads: int) -> None:
     global _bench_of_process  # a process's only way to keep what all its units use
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)  # of numpy's and scipy's libraries, which torch does not limit
-    _bench_of_process = Bench(protocol, cache)
+    with threads_at(threads):
+        _bench_of_process = Bench(protocol, cache)
 
 
-def _finish_in_process(unit: Unit, out: Path, record: dict[str, Any]) -> None:
+def _finish_in_process(unit: Unit, out: Path, record: dict[str, Any], threads: int) -> None:
     if _bench_of_process is None:
         raise RuntimeError("the process was not set up")
-    _finish(_bench_of_process, unit, out, record)
+    finish(_bench_of_process, unit, out, record, threads=threads)
 
 
 def _generalization(bench: Bench, unit: Unit, folder: Path) -> None:

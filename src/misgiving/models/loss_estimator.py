@@ -1,6 +1,7 @@
 """The loss estimator G: from a classifier's activations to one predicted loss per sample."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -32,7 +33,7 @@ class LossEstimator(nn.Module):
         activations: Sequence[Float[Tensor, "batch _ _ _"]],
         logits: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        taps = [activation.mean(dim=(2, 3)) for activation in activations]
+        taps = [_average(activation) for activation in activations]
         if self.reads_logits and logits is not None:
             taps.append(shape_of_logits(logits))
         projected = [
@@ -40,6 +41,30 @@ class LossEstimator(nn.Module):
         ]
         predicted: Tensor = self.head(torch.cat(projected, dim=1))
         return predicted.squeeze(1)
+
+
+class _Average(torch.autograd.Function):
+    """Mean over height and width, whose gradient is a view of one number per channel.
+
+    The gradient of `Tensor.mean` is written out with the channels first. Added to the backbone's
+    own, it turns that round too, and the backward pass of a VGG-16 takes a sixth longer.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, activation: Tensor) -> Tensor:
+        ctx.shape = activation.shape
+        return activation.mean(dim=(2, 3))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        height, width = ctx.shape[2:]
+        shares: Tensor = gradient / (height * width)
+        return shares[:, :, None, None].expand(ctx.shape)
+
+
+def _average(activation: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, "batch channels"]:
+    average: Tensor = _Average.apply(activation)  # type: ignore[no-untyped-call]
+    return average
 
 
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:

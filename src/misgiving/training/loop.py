@@ -79,6 +79,7 @@ def train(
         _parameter_groups(model, config),
         betas=(config.beta1, 0.999),
         weight_decay=config.weight_decay,
+        fused=True,  # a third of the time on a processor, which for a VGG-16 is felt
     )
     scheduler = StepLR(optimizer, config.decay_every, config.decay_factor)
     reached = partial(_reached, model, training, config)
@@ -229,9 +230,11 @@ class _Loop:
         return self.config.batch_size // processes.count()
 
     def _finite(self, objective: Objective, session: Session) -> Float[np.ndarray, " 2"]:
-        if not torch.isfinite(objective.total):
+        # One copy: a GPU is waited for once in a step.
+        total, *parts = torch.stack(objective[:3]).tolist()
+        if not math.isfinite(total):
             raise _not_finite(session.epoch, f"in step {session.step + 1}", self.config)
-        return np.array([objective.primary.item(), objective.auxiliary.item()])
+        return np.array(parts)
 
 
 def _usable(images: int, batch_size: int, of_processes: int) -> int:

@@ -11,7 +11,7 @@ from misgiving.data.datasets.images import ImageFiles
 from misgiving.data.preprocessing import refuse_file
 from misgiving.errors import DataError
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 
 
 def read_folder(place: str) -> Dataset:

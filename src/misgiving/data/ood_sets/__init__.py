@@ -11,6 +11,7 @@ from misgiving.data.ood_sets.building import (
     b_box_70_image,
     build,
     derm_skin,
+    readable_set,
 )
 from misgiving.data.ood_sets.built import PAPER_COUNTS, Built
 from misgiving.data.ood_sets.embedded import (
@@ -49,5 +50,6 @@ __all__ = [
     "locate_lesion",
     "manifest",
     "photographs",
+    "readable_set",
     "write_ood_set",
 ]

@@ -1,13 +1,18 @@
 """The sets that can be made of held-out images or of nothing, by name."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, runtime_checkable
 
+from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import Dataset
 from misgiving.data.ood_sets.built import Built, beside_the_paper, sampled
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, description
 from misgiving.data.ood_sets.embedded import histology, photographs
 from misgiving.data.ood_sets.ink import boxes
+from misgiving.data.ood_sets.places import from_place
+from misgiving.errors import BadImage
 from misgiving.registry import Registry
 
 
@@ -70,6 +75,42 @@ def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) 
     built = derive(name, held_out, seed=seed)
     kept = sampled(built.dataset, name=name, seed=seed, count=count)
     return built._replace(dataset=replace(kept, contents=_contents(kept, built.left_out)))
+
+
+def readable_set(
+    name: str,
+    source: Dataset,
+    *,
+    place: str | None,
+    seed: int,
+    count: int | None = None,
+    on_bad_image: str = FAIL,
+    report: Callable[[int, int], None] | None = None,
+) -> tuple[Built, list[BadImage]]:
+    """A set of which every image can be read, and the images that were left out as they cannot.
+
+    Args:
+        name: Of the set.
+        source: Held-out images that it is made of, or that it is treated like.
+        place: Where its images are, as in `from_place`; None to derive them from the source.
+        seed: Same seed, same bytes.
+        count: At most so many images.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
+        report: Told how many images are looked at, of how many.
+
+    Raises:
+        BadImages: Images cannot be read and it is not gone on without them.
+    """
+    look = partial(readable, on_bad_image=on_bad_image, report=report)
+    if place is None:
+        usable, bad = look(source)
+        built = build(name, usable, seed=seed, count=count)
+    else:
+        built = from_place(name, place, source, seed=seed, count=count)
+        usable, bad = look(built.dataset)
+        built = built._replace(dataset=usable)
+    contents = "; ".join([built.dataset.contents, *skipped_sentences(bad, len(usable))])
+    return built._replace(dataset=replace(built.dataset, contents=contents)), bad
 
 
 def _contents(kept: Dataset, left_out: int) -> str:

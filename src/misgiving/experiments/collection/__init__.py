@@ -13,7 +13,7 @@ from misgiving.experiments.bench import Bench, code_fingerprint
 from misgiving.experiments.collection.curves import CurvePoint, risk_curves
 from misgiving.experiments.collection.exhibits import exhibits, write_account, write_examples
 from misgiving.experiments.collection.intervals import Interval, intervals
-from misgiving.experiments.collection.settings import settings
+from misgiving.experiments.collection.settings import settings, timing
 from misgiving.experiments.protocol import SWEEP, Unit, units
 from misgiving.experiments.reliance import RELIABILITY, RELIABILITY_COLUMNS
 from misgiving.experiments.units import RESULT_COLUMNS, is_finished
@@ -50,6 +50,7 @@ def collect(bench: Bench, out: Path) -> None:
     made_of = {
         "protocol": repr(bench.protocol),
         "units": [bench.record(unit) for unit in finished],
+        "threads": [timing(out / unit.folder)["threads"] for unit in finished],
         "code": code_fingerprint(left_out=("cli", "report")),
     }
     if _is_collected(out, made_of):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from misgiving.checkpoint import versions
+from misgiving.errors import visible
 from misgiving.experiments.bench import Bench
 from misgiving.experiments.protocol import DERMOSCOPY, Protocol, Unit, units
 
@@ -48,7 +49,11 @@ def settings(bench: Bench, finished: Sequence[Unit], out: Path) -> dict[str, Any
         "fingerprint": first.images.fingerprint,
         "leakage": bench.leakage(),
         "missing_units": [str(unit) for unit in units(protocol) if unit not in finished],
-        "unit_seconds": sum(_seconds(out / unit.folder) for unit in finished),
+        "skipped": [
+            {"set": name, **one._asdict()} for name, bad in bench.skipped().items() for one in bad
+        ],
+        "unit_seconds": sum(timing(out / unit.folder)["seconds"] for unit in finished),
+        "unit_threads": sorted({int(timing(out / unit.folder)["threads"]) for unit in finished}),
         "notes": [*protocol.notes, *_notes(bench)],
     }
 
@@ -59,8 +64,9 @@ def _pretrained(protocol: Protocol) -> str:
     return "ImageNet weights of timm" if protocol.model.pretrained else "no"
 
 
-def _seconds(folder: Path) -> float:
-    return float(json.loads((folder / "timing.json").read_text(encoding="utf-8"))["seconds"])
+def timing(folder: Path) -> dict[str, float]:
+    """How long a unit took, and with how many threads."""
+    return dict(json.loads((folder / "timing.json").read_text(encoding="utf-8")))
 
 
 def _class_counts(bench: Bench) -> dict[str, dict[str, int]]:
@@ -136,6 +142,10 @@ def _notes(bench: Bench) -> list[str]:
         "Intervals resample groups of images that trials share together, and trials with "
         "replacement; with few trials the variation between trials is drawn too small.",
         *_sizes(bench),
+        *(
+            f"left out of {name}, as unreadable: {', '.join(visible(one.image) for one in bad)}"
+            for name, bad in bench.skipped().items()
+        ),
     ]
 
 

@@ -1,0 +1,111 @@
+"""Eq. 1 over all pairs, forward and backward: ours against the formula on the matrix of pairs.
+
+    OMP_NUM_THREADS=1 python benchmarks/ranking_loss.py [--rounds 15]
+
+The formula is that of the paper, with every pair listed. Ours lists the pairs of small batches and
+counts those of large ones: never more than 1.1 times the time is asked for, at any size. Sizes at
+which a matrix no longer fits are timed alone. Then the peak of memory that ours takes at 16,384 to
+65,536 samples: it is in proportion to the batch. Times are the processor's: a busy machine adds
+less to them.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from statistics import median
+
+import torch
+from anonymous_memory import MIB, anonymous, peak
+from side_by_side import Comparison, Reading, alternate
+from torch import Tensor
+from torch.nn import functional as F
+
+from misgiving.losses import ranking_loss
+
+COMPARED = (64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)
+ALONE = (16_384, 32_768, 65_536)
+
+RankingLoss = Callable[[Tensor, Tensor], Tensor]
+
+
+def main() -> None:
+    """See what ours takes alone, in memory that nothing has used before, and then compare."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--largest", type=int, default=COMPARED[-1], help="size compared")
+    options = parser.parse_args()
+    repeat(ranking_loss, 1024, 1)  # what is set up once is not counted
+    before = anonymous()
+    for size in ALONE:
+        report_alone(size, before)
+    for size in COMPARED:
+        if size <= options.largest:
+            compare(size, options.rounds)
+
+
+def compare(size: int, rounds: int) -> None:
+    """Report one size; the difference is that of the loss, relative."""
+    repeats, rounds = max(1, 4096 // size), max(3, rounds * 512 // max(size, 512))
+    predicted, true = losses_of(size)
+    listed, found = listed_pairs(predicted, true).item(), ranking_loss(predicted, true).item()
+    Comparison(
+        what=f"ranking loss of {size} samples, forward and backward",
+        against="the matrix of pairs",
+        measure="times the time",
+        bound=1.1,
+        rounds=alternate(
+            partial(repeat, ranking_loss, size, repeats),
+            partial(repeat, listed_pairs, size, repeats),
+            rounds=rounds,
+            clock=time.process_time,
+        ),
+        notes=(f"relative difference {abs(found / listed - 1):.1e}",),
+    ).report()
+
+
+def report_alone(size: int, before: int) -> None:
+    """Report what ours takes, in memory above that before, where there is nothing to compare."""
+    taken = (peak(partial(repeat, ranking_loss, size, 5), every=0.0005) - before) / MIB
+    seconds = []
+    for _ in range(5):
+        started = time.process_time()
+        repeat(ranking_loss, size, 1)
+        seconds.append(time.process_time() - started)
+    Reading(
+        what=f"memory of the ranking loss of {size} samples",
+        value=taken,
+        unit="MiB",
+        bound=size / 1024,
+        notes=(
+            f"median seconds {median(seconds):.3g}",
+            f"the matrix of pairs alone would take {4 * size * size / MIB:.0f} MiB",
+        ),
+    ).report()
+
+
+def losses_of(size: int) -> tuple[Tensor, Tensor]:
+    """Predicted and true losses, some of them tied."""
+    random = torch.Generator().manual_seed(size)
+    predicted = torch.randn(size, generator=random)
+    return predicted, torch.rand(size, generator=random).round(decimals=3)
+
+
+def repeat(loss: RankingLoss, size: int, times: int) -> None:
+    """Forward and backward, so many times."""
+    predicted, true = losses_of(size)
+    predicted.requires_grad_()
+    for _ in range(times):
+        loss(predicted, true).backward()
+
+
+def listed_pairs(predicted: Tensor, true: Tensor) -> Tensor:
+    """The mean over all ordered pairs of two samples (paper, Eq. 1)."""
+    order = torch.where(true[:, None] > true, 1.0, -1.0)
+    penalties = F.relu(1.0 - order * (predicted[:, None] - predicted))
+    itself = torch.eye(len(true), dtype=torch.bool)
+    return penalties.masked_fill(itself, 0.0).sum() / (len(true) * (len(true) - 1))
+
+
+if __name__ == "__main__":
+    main()

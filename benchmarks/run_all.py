@@ -1,0 +1,133 @@
+"""Runs every comparison of speed, one after the other, and writes their table.
+
+    python benchmarks/run_all.py [--scripts FOLDER] [--out benchmarks/results.md]
+
+Those are the scripts beside this one that report through `side_by_side`. The table appears whole or
+not at all. A script that fails, or reports nothing, is named in it, and the exit status is then 1.
+"""
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+from side_by_side import RECORD, Comparison, Reading, read_record
+
+from misgiving.files import write_text
+
+HERE = Path(__file__).resolve().parent
+HEADER = ("what", "against", "must reach", "median (lowest to highest)", "rounds", "reached")
+SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
+
+
+class Outcome(NamedTuple):
+    """What a script has reported, and why it failed; the reason is empty where it did not."""
+
+    script: str
+    found: list[Comparison | Reading]
+    failure: str
+
+
+def main() -> None:
+    """Run, write, and tell by the exit status whether all went well."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--scripts", type=Path, default=HERE, metavar="FOLDER")
+    parser.add_argument("--out", type=Path, default=HERE / "results.md", metavar="FILE")
+    options = parser.parse_args()
+    outcomes = [run(script) for script in speed_scripts(options.scripts)]
+    write_text(options.out, page(outcomes, os.environ))
+    failed = [outcome.script for outcome in outcomes if outcome.failure]
+    print(f"wrote {options.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
+    sys.exit(bool(failed))
+
+
+def speed_scripts(folder: Path) -> list[Path]:
+    """The scripts of a folder that report through `side_by_side`, by name."""
+    return [
+        script
+        for script in sorted(folder.glob("*.py"))
+        if script.name != Path(__file__).name
+        and "from side_by_side import" in script.read_text(encoding="utf-8")
+    ]
+
+
+def run(script: Path) -> Outcome:
+    """Run one script with its defaults; what it has reported before it failed is kept."""
+    print(f"== {script.name}", flush=True)
+    with TemporaryDirectory() as folder:
+        record = Path(folder) / "record"
+        record.touch()
+        environment = {**os.environ, RECORD: str(record)}
+        status = subprocess.run([sys.executable, str(script)], env=environment).returncode
+        found = read_record(record)
+    failure = f"exit status {status}" if status else "" if found else "reported nothing"
+    return Outcome(script.name, found, failure)
+
+
+def page(outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> str:
+    """The table in Markdown, under what was measured where, and above the notes."""
+    paragraphs = (
+        "# Speed against others\n\n`make bench` measures this: both sides in turn, on one machine.",
+        "\n".join(f"- {line}" for line in _machine(environment)),
+        "\n".join(_table(outcomes)),
+        "\n".join(f"- {note}" for note in _notes(outcomes)),
+    )
+    return "\n\n".join(filter(None, paragraphs)) + "\n"
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor by its model."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(filter(None, models), platform.processor() or platform.machine())
+
+
+def _machine(environment: Mapping[str, str]) -> Iterator[str]:
+    yield f"{processor()}, {os.cpu_count()} cores"
+    yield ", ".join(f"{name}: {environment.get(name, 'not set')}" for name in SETTINGS)
+    libraries = [f"{name} {version(name.lower())}" for name in ("torch", "numpy", "Pillow")]
+    yield ", ".join([f"Python {platform.python_version()}", *libraries])
+    yield f"{datetime.now(UTC):%Y-%m-%d}"
+
+
+def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    yield _row(HEADER)
+    yield _row(["---"] * len(HEADER))
+    for outcome in outcomes:
+        yield from map(_row, map(_cells, outcome.found))
+        if outcome.failure:
+            yield _row([outcome.script, "", "", "", "", f"FAILED ({outcome.failure})"])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _cells(found: Comparison | Reading) -> list[str]:
+    against, rounds = (
+        (found.against, found.rounds) if isinstance(found, Comparison) else ("", found.values)
+    )
+    reached = "reached" if found.reached else "NOT reached"
+    return [found.what, against, found.aim, found.found, str(len(rounds)), reached]
+
+
+def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
+    for outcome in outcomes:
+        for found in outcome.found:
+            seconds = (found.seconds,) if isinstance(found, Comparison) else ()
+            if notes := "; ".join((*seconds, *found.notes)):
+                yield f"{found.what}: {notes}"
+
+
+if __name__ == "__main__":
+    main()

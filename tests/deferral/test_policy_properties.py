@@ -1,0 +1,361 @@
+"""Laws of policies: what they promise recomputed from the cases, and what they never do."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, reject
+from hypothesis import strategies as st
+from scipy import stats
+from strategies import columns, heights
+
+from misgiving.deferral import (
+    Attainable,
+    Calibration,
+    Cases,
+    ClassOutcome,
+    DeferralPolicy,
+    Interval,
+    PrevalenceOutcome,
+    Promises,
+    calibrate,
+    one_per_group,
+    rates_by_class,
+)
+from misgiving.deferral.prevalence import bounded_error, completed, estimated_error
+from misgiving.errors import DataError, UsageError
+
+CLASSES = ("NV", "MEL", "BCC")
+SCORES = 40  # distinct, so that many cases are tied
+STRICTNESS = {"foreign": 0, "defer": 1, "accept": 2}
+seeds = st.integers(0, 2**32 - 1)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+shares = st.floats(0.01, 0.99)
+
+
+def drawn_cases(seed, count, worst):
+    """Whole scores, of which the highest are seldom wrong; labels and familiarities at random."""
+    random = np.random.default_rng(seed)
+    scores = random.integers(SCORES, size=count)
+    return Cases(
+        scores=scores / 1.0,
+        foreign_scores=random.permutation(count) / 1.0,
+        wrong=random.random(count) < worst * (1 - scores / SCORES) ** 2,
+        labels=random.integers(3, size=count),
+    )
+
+
+parts = st.tuples(seeds, st.integers(20, 100), st.integers(60, 200), st.floats(0, 0.6))
+promises = st.fixed_dictionaries(
+    {
+        "max_error": st.floats(0.1, 0.6),
+        "confidence": st.floats(0.5, 0.95),
+        "class_max_miss": st.dictionaries(
+            st.sampled_from(CLASSES), st.floats(0.1, 0.5), max_size=2
+        ),
+        "foreign_rate": st.none() | st.floats(0.1, 0.5),
+        "simultaneous": st.booleans(),
+    }
+)
+
+
+def tune_and_cases(drawn):
+    seed, tune, cases, worst = drawn
+    return drawn_cases(seed, tune, worst), drawn_cases(seed + 1, cases, worst)
+
+
+def calibrated(both, asked):
+    try:
+        return calibrate(*both, asked, classes=CLASSES)
+    except DataError:  # too few cases for what is asked; its own tests see to that
+        reject()
+
+
+@given(parts, promises)
+def test_every_promise_of_an_accepting_policy_passes_its_binomial_test(drawn, asked):
+    both, asked = tune_and_cases(drawn), Promises(**asked)
+    found, cases = calibrated(both, asked), both[1]
+    assume(found.accept_threshold is not None)
+    reached = cases.scores >= found.accept_threshold
+    familiar = found.foreign_threshold is None or cases.foreign_scores > found.foreign_threshold
+    accepted = reached & familiar
+    wrong = (accepted & cases.wrong).sum()
+    assert (found.accepted, found.wrong) == (accepted.sum(), wrong)
+    assert stats.binom.cdf(wrong, accepted.sum(), asked.max_error) <= asked.level * (1 + 1e-9)
+    for name, rate in asked.class_max_miss.items():
+        of_class = cases.labels == CLASSES.index(name)
+        missed = (reached & cases.wrong & of_class).sum()
+        assert stats.binom.cdf(missed, of_class.sum(), rate) <= asked.level * (1 + 1e-9)
+
+
+@given(parts, promises)
+def test_the_foreign_limit_of_a_policy_keeps_the_rate_by_the_beta_law(drawn, asked):
+    both, asked = tune_and_cases(drawn), Promises(**asked)
+    found, cases = calibrated(both, asked), both[1]
+    assume(asked.foreign_rate is not None)
+    below = int((cases.foreign_scores < found.foreign_threshold).sum())
+    # the share below the (below + 1)-th lowest of independent draws
+    share = stats.beta(below + 1, len(cases) - below)
+    assert share.sf(asked.foreign_rate) <= asked.level * (1 + 1e-9)
+    one_higher = stats.beta(below + 2, len(cases) - below - 1)
+    assert one_higher.sf(asked.foreign_rate) > asked.level * (1 - 1e-9)
+
+
+@given(parts, promises, heights(SCORES, largest=1e100), st.integers(1, 5))
+def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_nothing_else(
+    drawn, asked, steps, factor
+):
+    def mapped(part):
+        scores = steps[part.scores.astype(int)]
+        return replace(part, scores=scores, foreign_scores=factor * part.foreign_scores - 7)
+
+    both, asked = tune_and_cases(drawn), Promises(**asked)
+    plain = calibrated(both, asked)
+    changed = calibrated([mapped(part) for part in both], asked)
+    at, limit = plain.accept_threshold, plain.foreign_threshold
+    moved = at if at is None or at == -math.inf else steps[int(at)]
+    assert changed.accept_threshold == moved
+    assert changed.foreign_threshold == (None if limit is None else factor * limit - 7)
+    names = {"accept_threshold": at, "foreign_threshold": limit}
+    assert replace(changed, foreign_scores=plain.foreign_scores, **names) == plain
+
+
+@given(parts, promises, seeds)
+def test_the_order_of_the_cases_changes_nothing(drawn, asked, seed):
+    both, asked = tune_and_cases(drawn), Promises(**asked)
+    random = np.random.default_rng(seed)
+    shuffled = [part[random.permutation(len(part))] for part in both]
+    assert calibrated(shuffled, asked) == calibrated(both, asked)
+
+
+@given(parts, promises, st.integers(0, 19))
+def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
+    tune, cases = tune_and_cases(drawn)
+    worse = replace(cases, wrong=cases.wrong | (np.arange(len(cases)) == at))
+    before, after = (
+        calibrated((tune, of), Promises(**asked)).accept_threshold for of in (cases, worse)
+    )
+    assert after is None or (before is not None and before <= after)
+
+
+def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes):
+    """A policy of any thresholds, with the calibration cases' familiarities."""
+    found = Calibration(
+        promises=Promises(max_error=0.1),
+        classes=CLASSES,
+        cases=100,
+        tune_cases=50,
+        candidates=20,
+        accept_threshold=accept,
+        foreign_threshold=limit,
+        foreign_rank=None if limit is None else 1,
+        foreign_scores=tuple(sorted(familiarities)) or None,
+        accepted=50,
+        wrong=1,
+        coverage=Interval(0.4, 0.6),
+        class_outcomes=(),
+        prevalence=None,
+        best=None,
+    )
+    return DeferralPolicy(
+        calibration=replace(found, **changes),
+        score="msp",
+        foreign_detector="knn",
+        model_fingerprint="a",
+        calibration_fingerprint="b",
+        seed=0,
+        error_limit=error_limit,
+    )
+
+
+levels = st.integers(-2, 2).map(lambda level: level / 2)  # few, so that many are met exactly
+anything = levels | st.sampled_from([np.nan, np.inf, -np.inf])
+thresholds = st.none() | st.just(-math.inf) | levels
+facts = st.fixed_dictionaries(
+    {
+        "accept": thresholds,
+        "limit": st.none() | levels,
+        "familiarities": st.lists(levels, min_size=1, max_size=9),
+        "error_limit": st.none() | shares,
+    }
+)
+images = st.lists(st.tuples(anything, anything, shares), min_size=1, max_size=12)
+
+
+def verdicts(known, rows):
+    return [of.decision for of in policy(**known).decide(*np.array(rows, dtype=float).T)]
+
+
+@given(facts, images)
+def test_nothing_is_accepted_that_is_not_finite_below_the_threshold_or_at_the_foreign_limit(
+    known, rows
+):
+    accept, limit = known["accept"], known["limit"]
+    for (score, likeness, _), verdict in zip(rows, verdicts(known, rows), strict=True):
+        foreign = limit is not None and likeness < limit
+        familiar = limit is None or limit < likeness < np.inf
+        reached = accept is not None and score >= accept and math.isfinite(score)
+        assert (verdict == "foreign") == foreign
+        assert (verdict == "accept") == (reached and familiar and not foreign)
+
+
+@given(facts, st.lists(levels, min_size=4, max_size=4))
+def test_a_higher_score_and_a_more_familiar_image_are_decided_no_more_strictly(known, drawn):
+    low, high = sorted(drawn[:2]), sorted(drawn[2:])
+    rows = [(low[0], high[0], 0.5), (low[1], high[1], 0.5)]
+    less, more = (STRICTNESS[verdict] for verdict in verdicts(known, rows))
+    assert less <= more
+
+
+@given(facts, images)
+def test_each_image_is_decided_as_if_it_were_alone(known, rows):
+    decider = policy(**known)
+    together = decider.decide(*np.array(rows, dtype=float).T)
+    assert together == [decider.decide(*np.array([row], dtype=float).T)[0] for row in rows]
+
+
+@given(facts, images, heights(5), heights(5))
+def test_mapping_scores_and_thresholds_alike_changes_no_decision(known, rows, steps, others):
+    def mapped(value, to):
+        return value if value is None or not math.isfinite(value) else float(to[int(2 * value) + 2])
+
+    moved = {
+        "accept": mapped(known["accept"], steps),
+        "limit": mapped(known["limit"], others),
+        "familiarities": [mapped(value, others) for value in known["familiarities"]],
+    }
+    changed = [(mapped(score, steps), mapped(like, others), error) for score, like, error in rows]
+    found, expected = (
+        [(of.decision, of.p_value) for of in policy(**of_policy).decide(*np.array(of_images).T)]
+        for of_policy, of_images in ((moved, changed), (known, rows))
+    )
+    assert found == expected
+
+
+@given(facts, images)
+def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(known, rows):
+    found = policy(**known).decide(*np.array(rows, dtype=float).T)
+    for (_, _, error), (verdict, reason, _) in zip(rows, found, strict=True):
+        if "probability of error" in reason:
+            assert (error <= known["error_limit"]) == (verdict == "accept")
+
+
+names = st.text(min_size=1, max_size=5).filter(lambda name: name.isprintable())
+outcomes = st.tuples(names, shares, st.integers(0, 9), st.integers(0, 9), shares)
+written = st.fixed_dictionaries(
+    {
+        "accept": st.none() | st.just(-math.inf) | finite,
+        "limit": st.none() | finite,
+        "familiarities": st.lists(finite, max_size=4),
+        "error_limit": st.none() | shares,
+        "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
+        "coverage": st.tuples(shares, shares),
+        "class_outcomes": st.lists(outcomes, max_size=2),
+        "promises": promises,
+        "prevalence": st.none()
+        | st.tuples(
+            st.lists(shares, max_size=3).map(tuple), st.none() | shares, st.none() | shares
+        ),
+        "best": st.none() | st.tuples(shares, st.integers(0, 9)),
+    }
+)
+
+
+def record(kind, values):
+    return None if values is None else kind(**dict(zip(kind.__annotations__, values, strict=True)))
+
+
+def policy_of(drawn):
+    """The policy of these plain values."""
+    records = {
+        "coverage": Interval(*drawn["coverage"]),
+        "class_outcomes": tuple(record(ClassOutcome, of) for of in drawn["class_outcomes"]),
+        "promises": Promises(**drawn["promises"]),
+        "prevalence": record(PrevalenceOutcome, drawn["prevalence"]),
+        "best": record(Attainable, drawn["best"]),
+    }
+    return policy(**{**drawn, **records})
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return tmp_path_factory.mktemp("policy") / "policy.json"
+
+
+@given(drawn=written)
+def test_any_policy_comes_back_from_its_file_as_it_was(file, drawn):
+    policy_of(drawn).save(file)
+    assert DeferralPolicy.load(file) == policy_of(drawn)
+
+
+@given(written, st.data())
+def test_a_digit_of_the_file_that_is_changed_is_noticed(drawn, data):
+    text = json.dumps(policy_of(drawn).to_dict())
+    digits = [at for at, letter in enumerate(text) if letter in "0123456789"]
+    at = data.draw(st.sampled_from(digits))
+    other = data.draw(st.sampled_from("0123456789"))
+    try:
+        content = json.loads(text[:at] + other + text[at + 1 :])
+    except ValueError:
+        reject()
+    assume(content != json.loads(text))
+    with pytest.raises(DataError):
+        DeferralPolicy.from_dict(content)
+
+
+@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=20), seeds)
+def test_every_group_gives_exactly_one_image_and_the_seed_says_which(groups, seed):
+    drawn = one_per_group(groups, seed=seed)
+    assert sorted(groups[at] for at in drawn) == sorted(set(groups))
+    assert (np.diff(drawn) > 0).all()
+    assert drawn.tolist() == one_per_group(groups, seed=seed).tolist()
+
+
+@given(st.dictionaries(names, finite, max_size=4))
+def test_rates_are_read_as_they_are_written(rates):
+    assert rates_by_class([f"{name}={rate!r}" for name, rate in rates.items()]) == rates
+
+
+@given(st.lists(st.text("ab=.1-e_ nif", max_size=6), max_size=3))
+def test_what_is_typed_is_a_rate_for_each_class_or_explained(typed):
+    try:
+        rates = rates_by_class(typed)
+    except UsageError:
+        return
+    assert [*rates] == [pair.rpartition("=")[0] for pair in typed]
+    for name, rate in rates.items():
+        if not 0 < rate < 1:
+            with pytest.raises(UsageError, match="class_max_miss of"):
+                Promises(max_error=0.1, class_max_miss={name: rate})
+
+
+counts = columns(20, 20, 20, size=3, least=3)
+mixes = st.lists(st.integers(0, 10), min_size=3, max_size=3).filter(any).map(
+    lambda parts: np.array(parts) / sum(parts)
+)  # fmt: skip
+
+
+@given(counts, mixes, mixes)
+def test_the_error_in_a_mix_of_classes_lies_between_those_of_the_classes(drawn, mix, other):
+    wrong, right, refused = drawn
+    cases = wrong + right + refused
+    errors = [float(w / (w + r)) for w, r, q in zip(wrong, right, mix, strict=True) if q * (w + r)]
+    found = estimated_error(wrong, right, cases, mix)
+    assert min(errors, default=0) - 1e-12 <= found <= max(errors, default=0) + 1e-12
+    least, most = other / 4, (other + mix) / 4
+    bound = bounded_error(most, least, mix=mix) if (mix @ most) else 0
+    assert 0 <= bound <= 1
+
+
+@given(st.dictionaries(st.sampled_from(CLASSES), st.integers(0, 4), max_size=2), st.data())
+def test_a_mix_that_is_completed_sums_to_1_keeps_what_is_named_and_shares_the_rest(named, data):
+    cases = np.array(data.draw(st.lists(st.integers(1, 50), min_size=3, max_size=3)))
+    mix = completed({name: tenths / 10 for name, tenths in named.items()}, CLASSES, cases=cases)
+    rest = [k for k, name in enumerate(CLASSES) if name not in named]
+    assert mix.sum() == pytest.approx(1)
+    assert [mix[CLASSES.index(name)] for name in named] == pytest.approx(
+        [tenths / 10 for tenths in named.values()]
+    )
+    np.testing.assert_allclose(mix[rest] * cases[rest].sum(), mix[rest].sum() * cases[rest])

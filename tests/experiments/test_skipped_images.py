@@ -1,0 +1,88 @@
+"""A reproduction on data and an OOD set that hold images that cannot be read."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY
+
+from misgiving.errors import BadImages
+from misgiving.experiments.bench import Bench
+from misgiving.experiments.collection import collect
+from misgiving.experiments.ood_detection import OdinSearch
+from misgiving.experiments.ood_places import OodPlace
+from misgiving.experiments.units import reproduce_units
+from misgiving.report.page import write_report
+
+BAD = ("a/1.png", "c/4.png")
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory):
+    """Three classes of 30 images and an OOD set of 12; three of them all cannot be read."""
+    folder = tmp_path_factory.mktemp("skipped")
+    random = np.random.default_rng(0)
+    for name, count in (("set/a", 30), ("set/b", 30), ("set/c", 30), ("scans", 12)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+            pixels[5:9, 5:9] = 40 * "abcs".index(name[-1])
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    for name in (*(f"set/{bad}" for bad in BAD), "scans/7.png"):
+        (folder / name).write_bytes(b"<b>no image</b>")
+    return replace(
+        TINY,
+        data=f"folder:{folder / 'set'}",
+        in_distribution=("a", "b"),
+        unseen=("c",),
+        ood_sets=("scans", "boxes"),
+        places=(OodPlace(name="scans", place=str(folder / "scans")),),
+        search=OdinSearch(tuning_set="scans", temperatures=(1.0,), epsilons=(0.0,)),
+        preprocessing={"image_size": 16},
+        validation_share=0.4,
+        models=("vanilla",),
+        trials=1,
+        on_bad_image="skip",
+    )
+
+
+def test_a_reproduction_fails_on_bad_images_unless_told(protocol, tmp_path):
+    with pytest.raises(BadImages, match="2 of 90 images cannot be read"):
+        Bench(replace(protocol, on_bad_image="fail"), tmp_path)
+
+
+def test_a_bad_image_of_an_ood_set_fails_too(protocol, tmp_path):
+    good = replace(protocol, on_bad_image="fail", data="digits", in_distribution=("0", "1"))
+    bench = Bench(replace(good, unseen=("2",), preprocessing={}), tmp_path)
+    with pytest.raises(BadImages, match=r"7\.png: not an image"):
+        bench.outliers(0)
+
+
+def test_a_reproduction_goes_on_without_bad_images_and_its_report_says_so(protocol, tmp_path):
+    bench, out = Bench(protocol, tmp_path / "cache"), tmp_path / "out"
+    reproduce_units(bench, out)
+    collect(bench, out)
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    told = [(one["set"], one["image"]) for one in settings["skipped"]]
+    assert told == [*((protocol.data, name) for name in BAD), ("scans", "scans-7.png")]
+    assert settings["images"] == 88
+    page = write_report(out).read_text(encoding="utf-8")
+    assert f"left out of {protocol.data}, as unreadable: a/1.png, c/4.png" in page
+    assert "left out: 1 of 12 images that cannot be read (scans-7.png)" in page
+    assert "scans-7.png" not in (out / "manifests" / "scans.csv").read_text(encoding="utf-8")
+
+
+def test_no_derived_image_comes_from_a_bad_one(protocol, tmp_path):
+    bench = Bench(protocol, tmp_path)
+    boxes = bench.outliers(0)["boxes"].built.dataset
+    parts = bench.run(next(iter(units_of(protocol)))).parts
+    assert not any(bad in identity for bad in BAD for identity in boxes.ids)
+    assert len(boxes) == int(np.sum(parts == bench.roles.measured))
+
+
+def units_of(protocol):
+    from misgiving.experiments.protocol import units
+
+    return [unit for unit in units(protocol) if unit.experiment == "ood_detection"]

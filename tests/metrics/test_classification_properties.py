@@ -1,0 +1,80 @@
+"""Laws of the measures of predicted classes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import DISTINCT, columns, heights, orders
+
+from misgiving.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    confusion_matrix,
+    macro_auroc,
+    sensitivities,
+)
+
+CLASSES = 4
+answers = columns(CLASSES, CLASSES)
+scored = columns(CLASSES, *[DISTINCT] * CLASSES)
+
+
+def measures(labels, predicted):
+    return (
+        accuracy(labels, predicted),
+        balanced_accuracy(labels, predicted, num_classes=CLASSES),
+    )
+
+
+def table(drawn):
+    labels, *values = drawn
+    return labels, np.stack(values, axis=1)
+
+
+@given(answers, st.permutations(range(CLASSES)), st.data())
+def test_neither_the_order_of_samples_nor_the_names_of_classes_change_a_measure(drawn, names, data):
+    order = data.draw(orders(len(drawn[0])))
+    renamed = measures(*(np.array(names)[column[order]] for column in drawn))
+    assert renamed == pytest.approx(measures(*drawn))
+
+
+@given(answers)
+def test_measures_are_shares_of_the_confusion_matrix(drawn):
+    confusions = confusion_matrix(*drawn, num_classes=CLASSES)
+    rows = [row / row.sum() for row in confusions if row.any()]
+    recalls = [row[k] for k, row in zip(sorted(set(drawn[0].tolist())), rows, strict=True)]
+    assert confusions.sum() == len(drawn[0])
+    expected = (np.trace(confusions) / confusions.sum(), np.mean(recalls))
+    assert measures(*drawn) == pytest.approx(expected)
+
+
+@given(answers, st.integers(0, CLASSES - 1), st.integers(2, 4))
+def test_how_often_a_class_occurs_leaves_the_sensitivities(drawn, often, times):
+    copies = np.where(drawn[0] == often, times, 1)
+    repeated = (np.repeat(column, copies) for column in drawn)
+    np.testing.assert_allclose(
+        sensitivities(*repeated, num_classes=CLASSES), sensitivities(*drawn, num_classes=CLASSES)
+    )
+
+
+@given(answers)
+def test_all_measures_are_1_where_and_only_where_every_class_is_recognised(drawn):
+    labels, predicted = drawn
+    assert measures(labels, labels) == (1, 1)
+    right = bool((labels == predicted).all())
+    assert [value == 1 for value in measures(labels, predicted)] == [right, right]
+
+
+@given(scored, st.lists(heights(), min_size=CLASSES, max_size=CLASSES))
+def test_a_strictly_increasing_map_of_each_class_by_itself_leaves_the_macro_auroc(drawn, steps):
+    labels, ranks = table(drawn)
+    stretched = np.stack([of[ranks[:, k]] for k, of in enumerate(steps)], axis=1)
+    np.testing.assert_equal(macro_auroc(labels, stretched), macro_auroc(labels, ranks / 1.0))
+
+
+@given(scored)
+def test_turning_every_probability_turns_the_macro_auroc(drawn):
+    labels, ranks = table(drawn)
+    turned = macro_auroc(labels, -ranks / 1.0)
+    expected = 1 - macro_auroc(labels, ranks / 1.0)
+    assert turned == pytest.approx(expected, abs=1e-12, nan_ok=True)

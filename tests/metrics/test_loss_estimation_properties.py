@@ -1,0 +1,139 @@
+"""Laws of how predicted losses follow the true ones."""
+
+from fractions import Fraction
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy.stats import spearmanr
+from strategies import DISTINCT, columns, heights, orders
+
+from misgiving.metrics.loss_estimation import (
+    error_auroc,
+    order_agreement,
+    r_squared,
+    spearman,
+    spread_ratio,
+)
+
+MEASURES = (spearman, order_agreement, spread_ratio, r_squared)
+OF_ORDER = (spearman, order_agreement)
+losses = columns(DISTINCT, DISTINCT)
+answers = columns(DISTINCT, 2)
+
+
+def same(found, expected):
+    """Equal but for rounding, or both undefined."""
+    return found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def share_in_order(predicted, true):
+    """Over the pairs whose true losses differ, ties of predicted ones counted half; else None."""
+    halves = [
+        1 + int(np.sign(predicted[i] - predicted[j]) * np.sign(true[i] - true[j]))
+        for i, j in combinations(range(len(true)), 2)
+        if true[i] != true[j]
+    ]
+    return Fraction(sum(halves), 2 * len(halves)) if halves else None
+
+
+@given(losses)
+def test_order_agreement_is_the_share_of_pairs_in_fractions(drawn):
+    share = share_in_order(*drawn)
+    expected = np.nan if share is None else float(share)
+    assert same(order_agreement(drawn[0] / 2, drawn[1] / 4), expected)
+
+
+@given(losses)
+def test_spearman_is_that_of_scipy_and_undefined_where_either_is_constant(drawn):
+    predicted, true = drawn
+    found = spearman(predicted / 2, true / 4)
+    if np.ptp(predicted) == 0 or np.ptp(true) == 0:
+        assert np.isnan(found)
+    else:
+        assert same(found, spearmanr(predicted, true).statistic)
+        assert -1 - 1e-12 <= found <= 1 + 1e-12
+
+
+@pytest.mark.parametrize("measure", OF_ORDER)
+@given(losses, heights(), heights())
+def test_no_strictly_increasing_map_of_either_loss_changes_a_measure_of_order(
+    measure, drawn, steps, others
+):
+    predicted, true = drawn
+    stretched = measure(steps[predicted], others[true])
+    np.testing.assert_equal(stretched, measure(predicted / 1.0, true / 1.0))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(losses, st.data())
+def test_the_order_of_samples_changes_no_measure(measure, drawn, data):
+    order = data.draw(orders(len(drawn[0])))
+    shuffled = measure(*(column[order] / 4 for column in drawn))
+    assert same(shuffled, measure(*(column / 4 for column in drawn)))
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@given(losses, st.integers(2, 4))
+def test_repeating_every_sample_changes_no_measure(measure, drawn, times):
+    repeated = measure(*(np.repeat(column, times) / 4 for column in drawn))
+    assert same(repeated, measure(*(column / 4 for column in drawn)))
+
+
+@given(losses)
+def test_turning_the_sign_of_the_prediction_turns_the_order(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assert same(spearman(-predicted, true), -spearman(predicted, true))
+    assert same(order_agreement(-predicted, true), 1 - order_agreement(predicted, true))
+
+
+@given(losses)
+def test_spearman_is_the_same_either_way_round(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assert same(spearman(predicted, true), spearman(true, predicted))
+
+
+@given(losses)
+def test_a_prediction_of_the_true_losses_themselves_is_perfect(drawn):
+    _, true = drawn
+    assume(np.ptp(true))
+    assert [measure(true / 4, true / 4) for measure in MEASURES] == pytest.approx([1] * 4)
+
+
+@given(losses, st.integers(-9, 9), st.integers(-5, 5))
+def test_the_spread_is_in_units_of_the_loss_and_forgets_where_it_lies(drawn, shift, factor):
+    predicted, true = (column / 4 for column in drawn)
+    expected = abs(factor) * spread_ratio(predicted, true)
+    assert same(spread_ratio(factor * predicted + shift, true), expected)
+
+
+@given(losses, st.integers(-9, 9), st.integers(1, 5))
+def test_the_explained_share_does_not_depend_on_the_unit_or_its_zero(drawn, shift, factor):
+    predicted, true = (column / 4 for column in drawn)
+    moved = r_squared(factor * predicted + shift, factor * true + shift)
+    assert same(moved, r_squared(predicted, true))
+
+
+@given(losses)
+def test_no_prediction_explains_more_than_all_and_the_mean_explains_nothing(drawn):
+    predicted, true = (column / 4 for column in drawn)
+    assume(np.ptp(true))
+    assert r_squared(predicted, true) <= 1
+    assert r_squared(np.full(len(true), true.mean()), true) == pytest.approx(0, abs=1e-12)
+
+
+@given(answers)
+def test_the_auroc_for_errors_is_the_share_of_pairs_in_fractions(drawn):
+    confidences, wrong = drawn
+    share = share_in_order(confidences, 1 - wrong)
+    expected = np.nan if share is None else float(share)
+    assert same(error_auroc(confidences / 2, wrong), expected)
+
+
+@given(answers, heights())
+def test_the_auroc_for_errors_depends_on_the_order_of_confidences_only(drawn, steps):
+    confidences, wrong = drawn
+    found = error_auroc(steps[confidences], wrong)
+    np.testing.assert_equal(found, error_auroc(confidences / 1.0, wrong))

@@ -1,0 +1,227 @@
+"""Faults of the machine: one clear line each, nothing half-written, and the next run works."""
+
+import errno
+import os
+import resource
+import subprocess
+
+import numpy as np
+import pytest
+import torch
+from commands import one_line
+from PIL import Image
+
+from misgiving import checkpoint
+from misgiving.cli.faults import fault_of
+from misgiving.data import loading
+from misgiving.experiments import measuring, runs
+from misgiving.files import disk_faults
+
+QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]
+OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total of 79 GiB"
+
+
+@pytest.fixture
+def photos(tmp_path):
+    random = np.random.default_rng(0)
+    for name in ("red", "blue"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = random.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def train(misgiving, photos, tmp_path):
+    return lambda: misgiving("train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN)
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+def full():
+    return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+
+
+def nothing_is_left(folder):
+    return not (folder / "run").exists() and not [*folder.rglob("*.partial")]
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (loading.os, "fsync"),
+        (loading, "write_sealed"),
+        (loading, "_alone"),
+        (checkpoint, "save_file"),
+        (checkpoint, "write_split"),
+        (checkpoint, "write_sealed"),
+        (checkpoint, "write_csv"),
+    ],
+)
+def test_a_disk_that_is_full_at_any_moment_is_one_line_and_the_next_run_works(
+    train, tmp_path, monkeypatch, module, name
+):
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, raising(full()))
+        code, _, error = train()
+    assert code == 1
+    assert "No space left on device; check the place, its free space" in one_line(error)
+    assert nothing_is_left(tmp_path)
+    code, _, error = train()
+    assert code == 0, error
+
+
+def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(train, tmp_path):
+    """Weights are written by a library that has its own kind of error."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        code, _, error = train()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert code == 1
+    assert "run: File too large; check the place" in one_line(error)
+    assert nothing_is_left(tmp_path)
+    assert train()[0] == 0
+
+
+def test_the_error_of_a_library_about_a_disk_becomes_the_systems(tmp_path):
+    told = RuntimeError("serializing: I/O error: No space left on device (os error 28)")
+    with pytest.raises(OSError, match="No space left") as caught, disk_faults(tmp_path / "x"):
+        raise told
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == str(tmp_path / "x")
+
+
+def test_another_error_of_a_library_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="invalid header"), disk_faults(tmp_path):
+        raise RuntimeError("invalid header")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A real file system of 64 kB, where one can be made."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "misgiving-test", place]
+    try:
+        done = subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    except OSError:
+        done = False
+    if not done:
+        pytest.skip("no file system can be mounted here: that takes an administrator")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_really_full_is_one_line_and_room_is_all_it_takes(
+    misgiving, photos, small_disk
+):
+    prepare = ["data", "prepare", f"folder:{photos}", "--cache", small_disk / "cache"]
+    code, _, error = misgiving(*prepare, "--image-size", "64")
+    assert code == 1
+    assert "No space left on device" in one_line(error)
+    assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+    code, _, error = misgiving(*prepare, "--image-size", "16")
+    assert code == 0, error
+
+
+def test_a_disk_for_reading_only_is_told_before_training_and_its_cache_is_used(
+    misgiving, photos, small_disk, tmp_path
+):
+    cache = ["--cache", small_disk / "cache"]
+    assert misgiving("data", "prepare", f"folder:{photos}", "--image-size", "16", *cache)[0] == 0
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    code, _, error = misgiving("train", f"folder:{photos}", "--out", small_disk / "run", *TRAIN)
+    assert code == 2
+    assert "is not a folder to write to; choose another --out" in one_line(error)
+    code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--image-size", "8", *cache)
+    assert code == 1
+    assert "Read-only file system; check the place" in one_line(error)
+    data = ["train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *cache]
+    code, _, error = misgiving(*data)
+    assert code == 0, error
+
+
+def test_a_cache_that_cannot_be_made_is_one_line(misgiving, photos):
+    code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--cache", "/proc/no/place")
+    assert code == 1
+    assert "/proc/no" in one_line(error)
+
+
+def test_a_cache_that_is_a_file_is_one_line(misgiving, photos, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    code, _, error = misgiving(
+        "data", "prepare", f"folder:{photos}", "--cache", tmp_path / "file" / "x"
+    )
+    assert code in (1, 2)
+    assert "file" in one_line(error)
+
+
+def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, cache_home, tmp_path):
+    assert train()[0] == 0
+    (stored,) = cache_home.rglob("images.npy")
+    data = bytearray(stored.read_bytes())
+    data[-5] ^= 4
+    stored.write_bytes(data)
+    (tmp_path / "run").rename(tmp_path / "first")
+    code, _, error = train()
+    assert code == 1
+    assert "a prepared image is not as it was written; run the same command again" in one_line(
+        error
+    )
+    code, _, error = train()
+    assert code == 0, error
+    weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("first", "run")]
+    assert weights[0] == weights[1]
+
+
+def test_a_gpu_without_memory_is_one_line_that_says_what_to_choose(train, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(runs, "train", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+        code, _, error = train()
+    assert code == 1
+    assert "the GPU is out of memory; choose a smaller --batch-size" in one_line(error)
+    assert nothing_is_left(tmp_path)
+    assert train()[0] == 0
+
+
+def test_a_gpu_without_memory_while_predicting_writes_no_table(
+    misgiving, train, photos, tmp_path, monkeypatch
+):
+    assert train()[0] == 0
+    monkeypatch.setattr(measuring, "predict_pixels", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    code, output, error = misgiving("predict", tmp_path / "run", photos, "--out", tmp_path / "p")
+    assert (code, output) == (1, "")
+    assert "--device cpu" in one_line(error)
+    assert not (tmp_path / "p").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (torch.OutOfMemoryError(OUT_OF_MEMORY), "the GPU is out of memory"),
+        (RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"), "the GPU is out of"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling x"), "the GPU is out"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the machine is"),
+        (MemoryError(), "the machine is out of memory"),
+        (np._core._exceptions._ArrayMemoryError((9,), np.dtype("u1")), "the machine is out of"),
+    ],
+)
+def test_want_of_memory_is_told_in_whatever_words_it_comes(error, says):
+    fault = fault_of(error)
+    assert fault.code == 1
+    assert says in fault.message
+    assert "--batch-size" in fault.message
+
+
+@pytest.mark.parametrize("error", [RuntimeError("size mismatch"), KeyError("x"), ValueError("y")])
+def test_a_failure_that_nobody_foresaw_is_not_explained_away(error):
+    assert fault_of(error) is None

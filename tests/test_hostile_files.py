@@ -1,0 +1,109 @@
+"""Files that somebody made to do harm are refused, and nothing in them is executed."""
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from commands import one_line
+from PIL import Image
+
+from misgiving.detectors.fitted import FittedDetectors
+from misgiving.errors import DataError
+from misgiving.evaluation import Predictions
+
+QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+
+
+class Mark:
+    """Creates the file that it names when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.fixture
+def mark(tmp_path):
+    """A trap; the test fails if it was sprung."""
+    yield Mark(tmp_path / "executed")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_the_trap_works(tmp_path):
+    pickle.loads(pickle.dumps(Mark(tmp_path / "sprung")))
+    assert (tmp_path / "sprung").exists()
+
+
+def plain_pickle(path, mark):
+    path.write_bytes(pickle.dumps({"weight": mark}))
+
+
+def of_torch(path, mark):
+    torch.save({"weight": torch.zeros(2), "more": mark}, path)
+
+
+def of_old_torch(path, mark):
+    torch.save({"weight": mark}, path, _use_new_zipfile_serialization=False)
+
+
+def whole_module(path, _):
+    torch.save(torch.nn.Linear(2, 2), path)
+
+
+@pytest.mark.parametrize("write", [plain_pickle, of_torch, of_old_torch, whole_module])
+@pytest.mark.parametrize("name", ["w.pt", "w.pth", "w.safetensors", "w.bin"])
+def test_a_pickle_offered_as_weights_is_refused(misgiving, tmp_path, mark, write, name):
+    write(tmp_path / name, mark)
+    code, _, error = misgiving(
+        "train", "digits", "--out", tmp_path / "run", "--weights", tmp_path / name, *QUICK
+    )
+    assert code == 1
+    assert name in one_line(error)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("load", [Predictions.load, FittedDetectors.load])
+def test_a_pickle_offered_as_predictions_or_detectors_is_refused(tmp_path, mark, load):
+    plain_pickle(tmp_path / "p.safetensors", mark)
+    with pytest.raises(DataError, match=r"p\.safetensors"):
+        load(tmp_path / "p.safetensors")
+
+
+@pytest.mark.parametrize("part", ["train_images", "val_labels"])
+def test_an_array_of_objects_offered_as_medmnist_is_refused(misgiving, tmp_path, mark, part):
+    arrays = {
+        f"{name}_{kind}": np.zeros((4, 8, 8) if kind == "images" else (4, 1), dtype=np.uint8)
+        for name in ("train", "val", "test")
+        for kind in ("images", "labels")
+    }
+    trapped = np.array([mark, mark, mark, mark], dtype=object)
+    np.savez(tmp_path / "m.npz", **{**arrays, part: trapped})
+    code, _, error = misgiving("data", "prepare", f"medmnist:{tmp_path / 'm.npz'}")
+    assert code == 1
+    assert f"{part} holds Python objects" in one_line(error)
+
+
+def test_a_pickle_named_as_a_member_of_medmnist_is_refused(misgiving, tmp_path, mark):
+    with zipfile.ZipFile(tmp_path / "m.npz", "w") as archive:
+        for part in ("train", "val", "test"):
+            archive.writestr(f"{part}_images.npy", pickle.dumps(mark))
+            archive.writestr(f"{part}_labels.npy", pickle.dumps(mark))
+    code, _, error = misgiving("data", "prepare", f"medmnist:{tmp_path / 'm.npz'}")
+    assert code == 1
+    assert "m.npz" in one_line(error)
+
+
+def test_a_pickle_named_as_an_image_is_a_bad_image(misgiving, tmp_path, mark):
+    for name in ("a", "b"):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (9, 9)).save(tmp_path / "set" / name / f"{number}.png")
+    plain_pickle(tmp_path / "set" / "a" / "trap.png", mark)
+    code, _, error = misgiving("data", "prepare", f"folder:{tmp_path / 'set'}")
+    assert code == 1
+    assert "trap.png: not an image" in one_line(error)
