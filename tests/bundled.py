@@ -15,9 +15,9 @@ from misgiving.evaluation import predict
 SIDE = 16
 
 
-def noisy_set(size, seed):
+def noisy_set(size, seed, side=SIDE):
     """Coloured images under so much noise that some are taken for another class."""
-    images = coloured_set(size, seed=seed)
+    images = coloured_set(size, side=side, seed=seed)
     random = np.random.default_rng(seed)
     veil = random.integers(0, 256, images.images.shape)
     share = random.uniform(0.1, 1, (size, 1, 1, 1))
@@ -32,7 +32,7 @@ def checkpoint(**options):
         **{"backbone": "vgg16_mini", "num_classes": 3, "image_size": SIDE, "reads_logits": True}
         | options
     )
-    images = noisy_set(150, seed=0)
+    images = noisy_set(150, seed=0, side=architecture.image_size)
     model = _normalised(architecture.build(), images).eval()
     made = Checkpoint(
         model=model,

@@ -245,7 +245,8 @@ def written(name, content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_facts(format=2), "has format 2, and this version reads 1"),
+        (with_facts(format=2), "of format 2, which a newer misgiving wrote; update yours"),
+        (with_facts(format=None), "has format None, and this version reads 1"),
         (with_facts(classes=None), r"bundle\.json: missing or damaged"),
         (with_facts(classes=["a", "b"]), "is for other classes"),
         (with_facts(preprocessing={"image_size": 20}), "is not the graph of this bundle"),

@@ -1,5 +1,6 @@
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime
@@ -62,11 +63,8 @@ def test_backbones_of_every_kind_can_be_exported(tmp_path, backbone, size, reads
 
 @pytest.mark.soak
 def test_a_model_without_an_estimator_can_be_exported(tmp_path):
-    made = checkpoint(taps=(), reads_logits=False)
-    run = write_run(tmp_path / "run", made)
-    config = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps(config | {"estimates_losses": False}))
-    export_run(run, tmp_path / "bundle")
+    made = replace(checkpoint(taps=(), reads_logits=False), estimates_losses=False)
+    export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
     answers = Bundle.load(tmp_path / "bundle").answer_squares(noisy_set(3, seed=1).images)
     assert [answer.predicted_loss for answer in answers] == [None] * 3
 

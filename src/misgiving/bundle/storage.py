@@ -42,10 +42,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
             "wrote"
         )
     facts = read_json(folder / FACTS)
-    if facts.get("format") != FORMAT:
+    found = facts.get("format")
+    if isinstance(found, int) and found > FORMAT:
         raise DataError(
-            f"{folder / FACTS}: has format {facts.get('format')!r}, and this version reads "
-            f"{FORMAT}; {AGAIN}"
+            f"{folder / FACTS}: of format {found}, which a newer misgiving wrote; update yours"
+        )
+    if found != FORMAT:
+        raise DataError(
+            f"{folder / FACTS}: has format {found!r}, and this version reads {FORMAT}; {AGAIN}"
         )
     _refuse_changed(folder)
     return facts
