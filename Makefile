@@ -60,5 +60,5 @@ $(VENV)/.train: $(VENV)/.made pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet --group dev
+	$(BIN)/python -m pip install --quiet -e '.[all]' --group dev
 	@touch $@
