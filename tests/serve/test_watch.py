@@ -101,7 +101,9 @@ def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
 def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
     store.add([a_case(n, score=None, likeness=None) for n in range(40)])
     seen = watch.look()
-    assert set(seen.since) >= {"scores", "familiarity"}
+    words = " ".join(test.sentence for test in seen.tests)
+    assert "less sure" in words
+    assert "less like the training images" in words
 
 
 def test_it_tells_when_the_alarm_came(store, watch):
