@@ -14,6 +14,7 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnxruntime": "serve",
+    "pyarrow": "parquet",
     "ray": "ray",
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
