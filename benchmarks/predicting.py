@@ -22,7 +22,8 @@ from torch import Tensor
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.preprocessing import Preprocessing, read_bytes
 from misgiving.data.splits import Split
-from misgiving.experiments.measuring import predict_images
+from misgiving.experiments.predicting import predict_images
+from misgiving.experiments.prediction_tables import table_of
 
 CLASSES = tuple("abcdefgh")
 BATCH_SIZE = 64
@@ -76,7 +77,8 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 def ours(run: Path, folder: Path) -> np.ndarray:
     """The probability of every image's predicted class, as `predict` writes it."""
-    rows = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE).rows
+    predicted = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
+    rows = table_of(predicted, decides=False).rows
     return np.array([float(str(row[2])) for row in rows])
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from misgiving import checkpoint
 from misgiving.cli.faults import fault_of
 from misgiving.data import loading
-from misgiving.experiments import measuring, runs
+from misgiving.experiments import answering, runs
 from misgiving.files import disk_faults
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
@@ -198,7 +198,7 @@ def test_a_gpu_without_memory_while_predicting_writes_no_table(
     misgiving, train, photos, tmp_path, monkeypatch
 ):
     assert train()[0] == 0
-    monkeypatch.setattr(measuring, "predict_pixels", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    monkeypatch.setattr(answering, "predict_pixels", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
     code, output, error = misgiving("predict", tmp_path / "run", photos, "--out", tmp_path / "p")
     assert (code, output) == (1, "")
     assert "--device cpu" in one_line(error)

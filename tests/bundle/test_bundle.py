@@ -171,9 +171,10 @@ def test_a_bundle_holds_these_files_and_no_others(exported):
 
 def test_outputs_that_are_not_finite_are_deferred(bundle):
     outputs = bundle.outputs(noisy_set(3, seed=15).images)
-    expected = answers_of(outputs, bundle.classes, bundle.rules)
+    scaling = bundle.estimate.scaling
+    expected = answers_of(outputs, bundle.classes, bundle.rules(outputs), scaling)
     outputs.logits[1] = np.nan
-    answers = answers_of(outputs, bundle.classes, bundle.rules)
+    answers = answers_of(outputs, bundle.classes, bundle.rules(outputs), scaling)
     assert answers[1].decision == "defer"
     assert answers[1].score is answers[1].error_probability is None
     assert np.isnan(answers[1].probabilities).all()

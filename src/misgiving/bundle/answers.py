@@ -100,19 +100,23 @@ class Rules:
         )
 
 
-def answers_of(outputs: Outputs, classes: Sequence[str], rules: Rules | None) -> list[Answer]:
-    """An answer for each image, by the rules where there are some."""
-    scaling = _plain(len(classes)) if rules is None else rules.estimate.scaling
-    probabilities = class_probabilities(outputs.logits, scaling).tolist()
+def answers_of(
+    outputs: Outputs,
+    classes: Sequence[str],
+    verdicts: Sequence[Verdict] | None,
+    scaling: Scaling | None,
+) -> list[Answer]:
+    """An answer for each image, by a policy's verdicts and scaling where there is a policy."""
+    given = _plain(len(classes)) if scaling is None else scaling
+    probabilities = class_probabilities(outputs.logits, given).tolist()
     losses = outputs.predicted_losses
     predicted = [None] * len(probabilities) if losses is None else losses.tolist()
-    if rules is None:
-        choices = choices_of(outputs.logits)
-        return [
-            _undecided(classes[choice], choice, *row)
-            for choice, *row in zip(choices, probabilities, predicted, strict=True)
-        ]
-    return [_decided(*row) for row in zip(rules(outputs), probabilities, predicted, strict=True)]
+    if verdicts is not None:
+        return [_decided(*row) for row in zip(verdicts, probabilities, predicted, strict=True)]
+    return [
+        _undecided(classes[choice], choice, *row)
+        for choice, *row in zip(choices_of(outputs.logits), probabilities, predicted, strict=True)
+    ]
 
 
 def _plain(num_classes: int) -> Scaling:

@@ -106,7 +106,11 @@ class Bundle:
 
     def answer_squares(self, squares: Squares) -> list[Answer]:
         """Answers for preprocessed images, in their order."""
-        return answers_of(self.outputs(squares), self.classes, self.rules)
+        outputs = self.outputs(squares)
+        if self.rules is None:
+            return answers_of(outputs, self.classes, None, None)
+        scaling = self.rules.estimate.scaling
+        return answers_of(outputs, self.classes, self.rules(outputs), scaling)
 
     def answer(self, images: Sequence[bytes], names: Sequence[str]) -> list[Answer]:
         """Answers for encoded images, in their order.

@@ -14,6 +14,7 @@ EXTRAS = {
     "onnx": "train",
     "onnxscript": "train",
     "onnxruntime": "serve",
+    "pyarrow": "parquet",
     "ray": "ray",
     "fastapi": "serve",
     "httptools": "serve",

@@ -93,18 +93,36 @@ def evaluate(
 
 
 def predict(
-    run: RunFolder,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A folder that `train` or `export` wrote."),
+    ],
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
     ],
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE.csv", help="Where to write the table. Default: the screen."),
+        typer.Option(
+            metavar="FILE",
+            help="Where to write the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on where an earlier attempt to write FILE was stopped."),
+    ] = False,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Write the images that were not accepted as one page to look through, worst "
+            "first.",
+        ),
     ] = None,
     on_bad_image: OnBadImage = "fail",
     device: Device = "auto",
 ) -> None:
-    """Predict the class and the loss of images, as a CSV.
+    """Predict the class and the loss of images, as a table.
 
     Columns: path, predicted_class, probability (of that class), predicted_loss (higher = rather
     wrong; trained by ranking it has no unit; empty for a model without a trained loss estimator).
@@ -117,24 +135,31 @@ def predict(
 
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, says why, and the others are empty.
-    """
-    from misgiving.experiments.measuring import predict_images
-    from misgiving.files import csv_text, write_text
 
-    with progress_bars() as progress:
-        header, rows, skipped = predict_images(
-            run,
+    Until FILE is whole, finished answers are kept in FILE.unfinished.jsonl, from which --resume
+    goes on, whatever has stopped it. A bundle (`misgiving export`) needs no torch.
+    """
+    from misgiving.errors import BadImage
+    from misgiving.experiments.prediction_files import predict_files
+    from misgiving.experiments.prediction_tables import as_csv
+
+    stop = "stopped" if out is None else "stopped; say --resume to go on from here"
+    with progress_bars(stop) as progress:
+        predicted, table = predict_files(
+            model,
             images,
+            out=out,
+            resume=resume,
+            contact_sheet=contact_sheet,
             device=device,
             on_image=Bar(progress, "predicting").at,
             on_bad_image=on_bad_image,
         )
-    say_skipped(skipped)
+    say_skipped([BadImage(one.path, one.unreadable) for one in predicted if one.unreadable])
     if out is None:
-        typer.echo(csv_text(header, rows), nl=False)
-    else:
-        write_text(out, csv_text(header, rows))
-        say(f"wrote {out} ({len(rows)} images)")
+        typer.echo(as_csv(table), nl=False)
+    for written in filter(None, (out, contact_sheet)):
+        say(f"wrote {written} ({len(predicted)} images)")
 
 
 def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:

@@ -1,30 +1,22 @@
 """What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
 
-import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from jaxtyping import Float, Int, UInt8
-from torch import Tensor
+from jaxtyping import Int
 
 from misgiving import processes
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected, skipped_sentences
-from misgiving.data.datasets import Dataset, load_dataset, preprocessed, unlabelled
+from misgiving.data.bad_images import FAIL, skipped_sentences
+from misgiving.data.datasets import load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
-from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.data.loading import ImageSet, prepare
-from misgiving.data.preprocessing import Preprocessing
 from misgiving.deciding import (
     Decider,
-    Verdict,
     all_confidences,
     fingerprint_of,
     predictions_of,
@@ -33,7 +25,6 @@ from misgiving.errors import BadImage, UsageError
 from misgiving.evaluation import (
     Measurement,
     Predictions,
-    device_of,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
@@ -51,9 +42,8 @@ from misgiving.experiments.reliance import measure_scaling
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
-from misgiving.models.joint import outputs_of
 from misgiving.recalibration import COMBINATION
-from misgiving.training import device_named, start_processes, unheard
+from misgiving.training import start_processes
 
 Report = Callable[[int, int], None]
 
@@ -276,179 +266,3 @@ def _detection(
             found = predictions_of(checkpoint, images)
             rows += measure_shares([verdict.decision for verdict in decider(found)], name)
     return rows
-
-
-PREDICTION_COLUMNS = ("path", "predicted_class", "probability", "predicted_loss")
-DECISION_COLUMNS = (
-    "decision",
-    "reason",
-    "error_probability",
-    "expected_loss",
-    "foreign_p_value",
-    "score",
-    "foreign_score",
-)
-
-
-UNREADABLE = "unreadable"
-
-
-class PredictionTable(NamedTuple):
-    """Header and rows of a table, and the images that cannot be read."""
-
-    header: Sequence[str]
-    rows: list[Sequence[object]]
-    skipped: tuple[BadImage, ...]
-
-
-def predict_images(
-    run: Path,
-    places: Sequence[Path],
-    *,
-    device: str = "auto",
-    batch_size: int = 64,
-    on_image: Report = unheard,
-    on_bad_image: str = FAIL,
-) -> PredictionTable:
-    """Class, probability and predicted loss of image files and of all images in folders.
-
-    With the run's policy, where it has one, also what is decided of each, and why; the probability
-    is then the calibrated one. The predicted loss is empty where none was trained.
-
-    With `on_bad_image="skip"`, an image that cannot be read has a row too, in which the last
-    column, `unreadable`, says why, and all others but the path are empty.
-
-    Raises:
-        BadImages: Images cannot be read, and they are not to be skipped, or none can.
-    """
-    rule = ON_BAD_IMAGE[on_bad_image]
-    if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-    dataset = unlabelled(places, name="images")
-    checkpoint = load(run)
-    decider = policy_of(run, checkpoint)
-    checkpoint.model.to(device_named(device))
-    header = PREDICTION_COLUMNS + (() if decider is None else DECISION_COLUMNS)
-    predict = partial(_predicted_rows, checkpoint, decider, fingerprint_of(checkpoint))
-    rows: list[Sequence[object]] = []
-    bad: list[BadImage] = []
-    ahead = max(batch_size, LOOK_AHEAD)  # the next batch is made while this one is predicted
-    with closing(_read(dataset, checkpoint.preprocessing, ahead=ahead)) as readings:
-        while batch := list(islice(readings, batch_size)):
-            bad += [one for one in batch if isinstance(one, BadImage)]
-            rows += _rows_in_order(batch, predict, len(header))
-            on_image(len(rows), len(dataset))
-    rule(bad, len(dataset))
-    if on_bad_image == SKIP:
-        return PredictionTable((*header, UNREADABLE), rows, tuple(bad))
-    return PredictionTable(header, [row[:-1] for row in rows], ())
-
-
-class _ReadImage(NamedTuple):
-    """An image that is ready for the model, and what it is called."""
-
-    name: str
-    pixels: UInt8[np.ndarray, "size size 3"]
-
-
-def _read(
-    dataset: Dataset, preprocessing: Preprocessing, *, ahead: int
-) -> Generator[_ReadImage | BadImage]:
-    """Every image in order; threads make so many ahead of what is used."""
-
-    def work(index: int) -> _ReadImage:
-        square = preprocessed(dataset.images, index, preprocessing).image
-        return _ReadImage(dataset.ids[index], square)
-
-    return in_order(collected(work, dataset.ids), len(dataset), ahead=ahead)
-
-
-def _rows_in_order(
-    batch: Sequence[_ReadImage | BadImage],
-    predict: Callable[[Sequence[_ReadImage]], Iterator[Sequence[object]]],
-    width: int,
-) -> Iterator[Sequence[object]]:
-    """A row for each image, with one more cell that says why it cannot be read, if that is so."""
-    predicted = predict([one for one in batch if not isinstance(one, BadImage)])
-    for one in batch:
-        if isinstance(one, BadImage):
-            yield (one.image, *[""] * (width - 1), one.reason)
-        else:
-            yield (*next(predicted), "")
-
-
-def _predicted_rows(
-    checkpoint: Checkpoint,
-    decider: Decider | None,
-    fingerprint: str,
-    images: Sequence[_ReadImage],
-) -> Iterator[Sequence[object]]:
-    if not images:
-        return iter(())
-    pixels = torch.from_numpy(np.stack([image.pixels for image in images]))
-    batch = pixels.permute(0, 3, 1, 2).float() / 255
-    names = tuple(image.name for image in images)
-    predictions = predict_pixels(checkpoint, names, batch, fingerprint)
-    if decider is None:
-        return _prediction_rows(predictions)
-    return _decision_rows(predictions, decider(predictions))
-
-
-def predict_pixels(
-    checkpoint: Checkpoint,
-    names: tuple[str, ...],
-    pixels: Float[Tensor, "batch 3 size size"],
-    fingerprint: str,
-) -> Predictions:
-    """Predictions for a batch of images of unknown class, by a model of this fingerprint."""
-    output = outputs_of(checkpoint.model, [pixels.to(device_of(checkpoint.model))])
-    return Predictions(
-        logits=output.logits.numpy(),
-        features=output.features.numpy(),
-        predicted_losses=output.predicted_losses.numpy() if checkpoint.estimates_losses else None,
-        labels=np.zeros(len(names), dtype=np.int64),  # unknown, and not used
-        ids=names,
-        groups=names,
-        classes=checkpoint.classes,
-        model=fingerprint,
-    )
-
-
-def _prediction_rows(predictions: Predictions) -> Iterator[Sequence[object]]:
-    probabilities = predictions.probabilities.max(axis=1)
-    for row, choice in enumerate(predictions.choices):
-        yield (
-            predictions.ids[row],
-            predictions.classes[choice],
-            f"{probabilities[row]:.6f}",
-            _loss(predictions, row),
-        )
-
-
-def _decision_rows(
-    predictions: Predictions, verdicts: Sequence[Verdict]
-) -> Iterator[Sequence[object]]:
-    for row, verdict in enumerate(verdicts):
-        yield (
-            predictions.ids[row],
-            verdict.predicted_class,
-            _number(verdict.probability),
-            _loss(predictions, row),
-            verdict.decision,
-            verdict.reason,
-            _number(verdict.error_probability),
-            _number(verdict.expected_loss),
-            _number(verdict.p_value),
-            _number(verdict.score),
-            _number(verdict.foreign_score),
-        )
-
-
-def _loss(predictions: Predictions, row: int) -> str:
-    losses = predictions.predicted_losses
-    return "" if losses is None else f"{losses[row]:.6g}"
-
-
-def _number(value: float | None) -> str:
-    """A cell; empty for what is not there or not defined."""
-    return "" if value is None or math.isnan(value) else f"{value:.6g}"

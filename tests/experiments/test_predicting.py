@@ -1,4 +1,5 @@
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from misgiving.data.datasets import ImageFiles
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.experiments.measuring import predict_images
+from misgiving.experiments.predicting import answerer_of, predict_images
+from misgiving.experiments.prediction_tables import table_of
+from misgiving.experiments.unfinished_answers import Kept
 
 COUNT = 5 * LOOK_AHEAD
 
@@ -55,7 +58,8 @@ def on_its_own(checkpoint, path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
-    _, rows, _ = predict_images(run, [photos], device="cpu", batch_size=batch_size)
+    predicted = predict_images(run, [photos], device="cpu", batch_size=batch_size)
+    rows = table_of(predicted, decides=False).rows
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
@@ -95,3 +99,46 @@ def test_progress_tells_how_many_images_are_predicted(run, photos):
 def test_a_batch_size_below_one_is_refused(run, photos):
     with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
         predict_images(run, [photos], device="cpu", batch_size=0)
+
+
+def test_a_bundle_answers_as_its_run_does(exported, photos):
+    run, bundle = exported
+    ours, theirs = (
+        table_of(predict_images(place, [photos], device="cpu"), decides=True).rows
+        for place in (bundle, run)
+    )
+    assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
+    numbers = [[row[2], row[3], *row[6:]] for row in ours]
+    np.testing.assert_allclose(numbers, [[row[2], row[3], *row[6:]] for row in theirs], rtol=2e-3)
+
+
+def test_answers_that_are_kept_are_not_asked_for_again(exported, photos):
+    answerer = answerer_of(exported[1])
+    kept, asked = Kept(), []
+
+    def counted(squares):
+        asked.append(len(squares))
+        return answerer.answer(squares)
+
+    counting = replace(answerer, answer=counted)
+    half = sorted(photos.iterdir())[: COUNT // 2]
+    predict_images(counting, half, kept=kept)
+    whole = predict_images(counting, [photos], kept=kept)
+    assert sum(asked) == COUNT
+    assert [one.path for one in whole] == [str(path) for path in sorted(photos.iterdir())]
+    expected = predict_images(answerer, [photos])
+    for ours, theirs in zip(whole, expected, strict=True):
+        assert ours.answer.decision == theirs.answer.decision
+        assert ours.answer.score == pytest.approx(theirs.answer.score, rel=1e-4)
+
+
+def test_an_image_that_has_changed_is_asked_about_again(exported, photos, tmp_path):
+    path = tmp_path / "photo.png"
+    names = sorted(photos.iterdir())
+    path.write_bytes(names[0].read_bytes())
+    kept = Kept()
+    (before,) = predict_images(exported[1], [path], kept=kept)
+    path.write_bytes(names[2].read_bytes())
+    (after,) = predict_images(exported[1], [path], kept=kept)
+    assert before.answer != after.answer
+    assert after.answer == predict_images(exported[1], [path])[0].answer

@@ -1,0 +1,67 @@
+"""How a run answers: with torch, by the policy of its folder."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from misgiving.bundle import Answer, Outputs, answers_of
+from misgiving.checkpoint import Checkpoint, load
+from misgiving.deciding import Decider, fingerprint_of
+from misgiving.evaluation import Predictions, device_of
+from misgiving.experiments.measuring import policy_of
+from misgiving.experiments.predicting import Answerer, Squares, policy_mark
+from misgiving.models.joint import outputs_of
+from misgiving.training import device_named
+
+
+def answerer_of_run(run: Path, *, device: str = "auto") -> Answerer:
+    """What answers as a run does."""
+    checkpoint = load(run)
+    decider = policy_of(run, checkpoint)
+    checkpoint.model.to(device_named(device))
+    fingerprint = fingerprint_of(checkpoint)
+
+    def answer(squares: Squares) -> list[Answer]:
+        images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+        return _answers(predict_pixels(checkpoint, images, fingerprint), decider)
+
+    policy = None if decider is None else decider.policy
+    return Answerer(
+        answer=answer,
+        preprocessing=checkpoint.preprocessing,
+        decides=decider is not None,
+        fingerprint=fingerprint + policy_mark(policy),
+    )
+
+
+def _answers(predictions: Predictions, decider: Decider | None) -> list[Answer]:
+    outputs = Outputs(
+        logits=predictions.logits,
+        features=predictions.features,
+        predicted_losses=predictions.predicted_losses,
+    )
+    if decider is None:
+        return answers_of(outputs, predictions.classes, None, None)
+    scaling = decider.estimate.scaling
+    return answers_of(outputs, predictions.classes, decider(predictions), scaling)
+
+
+def predict_pixels(
+    checkpoint: Checkpoint, images: Float[Tensor, "batch 3 size size"], fingerprint: str
+) -> Predictions:
+    """Predictions for a batch of images of unknown class, by a model of this fingerprint."""
+    output = outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
+    names = tuple(str(number) for number in range(len(images)))
+    return Predictions(
+        logits=output.logits.numpy(),
+        features=output.features.numpy(),
+        predicted_losses=output.predicted_losses.numpy() if checkpoint.estimates_losses else None,
+        labels=np.zeros(len(images), dtype=np.int64),  # unknown, and not used
+        ids=names,
+        groups=names,
+        classes=checkpoint.classes,
+        model=fingerprint,
+    )

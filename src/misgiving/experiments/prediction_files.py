@@ -1,0 +1,61 @@
+"""The files that `misgiving predict` writes."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from misgiving.data.bad_images import FAIL, SKIP
+from misgiving.errors import UsageError
+from misgiving.experiments.contact_sheet import contact_sheet as sheet_of
+from misgiving.experiments.predicting import Predicted, Report, answerer_of, predict_images
+from misgiving.experiments.prediction_tables import PredictionTable, table_of, writer_for
+from misgiving.experiments.unfinished_answers import Kept, kept_beside
+from misgiving.files import write_text
+
+
+def predict_files(
+    model: Path,
+    images: Sequence[Path],
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    contact_sheet: Path | None = None,
+    device: str = "auto",
+    on_image: Report = lambda *_: None,
+    on_bad_image: str = FAIL,
+) -> tuple[list[Predicted], PredictionTable]:
+    """Answer for images, and write a table and a sheet of them, each whole or not at all.
+
+    Args:
+        model: A run or a bundle.
+        images: Files, and folders.
+        out: The table; None for none. Answers are kept beside it until it is there.
+        resume: Go on from answers that an earlier attempt has kept.
+        contact_sheet: The page of images that were not accepted; None for none.
+        device: Where a run computes.
+        on_image: Told how many images are done, of how many.
+        on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
+    """
+    if resume and out is None:
+        raise UsageError("--resume goes on with a file; name it by --out")
+    write = None if out is None else writer_for(out)
+    answerer = answerer_of(model, device=device)
+    with _kept(out, answerer.fingerprint, resume=resume) as kept:
+        predicted = predict_images(
+            answerer, images, on_image=on_image, on_bad_image=on_bad_image, kept=kept
+        )
+        table = table_of(predicted, decides=answerer.decides, unreadable=on_bad_image == SKIP)
+        if contact_sheet is not None:
+            write_text(contact_sheet, sheet_of(predicted))
+        if out is not None and write is not None:
+            write(out, table)
+    return predicted, table
+
+
+@contextmanager
+def _kept(out: Path | None, fingerprint: str, *, resume: bool) -> Iterator[Kept]:
+    if out is None:
+        yield Kept()
+    else:
+        with kept_beside(out, fingerprint, resume=resume) as kept:
+            yield kept

@@ -1,0 +1,139 @@
+import csv
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import one_line
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder, chance = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(60):
+        pixels = chance.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return folder
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, tmp_path):
+    for name, place in zip(("run", "bundle"), exported, strict=True):
+        code, _, error = misgiving(
+            "predict", place, photos, "--out", tmp_path / f"{name}.csv", "--device", "cpu"
+        )
+        assert code == 0, error
+    run, bundle = rows_of(tmp_path / "run.csv"), rows_of(tmp_path / "bundle.csv")
+    assert len(run) == 60
+    for ours, theirs in zip(bundle, run, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("path", "predicted_class", "decision"):
+            assert ours[name] == theirs[name]
+        assert float(ours["score"]) == pytest.approx(float(theirs["score"]), rel=1e-3)
+
+
+def test_a_contact_sheet_is_written(misgiving, exported, photos, tmp_path):
+    code, output, error = misgiving(
+        "predict", exported[1], photos, "--contact-sheet", tmp_path / "sheet.html"
+    )
+    assert code == 0, error
+    assert f"wrote {tmp_path / 'sheet.html'}" in error
+    decided = [row["decision"] for row in csv.DictReader(output.splitlines())]
+    sheet = (tmp_path / "sheet.html").read_text()
+    assert sheet.count("<article>") == sum(decision != "accept" for decision in decided)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--resume"], "--resume goes on with a file"),
+        (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_in_one_line(
+    misgiving, exported, photos, arguments, says
+):
+    code, _, error = misgiving("predict", exported[1], photos, *arguments)
+    assert code == 2
+    assert says in one_line(error)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(misgiving, exported, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    code, _, error = misgiving("predict", exported[1], photos, "--out", "table.parquet")
+    assert code == 1
+    assert "pip install 'misgiving[parquet]'" in one_line(error)
+
+
+SLOWLY = """
+import sys, time
+from misgiving import cli
+from misgiving.bundle import Bundle
+answer = Bundle.answer_squares
+def slowly(self, squares):
+    time.sleep(0.15)
+    return answer(self, squares)
+Bundle.answer_squares = slowly
+from misgiving.experiments import predicting, prediction_files
+whole = predicting.predict_images
+prediction_files.predict_images = lambda *a, **k: whole(*a, batch_size=4, **k)
+cli.run()
+"""
+
+
+def predicting(bundle, photos, out):
+    command = [sys.executable, "-c", SLOWLY, "predict", bundle, photos, "--out", out, "--resume"]
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def lines_kept(out):
+    kept = out.with_name(f"{out.name}.unfinished.jsonl")
+    return kept.read_bytes().count(b"\n") - 1 if kept.exists() else 0
+
+
+def killed_after(bundle, photos, out, moment, count):
+    """Kill an attempt once it has kept more answers than were there; gives how many there are."""
+    process = predicting(bundle, photos, out)
+    while lines_kept(out) <= count and process.poll() is None:
+        time.sleep(0.02)
+    time.sleep(moment)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return lines_kept(out)
+
+
+@pytest.mark.parametrize(
+    "kills", [pytest.param(1, id="one"), pytest.param(12, id="twelve", marks=pytest.mark.soak)]
+)
+def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
+    misgiving, exported, photos, tmp_path, kills
+):
+    out, chance = tmp_path / "killed.csv", random.Random(kills)
+    count = 0
+    for _ in range(kills):
+        kept = killed_after(exported[1], photos, out, chance.uniform(0, 0.1), count)
+        if out.exists():
+            break
+        assert kept > count
+        count = kept
+    assert out.exists() or 0 < count < 60
+    code, _, error = misgiving("predict", exported[1], photos, "--out", out, "--resume")
+    assert code == 0, error
+    rows = rows_of(out)
+    assert [Path(row["path"]).name for row in rows] == [f"{n:03d}.png" for n in range(60)]
+    misgiving("predict", exported[1], photos, "--out", tmp_path / "whole.csv")
+    for ours, theirs in zip(rows, rows_of(tmp_path / "whole.csv"), strict=True):
+        assert ours["decision"] == theirs["decision"]
+        assert float(ours["score"]) == pytest.approx(float(theirs["score"]), rel=1e-4)
+    assert sorted(path.name for path in tmp_path.glob("*.*")) == ["killed.csv", "whole.csv"]
