@@ -120,7 +120,7 @@ def sides(
     fabric = fabric_of(config)
     module, wrapped = fabric.setup(model, optimizer)
     weights = torch.ones(CLASSES, device=fabric.device)
-    loop = _Loop(fabric, module, wrapped, config, weights, AugmentationSettings())
+    loop = _Loop(fabric, module, module, wrapped, config, weights, AugmentationSettings())
     size = images.images.shape[1]
     in_memory = torch.rand(config.batch_size, 3, size, size, device=fabric.device)
     labels = torch.randint(CLASSES, (config.batch_size,), device=fabric.device)

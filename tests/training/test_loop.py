@@ -1,5 +1,9 @@
 import math
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +240,39 @@ def test_an_absent_class_weighs_nothing():
 def test_a_model_trained_in_half_precision_comes_back_in_single(images):
     model, _ = trained(images, precision="bf16-true", epochs=1)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
+def test_compiling_without_a_compiler_is_explained(images, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler"):
+        trained(images, compiled=True)
+
+
+COMPILED = """
+from dataclasses import replace
+import torch
+from coloured import coloured_set
+from misgiving.models.joint import JointClassifier
+from misgiving.training import TrainingConfig, seeded, train
+
+def trained(compiled):
+    with seeded(5):
+        model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False, dropout=0.0)
+    config = TrainingConfig(epochs=1, batch_size=8, device="cpu", seed=5, compiled=compiled)
+    train(model, coloured_set(), coloured_set(size=12, seed=1), config)
+    return model.state_dict()
+
+plain, compiled = trained(False), trained(True)
+assert plain.keys() == compiled.keys()
+for name, weight in plain.items():
+    torch.testing.assert_close(compiled[name], weight, rtol=0, atol=1e-4)
+"""
+
+
+@pytest.mark.soak  # compiling takes a minute
+def test_compiled_steps_train_alike_and_keep_the_names_of_weights():
+    # In a process of its own: the compiler cannot see through the shape checks of the test run.
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-c", COMPILED]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -212,6 +212,14 @@ def train(
             rich_help_panel="Machine",
         ),
     ] = "32-true",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Compile the steps with torch.compile: slow to begin, faster where it pays.",
+            rich_help_panel="Machine",
+        ),
+    ] = False,
     devices: Devices = 1,
     nodes: Nodes = 1,
     overwrite: Annotated[

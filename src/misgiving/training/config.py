@@ -51,6 +51,7 @@ class TrainingConfig:
         seed: Of the first weights, the order of images, augmentation and dropout.
         device: `auto`, `cpu`, `cuda` or `mps`.
         precision: lightning-fabric's name, such as `32-true` or `bf16-mixed`.
+        compiled: Compile the steps with `torch.compile`: slow to begin, faster where it pays.
         devices: Processes on each node, one for each device; each sees a share of every batch.
         nodes: Machines that train together.
     """
@@ -77,6 +78,7 @@ class TrainingConfig:
     seed: int = 0
     device: str = "auto"
     precision: str = "32-true"
+    compiled: bool = False
     devices: int = 1
     nodes: int = 1
 

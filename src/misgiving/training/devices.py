@@ -1,6 +1,8 @@
 """Devices and processes, as lightning-fabric starts them."""
 
 import logging
+import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -80,6 +82,18 @@ def set_up(
     for parameter in others:
         parameter.requires_grad_(True)
     return module, wrapped
+
+
+def compiled(module: Any, device: torch.device) -> Any:
+    """The module with its steps compiled; its parameters, and their names, stay what they are.
+
+    Raises:
+        UsageError: There is no compiler.
+    """
+    candidates = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if device.type == "cpu" and not any(shutil.which(name) for name in candidates if name):
+        raise UsageError("--compile needs a C++ compiler; install one, name it in CXX, or leave it")
+    return torch.compile(module)
 
 
 def device_named(name: str) -> torch.device:

@@ -26,7 +26,7 @@ from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.processes import gathered
 from misgiving.training.config import TrainingConfig, Weighting
-from misgiving.training.devices import fabric_of, set_up
+from misgiving.training.devices import compiled, fabric_of, set_up
 from misgiving.training.records import EpochRecord, Step, unheard
 from misgiving.training.session import Session
 from misgiving.training.unfinished import Unfinished
@@ -84,7 +84,8 @@ def train(
     scheduler = StepLR(optimizer, config.decay_every, config.decay_factor)
     reached = partial(_reached, model, training, config)
     module, wrapped = set_up(fabric, model, optimizer, reached)
-    loop = _Loop(fabric, module, wrapped, config, weights.to(fabric.device), augmentation)
+    stepping = compiled(module, fabric.device) if config.compiled else module
+    loop = _Loop(fabric, module, stepping, wrapped, config, weights.to(fabric.device), augmentation)
     watched = {
         "train": _same_size_draw(training, validation, config.seed),
         "validation": validation,
@@ -128,6 +129,7 @@ class _Loop:
 
     fabric: Fabric
     module: Any
+    stepping: Any  # the same module, compiled where that is asked for
     optimizer: Optimizer
     config: TrainingConfig
     class_weights: Float[Tensor, " classes"]
@@ -144,7 +146,7 @@ class _Loop:
             images = batch.images
             if self.augmentation is not None:
                 images = augment(images, self.augmentation, session.augmentation)
-            output = self.module(images, detach_taps=not joint)
+            output = Output(*self.stepping(images, detach_taps=not joint))
             objective = self.objective(*self._of_all_processes(output, batch.labels))
             self.optimizer.zero_grad()
             # Each process has the gradient of its share, of which DistributedDataParallel takes

@@ -1,0 +1,224 @@
+"""The service under load, against a plain loop over the same files on the same cores.
+
+    python benchmarks/serving.py [--clients 64] [--images 400] [--rounds 5] [--seconds 0]
+
+A bundle of `tf_efficientnet_lite0` (drawn weights, 128 pixels; or --bundle) is served by `misgiving
+serve` in a process of its own, with its default settings. Clients in this process send JPEG files
+of 600 x 450 pixels, each over its own connection, and wait for the answer before they send the
+next. The plain loop decodes, preprocesses and runs onnxruntime, file by file: it
+has no network, no JSON, no store, and no decisions. Both use all cores, and the clients' work
+counts against the service. Prints the median ratio of the times with its range, latencies, and how
+many answers were 429. `--seconds 60` adds a minute of unbroken load, with the largest memory.
+"""
+
+import argparse
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.parse import urlsplit
+
+import numpy as np
+import onnxruntime
+from pictures import write_pictures
+from side_by_side import Comparison, alternate
+
+from misgiving.bundle import Bundle
+from misgiving.bundle.network import GRAPH
+
+SIZE = (600, 450)
+FILES = 64
+
+
+def main() -> None:
+    """Time both sides in turn; then, on demand, load the service without a break."""
+    options = _options()
+    with TemporaryDirectory() as folder:
+        place = Path(folder)
+        bundle = options.bundle or _drawn_bundle(place)
+        paths = write_pictures(place / "images", count=FILES, size=SIZE)
+        files = [path.read_bytes() for path in paths]
+        with _service(bundle, place / "cases.sqlite") as service:
+            load = Load(service.where, files, options.clients)
+            plain = _plain_loop(bundle, files)
+            Comparison(
+                what=f"the service, {options.clients} clients",
+                against="a plain loop of decoding, preprocessing and onnxruntime",
+                measure="times as fast",
+                bound=0.7,
+                rounds=alternate(
+                    lambda: load.send(options.images),
+                    lambda: plain(options.images),
+                    rounds=options.rounds,
+                ),
+                notes=load.notes(options.images),
+            ).report()
+            if options.seconds:
+                _unbroken(load, service, options.seconds)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--images", type=int, default=400, help="in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.0, help="of unbroken load, afterwards")
+    parser.add_argument("--bundle", type=Path, help="serve this one")
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Service:
+    """A service in a process of its own."""
+
+    process: subprocess.Popen[str]
+    where: tuple[str, int]
+
+    def megabytes(self) -> float:
+        """Of memory that it has now."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) / 1024
+
+
+@contextmanager
+def _service(bundle: Path, store: Path) -> Iterator[Service]:
+    command = [sys.executable, "-m", "misgiving", "serve", str(bundle), "--port", "0"]
+    log = store.with_suffix(".log")
+    process = subprocess.Popen([*command, "--store", str(store)], stderr=log.open("w"), text=True)
+    try:
+        while "http" not in (said := log.read_text()):
+            time.sleep(0.1)
+            if process.poll() is not None:
+                raise SystemExit(said)
+        found = urlsplit(next(word for word in said.split() if word.startswith("http")).rstrip(";"))
+        yield Service(process, (str(found.hostname), int(found.port or 0)))
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Load:
+    """Clients that send images without a pause, and what they saw."""
+
+    where: tuple[str, int]
+    files: Sequence[bytes]
+    clients: int
+    latencies: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+
+    def send(self, images: int, seconds: float = float("inf")) -> None:
+        """So many images, or as many as the seconds allow."""
+        numbers = iter(range(images))
+        until = time.perf_counter() + seconds
+        asyncio.run(self._all(numbers, until))
+
+    def notes(self, images: int) -> tuple[str, ...]:
+        """Latencies and statuses so far."""
+        middle, high = np.quantile(self.latencies, [0.5, 0.99])
+        seen = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
+        return (
+            f"{images} images a round; latency p50 {1000 * middle:.0f} ms, "
+            f"p99 {1000 * high:.0f} ms; answers: {seen}",
+        )
+
+    async def _all(self, numbers: Iterator[int], until: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self.clients):
+                group.create_task(self._client(numbers, until))
+
+    async def _client(self, numbers: Iterator[int], until: float) -> None:
+        reader, writer = await asyncio.open_connection(*self.where)
+        for number in numbers:
+            if time.perf_counter() > until:
+                break
+            begun = time.perf_counter()
+            writer.write(self._request(number))
+            self.statuses[await _status(reader)] += 1
+            self.latencies.append(time.perf_counter() - begun)
+        writer.close()
+        await writer.wait_closed()
+
+    def _request(self, number: int) -> bytes:
+        data = self.files[number % len(self.files)]
+        head = (
+            "POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
+            f"Content-Length: {len(data)}\r\n\r\n"
+        )
+        return head.encode() + data
+
+
+async def _status(reader: asyncio.StreamReader) -> int:
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.decode().lower().splitlines()
+    length = next(
+        int(line.partition(":")[2]) for line in lines if line.startswith("content-length")
+    )
+    body = json.loads(await reader.readexactly(length))
+    status = int(lines[0].split()[1])
+    assert status != 200 or body["results"][0]["case"]["sha256"]
+    return status
+
+
+def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
+    preprocessing = Bundle.load(bundle).square
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # as in the service
+    session = onnxruntime.InferenceSession(bundle / GRAPH, options, ["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+
+    def run(images: int) -> None:
+        for number in range(images):
+            square = preprocessing(files[number % len(files)], "image")
+            planes = np.ascontiguousarray(square.transpose(2, 0, 1)[None], dtype=np.float32) / 255
+            session.run(None, {name: planes})
+
+    return run
+
+
+def _unbroken(load: Load, service: Service, seconds: float) -> None:
+    load.latencies.clear(), load.statuses.clear()
+    before = service.megabytes()
+    load.send(10**9, seconds)
+    answered = len(load.latencies)
+    print(f"{seconds:g} seconds of unbroken load: {answered / seconds:.1f} images a second")
+    print(f"  {load.notes(answered)[0]}")
+    print(f"  memory {before:.0f} MB before, {service.megabytes():.0f} MB after")
+
+
+def _drawn_bundle(folder: Path) -> Path:
+    """A bundle with drawn weights: they do not matter for its speed."""
+    import torch
+
+    from misgiving.checkpoint import Architecture, Checkpoint, save
+    from misgiving.data.preprocessing import Preprocessing
+    from misgiving.data.splits import Split
+    from misgiving.experiments.exporting import export_run
+
+    torch.manual_seed(0)
+    architecture = Architecture(backbone="tf_efficientnet_lite0", num_classes=8, image_size=128)
+    drawn = Checkpoint(
+        model=architecture.build(pretrained=False).eval(),
+        architecture=architecture,
+        classes=tuple("ABCDEFGH"),
+        preprocessing=Preprocessing(image_size=128),
+        split=Split(ids=("0",), hashes=("0",), parts=("train",), labels=("A",), groups=("0",)),
+        class_weights=(1.0,) * 8,
+        estimates_losses=True,
+        configuration={"data": {"name": "drawn", "fingerprint": ""}, "training": {}},
+    )
+    save(folder / "run", drawn)
+    export_run(folder / "run", folder / "bundle")
+    return folder / "bundle"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""Many clients for long: no failures, each answer once in the store, and memory that stays."""
+
+import http.client
+import json
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from processes import standin_at
+from standin import picture
+
+from misgiving.serve import Store
+from misgiving.serve.store import Filter
+
+CLIENTS = 16
+FILES = [picture(level / 10, size=(300, 225), kind="JPEG") for level in range(10)]
+
+
+class Load:
+    """Clients that send without a pause, each over its own connection."""
+
+    def __init__(self, where):
+        self.where, self.statuses, self.ids = where, Counter(), []
+
+    def send(self, images):
+        numbers = iter(range(images))
+        lock = threading.Lock()
+        senders = [
+            threading.Thread(target=self._client, args=(numbers, lock)) for _ in range(CLIENTS)
+        ]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+
+    def _client(self, numbers, lock):
+        connection = http.client.HTTPConnection(*self.where, timeout=60)
+        while True:
+            with lock:
+                number = next(numbers, None)
+            if number is None:
+                return connection.close()
+            body = FILES[number % len(FILES)]
+            connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
+            response = connection.getresponse()
+            content = json.loads(response.read())
+            with lock:
+                self.statuses[response.status] += 1
+                self.ids += [result["case"]["id"] for result in content.get("results", [])]
+
+
+def megabytes(process):
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
+
+
+@pytest.mark.parametrize(
+    "images",
+    [pytest.param(500, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.soak)],
+)
+def test_under_load_all_is_answered_and_memory_stays(sqlite_place, images):
+    with standin_at(sqlite_place, recent_bytes=50_000, threads=2) as (process, where):
+        load = Load(where)
+        load.send(images // 4)
+        before = megabytes(process)
+        load.send(images - images // 4)
+        grown = megabytes(process) - before
+    assert load.statuses == {200: images}
+    store = Store.open(sqlite_place)
+    assert store.count(Filter()) == images
+    assert sorted(load.ids) == sorted(case.id for case in store.all(Filter()))
+    store.close()
+    assert grown < 16
+
+
+def test_more_than_the_queue_holds_is_refused_and_nothing_else_goes_wrong(sqlite_place):
+    with standin_at(sqlite_place, queue=2, max_files=1) as (_, where):
+        load = Load(where)
+        load.send(300)
+    assert set(load.statuses) == {200, 429}
+    store = Store.open(sqlite_place)
+    assert store.count(Filter()) == load.statuses[200]
+    store.close()
