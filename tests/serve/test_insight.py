@@ -7,6 +7,8 @@ from standin import Standin, answer_of, picture
 
 from misgiving.deferral import Promises
 from misgiving.serve.insight import command
+from misgiving.serve.page import part_of_script
+from misgiving.serve.problems import ProblemError
 
 
 @pytest.fixture
@@ -134,6 +136,11 @@ def test_no_more_saliency_is_computed_at_once_than_is_good(client, monkeypatch):
 @pytest.mark.parametrize("name", ["../page.py", "page.py", "..%2fpage.py", "nothing.js"])
 def test_only_modules_of_the_page_are_served_as_script(name, client):
     assert client.get(f"/script/{name}").status_code == 404
+
+
+def test_no_path_leads_from_the_modules_to_other_files():
+    with pytest.raises(ProblemError, match="no such module"):
+        part_of_script("../page.py")
 
 
 def test_every_module_that_the_page_imports_is_served(client):
