@@ -1,3 +1,4 @@
+import hashlib
 import json
 from dataclasses import replace
 
@@ -283,3 +284,13 @@ def test_calibration_cases_that_cannot_be_used_are_refused(parts, detectors, cha
 
     with pytest.raises((DataError, UsageError), match=says):
         calibrated_with(parts, detectors, spread)
+
+
+def test_a_policy_folder_is_sealed_with_sha_256(decider, tmp_path):
+    """As it has always been: a policy that was calibrated before is accepted."""
+    decider.save(tmp_path / "policy", {})
+    written = json.loads((tmp_path / "policy" / "checksums.json").read_text())
+    assert written == {
+        name: hashlib.sha256((tmp_path / "policy" / name).read_bytes()).hexdigest()
+        for name in FILES
+    }

@@ -17,7 +17,7 @@ from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate, one_p
 from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_detectors
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import Predictions, model_fingerprint, predict
-from misgiving.files import file_checksum, whole_folder, write_json
+from misgiving.files import file_sha256, whole_folder, write_json
 from misgiving.recalibration import Estimate, fit_estimate
 from misgiving.verdicts import FOREIGN_DETECTOR as FOREIGN_DETECTOR  # also to be had from here
 from misgiving.verdicts import Verdict as Verdict
@@ -155,9 +155,7 @@ class Decider:
             write_json(partial / ESTIMATE, self.estimate.to_dict())
             self.detectors.save(partial / DETECTORS)
             write_json(partial / CASES, dict(cases))
-            write_json(
-                partial / CHECKSUMS, {name: file_checksum(partial / name) for name in SEALED}
-            )
+            write_json(partial / CHECKSUMS, {name: file_sha256(partial / name) for name in SEALED})
 
     @classmethod
     def load(cls, folder: Path) -> "Decider":
@@ -181,7 +179,7 @@ def _refuse_changed(folder: Path) -> None:
     """The guarantee is for these scores: files beside the policy must be as they were written."""
     try:
         written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        changed = [name for name in SEALED if written[name] != file_checksum(folder / name)]
+        changed = [name for name in SEALED if written[name] != file_sha256(folder / name)]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{folder}: a file of the policy is missing or damaged ({error}); "

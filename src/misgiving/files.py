@@ -116,6 +116,12 @@ def file_checksum(path: Path) -> str:
     return f"{total:08x}"
 
 
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal: for what others get and may compare; slower than CRC-32."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whole or not at all."""
     write_text(path, csv_text(header, rows))

@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 import shutil
@@ -179,6 +180,15 @@ def test_outputs_that_are_not_finite_are_deferred(bundle):
     assert answers[1].score is answers[1].error_probability is None
     assert np.isnan(answers[1].probabilities).all()
     assert [answers[0], answers[2]] == [expected[0], expected[2]]
+
+
+def test_a_bundle_is_sealed_with_sha_256(exported):
+    written = json.loads((exported[1] / "checksums.json").read_text())
+    assert written == {
+        name: hashlib.sha256((exported[1] / name).read_bytes()).hexdigest()
+        for name in FILES
+        if name != "checksums.json"
+    }
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import file_checksum, write_json
+from misgiving.files import file_sha256, write_json
 
 FORMAT = 1
 FACTS, CHECKSUMS = "bundle.json", "checksums.json"
@@ -21,7 +21,7 @@ AGAIN = "run `misgiving export` again"
 def seal(folder: Path) -> None:
     """Write the checksum of every file in the folder."""
     write_json(
-        folder / CHECKSUMS, {path.name: file_checksum(path) for path in sorted(folder.iterdir())}
+        folder / CHECKSUMS, {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
     )
 
 
@@ -88,6 +88,6 @@ def _refuse_changed(folder: Path) -> None:
         )
     for name in sorted(written):
         with damage_explained(folder / name):
-            found_now = file_checksum(folder / name)
+            found_now = file_sha256(folder / name)
         if found_now != written[name]:
             raise DataError(f"{folder / name}: was changed after it was exported; {AGAIN}")
