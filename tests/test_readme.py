@@ -36,4 +36,4 @@ def test_every_command_is_written_as_the_command_line_takes_it(line):
 
 
 def test_commands_are_found():
-    assert len(COMMANDS) == 12
+    assert len(COMMANDS) == 15
