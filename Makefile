@@ -41,6 +41,7 @@ bench: $(VENV)/.dev ## Speed and accuracy against others, side by side.
 	$(BIN)/python benchmarks/odin_grid.py
 	$(BIN)/python benchmarks/ood_metrics.py
 	$(BIN)/python benchmarks/guarantee.py
+	$(BIN)/python benchmarks/serving.py
 
 fix: $(VENV)/.dev ## Mend style where that can be done by machine.
 	$(BIN)/ruff check --fix
