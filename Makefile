@@ -40,6 +40,7 @@ soak: $(VENV)/.dev ## The long tests: many kills, many attacks, a thousand examp
 bench: $(VENV)/.dev ## Speed against others, into benchmarks/results.md; then the deferral guarantee.
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/guarantee.py
+	$(BIN)/python benchmarks/serving.py
 
 fix: $(VENV)/.dev ## Mend style where that can be done by machine.
 	$(BIN)/ruff check --fix

@@ -8,7 +8,7 @@ of 600 x 450 pixels, each over its own connection, and wait for the answer befor
 next. The plain loop decodes, preprocesses and runs onnxruntime, file by file: it
 has no network, no JSON, no store, and no decisions. Both use all cores, and the clients' work
 counts against the service. Prints the median ratio of the times with its range, latencies, and how
-many answers were 429. `--seconds 60` adds a minute of unbroken load, with the largest memory.
+many answers were 429. `--seconds 60` adds a minute of unbroken load, with its memory.
 """
 
 import argparse
@@ -48,17 +48,18 @@ def main() -> None:
         with _service(bundle, place / "cases.sqlite") as service:
             load = Load(service.where, files, options.clients)
             plain = _plain_loop(bundle, files)
+            rounds = alternate(
+                lambda: load.send(options.images),
+                lambda: plain(options.images),
+                rounds=options.rounds,
+            )
             Comparison(
-                what=f"the service, {options.clients} clients",
+                what=f"the service, {options.clients} clients, {options.images} images a round",
                 against="a plain loop of decoding, preprocessing and onnxruntime",
                 measure="times as fast",
                 bound=0.7,
-                rounds=alternate(
-                    lambda: load.send(options.images),
-                    lambda: plain(options.images),
-                    rounds=options.rounds,
-                ),
-                notes=load.notes(options.images),
+                rounds=rounds,
+                notes=(load.note(),),
             ).report()
             if options.seconds:
                 _unbroken(load, service, options.seconds)
@@ -121,14 +122,11 @@ class Load:
         until = time.perf_counter() + seconds
         asyncio.run(self._all(numbers, until))
 
-    def notes(self, images: int) -> tuple[str, ...]:
+    def note(self) -> str:
         """Latencies and statuses so far."""
         middle, high = np.quantile(self.latencies, [0.5, 0.99])
         seen = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
-        return (
-            f"{images} images a round; latency p50 {1000 * middle:.0f} ms, "
-            f"p99 {1000 * high:.0f} ms; answers: {seen}",
-        )
+        return f"latency p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms; answers: {seen}"
 
     async def _all(self, numbers: Iterator[int], until: float) -> None:
         async with asyncio.TaskGroup() as group:
@@ -190,7 +188,7 @@ def _unbroken(load: Load, service: Service, seconds: float) -> None:
     load.send(10**9, seconds)
     answered = len(load.latencies)
     print(f"{seconds:g} seconds of unbroken load: {answered / seconds:.1f} images a second")
-    print(f"  {load.notes(answered)[0]}")
+    print(f"  {load.note()}")
     print(f"  memory {before:.0f} MB before, {service.megabytes():.0f} MB after")
 
 

@@ -156,7 +156,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(where):
 
 def test_many_requests_go_over_one_connection_also_after_refusals(where):
     connection = http.client.HTTPConnection(*where, timeout=20)
-    for body, status in [(picture(), 200), (b"no image", 422), (picture(), 200)]:
+    too_long = b"x" * 150_000  # its end comes after the refusal is certain
+    for body, status in [(picture(), 200), (b"no image", 422), (too_long, 413), (picture(), 200)]:
         connection.request("POST", "/decisions", body, {"Content-Type": "image/png"})
         response = connection.getresponse()
         response.read()
