@@ -34,7 +34,7 @@ def finish(out, cache):
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="two"), pytest.param(10, id="ten", marks=pytest.mark.soak)]
+    "kills", [pytest.param(1, id="one"), pytest.param(10, id="ten", marks=pytest.mark.soak)]
 )
 def test_a_reproduction_killed_at_random_moments_ends_in_the_same_results(tmp_path, kills):
     started = time.monotonic()
@@ -96,7 +96,7 @@ def stopped(out, cache, epochs, number, moment):
 
 
 @pytest.mark.parametrize(
-    "kills", [pytest.param(2, id="two"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
+    "kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
 )
 def test_a_training_killed_at_random_moments_ends_in_the_same_weights(tmp_path, kills):
     epochs = 4 * kills

@@ -118,7 +118,10 @@ def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_n
     moved = at if at is None or at == -math.inf else steps[int(at)]
     assert changed.accept_threshold == moved
     assert changed.foreign_threshold == (None if limit is None else factor * limit - 7)
-    names = {"accept_threshold": at, "foreign_threshold": limit}
+    kept, moved_too = plain.evidence, changed.evidence
+    assert (moved_too.wrong, moved_too.kept) == (kept.wrong, kept.kept)
+    assert moved_too.scores == tuple(steps[int(score)] for score in kept.scores)
+    names = {"accept_threshold": at, "foreign_threshold": limit, "evidence": kept}
     assert replace(changed, foreign_scores=plain.foreign_scores, **names) == plain
 
 

@@ -31,10 +31,13 @@ OPERATIONS = [
     ("GET", "/cases/{id}"),
     ("GET", "/cases/{id}/thumbnail"),
     ("GET", "/cases/{id}/image"),
+    ("GET", "/cases/{id}/saliency"),
     ("POST", "/cases/{id}/review"),
     ("GET", "/health"),
     ("GET", "/model"),
     ("GET", "/metrics"),
+    ("GET", "/calibration"),
+    ("GET", "/drift"),
 ]
 
 

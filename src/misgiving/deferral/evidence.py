@@ -52,7 +52,7 @@ class Evidence:
         cls, thresholds: Thresholds, calibration: Cases, kept: Bool[np.ndarray, " n"]
     ) -> "Evidence":
         """What is kept of the calibration cases."""
-        order = np.argsort(-calibration.scores, kind="stable")
+        order = np.lexsort((kept, calibration.wrong, -calibration.scores))  # whatever theirs was
         return cls(
             thresholds=tuple(thresholds.tolist()),
             scores=tuple(calibration.scores[order].astype(float).tolist()),
