@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from databases import emptied
 from processes import standin_at
 from standin import picture
 
@@ -80,7 +81,7 @@ def test_every_answered_case_survives_kills_in_sqlite(sqlite_place, tmp_path, ki
     "kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
 )
 def test_every_answered_case_survives_kills_in_postgresql(database, tmp_path, kills):
-    hold_to_kills(database, tmp_path / "kept", kills)
+    hold_to_kills(emptied(database), tmp_path / "kept", kills)
 
 
 def test_a_service_that_is_told_to_stop_answers_what_it_has_begun(sqlite_place):
