@@ -4,8 +4,9 @@ Everything here is also right in a process that is alone, where it changes nothi
 started by `misgiving.training.start_processes`, torchrun or SLURM.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,9 @@ from jaxtyping import Int
 from torch import Tensor, distributed
 
 from misgiving.errors import ProcessLostError
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 def count() -> int:
@@ -62,6 +66,15 @@ def stacked(tensor: Tensor) -> Tensor:
     parts = [torch.empty_like(ours) for _ in range(count())]
     distributed.all_gather(parts, ours)
     return torch.stack(parts).to(tensor.device)
+
+
+def merged(found: Mapping[Key, Value]) -> dict[Key, Value]:
+    """What all processes have found, each under keys of its own or with equal values."""
+    if not _together():
+        return dict(found)
+    parts: list[Any] = [None] * count()
+    distributed.all_gather_object(parts, dict(found))
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def any_of(flag: bool) -> bool:

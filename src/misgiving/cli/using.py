@@ -121,6 +121,8 @@ def predict(
     ] = None,
     on_bad_image: OnBadImage = "fail",
     device: Device = "auto",
+    devices: Devices = 1,
+    nodes: Nodes = 1,
 ) -> None:
     """Predict the class and the loss of images, as a table.
 
@@ -152,6 +154,8 @@ def predict(
             resume=resume,
             contact_sheet=contact_sheet,
             device=device,
+            devices=devices,
+            nodes=nodes,
             on_image=Bar(progress, "predicting").at,
             on_bad_image=on_bad_image,
         )

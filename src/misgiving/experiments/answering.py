@@ -1,5 +1,6 @@
 """How a run answers: with torch, by the policy of its folder."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +8,39 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from misgiving import processes
 from misgiving.bundle import Answer, Outputs, answers_of
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.deciding import Decider, fingerprint_of
 from misgiving.evaluation import Predictions, device_of
 from misgiving.experiments.measuring import policy_of
-from misgiving.experiments.predicting import Answerer, Squares, policy_mark
+from misgiving.experiments.predicting import Answerer, Key, Squares, Value, policy_mark
 from misgiving.models.joint import outputs_of
-from misgiving.training import device_named
+from misgiving.training import start_processes
 
 
-def answerer_of_run(run: Path, *, device: str = "auto") -> Answerer:
-    """What answers as a run does."""
+class _Processes:
+    """The processes of this command."""
+
+    @property
+    def is_first(self) -> bool:
+        return processes.is_first()
+
+    def share(self, todo: list[int]) -> list[int]:
+        return todo[processes.rank() :: processes.count()]
+
+    def together(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
+        with processes.losses_explained():
+            return processes.merged(found)
+
+
+def answerer_of_run(
+    run: Path, *, device: str = "auto", devices: int = 1, nodes: int = 1
+) -> Answerer:
+    """What answers as a run does, in as many processes as are asked for."""
     checkpoint = load(run)
     decider = policy_of(run, checkpoint)
-    checkpoint.model.to(device_named(device))
+    checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     fingerprint = fingerprint_of(checkpoint)
 
     def answer(squares: Squares) -> list[Answer]:
@@ -34,6 +53,7 @@ def answerer_of_run(run: Path, *, device: str = "auto") -> Answerer:
         preprocessing=checkpoint.preprocessing,
         decides=decider is not None,
         fingerprint=fingerprint + policy_mark(policy),
+        team=_Processes(),
     )
 
 

@@ -3,12 +3,12 @@
 Nothing here needs torch, unless it is a run that answers.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -23,6 +23,35 @@ from misgiving.experiments.unfinished_answers import Kept
 
 Report = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+@runtime_checkable
+class Team(Protocol):
+    """Processes that share the images."""
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process keeps and writes what is found."""
+
+    def share(self, todo: list[int]) -> list[int]:
+        """The part that is this process's."""
+
+    def together(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
+        """What all have found."""
+
+
+class Alone:
+    """One process does all of it."""
+
+    is_first = True
+
+    def share(self, todo: list[int]) -> list[int]:
+        return todo
+
+    def together(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
+        return dict(found)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,12 +63,14 @@ class Answerer:
         preprocessing: What an image goes through before.
         decides: Whether there is a policy.
         fingerprint: Of all that answers depend on, the policy included.
+        team: The processes that answer.
     """
 
     answer: Callable[[Squares], list[Answer]]
     preprocessing: Preprocessing
     decides: bool
     fingerprint: str
+    team: Team = field(default_factory=Alone)
 
 
 class Predicted(NamedTuple):
@@ -50,16 +81,19 @@ class Predicted(NamedTuple):
     unreadable: str = ""
 
 
-def answerer_of(place: Path, *, device: str = "auto") -> Answerer:
+def answerer_of(place: Path, *, device: str = "auto", devices: int = 1, nodes: int = 1) -> Answerer:
     """What answers: the bundle or run in a folder.
 
     Raises:
         DataError: It is neither, or damaged.
+        UsageError: Several processes are asked of a bundle, which takes all cores in one.
     """
     if not is_bundle(place):
         from misgiving.experiments.answering import answerer_of_run
 
-        return answerer_of_run(place, device=device)
+        return answerer_of_run(place, device=device, devices=devices, nodes=nodes)
+    if devices * nodes > 1:
+        raise UsageError("--devices and --nodes are for a run; a bundle takes all cores already")
     bundle = Bundle.load(place)
     return Answerer(
         answer=bundle.answer_squares,
@@ -104,8 +138,9 @@ def predict_images(
     dataset = unlabelled(places, name="images")
     answerer = place if isinstance(place, Answerer) else answerer_of(place, device=device)
     memory = Kept() if kept is None else kept
-    found = _known(dataset, memory)
-    todo = [index for index in range(len(dataset)) if index not in found]
+    team = answerer.team
+    found = team.together(_known(dataset, memory))
+    todo = team.share([index for index in range(len(dataset)) if index not in found])
     bad: dict[str, BadImage] = {}
     if found:
         on_image(len(found), len(dataset))
@@ -116,6 +151,7 @@ def predict_images(
         memory.add({image.key: one for image, one in zip(images, answers, strict=True)})
         found |= {image.row: one for image, one in zip(images, answers, strict=True)}
         on_image(len(found) + len(bad), len(dataset))
+    found, bad = team.together(found), team.together(bad)
     rule(list(bad.values()), len(dataset))
     return [
         Predicted(name, found.get(index), bad[name].reason if name in bad else "")

@@ -21,6 +21,8 @@ def predict_files(
     resume: bool = False,
     contact_sheet: Path | None = None,
     device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
     on_image: Report = lambda *_: None,
     on_bad_image: str = FAIL,
 ) -> tuple[list[Predicted], PredictionTable]:
@@ -33,13 +35,17 @@ def predict_files(
         resume: Go on from answers that an earlier attempt has kept.
         contact_sheet: The page of images that were not accepted; None for none.
         device: Where a run computes.
+        devices: Processes on each machine that share the images of a run.
+        nodes: Machines.
         on_image: Told how many images are done, of how many.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     if resume and out is None:
         raise UsageError("--resume goes on with a file; name it by --out")
     write = None if out is None else writer_for(out)
-    answerer = answerer_of(model, device=device)
+    answerer = answerer_of(model, device=device, devices=devices, nodes=nodes)
+    if not answerer.team.is_first:  # it keeps and writes for all
+        out = contact_sheet = write = None
     with _kept(out, answerer.fingerprint, resume=resume) as kept:
         predicted = predict_images(
             answerer, images, on_image=on_image, on_bad_image=on_bad_image, kept=kept
