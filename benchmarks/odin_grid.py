@@ -39,8 +39,8 @@ def main() -> None:
     """Time both sides in turn, and compare what they find."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
-    parser.add_argument("--image-size", type=int, default=64)
-    parser.add_argument("--images", type=int, default=16, help="on either side")
+    parser.add_argument("--image-size", type=int, default=32)
+    parser.add_argument("--images", type=int, default=4, help="on either side")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processor-time", action="store_true", help="not that of the clock")
     options = parser.parse_args()

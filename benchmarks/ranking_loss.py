@@ -74,7 +74,7 @@ def report_alone(size: int, before: int) -> None:
         seconds.append(time.process_time() - started)
     Reading(
         what=f"memory of the ranking loss of {size} samples",
-        value=taken,
+        values=[taken],
         unit="MiB",
         bound=size / 1024,
         notes=(
