@@ -1,30 +1,16 @@
 """A model that can be known by heart: what it says follows from an image's mean colour."""
 
 import io
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from misgiving.bundle import Answer
 from misgiving.data.preprocessing import Preprocessing, decode
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
 KEY = "a-key-of-the-tests-0123456789"
-
-
-class Answer(NamedTuple):
-    predicted_class: str
-    probabilities: tuple[float, ...]
-    probability: float
-    error_probability: float | None
-    expected_loss: float | None
-    predicted_loss: float | None
-    foreign_p_value: float | None
-    decision: str
-    reason: str
-    score: float | None
-    foreign_score: float | None
 
 
 class Policy:

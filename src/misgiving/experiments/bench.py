@@ -20,7 +20,7 @@ from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.experiments.ood_places import OodPlace
 from misgiving.experiments.protocol import MODELS, SWEEP, Protocol, Unit
-from misgiving.experiments.runs import Parts, Run, align, grouped_images, split_of
+from misgiving.experiments.runs import Parts, Run, align, grouped_images, hash_of_lines, split_of
 from misgiving.training import Step, unheard
 
 
@@ -129,7 +129,7 @@ class Bench:
             "training": run.training.to_dict(),
             "preprocessing": run.preprocessing.to_dict(),
             "augmentation": run.augmentation.to_dict(),
-            "images": [run.images.fingerprint, _hash_of_lines(run.images.groups)],
+            "images": [run.images.fingerprint, hash_of_lines(run.images.groups)],
             "weights": _content(run.model.weights),
             "training_code": self._training_code,
             "code": self._code,
@@ -145,7 +145,7 @@ class Bench:
             "unseen": self.protocol.unseen,
             "seed": self.protocol.seed,
             "outliers": {
-                name: [set_.images.fingerprint, _hash_of_lines(set_.images.groups)]
+                name: [set_.images.fingerprint, hash_of_lines(set_.images.groups)]
                 for name, set_ in self.outliers(trial).items()
             },
         }
@@ -206,21 +206,30 @@ def _content(path: Path | None) -> str | None:
     return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _hash_of_lines(lines: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
-
-
 ONLY_SHOWN = (
+    "bundle",
     "cli",
     "report",
     "data/auditing.py",
     "data/fetching",
-    "data/fetching.py",
     "experiments/collection",
-    "experiments/collection.py",
+    "experiments/answering.py",
+    "experiments/auditing.py",
+    "experiments/calibrating.py",
+    "experiments/cluster.py",
+    "experiments/contact_sheet.py",
+    "experiments/exporting.py",
+    "experiments/measuring.py",
+    "experiments/predicting.py",
+    "experiments/prediction_files.py",
+    "experiments/prediction_tables.py",
+    "experiments/unfinished_answers.py",
     "metrics/statistics.py",
+    "metrics/subgroups.py",
+    "models/graph.py",
+    "serve",
 )
-"""Code on which no unit depends: it fetches, collects or shows."""
+"""Code on which no unit depends: it fetches, collects, shows, decides for users or serves."""
 
 TRAINING = (
     "data",

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -238,7 +238,7 @@ def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
     identity = {
         **_configuration(run),
         "preprocessing": run.preprocessing.to_dict(),
-        "split": hashlib.sha256("\n".join(map(str, run.parts)).encode()).hexdigest(),
+        "split": hash_of_lines(map(str, run.parts)),
         "first weights": model_fingerprint(model),
         "versions": versions(),
     }
@@ -279,6 +279,11 @@ def _configuration(run: Run) -> dict[str, Any]:
         "training": run.training.to_dict(),
         "augmentation": run.augmentation.to_dict(),
     }
+
+
+def hash_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of lines in their order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def history_table(

@@ -28,7 +28,7 @@ from misgiving.processes import gathered
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, fabric_of, set_up
 from misgiving.training.records import EpochRecord, Step, unheard
-from misgiving.training.session import Session
+from misgiving.training.session import Session, stream
 from misgiving.training.unfinished import Unfinished
 
 
@@ -125,7 +125,7 @@ def class_weights(
 
 @dataclass(frozen=True)
 class _Loop:
-    """One model with what its epochs need; Eq. 2 is on one screen in `run_epoch`."""
+    """One model with what its epochs need; Eq. 2 is on one screen in `epoch`."""
 
     fabric: Fabric
     module: Any
@@ -280,7 +280,7 @@ def _reached(model: JointClassifier, images: ImageSet, config: TrainingConfig) -
 def _seed_of_process(seed: int) -> int:
     """Processes draw different dropout masks; the first draws what a single one would."""
     rank = processes.rank()
-    return seed if rank == 0 else int(np.random.SeedSequence([seed, 0, rank]).generate_state(1)[0])
+    return seed if rank == 0 else stream(seed, 0, rank)
 
 
 def _same_size_draw(training: ImageSet, validation: ImageSet, seed: int) -> ImageSet:

@@ -76,7 +76,8 @@ class Session:
 
     def _begin(self, epoch: int) -> None:
         self.epoch, self.step, self._sums = epoch, 0, np.zeros(2)
-        self.augmentation = torch.Generator().manual_seed(_stream(self._config.seed, epoch))
+        self.augmentation = torch.Generator()
+        self.augmentation.manual_seed(stream(self._config.seed, epoch, 1))
 
     def _keep(self) -> None:
         if self._unfinished is not None:
@@ -168,6 +169,6 @@ def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {n.removeprefix(start): t for n, t in tensors.items() if n.startswith(start)}
 
 
-def _stream(seed: int, epoch: int) -> int:
-    """A seed for the augmentation of one epoch that differs from the one of its sampling order."""
-    return int(np.random.SeedSequence([seed, epoch, 1]).generate_state(1)[0])
+def stream(seed: int, *place: int) -> int:
+    """A seed of its own for each place that random numbers are drawn in."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
