@@ -10,14 +10,13 @@ from sklearn.model_selection import GroupKFold
 
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
-from misgiving.recalibration import (
-    COMBINATION,
-    Combination,
-    Estimate,
-    Isotonic,
-    Scaling,
+from misgiving.recalibration import COMBINATION, Estimate, Scaling
+from misgiving.recalibration.fitting import (
     combined_out_of_fold,
+    fit_combination,
     fit_estimate,
+    fit_isotonic,
+    fit_scaling,
 )
 
 
@@ -44,7 +43,7 @@ def test_scaling_finds_the_temperature_and_biases_that_made_the_labels():
     logits = random.normal(size=(40000, 3)) * 3
     true = Scaling(temperature=2.0, biases=(1.0, 0.0, -1.0))
     labels = np.array([random.choice(3, p=row) for row in true(logits)])
-    found = Scaling.fit(logits, labels)
+    found = fit_scaling(logits, labels)
     assert found.temperature == pytest.approx(2.0, rel=0.05)
     assert np.diff(found.biases) == pytest.approx([-1.0, -1.0], abs=0.08)
 
@@ -67,28 +66,28 @@ def test_scaling_is_the_minimum_of_its_objective_by_another_search():
         method="Nelder-Mead",
         options={"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000},
     )
-    found = Scaling.fit(logits, labels)
+    found = fit_scaling(logits, labels)
     mine = objective([math.log(found.temperature), *found.biases])
     assert mine == pytest.approx(best.fun, abs=1e-5)
 
 
 def test_scaling_of_a_class_without_cases_stays_finite():
-    found = Scaling.fit(np.array([[1.0, 0.0, -1.0]] * 20), np.array([0, 1] * 10))
+    found = fit_scaling(np.array([[1.0, 0.0, -1.0]] * 20), np.array([0, 1] * 10))
     assert np.isfinite(found.biases).all()
     assert found(np.zeros((1, 3))).sum() == pytest.approx(1.0)
 
 
 def test_scaling_where_every_answer_is_right_stays_finite():
     logits = np.random.default_rng(0).normal(size=(50, 3))
-    found = Scaling.fit(logits, logits.argmax(axis=1))
+    found = fit_scaling(logits, logits.argmax(axis=1))
     assert 0.001 < found.temperature < 1
     assert np.isfinite(found(logits)).all()
 
 
 def test_isotonic_pools_violators_as_by_hand():
-    found = Isotonic.fit(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]), increasing=True)
+    found = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]), increasing=True)
     assert found(np.array([0.0, 1, 2, 3, 4, 9])).tolist() == [0, 0, 0.5, 0.5, 1, 1]
-    falling = Isotonic.fit(
+    falling = fit_isotonic(
         np.array([1.0, 2, 3, 4]), np.array([1.0, 0, 1, 0]), increasing=False, margin=0.1
     )
     assert falling(np.array([1.0, 2, 3, 4])).tolist() == [0.9, 0.5, 0.5, 0.1]
@@ -97,7 +96,7 @@ def test_isotonic_pools_violators_as_by_hand():
 def test_the_combination_is_the_logistic_model_of_standardised_confidences():
     confidences, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
-    found = Combination.fit(confidences, wrong, groups)
+    found = fit_combination(confidences, wrong, groups)
     table = np.column_stack([confidences[name] for name in found.names])
     standard = (table - table.mean(axis=0)) / table.std(axis=0)
     candidates = [

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.recalibration import COMBINED, Combination, Estimate, Isotonic, Scaling
+from misgiving.recalibration import Combination, Estimate, Isotonic, Scaling
+from misgiving.recalibration.fitting import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 finite = st.floats(-1e6, 1e6)
@@ -42,7 +43,7 @@ def pooled(inputs, quarters):
 @given(pairs)
 def test_isotonic_is_least_squares_in_fractions(drawn):
     inputs, quarters = drawn
-    found = Isotonic.fit(inputs / 1.0, quarters / 4, increasing=True)
+    found = fit_isotonic(inputs / 1.0, quarters / 4, increasing=True)
     expected = [float(value) for value in pooled(inputs, quarters)]
     np.testing.assert_allclose(found(np.unique(inputs) / 1.0), expected, atol=1e-12)
 
@@ -50,15 +51,15 @@ def test_isotonic_is_least_squares_in_fractions(drawn):
 @given(pairs)
 def test_a_falling_map_is_a_rising_one_of_turned_inputs(drawn):
     inputs, targets = drawn[0] / 1.0, drawn[1] / 4
-    falling = Isotonic.fit(inputs, targets, increasing=False)
-    rising = Isotonic.fit(-inputs, targets, increasing=True)
+    falling = fit_isotonic(inputs, targets, increasing=False)
+    rising = fit_isotonic(-inputs, targets, increasing=True)
     np.testing.assert_allclose(falling(inputs), rising(-inputs), atol=1e-12)
 
 
 @pytest.mark.parametrize("increasing", [True, False])
 @given(pairs, st.lists(finite, min_size=2, max_size=9).map(sorted), st.floats(0, 0.4))
 def test_isotonic_is_monotone_everywhere_and_keeps_the_margin(increasing, drawn, places, margin):
-    found = Isotonic.fit(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing, margin=margin)
+    found = fit_isotonic(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing, margin=margin)
     values = found(np.array(places))
     steps = np.diff(values if increasing else values[::-1])
     assert (steps >= -1e-12).all()
@@ -70,9 +71,9 @@ def test_isotonic_is_monotone_everywhere_and_keeps_the_margin(increasing, drawn,
 @given(pairs)
 def test_isotonic_keeps_the_mean_and_leaves_what_is_monotone(drawn):
     inputs, targets = drawn[0] / 1.0, drawn[1] / 4
-    once = Isotonic.fit(inputs, targets, increasing=True)(inputs)
+    once = fit_isotonic(inputs, targets, increasing=True)(inputs)
     assert once.mean() == pytest.approx(targets.mean())
-    again = Isotonic.fit(inputs, once, increasing=True)(inputs)
+    again = fit_isotonic(inputs, once, increasing=True)(inputs)
     np.testing.assert_allclose(again, once, atol=1e-12)
 
 
@@ -114,7 +115,7 @@ def penalised(scaling, logits, labels):
 @given(logits_of, generators())
 def test_no_other_scaling_is_more_probable_than_the_one_that_is_fitted(drawn, others):
     logits, labels = drawn_logits(drawn)
-    found = Scaling.fit(logits, labels)
+    found = fit_scaling(logits, labels)
     best = penalised(found, logits, labels)
     for spread in (0.01, 0.3, 3.0):
         moves = spread * others.normal(size=logits.shape[1] + 1)

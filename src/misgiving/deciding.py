@@ -18,7 +18,8 @@ from misgiving.detectors import FittedDetectors, Head, TrainingOutputs, fit_dete
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import Predictions, model_fingerprint, predict
 from misgiving.files import file_sha256, whole_folder, write_json
-from misgiving.recalibration import Estimate, fit_estimate
+from misgiving.recalibration import Estimate
+from misgiving.recalibration.fitting import fit_estimate
 from misgiving.verdicts import FOREIGN_DETECTOR as FOREIGN_DETECTOR  # also to be had from here
 from misgiving.verdicts import Verdict as Verdict
 from misgiving.verdicts import foreign_detector_of, verdicts

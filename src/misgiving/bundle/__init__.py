@@ -3,7 +3,7 @@
 from misgiving.bundle.answers import NO_POLICY, Answer, Rules, answers_of
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.network import Network, Outputs
-from misgiving.bundle.storage import FORMAT, is_bundle
+from misgiving.bundle.storage import FORMAT, is_bundle, is_bundle_not_run
 
 __all__ = [
     "FORMAT",
@@ -15,4 +15,5 @@ __all__ = [
     "Rules",
     "answers_of",
     "is_bundle",
+    "is_bundle_not_run",
 ]

@@ -30,6 +30,20 @@ def is_bundle(folder: Path) -> bool:
     return (folder / FACTS).is_file()
 
 
+def is_bundle_not_run(folder: Path) -> bool:
+    """Whether a model's folder is a bundle; False where it calls itself a run.
+
+    Raises:
+        DataError: It is neither, which is said without what loads a run.
+    """
+    if not is_bundle(folder) and not (folder / "config.json").is_file():
+        raise DataError(
+            f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "
+            "`misgiving export` wrote"
+        )
+    return is_bundle(folder)
+
+
 def read_facts(folder: Path) -> dict[str, Any]:
     """What a bundle says of itself, after all its files were found to be as they were written.
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from misgiving.errors import BadImage, BadImages, ExplainedError
 
 EXTRAS = {
+    "sklearn": "data",
     "torch": "train",
     "timm": "train",
     "lightning_fabric": "train",
@@ -53,7 +54,8 @@ def _missing_extra(error: ModuleNotFoundError) -> Fault | None:
     extra = EXTRAS.get((error.name or "").split(".")[0])
     if extra is None:
         return None
-    return Fault(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'")
+    also = " (to train, too: 'misgiving[train]')" if extra == "data" else ""
+    return Fault(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'{also}")
 
 
 def _of_the_system(error: OSError) -> Fault:

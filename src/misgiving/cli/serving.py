@@ -95,10 +95,10 @@ def serve(
 @contextmanager
 def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
     """The bundle; that of a run is made for as long as it is served."""
-    from misgiving.bundle import Bundle, is_bundle
+    from misgiving.bundle import Bundle, is_bundle_not_run
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
-        if is_bundle(model):
+        if is_bundle_not_run(model):
             yield Bundle.load(model, threads=threads)
             return
         from misgiving.experiments.exporting import export_run

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         tune_odin,
     )
     from misgiving.detectors.portable import PORTABLE, PortableDetectors
-    from misgiving.detectors.reduction import Head, TrainingOutputs
+    from misgiving.detectors.training_outputs import Head, TrainingOutputs
 
 # Imported when first used, so that a bundle's detectors do not import torch.
 _HOMES = {
@@ -48,14 +48,14 @@ _HOMES = {
     "Classifier": "odin",
     "FittedDetectors": "fitted",
     "GridScores": "odin",
-    "Head": "reduction",
+    "Head": "training_outputs",
     "Images": "odin",
     "Logits": "logits",
     "Odin": "odin",
     "PortableDetectors": "portable",
     "Reduced": "fitted",
     "Scores": "logits",
-    "TrainingOutputs": "reduction",
+    "TrainingOutputs": "training_outputs",
     "Trial": "odin",
     "Tuning": "odin",
     "best_of_grid": "odin",

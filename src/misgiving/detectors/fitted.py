@@ -26,13 +26,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from misgiving.detectors.reduction import (
-    Head,
-    TrainingOutputs,
-    neighbours_of,
-    principal_directions,
-    reduce,
-)
+from misgiving.detectors.reduction import principal_directions, reduce
+from misgiving.detectors.training_outputs import Head, TrainingOutputs, neighbours_of
 from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import whole_file
 from misgiving.registry import Registry

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.special import entr, logsumexp, softmax
 
-from misgiving.detectors.reduction import TrainingOutputs, neighbours_of
+from misgiving.detectors.training_outputs import TrainingOutputs, neighbours_of
 from misgiving.errors import DataError
 from misgiving.files import whole_file
 from misgiving.registry import Registry

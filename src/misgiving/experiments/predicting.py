@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle import Answer, Bundle, is_bundle
+from misgiving.bundle import Answer, Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected
 from misgiving.data.datasets import Dataset, preprocessed, unlabelled
 from misgiving.data.decoding import LOOK_AHEAD, in_order
@@ -88,7 +88,7 @@ def answerer_of(place: Path, *, device: str = "auto", devices: int = 1, nodes: i
         DataError: It is neither, or damaged.
         UsageError: Several processes are asked of a bundle, which takes all cores in one.
     """
-    if not is_bundle(place):
+    if not is_bundle_not_run(place):
         from misgiving.experiments.answering import answerer_of_run
 
         return answerer_of_run(place, device=device, devices=devices, nodes=nodes)

@@ -1,6 +1,5 @@
 """The web application, from parts that are passed in."""
 
-import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -13,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from misgiving import __version__
 from misgiving.errors import UsageError
 from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.bounding import Bounding
@@ -46,7 +46,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     service = Service(model, store, settings)
     app = _Application(
         title="misgiving",
-        version=importlib.metadata.version("misgiving"),
+        version=__version__,
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere

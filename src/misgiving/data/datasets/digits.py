@@ -1,7 +1,6 @@
 """`digits`: a small set that needs no download."""
 
 import numpy as np
-from sklearn.datasets import load_digits
 
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.images import ImageArray
@@ -10,6 +9,8 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 
 def read_digits(_: str) -> Dataset:
     """1,797 handwritten digits of 8 x 8 pixels, as dark ink on white paper (scikit-learn)."""
+    from sklearn.datasets import load_digits  # an extra, which reading files does without
+
     bunch = load_digits()
     ink = np.rint(255 - bunch.images * (255 / 16)).astype(np.uint8)
     ids = tuple(f"digit-{number:04d}" for number in range(len(ink)))

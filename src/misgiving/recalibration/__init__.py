@@ -1,0 +1,17 @@
+"""What scores mean: class probabilities, expected losses and probabilities of error.
+
+A network's softmax is rarely a probability, and a loss that was predicted by ranking has an order
+but no scale. `fitting` gives both a meaning, and needs scikit-learn; what it learned is applied
+without it.
+"""
+
+from misgiving.recalibration.meanings import (
+    COMBINATION,
+    Combination,
+    Confidences,
+    Estimate,
+    Isotonic,
+    Scaling,
+)
+
+__all__ = ["COMBINATION", "Combination", "Confidences", "Estimate", "Isotonic", "Scaling"]

@@ -1,0 +1,52 @@
+"""Environments that hold what an extra brings and nothing else, made of what is installed here."""
+
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import misgiving
+
+
+def closure(name, extras=()):
+    """Distributions that installing `name[extras]` brings, by name, itself included."""
+    found, waiting = {}, [Requirement(f"{name}[{','.join(extras)}]")]
+    while waiting:
+        wanted = waiting.pop()
+        brought = found.setdefault(canonicalize_name(wanted.name), distribution(wanted.name))
+        for line in brought.requires or ():
+            needed = Requirement(line)
+            asked = {"", *wanted.extras}
+            applies = needed.marker is None or any(
+                needed.marker.evaluate({"extra": extra}) for extra in asked
+            )
+            if applies and (canonicalize_name(needed.name) not in found or needed.extras):
+                waiting.append(needed)
+    return found
+
+
+def files_of(brought):
+    """The installed files of a distribution, byte code included; of misgiving, its sources."""
+    if brought.metadata["Name"] == "misgiving":
+        return [path for path in Path(misgiving.__file__).parent.rglob("*") if path.is_file()]
+    return [path for path in map(Path, map(brought.locate_file, brought.files)) if path.is_file()]
+
+
+def linked(folder, distributions):
+    """A folder to import from, that holds these distributions as links."""
+    folder.mkdir()
+    (folder / "misgiving").symlink_to(Path(misgiving.__file__).parent)  # may be an editable install
+    for brought in distributions.values():
+        place = Path(brought.locate_file(""))
+        for top in {Path(file).parts[0] for file in brought.files} - {"..", "__pycache__"}:
+            (folder / top).exists() or (folder / top).symlink_to(place / top)
+    return folder
+
+
+def command_in(folder, *arguments):
+    """The command that runs misgiving on what the folder holds alone."""
+    start = f"import sys; sys.path.insert(0, {str(folder)!r}); from misgiving.cli import run; run()"
+    # Isolated (-I) and without site (-S): neither site-packages nor the working folder is found.
+    return [sys.executable, "-I", "-S", "-c", start, *map(str, arguments)]
