@@ -388,3 +388,24 @@ def test_every_control_has_a_name(opened):
     assert nameless == []
     identities = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(identities) == len(set(identities))
+def drop_paths(page, *paths):
+    """Drop what lies on the disk, as the system does: a folder is then a folder."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 300, "data": data})
+
+
+def test_a_folder_that_is_dropped_is_sent_with_all_that_it_holds(opened, tmp_path):
+    folder = tmp_path / "patients"
+    (folder / "one" / "two").mkdir(parents=True)
+    for number in range(130):
+        (folder / "one" / f"{number:03d}.png").write_bytes(picture(0.1, size=(4, 4)))
+    (folder / "one" / "two" / "deep.png").write_bytes(picture(0.4))
+    (folder / ".hidden").write_text("of the system")
+    (tmp_path / "alone.png").write_bytes(picture(0.3))
+    page = opened()
+    drop_paths(page, folder, tmp_path / "alone.png")
+    playwright.expect(page.locator("#shown")).to_have_text("132 of 132 cases")
+    assert names(page)[:2] == ["patients/one/two/deep.png", "alone.png"]
+    playwright.expect(page.locator("#failures")).to_be_hidden()

@@ -6,7 +6,7 @@ import {
 import { lookForDrift } from "./script/drift.js";
 import { local, recall, remember } from "./script/remembering.js";
 import { toggleHeat } from "./script/saliency.js";
-import { filesOf, send, sending } from "./script/sending.js";
+import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
 import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
 import { forget, loadCases, renderAll, renderRows } from "./script/worklist.js";
@@ -69,7 +69,7 @@ function listen() {
   on("choose-files", "click", () => at("files").click());
   on("choose-folder", "click", () => at("folder").click());
   for (const id of ["files", "folder"]) {
-    on(id, "change", () => { send([...at(id).files]); at(id).value = ""; });
+    on(id, "change", () => { send(chosen(at(id).files)); at(id).value = ""; });
   }
   listenToFilters(on);
   listenToDrops();
@@ -106,7 +106,11 @@ function listenToDrops() {
   document.addEventListener("drop", async (event) => {
     event.preventDefault();
     document.body.classList.remove("over");
-    send(await filesOf(event.dataTransfer));
+    try {
+      send(await dropped(event.dataTransfer));
+    } catch (error) { // a file of the folder was taken away, or may not be read
+      complain(error);
+    }
   });
 }
 

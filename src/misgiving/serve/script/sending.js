@@ -9,8 +9,12 @@ const RETRIES = 30;
 
 export const sending = { files: [], next: 0, sent: 0, failed: [], running: false, stopped: false };
 
+// Of a chosen folder, or of files: each with the name that it is shown by.
+export const chosen = (files) =>
+  [...files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
+
 export async function send(files) {
-  const images = files.filter((file) => !file.name.startsWith("."));
+  const images = files.filter(({ name }) => !name.split("/").some((part) => part.startsWith(".")));
   if (!images.length) return;
   sending.files.push(...images);
   renderSending();
@@ -35,7 +39,7 @@ const together = () => Math.min(SENT_AT_ONCE, state.model?.limits.max_files ?? S
 
 async function sendSome(files, attempt) {
   const body = new FormData();
-  for (const file of files) body.append("files", file, file.webkitRelativePath || file.name);
+  for (const { file, name } of files) body.append("files", file, name);
   try {
     const { results } = await ask("decisions", { method: "POST", body });
     settle(files, results);
@@ -80,14 +84,17 @@ function renderSending() {
   at("failures-list").replaceChildren(...failed.slice(0, 100).map((text) => element("li", "", text)));
 }
 
-export async function filesOf(transfer) {
+export async function dropped(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
-  if (!entries.length) return [...transfer.files];
+  if (!entries.length) return chosen(transfer.files);
   return (await Promise.all(entries.map(filesIn))).flat();
 }
 
 async function filesIn(entry) {
-  if (entry.isFile) return [await new Promise((done, fail) => { entry.file(done, fail); })];
+  if (entry.isFile) {
+    const file = await new Promise((done, fail) => { entry.file(done, fail); });
+    return [{ file, name: entry.fullPath.replace(/^\//, "") }]; // the file knows no folder
+  }
   const reader = entry.createReader(), found = [];
   for (;;) { // a reader gives at most a hundred at once
     const some = await new Promise((done, fail) => { reader.readEntries(done, fail); });
