@@ -287,6 +287,28 @@ def test_a_script_in_a_name_or_note_is_shown_as_text(opened):
     assert page.locator("script").count() == 1
 
 
+def test_a_class_that_is_not_the_likeliest_is_explained(opened):
+    page = opened()
+    choose(page, shades())
+
+    def turn(route):
+        found = route.fetch().json()
+        for one in found["cases"]:
+            if one["name"] == "sure.png":
+                one["predicted_class"] = "light"
+        route.fulfill(json=found)
+
+    page.route("**/cases?*", turn)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    note = page.locator("#shares-note")
+    page.get_by_role("option").filter(has_text="quite.png").click()
+    playwright.expect(note).to_be_hidden()
+    page.get_by_role("option").filter(has_text="sure.png").click()
+    playwright.expect(note).to_contain_text("light is what the model names")
+    playwright.expect(note).to_contain_text("more would be dark")
+
+
 def test_where_it_looks_is_drawn_on_demand(opened):
     page = opened()
     choose(page, shades())
@@ -294,7 +316,9 @@ def test_where_it_looks_is_drawn_on_demand(opened):
     playwright.expect(page.locator("#heat")).to_be_hidden()
     page.locator("#saliency").click()
     playwright.expect(page.locator("#heat")).to_be_visible()
-    playwright.expect(page.locator("#saliency-says")).to_contain_text("dark")
+    playwright.expect(page.locator("#saliency-says")).to_contain_text(
+        "the probability of dark falls by"
+    )
     page.keyboard.press("s")
     playwright.expect(page.locator("#heat")).to_be_hidden()
 
@@ -388,6 +412,8 @@ def test_every_control_has_a_name(opened):
     assert nameless == []
     identities = page.evaluate("() => [...document.querySelectorAll('[id]')].map((one) => one.id)")
     assert len(identities) == len(set(identities))
+
+
 def drop_paths(page, *paths):
     """Drop what lies on the disk, as the system does: a folder is then a folder."""
     session = page.context.new_cdp_session(page)

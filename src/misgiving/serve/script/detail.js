@@ -88,6 +88,10 @@ function renderShares(one) {
     line.append(element("span", "label", name), element("span", "value", percent(share)), track);
     return line;
   }));
+  const [likeliest, most] = shares[0];
+  at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
+  at("shares-note").textContent = `${one.predicted_class} is what the model names: its training gave `
+    + `rare classes more weight. Of cases like those of the calibration, more would be ${likeliest}.`;
 }
 
 function renderFacts(one) {

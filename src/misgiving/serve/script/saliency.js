@@ -1,6 +1,6 @@
 // Where the model looks.
 
-import { ask, at, percent, selectedCase, state } from "./shared.js";
+import { ask, at, selectedCase, state } from "./shared.js";
 
 export function hideHeat() {
   at("heat").hidden = true;
@@ -37,6 +37,7 @@ function drawHeat({ drops, predicted_class: name }) {
   heat.hidden = false;
   at("saliency").setAttribute("aria-pressed", "true");
   at("saliency-says").textContent = most > 0.005
-    ? `Covered where it is reddest, ${name} loses ${percent(most)}.`
+    ? `Covered where it is reddest, the probability of ${name} falls by ${(100 * most).toFixed(1)} `
+      + "percentage points."
     : "No single part decides: covering any changes little.";
 }

@@ -15,9 +15,8 @@ export function renderSetting() {
   at("setting-body").hidden = !usable;
   at("setting-why").hidden = usable;
   at("setting-why").textContent = calibration.why_not ?? "";
-  const policy = saved ? `at most ${percent(saved.max_error)} wrong` : "no policy";
   at("setting-now").textContent = target == null
-    ? `saved policy: ${policy}` : `trying ${percent(target)}; the saved policy still decides`;
+    ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides`;
   at("back-to-policy").disabled = target == null;
   if (!usable) return;
   const aim = target ?? saved.max_error;
@@ -31,6 +30,12 @@ export function renderSetting() {
   at("setting-note").textContent = noteOn(setting);
   at("command").textContent = calibration.command.replace("{max_error}", Number(aim.toFixed(4)));
   drawCurve(aim, setting);
+}
+
+function savedInWords(saved) {
+  if (!saved) return "no policy";
+  const promised = `at most ${percent(saved.max_error)} wrong`;
+  return saved.accepts ? `saved policy: ${promised}` : `${promised} cannot be promised: all deferred`;
 }
 
 function savedSetting() {
