@@ -103,7 +103,7 @@ def test_a_verdict_is_what_its_parts_say(decider, detectors, estimate):
         assert verdict.probability == pytest.approx(
             estimate.scaling(fresh.logits)[row, fresh.logits[row].argmax()]
         )
-        assert verdict.score == pytest.approx(estimate.scores(confidences)[row])
+        assert verdict.score == pytest.approx(estimate.scores(confidences, fresh.logits)[row])
         assert verdict.foreign_score == pytest.approx(confidences["knn"][row])
         assert 0 < verdict.error_probability < 1
         assert verdict.expected_loss >= 0

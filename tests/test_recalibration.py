@@ -10,13 +10,18 @@ from sklearn.model_selection import GroupKFold
 
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
-from misgiving.recalibration import COMBINATION, Estimate, Scaling
+from misgiving.recalibration import (
+    CALIBRATED,
+    COMBINATION,
+    Estimate,
+    Scaling,
+)
 from misgiving.recalibration.fitting import (
-    combined_out_of_fold,
     fit_combination,
     fit_estimate,
     fit_isotonic,
     fit_scaling,
+    learned_out_of_fold,
 )
 
 
@@ -106,38 +111,82 @@ def test_the_combination_is_the_logistic_model_of_standardised_confidences():
     assert any(np.allclose(found(confidences), -scores, atol=1e-3) for scores in candidates)
 
 
-def test_out_of_fold_no_sample_is_scored_by_a_model_that_saw_its_group():
+def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
+    scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
+    logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])
+    for row, found in zip(logits.tolist(), scaling.log_odds(logits), strict=True):
+        powers = [math.exp(z / 2 + b) for z, b in zip(row, (0.5, 0.0, -1.0), strict=True)]
+        right = powers[row.index(max(row))] / sum(powers)
+        assert found == pytest.approx(math.log(right / (1 - right)))
+
+
+def test_the_log_odds_tell_apart_what_rounds_to_certainty():
+    scaling = Scaling(temperature=1.0, biases=(0.0, 0.0))
+    surer = np.array([[900.0, 0.0], [950.0, 0.0]])
+    assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
+    assert scaling.log_odds(surer).tolist() == [900.0, 950.0]
+
+
+def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
     confidences, logits, labels, groups = drawn()
-    wrong = logits.argmax(axis=1) != labels
-    before = combined_out_of_fold(confidences, wrong, groups)
-    _, first = next(iter(GroupKFold(5).split(wrong, groups=groups)))
-    changed = wrong.copy()
-    changed[first] = ~changed[first]
-    after = combined_out_of_fold(confidences, changed, groups)
-    np.testing.assert_array_equal(before[first], after[first])
-    others = np.setdiff1d(np.arange(len(wrong)), first)
-    assert not np.array_equal(before[others], after[others])
+    before = learned_out_of_fold(confidences, logits, labels, groups)
+    assert before.keys() == {CALIBRATED, COMBINATION}
+    _, first = next(iter(GroupKFold(5).split(labels, groups=groups)))
+    changed = labels.copy()
+    changed[first] = (labels[first] + 1) % 3
+    after = learned_out_of_fold(confidences, logits, changed, groups)
+    others = np.setdiff1d(np.arange(len(labels)), first)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values[first], after[name][first])
+        assert not np.array_equal(values[others], after[name][others])
 
 
-def test_the_combination_is_chosen_only_where_it_is_better_out_of_fold():
+def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
+    confidences, logits, labels, groups = drawn()
+    found = learned_out_of_fold(confidences, logits, labels, groups)[CALIBRATED]
+    for kept, left_out in GroupKFold(5).split(labels, groups=groups):
+        scaling = fit_scaling(logits[kept], labels[kept])
+        np.testing.assert_allclose(found[left_out], scaling.log_odds(logits[left_out]))
+
+
+def test_the_combination_is_chosen_where_it_is_better_out_of_fold():
     confidences, logits, labels, groups = drawn(informative=True)
     wrong = logits.argmax(axis=1) != labels
     estimate = fit_estimate(confidences, logits, labels, groups)
     assert estimate.score == COMBINATION
-    combined = combined_out_of_fold(confidences, wrong, groups)
+    combined = learned_out_of_fold(confidences, logits, labels, groups)[COMBINATION]
     assert estimate.tried[COMBINATION] == aurc(combined, wrong)
     assert estimate.tried[COMBINATION] < min(
         value for name, value in estimate.tried.items() if name != COMBINATION
     )
 
 
-def test_a_single_score_is_chosen_where_the_combination_adds_nothing():
+def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_classes():
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(600, 3)) * 2
+    true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(logits)  # of a rare and a common class
+    labels = np.array([random.choice(3, p=row) for row in true])
+    confidences = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
+    groups = np.arange(600)
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    assert estimate.score in (CALIBRATED, COMBINATION)
+    fresh = random.normal(size=(4000, 3)) * 2
+    true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
+    expected = 1 - true[np.arange(4000), fresh.argmax(axis=1)]
+    known = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
+    assert np.abs(estimate.error_probabilities(known, fresh) - expected).mean() < 0.05
+    assert aurc(estimate.scores(known, fresh), expected > 0.5) < 0.8 * aurc(
+        known["msp"], expected > 0.5
+    )
+
+
+def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing():
     confidences, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
     perfect = {**confidences, "msp": 1.0 - wrong + 0.001 * confidences["msp"]}
     estimate = fit_estimate(perfect, logits, labels, groups)
     assert estimate.score == "msp"
-    np.testing.assert_array_equal(estimate.scores(perfect), perfect["msp"])
+    np.testing.assert_array_equal(estimate.scores(perfect, logits), perfect["msp"])
 
 
 def test_with_too_few_errors_there_is_no_combination():
@@ -147,17 +196,18 @@ def test_with_too_few_errors_there_is_no_combination():
     estimate = fit_estimate(confidences, logits, labels, groups)
     assert estimate.combination is None
     assert COMBINATION not in estimate.tried
-    assert estimate.error_probabilities(confidences).min() > 0
+    assert CALIBRATED in estimate.tried
+    assert estimate.error_probabilities(confidences, logits).min() > 0
 
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
     confidences, logits, labels, groups = drawn(count=4000)
     estimate = fit_estimate(confidences, logits, labels, groups)
     fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
-    probabilities = estimate.error_probabilities(fresh)
+    probabilities = estimate.error_probabilities(fresh, fresh_logits)
     wrong = fresh_logits.argmax(axis=1) != fresh_labels
     assert probabilities.mean() == pytest.approx(wrong.mean(), abs=0.03)
-    order = np.argsort(estimate.scores(fresh))
+    order = np.argsort(estimate.scores(fresh, fresh_logits))
     assert (np.diff(probabilities[order]) <= 1e-12).all()
 
 
@@ -173,7 +223,9 @@ def test_an_estimate_survives_json():
     estimate = fit_estimate(confidences, logits, labels, groups)
     again = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict())))
     assert again == estimate
-    np.testing.assert_array_equal(again.scores(confidences), estimate.scores(confidences))
+    np.testing.assert_array_equal(
+        again.scores(confidences, logits), estimate.scores(confidences, logits)
+    )
 
 
 def test_scores_that_are_not_finite_are_refused():
@@ -188,4 +240,4 @@ def test_a_missing_score_is_named():
     estimate = fit_estimate(confidences, logits, labels, groups)
     del confidences["knn"]
     with pytest.raises(DataError, match="the scores lack knn"):
-        estimate.scores(confidences)
+        estimate.scores(confidences, logits)

@@ -95,7 +95,7 @@ def cases_of(
     """All images as cases of a policy; draw one of each group before anything is certified."""
     confidences = all_confidences(predictions, detectors)
     return Cases(
-        scores=estimate.scores(confidences),
+        scores=estimate.scores(confidences, predictions.logits),
         foreign_scores=confidences[_known(foreign_detector, confidences)],
         wrong=predictions.errors,
         labels=predictions.labels,

@@ -71,7 +71,9 @@ def verdicts(
     columns = np.full((4, len(logits)), np.nan)
     finite = np.flatnonzero(np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1))
     if len(finite):
-        columns[:, finite] = _columns(confidences_of(finite), policy, estimate, len(finite))
+        columns[:, finite] = _columns(
+            confidences_of(finite), logits[finite], policy=policy, estimate=estimate
+        )
     scores, foreign_scores, errors, losses = columns
     decisions = policy.decide(scores, foreign_scores, errors)
     probabilities = class_probabilities(logits, estimate.scaling)
@@ -105,15 +107,15 @@ def class_probabilities(logits: Logits, scaling: Scaling) -> Logits:
 
 
 def _columns(
-    confidences: Confidences, policy: DeferralPolicy, estimate: Estimate, count: int
+    confidences: Confidences, logits: Logits, *, policy: DeferralPolicy, estimate: Estimate
 ) -> Float[np.ndarray, "4 n"]:
     """Score, foreign score, probability of error and expected loss (NaN for none)."""
     losses = estimate.expected_losses(confidences)
     return np.stack(
         [
-            estimate.scores(confidences),
+            estimate.scores(confidences, logits),
             confidences[foreign_detector_of(policy)],
-            estimate.error_probabilities(confidences),
-            np.full(count, np.nan) if losses is None else losses,
+            estimate.error_probabilities(confidences, logits),
+            np.full(len(logits), np.nan) if losses is None else losses,
         ]
     )

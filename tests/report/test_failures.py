@@ -55,8 +55,9 @@ def test_every_model_is_counted_under_its_verdict():
 
 
 def test_a_score_without_a_difference_cannot_be_judged():
-    predicted, combination = failure_sentences([], part="test")
+    predicted, calibrated, combination = failure_sentences([], part="test")
     assert predicted.startswith("Whether predicted loss beats MSP cannot be judged")
+    assert "kept apart to learn it" in calibrated
     assert "kept apart to learn it" in combination
 
 

@@ -41,7 +41,15 @@ Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.g
 Confidences = Float[np.ndarray, " n"]
 Weights = Real[np.ndarray, "*replicates n"]
 
-FAILURE_SCORES = ("msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss", "combination")
+FAILURE_SCORES = (
+    "msp",
+    "entropy",
+    "max_logit",
+    "max_logit_norm",
+    "predicted_loss",
+    "calibrated",
+    "combination",
+)
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
 

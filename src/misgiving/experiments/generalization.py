@@ -21,8 +21,8 @@ FAILURES = "failures"  # the confidences of the measured part, for intervals
 def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> list[Measurement]:
     """Predict every part once, keep predictions in `folder`, and measure.
 
-    The learned combination is among the failure scores where it was learned on other images than
-    are measured.
+    Learned scores are among the failure scores where they were learned on other images than are
+    measured.
     """
     part = run.roles.measured
     predictions = predictions_of(checkpoint, run.part(part))
@@ -32,7 +32,7 @@ def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> li
     relied, estimate = measure_reliance(parts, detectors, folder, seed=run.training.seed)
     confidences = all_confidences(predictions, detectors)
     if estimate is not None and run.roles.tunes_apart:
-        confidences = dict(estimate.with_combination(confidences))
+        confidences = dict(estimate.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(folder, FAILURES, failure_scores, predictions.groups)
     return [

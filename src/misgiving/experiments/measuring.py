@@ -42,7 +42,7 @@ from misgiving.experiments.reliance import measure_scaling
 from misgiving.experiments.runs import align, held_out
 from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
-from misgiving.recalibration import COMBINATION
+from misgiving.recalibration import CALIBRATED, COMBINATION
 from misgiving.training import start_processes
 
 Report = Callable[[int, int], None]
@@ -148,14 +148,16 @@ def _write_evaluation(
 def _decided(
     decider: Decider, predictions: Predictions, dataset: str, metadata: Metadata
 ) -> Decided:
-    """What the policy does, after failures by the learned combination and calibration."""
-    confidences = decider.estimate.with_combination(all_confidences(predictions, decider.used))
-    combined = {name: values for name, values in confidences.items() if name == COMBINATION}
+    """What the policy does, after failures by the learned scores and calibration."""
+    learned = decider.estimate.with_learned(
+        all_confidences(predictions, decider.used), predictions.logits
+    )
+    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
     decided = measure_decisions(
         decider(predictions), predictions, dataset, metadata, seed=decider.policy.seed
     )
     measured = [
-        *measure_failures(predictions, combined, dataset),
+        *measure_failures(predictions, scores, dataset),
         *measure_scaling(predictions, decider.estimate, dataset),
         *decided.measurements,
     ]

@@ -6,6 +6,7 @@ without it.
 """
 
 from misgiving.recalibration.meanings import (
+    CALIBRATED,
     COMBINATION,
     Combination,
     Confidences,
@@ -14,4 +15,12 @@ from misgiving.recalibration.meanings import (
     Scaling,
 )
 
-__all__ = ["COMBINATION", "Combination", "Confidences", "Estimate", "Isotonic", "Scaling"]
+__all__ = [
+    "CALIBRATED",
+    "COMBINATION",
+    "Combination",
+    "Confidences",
+    "Estimate",
+    "Isotonic",
+    "Scaling",
+]

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
 from misgiving.recalibration.meanings import (
+    CALIBRATED,
     COMBINATION,
     Combination,
     Confidences,
@@ -20,10 +21,11 @@ from misgiving.recalibration.meanings import (
     Isotonic,
     Scaling,
     Values,
+    learned_confidences,
     table_of,
 )
 
-COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss")
+COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
 FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
@@ -95,22 +97,44 @@ def fit_combination(
     )
 
 
-def combined_out_of_fold(
-    confidences: Confidences, wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
-) -> Values | None:
-    """The combination's confidence in each sample, learned on the other groups alone.
+def learned_out_of_fold(
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> dict[str, Values]:
+    """The learned confidences in each sample, learned on the other groups alone.
 
-    None where there are too few groups, errors or right answers to learn from.
+    None of them where there are too few groups, and no combination where there are too few errors
+    or right answers to learn from.
     """
-    scores = np.empty(len(wrong))
     if len(np.unique(groups)) < 2 * FOLDS:
-        return None
-    for kept, left_out in GroupKFold(FOLDS).split(wrong, groups=groups):
-        if not _can_learn(wrong[kept], groups[kept]):
-            return None
-        learned = fit_combination(_rows(confidences, kept), wrong[kept], groups[kept])
-        scores[left_out] = learned(_rows(confidences, left_out))
-    return scores
+        return {}
+    folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
+    found = [
+        learned_confidences(
+            *_learned(_rows(confidences, kept), logits[kept], labels[kept], groups[kept]),
+            _rows(confidences, left_out),
+            logits[left_out],
+        )
+        for kept, left_out in folds
+    ]
+    order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
+    names = [name for name in found[0] if all(name in of_fold for of_fold in found)]
+    return {name: np.concatenate([of_fold[name] for of_fold in found])[order] for name in names}
+
+
+def _learned(
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> tuple[Scaling, Combination | None]:
+    scaling, wrong = fit_scaling(logits, labels), logits.argmax(axis=1) != labels
+    if not _can_learn(wrong, groups):
+        return scaling, None
+    known = {**confidences, **learned_confidences(scaling, None, confidences, logits)}
+    return scaling, fit_combination(known, wrong, groups)
 
 
 def _rows(
@@ -121,7 +145,7 @@ def _rows(
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
     """Whether each fold's rest has right and wrong answers, and enough of them."""
-    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH:
+    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or len(np.unique(groups)) < FOLDS:
         return False
     folds = GroupKFold(FOLDS).split(wrong, groups=groups)
     return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
@@ -135,8 +159,8 @@ def fit_estimate(
 ) -> Estimate:
     """Learn on the tune part what scores mean, and which of them to accept by.
 
-    The learned combination is accepted by if, and only if, its AURC out of fold is lower than that
-    of every single score; else the single score with the lowest.
+    Accepted by is the score with the lowest AURC, that of learned scores out of fold; where two
+    are level, the one that is not learned.
 
     Args:
         confidences: Of the tune part, by name, among them some of `SINGLE` and `COMBINED`.
@@ -152,17 +176,16 @@ def fit_estimate(
     }
     _refuse_unusable(used)
     wrong = logits.argmax(axis=1) != labels
-    combined = combined_out_of_fold(used, wrong, groups)
-    candidates = {name: used[name] for name in SINGLE if name in used}
-    if combined is not None:
-        candidates[COMBINATION] = combined
+    fresh = learned_out_of_fold(used, logits, labels, groups)
+    scaling, combination = _learned(used, logits, labels, groups)
+    candidates = {name: used[name] for name in SINGLE if name in used} | fresh
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
     score = min(tried, key=lambda name: tried[name])
     losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     return Estimate(
-        scaling=fit_scaling(logits, labels),
+        scaling=scaling,
         score=score,
-        combination=None if combined is None else fit_combination(used, wrong, groups),
+        combination=combination if COMBINATION in fresh else None,
         error=fit_isotonic(
             candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
         ),

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import softmax
+from scipy.special import logsumexp, softmax
 
 from misgiving.errors import DataError
 
@@ -14,7 +14,8 @@ Values = Float[np.ndarray, " n"]
 Confidences = Mapping[str, Values]
 """By the score's name; higher = rather right."""
 
-COMBINATION = "combination"
+CALIBRATED, COMBINATION = "calibrated", "combination"
+"""Confidences that are learned on the tune part: see `learned_confidences`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,20 @@ class Scaling:
     biases: tuple[float, ...]
 
     def __call__(self, logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
-        scaled = logits / np.float64(self.temperature) + np.asarray(self.biases)
-        return np.asarray(softmax(scaled, axis=1))
+        return np.asarray(softmax(self._scaled(logits), axis=1))
+
+    def log_odds(self, logits: Float[np.ndarray, "n classes"]) -> Values:
+        """Of the predicted class, that of the largest logit, against all others together.
+
+        The order is that of its probability, without the ties of probabilities that round to 1.
+        """
+        scaled, chosen = self._scaled(logits), logits.argmax(axis=1)[:, None]
+        of_chosen = np.take_along_axis(scaled, chosen, axis=1)[:, 0]
+        np.put_along_axis(scaled, chosen, -np.inf, axis=1)
+        return np.asarray(of_chosen - logsumexp(scaled, axis=1))
+
+    def _scaled(self, logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+        return np.asarray(logits / np.float64(self.temperature) + np.asarray(self.biases))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +75,19 @@ class Combination:
         return np.asarray(-(standard @ np.asarray(self.weights) + self.intercept))
 
 
+def learned_confidences(
+    scaling: Scaling,
+    combination: Combination | None,
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+) -> dict[str, Values]:
+    """`calibrated`: the log-odds that the predicted class is right; `combination`, if learned."""
+    found = {CALIBRATED: scaling.log_odds(logits)}
+    if combination is not None:
+        found[COMBINATION] = combination({**confidences, **found})
+    return found
+
+
 def table_of(confidences: Confidences, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
     """The named confidences as columns.
 
@@ -84,7 +110,7 @@ class Estimate:
         combination: Learned; None where there was too little to learn from.
         error: From the chosen confidence to the probability of error.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None without.
-        tried: AURC of every score on the tune part, out of fold for the combination.
+        tried: AURC of every score on the tune part, out of fold for what is learned.
         samples: Size of the tune part.
     """
 
@@ -98,24 +124,27 @@ class Estimate:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Names of the confidences that this rests on."""
-        of_score = () if self.score == COMBINATION else (self.score,)
+        """Names of the confidences that must be given."""
         combined = () if self.combination is None else self.combination.names
-        return (*of_score, *combined, *(() if self.loss is None else ("predicted_loss",)))
+        given = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
+        return tuple(name for name in given if name not in (CALIBRATED, COMBINATION))
 
-    def scores(self, confidences: Confidences) -> Values:
+    def scores(self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]) -> Values:
         """The confidence that the policy accepts by: higher = rather right."""
-        return self.with_combination(confidences)[self.score].astype(np.float64)
+        return self.with_learned(confidences, logits)[self.score].astype(np.float64)
 
-    def with_combination(self, confidences: Confidences) -> Confidences:
-        """The confidences, and that of the learned combination where there is one."""
-        if self.combination is None:
-            return confidences
-        return {**confidences, COMBINATION: self.combination(confidences)}
+    def with_learned(
+        self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]
+    ) -> Confidences:
+        """The confidences, and those that were learned."""
+        learned = learned_confidences(self.scaling, self.combination, confidences, logits)
+        return {**confidences, **learned}
 
-    def error_probabilities(self, confidences: Confidences) -> Values:
+    def error_probabilities(
+        self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]
+    ) -> Values:
         """Probability that the answer is wrong."""
-        return self.error(self.scores(confidences))
+        return self.error(self.scores(confidences, logits))
 
     def expected_losses(self, confidences: Confidences) -> Values | None:
         """Expected cross-entropy in nats; None for a model without a trained estimator."""

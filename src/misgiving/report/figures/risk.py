@@ -16,6 +16,7 @@ SCORE_COLOURS = {
     "max_logit": "#009e73",
     "max_logit_norm": "#cc79a7",
     "predicted_loss": "#0072b2",
+    "calibrated": "#56b4e9",
     "combination": "#d55e00",
 }
 SCORE_LINES: dict[str, Line] = {

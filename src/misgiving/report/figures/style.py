@@ -62,6 +62,7 @@ DETECTORS = {
     "max_logit": "max logit",
     "max_logit_norm": "max logit, norm",
     "predicted_loss": "predicted loss",
+    "calibrated": "calibrated",
     "combination": "combination",
     "mahalanobis": "Mahalanobis",
     "relative_mahalanobis": "relative Mahalanobis",

@@ -13,9 +13,14 @@ from misgiving.report.tables.verdicts import (
 )
 
 MSP = "msp"
-JUDGED = {"predicted_loss": "predicted loss", "combination": "combination"}
+JUDGED = {
+    "predicted_loss": "predicted loss",
+    "calibrated": "calibrated probability",
+    "combination": "combination",
+}
 """The scores of which a sentence says whether they beat MSP."""
-NEEDS = {"combination": "; it is measured where a part was kept apart to learn it"}
+APART = "; it is measured where a part was kept apart to learn it"
+NEEDS = {"calibrated": APART, "combination": APART}
 
 QUANTITIES: dict[str, tuple[str, Scale]] = {
     "aurc": ("AURC", PLAIN),
