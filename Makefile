@@ -57,7 +57,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[train]'
+	$(BIN)/python -m pip install --quiet -e '.[train,serve]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train

@@ -9,7 +9,9 @@ from misgiving.cli import app
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-COMMANDS = re.findall(r"^misgiving (.+?)(?:  +#.*)?$", README.replace("\\\n", " "), re.MULTILINE)
+COMMANDS = re.findall(
+    r"^(?:\.venv/bin/)?misgiving (.+?)(?:  +#.*)?$", README.replace("\\\n", " "), re.MULTILINE
+)
 
 
 def test_there_is_an_example_of_at_most_15_lines():

@@ -111,6 +111,35 @@ def test_the_combination_is_the_logistic_model_of_standardised_confidences():
     assert any(np.allclose(found(confidences), -scores, atol=1e-3) for scores in candidates)
 
 
+def test_the_penalty_is_chosen_also_where_a_fold_has_no_error():
+    confidences, _, _, groups = drawn()
+    first = next(iter(GroupKFold(5).split(groups, groups=groups)))[1]
+    wrong = np.random.default_rng(3).random(len(groups)) < 0.2
+    wrong[first] = False
+    found = fit_combination(confidences, wrong, groups)  # a failed fold would be a warning
+    table = np.column_stack([confidences[name] for name in found.names])
+    standard = (table - table.mean(axis=0)) / table.std(axis=0)
+    losses = {c: _out_of_fold_loss(c, table, wrong, groups) for c in (0.01, 0.1, 1.0)}
+    best = LogisticRegression(C=min(losses, key=losses.get), max_iter=1000).fit(standard, wrong)
+    np.testing.assert_allclose(found(confidences), -best.decision_function(standard), atol=1e-3)
+
+
+def _out_of_fold_loss(c, table, wrong, groups):
+    """Mean over the folds of the mean negative log-likelihood, in scalar loops."""
+    means = []
+    for kept, left_out in GroupKFold(5).split(table, groups=groups):
+        centre, scale = table[kept].mean(axis=0), table[kept].std(axis=0)
+        model = LogisticRegression(C=c, max_iter=1000)
+        model.fit((table[kept] - centre) / scale, wrong[kept])
+        odds = model.decision_function((table[left_out] - centre) / scale)
+        losses = [
+            math.log1p(math.exp(-value if is_wrong else value))
+            for value, is_wrong in zip(odds, wrong[left_out], strict=True)
+        ]
+        means.append(sum(losses) / len(losses))
+    return sum(means) / len(means)
+
+
 def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
     scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
     logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])

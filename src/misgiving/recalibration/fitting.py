@@ -6,6 +6,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -29,6 +30,9 @@ COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CA
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
 FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
+PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
+    log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
+)
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
 
@@ -84,7 +88,7 @@ def fit_combination(
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": PENALTIES},
-        scoring="neg_log_loss",
+        scoring=PROBABILITY_LOSS,
         cv=list(GroupKFold(FOLDS).split(wrong, groups=groups)),
     )
     scaler, logistic = search.fit(table_of(confidences, names), wrong).best_estimator_
