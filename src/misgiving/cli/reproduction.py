@@ -270,6 +270,7 @@ def reproduce(
         if not collect:
             reproduce_units(bench, out, run=run, chosen=chosen)
         if not one_unit:
+            say("collecting: intervals by resampling, and examples; this takes a minute or more")
             collection.collect(bench, out)
     say(f"wrote {out if one_unit else write_report(out)}")
 
