@@ -17,8 +17,9 @@ def test_the_model_is_described_with_its_policy_in_words(serving):
     assert found["policy"] == ["Of accepted answers at most 5 % are wrong."]
     assert found["card"] == {"name": "standin"}
     assert found["model_fingerprint"] == "f" * 64
-    limits = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
-    assert found["limits"] == {**limits, "max_pixels": 50_000_000}
+    given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
+    own = {"max_pixels": 50_000_000, "max_decoded_bytes": 1_500_000_000}
+    assert found["limits"] == {**given, **own}
     assert "Not a medical device" in found["notice"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", found["versions"]["numpy"])
 
@@ -124,6 +125,8 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
         ({"timeout": float("nan")}, "--timeout must be more than 0"),
         ({"max_files": 300}, "--max-files 300 would never fit into --queue 256"),
         ({"max_bytes": 10**9}, "--max-bytes must be at most"),
+        ({"max_pixels": 0}, "--max-pixels must be at least 1, got 0"),
+        ({"max_pixels": 10**9}, "--max-pixels must be at most"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, reason):

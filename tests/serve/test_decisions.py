@@ -58,7 +58,7 @@ def test_a_bad_image_among_good_ones_is_a_problem_of_its_own(client):
     first, second, third = response.json()["results"]
     assert second["case"] is None
     assert second["problem"]["status"] == 422
-    assert second["problem"]["detail"].startswith("1.png: not an image; save it as JPEG or PNG")
+    assert second["problem"]["detail"].startswith("1.png: not an image of a format that is read")
     assert first["case"]["predicted_class"] == "dark"
     assert third["case"]["predicted_class"] == "light"
     assert client.get("/cases").json()["total"] == 2

@@ -9,8 +9,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from misgiving.data.preprocessing import FORMATS
 from misgiving.errors import DataError
 from misgiving.files import whole_file
+from misgiving.serve.memory import bytes_to_decode, pixels_of
 
 Square = UInt8[np.ndarray, "size size 3"]
 
@@ -73,25 +75,27 @@ def as_jpeg(square: Square) -> bytes:
 def media_type(data: bytes) -> str:
     """The type by which a browser may show a file; it never follows from what the sender said."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             found = image.get_format_mimetype()
     except Exception:  # Pillow raises almost anything
         return UNKNOWN
     return found if found in SHOWN else UNKNOWN
 
 
-def refuse_large(data: bytes, name: str, max_pixels: int) -> None:
-    """Refuse what its header says is too large, before it is decoded.
+def bytes_wanted(data: bytes, name: str, max_pixels: int) -> int:
+    """What decoding will take, as the header says; nothing is decoded for it.
 
     Raises:
-        DataError: It has more pixels. What is no image at all is left to the decoder to explain.
+        DataError: It has too many pixels. What is no image at all takes nothing, and is left to the
+            decoder to explain.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = image.width * image.height
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pixels, wanted = pixels_of(image), bytes_to_decode(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = max_pixels + 1
+        pixels, wanted = max_pixels + 1, 0
     except Exception:
-        return
+        return 0
     if pixels > max_pixels:
         raise DataError(f"{name}: more than {max_pixels} pixels; scale it down")
+    return wanted

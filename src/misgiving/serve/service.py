@@ -18,7 +18,8 @@ from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
-from misgiving.serve.images import KeptImages, RecentSquares, Square, refuse_large
+from misgiving.serve.images import KeptImages, RecentSquares, Square, bytes_wanted
+from misgiving.serve.memory import Budget
 from misgiving.serve.model import Answer, Model, policy_fingerprint
 from misgiving.serve.monitoring import Monitoring
 from misgiving.serve.problems import ProblemError
@@ -50,6 +51,7 @@ class Service:
         self.recent = RecentSquares(settings.recent_bytes)
         self.kept = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self._ids = _Ids()
+        self._decoding = Budget(settings.max_decoded_bytes)
         self._readers = ThreadPoolExecutor(settings.threads, thread_name_prefix="reading")
         self._answering = Batcher(
             "answering",
@@ -91,7 +93,7 @@ class Service:
 
     def _read_again(self, case: Case) -> Square | None:
         data = self.image(case)
-        return None if data is None else self.model.square(data, case.name)
+        return None if data is None else self._square(case.name, data)
 
     def image(self, case: Case) -> bytes | None:
         """The file of a case, where files are kept."""
@@ -110,8 +112,12 @@ class Service:
         self.store.close()
 
     def _read(self, name: str, data: bytes) -> Read:
-        refuse_large(data, name, self.settings.max_pixels)
-        return Read(self.model.square(data, name), hashlib.sha256(data).hexdigest())
+        return Read(self._square(name, data), hashlib.sha256(data).hexdigest())
+
+    def _square(self, name: str, data: bytes) -> Square:
+        """Decoded when there is memory for it."""
+        with self._decoding.share(bytes_wanted(data, name, self.settings.max_pixels)):
+            return self.model.square(data, name)
 
     def _answer(self, squares: Sequence[Square]) -> Sequence[Answer]:
         self.monitoring.batch_sizes.observe(len(squares))
