@@ -13,9 +13,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from misgiving import __version__
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.bounding import Bounding
+from misgiving.serve.failures import explained
 from misgiving.serve.gate import Gate
 from misgiving.serve.model import Model
 from misgiving.serve.observing import Observing
@@ -55,8 +56,8 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     app.state.service = service
     for room in (decisions, cases, insight, about, page):
         app.include_router(room.router)
-    for kind, explained in EXPLAINED.items():
-        app.add_exception_handler(kind, explained)
+    for kind, told in EXPLAINED.items():
+        app.add_exception_handler(kind, told)
     app.add_middleware(Bounding, timeout=settings.timeout)
     app.add_middleware(Gate, api_key=settings.api_key)
     app.add_middleware(Observing, monitoring=service.monitoring)
@@ -105,13 +106,8 @@ async def _refused(_: Request, error: HTTPException) -> Response:
     return problem.response()
 
 
-async def _no_store(_: Request, error: SQLAlchemyError) -> Response:
-    reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
-    problem = ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        f"the store cannot be used ({reason}), so nothing was answered; send it again later",
-    )
-    return problem.with_header("Retry-After", "5").response()
+async def _explained(request: Request, error: Exception) -> Response:
+    return explained(error, request.app.state.service.monitoring).response()
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:
@@ -123,6 +119,7 @@ EXPLAINED: dict[type[Exception], Any] = {
     UsageError: _unusable,
     RequestValidationError: _invalid,
     HTTPException: _refused,
-    SQLAlchemyError: _no_store,
+    DataError: _explained,
+    SQLAlchemyError: _explained,
     ClientDisconnect: _gone,
 }

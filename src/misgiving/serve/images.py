@@ -1,5 +1,6 @@
 """Pictures after the answer: recent squares in memory, and files where they are to be kept."""
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -11,7 +12,7 @@ from PIL import Image
 
 from misgiving.data.preprocessing import FORMATS
 from misgiving.errors import DataError
-from misgiving.files import whole_file
+from misgiving.files import file_sha256, force_to_disk, whole_file
 from misgiving.serve.memory import bytes_to_decode, pixels_of
 
 Square = UInt8[np.ndarray, "size size 3"]
@@ -49,20 +50,46 @@ class KeptImages:
         self._folder = folder
 
     def keep(self, sha256: str, data: bytes) -> None:
-        """Write a file whole or not at all; equal files are kept once."""
-        if not self._path(sha256).exists():
-            with whole_file(self._path(sha256)) as partial:
+        """Have a file on the disk, whole; equal files are kept once, a damaged one is replaced."""
+        path = self._path(sha256)
+        for folder in (self._folder, path.parent):
+            _make_private(folder)
+        if not _is_intact(path, sha256):
+            with whole_file(path, mode=0o600) as partial:
                 partial.write_bytes(data)
+                force_to_disk(partial)
+        force_to_disk(path.parent)
 
     def read(self, sha256: str) -> bytes | None:
-        """The content, where it is still there."""
+        """The content, where it is still there.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged.
+        """
         try:
-            return self._path(sha256).read_bytes()
+            data = self._path(sha256).read_bytes()
         except FileNotFoundError:
             return None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError("is damaged")
+        return data
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
+
+
+def _make_private(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        force_to_disk(folder.parent)
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    try:
+        return file_sha256(path) == sha256
+    except OSError:
+        return False
 
 
 def as_jpeg(square: Square) -> bytes:

@@ -2,13 +2,12 @@
 
 import logging
 import time
-from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from misgiving.serve.failures import explained
 from misgiving.serve.monitoring import Monitoring
-from misgiving.serve.problems import ProblemError
 
 log = logging.getLogger("misgiving.serve")
 
@@ -38,10 +37,10 @@ class Observing:
         started = time.perf_counter()
         try:
             await self._app(scope, receive, answer.send)
-        except Exception:
-            log.exception("failure", extra={"fields": {"path": _path(scope)}})
+        except Exception as failure:
+            problem = explained(failure, self._monitoring)
             if not answer.status:
-                await _unexpected().response()(scope, receive, answer.send)
+                await problem.response()(scope, receive, answer.send)
         finally:
             self._note(scope, answer.status, time.perf_counter() - started)
 
@@ -73,10 +72,3 @@ class _Answer:
 def _path(scope: Scope) -> str:
     """The route as it was declared: what a client makes up gets no count of its own."""
     return str(getattr(scope.get("route"), "path", "other"))
-
-
-def _unexpected() -> ProblemError:
-    return ProblemError(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "the service has failed; its log says where. Please report it",
-    )

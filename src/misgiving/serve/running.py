@@ -93,7 +93,7 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop; requests that have begun are answered first."""
-    log_as_json()
+    log_as_json(names=settings.log_names)
     _give_memory_back()
     config = uvicorn.Config(app, **_configuration(settings))
     uvicorn.Server(config).run(sockets=[listener])
