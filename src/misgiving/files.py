@@ -22,6 +22,10 @@ from misgiving.errors import UsageError
 SEAL = "seal"  # the key of a checksum in the JSON that it is of
 CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
+FORMULA = re.compile(r"(?:^|(?<=;))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+"""Where a text begins that a spreadsheet would compute: also after a semicolon, which separates
+cells in many countries, and with the wide signs of East Asian keyboards."""
+
 UMASK = os.umask(0o077)  # to read it is to set it for all threads: once, before there are any
 os.umask(UMASK)
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
@@ -148,6 +152,15 @@ def _csv_line(cells: Sequence[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(cells)
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def harmless(text: str) -> str:
+    """A text for a cell; an apostrophe comes before what a spreadsheet would compute.
+
+    >>> harmless("=1+1"), harmless("lesion 7"), harmless("a;=1+1;.png")
+    ("'=1+1", 'lesion 7', "a;'=1+1;.png")
+    """
+    return FORMULA.sub("'", text)
 
 
 def _locked(made: Path, handle: int) -> Path:

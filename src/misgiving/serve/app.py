@@ -17,10 +17,10 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.bounding import Bounding
 from misgiving.serve.failures import explained
-from misgiving.serve.gate import Gate
+from misgiving.serve.gate import OPEN, Gate
 from misgiving.serve.model import Model
 from misgiving.serve.observing import Observing
-from misgiving.serve.problems import Problem, ProblemError
+from misgiving.serve.problems import Problem, ProblemError, documented
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -65,17 +65,29 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
 
 
 class _Application(FastAPI):
-    """Documents problems and the key, which FastAPI does not know of."""
+    """Documents problems, the key and the gate, which FastAPI does not know of."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             found = super().openapi()
             parts = found.setdefault("components", {})
             parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            if self.state.service.settings.api_key is not None:
+            has_key = self.state.service.settings.api_key is not None
+            if has_key:
                 parts["securitySchemes"] = SCHEMES
                 found["security"] = [{"bearer": []}, {"basic": []}]
+            for path, operations in found["paths"].items():
+                for operation in operations.values():
+                    _document_gate(operation, asks_for_key=has_key and path not in OPEN)
         return self.openapi_schema or {}
+
+
+def _document_gate(operation: dict[str, Any], *, asks_for_key: bool) -> None:
+    statuses = [HTTPStatus.FORBIDDEN, *([HTTPStatus.UNAUTHORIZED] if asks_for_key else [])]
+    for status, told in documented(*statuses).items():
+        operation["responses"][str(status)] = told
+    if not asks_for_key:
+        operation["security"] = []
 
 
 @asynccontextmanager
