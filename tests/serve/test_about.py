@@ -56,10 +56,8 @@ def test_why_the_store_fails_is_for_the_log_and_not_for_clients(
     assert answer.status_code == 503
     assert "10.0.0.3" not in answer.text
     (line,) = (line for line in logged() if line["level"] == "error")
-    assert (line["event"], line["reason"]) == (
-        "store failure",
-        'connection to "db" (10.0.0.3) failed',
-    )
+    assert (line["event"], line["path"]) == ("store failure", path)
+    assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
     assert "Jane Doe" not in json.dumps(logged())
     assert metrics(client)['misgiving_failures_total{of="store"}'] == 1
 
@@ -159,6 +157,7 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
     assert response.headers["content-type"] == "application/problem+json"
     assert "out of order" not in response.text
     (line,) = (line for line in logged() if line["level"] == "error")
+    assert line["path"] == "/decisions"
     assert line["traceback"].endswith("RuntimeError")
     assert "in answer_squares" in line["traceback"]
     assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first

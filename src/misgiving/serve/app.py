@@ -19,7 +19,7 @@ from misgiving.serve.bounding import Bounding
 from misgiving.serve.failures import explained
 from misgiving.serve.gate import OPEN, Gate
 from misgiving.serve.model import Model
-from misgiving.serve.observing import Observing
+from misgiving.serve.observing import Observing, route_of
 from misgiving.serve.problems import Problem, ProblemError, documented
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
@@ -119,7 +119,8 @@ async def _refused(_: Request, error: HTTPException) -> Response:
 
 
 async def _explained(request: Request, error: Exception) -> Response:
-    return explained(error, request.app.state.service.monitoring).response()
+    monitoring = request.app.state.service.monitoring
+    return explained(error, monitoring, path=route_of(request.scope)).response()
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:

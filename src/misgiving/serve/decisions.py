@@ -136,7 +136,7 @@ async def _result(index: int, upload: Upload, service: Service) -> Result:
     except Exception as failure:  # whatever it is, the other files are answered
         if isinstance(failure, DataError):
             service.monitoring.refused_images.inc()
-        problem = explained(failure, service.monitoring).problem()
+        problem = explained(failure, service.monitoring, path="/decisions").problem()
         return Result(index=index, name=upload.name, problem=problem)
     named = {"name": upload.name} if service.settings.log_names else {}
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **named}})

@@ -23,28 +23,34 @@ class NotKeptError(Exception):
     """An image file could not be written."""
 
 
-def explained(failure: Exception, monitoring: Monitoring) -> ProblemError:
-    """What a client is told; what is the service's own failure is logged and counted."""
+def explained(failure: Exception, monitoring: Monitoring, *, path: str) -> ProblemError:
+    """What a client is told; what is the service's own failure is logged and counted.
+
+    Args:
+        failure: Of a request, or of one file in it.
+        monitoring: Where it is counted.
+        path: The route, for the log.
+    """
     match failure:
         case ProblemError():
             return failure
         case DataError():
             return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(failure))
         case SQLAlchemyError():
-            note("store", _reason(failure), monitoring)
+            note("store", monitoring, path=path, reason=_reason(failure))
             return _later(NO_STORE)
         case NotKeptError():
-            note("images", _reason(failure.__cause__), monitoring)
+            note("images", monitoring, path=path, reason=_reason(failure.__cause__))
             return _later(NOT_KEPT)
     monitoring.failures.labels("other").inc()
-    log.error("failure", exc_info=failure)
+    log.error("failure", exc_info=failure, extra={"fields": {"path": path}})
     return ProblemError(HTTPStatus.INTERNAL_SERVER_ERROR, UNEXPECTED)
 
 
-def note(what: str, reason: str, monitoring: Monitoring) -> None:
+def note(what: str, monitoring: Monitoring, **fields: str) -> None:
     """Log and count that the store or the images failed."""
     monitoring.failures.labels(what).inc()
-    log.error(f"{what} failure", extra={"fields": {"reason": reason}})
+    log.error(f"{what} failure", extra={"fields": fields})
 
 
 def _later(detail: str) -> ProblemError:

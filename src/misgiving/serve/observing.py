@@ -38,7 +38,7 @@ class Observing:
         try:
             await self._app(scope, receive, answer.send)
         except Exception as failure:
-            problem = explained(failure, self._monitoring)
+            problem = explained(failure, self._monitoring, path=route_of(scope))
             if not answer.status:
                 await problem.response()(scope, receive, answer.send)
         finally:
@@ -46,7 +46,7 @@ class Observing:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        path = _path(scope)
+        path = route_of(scope)
         self._monitoring.requests.labels(method, path, status).inc()
         self._monitoring.request_seconds.labels(method, path).observe(seconds)
         fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
@@ -69,6 +69,6 @@ class _Answer:
         await self._send(message)
 
 
-def _path(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route as it was declared: what a client makes up gets no count of its own."""
     return str(getattr(scope.get("route"), "path", "other"))

@@ -108,7 +108,7 @@ class Service:
             return self.kept.read(case.sha256)
         except (OSError, ValueError) as failure:  # as one that is not there
             reason = getattr(failure, "strerror", None) or str(failure)
-            note("images", f"{case.sha256}: {reason}", self.monitoring)
+            note("images", self.monitoring, sha256=case.sha256, reason=reason)
             return None
 
     @property
