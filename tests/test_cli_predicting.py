@@ -12,6 +12,8 @@ import pytest
 from commands import one_line
 from PIL import Image
 
+from misgiving.experiments import prediction_files
+
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
@@ -50,6 +52,18 @@ def test_a_contact_sheet_is_written(misgiving, exported, photos, tmp_path):
     decided = [row["decision"] for row in csv.DictReader(output.splitlines())]
     sheet = (tmp_path / "sheet.html").read_text()
     assert sheet.count("<article>") == sum(decision != "accept" for decision in decided)
+
+
+def test_the_table_is_there_before_the_sheet_is_made(exported, photos, tmp_path, monkeypatch):
+    def no_sheet(_):
+        assert len(rows_of(tmp_path / "t.csv")) > 1
+        raise OverflowError
+
+    monkeypatch.setattr(prediction_files, "sheet_of", no_sheet)
+    with pytest.raises(OverflowError):
+        prediction_files.predict_files(
+            exported[1], [photos], out=tmp_path / "t.csv", contact_sheet=tmp_path / "s.html"
+        )
 
 
 @pytest.mark.parametrize(

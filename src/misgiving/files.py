@@ -22,11 +22,17 @@ from misgiving.errors import UsageError
 SEAL = "seal"  # the key of a checksum in the JSON that it is of
 CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
+FORMULA = re.compile(r"(?:^|(?<=;))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+"""Where a text begins that a spreadsheet would compute: also after a semicolon, which separates
+cells in many countries, and with the wide signs of East Asian keyboards."""
+
+UMASK = os.umask(0o077)  # to read it is to set it for all threads: once, before there are any
+os.umask(UMASK)
 MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not an ordinary file; name another to write to")
@@ -37,7 +43,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         with disk_faults(path):
             yield partial
-        partial.chmod(0o666 & ~_umask())  # mkstemp is private to the user; the result should not be
+        partial.chmod(mode & ~UMASK)  # mkstemp is private to the user; the result need not be
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -55,7 +61,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
     try:
         with disk_faults(path):
             yield partial
-        partial.chmod(0o777 & ~_umask())
+        partial.chmod(0o777 & ~UMASK)
         _swap(partial, path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -73,6 +79,15 @@ def disk_faults(path: Path) -> Iterator[None]:
             raise
         number = int(told[1])
         raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def force_to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, would survive a loss of power."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -139,6 +154,15 @@ def _csv_line(cells: Sequence[object]) -> str:
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
+def harmless(text: str) -> str:
+    """A text for a cell; an apostrophe comes before what a spreadsheet would compute.
+
+    >>> harmless("=1+1"), harmless("lesion 7"), harmless("a;=1+1;.png")
+    ("'=1+1", 'lesion 7', "a;'=1+1;.png")
+    """
+    return FORMULA.sub("'", text)
+
+
 def _locked(made: Path, handle: int) -> Path:
     """The unfinished file or folder under its final suffix, which it only has with a lock."""
     fcntl.flock(handle, fcntl.LOCK_SH)
@@ -203,9 +227,3 @@ def _make_parent(path: Path) -> None:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UsageError(f"{path}: cannot be written ({reason}); name another place") from error
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -14,6 +14,7 @@ from bundled import SIDE, noisy_set
 from PIL import Image
 
 from misgiving.bundle import NO_POLICY, Bundle, answers_of, is_bundle
+from misgiving.bundle.card import LIMITS
 from misgiving.bundle.storage import seal
 from misgiving.checkpoint import load
 from misgiving.data.datasets import unlabelled
@@ -335,3 +336,11 @@ def test_a_bundle_answers_where_there_is_no_torch(exported, tmp_path):
         check=False,
     )
     assert found.stdout.strip() in ("accept", "defer", "foreign"), found.stderr
+
+
+def test_the_card_says_what_the_service_tests_for_drift_and_what_is_not_tested():
+    (sentence,) = (limit for limit in LIMITS if "`misgiving serve` tests" in limit)
+    for tested in ("scores", "likeness to the training images", "share that is accepted"):
+        assert tested in sentence
+    assert "Whether answers are right is not tested" in sentence
+    assert not any("Nothing here notices" in limit for limit in LIMITS)

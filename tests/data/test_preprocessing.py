@@ -394,3 +394,15 @@ def test_preprocessing_imports_no_torch():
     imports = "import sys, misgiving.data.ood_sets, misgiving.data.splits"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_file_that_would_run_another_program_is_not_read():
+    eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
+    with pytest.raises(DataError, match=r"x\.eps: not an image of a format that is read \(JPEG,"):
+        decode(eps, "x.eps")
+
+
+@pytest.mark.parametrize("kind", ["JPEG2000", "PPM", "MPO"])
+def test_formats_of_scanners_and_telephones_are_read(kind):
+    given = np.full((9, 12, 3), (10, 120, 200), np.uint8)
+    assert np.abs(decode(encoded(Image.fromarray(given), kind), "x").astype(int) - given).max() <= 3

@@ -1,5 +1,6 @@
 import base64
 import io
+import re
 from html.parser import HTMLParser
 
 import numpy as np
@@ -88,3 +89,29 @@ def test_the_sheet_says_how_many_of_each_there_are_and_how_many_it_shows(predict
     page = Page(contact_sheet(predicted))
     assert "The 3 worst of 4 are shown." in page.text
     assert len(page.pictures) == 3
+
+
+def test_an_image_that_is_gone_or_damaged_by_now_leaves_its_answer_on_the_sheet(
+    predicted, tmp_path
+):
+    (tmp_path / "mild.png").unlink()
+    (tmp_path / "foreign.png").write_bytes(b"no image")
+    page = Page(contact_sheet(predicted))
+    assert len(page.pictures) == 2
+    assert page.text.count("The file can no longer be read.") == 2
+    assert "mild.png" in page.text
+
+
+def luminance(colour):
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    shares = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("kind", ["defer", "foreign"])
+def test_the_white_text_of_a_tag_can_be_read_in_light_and_dark(kind):
+    backgrounds = re.findall(rf"--{kind}: (#[0-9a-f]{{6}})", module.STYLE)
+    assert len(backgrounds) == 2
+    for background in backgrounds:
+        assert 1.05 / (luminance(background) + 0.05) >= 4.5

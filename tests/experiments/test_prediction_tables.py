@@ -53,6 +53,21 @@ def test_every_kind_of_file_says_the_same(table, tmp_path, suffix):
     assert rows[2]["decision"] is rows[2]["probability"] is None
 
 
+def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(tmp_path):
+    names = ['=HYPERLINK("http://x","y").png', "-2+3.png", "+a.png", "@a.png", "a;=1+1;.png"]
+    answer = ACCEPTED._replace(predicted_class="=1+1", reason="-1")
+    table = table_of([Predicted(name, answer) for name in names], decides=True)
+    for suffix in READERS:
+        writer_for(tmp_path / f"t{suffix}")(tmp_path / f"t{suffix}", table)
+    rows = READERS[".csv"](tmp_path / "t.csv")
+    paths = [row["path"] for row in rows]
+    assert paths == [*(f"'{name}" for name in names[:4]), "a;'=1+1;.png"]
+    assert (rows[0]["predicted_class"], rows[0]["reason"]) == ("'=1+1", "'-1")
+    assert float(rows[0]["predicted_loss"]) == -1.5
+    assert [row["path"] for row in READERS[".jsonl"](tmp_path / "t.jsonl")] == names
+    assert [row["path"] for row in READERS[".parquet"](tmp_path / "t.parquet")] == names
+
+
 def test_without_a_policy_there_are_no_columns_for_one():
     table = table_of(PREDICTED[:1], decides=False)
     assert table.header == ("path", "predicted_class", "probability", "predicted_loss")

@@ -22,7 +22,19 @@ def postgresql():
         shutil.chown(folder, "postgres")
     options = f"-c listen_addresses='' -k {folder}"
     try:
-        _run("initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "misgiving", "--no-sync")
+        _run(
+            "initdb",
+            "-D",
+            f"{folder}/data",
+            "-A",
+            "trust",
+            "-U",
+            "misgiving",
+            "--no-sync",
+            "-E",
+            "UTF8",
+            "--no-locale",
+        )
         _run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
         yield f"postgresql://misgiving@/postgres?host={folder}"
         _run("pg_ctl", "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")

@@ -17,22 +17,60 @@ def test_the_model_is_described_with_its_policy_in_words(serving):
     assert found["policy"] == ["Of accepted answers at most 5 % are wrong."]
     assert found["card"] == {"name": "standin"}
     assert found["model_fingerprint"] == "f" * 64
-    limits = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
-    assert found["limits"] == {**limits, "max_pixels": 50_000_000}
+    given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
+    own = {"max_pixels": 50_000_000, "max_decoded_bytes": 1_500_000_000}
+    assert found["limits"] == {**given, **own}
     assert "Not a medical device" in found["notice"]
     assert re.fullmatch(r"\d+\.\d+\.\d+", found["versions"]["numpy"])
 
 
 class Unreachable(Store):
+    """Says why as a driver does; the second line is like one in which PostgreSQL tells values."""
+
+    failure = OperationalError("x", {}, OSError('connection to "db" (10.0.0.3) failed\nJane Doe'))
+
     def ping(self):
-        raise OperationalError("SELECT", {}, OSError("gone"))
+        raise self.failure
+
+    def add(self, _):
+        raise self.failure
+
+    def page(self, *_, **__):
+        raise self.failure
 
 
 def test_the_service_is_not_well_without_its_store(serving, sqlite_place):
     store = Store.open(sqlite_place)
     response = serving(store=Unreachable(store._engine)).get("/health")
     assert response.status_code == 503
-    assert "gone" in response.json()["detail"]
+    assert "the store cannot be used" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/cases", "/decisions"])
+def test_why_the_store_fails_is_for_the_log_and_not_for_clients(
+    serving, sqlite_place, logged, path
+):
+    client = serving(store=Unreachable(Store.open(sqlite_place)._engine))
+    files = {"files": ("Jane Doe.png", picture())}
+    answer = client.post(path, files=files) if path == "/decisions" else client.get(path)
+    assert answer.status_code == 503
+    assert "10.0.0.3" not in answer.text
+    (line,) = (line for line in logged() if line["level"] == "error")
+    assert (line["event"], line["path"]) == ("store failure", path)
+    assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
+    assert "Jane Doe" not in json.dumps(logged())
+    assert metrics(client)['misgiving_failures_total{of="store"}'] == 1
+
+
+def test_why_an_image_cannot_be_kept_is_logged_and_counted(serving, logged, tmp_path):
+    (tmp_path / "kept").write_text("a file where the folder should be")
+    client = serving(keep_images=tmp_path / "kept")
+    answer = client.post("/decisions", files={"files": ("Jane Doe.png", picture())})
+    assert answer.status_code == 503
+    assert "exists" not in answer.text
+    (line,) = (line for line in logged() if line["level"] == "error")
+    assert (line["event"], line["reason"]) == ("images failure", "File exists")
+    assert metrics(client)['misgiving_failures_total{of="images"}'] == 1
 
 
 def test_the_service_is_not_well_without_its_threads(serving):
@@ -101,18 +139,38 @@ def test_names_are_logged_only_on_demand(serving, logged, log_names):
     assert ("Jane Doe" in json.dumps(logged())) == log_names
 
 
+NAME = "Jane Doe.png"  # a traceback shows lines of code
+
+
 class Broken(Standin):
     def answer_squares(self, _):
-        raise RuntimeError("out of order")
+        try:
+            raise KeyError(NAME)
+        except KeyError as error:
+            raise RuntimeError("out of order") from error
 
 
 def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
-    response = serving(Broken()).post("/decisions", files={"files": ("a.png", picture())})
+    client = serving(Broken())
+    response = client.post("/decisions", files={"files": ("a.png", picture())})
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert "out of order" not in response.text
     (line,) = (line for line in logged() if line["level"] == "error")
-    assert "RuntimeError: out of order" in line["traceback"]
+    assert line["path"] == "/decisions"
+    assert line["traceback"].endswith("RuntimeError")
+    assert "in answer_squares" in line["traceback"]
+    assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first
+    assert metrics(client)['misgiving_failures_total{of="other"}'] == 1
+
+
+def test_the_text_of_a_failure_may_name_files_and_is_logged_only_on_demand(serving, caplog):
+    serving(Broken()).post("/decisions", files={"files": ("Jane Doe.png", picture())})
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert "Jane Doe" not in JsonLines().format(record)
+    told = json.loads(JsonLines(names=True).format(record))["traceback"]
+    assert "Jane Doe.png" in told
+    assert told.endswith("RuntimeError: out of order")
 
 
 @pytest.mark.parametrize(
@@ -124,6 +182,8 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
         ({"timeout": float("nan")}, "--timeout must be more than 0"),
         ({"max_files": 300}, "--max-files 300 would never fit into --queue 256"),
         ({"max_bytes": 10**9}, "--max-bytes must be at most"),
+        ({"max_pixels": 0}, "--max-pixels must be at least 1, got 0"),
+        ({"max_pixels": 10**9}, "--max-pixels must be at most"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, reason):

@@ -211,7 +211,7 @@ def test_the_csv_takes_the_filters_of_the_list(worklist):
     assert [row["name"] for row in rows] == ["green.png"]
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", " =", "\n=", "\uff1d", "\x0b@"])
 def test_no_text_in_the_csv_is_a_formula(client, start):
     formula = f"{start}HYPERLINK(1)"
     case = sent(client)
@@ -220,6 +220,15 @@ def test_no_text_in_the_csv_is_a_formula(client, start):
     (row,) = csv.DictReader(io.StringIO(client.get("/cases.csv").text, newline=""))
     assert row["note"] == row["reviewer"] == f"'{formula}"
     assert float(row["foreign_score"]) == -128
+
+
+def test_texts_in_the_csv_are_quoted_so_that_no_separator_within_one_begins_a_formula(client):
+    sent(client, name="a;=1+1;.png")
+    header, row = client.get("/cases.csv").text.splitlines()
+    assert header.startswith('"id","received","name",')
+    assert '","a;\'=1+1;.png","defer","light",' in row
+    (read,) = csv.DictReader(io.StringIO(f"{header}\n{row}"))
+    assert float(read["foreign_score"]) == -128
 
 
 def test_a_csv_of_many_pages_has_every_case_once(serving, sqlite_place):

@@ -3,7 +3,7 @@ import threading
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from standin import Standin, picture
+from standin import Standin, answer_of, picture
 
 from misgiving.serve import Store
 from misgiving.serve.store import Filter
@@ -58,7 +58,7 @@ def test_a_bad_image_among_good_ones_is_a_problem_of_its_own(client):
     first, second, third = response.json()["results"]
     assert second["case"] is None
     assert second["problem"]["status"] == 422
-    assert second["problem"]["detail"].startswith("1.png: not an image; save it as JPEG or PNG")
+    assert second["problem"]["detail"].startswith("1.png: not an image of a format that is read")
     assert first["case"]["predicted_class"] == "dark"
     assert third["case"]["predicted_class"] == "light"
     assert client.get("/cases").json()["total"] == 2
@@ -68,7 +68,7 @@ def test_where_no_file_can_be_read_the_request_has_failed(client):
     response = send(client, b"no image", b"")
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
-    assert "none of the 2 files could be read; the first: 0.png" in response.json()["detail"]
+    assert "none of the 2 files was answered; one of them: 0.png" in response.json()["detail"]
     assert [result["name"] for result in response.json()["results"]] == ["0.png", "1.png"]
     assert client.get("/cases").json()["total"] == 0
 
@@ -98,11 +98,12 @@ class Failing(Store):
 def test_without_the_store_nothing_is_answered(serving, sqlite_place):
     store = Store.open(sqlite_place)
     failing = Failing(store._engine)
-    response = send(serving(store=failing), picture(0.9))
+    client = serving(store=failing)
+    response = send(client, picture(0.9))
     assert response.status_code == 503
-    assert "results" not in response.json()
-    assert "store cannot be used (disk I/O error)" in response.json()["detail"]
+    assert "store cannot be used, so nothing was answered" in response.json()["detail"]
     assert "Retry-After" in response.headers
+    assert client.get("/cases").json()["total"] == 0
 
 
 def test_an_image_that_cannot_be_kept_is_not_answered(serving, tmp_path):
@@ -141,6 +142,42 @@ def test_an_image_on_which_the_model_fails_does_not_spoil_the_batch(serving):
     assert statuses == {0.0: 500, 0.3: 200, 0.6: 200}
 
 
+def test_a_file_on_which_the_model_fails_does_not_lose_the_others_answers(serving):
+    client = serving(Fragile())
+    response = send(client, *map(picture, (0.3, 0.0, 0.6, 0.7)))
+    assert response.status_code == 200
+    results = response.json()["results"]
+    assert [result["case"] is None for result in results] == [False, True, False, False]
+    assert results[1]["problem"]["status"] == 500
+    assert "its log says where" in results[1]["problem"]["detail"]
+    assert client.get("/cases").json()["total"] == 3
+
+
+class Picky(Store):
+    """Cannot hold one name, nor what comes in the same commit."""
+
+    failure = OverflowError("no such letter")
+
+    def add(self, cases):
+        if any(case.name == "1.png" for case in cases):
+            raise self.failure
+        return super().add(cases)
+
+
+def test_a_case_that_cannot_be_stored_does_not_fail_those_of_the_same_commit(serving, sqlite_place):
+    client = serving(store=Picky(Store.open(sqlite_place)._engine))
+    results = send(client, *map(picture, (0.3, 0.4, 0.6))).json()["results"]
+    assert [result["case"] is None for result in results] == [False, True, False]
+    assert client.get("/cases").json()["total"] == 2
+
+
+def test_where_all_failed_the_gravest_problem_is_told(serving, sqlite_place):
+    store = Failing(Store.open(sqlite_place)._engine)
+    response = send(serving(store=store), b"no image", picture(0.9))
+    assert response.status_code == 503
+    assert [result["problem"]["status"] for result in response.json()["results"]] == [422, 503]
+
+
 def test_files_that_come_together_are_answered_in_batches(serving):
     sizes = []
 
@@ -171,6 +208,26 @@ def test_a_request_that_takes_too_long_is_told_so_and_not_answered_later(serving
     assert "no answer within 0.3 seconds" in response.json()["detail"]
     assert response.headers["Retry-After"] == "1"
     assert client.get("/cases").json()["total"] == 0
+
+
+def test_files_that_are_answered_in_time_keep_their_answers(serving):
+    class SlowOnBlack(Slow):
+        def answer_squares(self, squares):
+            return (
+                super().answer_squares(squares)
+                if not squares.any()
+                else [answer_of(square) for square in squares]
+            )
+
+    model = SlowOnBlack()
+    client = serving(model, timeout=1.0, batch_size=1)
+    response = send(client, picture(0.9), picture(0.0))
+    model.go_on.set()
+    assert response.status_code == 200
+    first, second = response.json()["results"]
+    assert first["case"]["predicted_class"] == "light"
+    assert "no answer within 1 seconds" in second["problem"]["detail"]
+    assert client.get("/cases").json()["total"] == 1
 
 
 def test_a_full_queue_is_told_and_recovers(serving):

@@ -15,7 +15,7 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from standin import picture
+from standin import KEY, picture
 
 CHECKS = [
     not_a_server_error,
@@ -93,3 +93,26 @@ def test_whatever_is_sent_is_answered_as_described(described, method, path, exam
         case.call_and_validate(checks=CHECKS)
 
     hold()
+
+
+def test_with_a_key_every_operation_tells_that_it_asks_for_one(serving):
+    client = serving(api_key=KEY)
+    described = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
+    assert described["security"] == [{"bearer": []}, {"basic": []}]
+    for method, path in OPERATIONS:
+        operation = described["paths"][path][method.lower()]
+        asked = client.request(method, path.replace("{id}", "0" * 32)).status_code == 401
+        assert asked == ("401" in operation["responses"]) == ("security" not in operation)
+        assert asked == (path != "/health")
+
+
+@pytest.mark.parametrize("key", [None, KEY])
+def test_every_operation_tells_that_it_may_be_forbidden(serving, key):
+    client = serving(api_key=key)
+    headers = {"Authorization": f"Bearer {KEY}"}
+    paths = client.get("/openapi.json", headers=headers).json()["paths"]
+    for method, path in OPERATIONS:
+        (of,) = paths[path][method.lower()]["responses"]["403"]["content"]
+        assert of == "application/problem+json"
+    other = {**headers, "Origin": "http://elsewhere.example"}
+    assert client.post("/decisions", headers=other).status_code == 403

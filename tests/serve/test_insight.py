@@ -1,3 +1,4 @@
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -6,6 +7,7 @@ from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin, answer_of, picture
 
 from misgiving.deferral import Promises
+from misgiving.errors import UsageError
 from misgiving.serve.insight import command
 from misgiving.serve.page import part_of_script
 from misgiving.serve.problems import ProblemError
@@ -44,15 +46,34 @@ def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
     assert found["saved"]["foreign_threshold"] == policy.foreign_threshold
 
 
-def test_the_command_asks_for_the_same_promises_with_another_target():
-    promises = Promises(
-        max_error=0.1, class_max_miss={"light spot": 0.4}, foreign_rate=0.05, simultaneous=False
-    )
-    policy = made_policy(promises, classes=("dark", "light spot"))
-    assert command(policy) == (
-        "misgiving calibrate RUN NEW_CASES --max-error {max_error} --confidence 0.95 "
-        "--class-max-miss 'light spot=0.4' --foreign-rate 0.05 --each --detector knn --overwrite"
-    )
+@pytest.mark.parametrize(
+    "promises",
+    [
+        Promises(max_error=0.1),
+        Promises(
+            max_error=0.1,
+            confidence=0.9000001,
+            class_max_miss={"light spot": 0.4000001, "dark": 0.5},
+            foreign_rate=0.05,
+            simultaneous=False,
+            prevalence={"light spot": 0.3000001},
+        ),
+    ],
+)
+def test_the_command_asks_for_the_same_promises_with_another_target(promises, misgiving, tmp_path):
+    policy = replace(made_policy(promises, classes=("dark", "light spot")), seed=7)
+    asked = []
+
+    def calibrate_run(run, data, promised, **options):
+        asked.append((str(run), data, promised, options["foreign_detector"], options["seed"]))
+        raise UsageError("asked")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("misgiving.experiments.calibrating.calibrate_run", calibrate_run)
+        patch.chdir(tmp_path)
+        words = shlex.split(command(policy).replace("{max_error}", "0.2"))
+        assert misgiving(*words[1:])[0] == 2
+    assert asked == [("RUN", "NEW_CASES", replace(promises, max_error=0.2), "knn", 7)]
 
 
 def test_a_policy_that_accepts_nothing_is_told_as_that(serving):

@@ -1,9 +1,13 @@
+import contextlib
 import random
 import sqlite3
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from commands import one_line
+from processes import started
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.records import Case, Review
@@ -211,6 +215,8 @@ def test_cases_of_the_first_schema_are_kept_by_the_steps_after_it(place):
     migrated = Store.open(place)
     assert migrated.review("00", review("looked at"))
     assert migrated.case("00").review.note == "looked at"
+    migrated.add([case(1, policy_fingerprint="p")])
+    assert [one.number for one in migrated.decided("p")] == [2]
     migrated.close()
 
 
@@ -222,6 +228,31 @@ def test_a_store_of_a_newer_version_is_refused(place):
     with pytest.raises(DataError, match=r"has schema 99.*upgrade misgiving") as refused:
         Store.open(place)
     assert one_line(str(refused.value))
+
+
+def test_a_database_that_cannot_hold_every_letter_is_refused(database):
+    psycopg = pytest.importorskip("psycopg")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("DROP DATABASE IF EXISTS latin")
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    with pytest.raises(DataError, match=r"encoding LATIN1.*createdb --encoding UTF8") as refused:
+        Store.open(database.replace("/postgres?", "/latin?"))
+    assert one_line(str(refused.value))
+
+
+def test_names_in_any_script_are_kept_whatever_the_environment_says(place, monkeypatch):
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    opened = Store.open(place)
+    opened.add([case(1, name="病变.png")])
+    assert opened.case(case(1).id).name == "病变.png"
+    opened.close()
+
+
+def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
+    with store._writing.begin() as connection:
+        connection.exec_driver_sql(f"DELETE FROM cases WHERE id = '{many[0].id}'")
+        left = connection.exec_driver_sql("SELECT case_id FROM arrivals").scalars().all()
+    assert sorted(left) == [one.id for one in many[1:]]
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
@@ -267,3 +298,29 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
     assert store.count(Filter()) == 1
     writer.close()
     store.close()
+
+
+OPENING = """
+import sys
+from misgiving.serve import Store
+print("ready", flush=True)
+for place in sys.argv[1:]:
+    sys.stdin.readline()
+    store = Store.open(place)
+    store.ping()
+    store.close()
+    print("opened", flush=True)
+"""
+
+
+def test_several_processes_may_be_the_first_to_open_a_file(tmp_path):
+    places = [str(tmp_path / f"{number}.sqlite") for number in range(20)]
+    with contextlib.ExitStack() as stack:
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        command = [sys.executable, "-c", OPENING, *places]
+        processes = [stack.enter_context(started(command, **pipes)) for _ in range(4)]
+        for word in ["ready", *["opened"] * len(places)]:
+            assert [process.stdout.readline().strip() for process in processes] == [word] * 4
+            for process in processes:
+                process.stdin.write("\n")
+                process.stdin.flush()

@@ -3,10 +3,14 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 import pytest
 from calibrated import made_policy
+from databases import emptied
+from sqlalchemy import insert
 
 from misgiving.deferral import DriftMonitor
 from misgiving.serve import Store
 from misgiving.serve.records import Case
+from misgiving.serve.store.store import _row
+from misgiving.serve.store.tables import ARRIVALS, CASES
 from misgiving.serve.watch import Watch
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
@@ -61,9 +65,9 @@ def e_values(seen):
     return {test.name: test.e_value for test in seen.tests}
 
 
-def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_in_their_order(store, watch):
-    cases, monitor = drawn(30), DriftMonitor(made_policy())
-    store.add(cases[::-1])
+def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(store, watch):
+    cases, monitor = drawn(30)[::-1], DriftMonitor(made_policy())
+    store.add(cases)
     for case in cases:
         monitor.see(
             score=case.score,
@@ -90,6 +94,31 @@ def test_a_case_that_is_committed_after_a_younger_one_is_not_missed(store, watch
     watch.look()
     store.add(cases[4:9])
     assert watch.look().cases == 10
+
+
+def test_cases_of_a_machine_whose_clock_is_behind_are_tested_as_they_come(place):
+    store = Store.open(place)
+    watch = Watch(made_policy(), store, "p" * 64)
+    store.add([a_case(1000)])
+    assert watch.look().cases == 1
+    store.add([a_case(number, likeness=-1000.0) for number in range(100, 200)])  # 13 minutes
+    seen = watch.look()
+    assert (seen.cases, "familiarity" in seen.since) == (101, True)
+    again = Watch(made_policy(), store, "p" * 64).look()
+    assert (e_values(again), again.since) == (e_values(seen), seen.since)
+    store.close()
+
+
+def test_cases_whose_commit_comes_after_one_with_a_higher_number_are_not_missed(database):
+    store = Store.open(emptied(database))
+    watch = Watch(made_policy(), store, "p" * 64)
+    with store._writing.begin() as connection:
+        connection.execute(insert(CASES), [_row(a_case(1))])
+        connection.execute(insert(ARRIVALS), [{"case_id": a_case(1).id}])
+        store.add([a_case(number) for number in range(2, 9)])
+        assert watch.look().cases == 7
+    assert watch.look().cases == 8
+    store.close()
 
 
 def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):

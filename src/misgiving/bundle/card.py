@@ -7,7 +7,10 @@ CARD, READABLE = "card.json", "card.md"
 
 LIMITS = (
     "What is promised holds for images that come as the calibration cases came: the same "
-    "population, devices and preparation. Nothing here notices when that has ceased to be so.",
+    "population, devices and preparation.",
+    "`misgiving serve` tests whether the scores, the likeness to the training images and the share "
+    "that is accepted still are like those of the calibration cases. Whether answers are right is "
+    "not tested, nor is a change that moves none of the three; `misgiving predict` tests nothing.",
     "It is not a medical device, and no regulator has looked at it.",
     "A probability is that of the model's own classes: an image of another kind has one too. That "
     "foreign images are told apart is not promised.",

@@ -49,6 +49,13 @@ def serve(
     max_bytes: Annotated[
         int, typer.Option(help="Of one file.", rich_help_panel=LIMITS)
     ] = 20_000_000,
+    max_pixels: Annotated[
+        int,
+        typer.Option(
+            help="Of one image. Decoding takes up to 30 bytes for each; images wait for memory.",
+            rich_help_panel=LIMITS,
+        ),
+    ] = 50_000_000,
     max_files: Annotated[int, typer.Option(help="In one request.", rich_help_panel=LIMITS)] = 100,
     queue: Annotated[
         int, typer.Option(help="Images that may wait for their answer.", rich_help_panel=LIMITS)
@@ -77,6 +84,7 @@ def serve(
 
     settings = Settings(
         max_bytes=max_bytes,
+        max_pixels=max_pixels,
         max_files=max_files,
         queue=queue,
         timeout=timeout,

@@ -138,6 +138,9 @@ def predict(
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, says why, and the others are empty.
 
+    In CSV, a text that a spreadsheet would compute, such as the path `=1.png` or `-2.png`, has an
+    apostrophe before it; Parquet and JSON lines have the path as it is.
+
     Until FILE is whole, finished answers are kept in FILE.unfinished.jsonl, from which --resume
     goes on, whatever has stopped it. A bundle (`misgiving export`) needs no torch.
     """

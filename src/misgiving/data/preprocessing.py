@@ -25,6 +25,9 @@ Square = UInt8[np.ndarray, "size size 3"]
 Illuminant = Float[np.ndarray, "3"]
 Settings = TypeVar("Settings")
 
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+"""What is read, as Pillow calls it. It knows more: some run other programs (EPS: Ghostscript)."""
+
 MAX_PIXELS = 1024**3 // 4 // 3  # where Pillow starts to suspect a decompression bomb
 SATURATED = 255
 LARGEST_SIDE = 4096  # larger squares are a slip of the hand, and fill the memory
@@ -320,7 +323,10 @@ def _decode(data: bytes, name: str, spare: Callable[[int, int], float]) -> Decod
         with _SILENCE:
             return _load(_open(data), spare)
     except UnidentifiedImageError as failure:
-        raise DataError(f"{name}: not an image; save it as JPEG or PNG, or remove it") from failure
+        raise DataError(
+            f"{name}: not an image of a format that is read ({', '.join(FORMATS)}); save it as JPEG"
+            " or PNG, or remove it"
+        ) from failure
     except Image.DecompressionBombError as failure:
         raise DataError(f"{name}: more than {MAX_PIXELS} pixels; scale it down") from failure
     except Exception as failure:  # on damaged files, Pillow's decoders raise almost anything
@@ -332,7 +338,7 @@ def _decode(data: bytes, name: str, spare: Callable[[int, int], float]) -> Decod
 
 
 def _open(data: bytes) -> Image.Image:
-    image = Image.open(io.BytesIO(data))
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
     if image.width * image.height > MAX_PIXELS:
         raise Image.DecompressionBombError
     return image

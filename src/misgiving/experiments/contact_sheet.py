@@ -12,6 +12,7 @@ from PIL import Image
 
 from misgiving.bundle import Answer
 from misgiving.data.preprocessing import decode, read_bytes
+from misgiving.errors import DataError
 from misgiving.experiments.predicting import Predicted
 
 MOST = 500  # images on a sheet, which a browser still scrolls through
@@ -19,9 +20,9 @@ SIDE = 240  # of a thumbnail, in pixels
 
 STYLE = """
 :root { color-scheme: light dark; --card: #fff; --ink: #1b1f24; --soft: #667; --page: #f4f5f7;
-  --bar: #d9dde3; --defer: #b7791f; --foreign: #b83232; }
+  --bar: #d9dde3; --defer: #8a5a12; --foreign: #b83232; }
 @media (prefers-color-scheme: dark) { :root { --card: #20242b; --ink: #e8eaed; --soft: #9aa4b2;
-  --page: #14171b; --bar: #3a404a; --defer: #e0a84a; --foreign: #ef7070; } }
+  --page: #14171b; --bar: #3a404a; --defer: #8f5e14; --foreign: #c03a3a; } }
 body { margin: 0; padding: 2rem; background: var(--page); color: var(--ink);
   font: 15px/1.45 system-ui, sans-serif; }
 header { max-width: 60rem; margin-bottom: 1.5rem; } h1 { font-size: 1.4rem; margin: 0 0 .3rem; }
@@ -30,6 +31,7 @@ main { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax
 article { background: var(--card); border-radius: .6rem; overflow: hidden;
   box-shadow: 0 1px 3px #0003; display: flex; flex-direction: column; }
 img { width: 100%; height: 12rem; object-fit: contain; background: #000; }
+.gone { display: grid; place-items: center; height: 12rem; background: var(--bar); }
 .text { padding: .7rem .9rem .9rem; } .top { display: flex; justify-content: space-between;
   gap: .5rem; align-items: baseline; } strong { overflow-wrap: anywhere; }
 .tag { color: #fff; border-radius: 1rem; padding: 0 .6rem; font-size: .8rem; }
@@ -83,13 +85,21 @@ def _card(path: str, answer: Answer) -> str:
     known = math.isfinite(answer.probability)
     percent = f"{100 * answer.probability:.0f}" if known else "0"
     return (
-        f'<article><img loading="lazy" alt="" src="{_thumbnail(Path(path))}">\n'
+        f"<article>{_picture(Path(path))}\n"
         f'<div class="text"><div class="top"><strong>{escape(answer.predicted_class)}</strong>'
         f'<span class="tag {escape(answer.decision)}">{escape(answer.decision)}</span></div>\n'
         f'<div class="bar" title="probability {percent} %"><i style="width: {percent}%"></i></div>'
         f'\n<div class="name">{percent} %</div><p>{escape(answer.reason)}</p>\n'
         f'<div class="name">{escape(path)}</div></div></article>'
     )
+
+
+def _picture(path: Path) -> str:
+    """The image, or that it is gone: its file may have been moved since it was answered."""
+    try:
+        return f'<img loading="lazy" alt="" src="{_thumbnail(path)}">'
+    except DataError:
+        return '<div class="gone">The file can no longer be read.</div>'
 
 
 def _thumbnail(path: Path) -> str:

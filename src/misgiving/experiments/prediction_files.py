@@ -51,10 +51,10 @@ def predict_files(
             answerer, images, on_image=on_image, on_bad_image=on_bad_image, kept=kept
         )
         table = table_of(predicted, decides=answerer.decides, unreadable=on_bad_image == SKIP)
-        if contact_sheet is not None:
-            write_text(contact_sheet, sheet_of(predicted))
         if out is not None and write is not None:
             write(out, table)
+        if contact_sheet is not None:
+            write_text(contact_sheet, sheet_of(predicted))
     return predicted, table
 
 

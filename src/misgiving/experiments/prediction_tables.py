@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from misgiving.errors import UsageError
 from misgiving.experiments.predicting import Predicted
-from misgiving.files import csv_text, whole_file, write_text
+from misgiving.files import csv_text, harmless, whole_file, write_text
 
 PREDICTION_COLUMNS = ("path", "predicted_class", "probability", "predicted_loss")
 DECISION_COLUMNS = (
@@ -59,14 +59,14 @@ def _value(value: Value) -> Value:
 
 
 def as_csv(table: PredictionTable) -> str:
-    """Numbers in six digits; what is not there is an empty cell."""
+    """Numbers in six digits; what is not there is an empty cell; no text is a formula."""
     return csv_text(table.header, [[_cell(value) for value in row] for row in table.rows])
 
 
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else f"{value:.6g}"
+    return harmless(value) if isinstance(value, str) else f"{value:.6g}"
 
 
 def _write_csv(path: Path, table: PredictionTable) -> None:

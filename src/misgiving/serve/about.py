@@ -30,6 +30,9 @@ class Limits(BaseModel):
 
     max_bytes: int = Field(description="Of one file.")
     max_pixels: int = Field(description="Of one image.")
+    max_decoded_bytes: int = Field(
+        description="Of images that are decoded at once; others wait their turn."
+    )
     max_files: int = Field(description="In one request.")
     queue: int = Field(description="Images that may wait.")
     timeout: float = Field(description="Seconds of one request.")

@@ -13,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from misgiving import __version__
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.serve import about, cases, decisions, insight, page
 from misgiving.serve.bounding import Bounding
-from misgiving.serve.gate import Gate
+from misgiving.serve.failures import explained
+from misgiving.serve.gate import OPEN, Gate
 from misgiving.serve.model import Model
-from misgiving.serve.observing import Observing
-from misgiving.serve.problems import Problem, ProblemError
+from misgiving.serve.observing import Observing, route_of
+from misgiving.serve.problems import Problem, ProblemError, documented
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -55,8 +56,8 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     app.state.service = service
     for room in (decisions, cases, insight, about, page):
         app.include_router(room.router)
-    for kind, explained in EXPLAINED.items():
-        app.add_exception_handler(kind, explained)
+    for kind, told in EXPLAINED.items():
+        app.add_exception_handler(kind, told)
     app.add_middleware(Bounding, timeout=settings.timeout)
     app.add_middleware(Gate, api_key=settings.api_key)
     app.add_middleware(Observing, monitoring=service.monitoring)
@@ -64,17 +65,29 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
 
 
 class _Application(FastAPI):
-    """Documents problems and the key, which FastAPI does not know of."""
+    """Documents problems, the key and the gate, which FastAPI does not know of."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
             found = super().openapi()
             parts = found.setdefault("components", {})
             parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            if self.state.service.settings.api_key is not None:
+            has_key = self.state.service.settings.api_key is not None
+            if has_key:
                 parts["securitySchemes"] = SCHEMES
                 found["security"] = [{"bearer": []}, {"basic": []}]
+            for path, operations in found["paths"].items():
+                for operation in operations.values():
+                    _document_gate(operation, asks_for_key=has_key and path not in OPEN)
         return self.openapi_schema or {}
+
+
+def _document_gate(operation: dict[str, Any], *, asks_for_key: bool) -> None:
+    statuses = [HTTPStatus.FORBIDDEN, *([HTTPStatus.UNAUTHORIZED] if asks_for_key else [])]
+    for status, told in documented(*statuses).items():
+        operation["responses"][str(status)] = told
+    if not asks_for_key:
+        operation["security"] = []
 
 
 @asynccontextmanager
@@ -105,13 +118,9 @@ async def _refused(_: Request, error: HTTPException) -> Response:
     return problem.response()
 
 
-async def _no_store(_: Request, error: SQLAlchemyError) -> Response:
-    reason = " ".join(str(getattr(error, "orig", None) or type(error).__name__).split())
-    problem = ProblemError(
-        HTTPStatus.SERVICE_UNAVAILABLE,
-        f"the store cannot be used ({reason}), so nothing was answered; send it again later",
-    )
-    return problem.with_header("Retry-After", "5").response()
+async def _explained(request: Request, error: Exception) -> Response:
+    monitoring = request.app.state.service.monitoring
+    return explained(error, monitoring, path=route_of(request.scope)).response()
 
 
 async def _gone(_: Request, __: ClientDisconnect) -> Response:
@@ -123,6 +132,7 @@ EXPLAINED: dict[type[Exception], Any] = {
     UsageError: _unusable,
     RequestValidationError: _invalid,
     HTTPException: _refused,
-    SQLAlchemyError: _no_store,
+    DataError: _explained,
+    SQLAlchemyError: _explained,
     ClientDisconnect: _gone,
 }

@@ -90,15 +90,22 @@ class Batcher(Generic[Item, Result]):
 
 def singly_after_failure(
     work: Callable[[Sequence[Item]], Sequence[Result]],
+    *,
+    together: type[Exception] | tuple[type[Exception], ...] = (),
 ) -> Callable[[Sequence[Item]], Sequence[Result | Exception]]:
-    """Where a batch fails, each item alone: one bad item does not fail its neighbours."""
+    """Where a batch fails, each item alone: one bad item does not fail its neighbours.
+
+    Args:
+        work: Gives the results in the order of the items.
+        together: Failures that no item is to blame for: each alone would fail as the batch did.
+    """
 
     def each(items: Sequence[Item]) -> Sequence[Result | Exception]:
         try:
             return work(items)
         except Exception as failure:
-            if len(items) == 1:
-                return [failure]
+            if len(items) == 1 or isinstance(failure, together):
+                return [failure] * len(items)
             return [result for item in items for result in each([item])]
 
     return each

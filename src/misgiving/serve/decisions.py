@@ -12,7 +12,8 @@ from pydantic import BaseModel, Field
 
 from misgiving.errors import DataError
 from misgiving.serve.dependencies import Served
-from misgiving.serve.problems import Problem, ProblemError, documented, problem
+from misgiving.serve.failures import explained
+from misgiving.serve.problems import Problem, ProblemError, documented
 from misgiving.serve.records import Case
 from misgiving.serve.service import Service
 from misgiving.serve.uploads import Body, Upload, read_uploads
@@ -76,9 +77,10 @@ class Decisions(BaseModel):
 async def decide(request: Request, service: Served) -> Decisions:
     """Decide about one image or many.
 
-    Each file becomes a case, or a problem that names it; one bad file does not spoil the others.
-    Where no file at all could be read the status is 422, and `results` says why for each. A case
-    is on the disk before it is answered. 429 means that the queue is full: try again.
+    Each file becomes a case, or a problem; whatever fails with one does not spoil the others. Where
+    no file at all is answered, `results` says why for each, and the status is that of the gravest
+    problem: 422 where none can be read. A case is on the disk before it is answered. 429 means that
+    the queue is full: try again.
     """
     limit = asyncio.get_running_loop().time() + service.settings.timeout
     body = Body(request)
@@ -113,39 +115,53 @@ async def _within(limit: float, service: Service) -> AsyncIterator[None]:
 
 
 async def _results(uploads: Sequence[Upload], service: Service, limit: float) -> list[Result]:
-    one_by_one = [_result(index, upload, service) for index, upload in enumerate(uploads)]
+    """Of every file that is answered in time, and a problem for each that is not."""
+    loop = asyncio.get_running_loop()
+    numbered = list(enumerate(uploads))
+    asked = [loop.create_task(_result(index, upload, service)) for index, upload in numbered]
     try:
-        async with asyncio.timeout_at(limit):
-            found = await asyncio.gather(*one_by_one, return_exceptions=True)
-    except TimeoutError as error:
-        raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE,
-            f"no answer within {service.settings.timeout:g} seconds; send the request again later, "
-            "or with fewer files",
-        ).with_header("Retry-After", "1") from error
-    for failure in found:
-        if isinstance(failure, BaseException):
-            raise failure
-    return [result for result in found if isinstance(result, Result)]
+        done, _ = await asyncio.wait(asked, timeout=max(0.0, limit - loop.time()))
+    finally:
+        for task in asked:
+            task.cancel()  # which what is done does not mind
+    return [
+        task.result() if task in done and not task.cancelled() else _late(index, upload, service)
+        for task, (index, upload) in zip(asked, numbered, strict=True)
+    ]
 
 
 async def _result(index: int, upload: Upload, service: Service) -> Result:
     try:
         case = await service.decide(upload)
-    except DataError as error:
-        service.monitoring.refused_images.inc()
-        refusal = problem(HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        return Result(index=index, name=upload.name, problem=refusal)
+    except Exception as failure:  # whatever it is, the other files are answered
+        if isinstance(failure, DataError):
+            service.monitoring.refused_images.inc()
+        problem = explained(failure, service.monitoring, path="/decisions").problem()
+        return Result(index=index, name=upload.name, problem=problem)
     named = {"name": upload.name} if service.settings.log_names else {}
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **named}})
     return Result(index=index, name=upload.name, case=case)
 
 
+def _late(index: int, upload: Upload, service: Service) -> Result:
+    refusal = ProblemError(
+        HTTPStatus.SERVICE_UNAVAILABLE,
+        f"no answer within {service.settings.timeout:g} seconds; send the request again later, "
+        "or with fewer files",
+    )
+    return Result(index=index, name=upload.name, problem=refusal.problem())
+
+
 def _none_answered(results: Sequence[Result]) -> ProblemError:
-    details = [result.problem.detail for result in results if result.problem]
-    several = f"none of the {len(details)} files could be read; the first: "
-    return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY,
-        (several if len(details) > 1 else "") + details[0],
+    """The gravest of all problems: 503 before 500, and both before what is wrong with the files."""
+    problems = [result.problem for result in results if result.problem]
+    gravest = max(problems, key=lambda problem: problem.status)
+    several = f"none of the {len(problems)} files was answered; one of them: "
+    refusal = ProblemError(
+        HTTPStatus(gravest.status),
+        (several if len(problems) > 1 else "") + gravest.detail,
         results=[result.model_dump(mode="json") for result in results],
     )
+    if gravest.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        refusal.with_header("Retry-After", "1")
+    return refusal

@@ -1,5 +1,6 @@
 """Pictures after the answer: recent squares in memory, and files where they are to be kept."""
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -9,8 +10,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from misgiving.data.preprocessing import FORMATS
 from misgiving.errors import DataError
-from misgiving.files import whole_file
+from misgiving.files import file_sha256, force_to_disk, whole_file
+from misgiving.serve.memory import bytes_to_decode, pixels_of
 
 Square = UInt8[np.ndarray, "size size 3"]
 
@@ -47,20 +50,46 @@ class KeptImages:
         self._folder = folder
 
     def keep(self, sha256: str, data: bytes) -> None:
-        """Write a file whole or not at all; equal files are kept once."""
-        if not self._path(sha256).exists():
-            with whole_file(self._path(sha256)) as partial:
+        """Have a file on the disk, whole; equal files are kept once, a damaged one is replaced."""
+        path = self._path(sha256)
+        for folder in (self._folder, path.parent):
+            _make_private(folder)
+        if not _is_intact(path, sha256):
+            with whole_file(path, mode=0o600) as partial:
                 partial.write_bytes(data)
+                force_to_disk(partial)
+        force_to_disk(path.parent)
 
     def read(self, sha256: str) -> bytes | None:
-        """The content, where it is still there."""
+        """The content, where it is still there.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged.
+        """
         try:
-            return self._path(sha256).read_bytes()
+            data = self._path(sha256).read_bytes()
         except FileNotFoundError:
             return None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise ValueError("is damaged")
+        return data
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
+
+
+def _make_private(folder: Path) -> None:
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        force_to_disk(folder.parent)
+
+
+def _is_intact(path: Path, sha256: str) -> bool:
+    try:
+        return file_sha256(path) == sha256
+    except OSError:
+        return False
 
 
 def as_jpeg(square: Square) -> bytes:
@@ -73,25 +102,27 @@ def as_jpeg(square: Square) -> bytes:
 def media_type(data: bytes) -> str:
     """The type by which a browser may show a file; it never follows from what the sender said."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             found = image.get_format_mimetype()
     except Exception:  # Pillow raises almost anything
         return UNKNOWN
     return found if found in SHOWN else UNKNOWN
 
 
-def refuse_large(data: bytes, name: str, max_pixels: int) -> None:
-    """Refuse what its header says is too large, before it is decoded.
+def bytes_wanted(data: bytes, name: str, max_pixels: int) -> int:
+    """What decoding will take, as the header says; nothing is decoded for it.
 
     Raises:
-        DataError: It has more pixels. What is no image at all is left to the decoder to explain.
+        DataError: It has too many pixels. What is no image at all takes nothing, and is left to the
+            decoder to explain.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            pixels = image.width * image.height
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pixels, wanted = pixels_of(image), bytes_to_decode(image)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels = max_pixels + 1
+        pixels, wanted = max_pixels + 1, 0
     except Exception:
-        return
+        return 0
     if pixels > max_pixels:
         raise DataError(f"{name}: more than {max_pixels} pixels; scale it down")
+    return wanted

@@ -3,7 +3,7 @@
 import math
 import shlex
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import APIRouter
@@ -189,19 +189,25 @@ def _saved(policy: DeferralPolicy) -> Saved:
 
 
 def command(policy: DeferralPolicy) -> str:
-    """What sets such a policy for another target."""
+    """What sets such a policy for another target: all that this one was asked for."""
     promises = policy.promises
     words = ["misgiving", "calibrate", "RUN", "NEW_CASES", "--max-error", "{max_error}"]
-    words += ["--confidence", f"{promises.confidence:g}"]
-    for name, rate in promises.class_max_miss.items():
-        words += ["--class-max-miss", shlex.quote(f"{name}={rate:g}")]
+    words += ["--confidence", str(promises.confidence)]
+    for rate in _pairs(promises.class_max_miss):
+        words += ["--class-max-miss", shlex.quote(rate)]
     if promises.foreign_rate is not None:
-        words += ["--foreign-rate", f"{promises.foreign_rate:g}"]
+        words += ["--foreign-rate", str(promises.foreign_rate)]
     if not promises.simultaneous:
         words.append("--each")
+    if promises.prevalence:
+        words += ["--prevalence", shlex.quote(",".join(_pairs(promises.prevalence)))]
     if policy.foreign_detector is not None:
         words += ["--detector", shlex.quote(policy.foreign_detector)]
-    return " ".join([*words, "--overwrite"])
+    return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
+
+
+def _pairs(shares: Mapping[str, float]) -> list[str]:
+    return [f"{name}={share}" for name, share in shares.items()]
 
 
 def _json(threshold: float) -> float | None:

@@ -33,6 +33,12 @@ class Monitoring:
         self.refused_images = Counter(
             "misgiving_refused_images", "Files that could not be read.", registry=self._registry
         )
+        self.failures = Counter(
+            "misgiving_failures",
+            "What the service could not do: with the store, with kept images, or otherwise.",
+            ("of",),
+            registry=self._registry,
+        )
         self.batch_sizes = Histogram(
             "misgiving_batch_images",
             "Images that the model saw at once.",

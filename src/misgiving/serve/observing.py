@@ -2,13 +2,12 @@
 
 import logging
 import time
-from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from misgiving.serve.failures import explained
 from misgiving.serve.monitoring import Monitoring
-from misgiving.serve.problems import ProblemError
 
 log = logging.getLogger("misgiving.serve")
 
@@ -38,16 +37,16 @@ class Observing:
         started = time.perf_counter()
         try:
             await self._app(scope, receive, answer.send)
-        except Exception:
-            log.exception("failure", extra={"fields": {"path": _path(scope)}})
+        except Exception as failure:
+            problem = explained(failure, self._monitoring, path=route_of(scope))
             if not answer.status:
-                await _unexpected().response()(scope, receive, answer.send)
+                await problem.response()(scope, receive, answer.send)
         finally:
             self._note(scope, answer.status, time.perf_counter() - started)
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
-        path = _path(scope)
+        path = route_of(scope)
         self._monitoring.requests.labels(method, path, status).inc()
         self._monitoring.request_seconds.labels(method, path).observe(seconds)
         fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
@@ -70,13 +69,6 @@ class _Answer:
         await self._send(message)
 
 
-def _path(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The route as it was declared: what a client makes up gets no count of its own."""
     return str(getattr(scope.get("route"), "path", "other"))
-
-
-def _unexpected() -> ProblemError:
-    return ProblemError(
-        HTTPStatus.INTERNAL_SERVER_ERROR,
-        "the service has failed; its log says where. Please report it",
-    )

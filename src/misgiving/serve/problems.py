@@ -40,19 +40,18 @@ class ProblemError(Exception):
         self.headers[name] = value
         return self
 
+    def problem(self) -> Problem:
+        """As a part of an answer."""
+        return Problem(status=self.status, title=self.status.phrase, detail=self.detail)
+
     def response(self) -> JSONResponse:
         """What the client gets."""
         return JSONResponse(
-            {**problem(self.status, self.detail).model_dump(), **self.members},
+            {**self.problem().model_dump(), **self.members},
             status_code=self.status,
             headers=self.headers,
             media_type=MEDIA_TYPE,
         )
-
-
-def problem(status: HTTPStatus, detail: str) -> Problem:
-    """The problem of this status."""
-    return Problem(status=status, title=status.phrase, detail=detail)
 
 
 def too_busy(detail: str) -> ProblemError:

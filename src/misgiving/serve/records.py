@@ -78,7 +78,7 @@ class CaseWithHistory(Case):
 class Decided(Record):
     """What drift is told by."""
 
-    id: str
+    number: int = Field(description="In the order of arrival.")
     received: Moment
     decision: Outcome
     score: float | None

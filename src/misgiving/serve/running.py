@@ -1,7 +1,9 @@
 """The application behind a socket."""
 
 import asyncio
+import ctypes
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from misgiving.serve.settings import Settings
 
 CONNECTIONS = 1000  # at once; more get 503
 LAST_PORT = 65535
+MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # mallopt(3)
 HEAD_SECONDS = 10.0  # in which a connection must have sent the head of a request
 
 
@@ -90,9 +93,20 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop; requests that have begun are answered first."""
-    log_as_json()
+    log_as_json(names=settings.log_names)
+    _give_memory_back()
     config = uvicorn.Config(app, **_configuration(settings))
     uvicorn.Server(config).run(sockets=[listener])
+
+
+def _give_memory_back() -> None:
+    """Let go of an image's memory once it is a square.
+
+    The C library of most Linux systems would keep some for each thread that decodes: it takes the
+    first large block that is freed for the size of blocks that are worth keeping.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:

@@ -9,19 +9,20 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from http import HTTPStatus
 from typing import NamedTuple, cast
 
 import numpy as np
+from sqlalchemy.exc import OperationalError
 
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
-from misgiving.serve.images import KeptImages, RecentSquares, Square, refuse_large
+from misgiving.serve.failures import NotKeptError, note
+from misgiving.serve.images import KeptImages, RecentSquares, Square, bytes_wanted
+from misgiving.serve.memory import Budget
 from misgiving.serve.model import Answer, Model, policy_fingerprint
 from misgiving.serve.monitoring import Monitoring
-from misgiving.serve.problems import ProblemError
 from misgiving.serve.records import Case, Outcome
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -50,6 +51,7 @@ class Service:
         self.recent = RecentSquares(settings.recent_bytes)
         self.kept = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self._ids = _Ids()
+        self._decoding = Budget(settings.max_decoded_bytes)
         self._readers = ThreadPoolExecutor(settings.threads, thread_name_prefix="reading")
         self._answering = Batcher(
             "answering",
@@ -57,14 +59,19 @@ class Service:
             size=settings.batch_size,
             linger=settings.linger,
         )
-        self._storing = Batcher("storing", store.add, size=COMMITTED_AT_ONCE)
+        self._storing = Batcher(
+            "storing",
+            singly_after_failure(store.add, together=OperationalError),
+            size=COMMITTED_AT_ONCE,
+        )
 
     async def decide(self, upload: Upload) -> Case:
         """Answer one file, and keep the case before anyone hears of it.
 
         Raises:
             DataError: The file cannot be read.
-            ProblemError: The case, or its image, cannot be kept.
+            NotKeptError: Its image cannot be kept.
+            SQLAlchemyError: The case cannot be kept.
         """
         if upload.data is None:
             raise DataError(
@@ -91,11 +98,18 @@ class Service:
 
     def _read_again(self, case: Case) -> Square | None:
         data = self.image(case)
-        return None if data is None else self.model.square(data, case.name)
+        return None if data is None else self._square(case.name, data)
 
     def image(self, case: Case) -> bytes | None:
         """The file of a case, where files are kept."""
-        return self.kept.read(case.sha256) if self.kept and case.image_kept else None
+        if self.kept is None or not case.image_kept:
+            return None
+        try:
+            return self.kept.read(case.sha256)
+        except (OSError, ValueError) as failure:  # as one that is not there
+            reason = getattr(failure, "strerror", None) or str(failure)
+            note("images", self.monitoring, sha256=case.sha256, reason=reason)
+            return None
 
     @property
     def alive(self) -> bool:
@@ -110,8 +124,12 @@ class Service:
         self.store.close()
 
     def _read(self, name: str, data: bytes) -> Read:
-        refuse_large(data, name, self.settings.max_pixels)
-        return Read(self.model.square(data, name), hashlib.sha256(data).hexdigest())
+        return Read(self._square(name, data), hashlib.sha256(data).hexdigest())
+
+    def _square(self, name: str, data: bytes) -> Square:
+        """Decoded when there is memory for it."""
+        with self._decoding.share(bytes_wanted(data, name, self.settings.max_pixels)):
+            return self.model.square(data, name)
 
     def _answer(self, squares: Sequence[Square]) -> Sequence[Answer]:
         self.monitoring.batch_sizes.observe(len(squares))
@@ -121,12 +139,7 @@ class Service:
         try:
             images.keep(read.sha256, data)
         except (OSError, UsageError) as failure:
-            reason = getattr(failure, "strerror", None) or failure
-            raise ProblemError(
-                HTTPStatus.SERVICE_UNAVAILABLE,
-                f"the image cannot be kept ({reason}), so it is not answered; check the folder of "
-                "--keep-images and its free space",
-            ) from failure
+            raise NotKeptError from failure
 
     def _case(self, name: str, read: Read, answer: Answer) -> Case:
         classes = zip(self.model.classes, answer.probabilities, strict=True)

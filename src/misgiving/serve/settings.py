@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from misgiving.data.preprocessing import MAX_PIXELS
 from misgiving.errors import UsageError
 
 SHORTEST_KEY = 16
@@ -18,6 +19,8 @@ class Settings:
         max_pixels: Of one image, as its header says.
         max_files: In one request.
         max_held_bytes: Of all requests that are being answered, together.
+        max_decoded_bytes: Of all images that are being decoded, together; one that takes more is
+            decoded alone.
         queue: Images that may wait for their answer.
         timeout: Seconds for one request, the sending of its body included.
         threads: That decode images.
@@ -33,6 +36,7 @@ class Settings:
     max_pixels: int = 50_000_000
     max_files: int = 100
     max_held_bytes: int = 500_000_000
+    max_decoded_bytes: int = 1_500_000_000
     queue: int = 256
     timeout: float = 30.0
     threads: int = field(default_factory=lambda: os.cpu_count() or 1)
@@ -66,6 +70,8 @@ class Settings:
             raise UsageError(
                 f"--max-bytes must be at most {self.max_held_bytes}, got {self.max_bytes}"
             )
+        if self.max_pixels > MAX_PIXELS:
+            raise UsageError(f"--max-pixels must be at most {MAX_PIXELS}, got {self.max_pixels}")
 
 
 def _option(name: str) -> str:

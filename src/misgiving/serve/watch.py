@@ -9,7 +9,7 @@ from misgiving.deferral import DeferralPolicy, DriftMonitor, DriftTest
 from misgiving.serve.store import Store
 
 AT_ONCE = 10_000  # cases that one call takes into account, at most
-OVERLAP = 60_000_000  # microseconds: a case may be committed after one that is younger
+OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
 
 
 class Seen(NamedTuple):
@@ -40,7 +40,7 @@ class Watch:
         self._monitor = DriftMonitor(policy)
         self._store, self._policy = store, policy_fingerprint
         self._contents: set[str] = set()
-        self._last = ""
+        self._last = 0
         self._since: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
@@ -58,10 +58,10 @@ class Watch:
 
     def _catch_up(self) -> bool:
         taken = 0
-        for case in self._store.decided(self._policy, after=self._resumed()):
+        for case in self._store.decided(self._policy, after=self._last - OVERLAP):
             if taken == AT_ONCE:
                 return False
-            self._last = max(self._last, case.id)
+            self._last = max(self._last, case.number)
             if case.sha256 in self._contents:
                 continue
             taken += 1
@@ -75,12 +75,6 @@ class Watch:
             for name in self._monitor.alarms:
                 self._since.setdefault(name, case.received)
         return True
-
-    def _resumed(self) -> str:
-        """The id after which to go on: ids begin with their time in microseconds."""
-        if not self._last:
-            return ""
-        return f"{max(0, int(self._last[:14], 16) - OVERLAP):014x}"
 
 
 def _number(value: float | None) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+from misgiving.files import harmless
 from misgiving.serve.records import Case
 
 OF_CASE = (
@@ -27,7 +28,6 @@ OF_CASE = (
 OF_REVIEW = ("verdict", "final_class", "note", "reviewer", "reviewed_at")
 OF_ORIGIN = ("sha256", "model_fingerprint", "policy_fingerprint")
 HEADER = (*OF_CASE, *OF_REVIEW, *OF_ORIGIN)
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 AT_ONCE = 100
 
 
@@ -40,9 +40,9 @@ def csv_lines(cases: Iterable[Case]) -> Iterator[str]:
 
 
 def _lines(rows: Iterable[Sequence[object]]) -> str:
-    """Ended as RFC 4180 says, so that both kinds of line end within a text are quoted."""
+    """Ended as RFC 4180 says; texts are quoted, so that no separator within one ends its cell."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
+    csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
     return text.getvalue()
 
 
@@ -50,15 +50,11 @@ def _row(case: Case) -> list[Any]:
     values = case.model_dump(mode="json")
     review = values["review"] or dict.fromkeys(OF_REVIEW)
     found = [*(values[name] for name in OF_CASE), *(review[name] for name in OF_REVIEW)]
-    return [_harmless(value) for value in [*found, *(values[name] for name in OF_ORIGIN)]]
+    return [_cell(value) for value in [*found, *(values[name] for name in OF_ORIGIN)]]
 
 
-def _harmless(value: object) -> object:
-    """A text that a spreadsheet would compute gets an apostrophe before it.
-
-    >>> _harmless("=1+1"), _harmless(-0.5), _harmless("lesion 7")
-    ("'=1+1", -0.5, 'lesion 7')
-    """
+def _cell(value: object) -> object:
+    """Words for yes and no, and no formulas."""
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return harmless(value) if isinstance(value, str) else value

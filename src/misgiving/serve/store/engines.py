@@ -1,7 +1,9 @@
 """Connections to SQLite and PostgreSQL that keep what they have confirmed."""
 
 import importlib.util
+import random
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from misgiving.errors import UsageError
 
 CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 WRITES = "misgiving_writes"
+PATIENCE = 30.0  # seconds
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def engine_for(place: str) -> Engine:
@@ -32,6 +36,7 @@ def engine_for(place: str) -> Engine:
         raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
+        connect_args={"client_encoding": "utf8"},
         hide_parameters=True,  # names and notes are not for logs
         pool_size=CONNECTIONS,
         pool_pre_ping=True,  # a database that was restarted is found again
@@ -58,7 +63,7 @@ def _url(place: str) -> URL:
 def _sqlite(url: URL) -> Engine:
     _refuse_no_file(url)
     engine = create_engine(
-        url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": 30}
+        url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": PATIENCE}
     )
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
@@ -76,9 +81,23 @@ def _refuse_no_file(url: URL) -> None:
 def _prepare(connection: sqlite3.Connection, _: Any) -> None:
     """Readers and a writer at once; what is committed survives a loss of power."""
     connection.isolation_level = None  # transactions begin where SQLAlchemy says
-    connection.execute("PRAGMA journal_mode = WAL")
+    _patiently(connection, "PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _patiently(connection: sqlite3.Connection, statement: str) -> None:
+    """Try again while others open the same new file: SQLite does not wait for this lock itself."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            connection.execute(statement)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.05))
+        else:
+            return
 
 
 def _begin(connection: Connection) -> None:

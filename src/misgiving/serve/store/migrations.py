@@ -52,6 +52,13 @@ MIGRATIONS: tuple[Statements, ...] = (
         )""",
         "CREATE INDEX reviews_by_case ON reviews (case_id, number)",
     ),
+    (
+        """CREATE TABLE arrivals (
+            number {numbered},
+            case_id TEXT NOT NULL UNIQUE REFERENCES cases (id) ON DELETE CASCADE
+        )""",
+        "INSERT INTO arrivals (case_id) SELECT id FROM cases ORDER BY id",
+    ),
 )
 
 
@@ -61,8 +68,9 @@ def migrate(
     """Bring a database to the newest schema, step by step, within the caller's transaction.
 
     Raises:
-        DataError: A newer version of misgiving has written it.
+        DataError: A newer version of misgiving has written it, or it cannot hold every letter.
     """
+    _refuse_few_letters(connection, place)
     _wait_for_others(connection)
     SCHEMA.create(connection, checkfirst=True)
     found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
@@ -75,6 +83,18 @@ def migrate(
         for statement in migrations[version - 1]:
             connection.execute(text(statement.format(numbered=NUMBERED[connection.dialect.name])))
         connection.execute(SCHEMA.insert().values(version=version))
+
+
+def _refuse_few_letters(connection: Connection, place: str) -> None:
+    """Refuse what some names of files could not be written into; SQLite holds all letters."""
+    if connection.dialect.name != "postgresql":
+        return
+    encoding = connection.scalar(text("SHOW server_encoding"))
+    if encoding != "UTF8":
+        raise DataError(
+            f"{place}: the database has the encoding {encoding}, which some names of files cannot "
+            "be written in; make one with: createdb --encoding UTF8 --template template0 NAME"
+        )
 
 
 def _wait_for_others(connection: Connection) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Select, and_, select, tuple_
 
 from misgiving.errors import UsageError
 from misgiving.serve.records import Case, Decided, Outcome
-from misgiving.serve.store.tables import CASES
+from misgiving.serve.store.tables import ARRIVALS, CASES
 
 Order = Literal["expected_error", "newest"]
 KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
@@ -60,11 +60,12 @@ def page_query(of: Filter, order: Order, cursor: str | None) -> Select[Any]:
     return query if cursor is None else query.where(tuple_(*keys) < _read(cursor, order))
 
 
-def decided_query(policy_fingerprint: str, after: str) -> Select[Any]:
-    """What one policy has decided, from an id on."""
-    columns = [CASES.c[name] for name in Decided.model_fields]
-    of_policy = and_(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.id > after)
-    return select(*columns).where(of_policy).order_by(CASES.c.id)
+def decided_query(policy_fingerprint: str, after: int) -> Select[Any]:
+    """What one policy has decided, from a number of arrival on."""
+    columns = [CASES.c[name] for name in Decided.model_fields if name != "number"]
+    arrived = select(ARRIVALS.c.number, *columns).join(CASES, CASES.c.id == ARRIVALS.c.case_id)
+    of_policy = and_(CASES.c.policy_fingerprint == policy_fingerprint, ARRIVALS.c.number > after)
+    return arrived.where(of_policy).order_by(ARRIVALS.c.number)
 
 
 def cursor_after(case: Case, order: Order) -> str:

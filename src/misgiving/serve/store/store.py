@@ -18,7 +18,7 @@ from misgiving.serve.store.queries import (
     decided_query,
     page_query,
 )
-from misgiving.serve.store.tables import CASES, REVIEWS
+from misgiving.serve.store.tables import ARRIVALS, CASES, REVIEWS
 
 ROWS_AT_ONCE = 500
 NOT_STORED = {"review", "reviews"}
@@ -62,6 +62,7 @@ class Store:
         """Commit all of these cases, or none; gives them back."""
         with self._writing.begin() as connection:
             connection.execute(insert(CASES), [_row(case) for case in cases])
+            connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in cases])
         return list(cases)
 
     def review(self, id: str, review: Review) -> bool:
@@ -108,13 +109,17 @@ class Store:
             page = self.page(of, order, cursor=page.cursor)
             yield from page.cases
 
-    def decided(self, policy_fingerprint: str, *, after: str = "") -> Iterator[Decided]:
-        """What one policy has decided, the oldest first, from this id on."""
+    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[Decided]:
+        """What one policy has decided, from this number on, in the order of arrival.
+
+        Of several processes that write to PostgreSQL one may commit a lower number after another's
+        higher one.
+        """
         while rows := self._decided(policy_fingerprint, after):
             yield from rows
-            after = rows[-1].id
+            after = rows[-1].number
 
-    def _decided(self, policy_fingerprint: str, after: str) -> list[Decided]:
+    def _decided(self, policy_fingerprint: str, after: int) -> list[Decided]:
         query = decided_query(policy_fingerprint, after).limit(ROWS_AT_ONCE)
         with self._engine.begin() as connection:
             return [Decided.model_validate(row) for row in _rows(connection, query)]

@@ -41,4 +41,12 @@ REVIEWS = Table(
     Column("reviewed_at", String),
 )
 
+ARRIVALS = Table(
+    "arrivals",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("case_id", String),
+)
+"""Cases in the order in which the database got them: clocks of several machines differ."""
+
 SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
