@@ -64,6 +64,11 @@ def test_filters_choose_from_the_worklist(worklist, query, expected):
     assert set(names(worklist.get(f"/cases?{query}"))) == expected
 
 
+def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
+    found = worklist.get("/cases?decision=foreign&limit=1").json()
+    assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "foreign": 1})
+
+
 @pytest.mark.parametrize(
     "query",
     [

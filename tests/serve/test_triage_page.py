@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from calibrated import Calibrated
 from standin import picture
 
 from misgiving.serve import Settings, Store, create_app
+from misgiving.serve.records import Case, Review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -47,7 +49,9 @@ class Serving:
 
     def __init__(self, place, **settings):
         settings.setdefault("threads", 1)
-        app = create_app(Calibrated(), Store.open(str(place)), Settings(**settings))
+        self.store = Store.open(str(place))
+        app = create_app(Calibrated(), self.store, Settings(**settings))
+        self._app = app
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -55,6 +59,10 @@ class Serving:
             self._thread.join(0.02)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.address = f"http://127.0.0.1:{port}/"
+
+    @property
+    def policy_fingerprint(self):
+        return self._app.state.service.policy_fingerprint
 
     def close(self):
         self._server.should_exit = True
@@ -73,7 +81,7 @@ def opened(browser, serving):
     """Open the page; it must make no outside request and have no error on its console."""
     contexts, outside, errors = [], [], []
 
-    def open_page(fragment="", **options):
+    def open_page(fragment="", prepare=None, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -82,6 +90,8 @@ def opened(browser, serving):
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda shown: errors.append(f"dialog: {shown.message}"))
+        if prepare:
+            prepare(page)
         page.goto(serving.address + fragment)
         page.wait_for_selector("body[data-ready]")
         return page
@@ -107,6 +117,67 @@ def choose(page, named):
     count = len(named) + page.locator(".row").count()
     page.locator("#files").set_input_files(files(named))
     playwright.expect(page.locator(".row")).to_have_count(count)
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored(serving, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
+    """A case that is put into the store as if another process had answered it."""
+    one = Case(
+        **{
+            "id": f"{number:032x}",
+            "received": START + timedelta(seconds=number),
+            "name": f"{number}.png",
+            "predicted_class": "dark",
+            "probability": None if error is None else 1 - error,
+            "probabilities": {"dark": 0.7, "light": 0.3},
+            "error_probability": error,
+            "expected_loss": 0.5,
+            "predicted_loss": None,
+            "foreign_p_value": 0.5,
+            "decision": decision,
+            "reason": "because",
+            "score": None if error is None else 1 - error,
+            "foreign_score": -1.0,
+            "sha256": f"{number:064x}",
+            "model_fingerprint": "f" * 64,
+            "policy_fingerprint": None,
+            "image_kept": False,
+        }
+        | values
+    )
+    serving.store.add([one])
+    if reviewed_by:
+        serving.store.review(one.id, said_by(reviewed_by))
+    return one
+
+
+def said_by(reviewer, final_class="dark"):
+    return Review(
+        verdict="agree" if final_class == "dark" else "override",
+        final_class=final_class,
+        note="",
+        reviewer=reviewer,
+        reviewed_at=datetime.now(UTC),
+    )
+
+
+def rewriting(page, module, old, new):
+    """Serve a module of the script with another constant."""
+
+    def change(route):
+        text = route.fetch().text()
+        assert old in text
+        route.fulfill(body=text.replace(old, new), content_type="text/javascript")
+
+    page.route(f"**/script/{module}", change)
+
+
+def no_pictures(page):
+    """Where cases come from the store alone, no browser asks for their pictures."""
+    pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    page.route("**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml"))
 
 
 def names(page):
@@ -435,3 +506,56 @@ def test_a_folder_that_is_dropped_is_sent_with_all_that_it_holds(opened, tmp_pat
     playwright.expect(page.locator("#shown")).to_have_text("132 of 132 cases")
     assert names(page)[:2] == ["patients/one/two/deep.png", "alone.png"]
     playwright.expect(page.locator("#failures")).to_be_hidden()
+
+
+def few_are_loaded(page):
+    no_pictures(page)
+    rewriting(page, "loading.js", "const MOST = 5000", "const MOST = 4")
+
+
+@pytest.fixture
+def more_than_are_loaded(serving, opened):
+    """Five reviewed cases of much doubt, and one of little that is foreign and not reviewed."""
+    for number in range(5):
+        stored(serving, number, error=0.4, reviewed_by="A")
+    stored(serving, 5, error=0.01, decision="foreign")
+    return opened(prepare=few_are_loaded)
+
+
+def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_are_loaded):
+    page = more_than_are_loaded
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 2 more fit and are not loaded"
+    )
+    playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
+    playwright.expect(page.locator("#counts")).to_contain_text("1 foreign")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator("#setting-now")).to_contain_text("only the 4 cases")
+
+
+@pytest.mark.parametrize("way", ["foreign", "unreviewed", "newest", "decision"])
+def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_loaded):
+    page = more_than_are_loaded
+    if way == "foreign":
+        page.get_by_role("checkbox", name="foreign").check()
+    elif way == "unreviewed":
+        page.locator("#reviewed").select_option("no")
+    else:
+        page.locator("#order").select_option(way)
+    playwright.expect(page.locator(".row .line span").first).to_have_text("5.png")
+    shown = "1 of 6 cases" if way in ("foreign", "unreviewed") else "4 of 6 cases; 2 more"
+    playwright.expect(page.locator("#shown")).to_contain_text(shown)
+
+
+def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(serving, opened):
+    fingerprint = serving.policy_fingerprint
+    for number in range(5):
+        stored(serving, number, error=0.4, decision="accept")
+    stored(serving, 9, error=0.02, policy_fingerprint=fingerprint)
+    page = opened("#show=accept", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 1 more")
+    page.locator("#order").select_option("newest")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator(".row .was")).to_have_text("was defer")

@@ -36,6 +36,7 @@ class Cases(BaseModel):
 
     cases: list[Case]
     total: int = Field(description="How many cases the filter lets through.")
+    counts: dict[Outcome, int] = Field(description="Of each decision, whatever the filter.")
     cursor: str | None = Field(description="Give it back for what follows; null: no more.")
 
 
@@ -100,7 +101,12 @@ def cases(
 ) -> Cases:
     """The worklist, part by part."""
     page = service.store.page(wanted, order, limit=limit, cursor=cursor)
-    return Cases(cases=page.cases, cursor=page.cursor, total=service.store.count(wanted))
+    return Cases(
+        cases=page.cases,
+        cursor=page.cursor,
+        total=service.store.count(wanted),
+        counts=service.store.counts(),
+    )
 
 
 @router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)

@@ -4,12 +4,13 @@ import {
   move, picking, renderCase, renderPicture, review, scrollTo, select, showClasses,
 } from "./script/detail.js";
 import { lookForDrift } from "./script/drift.js";
+import { loadCases } from "./script/loading.js";
 import { local, recall, remember } from "./script/remembering.js";
 import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
 import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
-import { forget, loadCases, renderAll, renderRows } from "./script/worklist.js";
+import { forget, renderAll, renderRows } from "./script/worklist.js";
 
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
@@ -74,7 +75,7 @@ function listen() {
   listenToFilters(on);
   listenToDrops();
   addEventListener("resize", () => renderRows());
-  addEventListener("hashchange", () => { recall(); renderAll(); renderCase(); });
+  addEventListener("hashchange", () => { recall(); renderCase(); again(); });
 }
 
 function listenToFilters(on) {
@@ -89,10 +90,17 @@ function listenToFilters(on) {
   }
 }
 
-function again() {
+// What is loaded is shown at once, and then what else the service has of it.
+async function again() {
   at("list").scrollTop = 0;
   renderAll();
-  say(at("shown").textContent);
+  try {
+    await loadCases();
+    renderAll();
+    say(at("shown").textContent);
+  } catch (error) {
+    complain(error);
+  }
 }
 
 function listenToDrops() {

@@ -16,6 +16,7 @@ MODULES = (
     "deciding.js",
     "detail.js",
     "drift.js",
+    "loading.js",
     "remembering.js",
     "saliency.js",
     "sending.js",

@@ -64,8 +64,8 @@ async function afterFailure(files, error, attempt) {
 function settle(files, results) {
   for (const { name, case: one, problem } of results) {
     if (one) {
+      if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
       take(one);
-      state.total += 1;
     } else sending.failed.push(`${name}: ${problem?.detail ?? "not answered"}`);
   }
   sending.sent += files.length;

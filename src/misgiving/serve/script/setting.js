@@ -2,7 +2,8 @@
 
 import { settingFor } from "./deciding.js";
 import { renderOutcome } from "./detail.js";
-import { at, percent, selectedCase, state } from "./shared.js";
+import { loadOthers } from "./loading.js";
+import { at, inStore, percent, selectedCase, state } from "./shared.js";
 import { refresh } from "./worklist.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -16,7 +17,7 @@ export function renderSetting() {
   at("setting-why").hidden = usable;
   at("setting-why").textContent = calibration.why_not ?? "";
   at("setting-now").textContent = target == null
-    ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides`;
+    ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides${onLoaded()}`;
   at("back-to-policy").disabled = target == null;
   if (!usable) return;
   const aim = target ?? saved.max_error;
@@ -30,6 +31,11 @@ export function renderSetting() {
   at("setting-note").textContent = noteOn(setting);
   at("command").textContent = calibration.command.replace("{max_error}", Number(aim.toFixed(4)));
   drawCurve(aim, setting);
+}
+
+function onLoaded() {
+  const loaded = state.cases.size;
+  return loaded < inStore() ? `; only the ${loaded} cases that are loaded are marked anew` : "";
 }
 
 function savedInWords(saved) {
@@ -102,6 +108,7 @@ function draw(tag, attributes) {
 export function setTarget(target) {
   state.target = target;
   refresh();
+  loadOthers();
   const one = selectedCase();
   if (one) requestAnimationFrame(() => renderOutcome(one));
 }

@@ -7,7 +7,7 @@ export const percent = (share, digits = 1) =>
   share == null ? "–" : `${(100 * share).toFixed(digits)} %`;
 
 export const state = {
-  cases: new Map(), total: 0, shown: [], selected: null, target: null,
+  cases: new Map(), counts: { accept: 0, defer: 0, foreign: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "all", order: "error",
   model: null, calibration: null, forgotten: "", ready: false,
 };
@@ -33,6 +33,8 @@ export function complain(error) {
 export function take(one) {
   state.cases.set(one.id, one);
 }
+
+export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);
 
 export function element(tag, className, text) {
   const made = document.createElement(tag);

@@ -3,24 +3,10 @@
 import { ORDERS, isShown, outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
 import { renderSetting } from "./setting.js";
-import { ask, at, element, percent, state, take } from "./shared.js";
+import { at, element, inStore, percent, state } from "./shared.js";
 
 export const ROW = 76; // as in page.css
 const SPARE = 6; // rows beyond both ends of what is seen
-const MOST = 5000; // cases in the list; the CSV has all
-
-export async function loadCases() {
-  let cursor = null;
-  do {
-    const query = new URLSearchParams({ limit: 500 });
-    if (cursor) query.set("cursor", cursor);
-    const page = await ask(`cases?${query}`);
-    state.total = page.total;
-    page.cases.forEach(take);
-    cursor = page.cursor;
-    refresh();
-  } while (cursor && state.cases.size < MOST);
-}
 
 let pending = 0;
 export function refresh() {
@@ -32,12 +18,12 @@ export function renderAll() {
   renderCounts();
   renderSetting();
   renderRows();
-  const many = state.total > state.cases.size ? `; ${state.total} in the store` : "";
-  at("shown").textContent = `${state.shown.length} of ${state.cases.size} cases${many}`;
+  const rest = state.rest ? `; ${state.rest} more fit and are not loaded` : "";
+  at("shown").textContent = `${state.shown.length} of ${inStore()} cases${rest}`;
   const empty = state.ready && !state.shown.length;
   at("empty").hidden = !empty;
   at("list").hidden = empty;
-  at("empty").textContent = state.cases.size
+  at("empty").textContent = inStore()
     ? "No case is like that." : "No case yet. Drop an image on this page.";
   at("csv").href = `cases.csv?${csvQuery()}`;
   remember();
@@ -52,8 +38,11 @@ function csvQuery() {
 }
 
 function renderCounts() {
-  const counts = { accept: 0, defer: 0, foreign: 0 };
-  for (const one of state.cases.values()) counts[outcome(one)] += 1;
+  const counts = { ...state.counts };
+  for (const one of state.cases.values()) { // of what is not loaded, what was decided counts
+    counts[one.decision] -= 1;
+    counts[outcome(one)] += 1;
+  }
   at("counts").replaceChildren(...Object.entries(counts).map(
     ([name, count]) => element("span", `badge ${name}`, `${count} ${name}`)));
 }

@@ -52,6 +52,10 @@ MIGRATIONS: tuple[Statements, ...] = (
         )""",
         "CREATE INDEX reviews_by_case ON reviews (case_id, number)",
     ),
+    (
+        "CREATE INDEX cases_by_decision ON cases (decision, reviewed)",
+        "CREATE INDEX reviews_by_time ON reviews (reviewed_at)",
+    ),
 )
 
 

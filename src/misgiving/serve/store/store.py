@@ -1,13 +1,13 @@
 """Cases and reviews in a database; what a method has returned from is on the disk."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from sqlalchemy import Connection, Engine, Select, exists, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import DataError
-from misgiving.serve.records import Case, Decided, Review
+from misgiving.serve.records import Case, Decided, Outcome, Review
 from misgiving.serve.store.engines import WRITES, engine_for, shown
 from misgiving.serve.store.migrations import migrate
 from misgiving.serve.store.queries import (
@@ -126,6 +126,13 @@ class Store:
                 select(func.count()).select_from(CASES).where(of.conditions())
             )
         return int(found or 0)
+
+    def counts(self) -> dict[Outcome, int]:
+        """How many cases there are of each decision."""
+        query = select(CASES.c.decision, func.count()).group_by(CASES.c.decision)
+        with self._engine.begin() as connection:
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {decision: found.get(decision, 0) for decision in get_args(Outcome)}
 
     def ping(self) -> None:
         """Raise SQLAlchemyError where the database does not answer."""
