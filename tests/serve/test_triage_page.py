@@ -559,3 +559,104 @@ def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(serving
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     playwright.expect(page.locator(".row .was")).to_have_text("was defer")
+
+
+def held(page, key, times):
+    """A key that is held down: the browser sends it again and again."""
+    page.keyboard.down(key)
+    for _ in range(times - 1):
+        page.keyboard.down(key)
+    page.keyboard.up(key)
+
+
+def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    held(page, "j", 2)
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    held(page, "a", 8)
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    page.wait_for_timeout(300)
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def slow_reviews(page):
+    """Reviews that take their time; gives what lets them go."""
+    waiting = []
+    page.route("**/review", lambda route: waiting.append(route))
+
+    def go():
+        while not waiting:
+            page.wait_for_timeout(20)
+        waiting.pop(0).continue_()
+
+    go.waiting = waiting
+    return go
+
+
+def test_no_second_review_begins_while_one_is_being_sent(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#status")).to_contain_text("still being sent")
+    assert len(go.waiting) == 1
+    go()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+
+
+@pytest.mark.parametrize("place", ["#target", "#choose-files", "[name=decision]", "#csv"])
+def test_keys_review_nothing_while_another_control_has_the_focus(place, opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#setting summary").first.click()
+    page.locator(".row").first.click()
+    page.locator(place).first.focus()
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+
+
+@pytest.mark.parametrize("way", ["key", "button"])
+def test_a_review_is_undone_by_another_one_and_both_are_kept(way, opened):
+    page = opened("#reviewed=no")
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.locator("#note").fill("too fast")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#saved")).to_contain_text("dark is saved for doubtful.png.")
+    page.keyboard.press("u") if way == "key" else page.locator("#undo").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("too fast")
+    page.keyboard.press("o")
+    page.keyboard.press("2")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    (found,) = page.evaluate("() => fetch('cases?reviewed=true').then((one) => one.json())")[
+        "cases"
+    ]
+    assert (found["name"], found["review"]["final_class"]) == ("doubtful.png", "light")
+
+
+def test_single_keys_can_be_switched_off_and_stay_off(opened):
+    page = opened()
+    choose(page, shades())
+    page.keyboard.press("?")
+    page.locator("#shortcuts").uncheck()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+    playwright.expect(page.locator("#agree kbd")).to_be_hidden()

@@ -1,11 +1,12 @@
 // The page of the service: keys and controls, and how it starts.
 
 import {
-  move, picking, renderCase, renderPicture, review, scrollTo, select, showClasses,
+  move, picking, renderCase, renderPicture, scrollTo, select, showClasses,
 } from "./script/detail.js";
 import { lookForDrift } from "./script/drift.js";
 import { loadCases } from "./script/loading.js";
 import { local, recall, remember } from "./script/remembering.js";
+import { review, undo } from "./script/reviewing.js";
 import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
@@ -18,21 +19,33 @@ const KEYS = {
   Enter: () => { if (selectedCase()) select(state.selected, { open: true }); },
   a: () => review({ verdict: "agree" }), o: () => showClasses(!picking()),
   n: () => { if (selectedCase()) at("note").focus(); },
-  s: toggleHeat, "?": () => at("help").showModal(),
+  s: toggleHeat, u: undo, "?": () => at("help").showModal(),
 };
 const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // which controls know themselves
+const STEADY = ["j", "k", ...MOVES]; // what a key that is held does again; it reviews once
+const PLACES = "body, #list, #list *, #detail, #detail *"; // where keys act
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
   const { target, key } = event;
   const writes = target.matches("textarea, input:not([type]), select");
   if (key === "Escape") return leave(writes, target);
-  if (writes || (MOVES.includes(key) && !target.matches("body, #list, #detail"))) return undefined;
-  if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
+  if (writes || !acts(key, target)) return undefined;
+  if (event.repeat && !STEADY.includes(key)) event.preventDefault();
+  else if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
   else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return undefined;
   event.preventDefault();
   return undefined;
+}
+
+function acts(key, target) {
+  if (MOVES.includes(key)) return target.matches("body, #list, #detail");
+  return at("shortcuts").checked && target.matches(PLACES);
+}
+
+function showKeys() {
+  document.body.dataset.keys = at("shortcuts").checked ? "on" : "off";
 }
 
 function leave(writes, target) {
@@ -62,6 +75,11 @@ function listen() {
   on("override", "click", () => showClasses(!picking()));
   on("review", "submit", (event) => event.preventDefault());
   on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
+  on("undo", "click", undo);
+  on("shortcuts", "change", () => {
+    local("misgiving-shortcuts", at("shortcuts").checked ? "on" : "off");
+    showKeys();
+  });
   on("saliency", "click", toggleHeat);
   on("open-help", "click", () => at("help").showModal());
   on("target", "input", () => setTarget(at("target").valueAsNumber / 100));
@@ -124,6 +142,8 @@ function listenToDrops() {
 
 async function start() {
   at("reviewer").value = local("misgiving-reviewer");
+  at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
+  showKeys();
   recall();
   listen();
   try {

@@ -2,11 +2,10 @@
 
 import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
+import { review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
-import {
-  ask, at, complain, element, isNarrow, percent, say, selectedCase, state, take,
-} from "./shared.js";
-import { ROW, isForgotten, renderAll, renderRows } from "./worklist.js";
+import { ask, at, element, isNarrow, percent, selectedCase, state } from "./shared.js";
+import { ROW, isForgotten, renderRows } from "./worklist.js";
 
 export function select(id, { reveal = true, open = false } = {}) {
   const changed = id !== state.selected;
@@ -141,32 +140,4 @@ export function showClasses(open) {
     return button;
   }));
   at("classes").firstElementChild.focus();
-}
-
-export async function review(verdict) {
-  const one = selectedCase();
-  if (!one) return;
-  const here = state.shown.findIndex((other) => other.id === one.id);
-  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value };
-  try {
-    const saved = await ask(`cases/${one.id}/review`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
-    });
-    take(saved);
-    say(`${saved.review.final_class} is saved for ${one.name}.`);
-    afterReview(one.id, here);
-  } catch (error) {
-    complain(error);
-  }
-}
-
-// On to the next one, also where the filter takes away what was just reviewed.
-function afterReview(id, position) {
-  renderAll();
-  const stays = state.shown.some((one) => one.id === id);
-  const next = state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1);
-  showClasses(false);
-  if (next && next.id !== id) select(next.id);
-  else renderCase();
-  if (!isNarrow()) at("list").focus({ preventScroll: true });
 }

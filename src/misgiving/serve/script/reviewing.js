@@ -1,0 +1,79 @@
+// What a person says of a case, and going back to it.
+
+import { renderCase, select, showClasses } from "./detail.js";
+import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
+import { renderAll } from "./worklist.js";
+
+const SHOWN_FOR = 20_000; // milliseconds; the key undoes also later
+
+const done = []; // the reviews of this visit, to be undone from the last one on
+let sending = false;
+let cameFrom = null; // where undoing was asked for
+
+export async function review(verdict) {
+  const one = selectedCase();
+  if (!one) return;
+  if (sending) {
+    say("The review before this one is still being sent.");
+    return;
+  }
+  const here = state.shown.findIndex((other) => other.id === one.id);
+  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value };
+  sending = true;
+  try {
+    const saved = await ask(`cases/${one.id}/review`, {
+      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
+    });
+    take(saved);
+    tell(saved);
+    afterReview(one.id, here);
+  } catch (error) {
+    complain(error);
+  }
+  sending = false;
+}
+
+// On to the next one, also where the filter takes away what was just reviewed.
+function afterReview(id, position) {
+  renderAll();
+  const stays = state.shown.some((one) => one.id === id);
+  const next = state.cases.get(cameFrom) ?? (position < 0 ? null
+    : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
+  cameFrom = null;
+  showClasses(false);
+  if (next && next.id !== id) select(next.id);
+  else renderCase();
+  if (!isNarrow()) at("list").focus({ preventScroll: true });
+}
+
+let hiding = 0;
+function tell(saved) {
+  const text = `${saved.review.final_class} is saved for ${saved.name}.`;
+  done.push(saved);
+  say(text);
+  at("saved-text").textContent = text;
+  at("saved").hidden = false;
+  clearTimeout(hiding);
+  hiding = setTimeout(hideSaved, SHOWN_FOR);
+}
+
+function hideSaved() {
+  if (at("saved").matches(":hover, :focus-within")) hiding = setTimeout(hideSaved, SHOWN_FOR);
+  else at("saved").hidden = true;
+}
+
+// Back to the case that was reviewed last: what is said then counts, and the history keeps both.
+export function undo() {
+  const last = done.pop();
+  if (!last) {
+    say("There is no review to undo.");
+    return;
+  }
+  cameFrom ??= state.selected;
+  at("saved").hidden = true;
+  select(last.id, { open: true });
+  renderCase();
+  at("note").value = last.review.note;
+  if (!isNarrow()) at("list").focus({ preventScroll: true });
+  say(`Back at ${last.name}: what you say now counts.`);
+}
