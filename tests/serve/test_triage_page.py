@@ -660,3 +660,25 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
     playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
     playwright.expect(page.locator(".row .done")).to_have_count(0)
     playwright.expect(page.locator("#agree kbd")).to_be_hidden()
+
+
+def test_a_kept_image_that_is_missing_is_asked_for_once(browser, serving):
+    stored(serving, 2, error=0.4, image_kept=True)
+    stored(serving, 1, error=0.3, image_kept=True)
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        if f"{2:032x}" in route.request.url:
+            route.fulfill(status=404)
+        else:
+            route.fulfill(body=picture(0.4), content_type="image/png")
+
+    page = browser.new_page()
+    page.route("**/thumbnail", answer)
+    page.goto(serving.address)
+    playwright.expect(page.locator(".row").first.locator(".thumb")).to_have_text("no image")
+    page.wait_for_timeout(500)
+    playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
+    page.close()
+    assert len(asked) == 2

@@ -53,11 +53,12 @@ export function renderRows() {
   const last = Math.min(state.shown.length,
     Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
   rows.style.height = `${state.shown.length * ROW}px`;
-  const wanted = state.shown.slice(first, last).map((one, index) => rowOf(one, first + index));
   const old = new Map([...rows.children].map((row) => [row.id, row]));
-  // What has not changed stays, so that pictures do not flicker and focus is not lost.
-  rows.replaceChildren(...wanted.map((row) =>
-    old.get(row.id)?.dataset.state === row.dataset.state ? old.get(row.id) : row));
+  // What has not changed stays, so that pictures are not asked for again and focus is not lost.
+  rows.replaceChildren(...state.shown.slice(first, last).map((one, index) => {
+    const kept = old.get(`case-${one.id}`);
+    return kept?.dataset.state === looks(one, first + index) ? kept : rowOf(one, first + index);
+  }));
   for (const row of rows.children) {
     const chosen = row.id === `case-${state.selected}`;
     row.setAttribute("aria-selected", chosen);
@@ -67,12 +68,17 @@ export function renderRows() {
   else list.removeAttribute("aria-activedescendant");
 }
 
+// What a row is made from: where it is the same, so is the row.
+function looks(one, position) {
+  return [position, state.shown.length, outcome(one), one.reviewed, one.review?.final_class,
+    isForgotten(one)].join();
+}
+
 function rowOf(one, position) {
   const now = outcome(one);
   const row = element("div", "row");
   row.id = `case-${one.id}`;
-  row.dataset.state = [position, state.shown.length, now, one.reviewed, one.review?.final_class,
-    one.id <= state.forgotten].join();
+  row.dataset.state = looks(one, position);
   row.setAttribute("role", "option");
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", state.shown.length);
@@ -123,9 +129,13 @@ function thumbnail(one) {
   return box;
 }
 
-// The oldest pictures leave the service's memory first: what is older need not be asked for.
-export const isForgotten = (one) => !one.image_kept && one.id <= state.forgotten;
+// The oldest pictures leave the service's memory first: what is older need not be asked for. A
+// picture that was to be kept says nothing of others where it is missing.
+const missing = new Set();
+export const isForgotten = (one) =>
+  missing.has(one.id) || (!one.image_kept && one.id <= state.forgotten);
 export function forget(one) {
-  if (one.id > state.forgotten) state.forgotten = one.id;
+  missing.add(one.id);
+  if (!one.image_kept && one.id > state.forgotten) state.forgotten = one.id;
   refresh();
 }
