@@ -682,3 +682,57 @@ def test_a_kept_image_that_is_missing_is_asked_for_once(browser, serving):
     playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
     page.close()
     assert len(asked) == 2
+
+
+def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("half a")
+    go()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for doubtful.png.")
+    page.keyboard.type(" note")
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    playwright.expect(page.locator("#note")).to_have_value("half a note")
+    playwright.expect(page.locator("#note")).to_be_focused()
+
+
+def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("n")
+    page.keyboard.type("late")
+    go()
+    playwright.expect(page.locator("#history li")).to_have_count(1)
+    page.keyboard.type("r")
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("later")
+
+
+def test_a_note_stays_with_its_case_until_it_is_sent(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("border unclear")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    playwright.expect(page.locator("#note")).to_have_value("")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#note")).to_have_value("border unclear")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#history")).to_contain_text("border unclear")
+    playwright.expect(page.locator("#note")).to_have_value("")

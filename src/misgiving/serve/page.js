@@ -6,7 +6,7 @@ import {
 import { lookForDrift } from "./script/drift.js";
 import { loadCases } from "./script/loading.js";
 import { local, recall, remember } from "./script/remembering.js";
-import { review, undo } from "./script/reviewing.js";
+import { draft, review, undo } from "./script/reviewing.js";
 import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
@@ -74,6 +74,7 @@ function listen() {
   on("agree", "click", () => review({ verdict: "agree" }));
   on("override", "click", () => showClasses(!picking()));
   on("review", "submit", (event) => event.preventDefault());
+  on("note", "input", () => draft(state.selected, at("note").value));
   on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
   on("undo", "click", undo);
   on("shortcuts", "change", () => {

@@ -2,7 +2,7 @@
 
 import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
-import { review } from "./reviewing.js";
+import { draftOf, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
 import { ask, at, element, isNarrow, percent, selectedCase, state } from "./shared.js";
 import { ROW, isForgotten, renderRows } from "./worklist.js";
@@ -46,17 +46,16 @@ export function renderCase() {
   hideHeat();
   showClasses(false);
   if (!one) return;
-  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
   at("case-name").textContent = one.name;
   at("case-reason").textContent = one.reason;
-  at("note").value = "";
+  at("note").value = draftOf(one.id);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("detail").scrollTop = 0;
   renderOutcome(one);
   renderPicture(one);
   renderShares(one);
   renderFacts(one);
-  renderHistory(one.review ? [one.review] : []);
+  renderReviews(one);
   if (one.reviewed) loadHistory(one.id);
 }
 
@@ -111,10 +110,13 @@ function renderFacts(one) {
 
 async function loadHistory(id) {
   const found = await ask(`cases/${id}`).catch(() => null);
-  if (found && state.selected === id) renderHistory(found.reviews);
+  if (found && state.selected === id) renderReviews(found);
 }
 
-function renderHistory(reviews) {
+// All of them where they are known, else the last one.
+export function renderReviews(one) {
+  const reviews = one.reviews ?? (one.review ? [one.review] : []);
+  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const who = one.reviewer ? `${one.reviewer}, ` : "";
     const verdict = one.verdict === "agree" ? "agreed" : "overrode";

@@ -1,6 +1,6 @@
 // What a person says of a case, and going back to it.
 
-import { renderCase, select, showClasses } from "./detail.js";
+import { renderCase, renderReviews, select, showClasses } from "./detail.js";
 import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
 import { renderAll } from "./worklist.js";
 
@@ -9,6 +9,12 @@ const SHOWN_FOR = 20_000; // milliseconds; the key undoes also later
 const done = []; // the reviews of this visit, to be undone from the last one on
 let sending = false;
 let cameFrom = null; // where undoing was asked for
+
+const drafts = new Map(); // notes that were not sent, by case
+export const draftOf = (id) => drafts.get(id) ?? "";
+export function draft(id, note) {
+  drafts.set(id, note);
+}
 
 export async function review(verdict) {
   const one = selectedCase();
@@ -25,6 +31,7 @@ export async function review(verdict) {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
     });
     take(saved);
+    if (draftOf(one.id) === remark.note) drafts.delete(one.id);
     tell(saved);
     afterReview(one.id, here);
   } catch (error) {
@@ -33,9 +40,19 @@ export async function review(verdict) {
   sending = false;
 }
 
-// On to the next one, also where the filter takes away what was just reviewed.
+// On to the next one, also where the filter takes away what was just reviewed; but who has gone to
+// another case meanwhile, or writes, is left there.
 function afterReview(id, position) {
   renderAll();
+  if (id !== state.selected) return;
+  if (document.activeElement.matches("#note, #reviewer")) {
+    renderReviews(selectedCase());
+    return;
+  }
+  goOn(id, position);
+}
+
+function goOn(id, position) {
   const stays = state.shown.some((one) => one.id === id);
   const next = state.cases.get(cameFrom) ?? (position < 0 ? null
     : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
@@ -43,7 +60,13 @@ function afterReview(id, position) {
   showClasses(false);
   if (next && next.id !== id) select(next.id);
   else renderCase();
-  if (!isNarrow()) at("list").focus({ preventScroll: true });
+  toList();
+}
+
+// Unless another control has the focus, which it keeps.
+function toList() {
+  const mine = document.activeElement.matches("body, #detail *, #undo");
+  if (mine && !isNarrow()) at("list").focus({ preventScroll: true });
 }
 
 let hiding = 0;
@@ -72,8 +95,8 @@ export function undo() {
   cameFrom ??= state.selected;
   at("saved").hidden = true;
   select(last.id, { open: true });
+  if (!draftOf(last.id)) draft(last.id, last.review.note);
   renderCase();
-  at("note").value = last.review.note;
-  if (!isNarrow()) at("list").focus({ preventScroll: true });
+  toList();
   say(`Back at ${last.name}: what you say now counts.`);
 }
