@@ -736,3 +736,23 @@ def test_a_note_stays_with_its_case_until_it_is_sent(opened):
     page.keyboard.press("k")
     playwright.expect(page.locator("#history")).to_contain_text("border unclear")
     playwright.expect(page.locator("#note")).to_have_value("")
+
+
+FOREIGN = {f"odd{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)}
+
+
+def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    playwright.expect(page.locator("#notice")).to_be_visible()
+    drop(page, FOREIGN)
+    playwright.expect(page.locator("#drift")).to_be_visible()
+    playwright.expect(page.locator("#status")).to_contain_text("no longer like those")
+    page.locator("#list").focus()
+    page.locator(".row").first.tap()
+    playwright.expect(page.locator("#case")).to_be_visible()
+    for part in ("#notice-brief", "#drift summary"):
+        playwright.expect(page.locator(part)).to_be_in_viewport()
+        assert page.locator(part).bounding_box()["height"] < 30
+    page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
+    page.evaluate("() => import('./script/drift.js').then((one) => one.lookForDrift())")
+    playwright.expect(page.locator("#status")).to_have_text("else")
