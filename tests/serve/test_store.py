@@ -1,5 +1,6 @@
 import random
 import sqlite3
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -7,7 +8,7 @@ from commands import one_line
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.records import Case, Review
-from misgiving.serve.store import Filter, Store
+from misgiving.serve.store import Filter, Known, NewerReviewError, Store
 from misgiving.serve.store.engines import engine_for
 from misgiving.serve.store.migrations import MIGRATIONS, migrate
 from misgiving.serve.store.tables import METADATA
@@ -144,6 +145,24 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
     store.review(many[4].id, review("of another"))
     assert store.case(many[3].id).review == review("second", verdict="override", final_class="NV")
     assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
+
+
+def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
+    known, kept = Known(None), []
+
+    def say(note):
+        try:
+            kept.append(store.review(many[3].id, review(note), known=known))
+        except NewerReviewError as error:
+            assert error.last in store.reviews(many[3].id)
+
+    threads = [threading.Thread(target=say, args=(str(number),)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (kept, len(store.reviews(many[3].id))) == ([True], 1)
+    assert store.review(many[3].id, review("then"), known=Known(START))
 
 
 def test_what_is_no_case_is_not_reviewed(store):

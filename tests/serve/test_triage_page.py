@@ -96,6 +96,7 @@ def opened(browser, serving):
         page.wait_for_selector("body[data-ready]")
         return page
 
+    open_page.errors = errors
     yield open_page
     for context in contexts:
         context.close()
@@ -756,3 +757,94 @@ def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(open
     page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
     page.evaluate("() => import('./script/drift.js').then((one) => one.lookForDrift())")
     playwright.expect(page.locator("#status")).to_have_text("else")
+
+
+def now_id(number=0):
+    """An id of this moment, as the service gives them."""
+    return f"{int(datetime.now(UTC).timestamp() * 1_000_000):014x}{number:018x}"
+
+
+def look_again(page):
+    """As a tab does that is looked at again."""
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_what_others_do_appears_while_scroll_selection_and_note_stay(serving, opened):
+    cases = [stored(serving, number, error=0.3 - number / 100) for number in range(30)]
+    page = opened(prepare=no_pictures)
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 760; }")
+    page.get_by_role("option").filter(has_text="12.png").click()
+    page.locator("#note").fill("mine")
+    stored(serving, 100, error=0.45, id=now_id(), name="urgent.png")
+    serving.store.review(cases[12].id, said_by("B", "light"))
+    serving.store.review(cases[13].id, said_by("B"))
+    look_again(page)
+    playwright.expect(page.locator("#counts")).to_contain_text("31 defer")
+    playwright.expect(page.locator("#shown")).to_have_text("31 of 31 cases")
+    playwright.expect(page.locator(".row .done")).to_have_count(2)
+    playwright.expect(page.locator("#status")).to_have_text("B has reviewed this case: light.")
+    playwright.expect(page.locator("#history")).to_contain_text("B, ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 760 + 76
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 0; }")
+    playwright.expect(page.locator(".row .line span").first).to_have_text("urgent.png")
+
+
+def test_the_page_looks_for_what_is_new_by_itself_and_cheaply(serving, opened):
+    stored(serving, 1)
+    asked = []
+
+    def prepare(page):
+        no_pictures(page)
+        page.clock.install()
+        page.on("response", lambda one: asked.append(one) if "since" in one.url else None)
+
+    page = opened(prepare=prepare)
+    stored(serving, 2, id=now_id())
+    asked.clear()
+    page.clock.fast_forward(20_000)
+    playwright.expect(page.locator("#shown")).to_have_text("2 of 2 cases")
+    assert [len(one.json()["cases"]) for one in asked] == [1, 0]
+
+
+def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again(serving, opened):
+    one = stored(serving, 1)
+    page = opened(prepare=no_pictures)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.wait_for_timeout(300)
+    serving.store.review(one.id, said_by("B. C.", "light"))
+    page.locator("#note").fill("mine")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#problem")).to_contain_text(
+        "B. C. has reviewed this case meanwhile and said light"
+    )
+    opened.errors.clear()  # a browser notes each 409
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert [each.reviewer for each in serving.store.reviews(one.id)] == ["B. C."]
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for 1.png.")
+    assert [each.final_class for each in serving.store.reviews(one.id)] == ["light", "dark"]
+
+
+def test_a_case_that_is_opened_shows_the_reviews_of_others(serving, opened):
+    one = stored(serving, 1)
+    page = opened(prepare=no_pictures)
+    serving.store.review(one.id, said_by("B. C.", "light"))
+    page.locator(".row").click()
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def test_where_much_is_new_the_list_is_loaded_again(serving, opened):
+    def prepare(page):
+        no_pictures(page)
+        rewriting(page, "renewing.js", "const AT_ONCE = 500", "const AT_ONCE = 1")
+
+    stored(serving, 1)
+    page = opened(prepare=prepare)
+    for number in range(12):
+        stored(serving, 2 + number, id=now_id(number))
+    look_again(page)
+    playwright.expect(page.locator("#shown")).to_have_text("13 of 13 cases")

@@ -6,6 +6,7 @@ import {
 import { lookForDrift } from "./script/drift.js";
 import { loadCases } from "./script/loading.js";
 import { local, recall, remember } from "./script/remembering.js";
+import { lookForNew } from "./script/renewing.js";
 import { draft, review, undo } from "./script/reviewing.js";
 import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
@@ -141,6 +142,11 @@ function listenToDrops() {
   });
 }
 
+// While images are being sent they are what is new; a page that nobody sees need not know.
+function lookAround() {
+  if (!document.hidden && !sending.running) lookForNew();
+}
+
 async function start() {
   at("reviewer").value = local("misgiving-reviewer");
   at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
@@ -150,6 +156,7 @@ async function start() {
   try {
     [state.model, state.calibration] = await Promise.all([ask("model"), ask("calibration")]);
     at("notice").textContent = state.model.notice;
+    await lookForNew();
     await loadCases();
     if (state.selected && !state.cases.has(state.selected)) take(await ask(`cases/${state.selected}`));
   } catch (error) {
@@ -165,6 +172,8 @@ async function start() {
   document.body.dataset.ready = "yes";
   lookForDrift();
   setInterval(lookForDrift, 60_000);
+  setInterval(lookAround, 20_000);
+  document.addEventListener("visibilitychange", lookAround);
 }
 
 start();

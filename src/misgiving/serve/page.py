@@ -18,6 +18,7 @@ MODULES = (
     "drift.js",
     "loading.js",
     "remembering.js",
+    "renewing.js",
     "reviewing.js",
     "saliency.js",
     "sending.js",

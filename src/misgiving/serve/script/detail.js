@@ -4,8 +4,11 @@ import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
 import { draftOf, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
-import { ask, at, element, isNarrow, percent, selectedCase, state } from "./shared.js";
-import { ROW, isForgotten, renderRows } from "./worklist.js";
+import { ask, at, element, isNarrow, percent, selectedCase, state, take } from "./shared.js";
+import { ROW, isForgotten, refresh, renderRows } from "./worklist.js";
+
+const RESTS = 100; // milliseconds, after which a case is more than passed by
+let asking = 0;
 
 export function select(id, { reveal = true, open = false } = {}) {
   const changed = id !== state.selected;
@@ -56,7 +59,8 @@ export function renderCase() {
   renderShares(one);
   renderFacts(one);
   renderReviews(one);
-  if (one.reviewed) loadHistory(one.id);
+  clearTimeout(asking);
+  asking = setTimeout(() => askAgain(one.id), RESTS);
 }
 
 export function renderOutcome(one) {
@@ -108,9 +112,13 @@ function renderFacts(one) {
   }));
 }
 
-async function loadHistory(id) {
+// All reviews of a case, which others may have made since it was loaded.
+export async function askAgain(id) {
   const found = await ask(`cases/${id}`).catch(() => null);
-  if (found && state.selected === id) renderReviews(found);
+  if (!found) return;
+  take(found);
+  if (state.selected === id) renderReviews(selectedCase());
+  refresh();
 }
 
 // All of them where they are known, else the last one.

@@ -1,6 +1,6 @@
 // What a person says of a case, and going back to it.
 
-import { renderCase, renderReviews, select, showClasses } from "./detail.js";
+import { askAgain, renderCase, renderReviews, select, showClasses } from "./detail.js";
 import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
 import { renderAll } from "./worklist.js";
 
@@ -8,6 +8,7 @@ const SHOWN_FOR = 20_000; // milliseconds; the key undoes also later
 
 const done = []; // the reviews of this visit, to be undone from the last one on
 let sending = false;
+export const isSending = () => sending;
 let cameFrom = null; // where undoing was asked for
 
 const drafts = new Map(); // notes that were not sent, by case
@@ -24,7 +25,8 @@ export async function review(verdict) {
     return;
   }
   const here = state.shown.findIndex((other) => other.id === one.id);
-  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value };
+  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value,
+    seen: one.review?.reviewed_at ?? null };
   sending = true;
   try {
     const saved = await ask(`cases/${one.id}/review`, {
@@ -36,6 +38,7 @@ export async function review(verdict) {
     afterReview(one.id, here);
   } catch (error) {
     complain(error);
+    if (error.status === 409) askAgain(one.id); // another person was first
   }
   sending = false;
 }

@@ -1,6 +1,7 @@
 // Images on their way to the service.
 
 import { lookForDrift } from "./drift.js";
+import { lookForNew } from "./renewing.js";
 import { ask, at, element, say, state, take } from "./shared.js";
 import { refresh } from "./worklist.js";
 
@@ -25,6 +26,7 @@ export async function send(files) {
   Object.assign(sending, { files: [], next: 0, sent: 0, running: false });
   renderSending();
   lookForDrift();
+  lookForNew();
 }
 
 async function sendOn() {

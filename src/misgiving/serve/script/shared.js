@@ -30,8 +30,13 @@ export function complain(error) {
   problemTimer = setTimeout(() => { at("problem").hidden = true; }, 8000);
 }
 
+// Answers may overtake each other: a review that is known is not forgotten.
 export function take(one) {
-  state.cases.set(one.id, one);
+  const known = state.cases.get(one.id);
+  const [before, now] = [known, one].map((each) => each?.review?.reviewed_at ?? "");
+  if (before > now) return;
+  const reviews = one.reviews ?? (before === now ? known?.reviews : undefined);
+  state.cases.set(one.id, reviews ? { ...one, reviews } : one);
 }
 
 export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);

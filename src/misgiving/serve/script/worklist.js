@@ -29,6 +29,15 @@ export function renderAll() {
   remember();
 }
 
+// Where rows come and go above what is seen, that stays where it is.
+export function renderInPlace() {
+  const list = at("list"), was = Math.floor(list.scrollTop / ROW), first = state.shown[was];
+  renderAll();
+  const now = state.shown.indexOf(state.cases.get(first?.id));
+  if (list.scrollTop && now >= 0) list.scrollTop += (now - was) * ROW;
+  renderRows();
+}
+
 function csvQuery() {
   const query = new URLSearchParams();
   for (const decision of state.decisions) query.append("decision", decision);
