@@ -848,3 +848,47 @@ def test_where_much_is_new_the_list_is_loaded_again(serving, opened):
         stored(serving, 2 + number, id=now_id(number))
     look_again(page)
     playwright.expect(page.locator("#shown")).to_have_text("13 of 13 cases")
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        ("atMost(0.10049)", "10.1 %"),
+        ("atMost(0.1)", "10.0 %"),
+        ("atMost(0.07)", "7.0 %"),
+        ("atMost(0.29)", "29.0 %"),
+        ("atMost(0.00001)", "0.1 %"),
+        ("atMost(1)", "100.0 %"),
+        ("percent(0.10049)", "10.0 %"),
+        ("percent(0.0004)", "<0.1 %"),
+        ("percent(0.9996)", ">99.9 %"),
+        ("percent(0)", "0.0 %"),
+        ("percent(1, 0)", "100 %"),
+        ("percent(null)", "–"),
+    ],
+)
+def test_bounds_are_rounded_up_and_nearly_is_not_wholly(call, shown, opened):
+    page = opened()
+    found = page.evaluate(f"() => import('./script/shared.js').then((one) => one.{call})")
+    assert found == shown
+
+
+def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(serving, opened):
+    stored(serving, 1, error=0.004)
+    stored(serving, 2, error=0.996)
+
+    def calibration(route):
+        found = route.fetch().json()
+        for one in found["settings"]:
+            one["bound"] = 0.10049
+        found["saved"]["threshold"] = found["settings"][0]["threshold"]
+        route.fulfill(json=found)
+
+    def prepare(page):
+        no_pictures(page)
+        page.route("**/calibration", calibration)
+
+    page = opened(prepare=prepare)
+    assert page.locator(".row .risk").all_inner_texts() == [">99 % risk", "<1 % risk"]
+    page.locator("#setting summary").first.click()
+    playwright.expect(page.locator("#fact-bound")).to_have_text("10.1 %")

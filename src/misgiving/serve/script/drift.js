@@ -1,6 +1,6 @@
 // Whether images have changed since the calibration.
 
-import { ask, at, element, percent, say } from "./shared.js";
+import { ask, at, atMost, element, say } from "./shared.js";
 
 let announced = false;
 
@@ -12,7 +12,7 @@ export async function lookForDrift() {
   announce(found);
   const loud = found.tests.filter((one) => one.since);
   at("drift-tests").replaceChildren(...loud.map((one) => element("li", "", inWords(one))));
-  const chance = percent(found.false_alarms, 0);
+  const chance = atMost(found.false_alarms, 0);
   at("drift-quiet").textContent = found.alarm ? "" : `${found.summary} ${found.cases} different `
     + `images were tested; false alarms in the life of a policy: at most ${chance}.`;
   if (!found.complete) setTimeout(lookForDrift, 100);
