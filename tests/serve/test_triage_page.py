@@ -892,3 +892,14 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(serving, opene
     assert page.locator(".row .risk").all_inner_texts() == [">99 % risk", "<1 % risk"]
     page.locator("#setting summary").first.click()
     playwright.expect(page.locator("#fact-bound")).to_have_text("10.1 %")
+
+
+@pytest.mark.parametrize("missing", ["foreign_score", "score", "error_probability"])
+def test_no_target_accepts_what_is_no_finite_number(missing, serving, opened):
+    answered = {"error": 0.02, "policy_fingerprint": serving.policy_fingerprint}
+    stored(serving, 1, **answered, name="finite.png")
+    stored(serving, 2, **answered | {missing: None}, name="odd.png")
+    page = opened("#target=0.3", prepare=no_pictures)
+    playwright.expect(page.locator(".row", has_text="was defer")).to_have_count(1)
+    not_finite = page.locator(".row", has_text="odd.png")
+    playwright.expect(not_finite.locator(".badge")).to_have_text("defer")
