@@ -178,7 +178,9 @@ def rewriting(page, module, old, new):
 def no_pictures(page):
     """Where cases come from the store alone, no browser asks for their pictures."""
     pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
-    page.route("**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml"))
+    page.route(
+        "**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml")
+    )
 
 
 def names(page):
@@ -864,7 +866,7 @@ def test_where_much_is_new_the_list_is_loaded_again(serving, opened):
         ("percent(0.9996)", ">99.9 %"),
         ("percent(0)", "0.0 %"),
         ("percent(1, 0)", "100 %"),
-        ("percent(null)", "–"),
+        ("percent(null)", "\N{EN DASH}"),
     ],
 )
 def test_bounds_are_rounded_up_and_nearly_is_not_wholly(call, shown, opened):
@@ -903,3 +905,19 @@ def test_no_target_accepts_what_is_no_finite_number(missing, serving, opened):
     playwright.expect(page.locator(".row", has_text="was defer")).to_have_count(1)
     not_finite = page.locator(".row", has_text="odd.png")
     playwright.expect(not_finite.locator(".badge")).to_have_text("defer")
+
+
+def test_the_banner_says_what_raised_the_alarm_and_what_is_so_now(opened):
+    def turn(route):
+        found = route.fetch().json()
+        for one in found["tests"]:
+            one |= {
+                "since": "2026-01-01T00:00:00Z",
+                "alarmed_with": "Less sure.",
+                "sentence": "More.",
+            }
+        route.fulfill(json=found | {"alarm": True})
+
+    page = opened(prepare=lambda page: page.route("**/drift", turn))
+    first = page.locator("#drift-tests li").first
+    assert re.match(r"Less sure\. Alarm since .* Now: More\.$", first.text_content())

@@ -27,5 +27,6 @@ function announce({ alarm, summary }) {
 function inWords(test) {
   const since = new Date(test.since).toLocaleString();
   const evidence = test.highest > 1e6 ? "over a million" : Math.round(test.highest);
-  return `${test.sentence} Alarm since ${since} (evidence ${evidence} to 1).`;
+  const now = test.sentence === test.alarmed_with ? "" : ` Now: ${test.sentence}`;
+  return `${test.alarmed_with} Alarm since ${since} (evidence ${evidence} to 1).${now}`;
 }
