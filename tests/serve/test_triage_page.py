@@ -756,6 +756,8 @@ def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(open
     for part in ("#notice-brief", "#drift summary"):
         playwright.expect(page.locator(part)).to_be_in_viewport()
         assert page.locator(part).bounding_box()["height"] < 30
+    page.locator("#agree").scroll_into_view_if_needed()
+    playwright.expect(page.locator("#drift summary")).to_be_in_viewport()
     page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
     page.evaluate("() => import('./script/drift.js').then((one) => one.lookForDrift())")
     playwright.expect(page.locator("#status")).to_have_text("else")
@@ -921,3 +923,34 @@ def test_the_banner_says_what_raised_the_alarm_and_what_is_so_now(opened):
     page = opened(prepare=lambda page: page.route("**/drift", turn))
     first = page.locator("#drift-tests li").first
     assert re.match(r"Less sure\. Alarm since .* Now: More\.$", first.text_content())
+
+
+def test_on_a_phone_the_next_case_is_shown_from_its_top(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    choose(page, shades())
+    page.locator(".row").first.tap()
+    page.locator("#agree").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#case-name")).to_be_in_viewport()
+    page.locator("#undo").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+
+
+def test_the_keys_dialog_begins_at_close_so_that_no_key_switches_keys_off(opened):
+    page = opened()
+    page.keyboard.press("?")
+    playwright.expect(page.get_by_role("button", name="Close")).to_be_focused()
+
+
+def test_a_list_of_what_is_not_reviewed_goes_on_with_what_was_not_loaded(serving, opened):
+    for number in range(6):
+        stored(serving, number, error=0.4 - number / 100)
+    page = opened("#reviewed=no", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 2 more")
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 1 more fit and are not loaded"
+    )
+    assert names(page) == ["1.png", "2.png", "3.png", "4.png"]

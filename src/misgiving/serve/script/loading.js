@@ -6,6 +6,8 @@ import { refresh } from "./worklist.js";
 const MOST = 5000; // cases that are loaded; the CSV has all
 const AT_ONCE = 500; // cases of one answer, at most
 
+const LOW = 50; // cases that remain to be reviewed when more are loaded
+
 let asked = ""; // what the list was last loaded for
 let loads = 0;
 
@@ -51,6 +53,13 @@ function takeAll(page, found) {
 // After the target has changed, which may let other cases fit.
 export function loadOthers() {
   if (asked && String(queries()) !== asked) loadCases().catch(complain);
+}
+
+// Where a list of what is not reviewed runs out, it goes on with what was not loaded.
+export function loadMore() {
+  if (!state.rest || state.reviewed !== "no") return;
+  const left = [...state.cases.values()].filter((one) => !one.reviewed);
+  if (left.length < LOW) loadCases().catch(complain);
 }
 
 // Outcomes are the order of the list by decision, so that each is asked for in its turn.

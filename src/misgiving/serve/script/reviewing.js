@@ -1,6 +1,7 @@
 // What a person says of a case, and going back to it.
 
 import { askAgain, renderCase, renderReviews, select, showClasses } from "./detail.js";
+import { loadMore } from "./loading.js";
 import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
 import { renderAll } from "./worklist.js";
 
@@ -36,6 +37,7 @@ export async function review(verdict) {
     if (draftOf(one.id) === remark.note) drafts.delete(one.id);
     tell(saved);
     afterReview(one.id, here);
+    loadMore();
   } catch (error) {
     complain(error);
     if (error.status === 409) askAgain(one.id); // another person was first
@@ -61,7 +63,8 @@ function goOn(id, position) {
     : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
   cameFrom = null;
   showClasses(false);
-  if (next && next.id !== id) select(next.id);
+  const open = document.body.dataset.view === "case"; // on a phone, at its top: look before agreeing
+  if (next && next.id !== id) select(next.id, { open });
   else renderCase();
   toList();
 }

@@ -18,8 +18,7 @@ export function renderAll() {
   renderCounts();
   renderSetting();
   renderRows();
-  const rest = state.rest ? `; ${state.rest} more fit and are not loaded` : "";
-  at("shown").textContent = `${state.shown.length} of ${inStore()} cases${rest}`;
+  at("shown").textContent = `${state.shown.length} of ${inStore()} cases${notLoaded()}`;
   const empty = state.ready && !state.shown.length;
   at("empty").hidden = !empty;
   at("list").hidden = empty;
@@ -27,6 +26,11 @@ export function renderAll() {
     ? "No case is like that." : "No case yet. Drop an image on this page.";
   at("csv").href = `cases.csv?${csvQuery()}`;
   remember();
+}
+
+function notLoaded() { // while a list is loaded, some of the one before are there
+  const rest = Math.min(state.rest, inStore() - state.cases.size);
+  return rest > 0 ? `; ${rest} more fit and are not loaded` : "";
 }
 
 // Where rows come and go above what is seen, that stays where it is.
