@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 
 from misgiving.deferral import DeferralPolicy, DriftMonitor, Interval, Promises, calibrate
-from misgiving.deferral.drift import FRACTIONS, JUMPS, STAKES, AcceptanceTest, RankTest, tie_of
+from misgiving.deferral.drift import (
+    FRACTIONS,
+    JUMPS,
+    RANKED,
+    STAKES,
+    AcceptanceTest,
+    RankTest,
+    _of_ranks,
+    tie_of,
+)
 
 FOREIGN = Promises(max_error=0.15, foreign_rate=0.1)
 
@@ -159,6 +168,55 @@ def test_scores_that_only_spread_are_noticed(drawn_cases):
     cases = drawn_cases(200, 7)
     cases.scores[:] = np.where(random.random(200) < 0.5, 0.02, 0.98) + random.random(200) / 100
     assert show(DriftMonitor(policy), policy, cases)["scores"].since is not None
+
+
+@pytest.mark.parametrize(
+    ("quantiles", "where"),
+    [((0.45, 0.55), "in the middle"), ((0.01, 0.99), "at the ends")],
+)
+def test_scores_whose_spread_alone_changes_are_told_by_their_spread(quantiles, where, drawn_cases):
+    policy = made_policy(drawn_cases)
+    kept, cases = policy.calibration.evidence.scores, drawn_cases(200, 7)
+    ends = np.quantile(kept, quantiles)
+    cases.scores[:] = ends[np.arange(200) % 2] + np.random.default_rng(0).normal(0, 1e-3, 200)
+    found = show(DriftMonitor(policy), policy, cases)["scores"]
+    assert found.since is not None
+    for sentence in (found.sentence, found.alarmed_with):
+        assert "sure" not in sentence
+        assert f"gather {where} of all before" in sentence.replace("a little ", "")
+
+
+def told(ranks):
+    return _of_ranks(RANKED["scores"], ranks)
+
+
+@pytest.mark.parametrize(
+    ("ranks", "sentence"),
+    [
+        ([0.1, 0.3], "The model is less sure in the last 2 cases than before: they rank at 20 % "),
+        ([0.9, 0.7], "The model is more sure in the last 2 cases than before: they rank at 80 % "),
+        ([0.3, 0.8], "The model is a little more sure in the last 2 cases"),
+        ([0.45, 0.55], "The model's scores of the last 2 cases gather in the middle of all before"),
+        ([0.0, 1.0], "The model's scores of the last 2 cases gather at the ends of all before: th"),
+        ([0.45, 0.55], "they rank 10 % of the way from the middle to an end on average"),
+        ([0.0, 0.0, 0.0, 0.9], "The model is less sure"),
+        ([], "No case has been seen."),
+    ],
+)
+def test_ranks_are_told_by_their_place_and_where_that_is_usual_by_their_spread(ranks, sentence):
+    assert sentence in told(ranks)
+
+
+def test_what_raised_an_alarm_is_still_said_when_later_cases_are_the_other_way(drawn_cases):
+    policy = made_policy(drawn_cases)
+    monitor, low, high = DriftMonitor(policy), drawn_cases(60, 7), drawn_cases(120, 8)
+    low.scores[:] = low.scores / 5
+    assert show(DriftMonitor(policy), policy, drawn_cases(60, 9))["scores"].alarmed_with is None
+    at_alarm = show(monitor, policy, low)["scores"].alarmed_with
+    high.scores[:] = 0.99 + high.scores / 1000
+    later = show(monitor, policy, high, name="later")["scores"]
+    assert "The model is less sure" in later.alarmed_with == at_alarm
+    assert "The model is more sure in the last 100 cases" in later.sentence
 
 
 def test_unfamiliar_images_are_noticed_even_where_the_score_says_nothing(drawn_cases):

@@ -64,6 +64,11 @@ def test_filters_choose_from_the_worklist(worklist, query, expected):
     assert set(names(worklist.get(f"/cases?{query}"))) == expected
 
 
+def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
+    found = worklist.get("/cases?decision=foreign&limit=1").json()
+    assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "foreign": 1})
+
+
 @pytest.mark.parametrize(
     "query",
     [
@@ -77,6 +82,9 @@ def test_filters_choose_from_the_worklist(worklist, query, expected):
         "cursor=WyJuZXdlc3QiLCAiJyJd",
         "cursor=%00",
         "class=%00",
+        "received_since=yesterday",
+        "reviewed_since=2026-01-01T00:00:00",
+        "reviewed_since=0001-01-01T00:00:00%2B23:00",
     ],
 )
 def test_a_query_that_makes_no_sense_is_a_readable_problem(worklist, query):
@@ -134,6 +142,39 @@ def test_a_review_that_says_nothing_clear_is_refused(client, body, reason):
     assert response.status_code == 422
     assert reason in response.json()["detail"]
     assert not client.get(f"/cases/{case['id']}").json()["reviewed"]
+
+
+def test_a_review_that_does_not_know_the_last_one_is_a_conflict_and_is_not_kept(client):
+    case = sent(client, 0.9)
+    url = f"/cases/{case['id']}/review"
+    other = {"verdict": "override", "class": "dark", "reviewer": "B. C.", "seen": None}
+    last = client.post(url, json=other).json()["review"]
+    refused = client.post(url, json={"verdict": "agree", "seen": None})
+    assert refused.status_code == 409
+    assert refused.json()["detail"].startswith("B. C. has reviewed this case meanwhile")
+    assert refused.json()["review"] == last
+    assert len(client.get(f"/cases/{case['id']}").json()["reviews"]) == 1
+    knowing = client.post(url, json={"verdict": "agree", "seen": last["reviewed_at"]}).json()
+    assert [one["final_class"] for one in knowing["reviews"]] == ["dark", "light"]
+
+
+def test_a_review_of_a_case_that_nobody_reviewed_knows_of_none(client):
+    case = sent(client)
+    body = {"verdict": "agree", "seen": "2026-01-01T00:00:00Z"}
+    refused = client.post(f"/cases/{case['id']}/review", json=body)
+    assert (refused.status_code, refused.json()["review"]) == (409, None)
+    assert not client.get(f"/cases/{case['id']}").json()["reviewed"]
+
+
+def test_what_came_or_was_reviewed_since_a_moment_is_found(client):
+    old = sent(client, 0.1, "old.png")
+    moment = client.get("/cases").json()["asked_at"]
+    sent(client, 0.2, "new.png")
+    client.post(f"/cases/{old['id']}/review", json={"verdict": "agree"})
+    assert names(client.get(f"/cases?received_since={moment}")) == ["new.png"]
+    assert names(client.get(f"/cases?reviewed_since={moment}")) == ["old.png"]
+    later = client.get("/cases").json()["asked_at"]
+    assert names(client.get(f"/cases?reviewed_since={later}")) == []
 
 
 @pytest.mark.parametrize("rest", ["", "/image", "/thumbnail"])

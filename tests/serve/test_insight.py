@@ -175,4 +175,4 @@ def test_every_module_that_the_page_imports_is_served(client):
         found = [line.split('"')[1] for line in answer.text.splitlines() if ' from "./' in line]
         modules = {f"script/{one.rpartition('/')[2]}" for one in found}
         pending += sorted(modules - seen)
-    assert len(seen) == 10
+    assert len(seen) == 13

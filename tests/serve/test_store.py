@@ -3,6 +3,7 @@ import random
 import sqlite3
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from processes import started
 
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.records import Case, Review
-from misgiving.serve.store import Filter, Store
+from misgiving.serve.store import Filter, Known, NewerReviewError, Store
 from misgiving.serve.store.engines import engine_for
 from misgiving.serve.store.migrations import MIGRATIONS, migrate
 from misgiving.serve.store.tables import METADATA
@@ -148,6 +149,24 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
     store.review(many[4].id, review("of another"))
     assert store.case(many[3].id).review == review("second", verdict="override", final_class="NV")
     assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
+
+
+def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
+    known, kept, refused = Known(None), [], []
+
+    def say(note):
+        try:
+            kept.append(store.review(many[3].id, review(note), known=known))
+        except NewerReviewError as error:
+            refused.append(error.last)
+
+    threads = [threading.Thread(target=say, args=(str(number),)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (kept, refused) == ([True], store.reviews(many[3].id) * 7)
+    assert store.review(many[3].id, review("then"), known=Known(START))
 
 
 def test_what_is_no_case_is_not_reviewed(store):

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from calibrated import Calibrated
 from standin import picture
 
 from misgiving.serve import Settings, Store, create_app
+from misgiving.serve.records import Case, Review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -47,7 +49,9 @@ class Serving:
 
     def __init__(self, place, **settings):
         settings.setdefault("threads", 1)
-        app = create_app(Calibrated(), Store.open(str(place)), Settings(**settings))
+        self.store = Store.open(str(place))
+        app = create_app(Calibrated(), self.store, Settings(**settings))
+        self._app = app
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -55,6 +59,10 @@ class Serving:
             self._thread.join(0.02)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.address = f"http://127.0.0.1:{port}/"
+
+    @property
+    def policy_fingerprint(self):
+        return self._app.state.service.policy_fingerprint
 
     def close(self):
         self._server.should_exit = True
@@ -73,7 +81,7 @@ def opened(browser, serving):
     """Open the page; it must make no outside request and have no error on its console."""
     contexts, outside, errors = [], [], []
 
-    def open_page(fragment="", **options):
+    def open_page(fragment="", prepare=None, **options):
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
@@ -82,10 +90,13 @@ def opened(browser, serving):
         page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("dialog", lambda shown: errors.append(f"dialog: {shown.message}"))
+        if prepare:
+            prepare(page)
         page.goto(serving.address + fragment)
         page.wait_for_selector("body[data-ready]")
         return page
 
+    open_page.errors = errors
     yield open_page
     for context in contexts:
         context.close()
@@ -107,6 +118,69 @@ def choose(page, named):
     count = len(named) + page.locator(".row").count()
     page.locator("#files").set_input_files(files(named))
     playwright.expect(page.locator(".row")).to_have_count(count)
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored(serving, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
+    """A case that is put into the store as if another process had answered it."""
+    one = Case(
+        **{
+            "id": f"{number:032x}",
+            "received": START + timedelta(seconds=number),
+            "name": f"{number}.png",
+            "predicted_class": "dark",
+            "probability": None if error is None else 1 - error,
+            "probabilities": {"dark": 0.7, "light": 0.3},
+            "error_probability": error,
+            "expected_loss": 0.5,
+            "predicted_loss": None,
+            "foreign_p_value": 0.5,
+            "decision": decision,
+            "reason": "because",
+            "score": None if error is None else 1 - error,
+            "foreign_score": -1.0,
+            "sha256": f"{number:064x}",
+            "model_fingerprint": "f" * 64,
+            "policy_fingerprint": None,
+            "image_kept": False,
+        }
+        | values
+    )
+    serving.store.add([one])
+    if reviewed_by:
+        serving.store.review(one.id, said_by(reviewed_by))
+    return one
+
+
+def said_by(reviewer, final_class="dark"):
+    return Review(
+        verdict="agree" if final_class == "dark" else "override",
+        final_class=final_class,
+        note="",
+        reviewer=reviewer,
+        reviewed_at=datetime.now(UTC),
+    )
+
+
+def rewriting(page, module, old, new):
+    """Serve a module of the script with another constant."""
+
+    def change(route):
+        text = route.fetch().text()
+        assert old in text
+        route.fulfill(body=text.replace(old, new), content_type="text/javascript")
+
+    page.route(f"**/script/{module}", change)
+
+
+def no_pictures(page):
+    """Where cases come from the store alone, no browser asks for their pictures."""
+    pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    page.route(
+        "**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml")
+    )
 
 
 def names(page):
@@ -435,3 +509,448 @@ def test_a_folder_that_is_dropped_is_sent_with_all_that_it_holds(opened, tmp_pat
     playwright.expect(page.locator("#shown")).to_have_text("132 of 132 cases")
     assert names(page)[:2] == ["patients/one/two/deep.png", "alone.png"]
     playwright.expect(page.locator("#failures")).to_be_hidden()
+
+
+def few_are_loaded(page):
+    no_pictures(page)
+    rewriting(page, "loading.js", "const MOST = 5000", "const MOST = 4")
+
+
+@pytest.fixture
+def more_than_are_loaded(serving, opened):
+    """Five reviewed cases of much doubt, and one of little that is foreign and not reviewed."""
+    for number in range(5):
+        stored(serving, number, error=0.4, reviewed_by="A")
+    stored(serving, 5, error=0.01, decision="foreign")
+    return opened(prepare=few_are_loaded)
+
+
+def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_are_loaded):
+    page = more_than_are_loaded
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 2 more fit and are not loaded"
+    )
+    playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
+    playwright.expect(page.locator("#counts")).to_contain_text("1 foreign")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator("#setting-now")).to_contain_text("only the 4 cases")
+
+
+@pytest.mark.parametrize("way", ["foreign", "unreviewed", "newest", "decision"])
+def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_loaded):
+    page = more_than_are_loaded
+    if way == "foreign":
+        page.get_by_role("checkbox", name="foreign").check()
+    elif way == "unreviewed":
+        page.locator("#reviewed").select_option("no")
+    else:
+        page.locator("#order").select_option(way)
+    playwright.expect(page.locator(".row .line span").first).to_have_text("5.png")
+    shown = "1 of 6 cases" if way in ("foreign", "unreviewed") else "4 of 6 cases; 2 more"
+    playwright.expect(page.locator("#shown")).to_contain_text(shown)
+
+
+def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(serving, opened):
+    fingerprint = serving.policy_fingerprint
+    for number in range(5):
+        stored(serving, number, error=0.4, decision="accept")
+    stored(serving, 9, error=0.02, policy_fingerprint=fingerprint)
+    page = opened("#show=accept", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 1 more")
+    page.locator("#order").select_option("newest")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator(".row .was")).to_have_text("was defer")
+
+
+def held(page, key, times):
+    """A key that is held down: the browser sends it again and again."""
+    page.keyboard.down(key)
+    for _ in range(times - 1):
+        page.keyboard.down(key)
+    page.keyboard.up(key)
+
+
+def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    held(page, "j", 2)
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    held(page, "a", 8)
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    page.wait_for_timeout(300)
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def slow_reviews(page):
+    """Reviews that take their time; gives what lets them go."""
+    waiting = []
+    page.route("**/review", lambda route: waiting.append(route))
+
+    def go():
+        while not waiting:
+            page.wait_for_timeout(20)
+        waiting.pop(0).continue_()
+
+    go.waiting = waiting
+    return go
+
+
+def test_no_second_review_begins_while_one_is_being_sent(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#status")).to_contain_text("still being sent")
+    assert len(go.waiting) == 1
+    go()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+
+
+@pytest.mark.parametrize("place", ["#target", "#choose-files", "[name=decision]", "#csv"])
+def test_keys_review_nothing_while_another_control_has_the_focus(place, opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#setting summary").first.click()
+    page.locator(".row").first.click()
+    page.locator(place).first.focus()
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+
+
+@pytest.mark.parametrize("way", ["key", "button"])
+def test_a_review_is_undone_by_another_one_and_both_are_kept(way, opened):
+    page = opened("#reviewed=no")
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.locator("#note").fill("too fast")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#saved")).to_contain_text("dark is saved for doubtful.png.")
+    page.keyboard.press("u") if way == "key" else page.locator("#undo").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("too fast")
+    page.keyboard.press("o")
+    page.keyboard.press("2")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    (found,) = page.evaluate("() => fetch('cases?reviewed=true').then((one) => one.json())")[
+        "cases"
+    ]
+    assert (found["name"], found["review"]["final_class"]) == ("doubtful.png", "light")
+
+
+def test_single_keys_can_be_switched_off_and_stay_off(opened):
+    page = opened()
+    choose(page, shades())
+    page.keyboard.press("?")
+    page.locator("#shortcuts").uncheck()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+    playwright.expect(page.locator("#agree kbd")).to_be_hidden()
+
+
+def test_a_kept_image_that_is_missing_is_asked_for_once(browser, serving):
+    stored(serving, 2, error=0.4, image_kept=True)
+    stored(serving, 1, error=0.3, image_kept=True)
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        if f"{2:032x}" in route.request.url:
+            route.fulfill(status=404)
+        else:
+            route.fulfill(body=picture(0.4), content_type="image/png")
+
+    page = browser.new_page()
+    page.route("**/thumbnail", answer)
+    page.goto(serving.address)
+    playwright.expect(page.locator(".row").first.locator(".thumb")).to_have_text("no image")
+    page.wait_for_timeout(500)
+    playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
+    page.close()
+    assert len(asked) == 2
+
+
+def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("half a")
+    go()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for doubtful.png.")
+    page.keyboard.type(" note")
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    playwright.expect(page.locator("#note")).to_have_value("half a note")
+    playwright.expect(page.locator("#note")).to_be_focused()
+
+
+def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("n")
+    page.keyboard.type("late")
+    go()
+    playwright.expect(page.locator("#history li")).to_have_count(1)
+    page.keyboard.type("r")
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("later")
+
+
+def test_a_note_stays_with_its_case_until_it_is_sent(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("border unclear")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    playwright.expect(page.locator("#note")).to_have_value("")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#note")).to_have_value("border unclear")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#history")).to_contain_text("border unclear")
+    playwright.expect(page.locator("#note")).to_have_value("")
+
+
+FOREIGN = {f"odd{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)}
+
+
+def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    playwright.expect(page.locator("#notice")).to_be_visible()
+    drop(page, FOREIGN)
+    playwright.expect(page.locator("#drift")).to_be_visible()
+    playwright.expect(page.locator("#status")).to_contain_text("no longer like those")
+    page.locator("#list").focus()
+    page.locator(".row").first.tap()
+    playwright.expect(page.locator("#case")).to_be_visible()
+    for part in ("#notice-brief", "#drift summary"):
+        playwright.expect(page.locator(part)).to_be_in_viewport()
+        assert page.locator(part).bounding_box()["height"] < 30
+    page.locator("#agree").scroll_into_view_if_needed()
+    playwright.expect(page.locator("#drift summary")).to_be_in_viewport()
+    page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
+    page.evaluate("() => import('./script/drift.js').then((one) => one.lookForDrift())")
+    playwright.expect(page.locator("#status")).to_have_text("else")
+
+
+def now_id(number=0):
+    """An id of this moment, as the service gives them."""
+    return f"{int(datetime.now(UTC).timestamp() * 1_000_000):014x}{number:018x}"
+
+
+def look_again(page):
+    """As a tab does that is looked at again."""
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_what_others_do_appears_while_scroll_selection_and_note_stay(serving, opened):
+    cases = [stored(serving, number, error=0.3 - number / 100) for number in range(30)]
+    page = opened(prepare=no_pictures)
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 760; }")
+    page.get_by_role("option").filter(has_text="12.png").click()
+    page.locator("#note").fill("mine")
+    stored(serving, 100, error=0.45, id=now_id(), name="urgent.png")
+    serving.store.review(cases[12].id, said_by("B", "light"))
+    serving.store.review(cases[13].id, said_by("B"))
+    look_again(page)
+    playwright.expect(page.locator("#counts")).to_contain_text("31 defer")
+    playwright.expect(page.locator("#shown")).to_have_text("31 of 31 cases")
+    playwright.expect(page.locator(".row .done")).to_have_count(2)
+    playwright.expect(page.locator("#status")).to_have_text("B has reviewed this case: light.")
+    playwright.expect(page.locator("#history")).to_contain_text("B, ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 760 + 76
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 0; }")
+    playwright.expect(page.locator(".row .line span").first).to_have_text("urgent.png")
+
+
+def test_the_page_looks_for_what_is_new_by_itself_and_cheaply(serving, opened):
+    stored(serving, 1)
+    asked = []
+
+    def prepare(page):
+        no_pictures(page)
+        page.clock.install()
+        page.on("response", lambda one: asked.append(one) if "since" in one.url else None)
+
+    page = opened(prepare=prepare)
+    stored(serving, 2, id=now_id())
+    asked.clear()
+    page.clock.fast_forward(20_000)
+    playwright.expect(page.locator("#shown")).to_have_text("2 of 2 cases")
+    assert [len(one.json()["cases"]) for one in asked] == [1, 0]
+
+
+def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again(serving, opened):
+    one = stored(serving, 1)
+    page = opened(prepare=no_pictures)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.wait_for_timeout(300)
+    serving.store.review(one.id, said_by("B. C.", "light"))
+    page.locator("#note").fill("mine")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#problem")).to_contain_text(
+        "B. C. has reviewed this case meanwhile and said light"
+    )
+    opened.errors.clear()  # a browser notes each 409
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert [each.reviewer for each in serving.store.reviews(one.id)] == ["B. C."]
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for 1.png.")
+    assert [each.final_class for each in serving.store.reviews(one.id)] == ["light", "dark"]
+
+
+def test_a_case_that_is_opened_shows_the_reviews_of_others(serving, opened):
+    one = stored(serving, 1)
+    page = opened(prepare=no_pictures)
+    serving.store.review(one.id, said_by("B. C.", "light"))
+    page.locator(".row").click()
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def test_where_much_is_new_the_list_is_loaded_again(serving, opened):
+    def prepare(page):
+        no_pictures(page)
+        rewriting(page, "renewing.js", "const AT_ONCE = 500", "const AT_ONCE = 1")
+
+    stored(serving, 1)
+    page = opened(prepare=prepare)
+    for number in range(12):
+        stored(serving, 2 + number, id=now_id(number))
+    look_again(page)
+    playwright.expect(page.locator("#shown")).to_have_text("13 of 13 cases")
+
+
+@pytest.mark.parametrize(
+    ("call", "shown"),
+    [
+        ("atMost(0.10049)", "10.1 %"),
+        ("atMost(0.1)", "10.0 %"),
+        ("atMost(0.07)", "7.0 %"),
+        ("atMost(0.29)", "29.0 %"),
+        ("atMost(0.00001)", "0.1 %"),
+        ("atMost(1)", "100.0 %"),
+        ("percent(0.10049)", "10.0 %"),
+        ("percent(0.0004)", "<0.1 %"),
+        ("percent(0.9996)", ">99.9 %"),
+        ("percent(0)", "0.0 %"),
+        ("percent(1, 0)", "100 %"),
+        ("percent(null)", "\N{EN DASH}"),
+    ],
+)
+def test_bounds_are_rounded_up_and_nearly_is_not_wholly(call, shown, opened):
+    page = opened()
+    found = page.evaluate(f"() => import('./script/shared.js').then((one) => one.{call})")
+    assert found == shown
+
+
+def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(serving, opened):
+    stored(serving, 1, error=0.004)
+    stored(serving, 2, error=0.996)
+
+    def calibration(route):
+        found = route.fetch().json()
+        for one in found["settings"]:
+            one["bound"] = 0.10049
+        found["saved"]["threshold"] = found["settings"][0]["threshold"]
+        route.fulfill(json=found)
+
+    def prepare(page):
+        no_pictures(page)
+        page.route("**/calibration", calibration)
+
+    page = opened(prepare=prepare)
+    assert page.locator(".row .risk").all_inner_texts() == [">99 % risk", "<1 % risk"]
+    page.locator("#setting summary").first.click()
+    playwright.expect(page.locator("#fact-bound")).to_have_text("10.1 %")
+
+
+@pytest.mark.parametrize("missing", ["foreign_score", "score", "error_probability"])
+def test_no_target_accepts_what_is_no_finite_number(missing, serving, opened):
+    answered = {"error": 0.02, "policy_fingerprint": serving.policy_fingerprint}
+    stored(serving, 1, **answered, name="finite.png")
+    stored(serving, 2, **answered | {missing: None}, name="odd.png")
+    page = opened("#target=0.3", prepare=no_pictures)
+    playwright.expect(page.locator(".row", has_text="was defer")).to_have_count(1)
+    not_finite = page.locator(".row", has_text="odd.png")
+    playwright.expect(not_finite.locator(".badge")).to_have_text("defer")
+
+
+def test_the_banner_says_what_raised_the_alarm_and_what_is_so_now(opened):
+    def turn(route):
+        found = route.fetch().json()
+        for one in found["tests"]:
+            one |= {
+                "since": "2026-01-01T00:00:00Z",
+                "alarmed_with": "Less sure.",
+                "sentence": "More.",
+            }
+        route.fulfill(json=found | {"alarm": True})
+
+    page = opened(prepare=lambda page: page.route("**/drift", turn))
+    first = page.locator("#drift-tests li").first
+    assert re.match(r"Less sure\. Alarm since .* Now: More\.$", first.text_content())
+
+
+def test_on_a_phone_the_next_case_is_shown_from_its_top(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    choose(page, shades())
+    page.locator(".row").first.tap()
+    page.locator("#agree").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#case-name")).to_be_in_viewport()
+    page.locator("#undo").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+
+
+def test_the_keys_dialog_begins_at_close_so_that_no_key_switches_keys_off(opened):
+    page = opened()
+    page.keyboard.press("?")
+    playwright.expect(page.get_by_role("button", name="Close")).to_be_focused()
+
+
+def test_a_list_of_what_is_not_reviewed_goes_on_with_what_was_not_loaded(serving, opened):
+    for number in range(6):
+        stored(serving, number, error=0.4 - number / 100)
+    page = opened("#reviewed=no", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 2 more")
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 1 more fit and are not loaded"
+    )
+    assert names(page) == ["1.png", "2.png", "3.png", "4.png"]

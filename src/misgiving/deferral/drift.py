@@ -21,6 +21,7 @@ from misgiving.deferral.policy import DeferralPolicy
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
 TESTS = 3  # which share it
 RECENT = 100  # cases that the words are about; the tests are about all
+LITTLE = 0.1  # a difference from the usual mean rank that is worded as little
 JUMPS = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1.0]])  # how readily wealth changes its stake
 STAKES = np.array([-1.8, -0.9, 0.9, 1.8])  # on a p-value, as a slope: below 2, or all can be lost
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
@@ -36,6 +37,7 @@ class DriftTest(NamedTuple):
         alarm_at: The wealth that is an alarm.
         since: How many cases had been seen at the alarm; None: there was none.
         sentence: What recent cases are like, in words.
+        alarmed_with: The sentence at the alarm; None: there was none.
     """
 
     name: str
@@ -44,6 +46,34 @@ class DriftTest(NamedTuple):
     alarm_at: float
     since: int | None
     sentence: str
+    alarmed_with: str | None = None
+
+
+class Words(NamedTuple):
+    """What the ranks of a test are said of.
+
+    Attributes:
+        subject: Of the comparison, with its verb.
+        lower: Than before.
+        higher: Than before.
+        scores: What is ranked.
+    """
+
+    subject: str
+    lower: str
+    higher: str
+    scores: str
+
+
+RANKED = {
+    "scores": Words("The model is", "less sure", "more sure", "The model's scores"),
+    "familiarity": Words(
+        "The images are",
+        "less like the training images",
+        "more like the training images",
+        "The images' scores of familiarity",
+    ),
+}
 
 
 class Wealth:
@@ -131,6 +161,7 @@ class DriftMonitor:
         self._acceptance: AcceptanceTest | None = None
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
         self.alarms: dict[str, int] = {}
+        self._alarmed_with: dict[str, str] = {}
         if calibration.foreign_scores is not None:
             self._ranks["familiarity"] = RankTest(calibration.foreign_scores)
         if calibration.evidence is None:
@@ -164,13 +195,13 @@ class DriftMonitor:
         if self._acceptance is not None:
             self._acceptance.see(accepted)
         for name, wealth in self._wealths():
-            if wealth.highest >= math.log(self._alarm_at[name]):
-                self.alarms.setdefault(name, self.cases)
+            if name not in self.alarms and wealth.highest >= math.log(self._alarm_at[name]):
+                self.alarms[name] = self.cases
+                self._alarmed_with[name] = self._sentence(name)
 
     @property
     def tests(self) -> list[DriftTest]:
         """What was found so far."""
-        words = {"scores": self._of_scores, "familiarity": self._of_familiarity}
         return [
             DriftTest(
                 name=name,
@@ -178,7 +209,8 @@ class DriftMonitor:
                 highest=_readable(wealth.highest),
                 alarm_at=self._alarm_at[name],
                 since=self.alarms.get(name),
-                sentence=words.get(name, self._of_acceptance)(),
+                sentence=self._sentence(name),
+                alarmed_with=self._alarmed_with.get(name),
             )
             for name, wealth in self._wealths()
         ]
@@ -189,13 +221,10 @@ class DriftMonitor:
             tests["acceptance"] = self._acceptance
         return [(name, test.wealth) for name, test in tests.items()]
 
-    def _of_scores(self) -> str:
-        kinds = "less sure", "more sure"
-        return _place("The model is", kinds, self._ranks["scores"].recent)
-
-    def _of_familiarity(self) -> str:
-        kinds = "less like the training images", "more like the training images"
-        return _place("The images are", kinds, self._ranks["familiarity"].recent)
+    def _sentence(self, name: str) -> str:
+        if name not in self._ranks:
+            return self._of_acceptance()
+        return _of_ranks(RANKED[name], list(self._ranks[name].recent))
 
     def _of_acceptance(self) -> str:
         test = self._acceptance
@@ -217,15 +246,28 @@ def tie_of(content: str) -> float:
     return int(hashlib.sha256(content.encode()).hexdigest()[:13], 16) / 16**13
 
 
-def _place(what: str, kinds: tuple[str, str], p_values: Iterable[float]) -> str:
-    """How the last cases lie among all, by their mean rank."""
-    ranks = list(p_values)
+def _of_ranks(words: Words, ranks: list[float]) -> str:
+    """How the last cases lie among all: by their place; where it is usual, by their spread."""
     if not ranks:
         return "No case has been seen."
-    share = float(np.mean(ranks))
+    place, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
+    usual = abs(place - 0.5) < LITTLE
+    if usual and abs(spread - 0.5) > abs(place - 0.5):
+        return _spread(words, len(ranks), spread)
+    little = "a little " if usual else ""
     return (
-        f"{what} {kinds[share > 0.5]} in the last {len(ranks)} cases than before: they "
-        f"rank at {_percent(share)} on average, where 50 % is usual."
+        f"{words.subject} {little}{words.higher if place > 0.5 else words.lower} in the last "
+        f"{len(ranks)} cases than before: they rank at {_percent(place)} on average, where 50 % is "
+        "usual."
+    )
+
+
+def _spread(words: Words, cases: int, spread: float) -> str:
+    little = "a little " if abs(spread - 0.5) < LITTLE else ""
+    where = "at the ends" if spread > 0.5 else "in the middle"
+    return (
+        f"{words.scores} of the last {cases} cases gather {little}{where} of all before: they rank "
+        f"{_percent(spread)} of the way from the middle to an end on average, where 50 % is usual."
     )
 
 

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from misgiving.errors import UsageError
 from misgiving.serve.dependencies import Served, TheCase
 from misgiving.serve.images import UNKNOWN, as_jpeg, media_type
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.records import Case, CaseWithHistory, Outcome, Review
-from misgiving.serve.store import Filter, Order
+from misgiving.serve.records import Case, CaseWithHistory, Moment, Outcome, Review
+from misgiving.serve.store import Filter, Known, NewerReviewError, Order
 from misgiving.serve.worklist import csv_lines
 
 router = APIRouter(tags=["cases"])
@@ -31,11 +31,26 @@ ANY_IMAGE = content("image/*", BINARY)
 CSV = content("text/csv", {"type": "string"})
 
 
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs its time zone, such as Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a moment must lie between the years 1 and 9999 of UTC") from error
+
+
+Instant = Annotated[datetime, AfterValidator(_utc)]
+Since = Annotated[Instant | None, Query(description="At this moment, or later.")]
+
+
 class Cases(BaseModel):
     """A part of the worklist."""
 
     cases: list[Case]
     total: int = Field(description="How many cases the filter lets through.")
+    counts: dict[Outcome, int] = Field(description="Of each decision, whatever the filter.")
+    asked_at: Moment = Field(description="By the service's clock; for what comes later.")
     cursor: str | None = Field(description="Give it back for what follows; null: no more.")
 
 
@@ -44,6 +59,16 @@ class _Remark(BaseModel):
 
     note: str = Field(default="", max_length=2000, pattern=NO_NUL)
     reviewer: str = Field(default="", max_length=200, pattern=NO_NUL)
+    seen: Instant | None = Field(
+        default=None,
+        description="When the last review that is known was made; null: there was none. Where it "
+        "is given, a newer review of another person is a conflict.",
+    )
+
+    @property
+    def known(self) -> Known | None:
+        """What the reviewer says to know; None: nothing was said."""
+        return Known(self.seen) if "seen" in self.model_fields_set else None
 
 
 class Agree(_Remark):
@@ -80,9 +105,15 @@ def _filter(
     predicted_class: Annotated[
         str | None, Query(alias="class", max_length=255, pattern=NO_NUL)
     ] = None,
+    received_since: Since = None,
+    reviewed_since: Since = None,
 ) -> Filter:
     return Filter(
-        decisions=tuple(decision or ()), reviewed=reviewed, predicted_class=predicted_class
+        decisions=tuple(decision or ()),
+        reviewed=reviewed,
+        predicted_class=predicted_class,
+        received_since=received_since,
+        reviewed_since=reviewed_since,
     )
 
 
@@ -99,8 +130,15 @@ def cases(
     cursor: Annotated[str | None, Query(max_length=200)] = None,
 ) -> Cases:
     """The worklist, part by part."""
+    asked_at = datetime.now(UTC)
     page = service.store.page(wanted, order, limit=limit, cursor=cursor)
-    return Cases(cases=page.cases, cursor=page.cursor, total=service.store.count(wanted))
+    return Cases(
+        cases=page.cases,
+        cursor=page.cursor,
+        total=service.store.count(wanted),
+        counts=service.store.counts(),
+        asked_at=asked_at,
+    )
 
 
 @router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
@@ -119,20 +157,35 @@ def case(service: Served, found: TheCase) -> CaseWithHistory:
     return _with_history(service, found)
 
 
-@router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_BODY})
+@router.post(
+    "/cases/{id}/review", responses={**NO_CASE, **BAD_BODY, **documented(HTTPStatus.CONFLICT)}
+)
 def review(service: Served, found: TheCase, remark: Remark) -> CaseWithHistory:
     """Say that the model's class stands, or which class holds; earlier reviews are kept."""
-    service.store.review(
-        found.id,
-        Review(
-            verdict=remark.verdict,
-            final_class=remark.final_class(found),
-            note=remark.note,
-            reviewer=remark.reviewer,
-            reviewed_at=datetime.now(UTC),
-        ),
+    said = Review(
+        verdict=remark.verdict,
+        final_class=remark.final_class(found),
+        note=remark.note,
+        reviewer=remark.reviewer,
+        reviewed_at=datetime.now(UTC),
     )
+    try:
+        service.store.review(found.id, said, known=remark.known)
+    except NewerReviewError as error:
+        raise _conflict(error.last) from error
     return _with_history(service, found)
+
+
+def _conflict(last: Review | None) -> ProblemError:
+    if last is None:
+        detail = "nobody has reviewed this case: `seen` must be null"
+        return ProblemError(HTTPStatus.CONFLICT, detail, review=None)
+    return ProblemError(
+        HTTPStatus.CONFLICT,
+        f"{last.reviewer or 'Another person'} has reviewed this case meanwhile and said "
+        f"{last.final_class}; look at it, and review it again",
+        review=last.model_dump(mode="json"),
+    )
 
 
 @router.get("/cases/{id}/thumbnail", responses={**JPEG, **NO_CASE}, response_class=Response)

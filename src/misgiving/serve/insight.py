@@ -74,7 +74,8 @@ class DriftRow(BaseModel):
     highest: float
     alarm_at: float
     since: Moment | None = Field(description="When it alarmed.")
-    sentence: str
+    sentence: str = Field(description="What the last cases are like.")
+    alarmed_with: str | None = Field(description="What those before the alarm were like.")
 
 
 class Drift(BaseModel):

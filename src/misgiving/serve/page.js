@@ -1,15 +1,18 @@
 // The page of the service: keys and controls, and how it starts.
 
 import {
-  move, picking, renderCase, renderPicture, review, scrollTo, select, showClasses,
+  move, picking, renderCase, renderPicture, scrollTo, select, showClasses,
 } from "./script/detail.js";
 import { lookForDrift } from "./script/drift.js";
+import { loadCases } from "./script/loading.js";
 import { local, recall, remember } from "./script/remembering.js";
+import { lookForNew } from "./script/renewing.js";
+import { draft, review, undo } from "./script/reviewing.js";
 import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
 import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
-import { forget, loadCases, renderAll, renderRows } from "./script/worklist.js";
+import { forget, renderAll, renderRows } from "./script/worklist.js";
 
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
@@ -17,21 +20,33 @@ const KEYS = {
   Enter: () => { if (selectedCase()) select(state.selected, { open: true }); },
   a: () => review({ verdict: "agree" }), o: () => showClasses(!picking()),
   n: () => { if (selectedCase()) at("note").focus(); },
-  s: toggleHeat, "?": () => at("help").showModal(),
+  s: toggleHeat, u: undo, "?": () => at("help").showModal(),
 };
 const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // which controls know themselves
+const STEADY = ["j", "k", ...MOVES]; // what a key that is held does again; it reviews once
+const PLACES = "body, #list, #list *, #detail, #detail *"; // where keys act
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
   const { target, key } = event;
   const writes = target.matches("textarea, input:not([type]), select");
   if (key === "Escape") return leave(writes, target);
-  if (writes || (MOVES.includes(key) && !target.matches("body, #list, #detail"))) return undefined;
-  if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
+  if (writes || !acts(key, target)) return undefined;
+  if (event.repeat && !STEADY.includes(key)) event.preventDefault();
+  else if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
   else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return undefined;
   event.preventDefault();
   return undefined;
+}
+
+function acts(key, target) {
+  if (MOVES.includes(key)) return target.matches("body, #list, #detail");
+  return at("shortcuts").checked && target.matches(PLACES);
+}
+
+function showKeys() {
+  document.body.dataset.keys = at("shortcuts").checked ? "on" : "off";
 }
 
 function leave(writes, target) {
@@ -60,7 +75,13 @@ function listen() {
   on("agree", "click", () => review({ verdict: "agree" }));
   on("override", "click", () => showClasses(!picking()));
   on("review", "submit", (event) => event.preventDefault());
+  on("note", "input", () => draft(state.selected, at("note").value));
   on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
+  on("undo", "click", undo);
+  on("shortcuts", "change", () => {
+    local("misgiving-shortcuts", at("shortcuts").checked ? "on" : "off");
+    showKeys();
+  });
   on("saliency", "click", toggleHeat);
   on("open-help", "click", () => at("help").showModal());
   on("target", "input", () => setTarget(at("target").valueAsNumber / 100));
@@ -74,7 +95,7 @@ function listen() {
   listenToFilters(on);
   listenToDrops();
   addEventListener("resize", () => renderRows());
-  addEventListener("hashchange", () => { recall(); renderAll(); renderCase(); });
+  addEventListener("hashchange", () => { recall(); renderCase(); again(); });
 }
 
 function listenToFilters(on) {
@@ -89,10 +110,17 @@ function listenToFilters(on) {
   }
 }
 
-function again() {
+// What is loaded is shown at once, and then what else the service has of it.
+async function again() {
   at("list").scrollTop = 0;
   renderAll();
-  say(at("shown").textContent);
+  try {
+    await loadCases();
+    renderAll();
+    say(at("shown").textContent);
+  } catch (error) {
+    complain(error);
+  }
 }
 
 function listenToDrops() {
@@ -114,13 +142,21 @@ function listenToDrops() {
   });
 }
 
+// While images are being sent they are what is new; a page that nobody sees need not know.
+function lookAround() {
+  if (!document.hidden && !sending.running) lookForNew();
+}
+
 async function start() {
   at("reviewer").value = local("misgiving-reviewer");
+  at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
+  showKeys();
   recall();
   listen();
   try {
     [state.model, state.calibration] = await Promise.all([ask("model"), ask("calibration")]);
     at("notice").textContent = state.model.notice;
+    await lookForNew();
     await loadCases();
     if (state.selected && !state.cases.has(state.selected)) take(await ask(`cases/${state.selected}`));
   } catch (error) {
@@ -136,6 +172,8 @@ async function start() {
   document.body.dataset.ready = "yes";
   lookForDrift();
   setInterval(lookForDrift, 60_000);
+  setInterval(lookAround, 20_000);
+  document.addEventListener("visibilitychange", lookAround);
 }
 
 start();

@@ -9,11 +9,12 @@ Outcome = Literal["accept", "defer", "foreign"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
-def _zulu(moment: datetime) -> str:
+def zulu(moment: datetime) -> str:
+    """In UTC, of one width, so that texts are ordered as moments are."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-Moment = Annotated[datetime, PlainSerializer(_zulu)]
+Moment = Annotated[datetime, PlainSerializer(zulu)]
 
 
 class Record(BaseModel):

@@ -12,10 +12,15 @@ export function outcome(one) {
   if (state.target == null || !sameModel(one)) return one.decision;
   if (one.decision === "foreign") return "foreign";
   const setting = settingFor(state.target);
-  const limit = state.calibration.saved.foreign_threshold;
-  const usable = one.score != null && (limit == null || one.foreign_score > limit);
   const reached = setting && (setting.threshold == null || one.score >= setting.threshold);
-  return usable && reached ? "accept" : "defer";
+  return isUsable(one) && reached ? "accept" : "defer";
+}
+
+// As the policy: null is no finite number, which must be deferred (and would be compared as 0).
+function isUsable(one) {
+  if (one.score == null || one.error_probability == null) return false;
+  const limit = state.calibration.saved.foreign_threshold;
+  return limit == null || (one.foreign_score != null && one.foreign_score > limit);
 }
 
 const sameModel = (one) => one.policy_fingerprint === state.model?.policy_fingerprint;

@@ -2,11 +2,13 @@
 
 import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
+import { draftOf, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
-import {
-  ask, at, complain, element, isNarrow, percent, say, selectedCase, state, take,
-} from "./shared.js";
-import { ROW, isForgotten, renderAll, renderRows } from "./worklist.js";
+import { ask, at, element, isNarrow, percent, selectedCase, state, take } from "./shared.js";
+import { ROW, isForgotten, refresh, renderRows } from "./worklist.js";
+
+const RESTS = 100; // milliseconds, after which a case is more than passed by
+let asking = 0;
 
 export function select(id, { reveal = true, open = false } = {}) {
   const changed = id !== state.selected;
@@ -47,18 +49,18 @@ export function renderCase() {
   hideHeat();
   showClasses(false);
   if (!one) return;
-  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
   at("case-name").textContent = one.name;
   at("case-reason").textContent = one.reason;
-  at("note").value = "";
+  at("note").value = draftOf(one.id);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("detail").scrollTop = 0;
   renderOutcome(one);
   renderPicture(one);
   renderShares(one);
   renderFacts(one);
-  renderHistory(one.review ? [one.review] : []);
-  if (one.reviewed) loadHistory(one.id);
+  renderReviews(one);
+  clearTimeout(asking);
+  asking = setTimeout(() => askAgain(one.id), RESTS);
 }
 
 export function renderOutcome(one) {
@@ -110,12 +112,19 @@ function renderFacts(one) {
   }));
 }
 
-async function loadHistory(id) {
+// All reviews of a case, which others may have made since it was loaded.
+export async function askAgain(id) {
   const found = await ask(`cases/${id}`).catch(() => null);
-  if (found && state.selected === id) renderHistory(found.reviews);
+  if (!found) return;
+  take(found);
+  if (state.selected === id) renderReviews(selectedCase());
+  refresh();
 }
 
-function renderHistory(reviews) {
+// All of them where they are known, else the last one.
+export function renderReviews(one) {
+  const reviews = one.reviews ?? (one.review ? [one.review] : []);
+  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const who = one.reviewer ? `${one.reviewer}, ` : "";
     const verdict = one.verdict === "agree" ? "agreed" : "overrode";
@@ -141,32 +150,4 @@ export function showClasses(open) {
     return button;
   }));
   at("classes").firstElementChild.focus();
-}
-
-export async function review(verdict) {
-  const one = selectedCase();
-  if (!one) return;
-  const here = state.shown.findIndex((other) => other.id === one.id);
-  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value };
-  try {
-    const saved = await ask(`cases/${one.id}/review`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
-    });
-    take(saved);
-    say(`${saved.review.final_class} is saved for ${one.name}.`);
-    afterReview(one.id, here);
-  } catch (error) {
-    complain(error);
-  }
-}
-
-// On to the next one, also where the filter takes away what was just reviewed.
-function afterReview(id, position) {
-  renderAll();
-  const stays = state.shown.some((one) => one.id === id);
-  const next = state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1);
-  showClasses(false);
-  if (next && next.id !== id) select(next.id);
-  else renderCase();
-  if (!isNarrow()) at("list").focus({ preventScroll: true });
 }

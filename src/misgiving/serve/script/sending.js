@@ -1,6 +1,7 @@
 // Images on their way to the service.
 
 import { lookForDrift } from "./drift.js";
+import { lookForNew } from "./renewing.js";
 import { ask, at, element, say, state, take } from "./shared.js";
 import { refresh } from "./worklist.js";
 
@@ -25,6 +26,7 @@ export async function send(files) {
   Object.assign(sending, { files: [], next: 0, sent: 0, running: false });
   renderSending();
   lookForDrift();
+  lookForNew();
 }
 
 async function sendOn() {
@@ -64,8 +66,8 @@ async function afterFailure(files, error, attempt) {
 function settle(files, results) {
   for (const { name, case: one, problem } of results) {
     if (one) {
+      if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
       take(one);
-      state.total += 1;
     } else sending.failed.push(`${name}: ${problem?.detail ?? "not answered"}`);
   }
   sending.sent += files.length;

@@ -2,7 +2,8 @@
 
 import { settingFor } from "./deciding.js";
 import { renderOutcome } from "./detail.js";
-import { at, percent, selectedCase, state } from "./shared.js";
+import { loadOthers } from "./loading.js";
+import { at, atMost, inStore, percent, selectedCase, state } from "./shared.js";
 import { refresh } from "./worklist.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -16,7 +17,7 @@ export function renderSetting() {
   at("setting-why").hidden = usable;
   at("setting-why").textContent = calibration.why_not ?? "";
   at("setting-now").textContent = target == null
-    ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides`;
+    ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides${onLoaded()}`;
   at("back-to-policy").disabled = target == null;
   if (!usable) return;
   const aim = target ?? saved.max_error;
@@ -26,15 +27,20 @@ export function renderSetting() {
   at("target").setAttribute("aria-valuetext", spoken(aim, setting));
   at("fact-coverage").textContent = percent(setting?.coverage ?? 0, 0);
   at("fact-error").textContent = percent(setting?.error);
-  at("fact-bound").textContent = setting ? percent(setting.bound) : "–";
+  at("fact-bound").textContent = setting ? atMost(setting.bound) : "–";
   at("setting-note").textContent = noteOn(setting);
   at("command").textContent = calibration.command.replace("{max_error}", Number(aim.toFixed(4)));
   drawCurve(aim, setting);
 }
 
+function onLoaded() {
+  const loaded = state.cases.size;
+  return loaded < inStore() ? `; only the ${loaded} cases that are loaded are marked anew` : "";
+}
+
 function savedInWords(saved) {
   if (!saved) return "no policy";
-  const promised = `at most ${percent(saved.max_error)} wrong`;
+  const promised = `at most ${atMost(saved.max_error)} wrong`;
   return saved.accepts ? `saved policy: ${promised}` : `${promised} cannot be promised: all deferred`;
 }
 
@@ -47,7 +53,7 @@ function savedSetting() {
 function spoken(aim, setting) {
   if (!setting) return `${percent(aim)}: nothing could be accepted`;
   return `${percent(aim)}: accepts ${percent(setting.coverage, 0)}, at most `
-    + `${percent(setting.bound)} of these wrong`;
+    + `${atMost(setting.bound)} of these wrong`;
 }
 
 function noteOn(setting) {
@@ -55,7 +61,7 @@ function noteOn(setting) {
   const classes = saved.class_promises.length
     ? ` Promises for ${saved.class_promises.join(", ")} are not part of this.` : "";
   const own = state.target == null && setting
-    ? ` This one, calibrated by itself, is certified for at most ${percent(saved.max_error)}.` : "";
+    ? ` This one, calibrated by itself, is certified for at most ${atMost(saved.max_error)}.` : "";
   const basis = `With a confidence of ${percent(confidence, 0)}, the bounds hold for all settings `
     + `at once, for cases like the ${cases} of the calibration.`;
   if (!setting) return `No setting is within this bound: every answer would be deferred.${classes}`;
@@ -102,6 +108,7 @@ function draw(tag, attributes) {
 export function setTarget(target) {
   state.target = target;
   refresh();
+  loadOthers();
   const one = selectedCase();
   if (one) requestAnimationFrame(() => renderOutcome(one));
 }

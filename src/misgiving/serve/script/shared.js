@@ -3,11 +3,24 @@
 
 export const at = (id) => document.getElementById(id);
 export const say = (text) => { at("status").textContent = text; };
-export const percent = (share, digits = 1) =>
-  share == null ? "–" : `${(100 * share).toFixed(digits)} %`;
+
+// Neither 0 nor 100 is said of what only comes close to it.
+export function percent(share, digits = 1) {
+  if (share == null) return "–";
+  const least = 10 ** -digits, text = (100 * share).toFixed(digits);
+  if (share > 0 && Number(text) === 0) return `<${least.toFixed(digits)} %`;
+  if (share < 1 && Number(text) === 100) return `>${(100 - least).toFixed(digits)} %`;
+  return `${text} %`;
+}
+
+// A bound is rounded up, or it would promise more than holds.
+export function atMost(share, digits = 1) {
+  const scale = 10 ** digits, dust = 1e-9; // of binary fractions
+  return `${(Math.ceil(100 * scale * share - dust) / scale).toFixed(digits)} %`;
+}
 
 export const state = {
-  cases: new Map(), total: 0, shown: [], selected: null, target: null,
+  cases: new Map(), counts: { accept: 0, defer: 0, foreign: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "all", order: "error",
   model: null, calibration: null, forgotten: "", ready: false,
 };
@@ -30,9 +43,16 @@ export function complain(error) {
   problemTimer = setTimeout(() => { at("problem").hidden = true; }, 8000);
 }
 
+// Answers may overtake each other: a review that is known is not forgotten.
 export function take(one) {
-  state.cases.set(one.id, one);
+  const known = state.cases.get(one.id);
+  const [before, now] = [known, one].map((each) => each?.review?.reviewed_at ?? "");
+  if (before > now) return;
+  const reviews = one.reviews ?? (before === now ? known?.reviews : undefined);
+  state.cases.set(one.id, reviews ? { ...one, reviews } : one);
 }
+
+export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);
 
 export function element(tag, className, text) {
   const made = document.createElement(tag);

@@ -3,24 +3,10 @@
 import { ORDERS, isShown, outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
 import { renderSetting } from "./setting.js";
-import { ask, at, element, percent, state, take } from "./shared.js";
+import { at, element, inStore, percent, state } from "./shared.js";
 
 export const ROW = 76; // as in page.css
 const SPARE = 6; // rows beyond both ends of what is seen
-const MOST = 5000; // cases in the list; the CSV has all
-
-export async function loadCases() {
-  let cursor = null;
-  do {
-    const query = new URLSearchParams({ limit: 500 });
-    if (cursor) query.set("cursor", cursor);
-    const page = await ask(`cases?${query}`);
-    state.total = page.total;
-    page.cases.forEach(take);
-    cursor = page.cursor;
-    refresh();
-  } while (cursor && state.cases.size < MOST);
-}
 
 let pending = 0;
 export function refresh() {
@@ -32,15 +18,28 @@ export function renderAll() {
   renderCounts();
   renderSetting();
   renderRows();
-  const many = state.total > state.cases.size ? `; ${state.total} in the store` : "";
-  at("shown").textContent = `${state.shown.length} of ${state.cases.size} cases${many}`;
+  at("shown").textContent = `${state.shown.length} of ${inStore()} cases${notLoaded()}`;
   const empty = state.ready && !state.shown.length;
   at("empty").hidden = !empty;
   at("list").hidden = empty;
-  at("empty").textContent = state.cases.size
+  at("empty").textContent = inStore()
     ? "No case is like that." : "No case yet. Drop an image on this page.";
   at("csv").href = `cases.csv?${csvQuery()}`;
   remember();
+}
+
+function notLoaded() { // while a list is loaded, some of the one before are there
+  const rest = Math.min(state.rest, inStore() - state.cases.size);
+  return rest > 0 ? `; ${rest} more fit and are not loaded` : "";
+}
+
+// Where rows come and go above what is seen, that stays where it is.
+export function renderInPlace() {
+  const list = at("list"), was = Math.floor(list.scrollTop / ROW), first = state.shown[was];
+  renderAll();
+  const now = state.shown.indexOf(state.cases.get(first?.id));
+  if (list.scrollTop && now >= 0) list.scrollTop += (now - was) * ROW;
+  renderRows();
 }
 
 function csvQuery() {
@@ -52,8 +51,11 @@ function csvQuery() {
 }
 
 function renderCounts() {
-  const counts = { accept: 0, defer: 0, foreign: 0 };
-  for (const one of state.cases.values()) counts[outcome(one)] += 1;
+  const counts = { ...state.counts };
+  for (const one of state.cases.values()) { // of what is not loaded, what was decided counts
+    counts[one.decision] -= 1;
+    counts[outcome(one)] += 1;
+  }
   at("counts").replaceChildren(...Object.entries(counts).map(
     ([name, count]) => element("span", `badge ${name}`, `${count} ${name}`)));
 }
@@ -64,11 +66,12 @@ export function renderRows() {
   const last = Math.min(state.shown.length,
     Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
   rows.style.height = `${state.shown.length * ROW}px`;
-  const wanted = state.shown.slice(first, last).map((one, index) => rowOf(one, first + index));
   const old = new Map([...rows.children].map((row) => [row.id, row]));
-  // What has not changed stays, so that pictures do not flicker and focus is not lost.
-  rows.replaceChildren(...wanted.map((row) =>
-    old.get(row.id)?.dataset.state === row.dataset.state ? old.get(row.id) : row));
+  // What has not changed stays, so that pictures are not asked for again and focus is not lost.
+  rows.replaceChildren(...state.shown.slice(first, last).map((one, index) => {
+    const kept = old.get(`case-${one.id}`);
+    return kept?.dataset.state === looks(one, first + index) ? kept : rowOf(one, first + index);
+  }));
   for (const row of rows.children) {
     const chosen = row.id === `case-${state.selected}`;
     row.setAttribute("aria-selected", chosen);
@@ -78,12 +81,17 @@ export function renderRows() {
   else list.removeAttribute("aria-activedescendant");
 }
 
+// What a row is made from: where it is the same, so is the row.
+function looks(one, position) {
+  return [position, state.shown.length, outcome(one), one.reviewed, one.review?.final_class,
+    isForgotten(one)].join();
+}
+
 function rowOf(one, position) {
   const now = outcome(one);
   const row = element("div", "row");
   row.id = `case-${one.id}`;
-  row.dataset.state = [position, state.shown.length, now, one.reviewed, one.review?.final_class,
-    one.id <= state.forgotten].join();
+  row.dataset.state = looks(one, position);
   row.setAttribute("role", "option");
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", state.shown.length);
@@ -134,9 +142,13 @@ function thumbnail(one) {
   return box;
 }
 
-// The oldest pictures leave the service's memory first: what is older need not be asked for.
-export const isForgotten = (one) => !one.image_kept && one.id <= state.forgotten;
+// The oldest pictures leave the service's memory first: what is older need not be asked for. A
+// picture that was to be kept says nothing of others where it is missing.
+const missing = new Set();
+export const isForgotten = (one) =>
+  missing.has(one.id) || (!one.image_kept && one.id <= state.forgotten);
 export function forget(one) {
-  if (one.id > state.forgotten) state.forgotten = one.id;
+  missing.add(one.id);
+  if (!one.image_kept && one.id > state.forgotten) state.forgotten = one.id;
   refresh();
 }

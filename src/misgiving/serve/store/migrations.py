@@ -59,6 +59,10 @@ MIGRATIONS: tuple[Statements, ...] = (
         )""",
         "INSERT INTO arrivals (case_id) SELECT id FROM cases ORDER BY id",
     ),
+    (
+        "CREATE INDEX cases_by_decision ON cases (decision, reviewed)",
+        "CREATE INDEX reviews_by_time ON reviews (reviewed_at)",
+    ),
 )
 
 

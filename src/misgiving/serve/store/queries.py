@@ -3,14 +3,16 @@
 import base64
 import json
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, and_, select, tuple_
 
 from misgiving.errors import UsageError
-from misgiving.serve.records import Case, Decided, Outcome
-from misgiving.serve.store.tables import ARRIVALS, CASES
+from misgiving.serve.records import Case, Decided, Outcome, zulu
+from misgiving.serve.store.tables import ARRIVALS, CASES, REVIEWS
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Order = Literal["expected_error", "newest"]
 KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
 
@@ -23,11 +25,15 @@ class Filter:
         decisions: Any of these.
         reviewed: Whether a person has looked at them.
         predicted_class: As the model said.
+        received_since: Answered at this moment or later.
+        reviewed_since: Reviewed at this moment or later, perhaps not for the first time.
     """
 
     decisions: tuple[Outcome, ...] = ()
     reviewed: bool | None = None
     predicted_class: str | None = None
+    received_since: datetime | None = None
+    reviewed_since: datetime | None = None
 
     def conditions(self) -> ColumnElement[bool]:
         """As a clause of SQL; values are bound, never written into it."""
@@ -38,7 +44,25 @@ class Filter:
             clauses.append(CASES.c.reviewed.is_(self.reviewed))
         if self.predicted_class is not None:
             clauses.append(CASES.c.predicted_class == self.predicted_class)
-        return and_(True, *clauses)
+        return and_(True, *clauses, *self._since())
+
+    def _since(self) -> list[ColumnElement[bool]]:
+        clauses: list[ColumnElement[bool]] = []
+        if self.received_since is not None:
+            clauses.append(CASES.c.id >= first_id_at(self.received_since))
+        if self.reviewed_since is not None:
+            late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
+            clauses.append(CASES.c.id.in_(select(REVIEWS.c.case_id).where(late)))
+        return clauses
+
+
+def first_id_at(moment: datetime) -> str:
+    """What no id of this moment or later comes before: ids begin with their time in microseconds.
+
+    >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    '000000000f4240'
+    """
+    return f"{max(0, (moment - EPOCH) // timedelta(microseconds=1)):014x}"
 
 
 class Page(NamedTuple):

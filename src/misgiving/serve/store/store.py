@@ -1,13 +1,14 @@
 """Cases and reviews in a database; what a method has returned from is on the disk."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple, get_args
 
 from sqlalchemy import Connection, Engine, Select, exists, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import DataError
-from misgiving.serve.records import Case, Decided, Review
+from misgiving.serve.records import Case, Decided, Outcome, Review
 from misgiving.serve.store.engines import WRITES, engine_for, shown
 from misgiving.serve.store.migrations import migrate
 from misgiving.serve.store.queries import (
@@ -22,6 +23,20 @@ from misgiving.serve.store.tables import ARRIVALS, CASES, REVIEWS
 
 ROWS_AT_ONCE = 500
 NOT_STORED = {"review", "reviews"}
+
+
+class Known(NamedTuple):
+    """What a reviewer knows of a case: when it was last reviewed; None: never."""
+
+    last: datetime | None
+
+
+class NewerReviewError(Exception):
+    """The last review of a case is another one than the reviewer knows; None: there is none."""
+
+    def __init__(self, last: Review | None) -> None:
+        super().__init__(last)
+        self.last = last
 
 
 class Store:
@@ -65,11 +80,16 @@ class Store:
             connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in cases])
         return list(cases)
 
-    def review(self, id: str, review: Review) -> bool:
-        """Commit what a person said; False where there is no such case."""
-        with self._writing.begin() as connection:
+    def review(self, id: str, review: Review, *, known: Known | None = None) -> bool:
+        """Commit what a person said; False where there is no such case.
+
+        Raises:
+            NewerReviewError: Others have reviewed it; where `known` is given.
+        """
+        with self._writing.begin() as connection:  # its update lets others who review it wait
             found = connection.execute(update(CASES).where(CASES.c.id == id).values(reviewed=True))
             if found.rowcount:
+                _refuse_newer(connection, id, known)
                 values = {"case_id": id, **review.model_dump(mode="json")}
                 connection.execute(insert(REVIEWS).values(values))
         return found.rowcount > 0
@@ -132,6 +152,13 @@ class Store:
             )
         return int(found or 0)
 
+    def counts(self) -> dict[Outcome, int]:
+        """How many cases there are of each decision."""
+        query = select(CASES.c.decision, func.count()).group_by(CASES.c.decision)
+        with self._engine.begin() as connection:
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {decision: found.get(decision, 0) for decision in get_args(Outcome)}
+
     def ping(self) -> None:
         """Raise SQLAlchemyError where the database does not answer."""
         with self._engine.begin() as connection:
@@ -140,6 +167,14 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _refuse_newer(connection: Connection, id: str, known: Known | None) -> None:
+    if known is None:
+        return
+    last = _last_reviews(connection, [id]).get(id)
+    if (last.reviewed_at if last else None) != known.last:
+        raise NewerReviewError(last)
 
 
 def _row(case: Case) -> dict[str, Any]:
