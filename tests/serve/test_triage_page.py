@@ -230,6 +230,24 @@ def test_a_folder_is_sent_and_what_is_no_image_is_named(opened, tmp_path):
     assert "notes.txt" in page.locator("#failures-list").text_content()
 
 
+def test_a_file_that_was_not_answered_in_time_is_sent_again_alone(opened):
+    page = opened()
+    seen = []
+
+    def late(route):
+        found = route.fetch().json()
+        seen.append([result["name"] for result in found["results"]])
+        if len(seen) == 1:
+            problem = {"status": 503, "title": "Service Unavailable", "detail": "not in time"}
+            found["results"][1] |= {"case": None, "problem": problem}
+        route.fulfill(json=found)
+
+    page.route("**/decisions", late)
+    page.locator("#files").set_input_files(files(shades({"sure": 0.02, "quite": 0.12})))
+    playwright.expect(page.locator("#status")).to_have_text("2 images answered, 0 failed.")
+    assert seen == [["sure.png", "quite.png"], ["quite.png"]]
+
+
 def test_filters_show_what_they_say(opened):
     page = opened()
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
@@ -379,8 +397,8 @@ def test_a_class_that_is_not_the_likeliest_is_explained(opened):
     page.get_by_role("option").filter(has_text="quite.png").click()
     playwright.expect(note).to_be_hidden()
     page.get_by_role("option").filter(has_text="sure.png").click()
-    playwright.expect(note).to_contain_text("light is what the model names")
-    playwright.expect(note).to_contain_text("more would be dark")
+    playwright.expect(note).to_contain_text("light is what the model names: its largest output")
+    playwright.expect(note).to_contain_text("dark is more probable")
 
 
 def test_where_it_looks_is_drawn_on_demand(opened):

@@ -1,7 +1,7 @@
 // The page of the service: keys and controls, and how it starts.
 
 import {
-  move, picking, renderCase, renderPicture, scrollTo, select, showClasses,
+  move, pick, picking, renderCase, renderPicture, scrollTo, select, showClasses,
 } from "./script/detail.js";
 import { lookForDrift } from "./script/drift.js";
 import { loadCases } from "./script/loading.js";
@@ -33,7 +33,7 @@ function onKey(event) {
   if (key === "Escape") return leave(writes, target);
   if (writes || !acts(key, target)) return undefined;
   if (event.repeat && !STEADY.includes(key)) event.preventDefault();
-  else if (picking() && /^[1-9]$/.test(key)) at("classes").children[key - 1]?.click();
+  else if (picking() && /^[0-9]$/.test(key)) pick(key);
   else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return undefined;
   event.preventDefault();

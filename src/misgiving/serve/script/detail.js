@@ -4,8 +4,8 @@ import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
 import { draftOf, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
-import { ask, at, element, isNarrow, percent, selectedCase, state, take } from "./shared.js";
-import { ROW, isForgotten, refresh, renderRows } from "./worklist.js";
+import { ask, at, atMost, element, isNarrow, percent, selectedCase, state, take } from "./shared.js";
+import { ROW, isForgotten, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
 
 const RESTS = 100; // milliseconds, after which a case is more than passed by
 let asking = 0;
@@ -50,7 +50,6 @@ export function renderCase() {
   showClasses(false);
   if (!one) return;
   at("case-name").textContent = one.name;
-  at("case-reason").textContent = one.reason;
   at("note").value = draftOf(one.id);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("detail").scrollTop = 0;
@@ -67,6 +66,11 @@ export function renderOutcome(one) {
   const now = outcome(one), badge = at("case-decision");
   badge.className = `badge ${now}`;
   badge.textContent = now === one.decision ? now : `${now} at this setting (was ${one.decision})`;
+  at("case-reason").textContent = reasonOf(one);
+  const most = state.calibration?.saved?.max_error;
+  at("promise-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
+  at("promise-note").textContent = "What is promised, at most "
+    + `${atMost(most ?? 1)} wrong, is said of all accepted answers together, not of this one.`;
 }
 
 export function renderPicture(one) {
@@ -92,8 +96,8 @@ function renderShares(one) {
   }));
   const [likeliest, most] = shares[0];
   at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
-  at("shares-note").textContent = `${one.predicted_class} is what the model names: its training gave `
-    + `rare classes more weight. Of cases like those of the calibration, more would be ${likeliest}.`;
+  at("shares-note").textContent = `${one.predicted_class} is what the model names: its largest output. `
+    + `Calibrated for the mix of classes of the calibration cases, ${likeliest} is more probable.`;
 }
 
 function renderFacts(one) {
@@ -125,6 +129,7 @@ export async function askAgain(id) {
 export function renderReviews(one) {
   const reviews = one.reviews ?? (one.review ? [one.review] : []);
   at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
+  at("case-was").textContent = wasNamed(one);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const who = one.reviewer ? `${one.reviewer}, ` : "";
     const verdict = one.verdict === "agree" ? "agreed" : "overrode";
@@ -132,6 +137,18 @@ export function renderReviews(one) {
     const when = new Date(one.reviewed_at).toLocaleString();
     return element("li", "", `${who}${when}: ${verdict}, ${one.final_class}${note}`);
   }));
+}
+
+// Classes that are digits have their own keys; of others the first nine are numbered.
+function keyOf(name, index, one) {
+  const digits = Object.keys(one.probabilities).every((each) => /^[0-9]$/.test(each));
+  return digits ? name : index < 9 ? String(index + 1) : null;
+}
+
+export function pick(key) {
+  const one = selectedCase();
+  const index = Object.keys(one.probabilities).findIndex((name, place) => keyOf(name, place, one) === key);
+  at("classes").children[index]?.click();
 }
 
 export const picking = () => !at("classes").hidden;
@@ -144,7 +161,8 @@ export function showClasses(open) {
   at("classes").replaceChildren(...Object.keys(one.probabilities).map((name, index) => {
     const button = element("button", "quiet");
     button.type = "button";
-    if (index < 9) button.append(element("kbd", "", index + 1), " ");
+    const key = keyOf(name, index, one);
+    if (key) button.append(element("kbd", "", key), " ");
     button.append(name);
     button.addEventListener("click", () => review({ verdict: "override", class: name }));
     return button;

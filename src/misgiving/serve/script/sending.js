@@ -22,7 +22,7 @@ export async function send(files) {
   if (sending.running) return;
   Object.assign(sending, { running: true, stopped: false, failed: [] });
   await Promise.all([sendOn(), sendOn()]);
-  say(`${sending.sent} images answered, ${sending.failed.length} failed.`);
+  say(`${sending.sent - sending.failed.length} images answered, ${sending.failed.length} failed.`);
   Object.assign(sending, { files: [], next: 0, sent: 0, running: false });
   renderSending();
   lookForDrift();
@@ -44,7 +44,7 @@ async function sendSome(files, attempt) {
   for (const { file, name } of files) body.append("files", file, name);
   try {
     const { results } = await ask("decisions", { method: "POST", body });
-    settle(files, results);
+    await settleOrSendAgain(files, results, attempt);
   } catch (error) {
     await afterFailure(files, error, attempt);
   }
@@ -63,17 +63,29 @@ async function afterFailure(files, error, attempt) {
   return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })));
 }
 
+// What could not be answered just now, among files that were, may be sent again alone.
+async function settleOrSendAgain(files, results, attempt) {
+  const waits = results.map(({ problem }) =>
+    problem?.status === 503 && attempt < RETRIES && !sending.stopped);
+  settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]));
+  if (!waits.includes(true)) return;
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await sendSome(files.filter((_, index) => waits[index]), attempt + 1);
+}
+
 function settle(files, results) {
   for (const { name, case: one, problem } of results) {
     if (one) {
       if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
       take(one);
-    } else sending.failed.push(`${name}: ${problem?.detail ?? "not answered"}`);
+    } else sending.failed.push(named(name, problem?.detail ?? "not answered"));
   }
   sending.sent += files.length;
   renderSending();
   refresh();
 }
+
+const named = (name, detail) => (detail.startsWith(`${name}: `) ? detail : `${name}: ${detail}`);
 
 function renderSending() {
   const { files, sent, failed } = sending;

@@ -72,25 +72,34 @@ function noteOn(setting) {
 function drawCurve(aim, setting) {
   const { settings } = state.calibration;
   const judged = settings.filter((one) => one.accepted > 0);
-  const top = Math.min(1, Math.max(0.1, aim * 1.2, ...judged.map((one) => one.bound).slice(-30)));
-  const x = (coverage) => 34 + 276 * coverage, y = (error) => 100 - 90 * Math.min(1, error / top);
+  const top = Math.min(1, Math.max(0.1, ...judged.filter((one) => one.coverage > 0.1).map((one) => one.bound)));
+  const x = (coverage) => 34 + 276 * coverage, y = (error) => 100 - 90 * error / top;
   const path = (value) =>
     judged.map((one, index) => `${index ? "L" : "M"}${x(one.coverage)} ${y(value(one))}`).join("");
   const parts = [
     draw("path", { class: "axis", d: "M34 10V100H310" }),
-    draw("line", { class: "aim", x1: 34, x2: 310, y1: y(aim), y2: y(aim) }),
-    draw("path", { class: "bound", d: path((one) => one.bound) }),
-    draw("path", { class: "error", d: path((one) => one.error) }),
+    clip(
+      draw("line", { class: "aim", x1: 34, x2: 310, y1: y(aim), y2: y(aim) }),
+      draw("path", { class: "bound", d: path((one) => one.bound) }),
+      draw("path", { class: "error", d: path((one) => one.error) }),
+    ),
     label(30, 14, percent(top, 0), "end"), label(30, 103, "0", "end"),
     label(34, 115, "0"), label(310, 115, "100 % accepted", "end"),
   ];
   if (setting) {
     parts.push(draw("line", { class: "at", x1: x(setting.coverage), x2: x(setting.coverage), y1: 10, y2: 100 }));
-    for (const value of [setting.bound, setting.error]) {
+    for (const value of [setting.bound, setting.error].filter((each) => each <= top)) {
       parts.push(draw("circle", { class: "dot", cx: x(setting.coverage), cy: y(value), r: 3.5 }));
     }
   }
   at("curve").replaceChildren(...parts);
+}
+
+// What is above the scale is left out, not drawn flat at its end.
+function clip(...parts) {
+  const plot = draw("svg", { x: 0, y: 8, width: 320, height: 94, viewBox: "0 8 320 94" });
+  plot.append(...parts);
+  return plot;
 }
 
 function label(x, y, text, anchor = "start") {
