@@ -37,7 +37,9 @@ def client(serving, tmp_path):
     return serving(keep_images=tmp_path / "kept", recent_bytes=0)
 
 
-@pytest.mark.parametrize("content", [b"", picture(0.9), picture(0.5)[:-1]])
+@pytest.mark.parametrize(
+    "content", [b"", picture(0.9), picture(0.5)[:-1]], ids=["empty", "another", "cut"]
+)
 def test_a_damaged_file_is_as_one_that_is_not_there(client, tmp_path, logged, content):
     case = sent(client)
     file_of(tmp_path / "kept", case).write_bytes(content)

@@ -71,6 +71,7 @@ def test_small_files_that_decode_to_much_take_no_more_than_the_budget_together(s
         (blank("F", "TIFF"), 30),
         (encoded(Image.fromarray(np.zeros((SIDE, SIDE), np.uint16)), "PNG"), 30),
     ],
+    ids=["PNG", "JPEG", "transparent", "WebP", "JPEG 2000", "fractions", "16 bits"],
 )
 def test_what_decoding_takes_is_known_from_the_header(file, each):
     assert bytes_wanted(file, "x", PLENTY) == each * SIDE**2
