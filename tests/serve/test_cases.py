@@ -297,3 +297,11 @@ def test_a_long_name_is_cut_and_a_nul_is_replaced(client):
         "/decisions?name=a%00b", content=picture(), headers={"Content-Type": "image/png"}
     )
     assert response.json()["results"][0]["name"] == "a\ufffdb"
+
+
+def test_a_review_without_a_verdict_is_told_what_to_give(client):
+    case = client.post("/decisions", content=picture(0.4), headers={"Content-Type": "image/png"})
+    found = case.json()["results"][0]["case"]
+    answer = client.post(f"/cases/{found['id']}/review", json={})
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "body: give `verdict`: agree or override"

@@ -88,6 +88,17 @@ def test_a_run_is_served_as_its_bundle_is_and_cases_lie_beside_it(exported):
         path.unlink()
 
 
+@pytest.mark.parametrize(
+    ("place", "images", "told"),
+    [
+        ("bundle.cases.sqlite", None, "kept in bundle.cases.sqlite; images only until this stops"),
+        ("postgresql://me:secret@db/cases", Path("kept"), "kept in the database, images in kept"),
+    ],
+)
+def test_what_is_kept_is_told_without_a_password(place, images, told):
+    assert told in serving._what_is_kept(place, images)
+
+
 def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
     run, folder = exported
     made = []

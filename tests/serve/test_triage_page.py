@@ -302,6 +302,7 @@ def test_cases_are_reviewed_with_the_keyboard_alone(opened):
     playwright.expect(page.locator("#status")).to_have_text("light is saved for middling.png.")
     page.keyboard.press("k")
     playwright.expect(page.locator("#case-class")).to_have_text("light")
+    playwright.expect(page.locator("#case-was")).to_have_text("was dark")
     playwright.expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
     page.keyboard.press("?")
     playwright.expect(page.get_by_role("dialog")).to_be_visible()
@@ -377,6 +378,49 @@ def test_a_script_in_a_name_or_note_is_shown_as_text(opened):
     page.locator("#agree").click()
     playwright.expect(page.locator("#history")).to_contain_text("<script>alert(2)</script>")
     assert page.locator("script").count() == 1
+
+
+def test_what_is_promised_is_not_taken_for_one_answer(opened):
+    page = opened()
+    choose(page, shades())
+    note = page.locator("#promise-note")
+    page.get_by_role("option").filter(has_text="sure.png").click()
+    playwright.expect(note).to_be_hidden()
+    page.get_by_role("option").filter(has_text="quite.png").click()
+    playwright.expect(note).to_contain_text("at most 10.0 % wrong, is said of all accepted answers")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("0.5")
+    playwright.expect(page.locator("#case-reason")).to_have_text(re.compile("^By the saved policy"))
+    playwright.expect(note).to_be_hidden()
+
+
+def test_classes_that_are_digits_have_their_own_keys(opened):
+    page = opened()
+    choose(page, shades())
+    worst = {}
+
+    def renamed(route):
+        found = route.fetch().json()
+        for one in found["cases"]:
+            one["probabilities"] = {"0": 0.2, "4": 0.3, "7": 0.5}
+        worst.update(found["cases"][0])
+        route.fulfill(json=found)
+
+    def saved(route):
+        said = route.request.post_data_json
+        remark = {"verdict": "override", "final_class": said["class"], "note": "", "reviewer": ""}
+        moment = {"reviewed_at": "2030-01-01T00:00:00Z"}
+        route.fulfill(json={**worst, "reviewed": True, "review": {**remark, **moment}})
+
+    page.route("**/cases?*", renamed)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator(".row").first.click()
+    page.keyboard.press("o")
+    assert page.locator("#classes kbd").all_inner_texts() == ["0", "4", "7"]
+    page.route("**/review", saved)
+    page.keyboard.press("4")
+    playwright.expect(page.locator("#status")).to_have_text("4 is saved for doubtful.png.")
 
 
 def test_a_class_that_is_not_the_likeliest_is_explained(opened):

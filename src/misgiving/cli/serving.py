@@ -120,12 +120,21 @@ def _beside(model: Path) -> str:
     return str(whole.with_name(f"{whole.name}.cases.sqlite"))
 
 
+def _what_is_kept(place: str, images: Path | None) -> str:
+    """Nothing of a database's address is told, which may hold a password."""
+    cases = "the database" if "://" in place else place
+    if images is None:
+        return f"cases are kept in {cases}; images only until this stops (--keep-images keeps them)"
+    return f"cases are kept in {cases}, images in {images}"
+
+
 def _serve(bundle: "Bundle", place: str, settings: "Settings", listener: socket) -> None:
     from misgiving.serve import Store, create_app
     from misgiving.serve.running import address, run
 
     app = create_app(bundle, Store.open(place), settings)
     say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
+    say(_what_is_kept(place, settings.keep_images))
     try:
         run(app, listener, settings)
     except KeyboardInterrupt:  # uvicorn has stopped in order, and passes the signal on

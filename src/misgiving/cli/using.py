@@ -145,6 +145,7 @@ def predict(
     goes on, whatever has stopped it. A bundle (`misgiving export`) needs no torch.
     """
     from misgiving.errors import BadImage
+    from misgiving.experiments.contact_sheet import worst_first
     from misgiving.experiments.prediction_files import predict_files
     from misgiving.experiments.prediction_tables import as_csv
 
@@ -165,8 +166,10 @@ def predict(
     say_skipped([BadImage(one.path, one.unreadable) for one in predicted if one.unreadable])
     if out is None:
         typer.echo(as_csv(table), nl=False)
-    for written in filter(None, (out, contact_sheet)):
-        say(f"wrote {written} ({len(predicted)} images)")
+    if out is not None:
+        say(f"wrote {out} ({len(predicted)} images)")
+    if contact_sheet is not None:
+        say(f"wrote {contact_sheet} ({len(worst_first(predicted))} images that were not accepted)")
 
 
 def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:

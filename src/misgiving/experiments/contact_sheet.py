@@ -89,7 +89,8 @@ def _card(path: str, answer: Answer) -> str:
         f'<div class="text"><div class="top"><strong>{escape(answer.predicted_class)}</strong>'
         f'<span class="tag {escape(answer.decision)}">{escape(answer.decision)}</span></div>\n'
         f'<div class="bar" title="probability {percent} %"><i style="width: {percent}%"></i></div>'
-        f'\n<div class="name">{percent} %</div><p>{escape(answer.reason)}</p>\n'
+        f'\n<div class="name">probability of the class {percent} %</div>'
+        f"<p>{escape(answer.reason)}</p>\n"
         f'<div class="name">{escape(path)}</div></div></article>'
     )
 

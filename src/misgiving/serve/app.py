@@ -29,6 +29,7 @@ DESCRIPTION = """Decisions about images: accept, defer to a person, or foreign; 
 
 Failures are problems as in RFC 9457, and their `detail` says what helps.
 """
+PLAINLY = {"union_tag_not_found": "give `verdict`: agree or override"}  # by pydantic's name
 SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "basic": {"type": "http", "scheme": "basic"},
@@ -107,7 +108,10 @@ async def _unusable(_: Request, error: UsageError) -> Response:
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
-    said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    said = [
+        f"{'.'.join(map(str, one['loc']))}: {PLAINLY.get(one['type'], one['msg'])}"
+        for one in error.errors()
+    ]
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(said)).response()
 
 

@@ -103,7 +103,8 @@ def _filter(
     decision: Annotated[list[Outcome] | None, Query(description="Any of these.")] = None,
     reviewed: Annotated[bool | None, Query(description="By a person.")] = None,
     predicted_class: Annotated[
-        str | None, Query(alias="class", max_length=255, pattern=NO_NUL)
+        str | None,
+        Query(alias="class", max_length=255, pattern=NO_NUL, description="As the model says it."),
     ] = None,
     received_since: Since = None,
     reviewed_since: Since = None,
@@ -126,8 +127,8 @@ def cases(
     service: Served,
     wanted: Wanted,
     order: Ordered = "expected_error",
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
-    cursor: Annotated[str | None, Query(max_length=200)] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="Cases at once, at most.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=200, description="Of the part before.")] = None,
 ) -> Cases:
     """The worklist, part by part."""
     asked_at = datetime.now(UTC)

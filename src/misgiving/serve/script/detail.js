@@ -4,7 +4,9 @@ import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
 import { draftOf, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
-import { ask, at, atMost, element, isNarrow, percent, selectedCase, state, take } from "./shared.js";
+import {
+  ask, at, atMost, element, isNarrow, percent, say, selectedCase, state, take,
+} from "./shared.js";
 import { ROW, isForgotten, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
 
 const RESTS = 100; // milliseconds, after which a case is more than passed by
@@ -120,9 +122,15 @@ function renderFacts(one) {
 export async function askAgain(id) {
   const found = await ask(`cases/${id}`).catch(() => null);
   if (!found) return;
+  const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
   if (state.selected === id) renderReviews(selectedCase());
+  if (state.selected === id && isNewer) tellOf(found);
   refresh();
+}
+
+export function tellOf({ review: { reviewer, final_class: name } }) {
+  say(`${reviewer || "Another person"} has reviewed this case: ${name}.`);
 }
 
 // All of them where they are known, else the last one.

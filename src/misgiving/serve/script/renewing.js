@@ -1,10 +1,10 @@
 // What others have done since the page was loaded: new cases, and new reviews.
 
 import { isShown } from "./deciding.js";
-import { askAgain } from "./detail.js";
+import { askAgain, tellOf } from "./detail.js";
 import { loadCases } from "./loading.js";
 import { isSending } from "./reviewing.js";
-import { ask, say, state, take } from "./shared.js";
+import { ask, state, take } from "./shared.js";
 import { renderInPlace } from "./worklist.js";
 
 const OVERLAP = 15_000; // milliseconds: what has begun before may be committed after
@@ -57,14 +57,11 @@ function renew(reviewed) {
   const newer = reviewed.filter((one) => one.review?.reviewed_at !== reviewOf(one.id));
   newer.filter((one) => state.cases.has(one.id) || isShown(one)).forEach(take);
   const selected = newer.find((one) => one.id === state.selected);
-  if (selected && !isSending()) tellOf(selected);
+  if (selected && !isSending()) {
+    tellOf(selected);
+    askAgain(selected.id);
+  }
   if (state.ready) renderInPlace();
 }
 
 const reviewOf = (id) => state.cases.get(id)?.review?.reviewed_at;
-
-function tellOf(one) {
-  const { reviewer, final_class: name } = one.review;
-  say(`${reviewer || "Another person"} has reviewed this case: ${name}.`);
-  askAgain(one.id);
-}
