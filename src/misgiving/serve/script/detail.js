@@ -2,7 +2,7 @@
 
 import { outcome } from "./deciding.js";
 import { remember } from "./remembering.js";
-import { draftOf, review } from "./reviewing.js";
+import { draftOf, isSending, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
 import {
   ask, at, atMost, element, isNarrow, percent, say, selectedCase, state, take,
@@ -125,7 +125,7 @@ export async function askAgain(id) {
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
   if (state.selected === id) renderReviews(selectedCase());
-  if (state.selected === id && isNewer) tellOf(found);
+  if (state.selected === id && isNewer && !isSending()) tellOf(found);
   refresh();
 }
 
