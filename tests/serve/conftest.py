@@ -1,3 +1,5 @@
+from urllib.parse import urlsplit
+
 import pytest
 from databases import emptied, postgresql
 from fastapi.testclient import TestClient
@@ -46,3 +48,51 @@ def serving(sqlite_place):
 @pytest.fixture
 def client(serving):
     return serving()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from triage import ARGUMENTS, CHROMIUM, playwright
+
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def page_service(tmp_path):
+    from triage import Serving
+
+    service = Serving(tmp_path / "cases.sqlite")
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def opened(browser, page_service):
+    """Open the page; it must make no outside request and have no error on its console."""
+    contexts, outside, errors = [], [], []
+
+    def open_page(fragment="", prepare=None, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("request", lambda request: outside.append(request.url))
+        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("dialog", lambda shown: errors.append(f"dialog: {shown.message}"))
+        if prepare:
+            prepare(page)
+        page.goto(page_service.address + fragment)
+        page.wait_for_selector("body[data-ready]")
+        return page
+
+    open_page.errors = errors
+    yield open_page
+    for context in contexts:
+        context.close()
+    hosts = {urlsplit(url).netloc for url in outside if not url.startswith(("data:", "blob:"))}
+    assert hosts <= {urlsplit(page_service.address).netloc}
+    assert errors == []

@@ -1,0 +1,170 @@
+"""Which cases the page has, and what others do meanwhile."""
+
+import pytest
+from standin import picture
+from triage import (
+    names,
+    needs_chromium,
+    no_pictures,
+    now_id,
+    playwright,
+    rewriting,
+    said_by,
+    stored,
+)
+
+pytestmark = needs_chromium
+
+
+def few_are_loaded(page):
+    no_pictures(page)
+    rewriting(page, "loading.js", "const MOST = 5000", "const MOST = 4")
+
+
+@pytest.fixture
+def more_than_are_loaded(page_service, opened):
+    """Five reviewed cases of much doubt, and one of little that is foreign and not reviewed."""
+    for number in range(5):
+        stored(page_service, number, error=0.4, reviewed_by="A")
+    stored(page_service, 5, error=0.01, decision="foreign")
+    return opened(prepare=few_are_loaded)
+
+
+def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_are_loaded):
+    page = more_than_are_loaded
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 2 more fit and are not loaded"
+    )
+    playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
+    playwright.expect(page.locator("#counts")).to_contain_text("1 foreign")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator("#setting-now")).to_contain_text("only the 4 cases")
+
+
+@pytest.mark.parametrize("way", ["foreign", "unreviewed", "newest", "decision"])
+def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_loaded):
+    page = more_than_are_loaded
+    if way == "foreign":
+        page.get_by_role("checkbox", name="foreign").check()
+    elif way == "unreviewed":
+        page.locator("#reviewed").select_option("no")
+    else:
+        page.locator("#order").select_option(way)
+    playwright.expect(page.locator(".row .line span").first).to_have_text("5.png")
+    shown = "1 of 6 cases" if way in ("foreign", "unreviewed") else "4 of 6 cases; 2 more"
+    playwright.expect(page.locator("#shown")).to_contain_text(shown)
+
+
+def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(page_service, opened):
+    fingerprint = page_service.policy_fingerprint
+    for number in range(5):
+        stored(page_service, number, error=0.4, decision="accept")
+    stored(page_service, 9, error=0.02, policy_fingerprint=fingerprint)
+    page = opened("#show=accept", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 1 more")
+    page.locator("#order").select_option("newest")
+    page.locator("#setting summary").first.click()
+    page.locator("#target").fill("30")
+    playwright.expect(page.locator(".row .was")).to_have_text("was defer")
+
+
+def test_a_kept_image_that_is_missing_is_asked_for_once(browser, page_service):
+    stored(page_service, 2, error=0.4, image_kept=True)
+    stored(page_service, 1, error=0.3, image_kept=True)
+    asked = []
+
+    def answer(route):
+        asked.append(route.request.url)
+        if f"{2:032x}" in route.request.url:
+            route.fulfill(status=404)
+        else:
+            route.fulfill(body=picture(0.4), content_type="image/png")
+
+    page = browser.new_page()
+    page.route("**/thumbnail", answer)
+    page.goto(page_service.address)
+    playwright.expect(page.locator(".row").first.locator(".thumb")).to_have_text("no image")
+    page.wait_for_timeout(500)
+    playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
+    page.close()
+    assert len(asked) == 2
+
+
+def look_again(page):
+    """As a tab does that is looked at again."""
+    page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_what_others_do_appears_while_scroll_selection_and_note_stay(page_service, opened):
+    cases = [stored(page_service, number, error=0.3 - number / 100) for number in range(30)]
+    page = opened(prepare=no_pictures)
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 760; }")
+    page.get_by_role("option").filter(has_text="12.png").click()
+    page.locator("#note").fill("mine")
+    stored(page_service, 100, error=0.45, id=now_id(), name="urgent.png")
+    page_service.store.review(cases[12].id, said_by("B", "light"))
+    page_service.store.review(cases[13].id, said_by("B"))
+    look_again(page)
+    playwright.expect(page.locator("#counts")).to_contain_text("31 defer")
+    playwright.expect(page.locator("#shown")).to_have_text("31 of 31 cases")
+    playwright.expect(page.locator(".row .done")).to_have_count(2)
+    playwright.expect(page.locator("#status")).to_have_text("B has reviewed this case: light.")
+    playwright.expect(page.locator("#history")).to_contain_text("B, ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 760 + 76
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 0; }")
+    playwright.expect(page.locator(".row .line span").first).to_have_text("urgent.png")
+
+
+def test_the_page_looks_for_what_is_new_by_itself_and_cheaply(page_service, opened):
+    stored(page_service, 1)
+    asked = []
+
+    def prepare(page):
+        no_pictures(page)
+        page.clock.install()
+        page.on("response", lambda one: asked.append(one) if "since" in one.url else None)
+
+    page = opened(prepare=prepare)
+    stored(page_service, 2, id=now_id())
+    asked.clear()
+    page.clock.fast_forward(20_000)
+    playwright.expect(page.locator("#shown")).to_have_text("2 of 2 cases")
+    assert [len(one.json()["cases"]) for one in asked] == [1, 0]
+
+
+def test_a_case_that_is_opened_shows_the_reviews_of_others(page_service, opened):
+    one = stored(page_service, 1)
+    page = opened(prepare=no_pictures)
+    page_service.store.review(one.id, said_by("B. C.", "light"))
+    page.locator(".row").click()
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def test_where_much_is_new_the_list_is_loaded_again(page_service, opened):
+    def prepare(page):
+        no_pictures(page)
+        rewriting(page, "renewing.js", "const AT_ONCE = 500", "const AT_ONCE = 1")
+
+    stored(page_service, 1)
+    page = opened(prepare=prepare)
+    for number in range(12):
+        stored(page_service, 2 + number, id=now_id(number))
+    look_again(page)
+    playwright.expect(page.locator("#shown")).to_have_text("13 of 13 cases")
+
+
+def test_a_list_of_what_is_not_reviewed_goes_on_with_what_was_not_loaded(page_service, opened):
+    for number in range(6):
+        stored(page_service, number, error=0.4 - number / 100)
+    page = opened("#reviewed=no", prepare=few_are_loaded)
+    playwright.expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 2 more")
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#shown")).to_have_text(
+        "4 of 6 cases; 1 more fit and are not loaded"
+    )
+    assert names(page) == ["1.png", "2.png", "3.png", "4.png"]

@@ -1,0 +1,256 @@
+"""Reviews on the page: keys, notes, undoing, and two people at once."""
+
+import pytest
+from triage import choose, needs_chromium, no_pictures, playwright, said_by, shades, stored
+
+pytestmark = needs_chromium
+
+
+def test_cases_are_reviewed_with_the_keyboard_alone(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for doubtful.png.")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    page.keyboard.press("n")
+    page.keyboard.type("a jk note")
+    page.keyboard.press("Escape")
+    page.keyboard.press("o")
+    playwright.expect(page.locator("#classes button")).to_have_count(2)
+    page.keyboard.press("2")
+    playwright.expect(page.locator("#status")).to_have_text("light is saved for middling.png.")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#case-class")).to_have_text("light")
+    playwright.expect(page.locator("#case-was")).to_have_text("was dark")
+    playwright.expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
+    page.keyboard.press("?")
+    playwright.expect(page.get_by_role("dialog")).to_be_visible()
+    page.keyboard.press("Escape")
+    playwright.expect(page.locator(".row .done")).to_have_count(2)
+
+
+def test_classes_that_are_digits_have_their_own_keys(opened):
+    page = opened()
+    choose(page, shades())
+    worst = {}
+
+    def renamed(route):
+        found = route.fetch().json()
+        for one in found["cases"]:
+            one["probabilities"] = {"0": 0.2, "4": 0.3, "7": 0.5}
+        worst.update(found["cases"][0])
+        route.fulfill(json=found)
+
+    def saved(route):
+        said = route.request.post_data_json
+        remark = {"verdict": "override", "final_class": said["class"], "note": "", "reviewer": ""}
+        moment = {"reviewed_at": "2030-01-01T00:00:00Z"}
+        route.fulfill(json={**worst, "reviewed": True, "review": {**remark, **moment}})
+
+    page.route("**/cases?*", renamed)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator(".row").first.click()
+    page.keyboard.press("o")
+    assert page.locator("#classes kbd").all_inner_texts() == ["0", "4", "7"]
+    page.route("**/review", saved)
+    page.keyboard.press("4")
+    playwright.expect(page.locator("#status")).to_have_text("4 is saved for doubtful.png.")
+
+
+def held(page, key, times):
+    """A key that is held down: the browser sends it again and again."""
+    page.keyboard.down(key)
+    for _ in range(times - 1):
+        page.keyboard.down(key)
+    page.keyboard.up(key)
+
+
+def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    held(page, "j", 2)
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    held(page, "a", 8)
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    page.wait_for_timeout(300)
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+
+
+def slow_reviews(page):
+    """Reviews that take their time; gives what lets them go."""
+    waiting = []
+    page.route("**/review", lambda route: waiting.append(route))
+
+    def go():
+        while not waiting:
+            page.wait_for_timeout(20)
+        waiting.pop(0).continue_()
+
+    go.waiting = waiting
+    return go
+
+
+def test_no_second_review_begins_while_one_is_being_sent(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#status")).to_contain_text("still being sent")
+    assert len(go.waiting) == 1
+    go()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+
+
+@pytest.mark.parametrize("place", ["#target", "#choose-files", "[name=decision]", "#csv"])
+def test_keys_review_nothing_while_another_control_has_the_focus(place, opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#setting summary").first.click()
+    page.locator(".row").first.click()
+    page.locator(place).first.focus()
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+
+
+@pytest.mark.parametrize("way", ["key", "button"])
+def test_a_review_is_undone_by_another_one_and_both_are_kept(way, opened):
+    page = opened("#reviewed=no")
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.locator("#note").fill("too fast")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#saved")).to_contain_text("dark is saved for doubtful.png.")
+    page.keyboard.press("u") if way == "key" else page.locator("#undo").click()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("too fast")
+    page.keyboard.press("o")
+    page.keyboard.press("2")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    (found,) = page.evaluate("() => fetch('cases?reviewed=true').then((one) => one.json())")[
+        "cases"
+    ]
+    assert (found["name"], found["review"]["final_class"]) == ("doubtful.png", "light")
+
+
+def test_single_keys_can_be_switched_off_and_stay_off(opened):
+    page = opened()
+    choose(page, shades())
+    page.keyboard.press("?")
+    page.locator("#shortcuts").uncheck()
+    page.keyboard.press("Escape")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator("#list").focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.wait_for_timeout(200)
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator(".row .done")).to_have_count(0)
+    playwright.expect(page.locator("#agree kbd")).to_be_hidden()
+
+
+def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("half a")
+    go()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for doubtful.png.")
+    page.keyboard.type(" note")
+    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    playwright.expect(page.locator("#note")).to_have_value("half a note")
+    playwright.expect(page.locator("#note")).to_be_focused()
+
+
+def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    page.keyboard.press("n")
+    page.keyboard.type("late")
+    go()
+    playwright.expect(page.locator("#history li")).to_have_count(1)
+    page.keyboard.type("r")
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    playwright.expect(page.locator("#note")).to_have_value("later")
+
+
+def test_a_note_stays_with_its_case_until_it_is_sent(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("n")
+    page.keyboard.type("border unclear")
+    page.keyboard.press("Escape")
+    page.keyboard.press("j")
+    playwright.expect(page.locator("#note")).to_have_value("")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#note")).to_have_value("border unclear")
+    page.keyboard.press("a")
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    page.keyboard.press("k")
+    playwright.expect(page.locator("#history")).to_contain_text("border unclear")
+    playwright.expect(page.locator("#note")).to_have_value("")
+
+
+def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again(
+    page_service, opened
+):
+    one = stored(page_service, 1)
+    page = opened(prepare=no_pictures)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.wait_for_timeout(300)
+    page_service.store.review(one.id, said_by("B. C.", "light"))
+    page.locator("#note").fill("mine")
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#problem")).to_contain_text(
+        "B. C. has reviewed this case meanwhile and said light"
+    )
+    opened.errors.clear()  # a browser notes each 409
+    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
+    playwright.expect(page.locator("#note")).to_have_value("mine")
+    assert [each.reviewer for each in page_service.store.reviews(one.id)] == ["B. C."]
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#status")).to_have_text("dark is saved for 1.png.")
+    assert [each.final_class for each in page_service.store.reviews(one.id)] == ["light", "dark"]
+
+
+def test_on_a_phone_the_next_case_is_shown_from_its_top(opened):
+    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
+    choose(page, shades())
+    page.locator(".row").first.tap()
+    page.locator("#agree").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    playwright.expect(page.locator("#case-name")).to_be_in_viewport()
+    page.locator("#undo").tap()
+    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+
+
+def test_the_keys_dialog_begins_at_close_so_that_no_key_switches_keys_off(opened):
+    page = opened()
+    page.keyboard.press("?")
+    playwright.expect(page.get_by_role("button", name="Close")).to_be_focused()

@@ -1,0 +1,166 @@
+"""The page in a real browser, against the real service: what its tests share."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import uvicorn
+from calibrated import Calibrated
+from standin import picture
+
+from misgiving.serve import Settings, Store, create_app
+from misgiving.serve.records import Case, Review
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+
+CHROMIUM = Path("/usr/bin/chromium")
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+]
+SCRIPT = "<img src=x onerror=alert(1)>.png"
+BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
+GREEN = (0, 255, 0)
+
+needs_chromium = pytest.mark.skipif(
+    not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to try the page in"
+)
+
+
+class Serving:
+    """The service on a free port, in a thread."""
+
+    def __init__(self, place, **settings):
+        settings.setdefault("threads", 1)
+        self.store = Store.open(str(place))
+        app = create_app(Calibrated(), self.store, Settings(**settings))
+        self._app = app
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
+        self._thread = threading.Thread(target=self._server.run, daemon=True)
+        self._thread.start()
+        while not self._server.started:
+            self._thread.join(0.02)
+        port = self._server.servers[0].sockets[0].getsockname()[1]
+        self.address = f"http://127.0.0.1:{port}/"
+
+    @property
+    def policy_fingerprint(self):
+        return self._app.state.service.policy_fingerprint
+
+    def close(self):
+        self._server.should_exit = True
+        self._thread.join()
+
+
+def files(named):
+    return [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named.items()]
+
+
+def shades(named=BLUES):
+    """Images by name; the level is also the probability of error."""
+    return {f"{name}.png": picture(level) for name, level in named.items()}
+
+
+def choose(page, named):
+    count = len(named) + page.locator(".row").count()
+    page.locator("#files").set_input_files(files(named))
+    playwright.expect(page.locator(".row")).to_have_count(count)
+
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
+    """A case that is put into the store as if another process had answered it."""
+    one = Case(
+        **{
+            "id": f"{number:032x}",
+            "received": START + timedelta(seconds=number),
+            "name": f"{number}.png",
+            "predicted_class": "dark",
+            "probability": None if error is None else 1 - error,
+            "probabilities": {"dark": 0.7, "light": 0.3},
+            "error_probability": error,
+            "expected_loss": 0.5,
+            "predicted_loss": None,
+            "foreign_p_value": 0.5,
+            "decision": decision,
+            "reason": "because",
+            "score": None if error is None else 1 - error,
+            "foreign_score": -1.0,
+            "sha256": f"{number:064x}",
+            "model_fingerprint": "f" * 64,
+            "policy_fingerprint": None,
+            "image_kept": False,
+        }
+        | values
+    )
+    page_service.store.add([one])
+    if reviewed_by:
+        page_service.store.review(one.id, said_by(reviewed_by))
+    return one
+
+
+def said_by(reviewer, final_class="dark"):
+    return Review(
+        verdict="agree" if final_class == "dark" else "override",
+        final_class=final_class,
+        note="",
+        reviewer=reviewer,
+        reviewed_at=datetime.now(UTC),
+    )
+
+
+def rewriting(page, module, old, new):
+    """Serve a module of the script with another constant."""
+
+    def change(route):
+        text = route.fetch().text()
+        assert old in text
+        route.fulfill(body=text.replace(old, new), content_type="text/javascript")
+
+    page.route(f"**/script/{module}", change)
+
+
+def no_pictures(page):
+    """Where cases come from the store alone, no browser asks for their pictures."""
+    pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
+    page.route(
+        "**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml")
+    )
+
+
+def names(page):
+    return page.locator(".row .line span").all_inner_texts()
+
+
+def drop(page, named):
+    """Drop files on the page, as a hand would."""
+    page.evaluate(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, bytes] of files)
+                transfer.items.add(new File([new Uint8Array(bytes)], name, {type: "image/png"}));
+            document.body.dispatchEvent(
+                new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
+        }""",
+        [[name, list(data)] for name, data in named.items()],
+    )
+
+
+def drop_paths(page, *paths):
+    """Drop what lies on the disk, as the system does: a folder is then a folder."""
+    session = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 300, "data": data})
+
+
+def now_id(number=0):
+    """An id of this moment, as the service gives them."""
+    return f"{int(datetime.now(UTC).timestamp() * 1_000_000):014x}{number:018x}"
