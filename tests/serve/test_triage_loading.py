@@ -69,9 +69,10 @@ def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(page_se
     playwright.expect(page.locator(".row .was")).to_have_text("was defer")
 
 
-def test_a_kept_image_that_is_missing_is_asked_for_once(browser, page_service):
-    stored(page_service, 2, error=0.4, image_kept=True)
-    stored(page_service, 1, error=0.3, image_kept=True)
+@pytest.mark.parametrize(("kept", "other"), [(True, True), (True, False), (False, True)])
+def test_a_missing_image_says_nothing_of_one_on_the_disk(kept, other, browser, page_service):
+    stored(page_service, 2, error=0.4, image_kept=kept)
+    stored(page_service, 1, error=0.3, image_kept=other)
     asked = []
 
     def answer(route):
@@ -88,7 +89,34 @@ def test_a_kept_image_that_is_missing_is_asked_for_once(browser, page_service):
     page.wait_for_timeout(500)
     playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
     page.close()
-    assert len(asked) == 2
+    assert len(asked) == 3  # by the element, then for why it has not come; and the other one
+
+
+def test_a_picture_that_could_not_be_had_just_now_comes_later(browser, page_service):
+    for number, error in ((2, 0.4), (1, 0.3)):
+        stored(page_service, number, error=error)
+    answers = {"now": "unreachable"}
+
+    def answer(route):
+        if answers["now"] == "unreachable":
+            route.abort()
+        elif answers["now"] == "busy":
+            route.fulfill(status=503)
+        else:
+            route.fulfill(body=picture(0.4), content_type="image/png")
+
+    page = browser.new_page()
+    rewriting(page, "pictures.js", "LATER = 5000", "LATER = 300")
+    page.route("**/thumbnail", answer)
+    page.goto(page_service.address)
+    page.locator(".row").first.click()
+    for now in ("busy", "there"):
+        page.wait_for_timeout(500)
+        answers["now"] = now
+    pictures = "[...document.querySelectorAll('.thumb img, #case-image')]"
+    page.wait_for_function(f"() => {pictures}.every((one) => one.naturalWidth)")
+    playwright.expect(page.locator(".thumb img")).to_have_count(2)
+    page.close()
 
 
 def look_again(page):

@@ -216,6 +216,22 @@ def test_a_note_stays_with_its_case_until_it_is_sent(opened):
     playwright.expect(page.locator("#note")).to_have_value("")
 
 
+def test_a_note_that_was_not_sent_outlives_a_reload(opened):
+    page = opened()
+    choose(page, shades())
+    page.locator(".row").first.click()
+    page.locator("#note").fill("border <unclear>")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    playwright.expect(page.locator("#note")).to_have_value("border <unclear>")
+    page.locator("#agree").click()
+    playwright.expect(page.locator(".row .done")).to_have_count(1)
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    page.locator(".row").first.click()
+    playwright.expect(page.locator("#note")).to_have_value("")
+
+
 def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again(
     page_service, opened
 ):

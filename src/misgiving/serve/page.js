@@ -5,6 +5,7 @@ import {
 } from "./script/detail.js";
 import { lookForDrift } from "./script/drift.js";
 import { loadCases } from "./script/loading.js";
+import { lookAgain } from "./script/pictures.js";
 import { local, recall, remember } from "./script/remembering.js";
 import { lookForNew } from "./script/renewing.js";
 import { draft, review, undo } from "./script/reviewing.js";
@@ -12,7 +13,7 @@ import { toggleHeat } from "./script/saliency.js";
 import { chosen, dropped, send, sending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
 import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
-import { forget, renderAll, renderRows } from "./script/worklist.js";
+import { renderAll, renderRows } from "./script/worklist.js";
 
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
@@ -65,11 +66,11 @@ function listen() {
     const row = event.target.closest(".row");
     if (row) select(row.id.slice("case-".length), { reveal: false, open: true });
   });
-  on("case-image", "error", () => {
+  on("case-image", "error", async () => {
     const one = selectedCase();
     if (!one) return;
-    forget(one);
-    renderPicture(one);
+    await lookAgain(one);
+    if (one.id === state.selected) renderPicture(one);
   });
   on("back", "click", () => leave(false));
   on("agree", "click", () => review({ verdict: "agree" }));

@@ -17,6 +17,7 @@ MODULES = (
     "detail.js",
     "drift.js",
     "loading.js",
+    "pictures.js",
     "remembering.js",
     "renewing.js",
     "reviewing.js",

@@ -1,13 +1,14 @@
 // The selected case, and its review.
 
 import { outcome } from "./deciding.js";
+import { isForgotten } from "./pictures.js";
 import { remember } from "./remembering.js";
 import { draftOf, isSending, review } from "./reviewing.js";
 import { hideHeat } from "./saliency.js";
 import {
   ask, at, atMost, element, isNarrow, percent, say, selectedCase, state, take,
 } from "./shared.js";
-import { ROW, isForgotten, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
+import { ROW, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
 
 const RESTS = 100; // milliseconds, after which a case is more than passed by
 let asking = 0;

@@ -1,4 +1,4 @@
-// What a reload keeps: in the address, and the reviewer's name in the browser.
+// What a reload keeps: in the address, notes in the tab, and the reviewer's name in the browser.
 
 import { ORDERS } from "./deciding.js";
 import { OUTCOMES, at, state } from "./shared.js";
@@ -37,4 +37,12 @@ export function local(key, value) {
     localStorage.setItem(key, value);
   } catch { /* a browser may keep nothing: then nothing is kept */ }
   return "";
+}
+
+export function notes(kept) {
+  try {
+    if (kept) sessionStorage.setItem("misgiving-notes", JSON.stringify(kept));
+    return JSON.parse(sessionStorage.getItem("misgiving-notes")) ?? {};
+  } catch { /* a browser may keep nothing */ }
+  return {};
 }

@@ -2,6 +2,7 @@
 
 import { askAgain, renderCase, renderReviews, select, showClasses } from "./detail.js";
 import { loadMore } from "./loading.js";
+import { notes } from "./remembering.js";
 import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
 import { renderAll } from "./worklist.js";
 
@@ -12,10 +13,13 @@ let sending = false;
 export const isSending = () => sending;
 let cameFrom = null; // where undoing was asked for
 
-const drafts = new Map(); // notes that were not sent, by case
+// Notes that were not sent, by case: a tab keeps them when it is loaded again.
+const drafts = new Map(Object.entries(notes()));
 export const draftOf = (id) => drafts.get(id) ?? "";
 export function draft(id, note) {
-  drafts.set(id, note);
+  if (note) drafts.set(id, note);
+  else drafts.delete(id);
+  notes(Object.fromEntries(drafts));
 }
 
 export async function review(verdict) {
@@ -34,7 +38,7 @@ export async function review(verdict) {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
     });
     take(saved);
-    if (draftOf(one.id) === remark.note) drafts.delete(one.id);
+    if (draftOf(one.id) === remark.note) draft(one.id, "");
     tell(saved);
     afterReview(one.id, here);
     loadMore();

@@ -2,7 +2,7 @@
 
 import { lookForDrift } from "./drift.js";
 import { lookForNew } from "./renewing.js";
-import { ask, at, element, say, state, take } from "./shared.js";
+import { ask, at, element, say, state, take, waitFor } from "./shared.js";
 import { refresh } from "./worklist.js";
 
 const SENT_AT_ONCE = 8; // files of one request
@@ -52,7 +52,7 @@ async function sendSome(files, attempt) {
 
 async function afterFailure(files, error, attempt) {
   if ([429, 503].includes(error.status) && attempt < RETRIES && !sending.stopped) {
-    await new Promise((resolve) => setTimeout(resolve, 1000 * (Number(error.wait) || 1)));
+    await waitFor(1000 * (Number(error.wait) || 1));
     return sendSome(files, attempt + 1);
   }
   if (error.content?.results) return settle(files, error.content.results);
@@ -69,7 +69,7 @@ async function settleOrSendAgain(files, results, attempt) {
     problem?.status === 503 && attempt < RETRIES && !sending.stopped);
   settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]));
   if (!waits.includes(true)) return;
-  await new Promise((resolve) => setTimeout(resolve, 1000));
+  await waitFor(1000);
   await sendSome(files.filter((_, index) => waits[index]), attempt + 1);
 }
 

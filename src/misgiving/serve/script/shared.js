@@ -22,7 +22,7 @@ export function atMost(share, digits = 1) {
 export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, foreign: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "all", order: "error",
-  model: null, calibration: null, forgotten: "", ready: false,
+  model: null, calibration: null, ready: false,
 };
 
 export async function ask(path, options) {
@@ -34,6 +34,9 @@ export async function ask(path, options) {
   Object.assign(error, { status: answer.status, content, wait: answer.headers.get("Retry-After") });
   throw error;
 }
+
+export const waitFor = (milliseconds) =>
+  new Promise((resolve) => setTimeout(resolve, milliseconds));
 
 let problemTimer = 0;
 export function complain(error) {

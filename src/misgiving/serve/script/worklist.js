@@ -1,6 +1,7 @@
 // The list of cases: only the rows that are seen are in the document.
 
 import { ORDERS, isShown, outcome } from "./deciding.js";
+import { drawingOf, isForgotten, lookAgain } from "./pictures.js";
 import { remember } from "./remembering.js";
 import { renderSetting } from "./setting.js";
 import { at, element, inStore, percent, state } from "./shared.js";
@@ -84,7 +85,7 @@ export function renderRows() {
 // What a row is made from: where it is the same, so is the row.
 function looks(one, position) {
   return [position, state.shown.length, outcome(one), one.reviewed, one.review?.final_class,
-    isForgotten(one)].join();
+    drawingOf(one)].join();
 }
 
 function rowOf(one, position) {
@@ -148,19 +149,8 @@ function thumbnail(one) {
   const image = new Image(56, 56);
   image.alt = "";
   image.decoding = "async";
-  image.addEventListener("error", () => { forget(one); });
+  image.addEventListener("error", async () => { await lookAgain(one); refresh(); });
   image.src = `cases/${one.id}/thumbnail`;
   box.append(image);
   return box;
-}
-
-// The oldest pictures leave the service's memory first: what is older need not be asked for. A
-// picture that was to be kept says nothing of others where it is missing.
-const missing = new Set();
-export const isForgotten = (one) =>
-  missing.has(one.id) || (!one.image_kept && one.id <= state.forgotten);
-export function forget(one) {
-  missing.add(one.id);
-  if (!one.image_kept && one.id > state.forgotten) state.forgotten = one.id;
-  refresh();
 }
