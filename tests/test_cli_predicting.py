@@ -1,4 +1,5 @@
 import csv
+import errno
 import os
 import random
 import signal
@@ -66,10 +67,28 @@ def test_the_table_is_there_before_the_sheet_is_made(exported, photos, tmp_path,
         )
 
 
+def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
+    misgiving, exported, photos, tmp_path, monkeypatch
+):
+    def no_sheet(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "s.html")
+
+    monkeypatch.setattr(prediction_files, "sheet_of", no_sheet)
+    code, output, error = misgiving(
+        "predict", exported[1], photos, "--contact-sheet", tmp_path / "s.html"
+    )
+    assert code == 1
+    assert "No space left" in one_line(error)
+    assert len(output.splitlines()) == 61
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
         (["--resume"], "--resume goes on with a file"),
+        (["--out", "a.csv", "--contact-sheet", "./a.csv"], "a.csv: is --out too; name another"),
+        (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
+        (["--contact-sheet", "."], "is not an ordinary file"),
         (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
     ],
 )

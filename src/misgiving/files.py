@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp, mkstemp
+from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
 from typing import Any
 
 from misgiving.errors import UsageError
@@ -22,9 +22,9 @@ from misgiving.errors import UsageError
 SEAL = "seal"  # the key of a checksum in the JSON that it is of
 CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
-FORMULA = re.compile(r"(?:^|(?<=;))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
+FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
 """Where a text begins that a spreadsheet would compute: also after a semicolon, which separates
-cells in many countries, and with the wide signs of East Asian keyboards."""
+cells in many countries, where a line begins, and with the wide signs of East Asian keyboards."""
 
 UMASK = os.umask(0o077)  # to read it is to set it for all threads: once, before there are any
 os.umask(UMASK)
@@ -34,8 +34,7 @@ MOMENT = 10.0  # seconds between making an unfinished file and locking it, at th
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not an ordinary file; name another to write to")
+    _refuse_other(path)
     _make_parent(path)
     _remove_abandoned(path)
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
@@ -221,9 +220,28 @@ def _swap(partial: Path, path: Path) -> None:
             raise
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Refuse a file that cannot be written, where else much work would be done for it in vain."""
+    _refuse_other(path)
+    _make_parent(path)
+    with _explained(path), TemporaryFile(dir=path.parent):
+        pass
+
+
+def _refuse_other(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: is not an ordinary file; name another to write to")
+
+
 def _make_parent(path: Path) -> None:
-    try:
+    with _explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UsageError(f"{path}: cannot be written ({reason}); name another place") from error

@@ -178,8 +178,9 @@ def test_the_text_of_a_failure_may_name_files_and_is_logged_only_on_demand(servi
     [
         ({"max_bytes": 0}, "--max-bytes must be at least 1, got 0"),
         ({"threads": -1}, "--threads must be at least 1"),
-        ({"timeout": 0.0}, "--timeout must be more than 0"),
-        ({"timeout": float("nan")}, "--timeout must be more than 0"),
+        ({"timeout": 0.0}, "--timeout must be a number of seconds above 0, got 0"),
+        ({"timeout": float("nan")}, "--timeout must be a number of seconds above 0, got nan"),
+        ({"timeout": float("inf")}, "--timeout must be a number of seconds above 0, got inf"),
         ({"max_files": 300}, "--max-files 300 would never fit into --queue 256"),
         ({"max_bytes": 10**9}, "--max-bytes must be at most"),
         ({"max_pixels": 0}, "--max-pixels must be at least 1, got 0"),

@@ -8,15 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from processes import standin_at
+from standin import picture
 from test_limits import multipart, part, post
 
 from misgiving.errors import DataError
 from misgiving.serve.images import bytes_wanted
-from misgiving.serve.memory import Budget
+from misgiving.serve.memory import Budget, bytes_to_open
 
 SIDE = 2000
 PLENTY = 10**9
+TEXTS = 64 * 2**20  # of a PNG, compressed, as Pillow reads them
 
 
 def encoded(image, kind, **options):
@@ -74,7 +77,8 @@ def test_small_files_that_decode_to_much_take_no_more_than_the_budget_together(s
     ids=["PNG", "JPEG", "transparent", "WebP", "JPEG 2000", "fractions", "16 bits"],
 )
 def test_what_decoding_takes_is_known_from_the_header(file, each):
-    assert bytes_wanted(file, "x", PLENTY) == each * SIDE**2
+    texts = TEXTS if file.startswith(b"\x89PNG") else 0
+    assert bytes_wanted(file, "x", PLENTY) == each * SIDE**2 + texts
 
 
 def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
@@ -83,6 +87,42 @@ def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0" * 99
     with pytest.raises(DataError, match="x: more than 50000000 pixels; scale it down"):
         bytes_wanted(file, "x", 50_000_000)
+
+
+def gif(side):
+    """Forty bytes, of which Pillow makes the whole first frame when it opens them."""
+    screen = struct.pack("<HHBBB", side, side, 0xF0, 0, 0) + bytes(6)
+    frame = struct.pack("<HHHHB", 0, 0, side, side, 0)
+    return b"GIF89a" + screen + b"!\xf9\x04\x08\0\0\0\0" + b"," + frame + b"\x08\0;"
+
+
+def png_of_texts():
+    """Small, and its texts take as much as Pillow allows."""
+    file = io.BytesIO()
+    texts = PngInfo()
+    for number in range(63):
+        texts.add_text(f"t{number}", "a" * (2**20 - 100), zip=True)
+    Image.new("RGB", (8, 8)).save(file, "PNG", pnginfo=texts)
+    return file.getvalue()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what was highest")
+@pytest.mark.parametrize(("file", "status"), [(gif(13_300), 422), (png_of_texts(), 200)])
+def test_small_files_that_take_much_to_open_take_their_turn(file, status, sqlite_place):
+    assert len(file) < 100_000
+    budget = 180_000_000  # for one GIF, or for two PNGs
+    with standin_at(sqlite_place, threads=8, max_decoded_bytes=budget) as (process, where):
+        post(where, multipart(part(picture())))  # what is loaded once
+        before = highest(process)
+        assert send_at_once(where, multipart(part(file)), 8) == [status] * 8
+        grown = highest(process) - before
+    assert grown < budget * 1.15
+
+
+def test_what_opening_takes_is_known_from_how_a_file_begins():
+    assert bytes_to_open(gif(9)) == 2 * Image.MAX_IMAGE_PIXELS
+    assert bytes_to_open(picture()) == TEXTS
+    assert bytes_to_open(b"\xff\xd8\xff") == bytes_to_open(b"") == 0
 
 
 def test_what_is_no_image_takes_nothing_and_is_left_to_the_decoder():

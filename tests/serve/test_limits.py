@@ -22,6 +22,9 @@ def where(tmp_path_factory):
         yield where
 
 
+LONG_HEAD = 'a.png"' + "".join(f"\r\nX-{n}: {'x' * 2_800}" for n in range(3)) + '\r\nY: "'
+
+
 def part(data, name="a.png", field="files"):
     head = f'Content-Disposition: form-data; name="{field}"; filename="{name}"\r\n\r\n'
     return b"--" + BOUNDARY + b"\r\n" + head.encode() + data + b"\r\n"
@@ -73,6 +76,9 @@ def test_a_file_that_is_too_large_is_a_problem_and_the_others_are_answered(where
         (part(picture()), MULTIPART, 422, "before its last boundary"),
         (b"nonsense", MULTIPART, 422, "cannot be used"),
         (multipart(part(picture())), "multipart/form-data", 422, "names no boundary"),
+        (b"--", f"multipart/form-data; boundary={'x' * 300}", 422, "cannot be used"),
+        (multipart(part(b"", field="f" * 9_000)), MULTIPART, 422, "cannot be used"),
+        (multipart(part(b"", LONG_HEAD)), MULTIPART, 422, "the headers of a file have more than"),
         (multipart(part(picture())).replace(b"filename", b"other"), MULTIPART, 422, "no file name"),
         (b"{}", "application/json", 415, "send multipart/form-data"),
         (picture(), "text/html", 415, "send multipart/form-data"),

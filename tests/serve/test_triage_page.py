@@ -70,6 +70,46 @@ def test_a_file_that_was_not_answered_in_time_is_sent_again_alone(opened):
     assert seen == [["sure.png", "quite.png"], ["quite.png"]]
 
 
+def go_on(route):
+    route.continue_()
+
+
+def test_what_is_chosen_after_a_stop_is_sent_when_that_has_ended(opened):
+    page = opened()
+    waiting, held = [], [True]
+    page.route("**/decisions", lambda route: (waiting.append if held else go_on)(route))
+    page.evaluate("() => { window.said = []; }")
+    page.evaluate(
+        """() => new MutationObserver(() =>
+            said.push(document.getElementById('status').textContent)
+        ).observe(document.getElementById('status'), {childList: true})"""
+    )
+    many = {f"{number}.png": picture(number / 100) for number in range(30)}
+    page.locator("#files").set_input_files(files(many))
+    playwright.expect(page.locator("#progress-text")).to_have_text("0 of 30")
+    page.locator("#stop").click()
+    page.locator("#files").set_input_files(files(shades({"later": 0.45})))
+    page.wait_for_timeout(200)
+    held.clear()
+    for route in waiting:
+        go_on(route)
+    playwright.expect(page.locator("#shown")).to_have_text("17 of 17 cases")
+    playwright.expect(page.locator("#sending")).to_be_hidden()
+    said = page.evaluate("() => said")
+    assert "16 images answered, 0 failed, 14 not sent." in said
+    assert "1 images answered, 0 failed." in said
+
+
+def test_a_link_that_names_no_order_has_the_usual_one(opened):
+    page = opened()
+    choose(page, shades())
+    usual = names(page)
+    page.goto(page.url.partition("#")[0] + "#order=__proto__")
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+    assert names(page) == usual
+
+
 def test_filters_show_what_they_say(opened):
     page = opened()
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
@@ -164,6 +204,21 @@ def test_where_it_looks_is_drawn_on_demand(opened):
     )
     page.keyboard.press("s")
     playwright.expect(page.locator("#heat")).to_be_hidden()
+
+
+def test_why_one_case_cannot_be_looked_into_is_not_said_of_another(opened):
+    page = opened()
+    choose(page, shades())
+    waiting = []
+    page.route("**/saliency", lambda route: waiting.append(route))
+    page.locator(".row").first.click()
+    page.locator("#saliency").click()
+    playwright.expect(page.locator("#saliency-says")).to_contain_text("covering")
+    page.locator(".row").last.click()
+    waiting[0].fulfill(status=429, json={"detail": "too much"})
+    page.wait_for_timeout(300)
+    playwright.expect(page.locator("#saliency-says")).to_be_empty()
+    opened.errors.clear()  # a browser notes each 429
 
 
 def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):

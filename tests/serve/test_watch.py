@@ -125,6 +125,8 @@ def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
     store.add([a_case(n, content="c" * 64) for n in range(5)])
     store.add([a_case(9, policy="q" * 64)])
     assert watch.look().cases == 1
+    store.add([a_case(10, content="c" * 63 + "d")])
+    assert watch.look().cases == 2
 
 
 def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):

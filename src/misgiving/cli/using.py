@@ -24,6 +24,7 @@ from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
     from misgiving.evaluation import Measurement
+    from misgiving.experiments.prediction_tables import PredictionTable
     from misgiving.metrics.subgroups import Subgroup
 
 
@@ -150,8 +151,15 @@ def predict(
     from misgiving.experiments.prediction_tables import as_csv
 
     stop = "stopped" if out is None else "stopped; say --resume to go on from here"
+
     with progress_bars(stop) as progress:
-        predicted, table = predict_files(
+
+        def show(table: "PredictionTable") -> None:
+            if out is None:
+                progress.stop()  # while it runs, it takes what is written to the screen
+                typer.echo(as_csv(table), nl=False)
+
+        predicted, _ = predict_files(
             model,
             images,
             out=out,
@@ -161,11 +169,10 @@ def predict(
             devices=devices,
             nodes=nodes,
             on_image=Bar(progress, "predicting").at,
+            on_table=show,
             on_bad_image=on_bad_image,
         )
     say_skipped([BadImage(one.path, one.unreadable) for one in predicted if one.unreadable])
-    if out is None:
-        typer.echo(as_csv(table), nl=False)
     if out is not None:
         say(f"wrote {out} ({len(predicted)} images)")
     if contact_sheet is not None:

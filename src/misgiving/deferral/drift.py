@@ -7,6 +7,7 @@ So one may look after every case, for the whole life of a policy (docs/deferral.
 
 import hashlib
 import math
+from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable
@@ -105,7 +106,7 @@ class RankTest:
     """
 
     def __init__(self, calibration: Iterable[float]) -> None:
-        self._seen = sorted(calibration)
+        self._seen = array("d", sorted(calibration))
         self.wealth = Wealth(2 * len(STAKES) + 1)
         self.recent: deque[float] = deque(maxlen=RECENT)
 

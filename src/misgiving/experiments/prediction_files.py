@@ -1,6 +1,6 @@
 """The files that `misgiving predict` writes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from misgiving.experiments.contact_sheet import contact_sheet as sheet_of
 from misgiving.experiments.predicting import Predicted, Report, answerer_of, predict_images
 from misgiving.experiments.prediction_tables import PredictionTable, table_of, writer_for
 from misgiving.experiments.unfinished_answers import Kept, kept_beside
-from misgiving.files import write_text
+from misgiving.files import refuse_unwritable, write_text
 
 
 def predict_files(
@@ -24,6 +24,7 @@ def predict_files(
     devices: int = 1,
     nodes: int = 1,
     on_image: Report = lambda *_: None,
+    on_table: Callable[[PredictionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
 ) -> tuple[list[Predicted], PredictionTable]:
     """Answer for images, and write a table and a sheet of them, each whole or not at all.
@@ -38,11 +39,14 @@ def predict_files(
         devices: Processes on each machine that share the images of a run.
         nodes: Machines.
         on_image: Told how many images are done, of how many.
+        on_table: Told the table where it is not to be written.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     if resume and out is None:
         raise UsageError("--resume goes on with a file; name it by --out")
     write = None if out is None else writer_for(out)
+    if contact_sheet is not None:
+        _refuse_sheet(contact_sheet, out)
     answerer = answerer_of(model, device=device, devices=devices, nodes=nodes)
     if not answerer.team.is_first:  # it keeps and writes for all
         out = contact_sheet = write = None
@@ -53,9 +57,18 @@ def predict_files(
         table = table_of(predicted, decides=answerer.decides, unreadable=on_bad_image == SKIP)
         if out is not None and write is not None:
             write(out, table)
+        else:
+            on_table(table)
         if contact_sheet is not None:
             write_text(contact_sheet, sheet_of(predicted))
     return predicted, table
+
+
+def _refuse_sheet(sheet: Path, out: Path | None) -> None:
+    """Refuse what cannot be written, before anything is answered for it."""
+    if out is not None and sheet.resolve() == out.resolve():
+        raise UsageError(f"--contact-sheet {sheet}: is --out too; name another file")
+    refuse_unwritable(sheet)
 
 
 @contextmanager

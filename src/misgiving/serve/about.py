@@ -60,11 +60,12 @@ NOTICE = (
 
 @router.get("/health", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
 def health(service: Served) -> Health:
-    """Whether the store answers and all threads work; needs no key."""
+    """Whether the store answers and images can be decoded and answered; needs no key."""
     service.store.ping()
     if not service.alive:
         raise ProblemError(
-            HTTPStatus.SERVICE_UNAVAILABLE, "a thread of the service has ended; start it again"
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "a thread of the service has ended, or all that decode images hang; start it again",
         )
     return Health(status="ok")
 
@@ -90,6 +91,7 @@ async def model(service: Served) -> Description:
 async def metrics(service: Served) -> Response:
     """Counts and times in Prometheus' text format."""
     service.monitoring.waiting.set(service.admission.images)
+    service.monitoring.hung_readers.set(service.readers.hung)
     service.monitoring.held_bytes.set(service.admission.held_bytes)
     return Response(service.monitoring.text(), media_type=PROMETHEUS)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from PIL import Image
+from PIL.PngImagePlugin import MAX_TEXT_MEMORY
 from PIL.TiffImagePlugin import TiffImageFile
 
 PLAIN, OTHER = 20, 30  # bytes for each pixel at the highest, from the decoder to the square
@@ -15,6 +16,10 @@ laid over white; 16-bit and 32-bit ones, transparent ones, WebP and JPEG 2000 up
 
 PLAIN_MODES = ("1", "L", "P", "LA", "RGB", "CMYK", "YCbCr")
 BUFFERED = ("WEBP", "JPEG2000")  # their decoders hold the image once more, in four bytes or more
+BEFORE = {b"GIF8": 2 * (Image.MAX_IMAGE_PIXELS or 0), b"\x89PNG": MAX_TEXT_MEMORY}
+"""Bytes that opening a file takes before anything is known of it, by how it begins: a GIF's first
+frame may be laid out, and a PNG's compressed texts are read."""
+
 TILE_WIDTH, TILE_LENGTH = 322, 323
 NEVER = 2**62  # pixels, more than any limit
 
@@ -49,6 +54,11 @@ class Budget:
             self._changed.notify_all()
 
 
+def bytes_to_open(data: bytes) -> int:
+    """At the highest, until the header is read."""
+    return next((wanted for start, wanted in BEFORE.items() if data.startswith(start)), 0)
+
+
 def pixels_of(image: Image.Image) -> int:
     """Pixels that a decoder makes room for: a TIFF's tile may be larger than its image."""
     pixels = image.width * image.height
@@ -65,4 +75,5 @@ def _of_a_tile(image: TiffImageFile) -> int:
 def bytes_to_decode(image: Image.Image) -> int:
     """At the highest, from the encoded image to the square."""
     plain = image.mode in PLAIN_MODES and image.format not in BUFFERED
-    return pixels_of(image) * (PLAIN if plain else OTHER)
+    texts = MAX_TEXT_MEMORY if image.format == "PNG" else 0
+    return pixels_of(image) * (PLAIN if plain else OTHER) + texts

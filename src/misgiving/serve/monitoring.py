@@ -50,6 +50,11 @@ class Monitoring:
             "Images that wait for their answer.",
             registry=self._registry,
         )
+        self.hung_readers = Gauge(
+            "misgiving_hung_readers",
+            "Threads that have been at one image for longer than any takes.",
+            registry=self._registry,
+        )
         self.held_bytes = Gauge(
             "misgiving_held_bytes",
             "Bytes of the requests that are being answered.",

@@ -10,7 +10,7 @@ import { local, recall, remember } from "./script/remembering.js";
 import { lookForNew } from "./script/renewing.js";
 import { draft, review, undo } from "./script/reviewing.js";
 import { toggleHeat } from "./script/saliency.js";
-import { chosen, dropped, send, sending } from "./script/sending.js";
+import { chosen, dropped, send, sending, stopSending } from "./script/sending.js";
 import { setTarget } from "./script/setting.js";
 import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
 import { renderAll, renderRows } from "./script/worklist.js";
@@ -87,7 +87,7 @@ function listen() {
   on("open-help", "click", () => at("help").showModal());
   on("target", "input", () => setTarget(at("target").valueAsNumber / 100));
   on("back-to-policy", "click", () => setTarget(null));
-  on("stop", "click", () => { sending.stopped = true; });
+  on("stop", "click", stopSending);
   on("choose-files", "click", () => at("files").click());
   on("choose-folder", "click", () => at("folder").click());
   for (const id of ["files", "folder"]) {
@@ -145,7 +145,7 @@ function listenToDrops() {
 
 // While images are being sent they are what is new; a page that nobody sees need not know.
 function lookAround() {
-  if (!document.hidden && !sending.running) lookForNew();
+  if (!document.hidden && !sending.run) lookForNew();
 }
 
 async function start() {

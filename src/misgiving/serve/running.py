@@ -19,6 +19,7 @@ from misgiving.serve.settings import Settings
 CONNECTIONS = 1000  # at once; more get 503
 LAST_PORT = 65535
 MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # mallopt(3)
+ARENA_MAX, ARENAS = -8, 2
 HEAD_SECONDS = 10.0  # in which a connection must have sent the head of a request
 
 
@@ -103,10 +104,13 @@ def _give_memory_back() -> None:
     """Let go of an image's memory once it is a square.
 
     The C library of most Linux systems would keep some for each thread that decodes: it takes the
-    first large block that is freed for the size of blocks that are worth keeping.
+    first large block that is freed for the size of blocks that are worth keeping, and has smaller
+    ones in a heap of each thread's own.
     """
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
+        allocator.mallopt(ARENA_MAX, ARENAS)
 
 
 def _configuration(settings: Settings) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import math
 import secrets
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,16 +20,19 @@ from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
 from misgiving.serve.failures import NotKeptError, note
 from misgiving.serve.images import KeptImages, RecentSquares, Square, bytes_wanted
-from misgiving.serve.memory import Budget
+from misgiving.serve.memory import Budget, bytes_to_open
 from misgiving.serve.model import Answer, Model, policy_fingerprint
 from misgiving.serve.monitoring import Monitoring
+from misgiving.serve.reading import Readers
 from misgiving.serve.records import Case, Outcome
+from misgiving.serve.scans import refuse_laborious
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.uploads import Upload
 from misgiving.serve.watch import Watch
 
 COMMITTED_AT_ONCE = 256
+LONGEST = 30.0  # seconds in which any image within the limits is decoded, and many times over
 
 
 class Read(NamedTuple):
@@ -52,7 +55,7 @@ class Service:
         self.kept = None if settings.keep_images is None else KeptImages(settings.keep_images)
         self._ids = _Ids()
         self._decoding = Budget(settings.max_decoded_bytes)
-        self._readers = ThreadPoolExecutor(settings.threads, thread_name_prefix="reading")
+        self.readers = Readers(settings.threads, overdue=max(LONGEST, settings.timeout))
         self._answering = Batcher(
             "answering",
             singly_after_failure(self._answer),
@@ -77,12 +80,11 @@ class Service:
             raise DataError(
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
-        loop = asyncio.get_running_loop()
-        read = await loop.run_in_executor(self._readers, self._read, upload.name, upload.data)
+        read = await self.readers.run(partial(self._read, upload.name), upload.data)
         answer = await asyncio.wrap_future(self._answering.submit(read.square))
         case = self._case(upload.name, read, answer)
         if self.kept is not None:
-            await loop.run_in_executor(self._readers, self._keep, self.kept, read, upload.data)
+            await self.readers.run(partial(self._keep, self.kept, read), upload.data)
         await asyncio.wrap_future(self._storing.submit(case))
         self.recent.put(case.id, read.square)
         self.monitoring.decisions.labels(case.decision).inc()
@@ -93,8 +95,8 @@ class Service:
         recent = self.recent.get(case.id)
         if recent is not None:
             return recent
-        loop = asyncio.get_running_loop()  # by the readers, so that no more images are open at once
-        return await loop.run_in_executor(self._readers, self._read_again, case)
+        # By the readers, so that no more images are open at once.
+        return await self.readers.run(lambda _: self._read_again(case), b"")
 
     def _read_again(self, case: Case) -> Square | None:
         data = self.image(case)
@@ -113,12 +115,12 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether all threads work."""
-        return self._answering.alive and self._storing.alive
+        """Whether images can be answered."""
+        return self._answering.alive and self._storing.alive and self.readers.alive
 
     def close(self) -> None:
         """Finish what has begun, and close the store."""
-        self._readers.shutdown()
+        self.readers.close()
         self._answering.close()
         self._storing.close()
         self.store.close()
@@ -128,7 +130,10 @@ class Service:
 
     def _square(self, name: str, data: bytes) -> Square:
         """Decoded when there is memory for it."""
-        with self._decoding.share(bytes_wanted(data, name, self.settings.max_pixels)):
+        refuse_laborious(data, name)
+        with self._decoding.share(bytes_to_open(data)):
+            wanted = bytes_wanted(data, name, self.settings.max_pixels)
+        with self._decoding.share(wanted):
             return self.model.square(data, name)
 
     def _answer(self, squares: Sequence[Square]) -> Sequence[Answer]:

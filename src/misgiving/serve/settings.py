@@ -1,5 +1,6 @@
 """What the service allows, and how it works."""
 
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,8 +52,8 @@ class Settings:
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{_option(name)} must be at least 1, got {getattr(self, name)}")
-        if not self.timeout > 0:
-            raise UsageError(f"--timeout must be more than 0 seconds, got {self.timeout:g}")
+        if not 0 < self.timeout < math.inf:
+            raise UsageError(f"--timeout must be a number of seconds above 0, got {self.timeout:g}")
         self._refuse_what_never_fits()
         if self.api_key is not None and len(self.api_key) < SHORTEST_KEY:
             raise UsageError(

@@ -1,13 +1,14 @@
 """Bodies of requests: read as they come, and cut off at the limits, before they fill the memory."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import suppress
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import NamedTuple
 
 from fastapi import Request
-from python_multipart.exceptions import MultipartParseError
+from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
@@ -15,9 +16,11 @@ from misgiving.serve.admission import Ticket
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import Settings
 
+CONTROL = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029]")  # ends lines; NUL is in no database
 RAW = ("image/", "application/octet-stream")
 LONGEST_NAME = 255
 OVERHEAD = 10_000  # bytes of boundaries and headers that come with each file, at most
+LONGEST_HEAD = 8_000  # bytes of the headers of one file
 DRAINED_SECONDS = 2.0
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
@@ -84,8 +87,8 @@ async def read_uploads(
 
 
 def clean_name(name: str) -> str:
-    """The name without what a database cannot hold, and no longer than a file's name is."""
-    return name.replace("\0", "\ufffd")[:LONGEST_NAME] or "image"
+    """The name without control characters, and no longer than a file's name is."""
+    return CONTROL.sub("\ufffd", name)[:LONGEST_NAME] or "image"
 
 
 async def _raw(request: Request, body: Body, ticket: Ticket, settings: Settings) -> Upload:
@@ -131,19 +134,20 @@ class _Multipart:
         self._headers: dict[bytes, bytes] = {}
         self._content = bytearray()
         self._complete = False
-        self._parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": self._begin,
-                "on_part_data": self._data,
-                "on_part_end": self._end_part,
-                "on_header_field": self._header_field,
-                "on_header_value": self._header_value,
-                "on_header_end": self._end_header,
-                "on_headers_finished": self._headers_finished,
-                "on_end": self._end,
-            },
-        )
+        with _understood():
+            self._parser = MultipartParser(
+                boundary,
+                {
+                    "on_part_begin": self._begin,
+                    "on_part_data": self._data,
+                    "on_part_end": self._end_part,
+                    "on_header_field": self._header_field,
+                    "on_header_value": self._header_value,
+                    "on_header_end": self._end_header,
+                    "on_headers_finished": self._headers_finished,
+                    "on_end": self._end,
+                },
+            )
 
     async def read(self, body: Body) -> list[Upload]:
         """The files, once the whole body is here."""
@@ -155,29 +159,32 @@ class _Multipart:
                     f"a request may have {_longest(self._settings)} bytes; send the files in "
                     "several requests"
                 )
-            self._write(chunk)
+            with _understood():
+                self._parser.write(chunk)
         if not self._complete:
             raise _broken("it ends before its last boundary")
         if not self._uploads:
             raise _broken("it has no file")
         return self._uploads
 
-    def _write(self, chunk: bytes) -> None:
-        try:
-            self._parser.write(chunk)
-        except MultipartParseError as error:
-            raise _broken(str(error)) from error
-
     def _begin(self) -> None:
         self._headers, self._content = {}, bytearray()
+        self._head = 0
         self._too_long = False
         self._name = ""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._refuse_head(end - start)
         self._field += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._refuse_head(end - start)
         self._value += data[start:end]
+
+    def _refuse_head(self, more: int) -> None:
+        self._head += more
+        if self._head > LONGEST_HEAD:
+            raise _broken(f"the headers of a file have more than {LONGEST_HEAD} bytes")
 
     def _end_header(self) -> None:
         self._headers[self._field.lower()] = self._value
@@ -210,6 +217,14 @@ class _Multipart:
 
     def _end(self) -> None:
         self._complete = True
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    try:
+        yield
+    except FormParserError as error:
+        raise _broken(str(error)) from error
 
 
 def _broken(why: str) -> ProblemError:

@@ -21,7 +21,7 @@ export function recall() {
   const target = Number.parseFloat(kept.get("target"));
   state.decisions = new Set((kept.get("show") ?? "").split(".").filter((one) => OUTCOMES.includes(one)));
   state.reviewed = ["yes", "no"].includes(kept.get("reviewed")) ? kept.get("reviewed") : "all";
-  state.order = kept.get("order") in ORDERS ? kept.get("order") : "error";
+  state.order = Object.hasOwn(ORDERS, kept.get("order")) ? kept.get("order") : "error";
   state.target = target > 0 && target < 1 ? target : null;
   state.selected = /^[0-9a-f]{32}$/.test(kept.get("case")) ? kept.get("case") : null;
   document.body.dataset.view = kept.get("view") === "case" && state.selected ? "case" : "list";

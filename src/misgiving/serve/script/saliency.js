@@ -17,7 +17,7 @@ export async function toggleHeat() {
     const found = await ask(`cases/${one.id}/saliency`);
     if (state.selected === one.id) drawHeat(found);
   } catch (error) {
-    at("saliency-says").textContent = error.message;
+    if (state.selected === one.id) at("saliency-says").textContent = error.message;
   }
 }
 

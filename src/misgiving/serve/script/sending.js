@@ -8,7 +8,7 @@ import { refresh } from "./worklist.js";
 const SENT_AT_ONCE = 8; // files of one request
 const RETRIES = 30;
 
-export const sending = { files: [], next: 0, sent: 0, failed: [], running: false, stopped: false };
+export const sending = { files: [], next: 0, sent: 0, failed: [], run: null, stopped: false };
 
 // Of a chosen folder, or of files: each with the name that it is shown by.
 export const chosen = (files) =>
@@ -17,13 +17,23 @@ export const chosen = (files) =>
 export async function send(files) {
   const images = files.filter(({ name }) => !name.split("/").some((part) => part.startsWith(".")));
   if (!images.length) return;
+  while (sending.stopped) await sending.run; // what was stopped ends first
   sending.files.push(...images);
+  sending.run ??= sendAll();
   renderSending();
-  if (sending.running) return;
-  Object.assign(sending, { running: true, stopped: false, failed: [] });
+}
+
+export function stopSending() {
+  sending.stopped = Boolean(sending.run);
+}
+
+async function sendAll() {
+  sending.failed = [];
   await Promise.all([sendOn(), sendOn()]);
-  say(`${sending.sent - sending.failed.length} images answered, ${sending.failed.length} failed.`);
-  Object.assign(sending, { files: [], next: 0, sent: 0, running: false });
+  const { files, next, sent, failed } = sending, left = files.length - next;
+  say(`${sent - failed.length} images answered, ${failed.length} failed`
+    + `${left ? `, ${left} not sent` : ""}.`);
+  Object.assign(sending, { files: [], next: 0, sent: 0, run: null, stopped: false });
   renderSending();
   lookForDrift();
   lookForNew();

@@ -1,0 +1,108 @@
+"""The pictures of the triage page that README.md and docs/deployment.md show.
+
+    misgiving serve bundle --store sqlite:///new.sqlite     # as README.md says
+    python docs/take_pictures.py http://127.0.0.1:8000 runs/reproduce/examples --out docs
+
+Sends the images of a folder, reviews two of them and takes pictures of a wide screen, light and
+dark, and of a phone. Needs Debian's chromium.
+"""
+
+import argparse
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from playwright.sync_api import Browser, Page, sync_playwright
+
+WIDE = {"width": 1240, "height": 900}
+PHONE = {"width": 390, "height": 780}
+GROUND = (119, 128, 138)
+GAP = 24
+
+
+def main() -> None:
+    """Send images to a service and take the pictures."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("address", help="of the service")
+    parser.add_argument("images", type=Path, help="a folder")
+    parser.add_argument("--out", type=Path, default=Path("docs"))
+    asked = parser.parse_args()
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        with page_of(browser, asked.address, viewport=WIDE) as page:
+            send(page, asked.images)
+            review(page)
+        for scheme in ("light", "dark"):
+            with page_of(browser, asked.address, viewport=WIDE, color_scheme=scheme) as page:
+                wide(page).save(asked.out / f"page-{scheme}.png", optimize=True)
+        with page_of(
+            browser, asked.address, viewport=PHONE, is_mobile=True, has_touch=True
+        ) as page:
+            phone(page).save(asked.out / "page-phone.png", optimize=True)
+        browser.close()
+
+
+@contextmanager
+def page_of(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
+    """The page, when it is ready."""
+    page = browser.new_page(**context)
+    page.goto(address)
+    page.wait_for_selector("body[data-ready]")
+    yield page
+    page.close()
+
+
+def send(page: Page, images: Path) -> None:
+    """Send a folder, and wait until all of it is answered."""
+    page.locator("#folder").set_input_files(images)
+    page.wait_for_selector("#sending", state="visible")
+    page.wait_for_selector("#sending", state="hidden", timeout=120_000)
+
+
+def review(page: Page) -> None:
+    """Agree with the two worst deferred cases."""
+    page.get_by_role("checkbox", name="defer").check()
+    page.locator(".row").first.click()
+    for count in (1, 2):
+        page.locator("#list").focus()
+        page.keyboard.press("a")
+        page.wait_for_function(f"() => document.querySelectorAll('.row .done').length === {count}")
+
+
+def wide(page: Page) -> Image.Image:
+    """The slider, the worklist and a deferred case with what it looks at."""
+    page.locator("#setting summary").first.click()
+    page.get_by_role("checkbox", name="defer").check()
+    page.locator(".row").nth(2).click()
+    page.get_by_role("checkbox", name="defer").uncheck()
+    page.locator("#saliency").click()
+    page.wait_for_selector("#heat", state="visible", timeout=60_000)
+    page.evaluate("() => scroll(0, 0)")
+    return picture(page)
+
+
+def phone(page: Page) -> Image.Image:
+    """The worklist and a case, side by side."""
+    worklist = picture(page)
+    page.locator(".row").nth(2).click()
+    page.wait_for_function("() => document.getElementById('case-image').naturalWidth > 0")
+    case = picture(page)
+    both = Image.new("RGB", (worklist.width + GAP + case.width, case.height), GROUND)
+    both.paste(worklist, (0, 0))
+    both.paste(case, (worklist.width + GAP, 0))
+    return both
+
+
+def picture(page: Page) -> Image.Image:
+    """What is seen."""
+    page.wait_for_timeout(500)
+    return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+
+
+if __name__ == "__main__":
+    main()
