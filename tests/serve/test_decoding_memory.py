@@ -116,7 +116,7 @@ def test_small_files_that_take_much_to_open_take_their_turn(file, status, sqlite
         before = highest(process)
         assert send_at_once(where, multipart(part(file)), 8) == [status] * 8
         grown = highest(process) - before
-    assert grown < budget * 1.15
+    assert grown < 1.5 * budget  # all eight at once would be 490 MB or more
 
 
 def test_what_opening_takes_is_known_from_how_a_file_begins():
