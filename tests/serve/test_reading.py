@@ -5,6 +5,7 @@ import gc
 import io
 import sys
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -86,23 +87,23 @@ class Hanging(Standin):
         return super().square(data, name)
 
 
+def wait_for_health(client, status):
+    deadline = time.monotonic() + 5
+    while client.get("/health").status_code != status and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def test_where_all_readers_hang_the_service_is_not_well(serving, monkeypatch):
     monkeypatch.setattr(service_module, "LONGEST", 0.0)
     model = Hanging()
     client = serving(model, timeout=0.1)
     assert client.get("/health").status_code == 200
     client.post("/decisions", content=picture(), headers={"Content-Type": "image/png"})
-    for _ in range(100):
-        if client.get("/health").status_code == 503:
-            break
-        threading.Event().wait(0.05)
+    wait_for_health(client, 503)
     assert "start it again" in client.get("/health").json()["detail"]
     assert "misgiving_hung_readers 1.0" in client.get("/metrics").text
     model.go_on.set()
-    for _ in range(100):
-        if client.get("/health").status_code == 200:
-            break
-        threading.Event().wait(0.05)
+    wait_for_health(client, 200)
     assert client.get("/health").status_code == 200
 
 

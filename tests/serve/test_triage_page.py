@@ -17,6 +17,7 @@ from triage import (
     names,
     needs_chromium,
     playwright,
+    reload,
     shades,
 )
 
@@ -105,8 +106,7 @@ def test_a_link_that_names_no_order_has_the_usual_one(opened):
     choose(page, shades())
     usual = names(page)
     page.goto(page.url.partition("#")[0] + "#order=__proto__")
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     assert names(page) == usual
 
 
@@ -157,8 +157,7 @@ def test_a_reload_keeps_filters_slider_order_and_selection(opened):
     page.locator(".row").nth(1).click()
     chosen = page.locator("#case-name").inner_text()
     shown = names(page)
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     assert names(page) == shown
     assert page.get_by_role("checkbox", name="defer").is_checked()
     assert page.locator("#order").input_value() == "newest"
@@ -237,8 +236,7 @@ def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):
             }
         }"""
     )
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     playwright.expect(page.locator("#shown")).to_have_text("200 of 200 cases")
     assert page.locator(".row").count() < 40
     page.locator("#list").focus()

@@ -1,7 +1,7 @@
 """Reviews on the page: keys, notes, undoing, and two people at once."""
 
 import pytest
-from triage import choose, needs_chromium, no_pictures, playwright, said_by, shades, stored
+from triage import choose, needs_chromium, no_pictures, playwright, reload, said_by, shades, stored
 
 pytestmark = needs_chromium
 
@@ -52,8 +52,7 @@ def test_classes_that_are_digits_have_their_own_keys(opened):
         route.fulfill(json={**worst, "reviewed": True, "review": {**remark, **moment}})
 
     page.route("**/cases?*", renamed)
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     page.locator(".row").first.click()
     page.keyboard.press("o")
     assert page.locator("#classes kbd").all_inner_texts() == ["0", "4", "7"]
@@ -94,6 +93,17 @@ def slow_reviews(page):
 
     go.waiting = waiting
     return go
+
+
+def slowly_agreeing(opened):
+    """The page while its first review is being sent, and what lets that go."""
+    page = opened()
+    choose(page, shades())
+    go = slow_reviews(page)
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
+    return page, go
 
 
 def test_no_second_review_begins_while_one_is_being_sent(opened):
@@ -151,8 +161,7 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
     page.keyboard.press("?")
     page.locator("#shortcuts").uncheck()
     page.keyboard.press("Escape")
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     page.locator("#list").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("a")
@@ -164,12 +173,7 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
 
 
 def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
-    page = opened()
-    choose(page, shades())
-    go = slow_reviews(page)
-    page.locator("#list").focus()
-    page.keyboard.press("j")
-    page.keyboard.press("a")
+    page, go = slowly_agreeing(opened)
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("n")
@@ -183,12 +187,7 @@ def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
 
 
 def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
-    page = opened()
-    choose(page, shades())
-    go = slow_reviews(page)
-    page.locator("#list").focus()
-    page.keyboard.press("j")
-    page.keyboard.press("a")
+    page, go = slowly_agreeing(opened)
     page.keyboard.press("n")
     page.keyboard.type("late")
     go()
@@ -222,13 +221,11 @@ def test_a_note_that_was_not_sent_outlives_a_reload(opened):
     choose(page, shades())
     page.locator(".row").first.click()
     page.locator("#note").fill("border <unclear>")
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     playwright.expect(page.locator("#note")).to_have_value("border <unclear>")
     page.locator("#agree").click()
     playwright.expect(page.locator(".row .done")).to_have_count(1)
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     page.locator(".row").first.click()
     playwright.expect(page.locator("#note")).to_have_value("")
 

@@ -4,7 +4,17 @@ import re
 
 import pytest
 from standin import picture
-from triage import GREEN, choose, drop, needs_chromium, no_pictures, playwright, shades, stored
+from triage import (
+    GREEN,
+    choose,
+    drop,
+    needs_chromium,
+    no_pictures,
+    playwright,
+    reload,
+    shades,
+    stored,
+)
 
 pytestmark = needs_chromium
 
@@ -35,8 +45,7 @@ def test_a_class_that_is_not_the_likeliest_is_explained(opened):
         route.fulfill(json=found)
 
     page.route("**/cases?*", turn)
-    page.reload()
-    page.wait_for_selector("body[data-ready]")
+    reload(page)
     note = page.locator("#shares-note")
     page.get_by_role("option").filter(has_text="quite.png").click()
     playwright.expect(note).to_be_hidden()

@@ -72,6 +72,11 @@ def choose(page, named):
     playwright.expect(page.locator(".row")).to_have_count(count)
 
 
+def reload(page):
+    page.reload()
+    page.wait_for_selector("body[data-ready]")
+
+
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 

@@ -151,7 +151,6 @@ def predict(
     from misgiving.experiments.prediction_tables import as_csv
 
     stop = "stopped" if out is None else "stopped; say --resume to go on from here"
-
     with progress_bars(stop) as progress:
 
         def show(table: "PredictionTable") -> None:
@@ -159,7 +158,7 @@ def predict(
                 progress.stop()  # while it runs, it takes what is written to the screen
                 typer.echo(as_csv(table), nl=False)
 
-        predicted, _ = predict_files(
+        predicted = predict_files(
             model,
             images,
             out=out,

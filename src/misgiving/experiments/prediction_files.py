@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from misgiving.data.bad_images import FAIL, SKIP
@@ -26,7 +27,7 @@ def predict_files(
     on_image: Report = lambda *_: None,
     on_table: Callable[[PredictionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
-) -> tuple[list[Predicted], PredictionTable]:
+) -> list[Predicted]:
     """Answer for images, and write a table and a sheet of them, each whole or not at all.
 
     Args:
@@ -44,24 +45,22 @@ def predict_files(
     """
     if resume and out is None:
         raise UsageError("--resume goes on with a file; name it by --out")
-    write = None if out is None else writer_for(out)
+    deliver = on_table if out is None else partial(writer_for(out), out)
     if contact_sheet is not None:
         _refuse_sheet(contact_sheet, out)
     answerer = answerer_of(model, device=device, devices=devices, nodes=nodes)
     if not answerer.team.is_first:  # it keeps and writes for all
-        out = contact_sheet = write = None
+        out = contact_sheet = None
+        deliver = on_table
     with _kept(out, answerer.fingerprint, resume=resume) as kept:
         predicted = predict_images(
             answerer, images, on_image=on_image, on_bad_image=on_bad_image, kept=kept
         )
         table = table_of(predicted, decides=answerer.decides, unreadable=on_bad_image == SKIP)
-        if out is not None and write is not None:
-            write(out, table)
-        else:
-            on_table(table)
+        deliver(table)
         if contact_sheet is not None:
             write_text(contact_sheet, sheet_of(predicted))
-    return predicted, table
+    return predicted
 
 
 def _refuse_sheet(sheet: Path, out: Path | None) -> None:

@@ -10,13 +10,15 @@ from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_MEMORY
 from PIL.TiffImagePlugin import TiffImageFile
 
+from misgiving.data.preprocessing import MAX_PIXELS
+
 PLAIN, OTHER = 20, 30  # bytes for each pixel at the highest, from the decoder to the square
 """Measured over every format that is read: 8-bit modes up to 20 bytes, when an image is turned and
 laid over white; 16-bit and 32-bit ones, transparent ones, WebP and JPEG 2000 up to 28.6."""
 
 PLAIN_MODES = ("1", "L", "P", "LA", "RGB", "CMYK", "YCbCr")
 BUFFERED = ("WEBP", "JPEG2000")  # their decoders hold the image once more, in four bytes or more
-BEFORE = {b"GIF8": 2 * (Image.MAX_IMAGE_PIXELS or 0), b"\x89PNG": MAX_TEXT_MEMORY}
+BEFORE = {b"GIF8": 2 * MAX_PIXELS, b"\x89PNG": MAX_TEXT_MEMORY}
 """Bytes that opening a file takes before anything is known of it, by how it begins: a GIF's first
 frame may be laid out, and a PNG's compressed texts are read."""
 

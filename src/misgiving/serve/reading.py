@@ -23,12 +23,12 @@ class Readers:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="reading")
         self._begun: dict[int, float] = {}  # of what is being done, by thread
 
-    async def run(self, work: Callable[[bytes], Result], data: bytes) -> Result:
-        """What `work` makes of a file; the file is let go where this is cancelled before it begins.
+    async def run(self, work: Callable[..., Result], *data: bytes) -> Result:
+        """What `work` makes, of a file or none; a file is let go where this is cancelled before.
 
         The pool itself holds what was cancelled until a thread comes to it.
         """
-        box = [data]
+        box = list(data)
         del data  # a traceback would hold it, too
         try:
             loop = asyncio.get_running_loop()
@@ -36,11 +36,11 @@ class Readers:
         finally:
             box.clear()
 
-    def _timed(self, work: Callable[[bytes], Result], box: list[bytes]) -> Result:
+    def _timed(self, work: Callable[..., Result], box: list[bytes]) -> Result:
         me = threading.get_ident()
         self._begun[me] = time.monotonic()
         try:
-            return work(box.pop())
+            return work(*box)
         finally:
             del self._begun[me]
 

@@ -96,7 +96,7 @@ class Service:
         if recent is not None:
             return recent
         # By the readers, so that no more images are open at once.
-        return await self.readers.run(lambda _: self._read_again(case), b"")
+        return await self.readers.run(partial(self._read_again, case))
 
     def _read_again(self, case: Case) -> Square | None:
         data = self.image(case)

@@ -16,7 +16,7 @@ from misgiving.serve.admission import Ticket
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import Settings
 
-CONTROL = re.compile("[\\0-\\x1f\\x7f-\\x9f\\u2028\\u2029]")  # ends lines; NUL is in no database
+CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")  # ends lines; NUL is in no database
 RAW = ("image/", "application/octet-stream")
 LONGEST_NAME = 255
 OVERHEAD = 10_000  # bytes of boundaries and headers that come with each file, at most

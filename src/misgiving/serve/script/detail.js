@@ -8,7 +8,7 @@ import { hideHeat } from "./saliency.js";
 import {
   ask, at, atMost, element, isNarrow, percent, say, selectedCase, state, take,
 } from "./shared.js";
-import { ROW, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
+import { ROW, classOf, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
 
 const RESTS = 100; // milliseconds, after which a case is more than passed by
 let asking = 0;
@@ -137,7 +137,7 @@ export function tellOf({ review: { reviewer, final_class: name } }) {
 // All of them where they are known, else the last one.
 export function renderReviews(one) {
   const reviews = one.reviews ?? (one.review ? [one.review] : []);
-  at("case-class").textContent = one.review?.final_class ?? one.predicted_class;
+  at("case-class").textContent = classOf(one);
   at("case-was").textContent = wasNamed(one);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const who = one.reviewer ? `${one.reviewer}, ` : "";

@@ -41,8 +41,8 @@ export function local(key, value) {
 
 export function notes(kept) {
   try {
-    if (kept) sessionStorage.setItem("misgiving-notes", JSON.stringify(kept));
-    return JSON.parse(sessionStorage.getItem("misgiving-notes")) ?? {};
+    if (!kept) return JSON.parse(sessionStorage.getItem("misgiving-notes")) ?? {};
+    sessionStorage.setItem("misgiving-notes", JSON.stringify(kept));
   } catch { /* a browser may keep nothing */ }
   return {};
 }

@@ -105,18 +105,19 @@ function said(one) {
   const box = element("div", "said"), line = element("div", "line");
   const name = element("span", "", one.name);
   name.title = one.name;
-  line.append(element("b", "", one.review?.final_class ?? one.predicted_class));
+  line.append(element("b", "", classOf(one)));
   if (wasNamed(one)) line.append(element("span", "was", wasNamed(one)));
   line.append(name);
   box.append(line, element("div", "why", reasonOf(one)));
   return box;
 }
 
+// As a person says, else the model.
+export const classOf = (one) => one.review?.final_class ?? one.predicted_class;
+
 // What the model has said, where a person says otherwise.
-export function wasNamed(one) {
-  const named = one.review?.final_class ?? one.predicted_class;
-  return named === one.predicted_class ? "" : `was ${one.predicted_class}`;
-}
+export const wasNamed = (one) =>
+  classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
 
 // The reason is that of the saved policy, also where a setting that is tried decides otherwise.
 export const reasonOf = (one) =>
