@@ -1,9 +1,9 @@
-"""Whether deferral policies keep their promises: calibration sets drawn from known populations.
+"""Whether deferral policies keep their targets: calibration sets drawn from known populations.
 
     python benchmarks/guarantee.py [FOLDER ...] [--out TABLE.md] [--fault fit-on-calibration]
 
 A population is simulated, or what the models of a reproduction said of held-out images, pooled
-over trials (or a CSV file with columns part, group, label, wrong, score, foreign_score). The rows
+over trials (or a CSV file with columns part, group, label, wrong, score, ood_score). The rows
 whose `part` is `tune` choose the candidates; all others are the population. A
 case is one image, drawn at random, of a group that is drawn with replacement. In each cell 2,000
 calibration sets are drawn and certified by the library's own code, and every policy is judged by
@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.deferral import Cases, Promises, one_per_group
+from misgiving.deferral import Cases, Targets, one_per_group
 from misgiving.deferral.bounds import probability_of_at_most
 from misgiving.deferral.plan import Counts, Plan
 from misgiving.errors import DataError
@@ -33,7 +33,7 @@ from misgiving.files import write_text
 SIZES = (50, 200, 1000)
 ERRORS = (0.05, 0.1, 0.2)
 CLASS_RATES = (0.05, 0.1)
-FOREIGN_RATES = (0.05, 0.1)
+MAX_OOD_FALSE_ALARMSS = (0.05, 0.1)
 LEVEL = 0.05
 MOST_ABOVE = 0.065  # three standard errors of 2,000 draws above the level
 MOST_LOST = 0.12  # of coverage, against the oracle
@@ -58,8 +58,8 @@ breaks none. `refused`: share of draws in which nothing is accepted, or the prom
 `mean coverage`: of the other draws. `oracle`: the largest coverage of any threshold that is truly
 within the target. `best test`: the largest coverage of a threshold that passes one single test of
 the error, made with the whole level, in half of the draws: about what such a number of cases can
-show at best. Neither counts what the foreign rule takes away. A promise for a class or of the
-foreign rate is drawn beside an error of 0.5, so that it alone decides. `no evidence`: refused in
+show at best. Neither counts what the OOD rule takes away. A promise for a class or of the
+OOD rate is drawn beside an error of 0.5, so that it alone decides. `no evidence`: refused in
 more than half of the draws.
 """
 
@@ -97,7 +97,7 @@ class Truth(NamedTuple):
     accepted: Float[np.ndarray, " draws"]
     wrong: Float[np.ndarray, " draws"]
     missed: Float[np.ndarray, " draws"]
-    foreign: Float[np.ndarray, " draws"]
+    ood: Float[np.ndarray, " draws"]
 
 
 class Drawn(NamedTuple):
@@ -169,7 +169,7 @@ def _with_labels(
     of_right = (CLASS_SHARE - 0.25 * wrong.mean()) / (1 - wrong.mean())
     watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
     likeness = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
-    return Cases(scores=ranks, foreign_scores=likeness, wrong=wrong, labels=watched.astype(int))
+    return Cases(scores=ranks, ood_scores=likeness, wrong=wrong, labels=watched.astype(int))
 
 
 def read(place: Path) -> Iterator[Population]:
@@ -198,7 +198,7 @@ def on_one_scale(rows: list[dict[str, str]], trial: str) -> Iterator[dict[str, s
 
     Each is a rising function of the score, so that a trial's own policies stay what they are.
     """
-    scaled = {name: _beside_tune(rows, name) for name in ("score", "foreign_score")}
+    scaled = {name: _beside_tune(rows, name) for name in ("score", "ood_score")}
     for number, row in enumerate(rows):
         numbers = {name: str(values[number]) for name, values in scaled.items()}
         yield {**row, **numbers, "group": f"{trial}/{row['group']}"}
@@ -233,27 +233,29 @@ def population_of(name: str, rows: Sequence[dict[str, str]]) -> Population:
 def _cases(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> Cases:
     return Cases(
         scores=np.array([float(row["score"]) for row in rows]),
-        foreign_scores=np.array([float(row["foreign_score"]) for row in rows]),
+        ood_scores=np.array([float(row["ood_score"]) for row in rows]),
         wrong=np.array([row["wrong"].lower() in ("1", "1.0", "true") for row in rows]),
         labels=np.array([classes.index(row["label"]) for row in rows]),
     )
 
 
-def promises_for(population: Population) -> Iterator[tuple[str, Promises]]:
+def promises_for(population: Population) -> Iterator[tuple[str, Targets]]:
     """Every promise by itself, and all at once."""
     for error in ERRORS:
-        yield f"error {error:g}", Promises(max_error=error)
+        yield f"error {error:g}", Targets(max_error=error)
     if population.tune is None and "0.3" not in population.name:
         return
-    alone = Promises(max_error=0.5, simultaneous=False)
+    alone = Targets(max_error=0.5, simultaneous=False)
     for rate in CLASS_RATES:
         yield f"class {rate:g}", replace(alone, class_max_miss={population.watched: rate})
-    for rate in FOREIGN_RATES:
-        yield f"foreign {rate:g}", replace(alone, foreign_rate=rate)
+    for rate in MAX_OOD_FALSE_ALARMSS:
+        yield f"ood {rate:g}", replace(alone, max_ood_false_alarms=rate)
     for error in ERRORS[1:]:
         yield (
-            f"all: error {error:g}, class 0.1, foreign 0.05",
-            Promises(max_error=error, class_max_miss={population.watched: 0.1}, foreign_rate=0.05),
+            f"all: error {error:g}, class 0.1, ood 0.05",
+            Targets(
+                max_error=error, class_max_miss={population.watched: 0.1}, max_ood_false_alarms=0.05
+            ),
         )
 
 
@@ -261,16 +263,16 @@ def rows_of(
     population: Population, asked: argparse.Namespace, random: np.random.Generator
 ) -> Iterator[tuple[str, ...]]:
     """A row for each promise and number of cases."""
-    for label, promises in promises_for(population):
+    for label, targets in promises_for(population):
         for size in SIZES:
-            drawn = draw_policies(population, label, promises, size, asked=asked, random=random)
-            yield row(population, label, promises, size, drawn)
+            drawn = draw_policies(population, label, targets, size, asked=asked, random=random)
+            yield row(population, label, targets, size, drawn)
 
 
 def draw_policies(
     population: Population,
     label: str,
-    promises: Promises,
+    targets: Targets,
     size: int,
     *,
     asked: argparse.Namespace,
@@ -283,7 +285,7 @@ def draw_policies(
         tune = population.tune or population.cases[population.draw(1, size, random)[0]]
         chosen = population.draw(asked.draws // tunes, size, random)
         try:
-            plan = Plan.of(tune, promises, classes=population.classes, cases=size)
+            plan = Plan.of(tune, targets, classes=population.classes, cases=size)
         except DataError:  # too few cases for the promise, whatever they are
             none = np.zeros(len(chosen))
             parts.append(Drawn(none, none > 0, none == 0))
@@ -294,7 +296,7 @@ def draw_policies(
         counts = plan.count(calibration)
         position = plan.position(counts)
         truth = true_shares(population, plan, counts, position)
-        above = broken(label, promises, truth)
+        above = broken(label, targets, truth)
         parts.append(Drawn(truth.accepted, above, position < 0))
     return Drawn(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
@@ -311,7 +313,7 @@ def true_shares(
 ) -> Truth:
     """What each policy does in the whole population."""
     cases, weights = population.cases, population.weights
-    likeness = cases.foreign_scores
+    likeness = cases.ood_scores
     assert likeness is not None
     limits = np.full(len(position), -np.inf) if counts.limit is None else np.asarray(counts.limit)
     of_class = cases.labels == population.classes.index(population.watched)
@@ -328,7 +330,7 @@ def true_shares(
         ):
             into[draws] = _suffix_sums((weights * counted)[order])[above]
     below = np.searchsorted(likeness[order], limits, side="left")
-    truth.foreign[:] = np.append(0.0, np.cumsum(weights[order]))[below]
+    truth.ood[:] = np.append(0.0, np.cumsum(weights[order]))[below]
     return truth._replace(missed=truth.missed / (weights @ of_class))
 
 
@@ -336,26 +338,26 @@ def _suffix_sums(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_and_1
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)
 
 
-def broken(label: str, promises: Promises, truth: Truth) -> Bool[np.ndarray, " draws"]:
+def broken(label: str, targets: Targets, truth: Truth) -> Bool[np.ndarray, " draws"]:
     """Whether the promise that the row is about is broken, or any of all."""
     rounding = 1e-9
     kinds = {
-        "error": truth.wrong > (promises.max_error + rounding) * truth.accepted,
-        "class": truth.missed > max(promises.class_max_miss.values(), default=1.0) + rounding,
-        "foreign": truth.foreign > (promises.foreign_rate or 1.0) + rounding,
+        "error": truth.wrong > (targets.max_error + rounding) * truth.accepted,
+        "class": truth.missed > max(targets.class_max_miss.values(), default=1.0) + rounding,
+        "ood": truth.ood > (targets.max_ood_false_alarms or 1.0) + rounding,
     }
     kind = label.partition(" ")[0]
     return np.any(list(kinds.values()), axis=0) if kind == "all:" else kinds[kind]
 
 
 def row(
-    population: Population, label: str, promises: Promises, size: int, drawn: Drawn
+    population: Population, label: str, targets: Targets, size: int, drawn: Drawn
 ) -> tuple[str, ...]:
     """The cells of the table, and whether the promise was kept."""
     above, refused = drawn.above.mean(), drawn.refused.mean()
     coverage = drawn.coverage[~drawn.refused].mean() if refused < 1 else np.nan
-    best, oracle = references(population, promises, size)
-    short = label.startswith("error") and size == max(SIZES) and promises.max_error >= 0.1
+    best, oracle = references(population, targets, size)
+    short = label.startswith("error") and size == max(SIZES) and targets.max_error >= 0.1
     verdict = "kept" if above <= MOST_ABOVE else "**broken**"
     if refused > 0.5:
         verdict = "no evidence" if above <= MOST_ABOVE else verdict
@@ -366,8 +368,8 @@ def row(
     return population.name, label, str(size), *shares, *coverages, verdict
 
 
-def references(population: Population, promises: Promises, size: int) -> tuple[float, float]:
-    """Coverage of the best single test of the error, and of the oracle; without a foreign rule."""
+def references(population: Population, targets: Targets, size: int) -> tuple[float, float]:
+    """Coverage of the best single test of the error, and of the oracle; without a OOD rule."""
     cases, weights = population.cases, population.weights
     order = np.argsort(-cases.scores, kind="stable")
     last = np.append(np.diff(cases.scores[order]) != 0, True)
@@ -375,11 +377,11 @@ def references(population: Population, promises: Promises, size: int) -> tuple[f
     accepted = np.cumsum(weights[order])[last]
     wrong = np.cumsum((weights * cases.wrong)[order])[last]
     missed = np.cumsum((weights * cases.wrong * of_class)[order])[last] / (weights @ of_class)
-    kept = missed <= max(promises.class_max_miss.values(), default=1.0)
-    within = kept & (wrong <= promises.max_error * accepted)
+    kept = missed <= max(targets.class_max_miss.values(), default=1.0)
+    within = kept & (wrong <= targets.max_error * accepted)
     expected = np.rint(size * accepted).astype(int)
     median = np.floor(size * wrong).astype(int)
-    p_values = probability_of_at_most(median, expected, promises.max_error)
+    p_values = probability_of_at_most(median, expected, targets.max_error)
     passes = kept & (p_values <= LEVEL)
     return float(accepted[passes].max(initial=0.0)), float(accepted[within].max(initial=0.0))
 

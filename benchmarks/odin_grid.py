@@ -20,8 +20,8 @@ from side_by_side import Comparison, alternate
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from misgiving.detectors import EPSILONS, TEMPERATURES, odin_grid, score_grid, tune_odin
 from misgiving.models.joint import JointClassifier
+from misgiving.scores import EPSILONS, TEMPERATURES, odin_grid, score_grid, tune_odin
 
 
 class Logits(torch.nn.Module):

@@ -22,8 +22,8 @@ from torch import Tensor
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.preprocessing import Preprocessing, read_bytes
 from misgiving.data.splits import Split
-from misgiving.experiments.predicting import predict_images
-from misgiving.experiments.prediction_tables import table_of
+from misgiving.workflows.predict import predict_images
+from misgiving.workflows.prediction_tables import table_of
 
 CLASSES = tuple("abcdefgh")
 BATCH_SIZE = 64

@@ -31,7 +31,7 @@ CALIBRATION = {
     "brier": "Brier",
     "nll": "NLL",
 }
-NOT_DETECTORS = ("", "foreign_rule")
+NOT_DETECTORS = ("", "ood_rule")
 Row = dict[str, str]
 
 
@@ -114,7 +114,7 @@ def policies(intervals: Sequence[Row], results: Sequence[Row]) -> str:
         for detector in distinct(where(found, model=model), "detector"):
             of_model = {"model": model, "detector": detector}
             attained = numbers(where(found, metric="attained", **of_model))
-            smallest = numbers(where(found, metric="smallest_promise", **of_model))
+            smallest = numbers(where(found, metric="smallest_certifiable_error", **of_model))
             errors = numbers(where(found, metric="error_among_accepted", **of_model))
             covered = where(intervals, metric="coverage", baseline="", **of_model)
             lines.append(
@@ -176,16 +176,16 @@ def detectors(intervals: Sequence[Row], results: Sequence[Row]) -> Iterator[str]
         ]
         chosen = Counter(row["detector"] for row in where(results, model=model, metric="chosen"))
         said = ", ".join(f"{name} ({count})" for name, count in chosen.most_common())
-        shares = where(results, model=model, detector="foreign_rule")
-        foreign = ", ".join(
+        shares = where(results, model=model, detector="ood_rule")
+        ood = ", ".join(
             f"{name} {fmean(numbers(where(shares, dataset=name))):.0%}"
             for name in distinct(shares, "dataset")
             if not name.startswith("unseen/")
         )
         yield (
             f"### AUROC of every detector: {model}\n\n{table(['detector', *sets], lines)}\n\n"
-            f"Best on the tuning set, by number of trials: {said}. Called foreign by the rule that "
-            f"allows 5 % false alarms: {foreign}."
+            f"Best on the tuning set, by number of trials: {said}. Called ood by the rule that "
+            f"allows 5 % false alarms: {ood}."
         )
 
 

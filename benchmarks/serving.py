@@ -199,7 +199,7 @@ def _drawn_bundle(folder: Path) -> Path:
     from misgiving.checkpoint import Architecture, Checkpoint, save
     from misgiving.data.preprocessing import Preprocessing
     from misgiving.data.splits import Split
-    from misgiving.experiments.exporting import export_run
+    from misgiving.workflows.export import export_run
 
     torch.manual_seed(0)
     architecture = Architecture(backbone="tf_efficientnet_lite0", num_classes=8, image_size=128)

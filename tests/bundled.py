@@ -8,9 +8,9 @@ from coloured import coloured_set, split_of
 
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.deciding import calibrated, detectors_of, estimate_of, predictions_of
-from misgiving.deferral import Promises
-from misgiving.evaluation import predict
+from misgiving.decisions.engine import calibrated, detectors_of, estimate_of
+from misgiving.deferral import Targets
+from misgiving.evaluation import predict, predictions_of
 
 SIDE = 16
 
@@ -73,7 +73,7 @@ def _set_head(model, images):
         head.bias.copy_(torch.from_numpy(-(about @ means.mean(axis=0)) * scale))
 
 
-def decider_of(made, *, foreign_detector="knn"):
+def decider_of(made, *, ood_detector="knn"):
     """Its policy, calibrated on drawn images."""
     train, tune, calibration = (
         predictions_of(made, noisy_set(size, seed=seed))
@@ -85,10 +85,10 @@ def decider_of(made, *, foreign_detector="knn"):
         calibration,
         detectors,
         estimate_of(tune, detectors),
-        [Promises(max_error=0.4, foreign_rate=0.1)],
+        [Targets(max_error=0.4, max_ood_false_alarms=0.1)],
         seed=0,
         calibration_fingerprint="cases",
-        foreign_detector=foreign_detector,
+        ood_detector=ood_detector,
     )
     return decider
 

@@ -36,7 +36,7 @@ def exported(tmp_path_factory):
     """A run with a policy, and the bundle that was exported of it."""
     from bundled import checkpoint, decider_of, write_run
 
-    from misgiving.experiments.exporting import export_run
+    from misgiving.workflows.export import export_run
 
     made = checkpoint()
     run = write_run(tmp_path_factory.mktemp("exported") / "run", made, decider_of(made))

@@ -9,8 +9,8 @@ import pytest
 from commands import one_line, reseal
 from PIL import Image
 
-from misgiving.experiments.runs import ModelSettings, prepare_run, train_run
 from misgiving.training import TrainingConfig
+from misgiving.workflows.train import ModelSettings, prepare_run, train_run
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]

@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
-from misgiving.experiments.runs import ModelSettings, prepare_run, train_run
 from misgiving.training import TrainingConfig
+from misgiving.workflows.train import ModelSettings, prepare_run, train_run
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def cache_home(places):
 @pytest.fixture(scope="module")
 def calibrated(trained, places):
     """The run with a policy; made once, by the library."""
-    from misgiving.deferral import Promises
-    from misgiving.experiments.calibrating import calibrate_run
+    from misgiving.deferral import Targets
+    from misgiving.workflows.calibrate import calibrate_run
 
     shutil.copytree(trained, places / "calibrated")
     account = calibrate_run(
         places / "calibrated",
         "digits",
-        Promises(max_error=0.2, foreign_rate=0.05),
+        Targets(max_error=0.2, max_ood_false_alarms=0.05),
         cache=places / "cache" / "misgiving",
         device="cpu",
     )
@@ -107,7 +107,7 @@ def test_the_parts_share_no_image(calibrated):
 
 def test_the_same_seed_gives_the_same_policy(calibrated, run_folder, misgiving):
     misgiving(
-        "calibrate", run_folder, "digits", "--max-error", "0.2", "--foreign-rate", "0.05",
+        "calibrate", run_folder, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
         "--device", "cpu",
     )  # fmt: skip
     for name in ("policy.json", "estimate.json", "cases.json"):
@@ -155,7 +155,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with
     shared = sorted(predicted.keys() & decided.keys())
     assert len(shared) > 20, error
     for name in shared:
-        for column in ("score", "foreign_score", "error_probability", "probability"):
+        for column in ("score", "ood_score", "error_probability", "probability"):
             assert float(predicted[name][column]) == pytest.approx(
                 float(decided[name][column]), rel=1e-3, abs=1e-5
             )
@@ -179,7 +179,7 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], "unknown class 'eleven'"),
         (["--max-error", "0.1", "--class-max-miss", "3"], "'3' is not CLASS=RATE"),
         (["--max-error", "0.1", "--class-max-miss", "3=0.001"], "the smallest rate that can be"),
-        (["--max-error", "0.1", "--foreign-rate", "0.0001"], "at least"),
+        (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], "at least"),
         (["--max-error", "0.1", "--detector", "nearest"], "unknown detector 'nearest'"),
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
     ],
@@ -201,12 +201,12 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
-        "error_probability", "expected_loss", "foreign_p_value", "score", "foreign_score",
+        "error_probability", "expected_loss", "ood_p_value", "score", "ood_score",
     ]  # fmt: skip
     for row in rows:
-        assert row["decision"] in ("accept", "defer", "foreign")
+        assert row["decision"] in ("accept", "defer", "ood")
         assert row["reason"]
-        assert 0 < float(row["foreign_p_value"]) <= 1
+        assert 0 < float(row["ood_p_value"]) <= 1
 
 
 def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path):

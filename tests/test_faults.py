@@ -14,8 +14,8 @@ from PIL import Image
 from misgiving import checkpoint
 from misgiving.cli.faults import fault_of
 from misgiving.data import loading
-from misgiving.experiments import answering, runs
 from misgiving.files import disk_faults
+from misgiving.reproduction import answering, runs
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]

@@ -10,9 +10,9 @@ import torch
 from commands import one_line
 from PIL import Image
 
-from misgiving.detectors.fitted import FittedDetectors
 from misgiving.errors import DataError
-from misgiving.evaluation import Predictions
+from misgiving.results.predictions import Predictions
+from misgiving.scores.fitted import FittedDetectors
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 

@@ -9,27 +9,28 @@ if TYPE_CHECKING:
     from misgiving.bundle import Answer, Bundle
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
-    from misgiving.deciding import Decider
+    from misgiving.decisions.engine import Decider
     from misgiving.deferral import DeferralPolicy
-    from misgiving.detectors import Odin, tune_odin
-    from misgiving.evaluation import Predictions, predict
+    from misgiving.evaluation import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output
     from misgiving.models.loss_estimator import LossEstimator
+    from misgiving.results.predictions import Predictions
+    from misgiving.scores import Odin, tune_odin
     from misgiving.training import TrainingConfig, train
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
     "Answer": "bundle",
     "Bundle": "bundle",
-    "Decider": "deciding",
+    "Decider": "decisions.engine",
     "DeferralPolicy": "deferral",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
-    "Odin": "detectors",
+    "Odin": "scores",
     "Output": "models.joint",
-    "Predictions": "evaluation",
+    "Predictions": "results.predictions",
     "TrainingConfig": "training",
     "joint_objective": "losses",
     "load": "checkpoint",
@@ -39,7 +40,7 @@ _HOMES = {
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training",
-    "tune_odin": "detectors",
+    "tune_odin": "scores",
 }
 
 __all__ = [

@@ -19,8 +19,9 @@ from misgiving.bundle.storage import seal
 from misgiving.checkpoint import load
 from misgiving.data.datasets import unlabelled
 from misgiving.data.loading import prepare
-from misgiving.deciding import Decider, predictions_of
+from misgiving.decisions.engine import Decider
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import predictions_of
 
 FILES = (
     "bundle.json",
@@ -57,7 +58,7 @@ def verdicts_of(run, images):
     return predictions, Decider.load(run / "policy")(predictions)
 
 
-NUMBERS = ("probability", "error_probability", "expected_loss", "score", "foreign_score")
+NUMBERS = ("probability", "error_probability", "expected_loss", "score", "ood_score")
 
 
 def assert_agree(answers, predictions, verdicts):
@@ -65,7 +66,7 @@ def assert_agree(answers, predictions, verdicts):
     for answer, verdict in zip(answers, verdicts, strict=True):
         assert answer.decision == verdict.decision
         assert answer.predicted_class == verdict.predicted_class
-        assert answer.foreign_p_value == pytest.approx(verdict.p_value, rel=1e-4)
+        assert answer.ood_p_value == pytest.approx(verdict.p_value, rel=1e-4)
     for name in NUMBERS:
         assert_close([getattr(a, name) for a in answers], [getattr(v, name) for v in verdicts])
     assert_close([answer.predicted_loss for answer in answers], predictions.predicted_losses)
@@ -78,7 +79,7 @@ def assert_close(ours, theirs):
 def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
     images = noisy_set(200, seed=11)
     predictions, verdicts = verdicts_of(exported[0], images)
-    assert {verdict.decision for verdict in verdicts} == {"accept", "defer", "foreign"}
+    assert {verdict.decision for verdict in verdicts} == {"accept", "defer", "ood"}
     assert_agree(bundle.answer_squares(images.images), predictions, verdicts)
 
 
@@ -306,7 +307,7 @@ def test_a_bundle_without_a_policy_defers_every_answer(copied):
         assert answer.probabilities == pytest.approx(expected.tolist())
         assert answer.probability == max(answer.probabilities)
         assert answer.predicted_loss is not None
-        assert answer.score is answer.foreign_score is answer.error_probability is None
+        assert answer.score is answer.ood_score is answer.error_probability is None
 
 
 def test_threads_must_be_some(exported):
@@ -335,7 +336,7 @@ def test_a_bundle_answers_where_there_is_no_torch(exported, tmp_path):
         text=True,
         check=False,
     )
-    assert found.stdout.strip() in ("accept", "defer", "foreign"), found.stderr
+    assert found.stdout.strip() in ("accept", "defer", "ood"), found.stderr
 
 
 def test_the_card_says_what_the_service_tests_for_drift_and_what_is_not_tested():

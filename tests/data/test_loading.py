@@ -24,12 +24,12 @@ from misgiving.data.datasets import (
     load_dataset,
     unlabelled,
 )
-from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.loading import (
     batches,
     default_cache,
     prepare,
 )
+from misgiving.data.parallel import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing, decode
 from misgiving.errors import DataError, UsageError
 

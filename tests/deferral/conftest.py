@@ -7,12 +7,12 @@ CLASSES = ("NV", "MEL", "BCC")
 
 
 def drawn_cases(count, seed=0, *, worst=0.6):
-    """Cases whose errors become rarer with the score; the foreign score is its own."""
+    """Cases whose errors become rarer with the score; the OOD score is its own."""
     random = np.random.default_rng(seed)
     scores = random.random(count)
     return Cases(
         scores=scores,
-        foreign_scores=random.normal(size=count),
+        ood_scores=random.normal(size=count),
         wrong=random.random(count) < worst * (1 - scores) ** 2,
         labels=random.integers(len(CLASSES), size=count),
     )

@@ -16,13 +16,13 @@ from misgiving.deferral.bounds import (
     two_sided,
     upper_bound,
 )
-from misgiving.deferral.candidates import (
+from misgiving.deferral.certification import allowed, certified
+from misgiving.deferral.multiple_testing import (
     accepted_by_candidate,
     candidate_thresholds,
     starting_levels,
 )
-from misgiving.deferral.certification import allowed, certified
-from misgiving.deferral.foreign import conformal_p_values, limit_of
+from misgiving.deferral.ood_limit import conformal_p_values, limit_of
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))
 levels = st.floats(1e-6, 0.5)
@@ -90,7 +90,7 @@ def test_less_confidence_and_fewer_events_lower_the_upper_bound(drawn, both):
 
 
 @given(st.integers(1, 150), percents, percents)
-def test_the_foreign_rank_is_the_highest_whose_share_is_within_the_rate(cases, rate, level):
+def test_the_ood_rank_is_the_highest_whose_share_is_within_the_rate(cases, rate, level):
     rank = highest_rank(cases, rate=float(rate), level=float(level))
     # more than `rate` lies below the k-th lowest when fewer than k cases fall into that share
     failing = [at_most(k - 1, cases, rate) for k in (rank, rank + 1)]
@@ -101,7 +101,7 @@ def test_the_foreign_rank_is_the_highest_whose_share_is_within_the_rate(cases, r
 
 
 @given(st.integers(1, 150), in_order(percents), in_order(percents), st.integers(0, 20))
-def test_the_foreign_rank_rises_with_cases_and_rate_and_falls_with_the_confidence(
+def test_the_ood_rank_rises_with_cases_and_rate_and_falls_with_the_confidence(
     cases, rates, chances, more
 ):
     loose = highest_rank(cases + more, rate=float(rates[1]), level=float(chances[1]))

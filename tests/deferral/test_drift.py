@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.deferral import DeferralPolicy, DriftMonitor, Interval, Promises, calibrate
+from misgiving.deferral import DeferralPolicy, DriftMonitor, Interval, Targets, calibrate
 from misgiving.deferral.drift import (
     FRACTIONS,
     JUMPS,
@@ -15,26 +15,26 @@ from misgiving.deferral.drift import (
     tie_of,
 )
 
-FOREIGN = Promises(max_error=0.15, foreign_rate=0.1)
+OOD = Targets(max_error=0.15, max_ood_false_alarms=0.1)
 
 
-def made_policy(drawn_cases, *, size=200, seed=2, promises=FOREIGN):
+def made_policy(drawn_cases, *, size=200, seed=2, targets=OOD):
     found = calibrate(
-        drawn_cases(300, 1), drawn_cases(size, seed), promises, classes=("NV", "MEL", "BCC")
+        drawn_cases(300, 1), drawn_cases(size, seed), targets, classes=("NV", "MEL", "BCC")
     )
-    names = {"score": "confidence", "foreign_detector": "knn", "seed": 3}
+    names = {"score": "confidence", "ood_detector": "knn", "seed": 3}
     prints = {"model_fingerprint": "a" * 64, "calibration_fingerprint": "b" * 64}
     return DeferralPolicy(calibration=found, **names, **prints)
 
 
 def show(monitor, policy, cases, name="stream"):
     """Let the monitor see cases as the service decides them."""
-    decided = policy.decide(cases.scores, cases.foreign_scores)
-    columns = zip(cases.scores, cases.foreign_scores, decided, strict=True)
+    decided = policy.decide(cases.scores, cases.ood_scores)
+    columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
     for number, (score, likeness, one) in enumerate(columns):
         monitor.see(
             score=float(score),
-            foreign_score=float(likeness),
+            ood_score=float(likeness),
             accepted=one.decision == "accept",
             content=f"{name} {number}",
         )
@@ -222,7 +222,7 @@ def test_what_raised_an_alarm_is_still_said_when_later_cases_are_the_other_way(d
 def test_unfamiliar_images_are_noticed_even_where_the_score_says_nothing(drawn_cases):
     policy = made_policy(drawn_cases)
     cases = drawn_cases(100, 7)
-    cases.foreign_scores[:] -= 2
+    cases.ood_scores[:] -= 2
     found = show(DriftMonitor(policy), policy, cases)
     assert found["familiarity"].since < 40
     assert "less like the training images" in found["familiarity"].sentence
@@ -246,7 +246,7 @@ def test_a_score_that_is_no_number_counts_as_the_lowest():
 
 
 def test_a_policy_that_accepts_nothing_is_watched_by_its_scores(drawn_cases):
-    policy = made_policy(drawn_cases, promises=Promises(max_error=0.001))
+    policy = made_policy(drawn_cases, targets=Targets(max_error=0.001))
     found = show(DriftMonitor(policy), policy, drawn_cases(20, 7))
     assert set(found) == {"scores", "familiarity"}
 

@@ -4,20 +4,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.deferral import DeferralPolicy, DriftMonitor, Promises, calibrate
+from misgiving.deferral import DeferralPolicy, DriftMonitor, Targets, calibrate
 from misgiving.deferral.storage import checksum
 from misgiving.errors import DataError, UsageError
 
-EVERYTHING = Promises(
+EVERYTHING = Targets(
     max_error=0.15,
     class_max_miss={"MEL": 0.2},
-    foreign_rate=0.1,
+    max_ood_false_alarms=0.1,
     prevalence={"MEL": 0.1},
 )
 KINDS = {
     "everything": EVERYTHING,
-    "plain": Promises(max_error=0.1),
-    "accepts all": Promises(max_error=0.9),
+    "plain": Targets(max_error=0.1),
+    "accepts all": Targets(max_error=0.9),
     "nothing attainable": replace(EVERYTHING, max_error=0.001),
 }
 
@@ -26,7 +26,7 @@ KINDS = {
 def policies(drawn_cases, classes):
     def make(kind, **fields):
         found = calibrate(drawn_cases(300, 1), drawn_cases(400, 2), KINDS[kind], classes=classes)
-        names = {"score": "confidence", "foreign_detector": "knn", "seed": 3}
+        names = {"score": "confidence", "ood_detector": "knn", "seed": 3}
         prints = {"model_fingerprint": "a" * 64, "calibration_fingerprint": "b" * 64}
         return DeferralPolicy(calibration=found, **names, **prints, **fields)
 
@@ -51,23 +51,23 @@ def test_a_float32_score_is_compared_as_it_is(policies):
     assert float(at) != policy.accept_threshold
 
 
-def test_an_image_below_the_foreign_limit_is_foreign_and_one_at_it_deferred(policies):
+def test_an_image_below_the_ood_limit_is_ood_and_one_at_it_deferred(policies):
     policy = policies("everything")
-    at, sure = policy.foreign_threshold, 1.0
+    at, sure = policy.ood_threshold, 1.0
     likeness = [np.nextafter(at, -9), at, np.nextafter(at, 9)]
-    assert decisions(policy, [sure] * 3, likeness) == ["foreign", "defer", "accept"]
+    assert decisions(policy, [sure] * 3, likeness) == ["ood", "defer", "accept"]
 
 
-def test_without_a_foreign_rule_no_image_is_foreign_but_p_values_are_shown(policies):
+def test_without_a_ood_rule_no_image_is_ood_but_p_values_are_shown(policies):
     found = policies("plain").decide(np.array([1.0]), np.array([-99.0]))[0]
     assert (found.decision, found.p_value) == ("accept", pytest.approx(1 / 401))
 
 
-def test_where_nothing_is_attainable_nothing_is_accepted_and_foreign_images_are_still_told(
+def test_where_nothing_is_attainable_nothing_is_accepted_and_ood_images_are_still_told(
     policies,
 ):
     policy = policies("nothing attainable")
-    assert decisions(policy, [1.0, 1.0], [9.0, -99.0]) == ["defer", "foreign"]
+    assert decisions(policy, [1.0, 1.0], [9.0, -99.0]) == ["defer", "ood"]
     assert "no threshold keeps" in policy.decide(np.array([1.0]), np.array([9.0]))[0].reason
 
 
@@ -98,15 +98,15 @@ def test_a_reason_never_contradicts_its_decision(policies):
     assert (found.decision, "score 1.00 is at least" in found.reason) == ("accept", True)
 
 
-def test_a_reason_of_a_foreign_image_says_how_unusual_it_is(policies):
+def test_a_reason_of_a_ood_image_says_how_unusual_it_is(policies):
     policy = policies("everything")
-    third = sorted(policy.calibration_foreign_scores)[2]
+    third = sorted(policy.calibration_ood_scores)[2]
     reason = policy.decide(np.array([1.0]), np.array([third + 1e-9]))[0].reason
     assert reason.endswith("all but 0.75 % of the calibration cases (p = 0.01)")
 
 
 def test_a_missing_familiarity_is_refused(policies):
-    with pytest.raises(UsageError, match="foreign_scores is missing; give the confidences of knn"):
+    with pytest.raises(UsageError, match="ood_scores is missing; give the confidences of knn"):
         policies("everything").decide(np.array([1.0]))
 
 
@@ -205,15 +205,15 @@ def test_another_model_is_refused(policies):
     [
         ("everything", "Of the answers that are accepted, at most 15 % are wrong"),
         ("everything", "Of cases of MEL, at most 20 % are accepted as another class"),
-        ("everything", "at most 10 % are called foreign"),
-        ("everything", "all promises together hold with a confidence of 95 %"),
+        ("everything", "at most 10 % are called out-of-distribution"),
+        ("everything", "all targets together hold with a confidence of 95 %"),
         ("everything", "if nothing but the mix of classes changes"),
         ("accepts all", "The score defers nothing"),
         ("plain", "the promise holds with a confidence of 95 %"),
         ("nothing attainable", "Every answer is deferred"),
         (
             "nothing attainable",
-            "these cases would certify with the promises for classes kept is",
+            "these cases would certify with the targets for classes kept is",
         ),
         ("nothing attainable", "chosen after looking at these cases is no promise"),
     ],
@@ -224,7 +224,7 @@ def test_the_sentences_say_it(kind, told, policies):
 
 def test_a_class_rate_that_no_threshold_keeps_is_named(drawn_cases, classes, policies):
     cases = replace(drawn_cases(400, 2), wrong=np.ones(400, dtype=bool))
-    asked = Promises(max_error=0.1, class_max_miss={"MEL": 0.03})
+    asked = Targets(max_error=0.1, class_max_miss={"MEL": 0.03})
     found = calibrate(drawn_cases(300, 1), cases, asked, classes=classes)
     lines = replace(policies("plain"), calibration=found).sentences()
     assert any("Of cases of MEL, 3 % cannot be promised at any threshold" in of for of in lines)

@@ -19,7 +19,7 @@ from misgiving.deferral import (
     DeferralPolicy,
     Interval,
     PrevalenceOutcome,
-    Promises,
+    Targets,
     calibrate,
     one_per_group,
     rates_by_class,
@@ -29,7 +29,7 @@ from misgiving.errors import DataError, UsageError
 
 CLASSES = ("NV", "MEL", "BCC")
 SCORES = 40  # distinct, so that many cases are tied
-STRICTNESS = {"foreign": 0, "defer": 1, "accept": 2}
+STRICTNESS = {"ood": 0, "defer": 1, "accept": 2}
 seeds = st.integers(0, 2**32 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 shares = st.floats(0.01, 0.99)
@@ -41,21 +41,21 @@ def drawn_cases(seed, count, worst):
     scores = random.integers(SCORES, size=count)
     return Cases(
         scores=scores / 1.0,
-        foreign_scores=random.permutation(count) / 1.0,
+        ood_scores=random.permutation(count) / 1.0,
         wrong=random.random(count) < worst * (1 - scores / SCORES) ** 2,
         labels=random.integers(3, size=count),
     )
 
 
 parts = st.tuples(seeds, st.integers(20, 100), st.integers(60, 200), st.floats(0, 0.6))
-promises = st.fixed_dictionaries(
+targets = st.fixed_dictionaries(
     {
         "max_error": st.floats(0.1, 0.6),
         "confidence": st.floats(0.5, 0.95),
         "class_max_miss": st.dictionaries(
             st.sampled_from(CLASSES), st.floats(0.1, 0.5), max_size=2
         ),
-        "foreign_rate": st.none() | st.floats(0.1, 0.5),
+        "max_ood_false_alarms": st.none() | st.floats(0.1, 0.5),
         "simultaneous": st.booleans(),
     }
 )
@@ -73,13 +73,13 @@ def calibrated(both, asked):
         reject()
 
 
-@given(parts, promises)
+@given(parts, targets)
 def test_every_promise_of_an_accepting_policy_passes_its_binomial_test(drawn, asked):
-    both, asked = tune_and_cases(drawn), Promises(**asked)
+    both, asked = tune_and_cases(drawn), Targets(**asked)
     found, cases = calibrated(both, asked), both[1]
     assume(found.accept_threshold is not None)
     reached = cases.scores >= found.accept_threshold
-    familiar = found.foreign_threshold is None or cases.foreign_scores > found.foreign_threshold
+    familiar = found.ood_threshold is None or cases.ood_scores > found.ood_threshold
     accepted = reached & familiar
     wrong = (accepted & cases.wrong).sum()
     assert (found.accepted, found.wrong) == (accepted.sum(), wrong)
@@ -90,55 +90,55 @@ def test_every_promise_of_an_accepting_policy_passes_its_binomial_test(drawn, as
         assert stats.binom.cdf(missed, of_class.sum(), rate) <= asked.level * (1 + 1e-9)
 
 
-@given(parts, promises)
-def test_the_foreign_limit_of_a_policy_keeps_the_rate_by_the_beta_law(drawn, asked):
-    both, asked = tune_and_cases(drawn), Promises(**asked)
+@given(parts, targets)
+def test_the_ood_limit_of_a_policy_keeps_the_rate_by_the_beta_law(drawn, asked):
+    both, asked = tune_and_cases(drawn), Targets(**asked)
     found, cases = calibrated(both, asked), both[1]
-    assume(asked.foreign_rate is not None)
-    below = int((cases.foreign_scores < found.foreign_threshold).sum())
+    assume(asked.max_ood_false_alarms is not None)
+    below = int((cases.ood_scores < found.ood_threshold).sum())
     # the share below the (below + 1)-th lowest of independent draws
     share = stats.beta(below + 1, len(cases) - below)
-    assert share.sf(asked.foreign_rate) <= asked.level * (1 + 1e-9)
+    assert share.sf(asked.max_ood_false_alarms) <= asked.level * (1 + 1e-9)
     one_higher = stats.beta(below + 2, len(cases) - below - 1)
-    assert one_higher.sf(asked.foreign_rate) > asked.level * (1 - 1e-9)
+    assert one_higher.sf(asked.max_ood_false_alarms) > asked.level * (1 - 1e-9)
 
 
-@given(parts, promises, heights(SCORES, largest=1e100), st.integers(1, 5))
+@given(parts, targets, heights(SCORES, largest=1e100), st.integers(1, 5))
 def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_nothing_else(
     drawn, asked, steps, factor
 ):
     def mapped(part):
         scores = steps[part.scores.astype(int)]
-        return replace(part, scores=scores, foreign_scores=factor * part.foreign_scores - 7)
+        return replace(part, scores=scores, ood_scores=factor * part.ood_scores - 7)
 
-    both, asked = tune_and_cases(drawn), Promises(**asked)
+    both, asked = tune_and_cases(drawn), Targets(**asked)
     plain = calibrated(both, asked)
     changed = calibrated([mapped(part) for part in both], asked)
-    at, limit = plain.accept_threshold, plain.foreign_threshold
+    at, limit = plain.accept_threshold, plain.ood_threshold
     moved = at if at is None or at == -math.inf else steps[int(at)]
     assert changed.accept_threshold == moved
-    assert changed.foreign_threshold == (None if limit is None else factor * limit - 7)
+    assert changed.ood_threshold == (None if limit is None else factor * limit - 7)
     kept, moved_too = plain.evidence, changed.evidence
     assert (moved_too.wrong, moved_too.kept) == (kept.wrong, kept.kept)
     assert moved_too.scores == tuple(steps[int(score)] for score in kept.scores)
-    names = {"accept_threshold": at, "foreign_threshold": limit, "evidence": kept}
-    assert replace(changed, foreign_scores=plain.foreign_scores, **names) == plain
+    names = {"accept_threshold": at, "ood_threshold": limit, "evidence": kept}
+    assert replace(changed, ood_scores=plain.ood_scores, **names) == plain
 
 
-@given(parts, promises, seeds)
+@given(parts, targets, seeds)
 def test_the_order_of_the_cases_changes_nothing(drawn, asked, seed):
-    both, asked = tune_and_cases(drawn), Promises(**asked)
+    both, asked = tune_and_cases(drawn), Targets(**asked)
     random = np.random.default_rng(seed)
     shuffled = [part[random.permutation(len(part))] for part in both]
     assert calibrated(shuffled, asked) == calibrated(both, asked)
 
 
-@given(parts, promises, st.integers(0, 19))
+@given(parts, targets, st.integers(0, 19))
 def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
     tune, cases = tune_and_cases(drawn)
     worse = replace(cases, wrong=cases.wrong | (np.arange(len(cases)) == at))
     before, after = (
-        calibrated((tune, of), Promises(**asked)).accept_threshold for of in (cases, worse)
+        calibrated((tune, of), Targets(**asked)).accept_threshold for of in (cases, worse)
     )
     assert after is None or (before is not None and before <= after)
 
@@ -146,15 +146,15 @@ def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
 def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes):
     """A policy of any thresholds, with the calibration cases' familiarities."""
     found = Calibration(
-        promises=Promises(max_error=0.1),
+        targets=Targets(max_error=0.1),
         classes=CLASSES,
         cases=100,
         tune_cases=50,
         candidates=20,
         accept_threshold=accept,
-        foreign_threshold=limit,
-        foreign_rank=None if limit is None else 1,
-        foreign_scores=tuple(sorted(familiarities)) or None,
+        ood_threshold=limit,
+        ood_rank=None if limit is None else 1,
+        ood_scores=tuple(sorted(familiarities)) or None,
         accepted=50,
         wrong=1,
         coverage=Interval(0.4, 0.6),
@@ -165,7 +165,7 @@ def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes)
     return DeferralPolicy(
         calibration=replace(found, **changes),
         score="msp",
-        foreign_detector="knn",
+        ood_detector="knn",
         model_fingerprint="a",
         calibration_fingerprint="b",
         seed=0,
@@ -192,16 +192,16 @@ def verdicts(known, rows):
 
 
 @given(facts, images)
-def test_nothing_is_accepted_that_is_not_finite_below_the_threshold_or_at_the_foreign_limit(
+def test_nothing_is_accepted_that_is_not_finite_below_the_threshold_or_at_the_ood_limit(
     known, rows
 ):
     accept, limit = known["accept"], known["limit"]
     for (score, likeness, _), verdict in zip(rows, verdicts(known, rows), strict=True):
-        foreign = limit is not None and likeness < limit
+        ood = limit is not None and likeness < limit
         familiar = limit is None or limit < likeness < np.inf
         reached = accept is not None and score >= accept and math.isfinite(score)
-        assert (verdict == "foreign") == foreign
-        assert (verdict == "accept") == (reached and familiar and not foreign)
+        assert (verdict == "ood") == ood
+        assert (verdict == "accept") == (reached and familiar and not ood)
 
 
 @given(facts, st.lists(levels, min_size=4, max_size=4))
@@ -256,7 +256,7 @@ written = st.fixed_dictionaries(
         "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
         "coverage": st.tuples(shares, shares),
         "class_outcomes": st.lists(outcomes, max_size=2),
-        "promises": promises,
+        "targets": targets,
         "prevalence": st.none()
         | st.tuples(
             st.lists(shares, max_size=3).map(tuple), st.none() | shares, st.none() | shares
@@ -275,7 +275,7 @@ def policy_of(drawn):
     records = {
         "coverage": Interval(*drawn["coverage"]),
         "class_outcomes": tuple(record(ClassOutcome, of) for of in drawn["class_outcomes"]),
-        "promises": Promises(**drawn["promises"]),
+        "targets": Targets(**drawn["targets"]),
         "prevalence": record(PrevalenceOutcome, drawn["prevalence"]),
         "best": record(Attainable, drawn["best"]),
     }
@@ -331,7 +331,7 @@ def test_what_is_typed_is_a_rate_for_each_class_or_explained(typed):
     for name, rate in rates.items():
         if not 0 < rate < 1:
             with pytest.raises(UsageError, match="class_max_miss of"):
-                Promises(max_error=0.1, class_max_miss={name: rate})
+                Targets(max_error=0.1, class_max_miss={name: rate})
 
 
 counts = columns(20, 20, 20, size=3, least=3)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral import Cases, Promises, calibrate
+from misgiving.deferral import Cases, Targets, calibrate
 from misgiving.deferral.prevalence import completed, estimated_error
 from misgiving.errors import DataError, UsageError
 
@@ -41,24 +41,24 @@ def test_a_class_without_cases_is_refused():
         completed({"b": 0.5}, ["a", "b"], cases=np.array([5, 0]))
 
 
-@pytest.mark.parametrize("foreign_rate", [None, 0.05], ids=["no rule", "foreign rule"])
-def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, foreign_rate):
+@pytest.mark.parametrize("max_ood_false_alarms", [None, 0.05], ids=["no rule", "OOD rule"])
+def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, max_ood_false_alarms):
     tune, cases = drawn_cases(300, 1), drawn_cases(400, 2)
-    promises = Promises(max_error=0.2, foreign_rate=foreign_rate, prevalence=ALL)
-    found = calibrate(tune, cases, promises, classes=classes)
+    targets = Targets(max_error=0.2, max_ood_false_alarms=max_ood_false_alarms, prevalence=ALL)
+    found = calibrate(tune, cases, targets, classes=classes)
     level, most_wrong, least_right = 0.05 / (2 * 3 * found.candidates), 0.0, 0.0
     for label, share in enumerate(ALL.values()):
         n = right_n = int((cases.labels == label).sum())
         k, right, of_right = 0, 0, level
         for s, u, w, y in zip(
-            cases.scores, cases.foreign_scores, cases.wrong, cases.labels, strict=True
+            cases.scores, cases.ood_scores, cases.wrong, cases.labels, strict=True
         ):
             reached = y == label and s >= found.accept_threshold
             k += reached and w
-            right += reached and not w and (foreign_rate is None or u > found.foreign_threshold)
-            if foreign_rate is not None:
-                right_n -= y == label and u == found.foreign_threshold
-        of_right = level / (1 if foreign_rate is None else 400)
+            right += reached and not w and (max_ood_false_alarms is None or u > found.ood_threshold)
+            if max_ood_false_alarms is not None:
+                right_n -= y == label and u == found.ood_threshold
+        of_right = level / (1 if max_ood_false_alarms is None else 400)
         most_wrong += share * stats.beta.isf(level, k + 1, n - k)
         least_right += share * stats.beta.ppf(of_right, right, right_n - right + 1)
     assert found.prevalence.bound == pytest.approx(most_wrong / (most_wrong + least_right))
@@ -66,13 +66,13 @@ def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, foreign_rate):
 
 
 def test_where_nothing_is_accepted_there_is_no_error(drawn_cases, classes):
-    promises = Promises(max_error=0.001, prevalence=ALL)
-    found = calibrate(drawn_cases(50, 1), drawn_cases(50, 2), promises, classes=classes)
+    targets = Targets(max_error=0.001, prevalence=ALL)
+    found = calibrate(drawn_cases(50, 1), drawn_cases(50, 2), targets, classes=classes)
     assert (found.prevalence.estimate, found.prevalence.bound) == (None, None)
 
 
 def test_the_estimate_of_a_policy_counts_only_what_it_accepts(classes):
     half = np.arange(200) % 2 == 0
     cases = Cases(scores=np.where(half, 0.9, 0.1), wrong=~half, labels=np.where(half, 0, 1))
-    promises = Promises(max_error=0.1, prevalence={"NV": 0.5, "MEL": 0.5})
-    assert calibrate(cases, cases, promises, classes=classes).prevalence.estimate == 0.0
+    targets = Targets(max_error=0.1, prevalence={"NV": 0.5, "MEL": 0.5})
+    assert calibrate(cases, cases, targets, classes=classes).prevalence.estimate == 0.0

@@ -15,17 +15,17 @@ def cases(seed, count=60):
     random = np.random.default_rng(seed)
     tone = random.choice(["dark", "light", "medium"], size=count)
     fate = random.random(count) + 0.1 * seed * (tone == "dark")
-    accepted, foreign = fate < 0.6, (fate >= 0.6) & (fate < 0.7)
+    accepted, ood = fate < 0.6, (fate >= 0.6) & (fate < 0.7)
     wrong = random.random(count) < 0.1 + 0.12 * seed * (tone == "dark")
     columns = {"tone": tone.tolist(), "sex": random.choice(["female", "male", ""], count).tolist()}
-    return columns, accepted, foreign, wrong
+    return columns, accepted, ood, wrong
 
 
-def counted(columns, accepted, foreign, wrong):
+def counted(columns, accepted, ood, wrong):
     """By (column, value): cases, accepted, errors and deferred, one case after the other."""
     table = {}
     for name, column in columns.items():
-        for value, taken, alien, error in zip(column, accepted, foreign, wrong, strict=True):
+        for value, taken, alien, error in zip(column, accepted, ood, wrong, strict=True):
             row = table.setdefault((name, value or "unknown"), [0, 0, 0, 0])
             row[0] += 1
             row[1] += bool(taken)
@@ -112,9 +112,9 @@ def two_groups(accepted_first, accepted_second):
 
 
 def test_a_group_can_fare_worse_in_everything():
-    groups, accepted, foreign, _ = two_groups([1, 0] * 20, [1] * 40)
+    groups, accepted, ood, _ = two_groups([1, 0] * 20, [1] * 40)
     wrong = np.array(groups) == "a"
-    worse, better = audit({"site": groups}, accepted, foreign, wrong)
+    worse, better = audit({"site": groups}, accepted, ood, wrong)
     assert worse.worse == QUANTITIES
     assert better.worse == ()
 
@@ -136,7 +136,7 @@ def test_a_group_that_fares_better_is_not_named():
     ]
 
 
-def test_a_foreign_case_is_not_deferred():
+def test_a_ood_case_is_not_deferred():
     no, yes = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
     (group,) = audit({"site": ["a"] * 3}, no, yes, no)
     assert (group.cases, group.accepted, group.deferred) == (3, 0, 0)
@@ -183,9 +183,9 @@ def test_a_confidence_that_is_no_probability_is_refused(confidence):
         audit(*cases(0), confidence=confidence)
 
 
-def test_a_case_both_accepted_and_foreign_is_refused():
+def test_a_case_both_accepted_and_ood_is_refused():
     yes = np.ones(2, dtype=bool)
-    with pytest.raises(UsageError, match="foreign is true at position 1, which is accepted"):
+    with pytest.raises(UsageError, match="ood is true at position 1, which is accepted"):
         audit({"site": ["a", "a"]}, yes, np.array([False, True]), yes)
 
 

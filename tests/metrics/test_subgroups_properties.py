@@ -9,7 +9,7 @@ from strategies import columns, orders
 
 from misgiving.metrics.subgroups import audit
 
-FATES = 4  # accepted and right, accepted and wrong, deferred, foreign
+FATES = 4  # accepted and right, accepted and wrong, deferred, ood
 cases = columns(FATES, 3, 2, size=20)
 confidences = st.lists(st.floats(0.5, 0.999), min_size=2, max_size=2).map(sorted)
 

@@ -190,8 +190,8 @@ DERMOSCOPY_SETTINGS = SETTINGS | {
     "learning_rates": [*RATES],
     "validation_share": 0.1,
     "split": "grouped",
-    "measured_part": "test",
-    "watched_part": "validation",
+    "measured_set": "test",
+    "monitored_set": "validation",
     "classes": DERMOSCOPY_CLASSES,
     "tuning_set": "colon",
     "class_counts": {

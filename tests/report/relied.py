@@ -30,11 +30,11 @@ def policy(trial, model, target, *, coverage=0.3, error=0.04, smallest=None):
     values = {
         "attained": float(attained),
         "coverage": coverage * attained,
-        "foreign_share": 0.03,
+        "ood_share": 0.03,
         "calibration_cases": 200.0,
     }
     values |= {"error_among_accepted": error} if attained and error is not None else {}
-    values |= {} if attained else {"smallest_promise": smallest}
+    values |= {} if attained else {"smallest_certifiable_error": smallest}
     where = ("generalization", trial, model, "policy_test", f"policy/{target:g}")
     return [Result(*where, metric, value) for metric, value in values.items()]
 
@@ -73,10 +73,10 @@ def failures():
                 yield Result(*where, level)
 
 
-def foreign(experiment="ood_detection"):
+def ood(experiment="ood_detection"):
     shares = {"validation": 0.03, "histology": 0.9, "photographs": 0.4, "boxes": 0.1}
     for trial, model, (name, share) in product(TRIALS, MODELS, shares.items()):
-        yield Result(experiment, trial, model, name, "foreign_rule", "foreign_share", share)
+        yield Result(experiment, trial, model, name, "ood_rule", "ood_share", share)
 
 
 def detectors():
@@ -104,7 +104,7 @@ def risk_points():
 
 def write_relied(folder, results, intervals):
     """Write all of it beside the rows of an older run, given as cells."""
-    mine = [*policies(), *calibrations(), *failures(), *foreign(), *detectors()]
+    mine = [*policies(), *calibrations(), *failures(), *ood(), *detectors()]
     older = [row for row in results if "validation" not in row or row[4] not in SCORES]
     write_csv(folder / "results.csv", Result._fields, [*older, *mine])
     paired = [

@@ -8,11 +8,11 @@ from misgiving.report.figures import (
     reliability_figure,
     risk_figure,
 )
+from misgiving.report.inputs import read_material
 from misgiving.report.page import draw_figures, write_report
 from misgiving.report.page.detectors import chosen, every_detector
 from misgiving.report.page.estimation import estimation_sentence
 from misgiving.report.page.failures import failures
-from misgiving.report.page.material import read_material
 from misgiving.report.tables import chosen_sentence, failure_sentences, select
 
 
@@ -152,7 +152,7 @@ def test_a_whole_report_has_words_for_the_new_figures(relied):
     assert 'alt="Predicted against observed. Mean error probability' in html
 
 
-def foreign(detector, *bounds, name="boxes"):
+def ood(detector, *bounds, name="boxes"):
     return interval(detector, "auroc", *bounds, experiment="ood_detection", dataset=name)
 
 
@@ -166,12 +166,12 @@ def foreign(detector, *bounds, name="boxes"):
     ],
 )
 def test_the_best_on_tuning_is_told_from_odin_by_disjoint_intervals(bounds, words):
-    rows = [foreign("best_on_tuning", *bounds), foreign("odin", 0.65, 0.75)]
+    rows = [ood("best_on_tuning", *bounds), ood("odin", 0.65, 0.75)]
     assert f"compared with ODIN's, {words}" in chosen_sentence(rows, sets=["boxes"])
 
 
 def test_the_best_on_tuning_is_not_judged_on_the_tuning_set():
-    rows = [foreign(name, 0.8, 0.9, name="histology") for name in ("best_on_tuning", "odin")]
+    rows = [ood(name, 0.8, 0.9, name="histology") for name in ("best_on_tuning", "odin")]
     assert "cannot be judged" in chosen_sentence(rows, sets=["boxes"])
 
 

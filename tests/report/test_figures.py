@@ -234,6 +234,6 @@ def test_confusions_of_other_experiments_are_not_added():
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_sensitivities_of_the_measured_part_alone_are_drawn(results, part):
+def test_sensitivities_of_the_measured_set_alone_are_drawn(results, part):
     rows = [row._replace(dataset="test") for row in results]
     assert bool(sensitivity_figure(rows, part=part).axes[0].patches) == (part == "test")

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from misgiving.errors import DataError
+from misgiving.report.inputs import read_material
 from misgiving.report.page import render_page, write_report
 from misgiving.report.page.estimation import estimation_sentence
-from misgiving.report.page.material import read_material
 from misgiving.report.tables import Interval, Result, select
 
 CLAIMS = 7

@@ -1,13 +1,13 @@
 import pytest
-from relied import bins, calibrations, foreign, interval, policies, policy
+from relied import bins, calibrations, interval, ood, policies, policy
 
+from misgiving.report.inputs import read_material
 from misgiving.report.page.calibration import calibration, scaling_sentence, stated_sentence
-from misgiving.report.page.material import read_material
 from misgiving.report.page.reliance import reliance
 from misgiving.report.tables import (
-    foreign_sentence,
     kept,
     main_promise,
+    ood_sentence,
     promise_sentences,
     promises_of,
     select,
@@ -69,21 +69,21 @@ def test_a_promise_that_could_never_be_given_answers_no_case():
     ],
 )
 def test_a_promise_is_kept_or_broken_only_where_the_whole_interval_says_so(bounds, outcome, words):
-    promises = promised({"error": 0.05}, {"error": 0.12})
-    assert kept([error(*bounds)], promises[0]) == outcome
-    assert words in promise_sentences([error(*bounds)], promises)[1]
+    targets = promised({"error": 0.05}, {"error": 0.12})
+    assert kept([error(*bounds)], targets[0]) == outcome
+    assert words in promise_sentences([error(*bounds)], targets)[1]
 
 
 def test_a_promise_with_no_answers_on_unseen_cases_is_not_called_kept():
-    promises = promised({"error": None, "coverage": 0.0})
-    assert kept([], promises[0]) == "nothing was answered"
-    assert "its error cannot be told" in promise_sentences([], promises)[1]
+    targets = promised({"error": None, "coverage": 0.0})
+    assert kept([], targets[0]) == "nothing was answered"
+    assert "its error cannot be told" in promise_sentences([], targets)[1]
 
 
 def test_trials_without_an_error_leave_the_others_and_no_interval():
-    promises = promised({"error": 0.05}, {"smallest": 0.2})
-    assert kept([], promises[0]) == "under it in 1 of 1 trials, no interval"
-    assert f"5.0 % were wrong {NO_INTERVAL}" in promise_sentences([], promises)[1]
+    targets = promised({"error": 0.05}, {"smallest": 0.2})
+    assert kept([], targets[0]) == "under it in 1 of 1 trials, no interval"
+    assert f"5.0 % were wrong {NO_INTERVAL}" in promise_sentences([], targets)[1]
 
 
 @pytest.mark.parametrize(
@@ -103,35 +103,38 @@ def test_a_model_is_named_better_only_where_an_interval_leaves_out_zero(metric, 
 
 
 def test_without_the_proposed_model_the_plainest_is_spoken_of():
-    promises = promised({}, model="vanilla") + promised({}, target=0.2, model="vanilla")
-    assert main_promise(promises).model == "vanilla"
+    targets = promised({}, model="vanilla") + promised({}, target=0.2, model="vanilla")
+    assert main_promise(targets).model == "vanilla"
 
 
 def test_of_several_promises_that_of_one_in_ten_is_spoken_of_first():
-    promises = promises_of(list(policies()))
-    assert (main_promise(promises).model, main_promise(promises).target) == ("proposed", 0.1)
+    targets = promises_of(list(policies()))
+    assert (main_promise(targets).model, main_promise(targets).target) == ("proposed", 0.1)
 
 
 @pytest.mark.parametrize(
     ("shares", "words"),
     [
-        ({}, "3.0 ± 0.0 % of ordinary images are called foreign by mistake (at most 5 % in 3 of 3"),
+        (
+            {},
+            "3.0 ± 0.0 % of ordinary images are called OOD by mistake (at most 5 % in 3 of 3",
+        ),
         ({"validation": 0.08}, "at most 5 % in 0 of 3 trials"),
         (dict.fromkeys(("validation", "histology", "photographs", "boxes"), 0.0), "no image"),
     ],
 )
 def test_false_alarms_are_held_against_what_the_rule_is_calibrated_to(shares, words):
-    rows = [row._replace(value=shares.get(row.dataset, row.value)) for row in foreign()]
-    assert words in foreign_sentence(rows, model="proposed", measured="validation")
+    rows = [row._replace(value=shares.get(row.dataset, row.value)) for row in ood()]
+    assert words in ood_sentence(rows, model="proposed", measured="validation")
 
 
-def test_the_sets_with_the_least_and_most_foreign_images_found_are_named():
-    said = foreign_sentence(list(foreign()), model="proposed", measured="validation")
+def test_the_sets_with_the_least_and_most_ood_images_found_are_named():
+    said = ood_sentence(list(ood()), model="proposed", measured="validation")
     assert "from 10.0 ± 0.0 % (boxes) to 90.0 ± 0.0 % (histology) are found" in said
 
 
-def test_a_run_without_the_foreign_rule_cannot_tell():
-    assert "cannot be told" in foreign_sentence([], model="proposed", measured="validation")
+def test_a_run_without_the_ood_rule_cannot_tell():
+    assert "cannot be told" in ood_sentence([], model="proposed", measured="validation")
 
 
 @pytest.mark.parametrize(("observed", "trials"), [(0.4, 3), (0.2, 0)])
@@ -195,7 +198,7 @@ def test_trials_whose_parts_were_too_small_are_named(material):
 
 def test_an_older_run_says_what_is_missing(finished):
     html = reliance(read_material(finished), {})
-    for what in ("policies (policy_test)", "the rule for foreign images", "calibration"):
+    for what in ("policies (policy_test)", "the rule for OOD images", "calibration"):
         assert f"Missing in results.csv: {what}" in html
 
 

@@ -55,7 +55,7 @@ def test_a_run_that_diverged_has_not_reached_the_level_it_passed():
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_only_the_watched_part_counts(part):
+def test_only_the_monitored_set_counts(part):
     rows = [*runs(SLOW), *epochs("generalization", 0, "proposed", (1.0,) * 4, part=part)]
     assert read_sweep([], rows, own_rate=OWN).at(OWN, "proposed")[0].epochs == 4
 

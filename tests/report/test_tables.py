@@ -315,13 +315,13 @@ def against_each(dataset, bounds):
         (ABOVE, NONE, "seen in part"),
     ],
 )
-def test_foreign_images_are_judged_over_all_sets(first, second, status):
+def test_ood_images_are_judged_over_all_sets(first, second, status):
     rows = [*against_each("boxes", first), *against_each("photographs", second)]
     assert ood_finding(rows, sets=["boxes", "photographs"]).status == status
 
 
 @pytest.mark.parametrize(("vanilla", "detached", "status"), JOINT)
-def test_foreign_images_are_judged_against_vanilla_and_detached(vanilla, detached, status):
+def test_ood_images_are_judged_against_vanilla_and_detached(vanilla, detached, status):
     rows = [odin("boxes", vanilla), odin("boxes", detached, baseline="detached")]
     assert ood_finding(rows, sets=["boxes", "black"]).status == status
 
@@ -347,7 +347,7 @@ def test_one_trial_shows_at_most_a_part_of_a_claim():
     assert ood_finding(rows, sets=["boxes"]).status == "seen in part"
 
 
-def test_the_sentence_on_foreign_images_names_the_sets_under_each_outcome():
+def test_the_sentence_on_ood_images_names_the_sets_under_each_outcome():
     rows = [odin("black_boxes", ABOVE), odin("photographs", ACROSS), odin("skin", NONE)]
     assert ood_finding(rows, sets=["black_boxes", "photographs", "skin"]).sentence == (
         "Of 3 untuned sets, the proposed model's ODIN AUROC is clearly higher than vanilla's on 1 "

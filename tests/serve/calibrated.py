@@ -4,9 +4,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from standin import CLASSES, Standin, answer_of
 
-from misgiving.deferral import Cases, DeferralPolicy, Promises, calibrate
+from misgiving.deferral import Cases, DeferralPolicy, Targets, calibrate
 
-PROMISES = Promises(max_error=0.1, foreign_rate=0.05)
+TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 
 
 def cases_like_the_standins(count, seed):
@@ -15,20 +15,20 @@ def cases_like_the_standins(count, seed):
     scores = random.uniform(0.5, 1, count)
     return Cases(
         scores=scores,
-        foreign_scores=-random.uniform(0, 255, count),
+        ood_scores=-random.uniform(0, 255, count),
         wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
         labels=random.integers(2, size=count),
     )
 
 
-def made_policy(promises=PROMISES, classes=CLASSES):
+def made_policy(targets=TARGETS, classes=CLASSES):
     found = calibrate(
-        cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), promises, classes=classes
+        cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
     )
     return DeferralPolicy(
         calibration=found,
         score="combination",
-        foreign_detector="knn",
+        ood_detector="knn",
         model_fingerprint="f" * 64,
         calibration_fingerprint="c" * 64,
         seed=0,
@@ -48,11 +48,11 @@ class Calibrated(Standin):
     def _decided(self, answer):
         (decision,) = self.policy.decide(
             np.array([answer.score]),
-            np.array([answer.foreign_score]),
+            np.array([answer.ood_score]),
             np.array([answer.error_probability]),
         )
         return answer._replace(
-            decision=decision.decision, reason=decision.reason, foreign_p_value=decision.p_value
+            decision=decision.decision, reason=decision.reason, ood_p_value=decision.p_value
         )
 
 

@@ -22,7 +22,7 @@ class Policy:
 
 
 class Standin:
-    """Light is the share of blue light; green images are foreign; of red ones it says NaN."""
+    """Light is the share of blue light; green images are OOD; of red ones it says NaN."""
 
     classes = CLASSES
     policy = Policy()
@@ -45,8 +45,8 @@ def answer_of(square):
     if red > blue + 50:
         light = float("nan")
     error = min(light, 1 - light)
-    foreign = green > blue + 50
-    decision = "foreign" if foreign else "accept" if error < 0.2 else "defer"
+    ood = green > blue + 50
+    decision = "ood" if ood else "accept" if error < 0.2 else "defer"
     return Answer(
         predicted_class=CLASSES[int(light >= 0.5)],
         probabilities=(1 - light, light),
@@ -54,11 +54,11 @@ def answer_of(square):
         error_probability=error,
         expected_loss=-float(np.log(1 - error)) if error < 1 else None,
         predicted_loss=None,
-        foreign_p_value=0.001 if foreign else 0.5,
+        ood_p_value=0.001 if ood else 0.5,
         decision=decision,
         reason=f"probability of error {error:.2f}",
         score=1 - error,
-        foreign_score=float(-green),
+        ood_score=float(-green),
     )
 
 

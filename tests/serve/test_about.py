@@ -94,7 +94,7 @@ def test_requests_decisions_batches_and_refusals_are_counted(serving):
     client.post("/decisions", files=[("files", (f"{n}.png", p)) for n, p in enumerate(pictures)])
     client.get("/cases/" + "0" * 32)
     found = metrics(client)
-    for decision in ("accept", "defer", "foreign"):
+    for decision in ("accept", "defer", "ood"):
         assert found[f'misgiving_decisions_total{{decision="{decision}"}}'] == 1
     assert found["misgiving_refused_images_total"] == 1
     assert found["misgiving_batch_images_sum"] == 3

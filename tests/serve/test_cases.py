@@ -16,7 +16,7 @@ def sent(client, level=0.5, name="lesion.png", **options):
 
 @pytest.fixture
 def worklist(client):
-    """Errors 0.1, 0.4, 0 and foreign."""
+    """Errors 0.1, 0.4, 0 and out-of-distribution."""
     for level in (0.1, 0.6, 1.0):
         sent(client, level, f"{level}.png")
     sent(client, name="green.png", colour=(0, 200, 100))
@@ -52,8 +52,8 @@ def test_a_cursor_leads_through_the_whole_list(worklist):
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("decision=foreign", {"green.png"}),
-        ("decision=accept&decision=foreign", {"0.1.png", "1.0.png", "green.png"}),
+        ("decision=ood", {"green.png"}),
+        ("decision=accept&decision=ood", {"0.1.png", "1.0.png", "green.png"}),
         ("class=light", {"0.6.png", "1.0.png"}),
         ("class=light' OR '1'='1", set()),
         ("reviewed=true", set()),
@@ -65,8 +65,8 @@ def test_filters_choose_from_the_worklist(worklist, query, expected):
 
 
 def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
-    found = worklist.get("/cases?decision=foreign&limit=1").json()
-    assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "foreign": 1})
+    found = worklist.get("/cases?decision=ood&limit=1").json()
+    assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "ood": 1})
 
 
 @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ def test_the_csv_has_the_worklist_in_its_order(worklist):
 
 
 def test_the_csv_takes_the_filters_of_the_list(worklist):
-    rows = table(worklist.get("/cases.csv?decision=foreign&order=newest"))
+    rows = table(worklist.get("/cases.csv?decision=ood&order=newest"))
     assert [row["name"] for row in rows] == ["green.png"]
 
 
@@ -261,7 +261,7 @@ def test_no_text_in_the_csv_is_a_formula(client, start):
     (row,) = csv.DictReader(io.StringIO(client.get("/cases.csv").text, newline=""))
     harmless = formula.replace("\n=", "\n'=")  # where a line begins, too
     assert row["note"] == row["reviewer"] == f"'{harmless}"
-    assert float(row["foreign_score"]) == -128
+    assert float(row["ood_score"]) == -128
 
 
 def test_texts_in_the_csv_are_quoted_so_that_no_separator_within_one_begins_a_formula(client):
@@ -270,7 +270,7 @@ def test_texts_in_the_csv_are_quoted_so_that_no_separator_within_one_begins_a_fo
     assert header.startswith('"id","received","name",')
     assert '","a;\'=1+1;.png","defer","light",' in row
     (read,) = csv.DictReader(io.StringIO(f"{header}\n{row}"))
-    assert float(read["foreign_score"]) == -128
+    assert float(read["ood_score"]) == -128
 
 
 def test_a_csv_of_many_pages_has_every_case_once(serving, sqlite_place):

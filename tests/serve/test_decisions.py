@@ -28,8 +28,8 @@ def test_an_image_is_answered_with_all_that_the_model_says(client):
     assert case["probabilities"] == pytest.approx({"dark": 1 - light, "light": light})
     assert case["error_probability"] == pytest.approx(1 - light)
     assert case["probability"] == case["score"] == pytest.approx(light)
-    assert case["foreign_p_value"] == 0.5
-    assert case["foreign_score"] == -230
+    assert case["ood_p_value"] == 0.5
+    assert case["ood_score"] == -230
     assert case["predicted_loss"] is None
     assert case["sha256"] == hashlib.sha256(data).hexdigest()
     assert case["model_fingerprint"] == "f" * 64

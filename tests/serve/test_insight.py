@@ -6,7 +6,7 @@ import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin, answer_of, picture
 
-from misgiving.deferral import Promises
+from misgiving.deferral import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.insight import command
 from misgiving.serve.page import MODULES, part_of_script
@@ -36,48 +36,48 @@ def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
         reached = cases.scores >= (
             -np.inf if setting["threshold"] is None else setting["threshold"]
         )
-        accepted = reached & (cases.foreign_scores > policy.foreign_threshold)
+        accepted = reached & (cases.ood_scores > policy.ood_threshold)
         assert (setting["accepted"], setting["wrong"]) == (
             accepted.sum(),
             (accepted & cases.wrong).sum(),
         )
         assert setting["error"] <= setting["bound"]
     assert found["saved"]["threshold"] == policy.accept_threshold
-    assert found["saved"]["foreign_threshold"] == policy.foreign_threshold
+    assert found["saved"]["ood_threshold"] == policy.ood_threshold
 
 
 @pytest.mark.parametrize(
-    "promises",
+    "targets",
     [
-        Promises(max_error=0.1),
-        Promises(
+        Targets(max_error=0.1),
+        Targets(
             max_error=0.1,
             confidence=0.9000001,
             class_max_miss={"light spot": 0.4000001, "dark": 0.5},
-            foreign_rate=0.05,
+            max_ood_false_alarms=0.05,
             simultaneous=False,
             prevalence={"light spot": 0.3000001},
         ),
     ],
 )
-def test_the_command_asks_for_the_same_promises_with_another_target(promises, misgiving, tmp_path):
-    policy = replace(made_policy(promises, classes=("dark", "light spot")), seed=7)
+def test_the_command_asks_for_the_same_promises_with_another_target(targets, misgiving, tmp_path):
+    policy = replace(made_policy(targets, classes=("dark", "light spot")), seed=7)
     asked = []
 
     def calibrate_run(run, data, promised, **options):
-        asked.append((str(run), data, promised, options["foreign_detector"], options["seed"]))
+        asked.append((str(run), data, promised, options["ood_detector"], options["seed"]))
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("misgiving.experiments.calibrating.calibrate_run", calibrate_run)
+        patch.setattr("misgiving.workflows.calibrate.calibrate_run", calibrate_run)
         patch.chdir(tmp_path)
         words = shlex.split(command(policy).replace("{max_error}", "0.2"))
         assert misgiving(*words[1:])[0] == 2
-    assert asked == [("RUN", "NEW_CASES", replace(promises, max_error=0.2), "knn", 7)]
+    assert asked == [("RUN", "NEW_CASES", replace(targets, max_error=0.2), "knn", 7)]
 
 
 def test_a_policy_that_accepts_nothing_is_told_as_that(serving):
-    client = serving(Calibrated(made_policy(Promises(max_error=0.001))))
+    client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
     saved = client.get("/calibration").json()["saved"]
     assert (saved["accepts"], saved["threshold"]) == (False, None)
 
@@ -99,7 +99,7 @@ def test_a_model_without_a_policy_has_neither_settings_nor_tests(serving):
     assert "no policy is calibrated" in found["summary"]
 
 
-def test_drift_is_quiet_for_a_few_images_and_loud_for_many_foreign_ones(client):
+def test_drift_is_quiet_for_a_few_images_and_loud_for_many_ood_ones(client):
     sent(client, picture(0.2))
     quiet = client.get("/drift").json()
     assert (quiet["alarm"], quiet["cases"]) == (False, 1)

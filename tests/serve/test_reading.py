@@ -13,8 +13,8 @@ from standin import Standin, picture
 
 from misgiving.errors import DataError
 from misgiving.serve import service as service_module
+from misgiving.serve.jpeg_guard import refuse_laborious
 from misgiving.serve.reading import Readers
-from misgiving.serve.scans import refuse_laborious
 
 
 def progressive(size=(64, 48), **options):

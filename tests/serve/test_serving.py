@@ -17,7 +17,7 @@ from standin import KEY, picture
 
 from misgiving.bundle import Bundle
 from misgiving.cli import serving
-from misgiving.experiments import exporting
+from misgiving.reproduction import exporting
 from misgiving.serve import running
 
 
@@ -53,7 +53,7 @@ def is_answered_by(case, bundle):
     assert case["reason"] == expected.reason
     assert list(case["probabilities"]) == list(bundle.classes)
     assert case["probabilities"] == pytest.approx(_by_class(bundle, expected), abs=1e-5)
-    for name in ("error_probability", "expected_loss", "predicted_loss", "score", "foreign_score"):
+    for name in ("error_probability", "expected_loss", "predicted_loss", "score", "ood_score"):
         assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
 
 

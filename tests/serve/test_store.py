@@ -18,7 +18,7 @@ from misgiving.serve.store.migrations import MIGRATIONS, migrate
 from misgiving.serve.store.tables import METADATA
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-CHOICES = ("accept", "defer", "foreign")
+CHOICES = ("accept", "defer", "ood")
 
 
 def case(number, **values):
@@ -36,11 +36,11 @@ def case(number, **values):
             "error_probability": error,
             "expected_loss": 0.5,
             "predicted_loss": -1.5,
-            "foreign_p_value": 0.04,
+            "ood_p_value": 0.04,
             "decision": drawn.choice(CHOICES),
             "reason": "because",
             "score": 1 / 3,
-            "foreign_score": -2.0,
+            "ood_score": -2.0,
             "sha256": "a" * 64,
             "model_fingerprint": "b" * 64,
             "policy_fingerprint": None,
@@ -123,7 +123,7 @@ def test_an_answer_without_any_number_comes_before_all_others(store):
     ("of", "wanted"),
     [
         (Filter(decisions=("defer",)), lambda one: one.decision == "defer"),
-        (Filter(decisions=("defer", "foreign")), lambda one: one.decision != "accept"),
+        (Filter(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
         (Filter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
         (Filter(predicted_class="' OR 1=1 --"), lambda _: False),
         (Filter(reviewed=True), lambda one: int(one.id, 16) < 5),

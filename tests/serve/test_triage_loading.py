@@ -23,10 +23,10 @@ def few_are_loaded(page):
 
 @pytest.fixture
 def more_than_are_loaded(page_service, opened):
-    """Five reviewed cases of much doubt, and one of little that is foreign and not reviewed."""
+    """Five reviewed cases of much doubt, and one of little that is OOD and not reviewed."""
     for number in range(5):
         stored(page_service, number, error=0.4, reviewed_by="A")
-    stored(page_service, 5, error=0.01, decision="foreign")
+    stored(page_service, 5, error=0.01, decision="ood")
     return opened(prepare=few_are_loaded)
 
 
@@ -36,23 +36,23 @@ def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_
         "4 of 6 cases; 2 more fit and are not loaded"
     )
     playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
-    playwright.expect(page.locator("#counts")).to_contain_text("1 foreign")
+    playwright.expect(page.locator("#counts")).to_contain_text("1 ood")
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     playwright.expect(page.locator("#setting-now")).to_contain_text("only the 4 cases")
 
 
-@pytest.mark.parametrize("way", ["foreign", "unreviewed", "newest", "decision"])
+@pytest.mark.parametrize("way", ["ood", "unreviewed", "newest", "decision"])
 def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_loaded):
     page = more_than_are_loaded
-    if way == "foreign":
-        page.get_by_role("checkbox", name="foreign").check()
+    if way == "ood":
+        page.get_by_role("checkbox", name="ood").check()
     elif way == "unreviewed":
         page.locator("#reviewed").select_option("no")
     else:
         page.locator("#order").select_option(way)
     playwright.expect(page.locator(".row .line span").first).to_have_text("5.png")
-    shown = "1 of 6 cases" if way in ("foreign", "unreviewed") else "4 of 6 cases; 2 more"
+    shown = "1 of 6 cases" if way in ("ood", "unreviewed") else "4 of 6 cases; 2 more"
     playwright.expect(page.locator("#shown")).to_contain_text(shown)
 
 

@@ -64,13 +64,13 @@ def test_a_banner_says_when_images_have_changed(opened):
     playwright.expect(page.locator("#drift")).to_contain_text("less like the training images")
 
 
-FOREIGN = {f"odd{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)}
+OOD = {f"odd{n}.png": picture(colour=(0, 255, n), size=(9, 9)) for n in range(45)}
 
 
 def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(opened):
     page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     playwright.expect(page.locator("#notice")).to_be_visible()
-    drop(page, FOREIGN)
+    drop(page, OOD)
     playwright.expect(page.locator("#drift")).to_be_visible()
     playwright.expect(page.locator("#status")).to_contain_text("no longer like those")
     page.locator("#list").focus()
@@ -130,7 +130,7 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(page_service, 
     playwright.expect(page.locator("#fact-bound")).to_have_text("10.1 %")
 
 
-@pytest.mark.parametrize("missing", ["foreign_score", "score", "error_probability"])
+@pytest.mark.parametrize("missing", ["ood_score", "score", "error_probability"])
 def test_no_target_accepts_what_is_no_finite_number(missing, page_service, opened):
     answered = {"error": 0.02, "policy_fingerprint": page_service.policy_fingerprint}
     stored(page_service, 1, **answered, name="finite.png")
@@ -165,7 +165,7 @@ def test_the_slider_marks_anew_what_would_be_accepted_and_changes_no_policy(open
     playwright.expect(page.locator("#target-text")).to_have_text("30.0 %")
     badges = page.locator(".row .badge").all_inner_texts
     playwright.expect(page.locator(".row .was").first).to_have_text("was defer")
-    assert badges().count("foreign") == 1
+    assert badges().count("ood") == 1
     assert badges().count("accept") > 2
     bound = float(page.locator("#fact-bound").inner_text().rstrip(" %"))
     assert 20 < bound <= 30
@@ -176,6 +176,4 @@ def test_the_slider_marks_anew_what_would_be_accepted_and_changes_no_policy(open
     page.locator("#back-to-policy").click()
     playwright.expect(page.locator(".row .was")).to_have_count(0)
     decided = page.evaluate("() => fetch('cases').then((answer) => answer.json())")["cases"]
-    assert sorted(one["decision"] for one in decided) == ["accept"] * 2 + ["defer"] * 2 + [
-        "foreign"
-    ]
+    assert sorted(one["decision"] for one in decided) == ["accept"] * 2 + ["defer"] * 2 + ["ood"]

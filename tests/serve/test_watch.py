@@ -28,11 +28,11 @@ def a_case(number, *, score=0.8, likeness=-100.0, content=None, policy="p" * 64)
         error_probability=0.5,
         expected_loss=None,
         predicted_loss=None,
-        foreign_p_value=None,
+        ood_p_value=None,
         decision="accept" if score is not None and score > 0.85 else "defer",
         reason="",
         score=score,
-        foreign_score=likeness,
+        ood_score=likeness,
         sha256=content or f"{number:064x}",
         model_fingerprint="f" * 64,
         policy_fingerprint=policy,
@@ -71,7 +71,7 @@ def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(
     for case in cases:
         monitor.see(
             score=case.score,
-            foreign_score=case.foreign_score,
+            ood_score=case.ood_score,
             accepted=case.decision == "accept",
             content=case.sha256,
         )

@@ -11,7 +11,7 @@ import torch
 from coloured import coloured_set
 from safetensors.torch import save_file
 
-from misgiving import processes
+from misgiving import distributed
 from misgiving.evaluation import predict
 from misgiving.models.joint import JointClassifier
 from misgiving.training import TrainingConfig, seeded, train
@@ -28,13 +28,13 @@ def main(devices, out, options):
     images, validation = coloured_set(size=41, side=32), coloured_set(size=13, side=32, seed=1)
     history = train(model, images, validation, config, on_step=steps.append)
     predicted = predict(model.double(), validation)
-    if processes.is_first():
+    if distributed.is_first():
         save_file(
             {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"
         )
         told = {"steps": steps, "history": history, "logits": predicted.logits.tolist()}
         Path(f"{out}.json").write_text(json.dumps(told))
-    processes.wait_for_all()
+    distributed.wait_for_all()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import numpy as np
 
 from misgiving.bundle.network import Outputs
 from misgiving.bundle.storage import damage_explained, read_json
+from misgiving.calibrators import Confidences, Estimate, Scaling
+from misgiving.decisions.decision import Verdict, choices_of, class_probabilities, verdicts
 from misgiving.deferral import DeferralPolicy
-from misgiving.detectors.portable import PortableDetectors
 from misgiving.files import write_json
-from misgiving.recalibration import Confidences, Estimate, Scaling
-from misgiving.verdicts import Verdict, choices_of, class_probabilities, verdicts
+from misgiving.scores.features import PortableDetectors
 
 POLICY, ESTIMATE, DETECTORS = "policy.json", "estimate.json", "detectors.safetensors"
 NO_POLICY = "no policy is calibrated for this model, so every answer is deferred"
@@ -31,11 +31,11 @@ class Answer(NamedTuple):
         error_probability: That the predicted class is wrong.
         expected_loss: Cross-entropy in nats.
         predicted_loss: Of the loss estimator; higher = rather wrong. It has no unit.
-        foreign_p_value: Share of images like the calibration cases that look as foreign or more so.
-        decision: `accept`, `defer` or `foreign`; without a policy always `defer`.
+        ood_p_value: Share of images like the calibration cases that look as unusual or more so.
+        decision: `accept`, `defer` or `ood`; without a policy always `defer`.
         reason: Why, in words.
         score: What is accepted by; higher = rather right.
-        foreign_score: What foreign images are told by; lower = rather foreign.
+        ood_score: What OOD images are told by; lower = more likely out-of-distribution.
     """
 
     predicted_class: str
@@ -44,11 +44,11 @@ class Answer(NamedTuple):
     error_probability: float | None
     expected_loss: float | None
     predicted_loss: float | None
-    foreign_p_value: float | None
+    ood_p_value: float | None
     decision: str
     reason: str
     score: float | None
-    foreign_score: float | None
+    ood_score: float | None
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -132,11 +132,11 @@ def _undecided(name: str, choice: int, probabilities: list[float], loss: float |
         error_probability=None,
         expected_loss=None,
         predicted_loss=_defined(loss),
-        foreign_p_value=None,
+        ood_p_value=None,
         decision="defer",
         reason=NO_POLICY,
         score=None,
-        foreign_score=None,
+        ood_score=None,
     )
 
 
@@ -148,11 +148,11 @@ def _decided(verdict: Verdict, probabilities: list[float], loss: float | None) -
         error_probability=_defined(verdict.error_probability),
         expected_loss=_defined(verdict.expected_loss),
         predicted_loss=_defined(loss),
-        foreign_p_value=verdict.p_value,
+        ood_p_value=verdict.p_value,
         decision=verdict.decision,
         reason=verdict.reason,
         score=_defined(verdict.score),
-        foreign_score=_defined(verdict.foreign_score),
+        ood_score=_defined(verdict.ood_score),
     )
 
 

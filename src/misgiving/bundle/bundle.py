@@ -12,11 +12,11 @@ from misgiving.bundle.answers import Answer, Rules, answers_of
 from misgiving.bundle.card import CARD, READABLE, readable
 from misgiving.bundle.network import GRAPH, Network, Outputs, Squares
 from misgiving.bundle.storage import FACTS, FORMAT, damage_explained, read_facts, read_json, seal
+from misgiving.calibrators import Estimate
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json, write_text
-from misgiving.recalibration import Estimate
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,7 +29,7 @@ class Bundle:
         preprocessing: What an image goes through before the model.
         estimates_losses: Whether the loss estimator was trained.
         rules: Decide; None where no policy was calibrated.
-        card: What the model is, was trained on, promises, and does not promise.
+        card: What the model is, was trained on, targets, and does not promise.
         fingerprint: SHA-256 of weights, classes and preprocessing.
     """
 

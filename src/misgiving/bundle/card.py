@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, promises, and does not promise."""
+"""The model card: what a bundle is, targets, and does not promise."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ LIMITS = (
     "not tested, nor is a change that moves none of the three; `misgiving predict` tests nothing.",
     "It is not a medical device, and no regulator has looked at it.",
     "A probability is that of the model's own classes: an image of another kind has one too. That "
-    "foreign images are told apart is not promised.",
+    "OOD images are told apart is not promised.",
     "Scores agree with those of the trained model to about four digits: an image that lies "
     "exactly at a threshold may be decided otherwise.",
     "ODIN needs gradients, and is not in the bundle.",
@@ -24,7 +24,7 @@ NO_PROMISE = "Nothing is promised: no policy was calibrated, and every answer is
 def readable(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     sections = {
-        "What it promises": _bullets(card["promises"]),
+        "What it targets": _bullets(card["targets"]),
         "What it does not promise": _bullets(card["limits"]),
         "Trained on": [f"{card['data']['name']}, in images of each class:", "", *_counts(card)],
         "How": _facts(

@@ -124,7 +124,7 @@ def audit(
 
     Example: misgiving data audit isic2019:ISIC_2019 --out audit
     """
-    from misgiving.data.auditing import audit as audit_images
+    from misgiving.data.audit import audit as audit_images
     from misgiving.data.datasets import load_dataset
 
     with progress_bars() as progress:

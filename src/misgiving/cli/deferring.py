@@ -8,7 +8,7 @@ from misgiving.cli.options import Cache, Data, Device, OnBadImage, RunFolder, ca
 from misgiving.cli.progress import Bar, progress_bars
 from misgiving.errors import UsageError
 
-PROMISES = "Promises"
+TARGETS = "Targets"
 
 
 def calibrate(
@@ -17,14 +17,14 @@ def calibrate(
     max_error: Annotated[
         float,
         typer.Option(
-            help="At most this share of the accepted answers is wrong.", rich_help_panel=PROMISES
+            help="At most this share of the accepted answers is wrong.", rich_help_panel=TARGETS
         ),
     ],
     confidence: Annotated[
         float,
         typer.Option(
-            help="Probability, over draws of the calibration cases, that the promises hold.",
-            rich_help_panel=PROMISES,
+            help="Probability, over draws of the calibration cases, that the targets hold.",
+            rich_help_panel=TARGETS,
         ),
     ] = 0.95,
     class_max_miss: Annotated[
@@ -33,15 +33,15 @@ def calibrate(
             metavar="CLASS=RATE",
             help="At most this share of the class's cases is accepted as another class. Can be "
             "repeated.",
-            rich_help_panel=PROMISES,
+            rich_help_panel=TARGETS,
         ),
     ] = None,
-    foreign_rate: Annotated[
+    max_ood_false_alarms: Annotated[
         float | None,
         typer.Option(
-            help="At most this share of images like the calibration cases is called foreign. "
+            help="At most this share of images like the calibration cases is called OOD. "
             "Default: none is.",
-            rich_help_panel=PROMISES,
+            rich_help_panel=TARGETS,
         ),
     ] = None,
     each: Annotated[
@@ -49,7 +49,7 @@ def calibrate(
         typer.Option(
             "--each",
             help="Each promise holds with the confidence, not all of them together.",
-            rich_help_panel=PROMISES,
+            rich_help_panel=TARGETS,
         ),
     ] = False,
     prevalence: Annotated[
@@ -57,12 +57,12 @@ def calibrate(
         typer.Option(
             metavar="CLASS=SHARE,...",
             help="Say also what the error becomes where classes have these shares.",
-            rich_help_panel=PROMISES,
+            rich_help_panel=TARGETS,
         ),
     ] = None,
     detector: Annotated[
         str,
-        typer.Option(help="Tells foreign images: knn, mahalanobis, vim, energy, msp, ..."),
+        typer.Option(help="Tells OOD images: knn, mahalanobis, vim, energy, msp, ..."),
     ] = "knn",
     training_data: Annotated[
         str | None,
@@ -86,25 +86,25 @@ def calibrate(
 
     Uses the parts `tune` and `calibrate` of the run's split where DATA holds them (train with
     --split grouped); else halves of the images on which the model was not trained, drawn by lesion.
-    Writes RUN/policy, which `predict` and `evaluate` then apply: accept, defer or foreign.
+    Writes RUN/policy, which `predict` and `evaluate` then apply: accept, defer or ood.
 
     That nothing can be promised is an answer too: then everything is deferred, and it is said what
     these cases could support. Choose the targets before looking.
 
-    Example: misgiving calibrate runs/joint isic2019:ISIC_2019 --max-error 0.1 --foreign-rate 0.05
+    Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
     """
     from misgiving.checkpoint import POLICY_FOLDER
-    from misgiving.deferral import Promises, rates_by_class
-    from misgiving.experiments.calibrating import calibrate_run
+    from misgiving.deferral import Targets, rates_by_class
+    from misgiving.workflows.calibrate import calibrate_run
 
     if (run / POLICY_FOLDER).exists() and not overwrite:
         raise UsageError(f"{run} has a policy; say --overwrite to replace it")
     shares = None if prevalence is None else prevalence.split(",")
-    promises = Promises(
+    targets = Targets(
         max_error=max_error,
         confidence=confidence,
         class_max_miss=rates_by_class(class_max_miss or ()),
-        foreign_rate=foreign_rate,
+        max_ood_false_alarms=max_ood_false_alarms,
         simultaneous=not each,
         prevalence=None if shares is None else rates_by_class(shares, what="prevalence"),
     )
@@ -112,10 +112,10 @@ def calibrate(
         account = calibrate_run(
             run,
             data,
-            promises,
+            targets,
             cache=cache_folder(cache),
             training_data=training_data,
-            foreign_detector=detector,
+            ood_detector=detector,
             seed=seed,
             device=device,
             on_image=Bar(progress, "preparing images").at,

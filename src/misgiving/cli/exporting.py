@@ -28,11 +28,11 @@ def export(
 
     Example: misgiving export runs/derm --out derm.bundle
     """
-    from misgiving.experiments.exporting import export_run
+    from misgiving.workflows.export import export_run
 
     with progress_bars():
         bundle = export_run(run, out, overwrite=overwrite)
-    for sentence in (bundle.card["what"], *bundle.card["promises"]):
+    for sentence in (bundle.card["what"], *bundle.card["targets"]):
         say(sentence)
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
     say(f"wrote {out} ({size:.1f} MB)")

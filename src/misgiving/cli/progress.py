@@ -10,7 +10,7 @@ from misgiving.cli.options import console
 from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
-    from misgiving.experiments.protocol import Unit
+    from misgiving.reproduction.protocol import Unit
     from misgiving.training import Step
 
 

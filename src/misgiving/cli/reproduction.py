@@ -11,7 +11,7 @@ from misgiving.cli.progress import Bar, Steps, Units, progress_bars
 from misgiving.errors import UsageError
 
 if TYPE_CHECKING:
-    from misgiving.experiments.units import Runner
+    from misgiving.reproduction.runner import Runner
 
 PROTOCOL, TRAINING, UNITS, MACHINE = "Protocol", "Training", "Single units", "Machine"
 
@@ -216,12 +216,12 @@ def reproduce(
 
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
     """
-    from misgiving.experiments import collection
-    from misgiving.experiments.bench import Bench, Listener
-    from misgiving.experiments.ood_places import ood_places
-    from misgiving.experiments.protocol import chosen_units, protocol_for
-    from misgiving.experiments.units import reproduce_units
     from misgiving.report.page import write_report
+    from misgiving.reproduction import aggregate
+    from misgiving.reproduction.ood_sources import ood_places
+    from misgiving.reproduction.protocol import chosen_units, protocol_for
+    from misgiving.reproduction.runner import reproduce_units
+    from misgiving.reproduction.trial_data import Listener, TrialData
 
     one_unit = any(choice is not None for choice in (experiment, trial, model))
     if collect and one_unit:
@@ -263,27 +263,27 @@ def reproduce(
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        bench = Bench(protocol, cache_folder(cache), listener)
-        say_skipped(bench.images.skipped)
-        for sentence in bench.leakage():
+        trial_data = TrialData(protocol, cache_folder(cache), listener)
+        say_skipped(trial_data.images.skipped)
+        for sentence in trial_data.leakage():
             say(sentence)
         if not collect:
-            reproduce_units(bench, out, run=run, chosen=chosen)
+            reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: intervals by resampling, and examples; this takes a minute or more")
-            collection.collect(bench, out)
+            aggregate.collect(trial_data, out)
     say(f"wrote {out if one_unit else write_report(out)}")
 
 
 def _runner(jobs: int, threads: int | None, ray: str | None, gpus: float | None) -> "Runner":
     """Where units run."""
     if ray is None:
-        from misgiving.experiments.units import on_this_machine
+        from misgiving.reproduction.runner import on_this_machine
 
         if gpus is not None:
             raise UsageError("--gpus-per-unit is of Ray; leave it out, or name a cluster by --ray")
         return on_this_machine(jobs=jobs, threads=threads)
-    from misgiving.experiments.cluster import on_ray
+    from misgiving.reproduction.ray import on_ray
 
     if jobs != 1:
         raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")

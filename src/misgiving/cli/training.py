@@ -241,9 +241,9 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     from misgiving.data.splits import leakage_sentence
-    from misgiving.experiments.protocol import MODELS, Column
-    from misgiving.experiments.runs import ModelSettings, prepare_run, split_of, train_run
+    from misgiving.reproduction.protocol import MODELS, Column
     from misgiving.training import TrainingConfig
+    from misgiving.workflows.train import ModelSettings, prepare_run, split_of, train_run
 
     given = locals()
     _refuse_existing(out, overwrite)

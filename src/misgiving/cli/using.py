@@ -24,8 +24,8 @@ from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
     from misgiving.evaluation import Measurement
-    from misgiving.experiments.prediction_tables import PredictionTable
     from misgiving.metrics.subgroups import Subgroup
+    from misgiving.workflows.prediction_tables import PredictionTable
 
 
 def evaluate(
@@ -65,11 +65,11 @@ def evaluate(
     --ood folder, the five OOD metrics of several detectors with in-distribution as positives.
 
     Where the run has a policy (`misgiving calibrate`), also what it decides: shares accepted,
-    deferred and called foreign, errors among the accepted, and all of that by class and by every
+    deferred and called OOD, errors among the accepted, and all of that by class and by every
     column of metadata; groups that get a clearly worse deal are named. `decisions.csv` and
     `subgroups.csv` have the details.
     """
-    from misgiving.experiments.measuring import evaluate_run
+    from misgiving.workflows.evaluate import evaluate_run
 
     with progress_bars() as progress:
         evaluation = evaluate_run(
@@ -131,10 +131,10 @@ def predict(
     wrong; trained by ranking it has no unit; empty for a model without a trained loss estimator).
 
     Where the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
-    also: decision (accept, defer or foreign), reason (in words), error_probability (that the class
-    is wrong), expected_loss (cross-entropy, in nats), foreign_p_value (share of images like the
-    calibration cases that look as foreign or more so), score (accepted by; higher = rather right)
-    and foreign_score (lower = rather foreign).
+    also: decision (accept, defer or ood), reason (in words), error_probability (that the class
+    is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
+    calibration cases that look as unusual or more so), score (accepted by; higher = rather right)
+    and ood_score (lower = more likely out-of-distribution).
 
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, says why, and the others are empty.
@@ -146,9 +146,9 @@ def predict(
     goes on, whatever has stopped it. A bundle (`misgiving export`) needs no torch.
     """
     from misgiving.errors import BadImage
-    from misgiving.experiments.contact_sheet import worst_first
-    from misgiving.experiments.prediction_files import predict_files
-    from misgiving.experiments.prediction_tables import as_csv
+    from misgiving.workflows.contact_sheet import worst_first
+    from misgiving.workflows.prediction_files import predict_files
+    from misgiving.workflows.prediction_tables import as_csv
 
     stop = "stopped" if out is None else "stopped; say --resume to go on from here"
     with progress_bars(stop) as progress:

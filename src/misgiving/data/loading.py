@@ -20,9 +20,9 @@ from torch import Tensor
 
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage, preprocessed
-from misgiving.data.decoding import in_order
 from misgiving.data.intact import Checksums, checksum
 from misgiving.data.memory import fresh
+from misgiving.data.parallel import in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import read_sealed, whole_folder, write_sealed

@@ -1,13 +1,13 @@
-"""Accept, defer or call foreign, with a guarantee that holds for a finite number of cases."""
+"""Accept, defer or call OOD, with a guarantee that holds for a finite number of cases."""
 
 from misgiving.deferral.bounds import Interval
-from misgiving.deferral.calibration import Attainable, Calibration, ClassOutcome, calibrate
-from misgiving.deferral.cases import Cases, Promises, one_per_group, rates_by_class
+from misgiving.deferral.cases import Cases, Targets, one_per_group, rates_by_class
 from misgiving.deferral.decisions import Decision
 from misgiving.deferral.drift import DriftMonitor, DriftTest
-from misgiving.deferral.evidence import Evidence, Setting
+from misgiving.deferral.operating_points import Evidence, Setting
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.prevalence import PrevalenceOutcome
+from misgiving.deferral.thresholds import Attainable, Calibration, ClassOutcome, calibrate
 
 __all__ = [
     "Attainable",
@@ -21,8 +21,8 @@ __all__ = [
     "Evidence",
     "Interval",
     "PrevalenceOutcome",
-    "Promises",
     "Setting",
+    "Targets",
     "calibrate",
     "one_per_group",
     "rates_by_class",

@@ -1,4 +1,4 @@
-"""What a policy is calibrated with: cases, of which each lesion gives one, and promises."""
+"""What a policy is calibrated with: cases, of which each lesion gives one, and targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ class Cases:
 
     Attributes:
         scores: Higher where the answer should rather be accepted.
-        foreign_scores: Higher where the image is more like the training images; None: no detector.
+        ood_scores: Higher where the image is more like the training images; None: no detector.
         wrong: Whether the answer is wrong.
         labels: Position of the true class.
     """
 
     scores: Scores
-    foreign_scores: Scores | None = None
+    ood_scores: Scores | None = None
     wrong: Bool[np.ndarray, "*draws n"]
     labels: Int[np.ndarray, "*draws n"]
 
@@ -35,41 +35,41 @@ class Cases:
         return int(self.scores.shape[-1])
 
     def __getitem__(self, chosen: Bool[np.ndarray, " n"] | Int[np.ndarray, "..."]) -> "Cases":
-        foreign = None if self.foreign_scores is None else self.foreign_scores[chosen]
+        ood = None if self.ood_scores is None else self.ood_scores[chosen]
         return Cases(
             scores=self.scores[chosen],
-            foreign_scores=foreign,
+            ood_scores=ood,
             wrong=self.wrong[chosen],
             labels=self.labels[chosen],
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Promises:
+class Targets:
     """What is promised of the answers that will be accepted.
 
     Attributes:
         max_error: Of the accepted answers, at most this share is wrong.
-        confidence: Probability, over draws of the calibration cases, that the promises hold.
+        confidence: Probability, over draws of the calibration cases, that the targets hold.
         class_max_miss: Of this class's cases, at most this share is accepted as another class.
-        foreign_rate: Of images like the calibration cases, at most this share is called foreign;
-            None: no image is called foreign.
-        simultaneous: Whether all promises hold together with the confidence, or each by itself.
+        max_ood_false_alarms: Of images like the calibration cases, at most this share is flagged;
+            None: no image is called out-of-distribution.
+        simultaneous: Whether all targets hold together with the confidence, or each by itself.
         prevalence: Shares of classes where the policy will be used; the others share the rest.
     """
 
     max_error: float
     confidence: float = 0.95
     class_max_miss: Mapping[str, float] = field(default_factory=dict)
-    foreign_rate: float | None = None
+    max_ood_false_alarms: float | None = None
     simultaneous: bool = True
     prevalence: Mapping[str, float] | None = None
 
     def __post_init__(self) -> None:
         _between("max_error", self.max_error)
         _between("confidence", self.confidence)
-        if self.foreign_rate is not None:
-            _between("foreign_rate", self.foreign_rate)
+        if self.max_ood_false_alarms is not None:
+            _between("max_ood_false_alarms", self.max_ood_false_alarms)
         for name, rate in self.class_max_miss.items():
             _between(f"class_max_miss of {name}", rate)
         for name, share in (self.prevalence or {}).items():
@@ -80,10 +80,10 @@ class Promises:
     def level(self) -> float:
         """Probability with which each single promise may fail.
 
-        >>> round(Promises(max_error=0.1, foreign_rate=0.05).level, 3)
+        >>> round(Targets(max_error=0.1, max_ood_false_alarms=0.05).level, 3)
         0.025
         """
-        promised = 1 + len(self.class_max_miss) + (self.foreign_rate is not None)
+        promised = 1 + len(self.class_max_miss) + (self.max_ood_false_alarms is not None)
         return (1 - self.confidence) / (promised if self.simultaneous else 1)
 
 
@@ -129,8 +129,8 @@ def refuse_unusable(part: str, cases: Cases, *, classes: Sequence[str]) -> None:
         )
     _refuse_other_lengths(part, cases)
     _refuse_not_finite(f"scores of the {part} part", cases.scores)
-    if cases.foreign_scores is not None:
-        _refuse_not_finite(f"foreign_scores of the {part} part", cases.foreign_scores)
+    if cases.ood_scores is not None:
+        _refuse_not_finite(f"ood_scores of the {part} part", cases.ood_scores)
     if cases.labels.min() < 0 or cases.labels.max() >= len(classes):
         position = np.argmax((cases.labels < 0) | (cases.labels >= len(classes)))
         raise DataError(
@@ -150,7 +150,7 @@ def _between(name: str, value: float) -> None:
 
 
 def _refuse_other_lengths(part: str, cases: Cases) -> None:
-    named = {name: getattr(cases, name) for name in ("foreign_scores", "wrong", "labels")}
+    named = {name: getattr(cases, name) for name in ("ood_scores", "wrong", "labels")}
     for name, values in named.items():
         if values is not None and len(values) != len(cases):
             raise UsageError(

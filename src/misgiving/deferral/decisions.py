@@ -2,11 +2,13 @@
 
 from typing import Literal, NamedTuple
 
-Verdict = Literal["accept", "defer", "foreign"]
+Verdict = Literal["accept", "defer", "ood"]
 
 NOT_FINITE = "the model gave no finite score, so the answer is deferred"
 NOTHING_KEEPS = "no threshold keeps what was promised, so every answer is deferred"
-AT_LIMIT = "exactly at the limit below which images are foreign, so the answer is deferred"
+AT_LIMIT = (
+    "exactly at the limit below which images are out-of-distribution, so the answer is deferred"
+)
 ALL_ACCEPTED = "all answers are accepted"
 
 
@@ -14,7 +16,7 @@ class Decision(NamedTuple):
     """What becomes of one image.
 
     Attributes:
-        decision: "accept", "defer" or "foreign".
+        decision: "accept", "defer" or "ood".
         reason: Why, in words.
         p_value: Share of images like the calibration cases that look no more familiar, at most;
             None without a detector.
@@ -38,10 +40,10 @@ def told_apart(value: float, limit: float) -> tuple[str, str]:
     return repr(value), repr(limit)
 
 
-def why_foreign(share_no_higher: float, p_value: float) -> str:
-    """The reason of a foreign image.
+def why_ood(share_no_higher: float, p_value: float) -> str:
+    """The reason of an OOD image.
 
-    >>> why_foreign(0.008, 0.009)
+    >>> why_ood(0.008, 0.009)
     'less like the training images than all but 0.8 % of the calibration cases (p = 0.009)'
     """
     likeness = "less like the training images than all"

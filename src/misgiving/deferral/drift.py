@@ -163,8 +163,8 @@ class DriftMonitor:
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
         self.alarms: dict[str, int] = {}
         self._alarmed_with: dict[str, str] = {}
-        if calibration.foreign_scores is not None:
-            self._ranks["familiarity"] = RankTest(calibration.foreign_scores)
+        if calibration.ood_scores is not None:
+            self._ranks["familiarity"] = RankTest(calibration.ood_scores)
         if calibration.evidence is None:
             self.missing.append("the policy keeps no calibration scores; calibrate again")
             return
@@ -172,24 +172,22 @@ class DriftMonitor:
         if policy.accept_threshold is not None:
             interval = calibration.evidence.acceptance(
                 policy.accept_threshold,
-                foreign_rule=policy.foreign_threshold is not None,
+                ood_rule=policy.ood_threshold is not None,
                 level=each / 2,  # the other half is for the bets
             )
             self._acceptance = AcceptanceTest(interval)
 
-    def see(
-        self, *, score: float, foreign_score: float | None, accepted: bool, content: str
-    ) -> None:
+    def see(self, *, score: float, ood_score: float | None, accepted: bool, content: str) -> None:
         """Take one more case into account.
 
         Args:
             score: What is accepted by.
-            foreign_score: What foreign images are told by, where the policy has a detector.
+            ood_score: What OOD images are told by, where the policy has a detector.
             accepted: Whether the policy has accepted the answer.
             content: A hash of the image, which decides the case's place among equal scores.
         """
         self.cases += 1
-        lowest = -math.inf if foreign_score is None else foreign_score
+        lowest = -math.inf if ood_score is None else ood_score
         values = {"scores": score, "familiarity": lowest}
         for name, test in self._ranks.items():
             test.see(values[name], tie_of(f"{name} {content}"))

@@ -9,12 +9,12 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.deferral import decisions
-from misgiving.deferral.calibration import Calibration
-from misgiving.deferral.cases import Promises
+from misgiving.deferral.cases import Targets
 from misgiving.deferral.decisions import Decision
-from misgiving.deferral.foreign import conformal_p_values, no_higher
+from misgiving.deferral.ood_limit import conformal_p_values, no_higher
 from misgiving.deferral.sentences import sentences
 from misgiving.deferral.storage import decode, encode, read, write
+from misgiving.deferral.thresholds import Calibration
 from misgiving.errors import DataError, UsageError
 
 Scores = Float[np.ndarray, " n"]
@@ -22,12 +22,12 @@ Scores = Float[np.ndarray, " n"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeferralPolicy:
-    """Accept, defer or call foreign, as calibrated for one model.
+    """Accept, defer or call out-of-distribution, as calibrated for one model.
 
     Attributes:
-        calibration: Thresholds, promises and what was observed.
+        calibration: Thresholds, targets and what was observed.
         score: Name of the score that accepts.
-        foreign_detector: Name of the detector of foreign images; None: there is none.
+        ood_detector: Name of the detector of OOD images; None: there is none.
         model_fingerprint: The model that the thresholds belong to.
         calibration_fingerprint: The cases that certified them.
         seed: Which image of each lesion was drawn.
@@ -36,7 +36,7 @@ class DeferralPolicy:
 
     calibration: Calibration
     score: str
-    foreign_detector: str | None = None
+    ood_detector: str | None = None
     model_fingerprint: str
     calibration_fingerprint: str
     seed: int
@@ -48,20 +48,20 @@ class DeferralPolicy:
         return self.calibration.accept_threshold
 
     @property
-    def foreign_threshold(self) -> float | None:
-        """The limit below which an image is foreign; None: there is no such rule."""
-        return self.calibration.foreign_threshold
+    def ood_threshold(self) -> float | None:
+        """The limit below which an image is out-of-distribution; None: there is no such rule."""
+        return self.calibration.ood_threshold
 
     @property
-    def calibration_foreign_scores(self) -> Scores | None:
+    def calibration_ood_scores(self) -> Scores | None:
         """Confidences of the calibration cases, sorted; None without a detector."""
-        kept = self.calibration.foreign_scores
+        kept = self.calibration.ood_scores
         return None if kept is None else np.array(kept, dtype=float)
 
     @property
-    def promises(self) -> Promises:
+    def targets(self) -> Targets:
         """What is promised."""
-        return self.calibration.promises
+        return self.calibration.targets
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -71,19 +71,19 @@ class DeferralPolicy:
     def decide(
         self,
         scores: Scores,
-        foreign_scores: Scores | None = None,
+        ood_scores: Scores | None = None,
         expected_errors: Scores | None = None,
     ) -> list[Decision]:
         """Decide image by image.
 
         Args:
             scores: Higher where the answer should rather be accepted, as in the calibration.
-            foreign_scores: Higher where the image is more like the training images.
+            ood_scores: Higher where the image is more like the training images.
             expected_errors: Probabilities that the answers are wrong, only for the reasons.
         """
-        self._refuse_lengths(scores, foreign_scores, expected_errors)
+        self._refuse_lengths(scores, ood_scores, expected_errors)
         missing = np.full(len(scores), np.nan)
-        likeness = missing if foreign_scores is None else np.asarray(foreign_scores, dtype=float)
+        likeness = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
         errors = missing if expected_errors is None else np.asarray(expected_errors, dtype=float)
         shares, p_values = self._unusual(likeness)
         columns = zip(
@@ -100,9 +100,9 @@ class DeferralPolicy:
         self, score: float, likeness: float, error: float, share: float, p_value: float
     ) -> Decision:
         p = None if math.isnan(p_value) else p_value
-        limit, threshold = self.foreign_threshold, self.accept_threshold
+        limit, threshold = self.ood_threshold, self.accept_threshold
         if limit is not None and likeness < limit:
-            return Decision("foreign", decisions.why_foreign(share, p_value), p)
+            return Decision("ood", decisions.why_ood(share, p_value), p)
         if not math.isfinite(score) or (limit is not None and not math.isfinite(likeness)):
             return Decision("defer", decisions.NOT_FINITE, p)
         if threshold is None:
@@ -123,20 +123,18 @@ class DeferralPolicy:
 
     def _unusual(self, likeness: Scores) -> tuple[Scores, Scores]:
         """Share of calibration cases that look no more familiar, and the conformal p-value."""
-        calibration = self.calibration_foreign_scores
+        calibration = self.calibration_ood_scores
         if calibration is None:
             return likeness, np.full(len(likeness), np.nan)
         p_values = conformal_p_values(likeness, calibration)
         return no_higher(likeness, calibration) / len(calibration), p_values
 
     def _refuse_lengths(
-        self, scores: Scores, foreign_scores: Scores | None, expected_errors: Scores | None
+        self, scores: Scores, ood_scores: Scores | None, expected_errors: Scores | None
     ) -> None:
-        if self.foreign_threshold is not None and foreign_scores is None:
-            raise UsageError(
-                f"foreign_scores is missing; give the confidences of {self.foreign_detector}"
-            )
-        named = {"foreign_scores": foreign_scores, "expected_errors": expected_errors}
+        if self.ood_threshold is not None and ood_scores is None:
+            raise UsageError(f"ood_scores is missing; give the confidences of {self.ood_detector}")
+        named = {"ood_scores": ood_scores, "expected_errors": expected_errors}
         for name, values in named.items():
             if values is not None and len(values) != len(scores):
                 raise UsageError(

@@ -2,17 +2,17 @@
 
 import math
 
-from misgiving.deferral.calibration import Calibration, ClassOutcome
+from misgiving.deferral.thresholds import Calibration, ClassOutcome
 
 
 def sentences(found: Calibration) -> list[str]:
     """What is promised, what was observed, and what it does not say."""
     outcome = _nothing(found) if found.accept_threshold is None else _accepting(found)
-    return [*outcome, *_foreign(found), *_prevalence(found), _unit(found)]
+    return [*outcome, *_ood(found), *_prevalence(found), _unit(found)]
 
 
 def _accepting(found: Calibration) -> list[str]:
-    of = found.promises
+    of = found.targets
     low, high = found.coverage
     observed = found.wrong / found.accepted
     lines = [
@@ -36,7 +36,7 @@ def _class_line(of: ClassOutcome) -> str:
 
 
 def _nothing(found: Calibration) -> list[str]:
-    error = _percent(found.promises.max_error)
+    error = _percent(found.targets.max_error)
     lines = [f"Every answer is deferred: no threshold keeps what was asked for ({error} errors)."]
     lines += [
         f"Of cases of {of.name}, {_percent(of.rate)} cannot be promised at any threshold; the "
@@ -52,7 +52,7 @@ def _best(found: Calibration) -> list[str]:
     best = found.best
     if best is None:
         return ["With these cases no share of errors below 100 % could be promised."]
-    kept = " with the promises for classes kept" if found.class_outcomes else ""
+    kept = " with the targets for classes kept" if found.class_outcomes else ""
     return [
         f"The smallest share of errors that these cases would certify{kept} is "
         f"{_percent(best.max_error)}, with {best.accepted} of {found.cases} cases accepted "
@@ -62,14 +62,14 @@ def _best(found: Calibration) -> list[str]:
     ]
 
 
-def _foreign(found: Calibration) -> list[str]:
-    rate, rank = found.promises.foreign_rate, found.foreign_rank
+def _ood(found: Calibration) -> list[str]:
+    rate, rank = found.targets.max_ood_false_alarms, found.ood_rank
     if rate is None or rank is None:
         return []
     return [
-        f"Of images like the calibration cases, at most {_percent(rate)} are called foreign: those "
+        f"Of images like the calibration cases, at most {_percent(rate)} are called OOD: those "
         f"that look less familiar than all but {rank - 1} of {found.cases} calibration cases. "
-        "How many foreign images are found is not promised."
+        "How many OOD images are found is not promised."
     ]
 
 
@@ -85,14 +85,14 @@ def _prevalence(found: Calibration) -> list[str]:
     return [
         f"With {mix}, the errors among the accepted are estimated at {_percent(outcome.estimate)} "
         f"and are at most {_percent(outcome.bound, up=True)}, by itself with a confidence of "
-        f"{_percent(found.promises.confidence)}, if nothing but the mix of classes changes."
+        f"{_percent(found.targets.confidence)}, if nothing but the mix of classes changes."
     ]
 
 
 def _unit(found: Calibration) -> str:
-    of = found.promises
-    several = of.class_max_miss or of.foreign_rate is not None
-    together = "all promises together hold" if of.simultaneous else "each promise by itself holds"
+    of = found.targets
+    several = of.class_max_miss or of.max_ood_false_alarms is not None
+    together = "all targets together hold" if of.simultaneous else "each promise by itself holds"
     held = together if several else "the promise holds"
     return (
         f"For one image of each lesion, drawn from where the {found.cases} calibration cases come "

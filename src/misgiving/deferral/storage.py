@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from misgiving.deferral.bounds import Interval
-from misgiving.deferral.calibration import Attainable, Calibration, ClassOutcome
-from misgiving.deferral.cases import Promises
-from misgiving.deferral.evidence import Evidence
+from misgiving.deferral.cases import Targets
+from misgiving.deferral.operating_points import Evidence
 from misgiving.deferral.prevalence import PrevalenceOutcome
+from misgiving.deferral.thresholds import Attainable, Calibration, ClassOutcome
 from misgiving.errors import DataError
 from misgiving.files import write_json
 
@@ -102,12 +102,12 @@ def _unchanged(fields: Mapping[str, Any], written: object) -> bool:
 
 
 def _calibration(fields: Mapping[str, Any]) -> Calibration:
-    threshold, scores = fields["accept_threshold"], fields["foreign_scores"]
+    threshold, scores = fields["accept_threshold"], fields["ood_scores"]
     decoded = {
-        "promises": Promises(**fields["promises"]),
+        "targets": Targets(**fields["targets"]),
         "classes": tuple(fields["classes"]),
         "accept_threshold": None if threshold is None else float(threshold),
-        "foreign_scores": None if scores is None else tuple(scores),
+        "ood_scores": None if scores is None else tuple(scores),
         "coverage": Interval(*fields["coverage"]),
         "class_outcomes": tuple(ClassOutcome(**of) for of in fields["class_outcomes"]),
         "prevalence": _prevalence(fields["prevalence"]),

@@ -36,7 +36,7 @@ class Subgroup(NamedTuple):
     error_lower: float
     error_upper: float
     deferred: int
-    """Cases handed to a person: neither accepted nor found foreign."""
+    """Cases handed to a person: neither accepted nor found out-of-distribution."""
     deferral: float
     """Share of the cases that is deferred."""
     deferral_lower: float
@@ -73,7 +73,7 @@ class _Outcomes(NamedTuple):
 def audit(
     columns: Mapping[str, Sequence[str]],
     accepted: Cases,
-    foreign: Cases,
+    ood: Cases,
     wrong: Cases,
     *,
     confidence: float = 0.95,
@@ -101,7 +101,7 @@ def audit(
     Args:
         columns: The value of each case by the column's name. An empty value is `unknown`.
         accepted: The prediction is used without a person.
-        foreign: The case is turned away as not of the kind that the model knows; never accepted.
+        ood: The case is turned away as not of the kind that the model knows; never accepted.
         wrong: The prediction is wrong; looked at for accepted cases only.
         confidence: Level of the intervals; 1 less it is the level of the tests as a family.
 
@@ -110,8 +110,8 @@ def audit(
     >>> old.coverage, round(old.coverage_lower, 3), old.worse
     (0.8, 0.284, ())
     """
-    _check(columns, accepted, foreign, wrong, confidence)
-    outcomes = _Outcomes(accepted, accepted & wrong, ~accepted & ~foreign)
+    _check(columns, accepted, ood, wrong, confidence)
+    outcomes = _Outcomes(accepted, accepted & wrong, ~accepted & ~ood)
     groups = list(_groups(columns))
     comparisons = {
         (position, quantity): pvalue
@@ -186,17 +186,17 @@ def _holm(pvalues: Mapping[tuple[int, str], float], level: float) -> frozenset[t
 def _check(
     columns: Mapping[str, Sequence[str]],
     accepted: Cases,
-    foreign: Cases,
+    ood: Cases,
     wrong: Cases,
     confidence: float,
 ) -> None:
-    samples(accepted=accepted, foreign=foreign, wrong=wrong)
+    samples(accepted=accepted, ood=ood, wrong=wrong)
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}; it must lie between 0 and 1")
-    if (accepted & foreign).any():
-        position = np.argmax(accepted & foreign)
+    if (accepted & ood).any():
+        position = np.argmax(accepted & ood)
         raise UsageError(
-            f"foreign is true at position {position}, which is accepted; a case cannot be both"
+            f"ood is true at position {position}, which is accepted; a case cannot be both"
         )
     for name, column in columns.items():
         if len(column) != len(accepted):

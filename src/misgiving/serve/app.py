@@ -15,17 +15,17 @@ from starlette.requests import ClientDisconnect
 from misgiving import __version__
 from misgiving.errors import DataError, UsageError
 from misgiving.serve import about, cases, decisions, insight, page
-from misgiving.serve.bounding import Bounding
+from misgiving.serve.authentication import OPEN, Gate
+from misgiving.serve.body_limits import Bounding
 from misgiving.serve.failures import explained
-from misgiving.serve.gate import OPEN, Gate
 from misgiving.serve.model import Model
-from misgiving.serve.observing import Observing, route_of
 from misgiving.serve.problems import Problem, ProblemError, documented
+from misgiving.serve.request_log import Observing, route_of
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
-DESCRIPTION = """Decisions about images: accept, defer to a person, or foreign; and the worklist.
+DESCRIPTION = """Decisions about images: accept, defer to a person, or ood; and the worklist.
 
 Failures are problems as in RFC 9457, and their `detail` says what helps.
 """

@@ -26,7 +26,7 @@ NO_POLICY = "no policy is calibrated for this model; run `misgiving calibrate`, 
 NO_CASES = "the policy was calibrated before calibration cases were kept; calibrate it again"
 UNCHANGED = "Nothing shows that the images have changed since the calibration."
 CHANGED = (
-    "The images are no longer like those that the policy was calibrated with. What it promises "
+    "The images are no longer like those that the policy was calibrated with. What it targets "
     "may not hold: look at the deferred and the accepted cases, and calibrate with new ones."
 )
 TOGETHER = 2  # pictures of importance that are computed at once
@@ -51,7 +51,7 @@ class Saved(BaseModel):
     max_error: float = Field(description="What is promised of the accepted.")
     accepts: bool = Field(description="Whether it accepts anything.")
     threshold: float | None = Field(description="Lowest score that is accepted; null: all, or none")
-    foreign_threshold: float | None
+    ood_threshold: float | None
     class_promises: list[str] = Field(description="Classes that must not be missed.")
 
 
@@ -106,11 +106,11 @@ def calibration(service: Served) -> Curve:
         return Curve(
             why_not=NO_POLICY, confidence=None, cases=0, settings=[], saved=None, command=None
         )
-    kept, promises = policy.calibration.evidence, policy.promises
-    settings = [] if kept is None else kept.settings(confidence=promises.confidence)
+    kept, targets = policy.calibration.evidence, policy.targets
+    settings = [] if kept is None else kept.settings(confidence=targets.confidence)
     return Curve(
         why_not=NO_CASES if kept is None else None,
-        confidence=promises.confidence,
+        confidence=targets.confidence,
         cases=policy.calibration.cases,
         settings=[
             Setting(**{**one._asdict(), "threshold": _json(one.threshold)}) for one in settings
@@ -181,29 +181,29 @@ def _saliency(model: Model, name: str, square: Square) -> Saliency:
 def _saved(policy: DeferralPolicy) -> Saved:
     threshold = policy.accept_threshold
     return Saved(
-        max_error=policy.promises.max_error,
+        max_error=policy.targets.max_error,
         accepts=threshold is not None,
         threshold=None if threshold is None else _json(threshold),
-        foreign_threshold=policy.foreign_threshold,
-        class_promises=list(policy.promises.class_max_miss),
+        ood_threshold=policy.ood_threshold,
+        class_promises=list(policy.targets.class_max_miss),
     )
 
 
 def command(policy: DeferralPolicy) -> str:
     """What sets such a policy for another target: all that this one was asked for."""
-    promises = policy.promises
+    targets = policy.targets
     words = ["misgiving", "calibrate", "RUN", "NEW_CASES", "--max-error", "{max_error}"]
-    words += ["--confidence", str(promises.confidence)]
-    for rate in _pairs(promises.class_max_miss):
+    words += ["--confidence", str(targets.confidence)]
+    for rate in _pairs(targets.class_max_miss):
         words += ["--class-max-miss", shlex.quote(rate)]
-    if promises.foreign_rate is not None:
-        words += ["--foreign-rate", str(promises.foreign_rate)]
-    if not promises.simultaneous:
+    if targets.max_ood_false_alarms is not None:
+        words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
+    if not targets.simultaneous:
         words.append("--each")
-    if promises.prevalence:
-        words += ["--prevalence", shlex.quote(",".join(_pairs(promises.prevalence)))]
-    if policy.foreign_detector is not None:
-        words += ["--detector", shlex.quote(policy.foreign_detector)]
+    if targets.prevalence:
+        words += ["--prevalence", shlex.quote(",".join(_pairs(targets.prevalence)))]
+    if policy.ood_detector is not None:
+        words += ["--detector", shlex.quote(policy.ood_detector)]
     return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
-Outcome = Literal["accept", "defer", "foreign"]
+Outcome = Literal["accept", "defer", "ood"]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -45,13 +45,13 @@ class Case(Record):
     error_probability: float | None = Field(description="That the predicted class is wrong.")
     expected_loss: float | None = Field(description="Cross-entropy, in nats.")
     predicted_loss: float | None = Field(description="Higher = rather wrong; has no unit.")
-    foreign_p_value: float | None = Field(
-        description="Share of images like the calibration cases that look as foreign or more so."
+    ood_p_value: float | None = Field(
+        description="Share of images like the calibration cases that look as unusual or more so."
     )
     decision: Outcome
     reason: str = Field(description="Why, in words.")
     score: float | None = Field(description="What is accepted by; higher = rather right.")
-    foreign_score: float | None = Field(description="Lower = rather foreign.")
+    ood_score: float | None = Field(description="Lower = more likely out-of-distribution.")
     sha256: str = Field(description="Of the file.")
     model_fingerprint: str
     policy_fingerprint: str | None
@@ -83,5 +83,5 @@ class Decided(Record):
     received: Moment
     decision: Outcome
     score: float | None
-    foreign_score: float | None
+    ood_score: float | None
     sha256: str

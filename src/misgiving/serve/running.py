@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from misgiving.errors import UsageError
-from misgiving.serve.gate import is_loopback
+from misgiving.serve.authentication import is_loopback
 from misgiving.serve.logs import log_as_json
 from misgiving.serve.settings import Settings
 

@@ -20,12 +20,12 @@ from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
 from misgiving.serve.failures import NotKeptError, note
 from misgiving.serve.images import KeptImages, RecentSquares, Square, bytes_wanted
+from misgiving.serve.jpeg_guard import refuse_laborious
 from misgiving.serve.memory import Budget, bytes_to_open
 from misgiving.serve.model import Answer, Model, policy_fingerprint
 from misgiving.serve.monitoring import Monitoring
 from misgiving.serve.reading import Readers
 from misgiving.serve.records import Case, Outcome
-from misgiving.serve.scans import refuse_laborious
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.uploads import Upload
@@ -158,11 +158,11 @@ class Service:
             error_probability=_finite(answer.error_probability),
             expected_loss=_finite(answer.expected_loss),
             predicted_loss=_finite(answer.predicted_loss),
-            foreign_p_value=_finite(answer.foreign_p_value),
+            ood_p_value=_finite(answer.ood_p_value),
             decision=cast(Outcome, answer.decision),
             reason=answer.reason,
             score=_finite(answer.score),
-            foreign_score=_finite(answer.foreign_score),
+            ood_score=_finite(answer.ood_score),
             sha256=read.sha256,
             model_fingerprint=self.model.fingerprint,
             policy_fingerprint=self.policy_fingerprint,

@@ -69,7 +69,7 @@ class Watch:
             self._contents.add(content)
             self._monitor.see(
                 score=_number(case.score),
-                foreign_score=_number(case.foreign_score),
+                ood_score=_number(case.ood_score),
                 accepted=case.decision == "accept",
                 content=case.sha256,
             )

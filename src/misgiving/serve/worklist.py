@@ -19,9 +19,9 @@ OF_CASE = (
     "error_probability",
     "expected_loss",
     "predicted_loss",
-    "foreign_p_value",
+    "ood_p_value",
     "score",
-    "foreign_score",
+    "ood_score",
     "reason",
     "reviewed",
 )

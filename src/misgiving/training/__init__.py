@@ -4,7 +4,7 @@ from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import device_named, start_processes
 from misgiving.training.loop import class_weights, seeded, train
 from misgiving.training.records import EpochRecord, Step, unheard
-from misgiving.training.unfinished import Unfinished, beside, stop_asked_by_system
+from misgiving.training.resume import Unfinished, beside, stop_asked_by_system
 
 __all__ = [
     "EpochRecord",

@@ -15,21 +15,21 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import StepLR
 
-from misgiving import processes
+from misgiving import distributed
 from misgiving.data.augmentation import augment
 from misgiving.data.loading import ImageSet, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
+from misgiving.distributed import gathered
 from misgiving.errors import TrainingError
 from misgiving.losses import Objective, joint_objective
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
-from misgiving.processes import gathered
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, fabric_of, set_up
 from misgiving.training.records import EpochRecord, Step, unheard
+from misgiving.training.resume import Unfinished
 from misgiving.training.session import Session, stream
-from misgiving.training.unfinished import Unfinished
 
 
 @contextmanager
@@ -40,7 +40,7 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-@processes.losses_explained()
+@distributed.losses_explained()
 def train(
     model: JointClassifier,
     training: ImageSet,
@@ -96,10 +96,10 @@ def train(
             for step in loop.epoch(session, training):
                 on_step(step)
                 if step.step < step.steps:
-                    session.stop_if(processes.any_of(stop()))
+                    session.stop_if(distributed.any_of(stop()))
             scheduler.step()
             session.end_epoch([loop.measure(session.epoch, *part) for part in watched.items()])
-            session.stop_if(session.epoch <= config.epochs and processes.any_of(stop()))
+            session.stop_if(session.epoch <= config.epochs and distributed.any_of(stop()))
     session.restore_best()
     model.to("cpu", torch.float32).eval()
     return session.history
@@ -151,7 +151,7 @@ class _Loop:
             self.optimizer.zero_grad()
             # Each process has the gradient of its share, of which DistributedDataParallel takes
             # the mean; their sum is that of the whole batch.
-            self.fabric.backward(objective.total * processes.count())
+            self.fabric.backward(objective.total * distributed.count())
             self.optimizer.step()
             yield session.end_step(self._finite(objective, session), steps)
 
@@ -159,7 +159,7 @@ class _Loop:
         self, output: Output, labels: Int[Tensor, " share"]
     ) -> tuple[Output, Int[Tensor, " batch"]]:
         """The whole batch, whose pairs Eq. 1 ranks and whose weights the primary loss sums."""
-        total = len(labels) * processes.count()
+        total = len(labels) * distributed.count()
         ours = Output(output.logits, output.predicted_losses, output.features.detach()[:, :0])
         return Output(*(gathered(part, total) for part in ours)), gathered(labels, total)
 
@@ -177,7 +177,7 @@ class _Loop:
 
     def measure(self, epoch: int, part: str, images: ImageSet) -> EpochRecord:
         """Measure one part of the data in evaluation mode."""
-        ours = images.select(processes.share_of(len(images)))
+        ours = images.select(distributed.share_of(len(images)))
         batched = (batch.images for batch in self._batches(ours))
         output = outputs_of(self.module, batched, keep_features=False)
         output = Output(*(gathered(part, len(images)) for part in output))
@@ -218,18 +218,18 @@ class _Loop:
             seed=self.config.seed,
             epoch=epoch,
         )
-        return order[: _usable(len(order), self.config.batch_size, processes.count())]
+        return order[: _usable(len(order), self.config.batch_size, distributed.count())]
 
     def _batches(self, images: ImageSet, order: Int[np.ndarray, " n"] | None = None) -> Any:
         if order is None:  # measuring keeps no activations: its batches can be larger
             return batches(images, batch_size=max(self._share, 64), device=self.fabric.device)
-        ours = order[processes.rank() :: processes.count()]
+        ours = order[distributed.rank() :: distributed.count()]
         return batches(images, batch_size=self._share, order=ours, device=self.fabric.device)
 
     @property
     def _share(self) -> int:
         """Images of a batch that this process sees."""
-        return self.config.batch_size // processes.count()
+        return self.config.batch_size // distributed.count()
 
     def _finite(self, objective: Objective, session: Session) -> Float[np.ndarray, " 2"]:
         # One copy: a GPU is waited for once in a step.
@@ -279,7 +279,7 @@ def _reached(model: JointClassifier, images: ImageSet, config: TrainingConfig) -
 
 def _seed_of_process(seed: int) -> int:
     """Processes draw different dropout masks; the first draws what a single one would."""
-    rank = processes.rank()
+    rank = distributed.rank()
     return seed if rank == 0 else stream(seed, 0, rank)
 
 

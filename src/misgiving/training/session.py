@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from misgiving import processes
+from misgiving import distributed
 from misgiving.errors import StoppedError
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.records import EpochRecord, Step
-from misgiving.training.unfinished import State, Unfinished
+from misgiving.training.resume import State, Unfinished
 
 MODEL, OPTIMIZER, BEST, RANDOM = "model", "optimizer", "best", "random"
 
@@ -93,7 +93,7 @@ class Session:
                 for name, value in values.items()
             },
             **_named(BEST, self._best.state or {}),
-            **_named(RANDOM, {name: processes.stacked(s) for name, s in self._random().items()}),
+            **_named(RANDOM, {name: distributed.stacked(s) for name, s in self._random().items()}),
         }
         facts = {
             "epoch": self.epoch,
@@ -115,10 +115,10 @@ class Session:
         self._scheduler.load_state_dict(facts["scheduler"])
         self._restore_optimizer(_below(OPTIMIZER, state.tensors))
         random = _below(RANDOM, state.tensors)
-        torch.set_rng_state(random["cpu"][processes.rank()])
-        self.augmentation.set_state(random["augmentation"][processes.rank()])
+        torch.set_rng_state(random["cpu"][distributed.rank()])
+        self.augmentation.set_state(random["augmentation"][distributed.rank()])
         if "cuda" in random:
-            torch.cuda.set_rng_state(random["cuda"][processes.rank()])
+            torch.cuda.set_rng_state(random["cuda"][distributed.rank()])
 
     def _random(self) -> dict[str, Tensor]:
         states = {"cpu": torch.get_rng_state(), "augmentation": self.augmentation.get_state()}

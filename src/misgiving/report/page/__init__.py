@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 
 from misgiving.files import whole_file, write_text
 from misgiving.report import figures
+from misgiving.report.inputs import Material, read_material
 from misgiving.report.page import sections
-from misgiving.report.page.beside import beside
 from misgiving.report.page.classification import classification
 from misgiving.report.page.convergence import convergence
 from misgiving.report.page.detection import detection
 from misgiving.report.page.estimation import estimation
 from misgiving.report.page.failures import failures
-from misgiving.report.page.material import Material, read_material
+from misgiving.report.page.paper_comparison import beside
 from misgiving.report.page.reliance import reliance
 
 BESIDE_LINK = '<a href="#beside">Beside the paper</a>'

@@ -6,8 +6,8 @@ from statistics import fmean
 from matplotlib.figure import Figure
 
 from misgiving.report import tables
+from misgiving.report.inputs import Material
 from misgiving.report.page import markup
-from misgiving.report.page.material import Material
 from misgiving.report.tables import (
     PLAIN,
     POINTS,

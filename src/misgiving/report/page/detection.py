@@ -1,8 +1,9 @@
-"""Table 1 of the report: foreign images told by ODIN, and what tuning it buys."""
+"""Table 1 of the report: OOD images told by ODIN, and what tuning it buys."""
 
 from collections.abc import Sequence
 
 from misgiving.report import tables
+from misgiving.report.inputs import Material
 from misgiving.report.page import markup
 from misgiving.report.page.comparisons import (
     BASELINES,
@@ -16,7 +17,6 @@ from misgiving.report.page.comparisons import (
     value,
 )
 from misgiving.report.page.detectors import METRICS, chosen, every_detector
-from misgiving.report.page.material import Material
 from misgiving.report.page.sections import DETECTION_CHOICES, holds, missing
 from misgiving.report.tables import POINTS, Result, distinct, models_of, select
 
@@ -32,7 +32,7 @@ ODINS = {
 
 
 def detection(material: Material) -> str:
-    """Table 1: does joint training help ODIN to tell foreign images?"""
+    """Table 1: does joint training help ODIN to tell OOD images?"""
     rows = select(material.results, experiment="ood_detection")
     sentence = tables.ood_finding(material.intervals, sets=material.claimed_sets).sentence
     return (
@@ -88,7 +88,7 @@ def _differences(material: Material, lines: Sequence[Line], baseline: str) -> li
 
 
 def _tuning_table(material: Material) -> str:
-    """What tuning buys: AUROC of ODIN tuned, as it comes, and tuned without foreign images."""
+    """What tuning buys: AUROC of ODIN tuned, as it comes, and tuned without OOD images."""
     rows = select(material.results, experiment="ood_detection", metric="auroc")
     chosen = [row for row in rows if row.detector in ODINS]
     shown = [row for row in chosen if row.model in ("vanilla", "detached", "proposed")]

@@ -1,14 +1,14 @@
-"""Every detector of foreign images, and the one that was chosen without looking at the others."""
+"""Every detector of OOD images, and the one that was chosen without looking at the others."""
 
 from collections.abc import Sequence
 
 from misgiving.report import tables
 from misgiving.report.figures import DETECTORS
+from misgiving.report.inputs import Material
 from misgiving.report.page import markup
 from misgiving.report.page.comparisons import set_tags
-from misgiving.report.page.material import Material
 from misgiving.report.tables import POINTS, Result, distinct, find, models_of, select, spread
-from misgiving.report.tables.foreign import CHOSEN
+from misgiving.report.tables.ood import CHOSEN
 
 METRICS = {
     "fpr_at_tpr95": f"FPR@TPR95 {markup.DOWN}",

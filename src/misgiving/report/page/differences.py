@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from misgiving.report.inputs import Material, stands_in
 from misgiving.report.page import markup
-from misgiving.report.page.material import Material, stands_in
 from misgiving.report.published import SETS, SETTINGS, TUNING_SET, title
 
 NONE = "Nothing that settings.json records differs."
@@ -109,7 +109,7 @@ def _procedure(settings: Mapping[str, Any]) -> Iterator[str]:
             "Split: by lesion, so that none is in two parts, instead of by image; about 70 % of "
             "the images are trained on instead of 90 %."
         )
-    part = str(settings.get("measured_part", "validation"))
+    part = str(settings.get("measured_set", "validation"))
     if part != "validation":
         yield f"Numbers are of a {part} part; the paper's are of its validation part."
 

@@ -1,4 +1,4 @@
-"""May I rely on it? What can be promised of answers, of foreign images, and of probabilities."""
+"""May I rely on it? What can be promised of answers, of OOD images, and of probabilities."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,10 +6,10 @@ from matplotlib.figure import Figure
 
 from misgiving.report import tables
 from misgiving.report.figures import DETECTORS
+from misgiving.report.inputs import Material
 from misgiving.report.page import markup
 from misgiving.report.page.calibration import calibration
 from misgiving.report.page.comparisons import set_tags
-from misgiving.report.page.material import Material
 from misgiving.report.tables import (
     POINTS,
     Promise,
@@ -21,19 +21,19 @@ from misgiving.report.tables import (
     spread,
     spread_of,
 )
-from misgiving.report.tables.promises import interval_of
+from misgiving.report.tables.policies import interval_of
 
 SAYS = (
     "It says: of the cases that are answered, at most the promised share is wrong. If this were "
     "set up many times with new calibration cases, at most 5 % of the set-ups would break it (or "
-    "call more ordinary images foreign than the 5 % that are promised beside it, where there were "
+    "call more ordinary images OOD than the 5 % that are promised beside it, where there were "
     "enough cases to promise that).",
     "It does not say that a given answer is right, nor anything of a single class or patient.",
     "Its unit is one image of each lesion. The shares and errors measured here are of all images.",
     "It holds for cases drawn like the calibration cases: not for other devices, another clinic, "
     "or another mix of diagnoses.",
     "It belongs to one trained model, and to no other, nor to the same one trained again.",
-    "It does not say that a foreign image is noticed: that share is only measured, below.",
+    "It does not say that an OOD image is noticed: that share is only measured, below.",
     "What else could have been promised is known only after looking; to promise that, calibrate "
     "with new cases. With few calibration cases less is answered.",
 )
@@ -42,7 +42,7 @@ BY_IMAGE = (
     "on and calibrated or measured with as well. The promise then holds for no new lesion, and "
     "what follows may be better than in use. Rely only on a run with the grouped split."
 )
-OTHER_HEADS = ("Else certified, %", f"Called foreign, % {markup.DOWN}", "Calibration cases")
+OTHER_HEADS = ("Else certified, %", f"Called ood, % {markup.DOWN}", "Calibration cases")
 NO_POLICIES = (
     "Missing in results.csv: policies (policy_test). Either the run is older, or its parts were "
     "too small to calibrate any; so no promise can be given."
@@ -50,8 +50,8 @@ NO_POLICIES = (
 
 
 def reliance(material: Material, drawn: Mapping[str, Figure]) -> str:
-    """The plain answer first, then its numbers, foreign images, and what probabilities mean."""
-    return _promises(material) + _foreign(material) + calibration(material, drawn)
+    """The plain answer first, then its numbers, OOD images, and what probabilities mean."""
+    return _promises(material) + _ood(material) + calibration(material, drawn)
 
 
 def _by_image(material: Material) -> str:
@@ -60,16 +60,16 @@ def _by_image(material: Material) -> str:
 
 
 def _promises(material: Material) -> str:
-    promises = tables.promises_of(material.results)
-    if not promises:
+    targets = tables.promises_of(material.results)
+    if not targets:
         return markup.paragraph("missing", NO_POLICIES)
-    first, *others = tables.promise_sentences(material.intervals, promises)
+    first, *others = tables.promise_sentences(material.intervals, targets)
     findings = [first, " ".join(others)] if others else [first]
     return (
         "".join(markup.paragraph("finding", sentence) for sentence in findings)
         + _by_image(material)
         + _refused(material)
-        + _table(material, promises)
+        + _table(material, targets)
         + "<h3>What the promise says, and what it does not</h3>"
         + markup.items(SAYS)
     )
@@ -85,7 +85,7 @@ def _refused(material: Material) -> str:
     return markup.paragraph("missing", text) if absent else ""
 
 
-def _table(material: Material, promises: Sequence[Promise]) -> str:
+def _table(material: Material, targets: Sequence[Promise]) -> str:
     names = (
         "Promised, at most %",
         "Given in trials",
@@ -95,9 +95,9 @@ def _table(material: Material, promises: Sequence[Promise]) -> str:
     others = map(markup.number_head, OTHER_HEADS)
     first = [markup.head("Model"), *map(markup.number_head, names)]
     heads = [markup.row(*first, markup.head("Promise kept?"), *others)]
-    models = dict.fromkeys(promise.model for promise in promises)
+    models = dict.fromkeys(promise.model for promise in targets)
     bodies = [
-        _model(material, [promise for promise in promises if promise.model == model])
+        _model(material, [promise for promise in targets if promise.model == model])
         for model in models
     ]
     caption = (
@@ -110,16 +110,16 @@ def _table(material: Material, promises: Sequence[Promise]) -> str:
     return markup.table(caption, heads, bodies)
 
 
-def _model(material: Material, promises: Sequence[Promise]) -> str:
+def _model(material: Material, targets: Sequence[Promise]) -> str:
     scores = select(
-        material.results, dataset=tables.POLICY_SET, metric="accepted_by", model=promises[0].model
+        material.results, dataset=tables.POLICY_SET, metric="accepted_by", model=targets[0].model
     )
     names = [DETECTORS.get(name, name) for name in distinct(scores, "detector")]
     by = [f"accepts by {' / '.join(names)}"] if names else []
-    head = markup.row_head(promises[0].model, rows=len(promises), tags=by)
+    head = markup.row_head(targets[0].model, rows=len(targets), tags=by)
     return markup.body(
         markup.row(*([head] if index == 0 else []), *_cells(material, promise))
-        for index, promise in enumerate(promises)
+        for index, promise in enumerate(targets)
     )
 
 
@@ -133,13 +133,13 @@ def _cells(material: Material, promise: Promise) -> list[str]:
         _measured(material, promise, "error_among_accepted", promise.errors),
         markup.cell(tables.kept(material.intervals, promise)),
         markup.number(_listed(promise.smallest)),
-        _measured(material, promise, "foreign_share", _foreign_shares(promise)),
+        _measured(material, promise, "ood_share", _ood_shares(promise)),
         markup.number(", ".join(dict.fromkeys(f"{count:g}" for count in cases)) or markup.ABSENT),
     ]
 
 
-def _foreign_shares(promise: Promise) -> list[float]:
-    return [policy.foreign for policy in promise.policies if policy.foreign is not None]
+def _ood_shares(promise: Promise) -> list[float]:
+    return [policy.ood for policy in promise.policies if policy.ood is not None]
 
 
 def _measured(material: Material, promise: Promise, metric: str, values: Sequence[float]) -> str:
@@ -154,25 +154,25 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(map(POINTS.number, values)) or markup.ABSENT
 
 
-def _foreign(material: Material) -> str:
-    """The shares that the foreign rule finds, set by set."""
-    rows = select(material.results, detector="foreign_rule", metric="foreign_share")
+def _ood(material: Material) -> str:
+    """The shares that the OOD rule finds, set by set."""
+    rows = select(material.results, detector="ood_rule", metric="ood_share")
     if not rows:
-        return markup.paragraph("missing", "Missing in results.csv: the rule for foreign images.")
+        return markup.paragraph("missing", "Missing in results.csv: the rule for OOD images.")
     models = models_of(rows)
     model = main_model(models)
-    sentence = tables.foreign_sentence(material.results, model=model, measured=material.measured)
+    sentence = tables.ood_sentence(material.results, model=model, measured=material.measured)
     names = [markup.head("Set"), markup.head("Kind"), *map(markup.number_head, models)]
     sets = distinct(rows, "dataset")
     bodies = [_set(material, select(rows, dataset=name), models) for name in sets]
     caption = (
-        "Share of each set that is called foreign, in %: mean over trials, ± standard deviation "
+        "Share of each set that is called OOD, in %: mean over trials, ± standard deviation "
         "over trials; no intervals are measured. The rule compares the distance to the nearest "
         "training images (kNN) with a limit set for at most 5 % false alarms, with confidence "
         "0.95."
     )
     table = markup.table(caption, [markup.row(*names)], bodies)
-    return f"<h3>Foreign images</h3>{markup.paragraph('finding', sentence)}{table}"
+    return f"<h3>OOD images</h3>{markup.paragraph('finding', sentence)}{table}"
 
 
 def _set(material: Material, rows: Sequence[Result], models: Sequence[str]) -> str:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from misgiving.report import tables
 from misgiving.report.figures import DETECTORS
+from misgiving.report.inputs import Facts, Material
 from misgiving.report.page import markup
 from misgiving.report.page.comparisons import (
     SAID,
@@ -17,7 +18,6 @@ from misgiving.report.page.comparisons import (
     set_tags,
     stand_in_tag,
 )
-from misgiving.report.page.material import Facts, Material
 from misgiving.report.published import row_of
 from misgiving.report.tables import Epoch, Finding, Result, distinct, select
 

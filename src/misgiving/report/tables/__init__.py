@@ -9,8 +9,8 @@ from misgiving.report.tables.findings import (
     ood_finding,
     ranking_finding,
 )
-from misgiving.report.tables.foreign import chosen_sentence, foreign_sentence
-from misgiving.report.tables.promises import (
+from misgiving.report.tables.ood import chosen_sentence, ood_sentence
+from misgiving.report.tables.policies import (
     POLICY_SET,
     Promise,
     kept,
@@ -82,7 +82,6 @@ __all__ = [
     "distinct",
     "failure_sentences",
     "find",
-    "foreign_sentence",
     "kept",
     "main_model",
     "main_promise",
@@ -90,6 +89,7 @@ __all__ = [
     "models_of",
     "new_classes_finding",
     "ood_finding",
+    "ood_sentence",
     "promise_sentences",
     "promises_of",
     "ranking_finding",

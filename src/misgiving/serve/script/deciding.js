@@ -10,7 +10,7 @@ export function settingFor(target) {
 
 export function outcome(one) {
   if (state.target == null || !sameModel(one)) return one.decision;
-  if (one.decision === "foreign") return "foreign";
+  if (one.decision === "ood") return "ood";
   const setting = settingFor(state.target);
   const reached = setting && (setting.threshold == null || one.score >= setting.threshold);
   return isUsable(one) && reached ? "accept" : "defer";
@@ -19,8 +19,8 @@ export function outcome(one) {
 // As the policy: null is no finite number, which must be deferred (and would be compared as 0).
 function isUsable(one) {
   if (one.score == null || one.error_probability == null) return false;
-  const limit = state.calibration.saved.foreign_threshold;
-  return limit == null || (one.foreign_score != null && one.foreign_score > limit);
+  const limit = state.calibration.saved.ood_threshold;
+  return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
 
 const sameModel = (one) => one.policy_fingerprint === state.model?.policy_fingerprint;

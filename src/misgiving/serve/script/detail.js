@@ -107,7 +107,7 @@ function renderFacts(one) {
   const facts = {
     "probability of error": percent(one.error_probability),
     "expected loss": one.expected_loss == null ? null : `${one.expected_loss.toFixed(2)} nats`,
-    "familiarity (p-value)": one.foreign_p_value?.toPrecision(2),
+    "familiarity (p-value)": one.ood_p_value?.toPrecision(2),
     "score": one.score?.toPrecision(3),
     "received": new Date(one.received).toLocaleString(),
   };

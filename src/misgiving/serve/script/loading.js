@@ -72,7 +72,7 @@ function queries() {
 // What is decided now, of all that may be shown: a target that is tried moves cases both ways.
 function decided() {
   const chosen = OUTCOMES.filter((one) => state.decisions.has(one));
-  const moved = state.target != null && chosen.some((one) => one !== "foreign");
+  const moved = state.target != null && chosen.some((one) => one !== "ood");
   return moved ? [...new Set([...chosen, "defer", "accept"])] : chosen;
 }
 

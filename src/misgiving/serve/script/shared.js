@@ -20,7 +20,7 @@ export function atMost(share, digits = 1) {
 }
 
 export const state = {
-  cases: new Map(), counts: { accept: 0, defer: 0, foreign: 0 }, rest: 0, shown: [], selected: null, target: null,
+  cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
   decisions: new Set(), reviewed: "all", order: "error",
   model: null, calibration: null, ready: false,
 };
@@ -66,4 +66,4 @@ export function element(tag, className, text) {
 
 export const selectedCase = () => state.cases.get(state.selected) ?? null;
 export const isNarrow = () => matchMedia("(max-width: 820px)").matches;
-export const OUTCOMES = ["foreign", "defer", "accept"];
+export const OUTCOMES = ["ood", "defer", "accept"];

@@ -1,0 +1,215 @@
+"""Learning on the *tune* part what scores mean; no threshold is set on it later."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss, make_scorer
+from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from misgiving.calibrators.apply import (
+    CALIBRATED,
+    COMBINATION,
+    Combination,
+    Confidences,
+    Estimate,
+    Isotonic,
+    Scaling,
+    Values,
+    learned_confidences,
+    table_of,
+)
+from misgiving.errors import DataError
+from misgiving.metrics.selective import aurc
+
+COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
+SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
+FOLDS = 5
+PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
+PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
+    log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
+)
+FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
+PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
+
+
+def fit_scaling(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Scaling:
+    """The most probable scaling: least negative log-likelihood, and a weak prior.
+
+    The prior keeps finite the bias of a class that has few or no cases, and the temperature
+    where every answer is right.
+    """
+    wide = logits.astype(np.float64)
+    count, classes = wide.shape
+    truth = np.eye(classes)[labels]
+
+    def objective(parameters: Values) -> tuple[float, Values]:
+        inverse, biases = np.exp(-parameters[0]), parameters[1:]
+        log_probabilities = log_softmax(wide * inverse + biases, axis=1)
+        slope = np.exp(log_probabilities) - truth
+        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / PRIOR_SCALE**2
+        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
+        return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
+
+    found = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
+    return Scaling(temperature=float(np.exp(found[0])), biases=tuple(found[1:].tolist()))
+
+
+def fit_isotonic(
+    inputs: Values, targets: Values, *, increasing: bool, margin: float = 0.0
+) -> Isotonic:
+    """Least squares among monotone maps (pool adjacent violators).
+
+    Args:
+        inputs: What is mapped.
+        targets: What it should give in the mean.
+        increasing: Whether larger inputs give larger values.
+        margin: Keeps probabilities this far from 0 and 1, which few samples cannot show.
+    """
+    fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
+    fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
+    values = fitted.y_thresholds_
+    if margin:
+        values = values.clip(margin, 1 - margin)
+    return Isotonic(knots=tuple(fitted.X_thresholds_.tolist()), values=tuple(values.tolist()))
+
+
+def fit_combination(
+    confidences: Confidences,
+    wrong: Bool[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> Combination:
+    """Penalised maximum likelihood; the penalty is cross-validated over groups."""
+    names = tuple(name for name in COMBINED if name in confidences)
+    search = GridSearchCV(
+        make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
+        {"logisticregression__C": PENALTIES},
+        scoring=PROBABILITY_LOSS,
+        cv=list(GroupKFold(FOLDS).split(wrong, groups=groups)),
+    )
+    scaler, logistic = search.fit(table_of(confidences, names), wrong).best_estimator_
+    return Combination(
+        names=names,
+        centres=tuple(scaler.mean_.tolist()),
+        scales=tuple(scaler.scale_.tolist()),
+        weights=tuple(logistic.coef_[0].tolist()),
+        intercept=float(logistic.intercept_[0]),
+    )
+
+
+def learned_out_of_fold(
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> dict[str, Values]:
+    """The learned confidences in each sample, learned on the other groups alone.
+
+    None of them where there are too few groups, and no combination where there are too few errors
+    or right answers to learn from.
+    """
+    if len(np.unique(groups)) < 2 * FOLDS:
+        return {}
+    folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
+    found = [
+        learned_confidences(
+            *_learned(_rows(confidences, kept), logits[kept], labels[kept], groups[kept]),
+            _rows(confidences, left_out),
+            logits[left_out],
+        )
+        for kept, left_out in folds
+    ]
+    order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
+    names = [name for name in found[0] if all(name in of_fold for of_fold in found)]
+    return {name: np.concatenate([of_fold[name] for of_fold in found])[order] for name in names}
+
+
+def _learned(
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> tuple[Scaling, Combination | None]:
+    scaling, wrong = fit_scaling(logits, labels), logits.argmax(axis=1) != labels
+    if not _can_learn(wrong, groups):
+        return scaling, None
+    known = {**confidences, **learned_confidences(scaling, None, confidences, logits)}
+    return scaling, fit_combination(known, wrong, groups)
+
+
+def _rows(
+    confidences: Confidences, rows: Int[np.ndarray, " _"]
+) -> dict[str, Float[np.ndarray, " _"]]:
+    return {name: values[rows] for name, values in confidences.items()}
+
+
+def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
+    """Whether each fold's rest has right and wrong answers, and enough of them."""
+    if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or len(np.unique(groups)) < FOLDS:
+        return False
+    folds = GroupKFold(FOLDS).split(wrong, groups=groups)
+    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
+
+
+def fit_estimate(
+    confidences: Confidences,
+    logits: Float[np.ndarray, "n classes"],
+    labels: Int[np.ndarray, " n"],
+    groups: Shaped[np.ndarray, " n"],
+) -> Estimate:
+    """Learn on the tune part what scores mean, and which of them to accept by.
+
+    Accepted by is the score with the lowest AURC, that of learned scores out of fold; where two
+    are level, the one that is not learned.
+
+    Args:
+        confidences: Of the tune part, by name, among them some of `SINGLE` and `COMBINED`.
+        logits: Of the classes.
+        labels: True classes.
+        groups: Lesions: samples of one stay in one fold.
+
+    Raises:
+        DataError: There are too few samples, or a score is not finite.
+    """
+    used = {
+        name: confidences[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in confidences
+    }
+    _refuse_unusable(used)
+    wrong = logits.argmax(axis=1) != labels
+    fresh = learned_out_of_fold(used, logits, labels, groups)
+    scaling, combination = _learned(used, logits, labels, groups)
+    candidates = {name: used[name] for name in SINGLE if name in used} | fresh
+    tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
+    score = min(tried, key=lambda name: tried[name])
+    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    return Estimate(
+        scaling=scaling,
+        score=score,
+        combination=combination if COMBINATION in fresh else None,
+        error=fit_isotonic(
+            candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
+        ),
+        loss=_loss_map(used, losses),
+        tried=tried,
+        samples=len(labels),
+    )
+
+
+def _loss_map(confidences: Confidences, losses: Values) -> Isotonic | None:
+    predicted = confidences.get("predicted_loss")
+    return None if predicted is None else fit_isotonic(predicted, losses, increasing=False)
+
+
+def _refuse_unusable(confidences: Confidences) -> None:
+    for name, values in confidences.items():
+        if len(values) < 2:
+            raise DataError(f"the tune part has {len(values)} images; give more to learn from")
+        if not np.isfinite(values).all():
+            position = int(np.flatnonzero(~np.isfinite(values))[0])
+            raise DataError(
+                f"{name} is not finite at position {position} of the tune part; predict again"
+            )

@@ -1,0 +1,236 @@
+"""What is measured on predictions: pure functions that give rows of the results."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Real
+
+from misgiving.calibrators import Estimate
+from misgiving.metrics.calibration import (
+    brier_score,
+    classwise_calibration_error,
+    expected_calibration_error,
+    negative_log_likelihood,
+)
+from misgiving.metrics.classification import (
+    accuracy,
+    balanced_accuracy,
+    macro_auroc,
+    sensitivities,
+)
+from misgiving.metrics.loss_estimation import (
+    error_auroc,
+    order_agreement,
+    r_squared,
+    spearman,
+    spread_ratio,
+)
+from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.selective import (
+    augrc,
+    aurc,
+    balanced_aurc,
+    coverage_at_risk,
+    excess_aurc,
+    risk_at_coverage,
+)
+from misgiving.results.predictions import Predictions
+from misgiving.scores.confidences import all_confidences
+
+Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
+Confidences = Float[np.ndarray, " n"]
+Weights = Real[np.ndarray, "*replicates n"]
+
+FAILURE_SCORES = (
+    "msp",
+    "entropy",
+    "max_logit",
+    "max_logit_norm",
+    "predicted_loss",
+    "calibrated",
+    "combination",
+)
+COVERAGES = (0.5, 0.8, 0.9)
+RISKS = (0.05, 0.1, 0.2)
+
+
+class Measurement(NamedTuple):
+    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
+
+    dataset: str
+    detector: str
+    metric: str
+    value: float
+
+
+def measure_classification(predictions: Predictions, dataset: str) -> list[Measurement]:
+    """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors."""
+    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
+    per_class = sensitivities(labels, choices, num_classes=len(classes))
+    values = {
+        "accuracy": accuracy(labels, choices),
+        "balanced_accuracy": balanced_accuracy(labels, choices, num_classes=len(classes)),
+        "auroc": macro_auroc(labels, predictions.probabilities),
+        "errors": predictions.errors.sum(),
+        "images": len(predictions),
+        **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
+    }
+    return _measurements(dataset, "", values)
+
+
+def measure_loss_estimation(
+    predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
+) -> list[Measurement]:
+    """How well the predicted loss, and MSP beside it, order images by loss.
+
+    `spearman` and `order_agreement` are against the loss that the estimator was trained on, with
+    `class_weights`; those against the plain cross-entropy end in `_plain`. For MSP the predicted
+    loss is the negated confidence.
+    """
+    trained, plain = predictions.true_losses(class_weights), predictions.true_losses()
+    measurements: list[Measurement] = []
+    for detector, confidences in all_confidences(predictions).items():
+        if detector not in ("predicted_loss", "msp"):
+            continue
+        values = _ordering(-confidences, trained, plain)
+        if detector == "predicted_loss":
+            values["spread_ratio"] = spread_ratio(-confidences, trained)
+            values["r_squared"] = r_squared(-confidences, trained)
+        measurements += _measurements(dataset, detector, values)
+    return measurements
+
+
+def _ordering(
+    predicted: Float[np.ndarray, " n"],
+    trained: Float[np.ndarray, " n"],
+    plain: Float[np.ndarray, " n"],
+) -> dict[str, Measured]:
+    return {
+        "spearman": spearman(predicted, trained),
+        "spearman_plain": spearman(predicted, plain),
+        "order_agreement": order_agreement(predicted, trained),
+        "order_agreement_plain": order_agreement(predicted, plain),
+    }
+
+
+def failure_measures(
+    confidences: Confidences, predictions: Predictions, *, weights: Weights | None = None
+) -> dict[str, Measured]:
+    """How well a confidence tells right answers from wrong ones, by the name of the measure.
+
+    AUROC for errors; the areas under risk over coverage (AURC), its excess over the oracle's
+    (E-AURC), of the generalised risk (AUGRC), and of the risk that weighs classes alike; the risk
+    at coverages and the coverage at risks. Errors are 0 or 1.
+    """
+    errors, labels = predictions.errors, predictions.labels
+    return {
+        "error_auroc": error_auroc(confidences, errors, weights=weights),
+        "aurc": aurc(confidences, errors, weights=weights),
+        "excess_aurc": excess_aurc(confidences, errors, weights=weights),
+        "augrc": augrc(confidences, errors, weights=weights),
+        "balanced_aurc": balanced_aurc(
+            confidences, errors, labels, num_classes=len(predictions.classes), weights=weights
+        ),
+        **{
+            f"risk_at_coverage/{coverage:g}": risk_at_coverage(
+                confidences, errors, coverage, weights=weights
+            )
+            for coverage in COVERAGES
+        },
+        **{
+            f"coverage_at_risk/{risk:g}": coverage_at_risk(
+                confidences, errors, risk, weights=weights
+            )
+            for risk in RISKS
+        },
+    }
+
+
+def measure_failures(
+    predictions: Predictions, confidences: Mapping[str, Confidences], dataset: str
+) -> list[Measurement]:
+    """Every failure measure of every failure score among these confidences."""
+    return [
+        measurement
+        for name in FAILURE_SCORES
+        if name in confidences
+        for measurement in _measurements(
+            dataset, name, failure_measures(confidences[name], predictions)
+        )
+    ]
+
+
+def measure_calibration(
+    probabilities: Float[np.ndarray, "n classes"],
+    predictions: Predictions,
+    *,
+    dataset: str,
+    detector: str,
+) -> list[Measurement]:
+    """Calibration of class probabilities: of the predicted class, by class, and as a whole.
+
+    `ece` has bins of equal mass, `ece_width` of equal width; both are of the probability of the
+    class that the model predicts, which is the one shown, whether or not it is the largest.
+    """
+    labels = predictions.labels
+    shown = probabilities[np.arange(len(labels)), predictions.choices]
+    right = ~predictions.errors
+    values = {
+        "ece": expected_calibration_error(shown, right, scheme="mass"),
+        "ece_width": expected_calibration_error(shown, right, scheme="width"),
+        "classwise_ece": classwise_calibration_error(probabilities, labels, scheme="mass"),
+        "brier": brier_score(probabilities, labels),
+        "nll": negative_log_likelihood(probabilities, labels),
+    }
+    return _measurements(dataset, detector, values)
+
+
+def measure_ood(
+    inliers: Float[np.ndarray, " n_in"],
+    outliers: Float[np.ndarray, " n_out"],
+    *,
+    dataset: str,
+    detector: str,
+) -> list[Measurement]:
+    """The five OOD metrics, in-distribution as positives, with average precision beside AUPR."""
+    return _measurements(dataset, detector, ood_metrics(inliers, outliers))
+
+
+def measure_detection(
+    inliers: Mapping[str, Float[np.ndarray, " _"]],
+    outliers: Mapping[str, Float[np.ndarray, " _"]],
+    dataset: str,
+) -> list[Measurement]:
+    """The OOD metrics of every detector on one set."""
+    return [
+        measurement
+        for detector in inliers
+        for measurement in measure_ood(
+            inliers[detector], outliers[detector], dataset=dataset, detector=detector
+        )
+    ]
+
+
+def measure_scaling(
+    predictions: Predictions, estimate: Estimate, dataset: str
+) -> list[Measurement]:
+    """Calibration of the class probabilities before and after scaling."""
+    named = {
+        "softmax": predictions.probabilities,
+        "scaled_softmax": estimate.scaling(predictions.logits),
+    }
+    return [
+        row
+        for name, probabilities in named.items()
+        for row in measure_calibration(probabilities, predictions, dataset=dataset, detector=name)
+    ]
+
+
+def _measurements(dataset: str, detector: str, values: Mapping[str, Measured]) -> list[Measurement]:
+    return [
+        Measurement(dataset, detector, metric, float(value))
+        for metric, value in values.items()
+        if not math.isnan(float(value))
+    ]

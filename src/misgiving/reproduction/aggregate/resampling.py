@@ -1,0 +1,158 @@
+"""What is resampled for intervals: one model of one trial on one set, measured under weights."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Real, Shaped
+
+from misgiving.evaluation import failure_measures
+from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
+from misgiving.metrics.loss_estimation import spearman
+from misgiving.metrics.ood import ood_metrics
+from misgiving.reproduction.generalization import FAILURES
+from misgiving.reproduction.policies import POLICY_SET
+from misgiving.results.predictions import Predictions
+from misgiving.results.scores import ScoredSet, load_scores, scores_path
+
+Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
+Replicates = Float[np.ndarray, " replicates"]
+Confidences = Float[np.ndarray, " _"]
+Key = tuple[str, str]  # detector and metric
+Statistic = Callable[..., dict[Key, Replicates]]
+
+
+class ComparedSet(NamedTuple):
+    """One set of one experiment, and the experiment whose units hold its predictions or scores."""
+
+    experiment: str
+    dataset: str
+    units: str
+
+
+class Sample(NamedTuple):
+    """One model of one trial on one set: how to measure it under weights, and what to resample."""
+
+    statistic: Statistic
+    groups: tuple[Shaped[np.ndarray, " _"], ...]
+    sizes: Mapping[str, int]  # groups behind a metric, where those are fewer than all
+
+
+def has_sample(compared: ComparedSet, folder: Path) -> bool:
+    """Whether a unit has what a set is measured by; not where training diverged, for one."""
+    if compared.dataset == POLICY_SET:
+        return scores_path(folder, POLICY_SET).is_file()
+    return (folder / "predictions").is_dir()
+
+
+def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
+    """The sample of one unit; `measured` is the part with the in-distribution images."""
+    if compared.dataset == POLICY_SET:
+        return _policies(folder)
+    if compared.dataset == measured:
+        return _in_distribution(compared.experiment, folder, measured)
+    return _detection(load_scores(folder, measured), load_scores(folder, compared.dataset))
+
+
+def _in_distribution(experiment: str, folder: Path, part: str) -> Sample:
+    predictions = Predictions.load(folder / "predictions" / f"{part}.safetensors")
+    config = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
+    losses = predictions.true_losses(config["class_weights"])
+    predictions = replace(predictions, features=predictions.features[:, :0].copy())
+    estimates = experiment == "generalization"
+    scores = load_scores(folder, FAILURES).scores if estimates else {}
+
+    def statistic(weights: Weights) -> dict[Key, Replicates]:
+        values = _classification(predictions, weights)
+        if scores:
+            values |= _loss_estimation(predictions, scores, losses, weights)
+        return values
+
+    groups = np.array(predictions.groups)
+    sizes = {
+        f"sensitivity/{name}": len(np.unique(groups[predictions.labels == label]))
+        for label, name in enumerate(predictions.classes)
+    }
+    return Sample(statistic, (groups,), sizes)
+
+
+def _classification(predictions: Predictions, weights: Weights) -> dict[Key, Replicates]:
+    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
+    per_class = sensitivities(labels, choices, num_classes=len(classes), weights=weights)
+    return {
+        ("", "accuracy"): np.asarray(accuracy(labels, choices, weights=weights)),
+        ("", "balanced_accuracy"): np.asarray(
+            balanced_accuracy(labels, choices, num_classes=len(classes), weights=weights)
+        ),
+        **{
+            ("", f"sensitivity/{name}"): values
+            for name, values in zip(classes, np.moveaxis(per_class, -1, 0), strict=True)
+        },
+    }
+
+
+def _loss_estimation(
+    predictions: Predictions,
+    scores: Mapping[str, Confidences],
+    losses: Float[np.ndarray, " n"],
+    weights: Weights,
+) -> dict[Key, Replicates]:
+    """How the order of losses is followed, and every measure of every failure score."""
+    ordered = {
+        (name, "spearman"): np.asarray(spearman(-scores[name], losses, weights=weights))
+        for name in ("predicted_loss", "msp")
+        if name in scores
+    }
+    return ordered | {
+        (name, metric): np.asarray(values)
+        for name, confidences in scores.items()
+        for metric, values in failure_measures(confidences, predictions, weights=weights).items()
+    }
+
+
+def _policies(folder: Path) -> Sample:
+    """Share accepted, share called OOD and error among the accepted, for each policy."""
+    decided = load_scores(folder, POLICY_SET)
+    wrong = decided.scores["wrong"]
+    targets = [name.partition("/")[0] for name in decided.scores if name.endswith("/accept")]
+
+    def statistic(weights: Weights) -> dict[Key, Replicates]:
+        total = weights.sum(axis=-1)
+        values: dict[Key, Replicates] = {}
+        for target in targets:
+            accepted = decided.scores[f"{target}/accept"]
+            taken = weights @ accepted
+            detector = f"policy/{target}"
+            values[detector, "coverage"] = taken / total
+            values[detector, "ood_share"] = weights @ decided.scores[f"{target}/ood"] / total
+            values[detector, "error_among_accepted"] = np.divide(
+                weights @ (accepted * wrong),
+                taken,
+                out=np.full(len(taken), np.nan),
+                where=taken > 0,
+            )
+        return values
+
+    groups = np.array(decided.groups)
+    answered = [decided.scores[f"{target}/accept"] > 0 for target in targets]
+    fewest = min((len(np.unique(groups[rows])) for rows in answered if rows.any()), default=0)
+    return Sample(statistic, (groups,), {"error_among_accepted": fewest})
+
+
+def _detection(inliers: ScoredSet, outliers: ScoredSet) -> Sample:
+    def statistic(inlier_weights: Weights, outlier_weights: Weights) -> dict[Key, Replicates]:
+        return {
+            (detector, metric): np.asarray(values)
+            for detector, scores in inliers.scores.items()
+            for metric, values in ood_metrics(
+                scores,
+                outliers.scores[detector],
+                inlier_weights=inlier_weights,
+                outlier_weights=outlier_weights,
+            ).items()
+        }
+
+    return Sample(statistic, (np.array(inliers.groups), np.array(outliers.groups)), {})

@@ -1,0 +1,231 @@
+"""May one rely on it? Detectors, calibration and policies of one trained model, measured."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from misgiving.calibrators import Estimate
+from misgiving.checkpoint import Checkpoint
+from misgiving.data.splits import drawn_parts
+from misgiving.decisions.engine import (
+    OOD_DETECTOR,
+    Decider,
+    Verdict,
+    calibrated,
+    cases_of,
+    estimate_of,
+)
+from misgiving.deferral import Targets, one_per_group
+from misgiving.deferral.bounds import highest_rank
+from misgiving.deferral.ood_limit import limit_of
+from misgiving.errors import DataError
+from misgiving.evaluation import Measurement, measure_scaling, predictions_of
+from misgiving.files import write_csv, write_json
+from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.results.predictions import Predictions
+from misgiving.results.scores import save_scores
+from misgiving.scores import FittedDetectors
+from misgiving.scores.confidences import all_confidences
+from misgiving.workflows.train import Run
+
+POLICY_SET = "policy_test"  # the images on which policies are measured
+TARGETS = (0.05, 0.1, 0.2)
+MAX_OOD_FALSE_ALARMS = 0.05
+RELIABILITY = "reliability.csv"
+RELIABILITY_COLUMNS = ("quantity", "predicted", "observed", "count")
+BINS = 10  # of the figure
+CASE_COLUMNS = ("part", "group", "label", "wrong", "score", "ood_score")
+
+
+class PolicySets(NamedTuple):
+    """Predictions for the parts that a policy takes, which share no group.
+
+    Of the grouped split these are its own parts. The paper's split keeps nothing apart for
+    choosing and calibrating: there they are thirds of the held-out images, drawn by group, of
+    which other images may have been trained on.
+    """
+
+    training: Predictions
+    tune: Predictions
+    calibration: Predictions
+    test: Predictions
+    calibration_fingerprint: str
+
+
+def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> PolicySets:
+    """Predict the parts that are not yet predicted; `measured` is what the tables measure."""
+    training = predictions_of(checkpoint, run.part("train"))
+    if run.roles.tunes_apart:
+        calibrated_on = run.part("calibrate")
+        tune, calibration = (
+            predictions_of(checkpoint, images) for images in (run.part("tune"), calibrated_on)
+        )
+        return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
+    thirds = drawn_parts(measured.groups, 3, seed=run.training.seed)
+    tune, calibration, test = (measured.select(rows) for rows in thirds)
+    calibrated_on = run.part(run.roles.measured).select(thirds[1])
+    return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
+
+
+def measure_reliance(
+    parts: PolicySets, detectors: FittedDetectors, folder: Path, *, seed: int
+) -> tuple[list[Measurement], Estimate | None]:
+    """Calibrate a policy for each target error, and measure it on the test part.
+
+    Writes into `folder` each policy, a reliability table, and the decisions for intervals. Where
+    the parts are too small, there is nothing: a report says so.
+
+    Returns:
+        Rows of the results, and what the scores mean.
+    """
+    rate = _max_ood_false_alarms(parts.calibration)
+    try:
+        estimate = estimate_of(parts.tune, detectors)
+        found = calibrated(
+            parts.tune,
+            parts.calibration,
+            detectors,
+            estimate,
+            [Targets(max_error=target, max_ood_false_alarms=rate) for target in TARGETS],
+            seed=seed,
+            calibration_fingerprint=parts.calibration_fingerprint,
+        )
+    except DataError as refusal:
+        write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
+        return [], None
+    deciders = dict(zip(TARGETS, found, strict=True))
+    for target, decider in deciders.items():
+        write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
+    verdicts = {target: decider(parts.test) for target, decider in deciders.items()}
+    _save_decisions(folder, parts.test, verdicts)
+    write_csv(folder / "cases.csv", CASE_COLUMNS, _cases(parts, detectors, estimate))
+    write_csv(folder / RELIABILITY, RELIABILITY_COLUMNS, _reliability(parts.test, verdicts))
+    rows = [
+        *_calibration(parts.test, estimate, next(iter(verdicts.values()))),
+        Measurement(POLICY_SET, estimate.score, "accepted_by", 1.0),
+    ]
+    for target, decider in deciders.items():
+        rows += _policy_rows(target, decider, parts.test, verdicts[target])
+    return rows, estimate
+
+
+def _max_ood_false_alarms(calibration: Predictions) -> float | None:
+    """The rate that is promised, or none where there are too few lesions to promise it."""
+    level = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS).level
+    cases = len(set(calibration.groups))
+    return (
+        MAX_OOD_FALSE_ALARMS
+        if highest_rank(cases, rate=MAX_OOD_FALSE_ALARMS, level=level)
+        else None
+    )
+
+
+def _cases(
+    parts: PolicySets, detectors: FittedDetectors, estimate: Estimate
+) -> Iterator[tuple[object, ...]]:
+    """All that policies rest on, so that others can be tried, and the guarantee be checked."""
+    named = {"tune": parts.tune, "calibrate": parts.calibration, "test": parts.test}
+    for name, part in named.items():
+        cases = cases_of(part, detectors, estimate)
+        ood_scores = np.full(len(cases), np.nan)
+        if cases.ood_scores is not None:
+            ood_scores = cases.ood_scores
+        rows = zip(part.groups, cases.labels, cases.wrong, cases.scores, ood_scores, strict=True)
+        for group, label, wrong, score, ood_score in rows:
+            yield name, group, part.classes[label], int(wrong), score, ood_score
+
+
+def _save_decisions(
+    folder: Path, test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+) -> None:
+    """As numbers beside the scores, so that intervals need no model."""
+    columns = {"wrong": test.errors.astype(np.float64)}
+    for target, of_images in verdicts.items():
+        for decision in ("accept", "defer", "ood"):
+            chosen = [verdict.decision == decision for verdict in of_images]
+            columns[f"{target:g}/{decision}"] = np.array(chosen, dtype=np.float64)
+    save_scores(folder, POLICY_SET, columns, test.groups)
+
+
+def _policy_rows(
+    target: float, decider: Decider, test: Predictions, verdicts: Sequence[Verdict]
+) -> list[Measurement]:
+    accepted, ood = (
+        np.array([verdict.decision == decision for verdict in verdicts])
+        for decision in ("accept", "ood")
+    )
+    calibration = decider.policy.calibration
+    values = {
+        "attained": float(calibration.accept_threshold is not None),
+        "coverage": float(accepted.mean()),
+        "ood_share": float(ood.mean()),
+        "calibration_cases": float(calibration.cases),
+        "calibration_coverage": calibration.accepted / calibration.cases,
+    }
+    if accepted.any():
+        values["error_among_accepted"] = float(test.errors[accepted].mean())
+    if calibration.best is not None:
+        values["smallest_certifiable_error"] = calibration.best.max_error
+    return [
+        Measurement(POLICY_SET, f"policy/{target:g}", metric, value)
+        for metric, value in values.items()
+    ]
+
+
+def _calibration(
+    test: Predictions, estimate: Estimate, verdicts: Sequence[Verdict]
+) -> list[Measurement]:
+    errors = {
+        name: expected_calibration_error(predicted, observed)
+        for name, (predicted, observed) in _quantities(test, verdicts).items()
+    }
+    return [
+        *measure_scaling(test, estimate, POLICY_SET),
+        *(Measurement(POLICY_SET, name, "ece", error) for name, error in errors.items()),
+    ]
+
+
+def _quantities(
+    test: Predictions, verdicts: Sequence[Verdict]
+) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+    """What is predicted of each image, and what was observed."""
+    errors = np.array([verdict.error_probability for verdict in verdicts])
+    found = {"error_probability": (errors, test.errors.astype(np.float64))}
+    if verdicts[0].expected_loss is not None:
+        losses = np.array([verdict.expected_loss for verdict in verdicts], dtype=np.float64)
+        found["expected_loss"] = (losses, test.true_losses())
+    return found
+
+
+def _reliability(
+    test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+) -> list[tuple[str, float, float, int]]:
+    return [
+        (name, float(mean), float(found), int(count))
+        for name, pair in _quantities(test, next(iter(verdicts.values()))).items()
+        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
+    ]
+
+
+def ood_limit(calibration: Predictions, detectors: FittedDetectors, *, seed: int) -> float:
+    """Below it an image is OOD: at most `MAX_OOD_FALSE_ALARMS` false alarms, with confidence 0.95.
+
+    The rule by itself; in a policy it shares the confidence with the promise of the error.
+    -inf, which calls nothing out-of-distribution, where there are too few lesions to promise that.
+    """
+    rows = one_per_group(calibration.groups, seed=seed)
+    rank = highest_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
+    confidences = all_confidences(calibration, detectors)[OOD_DETECTOR][rows]
+    return float(limit_of(confidences, rank)) if rank else -math.inf
+
+
+def measure_ood_rule(
+    confidences: Mapping[str, Float[np.ndarray, " n"]], limit: float, dataset: str
+) -> list[Measurement]:
+    """The share of a set that the OOD rule calls ood."""
+    share = float((confidences[OOD_DETECTOR] < limit).mean())
+    return [Measurement(dataset, "ood_rule", "ood_share", share)]

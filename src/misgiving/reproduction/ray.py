@@ -1,0 +1,249 @@
+"""The units of a reproduction on a Ray cluster: one task each, run again where its worker is lost.
+
+The only module that knows Ray. Settings go to the workers and nothing comes back: results arrive in
+the reproduction's folder, which all nodes share, each unit whole or not at all.
+"""
+
+import logging
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.files import clear_abandoned
+from misgiving.reproduction.protocol import Protocol, Unit
+from misgiving.reproduction.runner import (
+    Records,
+    Runner,
+    finish,
+    is_finished,
+    threads_at,
+    threads_of,
+)
+from misgiving.reproduction.trial_data import TrialData
+
+RETRIES = 3  # of a unit whose worker was killed or whose node was lost
+PATIENCE = 60.0  # seconds in which a shared folder shows what another node has written
+MOMENT_TO_ANSWER = 10.0  # seconds in which the head of a cluster lets itself be connected to
+
+
+class Task(NamedTuple):
+    """What all units of a reproduction share.
+
+    Attributes:
+        protocol: All settings; data is named as the person has named it.
+        cache: Where each node keeps its prepared images.
+        out: Folder of the reproduction.
+        started_in: The folder that relative paths are taken from, on every node.
+        threads: Of each unit.
+    """
+
+    protocol: Protocol
+    cache: Path
+    out: Path
+    started_in: Path
+    threads: int
+
+
+def on_ray(address: str, *, threads: int | None = None, gpus: float | None = None) -> Runner:
+    """Units as tasks of a Ray cluster, as many at one time as it has room for.
+
+    Args:
+        address: Of the cluster's head, such as `10.0.0.1:6379`; `auto` for the cluster that
+            `ray start` has started on this machine, or else one that lives as long as the run.
+        threads: Of each unit, and CPUs that it takes; by default one.
+        gpus: What each unit takes of a GPU, such as 0.5, or how many. By default none where the
+            device is the cpu, and else one.
+
+    Raises:
+        UsageError: No cluster is there, or none of its nodes has room for a unit.
+        TrainingError: A unit's worker was lost again and again.
+    """
+    if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
+        raise UsageError(f"--gpus-per-unit must be from 0 to 1 or a whole number, got {gpus:g}")
+    return partial(_on_ray, address=address, threads=threads_of(threads, 1), gpus=gpus)
+
+
+def _on_ray(
+    trial_data: TrialData,
+    records: Records,
+    out: Path,
+    *,
+    address: str,
+    threads: int,
+    gpus: float | None,
+) -> None:
+    task = Task(trial_data.protocol, trial_data.cache, out.absolute(), Path.cwd(), threads)
+    try:
+        with _cluster(address):
+            device = trial_data.protocol.training.device
+            share = gpus_of_unit(gpus, device, ray.cluster_resources().get("GPU", 0.0))
+            refuse_small_nodes([node["Resources"] for node in ray.nodes()], threads, share)
+            for unit in _finished(_submit(task, records, share)):
+                await_unit(out / unit.folder, records[unit])
+                trial_data.listener.on_unit(unit)
+    finally:
+        clear_abandoned(out / unit.folder for unit in records)
+
+
+def gpus_of_unit(asked: float | None, device: str, available: float) -> float:
+    """What a unit takes of the cluster's GPUs; `auto` takes one where there is one."""
+    if asked is not None:
+        return asked
+    return float(device.startswith("cuda") or (device == "auto" and available > 0))
+
+
+def refuse_small_nodes(nodes: Sequence[Mapping[str, float]], threads: int, gpus: float) -> None:
+    """Refuse a unit for which Ray would wait for ever: no node has so many CPUs and GPUs.
+
+    Raises:
+        UsageError: None has.
+    """
+    if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
+        raise UsageError(
+            f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
+            "ask for fewer with --threads and --gpus-per-unit"
+        )
+
+
+def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PATIENCE) -> None:
+    """Wait until this node sees what another has written.
+
+    Args:
+        folder: Of the unit.
+        record: What the unit must have been made of.
+        patience: Seconds.
+
+    Raises:
+        DataError: The folder is not shared.
+    """
+    deadline = time.monotonic() + patience
+    while not is_finished(folder, dict(record)):
+        if time.monotonic() >= deadline:
+            raise DataError(
+                f"{folder}: was finished by a worker, and is not here; "
+                "--out must be a folder that all nodes of the cluster share"
+            )
+        time.sleep(0.2)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[None]:
+    """Join a cluster, or start one that ends with the block.
+
+    Tasks that still run are ended by leaving, not cancelled one by one: Ray 2.60 aborts the whole
+    process where a task is cancelled at the moment at which it ends.
+    """
+    try:
+        _join(address)
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _join(address: str) -> None:
+    """Without dashboard, statistics and the workers' output."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    on_termination = signal.getsignal(signal.SIGTERM)
+    try:
+        _knock(address)
+        ray.init(
+            None if address == "auto" else address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"no Ray cluster can be used at {address}: {reason}") from error
+    signal.signal(signal.SIGTERM, on_termination)  # Ray's own would end without a word
+
+
+def _knock(address: str) -> None:
+    """Fail at once where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "://" not in address:
+        socket.create_connection((host, int(port)), timeout=MOMENT_TO_ANSWER).close()
+
+
+def _submit(task: Task, records: Records, gpus: float) -> dict[Any, Unit]:
+    as_task = ray.remote(num_cpus=task.threads, num_gpus=gpus, max_retries=RETRIES)
+    remote = as_task(_finish_on_worker)
+    shared = ray.put(task)
+    return {
+        remote.options(name=str(unit)).remote(shared, unit, record): unit
+        for unit, record in records.items()
+    }
+
+
+def _finished(submitted: Mapping[Any, Unit]) -> Iterator[Unit]:
+    """The units in the order in which they are finished; the first failure is raised."""
+    waiting = list(submitted)
+    while waiting:
+        (done, *_), waiting = ray.wait(waiting)
+        _require_success(done, submitted[done])
+        yield submitted[done]
+
+
+def _require_success(task: Any, unit: Unit) -> None:
+    try:
+        ray.get(task)
+    except RayTaskError as error:
+        raise error.cause from error
+    except RayError as error:
+        reason = str(error).partition("\n")[0]
+        raise TrainingError(
+            f"{unit}: its workers were lost, perhaps for want of memory ({reason}); "
+            "run again with more --threads for each, so that fewer run at one time"
+        ) from error
+
+
+_bench_of_worker: TrialData | None = None
+
+
+def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
+    trial_data = _bench(task)
+    refuse_other_worker(trial_data.record(unit), record)
+    finish(trial_data, unit, task.out, record, threads=task.threads)
+
+
+def _bench(task: Task) -> TrialData:
+    global _bench_of_worker  # a worker's only way to keep what all its units use
+    if _bench_of_worker is None:  # Ray gives a worker to one reproduction only
+        _enter(task.started_in)
+        with threads_at(task.threads):
+            _bench_of_worker = TrialData(task.protocol, task.cache)
+    return _bench_of_worker
+
+
+def _enter(folder: Path) -> None:
+    try:
+        os.chdir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: a worker cannot enter it ({error.strerror}); "
+            "start the command in a folder that all nodes of the cluster share"
+        ) from error
+
+
+def refuse_other_worker(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse a worker that would compute something else than the command's own process.
+
+    Raises:
+        DataError: It has other images, versions or code.
+    """
+    other = [name for name in wanted if found.get(name) != wanted[name]]
+    if other:
+        raise DataError(
+            f"a worker differs from the command in {', '.join(other)}; "
+            "all nodes of the cluster need the same data and the same installation"
+        )

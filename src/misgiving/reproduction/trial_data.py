@@ -1,0 +1,268 @@
+"""The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import misgiving
+from misgiving.checkpoint import versions
+from misgiving.data.bad_images import skipped_sentences, without
+from misgiving.data.datasets import Dataset, load_dataset
+from misgiving.data.loading import ImageSet, prepare
+from misgiving.data.masks import with_masks
+from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
+from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
+from misgiving.errors import BadImage
+from misgiving.reproduction.ood_sources import OodPlace
+from misgiving.reproduction.protocol import MODELS, SWEEP, Protocol, Unit
+from misgiving.training import Step, unheard
+from misgiving.workflows.train import Parts, Run, align, grouped_images, hash_of_lines, split_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listener:
+    """What to call as the work goes on; the default is silence."""
+
+    on_start: Callable[[int, int], None] = unheard
+    on_unit: Callable[[Unit], None] = unheard
+    on_step: Callable[[Step], None] = unheard
+    on_image: Callable[[int, int], None] | None = None
+
+
+class OodImages(NamedTuple):
+    """An OOD set of one trial: how it was built, and its prepared images."""
+
+    built: Built
+    images: ImageSet
+
+
+class TrialData:
+    """The prepared images of a reproduction, and the sets that are derived from them."""
+
+    def __init__(self, protocol: Protocol, cache: Path, listener: Listener | None = None) -> None:
+        self.protocol, self.cache = protocol, cache
+        self.listener = listener or Listener()
+        self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
+        self.dataset.refuse_single_images()
+        self.preprocessing = replace(self.dataset.preprocessing, **protocol.preprocessing)
+        self.augmentation = protocol.augmentation or self.dataset.augmentation
+        for classes in (protocol.in_distribution, protocol.unseen):
+            self.dataset.restrict(classes)  # refuses a class that the data does not have
+        self.images = grouped_images(self._prepare(self.dataset), protocol.split)
+        self.dataset = without(self.dataset, self.images.skipped)
+        self.inliers, _ = align(self.images, protocol.in_distribution)
+        self._code = code_fingerprint()
+        self._training_code = code_fingerprint(
+            (*ONLY_SHOWN, "data/masks.py", "data/ood_sets"), of=TRAINING
+        )
+        self._outliers: dict[int, dict[str, OodImages]] = {}
+        self._drawn: dict[tuple[bool, int], Parts] = {}
+
+    @property
+    def roles(self) -> Roles:
+        """Which part of the split is watched, tuned on and measured."""
+        return SPLITS[self.protocol.split].roles
+
+    def run(self, unit: Unit) -> Run:
+        """The training run of a unit; all models of a trial see the same split and batches."""
+        images = self.inliers if unit.experiment == "ood_detection" else self.images
+        seed = self.protocol.seed + unit.trial
+        column = MODELS[unit.model]
+        training = replace(self.protocol.training, seed=seed, **column.training)
+        if unit.experiment.startswith(SWEEP):
+            rate = float(unit.experiment.removeprefix(SWEEP))
+            training = replace(training, learning_rate=rate)
+        return Run(
+            data=self.protocol.data,
+            images=images,
+            parts=self._parts(images, seed),
+            roles=self.roles,
+            preprocessing=self.preprocessing,
+            augmentation=self.augmentation,
+            model=replace(self.protocol.model, **column.model),
+            training=training,
+        )
+
+    def outliers(self, trial: int) -> Mapping[str, OodImages]:
+        """The OOD sets of a trial; derived sets come from images that were not trained on."""
+        if trial not in self._outliers:
+            built = {name: self._ood_set(name, trial) for name in self.protocol.ood_sets}
+            self._outliers[trial] = {
+                name: _readable(made, self._prepare(made.dataset)) for name, made in built.items()
+            }
+        return self._outliers[trial]
+
+    def split(self, unit: Unit) -> Split:
+        """Which image of a unit plays which part."""
+        return split_of(self.run(unit))
+
+    def skipped(self) -> dict[str, tuple[BadImage, ...]]:
+        """The images of the data and of the OOD sets of all trials that cannot be read."""
+        found = {self.protocol.data: dict.fromkeys(self.images.skipped)}
+        for trial in range(self.protocol.trials):
+            for name, set_ in self.outliers(trial).items():
+                found.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
+        return {name: tuple(bad) for name, bad in found.items() if bad}
+
+    def leakage(self) -> list[str]:
+        """What the measured parts share with the training parts, in a sentence for each trial."""
+        return [
+            f"{sections}, trial {trial}: {leakage_sentence(self.split(unit), self.roles.measured)}"
+            for sections, experiment in (("4.1", "generalization"), ("4.2-4.3", "ood_detection"))
+            for trial in range(self.protocol.trials)
+            for unit in [Unit(experiment, trial, self.protocol.models[0])]
+        ]
+
+    def record(self, unit: Unit) -> dict[str, Any]:
+        """What must be the same for a finished unit to be used again."""
+        run = self.run(unit)
+        record = {
+            "unit": unit._asdict(),
+            "data": self.protocol.data,
+            "split": [self.protocol.split, self.protocol.validation_share],
+            "model": run.model.to_dict(),
+            "training": run.training.to_dict(),
+            "preprocessing": run.preprocessing.to_dict(),
+            "augmentation": run.augmentation.to_dict(),
+            "images": [run.images.fingerprint, hash_of_lines(run.images.groups)],
+            "weights": _content(run.model.weights),
+            "training_code": self._training_code,
+            "code": self._code,
+            "versions": versions(),
+        }
+        if unit.experiment == "ood_detection":
+            record["detection"] = self._detection_record(unit.trial)
+        return dict(json.loads(json.dumps(record)))  # tuples become lists, as in the file
+
+    def _detection_record(self, trial: int) -> dict[str, Any]:
+        return {
+            "search": asdict(self.protocol.search),
+            "unseen": self.protocol.unseen,
+            "seed": self.protocol.seed,
+            "outliers": {
+                name: [set_.images.fingerprint, hash_of_lines(set_.images.groups)]
+                for name, set_ in self.outliers(trial).items()
+            },
+        }
+
+    def _ood_set(self, name: str, trial: int) -> Built:
+        """One OOD set of a trial, before preprocessing."""
+        seed = self.protocol.seed + trial
+        everything = self.dataset.restrict(self.protocol.in_distribution)
+        measured = self._parts(self.inliers, seed) == self.roles.measured
+        held_out = everything.select(np.flatnonzero(measured))
+        for place in self.protocol.places:
+            if place.name == name:
+                return _from_place(place, held_out, seed)
+        built = build(name, held_out, seed=seed)
+        contents = f"of held-out images: {built.dataset.contents}"
+        return built._replace(dataset=replace(built.dataset, contents=contents))
+
+    def _parts(self, images: ImageSet, seed: int) -> Parts:
+        key = (images is self.inliers, seed)
+        if key not in self._drawn:
+            self._drawn[key] = SPLITS[self.protocol.split].draw(
+                images.labels,
+                images.classes,
+                images.groups,
+                validation_share=self.protocol.validation_share,
+                seed=seed,
+            )
+        return self._drawn[key]
+
+    def _prepare(self, dataset: Dataset) -> ImageSet:
+        return prepare(
+            dataset,
+            self.preprocessing,
+            cache=self.cache,
+            report=self.listener.on_image,
+            on_bad_image=self.protocol.on_bad_image,
+        )
+
+
+def _readable(built: Built, images: ImageSet) -> OodImages:
+    """The set without what cannot be read, which its description then says."""
+    kept = without(built.dataset, images.skipped)
+    remarks = skipped_sentences(images.skipped, len(images))
+    contents = "; ".join([built.dataset.contents, *remarks])
+    return OodImages(built._replace(dataset=replace(kept, contents=contents)), images)
+
+
+def _from_place(place: OodPlace, held_out: Dataset, seed: int) -> Built:
+    count = PAPER_COUNTS.get(place.row)
+    built = from_place(place.name, place.place, held_out, seed=seed, count=count)
+    if not place.about:
+        return built
+    contents = f"{place.about}; {built.dataset.contents}"
+    return built._replace(dataset=replace(built.dataset, contents=contents))
+
+
+def _content(path: Path | None) -> str | None:
+    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+ONLY_SHOWN = (
+    "bundle",
+    "cli",
+    "report",
+    "data/audit.py",
+    "data/fetching",
+    "reproduction/aggregate",
+    "reproduction/ray.py",
+    "workflows/answering.py",
+    "workflows/calibrate.py",
+    "workflows/contact_sheet.py",
+    "workflows/decision_audit.py",
+    "workflows/evaluate.py",
+    "workflows/export.py",
+    "workflows/predict.py",
+    "workflows/prediction_files.py",
+    "workflows/prediction_tables.py",
+    "workflows/unfinished_answers.py",
+    "metrics/statistics.py",
+    "metrics/subgroups.py",
+    "models/onnx_export.py",
+    "serve",
+)
+"""Code on which no unit depends: it fetches, collects, shows, decides for users or serves."""
+
+TRAINING = (
+    "data",
+    "workflows/train.py",
+    "losses.py",
+    "metrics/classification.py",
+    "metrics/loss_estimation.py",
+    "models",
+    "distributed.py",
+    "training",
+)
+"""Code on which a trained model and its history depend; the rest only measures it."""
+
+
+def code_fingerprint(
+    left_out: Iterable[str] = ONLY_SHOWN, *, of: Iterable[str] | None = None
+) -> str:
+    """A hash of the package's code, less what is left out: old units must not pass for new.
+
+    Args:
+        left_out: Files and folders of the package.
+        of: Only these of its files and folders; None for all.
+    """
+    root = Path(misgiving.__file__).parent
+    apart = [root / place for place in (*left_out, "__main__.py")]
+    within = [root] if of is None else [root / place for place in of]
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        if _is_in(path, within) and not _is_in(path, apart):
+            digest.update(path.relative_to(root).as_posix().encode())
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _is_in(path: Path, places: Iterable[Path]) -> bool:
+    return any(path == place or place in path.parents for place in places)

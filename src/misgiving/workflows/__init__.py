@@ -1,0 +1,1 @@
+"""The product: one file for each command."""

@@ -1,0 +1,177 @@
+"""What `misgiving export` does: a bundle that answers as the run does, without torch."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from misgiving.bundle import Bundle, Rules, is_bundle
+from misgiving.bundle.bundle import write_bundle
+from misgiving.bundle.card import LIMITS, NO_PROMISE
+from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS, Squares
+from misgiving.checkpoint import Checkpoint, load, versions
+from misgiving.decisions.engine import Decider
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import fingerprint_of
+from misgiving.files import whole_folder
+from misgiving.models.joint import outputs_of
+from misgiving.models.onnx_export import write_graph
+from misgiving.scores import FITTED, PORTABLE, PortableDetectors
+from misgiving.workflows.evaluate import policy_of
+
+CLOSE = 1e-4  # how far an output may be off, as a share of the largest
+TRIED = 5  # images on which graph and model are compared
+EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
+
+
+def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
+    """Write a run as a bundle, whole or not at all, once it was seen to give the same outputs.
+
+    Args:
+        run: A run folder.
+        out: The bundle.
+        overwrite: Replace a bundle; nothing else is ever replaced.
+
+    Raises:
+        DataError: The model or its policy cannot be had without torch, or the graph differs.
+    """
+    _refuse_existing(out, overwrite=overwrite)
+    checkpoint = load(run)
+    decider = policy_of(run, checkpoint)
+    rules = None if decider is None else rules_of(decider)
+    with whole_folder(out) as partial:
+        write_graph(
+            checkpoint.model,
+            partial / GRAPH,
+            size=checkpoint.architecture.image_size,
+            inputs=INPUT,
+            outputs=OUTPUTS,
+        )
+        write_bundle(
+            partial,
+            classes=checkpoint.classes,
+            preprocessing=checkpoint.preprocessing,
+            estimates_losses=checkpoint.estimates_losses,
+            fingerprint=fingerprint_of(checkpoint),
+            rules=rules,
+            card=card_of(run, checkpoint, rules),
+        )
+        bundle = Bundle.load(partial)
+        _refuse_other_outputs(checkpoint, bundle)
+    return bundle
+
+
+def _refuse_existing(out: Path, *, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not is_bundle(out):
+        raise UsageError(f"{out}: exists and is no bundle; name another place")
+    if not overwrite:
+        raise UsageError(f"{out}: exists; say --overwrite to replace it")
+
+
+def rules_of(decider: Decider) -> Rules:
+    """The same rules without torch.
+
+    Raises:
+        DataError: They rest on a detector that needs torch.
+    """
+    names = decider.used.names
+    if missing := [name for name in names if name not in PORTABLE]:
+        others = ", ".join(name for name in FITTED if name in PORTABLE)
+        raise DataError(
+            f"the policy rests on {missing[0]}, which cannot be exported; run `misgiving "
+            f"calibrate` with --detector and one of {others}, or a score of logits"
+        )
+    fitted = decider.detectors
+    return Rules(
+        policy=decider.policy,
+        estimate=decider.estimate,
+        detectors=PortableDetectors.fit(fitted.directions, fitted.training, names),
+    )
+
+
+def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:
+    """Compare on images of noise, and of one colour, which a network answers quite differently."""
+    squares = _images_to_compare(checkpoint.architecture.image_size)
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    expected = outputs_of(checkpoint.model, [images])
+    for name, ours, theirs in zip(OUTPUTS, bundle.network(squares), expected, strict=True):
+        off = _relative_difference(ours, theirs.numpy())
+        if not off <= CLOSE:
+            raise DataError(
+                f"the exported graph differs from the model in its {name} (by {off:.1g} of the "
+                f"largest, and {CLOSE:g} is allowed); this backbone cannot be exported"
+            )
+
+
+def _images_to_compare(size: int) -> Squares:
+    random = np.random.default_rng(0)
+    noise = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
+    noise[0], noise[1] = 0, random.integers(0, 256, 3)
+    return noise
+
+
+def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray, "*n"]) -> float:
+    """The largest difference as a share of the largest value; NaN agrees with NaN alone."""
+    if ours.shape != theirs.shape or (np.isnan(ours) != np.isnan(theirs)).any():
+        return float("inf")
+    known = ~np.isnan(theirs)
+    if not known.any():
+        return 0.0
+    largest = float(np.abs(theirs[known]).max())
+    difference = float(np.abs(ours[known] - theirs[known]).max())
+    return difference / largest if largest else difference
+
+
+def card_of(run: Path, checkpoint: Checkpoint, rules: Rules | None) -> dict[str, Any]:
+    """What to tell of the model, as JSON values."""
+    trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
+    data = checkpoint.configuration.get("data", {})
+    return {
+        "what": _what(checkpoint, rules),
+        "classes": list(checkpoint.classes),
+        "data": {
+            "name": str(data.get("name", "unknown")),
+            "fingerprint": str(data.get("fingerprint", "unknown")),
+        },
+        "class_counts": _class_counts(checkpoint),
+        "architecture": trained["architecture"],
+        "training": checkpoint.configuration.get("training", {}),
+        "preprocessing": checkpoint.preprocessing.to_dict(),
+        "versions": {**trained.get("versions", {}), **_named_exported(versions(EXPORTED_WITH))},
+        "fingerprint": fingerprint_of(checkpoint),
+        "targets": [NO_PROMISE] if rules is None else rules.policy.sentences(),
+        "limits": list(LIMITS),
+    }
+
+
+def _named_exported(found: dict[str, str]) -> dict[str, str]:
+    return {f"{name} at export": version for name, version in found.items()}
+
+
+def _what(checkpoint: Checkpoint, rules: Rules | None) -> str:
+    estimates = ", and estimates its own loss" if checkpoint.estimates_losses else ""
+    decides = (
+        "It has no policy, and defers every answer."
+        if rules is None
+        else "By its policy it accepts an answer, defers it, or calls the image OOD."
+    )
+    return (
+        f"A classifier ({checkpoint.architecture.backbone}) that tells "
+        f"{len(checkpoint.classes)} classes apart{estimates}. {decides}"
+    )
+
+
+def _class_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
+    """Images of each class in each part of the split."""
+    split = checkpoint.split
+    counts = Counter(zip(split.parts, split.labels, strict=True))
+    return {
+        part: {name: counts[part, name] for name in checkpoint.classes}
+        for part in dict.fromkeys(split.parts)
+    }

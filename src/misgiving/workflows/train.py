@@ -1,0 +1,348 @@
+"""One training run: from prepared images and a split to a run folder."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from misgiving import distributed
+from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.data.bad_images import FAIL
+from misgiving.data.datasets import load_dataset
+from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
+from misgiving.data.loading import ImageSet, prepare
+from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.data.splits import SPLITS, Roles, Split
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import model_fingerprint
+from misgiving.models.backbones import WeightsReport, load_weights
+from misgiving.models.joint import JointClassifier
+from misgiving.training import (
+    EpochRecord,
+    Step,
+    TrainingConfig,
+    Unfinished,
+    beside,
+    class_weights,
+    seeded,
+    stop_asked_by_system,
+    train,
+    unheard,
+)
+
+Parts = Shaped[np.ndarray, " n"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Which network, and what it starts from.
+
+    Attributes:
+        backbone: Any timm model by name, or `vgg16_mini`.
+        pretrained: Start from timm's ImageNet weights; not used where there is a weights file.
+        weights: A local safetensors file or torch state dict for the backbone.
+        dropout: Dropout rate of the backbone.
+        taps: Feature levels that the loss estimator reads; None for the default.
+        hidden: Units of the loss estimator for each tap.
+        reads_logits: Whether the loss estimator also reads the classifier's own output.
+    """
+
+    backbone: str = "vgg16"
+    pretrained: bool = True
+    weights: Path | None = None
+    dropout: float = 0.4
+    taps: tuple[int, ...] | None = None
+    hidden: int = 128
+    reads_logits: bool = False
+
+    def architecture(self, *, num_classes: int, image_size: int) -> Architecture:
+        """The architecture for so many classes and images of this size."""
+        return Architecture(
+            backbone=self.backbone,
+            num_classes=num_classes,
+            image_size=image_size,
+            dropout=self.dropout,
+            taps=self.taps,
+            hidden=self.hidden,
+            reads_logits=self.reads_logits,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As written to a run's configuration: the name of the weights file, not where it lies."""
+        return {**asdict(self), "weights": self.weights.name if self.weights else None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a training run is made of.
+
+    Attributes:
+        data: The data as the user named it.
+        images: All images of the split, prepared.
+        parts: For each image the part of the split that it is in.
+        roles: Which part is watched, tuned on and measured.
+        preprocessing: What the images went through.
+        augmentation: What training does to them.
+        model: The network.
+        training: How to train it.
+    """
+
+    data: str
+    images: ImageSet
+    parts: Parts
+    preprocessing: Preprocessing
+    augmentation: AugmentationSettings
+    model: ModelSettings
+    training: TrainingConfig
+    roles: Roles = SPLITS["paper"].roles
+
+    def part(self, name: str) -> ImageSet:
+        """The images of one part."""
+        return self.images.select(np.flatnonzero(self.parts == name))
+
+
+def prepare_run(
+    data: str,
+    *,
+    model: ModelSettings,
+    training: TrainingConfig,
+    cache: Path,
+    preprocessing: Mapping[str, Any] | None = None,
+    augment: bool = True,
+    split: str = "paper",
+    validation_share: float = 0.1,
+    on_image: Callable[[int, int], None] | None = None,
+    on_bad_image: str = FAIL,
+) -> Run:
+    """Load, prepare and split data for one training.
+
+    Args:
+        data: The data as the user names it.
+        model: The network.
+        training: How to train it; its seed also draws the split.
+        cache: Folder for prepared images.
+        preprocessing: What to change in the data's own preprocessing.
+        augment: Whether to augment as suits the data.
+        split: `paper` (by image) or `grouped` (by lesion and near duplicate, into four parts).
+        validation_share: Share of the images, by class, that the paper's split holds out.
+        on_image: Told how many images are prepared, of how many.
+        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
+    """
+    dataset = load_dataset(data)
+    dataset.refuse_single_images()
+    changed = replace(dataset.preprocessing, **(preprocessing or {}))
+    kind = SPLITS[split]
+    prepared = prepare(dataset, changed, cache=cache, report=on_image, on_bad_image=on_bad_image)
+    images = grouped_images(prepared, split)
+    parts = kind.draw(
+        images.labels,
+        images.classes,
+        images.groups,
+        validation_share=validation_share,
+        seed=training.seed,
+    )
+    augmentation = dataset.augmentation if augment else AugmentationSettings.none()
+    return Run(
+        data=data,
+        images=images,
+        parts=parts,
+        preprocessing=changed,
+        augmentation=augmentation,
+        model=model,
+        training=training,
+        roles=kind.roles,
+    )
+
+
+def grouped_images(images: ImageSet, split: str) -> ImageSet:
+    """For a split by group, near duplicates in one group: not every image names its lesion."""
+    if split != "grouped":
+        return images
+    pairs = near_duplicates(image_hashes(images))
+    return replace(images, groups=joined_groups(images.groups, pairs))
+
+
+def train_run(
+    run: Run,
+    folder: Path,
+    *,
+    kept: Path | None = None,
+    anew: bool = False,
+    on_step: Callable[[Step], None] = unheard,
+    on_weights: Callable[[WeightsReport], None] = unheard,
+    on_found: Callable[[int, int], None] = unheard,
+) -> Checkpoint:
+    """Train one model and write its run folder: weights, configuration, split, `history.csv`.
+
+    The state is kept beside it after every epoch, and at SIGTERM; a training of the same run that
+    was stopped there goes on.
+
+    Args:
+        run: What to train, and how.
+        folder: The run folder; it appears whole.
+        kept: File for the state, which the caller removes; None for one beside `folder`, which is
+            removed when the run is there.
+        anew: Begin anew where the state that is found is another training's or damaged.
+        on_step: Called after every step.
+        on_weights: Told what a weights file has given.
+        on_found: Told the epoch and the steps after which training goes on.
+    """
+    classes = run.images.classes
+    architecture = run.model.architecture(
+        num_classes=len(classes), image_size=run.preprocessing.image_size
+    )
+    model = _initial_model(run, architecture, on_weights)
+    training = run.part("train")
+    unfinished = Unfinished(
+        path=kept or beside(folder), identity=_identity(run, model), anew=anew, on_found=on_found
+    )
+    with stop_asked_by_system() as stop:
+        history = train(
+            model,
+            training,
+            run.part(run.roles.watched),
+            run.training,
+            augmentation=run.augmentation,
+            on_step=on_step,
+            unfinished=unfinished,
+            stop=stop,
+        )
+    # The estimator learned the loss without class weights where its target was the plain one.
+    weighting = "none" if run.training.target == "plain" else run.training.class_weights
+    weights = class_weights(training.labels, len(classes), weighting)
+    checkpoint = Checkpoint(
+        model=model,
+        architecture=architecture,
+        classes=classes,
+        preprocessing=run.preprocessing,
+        split=split_of(run),
+        class_weights=tuple(weights.tolist()),
+        estimates_losses=run.training.estimates_losses,
+        configuration=_configuration(run),
+    )
+    if distributed.is_first():
+        save(folder, checkpoint, tables={"history.csv": history_table(history)})
+        if kept is None:
+            unfinished.path.unlink(missing_ok=True)
+    distributed.wait_for_all()
+    return checkpoint
+
+
+def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
+    """What must be the same for an unfinished training to go on, as its file holds it."""
+    identity = {
+        **_configuration(run),
+        "preprocessing": run.preprocessing.to_dict(),
+        "split": hash_of_lines(map(str, run.parts)),
+        "first weights": model_fingerprint(model),
+        "versions": versions(),
+    }
+    return dict(json.loads(json.dumps(identity)))
+
+
+def _initial_model(
+    run: Run, architecture: Architecture, on_weights: Callable[[WeightsReport], None]
+) -> JointClassifier:
+    with seeded(run.training.seed):
+        model = architecture.build(pretrained=run.model.pretrained and run.model.weights is None)
+    if run.model.weights is not None:
+        on_weights(load_weights(model.backbone, run.model.weights))
+    return model
+
+
+def split_of(run: Run) -> Split:
+    """Which image plays which part, as `split.csv` records it."""
+    images = run.images
+    return Split(
+        ids=images.ids,
+        hashes=images.hashes,
+        parts=tuple(str(part) for part in run.parts),
+        labels=tuple(images.classes[label] for label in images.labels),
+        groups=images.groups,
+    )
+
+
+def _configuration(run: Run) -> dict[str, Any]:
+    return {
+        "data": {
+            "name": run.data,
+            "fingerprint": run.images.fingerprint,
+            "images": {part: int(np.sum(run.parts == part)) for part in np.unique(run.parts)},
+            "skipped": [one._asdict() for one in run.images.skipped],
+        },
+        "model": run.model.to_dict(),
+        "training": run.training.to_dict(),
+        "augmentation": run.augmentation.to_dict(),
+    }
+
+
+def hash_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of lines in their order."""
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def history_table(
+    history: list[EpochRecord],
+) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
+    """Header and rows of `history.csv`; a value that is not defined is an empty cell."""
+    rows: list[tuple[object, ...]] = [
+        tuple("" if cell != cell else cell for cell in record) for record in history
+    ]
+    return EpochRecord._fields, rows
+
+
+def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
+    """The images of these classes, labelled as positions in `classes`, and how many are left out.
+
+    Raises:
+        DataError: There is no image of any of these classes.
+    """
+    position = {name: number for number, name in enumerate(classes)}
+    known = np.array([position.get(name, -1) for name in images.classes])
+    labels = known[images.labels]
+    kept = np.flatnonzero(labels >= 0)
+    if not len(kept):
+        raise DataError(
+            f"none of the data's classes ({', '.join(images.classes)}) is one of the model's "
+            f"({', '.join(classes)}); give data with the model's class names"
+        )
+    aligned = replace(images.select(kept), classes=classes, labels=labels[kept])
+    return aligned, len(images) - len(kept)
+
+
+def held_out(images: ImageSet, split: Split, *, part: str | None = None) -> tuple[ImageSet, int]:
+    """The images that a model was not trained on, by content, and how many it was trained on.
+
+    With `part`, the images of that part of the split instead.
+
+    Raises:
+        UsageError: Nothing is left, or the split has no such part.
+    """
+    training = split.hashes_of("train")
+    seen = np.array([content in training for content in images.hashes])
+    if part is None:
+        if seen.all():
+            raise UsageError(
+                f"the model was trained on all {len(images)} of these images; give others, "
+                "or say --part train to measure them all the same"
+            )
+        return images.select(np.flatnonzero(~seen)), int(seen.sum())
+    return _of_part(images, split, part), int(seen.sum())
+
+
+def _of_part(images: ImageSet, split: Split, part: str) -> ImageSet:
+    if part not in split.parts:
+        names = ", ".join(sorted(set(split.parts)))
+        raise UsageError(f"the run's split has no part {part!r}; choose from {names}")
+    wanted = split.hashes_of(part)
+    if part != "train":  # of an image that is there twice, one copy may have been trained on
+        wanted -= split.hashes_of("train")
+    rows = np.flatnonzero([content in wanted for content in images.hashes])
+    if not len(rows):
+        raise UsageError(f"none of these images is in the part {part!r} of the run's split")
+    return images.select(rows)

@@ -1,0 +1,272 @@
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+
+from misgiving.calibrators import (
+    CALIBRATED,
+    COMBINATION,
+    Estimate,
+    Scaling,
+)
+from misgiving.calibrators.fit import (
+    fit_combination,
+    fit_estimate,
+    fit_isotonic,
+    fit_scaling,
+    learned_out_of_fold,
+)
+from misgiving.errors import DataError
+from misgiving.metrics.selective import aurc
+
+
+def drawn(seed=0, count=400, informative=True):
+    """Logits of three classes, labels, confidences by name, and a group for every two samples."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(size=(count, 3)) * 2
+    labels = np.array([random.choice(3, p=row) for row in np.exp(log_softmax(logits, axis=1))])
+    wrong = logits.argmax(axis=1) != labels
+    log_probabilities = log_softmax(logits, axis=1)
+    hint = random.normal(size=count) - 1.5 * wrong * informative
+    confidences = {
+        "msp": np.exp(log_probabilities).max(axis=1),
+        "entropy": (np.exp(log_probabilities) * log_probabilities).sum(axis=1),
+        "max_logit": logits.max(axis=1),
+        "knn": hint,
+        "predicted_loss": random.normal(size=count) - wrong,
+    }
+    return confidences, logits, labels, np.arange(count) // 2
+
+
+def test_scaling_finds_the_temperature_and_biases_that_made_the_labels():
+    random = np.random.default_rng(1)
+    logits = random.normal(size=(40000, 3)) * 3
+    true = Scaling(temperature=2.0, biases=(1.0, 0.0, -1.0))
+    labels = np.array([random.choice(3, p=row) for row in true(logits)])
+    found = fit_scaling(logits, labels)
+    assert found.temperature == pytest.approx(2.0, rel=0.05)
+    assert np.diff(found.biases) == pytest.approx([-1.0, -1.0], abs=0.08)
+
+
+def test_scaling_is_the_minimum_of_its_objective_by_another_search():
+    _, logits, labels, _ = drawn(count=60)
+
+    def objective(parameters):
+        total = 0.0
+        for row, label in zip(logits, labels, strict=True):
+            scaled = [
+                z / math.exp(parameters[0]) + b for z, b in zip(row, parameters[1:], strict=True)
+            ]
+            total += math.log(sum(math.exp(value) for value in scaled)) - scaled[label]
+        return total + sum(value**2 for value in parameters) / 18
+
+    best = minimize(
+        objective,
+        np.zeros(4),
+        method="Nelder-Mead",
+        options={"xatol": 1e-6, "fatol": 1e-9, "maxiter": 5000},
+    )
+    found = fit_scaling(logits, labels)
+    mine = objective([math.log(found.temperature), *found.biases])
+    assert mine == pytest.approx(best.fun, abs=1e-5)
+
+
+def test_scaling_of_a_class_without_cases_stays_finite():
+    found = fit_scaling(np.array([[1.0, 0.0, -1.0]] * 20), np.array([0, 1] * 10))
+    assert np.isfinite(found.biases).all()
+    assert found(np.zeros((1, 3))).sum() == pytest.approx(1.0)
+
+
+def test_scaling_where_every_answer_is_right_stays_finite():
+    logits = np.random.default_rng(0).normal(size=(50, 3))
+    found = fit_scaling(logits, logits.argmax(axis=1))
+    assert 0.001 < found.temperature < 1
+    assert np.isfinite(found(logits)).all()
+
+
+def test_isotonic_pools_violators_as_by_hand():
+    found = fit_isotonic(np.array([1.0, 2, 3, 4]), np.array([0.0, 1, 0, 1]), increasing=True)
+    assert found(np.array([0.0, 1, 2, 3, 4, 9])).tolist() == [0, 0, 0.5, 0.5, 1, 1]
+    falling = fit_isotonic(
+        np.array([1.0, 2, 3, 4]), np.array([1.0, 0, 1, 0]), increasing=False, margin=0.1
+    )
+    assert falling(np.array([1.0, 2, 3, 4])).tolist() == [0.9, 0.5, 0.5, 0.1]
+
+
+def test_the_combination_is_the_logistic_model_of_standardised_confidences():
+    confidences, logits, labels, groups = drawn()
+    wrong = logits.argmax(axis=1) != labels
+    found = fit_combination(confidences, wrong, groups)
+    table = np.column_stack([confidences[name] for name in found.names])
+    standard = (table - table.mean(axis=0)) / table.std(axis=0)
+    candidates = [
+        LogisticRegression(C=c, max_iter=1000).fit(standard, wrong).decision_function(standard)
+        for c in (0.01, 0.1, 1.0)
+    ]
+    assert any(np.allclose(found(confidences), -scores, atol=1e-3) for scores in candidates)
+
+
+def test_the_penalty_is_chosen_also_where_a_fold_has_no_error():
+    confidences, _, _, groups = drawn()
+    first = next(iter(GroupKFold(5).split(groups, groups=groups)))[1]
+    wrong = np.random.default_rng(3).random(len(groups)) < 0.2
+    wrong[first] = False
+    found = fit_combination(confidences, wrong, groups)  # a failed fold would be a warning
+    table = np.column_stack([confidences[name] for name in found.names])
+    standard = (table - table.mean(axis=0)) / table.std(axis=0)
+    losses = {c: _out_of_fold_loss(c, table, wrong, groups) for c in (0.01, 0.1, 1.0)}
+    best = LogisticRegression(C=min(losses, key=losses.get), max_iter=1000).fit(standard, wrong)
+    np.testing.assert_allclose(found(confidences), -best.decision_function(standard), atol=1e-3)
+
+
+def _out_of_fold_loss(c, table, wrong, groups):
+    """Mean over the folds of the mean negative log-likelihood, in scalar loops."""
+    means = []
+    for kept, left_out in GroupKFold(5).split(table, groups=groups):
+        centre, scale = table[kept].mean(axis=0), table[kept].std(axis=0)
+        model = LogisticRegression(C=c, max_iter=1000)
+        model.fit((table[kept] - centre) / scale, wrong[kept])
+        odds = model.decision_function((table[left_out] - centre) / scale)
+        losses = [
+            math.log1p(math.exp(-value if is_wrong else value))
+            for value, is_wrong in zip(odds, wrong[left_out], strict=True)
+        ]
+        means.append(sum(losses) / len(losses))
+    return sum(means) / len(means)
+
+
+def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
+    scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
+    logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])
+    for row, found in zip(logits.tolist(), scaling.log_odds(logits), strict=True):
+        powers = [math.exp(z / 2 + b) for z, b in zip(row, (0.5, 0.0, -1.0), strict=True)]
+        right = powers[row.index(max(row))] / sum(powers)
+        assert found == pytest.approx(math.log(right / (1 - right)))
+
+
+def test_the_log_odds_tell_apart_what_rounds_to_certainty():
+    scaling = Scaling(temperature=1.0, biases=(0.0, 0.0))
+    surer = np.array([[900.0, 0.0], [950.0, 0.0]])
+    assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
+    assert scaling.log_odds(surer).tolist() == [900.0, 950.0]
+
+
+def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
+    confidences, logits, labels, groups = drawn()
+    before = learned_out_of_fold(confidences, logits, labels, groups)
+    assert before.keys() == {CALIBRATED, COMBINATION}
+    _, first = next(iter(GroupKFold(5).split(labels, groups=groups)))
+    changed = labels.copy()
+    changed[first] = (labels[first] + 1) % 3
+    after = learned_out_of_fold(confidences, logits, changed, groups)
+    others = np.setdiff1d(np.arange(len(labels)), first)
+    for name, values in before.items():
+        np.testing.assert_array_equal(values[first], after[name][first])
+        assert not np.array_equal(values[others], after[name][others])
+
+
+def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
+    confidences, logits, labels, groups = drawn()
+    found = learned_out_of_fold(confidences, logits, labels, groups)[CALIBRATED]
+    for kept, left_out in GroupKFold(5).split(labels, groups=groups):
+        scaling = fit_scaling(logits[kept], labels[kept])
+        np.testing.assert_allclose(found[left_out], scaling.log_odds(logits[left_out]))
+
+
+def test_the_combination_is_chosen_where_it_is_better_out_of_fold():
+    confidences, logits, labels, groups = drawn(informative=True)
+    wrong = logits.argmax(axis=1) != labels
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    assert estimate.score == COMBINATION
+    combined = learned_out_of_fold(confidences, logits, labels, groups)[COMBINATION]
+    assert estimate.tried[COMBINATION] == aurc(combined, wrong)
+    assert estimate.tried[COMBINATION] < min(
+        value for name, value in estimate.tried.items() if name != COMBINATION
+    )
+
+
+def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_classes():
+    random = np.random.default_rng(2)
+    logits = random.normal(size=(600, 3)) * 2
+    true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(logits)  # of a rare and a common class
+    labels = np.array([random.choice(3, p=row) for row in true])
+    confidences = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
+    groups = np.arange(600)
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    assert estimate.score in (CALIBRATED, COMBINATION)
+    fresh = random.normal(size=(4000, 3)) * 2
+    true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
+    expected = 1 - true[np.arange(4000), fresh.argmax(axis=1)]
+    known = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
+    assert np.abs(estimate.error_probabilities(known, fresh) - expected).mean() < 0.05
+    assert aurc(estimate.scores(known, fresh), expected > 0.5) < 0.8 * aurc(
+        known["msp"], expected > 0.5
+    )
+
+
+def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing():
+    confidences, logits, labels, groups = drawn()
+    wrong = logits.argmax(axis=1) != labels
+    perfect = {**confidences, "msp": 1.0 - wrong + 0.001 * confidences["msp"]}
+    estimate = fit_estimate(perfect, logits, labels, groups)
+    assert estimate.score == "msp"
+    np.testing.assert_array_equal(estimate.scores(perfect, logits), perfect["msp"])
+
+
+def test_with_too_few_errors_there_is_no_combination():
+    confidences, logits, _, groups = drawn()
+    labels = logits.argmax(axis=1)
+    labels[:3] = (labels[:3] + 1) % 3
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    assert estimate.combination is None
+    assert COMBINATION not in estimate.tried
+    assert CALIBRATED in estimate.tried
+    assert estimate.error_probabilities(confidences, logits).min() > 0
+
+
+def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
+    confidences, logits, labels, groups = drawn(count=4000)
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
+    probabilities = estimate.error_probabilities(fresh, fresh_logits)
+    wrong = fresh_logits.argmax(axis=1) != fresh_labels
+    assert probabilities.mean() == pytest.approx(wrong.mean(), abs=0.03)
+    order = np.argsort(estimate.scores(fresh, fresh_logits))
+    assert (np.diff(probabilities[order]) <= 1e-12).all()
+
+
+def test_without_a_predicted_loss_there_is_no_expected_loss():
+    confidences, logits, labels, groups = drawn()
+    without = {name: values for name, values in confidences.items() if name != "predicted_loss"}
+    estimate = fit_estimate(without, logits, labels, groups)
+    assert estimate.expected_losses(without) is None
+
+
+def test_an_estimate_survives_json():
+    confidences, logits, labels, groups = drawn()
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    again = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict())))
+    assert again == estimate
+    np.testing.assert_array_equal(
+        again.scores(confidences, logits), estimate.scores(confidences, logits)
+    )
+
+
+def test_scores_that_are_not_finite_are_refused():
+    confidences, logits, labels, groups = drawn()
+    confidences["msp"][7] = np.nan
+    with pytest.raises(DataError, match="msp is not finite at position 7 of the tune part"):
+        fit_estimate(confidences, logits, labels, groups)
+
+
+def test_a_missing_score_is_named():
+    confidences, logits, labels, groups = drawn()
+    estimate = fit_estimate(confidences, logits, labels, groups)
+    del confidences["knn"]
+    with pytest.raises(DataError, match="the scores lack knn"):
+        estimate.scores(confidences, logits)

@@ -1,0 +1,188 @@
+"""Laws of what gives scores a meaning."""
+
+import json
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+from strategies import DISTINCT, columns, generators, heights
+
+from misgiving.calibrators import Combination, Estimate, Isotonic, Scaling
+from misgiving.calibrators.fit import COMBINED, fit_isotonic, fit_scaling
+
+pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
+finite = st.floats(-1e6, 1e6)
+
+
+def means_by_input(inputs, quarters):
+    """Distinct inputs with the sum and number of their targets."""
+    return [
+        (int(quarters[inputs == value].sum()), int((inputs == value).sum()))
+        for value in np.unique(inputs)
+    ]
+
+
+def pooled(inputs, quarters):
+    """The least squares of all rising maps: the highest of the lowest means of what surrounds."""
+    tied = means_by_input(inputs, quarters)
+
+    def mean(first, last):
+        return Fraction(
+            sum(s for s, _ in tied[first:last]), 4 * sum(n for _, n in tied[first:last])
+        )
+
+    return [
+        max(min(mean(a, b) for b in range(at + 1, len(tied) + 1)) for a in range(at + 1))
+        for at in range(len(tied))
+    ]
+
+
+@given(pairs)
+def test_isotonic_is_least_squares_in_fractions(drawn):
+    inputs, quarters = drawn
+    found = fit_isotonic(inputs / 1.0, quarters / 4, increasing=True)
+    expected = [float(value) for value in pooled(inputs, quarters)]
+    np.testing.assert_allclose(found(np.unique(inputs) / 1.0), expected, atol=1e-12)
+
+
+@given(pairs)
+def test_a_falling_map_is_a_rising_one_of_turned_inputs(drawn):
+    inputs, targets = drawn[0] / 1.0, drawn[1] / 4
+    falling = fit_isotonic(inputs, targets, increasing=False)
+    rising = fit_isotonic(-inputs, targets, increasing=True)
+    np.testing.assert_allclose(falling(inputs), rising(-inputs), atol=1e-12)
+
+
+@pytest.mark.parametrize("increasing", [True, False])
+@given(pairs, st.lists(finite, min_size=2, max_size=9).map(sorted), st.floats(0, 0.4))
+def test_isotonic_is_monotone_everywhere_and_keeps_the_margin(increasing, drawn, places, margin):
+    found = fit_isotonic(drawn[0] / 1.0, drawn[1] / 4, increasing=increasing, margin=margin)
+    values = found(np.array(places))
+    steps = np.diff(values if increasing else values[::-1])
+    assert (steps >= -1e-12).all()
+    lowest, highest = (np.clip(of / 4, margin, 1 - margin) if margin else of / 4
+                       for of in (drawn[1].min(), drawn[1].max()))  # fmt: skip
+    assert lowest - 1e-12 <= values.min() <= values.max() <= highest + 1e-12
+
+
+@given(pairs)
+def test_isotonic_keeps_the_mean_and_leaves_what_is_monotone(drawn):
+    inputs, targets = drawn[0] / 1.0, drawn[1] / 4
+    once = fit_isotonic(inputs, targets, increasing=True)(inputs)
+    assert once.mean() == pytest.approx(targets.mean())
+    again = fit_isotonic(inputs, once, increasing=True)(inputs)
+    np.testing.assert_allclose(again, once, atol=1e-12)
+
+
+logits_of = st.tuples(generators(), st.integers(1, 30), st.integers(2, 4))
+
+
+def drawn_logits(drawn):
+    random, count, classes = drawn
+    return 3 * random.normal(size=(count, classes)), random.integers(classes, size=count)
+
+
+@given(logits_of, st.floats(0.05, 20))
+def test_a_temperature_keeps_the_order_of_classes_and_the_rows_sum_to_1(drawn, temperature):
+    logits, _ = drawn_logits(drawn)
+    found = Scaling(temperature=temperature, biases=(0.0,) * logits.shape[1])(logits)
+    np.testing.assert_array_equal(found.argmax(axis=1), logits.argmax(axis=1))
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    order = np.argsort(logits, axis=1)
+    assert (np.diff(np.take_along_axis(found, order, axis=1), axis=1) >= 0).all()
+
+
+@given(logits_of, finite)
+def test_adding_the_same_to_all_logits_or_biases_changes_no_probability(drawn, shift):
+    logits, _ = drawn_logits(drawn)
+    biases = np.arange(logits.shape[1]) / 4
+    plain = Scaling(temperature=2.0, biases=tuple(biases.tolist()))(logits)
+    shifted = Scaling(temperature=2.0, biases=tuple((biases + shift).tolist()))(logits + shift)
+    np.testing.assert_allclose(shifted, plain, atol=1e-8)
+
+
+def penalised(scaling, logits, labels):
+    """What the fit makes small: the loss, and the prior of standard deviation 3."""
+    scaled = logits / scaling.temperature + np.array(scaling.biases)
+    losses = -log_softmax(scaled, axis=1)[np.arange(len(labels)), labels]
+    parameters = np.array([np.log(scaling.temperature), *scaling.biases])
+    return losses.sum() + (parameters**2).sum() / 18
+
+
+@given(logits_of, generators())
+def test_no_other_scaling_is_more_probable_than_the_one_that_is_fitted(drawn, others):
+    logits, labels = drawn_logits(drawn)
+    found = fit_scaling(logits, labels)
+    best = penalised(found, logits, labels)
+    for spread in (0.01, 0.3, 3.0):
+        moves = spread * others.normal(size=logits.shape[1] + 1)
+        other = Scaling(
+            temperature=found.temperature * float(np.exp(moves[0])),
+            biases=tuple((np.array(found.biases) + moves[1:]).tolist()),
+        )
+        assert best <= penalised(other, logits, labels) + 1e-3
+    identity = Scaling(temperature=1.0, biases=(0.0,) * logits.shape[1])
+    assert best <= penalised(identity, logits, labels) + 1e-9
+
+
+numbers = st.lists(finite, min_size=2, max_size=2).map(tuple)
+scales = st.lists(st.floats(0.01, 100), min_size=2, max_size=2).map(tuple)
+
+
+@given(numbers, scales, numbers, finite, st.integers(0, 1), heights(5, largest=1e6))
+def test_a_combination_moves_with_each_confidence_as_its_weight_says(
+    centres, spread, weights, intercept, at, steps
+):
+    names = ("msp", "knn")
+    combined = Combination(
+        names=names, centres=centres, scales=spread, weights=weights, intercept=intercept
+    )
+    table = {name: np.zeros(5) for name in names} | {names[at]: steps}
+    rises = np.diff(combined(table))
+    assert (rises <= 0).all() if weights[at] >= 0 else (rises >= 0).all()
+
+
+maps = st.lists(st.tuples(finite, finite), min_size=1, max_size=4)
+estimates = st.fixed_dictionaries(
+    {
+        "temperature": st.floats(0.01, 100),
+        "biases": st.lists(finite, max_size=4),
+        "score": st.sampled_from(COMBINED),
+        "combination": st.none() | st.lists(st.sampled_from(COMBINED), min_size=1, unique=True),
+        "error": maps,
+        "loss": st.none() | maps,
+        "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
+        "samples": st.integers(0, 10**6),
+    }
+)
+
+
+def isotonic(points):
+    knots, values = zip(*sorted(points), strict=True)
+    return Isotonic(knots=knots, values=values)
+
+
+def estimate_of(drawn):
+    names = drawn["combination"]
+    of_each = tuple(float(at) for at in range(len(names or ())))
+    combination = names and Combination(
+        names=tuple(names), centres=of_each, scales=of_each, weights=of_each, intercept=0.5
+    )
+    return Estimate(
+        scaling=Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"])),
+        score=drawn["score"],
+        combination=combination,
+        error=isotonic(drawn["error"]),
+        loss=drawn["loss"] and isotonic(drawn["loss"]),
+        tried=drawn["tried"],
+        samples=drawn["samples"],
+    )
+
+
+@given(estimates)
+def test_any_estimate_comes_back_from_json_as_it_was(drawn):
+    estimate = estimate_of(drawn)
+    assert Estimate.from_dict(json.loads(json.dumps(estimate.to_dict()))) == estimate

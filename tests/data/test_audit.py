@@ -1,0 +1,221 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misgiving.data.audit import ClassCount, audit
+from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
+from misgiving.errors import UsageError
+
+PARTS = np.array(["train"] * 6 + ["validation"] * 4)
+
+
+def noise(seed, height=40, width=60):
+    """A picture of coarse spots in colour."""
+    spots = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return Image.fromarray(spots).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Ten images of two classes and seven lesions, with one fault of every kind.
+
+    Image 1 is a copy of 0 by its bytes and of the other class; 6 has the pixels of 2 in another
+    format; 7 is 3 in another size; 4 is grey; 5 is no image; 8 is tiny; 9 is of another label
+    than 3, of whose lesion it is.
+    """
+    for index in (0, 2, 3, 9):
+        noise(index).save(tmp_path / f"{index}.png")
+    (tmp_path / "1.png").write_bytes((tmp_path / "0.png").read_bytes())
+    noise(4).convert("L").save(tmp_path / "4.png")
+    (tmp_path / "5.png").write_text("not an image\nat all")
+    noise(2).save(tmp_path / "6.bmp")
+    noise(3).resize((90, 60), Image.Resampling.BICUBIC).save(tmp_path / "7.png")
+    noise(8, 8, 12).save(tmp_path / "8.png")
+    names = [f"{index}.{'bmp' if index == 6 else 'png'}" for index in range(10)]
+    labels = ["a", "b", "a", "a", "b", "a", "a", "a", "b", "b"]
+    groups = ["x", "y", "z", "w", "v", "v", "z", "u", "t", "w"]
+    rows = (",".join(row) for row in zip(names, labels, groups, strict=True))
+    (tmp_path / "t.csv").write_text("path,label,group\n" + "\n".join(rows) + "\n")
+    return load_dataset(f"table:{tmp_path / 't.csv'}")
+
+
+def found_by(result, check):
+    return [(found.image[0], found.other[:1]) for found in result.findings if found.check == check]
+
+
+def count_of(result, check):
+    return next(row.count for row in result.summary() if row.check == check)
+
+
+@pytest.mark.parametrize(
+    ("check", "expected"),
+    [
+        ("unreadable files", [("5", "")]),
+        ("files of the same content", [("1", "0")]),
+        ("files of the same pixels alone", [("6", "2")]),
+        ("near duplicates", [("7", "3")]),
+        ("lesions with several images", [("6", "2"), ("9", "3"), ("5", "4")]),
+        ("lesions on two sides of the split", [("6", "2"), ("9", "3")]),
+        ("copies on two sides of the split", [("6", "2"), ("7", "3")]),
+        ("copies with different labels", [("1", "0")]),
+        ("lesions with different labels", [("9", "3"), ("5", "4")]),
+        ("images of unusual size", [("8", "")]),
+        ("grey images", [("4", "")]),
+        ("tiny images", [("8", "")]),
+    ],
+)
+def test_every_fault_is_found_and_nothing_else(photos, check, expected):
+    result = audit(photos, parts=PARTS)
+    assert found_by(result, check) == expected
+    assert count_of(result, check) == len(expected)
+
+
+def test_copies_of_different_lesions_are_counted(photos):
+    remarks = {row.check: row.remark for row in audit(photos, parts=PARTS).summary()}
+    assert remarks["near duplicates"] == "1 of different lesions"
+    assert remarks["files of the same pixels alone"] == "0 of different lesions"
+    assert remarks["copies on two sides of the split"] == "1 of different lesions"
+
+
+def test_the_reason_of_an_unreadable_file_is_one_line(photos):
+    [found] = [row for row in audit(photos).findings if row.check == "unreadable files"]
+    assert "not an image of a format that is read" in found.detail
+    assert "\n" not in found.detail
+
+
+class Unlucky(ImageArray):
+    def read(self, index):
+        if index % 2:
+            raise MemoryError(f"no room\nfor {index}")
+        return super().read(index)
+
+
+def test_an_image_that_fails_in_any_way_does_not_end_the_audit():
+    ids = tuple("abcdef")
+    dataset = Dataset(
+        name="unlucky",
+        classes=("p", "q"),
+        labels=np.array([0, 1] * 3),
+        ids=ids,
+        groups=ids,
+        images=Unlucky(np.random.default_rng(0).integers(0, 256, (6, 9, 9, 3), dtype=np.uint8)),
+    )
+    result = audit(dataset)
+    details = [row.detail for row in result.findings if row.check == "unreadable files"]
+    assert details == ["no room for 1", "no room for 3", "no room for 5"]
+
+
+def test_a_set_of_which_nothing_can_be_read_is_audited(tmp_path):
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert count_of(audit(load_dataset(f"folder:{tmp_path}")), "unreadable files") == 4
+
+
+def test_the_papers_split_is_drawn_with_the_seed():
+    digits = load_dataset("digits").select(np.arange(400))
+    paired = Dataset(**{**vars(digits), "groups": tuple(f"g{n // 2}" for n in range(400))})
+    found = [
+        [row for row in audit(paired, seed=seed).findings if "two sides" in row.check]
+        for seed in (0, 0, 1)
+    ]
+    assert found[0] == found[1] != found[2]
+    assert 20 < len(found[0]) < 60
+
+
+def test_a_set_that_cannot_be_split_is_audited_without(photos):
+    alone = photos.select(np.array([0, 1, 2]))
+    rows = {row.check: row for row in audit(alone).summary()}
+    assert "class 'b' has one image" in rows["lesions on two sides of the split"].remark
+    assert rows["copies on two sides of the split"].count == 0
+
+
+def test_classes_are_counted_beside_the_published_counts(tmp_path):
+    (tmp_path / "HAM10000_metadata.csv").write_text(
+        "lesion_id,image_id,dx\n" + "".join(f"H{n},I{n},{'mel' if n else 'nv'}\n" for n in range(3))
+    )
+    for number in range(3):
+        noise(number).save(tmp_path / f"I{number}.jpg")
+    rows = {row.check: row for row in audit(load_dataset(f"ham10000:{tmp_path}")).summary()}
+    assert rows["images of MEL"][1:] == (2, "published: 1113")
+    assert rows["images of BCC"][1:] == (0, "published: 514")
+    assert rows["images"].count == 3
+
+
+def test_every_image_is_reported_in_turn(photos):
+    told = []
+    audit(photos, report=lambda done, total: told.append((done, total)))
+    assert told == [(done, 10) for done in range(1, 11)]
+
+
+class Counting(ImageArray):
+    """Images that know how many are held at once by what has read them."""
+
+    def read(self, index):
+        image = np.zeros((300, 400, 3), np.uint8)
+        image[index % 300] = index % 251
+        return HashedImage(str(index), image)
+
+
+def test_images_are_not_kept():
+    import tracemalloc
+
+    ids = tuple(map(str, range(300)))
+    dataset = Dataset(
+        name="large",
+        classes=("a", "b"),
+        labels=np.arange(300) % 2,
+        ids=ids,
+        groups=ids,
+        images=Counting(np.zeros((300, 1, 1, 3), np.uint8)),
+    )
+    tracemalloc.start()
+    audit(dataset)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 300 * 400 * 3 * 100  # a third of all pixels
+
+
+@pytest.mark.parametrize(
+    ("place", "report", "table"),
+    [
+        ("new/folder", "new/folder/audit.json", "new/folder/findings.csv"),
+        ("x.json", "x.json", "x.csv"),
+        ("x.csv", "x.json", "x.csv"),
+    ],
+)
+def test_what_is_written_is_what_was_found(photos, tmp_path, place, report, table):
+    result = audit(photos, parts=PARTS)
+    assert result.write(tmp_path / place) == tmp_path / place
+    written = json.loads((tmp_path / report).read_text())
+    assert [tuple(row.values()) for row in written["checks"]] == list(result.checks)
+    assert written["classes"][0] == {"name": "a", "images": 6, "published": None}
+    with (tmp_path / table).open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["check", "image", "other", "detail"]
+    assert [tuple(row) for row in rows] == list(result.findings)
+    assert [tuple(row.values()) for row in written["findings"]] == list(result.findings)
+
+
+def test_a_place_that_is_a_file_of_another_kind_is_refused(photos, tmp_path):
+    (tmp_path / "notes").touch()
+    with pytest.raises(UsageError, match="notes"):
+        audit(photos, parts=PARTS).write(tmp_path / "notes")
+
+
+def test_real_lesions_on_two_sides_are_those_of_a_count_by_hand(real_data):
+    from misgiving.data.splits import paper_split
+
+    dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}")
+    parts = paper_split(dataset.labels, dataset.classes, seed=3)
+    held_out = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "validation"}
+    trained = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "train"}
+    found = count_of(audit(dataset, seed=3), "lesions on two sides of the split")
+    assert found == len(held_out & trained)
+
+
+def test_a_count_that_is_as_published_says_so():
+    assert ClassCount("NV", 6705, 6705).remark == "as published"

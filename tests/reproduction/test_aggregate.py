@@ -1,0 +1,197 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from tiny import TINY
+
+from misgiving.metrics.ood import ood_metrics
+from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.protocol import Unit
+from misgiving.results.scores import load_scores
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def chosen(rows, **wanted):
+    return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
+
+
+def test_results_have_every_experiment_trial_and_model(reproduction):
+    found = {(r["experiment"], r["trial"], r["model"]) for r in rows(reproduction / "results.csv")}
+    experiments = ("generalization", "ood_detection", "new_classes")
+    assert found == {(e, t, m) for e in experiments for t in "01" for m in TINY.models}
+
+
+def test_vanilla_has_no_predicted_loss_in_any_table(reproduction):
+    for name in ("results.csv", "intervals.csv"):
+        assert not chosen(rows(reproduction / name), model="vanilla", detector="predicted_loss")
+
+
+@pytest.mark.parametrize("dataset", ["histology", "boxes"])
+def test_ood_results_are_the_metrics_of_the_kept_scores(reproduction, dataset):
+    folder = reproduction / Unit("ood_detection", 1, "proposed").folder
+    inliers, outliers = load_scores(folder, "validation"), load_scores(folder, dataset)
+    for detector in inliers.scores:
+        metrics = ood_metrics(inliers.scores[detector], outliers.scores[detector])
+        for metric, value in metrics.items():
+            (row,) = chosen(
+                rows(reproduction / "results.csv"),
+                experiment="ood_detection",
+                trial="1",
+                model="proposed",
+                dataset=dataset,
+                detector=detector,
+                metric=metric,
+            )
+            assert float(row["value"]) == value
+
+
+def test_unseen_classes_together_are_those_one_by_one(reproduction):
+    folder = reproduction / Unit("ood_detection", 0, "proposed").folder
+    together = load_scores(folder, "unseen_classes").scores["odin"]
+    apart = [load_scores(folder, f"unseen/{name}").scores["odin"] for name in TINY.unseen]
+    np.testing.assert_array_equal(np.sort(together), np.sort(np.concatenate(apart)))
+
+
+def test_an_estimate_is_the_mean_over_trials(reproduction):
+    wanted = {"experiment": "generalization", "model": "proposed", "metric": "balanced_accuracy"}
+    values = [float(row["value"]) for row in chosen(rows(reproduction / "results.csv"), **wanted)]
+    (row,) = chosen(rows(reproduction / "intervals.csv"), baseline="", **wanted)
+    assert float(row["estimate"]) == pytest.approx(np.mean(values), rel=1e-12)
+    assert float(row["lower"]) <= float(row["upper"])
+    account = json.loads((reproduction / "datasets.json").read_text())
+    assert (row["trials"], row["n"]) == ("2", str(account["validation"]["sources"]))
+
+
+def test_a_difference_is_that_of_the_estimates_and_paired(reproduction):
+    intervals = rows(reproduction / "intervals.csv")
+    wanted = {
+        "experiment": "ood_detection",
+        "dataset": "boxes",
+        "detector": "odin",
+        "metric": "auroc",
+    }
+    values = {
+        row["model"]: float(row["estimate"]) for row in chosen(intervals, baseline="", **wanted)
+    }
+    (row,) = chosen(intervals, baseline="vanilla", **wanted)
+    assert float(row["estimate"]) == pytest.approx(values["proposed"] - values["vanilla"])
+    assert float(row["lower"]) <= float(row["estimate"]) <= float(row["upper"])
+
+
+def test_one_source_picture_gives_no_interval(reproduction):
+    found = chosen(rows(reproduction / "intervals.csv"), dataset="histology")
+    assert found
+    assert {(row["lower"], row["upper"], row["n"]) for row in found} == {("", "", "1")}
+
+
+def test_what_was_chosen_on_the_tuning_set_is_marked_there_and_only_there(reproduction):
+    found = chosen(rows(reproduction / "intervals.csv"), tuned="tuned")
+    assert {(row["dataset"], row["detector"]) for row in found} == {
+        ("histology", "odin"),
+        ("histology", "best_on_tuning"),
+    }
+
+
+def test_histories_cover_every_training(reproduction):
+    found = {
+        (r["experiment"], r["trial"], r["model"], r["epoch"], r["part"])
+        for r in rows(reproduction / "histories.csv")
+    }
+    assert len(found) == 2 * 2 * 2 * 1 * 2
+
+
+def test_the_account_says_from_how_many_sources_a_set_is(reproduction):
+    account = json.loads((reproduction / "datasets.json").read_text())
+    assert account["histology"]["sources"] == 1
+    assert account["unseen_classes"]["images"] == sum(
+        account[f"unseen/{name}"]["images"] for name in TINY.unseen
+    )
+
+
+def test_every_set_has_example_images(reproduction):
+    account = json.loads((reproduction / "datasets.json").read_text())
+    for name in account:
+        assert list((reproduction / "examples" / name.replace("/", "-")).glob("*.png"))
+
+
+def test_settings_name_the_open_choices(reproduction):
+    settings = json.loads((reproduction / "settings.json").read_text())
+    assert settings["open_choices"]["margin of Eq. 1"] == "1"
+    assert settings["tuning_set"] == "histology"
+    assert any("are trained on" in note for note in settings["notes"])
+
+
+def test_collecting_again_does_nothing_where_nothing_has_changed(trial_data, reproduction):
+    before = (reproduction / "results.csv").stat().st_mtime_ns
+    collect(trial_data, reproduction)
+    assert (reproduction / "results.csv").stat().st_mtime_ns == before
+
+
+def test_a_result_that_was_lost_is_made_again(trial_data, reproduction, tmp_path):
+    shutil.copytree(reproduction, tmp_path / "copy")
+    (tmp_path / "copy" / "results.csv").unlink()
+    collect(trial_data, tmp_path / "copy")
+    expected = (reproduction / "results.csv").read_bytes()
+    assert (tmp_path / "copy" / "results.csv").read_bytes() == expected
+
+
+def test_failure_scores_stand_beside_msp_with_paired_differences(reproduction):
+    found = rows(reproduction / "intervals.csv")
+    values = {
+        row["detector"]: float(row["estimate"])
+        for row in found
+        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "", "aurc")
+    }
+    assert {"msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss"} == set(values)
+    for row in found:
+        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "msp", "aurc"):
+            assert float(row["estimate"]) == pytest.approx(values[row["detector"]] - values["msp"])
+            assert float(row["lower"]) <= float(row["upper"])
+
+
+def test_a_curve_ends_in_the_error_rate_and_its_band_holds_it(reproduction):
+    results = rows(reproduction / "results.csv")
+    accuracies = [
+        float(row["value"])
+        for row in results
+        if (row["experiment"], row["model"], row["metric"])
+        == ("generalization", "proposed", "accuracy")
+    ]
+    points = [
+        row
+        for row in rows(reproduction / "risk_coverage.csv")
+        if (row["model"], row["coverage"]) == ("proposed", "1.0")
+    ]
+    assert {row["detector"] for row in points} >= {"msp", "predicted_loss"}
+    for row in points:
+        assert float(row["risk"]) == pytest.approx(1 - np.mean(accuracies))
+        assert float(row["lower"]) <= float(row["risk"]) <= float(row["upper"])
+
+
+def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduction):
+    results = rows(reproduction / "results.csv")
+    attained = [row for row in results if row["metric"] == "attained"]
+    assert {row["detector"] for row in attained} == {"policy/0.05", "policy/0.1", "policy/0.2"}
+    covered = [
+        row
+        for row in rows(reproduction / "intervals.csv")
+        if (row["dataset"], row["metric"], row["baseline"]) == ("policy_test", "coverage", "")
+    ]
+    assert len(covered) == 2 * 3  # models and targets
+    bins = [row for row in rows(reproduction / "reliability.csv") if row["trial"] == "0"]
+    counts = {}
+    for row in bins:
+        key = (row["model"], row["quantity"])
+        counts[key] = counts.get(key, 0) + int(row["count"])
+    assert set(counts) == {
+        ("vanilla", "error_probability"),
+        ("proposed", "error_probability"),
+        ("proposed", "expected_loss"),
+    }
+    assert len(set(counts.values())) == 1

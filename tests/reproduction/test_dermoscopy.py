@@ -1,0 +1,182 @@
+"""The paper's protocol from end to end, on small drawn lesions in the layout of ISIC 2019."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from misgiving.report.page import write_report
+from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.ood_detection import OdinSearch
+from misgiving.reproduction.ood_sources import ood_places
+from misgiving.reproduction.protocol import Unit, protocol_for
+from misgiving.reproduction.runner import reproduce_units
+from misgiving.reproduction.trial_data import TrialData
+
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+LESIONS = 12  # of each class, with two pictures each
+
+
+def lesion_picture(random, label):
+    """A dark disc on bright skin, and the mask that says where it is."""
+    rows, columns = np.mgrid[:48, :64]
+    centre = random.integers(20, 28), random.integers(28, 36)
+    mask = np.hypot(rows - centre[0], columns - centre[1]) < 6 + label % 3
+    picture = np.full((48, 64, 3), (220, 180, 170)) + random.integers(-9, 10, (48, 64, 3))
+    picture[mask] = (20 * label, 60, 200 - 20 * label)
+    return picture.clip(0, 255).astype(np.uint8), mask
+
+
+@pytest.fixture(scope="module")
+def isic(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("isic")
+    for name in ("ISIC_2019_Training_Input", "masks", "tiles"):
+        (folder / name).mkdir()
+    random = np.random.default_rng(0)
+    truth, metadata = [], []
+    for number in range(2 * LESIONS * len(CLASSES)):
+        name, label = f"ISIC_{number:07d}", number % len(CLASSES)
+        picture, mask = lesion_picture(random, label)
+        Image.fromarray(picture).save(
+            folder / "ISIC_2019_Training_Input" / f"{name}.jpg", quality=95
+        )
+        Image.fromarray(mask.astype(np.uint8) * 255).save(
+            folder / "masks" / f"{name}_segmentation.png"
+        )
+        truth.append([name, *(str(float(label == other)) for other in range(8)), "0.0"])
+        lesion = f"HAM_{label}_{number // len(CLASSES) // 2}"
+        metadata.append([name, "50", "torso", lesion, "female"])
+        if number < 12:
+            tile = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
+            Image.fromarray(tile).save(folder / "tiles" / f"{number}.png")
+    for name, header, rows in (
+        ("GroundTruth", ["image", *CLASSES, "UNK"], truth),
+        ("Metadata", ["image", "age_approx", "anatom_site_general", "lesion_id", "sex"], metadata),
+    ):
+        with (folder / f"ISIC_2019_Training_{name}.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([header, *rows])
+    return folder
+
+
+def small_protocol(isic, split):
+    protocol = protocol_for(
+        f"isic2019:{isic}",
+        model={"backbone": "vgg16_mini", "pretrained": False},
+        training={"epochs": 1, "batch_size": 16, "device": "cpu"},
+        preprocessing={"image_size": 16},
+        places=ood_places([f"nct:tiles={isic / 'tiles'}"], ["tiles=noise of one source"]),
+        trials=2,
+        models=("vanilla", "proposed"),
+        learning_rates=(1e-3,),
+        validation_share=None if split == "grouped" else 0.25,
+        split=split,
+    )
+    search = OdinSearch(tuning_set="tiles", temperatures=(1.0, 1000.0), epsilons=(0.0, 0.002))
+    return replace(protocol, search=search, replicates=50)
+
+
+@pytest.fixture(scope="module", params=["paper", "grouped"])
+def reproduced(request, isic, tmp_path_factory):
+    out = tmp_path_factory.mktemp(request.param)
+    trial_data = TrialData(small_protocol(isic, request.param), out / "cache")
+    reproduce_units(trial_data, out)
+    collect(trial_data, out)
+    write_report(out)
+    return trial_data, out
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_set_of_the_table_is_measured_by_every_odin(reproduced):
+    trial_data, out = reproduced
+    found = {
+        (row["dataset"], row["detector"])
+        for row in table(out / "results.csv")
+        if row["metric"] == "auroc" and row["experiment"] == "ood_detection"
+    }
+    names = ("tiles", "b_box", "b_box_70", "b_box_70_image", "derm_skin")
+    odins = ("odin", "odin_default", "odin_id_only")
+    assert trial_data.protocol.ood_sets == names
+    assert {(name, odin) for name in names for odin in odins} <= found
+
+
+def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
+    trial_data, _ = reproduced
+    for trial in range(2):
+        trained = set(trial_data.run(Unit("ood_detection", trial, "vanilla")).part("train").ids)
+        for name in ("b_box", "b_box_70", "b_box_70_image", "derm_skin"):
+            ids = trial_data.outliers(trial)[name].images.ids
+            assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
+
+
+def test_the_sweep_has_results_and_intervals(reproduced):
+    _, out = reproduced
+    for name in ("results.csv", "intervals.csv"):
+        rows = [row for row in table(out / name) if row["experiment"] == "learning_rate/0.001"]
+        assert {row["model"] for row in rows} == {"vanilla", "proposed"}
+    settings = json.loads((out / "settings.json").read_text())
+    assert settings["learning_rates"] == [0.0001, 0.001]
+
+
+def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):
+    trial_data, out = reproduced
+    runs = [trial_data.run(Unit("generalization", trial, "vanilla")) for trial in range(2)]
+    for row in table(out / "intervals.csv"):
+        if row["experiment"] == "generalization" and row["metric"] == "sensitivity/DF":
+            counts = []
+            for run in runs:
+                part = run.part(run.roles.measured)
+                members = np.array(part.groups)[part.labels == part.classes.index("DF")]
+                counts.append(len(set(members)))
+            assert int(row["n"]) == min(counts)
+
+
+def test_confusions_add_up_to_the_measured_images(reproduced):
+    trial_data, out = reproduced
+    run = trial_data.run(Unit("generalization", 0, "vanilla"))
+    counts = [
+        int(row["count"])
+        for row in table(out / "confusions.csv")
+        if (row["experiment"], row["trial"], row["model"]) == ("generalization", "0", "vanilla")
+    ]
+    assert sum(counts) == len(run.part(run.roles.measured))
+
+
+def test_the_account_says_for_what_a_set_stands_and_what_is_in_it(reproduced):
+    _, out = reproduced
+    account = json.loads((out / "datasets.json").read_text())
+    assert account["tiles"]["stands_for"] == "nct"
+    assert account["tiles"]["contents"].startswith("noise of one source")
+    assert account["b_box"]["paper_images"] == 2025
+
+
+def test_the_manifest_of_a_set_has_a_line_for_each_image(reproduced):
+    trial_data, out = reproduced
+    images = trial_data.outliers(0)["b_box"].images
+    rows = table(out / "manifests" / "b_box.csv")
+    assert [(row["id"], row["sha256"]) for row in rows] == list(
+        zip(images.ids, images.hashes, strict=True)
+    )
+
+
+def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
+    trial_data, _ = reproduced
+    chosen = [Unit("generalization", 0, model) for model in ("vanilla", "proposed")]
+    chosen += [Unit("generalization", 1, "vanilla")]
+    reproduce_units(trial_data, tmp_path, chosen=chosen)
+    collect(trial_data, tmp_path)
+    write_report(tmp_path)
+    settings = json.loads((tmp_path / "settings.json").read_text())
+    assert len(settings["missing_units"]) == 12 - 3
+    rows = [r for r in table(tmp_path / "intervals.csv") if r["metric"] == "balanced_accuracy"]
+    assert {(r["model"], r["baseline"], r["trials"]) for r in rows} == {
+        ("vanilla", "", "2"),
+        ("proposed", "", "1"),
+        ("proposed", "vanilla", "1"),
+    }

@@ -1,0 +1,170 @@
+from dataclasses import replace
+
+import pytest
+from tiny import TINY
+
+from misgiving.data.datasets import PAPER_PREPROCESSING
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import UsageError
+from misgiving.reproduction.ood_sources import DERIVED, OodPlace, ood_places
+from misgiving.reproduction.protocol import DIGITS, MODELS, chosen_units, protocol_for, units
+from misgiving.workflows.train import ModelSettings
+
+
+def test_every_unit_has_a_folder_of_its_own():
+    folders = {unit.folder for unit in units(TINY)}
+    assert len(folders) == 2 * 2 * 2
+
+
+def test_the_columns_change_what_they_say():
+    trainings = {name: replace(TINY.training, **column.training) for name, column in MODELS.items()}
+    assert not trainings["vanilla"].estimates_losses
+    assert trainings["mse"].auxiliary == "mse"
+    assert trainings["detached"].joint_epochs == 0
+    assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
+    assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"models": ("vanila",)}, "unknown model 'vanila'; choose from vanilla"),
+        ({"models": ("vanilla", "vanilla")}, "models must be named once each"),
+        ({"ood_sets": ("nct",)}, "choose from"),
+        ({"unseen": ()}, "name them with --in-distribution"),
+        ({"unseen": ("6",)}, "'6' cannot be both"),
+        ({"learning_rates": (1e-3, 1e-3)}, "learning rates must be named once each"),
+        ({"split": "random"}, "unknown split 'random'; choose from paper, grouped"),
+        ({"ood_sets": ("boxes",)}, "tuning set 'histology' must be one of the OOD sets: boxes"),
+    ],
+)
+def test_impossible_protocols_are_refused(changes, message):
+    with pytest.raises(UsageError, match=message):
+        replace(TINY, **changes)
+
+
+def test_a_protocol_takes_what_is_changed():
+    changed = protocol_for(
+        "digits",
+        training={"epochs": 7, "batch_size": None},
+        model={"backbone": "test_convnext"},
+        trials=5,
+        models=None,
+    )
+    assert (changed.trials, changed.training.epochs) == (5, 7)
+    assert changed.model.backbone == "test_convnext"
+    assert changed.training.batch_size == DIGITS.training.batch_size
+    assert changed.models == DIGITS.models
+
+
+def test_the_protocol_of_dermoscopy_is_the_papers():
+    """Section 4 of the paper, setting by setting."""
+    protocol = protocol_for("isic2019:ISIC_2019", tuning_set="b_box")
+    training = protocol.training
+    assert protocol.model == ModelSettings(
+        backbone="vgg16", pretrained=True, dropout=0.4, taps=None, hidden=128
+    )
+    assert (training.epochs, training.batch_size, training.learning_rate) == (50, 64, 1e-4)
+    assert (training.decay_every, training.decay_factor) == (10, 0.5)
+    assert (training.beta1, training.weight_decay) == (0.9, 5e-4)
+    assert (training.sampling, training.class_weights) == ("inverse", "inverse")
+    assert (training.auxiliary, training.auxiliary_weight) == ("ranking", 0.5)
+    assert (protocol.trials, protocol.split, protocol.validation_share) == (3, "paper", 0.1)
+    assert protocol.in_distribution == ("MEL", "NV", "BCC", "AK", "DF")
+    assert protocol.unseen == ("BKL", "VASC", "SCC")
+    assert (
+        Preprocessing(image_size=224, crop=0.85, color_constancy="shades_of_gray")
+        == PAPER_PREPROCESSING
+    )
+
+
+def test_a_folder_must_name_its_classes():
+    with pytest.raises(UsageError, match="name them with --in-distribution"):
+        protocol_for("folder:photos", tuning_set="b_box")
+
+
+def test_a_folder_of_ones_own_has_the_same_experiments():
+    protocol = protocol_for(
+        "folder:photos", tuning_set="b_box", in_distribution=("a", "b"), unseen=("c",)
+    )
+    assert protocol.ood_sets == DERIVED
+
+
+def test_without_nct_or_a_stand_in_the_tuning_set_must_be_chosen():
+    with pytest.raises(UsageError, match=r"--ood nct=FOLDER.*--tuning-set"):
+        protocol_for("isic2019:ISIC_2019")
+
+
+def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
+    places = ood_places(["mine=a", "nct:histology=b", "clin_skin=c"], ["histology=two sources"])
+    protocol = protocol_for("isic2019:ISIC_2019", places=places)
+    assert protocol.search.tuning_set == "histology"
+    assert protocol.row("histology") == "nct"
+    assert protocol.ood_sets == (
+        "histology",
+        "b_box",
+        "b_box_70",
+        "b_box_70_image",
+        "clin_skin",
+        "derm_skin",
+        "mine",
+    )
+    assert places[1] == OodPlace(name="histology", place="b", stands_for="nct", about="two sources")
+
+
+@pytest.mark.parametrize(
+    ("named", "about", "message"),
+    [
+        (["nct"], [], "--ood must be written NAME=..., got 'nct'"),
+        (["=a"], [], "--ood must be written NAME"),
+        (["validation=a"], [], "'validation' cannot be the name of a set"),
+        (["policy_test=a"], [], "'policy_test' cannot be the name of a set"),
+        (["a/b=a"], [], "'a/b' cannot be the name"),
+        (["ntc:histology=a"], [], "'ntc' is no set of the paper's"),
+        (["unseen-BKL=a"], [], "'unseen-BKL' cannot be the name"),
+        (["nct=a", "nct=b"], [], "'nct' is named twice"),
+        (["b_box=a"], [], "b_box is derived from held-out images"),
+        (["imagenet=scikit-image"], [], "imagenet:photographs=scikit-image"),
+        (["nct=a"], ["imagenet=b"], "--about imagenet=...: there is no --ood set"),
+    ],
+)
+def test_an_ood_set_that_is_named_wrongly_is_refused(named, about, message):
+    with pytest.raises(UsageError, match=message):
+        ood_places(named, about)
+
+
+def test_the_sweep_has_units_of_the_two_models_that_it_compares():
+    protocol = replace(TINY, learning_rates=(1e-3, 3e-3), models=("vanilla", "mse", "proposed"))
+    swept = [unit for unit in units(protocol) if unit.experiment.startswith("learning_rate")]
+    assert {unit.experiment for unit in swept} == {"learning_rate/0.003"}  # 1e-3 is 4.1's own
+    assert {unit.model for unit in swept} == {"vanilla", "proposed"}
+
+
+@pytest.mark.parametrize(
+    ("choice", "count"),
+    [
+        ({}, 8),
+        ({"experiment": "generalization"}, 4),
+        ({"experiment": "new_classes", "trial": 1}, 2),
+        ({"experiment": "ood_detection", "trial": 0, "model": "proposed"}, 1),
+    ],
+)
+def test_single_units_can_be_chosen(choice, count):
+    assert len(chosen_units(TINY, **choice)) == count
+
+
+@pytest.mark.parametrize("choice", [{"trial": 2}, {"model": "mse"}, {"experiment": "4.1"}])
+def test_a_unit_that_does_not_exist_is_refused(choice):
+    with pytest.raises(UsageError, match=r"no unit has .*trials 0 to 1, models vanilla, proposed"):
+        chosen_units(TINY, **choice)
+
+
+def test_data_without_a_protocol_is_refused():
+    with pytest.raises(UsageError, match="choose from digits"):
+        protocol_for("photos")
+
+
+def test_a_share_has_no_meaning_for_the_grouped_split():
+    with pytest.raises(UsageError, match="--validation-share"):
+        protocol_for("digits", split="grouped", validation_share=0.2)

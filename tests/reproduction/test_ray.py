@@ -1,0 +1,225 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from on_cluster import SMALL
+
+from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.reproduction import cluster
+from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.protocol import Unit
+from misgiving.reproduction.runner import on_this_machine, reproduce_units
+from misgiving.reproduction.trial_data import TrialData
+
+MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
+HOLD = """
+import ray
+context = ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+input()
+"""
+COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1"]
+
+
+@pytest.fixture(scope="module")
+def environment():
+    """With a short folder of Ray's own: the names of its sockets must not be long."""
+    folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+    yield {
+        **os.environ,
+        MARK: folder,
+        "RAY_TMPDIR": folder,
+        "RAY_AUTH_MODE": "disabled",
+        "XDG_CACHE_HOME": f"{folder}/cache",
+    }
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def two_workers(environment):
+    """The address of a Ray cluster of two workers."""
+    command = [sys.executable, "-c", HOLD]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as holder:
+        try:
+            yield holder.stdout.readline().strip()
+        finally:
+            holder.communicate("\n")
+
+
+def started(environment):
+    """Processes that live and were started with this environment, and their titles."""
+    mark = f"{MARK}={environment[MARK]}".encode()
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (place / "environ").read_bytes().split(b"\0"):
+                yield int(place.name), (place / "cmdline").read_bytes().decode()
+        except OSError:  # it has ended
+            continue
+
+
+def unfinished(out):
+    return [path for path in out.rglob("*.partial") if path.is_dir()]
+
+
+def until(found, *, seconds=120):
+    """What `found` gives as soon as it is something."""
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return value
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks into /proc")
+
+
+@needs_proc
+def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
+    environment, two_workers, cache, tmp_path
+):
+    trial_data = TrialData(SMALL, cache)
+    reproduce_units(trial_data, tmp_path / "serial", run=on_this_machine(threads=1))
+    collect(trial_data, tmp_path / "serial")
+    script = [sys.executable, str(Path(__file__).with_name("on_cluster.py")), two_workers]
+    with subprocess.Popen([*script, str(tmp_path / "ray"), str(cache)], env=environment) as run:
+        until(lambda: unfinished(tmp_path / "ray" / "units" / "ood_detection"))
+        (busy,) = [pid for pid, title in started(environment) if "ray::ood_detection" in title]
+        os.kill(busy, signal.SIGKILL)
+        assert not (tmp_path / "ray" / Unit("ood_detection", 0, "vanilla").folder).exists()
+    assert run.returncode == 0
+    for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
+        of_ray, of_one = (tmp_path / place / name for place in ("ray", "serial"))
+        assert of_ray.read_bytes() == of_one.read_bytes()
+    assert unfinished(tmp_path / "ray") == []
+
+
+@needs_proc
+def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(environment, tmp_path):
+    mine = {**environment, MARK: str(tmp_path)}
+    command = [*COMMAND, "--models", "vanilla", "--epochs", "500", "--ray", "auto"]
+    with subprocess.Popen(
+        [*command, "--out", str(tmp_path / "out")],
+        env=mine,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    ) as run:
+        until(lambda: unfinished(tmp_path / "out"))
+        os.killpg(run.pid, signal.SIGINT)
+        _, errors = run.communicate()
+    assert errors.splitlines()[-1] == "error: stopped; nothing half-written is left"
+    assert run.returncode == 130
+    assert unfinished(tmp_path / "out") == []
+    until(lambda: not list(started(mine)), seconds=10)
+
+
+@pytest.mark.soak
+def test_a_unit_that_fails_for_a_known_reason_ends_the_command_in_one_line(
+    environment, two_workers, tmp_path
+):
+    (tmp_path / "units").write_text("no folder")
+    command = [*COMMAND, "--models", "vanilla", "--ray", two_workers, "--out", str(tmp_path)]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert "cannot be written" in run.stderr.splitlines()[-1]
+    assert "Traceback" not in run.stderr
+
+
+def test_why_a_unit_has_failed_is_passed_on(monkeypatch):
+    from ray.exceptions import RayTaskError
+
+    def fail(_):
+        raise RayTaskError("finish", "a traceback", UsageError("out: cannot be written"))
+
+    monkeypatch.setattr(cluster.ray, "get", fail)
+    with pytest.raises(UsageError, match=r"^out: cannot be written$"):
+        cluster._require_success("task", Unit("generalization", 0, "mse"))
+
+
+def test_a_worker_that_is_lost_again_and_again_is_one_line(monkeypatch):
+    from ray.exceptions import WorkerCrashedError
+
+    def lose(_):
+        raise WorkerCrashedError
+
+    monkeypatch.setattr(cluster.ray, "get", lose)
+    with pytest.raises(TrainingError, match=r"generalization, trial 0, mse: its workers were lost"):
+        cluster._require_success("task", Unit("generalization", 0, "mse"))
+
+
+@pytest.mark.parametrize("address", ["nowhere", "127.0.0.1:1"])
+def test_where_no_cluster_answers_it_is_said(address):
+    with pytest.raises(UsageError, match=f"no Ray cluster can be used at {address}: "):
+        cluster._join(address)
+
+
+def test_ray_is_an_extra(misgiving, monkeypatch, tmp_path):
+    monkeypatch.delitem(sys.modules, "misgiving.reproduction.ray")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    code, _, error = misgiving("reproduce", "--ray", "auto", "--out", tmp_path)
+    assert code == 1
+    assert "pip install 'misgiving[ray]'" in error
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--ray", "auto", "--jobs", "2"], "leave out --jobs"),
+        (["--gpus-per-unit", "1"], "--gpus-per-unit is of Ray"),
+        (["--ray", "auto", "--gpus-per-unit", "1.5"], "from 0 to 1 or a whole number, got 1.5"),
+        (["--ray", "auto", "--gpus-per-unit", "-1"], "from 0 to 1 or a whole number, got -1"),
+        (["--ray", "auto", "--threads", "0"], "threads must be from 1 to 1024, got 0"),
+        (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
+    ],
+)
+def test_options_that_mean_nothing_here_are_refused(misgiving, tmp_path, options, reason):
+    code, _, error = misgiving("reproduce", "--out", tmp_path, *options)
+    assert code == 2
+    assert reason in error
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "available", "share"),
+    [
+        (None, "cpu", 4.0, 0.0),
+        (None, "cuda", 4.0, 1.0),
+        (None, "auto", 4.0, 1.0),
+        (None, "auto", 0.0, 0.0),
+        (0.5, "cuda", 4.0, 0.5),
+        (0.0, "auto", 4.0, 0.0),
+    ],
+)
+def test_a_unit_takes_a_gpu_where_its_device_may_be_one(asked, device, available, share):
+    assert cluster.gpus_of_unit(asked, device, available) == share
+
+
+def test_a_unit_that_fits_no_single_node_is_refused():
+    nodes = [{"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}]
+    cluster.refuse_small_nodes(nodes, 2, 0.5)
+    cluster.refuse_small_nodes(nodes, 4, 0.0)
+    with pytest.raises(UsageError, match="has the 4 CPUs and 1 GPUs of a unit"):
+        cluster.refuse_small_nodes(nodes, 4, 1.0)
+
+
+def test_a_folder_that_is_not_shared_is_named(tmp_path):
+    with pytest.raises(DataError, match="a folder that all nodes of the cluster share"):
+        cluster.await_unit(tmp_path / "unit", {"unit": "another's"}, patience=0.0)
+
+
+def test_a_worker_with_other_data_or_code_is_refused():
+    mine = {"code": "a", "images": ["b"], "training": {"epochs": 1}}
+    cluster.refuse_other_worker(dict(mine), mine)
+    with pytest.raises(DataError, match="differs from the command in code, images;"):
+        cluster.refuse_other_worker({**mine, "code": "c", "images": []}, mine)
+
+
+def test_a_worker_without_the_commands_folder_says_so(tmp_path):
+    with pytest.raises(UsageError, match="a worker cannot enter it"):
+        cluster._enter(tmp_path / "elsewhere")

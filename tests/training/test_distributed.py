@@ -1,0 +1,106 @@
+"""A training in two processes against the same training in one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from misgiving import distributed
+from misgiving.errors import ProcessLostError, UsageError
+from misgiving.training import TrainingConfig, start_processes
+
+SCRIPT = Path(__file__).with_name("shared_training.py")
+TESTS = str(Path(__file__).parents[1])
+
+
+def trained(devices, out, **options):
+    """What the script tells of its steps, and the weights."""
+    environment = {**os.environ, "PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(SCRIPT), str(devices), str(out), json.dumps(options)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(Path(f"{out}.json").read_text()), load_file(f"{out}.weights")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="proposed"),
+        pytest.param({"auxiliary": "none"}, id="vanilla"),
+        pytest.param({"pairs": "halves", "sampling": "none"}, id="halves", marks=pytest.mark.soak),
+        pytest.param(
+            {"auxiliary": "mse", "primary_mean": "plain"}, id="mse", marks=pytest.mark.soak
+        ),
+        pytest.param({"joint_epochs": 1}, id="detached later", marks=pytest.mark.soak),
+    ],
+)
+def test_two_processes_train_as_one_does_on_the_same_batches(tmp_path, options):
+    one, weights = trained(1, tmp_path / "one", **options)
+    two, shared = trained(2, tmp_path / "two", **options)
+    # The 41st image of each epoch is left out by both: it has no pair, and cannot be shared.
+    assert len(two["steps"]) == 20
+    np.testing.assert_allclose(two["steps"], one["steps"], rtol=0, atol=1e-9)
+    numbers = [
+        [cell for cell in row if cell not in ("train", "validation")]
+        for row in (*one["history"], *two["history"])
+    ]
+    half = len(numbers) // 2
+    np.testing.assert_allclose(numbers[half:], numbers[:half], rtol=0, atol=1e-6)
+    for name, weight in weights.items():
+        torch.testing.assert_close(shared[name], weight, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(two["logits"], one["logits"], rtol=0, atol=1e-5)
+
+
+def test_alone_a_process_has_all_of_the_work():
+    assert (distributed.count(), distributed.rank(), distributed.is_first()) == (1, 0, True)
+    assert distributed.share_of(3).tolist() == [0, 1, 2]
+    values = torch.arange(3.0, requires_grad=True)
+    assert distributed.gathered(values, 3) is values
+    assert distributed.stacked(values).shape == (1, 3)
+    assert (distributed.any_of(True), distributed.any_of(False)) == (True, False)
+
+
+def test_the_end_of_another_process_is_explained(monkeypatch):
+    ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
+    monkeypatch.setattr(distributed, "_together", lambda: True)
+    with pytest.raises(ProcessLostError, match="another process"), distributed.losses_explained():
+        raise ended
+    with pytest.raises(RuntimeError, match="another reason"), distributed.losses_explained():
+        raise RuntimeError("another reason")
+    monkeypatch.setattr(distributed, "_together", lambda: False)
+    with pytest.raises(RuntimeError, match="gloo"), distributed.losses_explained():
+        raise ended
+
+
+@pytest.mark.parametrize(("total", "count"), [(1, 2), (5, 2), (6, 3), (2, 4)])
+def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, count):
+    monkeypatch.setattr(distributed, "count", lambda: count)
+    shares = []
+    for rank in range(count):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        shares.append(distributed.share_of(total))
+    assert len({len(share) for share in shares}) == 1
+    in_order = np.stack(shares, axis=1).ravel()[:total]  # as `gathered` puts them together
+    assert in_order.tolist() == list(range(total))
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused():
+    with pytest.raises(UsageError, match="batch_size must be a multiple of the 3 processes"):
+        TrainingConfig(batch_size=64, devices=3)
+    with pytest.raises(UsageError, match="at least 2 for each"):
+        TrainingConfig(batch_size=4, devices=4)
+
+
+def test_more_devices_than_there_are_is_explained():
+    if torch.cuda.device_count() > 0:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(UsageError, match="--devices 2"):
+        start_processes("cuda", devices=2)
+    with pytest.raises(UsageError, match="at least 1"):
+        start_processes("cpu", devices=0)

@@ -1,0 +1,110 @@
+"""What a policy does to a set of images and to groups of them."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from misgiving.decisions.engine import Verdict
+from misgiving.results.predictions import Predictions
+from misgiving.workflows.decision_audit import measure_decisions
+
+CLASSES = ("a", "b")
+
+
+def verdicts(decisions):
+    return [
+        Verdict("a", 0.9, 0.1, None, 0.5, decision, "because", 1.0, 1.0) for decision in decisions
+    ]
+
+
+def predictions(labels, choices, groups=None):
+    names = tuple(f"image-{number}" for number in range(len(labels)))
+    return Predictions(
+        logits=np.eye(2, dtype=np.float32)[choices],
+        features=np.zeros((len(labels), 2), dtype=np.float32),
+        predicted_losses=None,
+        labels=np.array(labels),
+        ids=names,
+        groups=names if groups is None else groups,
+        classes=CLASSES,
+    )
+
+
+def test_shares_and_the_error_among_the_accepted_are_counted():
+    decided = measure_decisions(
+        verdicts(["accept", "accept", "defer", "ood"]),
+        predictions([0, 1, 0, 1], [0, 0, 0, 1]),
+        "test",
+        {},
+        seed=0,
+    )
+    values = {row.metric: row.value for row in decided.measurements}
+    assert values == {
+        "coverage": 0.5,
+        "deferred_share": 0.25,
+        "ood_share": 0.25,
+        "error_among_accepted": 0.5,
+    }
+    assert "accepted 2 of 4 (50.0%, 95 % interval 6.8% to 93.2%)" in decided.sentences[0]
+
+
+def test_without_an_accepted_image_there_is_no_error():
+    decided = measure_decisions(
+        verdicts(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
+    )
+    assert "error_among_accepted" not in {row.metric for row in decided.measurements}
+    assert "wrong" not in decided.sentences[0]
+
+
+def test_groups_of_people_are_told_apart_on_one_image_of_each_lesion():
+    count = 200
+    labels = [number % 2 for number in range(count)]
+    scanners = ["old" if number % 4 < 2 else "new" for number in range(count)]
+    decisions = ["defer" if scanner == "old" else "accept" for scanner in scanners]
+    groups = tuple(f"lesion-{number // 4 * 2 + number % 4 // 2}" for number in range(count))
+    decided = measure_decisions(
+        verdicts(decisions),
+        predictions(labels, labels, groups),
+        "test",
+        {"scanner": scanners},
+        seed=0,
+    )
+    found = {(group.name, group.value): group for group in decided.subgroups}
+    assert found["scanner", "old"].cases == found["scanner", "new"].cases == 50
+    assert found["scanner", "old"].worse == ("coverage", "deferral")
+    assert found["scanner", "new"].worse == ()
+    assert any("a clearly worse deal for scanner old" in line for line in decided.sentences)
+    assert not any("scanner new" in line for line in decided.sentences)
+
+
+def test_decisions_and_subgroups_are_written(tmp_path):
+    decided = measure_decisions(
+        verdicts(["accept", "defer", "accept"]),
+        predictions([0, 1, 1], [0, 0, 1]),
+        "test",
+        {},
+        seed=0,
+    )
+    decided.write(tmp_path)
+    rows = list(csv.DictReader((tmp_path / "decisions.csv").read_text().splitlines()))
+    assert [row["true_class"] for row in rows] == ["a", "b", "b"]
+    assert [row["decision"] for row in rows] == ["accept", "defer", "accept"]
+    groups = list(csv.DictReader((tmp_path / "subgroups.csv").read_text().splitlines()))
+    assert {row["value"]: row["cases"] for row in groups} == {"a": "1", "b": "2"}
+
+
+@pytest.mark.parametrize("quantity", ["coverage", "error", "deferral"])
+def test_no_group_is_called_worse_where_all_are_alike(quantity):
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=300)
+    decisions = random.choice(["accept", "defer"], size=300)
+    sexes = random.choice(["female", "male", ""], size=300).tolist()
+    decided = measure_decisions(
+        verdicts(decisions.tolist()),
+        predictions(labels, labels[::-1]),
+        "test",
+        {"sex": sexes},
+        seed=0,
+    )
+    assert not any(quantity in group.worse for group in decided.subgroups)

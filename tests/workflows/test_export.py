@@ -1,0 +1,175 @@
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from bundled import SIDE, checkpoint, decider_of, noisy_set, write_run
+
+from misgiving.bundle import Bundle, Outputs
+from misgiving.checkpoint import load
+from misgiving.decisions.engine import Decider
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import predictions_of
+from misgiving.models.joint import outputs_of
+from misgiving.reproduction import exporting
+from misgiving.workflows.export import export_run, rules_of
+
+
+@pytest.fixture
+def graph_of(exported, monkeypatch):
+    """Instead of exporting, which takes seconds, copy the graph that was exported once."""
+
+    def copy(_model, path, **_options):
+        shutil.copy(exported[1] / "model.onnx", path)
+
+    monkeypatch.setattr(exporting, "write_graph", copy)
+
+
+def pixels_of(squares):
+    return torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+
+
+def assert_gives_what_the_model_gives(path, model, size):
+    """For any number of images, with names and shapes as they are promised."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert [one.name for one in session.get_inputs()] == ["images"]
+    random = np.random.default_rng(0)
+    for count in (1, 2, 7):
+        images = pixels_of(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
+        found = session.run(["logits", "predicted_losses", "features"], {"images": images.numpy()})
+        for ours, theirs in zip(found, outputs_of(model, [images]), strict=True):
+            largest = float(theirs.abs().max())
+            np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5 * largest)
+
+
+def test_the_graph_gives_what_the_model_gives(exported):
+    run, bundle = exported
+    assert_gives_what_the_model_gives(bundle / "model.onnx", load(run).model, SIDE)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("tf_efficientnet_lite0", 64), ("resnet18", 64), ("test_vit", 96), ("test_convnext", 64)],
+)
+@pytest.mark.parametrize("reads_logits", [False, True])
+def test_backbones_of_every_kind_can_be_exported(tmp_path, backbone, size, reads_logits):
+    made = checkpoint(backbone=backbone, image_size=size, reads_logits=reads_logits)
+    export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
+    assert_gives_what_the_model_gives(tmp_path / "bundle" / "model.onnx", made.model, size)
+
+
+@pytest.mark.soak
+def test_a_model_without_an_estimator_can_be_exported(tmp_path):
+    made = replace(checkpoint(taps=(), reads_logits=False), estimates_losses=False)
+    export_run(write_run(tmp_path / "run", made), tmp_path / "bundle")
+    answers = Bundle.load(tmp_path / "bundle").answer_squares(noisy_set(3, seed=1).images)
+    assert [answer.predicted_loss for answer in answers] == [None] * 3
+
+
+def test_the_graph_names_no_place_on_this_machine(exported):
+    content = (exported[1] / "model.onnx").read_bytes()
+    assert b"site-packages" not in content
+    assert b"joint.py" not in content
+
+
+@pytest.mark.usefixtures("graph_of")
+def test_a_graph_that_gives_something_else_is_refused_and_nothing_is_left(exported, tmp_path):
+    run = shutil.copytree(exported[0], tmp_path / "run")
+    shutil.rmtree(run / "policy")
+    made = load(run)
+    with torch.no_grad():
+        made.model.backbone.get_classifier().bias += 0.1
+    shutil.rmtree(run)
+    write_run(run, made)
+    with pytest.raises(DataError, match="differs from the model in its logits"):
+        export_run(run, tmp_path / "bundle")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run"]
+
+
+@pytest.mark.usefixtures("graph_of")
+def test_a_run_without_a_policy_becomes_a_bundle_that_says_so(exported, tmp_path):
+    run = shutil.copytree(exported[0], tmp_path / "run")
+    shutil.rmtree(run / "policy")
+    bundle = export_run(run, tmp_path / "bundle")
+    assert bundle.policy is None
+    assert "defers every answer" in bundle.card["what"]
+    assert bundle.card["targets"] == [
+        "Nothing is promised: no policy was calibrated, and every answer is deferred."
+    ]
+
+
+def test_the_card_says_what_the_model_is_and_promises(exported):
+    run, folder = exported
+    card = json.loads((folder / "card.json").read_text())
+    decider = Decider.load(run / "policy")
+    assert card["data"]["name"] == "folder:coloured"
+    assert card["classes"] == ["a", "b", "c"]
+    assert card["class_counts"]["train"] == {"a": 34, "b": 33, "c": 33}
+    assert card["class_counts"]["validation"] == {"a": 16, "b": 17, "c": 17}
+    assert card["fingerprint"] == decider.policy.model_fingerprint
+    assert card["targets"] == decider.policy.sentences()
+    assert card["architecture"]["backbone"] == "vgg16_mini"
+    assert card["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    readable = (folder / "card.md").read_text()
+    for sentence in (*card["targets"], *card["limits"], "| train | 34 | 33 | 33 |"):
+        assert sentence in readable
+    assert "not a medical device" in readable
+    assert "ODIN needs gradients" in readable
+
+
+@pytest.fixture(scope="module")
+def made():
+    return checkpoint()
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "energy", "predicted_loss"])
+def test_a_policy_may_rest_on_another_detector(made, name):
+    decider = decider_of(made, ood_detector=name)
+    rules = rules_of(decider)
+    images = noisy_set(60, seed=21)
+    found = outputs_of(made.model, [pixels_of(images.images)])
+    outputs = Outputs(
+        logits=found.logits.numpy(),
+        features=found.features.numpy(),
+        predicted_losses=found.predicted_losses.numpy(),
+    )
+    for ours, theirs in zip(rules(outputs), decider(predictions_of(made, images)), strict=True):
+        assert ours.decision == theirs.decision
+        assert ours.ood_score == pytest.approx(theirs.ood_score, rel=1e-4)
+
+
+def test_a_policy_that_rests_on_what_needs_torch_is_refused_naming_what_does_not(made, tmp_path):
+    run = write_run(tmp_path / "run", made, decider_of(made, ood_detector="vim"))
+    with pytest.raises(DataError, match=r"rests on vim, which .* one of mahalanobis, .*knn"):
+        export_run(run, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.usefixtures("graph_of")
+def test_nothing_but_a_bundle_is_replaced(exported, tmp_path):
+    run, bundle = exported
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "file").write_text("x")
+    for place in ("photos", "file"):
+        with pytest.raises(UsageError, match=f"{place}: exists and is no bundle"):
+            export_run(run, tmp_path / place, overwrite=True)
+    shutil.copytree(bundle, tmp_path / "old")
+    (tmp_path / "old" / "notes").write_text("x")
+    with pytest.raises(UsageError, match="say --overwrite to replace it"):
+        export_run(run, tmp_path / "old")
+    assert (tmp_path / "old" / "notes").exists()
+    export_run(run, tmp_path / "old", overwrite=True)
+    assert not (tmp_path / "old" / "notes").exists()
+
+
+@pytest.mark.usefixtures("graph_of")
+def test_an_edited_policy_is_refused(exported, tmp_path):
+    run = shutil.copytree(exported[0], tmp_path / "run")
+    path = run / "policy" / "policy.json"
+    path.write_text(path.read_text().replace('"max_error": 0.4', '"max_error": 0.1'))
+    with pytest.raises(DataError, match=r"policy\.json: was changed"):
+        export_run(run, tmp_path / "bundle")

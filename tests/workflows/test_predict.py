@@ -1,0 +1,144 @@
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from coloured import split_of
+from PIL import Image
+
+from misgiving.checkpoint import Architecture, Checkpoint, load, save
+from misgiving.data.datasets import ImageFiles
+from misgiving.data.parallel import LOOK_AHEAD
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import UsageError
+from misgiving.workflows.predict import answerer_of, predict_images
+from misgiving.workflows.prediction_tables import table_of
+from misgiving.workflows.unfinished_answers import Kept
+
+COUNT = 5 * LOOK_AHEAD
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of pictures; each has a size of its own, and some are reduced when decoded."""
+    folder, random = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for number in range(COUNT):
+        pixels = random.integers(0, 256, (20 + number, 100 - number, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:03d}.{('png', 'jpg')[number % 2]}")
+    return folder
+
+
+@pytest.fixture
+def run(images, tmp_path):
+    """An untrained model of three classes, as a run folder."""
+    architecture = Architecture(backbone="vgg16_mini", num_classes=3, image_size=16)
+    checkpoint = Checkpoint(
+        model=architecture.build(),
+        architecture=architecture,
+        classes=images.classes,
+        preprocessing=Preprocessing(image_size=16),
+        split=split_of(images, ["validation"] * len(images)),
+        class_weights=(1.0, 1.0, 1.0),
+        estimates_losses=True,
+    )
+    save(tmp_path / "run", checkpoint)
+    return tmp_path / "run"
+
+
+def on_its_own(checkpoint, path):
+    """Row of an image that is decoded, preprocessed and classified alone, in float64."""
+    square = checkpoint.preprocessing.from_file(path.read_bytes(), str(path))
+    image = torch.from_numpy(square).permute(2, 0, 1)[None].double() / 255
+    with torch.no_grad():
+        logits, losses, _ = checkpoint.model(image)
+    probability, choice = logits[0].softmax(dim=0).max(dim=0)
+    return [str(path), checkpoint.classes[choice], probability.item(), losses.item()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
+def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
+    predicted = predict_images(run, [photos], device="cpu", batch_size=batch_size)
+    rows = table_of(predicted, decides=False).rows
+    checkpoint = load(run)
+    checkpoint.model.double()
+    expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
+    assert [row[:2] for row in rows] == [tuple(row[:2]) for row in expected]
+    numbers = [[float(value) for value in row[2:]] for row in rows]
+    np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
+
+
+def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, monkeypatch):
+    decoded, enough, waited, ahead = [], threading.Event(), [], []
+    read = ImageFiles.preprocessed
+
+    def watched(*arguments):
+        decoded.append(arguments)
+        if len(decoded) >= 2 * LOOK_AHEAD:
+            enough.set()
+        return read(*arguments)
+
+    def see(done, _):
+        waited.append(enough.wait(timeout=10))
+        ahead.append(len(decoded) - done)
+
+    monkeypatch.setattr(ImageFiles, "preprocessed", watched)
+    predict_images(run, [photos], device="cpu", batch_size=LOOK_AHEAD + 1, on_image=see)
+    assert all(waited)
+    assert max(ahead) <= LOOK_AHEAD + 1
+
+
+def test_progress_tells_how_many_images_are_predicted(run, photos):
+    reports = []
+    predict_images(
+        run, [photos], device="cpu", batch_size=16, on_image=lambda *seen: reports.append(seen)
+    )
+    assert reports == [(min(done, COUNT), COUNT) for done in range(16, COUNT + 16, 16)]
+
+
+def test_a_batch_size_below_one_is_refused(run, photos):
+    with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
+        predict_images(run, [photos], device="cpu", batch_size=0)
+
+
+def test_a_bundle_answers_as_its_run_does(exported, photos):
+    run, bundle = exported
+    ours, theirs = (
+        table_of(predict_images(place, [photos], device="cpu"), decides=True).rows
+        for place in (bundle, run)
+    )
+    assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
+    numbers = [[row[2], row[3], *row[6:]] for row in ours]
+    np.testing.assert_allclose(numbers, [[row[2], row[3], *row[6:]] for row in theirs], rtol=2e-3)
+
+
+def test_answers_that_are_kept_are_not_asked_for_again(exported, photos):
+    answerer = answerer_of(exported[1])
+    kept, asked = Kept(), []
+
+    def counted(squares):
+        asked.append(len(squares))
+        return answerer.answer(squares)
+
+    counting = replace(answerer, answer=counted)
+    half = sorted(photos.iterdir())[: COUNT // 2]
+    predict_images(counting, half, kept=kept)
+    whole = predict_images(counting, [photos], kept=kept)
+    assert sum(asked) == COUNT
+    assert [one.path for one in whole] == [str(path) for path in sorted(photos.iterdir())]
+    expected = predict_images(answerer, [photos])
+    for ours, theirs in zip(whole, expected, strict=True):
+        assert ours.answer.decision == theirs.answer.decision
+        assert ours.answer.score == pytest.approx(theirs.answer.score, rel=1e-4)
+
+
+def test_an_image_that_has_changed_is_asked_about_again(exported, photos, tmp_path):
+    path = tmp_path / "photo.png"
+    names = sorted(photos.iterdir())
+    path.write_bytes(names[0].read_bytes())
+    kept = Kept()
+    (before,) = predict_images(exported[1], [path], kept=kept)
+    path.write_bytes(names[2].read_bytes())
+    (after,) = predict_images(exported[1], [path], kept=kept)
+    assert before.answer != after.answer
+    assert after.answer == predict_images(exported[1], [path])[0].answer

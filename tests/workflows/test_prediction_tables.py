@@ -1,0 +1,101 @@
+import csv
+import json
+import sys
+
+import pytest
+from pyarrow import parquet
+
+from misgiving.bundle import Answer
+from misgiving.errors import UsageError
+from misgiving.workflows.predict import Predicted
+from misgiving.workflows.prediction_tables import table_of, writer_for
+
+ACCEPTED = Answer(
+    "mel, or not", (0.75, 0.25), 0.75, 0.125, None, -1.5, 0.5, "accept", "w", 3.0, 1.0
+)
+BROKEN = ACCEPTED._replace(probability=float("nan"), decision="defer", score=None)
+PREDICTED = [
+    Predicted('a "quoted".png', ACCEPTED),
+    Predicted("b\nc.png", BROKEN),
+    Predicted("d.png", None, "not an image"),
+]
+
+
+@pytest.fixture
+def table():
+    return table_of(PREDICTED, decides=True, unreadable=True)
+
+
+def read_csv(path):
+    with path.open(newline="") as file:
+        return [{k: v or None for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+READERS = {
+    ".csv": read_csv,
+    ".jsonl": lambda path: [json.loads(line) for line in path.read_text().splitlines()],
+    ".parquet": lambda path: parquet.read_table(path).to_pylist(),
+}
+
+
+@pytest.mark.parametrize("suffix", READERS)
+def test_every_kind_of_file_says_the_same(table, tmp_path, suffix):
+    path = tmp_path / f"table{suffix}"
+    writer_for(path)(path, table)
+    rows = READERS[suffix](path)
+    assert [row["path"] for row in rows] == ['a "quoted".png', "b\nc.png", "d.png"]
+    assert float(rows[0]["error_probability"]) == 0.125
+    assert float(rows[0]["predicted_loss"]) == -1.5
+    assert rows[0]["expected_loss"] is rows[0]["unreadable"] is None
+    assert rows[1]["probability"] is rows[1]["score"] is None
+    assert rows[1]["decision"] == "defer"
+    assert rows[2]["unreadable"] == "not an image"
+    assert rows[2]["decision"] is rows[2]["probability"] is None
+
+
+def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(tmp_path):
+    names = [
+        '=HYPERLINK("http://x","y").png',
+        "-2+3.png",
+        "+a.png",
+        "@a.png",
+        "a;=1+1;.png",
+        "a\n=1.png",
+    ]
+    answer = ACCEPTED._replace(predicted_class="=1+1", reason="-1")
+    table = table_of([Predicted(name, answer) for name in names], decides=True)
+    for suffix in READERS:
+        writer_for(tmp_path / f"t{suffix}")(tmp_path / f"t{suffix}", table)
+    rows = READERS[".csv"](tmp_path / "t.csv")
+    paths = [row["path"] for row in rows]
+    assert paths == [*(f"'{name}" for name in names[:4]), "a;'=1+1;.png", "a\n'=1.png"]
+    assert (rows[0]["predicted_class"], rows[0]["reason"]) == ("'=1+1", "'-1")
+    assert float(rows[0]["predicted_loss"]) == -1.5
+    assert [row["path"] for row in READERS[".jsonl"](tmp_path / "t.jsonl")] == names
+    assert [row["path"] for row in READERS[".parquet"](tmp_path / "t.parquet")] == names
+
+
+def test_without_a_policy_there_are_no_columns_for_one():
+    table = table_of(PREDICTED[:1], decides=False)
+    assert table.header == ("path", "predicted_class", "probability", "predicted_loss")
+    assert table.rows == [('a "quoted".png', "mel, or not", 0.75, -1.5)]
+
+
+def test_numbers_in_parquet_are_numbers_also_where_all_are_missing(tmp_path):
+    path = tmp_path / "t.parquet"
+    writer_for(path)(path, table_of(PREDICTED[2:], decides=True))
+    schema = parquet.read_schema(path)
+    assert str(schema.field("score").type) == "double"
+    assert str(schema.field("reason").type) == "string"
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"ends in \.csv, \.parquet, \.jsonl$"):
+        writer_for(tmp_path / "table.xlsx")
+
+
+def test_parquet_without_pyarrow_is_missed_before_anything_is_predicted(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ModuleNotFoundError) as missed:
+        writer_for(tmp_path / "t.parquet")
+    assert missed.value.name == "pyarrow"

@@ -1,0 +1,94 @@
+"""A reproduction on data and an OOD set that hold images that cannot be read."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import TINY
+
+from misgiving.errors import BadImages
+from misgiving.report.page import write_report
+from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.ood_detection import OdinSearch
+from misgiving.reproduction.ood_sources import OodPlace
+from misgiving.reproduction.runner import reproduce_units
+from misgiving.reproduction.trial_data import TrialData
+
+BAD = ("a/1.png", "c/4.png")
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory):
+    """Three classes of 30 images and an OOD set of 12; three of them all cannot be read."""
+    folder = tmp_path_factory.mktemp("skipped")
+    random = np.random.default_rng(0)
+    for name, count in (("set/a", 30), ("set/b", 30), ("set/c", 30), ("scans", 12)):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = random.integers(0, 256, (20, 20, 3)).astype(np.uint8)
+            pixels[5:9, 5:9] = 40 * "abcs".index(name[-1])
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    for name in (*(f"set/{bad}" for bad in BAD), "scans/7.png"):
+        (folder / name).write_bytes(b"<b>no image</b>")
+    return replace(
+        TINY,
+        data=f"folder:{folder / 'set'}",
+        in_distribution=("a", "b"),
+        unseen=("c",),
+        ood_sets=("scans", "boxes"),
+        places=(OodPlace(name="scans", place=str(folder / "scans")),),
+        search=OdinSearch(tuning_set="scans", temperatures=(1.0,), epsilons=(0.0,)),
+        preprocessing={"image_size": 16},
+        validation_share=0.4,
+        models=("vanilla",),
+        trials=1,
+        on_bad_image="skip",
+    )
+
+
+def test_a_reproduction_fails_on_bad_images_unless_told(protocol, tmp_path):
+    with pytest.raises(BadImages, match="2 of 90 images cannot be read"):
+        TrialData(replace(protocol, on_bad_image="fail"), tmp_path)
+
+
+def test_a_bad_image_of_an_ood_set_fails_too(protocol, tmp_path):
+    good = replace(protocol, on_bad_image="fail", data="digits", in_distribution=("0", "1"))
+    trial_data = TrialData(replace(good, unseen=("2",), preprocessing={}), tmp_path)
+    with pytest.raises(BadImages, match=r"7\.png: not an image"):
+        trial_data.outliers(0)
+
+
+def test_a_reproduction_goes_on_without_bad_images_and_its_report_says_so(protocol, tmp_path):
+    trial_data, out = TrialData(protocol, tmp_path / "cache"), tmp_path / "out"
+    reproduce_units(trial_data, out)
+    collect(trial_data, out)
+    settings = json.loads((out / "settings.json").read_text(encoding="utf-8"))
+    told = [(one["set"], one["image"]) for one in settings["skipped"]]
+    assert told == [*((protocol.data, name) for name in BAD), ("scans", "scans-7.png")]
+    assert settings["images"] == 88
+    page = write_report(out).read_text(encoding="utf-8")
+    assert f"left out of {protocol.data}, as unreadable: a/1.png, c/4.png" in page
+    assert "left out: 1 of 12 images that cannot be read (scans-7.png)" in page
+    assert "scans-7.png" not in (out / "manifests" / "scans.csv").read_text(encoding="utf-8")
+
+
+def test_derived_images_are_those_of_the_held_out_ones_and_of_no_other(protocol, tmp_path):
+    """One that is shifted by a bad image would come from an image that was trained on."""
+    trial_data = TrialData(protocol, tmp_path)
+    boxes = trial_data.outliers(0)["boxes"].built.dataset
+    held_out = trial_data.run(units_of(protocol)[0]).part(trial_data.roles.measured)
+    assert boxes.ids == tuple(f"boxes-{identity}" for identity in held_out.ids)
+
+
+def test_an_ood_set_is_described_without_the_images_that_it_lacks(protocol, tmp_path):
+    built, images = TrialData(protocol, tmp_path).outliers(0)["scans"]
+    assert built.dataset.ids == images.ids
+    assert len(images) == 11
+
+
+def units_of(protocol):
+    from misgiving.reproduction.protocol import units
+
+    return [unit for unit in units(protocol) if unit.experiment == "ood_detection"]

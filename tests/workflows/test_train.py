@@ -1,0 +1,147 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from coloured import coloured_set, split_of
+
+from misgiving.checkpoint import load
+from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.errors import DataError, UsageError
+from misgiving.training import TrainingConfig
+from misgiving.workflows.train import ModelSettings, Run, align, held_out, prepare_run, train_run
+
+MODEL = ModelSettings(backbone="vgg16_mini", pretrained=False)
+TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
+
+
+@pytest.fixture
+def run(images):
+    parts = np.array(["train"] * 18 + ["validation"] * 6)
+    return Run(
+        data="coloured",
+        images=images,
+        parts=parts,
+        preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
+        augmentation=AugmentationSettings.none(),
+        model=MODEL,
+        training=TRAINING,
+    )
+
+
+def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
+    train_run(run, tmp_path / "run")
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"model.safetensors", "config.json", "split.csv", "history.csv"}
+
+
+def test_the_split_travels_with_the_run(run, tmp_path):
+    train_run(run, tmp_path / "run")
+    split = load(tmp_path / "run").split
+    assert split.hashes == run.images.hashes
+    assert list(split.parts) == list(run.parts)
+
+
+def test_a_run_records_settings_and_the_datas_fingerprint(run, tmp_path):
+    train_run(run, tmp_path / "run")
+    configuration = load(tmp_path / "run").configuration
+    assert configuration["data"]["fingerprint"] == run.images.fingerprint
+    assert configuration["data"]["images"] == {"train": 18, "validation": 6}
+    assert TrainingConfig.from_dict(configuration["training"]) == TRAINING
+
+
+def test_undefined_values_are_empty_cells_in_the_history(run, tmp_path):
+    vanilla = replace(run, training=replace(TRAINING, auxiliary="none"))
+    train_run(vanilla, tmp_path / "run")
+    assert "nan" not in (tmp_path / "run" / "history.csv").read_text()
+
+
+def test_the_seed_alone_decides_the_run(run, tmp_path):
+    for name in ("first", "second"):
+        train_run(run, tmp_path / name)
+    for file in ("model.safetensors", "history.csv", "split.csv"):
+        first, second = ((tmp_path / name / file).read_bytes() for name in ("first", "second"))
+        assert first == second
+
+
+def test_images_are_aligned_with_a_models_classes_by_name(images):
+    aligned, left_out = align(images, ("c", "x", "a"))
+    assert left_out == 8
+    assert aligned.classes == ("c", "x", "a")
+    for name, label in zip(aligned.ids, aligned.labels, strict=True):
+        original = images.classes[images.labels[images.ids.index(name)]]
+        assert aligned.classes[label] == original
+
+
+def test_data_of_other_classes_is_refused(images):
+    with pytest.raises(DataError, match=r"\(a, b, c\).*\(x, y\)"):
+        align(images, ("x", "y"))
+
+
+def test_training_images_are_left_out_by_content_even_under_another_name(images):
+    split = split_of(images, ["train"] * 10 + ["validation"] * 14)
+    renamed = replace(images, ids=tuple(f"copy of {name}" for name in images.ids))
+    measured, seen = held_out(renamed, split)
+    assert seen == 10
+    assert set(measured.hashes) == set(images.hashes[10:])
+
+
+def test_images_that_the_model_has_never_seen_all_count(images):
+    split = split_of(images, ["train"] * 24)
+    measured, seen = held_out(coloured_set(seed=7), split)
+    assert (len(measured), seen) == (24, 0)
+
+
+def test_a_set_of_training_images_alone_is_refused(images):
+    with pytest.raises(UsageError, match=r"trained on all 24.*--part train"):
+        held_out(images, split_of(images, ["train"] * 24))
+
+
+def test_one_part_can_be_asked_for(images):
+    split = split_of(images, ["train"] * 10 + ["validation"] * 14)
+    measured, _ = held_out(images, split, part="train")
+    assert measured.hashes == images.hashes[:10]
+
+
+def test_a_part_that_the_split_does_not_have_is_refused_with_those_it_has(images):
+    split = split_of(images, ["train"] * 10 + ["validation"] * 14)
+    with pytest.raises(UsageError, match=r"no part 'test'; choose from train, validation"):
+        held_out(images, split, part="test")
+
+
+def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
+    runs = [
+        prepare_run("digits", model=MODEL, training=replace(TRAINING, seed=seed), cache=tmp_path)
+        for seed in (0, 0, 1)
+    ]
+    assert np.array_equal(runs[0].parts, runs[1].parts)
+    assert not np.array_equal(runs[0].parts, runs[2].parts)
+    assert len(runs[0].part("validation")) == pytest.approx(180, abs=1)
+    counts = np.bincount(runs[0].part("validation").labels)
+    assert counts.min() >= 17
+
+
+def test_settings_change_the_datas_own_preprocessing(tmp_path):
+    run = prepare_run(
+        "digits",
+        model=MODEL,
+        training=TRAINING,
+        cache=tmp_path,
+        preprocessing={"image_size": 24},
+        augment=False,
+    )
+    assert run.part("train").images.shape[1:] == (24, 24, 3)
+    assert run.preprocessing.color_constancy == "none"
+    assert run.augmentation == AugmentationSettings.none()
+
+
+def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):
+    twice = replace(images, hashes=(images.hashes[0], *images.hashes[:-1]))
+    split = split_of(twice, ["train"] + ["validation"] * 23)
+    measured, _ = held_out(twice, split, part="validation")
+    assert images.hashes[0] not in measured.hashes
+    assert len(measured) == 22
+
+
+def test_the_loss_that_the_estimator_learned_is_plain_where_its_target_was(run, tmp_path):
+    plain = replace(run, training=replace(TRAINING, target="plain"))
+    assert set(train_run(plain, tmp_path / "run").class_weights) == {1.0}

@@ -1,0 +1,16 @@
+"""The smallest reproduction that has everything: two trials, two models, two OOD sets."""
+
+from dataclasses import replace
+
+from misgiving.reproduction.ood_detection import OdinSearch
+from misgiving.reproduction.protocol import DIGITS
+
+TINY = replace(
+    DIGITS,
+    training=replace(DIGITS.training, epochs=1),
+    search=OdinSearch(tuning_set="histology", temperatures=(1.0, 1000.0), epsilons=(0.0,)),
+    ood_sets=("histology", "boxes"),
+    models=("vanilla", "proposed"),
+    trials=2,
+    replicates=50,
+)
