@@ -71,7 +71,7 @@ def test_every_option_says_what_it_does(command):
 def test_the_defaults_of_train_are_the_papers():
     from typer.main import get_command
 
-    from misgiving.training import TrainingConfig
+    from misgiving.training.config import TrainingConfig
 
     parameters = {p.name: p.default for p in get_command(cli.app).commands["train"].params}
     for name, value in TrainingConfig().to_dict().items():

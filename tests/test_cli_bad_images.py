@@ -9,7 +9,7 @@ import pytest
 from commands import one_line, reseal
 from PIL import Image
 
-from misgiving.training import TrainingConfig
+from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import ModelSettings, prepare_run, train_run
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]

@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
-from misgiving.training import TrainingConfig
+from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import ModelSettings, prepare_run, train_run
 
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from misgiving.models.loss_estimator import LossEstimator
     from misgiving.results.predictions import Predictions
     from misgiving.scores import Odin, tune_odin
-    from misgiving.training import TrainingConfig, train
+    from misgiving.training.config import TrainingConfig
+    from misgiving.training.loop import train
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
@@ -31,7 +32,7 @@ _HOMES = {
     "Odin": "scores",
     "Output": "models.joint",
     "Predictions": "results.predictions",
-    "TrainingConfig": "training",
+    "TrainingConfig": "training.config",
     "joint_objective": "losses",
     "load": "checkpoint",
     "load_dataset": "data.datasets",
@@ -39,7 +40,7 @@ _HOMES = {
     "predict": "evaluation",
     "ranking_loss": "losses",
     "save": "checkpoint",
-    "train": "training",
+    "train": "training.loop",
     "tune_odin": "scores",
 }
 

@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from misgiving import distributed
 from misgiving.evaluation import predict
 from misgiving.models.joint import JointClassifier
-from misgiving.training import TrainingConfig, seeded, train
+from misgiving.training.config import TrainingConfig
+from misgiving.training.loop import seeded, train
 
 
 def main(devices, out, options):

@@ -13,7 +13,8 @@ from safetensors.torch import load_file
 
 from misgiving import distributed
 from misgiving.errors import ProcessLostError, UsageError
-from misgiving.training import TrainingConfig, start_processes
+from misgiving.training.config import TrainingConfig
+from misgiving.training.devices import start_processes
 
 SCRIPT = Path(__file__).with_name("shared_training.py")
 TESTS = str(Path(__file__).parents[1])

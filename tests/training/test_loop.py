@@ -16,8 +16,10 @@ from misgiving.data.augmentation import augment
 from misgiving.data.loading import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
+from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
-from misgiving.training import TrainingConfig, class_weights, seeded, train
+from misgiving.training.config import TrainingConfig
+from misgiving.training.loop import class_weights, seeded, train
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
@@ -210,6 +212,19 @@ def test_impossible_settings_are_refused(changes, message):
 
 def test_settings_survive_their_file():
     assert TrainingConfig.from_dict(CONFIG.to_dict()) == CONFIG
+
+
+def test_every_registered_loss_can_be_configured():
+    for name in AUXILIARY_LOSSES:
+        assert replace(CONFIG, auxiliary=name).auxiliary == name
+    for name in PAIRS:
+        assert replace(CONFIG, pairs=name).pairs == name
+
+
+@pytest.mark.parametrize("module", ["misgiving.training", "misgiving.training.config"])
+def test_the_configuration_is_read_without_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_unknown_settings_are_refused():

@@ -11,14 +11,9 @@ from safetensors.torch import load_file, save_file
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import DataError, StoppedError
 from misgiving.models.joint import JointClassifier
-from misgiving.training import (
-    TrainingConfig,
-    Unfinished,
-    beside,
-    seeded,
-    stop_asked_by_system,
-    train,
-)
+from misgiving.training.config import TrainingConfig
+from misgiving.training.loop import seeded, train
+from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 CONFIG = TrainingConfig(
     epochs=3, batch_size=8, learning_rate=1e-2, decay_every=1, keep="best", device="cpu", seed=5
@@ -26,7 +21,7 @@ CONFIG = TrainingConfig(
 IDENTITY = {"seed": 5}
 
 
-def trained(images, *, unfinished=None, stop_after=None, config=CONFIG):
+def trained(images, *, resume=None, stop_after=None, config=CONFIG):
     """A model, trained from the same first weights; asked to stop after so many steps in all."""
     with seeded(5):
         model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False)
@@ -38,7 +33,7 @@ def trained(images, *, unfinished=None, stop_after=None, config=CONFIG):
         config,
         augmentation=AugmentationSettings(),
         on_step=steps.append,
-        unfinished=unfinished,
+        resume=resume,
         stop=lambda: len(steps) == stop_after,
     )
     return model, history, steps
@@ -50,19 +45,19 @@ def uninterrupted():
 
 
 @pytest.fixture
-def unfinished(tmp_path):
-    return Unfinished(path=tmp_path / "run.unfinished.safetensors", identity=IDENTITY)
+def resume_file(tmp_path):
+    return ResumeFile(path=tmp_path / "run.unfinished.safetensors", identity=IDENTITY)
 
 
 @pytest.mark.parametrize("stops", [[1], [3], [4, 2], [8], [1, 1, 1, 1, 1, 1, 1, 1]])
 def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
-    images, uninterrupted, unfinished, stops
+    images, uninterrupted, resume_file, stops
 ):
     steps = []
     for after in stops:
         with pytest.raises(StoppedError, match="the same command goes on there"):
-            trained(images, unfinished=unfinished, stop_after=after)
-    model, history, steps = trained(images, unfinished=unfinished)
+            trained(images, resume=resume_file, stop_after=after)
+    model, history, steps = trained(images, resume=resume_file)
     expected, expected_history, all_steps = uninterrupted
     assert len(steps) == len(all_steps) - sum(stops)
     assert steps == all_steps[sum(stops) :]
@@ -71,11 +66,11 @@ def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
         assert torch.equal(model.state_dict()[name], weight), name
 
 
-def test_where_training_goes_on_is_told(images, unfinished):
+def test_where_training_goes_on_is_told(images, resume_file):
     with pytest.raises(StoppedError, match="in epoch 2, after step 1"):
-        trained(images, unfinished=unfinished, stop_after=4)
+        trained(images, resume=resume_file, stop_after=4)
     found = []
-    trained(images, unfinished=replace(unfinished, on_found=lambda *place: found.append(place)))
+    trained(images, resume=replace(resume_file, on_resume=lambda *place: found.append(place)))
     assert found == [(2, 1)]
 
 
@@ -84,22 +79,22 @@ def test_without_a_place_to_keep_it_a_stop_says_that_nothing_is_kept(images):
         trained(images, stop_after=1)
 
 
-def test_a_training_of_another_kind_is_not_gone_on_with(images, unfinished):
+def test_a_training_of_another_kind_is_not_gone_on_with(images, resume_file):
     with pytest.raises(StoppedError):
-        trained(images, unfinished=unfinished, stop_after=1)
-    other = replace(unfinished, identity={"seed": 6})
+        trained(images, resume=resume_file, stop_after=1)
+    other = replace(resume_file, identity={"seed": 6})
     with pytest.raises(DataError, match=r"run\.unfinished.*differs in seed; .*--overwrite"):
-        trained(images, unfinished=other)
-    assert unfinished.path.exists()
+        trained(images, resume=other)
+    assert resume_file.path.exists()
 
 
 def test_a_training_of_another_kind_is_replaced_when_that_is_said(
-    images, uninterrupted, unfinished
+    images, uninterrupted, resume_file
 ):
     with pytest.raises(StoppedError):
-        trained(images, unfinished=unfinished, stop_after=4)
+        trained(images, resume=resume_file, stop_after=4)
     _, history, steps = trained(
-        images, unfinished=replace(unfinished, identity={"seed": 6}, anew=True)
+        images, resume=replace(resume_file, identity={"seed": 6}, overwrite=True)
     )
     assert steps == uninterrupted[2]
     assert history == uninterrupted[1]
@@ -122,23 +117,23 @@ def without_facts(path):
 
 
 @pytest.mark.parametrize("damage", [cut_short, not_safetensors, another_format, without_facts])
-def test_a_damaged_state_is_refused_by_name(images, unfinished, damage):
+def test_a_damaged_state_is_refused_by_name(images, resume_file, damage):
     with pytest.raises(StoppedError):
-        trained(images, unfinished=unfinished, stop_after=1)
-    damage(unfinished.path)
+        trained(images, resume=resume_file, stop_after=1)
+    damage(resume_file.path)
     with pytest.raises(DataError, match=r"run\.unfinished\.safetensors: damaged .*--overwrite"):
-        trained(images, unfinished=unfinished)
+        trained(images, resume=resume_file)
 
 
 def test_the_state_lies_beside_the_run(tmp_path):
-    assert beside(tmp_path / "my.run") == tmp_path / "my.run.unfinished.safetensors"
+    assert resume_path(tmp_path / "my.run") == tmp_path / "my.run.unfinished.safetensors"
 
 
 def test_the_first_sigterm_asks_and_the_second_acts():
     heard = []
     before = signal.signal(signal.SIGTERM, lambda *_: heard.append("acted"))
     try:
-        with stop_asked_by_system() as stop:
+        with stop_on_sigterm() as stop:
             assert not stop()
             os.kill(os.getpid(), signal.SIGTERM)
             assert (stop(), heard) == (True, [])
@@ -154,7 +149,7 @@ def test_a_thread_is_never_asked_to_stop():
     answers = []
 
     def ask():
-        with stop_asked_by_system() as stop:
+        with stop_on_sigterm() as stop:
             answers.append(stop())
 
     thread = threading.Thread(target=ask)

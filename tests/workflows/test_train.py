@@ -7,7 +7,7 @@ from coloured import coloured_set, split_of
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
-from misgiving.training import TrainingConfig
+from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import ModelSettings, Run, align, held_out, prepare_run, train_run
 
 MODEL = ModelSettings(backbone="vgg16_mini", pretrained=False)

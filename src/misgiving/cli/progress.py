@@ -11,7 +11,7 @@ from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
     from misgiving.reproduction.protocol import Unit
-    from misgiving.training import Step
+    from misgiving.training.loop import Step
 
 
 @contextmanager

@@ -242,7 +242,7 @@ def train(
     """
     from misgiving.data.splits import leakage_sentence
     from misgiving.reproduction.protocol import MODELS, Column
-    from misgiving.training import TrainingConfig
+    from misgiving.training.config import TrainingConfig
     from misgiving.workflows.train import ModelSettings, prepare_run, split_of, train_run
 
     given = locals()

@@ -13,7 +13,7 @@ from misgiving.errors import UsageError
 from misgiving.registry import Registry
 from misgiving.reproduction.ood_detection import OdinSearch
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
-from misgiving.training import TrainingConfig
+from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import ModelSettings
 
 

@@ -39,7 +39,8 @@ from misgiving.reproduction.protocol import Protocol, Unit, units
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.scores import save_scores
 from misgiving.scores.confidences import all_confidences
-from misgiving.training import beside, device_named
+from misgiving.training.devices import device_named
+from misgiving.training.resume import resume_path
 from misgiving.workflows.train import Run, train_run
 
 RESULT_COLUMNS = ("experiment", "trial", "model", *Measurement._fields)
@@ -144,7 +145,7 @@ def finish(
         seconds = round(time.monotonic() - started, 1)
         write_json(unfinished / "timing.json", {"seconds": seconds, "threads": threads})
         write_json(unfinished / "unit.json", record)
-    beside(out / unit.folder).unlink(missing_ok=True)
+    resume_path(out / unit.folder).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -299,7 +300,7 @@ def _train(trial_data: TrialData, unit: Unit, folder: Path) -> tuple[Run, Checkp
         else train_run(
             run,
             trained,
-            kept=beside(folder.with_name(unit.model)),
+            kept=resume_path(folder.with_name(unit.model)),
             anew=True,
             on_step=trial_data.listener.on_step,
         )

@@ -20,7 +20,7 @@ from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.reproduction.ood_sources import OodPlace
 from misgiving.reproduction.protocol import MODELS, SWEEP, Protocol, Unit
-from misgiving.training import Step, unheard
+from misgiving.training.loop import Step
 from misgiving.workflows.train import Parts, Run, align, grouped_images, hash_of_lines, split_of
 
 
@@ -28,9 +28,9 @@ from misgiving.workflows.train import Parts, Run, align, grouped_images, hash_of
 class Listener:
     """What to call as the work goes on; the default is silence."""
 
-    on_start: Callable[[int, int], None] = unheard
-    on_unit: Callable[[Unit], None] = unheard
-    on_step: Callable[[Step], None] = unheard
+    on_start: Callable[[int, int], None] = lambda *_: None
+    on_unit: Callable[[Unit], None] = lambda *_: None
+    on_step: Callable[[Step], None] = lambda *_: None
     on_image: Callable[[int, int], None] | None = None
 
 

@@ -1,19 +1,9 @@
 """How a classifier and its loss estimator are trained: every setting, and what it may be."""
 
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from typing import Any, Literal
 
 from misgiving.errors import UsageError
-from misgiving.losses import (
-    AUXILIARY_LOSSES,
-    PAIRS,
-    AuxiliaryLoss,
-    Pairs,
-    Reduction,
-    Target,
-    ranking_loss,
-)
 
 Weighting = Literal["inverse", "sqrt", "none"]
 
@@ -66,9 +56,9 @@ class TrainingConfig:
     auxiliary: str = "ranking"
     auxiliary_weight: float = 0.5
     margin: float = 1.0
-    pairs: Pairs = "all"
-    reduction: Reduction = "mean"
-    target: Target = "trained"
+    pairs: Literal["all", "halves"] = "all"
+    reduction: Literal["mean", "sum"] = "mean"
+    target: Literal["trained", "plain"] = "trained"
     joint_epochs: int | None = None
     estimator_rate: float = 1.0
     sampling: Weighting = "inverse"
@@ -106,14 +96,6 @@ class TrainingConfig:
         """Whether the loss estimator is trained at all."""
         return self.auxiliary != "none" and self.auxiliary_weight > 0
 
-    def auxiliary_loss(self) -> AuxiliaryLoss | None:
-        """The auxiliary loss with its options, or None where there is none."""
-        if not self.estimates_losses:
-            return None
-        if self.auxiliary != "ranking":
-            return AUXILIARY_LOSSES[self.auxiliary]
-        return partial(ranking_loss, margin=self.margin, pairs=self.pairs, reduction=self.reduction)
-
     def to_dict(self) -> dict[str, Any]:
         """As written to `config.json`."""
         return asdict(self)
@@ -129,8 +111,8 @@ class TrainingConfig:
 
 _WEIGHTINGS = ("inverse", "sqrt", "none")
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "auxiliary": (*AUXILIARY_LOSSES, "none"),
-    "pairs": tuple(PAIRS),
+    "auxiliary": ("ranking", "mse", "none"),
+    "pairs": ("all", "halves"),
     "reduction": ("mean", "sum"),
     "target": ("trained", "plain"),
     "sampling": _WEIGHTINGS,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,15 +21,31 @@ from misgiving.data.loading import ImageSet, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.distributed import gathered
 from misgiving.errors import TrainingError
-from misgiving.losses import Objective, joint_objective
+from misgiving.losses import (
+    AUXILIARY_LOSSES,
+    AuxiliaryLoss,
+    Objective,
+    joint_objective,
+    ranking_loss,
+)
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, fabric_of, set_up
-from misgiving.training.records import EpochRecord, Step, unheard
-from misgiving.training.resume import Unfinished
+from misgiving.training.records import EpochRecord
+from misgiving.training.resume import ResumeFile
 from misgiving.training.session import Session, stream
+
+
+class Step(NamedTuple):
+    """Where training is, and the mean losses of the running epoch so far."""
+
+    epoch: int
+    step: int
+    steps: int
+    primary: float
+    auxiliary: float
 
 
 @contextmanager
@@ -48,8 +64,8 @@ def train(
     config: TrainingConfig,
     *,
     augmentation: AugmentationSettings | None = None,
-    on_step: Callable[[Step], None] = unheard,
-    unfinished: Unfinished | None = None,
+    on_step: Callable[[Step], None] = lambda *_: None,
+    resume: ResumeFile | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
@@ -64,7 +80,7 @@ def train(
         config: How to train.
         augmentation: What is done to training images; None for nothing.
         on_step: Called after every step.
-        unfinished: Where the state is kept after every epoch, and found again; None for nowhere.
+        resume: Where the state is kept after every epoch, and found again; None for nowhere.
         stop: Asked after every step; on yes the state is kept and training ends.
 
     Raises:
@@ -91,7 +107,7 @@ def train(
         "validation": validation,
     }
     with seeded(_seed_of_process(config.seed)):
-        session = Session(model, optimizer, scheduler, config, unfinished)
+        session = Session(model, optimizer, scheduler, config, resume)
         while session.epoch <= config.epochs:
             for step in loop.epoch(session, training):
                 on_step(step)
@@ -153,7 +169,8 @@ class _Loop:
             # the mean; their sum is that of the whole batch.
             self.fabric.backward(objective.total * distributed.count())
             self.optimizer.step()
-            yield session.end_step(self._finite(objective, session), steps)
+            means = session.end_step(self._finite(objective, session))
+            yield Step(session.epoch, session.step, steps, *means)
 
     def _of_all_processes(
         self, output: Output, labels: Int[Tensor, " share"]
@@ -168,7 +185,7 @@ class _Loop:
             output.logits,
             output.predicted_losses,
             labels,
-            auxiliary=self.config.auxiliary_loss(),
+            auxiliary=_auxiliary_loss(self.config),
             weight=self.config.auxiliary_weight,
             class_weights=self.class_weights.to(output.logits),
             target=self.config.target,
@@ -237,6 +254,17 @@ class _Loop:
         if not math.isfinite(total):
             raise _not_finite(session.epoch, f"in step {session.step + 1}", self.config)
         return np.array(parts)
+
+
+def _auxiliary_loss(config: TrainingConfig) -> AuxiliaryLoss | None:
+    """The auxiliary loss with its options, or None where there is none."""
+    if not config.estimates_losses:
+        return None
+    if config.auxiliary != "ranking":
+        return AUXILIARY_LOSSES[config.auxiliary]
+    return partial(
+        ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
+    )
 
 
 def _usable(images: int, batch_size: int, of_processes: int) -> int:

@@ -1,20 +1,6 @@
-"""What training tells of itself: each step, and each epoch."""
+"""What training tells of itself after each epoch."""
 
 from typing import NamedTuple
-
-
-def unheard(*_: object) -> None:
-    """What is called as work goes on, where nobody wants to know."""
-
-
-class Step(NamedTuple):
-    """Where training is, and the mean losses of the running epoch so far."""
-
-    epoch: int
-    step: int
-    steps: int
-    primary: float
-    auxiliary: float
 
 
 class EpochRecord(NamedTuple):

@@ -21,7 +21,6 @@ from torch import Tensor
 from misgiving import distributed
 from misgiving.errors import DataError
 from misgiving.files import whole_file
-from misgiving.training.records import unheard
 
 FORMAT = 1
 SUFFIX = ".unfinished.safetensors"
@@ -34,27 +33,27 @@ class State(NamedTuple):
     facts: Mapping[str, Any]
 
 
-def beside(folder: Path) -> Path:
+def resume_path(folder: Path) -> Path:
     """The file for the training whose folder is not there yet."""
     return folder.with_name(folder.name + SUFFIX)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unfinished:
+class ResumeFile:
     """Where an unfinished training is kept.
 
     Attributes:
         path: Its file.
         identity: Settings, data and versions, as JSON would hold them: only a training of the same
             ones goes on.
-        anew: Begin anew where the file is another training's or damaged, instead of refusing.
-        on_found: Called with the epoch and the step after which training goes on.
+        overwrite: Begin anew where the file is another training's or damaged, instead of refusing.
+        on_resume: Called with the epoch and the step after which training goes on.
     """
 
     path: Path
     identity: Mapping[str, Any]
-    anew: bool = False
-    on_found: Callable[[int, int], None] = unheard
+    overwrite: bool = False
+    on_resume: Callable[[int, int], None] = lambda *_: None
 
     def read(self) -> State | None:
         """The state to go on from; None where there is none.
@@ -73,7 +72,7 @@ class Unfinished:
         return state
 
     def _other(self, what: str) -> State | None:
-        if self.anew:
+        if self.overwrite:
             return None
         raise DataError(f"{self.path}: {what}; remove it, or say --overwrite, to begin anew")
 
@@ -103,7 +102,7 @@ def _different(found: Any, wanted: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def stop_asked_by_system() -> Iterator[Callable[[], bool]]:
+def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
     """Whether SIGTERM has come, as clusters send it before they take a machine away.
 
     The first one only asks, so that a step can end and be kept; a second one does what it did

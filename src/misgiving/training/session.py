@@ -14,8 +14,8 @@ from misgiving import distributed
 from misgiving.errors import StoppedError
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
-from misgiving.training.records import EpochRecord, Step
-from misgiving.training.resume import State, Unfinished
+from misgiving.training.records import EpochRecord
+from misgiving.training.resume import ResumeFile, State
 
 MODEL, OPTIMIZER, BEST, RANDOM = "model", "optimizer", "best", "random"
 
@@ -36,22 +36,22 @@ class Session:
         optimizer: Optimizer,
         scheduler: LRScheduler,
         config: TrainingConfig,
-        unfinished: Unfinished | None = None,
+        resume: ResumeFile | None = None,
     ) -> None:
         self._model, self._optimizer, self._scheduler = model, optimizer, scheduler
-        self._config, self._unfinished = config, unfinished
+        self._config, self._resume = config, resume
         self._best = _Best()
         self.history: list[EpochRecord] = []
         self._begin(epoch=1)
-        if unfinished is not None and (state := unfinished.read()) is not None:
+        if resume is not None and (state := resume.read()) is not None:
             self._restore(state)
-            unfinished.on_found(self.epoch, self.step)
+            resume.on_resume(self.epoch, self.step)
 
-    def end_step(self, losses: Float[np.ndarray, " 2"], steps: int) -> Step:
-        """Count a step whose primary and auxiliary losses these were."""
+    def end_step(self, losses: Float[np.ndarray, " 2"]) -> list[float]:
+        """Count a step whose primary and auxiliary losses these were, and give the means so far."""
         self.step += 1
         self._sums += losses
-        return Step(self.epoch, self.step, steps, *(self._sums / self.step).tolist())
+        return list((self._sums / self.step).tolist())
 
     def end_epoch(self, records: list[EpochRecord]) -> None:
         """Count an epoch, and keep the state."""
@@ -67,7 +67,7 @@ class Session:
             return
         self._keep()
         place = f"in epoch {self.epoch}, after step {self.step}"
-        kept = "nothing is kept" if self._unfinished is None else "the same command goes on there"
+        kept = "nothing is kept" if self._resume is None else "the same command goes on there"
         raise StoppedError(f"stopped {place}; {kept}")
 
     def restore_best(self) -> None:
@@ -80,8 +80,8 @@ class Session:
         self.augmentation.manual_seed(stream(self._config.seed, epoch, 1))
 
     def _keep(self) -> None:
-        if self._unfinished is not None:
-            self._unfinished.write(self._state())
+        if self._resume is not None:
+            self._resume.write(self._state())
 
     def _state(self) -> State:
         """Every process takes part: each has random numbers of its own."""

@@ -15,7 +15,7 @@ from misgiving.decisions.engine import Decider
 from misgiving.evaluation import device_of, fingerprint_of
 from misgiving.models.joint import outputs_of
 from misgiving.results.predictions import Predictions
-from misgiving.training import start_processes
+from misgiving.training.devices import start_processes
 from misgiving.workflows.evaluate import policy_of
 from misgiving.workflows.predict import Answerer, Key, Squares, Value, policy_mark
 

@@ -28,7 +28,7 @@ from misgiving.decisions.engine import (
 from misgiving.deferral import Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
 from misgiving.evaluation import predictions_of
-from misgiving.training import device_named
+from misgiving.training.devices import device_named
 from misgiving.workflows.train import align
 
 Report = Callable[[int, int], None]

@@ -33,7 +33,7 @@ from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.results.predictions import Predictions
 from misgiving.scores.confidences import all_confidences
-from misgiving.training import start_processes
+from misgiving.training.devices import start_processes
 from misgiving.workflows.calibrate import read_cases
 from misgiving.workflows.decision_audit import (
     Decided,

@@ -22,18 +22,15 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import model_fingerprint
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
-from misgiving.training import (
-    EpochRecord,
+from misgiving.training.config import TrainingConfig
+from misgiving.training.loop import (
     Step,
-    TrainingConfig,
-    Unfinished,
-    beside,
     class_weights,
     seeded,
-    stop_asked_by_system,
     train,
-    unheard,
 )
+from misgiving.training.records import EpochRecord
+from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 Parts = Shaped[np.ndarray, " n"]
 
@@ -173,9 +170,9 @@ def train_run(
     *,
     kept: Path | None = None,
     anew: bool = False,
-    on_step: Callable[[Step], None] = unheard,
-    on_weights: Callable[[WeightsReport], None] = unheard,
-    on_found: Callable[[int, int], None] = unheard,
+    on_step: Callable[[Step], None] = lambda *_: None,
+    on_weights: Callable[[WeightsReport], None] = lambda *_: None,
+    on_found: Callable[[int, int], None] = lambda *_: None,
 ) -> Checkpoint:
     """Train one model and write its run folder: weights, configuration, split, `history.csv`.
 
@@ -198,10 +195,13 @@ def train_run(
     )
     model = _initial_model(run, architecture, on_weights)
     training = run.part("train")
-    unfinished = Unfinished(
-        path=kept or beside(folder), identity=_identity(run, model), anew=anew, on_found=on_found
+    resume = ResumeFile(
+        path=kept or resume_path(folder),
+        identity=_identity(run, model),
+        overwrite=anew,
+        on_resume=on_found,
     )
-    with stop_asked_by_system() as stop:
+    with stop_on_sigterm() as stop:
         history = train(
             model,
             training,
@@ -209,7 +209,7 @@ def train_run(
             run.training,
             augmentation=run.augmentation,
             on_step=on_step,
-            unfinished=unfinished,
+            resume=resume,
             stop=stop,
         )
     # The estimator learned the loss without class weights where its target was the plain one.
@@ -228,7 +228,7 @@ def train_run(
     if distributed.is_first():
         save(folder, checkpoint, tables={"history.csv": history_table(history)})
         if kept is None:
-            unfinished.path.unlink(missing_ok=True)
+            resume.path.unlink(missing_ok=True)
     distributed.wait_for_all()
     return checkpoint
 

@@ -18,7 +18,7 @@ from misgiving.reproduction.protocol import SWEEP, Unit, units
 from misgiving.reproduction.runner import RESULT_COLUMNS, is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.results.predictions import Predictions
-from misgiving.training import EpochRecord
+from misgiving.training.records import EpochRecord
 
 COLLECTED = "collected.json"
 COLLECTION = (
