@@ -1,52 +1,55 @@
-# `make reproduce` and `make check` do all the set-up: they need Python 3.11 or newer and make.
+# `make reproduce` and `make check` do all the set-up; they need Python 3.11 or newer.
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 BIN := $(VENV)/bin
 OUT ?= runs/reproduce
-# Threads that wait without spinning: a busy neighbour then costs little.
+# Waiting threads sleep instead of spinning, so that a busy machine costs less.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test coverage soak bench fix clean
+.PHONY: help reproduce check lint types imports test docs-check coverage soak bench fix clean
 
 help: ## List the targets.
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
 
 reproduce: $(VENV)/.train ## Run the three experiments on the embedded digits and write the report.
 	$(BIN)/misgiving reproduce --out $(OUT) --jobs $(JOBS)
 
-check: lint types imports test ## All that must hold: lint, types, import contracts, tests.
+check: lint types imports test ## Lint, types, import contracts and tests.
 
-lint: $(VENV)/.dev ## Style of code.
+lint: $(VENV)/.dev ## Code style.
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 
 types: $(VENV)/.dev ## Static types, strict.
 	$(BIN)/mypy
 
-imports: $(VENV)/.dev ## Which module may import which.
+imports: $(VENV)/.dev ## Import contracts between layers.
 	$(BIN)/lint-imports
 
-test: $(VENV)/.dev ## Tests and doctests, one process for each core.
+test: $(VENV)/.dev ## Tests and doctests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-coverage: $(VENV)/.dev ## Tests with the coverage of lines and branches.
+docs-check: $(VENV)/.dev ## The documentation: its commands, examples and links.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs tests/docs
+
+coverage: $(VENV)/.dev ## Tests with line and branch coverage.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
-soak: $(VENV)/.dev ## The long tests: many kills, many attacks, a thousand examples of each law.
+soak: $(VENV)/.dev ## Long tests: many kills, attacks and simulations, and a thousand examples of each property.
 	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak
 
-bench: $(VENV)/.dev ## Speed against others, into benchmarks/results.md; then the deferral guarantee.
+bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md) and of the deferral guarantee.
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/serving.py
 
-fix: $(VENV)/.dev ## Mend style where that can be done by machine.
+fix: $(VENV)/.dev ## Fix code style automatically.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-clean: ## Remove the virtual environment and what tools left.
+clean: ## Remove the virtual environment and tool caches.
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.made:

@@ -13,7 +13,7 @@ import pytest
 from commands import one_line
 from PIL import Image
 
-from misgiving.reproduction import prediction_files
+from misgiving.workflows import prediction_files
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def slowly(self, squares):
     time.sleep(0.15)
     return answer(self, squares)
 Bundle.answer_squares = slowly
-from misgiving.reproduction import predicting, prediction_files
+from misgiving.workflows import predict as predicting, prediction_files
 whole = predicting.predict_images
 prediction_files.predict_images = lambda *a, **k: whole(*a, batch_size=4, **k)
 cli.run()

@@ -15,7 +15,8 @@ from misgiving import checkpoint
 from misgiving.cli.faults import fault_of
 from misgiving.data import loading
 from misgiving.files import disk_faults
-from misgiving.reproduction import answering, runs
+from misgiving.workflows import answering
+from misgiving.workflows import train as runs
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]

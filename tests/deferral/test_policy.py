@@ -205,7 +205,7 @@ def test_another_model_is_refused(policies):
     [
         ("everything", "Of the answers that are accepted, at most 15 % are wrong"),
         ("everything", "Of cases of MEL, at most 20 % are accepted as another class"),
-        ("everything", "at most 10 % are called out-of-distribution"),
+        ("everything", "at most 10 % are called OOD"),
         ("everything", "all targets together hold with a confidence of 95 %"),
         ("everything", "if nothing but the mix of classes changes"),
         ("accepts all", "The score defers nothing"),

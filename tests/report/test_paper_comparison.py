@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from misgiving.files import write_json
 from misgiving.report.inputs import read_material
+from misgiving.report.markup import ABSENT
 from misgiving.report.page import draw_figures, render_page
 from misgiving.report.page.differences import differences
-from misgiving.report.page.markup import ABSENT
 from misgiving.report.page.paper_comparison import beside
 from misgiving.report.published import SETS, SETTINGS, table_1
 from misgiving.report.tables import Interval, Result

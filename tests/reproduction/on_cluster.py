@@ -4,7 +4,8 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from tiny import TINY
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tiny import TINY  # beside the tests of all packages
 
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.ray import on_ray

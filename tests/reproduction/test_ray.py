@@ -11,7 +11,7 @@ import pytest
 from on_cluster import SMALL
 
 from misgiving.errors import DataError, TrainingError, UsageError
-from misgiving.reproduction import cluster
+from misgiving.reproduction import ray as cluster
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.protocol import Unit
 from misgiving.reproduction.runner import on_this_machine, reproduce_units

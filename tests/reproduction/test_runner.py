@@ -8,7 +8,7 @@ from threadpoolctl import threadpool_info
 from tiny import TINY
 
 from misgiving.errors import DataError, TrainingError, UsageError
-from misgiving.reproduction import units as units_module
+from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.protocol import Unit, chosen_units, units
 from misgiving.reproduction.runner import (

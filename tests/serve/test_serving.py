@@ -17,8 +17,8 @@ from standin import KEY, picture
 
 from misgiving.bundle import Bundle
 from misgiving.cli import serving
-from misgiving.reproduction import exporting
 from misgiving.serve import running
+from misgiving.workflows import export as exporting
 
 
 def serve(*arguments):

@@ -46,7 +46,7 @@ def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_
 def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_loaded):
     page = more_than_are_loaded
     if way == "ood":
-        page.get_by_role("checkbox", name="ood").check()
+        page.get_by_role("checkbox", name="unfamiliar").check()
     elif way == "unreviewed":
         page.locator("#reviewed").select_option("no")
     else:

@@ -113,7 +113,7 @@ def test_a_link_that_names_no_order_has_the_usual_one(opened):
 def test_filters_show_what_they_say(opened):
     page = opened()
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
-    page.get_by_role("checkbox", name="ood").check()
+    page.get_by_role("checkbox", name="unfamiliar").check()
     playwright.expect(page.locator(".row")).to_have_count(1)
     assert names(page) == ["odd.png"]
     page.get_by_role("checkbox", name="accept").check()

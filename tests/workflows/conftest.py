@@ -1,25 +1,6 @@
 import pytest
-from tiny import TINY
-
-from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.runner import reproduce_units
-from misgiving.reproduction.trial_data import TrialData
 
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="session")
-def trial_data(cache):
-    return TrialData(TINY, cache)
-
-
-@pytest.fixture(scope="session")
-def reproduction(trial_data, tmp_path_factory):
-    """A finished tiny reproduction; tests read it and leave it as it is."""
-    out = tmp_path_factory.mktemp("reproduction")
-    reproduce_units(trial_data, out)
-    collect(trial_data, out)
-    return out

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from misgiving.bundle import Answer
-from misgiving.reproduction import contact_sheet as module
+from misgiving.workflows import contact_sheet as module
 from misgiving.workflows.contact_sheet import contact_sheet, worst_first
 from misgiving.workflows.predict import Predicted
 

@@ -14,7 +14,7 @@ from misgiving.decisions.engine import Decider
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import predictions_of
 from misgiving.models.joint import outputs_of
-from misgiving.reproduction import exporting
+from misgiving.workflows import export as exporting
 from misgiving.workflows.export import export_run, rules_of
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from misgiving.errors import DataError
 from misgiving.report import tables
 from misgiving.report.figures import MAX_EXAMPLES, Examples, Picture
-from misgiving.report.page.markup import UNKNOWN, count, label
+from misgiving.report.markup import UNKNOWN, count, label
 from misgiving.report.published import READ_OTHERWISE, SETS, SETTINGS, row_of, title
 from misgiving.report.tables import (
     Bin,

@@ -5,9 +5,8 @@ from statistics import fmean
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.tables import (
     PLAIN,
     POINTS,

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.comparisons import SAID, Block, Line, comparison_table
 from misgiving.report.page.sections import CLASSIFIER_CHOICES, holds, minority_finding, missing
 from misgiving.report.tables import distinct, find, select

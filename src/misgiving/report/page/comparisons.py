@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.inputs import Material, stands_in
-from misgiving.report.page import markup
 from misgiving.report.published import title
 from misgiving.report.tables import POINTS, Interval, Verdict, find, models_of, select, spread
 

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.tables import POINTS, Sweep, SweptRun, spread_of
 from misgiving.report.tables.sweep import SWEPT
 

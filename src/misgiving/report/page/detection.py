@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.comparisons import (
     BASELINES,
     SAID,

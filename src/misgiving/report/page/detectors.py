@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.figures import DETECTORS
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.comparisons import set_tags
 from misgiving.report.tables import POINTS, Result, distinct, find, models_of, select, spread
 from misgiving.report.tables.ood import CHOSEN

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from misgiving.report import markup
 from misgiving.report.inputs import Material, stands_in
-from misgiving.report.page import markup
 from misgiving.report.published import SETS, SETTINGS, TUNING_SET, title
 
 NONE = "Nothing that settings.json records differs."

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
+from misgiving.report import markup
 from misgiving.report.figures import DETECTORS
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.sections import ESTIMATOR_CHOICES, holds
 from misgiving.report.tables import (
     PLAIN,

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.figures import DETECTORS
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.sections import ESTIMATOR_CHOICES, holds
 from misgiving.report.tables import (
     PLAIN,

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from misgiving.report import markup
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.comparisons import Line, difference_from, set_tags, value
 from misgiving.report.page.differences import NONE, differences
 from misgiving.report.published import (

@@ -4,10 +4,9 @@ from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.figures import DETECTORS
 from misgiving.report.inputs import Material
-from misgiving.report.page import markup
 from misgiving.report.page.calibration import calibration
 from misgiving.report.page.comparisons import set_tags
 from misgiving.report.tables import (

@@ -6,10 +6,9 @@ from html import escape
 
 from matplotlib.figure import Figure
 
-from misgiving.report import tables
+from misgiving.report import markup, tables
 from misgiving.report.figures import DETECTORS
 from misgiving.report.inputs import Facts, Material
-from misgiving.report.page import markup
 from misgiving.report.page.comparisons import (
     SAID,
     Block,
