@@ -23,7 +23,6 @@ from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.preprocessing import Preprocessing, read_bytes
 from misgiving.data.splits import Split
 from misgiving.workflows.predict import predict_images
-from misgiving.workflows.prediction_tables import table_of
 
 CLASSES = tuple("abcdefgh")
 BATCH_SIZE = 64
@@ -77,9 +76,8 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 def ours(run: Path, folder: Path) -> np.ndarray:
     """The probability of every image's predicted class, as `predict` writes it."""
-    predicted = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
-    rows = table_of(predicted, decides=False).rows
-    return np.array([float(str(row[2])) for row in rows])
+    decisions = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
+    return np.array([row.probability for row in decisions])
 
 
 def in_turn(checkpoint: Checkpoint, paths: list[Path]) -> np.ndarray:

@@ -15,7 +15,7 @@ from misgiving import checkpoint
 from misgiving.cli.faults import fault_of
 from misgiving.data import loading
 from misgiving.files import disk_faults
-from misgiving.workflows import answering
+from misgiving.workflows import predict
 from misgiving.workflows import train as runs
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
@@ -199,7 +199,7 @@ def test_a_gpu_without_memory_while_predicting_writes_no_table(
     misgiving, train, photos, tmp_path, monkeypatch
 ):
     assert train()[0] == 0
-    monkeypatch.setattr(answering, "predict_pixels", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    monkeypatch.setattr(predict, "predict_squares", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
     code, output, error = misgiving("predict", tmp_path / "run", photos, "--out", tmp_path / "p")
     assert (code, output) == (1, "")
     assert "--device cpu" in one_line(error)

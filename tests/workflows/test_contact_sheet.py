@@ -7,34 +7,39 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from misgiving.bundle import Answer
+from misgiving.results.decision_tables import DecisionRow
 from misgiving.workflows import contact_sheet as module
 from misgiving.workflows.contact_sheet import contact_sheet, worst_first
-from misgiving.workflows.predict import Predicted
 
 NAME = "<script>alert(1)</script>.png".replace("/", "-")
 
 
-def answer(decision, error, *, p_value=0.5, name="a&b"):
-    return Answer(
-        name, (0.6, 0.4), 0.6, error, None, None, p_value, decision, "less < more", 1.0, 1.0
+def row(decision, error, *, p_value=0.5):
+    return DecisionRow(
+        path="",
+        predicted_class="a&b",
+        probability=0.6,
+        decision=decision,
+        reason="less < more",
+        error_probability=error,
+        ood_p_value=p_value,
     )
 
 
 @pytest.fixture
 def predicted(tmp_path):
-    answers = {
-        "accepted.png": answer("accept", 0.01),
-        "mild.png": answer("defer", 0.2),
-        NAME: answer("defer", 0.9),
-        "ood.png": answer("ood", 0.1, p_value=0.01),
-        "stranger.png": answer("ood", 0.1, p_value=0.001),
+    rows = {
+        "accepted.png": row("accept", 0.01),
+        "mild.png": row("defer", 0.2),
+        NAME: row("defer", 0.9),
+        "ood.png": row("ood", 0.1, p_value=0.01),
+        "stranger.png": row("ood", 0.1, p_value=0.001),
     }
-    for name in answers:
+    for name in rows:
         Image.fromarray(np.full((300, 600, 3), 200, np.uint8)).save(tmp_path / name)
     return [
-        *(Predicted(str(tmp_path / name), of) for name, of in answers.items()),
-        Predicted("unreadable.png", None, "not an image"),
+        *(row._replace(path=str(tmp_path / name)) for name, row in rows.items()),
+        DecisionRow("unreadable.png", unreadable="not an image"),
     ]
 
 
@@ -62,8 +67,10 @@ def test_the_ood_come_first_and_then_the_most_probably_wrong(predicted):
 
 
 def test_an_image_without_a_probability_of_error_is_ordered_by_its_own():
-    of = [answer("defer", None)._replace(probability=p) for p in (0.9, float("nan"), 0.4)]
-    ordered = worst_first([Predicted(str(number), one) for number, one in enumerate(of)])
+    rows = enumerate([0.9, None, 0.4])
+    ordered = worst_first(
+        [row("defer", None)._replace(path=str(n), probability=p) for n, p in rows]
+    )
     assert [one.path for one in ordered] == ["1", "2", "0"]
 
 

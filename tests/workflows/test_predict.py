@@ -12,9 +12,8 @@ from misgiving.data.datasets import ImageFiles
 from misgiving.data.parallel import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.workflows.predict import answerer_of, predict_images
-from misgiving.workflows.prediction_tables import table_of
-from misgiving.workflows.unfinished_answers import Kept
+from misgiving.results.decision_tables import DecisionJournal
+from misgiving.workflows.predict import predict_images, predictor_of
 
 COUNT = 5 * LOOK_AHEAD
 
@@ -59,12 +58,11 @@ def on_its_own(checkpoint, path):
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
     predicted = predict_images(run, [photos], device="cpu", batch_size=batch_size)
-    rows = table_of(predicted, decides=False).rows
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
-    assert [row[:2] for row in rows] == [tuple(row[:2]) for row in expected]
-    numbers = [[float(value) for value in row[2:]] for row in rows]
+    assert [row[:2] for row in predicted] == [tuple(row[:2]) for row in expected]
+    numbers = [row[2:4] for row in predicted]
     np.testing.assert_allclose(numbers, [row[2:] for row in expected], rtol=1e-3, atol=2e-6)
 
 
@@ -103,42 +101,49 @@ def test_a_batch_size_below_one_is_refused(run, photos):
 
 def test_a_bundle_answers_as_its_run_does(exported, photos):
     run, bundle = exported
-    ours, theirs = (
-        table_of(predict_images(place, [photos], device="cpu"), decides=True).rows
-        for place in (bundle, run)
-    )
+    ours, theirs = (predict_images(place, [photos], device="cpu") for place in (bundle, run))
     assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
-    numbers = [[row[2], row[3], *row[6:]] for row in ours]
-    np.testing.assert_allclose(numbers, [[row[2], row[3], *row[6:]] for row in theirs], rtol=2e-3)
+    numbers = [[*row[2:4], *row[6:-1]] for row in ours]
+    np.testing.assert_allclose(numbers, [[*row[2:4], *row[6:-1]] for row in theirs], rtol=2e-3)
 
 
-def test_answers_that_are_kept_are_not_asked_for_again(exported, photos):
-    answerer = answerer_of(exported[1])
-    kept, asked = Kept(), []
+def test_decisions_of_the_journal_are_not_made_again(exported, photos):
+    predictor = predictor_of(exported[1])
+    journal, asked = DecisionJournal(), []
 
     def counted(squares):
         asked.append(len(squares))
-        return answerer.answer(squares)
+        return predictor.decide(squares)
 
-    counting = replace(answerer, answer=counted)
+    counting = replace(predictor, decide=counted)
     half = sorted(photos.iterdir())[: COUNT // 2]
-    predict_images(counting, half, kept=kept)
-    whole = predict_images(counting, [photos], kept=kept)
+    predict_images(counting, half, journal=journal)
+    whole = predict_images(counting, [photos], journal=journal)
     assert sum(asked) == COUNT
     assert [one.path for one in whole] == [str(path) for path in sorted(photos.iterdir())]
-    expected = predict_images(answerer, [photos])
+    expected = predict_images(predictor, [photos])
     for ours, theirs in zip(whole, expected, strict=True):
-        assert ours.answer.decision == theirs.answer.decision
-        assert ours.answer.score == pytest.approx(theirs.answer.score, rel=1e-4)
+        assert ours.decision == theirs.decision
+        assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4)
 
 
-def test_an_image_that_has_changed_is_asked_about_again(exported, photos, tmp_path):
+def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_path):
     path = tmp_path / "photo.png"
     names = sorted(photos.iterdir())
     path.write_bytes(names[0].read_bytes())
-    kept = Kept()
-    (before,) = predict_images(exported[1], [path], kept=kept)
+    journal = DecisionJournal()
+    (before,) = predict_images(exported[1], [path], journal=journal)
     path.write_bytes(names[2].read_bytes())
-    (after,) = predict_images(exported[1], [path], kept=kept)
-    assert before.answer != after.answer
-    assert after.answer == predict_images(exported[1], [path])[0].answer
+    (after,) = predict_images(exported[1], [path], journal=journal)
+    assert before != after
+    assert [after] == predict_images(exported[1], [path])
+
+
+def test_numbers_that_are_not_finite_are_not_there(exported, photos):
+    predictor = predictor_of(exported[1])
+
+    def broken(squares):
+        return [one._replace(probability=float("nan")) for one in predictor.decide(squares)]
+
+    rows = predict_images(replace(predictor, decide=broken), [photos])
+    assert {row.probability for row in rows} == {None}

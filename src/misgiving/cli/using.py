@@ -25,7 +25,7 @@ from misgiving.cli.progress import Bar, progress_bars
 if TYPE_CHECKING:
     from misgiving.evaluation import Measurement
     from misgiving.metrics.subgroups import Subgroup
-    from misgiving.workflows.prediction_tables import PredictionTable
+    from misgiving.results.decision_tables import DecisionTable
 
 
 def evaluate(
@@ -133,8 +133,8 @@ def predict(
     Where the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
     also: decision (accept, defer or ood), reason (in words), error_probability (that the class
     is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
-    calibration cases that look as unusual or more so), score (accepted by; higher = rather right)
-    and ood_score (lower = more likely out-of-distribution).
+    calibration cases that look as unusual or more so), acceptance_score (higher means more likely
+    correct) and ood_score (lower means more likely out-of-distribution).
 
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, says why, and the others are empty.
@@ -147,18 +147,17 @@ def predict(
     """
     from misgiving.errors import BadImage
     from misgiving.workflows.contact_sheet import worst_first
-    from misgiving.workflows.prediction_files import predict_files
-    from misgiving.workflows.prediction_tables import as_csv
+    from misgiving.workflows.predict import predict_files
 
     stop = "stopped" if out is None else "stopped; say --resume to go on from here"
     with progress_bars(stop) as progress:
 
-        def show(table: "PredictionTable") -> None:
+        def show(table: "DecisionTable") -> None:
             if out is None:
                 progress.stop()  # while it runs, it takes what is written to the screen
-                typer.echo(as_csv(table), nl=False)
+                typer.echo(table.csv(), nl=False)
 
-        predicted = predict_files(
+        table = predict_files(
             model,
             images,
             out=out,
@@ -171,11 +170,12 @@ def predict(
             on_table=show,
             on_bad_image=on_bad_image,
         )
-    say_skipped([BadImage(one.path, one.unreadable) for one in predicted if one.unreadable])
+    decisions = table.decisions
+    say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
-        say(f"wrote {out} ({len(predicted)} images)")
+        say(f"wrote {out} ({len(decisions)} images)")
     if contact_sheet is not None:
-        say(f"wrote {contact_sheet} ({len(worst_first(predicted))} images that were not accepted)")
+        say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")
 
 
 def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:

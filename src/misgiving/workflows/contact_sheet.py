@@ -2,7 +2,6 @@
 
 import base64
 import io
-import math
 from collections import Counter
 from collections.abc import Sequence
 from html import escape
@@ -10,10 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from misgiving.bundle import Answer
 from misgiving.data.preprocessing import decode, read_bytes
 from misgiving.errors import DataError
-from misgiving.workflows.predict import Predicted
+from misgiving.results.decision_tables import DecisionRow
 
 MOST = 500  # images on a sheet, which a browser still scrolls through
 SIDE = 240  # of a thumbnail, in pixels
@@ -42,56 +40,54 @@ img { width: 100%; height: 12rem; object-fit: contain; background: #000; }
 """
 
 
-def contact_sheet(predicted: Sequence[Predicted]) -> str:
+def contact_sheet(decisions: Sequence[DecisionRow]) -> str:
     """The sheet of deferred and OOD images; files are read again for their thumbnails."""
-    shown = worst_first(predicted)
-    cards = "\n".join(_card(one.path, one.answer) for one in shown[:MOST] if one.answer is not None)
+    shown = worst_first(decisions)
+    cards = "\n".join(map(_card, shown[:MOST]))
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>Not accepted: {len(shown)} images</title>\n<style>{STYLE}</style>\n"
-        f"<header><h1>Not accepted</h1>\n{_summary(predicted, len(shown))}</header>\n"
+        f"<header><h1>Not accepted</h1>\n{_summary(decisions, len(shown))}</header>\n"
         f"<main>\n{cards}\n</main>\n</html>\n"
     )
 
 
-def worst_first(predicted: Sequence[Predicted]) -> list[Predicted]:
-    """Deferred and OOD ones: OOD ones first, then by the probability of error."""
-    shown = [one for one in predicted if one.answer is not None and one.answer.decision != "accept"]
-    return sorted(shown, key=_rank)
+def worst_first(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
+    """Deferred and OOD images: OOD first, then by descending probability of error."""
+    return sorted((one for one in decisions if one.decision in ("defer", "ood")), key=_rank)
 
 
-def _rank(one: Predicted) -> tuple[bool, float]:
-    answer = one.answer
-    if answer is None or answer.decision == "ood":
-        p_value = 0.0 if answer is None else answer.ood_p_value or 0.0
-        return False, p_value
-    if answer.error_probability is not None:
-        return True, -answer.error_probability
-    return True, answer.probability - 2 if answer.probability >= 0 else -3.0  # NaN is worst
+def _rank(one: DecisionRow) -> tuple[bool, float]:
+    if one.decision == "ood":
+        return False, one.ood_p_value or 0.0
+    if one.error_probability is not None:
+        return True, -one.error_probability
+    return True, -3.0 if one.probability is None else one.probability - 2
 
 
-def _summary(predicted: Sequence[Predicted], shown: int) -> str:
-    counts = Counter(one.answer.decision for one in predicted if one.answer is not None)
+def _summary(decisions: Sequence[DecisionRow], shown: int) -> str:
+    counts = Counter(one.decision for one in decisions if one.decision is not None)
     told = ", ".join(f"{counts[name]} {name}" for name in ("accept", "defer", "ood"))
     cut = f" The {MOST} worst of {shown} are shown." if shown > MOST else ""
     return (
-        f"<p>Of {counts.total()} images: {told}. OOD ones come first, then those that are "
+        f"<p>Of {counts.total()} images: {told}. OOD images come first, then those that are "
         f"most probably wrong.{cut}</p>\n"
     )
 
 
-def _card(path: str, answer: Answer) -> str:
-    known = math.isfinite(answer.probability)
-    percent = f"{100 * answer.probability:.0f}" if known else "0"
+def _card(one: DecisionRow) -> str:
+    percent = f"{100 * (one.probability or 0.0):.0f}"
+    kind = escape(one.decision or "")
     return (
-        f"<article>{_picture(Path(path))}\n"
-        f'<div class="text"><div class="top"><strong>{escape(answer.predicted_class)}</strong>'
-        f'<span class="tag {escape(answer.decision)}">{escape(answer.decision)}</span></div>\n'
+        f"<article>{_picture(Path(one.path))}\n"
+        '<div class="text"><div class="top">'
+        f"<strong>{escape(one.predicted_class or '')}</strong>"
+        f'<span class="tag {kind}">{kind}</span></div>\n'
         f'<div class="bar" title="probability {percent} %"><i style="width: {percent}%"></i></div>'
         f'\n<div class="name">probability of the class {percent} %</div>'
-        f"<p>{escape(answer.reason)}</p>\n"
-        f'<div class="name">{escape(path)}</div></div></article>'
+        f"<p>{escape(one.reason or '')}</p>\n"
+        f'<div class="name">{escape(one.path)}</div></div></article>'
     )
 
 

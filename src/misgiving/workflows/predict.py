@@ -1,133 +1,238 @@
-"""What `misgiving predict` does: answers of a run or a bundle for image files.
+"""`misgiving predict`: the decisions of a run or a bundle on image files.
 
-Nothing here needs torch, unless it is a run that answers.
+Nothing here needs torch, unless the model is a run.
 """
 
+import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle import Answer, Bundle, is_bundle_not_run
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected
+from misgiving.bundle import Answer, Bundle, Outputs, answers_of, is_bundle_not_run
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
 from misgiving.data.datasets import Dataset, preprocessed, unlabelled
 from misgiving.data.parallel import LOOK_AHEAD, in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.workflows.unfinished_answers import Kept
+from misgiving.files import refuse_unwritable, write_text
+from misgiving.results.decision_tables import (
+    DecisionJournal,
+    DecisionRow,
+    DecisionTable,
+    decision_journal,
+    writer_for,
+)
+from misgiving.workflows.contact_sheet import contact_sheet as sheet_of
 
-Report = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from misgiving.checkpoint import Checkpoint
+    from misgiving.results.predictions import Predictions
+
+OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 
-@runtime_checkable
-class Team(Protocol):
-    """Processes that share the images."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process keeps and writes what is found."""
-
-    def share(self, todo: list[int]) -> list[int]:
-        """The part that is this process's."""
-
-    def together(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
-        """What all have found."""
-
-
-class Alone:
-    """One process does all of it."""
-
-    is_first = True
-
-    def share(self, todo: list[int]) -> list[int]:
-        return todo
-
-    def together(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
-        return dict(found)
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Answerer:
-    """A run or a bundle.
+class Predictor:
+    """A run or a bundle that is ready to decide.
 
     Attributes:
-        answer: From preprocessed images to answers.
-        preprocessing: What an image goes through before.
-        decides: Whether there is a policy.
-        fingerprint: Of all that answers depend on, the policy included.
-        team: The processes that answer.
+        decide: From preprocessed images to decisions.
+        preprocessing: Applied to an image before.
+        has_policy: Whether a deferral policy was calibrated.
+        fingerprint: Of the model and its policy.
+        rank: The number of this process among those of the command, from 0.
+        processes: How many share the images.
     """
 
-    answer: Callable[[Squares], list[Answer]]
+    decide: Callable[[Squares], list[Answer]]
     preprocessing: Preprocessing
-    decides: bool
+    has_policy: bool
     fingerprint: str
-    team: Team = field(default_factory=Alone)
+    rank: int = 0
+    processes: int = 1
+
+    def merged(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
+        """The findings of all processes."""
+        if self.processes == 1:
+            return dict(found)
+        from misgiving import distributed
+
+        with distributed.losses_explained():
+            return distributed.merged(found)
 
 
-class Predicted(NamedTuple):
-    """An image file and its answer; None for one that cannot be read, and why."""
-
-    path: str
-    answer: Answer | None
-    unreadable: str = ""
-
-
-def answerer_of(place: Path, *, device: str = "auto", devices: int = 1, nodes: int = 1) -> Answerer:
-    """What answers: the bundle or run in a folder.
+def predictor_of(
+    model: Path, *, device: str = "auto", devices: int = 1, nodes: int = 1
+) -> Predictor:
+    """Load the bundle or run in a folder, a run in as many processes as are asked for.
 
     Raises:
         DataError: It is neither, or damaged.
-        UsageError: Several processes are asked of a bundle, which takes all cores in one.
+        UsageError: A bundle with several processes: it takes all cores in one.
     """
-    if not is_bundle_not_run(place):
-        from misgiving.workflows.answering import answerer_of_run
-
-        return answerer_of_run(place, device=device, devices=devices, nodes=nodes)
+    if not is_bundle_not_run(model):
+        return _predictor_of_run(model, device=device, devices=devices, nodes=nodes)
     if devices * nodes > 1:
-        raise UsageError("--devices and --nodes are for a run; a bundle takes all cores already")
-    bundle = Bundle.load(place)
-    return Answerer(
-        answer=bundle.answer_squares,
+        raise UsageError("devices and nodes are for a run; a bundle takes all cores already")
+    bundle = Bundle.load(model)
+    return Predictor(
+        decide=bundle.answer_squares,
         preprocessing=bundle.preprocessing,
-        decides=bundle.policy is not None,
-        fingerprint=bundle.fingerprint + policy_mark(bundle.policy),
+        has_policy=bundle.policy is not None,
+        fingerprint=_fingerprint(bundle.fingerprint, bundle.policy),
     )
 
 
-def policy_mark(policy: object) -> str:
-    """What tells one policy of a model from another; nothing where there is none."""
-    return "" if policy is None else f"|{policy!r}"
+def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Predictor:
+    from misgiving import distributed
+    from misgiving.checkpoint import load
+    from misgiving.evaluation import fingerprint_of
+    from misgiving.training.devices import start_processes
+    from misgiving.workflows.evaluate import policy_of
+
+    checkpoint = load(run)
+    decider = policy_of(run, checkpoint)
+    checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
+    fingerprint = fingerprint_of(checkpoint)
+
+    def decide(squares: Squares) -> list[Answer]:
+        predictions = predict_squares(checkpoint, squares, fingerprint)
+        outputs = Outputs(
+            logits=predictions.logits,
+            features=predictions.features,
+            predicted_losses=predictions.predicted_losses,
+        )
+        if decider is None:
+            return answers_of(outputs, predictions.classes, None, None)
+        scaling = decider.estimate.scaling
+        return answers_of(outputs, predictions.classes, decider(predictions), scaling)
+
+    return Predictor(
+        decide=decide,
+        preprocessing=checkpoint.preprocessing,
+        has_policy=decider is not None,
+        fingerprint=_fingerprint(fingerprint, None if decider is None else decider.policy),
+        rank=distributed.rank(),
+        processes=distributed.count(),
+    )
+
+
+def predict_squares(checkpoint: "Checkpoint", squares: Squares, fingerprint: str) -> "Predictions":
+    """Run a model of this fingerprint on preprocessed images of unknown class."""
+    import torch
+
+    from misgiving.evaluation import device_of
+    from misgiving.models.joint import outputs_of
+    from misgiving.results.predictions import Predictions
+
+    images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
+    output = outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
+    names = tuple(map(str, range(len(images))))
+    return Predictions(
+        logits=output.logits.numpy(),
+        features=output.features.numpy(),
+        predicted_losses=output.predicted_losses.numpy() if checkpoint.estimates_losses else None,
+        labels=np.zeros(len(images), dtype=np.int64),  # unknown, and not used
+        ids=names,
+        groups=names,
+        classes=checkpoint.classes,
+        model=fingerprint,
+    )
+
+
+def _fingerprint(model: str, policy: object) -> str:
+    return model if policy is None else f"{model}|{policy!r}"
+
+
+def predict_files(
+    model: Path,
+    images: Sequence[Path],
+    *,
+    out: Path | None = None,
+    resume: bool = False,
+    contact_sheet: Path | None = None,
+    device: str = "auto",
+    devices: int = 1,
+    nodes: int = 1,
+    batch_size: int = 64,
+    on_image: OnImage = lambda *_: None,
+    on_table: Callable[[DecisionTable], None] = lambda _: None,
+    on_bad_image: str = FAIL,
+) -> DecisionTable:
+    """Decide on images, and write a table and a contact sheet, each whole or not at all.
+
+    Args:
+        model: A run or a bundle.
+        images: Files, and folders.
+        out: The table; None for none. Decisions are kept beside it until it is there.
+        resume: Start with the decisions that an earlier attempt has kept.
+        contact_sheet: The page of images that were not accepted; None for none.
+        device: Of a run.
+        devices: Processes on each machine that share the images of a run.
+        nodes: Machines.
+        batch_size: Images in one forward pass.
+        on_image: Called with the number of finished images and of all.
+        on_table: Called with the table where it is not written.
+        on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
+    """
+    if resume and out is None:
+        raise UsageError("`resume` continues a file; name it by `out`")
+    deliver = on_table if out is None else partial(writer_for(out), out)
+    if contact_sheet is not None:
+        if out is not None and contact_sheet.resolve() == out.resolve():
+            raise UsageError(f"{contact_sheet}: is the table's file too; name another")
+        refuse_unwritable(contact_sheet)
+    predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
+    if predictor.rank:  # the first process keeps and writes for all
+        out, contact_sheet, deliver = None, None, on_table
+    with decision_journal(out, predictor.fingerprint, resume=resume) as journal:
+        decisions = predict_images(
+            predictor,
+            images,
+            batch_size=batch_size,
+            on_image=on_image,
+            on_bad_image=on_bad_image,
+            journal=journal,
+        )
+        table = DecisionTable.of(
+            decisions, has_policy=predictor.has_policy, unreadable=on_bad_image == SKIP
+        )
+        deliver(table)
+        if contact_sheet is not None:
+            write_text(contact_sheet, sheet_of(decisions))
+    return table
 
 
 def predict_images(
-    place: Path | Answerer,
-    places: Sequence[Path],
+    model: Path | Predictor,
+    images: Sequence[Path],
     *,
     device: str = "auto",
     batch_size: int = 64,
-    on_image: Report = lambda *_: None,
+    on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
-    kept: Kept | None = None,
-) -> list[Predicted]:
-    """Answers for image files and all images in folders, in their order.
+    journal: DecisionJournal | None = None,
+) -> list[DecisionRow]:
+    """Decide on image files and all images in folders, in their order.
 
     Args:
-        place: A run, a bundle, or what has been made of one.
-        places: Files, and folders.
-        device: Where a run computes.
-        batch_size: Images that are answered at once.
-        on_image: Told how many images are done, of how many.
-        on_bad_image: `skip` gives an image that cannot be read a place in the list too.
-        kept: Answers of an earlier attempt, which takes up those that are found now.
+        model: A run, a bundle, or a predictor of one.
+        images: Files, and folders.
+        device: Of a run.
+        batch_size: Images in one forward pass.
+        on_image: Called with the number of finished images and of all.
+        on_bad_image: `fail`, or `skip` for a row without decision.
+        journal: Decisions that are not made again; those that are made are added.
 
     Raises:
         BadImages: Images cannot be read, and they are not to be skipped, or none can.
@@ -135,75 +240,81 @@ def predict_images(
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, got {batch_size}")
-    dataset = unlabelled(places, name="images")
-    answerer = place if isinstance(place, Answerer) else answerer_of(place, device=device)
-    memory = Kept() if kept is None else kept
-    team = answerer.team
-    found = team.together(_known(dataset, memory))
-    todo = team.share([index for index in range(len(dataset)) if index not in found])
-    bad: dict[str, BadImage] = {}
+    dataset = unlabelled(images, name="images")
+    predictor = model if isinstance(model, Predictor) else predictor_of(model, device=device)
+    journal = DecisionJournal() if journal is None else journal
+    found = predictor.merged(_kept(dataset, journal))
+    remaining = [index for index in range(len(dataset)) if index not in found]
+    share = remaining[predictor.rank :: predictor.processes]
+    bad: dict[int, BadImage] = {}
     if found:
         on_image(len(found), len(dataset))
-    for batch in _batches(dataset, todo, answerer.preprocessing, batch_size):
-        bad |= {one.image: one for one in batch if isinstance(one, BadImage)}
-        images = [one for one in batch if isinstance(one, _ReadImage)]
-        answers = _answers(answerer, images)
-        memory.add({image.key: one for image, one in zip(images, answers, strict=True)})
-        found |= {image.row: one for image, one in zip(images, answers, strict=True)}
+    for batch in _batches(dataset, share, predictor.preprocessing, batch_size):
+        bad |= {index: one for index, one in batch if isinstance(one, BadImage)}
+        read = {index: one for index, one in batch if isinstance(one, _ReadImage)}
+        if read:
+            decided = predictor.decide(np.stack([image.pixels for image in read.values()]))
+            rows = {
+                index: _row(dataset.ids[index], decision)
+                for index, decision in zip(read, decided, strict=True)
+            }
+            journal.add({read[index].key: row for index, row in rows.items()})
+            found |= rows
         on_image(len(found) + len(bad), len(dataset))
-    found, bad = team.together(found), team.together(bad)
+    found, bad = predictor.merged(found), predictor.merged(bad)
     rule(list(bad.values()), len(dataset))
     return [
-        Predicted(name, found.get(index), bad[name].reason if name in bad else "")
+        DecisionRow(name, unreadable=bad[index].reason) if index in bad else found[index]
         for index, name in enumerate(dataset.ids)
     ]
 
 
 class _ReadImage(NamedTuple):
-    """An image that is ready for the model, its row in the set, and what its answer is kept by."""
+    """A preprocessed image, and the key of its decision in the journal."""
 
-    row: int
     key: str
     pixels: UInt8[np.ndarray, "size size 3"]
 
 
-def _known(dataset: Dataset, memory: Kept) -> dict[int, Answer]:
-    """Answers that are kept for files as they are now, by place in the set."""
-    if not memory.answers:
-        return {}
-    keys = ((index, _key(dataset, index)) for index in range(len(dataset)))
-    return {index: memory.answers[key] for index, key in keys if key in memory.answers}
-
-
-def _key(dataset: Dataset, index: int) -> str:
-    """Place, size and time of change; nothing is known of a file that is gone."""
-    try:
-        return dataset.images.key(index)
-    except DataError:
-        return ""
+def _kept(dataset: Dataset, journal: DecisionJournal) -> dict[int, DecisionRow]:
+    """Decisions of the journal for files that have not changed since, by position in the set."""
+    found = {}
+    for index, path in enumerate(dataset.ids if journal.decisions else ()):
+        try:
+            row = journal.decisions.get(dataset.images.key(index))
+        except DataError:  # the file is gone
+            continue
+        if row is not None:
+            found[index] = row._replace(path=path)
+    return found
 
 
 def _batches(
-    dataset: Dataset, todo: Sequence[int], preprocessing: Preprocessing, batch_size: int
-) -> Iterator[list[_ReadImage | BadImage]]:
-    """Threads make the next batch while this one is answered."""
+    dataset: Dataset, share: Sequence[int], preprocessing: Preprocessing, batch_size: int
+) -> Iterator[list[tuple[int, _ReadImage | BadImage]]]:
+    """Batches of images with their positions; threads read the next while one is decided on."""
+
+    def read(position: int) -> _ReadImage:
+        index = share[position]
+        key = dataset.images.key(index)  # before it is read: a file that changes then is read again
+        return _ReadImage(key, preprocessed(dataset.images, index, preprocessing).image)
+
+    names = [dataset.ids[index] for index in share]
     ahead = max(batch_size, LOOK_AHEAD)
-    with closing(_read(dataset, todo, preprocessing, ahead=ahead)) as readings:
-        while batch := list(islice(readings, batch_size)):
+    readings: Generator[_ReadImage | BadImage] = in_order(
+        collected(read, names), len(share), ahead=ahead
+    )
+    with closing(readings):
+        numbered = zip(share, readings, strict=True)
+        while batch := list(islice(numbered, batch_size)):
             yield batch
 
 
-def _read(
-    dataset: Dataset, todo: Sequence[int], preprocessing: Preprocessing, *, ahead: int
-) -> Generator[_ReadImage | BadImage]:
-    def work(position: int) -> _ReadImage:
-        index = todo[position]
-        key = dataset.images.key(index)  # before it is read: one that changes then is met again
-        return _ReadImage(index, key, preprocessed(dataset.images, index, preprocessing).image)
-
-    names = [dataset.ids[index] for index in todo]
-    return in_order(collected(work, names), len(todo), ahead=ahead)
+def _row(path: str, decision: Answer) -> DecisionRow:
+    values = {name: getattr(decision, name, None) for name in DecisionRow._fields}
+    values |= {"path": path, "acceptance_score": decision.score}
+    return DecisionRow._make(_finite(value) for value in values.values())
 
 
-def _answers(answerer: Answerer, images: Sequence[_ReadImage]) -> list[Answer]:
-    return answerer.answer(np.stack([image.pixels for image in images])) if images else []
+def _finite(value: str | float | None) -> str | float | None:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

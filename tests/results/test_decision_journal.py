@@ -3,12 +3,11 @@ from contextlib import suppress
 
 import pytest
 
-from misgiving.bundle import Answer
 from misgiving.errors import UsageError
-from misgiving.workflows.unfinished_answers import beside, kept_beside
+from misgiving.results.decision_tables import DecisionRow, decision_journal, journal_path
 
 FIRST, SECOND = (
-    Answer("a", (0.1 + 0.2, 0.7), 0.7, None, None, 1 / 3, None, decision, "why", None, 2.5)
+    DecisionRow("a.png", "a", 0.1 + 0.2, 1 / 3, decision, "why", ood_score=2.5)
     for decision in ("accept", "defer")
 )
 
@@ -22,12 +21,12 @@ class Stop(Exception):
     """What ends an attempt."""
 
 
-def attempt(out, answers, *, resume=False, fingerprint="model"):
-    """Keep these answers and stop; gives what was kept before."""
+def attempt(out, decisions, *, resume=False, fingerprint="model"):
+    """Keep these decisions and stop; gives what was kept before."""
     before = {}
-    with suppress(Stop), kept_beside(out, fingerprint, resume=resume) as kept:
-        before |= kept.answers
-        kept.add(answers)
+    with suppress(Stop), decision_journal(out, fingerprint, resume=resume) as journal:
+        before |= journal.decisions
+        journal.add(decisions)
         raise Stop
     return before
 
@@ -38,7 +37,7 @@ def test_what_is_kept_is_found_again_to_the_last_digit(out):
     assert attempt(out, {}, resume=True) == {"x": FIRST, "y": SECOND}
 
 
-def test_without_resume_it_begins_anew(out):
+def test_without_resume_it_starts_again(out):
     attempt(out, {"x": FIRST})
     assert attempt(out, {"y": SECOND}) == {}
     assert attempt(out, {}, resume=True) == {"y": SECOND}
@@ -46,38 +45,38 @@ def test_without_resume_it_begins_anew(out):
 
 def test_a_file_that_was_cut_anywhere_gives_the_whole_lines_before(out):
     attempt(out, {"x": FIRST, "y": SECOND})
-    content = beside(out).read_bytes()
+    content = journal_path(out).read_bytes()
     ends = [position + 1 for position, byte in enumerate(content) if byte == ord("\n")]
     cuts = {*range(0, len(content), 9), *ends, *(end - 1 for end in ends)}
     for length in sorted(cuts):
-        beside(out).write_bytes(content[:length])
+        journal_path(out).write_bytes(content[:length])
         whole = sum(end <= length for end in ends[1:])
         found = attempt(out, {"z": FIRST}, resume=True)
         assert found == dict([("x", FIRST), ("y", SECOND)][:whole])
-        lines = beside(out).read_text().splitlines()
+        lines = journal_path(out).read_text().splitlines()
         assert [json.loads(line)[0] for line in lines[1:]] == [*found, "z"]
 
 
-def test_answers_of_another_model_are_not_gone_on_from(out):
+def test_decisions_of_another_model_are_not_resumed(out):
     attempt(out, {"x": FIRST})
-    with pytest.raises(UsageError, match="another model or policy; leave out --resume"):
+    with pytest.raises(UsageError, match="resume"):
         attempt(out, {}, resume=True, fingerprint="other")
     assert attempt(out, {}, resume=True) == {"x": FIRST}
 
 
 def test_two_processes_do_not_write_the_same(out):
-    with kept_beside(out, "model", resume=False) as kept:
-        kept.add({"x": FIRST})
+    with decision_journal(out, "model", resume=False) as journal:
+        journal.add({"x": FIRST})
         with (
-            pytest.raises(UsageError, match="another process is writing it"),
-            kept_beside(out, "model", resume=False),
+            pytest.raises(UsageError, match=str(out)),
+            decision_journal(out, "model", resume=False),
         ):
             pass
-        assert beside(out).stat().st_size > 100
+        assert journal_path(out).stat().st_size > 100
 
 
 def test_nothing_is_left_when_all_is_done_or_nothing_was(out, tmp_path):
-    with kept_beside(out, "model", resume=False) as kept:
-        kept.add({"x": FIRST})
+    with decision_journal(out, "model", resume=False) as journal:
+        journal.add({"x": FIRST})
     attempt(out, {})
     assert list(tmp_path.iterdir()) == []

@@ -5,25 +5,30 @@ import sys
 import pytest
 from pyarrow import parquet
 
-from misgiving.bundle import Answer
 from misgiving.errors import UsageError
-from misgiving.workflows.predict import Predicted
-from misgiving.workflows.prediction_tables import table_of, writer_for
+from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 
-ACCEPTED = Answer(
-    "mel, or not", (0.75, 0.25), 0.75, 0.125, None, -1.5, 0.5, "accept", "w", 3.0, 1.0
+ACCEPTED = DecisionRow(
+    path='a "quoted".png',
+    predicted_class="mel, or not",
+    probability=0.75,
+    predicted_loss=-1.5,
+    decision="accept",
+    reason="w",
+    error_probability=0.125,
+    ood_p_value=0.5,
+    acceptance_score=3.0,
+    ood_score=1.0,
 )
-BROKEN = ACCEPTED._replace(probability=float("nan"), decision="defer", score=None)
-PREDICTED = [
-    Predicted('a "quoted".png', ACCEPTED),
-    Predicted("b\nc.png", BROKEN),
-    Predicted("d.png", None, "not an image"),
-]
+BROKEN = ACCEPTED._replace(
+    path="b\nc.png", probability=None, decision="defer", acceptance_score=None
+)
+DECISIONS = [ACCEPTED, BROKEN, DecisionRow("d.png", unreadable="not an image")]
 
 
 @pytest.fixture
 def table():
-    return table_of(PREDICTED, decides=True, unreadable=True)
+    return DecisionTable.of(DECISIONS, has_policy=True, unreadable=True)
 
 
 def read_csv(path):
@@ -47,7 +52,7 @@ def test_every_kind_of_file_says_the_same(table, tmp_path, suffix):
     assert float(rows[0]["error_probability"]) == 0.125
     assert float(rows[0]["predicted_loss"]) == -1.5
     assert rows[0]["expected_loss"] is rows[0]["unreadable"] is None
-    assert rows[1]["probability"] is rows[1]["score"] is None
+    assert rows[1]["probability"] is rows[1]["acceptance_score"] is None
     assert rows[1]["decision"] == "defer"
     assert rows[2]["unreadable"] == "not an image"
     assert rows[2]["decision"] is rows[2]["probability"] is None
@@ -62,8 +67,8 @@ def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(
         "a;=1+1;.png",
         "a\n=1.png",
     ]
-    answer = ACCEPTED._replace(predicted_class="=1+1", reason="-1")
-    table = table_of([Predicted(name, answer) for name in names], decides=True)
+    decision = ACCEPTED._replace(predicted_class="=1+1", reason="-1")
+    table = DecisionTable.of([decision._replace(path=name) for name in names], has_policy=True)
     for suffix in READERS:
         writer_for(tmp_path / f"t{suffix}")(tmp_path / f"t{suffix}", table)
     rows = READERS[".csv"](tmp_path / "t.csv")
@@ -76,16 +81,16 @@ def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(
 
 
 def test_without_a_policy_there_are_no_columns_for_one():
-    table = table_of(PREDICTED[:1], decides=False)
-    assert table.header == ("path", "predicted_class", "probability", "predicted_loss")
+    table = DecisionTable.of(DECISIONS[:1], has_policy=False)
+    assert table.columns == ("path", "predicted_class", "probability", "predicted_loss")
     assert table.rows == [('a "quoted".png', "mel, or not", 0.75, -1.5)]
 
 
 def test_numbers_in_parquet_are_numbers_also_where_all_are_missing(tmp_path):
     path = tmp_path / "t.parquet"
-    writer_for(path)(path, table_of(PREDICTED[2:], decides=True))
+    writer_for(path)(path, DecisionTable.of(DECISIONS[2:], has_policy=True))
     schema = parquet.read_schema(path)
-    assert str(schema.field("score").type) == "double"
+    assert str(schema.field("acceptance_score").type) == "double"
     assert str(schema.field("reason").type) == "string"
 
 
