@@ -92,11 +92,6 @@ def test_turning_a_batch_round_leaves_the_gaps_of_untied_pairs(pairs, drawn):
     assert turned == ranked((predicted, true), pairs=pairs)
 
 
-@given(batches, st.integers(1, 8))
-def test_how_many_rows_are_in_memory_at_once_does_not_matter(drawn, rows):
-    assert ranked(drawn, rows_at_once=rows) == ranked(drawn)
-
-
 @PAIRS
 @given(columns(17, 17, 5, size=7))
 def test_half_way_between_two_predictions_the_loss_is_no_higher_than_their_mean(pairs, drawn):
