@@ -24,9 +24,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.deferral import Cases, Targets, one_per_group
-from misgiving.deferral.bounds import probability_of_at_most
-from misgiving.deferral.plan import Counts, Plan
+from misgiving.deferral import ScoredCases, Targets, one_per_group
+from misgiving.deferral.bounds import binomial_cdf
+from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts
 from misgiving.errors import DataError
 from misgiving.files import write_text
 
@@ -69,11 +69,11 @@ class Population:
     """All cases there are, the groups they come in, and the tune part (None: drawn alike)."""
 
     name: str
-    cases: Cases
+    cases: ScoredCases
     groups: Int[np.ndarray, " n"]
     classes: tuple[str, ...]
     watched: str
-    tune: Cases | None = None
+    tune: ScoredCases | None = None
 
     def draw(self, sets: int, size: int, random: np.random.Generator) -> Int[np.ndarray, "s n"]:
         """Positions of cases: groups with replacement, and one image of each."""
@@ -164,12 +164,12 @@ def risks(
 
 def _with_labels(
     ranks: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], random: np.random.Generator
-) -> Cases:
+) -> ScoredCases:
     """A quarter of the errors are in the watched class, and as many others as its share takes."""
     of_right = (CLASS_SHARE - 0.25 * wrong.mean()) / (1 - wrong.mean())
     watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
     likeness = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
-    return Cases(scores=ranks, ood_scores=likeness, wrong=wrong, labels=watched.astype(int))
+    return ScoredCases(scores=ranks, ood_scores=likeness, wrong=wrong, labels=watched.astype(int))
 
 
 def read(place: Path) -> Iterator[Population]:
@@ -230,8 +230,8 @@ def population_of(name: str, rows: Sequence[dict[str, str]]) -> Population:
     )
 
 
-def _cases(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> Cases:
-    return Cases(
+def _cases(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> ScoredCases:
+    return ScoredCases(
         scores=np.array([float(row["score"]) for row in rows]),
         ood_scores=np.array([float(row["ood_score"]) for row in rows]),
         wrong=np.array([row["wrong"].lower() in ("1", "1.0", "true") for row in rows]),
@@ -285,7 +285,9 @@ def draw_policies(
         tune = population.tune or population.cases[population.draw(1, size, random)[0]]
         chosen = population.draw(asked.draws // tunes, size, random)
         try:
-            plan = Plan.of(tune, targets, classes=population.classes, cases=size)
+            plan = CertificationPlan.from_tuning(
+                tune, targets, classes=population.classes, cases=size
+            )
         except DataError:  # too few cases for the promise, whatever they are
             none = np.zeros(len(chosen))
             parts.append(Drawn(none, none > 0, none == 0))
@@ -294,14 +296,14 @@ def draw_policies(
         if asked.fault:
             calibration = memorised(calibration, random)
         counts = plan.count(calibration)
-        position = plan.position(counts)
+        position = plan.loosest_certified(counts)
         truth = true_shares(population, plan, counts, position)
         above = broken(label, targets, truth)
         parts.append(Drawn(truth.accepted, above, position < 0))
     return Drawn(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def memorised(calibration: Cases, random: np.random.Generator) -> Cases:
+def memorised(calibration: ScoredCases, random: np.random.Generator) -> ScoredCases:
     """As if the scores had been fitted to the calibration cases: half of the errors are known."""
     known = calibration.wrong & (random.random(calibration.wrong.shape) < 0.5)
     lowest = calibration.scores.min()
@@ -309,13 +311,20 @@ def memorised(calibration: Cases, random: np.random.Generator) -> Cases:
 
 
 def true_shares(
-    population: Population, plan: Plan, counts: Counts, position: Int[np.ndarray, " draws"]
+    population: Population,
+    plan: CertificationPlan,
+    counts: ThresholdCounts,
+    position: Int[np.ndarray, " draws"],
 ) -> Truth:
     """What each policy does in the whole population."""
     cases, weights = population.cases, population.weights
     likeness = cases.ood_scores
     assert likeness is not None
-    limits = np.full(len(position), -np.inf) if counts.limit is None else np.asarray(counts.limit)
+    limits = (
+        np.full(len(position), -np.inf)
+        if counts.ood_limit is None
+        else np.asarray(counts.ood_limit)
+    )
     of_class = cases.labels == population.classes.index(population.watched)
     truth = Truth(*(np.zeros(len(position)) for _ in Truth._fields))
     order = np.argsort(likeness)
@@ -381,7 +390,7 @@ def references(population: Population, targets: Targets, size: int) -> tuple[flo
     within = kept & (wrong <= targets.max_error * accepted)
     expected = np.rint(size * accepted).astype(int)
     median = np.floor(size * wrong).astype(int)
-    p_values = probability_of_at_most(median, expected, targets.max_error)
+    p_values = binomial_cdf(median, expected, targets.max_error)
     passes = kept & (p_values <= LEVEL)
     return float(accepted[passes].max(initial=0.0)), float(accepted[within].max(initial=0.0))
 

@@ -1,16 +1,16 @@
 import numpy as np
 import pytest
 
-from misgiving.deferral import Cases
+from misgiving.deferral import ScoredCases
 
 CLASSES = ("NV", "MEL", "BCC")
 
 
 def drawn_cases(count, seed=0, *, worst=0.6):
-    """Cases whose errors become rarer with the score; the OOD score is its own."""
+    """ScoredCases whose errors become rarer with the score; the OOD score is its own."""
     random = np.random.default_rng(seed)
     scores = random.random(count)
-    return Cases(
+    return ScoredCases(
         scores=scores,
         ood_scores=random.normal(size=count),
         wrong=random.random(count) < worst * (1 - scores) ** 2,

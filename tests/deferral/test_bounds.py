@@ -3,10 +3,10 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.bounds import (
-    highest_rank,
+    binomial_cdf,
     lower_bound,
-    probability_of_at_most,
-    two_sided,
+    tolerance_rank,
+    two_sided_interval,
     upper_bound,
 )
 
@@ -29,7 +29,9 @@ def test_a_bound_misses_no_probability_more_often_than_its_level(cases, level):
 @pytest.mark.parametrize(("count", "cases"), [(0, 7), (7, 7), (3, 40), (1, 1)])
 def test_two_sided_intervals_are_those_of_scipy(count, cases):
     expected = stats.binomtest(count, cases).proportion_ci(0.95, method="exact")
-    assert two_sided(count, cases, level=0.05) == pytest.approx((expected.low, expected.high))
+    assert two_sided_interval(count, cases, level=0.05) == pytest.approx(
+        (expected.low, expected.high)
+    )
 
 
 def test_without_cases_nothing_is_known():
@@ -44,7 +46,7 @@ def test_a_tiny_level_loses_no_digits():
 def test_p_values_are_binomial_sums():
     counts, cases = np.meshgrid(np.arange(6), np.arange(8))
     expected = stats.binom.cdf(np.minimum(counts, cases), cases, 0.3)
-    found = probability_of_at_most(np.minimum(counts, cases), cases, 0.3)
+    found = binomial_cdf(np.minimum(counts, cases), cases, 0.3)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
@@ -54,4 +56,4 @@ def test_the_highest_rank_is_the_last_whose_share_below_is_within_the_rate(cases
     # More than `rate` of all lies below the k-th lowest when fewer than k draws lie in that share.
     failing = stats.binom.cdf(np.arange(cases), cases, rate)
     expected = int((failing <= 0.05).sum())
-    assert highest_rank(cases, rate=rate, level=0.05) == expected
+    assert tolerance_rank(cases, rate=rate, level=0.05) == expected

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral.certification import allowed, certified, loosest
+from misgiving.deferral.multiple_testing import fallback_procedure, fixed_sequence, loosest
 
 LEVELS = np.array([0.05, 0.15, 0.05])
 
@@ -35,7 +35,7 @@ def test_certified_thresholds_are_those_of_scalar_loops():
     added = random.integers(30, size=(200, 6))
     wrong = np.cumsum(random.binomial(added, 0.15), axis=1)
     accepted, levels = np.cumsum(added, axis=1), np.full(6, 0.1)
-    found = certified(accepted, wrong, max_error=0.2, levels=levels)
+    found = fallback_procedure(accepted, wrong, max_error=0.2, levels=levels)
     expected = [in_loops(n, k, 0.2, levels) for n, k in zip(accepted, wrong, strict=True)]
     np.testing.assert_array_equal(found, expected)
     assert 0.1 < found.mean() < 0.9
@@ -49,20 +49,22 @@ def test_no_threshold_is_certified_wrongly_more_often_than_the_levels_allow(risk
     broken = 0.0
     for counts in every_count(6, 10):
         n, k = np.cumsum(counts[:3] + counts[3:]), np.cumsum(counts[3:])
-        found = certified(n, k, max_error=max_error, levels=LEVELS)
+        found = fallback_procedure(n, k, max_error=max_error, levels=LEVELS)
         broken += chance(counts, [*right, *wrong]) * (found & beyond).any()
     assert 0.02 < broken <= LEVELS.sum()
 
 
 def test_a_threshold_that_accepts_no_case_is_not_certified():
     none = np.zeros(2, dtype=int)
-    assert not certified(none, none, max_error=0.5, levels=np.array([0.5, 0.4])).any()
+    assert not fallback_procedure(none, none, max_error=0.5, levels=np.array([0.5, 0.4])).any()
 
 
 def test_a_level_is_lost_where_it_rejects_nothing():
     accepted, wrong = np.array([10, 40]), np.array([9, 9])
     level = float(stats.binom.cdf(9, 40, 0.4))
-    alone = certified(accepted, wrong, max_error=0.4, levels=np.array([0.9 * level, 0.2 * level]))
+    alone = fallback_procedure(
+        accepted, wrong, max_error=0.4, levels=np.array([0.9 * level, 0.2 * level])
+    )
     assert alone.tolist() == [False, False]
 
 
@@ -72,14 +74,14 @@ def test_no_class_is_missed_more_often_than_promised_but_for_the_level(risks):
     beyond = np.cumsum(risks) > rate
     broken = 0.0
     for counts in every_count(3, cases):
-        found = allowed(np.cumsum(counts[:2]), cases, rate=rate, level=level)
+        found = fixed_sequence(np.cumsum(counts[:2]), cases, rate=rate, level=level)
         broken += chance(counts, [*risks, 1 - sum(risks)]) * (found & beyond).any()
     assert 0.02 < broken <= level
 
 
 def test_beyond_the_first_threshold_that_fails_none_is_allowed():
     misses = np.array([[0, 5, 0], [5, 5, 5], [0, 0, 0]])
-    found = allowed(misses, np.array([50, 50, 200]), rate=0.1, level=0.05)
+    found = fixed_sequence(misses, np.array([50, 50, 200]), rate=0.1, level=0.05)
     assert found.tolist() == [[True, False, False], [False] * 3, [True] * 3]
 
 

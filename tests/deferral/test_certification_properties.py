@@ -10,19 +10,21 @@ from scipy import stats
 from strategies import DISTINCT, columns, generators, heights, ranks
 
 from misgiving.deferral.bounds import (
-    highest_rank,
+    binomial_cdf,
+    conformal_p_values,
+    kth_lowest,
     lower_bound,
-    probability_of_at_most,
-    two_sided,
+    tolerance_rank,
+    two_sided_interval,
     upper_bound,
 )
-from misgiving.deferral.certification import allowed, certified
 from misgiving.deferral.multiple_testing import (
-    accepted_by_candidate,
     candidate_thresholds,
+    counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
     starting_levels,
 )
-from misgiving.deferral.ood_limit import conformal_p_values, limit_of
 
 percents = st.integers(1, 99).map(lambda percent: Fraction(percent, 100))
 levels = st.floats(1e-6, 0.5)
@@ -59,7 +61,7 @@ def at_most(count, cases, probability):
 def test_a_p_value_is_a_binomial_sum_in_fractions(drawn, probability):
     count, cases = drawn
     expected = float(at_most(count, cases, probability))
-    found = float(probability_of_at_most(count, cases, float(probability)))
+    found = float(binomial_cdf(count, cases, float(probability)))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -77,7 +79,7 @@ def test_at_a_bound_so_few_or_so_many_events_are_as_improbable_as_the_level(draw
 @given(counted(), levels)
 def test_the_bounds_of_the_other_outcome_are_the_rest_to_1(drawn, level):
     count, cases = drawn
-    found, mirrored = (two_sided(k, cases, level=level) for k in (count, cases - count))
+    found, mirrored = (two_sided_interval(k, cases, level=level) for k in (count, cases - count))
     np.testing.assert_allclose(mirrored, (1 - found.upper, 1 - found.lower), atol=1e-9)
 
 
@@ -91,7 +93,7 @@ def test_less_confidence_and_fewer_events_lower_the_upper_bound(drawn, both):
 
 @given(st.integers(1, 150), percents, percents)
 def test_the_ood_rank_is_the_highest_whose_share_is_within_the_rate(cases, rate, level):
-    rank = highest_rank(cases, rate=float(rate), level=float(level))
+    rank = tolerance_rank(cases, rate=float(rate), level=float(level))
     # more than `rate` lies below the k-th lowest when fewer than k cases fall into that share
     failing = [at_most(k - 1, cases, rate) for k in (rank, rank + 1)]
     assume(abs(failing[1] - level) > Fraction(1, 10**12))  # rounding may decide such a draw
@@ -104,8 +106,8 @@ def test_the_ood_rank_is_the_highest_whose_share_is_within_the_rate(cases, rate,
 def test_the_ood_rank_rises_with_cases_and_rate_and_falls_with_the_confidence(
     cases, rates, chances, more
 ):
-    loose = highest_rank(cases + more, rate=float(rates[1]), level=float(chances[1]))
-    assert highest_rank(cases, rate=float(rates[0]), level=float(chances[0])) <= loose
+    loose = tolerance_rank(cases + more, rate=float(rates[1]), level=float(chances[1]))
+    assert tolerance_rank(cases, rate=float(rates[0]), level=float(chances[0])) <= loose
 
 
 @given(nested(most=6), st.lists(st.integers(0, 30), min_size=6, max_size=6), percents)
@@ -121,7 +123,7 @@ def test_certified_thresholds_are_those_of_the_fallback_procedure_in_fractions(
         assume(abs(p_value - carried) > Fraction(1, 10**12))
         expected.append(p_value <= carried)
         carried = carried if expected[-1] else Fraction(0)
-    found = certified(
+    found = fallback_procedure(
         accepted, wrong, max_error=float(max_error), levels=np.array(shares, dtype=float)
     )
     assert found.tolist() == expected
@@ -134,14 +136,14 @@ six_levels = st.lists(st.floats(0, 0.2), min_size=6, max_size=6).map(np.array)
 def test_with_the_same_levels_a_larger_error_certifies_whatever_a_smaller_one_does(
     drawn, starts, errors
 ):
-    strict, loose = (certified(*drawn, max_error=float(e), levels=starts) for e in errors)
+    strict, loose = (fallback_procedure(*drawn, max_error=float(e), levels=starts) for e in errors)
     assert (strict <= loose).all()
 
 
 @given(nested(), six_levels, six_levels, percents)
 def test_more_level_certifies_whatever_less_does(drawn, starts, more, max_error):
     less, enough = (
-        certified(*drawn, max_error=float(max_error), levels=levels)
+        fallback_procedure(*drawn, max_error=float(max_error), levels=levels)
         for levels in (starts, starts + more)
     )
     assert (less <= enough).all()
@@ -152,7 +154,8 @@ def test_one_more_error_certifies_nothing_more(drawn, starts, max_error, at):
     accepted, wrong = drawn
     worse = wrong + ((np.arange(6) >= at) & (wrong < accepted))
     before, after = (
-        certified(accepted, of, max_error=float(max_error), levels=starts) for of in (wrong, worse)
+        fallback_procedure(accepted, of, max_error=float(max_error), levels=starts)
+        for of in (wrong, worse)
     )
     assert (after <= before).all()
 
@@ -165,7 +168,7 @@ def test_a_class_is_allowed_to_be_missed_up_to_the_first_threshold_that_fails(
     p_values = [at_most(k, cases, rate) for k in misses.tolist()]
     assume(all(abs(p - level) > Fraction(1, 10**12) for p in p_values))
     expected = [all(p <= level for p in p_values[: at + 1]) for at in range(6)]
-    found = allowed(misses, cases, rate=float(rate), level=float(level))
+    found = fixed_sequence(misses, cases, rate=float(rate), level=float(level))
     assert found.tolist() == expected
 
 
@@ -190,7 +193,7 @@ def test_a_candidate_accepts_the_counted_cases_that_reach_it(drawn, steps):
     scores, counted = drawn[0] / 1.0, drawn[1] == 1
     thresholds = np.append(np.unique(steps / 1.0)[::-1], -np.inf)
     expected = [int((counted & (scores >= threshold)).sum()) for threshold in thresholds]
-    assert accepted_by_candidate(scores, counted, thresholds).tolist() == expected
+    assert counts_by_threshold(scores, counted, thresholds).tolist() == expected
 
 
 @given(nested(), st.integers(1, 300), percents, levels)
@@ -204,7 +207,7 @@ def test_starting_levels_are_shares_of_the_whole_level(drawn, cases, max_error, 
 @given(ranks(40), st.data())
 def test_the_limit_has_fewer_scores_below_than_its_rank_and_enough_up_to_it(scores, data):
     rank = data.draw(st.integers(1, len(scores)))
-    limit = limit_of(scores / 4, rank)
+    limit = kth_lowest(scores / 4, rank)
     assert (scores / 4 < limit).sum() < rank <= (scores / 4 <= limit).sum()
 
 

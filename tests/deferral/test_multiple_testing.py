@@ -3,8 +3,8 @@ import pytest
 from scipy import stats
 
 from misgiving.deferral.multiple_testing import (
-    accepted_by_candidate,
     candidate_thresholds,
+    counts_by_threshold,
     starting_levels,
 )
 
@@ -37,7 +37,7 @@ def test_counts_are_those_of_scalar_loops():
         [sum(c and s >= t for s, c in zip(*row, strict=True)) for t in thresholds]
         for row in zip(scores, counted, strict=True)
     ]
-    np.testing.assert_array_equal(accepted_by_candidate(scores, counted, thresholds), expected)
+    np.testing.assert_array_equal(counts_by_threshold(scores, counted, thresholds), expected)
 
 
 def power(cases, risk, max_error, level):

@@ -12,19 +12,20 @@ from scipy import stats
 from strategies import columns, heights
 
 from misgiving.deferral import (
-    Attainable,
-    Calibration,
-    Cases,
+    BinomialInterval,
+    CalibrationScores,
+    CertifiableError,
+    Certificate,
     ClassOutcome,
     DeferralPolicy,
-    Interval,
-    PrevalenceOutcome,
+    LabelShiftOutcome,
+    ScoredCases,
     Targets,
-    calibrate,
+    certify_thresholds,
     one_per_group,
     rates_by_class,
 )
-from misgiving.deferral.prevalence import bounded_error, completed, estimated_error
+from misgiving.deferral.label_shift import bounded_error, complete_shares, estimated_error
 from misgiving.errors import DataError, UsageError
 
 CLASSES = ("NV", "MEL", "BCC")
@@ -39,7 +40,7 @@ def drawn_cases(seed, count, worst):
     """Whole scores, of which the highest are seldom wrong; labels and familiarities at random."""
     random = np.random.default_rng(seed)
     scores = random.integers(SCORES, size=count)
-    return Cases(
+    return ScoredCases(
         scores=scores / 1.0,
         ood_scores=random.permutation(count) / 1.0,
         wrong=random.random(count) < worst * (1 - scores / SCORES) ** 2,
@@ -68,7 +69,7 @@ def tune_and_cases(drawn):
 
 def calibrated(both, asked):
     try:
-        return calibrate(*both, asked, classes=CLASSES)
+        return certify_thresholds(*both, asked, classes=CLASSES)
     except DataError:  # too few cases for what is asked; its own tests see to that
         reject()
 
@@ -118,10 +119,10 @@ def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_n
     moved = at if at is None or at == -math.inf else steps[int(at)]
     assert changed.accept_threshold == moved
     assert changed.ood_threshold == (None if limit is None else factor * limit - 7)
-    kept, moved_too = plain.evidence, changed.evidence
+    kept, moved_too = plain.calibration_scores, changed.calibration_scores
     assert (moved_too.wrong, moved_too.kept) == (kept.wrong, kept.kept)
     assert moved_too.scores == tuple(steps[int(score)] for score in kept.scores)
-    names = {"accept_threshold": at, "ood_threshold": limit, "evidence": kept}
+    names = {"accept_threshold": at, "ood_threshold": limit, "calibration_scores": kept}
     assert replace(changed, ood_scores=plain.ood_scores, **names) == plain
 
 
@@ -145,25 +146,28 @@ def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
 
 def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes):
     """A policy of any thresholds, with the calibration cases' familiarities."""
-    found = Calibration(
+    found = Certificate(
         targets=Targets(max_error=0.1),
         classes=CLASSES,
         cases=100,
-        tune_cases=50,
-        candidates=20,
+        tuning_cases=50,
+        thresholds_tried=20,
         accept_threshold=accept,
         ood_threshold=limit,
         ood_rank=None if limit is None else 1,
         ood_scores=tuple(sorted(familiarities)) or None,
         accepted=50,
         wrong=1,
-        coverage=Interval(0.4, 0.6),
+        coverage=BinomialInterval(0.4, 0.6),
         class_outcomes=(),
-        prevalence=None,
-        best=None,
+        label_shift=None,
+        smallest_certifiable=None,
+        calibration_scores=CalibrationScores(
+            thresholds=(0.5, -math.inf), scores=(0.5,), wrong=(False,), kept=(True,)
+        ),
     )
     return DeferralPolicy(
-        calibration=replace(found, **changes),
+        certificate=replace(found, **changes),
         score="msp",
         ood_detector="knn",
         model_fingerprint="a",
@@ -257,11 +261,11 @@ written = st.fixed_dictionaries(
         "coverage": st.tuples(shares, shares),
         "class_outcomes": st.lists(outcomes, max_size=2),
         "targets": targets,
-        "prevalence": st.none()
+        "label_shift": st.none()
         | st.tuples(
             st.lists(shares, max_size=3).map(tuple), st.none() | shares, st.none() | shares
         ),
-        "best": st.none() | st.tuples(shares, st.integers(0, 9)),
+        "smallest_certifiable": st.none() | st.tuples(shares, st.integers(0, 9)),
     }
 )
 
@@ -273,11 +277,11 @@ def record(kind, values):
 def policy_of(drawn):
     """The policy of these plain values."""
     records = {
-        "coverage": Interval(*drawn["coverage"]),
+        "coverage": BinomialInterval(*drawn["coverage"]),
         "class_outcomes": tuple(record(ClassOutcome, of) for of in drawn["class_outcomes"]),
         "targets": Targets(**drawn["targets"]),
-        "prevalence": record(PrevalenceOutcome, drawn["prevalence"]),
-        "best": record(Attainable, drawn["best"]),
+        "label_shift": record(LabelShiftOutcome, drawn["label_shift"]),
+        "smallest_certifiable": record(CertifiableError, drawn["smallest_certifiable"]),
     }
     return policy(**{**drawn, **records})
 
@@ -348,14 +352,16 @@ def test_the_error_in_a_mix_of_classes_lies_between_those_of_the_classes(drawn, 
     found = estimated_error(wrong, right, cases, mix)
     assert min(errors, default=0) - 1e-12 <= found <= max(errors, default=0) + 1e-12
     least, most = other / 4, (other + mix) / 4
-    bound = bounded_error(most, least, mix=mix) if (mix @ most) else 0
+    bound = bounded_error(most, least, shares=mix) if (mix @ most) else 0
     assert 0 <= bound <= 1
 
 
 @given(st.dictionaries(st.sampled_from(CLASSES), st.integers(0, 4), max_size=2), st.data())
 def test_a_mix_that_is_completed_sums_to_1_keeps_what_is_named_and_shares_the_rest(named, data):
     cases = np.array(data.draw(st.lists(st.integers(1, 50), min_size=3, max_size=3)))
-    mix = completed({name: tenths / 10 for name, tenths in named.items()}, CLASSES, cases=cases)
+    mix = complete_shares(
+        {name: tenths / 10 for name, tenths in named.items()}, CLASSES, cases=cases
+    )
     rest = [k for k, name in enumerate(CLASSES) if name not in named]
     assert mix.sum() == pytest.approx(1)
     assert [mix[CLASSES.index(name)] for name in named] == pytest.approx(

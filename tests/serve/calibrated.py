@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 from standin import CLASSES, Standin, answer_of
 
-from misgiving.deferral import Cases, DeferralPolicy, Targets, calibrate
+from misgiving.deferral import DeferralPolicy, ScoredCases, Targets, certify_thresholds
 
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 
@@ -13,7 +13,7 @@ def cases_like_the_standins(count, seed):
     """Scores from 0.5 to 1, whose errors become rarer with them; most images are not green."""
     random = np.random.default_rng(seed)
     scores = random.uniform(0.5, 1, count)
-    return Cases(
+    return ScoredCases(
         scores=scores,
         ood_scores=-random.uniform(0, 255, count),
         wrong=random.random(count) < 1.6 * (1 - scores) ** 1.5,
@@ -22,11 +22,11 @@ def cases_like_the_standins(count, seed):
 
 
 def made_policy(targets=TARGETS, classes=CLASSES):
-    found = calibrate(
+    found = certify_thresholds(
         cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
     )
     return DeferralPolicy(
-        calibration=found,
+        certificate=found,
         score="combination",
         ood_detector="knn",
         model_fingerprint="f" * 64,

@@ -14,7 +14,7 @@ KEY = "a-key-of-the-tests-0123456789"
 
 
 class Policy:
-    def sentences(self):
+    def summary(self):
         return ["Of accepted answers at most 5 % are wrong."]
 
     def to_dict(self):

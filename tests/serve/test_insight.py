@@ -23,10 +23,6 @@ def sent(client, image, name="a.png"):
     return answer.json()["results"][0]["case"]
 
 
-def without_evidence(policy):
-    return replace(policy, calibration=replace(policy.calibration, evidence=None))
-
-
 def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
     found = client.get("/calibration").json()
     policy, cases = made_policy(), cases_like_the_standins(500, 2)
@@ -80,15 +76,6 @@ def test_a_policy_that_accepts_nothing_is_told_as_that(serving):
     client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
     saved = client.get("/calibration").json()["saved"]
     assert (saved["accepts"], saved["threshold"]) == (False, None)
-
-
-def test_a_policy_of_before_cases_were_kept_has_no_settings_and_it_is_said(serving):
-    client = serving(Calibrated(without_evidence(made_policy())))
-    found = client.get("/calibration").json()
-    assert (found["settings"], "calibrate it again" in found["why_not"]) == ([], True)
-    drift = client.get("/drift").json()
-    assert [test["name"] for test in drift["tests"]] == ["familiarity"]
-    assert drift["missing"] == ["the policy keeps no calibration scores; calibrate again"]
 
 
 def test_a_model_without_a_policy_has_neither_settings_nor_tests(serving):

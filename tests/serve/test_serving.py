@@ -68,7 +68,7 @@ def test_a_bundle_is_served_without_torch_and_stops_in_order(exported, tmp_path)
         _, said = process.communicate(timeout=30)
     is_answered_by(case, bundle)
     assert case["model_fingerprint"] == model["model_fingerprint"] == bundle.fingerprint
-    assert model["policy"] == bundle.policy.sentences()
+    assert model["policy"] == bundle.policy.summary()
     assert model["card"] == bundle.card
     assert "libtorch" not in libraries
     assert process.returncode == 0

@@ -69,7 +69,7 @@ def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(
     cases, monitor = drawn(30)[::-1], DriftMonitor(made_policy())
     store.add(cases)
     for case in cases:
-        monitor.see(
+        monitor.update(
             score=case.score,
             ood_score=case.ood_score,
             accepted=case.decision == "accept",

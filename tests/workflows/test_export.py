@@ -111,7 +111,7 @@ def test_the_card_says_what_the_model_is_and_promises(exported):
     assert card["class_counts"]["train"] == {"a": 34, "b": 33, "c": 33}
     assert card["class_counts"]["validation"] == {"a": 16, "b": 17, "c": 17}
     assert card["fingerprint"] == decider.policy.model_fingerprint
-    assert card["targets"] == decider.policy.sentences()
+    assert card["targets"] == decider.policy.summary()
     assert card["architecture"]["backbone"] == "vgg16_mini"
     assert card["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     readable = (folder / "card.md").read_text()

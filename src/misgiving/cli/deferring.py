@@ -106,7 +106,7 @@ def calibrate(
         class_max_miss=rates_by_class(class_max_miss or ()),
         max_ood_false_alarms=max_ood_false_alarms,
         simultaneous=not each,
-        prevalence=None if shares is None else rates_by_class(shares, what="prevalence"),
+        prevalence=None if shares is None else rates_by_class(shares, name="prevalence"),
     )
     with progress_bars() as progress:
         account = calibrate_run(

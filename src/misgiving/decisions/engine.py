@@ -18,7 +18,13 @@ from misgiving.decisions.decision import (
 )
 from misgiving.decisions.decision import Verdict as Verdict
 from misgiving.decisions.decision import ood_detector_of, verdicts
-from misgiving.deferral import Cases, DeferralPolicy, Targets, calibrate, one_per_group
+from misgiving.deferral import (
+    DeferralPolicy,
+    ScoredCases,
+    Targets,
+    certify_thresholds,
+    one_per_group,
+)
 from misgiving.errors import DataError, UsageError
 from misgiving.files import file_sha256, whole_folder, write_json
 from misgiving.results.predictions import Head, Predictions
@@ -70,10 +76,10 @@ def cases_of(
     estimate: Estimate,
     *,
     ood_detector: str = OOD_DETECTOR,
-) -> Cases:
+) -> ScoredCases:
     """All images as cases of a policy; draw one of each group before anything is certified."""
     found = all_confidences(predictions, detectors)
-    return Cases(
+    return ScoredCases(
         scores=estimate.scores(found, predictions.logits),
         ood_scores=found[_known(ood_detector, found)],
         wrong=predictions.errors,
@@ -211,14 +217,15 @@ def calibrated(
         for part in (tune, calibration)
     )
     found = [
-        calibrate(tuned, certified, promise, classes=calibration.classes) for promise in targets
+        certify_thresholds(tuned, certified, promise, classes=calibration.classes)
+        for promise in targets
     ]
     return [
         Decider(
             detectors=detectors,
             estimate=estimate,
             policy=DeferralPolicy(
-                calibration=one,
+                certificate=one,
                 score=estimate.score,
                 ood_detector=ood_detector,
                 model_fingerprint=calibration.model,

@@ -1,29 +1,35 @@
-"""Accept, defer or call OOD, with a guarantee that holds for a finite number of cases."""
+"""Deferral policies with finite-sample guarantees: accept, defer or call out-of-distribution."""
 
-from misgiving.deferral.bounds import Interval
-from misgiving.deferral.cases import Cases, Targets, one_per_group, rates_by_class
+from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.decisions import Decision
 from misgiving.deferral.drift import DriftMonitor, DriftTest
-from misgiving.deferral.operating_points import Evidence, Setting
+from misgiving.deferral.label_shift import LabelShiftOutcome
+from misgiving.deferral.operating_points import CalibrationScores, OperatingPoint
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.deferral.prevalence import PrevalenceOutcome
-from misgiving.deferral.thresholds import Attainable, Calibration, ClassOutcome, calibrate
+from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.targets import Targets, rates_by_class
+from misgiving.deferral.thresholds import (
+    CertifiableError,
+    Certificate,
+    ClassOutcome,
+    certify_thresholds,
+)
 
 __all__ = [
-    "Attainable",
-    "Calibration",
-    "Cases",
+    "BinomialInterval",
+    "CalibrationScores",
+    "CertifiableError",
+    "Certificate",
     "ClassOutcome",
     "Decision",
     "DeferralPolicy",
     "DriftMonitor",
     "DriftTest",
-    "Evidence",
-    "Interval",
-    "PrevalenceOutcome",
-    "Setting",
+    "LabelShiftOutcome",
+    "OperatingPoint",
+    "ScoredCases",
     "Targets",
-    "calibrate",
+    "certify_thresholds",
     "one_per_group",
     "rates_by_class",
 ]

@@ -1,4 +1,4 @@
-"""Exact bounds on a probability from a count (Clopper and Pearson, 1934), and tests of one."""
+"""Exact confidence bounds: binomial proportions, tolerance limits and conformal p-values."""
 
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ Values = Float[np.ndarray, "..."]
 Probabilities = Values | float | np.floating
 
 
-class Interval(NamedTuple):
-    """The bounds of an interval."""
+class BinomialInterval(NamedTuple):
+    """Two-sided interval of a proportion."""
 
     lower: float
     upper: float
 
 
-def probability_of_at_most(count: Counts, cases: Counts, probability: Probabilities) -> Values:
+def binomial_cdf(count: Counts, cases: Counts, probability: Probabilities) -> Values:
     """P(Bin(cases, probability) <= count): the p-value of "the probability is higher than this".
 
-    >>> float(probability_of_at_most(0, 2, 0.5))
+    >>> float(binomial_cdf(0, 2, 0.5))
     0.25
     """
     short = np.maximum(np.subtract(cases, count), 0)
@@ -30,7 +30,7 @@ def probability_of_at_most(count: Counts, cases: Counts, probability: Probabilit
 
 
 def upper_bound(count: Counts, cases: Counts, *, level: float) -> Values:
-    """What the probability exceeds with a probability of at most `level`; 1 without any case.
+    """Upper Clopper-Pearson bound, exceeded with probability at most `level`; 1 without any case.
 
     >>> round(float(upper_bound(0, 10, level=0.05)), 3)  # 1 - 0.05 ** (1 / 10)
     0.259
@@ -41,7 +41,7 @@ def upper_bound(count: Counts, cases: Counts, *, level: float) -> Values:
 
 
 def lower_bound(count: Counts, cases: Counts, *, level: float) -> Values:
-    """What the probability falls below with a probability of at most `level`; 0 without any case.
+    """Lower Clopper-Pearson bound, undercut with probability at most `level`; 0 without any case.
 
     >>> round(float(lower_bound(10, 10, level=0.05)), 3)
     0.741
@@ -51,26 +51,56 @@ def lower_bound(count: Counts, cases: Counts, *, level: float) -> Values:
     return np.where(np.equal(count, 0), 0.0, inside)
 
 
-def two_sided(count: int, cases: int, *, level: float) -> Interval:
-    """An interval that misses the probability with a probability of at most `level`.
+def two_sided_interval(count: int, cases: int, *, level: float) -> BinomialInterval:
+    """Clopper-Pearson interval (1934), which misses the probability with probability `level`.
 
-    >>> two_sided(0, 10, level=0.05)
-    Interval(lower=0.0, upper=0.308...)
+    >>> two_sided_interval(0, 10, level=0.05)
+    BinomialInterval(lower=0.0, upper=0.308...)
     """
-    return Interval(
+    return BinomialInterval(
         float(lower_bound(count, cases, level=level / 2)),
         float(upper_bound(count, cases, level=level / 2)),
     )
 
 
-def highest_rank(cases: int, *, rate: float, level: float) -> int:
-    """The highest k for which at most `rate` of all lies below the k-th lowest of `cases` draws.
+def tolerance_rank(cases: int, *, rate: float, level: float) -> int:
+    """Highest k for which at most `rate` of the population lies below the k-th lowest case.
 
     The share below it is Beta(k, cases - k + 1) (Wilks, 1941); it exceeds `rate` with a probability
-    of at most `level`. 0 where even the lowest draw cannot say so.
+    of at most `level`. 0 where even the lowest case is too high.
 
-    >>> highest_rank(59, rate=0.05, level=0.05), highest_rank(58, rate=0.05, level=0.05)
+    >>> tolerance_rank(59, rate=0.05, level=0.05), tolerance_rank(58, rate=0.05, level=0.05)
     (1, 0)
     """
     ranks = np.arange(1, cases + 1)
     return int((betainc(ranks, cases - ranks + 1, rate) >= 1 - level).sum())
+
+
+def kth_lowest(
+    scores: Float[np.ndarray, "*draws n"], k: int
+) -> Float[np.ndarray, "*draws"] | np.floating:
+    """The k-th lowest score, counted from 1.
+
+    >>> float(kth_lowest(np.array([0.4, 0.1, 0.3]), 2))
+    0.3
+    """
+    return np.partition(scores, k - 1, axis=-1)[..., k - 1]
+
+
+def conformal_p_values(
+    scores: Float[np.ndarray, " n"], calibration: Float[np.ndarray, " m"]
+) -> Float[np.ndarray, " n"]:
+    """(1 + the number of sorted calibration scores that are no higher) / (m + 1); NaN for a NaN.
+
+    >>> conformal_p_values(np.array([0.15]), np.array([0.1, 0.2, 0.3]))
+    array([0.5])
+    """
+    below = count_no_higher(scores, calibration)
+    return np.where(np.isnan(scores), np.nan, (1 + below) / (len(calibration) + 1))
+
+
+def count_no_higher(
+    scores: Float[np.ndarray, " n"], calibration: Float[np.ndarray, " m"]
+) -> Int[np.ndarray, " n"]:
+    """Number of sorted calibration scores that are no higher than each score."""
+    return np.searchsorted(calibration, scores, side="right")

@@ -1,4 +1,4 @@
-"""Whether the cases in use still are like the calibration cases: tests that may be read any time.
+"""Drift monitor: sequential tests of exchangeability with the calibration cases.
 
 Each test bets against "nothing has changed" and its wealth, the e-value, starts at 1. While nothing
 has changed, the probability that it *ever* reaches 1 / level is at most the level (Ville, 1939).
@@ -10,35 +10,38 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
-from misgiving.deferral.bounds import Interval
+from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.policy import DeferralPolicy
 
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
 TESTS = 3  # which share it
-RECENT = 100  # cases that the words are about; the tests are about all
-LITTLE = 0.1  # a difference from the usual mean rank that is worded as little
+RECENT = 100  # cases that a sentence describes; the tests use all
+SMALL = 0.1  # a difference from the usual mean rank that is described as "a little"
 JUMPS = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1.0]])  # how readily wealth changes its stake
 STAKES = np.array([-1.8, -0.9, 0.9, 1.8])  # on a p-value, as a slope: below 2, or all can be lost
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
+NO_CASE = "No case has arrived yet."
+
+PerStream = Float[np.ndarray, "*streams"] | np.floating
 
 
 class DriftTest(NamedTuple):
-    """What one test has found.
+    """State of one test.
 
     Attributes:
         name: `scores`, `familiarity` or `acceptance`.
-        e_value: Wealth now, from 1; grows while the cases are unlike the calibration cases.
+        e_value: Wealth now, from 1; grows while the cases differ from the calibration cases.
         highest: The highest wealth so far.
-        alarm_at: The wealth that is an alarm.
-        since: How many cases had been seen at the alarm; None: there was none.
-        sentence: What recent cases are like, in words.
-        alarmed_with: The sentence at the alarm; None: there was none.
+        alarm_at: Wealth at which the test alarms.
+        since: Number of cases at the alarm; None without an alarm.
+        sentence: Description of recent cases.
+        alarmed_with: The sentence at the alarm; None without an alarm.
     """
 
     name: str
@@ -50,15 +53,8 @@ class DriftTest(NamedTuple):
     alarmed_with: str | None = None
 
 
-class Words(NamedTuple):
-    """What the ranks of a test are said of.
-
-    Attributes:
-        subject: Of the comparison, with its verb.
-        lower: Than before.
-        higher: Than before.
-        scores: What is ranked.
-    """
+class RankWording(NamedTuple):
+    """Phrases in which the ranks of a score are described."""
 
     subject: str
     lower: str
@@ -67,206 +63,213 @@ class Words(NamedTuple):
 
 
 RANKED = {
-    "scores": Words("The model is", "less sure", "more sure", "The model's scores"),
-    "familiarity": Words(
+    "scores": RankWording("The model is", "less sure", "more sure", "The model's scores"),
+    "familiarity": RankWording(
         "The images are",
         "less like the training images",
         "more like the training images",
-        "The images' scores of familiarity",
+        "The images' familiarity scores",
     ),
 }
 
 
 class Wealth:
-    """Money on several stakes that moves between them (the Composite Jumper: Vovk et al., 2021).
+    """Betting wealth on several stakes (Composite Jumper: Vovk et al., 2021), of many streams.
 
-    A stake whose expected factor is at most 1, whatever came before, cannot be expected to win;
-    nor can any mixture of such stakes, however it moves between them.
+    A stake whose expected factor is at most 1, given all earlier cases, cannot be expected to win;
+    nor can any mixture of such stakes, whichever way wealth moves between them.
     """
 
     def __init__(self, stakes: int) -> None:
-        self._shares = np.full((len(JUMPS), stakes), 1 / (len(JUMPS) * stakes))
-        self.log = self.highest = 0.0
+        self.shares = np.full((len(JUMPS), stakes), 1 / (len(JUMPS) * stakes))
+        self.log: PerStream = np.float64(0)
+        self.highest: PerStream = np.float64(0)
 
-    def multiply(self, factors: Float[np.ndarray, " stakes"]) -> None:
-        """What the stakes have become, by one more case."""
-        moved = (1 - JUMPS) * self._shares + JUMPS * self._shares.mean(axis=1, keepdims=True)
-        won = moved * factors
-        total = won.sum()
-        self._shares = won / total  # in proportion, so that wealth may leave the range of floats
-        self.log += math.log(total)
-        self.highest = max(self.highest, self.log)
+    def multiply(self, factors: Float[np.ndarray, "*streams stakes"]) -> None:
+        """Multiply each stake by its factor for one more case of each stream."""
+        won = self.moved() * factors[..., None, :]
+        total = won.sum(axis=(-2, -1))
+        self.shares = won / total[..., None, None]  # shares, so that wealth can exceed all floats
+        self.log = self.log + np.log(total)
+        self.highest = np.maximum(self.highest, self.log)
+
+    def moved(self) -> Float[np.ndarray, "*streams jumps stakes"]:
+        """Shares after wealth has moved between the stakes."""
+        moved: Float[np.ndarray, "*streams jumps stakes"] = (
+            1 - JUMPS
+        ) * self.shares + JUMPS * self.shares.mean(axis=-1, keepdims=True)
+        return moved
 
 
 class RankTest:
-    """Bets that ranks among the calibration cases and all before are no longer uniform.
+    """Bets that ranks among the calibration cases and all earlier cases are no longer uniform.
 
-    These p-values are independent and uniform while all cases can be exchanged (Vovk et al., 2003),
-    which holds for any number of calibration cases. Bets are on their place and on their spread.
+    These p-values are independent and uniform while all cases are exchangeable (Vovk et al., 2003),
+    for any number of calibration cases.
     """
 
     def __init__(self, calibration: Iterable[float]) -> None:
-        self._seen = array("d", sorted(calibration))
+        self._earlier = array("d", sorted(calibration))
         self.wealth = Wealth(2 * len(STAKES) + 1)
         self.recent: deque[float] = deque(maxlen=RECENT)
 
-    def see(self, value: float, tie: float) -> None:
+    def update(self, value: float, tie: float) -> None:
         """Bet on one case.
 
         Args:
-            value: Of the case; one that is not a number counts as the lowest.
+            value: Score of the case; NaN counts as the lowest.
             tie: Uniform from 0 to 1 and independent of all values: its place among equal ones.
         """
-        p_value = self._p_value(-math.inf if math.isnan(value) else value, tie)
+        value = -math.inf if math.isnan(value) else value
+        below, up_to = bisect_left(self._earlier, value), bisect_right(self._earlier, value)
+        insort(self._earlier, value)
+        p_value = (below + tie * (up_to - below + 1)) / len(self._earlier)
         self.recent.append(p_value)
-        bets = STAKES * (p_value - 0.5), STAKES * (abs(2 * p_value - 1) - 0.5)
-        self.wealth.multiply(1 + np.concatenate([[0.0], *bets]))
+        self.wealth.multiply(rank_factors(np.array(p_value)))
 
-    def _p_value(self, value: float, tie: float) -> float:
-        below, up_to = bisect_left(self._seen, value), bisect_right(self._seen, value)
-        insort(self._seen, value)
-        return (below + tie * (up_to - below + 1)) / len(self._seen)
+
+def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
+    """Factors of the stakes: none, on the place and on the spread of the ranks."""
+    p_values = np.asarray(p_values)[..., None]
+    bets = STAKES * (p_values - 0.5), STAKES * (abs(2 * p_values - 1) - 0.5)
+    return 1 + np.concatenate([np.zeros_like(p_values), *bets], axis=-1)
 
 
 class AcceptanceTest:
     """Bets that the share of accepted cases lies outside an interval."""
 
-    def __init__(self, interval: Interval) -> None:
+    def __init__(self, interval: BinomialInterval) -> None:
         self.interval = interval
         self.wealth = Wealth(2 * len(FRACTIONS) + 1)
         self.recent: deque[float] = deque(maxlen=RECENT)
 
-    def see(self, accepted: bool) -> None:
+    def update(self, accepted: bool) -> None:
         """Bet on one case."""
         self.recent.append(accepted)
-        lower, upper = self.interval
-        above = FRACTIONS * (accepted - upper) / max(upper, 1e-9)
-        below = FRACTIONS * (lower - accepted) / max(1 - lower, 1e-9)
-        self.wealth.multiply(1 + np.concatenate([[0.0], above, below]))
+        self.wealth.multiply(acceptance_factors(np.array(accepted), self.interval))
+
+
+def acceptance_factors(
+    accepted: Bool[np.ndarray, "*streams"], interval: BinomialInterval
+) -> Float[np.ndarray, "*streams stakes"]:
+    """Factors of the stakes: none, on a share above and on one below the interval."""
+    outcome, (lower, upper) = np.asarray(accepted, dtype=float)[..., None], interval
+    above = FRACTIONS * (outcome - upper) / max(upper, 1e-9)
+    below = FRACTIONS * (lower - outcome) / max(1 - lower, 1e-9)
+    return 1 + np.concatenate([np.zeros_like(outcome), above, below], axis=-1)
 
 
 class DriftMonitor:
-    """The tests of one policy, which see one case after another.
+    """Tests of one policy's cases, one after another.
 
     Attributes:
-        cases: How many it has seen.
-        alarms: How many cases had been seen when a test alarmed, by its name.
-        missing: Why a test is not made, in words.
+        cases: Number of cases so far.
+        alarms: Number of cases at the alarm, by the name of the test.
     """
 
     def __init__(self, policy: DeferralPolicy, *, false_alarms: float = FALSE_ALARMS) -> None:
-        calibration, each = policy.calibration, false_alarms / TESTS
+        certificate, each = policy.certificate, false_alarms / TESTS
         self.cases = 0
-        self.missing: list[str] = []
-        self._ranks: dict[str, RankTest] = {}
-        self._acceptance: AcceptanceTest | None = None
-        self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
         self.alarms: dict[str, int] = {}
         self._alarmed_with: dict[str, str] = {}
-        if calibration.ood_scores is not None:
-            self._ranks["familiarity"] = RankTest(calibration.ood_scores)
-        if calibration.evidence is None:
-            self.missing.append("the policy keeps no calibration scores; calibrate again")
-            return
-        self._ranks["scores"] = RankTest(calibration.evidence.scores)
+        self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
+        self._ranks: dict[str, RankTest] = {}
+        if certificate.ood_scores is not None:
+            self._ranks["familiarity"] = RankTest(certificate.ood_scores)
+        self._ranks["scores"] = RankTest(certificate.calibration_scores.scores)
+        self._acceptance: AcceptanceTest | None = None
         if policy.accept_threshold is not None:
-            interval = calibration.evidence.acceptance(
+            interval = certificate.calibration_scores.acceptance_interval(
                 policy.accept_threshold,
                 ood_rule=policy.ood_threshold is not None,
                 level=each / 2,  # the other half is for the bets
             )
             self._acceptance = AcceptanceTest(interval)
 
-    def see(self, *, score: float, ood_score: float | None, accepted: bool, content: str) -> None:
+    def update(
+        self, *, score: float, ood_score: float | None, accepted: bool, content: str
+    ) -> None:
         """Take one more case into account.
 
         Args:
-            score: What is accepted by.
-            ood_score: What OOD images are told by, where the policy has a detector.
-            accepted: Whether the policy has accepted the answer.
+            score: Acceptance score.
+            ood_score: OOD score, where the policy has a detector.
+            accepted: True if the policy accepts the prediction.
             content: A hash of the image, which decides the case's place among equal scores.
         """
         self.cases += 1
         lowest = -math.inf if ood_score is None else ood_score
         values = {"scores": score, "familiarity": lowest}
-        for name, test in self._ranks.items():
-            test.see(values[name], tie_of(f"{name} {content}"))
+        for name, ranks in self._ranks.items():
+            ranks.update(values[name], tie_breaker(f"{name} {content}"))
         if self._acceptance is not None:
-            self._acceptance.see(accepted)
-        for name, wealth in self._wealths():
-            if name not in self.alarms and wealth.highest >= math.log(self._alarm_at[name]):
+            self._acceptance.update(accepted)
+        for name, test in self._tests().items():
+            if name not in self.alarms and test.wealth.highest >= math.log(self._alarm_at[name]):
                 self.alarms[name] = self.cases
-                self._alarmed_with[name] = self._sentence(name)
+                self._alarmed_with[name] = _describe(name, test)
 
     @property
     def tests(self) -> list[DriftTest]:
-        """What was found so far."""
+        """State of each test."""
         return [
             DriftTest(
                 name=name,
-                e_value=_readable(wealth.log),
-                highest=_readable(wealth.highest),
+                e_value=_finite_exp(test.wealth.log),
+                highest=_finite_exp(test.wealth.highest),
                 alarm_at=self._alarm_at[name],
                 since=self.alarms.get(name),
-                sentence=self._sentence(name),
+                sentence=_describe(name, test),
                 alarmed_with=self._alarmed_with.get(name),
             )
-            for name, wealth in self._wealths()
+            for name, test in self._tests().items()
         ]
 
-    def _wealths(self) -> list[tuple[str, Wealth]]:
-        tests: dict[str, RankTest | AcceptanceTest] = {**self._ranks}
-        if self._acceptance is not None:
-            tests["acceptance"] = self._acceptance
-        return [(name, test.wealth) for name, test in tests.items()]
-
-    def _sentence(self, name: str) -> str:
-        if name not in self._ranks:
-            return self._of_acceptance()
-        return _of_ranks(RANKED[name], list(self._ranks[name].recent))
-
-    def _of_acceptance(self) -> str:
-        test = self._acceptance
-        if test is None or not test.recent:
-            return "No case has been seen."
-        lower, upper = test.interval
-        return (
-            f"Accepted are {_percent(np.mean(test.recent))} of the last {len(test.recent)} cases; "
-            f"the calibration cases let expect {_percent(lower)} to {_percent(upper)}."
-        )
+    def _tests(self) -> dict[str, RankTest | AcceptanceTest]:
+        acceptance = {} if self._acceptance is None else {"acceptance": self._acceptance}
+        return {**self._ranks, **acceptance}
 
 
-def tie_of(content: str) -> float:
-    """A number from 0 to 1 that is as good as random, but the same for the same content.
+def tie_breaker(content: str) -> float:
+    """Pseudo-random number from 0 to 1 that is the same for the same content.
 
-    >>> tie_of("a") == tie_of("a") != tie_of("b")
+    >>> tie_breaker("a") == tie_breaker("a") != tie_breaker("b")
     True
     """
     return int(hashlib.sha256(content.encode()).hexdigest()[:13], 16) / 16**13
 
 
-def _of_ranks(words: Words, ranks: list[float]) -> str:
-    """How the last cases lie among all: by their place; where it is usual, by their spread."""
-    if not ranks:
-        return "No case has been seen."
-    place, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
-    usual = abs(place - 0.5) < LITTLE
-    if usual and abs(spread - 0.5) > abs(place - 0.5):
-        return _spread(words, len(ranks), spread)
-    little = "a little " if usual else ""
+def _describe(name: str, test: RankTest | AcceptanceTest) -> str:
+    if isinstance(test, RankTest):
+        return describe_ranks(RANKED[name], list(test.recent))
+    if not test.recent:
+        return NO_CASE
+    lower, upper = test.interval
     return (
-        f"{words.subject} {little}{words.higher if place > 0.5 else words.lower} in the last "
-        f"{len(ranks)} cases than before: they rank at {_percent(place)} on average, where 50 % is "
-        "usual."
+        f"{_percent(np.mean(test.recent))} of the last {len(test.recent)} cases are accepted; "
+        f"{_percent(lower)} to {_percent(upper)} are expected from the calibration cases."
     )
 
 
-def _spread(words: Words, cases: int, spread: float) -> str:
-    little = "a little " if abs(spread - 0.5) < LITTLE else ""
-    where = "at the ends" if spread > 0.5 else "in the middle"
+def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:
+    """Describe recent ranks by their mean, or by their spread where the mean is usual."""
+    if not ranks:
+        return NO_CASE
+    place, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
+    usual = abs(place - 0.5) < SMALL
+    if usual and abs(spread - 0.5) > abs(place - 0.5):
+        little = "a little " if abs(spread - 0.5) < SMALL else ""
+        where = "at the ends" if spread > 0.5 else "in the middle"
+        return (
+            f"{words.scores} of the last {len(ranks)} cases gather {little}{where} of all earlier "
+            f"scores: on average they rank {_percent(spread)} of the way from the middle to an "
+            "end, where 50 % is usual."
+        )
+    little = "a little " if usual else ""
     return (
-        f"{words.scores} of the last {cases} cases gather {little}{where} of all before: they rank "
-        f"{_percent(spread)} of the way from the middle to an end on average, where 50 % is usual."
+        f"{words.subject} {little}{words.higher if place > 0.5 else words.lower} in the last "
+        f"{len(ranks)} cases than before: on average they rank at {_percent(place)}, where 50 % is "
+        "usual."
     )
 
 
@@ -274,6 +277,5 @@ def _percent(share: Float[np.ndarray, ""] | np.floating | float) -> str:
     return f"{100 * float(share):.0f} %"
 
 
-def _readable(logarithm: float) -> float:
-    """The number of this logarithm, or the largest there is."""
-    return math.exp(min(logarithm, 700.0))
+def _finite_exp(logarithm: PerStream) -> float:
+    return math.exp(min(float(logarithm), 700.0))

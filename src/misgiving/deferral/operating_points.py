@@ -1,26 +1,26 @@
-"""The calibration cases that a policy keeps, and what they say of every threshold at once."""
+"""Operating points: coverage and error at every threshold that the calibration set can judge."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
-from misgiving.deferral.bounds import Interval, two_sided, upper_bound
-from misgiving.deferral.cases import Cases
-from misgiving.deferral.multiple_testing import Thresholds, accepted_by_candidate
+from misgiving.deferral.bounds import BinomialInterval, two_sided_interval, upper_bound
+from misgiving.deferral.multiple_testing import Thresholds, counts_by_threshold
+from misgiving.deferral.scored_cases import ScoredCases
 
 
-class Setting(NamedTuple):
-    """What happens among the calibration cases where answers are accepted from a threshold on.
+class OperatingPoint(NamedTuple):
+    """Calibration cases that a threshold accepts.
 
     Attributes:
-        threshold: Lowest score that is accepted; -inf: all.
-        accepted: Calibration cases that are accepted.
+        threshold: Lowest accepted score; -inf: all.
+        accepted: Number of accepted cases.
         wrong: How many of these are wrong.
         coverage: Share of all calibration cases that is accepted.
         error: Share of the accepted that is wrong; None where none is accepted.
-        bound: Error among the accepted that no setting exceeds, with the confidence, at once.
+        bound: Upper bound on the error; holds for all operating points at once.
     """
 
     threshold: float
@@ -32,14 +32,14 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """Scores and errors of the calibration cases, highest score first, one case per lesion.
+class CalibrationScores:
+    """Scores and errors of the calibration cases, highest score first, one case per group.
 
     Attributes:
-        thresholds: The candidates that the tune part has fixed, strictest first.
-        scores: Higher where the answer should rather be accepted.
-        wrong: Whether the answer is wrong.
-        kept: Whether the case lies above the OOD limit: only then can it be accepted.
+        thresholds: Candidate thresholds, fixed by the tuning set, strictest first.
+        scores: Acceptance scores.
+        wrong: True where the predicted class is wrong.
+        kept: True where the case lies above the OOD limit: only then can it be accepted.
     """
 
     thresholds: tuple[float, ...]
@@ -48,11 +48,11 @@ class Evidence:
     kept: tuple[bool, ...]
 
     @classmethod
-    def of(
-        cls, thresholds: Thresholds, calibration: Cases, kept: Bool[np.ndarray, " n"]
-    ) -> "Evidence":
-        """What is kept of the calibration cases."""
-        order = np.lexsort((kept, calibration.wrong, -calibration.scores))  # whatever theirs was
+    def from_cases(
+        cls, thresholds: Thresholds, calibration: ScoredCases, kept: Bool[np.ndarray, " n"]
+    ) -> "CalibrationScores":
+        """Sort the cases, so that the order in which they came leaves no trace."""
+        order = np.lexsort((kept, calibration.wrong, -calibration.scores))
         return cls(
             thresholds=tuple(thresholds.tolist()),
             scores=tuple(calibration.scores[order].astype(float).tolist()),
@@ -60,14 +60,15 @@ class Evidence:
             kept=tuple(kept[order].tolist()),
         )
 
-    def settings(self, *, confidence: float) -> list[Setting]:
-        """Every candidate with bounds that hold for all of them together (Bonferroni)."""
-        each = (1 - confidence) / len(self.thresholds)
+    def operating_points(self, *, confidence: float) -> list[OperatingPoint]:
+        """Every candidate threshold, with bounds that hold together (Bonferroni)."""
+        scores, thresholds = np.array(self.scores), np.array(self.thresholds)
         kept, wrong = np.array(self.kept), np.array(self.wrong)
-        accepted, mistaken = self._reaching(kept), self._reaching(kept & wrong)
-        bounds = upper_bound(mistaken, accepted, level=each)
+        accepted = counts_by_threshold(scores, kept, thresholds)
+        mistaken = counts_by_threshold(scores, kept & wrong, thresholds)
+        bounds = simultaneous_bounds(mistaken, accepted, confidence=confidence)
         return [
-            Setting(
+            OperatingPoint(
                 threshold=threshold,
                 accepted=int(n),
                 wrong=int(k),
@@ -80,21 +81,31 @@ class Evidence:
             )
         ]
 
-    def acceptance(self, threshold: float, *, ood_rule: bool, level: float) -> Interval:
-        """The share of all images that is accepted, missed with a probability of at most `level`.
+    def acceptance_interval(
+        self, threshold: float, *, ood_rule: bool, level: float
+    ) -> BinomialInterval:
+        """Interval of the share of all images that is accepted, at one candidate threshold.
 
-        It holds for every candidate and, with a OOD rule, whichever case is the limit: were it
-        chosen beforehand, the others would be a plain random sample. So also for those in use.
+        It holds for every candidate and, with an OOD rule, whichever case is the limit: if that
+        case had been chosen beforehand, the others would be a simple random sample. So it also
+        holds for the threshold and the limit that were chosen.
 
         Args:
             threshold: One of the candidates.
-            ood_rule: Whether one of the cases has set the OOD limit.
-            level: Of the interval.
+            ood_rule: True where one of the cases has set the OOD limit.
+            level: Probability with which the interval may miss.
         """
         accepted = int((np.array(self.kept) & (np.array(self.scores) >= threshold)).sum())
         limits = len(self.scores) if ood_rule else 1
         each = level / (len(self.thresholds) * limits)
-        return two_sided(accepted, len(self.scores) - ood_rule, level=each)
+        return two_sided_interval(accepted, len(self.scores) - ood_rule, level=each)
 
-    def _reaching(self, counted: Bool[np.ndarray, " n"]) -> np.ndarray:
-        return accepted_by_candidate(np.array(self.scores), counted, np.array(self.thresholds))
+
+def simultaneous_bounds(
+    wrong: Int[np.ndarray, "*draws thresholds"],
+    accepted: Int[np.ndarray, "*draws thresholds"],
+    *,
+    confidence: float,
+) -> np.ndarray:
+    """Upper bounds on the error at each threshold, which hold together (Bonferroni)."""
+    return upper_bound(wrong, accepted, level=(1 - confidence) / accepted.shape[-1])

@@ -1,40 +1,51 @@
-"""A calibrated policy: it decides, explains itself, and is kept in a file that cannot be edited."""
+"""Deferral policy: certified thresholds applied to one model, with its file format.
 
+The checksum of a policy guards against edits by mistake. It is not a signature.
+"""
+
+import hashlib
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float
 
 from misgiving.deferral import decisions
-from misgiving.deferral.cases import Targets
+from misgiving.deferral.bounds import BinomialInterval, conformal_p_values, count_no_higher
 from misgiving.deferral.decisions import Decision
-from misgiving.deferral.ood_limit import conformal_p_values, no_higher
-from misgiving.deferral.sentences import sentences
-from misgiving.deferral.storage import decode, encode, read, write
-from misgiving.deferral.thresholds import Calibration
+from misgiving.deferral.label_shift import LabelShiftOutcome
+from misgiving.deferral.operating_points import CalibrationScores
+from misgiving.deferral.summary import summarize
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import CertifiableError, Certificate, ClassOutcome
 from misgiving.errors import DataError, UsageError
+from misgiving.files import write_json
 
 Scores = Float[np.ndarray, " n"]
+
+FORMAT = 3
+AGAIN = "run `misgiving calibrate` again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeferralPolicy:
-    """Accept, defer or call out-of-distribution, as calibrated for one model.
+    """Accept, defer or call out-of-distribution, as certified for one model.
 
     Attributes:
-        calibration: Thresholds, targets and what was observed.
-        score: Name of the score that accepts.
-        ood_detector: Name of the detector of OOD images; None: there is none.
+        certificate: Thresholds, targets and what was observed on the calibration set.
+        score: Name of the acceptance score.
+        ood_detector: Name of the OOD score; None: there is none.
         model_fingerprint: The model that the thresholds belong to.
-        calibration_fingerprint: The cases that certified them.
-        seed: Which image of each lesion was drawn.
-        error_limit: The threshold as a probability of error; None: the score is no function of it.
+        calibration_fingerprint: The images of the calibration set.
+        seed: Of the draw of one image from each group.
+        error_limit: The threshold as an error probability; None: the score is no function of it.
     """
 
-    calibration: Calibration
+    certificate: Certificate
     score: str
     ood_detector: str | None = None
     model_fingerprint: str
@@ -44,29 +55,29 @@ class DeferralPolicy:
 
     @property
     def accept_threshold(self) -> float | None:
-        """The lowest score that is accepted; -inf: all; None: nothing is accepted."""
-        return self.calibration.accept_threshold
+        """Lowest accepted score; -inf: all; None: nothing is accepted."""
+        return self.certificate.accept_threshold
 
     @property
     def ood_threshold(self) -> float | None:
-        """The limit below which an image is out-of-distribution; None: there is no such rule."""
-        return self.calibration.ood_threshold
+        """Limit below which an image is out-of-distribution; None: no OOD rule."""
+        return self.certificate.ood_threshold
 
     @property
     def calibration_ood_scores(self) -> Scores | None:
-        """Confidences of the calibration cases, sorted; None without a detector."""
-        kept = self.calibration.ood_scores
+        """OOD scores of the calibration cases, sorted; None without a detector."""
+        kept = self.certificate.ood_scores
         return None if kept is None else np.array(kept, dtype=float)
 
     @property
     def targets(self) -> Targets:
-        """What is promised."""
-        return self.calibration.targets
+        """Error rates that were asked for."""
+        return self.certificate.targets
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
-        return self.calibration.classes
+        return self.certificate.classes
 
     def decide(
         self,
@@ -127,7 +138,7 @@ class DeferralPolicy:
         if calibration is None:
             return likeness, np.full(len(likeness), np.nan)
         p_values = conformal_p_values(likeness, calibration)
-        return no_higher(likeness, calibration) / len(calibration), p_values
+        return count_no_higher(likeness, calibration) / len(calibration), p_values
 
     def _refuse_lengths(
         self, scores: Scores, ood_scores: Scores | None, expected_errors: Scores | None
@@ -142,9 +153,9 @@ class DeferralPolicy:
                     "give one entry for each image"
                 )
 
-    def sentences(self) -> list[str]:
-        """The policy in plain words."""
-        return sentences(self.calibration)
+    def summary(self) -> list[str]:
+        """Sentences for people: targets, observations and limits of the guarantee."""
+        return summarize(self.certificate)
 
     def refuse_other_model(self, fingerprint: str) -> None:
         """Refuse to decide for another model than the one that was calibrated."""
@@ -155,19 +166,94 @@ class DeferralPolicy:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The policy as JSON values, with a format number and a checksum."""
-        return encode(self)
+        """JSON values with a format number and a checksum."""
+        fields = asdict(self)
+        certificate = fields["certificate"]
+        certificate["accept_threshold"] = _to_json(self.accept_threshold)
+        scores = certificate["calibration_scores"]
+        scores["thresholds"] = [_to_json(threshold) for threshold in scores["thresholds"]]
+        content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
+        return {**content, "checksum": checksum(content)}
 
     @classmethod
     def from_dict(cls, content: Any, *, name: str = "policy") -> "DeferralPolicy":
-        """The policy of `to_dict`, refused unless it is as it was written; `name` tells which."""
-        return cls(**decode(content, name=name))
+        """Restore what `to_dict` gave, refused if it was changed; `name` is the file in errors."""
+        fields = _verified(content, name=name)
+        try:
+            return cls(**{**fields, "certificate": _certificate(fields["certificate"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{name}: is not a policy; {AGAIN}") from error
 
     def save(self, path: Path) -> None:
         """Write the policy as JSON, whole or not at all."""
-        write(path, self.to_dict())
+        write_json(path, self.to_dict())
 
     @classmethod
     def load(cls, path: Path) -> "DeferralPolicy":
-        """Read a policy, refused unless it is as it was written."""
-        return cls.from_dict(read(path), name=str(path))
+        """Read a policy, refused if it was changed after it was written."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(f"{path}: cannot be read ({reason}); name a policy's file") from error
+        except (ValueError, RecursionError) as error:
+            raise DataError(f"{path}: is not a policy (no JSON); {AGAIN}") from error
+        return cls.from_dict(content, name=str(path))
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of the content, independent of key order and spacing."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _to_json(threshold: float | None) -> float | str | None:
+    return "-inf" if threshold == -math.inf else threshold  # JSON has no infinity
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(constant)
+
+
+def _verified(content: Any, *, name: str) -> dict[str, Any]:
+    """The fields without format number and checksum."""
+    if not isinstance(content, dict) or "checksum" not in content:
+        raise DataError(f"{name}: is not a policy; {AGAIN}")
+    fields = dict(content)
+    written = fields.pop("checksum")
+    if fields.get("format") != FORMAT:
+        raise DataError(
+            f"{name}: has format {fields.get('format')!r}, but this version reads format "
+            f"{FORMAT}; {AGAIN}"
+        )
+    try:
+        unchanged = checksum(fields) == written
+    except ValueError:  # NaN or infinity
+        unchanged = False
+    if not unchanged:
+        raise DataError(f"{name}: was changed after it was calibrated; {AGAIN}")
+    del fields["format"]
+    return fields
+
+
+def _certificate(fields: Mapping[str, Any]) -> Certificate:
+    threshold, ood_scores = fields["accept_threshold"], fields["ood_scores"]
+    shift, smallest = fields["label_shift"], fields["smallest_certifiable"]
+    scores = fields["calibration_scores"]
+    decoded = {
+        "targets": Targets(**fields["targets"]),
+        "classes": tuple(fields["classes"]),
+        "accept_threshold": None if threshold is None else float(threshold),
+        "ood_scores": None if ood_scores is None else tuple(ood_scores),
+        "coverage": BinomialInterval(*fields["coverage"]),
+        "class_outcomes": tuple(ClassOutcome(**of) for of in fields["class_outcomes"]),
+        "label_shift": None
+        if shift is None
+        else LabelShiftOutcome(**{**shift, "shares": tuple(shift["shares"])}),
+        "smallest_certifiable": None if smallest is None else CertifiableError(**smallest),
+        "calibration_scores": CalibrationScores(
+            thresholds=tuple(float(one) for one in scores["thresholds"]),
+            **{name: tuple(scores[name]) for name in ("scores", "wrong", "kept")},
+        ),
+    }
+    return Certificate(**{**fields, **decoded})

@@ -1,30 +1,46 @@
-"""From cases and targets to thresholds, with all that was observed on the way."""
+"""Choose thresholds with the tuning set and certify them with the calibration set.
+
+Calibration cases may have leading axes of independent draws: the benchmark draws thousands of
+calibration sets and certifies them with this code.
+"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import Interval, lower_bound, two_sided, upper_bound
-from misgiving.deferral.cases import Cases, Scores, Targets, refuse_unusable
-from misgiving.deferral.operating_points import Evidence
-from misgiving.deferral.plan import Counts, Plan, refuse_unsupported
-from misgiving.deferral.prevalence import (
-    Mix,
-    PrevalenceOutcome,
-    bounded_error,
-    completed,
-    estimated_error,
+from misgiving.deferral.bounds import (
+    BinomialInterval,
+    kth_lowest,
+    tolerance_rank,
+    two_sided_interval,
+    upper_bound,
 )
+from misgiving.deferral.label_shift import LabelShiftOutcome, error_under_label_shift
+from misgiving.deferral.multiple_testing import (
+    Thresholds,
+    candidate_thresholds,
+    counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
+    loosest,
+    starting_levels,
+)
+from misgiving.deferral.operating_points import CalibrationScores
+from misgiving.deferral.scored_cases import ScoredCases, refuse_unusable
+from misgiving.deferral.targets import Targets
+from misgiving.errors import DataError, UsageError
 
-STEPS = 1000  # in which the best attainable error is looked for
+STEPS = 1000  # in which the smallest certifiable error is searched
+MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attainable:
-    """The smallest error that these cases would certify, and how many cases it would accept."""
+class CertifiableError:
+    """Smallest target error rate that these cases certify, and the number of cases accepted."""
 
     max_error: float
     accepted: int
@@ -32,125 +48,307 @@ class Attainable:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassOutcome:
-    """A class promise and what was observed.
+    """Observed misses of a class with a target.
 
     Attributes:
         name: The class.
-        rate: The promise.
+        rate: The target.
         cases: Calibration cases of the class.
         missed: How many are accepted as another class, by the score alone; at the strictest
-            candidate where no threshold keeps all targets.
-        smallest_rate: The smallest rate that some candidate would have kept.
+            threshold where none meets all targets.
+        smallest_certifiable_rate: Smallest target that some threshold would meet.
     """
 
     name: str
     rate: float
     cases: int
     missed: int
-    smallest_rate: float
+    smallest_certifiable_rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """Thresholds that keep the targets, and the facts about them.
+class Certificate:
+    """Certified thresholds, and what was observed on the calibration set.
 
     Attributes:
-        targets: What was asked for.
+        targets: The error rates that were asked for.
         classes: Names of the classes, in the order of the labels.
         cases: Number of calibration cases.
-        tune_cases: Number of cases that the candidates were chosen with.
-        candidates: Number of thresholds that were tried.
-        accept_threshold: Lowest score that is accepted; -inf: all; None: nothing keeps them all.
-        ood_threshold: Limit below which an image is out-of-distribution; None: none is.
-        ood_rank: Which of the lowest calibration confidences the limit is; None: no rule.
-        ood_scores: Confidences of the calibration cases, sorted; None: no detector.
+        tuning_cases: Number of cases with which the candidate thresholds were chosen.
+        thresholds_tried: Number of candidate thresholds.
+        accept_threshold: Lowest accepted score; -inf: all; None: no threshold meets all targets.
+        ood_threshold: Limit below which an image is out-of-distribution; None: no OOD rule.
+        ood_rank: Rank of the limit among the calibration cases, lowest first; None: no OOD rule.
+        ood_scores: OOD scores of the calibration cases, sorted; None: no detector.
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
-        coverage: Two-sided interval of the share that is accepted, for the threshold as it is.
-        class_outcomes: One for each class promise.
-        prevalence: The error in another mix of classes, where one was given.
-        best: What would have been attainable, where the targets are not; None: nothing.
-        evidence: The calibration cases; None in a policy of before they were kept.
+        coverage: Two-sided interval of the accepted share, for the threshold as it is.
+        class_outcomes: One for each class with a target.
+        label_shift: Error with other class shares, where these were given.
+        smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
+        calibration_scores: Scores and errors of the calibration cases.
     """
 
     targets: Targets
     classes: tuple[str, ...]
     cases: int
-    tune_cases: int
-    candidates: int
+    tuning_cases: int
+    thresholds_tried: int
     accept_threshold: float | None
     ood_threshold: float | None
     ood_rank: int | None
     ood_scores: tuple[float, ...] | None
     accepted: int
     wrong: int
-    coverage: Interval
+    coverage: BinomialInterval
     class_outcomes: tuple[ClassOutcome, ...]
-    prevalence: PrevalenceOutcome | None
-    best: Attainable | None
-    evidence: Evidence | None = None
+    label_shift: LabelShiftOutcome | None
+    smallest_certifiable: CertifiableError | None
+    calibration_scores: CalibrationScores
 
 
-def calibrate(
-    tune: Cases, calibration: Cases, targets: Targets, *, classes: Sequence[str]
-) -> Calibration:
-    """Choose thresholds with the tune part and certify them with the calibration part.
+def certify_thresholds(
+    tuning: ScoredCases, calibration: ScoredCases, targets: Targets, *, classes: Sequence[str]
+) -> Certificate:
+    """Choose thresholds with the tuning set and certify them with the calibration set.
 
     Args:
-        tune: Cases for all that is chosen; not those that the model was trained on.
-        calibration: Cases for nothing but the certification, one for each lesion.
-        targets: What the accepted answers must keep.
+        tuning: For all that is chosen; not the images that the model was trained on.
+        calibration: For the certification alone, one case for each group.
+        targets: Error rates to certify.
         classes: Names of the classes, in the order of the labels.
     """
-    refuse_unusable("tune", tune, classes=classes)
+    refuse_unusable("tuning", tuning, classes=classes)
     refuse_unusable("calibration", calibration, classes=classes)
-    plan = Plan.of(tune, targets, classes=classes, cases=len(calibration))
-    refuse_unsupported(plan, calibration)
+    plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(calibration))
+    plan.refuse_unsupported(calibration)
     counts = plan.count(calibration)
-    position = int(plan.position(counts))
-    accepted, wrong = _at(position, counts)
-    return Calibration(
+    position = int(plan.loosest_certified(counts))
+    certified = position >= 0
+    accepted = int(counts.accepted[position]) if certified else 0
+    threshold = float(plan.thresholds[position]) if certified else None
+    limit = None if counts.ood_limit is None else float(counts.ood_limit)
+    return Certificate(
         targets=targets,
         classes=plan.classes,
         cases=len(calibration),
-        tune_cases=len(tune),
-        candidates=len(plan.thresholds),
-        accept_threshold=float(plan.thresholds[position]) if position >= 0 else None,
-        ood_threshold=None if counts.limit is None else float(counts.limit),
+        tuning_cases=len(tuning),
+        thresholds_tried=len(plan.thresholds),
+        accept_threshold=threshold,
+        ood_threshold=limit,
         ood_rank=plan.rank,
-        ood_scores=_sorted(calibration.ood_scores),
+        ood_scores=None
+        if calibration.ood_scores is None
+        else tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
         accepted=accepted,
-        wrong=wrong,
-        coverage=_coverage(accepted, len(calibration), level=1 - targets.confidence),
-        class_outcomes=_class_outcomes(plan, counts, position),
-        prevalence=_under_prevalence(plan, calibration, counts, position),
-        best=None if position >= 0 else _best(plan, counts),
-        evidence=Evidence.of(plan.thresholds, calibration, counts.kept),
+        wrong=int(counts.wrong[position]) if certified else 0,
+        coverage=two_sided_interval(accepted, len(calibration), level=1 - targets.confidence)
+        if accepted
+        else BinomialInterval(0.0, 0.0),
+        class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
+        label_shift=None
+        if targets.prevalence is None
+        else error_under_label_shift(
+            targets.prevalence,
+            classes,
+            calibration,
+            threshold=threshold,
+            ood_limit=limit,
+            level=1 - targets.confidence,
+            thresholds_tried=len(plan.thresholds),
+        ),
+        smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
+        calibration_scores=CalibrationScores.from_cases(plan.thresholds, calibration, counts.kept),
     )
 
 
-def _at(position: int, counts: Counts) -> tuple[int, int]:
-    if position < 0:
-        return 0, 0
-    return int(counts.accepted[position]), int(counts.wrong[position])
+class ThresholdCounts(NamedTuple):
+    """Calibration cases at each candidate threshold, strictest first.
+
+    Attributes:
+        ood_limit: None without an OOD rule.
+        kept: Cases above the limit: the only ones that certify the error.
+        accepted: Kept cases that are accepted.
+        wrong: How many of these are wrong.
+        missed: For each class with a target, its cases that are accepted as another class, by the
+            score alone.
+        class_cases: For each class with a target, all of its cases.
+    """
+
+    ood_limit: Float[np.ndarray, "*draws"] | np.floating | None
+    kept: Bool[np.ndarray, "*draws n"]
+    accepted: Int[np.ndarray, "*draws thresholds"]
+    wrong: Int[np.ndarray, "*draws thresholds"]
+    missed: list[Int[np.ndarray, "*draws thresholds"]]
+    class_cases: list[Int[np.ndarray, "*draws"] | np.integer]
 
 
-def _sorted(scores: Scores | None) -> tuple[float, ...] | None:
-    return None if scores is None else tuple(np.sort(scores).astype(float).tolist())
+@dataclass(frozen=True, kw_only=True)
+class CertificationPlan:
+    """Hypotheses that are fixed before the calibration set is looked at.
+
+    Attributes:
+        targets: Error rates to certify.
+        classes: Names of the classes, in the order of the labels.
+        cases: Number of calibration cases to come.
+        thresholds: Candidate thresholds, strictest first.
+        rank: Rank of the OOD limit among the calibration cases, lowest first; None: no OOD rule.
+        accepted: Tuning cases that each threshold accepts.
+        wrong: How many of these are wrong.
+    """
+
+    targets: Targets
+    classes: tuple[str, ...]
+    cases: int
+    thresholds: Thresholds
+    rank: int | None
+    accepted: Int[np.ndarray, " thresholds"]
+    wrong: Int[np.ndarray, " thresholds"]
+
+    @classmethod
+    def from_tuning(
+        cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
+    ) -> "CertificationPlan":
+        """Plan the certification with so many calibration cases."""
+        for name in (*targets.class_max_miss, *(targets.prevalence or {})):
+            if name not in classes:
+                raise UsageError(f"unknown class {name!r}; choose from {', '.join(classes)}")
+        rank, limit = None, None
+        if targets.max_ood_false_alarms is not None:
+            ood_scores = _required_ood_scores(tuning)
+            rank = ood_limit_rank(cases, rate=targets.max_ood_false_alarms, level=targets.level)
+            same_share = max(1, round(rank / cases * len(tuning)))
+            limit = kth_lowest(ood_scores, same_share)
+        kept = tuning.above(limit)
+        thresholds = candidate_thresholds(tuning.scores)
+        return cls(
+            targets=targets,
+            classes=tuple(classes),
+            cases=cases,
+            thresholds=thresholds,
+            rank=rank,
+            accepted=counts_by_threshold(tuning.scores, kept, thresholds),
+            wrong=counts_by_threshold(tuning.scores, kept & tuning.wrong, thresholds),
+        )
+
+    def refuse_unsupported(self, calibration: ScoredCases) -> None:
+        """Refuse targets that these calibration cases cannot certify even if none is wrong."""
+        for name, rate in self.targets.class_max_miss.items():
+            cases = int((calibration.labels == self.classes.index(name)).sum())
+            if not cases:
+                raise DataError(
+                    f"class_max_miss of {name}: the class has no calibration cases; add some, or "
+                    "drop the target"
+                )
+            smallest = 1 - self.targets.level ** (1 / cases)
+            if smallest > rate:
+                raise DataError(
+                    f"class_max_miss of {name} is {rate:g}, but {cases} calibration cases certify "
+                    f"{math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add cases"
+                )
+        if self.rank is not None:
+            ood_scores = _required_ood_scores(calibration)
+            _refuse_ties(ood_scores, float(kth_lowest(ood_scores, self.rank)))
+
+    def count(self, calibration: ScoredCases) -> ThresholdCounts:
+        """Count the calibration cases at each threshold."""
+        limit = None
+        if self.rank is not None:
+            limit = kth_lowest(_required_ood_scores(calibration), self.rank)
+        kept = calibration.above(limit)
+        of_class = [
+            calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
+        ]
+
+        def reaching(counted: Bool[np.ndarray, "*draws n"]) -> Int[np.ndarray, "*draws thresholds"]:
+            return counts_by_threshold(calibration.scores, counted, self.thresholds)
+
+        return ThresholdCounts(
+            ood_limit=limit,
+            kept=kept,
+            accepted=reaching(kept),
+            wrong=reaching(kept & calibration.wrong),
+            missed=[reaching(members & calibration.wrong) for members in of_class],
+            class_cases=[members.sum(axis=-1) for members in of_class],
+        )
+
+    def loosest_certified(
+        self, counts: ThresholdCounts, *, max_error: float | None = None
+    ) -> Int[np.ndarray, "*draws"]:
+        """Position of the loosest threshold that meets the targets, -1 for none.
+
+        Args:
+            counts: The calibration cases at each threshold.
+            max_error: Target error rate instead of the planned one.
+        """
+        target = self.targets.max_error if max_error is None else max_error
+        levels = starting_levels(
+            self.accepted,
+            self.wrong,
+            cases=self.cases - (self.rank or 0),
+            max_error=target,
+            level=self.targets.level,
+        )
+        selected = fallback_procedure(
+            counts.accepted, counts.wrong, max_error=target, levels=levels
+        )
+        rates = self.targets.class_max_miss.values()
+        for rate, missed, cases in zip(rates, counts.missed, counts.class_cases, strict=True):
+            selected = selected & fixed_sequence(missed, cases, rate=rate, level=self.targets.level)
+        return loosest(selected)
 
 
-def _coverage(accepted: int, cases: int, *, level: float) -> Interval:
-    return two_sided(accepted, cases, level=level) if accepted else Interval(0.0, 0.0)
+def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
+    """Rank of the OOD limit among the calibration cases, lowest first (Wilks, 1941; Vovk, 2012).
+
+    An image below the limit is out-of-distribution; one exactly at it is deferred. What is accepted
+    lies strictly above, where the calibration cases are, given the limit, a simple random sample.
+    """
+    rank = tolerance_rank(cases, rate=rate, level=level)
+    if not rank:
+        needed = math.ceil(math.log(level) / math.log1p(-rate))
+        raise DataError(
+            f"max_ood_false_alarms of {rate:g} needs at least {needed} calibration cases, got "
+            f"{cases}; ask for more, or add cases"
+        )
+    return rank
 
 
-def _class_outcomes(plan: Plan, counts: Counts, position: int) -> tuple[ClassOutcome, ...]:
+def _required_ood_scores(cases: ScoredCases) -> Float[np.ndarray, "*draws n"]:
+    if cases.ood_scores is None:
+        raise UsageError(
+            "max_ood_false_alarms needs ood_scores in the tuning and the calibration set; "
+            "give a detector"
+        )
+    return cases.ood_scores
+
+
+def _refuse_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
+    """Refuse a detector that gives many cases the same score as the limit."""
+    if np.ptp(ood_scores) == 0:
+        raise DataError(
+            f"ood_scores of the calibration set are all {ood_scores[0]:g}, so no limit separates "
+            "out-of-distribution images; choose another detector"
+        )
+    tied = int((ood_scores == limit).sum())
+    if tied > max(1, MOST_TIED * len(ood_scores)):
+        raise DataError(
+            f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
+            "cases, too many for one limit; choose another detector or max_ood_false_alarms"
+        )
+
+
+def _class_outcomes(
+    plan: CertificationPlan, counts: ThresholdCounts, position: int
+) -> tuple[ClassOutcome, ...]:
+    level = plan.targets.level
     return tuple(
         ClassOutcome(
             name=name,
             rate=rate,
             cases=int(cases),
-            missed=int(missed[max(position, 0)]),
-            smallest_rate=float(upper_bound(missed[0], cases, level=plan.targets.level)),
+            missed=int(missed[position]),
+            smallest_certifiable_rate=float(upper_bound(missed[0], cases, level=level)),
         )
         for (name, rate), missed, cases in zip(
             plan.targets.class_max_miss.items(), counts.missed, counts.class_cases, strict=True
@@ -158,59 +356,17 @@ def _class_outcomes(plan: Plan, counts: Counts, position: int) -> tuple[ClassOut
     )
 
 
-def _best(plan: Plan, counts: Counts) -> Attainable | None:
-    """The smallest in steps of 0.001: tried one by one, as levels change with the target.
+def _smallest_certifiable(
+    plan: CertificationPlan, counts: ThresholdCounts
+) -> CertifiableError | None:
+    """Search in steps of 0.001, one by one, as the levels change with the target.
 
-    None below every candidate's own bound can be certified, so that the trials start there.
+    No target below every threshold's own bound can be certified, so the search starts there.
     """
     bounds = upper_bound(counts.wrong, counts.accepted, level=plan.targets.level)
     lowest = max(plan.targets.max_error, float(np.min(bounds)) - 1 / STEPS)
     for step in range(math.floor(lowest * STEPS) + 1, STEPS):
-        position = int(plan.position(counts, max_error=step / STEPS))
+        position = int(plan.loosest_certified(counts, max_error=step / STEPS))
         if position >= 0:
-            return Attainable(max_error=step / STEPS, accepted=int(counts.accepted[position]))
+            return CertifiableError(max_error=step / STEPS, accepted=int(counts.accepted[position]))
     return None
-
-
-def _under_prevalence(
-    plan: Plan, cases: Cases, counts: Counts, position: int
-) -> PrevalenceOutcome | None:
-    if plan.targets.prevalence is None:
-        return None
-    of_classes = _by_class(plan, cases)
-    mix = completed(plan.targets.prevalence, plan.classes, cases=of_classes)
-    if position < 0:
-        return PrevalenceOutcome(mix=tuple(mix.tolist()), estimate=None, bound=None)
-    accepted = counts.kept & (cases.scores >= plan.thresholds[position])
-    wrong, right = (
-        _by_class(plan, cases[accepted & chosen]) for chosen in (cases.wrong, ~cases.wrong)
-    )
-    return PrevalenceOutcome(
-        mix=tuple(mix.tolist()),
-        estimate=estimated_error(wrong, right, of_classes, mix),
-        bound=_bound(plan, cases, counts, position, mix=mix),
-    )
-
-
-def _bound(plan: Plan, cases: Cases, counts: Counts, position: int, *, mix: Mix) -> float:
-    """Valid for every candidate and every OOD limit, so also for those that were chosen.
-
-    "Accepted and wrong" is counted by the score alone. "Accepted and right" depends on the limit:
-    were it one case's confidence, chosen beforehand, the other cases would be a plain random
-    sample. So the case that is the limit does not count, and the level is shared among all cases.
-    """
-    reached = cases.scores >= plan.thresholds[position]
-    each = (1 - plan.targets.confidence) / (2 * np.count_nonzero(mix) * len(plan.thresholds))
-    wrong = _by_class(plan, cases[reached & cases.wrong])
-    most_wrong = upper_bound(wrong, _by_class(plan, cases), level=each)
-    right = _by_class(plan, cases[reached & counts.kept & ~cases.wrong])
-    others = np.ones(len(cases), dtype=bool)
-    if cases.ood_scores is not None and counts.limit is not None:
-        others[np.argmax(cases.ood_scores == counts.limit)] = False
-        each /= len(cases)
-    least_right = lower_bound(right, _by_class(plan, cases[others]), level=each)
-    return bounded_error(most_wrong, least_right, mix=mix)
-
-
-def _by_class(plan: Plan, cases: Cases) -> Int[np.ndarray, " classes"]:
-    return np.bincount(cases.labels, minlength=len(plan.classes))

@@ -20,8 +20,7 @@ from misgiving.decisions.engine import (
     estimate_of,
 )
 from misgiving.deferral import Targets, one_per_group
-from misgiving.deferral.bounds import highest_rank
-from misgiving.deferral.ood_limit import limit_of
+from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.errors import DataError
 from misgiving.evaluation import Measurement, measure_scaling, predictions_of
 from misgiving.files import write_csv, write_json
@@ -119,7 +118,7 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     cases = len(set(calibration.groups))
     return (
         MAX_OOD_FALSE_ALARMS
-        if highest_rank(cases, rate=MAX_OOD_FALSE_ALARMS, level=level)
+        if tolerance_rank(cases, rate=MAX_OOD_FALSE_ALARMS, level=level)
         else None
     )
 
@@ -158,7 +157,7 @@ def _policy_rows(
         np.array([verdict.decision == decision for verdict in verdicts])
         for decision in ("accept", "ood")
     )
-    calibration = decider.policy.calibration
+    calibration = decider.policy.certificate
     values = {
         "attained": float(calibration.accept_threshold is not None),
         "coverage": float(accepted.mean()),
@@ -168,8 +167,8 @@ def _policy_rows(
     }
     if accepted.any():
         values["error_among_accepted"] = float(test.errors[accepted].mean())
-    if calibration.best is not None:
-        values["smallest_certifiable_error"] = calibration.best.max_error
+    if calibration.smallest_certifiable is not None:
+        values["smallest_certifiable_error"] = calibration.smallest_certifiable.max_error
     return [
         Measurement(POLICY_SET, f"policy/{target:g}", metric, value)
         for metric, value in values.items()
@@ -218,9 +217,9 @@ def ood_limit(calibration: Predictions, detectors: FittedDetectors, *, seed: int
     -inf, which calls nothing out-of-distribution, where there are too few lesions to promise that.
     """
     rows = one_per_group(calibration.groups, seed=seed)
-    rank = highest_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
+    rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
     confidences = all_confidences(calibration, detectors)[OOD_DETECTOR][rows]
-    return float(limit_of(confidences, rank)) if rank else -math.inf
+    return float(kth_lowest(confidences, rank)) if rank else -math.inf
 
 
 def measure_ood_rule(

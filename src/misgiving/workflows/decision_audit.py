@@ -11,7 +11,7 @@ from misgiving.data.datasets import Dataset
 from misgiving.data.loading import ImageSet
 from misgiving.decisions.engine import Verdict
 from misgiving.deferral import one_per_group
-from misgiving.deferral.bounds import two_sided
+from misgiving.deferral.bounds import two_sided_interval
 from misgiving.evaluation import Measurement
 from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup, audit
@@ -144,7 +144,7 @@ def _sentence(accepted: Bool[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"]) -
 
 
 def _share(events: int, cases: int) -> str:
-    low, high = two_sided(events, cases, level=0.05)
+    low, high = two_sided_interval(events, cases, level=0.05)
     return f"{events} of {cases} ({events / cases:.1%}, 95 % interval {low:.1%} to {high:.1%})"
 
 

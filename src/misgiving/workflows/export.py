@@ -145,7 +145,7 @@ def card_of(run: Path, checkpoint: Checkpoint, rules: Rules | None) -> dict[str,
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "versions": {**trained.get("versions", {}), **_named_exported(versions(EXPORTED_WITH))},
         "fingerprint": fingerprint_of(checkpoint),
-        "targets": [NO_PROMISE] if rules is None else rules.policy.sentences(),
+        "targets": [NO_PROMISE] if rules is None else rules.policy.summary(),
         "limits": list(LIMITS),
     }
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.evaluation import FAILURE_SCORES
-from misgiving.metrics.statistics import bootstrap, interval
+from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
     Key,
@@ -254,5 +254,5 @@ def _size(sample: Sample, metric: str) -> int:
 
 def _bounds(replicates: Replicates, n: int) -> tuple[float | str, float | str]:
     """An interval; empty cells where it would rest on one group, or where none is defined."""
-    lower, upper = interval(replicates)
+    lower, upper = percentile_interval(replicates)
     return ("", "") if n < 2 or math.isnan(lower) else (lower, upper)

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.selective import risk_at_coverage
-from misgiving.metrics.statistics import bootstrap, interval
 from misgiving.reproduction.aggregate.resampling import Weights
 from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.protocol import Unit
@@ -75,6 +75,6 @@ def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Itera
     means = [trial.risks() for trial in trials]
     for key, replicates in drawn.items():
         detector, coverage = key.split("\t")
-        lower, upper = interval(replicates)
+        lower, upper = percentile_interval(replicates)
         mean = float(np.mean([of_trial[key] for of_trial in means]))
         yield CurvePoint(model, detector, float(coverage), mean, lower, upper)

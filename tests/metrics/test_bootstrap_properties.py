@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import columns, generators, orders, ranks
 
-from misgiving.metrics.statistics import bootstrap, group_counts, interval
+from misgiving.metrics.bootstrap import bootstrap, group_counts, percentile_interval
 
 REPLICATES = 40
 seeds = st.integers(0, 2**32 - 1)
@@ -27,13 +27,13 @@ def replicates_of_mean(values, groups, seed):
 
 @given(ranks(30), st.lists(levels, min_size=2, max_size=2).map(sorted))
 def test_a_wider_level_holds_the_narrower_interval_and_both_the_median(values, both):
-    inner, outer = (interval(values / 4, level=level) for level in both)
+    inner, outer = (percentile_interval(values / 4, level=level) for level in both)
     assert outer.lower <= inner.lower <= np.median(values / 4) <= inner.upper <= outer.upper
 
 
 @given(ranks(30), levels)
 def test_no_more_replicates_lie_outside_of_an_interval_than_its_level_leaves(values, level):
-    found = interval(values / 4, level=level)
+    found = percentile_interval(values / 4, level=level)
     for outside in (values / 4 < found.lower, values / 4 > found.upper):
         assert outside.sum() <= (1 - level) / 2 * (len(values) - 1) + 1 + 1e-9
     assert values.min() / 4 <= found.lower <= found.upper <= values.max() / 4
@@ -43,12 +43,17 @@ def test_no_more_replicates_lie_outside_of_an_interval_than_its_level_leaves(val
 def test_neither_order_nor_undefined_replicates_change_an_interval(values, level, data):
     order = data.draw(orders(len(values)))
     with_gaps = np.r_[np.nan, values[order] / 4, np.nan]
-    assert interval(with_gaps, level=level) == interval(values / 4, level=level)
+    assert percentile_interval(with_gaps, level=level) == percentile_interval(
+        values / 4, level=level
+    )
 
 
 @given(ranks(30), levels)
 def test_turning_the_sign_turns_an_interval_round(values, level):
-    found, turned = interval(values / 4, level=level), interval(-values / 4, level=level)
+    found, turned = (
+        percentile_interval(values / 4, level=level),
+        percentile_interval(-values / 4, level=level),
+    )
     np.testing.assert_allclose(turned, (-found.upper, -found.lower), atol=1e-12)
 
 
@@ -67,7 +72,7 @@ def test_of_a_single_group_every_replicate_and_the_interval_are_the_estimate(dra
     (values,) = drawn
     found = replicates_of_mean(values, np.zeros(len(values), dtype=int), seed)
     np.testing.assert_allclose(found, values.mean() / 4, rtol=1e-12)
-    np.testing.assert_allclose(interval(found), values.mean() / 4, rtol=1e-12)
+    np.testing.assert_allclose(percentile_interval(found), values.mean() / 4, rtol=1e-12)
 
 
 @given(grouped, seeds)

@@ -24,7 +24,7 @@ Statistic = Callable[..., Mapping[str, Measured]]
 WEIGHTS_AT_ONCE = 2**21  # bounds the memory of one call of a statistic, and fits the cache better
 
 
-class Interval(NamedTuple):
+class PercentileInterval(NamedTuple):
     """The bounds of an interval."""
 
     lower: float
@@ -94,19 +94,19 @@ def bootstrap(
     return {name: mean_of_defined(of_slots) for name, of_slots in values.items()}
 
 
-def interval(replicates: Replicates, *, level: float = 0.95) -> Interval:
+def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> PercentileInterval:
     """Percentile interval that holds `level` of the replicates; NaN replicates are left out.
 
-    >>> interval(np.arange(101.0), level=0.5)
-    Interval(lower=25.0, upper=75.0)
+    >>> percentile_interval(np.arange(101.0), level=0.5)
+    PercentileInterval(lower=25.0, upper=75.0)
     """
     if not 0 < level < 1:
         raise UsageError(f"level is {level}; it must lie between 0 and 1")
     defined = replicates[~np.isnan(replicates)]
     if not len(defined):
-        return Interval(float("nan"), float("nan"))
+        return PercentileInterval(float("nan"), float("nan"))
     lower, upper = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(lower), float(upper))
+    return PercentileInterval(float(lower), float(upper))
 
 
 def _number_groups(

@@ -2,27 +2,27 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral import Cases, Targets, calibrate
-from misgiving.deferral.prevalence import completed, estimated_error
+from misgiving.deferral import ScoredCases, Targets, certify_thresholds
+from misgiving.deferral.label_shift import complete_shares, estimated_error
 from misgiving.errors import DataError, UsageError
 
 ALL = {"NV": 0.7, "MEL": 0.2, "BCC": 0.1}
 
 
-def test_in_the_mix_of_the_cases_the_estimate_is_the_observed_error():
+def test_with_the_class_shares_of_the_cases_the_estimate_is_the_observed_error():
     wrong, right, cases = np.array([3, 1]), np.array([20, 2]), np.array([30, 10])
     assert estimated_error(wrong, right, cases, cases / 40) == pytest.approx(4 / 26)
 
 
 def test_a_class_that_occurs_twice_as_often_counts_twice():
     wrong, right, cases = np.array([3, 1]), np.array([20, 2]), np.array([30, 10])
-    mix = np.array([30, 20]) / 50
-    assert estimated_error(wrong, right, cases, mix) == pytest.approx((3 + 2) / (23 + 6))
+    shares = np.array([30, 20]) / 50
+    assert estimated_error(wrong, right, cases, shares) == pytest.approx((3 + 2) / (23 + 6))
 
 
 def test_classes_that_are_not_named_share_the_rest_as_in_the_cases():
-    mix = completed({"MEL": 0.1}, ["NV", "MEL", "BCC"], cases=np.array([60, 30, 20]))
-    np.testing.assert_allclose(mix, [0.9 * 0.75, 0.1, 0.9 * 0.25])
+    shares = complete_shares({"MEL": 0.1}, ["NV", "MEL", "BCC"], cases=np.array([60, 30, 20]))
+    np.testing.assert_allclose(shares, [0.9 * 0.75, 0.1, 0.9 * 0.25])
 
 
 @pytest.mark.parametrize(
@@ -32,21 +32,21 @@ def test_classes_that_are_not_named_share_the_rest_as_in_the_cases():
     ids=["above 1", "all named, below 1", "no other cases"],
 )  # fmt: skip
 def test_shares_that_cannot_sum_to_one_are_refused(prevalence, cases):
-    with pytest.raises(UsageError, match=r"prevalence sums to .* must sum to 1"):
-        completed(prevalence, ["a", "b", "c"], cases=np.array(cases))
+    with pytest.raises(UsageError, match="prevalence sums to"):
+        complete_shares(prevalence, ["a", "b", "c"], cases=np.array(cases))
 
 
 def test_a_class_without_cases_is_refused():
-    with pytest.raises(DataError, match="prevalence of b: it has no calibration cases"):
-        completed({"b": 0.5}, ["a", "b"], cases=np.array([5, 0]))
+    with pytest.raises(DataError, match=r"prevalence of b: .*no calibration cases"):
+        complete_shares({"b": 0.5}, ["a", "b"], cases=np.array([5, 0]))
 
 
 @pytest.mark.parametrize("max_ood_false_alarms", [None, 0.05], ids=["no rule", "OOD rule"])
 def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, max_ood_false_alarms):
     tune, cases = drawn_cases(300, 1), drawn_cases(400, 2)
     targets = Targets(max_error=0.2, max_ood_false_alarms=max_ood_false_alarms, prevalence=ALL)
-    found = calibrate(tune, cases, targets, classes=classes)
-    level, most_wrong, least_right = 0.05 / (2 * 3 * found.candidates), 0.0, 0.0
+    found = certify_thresholds(tune, cases, targets, classes=classes)
+    level, most_wrong, least_right = 0.05 / (2 * 3 * found.thresholds_tried), 0.0, 0.0
     for label, share in enumerate(ALL.values()):
         n = right_n = int((cases.labels == label).sum())
         k, right, of_right = 0, 0, level
@@ -61,18 +61,19 @@ def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, max_ood_false_a
         of_right = level / (1 if max_ood_false_alarms is None else 400)
         most_wrong += share * stats.beta.isf(level, k + 1, n - k)
         least_right += share * stats.beta.ppf(of_right, right, right_n - right + 1)
-    assert found.prevalence.bound == pytest.approx(most_wrong / (most_wrong + least_right))
-    assert found.prevalence.estimate < found.prevalence.bound
+    assert found.label_shift.bound == pytest.approx(most_wrong / (most_wrong + least_right))
+    assert found.label_shift.estimate < found.label_shift.bound
 
 
 def test_where_nothing_is_accepted_there_is_no_error(drawn_cases, classes):
     targets = Targets(max_error=0.001, prevalence=ALL)
-    found = calibrate(drawn_cases(50, 1), drawn_cases(50, 2), targets, classes=classes)
-    assert (found.prevalence.estimate, found.prevalence.bound) == (None, None)
+    found = certify_thresholds(drawn_cases(50, 1), drawn_cases(50, 2), targets, classes=classes)
+    assert (found.label_shift.estimate, found.label_shift.bound) == (None, None)
 
 
 def test_the_estimate_of_a_policy_counts_only_what_it_accepts(classes):
     half = np.arange(200) % 2 == 0
-    cases = Cases(scores=np.where(half, 0.9, 0.1), wrong=~half, labels=np.where(half, 0, 1))
+    cases = ScoredCases(scores=np.where(half, 0.9, 0.1), wrong=~half, labels=np.where(half, 0, 1))
     targets = Targets(max_error=0.1, prevalence={"NV": 0.5, "MEL": 0.5})
-    assert calibrate(cases, cases, targets, classes=classes).prevalence.estimate == 0.0
+    found = certify_thresholds(cases, cases, targets, classes=classes)
+    assert found.label_shift.estimate == 0.0

@@ -2,9 +2,8 @@ import numpy as np
 import pytest
 
 from misgiving.errors import UsageError
-from misgiving.metrics import statistics
+from misgiving.metrics.bootstrap import bootstrap, group_counts, percentile_interval
 from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.statistics import bootstrap, group_counts, interval
 
 LESIONS = np.array(["b", "a", "b", "c", "a", "b"])
 
@@ -176,7 +175,7 @@ def test_all_measures_of_a_table_share_the_draws(random):
 
 
 def test_a_call_of_a_statistic_is_bounded_in_memory(monkeypatch):
-    monkeypatch.setattr(statistics, "WEIGHTS_AT_ONCE", 60)
+    monkeypatch.setattr("misgiving.metrics.bootstrap.WEIGHTS_AT_ONCE", 60)
     sizes = []
 
     def statistic(weights):
@@ -213,20 +212,22 @@ def test_no_replicates_are_refused():
 
 
 def test_an_interval_of_normal_draws_has_the_normal_bounds(random):
-    bounds = interval(random.normal(size=200_000))
+    bounds = percentile_interval(random.normal(size=200_000))
     np.testing.assert_allclose(bounds, (-1.96, 1.96), atol=0.03)
 
 
 def test_undefined_replicates_are_left_out_of_an_interval():
     values = np.arange(11.0)
-    assert interval(np.r_[values, np.nan], level=0.8) == interval(values, level=0.8)
+    assert percentile_interval(np.r_[values, np.nan], level=0.8) == percentile_interval(
+        values, level=0.8
+    )
 
 
 def test_an_interval_of_nothing_is_undefined():
-    assert np.isnan(interval(np.full(3, np.nan))).all()
+    assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_a_level_that_is_no_probability_is_refused(level):
     with pytest.raises(UsageError, match="level is"):
-        interval(np.arange(3.0), level=level)
+        percentile_interval(np.arange(3.0), level=level)

@@ -1,0 +1,116 @@
+"""Summary of a certificate in sentences."""
+
+import math
+
+from misgiving.deferral.thresholds import Certificate, ClassOutcome
+
+
+def summarize(certificate: Certificate) -> list[str]:
+    """Sentences on what is certified, what was observed, and what the guarantee leaves open."""
+    accepting = certificate.accept_threshold is not None
+    return [
+        *(_accepting(certificate) if accepting else _deferring_everything(certificate)),
+        *_ood_rule(certificate),
+        *_label_shift(certificate),
+        _scope(certificate),
+    ]
+
+
+def _accepting(certificate: Certificate) -> list[str]:
+    targets, cases, accepted = certificate.targets, certificate.cases, certificate.accepted
+    low, high = certificate.coverage
+    lines = [
+        f"Certified: at most {_percent(targets.max_error)} of the accepted predictions are wrong.",
+        f"{accepted} of {cases} calibration cases are accepted ({_percent(accepted / cases)}; "
+        f"{_percent(targets.confidence)} interval {_percent(low)} to {_percent(high)}); "
+        f"{certificate.wrong} of these are wrong ({_percent(certificate.wrong / accepted)}).",
+        *(
+            f"Certified: at most {_percent(of.rate)} of {of.name} cases are accepted as another "
+            f"class ({of.missed} of {of.cases} calibration cases)."
+            for of in certificate.class_outcomes
+        ),
+    ]
+    if certificate.accept_threshold == -math.inf:
+        lines.append("The score defers nothing: the target is met with every prediction accepted.")
+    return lines
+
+
+def _deferring_everything(certificate: Certificate) -> list[str]:
+    target = _percent(certificate.targets.max_error)
+    first = f"Every prediction is deferred: no threshold certifies the target error rate {target}."
+
+    def fails(outcome: ClassOutcome) -> bool:
+        return outcome.smallest_certifiable_rate > outcome.rate
+
+    failing = [
+        f"No threshold certifies a miss rate of {_percent(of.rate)} for {of.name}; the smallest "
+        f"certifiable rate is {_percent(of.smallest_certifiable_rate, up=True)}."
+        for of in filter(fails, certificate.class_outcomes)
+    ]
+    return [first, *(failing or _smallest_certifiable(certificate))]
+
+
+def _smallest_certifiable(certificate: Certificate) -> list[str]:
+    smallest, cases = certificate.smallest_certifiable, certificate.cases
+    if smallest is None:
+        return ["With these cases no error rate below 100 % can be certified."]
+    met = " with the class targets met" if certificate.class_outcomes else ""
+    return [
+        f"The smallest certifiable error{met} is {_percent(smallest.max_error)}, with "
+        f"{smallest.accepted} of {cases} cases accepted ({_percent(smallest.accepted / cases)}).",
+        "A target chosen after looking at these cases is not certified: certify it with new cases.",
+    ]
+
+
+def _ood_rule(certificate: Certificate) -> list[str]:
+    rate, rank = certificate.targets.max_ood_false_alarms, certificate.ood_rank
+    if rate is None or rank is None:
+        return []
+    return [
+        f"At most {_percent(rate)} of images like the calibration cases are called "
+        f"out-of-distribution: those less familiar than all but {rank - 1} of {certificate.cases} "
+        "calibration cases. How many OOD images are found is not certified."
+    ]
+
+
+def _label_shift(certificate: Certificate) -> list[str]:
+    outcome = certificate.label_shift
+    if outcome is None:
+        return []
+    if outcome.estimate is None or outcome.bound is None:
+        return ["Nothing is accepted, so there is no error to state for the given class shares."]
+    shares = ", ".join(
+        f"{name} {_percent(share)}"
+        for name, share in zip(certificate.classes, outcome.shares, strict=True)
+    )
+    return [
+        f"With the class shares {shares}, the error among the accepted is estimated at "
+        f"{_percent(outcome.estimate)}; with a confidence of "
+        f"{_percent(certificate.targets.confidence)}, for this bound by itself, it is at most "
+        f"{_percent(outcome.bound, up=True)}, if only the class shares change."
+    ]
+
+
+def _scope(certificate: Certificate) -> str:
+    targets = certificate.targets
+    several = targets.class_max_miss or targets.max_ood_false_alarms is not None
+    together = (
+        "all targets together hold" if targets.simultaneous else "each target by itself holds"
+    )
+    return (
+        f"For one image of each group, drawn from the population of the {certificate.cases} "
+        f"calibration cases, {together if several else 'the target holds'} with a confidence of "
+        f"{_percent(targets.confidence)}. This does not extend to other devices, other populations "
+        "or a retrained model."
+    )
+
+
+def _percent(share: float, *, up: bool = False) -> str:
+    """Percentage with three digits; rounded up where it is a bound; only 1 gives 100 %.
+
+    >>> _percent(0.0512), _percent(0.05), _percent(0.22061, up=True), _percent(0.9999)
+    ('5.12 %', '5 %', '22.1 %', '99.99 %')
+    """
+    percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
+    digits = next(d for d in range(3, 17) if share >= 1 or float(f"{percent:.{d}g}") < 100 or up)
+    return f"{percent:.{digits}g} %"
