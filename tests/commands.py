@@ -1,6 +1,10 @@
 """What tests of the command line share."""
 
-from misgiving.files import file_checksum, read_sealed, write_sealed
+import json
+
+from misgiving.checkpoint import SEALED
+from misgiving.files import write_json
+from misgiving.manifests import seal
 
 
 def one_line(error):
@@ -12,6 +16,7 @@ def one_line(error):
 
 def reseal(run, **changes):
     """Make a run, some of whose files or values were changed on purpose, pass for untouched."""
-    config = {**read_sealed(run / "config.json"), **changes}
-    checksums = {name: file_checksum(run / name) for name in config["checksums"]}
-    write_sealed(run / "config.json", {**config, "checksums": checksums})
+    if changes:
+        config = json.loads((run / "config.json").read_text(encoding="utf-8"))
+        write_json(run / "config.json", {**config, **changes})
+    seal(run, SEALED)

@@ -80,7 +80,13 @@ def test_the_defaults_of_train_are_the_papers():
 
 def test_training_writes_a_run(run_folder):
     names = {path.name for path in run_folder.iterdir()}
-    assert names == {"model.safetensors", "config.json", "split.csv", "history.csv"}
+    assert names == {
+        "model.safetensors",
+        "config.json",
+        "split.csv",
+        "checksums.json",
+        "history.csv",
+    }
     config = json.loads((run_folder / "config.json").read_text())
     assert config["classes"] == ["blue", "red"]
 

@@ -58,11 +58,11 @@ def nothing_is_left(folder):
     ("module", "name"),
     [
         (loading.os, "fsync"),
-        (loading, "write_sealed"),
+        (loading, "seal"),
         (loading, "_alone"),
         (checkpoint, "save_file"),
         (checkpoint, "write_split"),
-        (checkpoint, "write_sealed"),
+        (checkpoint, "seal"),
         (checkpoint, "write_csv"),
     ],
 )

@@ -18,21 +18,12 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import (
-    SEAL,
-    file_checksum,
-    read_sealed,
-    whole_file,
-    whole_folder,
-    write_csv,
-    write_sealed,
-)
+from misgiving.files import whole_file, whole_folder, write_csv, write_json
+from misgiving.manifests import seal, verify
 from misgiving.models.joint import JointClassifier
 
-FORMAT = 2
-UNSEALED = 1  # a format that can still be read, whose files nothing checks
-CHECKED = ("model.safetensors", "split.csv")
-CHANGED = "damaged or changed after it was written; restore it from a copy, or train again"
+FORMAT = 3
+SEALED = ("config.json", "model.safetensors", "split.csv")
 POLICY_FOLDER, POLICY = "policy", "policy.json"
 PACKAGES = (
     "misgiving",
@@ -146,8 +137,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     with whole_file(folder / "model.safetensors") as partial:
         save_file(state, partial)
     write_split(folder / "split.csv", checkpoint.split)
-    checksums = {name: file_checksum(folder / name) for name in CHECKED}
-    write_sealed(folder / "config.json", {**_config(checkpoint), "checksums": checksums})
+    write_json(folder / "config.json", _config(checkpoint))
+    seal(folder, SEALED)
 
 
 def _config(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -171,7 +162,7 @@ def load(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     config = _read_config(folder)
-    _refuse_changed(folder, config.get("checksums", {}))
+    verify(folder, SEALED, remedy="restore it from a copy, or train again")
     try:
         architecture = _architecture(config["architecture"])
         checkpoint = Checkpoint(
@@ -205,8 +196,6 @@ _OWN_KEYS = frozenset(
         "class_weights",
         "estimates_losses",
         "versions",
-        "checksums",
-        SEAL,
     }
 )
 
@@ -250,30 +239,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not valid JSON ({error}); train again") from error
     _refuse_other_format(path, config)
-    return config if config["format"] == UNSEALED and SEAL not in config else _sealed(path)
+    return dict(config)
 
 
 def _refuse_other_format(path: Path, config: object) -> None:
     found = config.get("format") if isinstance(config, dict) else None
     if isinstance(found, int) and found > FORMAT:
         raise DataError(f"{path}: of format {found}, which a newer misgiving wrote; update yours")
-    if found not in (UNSEALED, FORMAT):
+    if found != FORMAT:
         raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
-
-
-def _sealed(path: Path) -> dict[str, Any]:
-    try:
-        return read_sealed(path)
-    except ValueError as error:
-        raise DataError(f"{path}: {CHANGED}") from error
-
-
-def _refuse_changed(folder: Path, checksums: Mapping[str, str]) -> None:
-    """Refuse files that are not as they were written; one that is missing is told later."""
-    for name, written in checksums.items():
-        path = folder / name
-        if path.is_file() and file_checksum(path) != written:
-            raise DataError(f"{path}: {CHANGED}")
 
 
 def _fill(model: JointClassifier, path: Path) -> None:

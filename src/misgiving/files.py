@@ -3,15 +3,13 @@
 import csv
 import fcntl
 import glob
-import hashlib
 import io
 import json
 import os
 import re
 import shutil
 import time
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
@@ -19,8 +17,6 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
-SEAL = "seal"  # the key of a checksum in the JSON that it is of
-CHUNK = 2**20  # bytes that are read at a time
 LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
 FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
 """Where a text begins that a spreadsheet would compute: also after a semicolon, which separates
@@ -98,42 +94,6 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON whole or not at all; refuses NaN, which is not JSON."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
-
-
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON with a checksum of itself."""
-    write_json(path, {**content, SEAL: _seal(content)})
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """Inverse of `write_sealed`.
-
-    Raises:
-        ValueError: It is not as it was written.
-    """
-    content = dict(json.loads(path.read_text(encoding="utf-8")))
-    if content.pop(SEAL, None) != _seal(content):
-        raise ValueError(f"{path}: is not as it was written")
-    return content
-
-
-def _seal(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def file_checksum(path: Path) -> str:
-    """CRC-32 of a file in hexadecimal: made against accidents, and as quick as a disk."""
-    total = 0
-    with path.open("rb") as file:
-        while part := file.read(CHUNK):
-            total = zlib.crc32(part, total)
-    return f"{total:08x}"
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file in hexadecimal: for what others get and may compare; slower than CRC-32."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

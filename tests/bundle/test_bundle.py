@@ -15,13 +15,13 @@ from PIL import Image
 
 from misgiving.bundle import NO_POLICY, Bundle, answers_of, is_bundle
 from misgiving.bundle.card import LIMITS
-from misgiving.bundle.storage import seal
 from misgiving.checkpoint import load
 from misgiving.data.datasets import unlabelled
 from misgiving.data.loading import prepare
 from misgiving.decisions.engine import Decider
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import predictions_of
+from misgiving.manifests import seal
 
 FILES = (
     "bundle.json",
@@ -221,7 +221,7 @@ def test_a_truncated_file_is_refused(copied, name):
 @pytest.mark.parametrize("extra", ["notes.txt", ".hidden"])
 def test_a_file_that_does_not_belong_is_refused(copied, extra):
     (copied / extra).write_text("x")
-    with pytest.raises(DataError, match=f"{extra}: does not belong to the bundle"):
+    with pytest.raises(DataError, match=f"{extra}: does not belong"):
         Bundle.load(copied)
 
 

@@ -228,7 +228,7 @@ def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, at)
 
 def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
     prepared, checked = prepare(in_memory(pixels()), SMALL, cache=tmp_path), []
-    monkeypatch.setattr(intact, "checksum", lambda data: checked.append(data) or zlib.crc32(data))
+    monkeypatch.setattr(intact, "crc32_of", lambda data: checked.append(data) or zlib.crc32(data))
     prepared.select(np.array([2, 3])).read(np.array([1, 0, 1]))
     prepared.read(np.arange(7))
     prepared.read(np.arange(7))
@@ -397,7 +397,7 @@ def test_who_waited_for_the_lock_holds_one_that_others_see(tmp_path):
 
 def test_a_cache_holds_no_lock_and_no_rest(tmp_path):
     prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    assert left_in(tmp_path)[1:] == ["hashes.json", "images.npy"]
+    assert left_in(tmp_path)[1:] == ["checksums.json", "hashes.json", "images.npy"]
 
 
 def test_an_empty_set_is_refused(tmp_path):

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from misgiving.deferral import DeferralPolicy, Targets, certify_thresholds
-from misgiving.deferral.policy import FORMAT, checksum
+from misgiving.deferral.policy import FORMAT
 from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of_json
 
 EVERYTHING = Targets(
     max_error=0.15,
@@ -132,7 +133,7 @@ def test_a_policy_of_an_older_format_is_refused_with_the_remedy(policies):
     content = {**policies("plain").to_dict(), "format": 2}
     del content["checksum"]
     with pytest.raises(DataError, match=r"policy: .*format 2.*`misgiving calibrate`"):
-        DeferralPolicy.from_dict({**content, "checksum": checksum(content)})
+        DeferralPolicy.from_dict({**content, "checksum": sha256_of_json(content)})
 
 
 def leaves(value, path=()):
@@ -186,7 +187,7 @@ def test_a_missing_file_is_refused(tmp_path):
 def test_content_that_is_no_policy_is_refused_although_its_checksum_is_right():
     content = {"format": FORMAT, "certificate": {"accept_threshold": None}}
     with pytest.raises(DataError, match="policy: is not a policy"):
-        DeferralPolicy.from_dict({**content, "checksum": checksum(content)})
+        DeferralPolicy.from_dict({**content, "checksum": sha256_of_json(content)})
 
 
 def test_another_model_is_refused(policies):

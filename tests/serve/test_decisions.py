@@ -259,7 +259,7 @@ def test_a_case_knows_the_policy_that_decided(serving, sqlite_place):
     policed = serving()
     (with_policy,) = cases_of(send(policed, picture(0.5)))
     (without,) = cases_of(send(serving(Unpoliced(), Store.open(sqlite_place)), picture(0.5)))
-    assert with_policy["policy_fingerprint"] == hashlib.sha256(b'{"format": 1}').hexdigest()
+    assert with_policy["policy_fingerprint"] == hashlib.sha256(b'{"format":1}').hexdigest()
     assert without["policy_fingerprint"] is None
 
 

@@ -31,7 +31,13 @@ def run(images):
 def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
     train_run(run, tmp_path / "run")
     names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {"model.safetensors", "config.json", "split.csv", "history.csv"}
+    assert names == {
+        "model.safetensors",
+        "config.json",
+        "split.csv",
+        "checksums.json",
+        "history.csv",
+    }
 
 
 def test_the_split_travels_with_the_run(run, tmp_path):

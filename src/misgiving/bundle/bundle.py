@@ -11,12 +11,13 @@ from jaxtyping import UInt8
 from misgiving.bundle.answers import Answer, Rules, answers_of
 from misgiving.bundle.card import CARD, READABLE, readable
 from misgiving.bundle.network import GRAPH, Network, Outputs, Squares
-from misgiving.bundle.storage import FACTS, FORMAT, damage_explained, read_facts, read_json, seal
+from misgiving.bundle.storage import FACTS, FORMAT, damage_explained, read_facts, read_json
 from misgiving.calibrators import Estimate
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json, write_text
+from misgiving.manifests import seal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

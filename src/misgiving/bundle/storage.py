@@ -1,8 +1,4 @@
-"""The files of a bundle, sealed: what is missing, changed or extra is refused.
-
-The checksums guard against accidents and edits by mistake. They are no signature: who wants to
-forge a bundle can.
-"""
+"""The files of a bundle."""
 
 import json
 from collections.abc import Iterator
@@ -11,18 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import file_sha256, write_json
+from misgiving.manifests import verify
 
 FORMAT = 1
-FACTS, CHECKSUMS = "bundle.json", "checksums.json"
+FACTS = "bundle.json"
 AGAIN = "run `misgiving export` again"
-
-
-def seal(folder: Path) -> None:
-    """Write the checksum of every file in the folder."""
-    write_json(
-        folder / CHECKSUMS, {path.name: file_sha256(path) for path in sorted(folder.iterdir())}
-    )
 
 
 def is_bundle(folder: Path) -> bool:
@@ -65,7 +54,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
         raise DataError(
             f"{folder / FACTS}: has format {found!r}, and this version reads {FORMAT}; {AGAIN}"
         )
-    _refuse_changed(folder)
+    verify(folder, remedy=AGAIN)
     return facts
 
 
@@ -89,19 +78,3 @@ def damage_explained(path: Path) -> Iterator[None]:
         raise DataError(f"{path}: missing or damaged ({error}); {AGAIN}") from error
     except RecursionError as error:
         raise DataError(f"{path}: damaged (nested too deeply); {AGAIN}") from error
-
-
-def _refuse_changed(folder: Path) -> None:
-    written = read_json(folder / CHECKSUMS)
-    found = {path.name for path in folder.iterdir()} - {CHECKSUMS}
-    if missing := sorted(written.keys() - found):
-        raise DataError(f"{folder / missing[0]}: is missing from the bundle; {AGAIN}")
-    if extra := sorted(found - written.keys()):
-        raise DataError(
-            f"{folder / extra[0]}: does not belong to the bundle; remove it, or {AGAIN}"
-        )
-    for name in sorted(written):
-        with damage_explained(folder / name):
-            found_now = file_sha256(folder / name)
-        if found_now != written[name]:
-            raise DataError(f"{folder / name}: was changed after it was exported; {AGAIN}")

@@ -4,7 +4,6 @@ Dermoscopic images look alike, a blob in the middle, so a hash alone would join 
 A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -13,6 +12,7 @@ from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from PIL import Image
 
 from misgiving.data.preprocessing import Picture
+from misgiving.manifests import sha256_of
 
 Pair = tuple[int, int]
 AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of which each has a size of its own
@@ -211,7 +211,7 @@ class Copy(NamedTuple):
 
 def traits_of(content: str, image: Picture) -> Traits:
     """Traits of a decoded image whose file has this SHA-256."""
-    pixels = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+    pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
     return Traits(content, pixels, picture_hash(image))
 
 

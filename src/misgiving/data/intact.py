@@ -1,17 +1,12 @@
 """Whether prepared images are as they were written: disks fail, and files get edited."""
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.errors import DataError
-
-
-def checksum(pixels: bytes) -> int:
-    """CRC-32: made against accidents, and as quick as a disk."""
-    return zlib.crc32(pixels)
+from misgiving.manifests import crc32_of
 
 
 class Checksums:
@@ -38,7 +33,7 @@ class Checksums:
             DataError: An image was changed.
         """
         for position in np.flatnonzero(~self._seen[rows]):
-            if checksum(pixels[position].tobytes()) != self._values[rows[position]]:
+            if crc32_of(pixels[position].tobytes()) != self._values[rows[position]]:
                 self._refuse()
         self._seen[rows] = True
 

@@ -4,7 +4,6 @@ The prepared pixels lie in a memory-mapped file, so a set may be larger than mem
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Container, Generator, Iterable, Iterator, Sequence
@@ -20,19 +19,20 @@ from torch import Tensor
 
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
 from misgiving.data.datasets import Dataset, HashedImage, preprocessed
-from misgiving.data.intact import Checksums, checksum
+from misgiving.data.intact import Checksums
 from misgiving.data.memory import fresh
 from misgiving.data.parallel import in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import read_sealed, whole_folder, write_sealed
+from misgiving.files import whole_folder, write_json
+from misgiving.manifests import crc32_of, seal, sha256_of_json, sha256_of_lines, verify
 from misgiving.registry import Registry
 
 Report = Callable[[int, int], None]
 """Called with how many images are done, and of how many."""
 
 RECORD = "hashes.json"  # what is stored in images.npy
-FORMAT = 3  # of the cache; raise it whenever the same settings give other pixels
+FORMAT = 4  # of the cache; raise it whenever the same settings give other pixels
 
 BATCHES_AHEAD = 2  # that are read while one is used
 
@@ -94,8 +94,8 @@ class ImageSet:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the hashes and labels in their order: equal for equal content."""
-        lines = (f"{name}:{label}\n" for name, label in zip(self.hashes, self.labels, strict=True))
-        return hashlib.sha256("".join(lines).encode()).hexdigest()
+        lines = zip(self.hashes, self.labels, strict=True)
+        return sha256_of_lines(f"{name}:{label}" for name, label in lines)
 
 
 def default_cache() -> Path:
@@ -190,7 +190,7 @@ def _cache_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
         "ids": dataset.ids,
         "keys": [_key(dataset, index) for index in range(len(dataset))],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(content)
 
 
 def _key(dataset: Dataset, index: int) -> str | None:
@@ -205,7 +205,8 @@ def _stored(folder: Path, shape: tuple[int, ...], ids: Sequence[str]) -> _Stored
     """What the cache holds; None if it holds nothing or what it holds is damaged."""
     try:
         images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
-        record = read_sealed(folder / RECORD)
+        verify(folder, [RECORD], remedy="prepare the images again")
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         hashes = tuple(str(name) for name in record["hashes"])
         bad = tuple(BadImage(*map(str, one)) for one in record["bad"])
         checksums = Checksums(folder / RECORD, np.array(record["checksums"], dtype=np.int64))
@@ -298,12 +299,13 @@ def _write(
             pixels = image.tobytes()
             file.write(pixels)
             hashes.append(name)
-            checksums.append(checksum(pixels))
+            checksums.append(crc32_of(pixels))
             if report:
                 report(len(hashes), shape[0])
         file.flush()
         os.fsync(file.fileno())  # a cache of zeros after a power cut would look whole
-    write_sealed(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
+    write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
+    seal(folder, [RECORD])
     return bad
 
 

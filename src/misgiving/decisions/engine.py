@@ -26,7 +26,8 @@ from misgiving.deferral import (
     one_per_group,
 )
 from misgiving.errors import DataError, UsageError
-from misgiving.files import file_sha256, whole_folder, write_json
+from misgiving.files import whole_folder, write_json
+from misgiving.manifests import seal, verify
 from misgiving.results.predictions import Head, Predictions
 from misgiving.scores import FittedDetectors, TrainingOutputs, fit_detectors
 from misgiving.scores.confidences import all_confidences
@@ -35,7 +36,6 @@ Values = Float[np.ndarray, " n"]
 
 WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
 ESTIMATE, DETECTORS = "estimate.json", "detectors.safetensors"
-CHECKSUMS = "checksums.json"
 CASES = "cases.json"
 SEALED = (POLICY, ESTIMATE, DETECTORS, CASES)  # together: the promise is for exactly these scores
 
@@ -139,7 +139,7 @@ class Decider:
             write_json(partial / ESTIMATE, self.estimate.to_dict())
             self.detectors.save(partial / DETECTORS)
             write_json(partial / CASES, dict(cases))
-            write_json(partial / CHECKSUMS, {name: file_sha256(partial / name) for name in SEALED})
+            seal(partial, SEALED)
 
     @classmethod
     def load(cls, folder: Path) -> "Decider":
@@ -151,28 +151,11 @@ class Decider:
         if not (folder / POLICY).is_file():
             raise DataError(f"{folder}: holds no policy; run `misgiving calibrate` first")
         policy = DeferralPolicy.load(folder / POLICY)
-        _refuse_changed(folder)
+        verify(folder, SEALED, remedy="run `misgiving calibrate` again")
         return cls(
             policy=policy,
             estimate=_read_estimate(folder / ESTIMATE),
             detectors=FittedDetectors.load(folder / DETECTORS),
-        )
-
-
-def _refuse_changed(folder: Path) -> None:
-    """The guarantee is for these scores: files beside the policy must be as they were written."""
-    try:
-        written = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        changed = [name for name in SEALED if written[name] != file_sha256(folder / name)]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{folder}: a file of the policy is missing or damaged ({error}); "
-            "run `misgiving calibrate` again"
-        ) from error
-    if changed:
-        raise DataError(
-            f"{folder / changed[0]}: was changed after it was calibrated; "
-            "run `misgiving calibrate` again"
         )
 
 

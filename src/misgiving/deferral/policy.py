@@ -1,9 +1,5 @@
-"""Deferral policy: certified thresholds applied to one model, with its file format.
+"""Deferral policy: certified thresholds applied to one model, with its file format."""
 
-The checksum of a policy guards against edits by mistake. It is not a signature.
-"""
-
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -24,6 +20,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertifiableError, Certificate, ClassOutcome
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json
+from misgiving.manifests import sha256_of_json
 
 Scores = Float[np.ndarray, " n"]
 
@@ -173,7 +170,7 @@ class DeferralPolicy:
         scores = certificate["calibration_scores"]
         scores["thresholds"] = [_to_json(threshold) for threshold in scores["thresholds"]]
         content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
-        return {**content, "checksum": checksum(content)}
+        return {**content, "checksum": sha256_of_json(content)}
 
     @classmethod
     def from_dict(cls, content: Any, *, name: str = "policy") -> "DeferralPolicy":
@@ -201,12 +198,6 @@ class DeferralPolicy:
         return cls.from_dict(content, name=str(path))
 
 
-def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 of the content, independent of key order and spacing."""
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(canonical.encode()).hexdigest()
-
-
 def _to_json(threshold: float | None) -> float | str | None:
     return "-inf" if threshold == -math.inf else threshold  # JSON has no infinity
 
@@ -227,7 +218,7 @@ def _verified(content: Any, *, name: str) -> dict[str, Any]:
             f"{FORMAT}; {AGAIN}"
         )
     try:
-        unchanged = checksum(fields) == written
+        unchanged = sha256_of_json(fields) == written
     except ValueError:  # NaN or infinity
         unchanged = False
     if not unchanged:

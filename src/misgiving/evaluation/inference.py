@@ -1,7 +1,5 @@
 """Run a model once over a set of images."""
 
-import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -13,6 +11,7 @@ from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet, batches
 from misgiving.errors import UsageError
+from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.predictions import Head, Predictions
 
@@ -62,11 +61,11 @@ def _head_of(model: JointClassifier) -> Head | None:
 
 def model_fingerprint(model: JointClassifier) -> str:
     """SHA-256 over the names and values of all weights: what a policy belongs to."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(np.ascontiguousarray(tensor.detach().cpu().numpy()).tobytes())
-    return digest.hexdigest()
+    return sha256_of_chunks(
+        chunk
+        for name, tensor in model.state_dict().items()
+        for chunk in (name.encode(), tensor.detach().cpu().numpy().tobytes())
+    )
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -95,4 +94,4 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "estimates_losses": checkpoint.estimates_losses,
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return sha256_of_json(facts)

@@ -1,6 +1,5 @@
 """The prepared images of a reproduction: its data, its splits and its OOD sets, trial by trial."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,10 +17,11 @@ from misgiving.data.masks import with_masks
 from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
 from misgiving.errors import BadImage
+from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.ood_sources import OodPlace
 from misgiving.reproduction.protocol import MODELS, SWEEP, Protocol, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import Parts, Run, align, grouped_images, hash_of_lines, split_of
+from misgiving.workflows.train import Parts, Run, align, grouped_images, split_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +129,7 @@ class TrialData:
             "training": run.training.to_dict(),
             "preprocessing": run.preprocessing.to_dict(),
             "augmentation": run.augmentation.to_dict(),
-            "images": [run.images.fingerprint, hash_of_lines(run.images.groups)],
+            "images": [run.images.fingerprint, sha256_of_lines(run.images.groups)],
             "weights": _content(run.model.weights),
             "training_code": self._training_code,
             "code": self._code,
@@ -145,7 +145,7 @@ class TrialData:
             "unseen": self.protocol.unseen,
             "seed": self.protocol.seed,
             "outliers": {
-                name: [set_.images.fingerprint, hash_of_lines(set_.images.groups)]
+                name: [set_.images.fingerprint, sha256_of_lines(set_.images.groups)]
                 for name, set_ in self.outliers(trial).items()
             },
         }
@@ -203,7 +203,7 @@ def _from_place(place: OodPlace, held_out: Dataset, seed: int) -> Built:
 
 
 def _content(path: Path | None) -> str | None:
-    return None if path is None else hashlib.sha256(path.read_bytes()).hexdigest()
+    return None if path is None else sha256_of_file(path)
 
 
 ONLY_SHOWN = (
@@ -253,12 +253,12 @@ def code_fingerprint(
     root = Path(misgiving.__file__).parent
     apart = [root / place for place in (*left_out, "__main__.py")]
     within = [root] if of is None else [root / place for place in of]
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        if _is_in(path, within) and not _is_in(path, apart):
-            digest.update(path.relative_to(root).as_posix().encode())
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return sha256_of_chunks(
+        chunk
+        for path in sorted(root.rglob("*.py"))
+        if _is_in(path, within) and not _is_in(path, apart)
+        for chunk in (path.relative_to(root).as_posix().encode(), path.read_bytes())
+    )
 
 
 def _is_in(path: Path, places: Iterable[Path]) -> bool:

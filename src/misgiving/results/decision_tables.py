@@ -7,7 +7,6 @@ kill is ignored.
 """
 
 import fcntl
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from typing import IO, NamedTuple
 
 from misgiving.errors import UsageError
 from misgiving.files import csv_text, harmless, whole_file, write_text
+from misgiving.manifests import sha256_of
 
 Value = str | float | None
 
@@ -163,7 +163,7 @@ def decision_journal(
         return
     path = journal_path(out)
     path.parent.mkdir(parents=True, exist_ok=True)
-    first = _line([JOURNAL_FORMAT, hashlib.sha256(fingerprint.encode()).hexdigest()])
+    first = _line([JOURNAL_FORMAT, sha256_of(fingerprint.encode())])
     with path.open("a+b") as file:
         _lock(file, out)
         journal = DecisionJournal(file)

@@ -1,6 +1,5 @@
 """Pictures after the answer: recent squares in memory, and files where they are to be kept."""
 
-import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -12,7 +11,8 @@ from PIL import Image
 
 from misgiving.data.preprocessing import FORMATS
 from misgiving.errors import DataError
-from misgiving.files import file_sha256, force_to_disk, whole_file
+from misgiving.files import force_to_disk, whole_file
+from misgiving.manifests import sha256_of, sha256_of_file
 from misgiving.serve.memory import bytes_to_decode, pixels_of
 
 Square = UInt8[np.ndarray, "size size 3"]
@@ -71,7 +71,7 @@ class KeptImages:
             data = self._path(sha256).read_bytes()
         except FileNotFoundError:
             return None
-        if hashlib.sha256(data).hexdigest() != sha256:
+        if sha256_of(data) != sha256:
             raise ValueError("is damaged")
         return data
 
@@ -87,7 +87,7 @@ def _make_private(folder: Path) -> None:
 
 def _is_intact(path: Path, sha256: str) -> bool:
     try:
-        return file_sha256(path) == sha256
+        return sha256_of_file(path) == sha256
     except OSError:
         return False
 

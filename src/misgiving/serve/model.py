@@ -1,12 +1,12 @@
 """What the service needs of a model: `misgiving.bundle.Bundle` has it."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
+
+from misgiving.manifests import sha256_of_json
 
 Squares = UInt8[np.ndarray, "n size size 3"]
 
@@ -74,5 +74,4 @@ def policy_fingerprint(policy: Policy | None) -> str | None:
     """SHA-256 of all that the policy says; None where there is none."""
     if policy is None:
         return None
-    content = json.dumps(policy.to_dict(), sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return sha256_of_json(policy.to_dict())

@@ -1,7 +1,6 @@
 """From an uploaded file to a case on the disk: decoding, the model, and the store, in a row."""
 
 import asyncio
-import hashlib
 import itertools
 import math
 import secrets
@@ -16,6 +15,7 @@ from sqlalchemy.exc import OperationalError
 
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of
 from misgiving.serve.admission import Admission
 from misgiving.serve.batching import Batcher, singly_after_failure
 from misgiving.serve.failures import NotKeptError, note
@@ -126,7 +126,7 @@ class Service:
         self.store.close()
 
     def _read(self, name: str, data: bytes) -> Read:
-        return Read(self._square(name, data), hashlib.sha256(data).hexdigest())
+        return Read(self._square(name, data), sha256_of(data))
 
     def _square(self, name: str, data: bytes) -> Square:
         """Decoded when there is memory for it."""

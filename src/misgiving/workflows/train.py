@@ -1,8 +1,7 @@
 """One training run: from prepared images and a split to a run folder."""
 
-import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, Roles, Split
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import model_fingerprint
+from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
@@ -238,7 +238,7 @@ def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
     identity = {
         **_configuration(run),
         "preprocessing": run.preprocessing.to_dict(),
-        "split": hash_of_lines(map(str, run.parts)),
+        "split": sha256_of_lines(map(str, run.parts)),
         "first weights": model_fingerprint(model),
         "versions": versions(),
     }
@@ -279,11 +279,6 @@ def _configuration(run: Run) -> dict[str, Any]:
         "training": run.training.to_dict(),
         "augmentation": run.augmentation.to_dict(),
     }
-
-
-def hash_of_lines(lines: Iterable[str]) -> str:
-    """SHA-256 of lines in their order."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 def history_table(

@@ -1,6 +1,5 @@
 """Where the pixels of a set come from: files, memory or a packed array on disk."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.data.preprocessing import Preprocessing, decode, read_bytes, refuse_file
+from misgiving.manifests import sha256_of
 
 Indices = Int[np.ndarray, " selected"]
 
@@ -48,14 +48,14 @@ class ImageFiles:
     def read(self, index: int) -> HashedImage:
         path = self.paths[index]
         data = read_bytes(path)
-        return HashedImage(hashlib.sha256(data).hexdigest(), decode(data, str(path)))
+        return HashedImage(sha256_of(data), decode(data, str(path)))
 
     def preprocessed(self, index: int, preprocessing: Preprocessing) -> HashedImage:
         """Decode no more of a file than its square takes, and hash all of it."""
         path = self.paths[index]
         data = read_bytes(path)
         square = preprocessing.from_file(data, str(path))
-        return HashedImage(hashlib.sha256(data).hexdigest(), square)
+        return HashedImage(sha256_of(data), square)
 
     def key(self, index: int) -> str:
         path = self.paths[index].absolute()
@@ -82,7 +82,7 @@ class ImageArray:
         return HashedImage(self.key(index), self.images[index])
 
     def key(self, index: int) -> str:
-        return hashlib.sha256(self.images[index].tobytes()).hexdigest()
+        return sha256_of(self.images[index].tobytes())
 
     def select(self, indices: Indices) -> "ImageArray":
         return ImageArray(self.images[indices])

@@ -6,7 +6,6 @@ so a block can be had again, in any order, without what lies before it. That nee
 and in memory about 45 kB for each of at most 1,000 blocks beside the last few blocks themselves.
 """
 
-import hashlib
 import math
 import zipfile
 import zlib
@@ -23,6 +22,7 @@ from jaxtyping import Int, UInt8
 from misgiving.data.datasets.images import HashedImage, Indices
 from misgiving.data.preprocessing import refuse_file
 from misgiving.errors import DataError
+from misgiving.manifests import sha256_of
 
 Rows = UInt8[np.ndarray, "..."]
 
@@ -216,7 +216,7 @@ class PackedImages:
         image = np.array(self.readers[part](row))
         if image.ndim == 2:
             image = np.repeat(image[..., None], 3, axis=2)
-        return HashedImage(hashlib.sha256(image.tobytes()).hexdigest(), image)
+        return HashedImage(sha256_of(image.tobytes()), image)
 
     def key(self, index: int) -> str:
         part, row = self._place(index)

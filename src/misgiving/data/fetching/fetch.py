@@ -17,12 +17,12 @@ from misgiving.data.fetching.transfer import (
     Partial,
     Patience,
     Received,
-    digests_of,
     receive,
     refuse_full,
 )
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json
+from misgiving.manifests import Digests
 
 Report = Callable[[str, int, int | None], None]
 """Called with a file's name, how many of its bytes are done, and of how many if that is known."""
@@ -250,19 +250,19 @@ class _Work:
 
 def _at_hand(archive: Path, file: PublishedFile) -> Received:
     """An archive that lies in the folder, if it is the published one as far as can be told."""
-    digests = digests_of(archive)
+    digests = Digests.of_file(archive)
     wrong = file.size not in (None, digests.size)
-    if wrong or file.md5 not in (None, digests.md5.hexdigest()):
+    if wrong or file.md5 not in (None, digests.md5):
         raise DataError(f"{archive}: is not the published file; move it away to fetch it")
-    return Received(archive, archive.resolve().as_uri(), digests.size, digests.sha256.hexdigest())
+    return Received(archive, archive.resolve().as_uri(), digests.size, digests.sha256)
 
 
 def _is_right(path: Path, file: PublishedFile, noted: dict[str, Any]) -> bool:
     """Whether a file is the one that was fetched, or the one that is published."""
-    digests = digests_of(path)
+    digests = Digests.of_file(path)
     if file.md5:
-        return bool(digests.md5.hexdigest() == file.md5)
-    return bool(digests.sha256.hexdigest() == noted.get("sha256"))
+        return digests.md5 == file.md5
+    return digests.sha256 == noted.get("sha256")
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:

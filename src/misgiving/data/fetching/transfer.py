@@ -1,6 +1,5 @@
 """Receive one file over HTTP: whole, checked, and resumed where a transfer broke off."""
 
-import hashlib
 import http.client
 import json
 import os
@@ -9,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 from urllib.error import HTTPError
@@ -19,6 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from misgiving.data.fetching.catalogue import PublishedFile
 from misgiving.errors import DataError
 from misgiving.files import write_json
+from misgiving.manifests import Digests
 
 CHUNK = 1 << 16  # small, for a slow transfer that breaks off loses what of a chunk has come
 PROGRESS = 1 << 20  # bytes after which a server that breaks off is patiently asked again
@@ -76,30 +76,6 @@ class Version(NamedTuple):
         """What `If-Range` says; a weak ETag does not promise the same bytes."""
         strong = self.etag if self.etag and not self.etag.startswith("W/") else None
         return strong or self.modified
-
-
-@dataclass
-class Digests:
-    """Checksums of the first `size` bytes of a file."""
-
-    size: int = 0
-    md5: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
-    sha256: Any = field(default_factory=hashlib.sha256)
-
-    def update(self, chunk: bytes) -> None:
-        """Go on by these bytes."""
-        self.md5.update(chunk)
-        self.sha256.update(chunk)
-        self.size += len(chunk)
-
-
-def digests_of(path: Path, size: int | None = None) -> Digests:
-    """Checksums of a file, or of its beginning."""
-    digests = Digests()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK if size is None else min(CHUNK, size - digests.size)):
-            digests.update(chunk)
-    return digests
 
 
 def refuse_full(folder: Path, needed: int) -> None:
@@ -202,7 +178,7 @@ class _Transfer:
             self._transfer(url, version)
         self._catch_up(self.partial.size)
         self._check()
-        return Received(self.partial.path, url, self.digests.size, self.digests.sha256.hexdigest())
+        return Received(self.partial.path, url, self.digests.size, self.digests.sha256)
 
     def _resumable(self, url: str) -> Version | None:
         """Version of the bytes that can be gone on with; None if there are none."""
@@ -238,7 +214,7 @@ class _Transfer:
     def _catch_up(self, size: int) -> None:
         """Know the checksums of so many bytes, most often because they have just come."""
         if self.digests.size != size:
-            self.digests = digests_of(self.partial.path, size) if size else Digests()
+            self.digests = Digests.of_file(self.partial.path, size) if size else Digests()
 
     def _append(self, response: http.client.HTTPResponse, total: int | None) -> None:
         with self.partial.path.open("ab") as file:
@@ -254,7 +230,7 @@ class _Transfer:
             raise BrokenOff(f"the transfer broke off after {self.digests.size} of {total} bytes")
 
     def _check(self) -> None:
-        size, md5 = self.digests.size, self.digests.md5.hexdigest()
+        size, md5 = self.digests.size, self.digests.md5
         if self.file.size not in (None, size):
             self.partial.discard()
             raise Refused(

@@ -3,7 +3,6 @@
 Boxes and crops are made in the pixels of the image file; preprocessing comes after.
 """
 
-import hashlib
 import os
 import zlib
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from misgiving.data.ood_sets.rectangles import (
 )
 from misgiving.data.preprocessing import decode, read_bytes
 from misgiving.errors import DataError
+from misgiving.manifests import sha256_of
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
@@ -146,7 +146,7 @@ class DerivedImages:
         image, place = self.source.read(index).image, self.places[index]
         height, width = image.shape[:2]
         changed = KINDS[self.kind].change(image, place.box.scaled(place.grid, (height, width)))
-        return HashedImage(hashlib.sha256(changed.tobytes()).hexdigest(), changed)
+        return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
         """The image, and the place: all that seed and mask have an effect on."""

@@ -1,6 +1,5 @@
 """Black boxes over the ink of dark writing on light paper: a set for runs on the digits."""
 
-import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +7,7 @@ from jaxtyping import Bool, Int, UInt8
 
 from misgiving.data.datasets import Dataset, HashedImage, ImageSource
 from misgiving.data.ood_sets.built import outliers
+from misgiving.manifests import sha256_of
 
 Picture = UInt8[np.ndarray, "height width 3"]
 
@@ -36,7 +36,7 @@ class BoxedImages:
 
     def read(self, index: int) -> HashedImage:
         boxed = _boxed(self.source.read(index).image)
-        return HashedImage(hashlib.sha256(boxed.tobytes()).hexdigest(), boxed)
+        return HashedImage(sha256_of(boxed.tobytes()), boxed)
 
     def key(self, index: int) -> str:
         return f"boxed|{self.source.key(index)}"

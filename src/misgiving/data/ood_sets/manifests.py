@@ -1,6 +1,5 @@
 """A set as files, with a manifest by which anybody can tell that it is the same."""
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from PIL import Image
 from misgiving.data.datasets import Dataset, HashedImage
 from misgiving.data.ood_sets.built import Built
 from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.manifests import sha256_of, sha256_of_lines
 
 
 class ManifestRow(NamedTuple):
@@ -35,10 +35,7 @@ def manifest(dataset: Dataset) -> Iterator[ManifestRow]:
 
 def checksum(rows: Iterable[ManifestRow]) -> str:
     """SHA-256 over the rows: two sets have the same when they hold the same images in one order."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update((",".join(row) + "\n").encode())
-    return digest.hexdigest()
+    return sha256_of_lines(map(",".join, rows))
 
 
 def write_ood_set(built: Built, folder: Path) -> Path:
@@ -67,7 +64,7 @@ def _write_image(dataset: Dataset, index: int, folder: Path) -> ManifestRow:
 
 def _row(dataset: Dataset, index: int, read: HashedImage) -> ManifestRow:
     rows, columns = read.image.shape[:2]
-    pixels = hashlib.sha256(f"{rows} {columns} ".encode() + read.image.tobytes()).hexdigest()
+    pixels = sha256_of(f"{rows} {columns} ".encode() + read.image.tobytes())
     return ManifestRow(dataset.ids[index], dataset.groups[index], pixels)
 
 

@@ -1,0 +1,127 @@
+"""Checksums, and sealed folders that show whether a file was changed.
+
+They guard against accidents and unintended edits. They are no signature: anyone can seal a forgery.
+"""
+
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from misgiving.errors import DataError
+
+CHECKSUMS = "checksums.json"
+CHUNK = 2**20  # bytes that are read at a time
+
+
+def sha256_of(data: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_chunks(chunks: Iterable[bytes]) -> str:
+    """SHA-256 of data that need not be in memory at once."""
+    digest = hashlib.sha256()
+    for chunk in chunks:
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of text lines, each of which ends with a line feed."""
+    return sha256_of_chunks(f"{line}\n".encode() for line in lines)
+
+
+def sha256_of_json(content: Any) -> str:
+    """SHA-256 of a JSON value, whatever the order of its keys; NaN is a ValueError."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256_of(text.encode())
+
+
+def sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def crc32_of(data: bytes) -> int:
+    """CRC-32: detects damage, and is faster than SHA-256."""
+    return zlib.crc32(data)
+
+
+@dataclass
+class Digests:
+    """MD5, SHA-256 and size of a file that arrives in chunks."""
+
+    size: int = 0
+    _md5: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
+    _sha256: Any = field(default_factory=hashlib.sha256)
+
+    @classmethod
+    def of_file(cls, path: Path, size: int | None = None) -> "Digests":
+        """Digests of a file, or of its first `size` bytes."""
+        digests = cls()
+        with path.open("rb") as file:
+            while chunk := file.read(CHUNK if size is None else min(CHUNK, size - digests.size)):
+                digests.update(chunk)
+        return digests
+
+    def update(self, chunk: bytes) -> None:
+        """Add the next bytes."""
+        self._md5.update(chunk)
+        self._sha256.update(chunk)
+        self.size += len(chunk)
+
+    @property
+    def md5(self) -> str:
+        """In hexadecimal."""
+        return str(self._md5.hexdigest())
+
+    @property
+    def sha256(self) -> str:
+        """In hexadecimal."""
+        return str(self._sha256.hexdigest())
+
+
+def seal(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Write the checksums of a finished folder's files, by default of all of them."""
+    names = (path.name for path in folder.iterdir()) if names is None else names
+    checksums = {name: sha256_of_file(folder / name) for name in sorted(names)}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
+
+
+def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> None:
+    """Refuse a folder whose files are not those that were sealed.
+
+    Args:
+        folder: The folder.
+        names: Files that must be sealed and unchanged; None for all of them, and no others.
+        remedy: Ends the message, such as "train again".
+
+    Raises:
+        DataError: A file is missing, damaged or changed, or does not belong to the folder.
+    """
+    checksums = _read_checksums(folder / CHECKSUMS, remedy)
+    if names is None:
+        names = checksums
+        for extra in sorted({path.name for path in folder.iterdir()} - {CHECKSUMS, *names}):
+            raise DataError(f"{folder / extra}: does not belong here; remove it, or {remedy}")
+    for name in sorted(names):
+        try:
+            unchanged = sha256_of_file(folder / name) == checksums.get(name)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise DataError(f"{folder / name}: missing or damaged ({reason}); {remedy}") from error
+        if not unchanged:
+            raise DataError(f"{folder / name}: damaged or changed after it was written; {remedy}")
+
+
+def _read_checksums(path: Path, remedy: str) -> Mapping[str, object]:
+    try:
+        checksums = json.loads(path.read_text(encoding="utf-8"))
+        return dict(checksums.items())
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise DataError(f"{path}: missing or damaged; {remedy}") from error

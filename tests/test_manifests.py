@@ -1,0 +1,114 @@
+import hashlib
+import json
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from misgiving.errors import DataError
+from misgiving.manifests import (
+    Digests,
+    crc32_of,
+    seal,
+    sha256_of_chunks,
+    sha256_of_file,
+    sha256_of_json,
+    sha256_of_lines,
+    verify,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "weights").write_bytes(b"1234")
+    (tmp_path / "notes").write_text("hello")
+    return tmp_path
+
+
+def refusal(folder, *names):
+    with pytest.raises(DataError) as refused:
+        verify(folder, names or None, remedy="train again")
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_checksums_are_plain_sha_256_in_the_order_of_names(folder):
+    seal(folder)
+    written = json.loads((folder / "checksums.json").read_text())
+    assert list(written) == ["notes", "weights"]
+    assert written["weights"] == hashlib.sha256(b"1234").hexdigest()
+
+
+@pytest.mark.parametrize("names", [(), ("weights",), ("weights", "notes")])
+def test_a_folder_that_did_not_change_is_accepted(folder, names):
+    seal(folder, names or None)
+    verify(folder, names or None, remedy="train again")
+
+
+def test_a_changed_file_is_refused_with_its_name_and_the_remedy(folder):
+    seal(folder)
+    (folder / "weights").write_bytes(b"1235")
+    for names in ((), ("weights",)):
+        assert refusal(folder, *names).startswith(f"{folder / 'weights'}: ")
+        assert refusal(folder, *names).endswith("; train again")
+
+
+def test_a_missing_file_is_refused_by_name(folder):
+    seal(folder)
+    (folder / "notes").unlink()
+    assert f"{folder / 'notes'}: missing" in refusal(folder)
+    assert f"{folder / 'notes'}: missing" in refusal(folder, "notes")
+
+
+def test_only_a_folder_sealed_as_a_whole_refuses_further_files(folder):
+    seal(folder)
+    (folder / "extra").write_text("")
+    assert f"{folder / 'extra'}: does not belong" in refusal(folder)
+    verify(folder, ["notes", "weights"], remedy="train again")
+
+
+def test_a_file_that_was_never_sealed_is_refused(folder):
+    seal(folder, ["notes"])
+    assert "weights" in refusal(folder, "weights")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", "3", '{"notes": 3}', "[" * 100_000, "\udcff"])
+def test_damaged_checksums_are_refused(folder, content):
+    (folder / "checksums.json").write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert "train again" in refusal(folder, "notes")
+
+
+def test_a_folder_without_checksums_is_refused(folder):
+    assert "checksums.json: missing" in refusal(folder)
+
+
+@given(st.lists(st.binary()), st.integers(0, 100))
+def test_digests_do_not_depend_on_the_chunks(tmp_path_factory, chunks, size):
+    path = tmp_path_factory.mktemp("digests") / "file"
+    path.write_bytes(data := b"".join(chunks))
+    streamed = Digests()
+    for chunk in chunks:
+        streamed.update(chunk)
+    for digests, content in [
+        (streamed, data),
+        (Digests.of_file(path), data),
+        (Digests.of_file(path, size), data[:size]),
+    ]:
+        assert digests.size == len(content)
+        assert digests.md5 == hashlib.md5(content).hexdigest()
+        assert digests.sha256 == hashlib.sha256(content).hexdigest()
+    assert sha256_of_chunks(chunks) == sha256_of_file(path) == hashlib.sha256(data).hexdigest()
+    assert crc32_of(data) == zlib.crc32(data)
+
+
+def test_lines_are_hashed_with_their_ends():
+    assert sha256_of_lines(["a", "b"]) == hashlib.sha256(b"a\nb\n").hexdigest()
+    assert sha256_of_lines(["ab", ""]) != sha256_of_lines(["a", "b"])
+
+
+def test_the_hash_of_json_ignores_the_order_of_keys_and_refuses_nan():
+    assert sha256_of_json({"a": 1, "b": [2]}) == sha256_of_json({"b": [2], "a": 1})
+    assert sha256_of_json({"a": 1}) != sha256_of_json({"a": 2})
+    with pytest.raises(ValueError, match="JSON"):
+        sha256_of_json(float("nan"))
