@@ -3,15 +3,14 @@
     python benchmarks/guarantee.py [FOLDER ...] [--out TABLE.md] [--fault fit-on-calibration]
 
 A population is simulated, or what the models of a reproduction said of held-out images, pooled
-over trials (or a CSV file with columns part, group, label, wrong, score, ood_score). The rows
-whose `part` is `tune` choose the candidates; all others are the population. A
+over trials (or one of its files `cases.csv`). The rows
+whose `set` is `tune` choose the candidates; all others are the population. A
 case is one image, drawn at random, of a group that is drawn with replacement. In each cell 2,000
 calibration sets are drawn and certified by the library's own code, and every policy is judged by
 what is true in the whole population. Prints a Markdown table; the same seed gives the same table.
 """
 
 import argparse
-import csv
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,8 @@ from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts
 from misgiving.errors import DataError
 from misgiving.files import write_text
+from misgiving.results.formats import read_table
+from misgiving.results.schema import CaseRow
 
 SIZES = (50, 200, 1000)
 ERRORS = (0.05, 0.1, 0.2)
@@ -175,7 +176,7 @@ def _with_labels(
 def read(place: Path) -> Iterator[Population]:
     """The population of a CSV file, or of each model of a reproduction, pooled over its trials."""
     if place.is_file():
-        yield population_of(place.stem, _rows(place))
+        yield population_of(place.stem, read_table(place, CaseRow))
         return
     found = sorted(place.glob("units/generalization/trial-*/*/cases.csv"))
     if not found:
@@ -183,59 +184,60 @@ def read(place: Path) -> Iterator[Population]:
     for model in sorted({path.parent.name for path in found}):
         paths = [path for path in found if path.parent.name == model]
         pooled = [
-            row for path in paths for row in on_one_scale(_rows(path), path.parent.parent.name)
+            row
+            for path in paths
+            for row in on_one_scale(read_table(path, CaseRow), path.parent.parent.name)
         ]
         yield population_of(f"{place.name}, {model}, {len(paths)} trials", pooled)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
-def on_one_scale(rows: list[dict[str, str]], trial: str) -> Iterator[dict[str, str]]:
-    """Scores by their place among those of the trial's tune part: trials may choose other scores.
+def on_one_scale(rows: Sequence[CaseRow], trial: str) -> Iterator[CaseRow]:
+    """Scores by their place among those of the trial's tuning set: trials may choose other scores.
 
     Each is a rising function of the score, so that a trial's own policies stay what they are.
     """
-    scaled = {name: _beside_tune(rows, name) for name in ("score", "ood_score")}
-    for number, row in enumerate(rows):
-        numbers = {name: str(values[number]) for name, values in scaled.items()}
-        yield {**row, **numbers, "group": f"{trial}/{row['group']}"}
+    accepting = _scaled(rows, [row.acceptance_score for row in rows])
+    ood = _scaled(rows, [row.ood_score for row in rows])
+    for row, acceptance_score, ood_score in zip(rows, accepting, ood, strict=True):
+        yield row._replace(
+            acceptance_score=float(acceptance_score),
+            ood_score=float(ood_score),
+            group=f"{trial}/{row.group}",
+        )
 
 
-def _beside_tune(rows: Sequence[dict[str, str]], name: str) -> Float[np.ndarray, " n"]:
-    values = np.array([float(row[name]) for row in rows])
-    tune = np.sort(values[[row["part"] == "tune" for row in rows]])
+def _scaled(rows: Sequence[CaseRow], scores: Sequence[float | None]) -> Float[np.ndarray, " n"]:
+    values = np.array(scores, dtype=float)
+    tune = np.sort(values[[row.set == "tune" for row in rows]])
     places = np.interp(values, tune, np.linspace(0, 1, len(tune)))
     return np.asarray(places + 1e-3 * np.tanh((values - tune.mean()) / (10 * tune.std())))
 
 
-def population_of(name: str, rows: Sequence[dict[str, str]]) -> Population:
-    """All cases but those of the tune part; the class nearest to 15 % of them is watched."""
-    classes = sorted({row["label"] for row in rows})
+def population_of(name: str, rows: Sequence[CaseRow]) -> Population:
+    """All cases but those of the tuning set; the class nearest to 15 % of them is watched."""
+    classes = sorted({row.label for row in rows})
     tune, population = (
-        [row for row in rows if (row["part"] == "tune") == is_tune] for is_tune in (True, False)
+        [row for row in rows if (row.set == "tune") == is_tune] for is_tune in (True, False)
     )
     cases = _cases(population, classes)
     shares = np.bincount(cases.labels, minlength=len(classes)) / len(cases)
-    tune_one = one_per_group([row["group"] for row in tune], seed=0)
+    tune_one = one_per_group([row.group for row in tune], seed=0)
     return Population(
         name=name,
         cases=cases,
-        groups=np.unique([row["group"] for row in population], return_inverse=True)[1],
+        groups=np.unique([row.group for row in population], return_inverse=True)[1],
         classes=tuple(classes),
         watched=classes[int(np.argmin(np.abs(shares - CLASS_SHARE)))],
         tune=_cases(tune, classes)[tune_one],
     )
 
 
-def _cases(rows: Sequence[dict[str, str]], classes: Sequence[str]) -> ScoredCases:
+def _cases(rows: Sequence[CaseRow], classes: Sequence[str]) -> ScoredCases:
     return ScoredCases(
-        scores=np.array([float(row["score"]) for row in rows]),
-        ood_scores=np.array([float(row["ood_score"]) for row in rows]),
-        wrong=np.array([row["wrong"].lower() in ("1", "1.0", "true") for row in rows]),
-        labels=np.array([classes.index(row["label"]) for row in rows]),
+        scores=np.array([row.acceptance_score for row in rows]),
+        ood_scores=np.array([row.ood_score for row in rows], dtype=float),
+        wrong=np.array([row.wrong for row in rows]),
+        labels=np.array([classes.index(row.label) for row in rows]),
     )
 
 

@@ -11,6 +11,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.errors import DataError
 from misgiving.files import write_json
+from misgiving.results.schema import EpochRecord
 
 
 @pytest.fixture
@@ -62,12 +63,12 @@ def test_a_run_holds_no_pickle(checkpoint, tmp_path):
 
 
 def test_a_table_that_cannot_be_written_leaves_no_run(checkpoint, tmp_path):
-    def rows():
-        yield (1,)
+    def history():
+        yield EpochRecord(1, "train", 0.5, None, 0.5, 0.5, None, None, None)
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        save(tmp_path / "run", checkpoint, tables={"history.csv": (("epoch",), rows())})
+        save(tmp_path / "run", checkpoint, history=history())
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,7 +3,7 @@
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,9 +18,11 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError
-from misgiving.files import whole_file, whole_folder, write_csv, write_json
+from misgiving.files import whole_file, whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.models.joint import JointClassifier
+from misgiving.results.formats import write_table
+from misgiving.results.schema import EpochRecord
 
 FORMAT = 3
 SEALED = ("config.json", "model.safetensors", "split.csv")
@@ -122,13 +124,13 @@ def save(
     folder: Path,
     checkpoint: Checkpoint,
     *,
-    tables: Mapping[str, tuple[Sequence[str], Iterable[Sequence[object]]]] | None = None,
+    history: Iterable[EpochRecord] | None = None,
 ) -> None:
-    """Write a run folder whole or not at all, with further CSV `tables` (name: header and rows)."""
+    """Write a run folder, with `history.csv` where a history is given, whole or not at all."""
     with whole_folder(folder) as partial:
         write_checkpoint(partial, checkpoint)
-        for name, (header, rows) in (tables or {}).items():
-            write_csv(partial / name, header, rows)
+        if history is not None:
+            write_table(partial / "history.csv", EpochRecord, history)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:

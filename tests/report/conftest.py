@@ -1,4 +1,4 @@
-import json
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -6,9 +6,21 @@ import pytest
 from PIL import Image
 from relied import write_relied
 
-from misgiving.files import write_csv, write_json
-from misgiving.report.tables import Confusion, Epoch, Interval, Result
-from misgiving.report.tables.records import CONFUSION_COLUMNS
+from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.results.formats import read_document, write_document, write_table
+from misgiving.results.schema import (
+    Confusion,
+    HistoryRow,
+    OdinGrid,
+    Result,
+    ResultInterval,
+    SetFacts,
+    Settings,
+    SplitLeakage,
+    UnitName,
+)
+from misgiving.training.config import TrainingConfig
+from misgiving.workflows.train import ModelSettings
 
 CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
 MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
@@ -31,37 +43,50 @@ OOD_METRICS = (
     "average_precision_out",
 )
 TRIALS = range(3)
-SETTINGS = {
-    "title": "Loss estimators on dermoscopic images",
-    "data": "isic2019-mini",
-    "backbone": "vgg16",
-    "image_size": 96,
-    "epochs": 12,
-    "trials": 3,
-    "models": [*MODELS],
-    "seed": 0,
-    "classes": CLASSES,
-    "in_distribution": CLASSES,
-    "unseen": ["BKL", "VASC"],
-    "tuning_set": "histology",
-    "odin_temperatures": [1, 2, 5, 10, 100, 1000],
-    "odin_epsilons": [0.0, 0.001, 0.002, 0.004],
-    "open_choices": {
-        "margin": 1.0,
-        "pairs": "all ordered pairs, mean",
-        "estimator target": "class-weighted cross-entropy",
-        "class weights": "N / (K n_k)",
-        "checkpoint": "last epoch",
-        "split": "grouped by lesion",
-        "ODIN tuning": "highest AUROC on the tuning set",
-        "AUPR": "trapezoid",
-    },
-    "training": {"optimizer": "Adam", "learning rate": 1e-4, "batch size": 64, "dropout": 0.4},
-    "versions": {"misgiving": "0.1.0", "torch": "2.9.0", "timm": "1.0.31"},
-    "fingerprint": "4f1c8e90b2a7",
-    "notes": ["The sets histology, photographs & boxes stand in for the paper's."],
-    "run_seconds": 1234.5,
-}
+TRAINING = TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)
+SETTINGS = Settings(
+    data="isic2019-mini",
+    images=230,
+    in_distribution_images=230,
+    classes=tuple(CLASSES),
+    in_distribution=tuple(CLASSES),
+    unseen=("BKL", "VASC"),
+    class_counts={},
+    split="grouped",
+    validation_share=0.1,
+    monitored_set="validation",
+    tuning_set="validation",
+    measured_set="validation",
+    sizes=(),
+    odin=OdinGrid(
+        tuning_set="histology",
+        temperatures=(1.0, 2.0, 5.0, 10.0, 100.0, 1000.0),
+        epsilons=(0.0, 0.001, 0.002, 0.004),
+    ),
+    models=tuple(MODELS),
+    trials=3,
+    seed=0,
+    learning_rates=(1e-4,),
+    model=ModelSettings().to_dict(),
+    training=TRAINING.to_dict(),
+    preprocessing=Preprocessing(image_size=96).to_dict(),
+    augmentation=AugmentationSettings().to_dict(),
+    compares_with_paper=False,
+    versions={"misgiving": "0.1.0", "torch": "2.9.0", "timm": "1.0.31"},
+    fingerprint="4f1c8e90b2a7",
+    leakage=(),
+    missing_units=(),
+    skipped=(),
+    unit_seconds=1234.5,
+    unit_threads=(1,),
+    notes=("The sets histology, photographs & boxes stand in for the paper's.",),
+)
+
+
+def facts_of(**changes):
+    known = {"contents": "Images that stand for this set", "images": 230, "groups": 41}
+    known |= {"checksum": "c0ffee", "paper_set": "", "paper_images": None, "left_out": 0}
+    return SetFacts(**(known | changes))
 
 
 def _odds(level, rng, sd=0.01):
@@ -142,7 +167,7 @@ def synthetic_intervals(results):
             estimate = means[model] - means.get(baseline, 0.0)
             half = 0.08 if dataset == "boxes" else 0.025
             bounds = (estimate - half, estimate + half)
-            yield Interval(
+            yield ResultInterval(
                 experiment, model, baseline, dataset, detector, metric, estimate,
                 *((None, None) if dataset == "clinical_skin" else bounds),
                 n=230, trials=3, tuned=dataset == "histology",
@@ -159,7 +184,7 @@ def synthetic_histories():
             accuracy = 0.8 + 0.05 * (model == "proposed") - 0.4 * np.exp(-epoch / 3)
             ranks = (0.3, 0.05 + 0.01 * trial, 0.02) if model == "mse" else (0.5, 0.9, 0.2)
             estimates = (None,) * 3 if model == "vanilla" else ranks
-            yield Epoch(
+            yield HistoryRow(
                 "generalization", trial, model, epoch, part, float(falling),
                 None if model == "vanilla" else float(auxiliary),
                 float(accuracy + rng.normal(0, 0.01)), float(accuracy - 0.05), *estimates,
@@ -167,47 +192,39 @@ def synthetic_histories():
 
 
 DERMOSCOPY_CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
-DERMOSCOPY_SETS = {
-    "colon": {"level": 0.88, "stands_for": "nct", "contents": "Microscopy of the colon"},
-    "b_box": {"level": 0.66, "contents": "Lesions under a black box"},
-    "b_box_70": {"level": 3.0, "contents": "Lesions under a larger black box"},
-    "b_box_70_image": {"level": 0.9, "contents": "Images under a box of 70 % of their area"},
-    "photographs": {"level": 0.74, "stands_for": "imagenet", "contents": "Photographs of things"},
-    "derm_skin": {"level": 0.7, "contents": "Skin beside the lesions", "left_out": 14},
+DERMOSCOPY_SETS = {  # each with the AUROC of vanilla
+    "colon": (0.88, {"paper_set": "nct", "contents": "Microscopy of the colon"}),
+    "b_box": (0.66, {"contents": "Lesions under a black box"}),
+    "b_box_70": (3.0, {"contents": "Lesions under a larger black box"}),
+    "b_box_70_image": (0.9, {"contents": "Images under a box of 70 % of their area"}),
+    "photographs": (0.74, {"paper_set": "imagenet", "contents": "Photographs of things"}),
+    "derm_skin": (0.7, {"contents": "Skin beside the lesions", "left_out": 14}),
 }
 PAPER_IMAGES = {"nct": 1350, "b_box": 2025, "b_box_70": 2454, "imagenet": 3000, "derm_skin": 1565}
 DERMOSCOPY_UNSEEN = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
 RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
-DERMOSCOPY_SETTINGS = SETTINGS | {
-    "title": "Loss Estimators Improve Model Generalization: a reproduction",
-    "data": "ham10000:images",
-    "pretrained": "ImageNet weights of timm",
-    "backbone": "vgg16",
-    "image_size": 112,
-    "epochs": 12,
-    "batch_size": 64,
-    "learning_rate": 1e-4,
-    "learning_rates": [*RATES],
-    "validation_share": 0.1,
-    "split": "grouped",
-    "measured_set": "test",
-    "monitored_set": "validation",
-    "classes": DERMOSCOPY_CLASSES,
-    "tuning_set": "colon",
-    "class_counts": {
+DERMOSCOPY_SETTINGS = replace(
+    SETTINGS,
+    data="ham10000:images",
+    learning_rates=(1e-4, *RATES),
+    measured_set="test",
+    classes=tuple(DERMOSCOPY_CLASSES),
+    odin=replace(SETTINGS.odin, tuning_set="colon"),
+    preprocessing=Preprocessing(image_size=112).to_dict(),
+    class_counts={
         name: {"train": 4 * n, "validation": n, "test": n}
         for name, n in zip(DERMOSCOPY_CLASSES, (180, 1100, 85, 54, 180, 19, 24, 40), strict=True)
     },
-    "leakage": ["No lesion is in two parts.", "Pictures of one patient may be."],
-    "compares_with_paper": True,
-    "unit_seconds": 54321.0,
-    "missing_units": ["generalization, trial 2, mse"],
-}
+    leakage=(SplitLeakage("generalization", 0, 0, 0, 1682, separate=True),),
+    compares_with_paper=True,
+    unit_seconds=54321.0,
+    missing_units=(UnitName("generalization", 2, "mse"),),
+)
 
 
 def dermoscopy_results():
     rng = np.random.default_rng(3)
-    sets = {name: facts["level"] for name, facts in DERMOSCOPY_SETS.items()}
+    sets = {name: level for name, (level, _) in DERMOSCOPY_SETS.items()}
     detectors = {**DETECTORS, "odin_id_only": 0.01}
     return [
         *_classification("generalization", "test", rng, DERMOSCOPY_CLASSES),
@@ -250,7 +267,7 @@ def dermoscopy_confusions():
     for trial, model, true in product(TRIALS, MODELS, DERMOSCOPY_CLASSES):
         share = 0.08 * rng.random(len(DERMOSCOPY_CLASSES))
         share[DERMOSCOPY_CLASSES.index(true)] = 0.7
-        images = DERMOSCOPY_SETTINGS["class_counts"][true]["test"]
+        images = DERMOSCOPY_SETTINGS.class_counts[true]["test"]
         for predicted, part in zip(DERMOSCOPY_CLASSES, share / share.sum(), strict=True):
             if count := round(images * part):
                 yield Confusion("generalization", trial, model, true, predicted, count)
@@ -261,39 +278,32 @@ def write_dermoscopy(folder):
     results = dermoscopy_results()
     intervals = [row._replace(tuned=row.dataset == "colon") for row in synthetic_intervals(results)]
     write_reproduction(folder, results, intervals, dermoscopy_histories(), examples=6)
-    write_csv(folder / "confusions.csv", CONFUSION_COLUMNS, dermoscopy_confusions())
-    write_json(folder / "settings.json", DERMOSCOPY_SETTINGS)
+    write_table(folder / "confusions.csv", Confusion, dermoscopy_confusions())
+    write_document(folder / "settings.json", DERMOSCOPY_SETTINGS)
     account = {
-        name: {"contents": "Images held out", "images": 1720, "sources": 1400}
+        name: facts_of(contents="Images held out", images=1720, groups=1400)
         for name in ("test", "test (in-distribution classes)")
     }
-    for name, facts in reversed(DERMOSCOPY_SETS.items()):
-        row = facts.get("stands_for", name)
-        known = {key: value for key, value in facts.items() if key != "level"}
-        paper = PAPER_IMAGES.get(row)
-        account[name] = {"images": 300, "sources": 300, "paper_images": paper, **known}
+    for name, (_, known) in reversed(DERMOSCOPY_SETS.items()):
+        row = {"paper_set": name, **known}
+        paper = PAPER_IMAGES.get(row["paper_set"])
+        account[name] = facts_of(images=300, groups=300, paper_images=paper, **row)
     account |= {
-        name: {"contents": "Unseen", "images": 99, "sources": 90} for name in DERMOSCOPY_UNSEEN
+        name: facts_of(contents="Unseen", images=99, groups=90) for name in DERMOSCOPY_UNSEEN
     }
-    write_json(folder / "datasets.json", account)
+    write_document(folder / "datasets.json", account)
     _write_examples(folder / "examples", account, number=6)
     return folder
 
 
-def _cells(row):
-    values = ("" if value is None else value for value in row)
-    return ["tuned" * value if isinstance(value, bool) else value for value in values]
-
-
 def write_reproduction(folder, results, intervals, histories, *, examples=2):
     """A folder as a reproduction leaves it, filled with the given rows."""
-    write_csv(folder / "results.csv", Result._fields, map(_cells, results))
-    write_csv(folder / "intervals.csv", Interval._fields, map(_cells, intervals))
-    write_csv(folder / "histories.csv", Epoch._fields, map(_cells, histories))
-    write_json(folder / "settings.json", SETTINGS)
+    write_table(folder / "results.csv", Result, results)
+    write_table(folder / "intervals.csv", ResultInterval, intervals)
+    write_table(folder / "histories.csv", HistoryRow, histories)
+    write_document(folder / "settings.json", SETTINGS)
     sets = ["validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS]
-    facts = {"contents": "Images that stand for this set", "images": 230, "sources": 41}
-    write_json(folder / "datasets.json", {name: facts for name in sets})
+    write_document(folder / "datasets.json", {name: facts_of() for name in sets})
     _write_examples(folder / "examples", sets, number=examples)
     return folder
 
@@ -339,7 +349,7 @@ def relied(tmp_path_factory, results, intervals, histories):
     """A folder with policies and all detectors, that no test changes."""
     folder = tmp_path_factory.mktemp("relied")
     write_reproduction(folder, results, intervals, histories)
-    return write_relied(folder, [*map(_cells, results)], [*map(_cells, intervals)])
+    return write_relied(folder, results, intervals)
 
 
 @pytest.fixture
@@ -361,6 +371,6 @@ def rewrite(folder, results, intervals, histories):
 def change_settings(folder):
     def change(**values):
         path = folder / "settings.json"
-        write_json(path, json.loads(path.read_text()) | values)
+        write_document(path, replace(read_document(path, Settings), **values))
 
     return change

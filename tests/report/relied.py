@@ -1,11 +1,9 @@
 """What a reproduction measures of policies, failure scores and detectors, made up."""
 
-import json
 from itertools import product
 
-from misgiving.files import write_csv, write_json
-from misgiving.report.tables import Bin, Interval, Result, RiskPoint
-from misgiving.report.tables.records import RELIABILITY_COLUMNS
+from misgiving.results.formats import write_table
+from misgiving.results.schema import ReliabilityRow, Result, ResultInterval, RiskPoint
 
 MODELS = ("vanilla", "mse", "detached", "proposed")
 TRIALS = range(3)
@@ -44,7 +42,7 @@ def interval(detector, metric, *bounds, model="proposed", baseline="", **where):
     lower, upper = bounds or (None, None)
     middle = 0.0 if lower is None else (lower + upper) / 2
     place = {"experiment": "generalization", "dataset": "policy_test", "tuned": False, **where}
-    return Interval(
+    return ResultInterval(
         **place, model=model, baseline=baseline, detector=detector, metric=metric,
         estimate=middle, lower=lower, upper=upper, n=100, trials=3,
     )  # fmt: skip
@@ -92,7 +90,7 @@ def bins(*, observed=0.25):
     for trial, model, step in product(TRIALS, MODELS, range(1, 6)):
         quantities = ("error_probability", "expected_loss")
         for quantity in quantities[: 1 if model == "vanilla" else 2]:
-            yield Bin("generalization", trial, model, quantity, 0.1 * step, observed, 20)
+            yield ReliabilityRow("generalization", trial, model, quantity, 0.1 * step, observed, 20)
 
 
 def risk_points():
@@ -103,24 +101,15 @@ def risk_points():
 
 
 def write_relied(folder, results, intervals):
-    """Write all of it beside the rows of an older run, given as cells."""
+    """Write all of it beside the rows of an older run."""
     mine = [*policies(), *calibrations(), *failures(), *ood(), *detectors()]
-    older = [row for row in results if "validation" not in row or row[4] not in SCORES]
-    write_csv(folder / "results.csv", Result._fields, [*older, *mine])
+    older = [row for row in results if row.dataset != "validation" or row.detector not in SCORES]
+    write_table(folder / "results.csv", Result, [*older, *mine])
     paired = [
         interval("combination", "aurc", -0.03, -0.01, baseline="msp", dataset="validation"),
         interval("policy/0.1", "coverage", 0.28, 0.32),
     ]
-    cells = [["" if value is None else value for value in row] for row in paired]
-    write_csv(folder / "intervals.csv", Interval._fields, [*intervals, *_as_text(cells)])
-    write_csv(folder / "reliability.csv", RELIABILITY_COLUMNS, bins())
-    write_csv(folder / "risk_coverage.csv", RiskPoint._fields, risk_points())
-    settings = json.loads((folder / "settings.json").read_text()) | {"split": "grouped"}
-    write_json(folder / "settings.json", settings)
+    write_table(folder / "intervals.csv", ResultInterval, [*intervals, *paired])
+    write_table(folder / "reliability.csv", ReliabilityRow, bins())
+    write_table(folder / "risk_coverage.csv", RiskPoint, risk_points())
     return folder
-
-
-def _as_text(rows):
-    return [
-        ["tuned" * value if isinstance(value, bool) else value for value in row] for row in rows
-    ]

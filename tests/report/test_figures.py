@@ -43,7 +43,7 @@ def picture(height, width):
 
 
 def test_a_curve_is_mean_and_range_over_trials_in_order_of_epochs(histories):
-    rows = select(histories, model="mse", part="validation")
+    rows = select(histories, model="mse", set="validation")
     found = curve(rows[::-1], "auxiliary_loss")
     for index, epoch in enumerate(range(1, 13)):
         values = [row.auxiliary_loss for row in rows if row.epoch == epoch]
@@ -61,14 +61,14 @@ def test_auxiliary_losses_of_both_parts_are_drawn_in_the_panel_of_their_model(
     histories, panel, model, part
 ):
     line = lines_of(panels(learning_figure(histories))[panel])[part]
-    last = [row.auxiliary_loss for row in select(histories, model=model, part=part, epoch=12)]
+    last = [row.auxiliary_loss for row in select(histories, model=model, set=part, epoch=12)]
     assert line.get_ydata()[-1] == pytest.approx(sum(last) / len(last))
 
 
 def test_the_third_panel_shows_validation_accuracy_of_every_model_in_percent(histories):
     lines = lines_of(panels(learning_figure(histories))["accuracy"])
     for model in ("vanilla", "mse", "detached", "proposed"):
-        last = [r.accuracy for r in select(histories, model=model, part="validation", epoch=12)]
+        last = [r.accuracy for r in select(histories, model=model, set="validation", epoch=12)]
         assert lines[model].get_ydata()[-1] == pytest.approx(100 * sum(last) / len(last))
 
 

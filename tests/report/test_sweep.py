@@ -1,7 +1,7 @@
 import pytest
 
 from misgiving.report.figures import rates_figure
-from misgiving.report.tables import Epoch, Result, read_sweep, speed_finding
+from misgiving.report.tables import HistoryRow, Result, read_sweep, speed_finding
 from misgiving.report.tables.sweep import faster, only_proposed
 
 OWN = 1e-4
@@ -11,7 +11,7 @@ FAST, SLOW, NEVER = (0.5, 0.77, 0.78, 0.8), VANILLA, (0.1, 0.2, 0.2, 0.2)
 
 def epochs(experiment, trial, model, values, part="validation"):
     return [
-        Epoch(experiment, trial, model, number, part, 1.0, 1.0, 0.5, value, None, None, None)
+        HistoryRow(experiment, trial, model, number, part, 1.0, 1.0, 0.5, value, None, None, None)
         for number, value in enumerate(values, start=1)
     ]
 

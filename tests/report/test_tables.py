@@ -3,15 +3,11 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.errors import DataError
-from misgiving.files import write_csv
 from misgiving.report.tables import (
     PLAIN,
     POINTS,
-    Confusion,
-    Epoch,
-    Interval,
-    Result,
+    HistoryRow,
+    ResultInterval,
     Verdict,
     accuracy_finding,
     collapse_finding,
@@ -20,22 +16,14 @@ from misgiving.report.tables import (
     new_classes_finding,
     ood_finding,
     ranking_finding,
-    read_confusions,
-    read_histories,
-    read_intervals,
-    read_results,
     select,
     spread,
     verdict,
 )
-from misgiving.report.tables.records import CONFUSION_COLUMNS
-
-HEADER = ",".join(Result._fields)
-LINE = "generalization,0,vanilla,validation,,accuracy,0.75"
 
 
 def difference(lower, upper, **changes):
-    row = Interval(
+    row = ResultInterval(
         "generalization", "proposed", "mse", "validation", "predicted_loss", "spearman",
         0.1, lower, upper, n=100, trials=3, tuned=False,
     )  # fmt: skip
@@ -43,77 +31,6 @@ def difference(lower, upper, **changes):
 
 
 ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), (None, None)
-
-
-def write_results(folder, *lines):
-    (folder / "results.csv").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def test_results_are_read_as_they_were_written(folder, results):
-    assert read_results(folder) == results
-
-
-def test_intervals_are_read_as_they_were_written(folder, intervals):
-    assert read_intervals(folder) == intervals
-
-
-def test_histories_are_read_as_they_were_written(folder, histories):
-    assert read_histories(folder) == histories
-
-
-@pytest.mark.parametrize("value", ["", "nan"])
-def test_a_value_that_could_not_be_measured_is_left_out(tmp_path, value):
-    unmeasured = f"generalization,0,vanilla,validation,,auroc,{value}"
-    assert len(read_results(write_results(tmp_path, HEADER, LINE, unmeasured))) == 1
-
-
-@pytest.mark.parametrize(
-    ("lines", "reason"),
-    [
-        ([HEADER.replace(",value", ""), LINE], "column value is missing"),
-        ([HEADER, LINE, "generalization,0,van"], "line 3 is cut short"),
-        ([HEADER, LINE.replace("0.75", "many")], "line 2: .*many"),
-        ([HEADER, LINE.replace("0.75", "inf")], "line 2: an infinite value"),
-        ([HEADER, LINE.replace(",0,", ",first,")], "line 2: .*first"),
-        ([HEADER], "holds no results"),
-        ([HEADER, '"broken'], "unexpected end of data"),
-    ],
-)
-def test_damaged_results_are_refused_with_file_reason_and_remedy(tmp_path, lines, reason):
-    with pytest.raises(DataError, match=rf"results\.csv.*{reason}.*misgiving reproduce"):
-        read_results(write_results(tmp_path, *lines))
-
-
-def test_missing_results_are_refused_with_file_and_remedy(tmp_path):
-    with pytest.raises(DataError, match=r"results\.csv.*misgiving reproduce"):
-        read_results(tmp_path)
-
-
-def test_results_that_are_no_text_are_refused(tmp_path):
-    (tmp_path / "results.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(DataError, match=r"results\.csv"):
-        read_results(tmp_path)
-
-
-@pytest.mark.parametrize("read", [read_intervals, read_histories, read_confusions])
-def test_a_table_beside_the_results_may_be_absent(tmp_path, read):
-    assert read(tmp_path) == []
-
-
-def test_intervals_may_lack_the_columns_that_decide_nothing(tmp_path):
-    row = difference(*ABOVE)
-    write_csv(tmp_path / "intervals.csv", Interval._fields[:7], [row[:7]])
-    assert read_intervals(tmp_path) == [
-        row._replace(lower=None, upper=None, n=None, trials=None, tuned=False)
-    ]
-
-
-def test_histories_may_lack_what_was_not_measured(tmp_path):
-    write_csv(
-        tmp_path / "histories.csv", Epoch._fields[:5], [("generalization", 0, "mse", 1, "train")]
-    )
-    assert read_histories(tmp_path)[0].spread_ratio is None
 
 
 def test_models_stand_from_plain_to_proposed_and_strangers_last(results):
@@ -357,8 +274,10 @@ def test_the_sentence_on_ood_images_names_the_sets_under_each_outcome():
     )
 
 
-def epoch(trial, number, ratio, part="validation", model="mse"):
-    return Epoch("generalization", trial, model, number, part, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02)
+def epoch(trial, number, ratio, set="validation", model="mse"):
+    return HistoryRow(
+        "generalization", trial, model, number, set, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02
+    )
 
 
 @pytest.mark.parametrize(
@@ -373,7 +292,7 @@ def test_collapse_is_judged_by_the_spread_of_the_estimates(ratios, status):
 
 def test_collapse_is_judged_on_validation_after_the_last_epoch():
     last = epoch(0, 5, 0.5)
-    others = [epoch(0, 4, 0.0), epoch(0, 5, 0.0, part="train"), epoch(0, 5, 0.0, model="proposed")]
+    others = [epoch(0, 4, 0.0), epoch(0, 5, 0.0, set="train"), epoch(0, 5, 0.0, model="proposed")]
     assert collapse_finding([*others, last]).status == "not seen"
 
 
@@ -390,15 +309,3 @@ def test_points_are_written_with_one_decimal_and_a_true_minus(value, text):
 
 def test_correlations_are_written_with_three_decimals():
     assert PLAIN.number(0.1234, sign="+") == "+0.123"
-
-
-def test_confusions_are_read_as_they_were_written(tmp_path):
-    rows = [Confusion("generalization", 0, "mse", "MEL", "NV", 7)]
-    write_csv(tmp_path / "confusions.csv", CONFUSION_COLUMNS, rows)
-    assert read_confusions(tmp_path) == rows
-
-
-def test_damaged_confusions_are_refused_by_name(tmp_path):
-    (tmp_path / "confusions.csv").write_text("experiment,trial\n")
-    with pytest.raises(DataError, match=r"confusions\.csv.*misgiving reproduce"):
-        read_confusions(tmp_path)

@@ -9,6 +9,8 @@ from tiny import TINY
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.protocol import Unit
+from misgiving.results.formats import read_document
+from misgiving.results.schema import Settings
 from misgiving.results.scores import load_scores
 
 
@@ -65,7 +67,7 @@ def test_an_estimate_is_the_mean_over_trials(reproduction):
     assert float(row["estimate"]) == pytest.approx(np.mean(values), rel=1e-12)
     assert float(row["lower"]) <= float(row["upper"])
     account = json.loads((reproduction / "datasets.json").read_text())
-    assert (row["trials"], row["n"]) == ("2", str(account["validation"]["sources"]))
+    assert (row["trials"], row["n"]) == ("2", str(account["validation"]["groups"]))
 
 
 def test_a_difference_is_that_of_the_estimates_and_paired(reproduction):
@@ -91,7 +93,7 @@ def test_one_source_picture_gives_no_interval(reproduction):
 
 
 def test_what_was_chosen_on_the_tuning_set_is_marked_there_and_only_there(reproduction):
-    found = chosen(rows(reproduction / "intervals.csv"), tuned="tuned")
+    found = chosen(rows(reproduction / "intervals.csv"), tuned="yes")
     assert {(row["dataset"], row["detector"]) for row in found} == {
         ("histology", "odin"),
         ("histology", "best_on_tuning"),
@@ -100,7 +102,7 @@ def test_what_was_chosen_on_the_tuning_set_is_marked_there_and_only_there(reprod
 
 def test_histories_cover_every_training(reproduction):
     found = {
-        (r["experiment"], r["trial"], r["model"], r["epoch"], r["part"])
+        (r["experiment"], r["trial"], r["model"], r["epoch"], r["set"])
         for r in rows(reproduction / "histories.csv")
     }
     assert len(found) == 2 * 2 * 2 * 1 * 2
@@ -108,7 +110,7 @@ def test_histories_cover_every_training(reproduction):
 
 def test_the_account_says_from_how_many_sources_a_set_is(reproduction):
     account = json.loads((reproduction / "datasets.json").read_text())
-    assert account["histology"]["sources"] == 1
+    assert account["histology"]["groups"] == 1
     assert account["unseen_classes"]["images"] == sum(
         account[f"unseen/{name}"]["images"] for name in TINY.unseen
     )
@@ -121,10 +123,10 @@ def test_every_set_has_example_images(reproduction):
 
 
 def test_settings_name_the_open_choices(reproduction):
-    settings = json.loads((reproduction / "settings.json").read_text())
-    assert settings["open_choices"]["margin of Eq. 1"] == "1"
-    assert settings["tuning_set"] == "histology"
-    assert any("are trained on" in note for note in settings["notes"])
+    settings = read_document(reproduction / "settings.json", Settings)
+    assert settings.training["margin"] == TINY.training.margin
+    assert settings.odin.tuning_set == "histology"
+    assert settings.sizes[0].images == settings.images
 
 
 def test_collecting_again_does_nothing_where_nothing_has_changed(trial_data, reproduction):
@@ -188,7 +190,7 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduc
     counts = {}
     for row in bins:
         key = (row["model"], row["quantity"])
-        counts[key] = counts.get(key, 0) + int(row["count"])
+        counts[key] = counts.get(key, 0) + int(row["images"])
     assert set(counts) == {
         ("vanilla", "error_probability"),
         ("proposed", "error_probability"),

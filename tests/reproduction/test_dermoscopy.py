@@ -141,7 +141,7 @@ def test_confusions_add_up_to_the_measured_images(reproduced):
     trial_data, out = reproduced
     run = trial_data.run(Unit("generalization", 0, "vanilla"))
     counts = [
-        int(row["count"])
+        int(row["images"])
         for row in table(out / "confusions.csv")
         if (row["experiment"], row["trial"], row["model"]) == ("generalization", "0", "vanilla")
     ]
@@ -151,7 +151,7 @@ def test_confusions_add_up_to_the_measured_images(reproduced):
 def test_the_account_says_for_what_a_set_stands_and_what_is_in_it(reproduced):
     _, out = reproduced
     account = json.loads((out / "datasets.json").read_text())
-    assert account["tiles"]["stands_for"] == "nct"
+    assert account["tiles"]["paper_set"] == "nct"
     assert account["tiles"]["contents"].startswith("noise of one source")
     assert account["b_box"]["paper_images"] == 2025
 

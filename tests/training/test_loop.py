@@ -129,7 +129,7 @@ def test_the_classifier_learns(images):
 
 def test_history_has_both_parts_of_every_epoch_and_no_estimate_for_vanilla(images):
     _, history = trained(images, **VANILLA)
-    places = [(record.epoch, record.part) for record in history]
+    places = [(record.epoch, record.set) for record in history]
     assert places == [(1, "train"), (1, "validation"), (2, "train"), (2, "validation")]
     assert all(math.isnan(record.rank_correlation) for record in history)
     assert all(math.isnan(record.auxiliary_loss) for record in history)
@@ -170,7 +170,7 @@ def test_steps_are_reported_with_running_means(images):
 
 def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
     model, history = trained(images, epochs=4, keep="best")
-    validation = [r.balanced_accuracy for r in history if r.part == "validation"]
+    validation = [r.balanced_accuracy for r in history if r.set == "validation"]
     best = int(np.argmax(validation)) + 1
     expected, _ = trained(images, epochs=best)
     assert same(model, expected)

@@ -23,9 +23,9 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import Bar, progress_bars
 
 if TYPE_CHECKING:
-    from misgiving.evaluation import Measurement
     from misgiving.metrics.subgroups import Subgroup
     from misgiving.results.decision_tables import DecisionTable
+    from misgiving.results.schema import Measurement
 
 
 def evaluate(

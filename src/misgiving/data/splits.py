@@ -255,13 +255,38 @@ def leaks(split: Split) -> tuple[str, ...]:
     )
 
 
-def leakage_sentence(split: Split, measured: str) -> str:
-    """How many groups and identical images the measured part shares with the training part."""
+class Leakage(NamedTuple):
+    """Groups and identical images that sets share.
+
+    Attributes:
+        straddling_groups: Groups with images in more than one set.
+        leaking_images: Measured images whose group, or a copy of which, is in the training set.
+        measured_images: Images of the measured set.
+        separate: Whether neither a group nor an identical image is in two sets.
+    """
+
+    straddling_groups: int
+    leaking_images: int
+    measured_images: int
+    separate: bool
+
+
+def leakage_of(split: Split, measured: str) -> Leakage:
+    """Count what the sets share."""
     pairs = list(zip(split.parts, leaks(split), strict=True))
-    leaking = sum(part == measured and "train" in found.split() for part, found in pairs)
-    total = sum(part == measured for part, _ in pairs)
     straddling = straddling_groups(split.groups, np.array(split.parts))
-    if not straddling and not any(found for _, found in pairs):
+    return Leakage(
+        straddling_groups=straddling,
+        leaking_images=sum(part == measured and "train" in found.split() for part, found in pairs),
+        measured_images=sum(part == measured for part, _ in pairs),
+        separate=not straddling and not any(found for _, found in pairs),
+    )
+
+
+def leakage_sentence(split: Split, measured: str) -> str:
+    """Say what the measured part shares with the training part."""
+    straddling, leaking, total, separate = leakage_of(split, measured)
+    if separate:
         return f"no group (lesion) and no identical image is in two parts ({total} in {measured})"
     return (
         f"groups (lesions) with images in more than one part: {straddling}; images of {measured} "

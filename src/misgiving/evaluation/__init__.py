@@ -10,7 +10,6 @@ from misgiving.evaluation.inference import (
 )
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
-    Measurement,
     failure_measures,
     measure_calibration,
     measure_classification,
@@ -23,7 +22,6 @@ from misgiving.evaluation.measures import (
 
 __all__ = [
     "FAILURE_SCORES",
-    "Measurement",
     "device_of",
     "failure_measures",
     "fingerprint_of",

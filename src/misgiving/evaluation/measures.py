@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int, Real
@@ -37,6 +36,7 @@ from misgiving.metrics.selective import (
     risk_at_coverage,
 )
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import Measurement
 from misgiving.scores.confidences import all_confidences
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
@@ -54,15 +54,6 @@ FAILURE_SCORES = (
 )
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
-
-
-class Measurement(NamedTuple):
-    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
-
-    dataset: str
-    detector: str
-    metric: str
-    value: float
 
 
 def measure_classification(predictions: Predictions, dataset: str) -> list[Measurement]:

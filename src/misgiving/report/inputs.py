@@ -1,7 +1,6 @@
 """What a reproduction folder holds for the report."""
 
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,20 +8,22 @@ import numpy as np
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report import tables
+from misgiving.report import tables, wording
 from misgiving.report.figures import MAX_EXAMPLES, Examples, Picture
-from misgiving.report.markup import UNKNOWN, count, label
 from misgiving.report.published import READ_OTHERWISE, SETS, SETTINGS, row_of, title
-from misgiving.report.tables import (
-    Bin,
+from misgiving.report.tables import Sweep, distinct, select
+from misgiving.report.tables.records import Row
+from misgiving.report.wording import UNKNOWN, count, label
+from misgiving.results.formats import REMEDY, read_document, read_table
+from misgiving.results.schema import (
     Confusion,
-    Epoch,
-    Interval,
+    HistoryRow,
+    ReliabilityRow,
     Result,
+    ResultInterval,
     RiskPoint,
-    Sweep,
-    distinct,
-    select,
+    SetFacts,
+    Settings,
 )
 
 Facts = Mapping[str, Any]
@@ -34,13 +35,13 @@ class Material(NamedTuple):
     """All that the report is made from; `settings` and `datasets` are the JSON files' objects."""
 
     results: list[Result]
-    intervals: list[Interval]
-    histories: list[Epoch]
+    intervals: list[ResultInterval]
+    histories: list[HistoryRow]
     settings: Facts
     datasets: Mapping[str, Facts]
     examples: list[Examples]
     confusions: list[Confusion]
-    reliability: list[Bin]
+    reliability: list[ReliabilityRow]
     risk_coverage: list[RiskPoint]
 
     @property
@@ -129,34 +130,85 @@ class Material(NamedTuple):
 
 def read_material(folder: Path) -> Material:
     """Read the folder; only `results.csv` must be there, but nothing may be damaged."""
-    datasets = _read_json(folder / "datasets.json")
+    results = read_table(folder / "results.csv", Result)
+    if not results:
+        raise DataError(f"{folder / 'results.csv'} holds no results; {REMEDY}")
+    datasets = _read_datasets(folder / "datasets.json")
     return Material(
-        results=tables.read_results(folder),
-        intervals=tables.read_intervals(folder),
-        histories=tables.read_histories(folder),
-        settings=_read_json(folder / "settings.json"),
+        results=results,
+        intervals=_optional(folder / "intervals.csv", ResultInterval),
+        histories=_optional(folder / "histories.csv", HistoryRow),
+        settings=_read_settings(folder / "settings.json"),
         datasets=datasets,
         examples=_read_examples(folder / "examples", datasets),
-        confusions=tables.read_confusions(folder),
-        reliability=tables.read_reliability(folder),
-        risk_coverage=tables.read_risk_coverage(folder),
+        confusions=_optional(folder / "confusions.csv", Confusion),
+        reliability=_optional(folder / "reliability.csv", ReliabilityRow),
+        risk_coverage=_optional(folder / "risk_coverage.csv", RiskPoint),
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _optional(path: Path, kind: Callable[..., Row]) -> list[Row]:
+    return read_table(path, kind) if path.exists() else []
+
+
+def _read_datasets(path: Path) -> dict[str, Facts]:
     if not path.exists():
         return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise _unusable(path, reason) from reason
-    if not isinstance(content, dict):
-        raise _unusable(path, "it holds no object")
-    return content
+    found = read_document(path, dict[str, SetFacts])
+    return {
+        name: {
+            "contents": facts.contents,
+            "images": facts.images,
+            "sources": facts.groups,
+            "checksum": facts.checksum,
+            "stands_for": facts.paper_set if facts.paper_set != name else None,
+            "paper_images": facts.paper_images,
+            "left_out": facts.left_out or None,
+        }
+        for name, facts in found.items()
+    }
 
 
-def _unusable(path: Path, reason: object) -> DataError:
-    return DataError(f"{path} cannot be used: {reason}; run `misgiving reproduce` again")
+def _read_settings(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    found = read_document(path, Settings)
+    return {
+        "title": "Loss Estimators Improve Model Generalization: a reproduction",
+        "data": found.data,
+        "backbone": found.model["backbone"],
+        "pretrained": wording.weights(found),
+        "image_size": found.preprocessing["image_size"],
+        "epochs": found.training["epochs"],
+        "batch_size": found.training["batch_size"],
+        "learning_rate": found.training["learning_rate"],
+        "learning_rates": list(found.learning_rates),
+        "trials": found.trials,
+        "models": list(found.models),
+        "seed": found.seed,
+        "split": found.split,
+        "validation_share": found.validation_share,
+        "monitored_set": found.monitored_set,
+        "measured_set": found.measured_set,
+        "classes": list(found.classes),
+        "class_counts": found.class_counts,
+        "in_distribution": list(found.in_distribution),
+        "unseen": list(found.unseen),
+        "tuning_set": found.odin.tuning_set,
+        "odin_temperatures": list(found.odin.temperatures),
+        "odin_epsilons": list(found.odin.epsilons),
+        "compares_with_paper": found.compares_with_paper,
+        "open_choices": wording.open_choices(found),
+        "training": wording.training_settings(found),
+        "versions": found.versions,
+        "fingerprint": found.fingerprint,
+        "leakage": [wording.leakage(one, found.measured_set) for one in found.leakage],
+        "missing_units": [
+            f"{unit.experiment}, trial {unit.trial}, {unit.model}" for unit in found.missing_units
+        ],
+        "unit_seconds": found.unit_seconds,
+        "notes": wording.remarks(found),
+    }
 
 
 def _read_examples(folder: Path, datasets: Mapping[str, Facts]) -> list[Examples]:
@@ -201,4 +253,4 @@ def _read_picture(path: Path) -> Picture:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except OSError as reason:
-        raise _unusable(path, reason) from reason
+        raise DataError(f"{path} cannot be used: {reason}; {REMEDY}") from reason

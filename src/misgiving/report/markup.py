@@ -11,48 +11,15 @@ from typing import Any, Literal
 from matplotlib.figure import Figure
 
 from misgiving.report.figures import render
-from misgiving.report.published import title
-from misgiving.report.tables import Interval, Scale, Spread, Verdict, verdict
+from misgiving.report.tables import ResultInterval, Scale, Spread, Verdict, verdict
+from misgiving.report.wording import UNKNOWN, count, in_words, label
 
-UNKNOWN = "?"
+__all__ = ["UNKNOWN", "count", "in_words", "label"]
 ABSENT = "\N{EN DASH}"  # what a model does not have, or was not measured
 TUNED = "ODIN is tuned on this set"
 ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
 ZERO_SAID = f"{ZERO}: the interval includes zero, so that the two are not told apart."
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # which way a metric is better
-
-
-def label(name: str) -> str:
-    """A name of a table or of the settings as a reader sees it.
-
-    >>> label("unseen/BKL"), label("odin_epsilons"), label("nct")
-    ('unseen: BKL', 'ODIN epsilons', 'NCT')
-    """
-    return title(name).replace("odin", "ODIN")
-
-
-def in_words(value: object) -> str:
-    """A setting in words.
-
-    >>> in_words([1, 0.0014, 1e-5]), in_words(True), in_words({"beta_1": 0.9})
-    ('1, 0.0014, 1e-05', 'yes', 'beta 1 0.9')
-    """
-    if isinstance(value, Mapping):
-        return "; ".join(f"{label(str(key))} {in_words(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(in_words, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return {"True": "yes", "False": "no", "None": "none"}.get(str(value), str(value))
-
-
-def count(number: object, things: str) -> str:
-    """A number of things, in the singular where there is one.
-
-    >>> count(2, "sources"), count(1, "sources")
-    ('2 sources', '1 source')
-    """
-    return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
 def head(text: str, *, rows: int = 1, columns: int = 1) -> str:
@@ -101,14 +68,14 @@ def mean(values: Spread | None, scale: Scale, *, bold: bool = False) -> str:
     return number(scale.number(values.mean), small=deviation, bold=bold)
 
 
-def bounds(interval: Interval, scale: Scale) -> str:
+def bounds(interval: ResultInterval, scale: Scale) -> str:
     """The ends of an interval in brackets."""
     if interval.lower is None or interval.upper is None:
         return "(no interval)"
     return f"({scale.number(interval.lower)} to {scale.number(interval.upper)})"
 
 
-def estimate(interval: Interval | None, values: Spread | None, scale: Scale) -> str:
+def estimate(interval: ResultInterval | None, values: Spread | None, scale: Scale) -> str:
     """A cell with a value and its interval, or where there is none, the spread over trials."""
     if interval is None:
         return mean(values, scale)
@@ -120,7 +87,7 @@ def folded(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def difference(pair: Interval | None, scale: Scale) -> str:
+def difference(pair: ResultInterval | None, scale: Scale) -> str:
     """A cell with a paired difference above its interval, marked where this includes zero."""
     if pair is None:
         return number(ABSENT)

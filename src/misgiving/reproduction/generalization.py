@@ -6,13 +6,13 @@ from misgiving.checkpoint import Checkpoint
 from misgiving.decisions.engine import detectors_of
 from misgiving.evaluation import (
     FAILURE_SCORES,
-    Measurement,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
     predictions_of,
 )
 from misgiving.reproduction.policies import measure_reliance, policy_sets
+from misgiving.results.schema import Measurement
 from misgiving.results.scores import save_scores
 from misgiving.scores.confidences import all_confidences
 from misgiving.workflows.train import Run

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
-from misgiving.evaluation import Measurement
 from misgiving.evaluation.ood_scores import Scores, odin_scores, plain_scores
 from misgiving.metrics.ood import ood_metrics
+from misgiving.results.schema import Measurement, OdinPoint
 from misgiving.scores import (
     EPSILONS,
     TEMPERATURES,
@@ -128,9 +128,6 @@ def chosen_points(choices: OdinChoices, tuning_set: str) -> list[Measurement]:
     ]
 
 
-def grid_table(
-    tuning: Tuning,
-) -> tuple[tuple[str, str, str], list[tuple[float, float, float]]]:
-    """Header and rows of `odin_grid.csv`: the whole grid with its AUROC on the tuning set."""
-    rows = [(point.temperature, point.epsilon, auroc) for point, auroc in tuning.grid]
-    return ("temperature", "epsilon", "auroc"), rows
+def grid_rows(tuning: Tuning) -> list[OdinPoint]:
+    """The whole grid with its AUROC on the tuning set."""
+    return [OdinPoint(point.temperature, point.epsilon, auroc) for point, auroc in tuning.grid]

@@ -22,10 +22,12 @@ from misgiving.decisions.engine import (
 from misgiving.deferral import Targets, one_per_group
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.errors import DataError
-from misgiving.evaluation import Measurement, measure_scaling, predictions_of
-from misgiving.files import write_csv, write_json
+from misgiving.evaluation import measure_scaling, predictions_of
+from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
 from misgiving.results.scores import save_scores
 from misgiving.scores import FittedDetectors
 from misgiving.scores.confidences import all_confidences
@@ -35,9 +37,7 @@ POLICY_SET = "policy_test"  # the images on which policies are measured
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
 RELIABILITY = "reliability.csv"
-RELIABILITY_COLUMNS = ("quantity", "predicted", "observed", "count")
 BINS = 10  # of the figure
-CASE_COLUMNS = ("part", "group", "label", "wrong", "score", "ood_score")
 
 
 class PolicySets(NamedTuple):
@@ -101,8 +101,8 @@ def measure_reliance(
         write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
     verdicts = {target: decider(parts.test) for target, decider in deciders.items()}
     _save_decisions(folder, parts.test, verdicts)
-    write_csv(folder / "cases.csv", CASE_COLUMNS, _cases(parts, detectors, estimate))
-    write_csv(folder / RELIABILITY, RELIABILITY_COLUMNS, _reliability(parts.test, verdicts))
+    write_table(folder / "cases.csv", CaseRow, _cases(parts, detectors, estimate))
+    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(parts.test, verdicts))
     rows = [
         *_calibration(parts.test, estimate, next(iter(verdicts.values()))),
         Measurement(POLICY_SET, estimate.score, "accepted_by", 1.0),
@@ -123,9 +123,7 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     )
 
 
-def _cases(
-    parts: PolicySets, detectors: FittedDetectors, estimate: Estimate
-) -> Iterator[tuple[object, ...]]:
+def _cases(parts: PolicySets, detectors: FittedDetectors, estimate: Estimate) -> Iterator[CaseRow]:
     """All that policies rest on, so that others can be tried, and the guarantee be checked."""
     named = {"tune": parts.tune, "calibrate": parts.calibration, "test": parts.test}
     for name, part in named.items():
@@ -135,7 +133,14 @@ def _cases(
             ood_scores = cases.ood_scores
         rows = zip(part.groups, cases.labels, cases.wrong, cases.scores, ood_scores, strict=True)
         for group, label, wrong, score, ood_score in rows:
-            yield name, group, part.classes[label], int(wrong), score, ood_score
+            yield CaseRow(
+                set=name,
+                group=group,
+                label=part.classes[label],
+                wrong=bool(wrong),
+                acceptance_score=float(score),
+                ood_score=float(ood_score),
+            )
 
 
 def _save_decisions(
@@ -202,9 +207,9 @@ def _quantities(
 
 def _reliability(
     test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
-) -> list[tuple[str, float, float, int]]:
+) -> list[ReliabilityBin]:
     return [
-        (name, float(mean), float(found), int(count))
+        ReliabilityBin(name, float(mean), float(found), int(count))
         for name, pair in _quantities(test, next(iter(verdicts.values()))).items()
         for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
     ]

@@ -4,7 +4,6 @@ A folder appears when its unit is finished, and is used again as long as setting
 are the same; so a reproduction that was killed goes on where it stopped.
 """
 
-import json
 import os
 import shutil
 import time
@@ -22,28 +21,28 @@ from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.decisions.engine import detectors_of
-from misgiving.errors import TrainingError, UsageError
+from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.evaluation import (
-    Measurement,
     measure_classification,
     measure_detection,
     predictions_of,
 )
-from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.files import whole_folder
 from misgiving.registry import Registry
 from misgiving.reproduction.generalization import measure_generalization
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
-from misgiving.reproduction.ood_detection import chosen_points, detect, grid_table
+from misgiving.reproduction.ood_detection import chosen_points, detect, grid_rows
 from misgiving.reproduction.policies import measure_ood_rule, ood_limit, policy_sets
 from misgiving.reproduction.protocol import Protocol, Unit, units
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.formats import read_document, write_document, write_table
+from misgiving.results.schema import Measurement, OdinPoint, Result, UnitTiming
 from misgiving.results.scores import save_scores
 from misgiving.scores.confidences import all_confidences
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
 from misgiving.workflows.train import Run, train_run
 
-RESULT_COLUMNS = ("experiment", "trial", "model", *Measurement._fields)
 MOST_THREADS = 1024
 
 
@@ -124,8 +123,8 @@ MEASURED = ("code", "detection")  # what of a record bears on measuring alone
 
 def _record_of(folder: Path) -> dict[str, Any] | None:
     try:
-        return dict(json.loads((folder / "unit.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return read_document(folder / "unit.json", dict[str, Any])
+    except DataError:
         return None
 
 
@@ -143,8 +142,9 @@ def finish(
             shutil.copytree(out / unit.folder / "run", unfinished / "run")
         _do(trial_data, unit, unfinished)
         seconds = round(time.monotonic() - started, 1)
-        write_json(unfinished / "timing.json", {"seconds": seconds, "threads": threads})
-        write_json(unfinished / "unit.json", record)
+        timing = UnitTiming(seconds=seconds, threads=threads)
+        write_document(unfinished / "timing.json", timing)
+        write_document(unfinished / "unit.json", record)
     resume_path(out / unit.folder).unlink(missing_ok=True)
 
 
@@ -256,7 +256,7 @@ def _ood_detection(trial_data: TrialData, unit: Unit, folder: Path) -> None:
         detectors=detectors,
         tuning_inliers=run.part(run.roles.tuning) if run.roles.tunes_apart else None,
     )
-    write_csv(folder / "odin_grid.csv", *grid_table(detection.choices.tuning))
+    write_table(folder / "odin_grid.csv", OdinPoint, grid_rows(detection.choices.tuning))
     save_scores(folder, run.roles.measured, detection.inliers, inliers.groups)
     results = {
         "ood_detection": [
@@ -311,8 +311,8 @@ def _train(trial_data: TrialData, unit: Unit, folder: Path) -> tuple[Run, Checkp
 
 def _write_results(folder: Path, results: dict[str, list[Measurement]], unit: Unit) -> None:
     rows = [
-        (experiment, unit.trial, unit.model, *measurement)
+        Result(experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()
         for measurement in measurements
     ]
-    write_csv(folder / "results.csv", RESULT_COLUMNS, rows)
+    write_table(folder / "results.csv", Result, rows)

@@ -31,9 +31,9 @@ from misgiving.losses import (
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, fabric_of, set_up
-from misgiving.training.records import EpochRecord
 from misgiving.training.resume import ResumeFile
 from misgiving.training.session import Session, stream
 

@@ -13,8 +13,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from misgiving import distributed
 from misgiving.errors import StoppedError
 from misgiving.models.joint import JointClassifier
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
-from misgiving.training.records import EpochRecord
 from misgiving.training.resume import ResumeFile, State
 
 MODEL, OPTIMIZER, BEST, RANDOM = "model", "optimizer", "best", "random"

@@ -12,10 +12,10 @@ from misgiving.data.loading import ImageSet
 from misgiving.decisions.engine import Verdict
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import two_sided_interval
-from misgiving.evaluation import Measurement
-from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup, audit
+from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import LabelledDecision, Measurement
 
 CLASS = "class"
 SHARES = {"coverage": "accept", "deferred_share": "defer", "ood_share": "ood"}
@@ -45,24 +45,19 @@ class Decided:
         """Write `decisions.csv` and `subgroups.csv`."""
         classes = self.predictions.classes
         rows = [
-            (identity, classes[label], *verdict)
+            LabelledDecision(identity, classes[label], *verdict)
             for identity, label, verdict in zip(
                 self.predictions.ids, self.predictions.labels, self.verdicts, strict=True
             )
         ]
-        write_csv(folder / DECISIONS, ("id", "true_class", *Verdict._fields), rows)
-        write_csv(folder / SUBGROUPS, Subgroup._fields, map(_row, self.subgroups))
+        write_table(folder / DECISIONS, LabelledDecision, rows)
+        write_table(folder / SUBGROUPS, Subgroup, self.subgroups)
 
 
 def remove_decisions(folder: Path) -> None:
     """Remove the tables of an earlier evaluation: they belong to other measurements."""
     for name in (DECISIONS, SUBGROUPS):
         (folder / name).unlink(missing_ok=True)
-
-
-def _row(group: Subgroup) -> list[object]:
-    cells = group._replace(worse=" ".join(group.worse))  # type: ignore[arg-type]  # text in a table
-    return ["" if cell != cell else cell for cell in cells]
 
 
 def metadata_of(dataset: Dataset, images: ImageSet) -> dict[str, tuple[str, ...]]:

@@ -17,9 +17,8 @@ from misgiving.data.datasets import load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.decisions.engine import Decider
-from misgiving.errors import BadImage, UsageError
+from misgiving.errors import UsageError
 from misgiving.evaluation import (
-    Measurement,
     fingerprint_of,
     measure_classification,
     measure_detection,
@@ -29,9 +28,10 @@ from misgiving.evaluation import (
     predictions_of,
 )
 from misgiving.evaluation.ood_scores import score
-from misgiving.files import write_csv
 from misgiving.metrics.subgroups import Subgroup
+from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.confidences import all_confidences
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibrate import read_cases
@@ -141,7 +141,7 @@ def _write_evaluation(
     if decided is not None:
         decided.write(out)
     predictions.save(out / "predictions.safetensors")
-    write_csv(out / "measurements.csv", Measurement._fields, measurements)
+    write_table(out / "measurements.csv", Measurement, measurements)
 
 
 def _decided(
@@ -216,11 +216,11 @@ SKIPPED = "skipped.csv"
 
 def _write_skipped(out: Path, sets: Mapping[str, ImageSet]) -> list[str]:
     """Write which images of which set were left out as unreadable, if any; gives sentences."""
-    rows = [(name, *one) for name, images in sets.items() for one in images.skipped]
+    rows = [SkippedImage(name, *one) for name, images in sets.items() for one in images.skipped]
     if not rows:
         (out / SKIPPED).unlink(missing_ok=True)  # of an earlier evaluation
         return []
-    write_csv(out / SKIPPED, ("set", *BadImage._fields), rows)
+    write_table(out / SKIPPED, SkippedImage, rows)
     return [
         sentence
         for name, images in sets.items()

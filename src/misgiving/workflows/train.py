@@ -22,6 +22,7 @@ from misgiving.evaluation import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import (
     Step,
@@ -29,7 +30,6 @@ from misgiving.training.loop import (
     seeded,
     train,
 )
-from misgiving.training.records import EpochRecord
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 Parts = Shaped[np.ndarray, " n"]
@@ -226,7 +226,7 @@ def train_run(
         configuration=_configuration(run),
     )
     if distributed.is_first():
-        save(folder, checkpoint, tables={"history.csv": history_table(history)})
+        save(folder, checkpoint, history=[_named(record, run.roles.watched) for record in history])
         if kept is None:
             resume.path.unlink(missing_ok=True)
     distributed.wait_for_all()
@@ -281,14 +281,9 @@ def _configuration(run: Run) -> dict[str, Any]:
     }
 
 
-def history_table(
-    history: list[EpochRecord],
-) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Header and rows of `history.csv`; a value that is not defined is an empty cell."""
-    rows: list[tuple[object, ...]] = [
-        tuple("" if cell != cell else cell for cell in record) for record in history
-    ]
-    return EpochRecord._fields, rows
+def _named(record: EpochRecord, monitored: str) -> EpochRecord:
+    """Give the monitored set the name that it has in the run's split."""
+    return record if record.set == "train" else record._replace(set=monitored)
 
 
 def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:

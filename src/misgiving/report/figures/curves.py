@@ -17,7 +17,7 @@ from misgiving.report.figures.style import (
     say_missing,
     styled,
 )
-from misgiving.report.tables import Epoch, models_of, select
+from misgiving.report.tables import HistoryRow, models_of, select
 
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 PART_LINES: tuple[Line, Line] = ((0, (3.0, 1.5)), "-")  # of the trained and of the watched part
@@ -32,7 +32,7 @@ class Curve(NamedTuple):
     highest: Float[np.ndarray, " epochs"]
 
 
-def curve(rows: Sequence[Epoch], field: str) -> Curve | None:
+def curve(rows: Sequence[HistoryRow], field: str) -> Curve | None:
     """Gather one field over trials; None where nothing was measured."""
     by_epoch: dict[int, list[float]] = {}
     for row in rows:
@@ -46,7 +46,7 @@ def curve(rows: Sequence[Epoch], field: str) -> Curve | None:
 
 
 @styled
-def learning_figure(histories: Sequence[Epoch], *, part: str = "validation") -> Figure:
+def learning_figure(histories: Sequence[HistoryRow], *, part: str = "validation") -> Figure:
     """Figure 2: the auxiliary loss with mse, with ranking, and the accuracy of the predictors.
 
     `part` was watched while training.
@@ -59,7 +59,7 @@ def learning_figure(histories: Sequence[Epoch], *, part: str = "validation") -> 
     _draw_auxiliary(middle, select(rows, model="proposed"), lines, name="ranking")
     right.set_title(f"Accuracy on {part} (%)")
     for model in models_of(rows):
-        found = curve(select(rows, model=model, part=part), "accuracy")
+        found = curve(select(rows, model=model, set=part), "accuracy")
         if found:
             _draw_curve(right, _in_percent(found), model, label=model)
     _finish_epochs(right)
@@ -71,10 +71,10 @@ def _in_percent(fractions: Curve) -> Curve:
 
 
 def _draw_auxiliary(
-    axes: Axes, rows: Sequence[Epoch], lines: Mapping[str, Line], *, name: str
+    axes: Axes, rows: Sequence[HistoryRow], lines: Mapping[str, Line], *, name: str
 ) -> None:
     axes.set_title(f"Auxiliary loss, {name}")
-    curves = {part: curve(select(rows, part=part), "auxiliary_loss") for part in lines}
+    curves = {part: curve(select(rows, set=part), "auxiliary_loss") for part in lines}
     drawn = [found for found in curves.values() if found]
     for part, found in curves.items():
         if found:

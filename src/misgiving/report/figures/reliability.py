@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from misgiving.report.figures.style import COLOURS, MARKERS, OTHER_COLOUR, styled
-from misgiving.report.tables import Bin, models_of, select
+from misgiving.report.tables import ReliabilityRow, models_of, select
 
 QUANTITIES = {
     "error_probability": ("error probability (%)", 100.0),
@@ -17,7 +17,7 @@ AREAS = 10.0, 60.0  # of the marks with fewest and most images; equal prediction
 
 
 @styled
-def reliability_figure(bins: Sequence[Bin]) -> Figure:
+def reliability_figure(bins: Sequence[ReliabilityRow]) -> Figure:
     """A column for each model: the error probability above, and the expected loss below."""
     models = models_of(bins)
     shown = [name for name in QUANTITIES if select(bins, quantity=name)]
@@ -35,7 +35,7 @@ def reliability_figure(bins: Sequence[Bin]) -> Figure:
     return figure
 
 
-def _draw_bins(axes: Axes, bins: Sequence[Bin], factor: float) -> None:
+def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> None:
     if not bins:
         _say_missing_beside(axes)
         return

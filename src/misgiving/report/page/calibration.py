@@ -10,7 +10,7 @@ from misgiving.report.inputs import Material
 from misgiving.report.tables import (
     PLAIN,
     POINTS,
-    Bin,
+    ReliabilityRow,
     Result,
     main_model,
     models_of,
@@ -61,7 +61,7 @@ def _figure(drawn: Mapping[str, Figure], sentence: str) -> str:
     return markup.figure(drawn[FIGURE], caption, alt=f"Predicted against observed. {sentence}")
 
 
-def stated_sentence(bins: Sequence[Bin]) -> str:
+def stated_sentence(bins: Sequence[ReliabilityRow]) -> str:
     """The mean error probability against the share of errors, in every trial of one model."""
     rows = select(bins, quantity="error_probability")
     if not rows:
@@ -79,7 +79,7 @@ def stated_sentence(bins: Sequence[Bin]) -> str:
     )
 
 
-def _means(bins: Sequence[Bin]) -> tuple[float, float]:
+def _means(bins: Sequence[ReliabilityRow]) -> tuple[float, float]:
     """Mean of what was predicted, and of what was observed, over all images."""
     images = sum(row.images for row in bins)
     said = sum(row.images * row.predicted for row in bins) / images

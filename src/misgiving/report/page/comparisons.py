@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from misgiving.report import markup, tables
 from misgiving.report.inputs import Material, stands_in
 from misgiving.report.published import title
-from misgiving.report.tables import POINTS, Interval, Verdict, find, models_of, select, spread
+from misgiving.report.tables import POINTS, ResultInterval, Verdict, find, models_of, select, spread
 
 BASELINES = ("vanilla", "detached")
 SAID = (
@@ -75,18 +75,18 @@ def _block(
     return markup.body(rows)
 
 
-def difference_from(material: Material, baseline: str, line: Line) -> Interval | None:
+def difference_from(material: Material, baseline: str, line: Line) -> ResultInterval | None:
     """The paired difference of the proposed model from a baseline; None where there is none."""
     return find(material.intervals, model="proposed", baseline=baseline, **line.wanted)
 
 
-def value(material: Material, line: Line, model: str, pair: Interval | None) -> str:
+def value(material: Material, line: Line, model: str, pair: ResultInterval | None) -> str:
     """A cell with the mean over trials, bold where the pair shows this model to be the better."""
     found = spread(select(material.results, model=model, **line.wanted))
     return markup.mean(found, POINTS, bold=model == _told_better(pair))
 
 
-def _told_better(pair: Interval | None) -> str:
+def _told_better(pair: ResultInterval | None) -> str:
     """The model of the pair that its interval shows to be better; empty where it shows neither."""
     if pair is None:
         return ""

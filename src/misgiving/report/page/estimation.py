@@ -8,8 +8,8 @@ from misgiving.report.inputs import Material
 from misgiving.report.page.sections import ESTIMATOR_CHOICES, holds
 from misgiving.report.tables import (
     PLAIN,
-    Interval,
     Result,
+    ResultInterval,
     distinct,
     find,
     models_of,
@@ -55,7 +55,7 @@ def estimation(material: Material) -> str:
     )
 
 
-def _rows_of_model(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
+def _rows_of_model(intervals: Sequence[ResultInterval], rows: Sequence[Result]) -> str:
     detectors = distinct(rows, "detector")
     lines = []
     for index, detector in enumerate(detectors):
@@ -66,7 +66,7 @@ def _rows_of_model(intervals: Sequence[Interval], rows: Sequence[Result]) -> str
     return markup.body(lines)
 
 
-def _estimate(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
+def _estimate(intervals: Sequence[ResultInterval], rows: Sequence[Result]) -> str:
     """A cell with the value and its interval, or where there is none, the spread over trials."""
     if not rows:
         return markup.number(markup.ABSENT)
@@ -75,7 +75,7 @@ def _estimate(intervals: Sequence[Interval], rows: Sequence[Result]) -> str:
     return markup.estimate(found, spread(rows), PLAIN)
 
 
-def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validation") -> str:
+def estimation_sentence(intervals: Sequence[ResultInterval], *, part: str = "validation") -> str:
     """The predicted loss of the proposed model against its MSP, on ordering and on errors.
 
     The intervals of the two scores are not paired, so that only disjoint ones tell them apart.
@@ -94,11 +94,11 @@ def estimation_sentence(intervals: Sequence[Interval], *, part: str = "validatio
     return f"The proposed model's predicted loss has, compared with its MSP, {'; '.join(said)}."
 
 
-def _is_paired(intervals: Sequence[Interval], row: Interval) -> bool:
+def _is_paired(intervals: Sequence[ResultInterval], row: ResultInterval) -> bool:
     """Whether the two scores have a paired difference, which is told where errors are."""
     keys = ("experiment", "model", "dataset", "detector", "metric")
     return bool(select(intervals, baseline="msp", **{key: getattr(row, key) for key in keys}))
 
 
-def _value(row: Interval) -> str:
+def _value(row: ResultInterval) -> str:
     return f"{PLAIN.number(row.estimate)} {markup.bounds(row, PLAIN)}"

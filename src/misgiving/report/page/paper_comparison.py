@@ -15,7 +15,7 @@ from misgiving.report.published import (
     table_1,
     title,
 )
-from misgiving.report.tables import POINTS, Interval
+from misgiving.report.tables import POINTS, ResultInterval
 
 METRICS = {
     "fpr_at_tpr95": f"FPR@TPR95 {markup.DOWN}",
@@ -117,7 +117,7 @@ def _paper(cell: Published) -> list[str]:
     return [*values, markup.number(POINTS.number(cell.difference, sign="+"))]
 
 
-def _inside(cell: Published, pair: Interval | None) -> str:
+def _inside(cell: Published, pair: ResultInterval | None) -> str:
     if pair is None or pair.lower is None or pair.upper is None:
         return markup.ABSENT
     return "yes" if pair.lower <= cell.difference <= pair.upper else "no"

@@ -18,7 +18,7 @@ from misgiving.report.page.comparisons import (
     stand_in_tag,
 )
 from misgiving.report.published import row_of
-from misgiving.report.tables import Epoch, Finding, Result, distinct, select
+from misgiving.report.tables import Finding, HistoryRow, Result, distinct, select
 
 EXPECTED_MODELS = ("vanilla", "mse", "proposed")
 # the words by which a section finds the open choices that bear on it
@@ -193,7 +193,7 @@ def _unseen_table(material: Material) -> str:
     return comparison_table(material, caption, blocks, heads=["Set", "Detector"])
 
 
-def missing(rows: Iterable[Result | Epoch], file: str, experiment: str) -> str:
+def missing(rows: Iterable[Result | HistoryRow], file: str, experiment: str) -> str:
     """Which of the paper's models an experiment lacks; empty where none."""
     present = {row.model for row in rows if row.experiment == experiment}
     absent = [model for model in EXPECTED_MODELS if model not in present]

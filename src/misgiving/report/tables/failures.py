@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from misgiving.report.tables.records import Interval, main_model, models_of, select
+from misgiving.report.tables.records import ResultInterval, main_model, models_of, select
 from misgiving.report.tables.verdicts import (
     PLAIN,
     POINTS,
@@ -34,7 +34,7 @@ COUNTED = {
 }
 
 
-def failure_sentences(intervals: Sequence[Interval], *, part: str) -> list[str]:
+def failure_sentences(intervals: Sequence[ResultInterval], *, part: str) -> list[str]:
     """For each judged score the paired differences from MSP, in the proposed model and in all."""
     wanted = {"experiment": "generalization", "dataset": part, "baseline": MSP}
     rows = select(intervals, **wanted)
@@ -50,7 +50,7 @@ def failure_sentences(intervals: Sequence[Interval], *, part: str) -> list[str]:
     return said
 
 
-def _in_main_model(rows: Sequence[Interval], model: str, score: str) -> Iterator[str]:
+def _in_main_model(rows: Sequence[ResultInterval], model: str, score: str) -> Iterator[str]:
     """One clause for each outcome, with the numbers of the metrics that have it."""
     words = Comparison("", f"The {model} model's {score}", "tells errors", "its MSP", "")
     for outcome, found in by_verdict(rows).items():
@@ -69,7 +69,7 @@ def _outcome(words: Comparison, outcome: Verdict) -> str:
     return words.outcome(outcome)
 
 
-def _in_all_models(rows: Sequence[Interval]) -> Iterator[str]:
+def _in_all_models(rows: Sequence[ResultInterval]) -> Iterator[str]:
     for metric, (quantity, _) in QUANTITIES.items():
         groups = by_verdict(select(rows, metric=metric))
         counts = [

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 
 from misgiving.report.published import title
-from misgiving.report.tables.records import Epoch, Interval, distinct, find, select
+from misgiving.report.tables.records import HistoryRow, ResultInterval, distinct, find, select
 from misgiving.report.tables.verdicts import (
     BASELINES,
     DOUBT,
@@ -29,10 +29,10 @@ COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread 
 CEILING = 0.9995  # an AUROC from here on prints as 100.0 %, where nothing is left to gain
 
 
-def collapse_finding(histories: Sequence[Epoch], *, part: str = "validation") -> Finding:
+def collapse_finding(histories: Sequence[HistoryRow], *, part: str = "validation") -> Finding:
     """Does the mse estimate become a constant on the watched part by the last epoch (Figure 2)?"""
     claim = "The mse estimate collapses to the mean loss"
-    rows = select(histories, experiment="generalization", model="mse", part=part)
+    rows = select(histories, experiment="generalization", model="mse", set=part)
     last = [row for row in rows if row.epoch == max(other.epoch for other in rows)]
     spreads = [row.spread_ratio for row in last if row.spread_ratio is not None]
     fits = [row.r_squared for row in last if row.r_squared is not None]
@@ -56,7 +56,7 @@ def _range(values: Sequence[float]) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def ranking_finding(intervals: Sequence[Interval]) -> Finding:
+def ranking_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """Does the ranking objective order images by loss better than mse (Figure 2)?"""
     wanted = {"experiment": "generalization", "detector": "predicted_loss", "metric": "spearman"}
     words = Comparison(
@@ -70,7 +70,7 @@ def ranking_finding(intervals: Sequence[Interval]) -> Finding:
     return compare(words, find(intervals, model="proposed", baseline="mse", **wanted))
 
 
-def accuracy_finding(intervals: Sequence[Interval]) -> Finding:
+def accuracy_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """Does joint training raise balanced accuracy, and is it the joint gradient (Figure 3)?"""
     wanted = {"experiment": "generalization", "model": "proposed", "detector": ""}
     differences = select(intervals, **wanted)
@@ -87,7 +87,7 @@ def accuracy_finding(intervals: Sequence[Interval]) -> Finding:
     return finding._replace(sentence=sentence)
 
 
-def _cause(differences: Sequence[Interval]) -> str:
+def _cause(differences: Sequence[ResultInterval]) -> str:
     outcomes = [verdict(find(differences, baseline=name)) for name in BASELINES]
     if outcomes == [Verdict.BETTER, Verdict.BETTER]:
         return "; so the gain goes with the joint gradient"
@@ -96,7 +96,7 @@ def _cause(differences: Sequence[Interval]) -> str:
     return ""
 
 
-def _classes_told(differences: Iterable[Interval]) -> str:
+def _classes_told(differences: Iterable[ResultInterval]) -> str:
     against = select(differences, baseline="vanilla")
     groups = by_verdict(row for row in against if row.metric.startswith("sensitivity/"))
     if not (total := sum(map(len, groups.values()))):
@@ -109,7 +109,7 @@ def _classes_told(differences: Iterable[Interval]) -> str:
 
 
 def minority_finding(
-    intervals: Sequence[Interval],
+    intervals: Sequence[ResultInterval],
     *,
     minority: Sequence[str],
     majority: Sequence[str] = (),
@@ -148,7 +148,7 @@ def _listed(told: Mapping[str, str], names: Iterable[str]) -> str:
     return "; ".join(told[name] for name in names)
 
 
-def _gain(name: str, pair: Interval | None, images: int | None) -> str:
+def _gain(name: str, pair: ResultInterval | None, images: int | None) -> str:
     if pair is None:
         return f"{name} not measured"
     counts = [f"{pair.n} groups" if pair.n else "", f"{images} images" if images else ""]
@@ -156,7 +156,7 @@ def _gain(name: str, pair: Interval | None, images: int | None) -> str:
     return f"{name}{f' ({known})' if known else ''} {POINTS.difference(pair)}"
 
 
-def ood_finding(intervals: Sequence[Interval], *, sets: Iterable[str]) -> Finding:
+def ood_finding(intervals: Sequence[ResultInterval], *, sets: Iterable[str]) -> Finding:
     """On how many sets, of those that did not tune ODIN, is AUROC better (Table 1)?
 
     Args:
@@ -180,14 +180,14 @@ def ood_finding(intervals: Sequence[Interval], *, sets: Iterable[str]) -> Findin
     return Finding(claim, status, f"{'. '.join(sentences)}{left if perfect else ''}{doubt}.")
 
 
-def _leaves_nothing(intervals: Sequence[Interval], pair: Interval) -> bool:
+def _leaves_nothing(intervals: Sequence[ResultInterval], pair: ResultInterval) -> bool:
     """Whether both models of a pair separate the set perfectly, as the paper's do B-Box-70."""
     same = {name: getattr(pair, name) for name in ("experiment", "dataset", "detector", "metric")}
     values = [find(intervals, model=name, baseline="", **same) for name in (pair.model, "vanilla")]
     return all(value is not None and value.estimate >= CEILING for value in values)
 
 
-def _sets_told(baseline: str, groups: Mapping[Verdict, Sequence[Interval | None]]) -> str:
+def _sets_told(baseline: str, groups: Mapping[Verdict, Sequence[ResultInterval | None]]) -> str:
     words = {
         Verdict.BETTER: f"clearly higher than {baseline}'s",
         Verdict.WORSE: f"clearly lower than {baseline}'s",
@@ -208,7 +208,7 @@ def _names(datasets: Iterable[str]) -> str:
     return ", ".join(map(title, datasets))
 
 
-def new_classes_finding(intervals: Sequence[Interval]) -> Finding:
+def new_classes_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """Does joint training tell unseen classes better (Figure 5)?"""
     wanted = {"experiment": "new_classes", "dataset": "unseen_classes", "detector": "odin"}
     words = Comparison(

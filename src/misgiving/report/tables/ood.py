@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 
 from misgiving.report.published import title
 from misgiving.report.tables.records import (
-    Interval,
     Result,
+    ResultInterval,
     distinct,
     find,
     main_model,
@@ -25,7 +25,7 @@ ORDERS = {
 RATE = 0.05  # of false alarms, to which the rule is calibrated
 
 
-def chosen_sentence(intervals: Sequence[Interval], *, sets: Sequence[str]) -> str:
+def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str]) -> str:
     """Whether the detector that was best on the tuning set is so on sets that did not choose it.
 
     The intervals of two detectors are not paired, so that only disjoint ones tell them apart.
@@ -50,7 +50,7 @@ def chosen_sentence(intervals: Sequence[Interval], *, sets: Sequence[str]) -> st
     )
 
 
-def _against(rows: Sequence[Interval], other: str) -> str:
+def _against(rows: Sequence[ResultInterval], other: str) -> str:
     groups: dict[str, list[str]] = {}
     for name in distinct(select(rows, detector=CHOSEN), "dataset"):
         pair = [find(rows, dataset=name, detector=of) for of in (CHOSEN, other)]

@@ -3,7 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from misgiving.report.tables.records import Interval, Result, find, main_model, models_of, select
+from misgiving.report.tables.records import (
+    Result,
+    ResultInterval,
+    find,
+    main_model,
+    models_of,
+    select,
+)
 from misgiving.report.tables.verdicts import POINTS, Verdict, verdict
 
 POLICY_SET = "policy_test"
@@ -97,13 +104,15 @@ def main_promise(targets: Sequence[Promise]) -> Promise:
     return min(own, key=lambda promise: abs(promise.target - MAIN_TARGET))
 
 
-def interval_of(intervals: Sequence[Interval], promise: Promise, metric: str) -> Interval | None:
+def interval_of(
+    intervals: Sequence[ResultInterval], promise: Promise, metric: str
+) -> ResultInterval | None:
     """The value of a promise's policies over trials, with its interval."""
     where = {"experiment": "generalization", "dataset": POLICY_SET, "baseline": ""}
     return find(intervals, model=promise.model, detector=promise.detector, metric=metric, **where)
 
 
-def kept(intervals: Sequence[Interval], promise: Promise) -> str:
+def kept(intervals: Sequence[ResultInterval], promise: Promise) -> str:
     """Whether the error among the accepted stayed under the promise, as far as can be told."""
     if not promise.errors:
         return "nothing was answered"
@@ -118,7 +127,7 @@ def kept(intervals: Sequence[Interval], promise: Promise) -> str:
     return "cannot be told: the interval holds the promise"
 
 
-def promise_sentences(intervals: Sequence[Interval], targets: Sequence[Promise]) -> list[str]:
+def promise_sentences(intervals: Sequence[ResultInterval], targets: Sequence[Promise]) -> list[str]:
     """The plain answer: what is promised and answered, whether that held, and which model does."""
     main = main_promise(targets)
     said = [_answered(intervals, main)]
@@ -127,7 +136,7 @@ def promise_sentences(intervals: Sequence[Interval], targets: Sequence[Promise])
     return [*said, *_compared(intervals, main)]
 
 
-def _answered(intervals: Sequence[Interval], promise: Promise) -> str:
+def _answered(intervals: Sequence[ResultInterval], promise: Promise) -> str:
     trials, given = len(promise.policies), len(promise.given)
     left = trials - given
     if not given:
@@ -143,7 +152,7 @@ def _answered(intervals: Sequence[Interval], promise: Promise) -> str:
     )
 
 
-def _share(intervals: Sequence[Interval], promise: Promise) -> str:
+def _share(intervals: Sequence[ResultInterval], promise: Promise) -> str:
     """The answered share where the promise was given; its interval is one over all trials."""
     found = interval_of(intervals, promise, "coverage")
     if found and len(promise.given) == len(promise.policies):
@@ -170,7 +179,7 @@ def _range(values: Sequence[float]) -> str:
     return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
 
-def _wrong(intervals: Sequence[Interval], promise: Promise) -> str:
+def _wrong(intervals: Sequence[ResultInterval], promise: Promise) -> str:
     if not promise.errors:
         return "On unseen cases it then answered none, so that its error cannot be told."
     found = interval_of(intervals, promise, "error_among_accepted")
@@ -187,7 +196,7 @@ def _wrong(intervals: Sequence[Interval], promise: Promise) -> str:
     return f"Of the unseen cases that it answered, {numbers} were wrong ({bounds}): {held}."
 
 
-def _compared(intervals: Sequence[Interval], promise: Promise) -> Iterator[str]:
+def _compared(intervals: Sequence[ResultInterval], promise: Promise) -> Iterator[str]:
     """The answered cases, and the error among them, against every other model."""
     where = {"experiment": "generalization", "dataset": POLICY_SET, "model": promise.model}
     rows = select(intervals, detector=promise.detector, **where)
@@ -197,7 +206,7 @@ def _compared(intervals: Sequence[Interval], promise: Promise) -> Iterator[str]:
             yield _against(pairs, *words)
 
 
-def _against(pairs: Sequence[Interval], start: str, better: str, worse: str) -> str:
+def _against(pairs: Sequence[ResultInterval], start: str, better: str, worse: str) -> str:
     degrees = {Verdict.BETTER: better, Verdict.WORSE: worse}
     told = [
         f"clearly {degrees[outcome]} than with {row.baseline}, {POINTS.difference(row)}"

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from misgiving.report.tables.records import Epoch, Result, distinct, select
+from misgiving.report.tables.records import HistoryRow, Result, distinct, select
 from misgiving.report.tables.verdicts import (
     IN_PART,
     NOT_SEEN,
@@ -82,7 +82,7 @@ class Sweep(NamedTuple):
 
 def read_sweep(
     results: Sequence[Result],
-    histories: Sequence[Epoch],
+    histories: Sequence[HistoryRow],
     *,
     own_rate: float | None,
     part: str = "validation",
@@ -95,7 +95,7 @@ def read_sweep(
         own_rate: The learning rate of the experiment `generalization`.
         part: The part that was watched while training.
     """
-    watched = select(histories, part=part)
+    watched = select(histories, set=part)
     ends = list(_last_values(select(watched, experiment="generalization", model="vanilla")))
     if own_rate is None or not ends:
         return None
@@ -109,7 +109,7 @@ def read_sweep(
     return Sweep(own_rate, level, part, tuple(runs))
 
 
-def _swept_rates(results: Iterable[Result], histories: Iterable[Epoch]) -> dict[str, float]:
+def _swept_rates(results: Iterable[Result], histories: Iterable[HistoryRow]) -> dict[str, float]:
     names = {*distinct(results, "experiment"), *distinct(histories, "experiment")}
     return {
         name: float(name.removeprefix(EXPERIMENT))
@@ -119,21 +119,21 @@ def _swept_rates(results: Iterable[Result], histories: Iterable[Epoch]) -> dict[
 
 
 def _trials(
-    results: Sequence[Result], histories: Sequence[Epoch], experiment: str
+    results: Sequence[Result], histories: Sequence[HistoryRow], experiment: str
 ) -> list[tuple[int, str]]:
     measured = {(row.trial, row.model) for row in select(results, experiment=experiment)}
     watched = {(row.trial, row.model) for row in select(histories, experiment=experiment)}
     return sorted(key for key in measured | watched if key[1] in SWEPT)
 
 
-def _last_values(rows: Sequence[Epoch]) -> Iterator[float]:
+def _last_values(rows: Sequence[HistoryRow]) -> Iterator[float]:
     for trial in {row.trial for row in rows}:
         value = _last(select(rows, trial=trial))
         if value is not None:
             yield value
 
 
-def _last(rows: Sequence[Epoch]) -> float | None:
+def _last(rows: Sequence[HistoryRow]) -> float | None:
     return max(rows, key=lambda row: row.epoch).balanced_accuracy if rows else None
 
 
@@ -141,7 +141,7 @@ def _run(
     rate: float,
     level: float,
     results: Sequence[Result],
-    watched: Sequence[Epoch],
+    watched: Sequence[HistoryRow],
     key: tuple[int, str],
 ) -> SweptRun:
     trial, model = key

@@ -5,7 +5,7 @@ from enum import StrEnum
 from statistics import fmean, stdev
 from typing import NamedTuple
 
-from misgiving.report.tables.records import Interval, Result, find
+from misgiving.report.tables.records import Result, ResultInterval, find
 
 MINUS = "\N{MINUS SIGN}"
 LOWER_IS_BETTER = frozenset(
@@ -56,7 +56,7 @@ class Verdict(StrEnum):
     UNKNOWN = "cannot be judged"
 
 
-def verdict(difference: Interval | None) -> Verdict:
+def verdict(difference: ResultInterval | None) -> Verdict:
     """Decide from the interval alone: only one that leaves out zero tells two models apart."""
     if difference is None or difference.lower is None or difference.upper is None:
         return Verdict.UNKNOWN
@@ -67,7 +67,7 @@ def verdict(difference: Interval | None) -> Verdict:
     return Verdict.WORSE if rises == falling else Verdict.BETTER
 
 
-def unpaired(first: Interval | None, second: Interval | None) -> str:
+def unpaired(first: ResultInterval | None, second: ResultInterval | None) -> str:
     """Whether one value is clearly higher, lower or neither: only disjoint intervals tell.
 
     For values without a paired difference; `unknown` where an interval is missing.
@@ -82,10 +82,10 @@ def unpaired(first: Interval | None, second: Interval | None) -> str:
 
 
 def by_verdict(
-    differences: Iterable[Interval | None],
-) -> dict[Verdict, list[Interval | None]]:
+    differences: Iterable[ResultInterval | None],
+) -> dict[Verdict, list[ResultInterval | None]]:
     """The differences under each of the four verdicts."""
-    groups: dict[Verdict, list[Interval | None]] = {outcome: [] for outcome in Verdict}
+    groups: dict[Verdict, list[ResultInterval | None]] = {outcome: [] for outcome in Verdict}
     for difference in differences:
         groups[verdict(difference)].append(difference)
     return groups
@@ -102,7 +102,7 @@ class Scale(NamedTuple):
     digits: int
     unit: str
 
-    def bounds(self, interval: Interval) -> str:
+    def bounds(self, interval: ResultInterval) -> str:
         """The interval in words; of a difference also whether it includes zero."""
         if interval.lower is None or interval.upper is None:
             return "no interval can be given"
@@ -117,7 +117,7 @@ class Scale(NamedTuple):
         rounded = round(self.factor * value, self.digits) + 0.0
         return f"{rounded:{sign}.{self.digits}f}".replace("-", MINUS)
 
-    def difference(self, interval: Interval) -> str:
+    def difference(self, interval: ResultInterval) -> str:
         """A signed difference with its unit and interval."""
         estimate = self.number(interval.estimate, sign="+")
         return f"{estimate}{self.unit} ({self.bounds(interval)})"
@@ -154,14 +154,14 @@ class Comparison(NamedTuple):
         return f"{self.subject} {said} {self.baseline}"
 
 
-def compare(words: Comparison, difference: Interval | None) -> Finding:
+def compare(words: Comparison, difference: ResultInterval | None) -> Finding:
     """The finding of one paired difference: the claim is seen only where its interval says so."""
     status = status_of({verdict(difference): [difference]})
     doubt = DOUBT if status == NOT_SEEN else ""
     return Finding(words.claim, status, f"{clause(words, difference)}{doubt}.")
 
 
-def clause(words: Comparison, difference: Interval | None) -> str:
+def clause(words: Comparison, difference: ResultInterval | None) -> str:
     """The outcome of one paired difference with its numbers, without a full stop."""
     outcome = verdict(difference)
     if difference is None:
@@ -180,7 +180,7 @@ BASELINES = {
 """What a gain from joint training must be shown against, and how it is called."""
 
 
-def against_both(words: Comparison, differences: Sequence[Interval]) -> Finding:
+def against_both(words: Comparison, differences: Sequence[ResultInterval]) -> Finding:
     """The finding of a claim on joint training: seen only against vanilla and detached alike.
 
     A gain over vanilla alone may come from anything that is drawn anew with an estimator.

@@ -1,24 +1,31 @@
-"""From finished units to the files that the report is made of: results, intervals, histories."""
+"""Collect the finished units of a reproduction into the files that the report is made of."""
 
-import csv
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError
-from misgiving.files import write_csv, write_json
-from misgiving.reproduction.aggregate.image_sets import exhibits, write_account, write_examples
-from misgiving.reproduction.aggregate.intervals import Interval, intervals
-from misgiving.reproduction.aggregate.risk_curves import CurvePoint, risk_curves
+from misgiving.reproduction.aggregate.image_sets import exhibits, write_datasets, write_examples
+from misgiving.reproduction.aggregate.intervals import intervals
+from misgiving.reproduction.aggregate.risk_curves import risk_curves
 from misgiving.reproduction.aggregate.settings import settings, timing
-from misgiving.reproduction.policies import RELIABILITY, RELIABILITY_COLUMNS
+from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import SWEEP, Unit, units
-from misgiving.reproduction.runner import RESULT_COLUMNS, is_finished
+from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
+from misgiving.results.formats import read_document, read_table, write_document, write_table
 from misgiving.results.predictions import Predictions
-from misgiving.training.records import EpochRecord
+from misgiving.results.schema import (
+    Confusion,
+    EpochRecord,
+    HistoryRow,
+    ReliabilityBin,
+    ReliabilityRow,
+    Result,
+    ResultInterval,
+    RiskPoint,
+)
 
 COLLECTED = "collected.json"
 COLLECTION = (
@@ -33,13 +40,10 @@ COLLECTION = (
     "examples",
     "settings.json",
 )
-_HISTORY_COLUMNS = ("experiment", "trial", "model", *EpochRecord._fields)
-_RELIABILITY_COLUMNS = ("experiment", "trial", "model", *RELIABILITY_COLUMNS)
-_CONFUSION_COLUMNS = ("experiment", "trial", "model", "true", "predicted", "count")
 
 
 def collect(trial_data: TrialData, out: Path) -> None:
-    """Write what the report is made of from all units that are finished.
+    """Write the collected tables and documents of all units that are finished.
 
     Does nothing where all of that has been made of the same units.
 
@@ -50,26 +54,27 @@ def collect(trial_data: TrialData, out: Path) -> None:
     made_of = {
         "protocol": repr(trial_data.protocol),
         "units": [trial_data.record(unit) for unit in finished],
-        "threads": [timing(out / unit.folder)["threads"] for unit in finished],
+        "threads": [timing(out / unit.folder).threads for unit in finished],
         "code": code_fingerprint(left_out=("cli", "report")),
     }
     if _is_collected(out, made_of):
         return
     (out / COLLECTED).unlink(missing_ok=True)
-    results = list(_results(finished, out))
-    write_csv(out / "results.csv", RESULT_COLUMNS, results)
-    write_csv(out / "histories.csv", _HISTORY_COLUMNS, _histories(finished, out))
-    write_csv(out / "confusions.csv", _CONFUSION_COLUMNS, _confusions(trial_data, finished, out))
-    write_csv(
-        out / "intervals.csv", Interval._fields, intervals(trial_data, finished, out, results)
-    )
-    write_csv(out / RELIABILITY, _RELIABILITY_COLUMNS, _reliability(finished, out))
-    write_csv(out / "risk_coverage.csv", CurvePoint._fields, risk_curves(trial_data, finished, out))
+    results = [
+        row for unit in finished for row in read_table(out / unit.folder / "results.csv", Result)
+    ]
+    write_table(out / "results.csv", Result, results)
+    write_table(out / "histories.csv", HistoryRow, _histories(finished, out))
+    write_table(out / "confusions.csv", Confusion, _confusions(trial_data, finished, out))
+    compared = intervals(trial_data, finished, out, results)
+    write_table(out / "intervals.csv", ResultInterval, compared)
+    write_table(out / RELIABILITY, ReliabilityRow, _reliability(finished, out))
+    write_table(out / "risk_coverage.csv", RiskPoint, risk_curves(trial_data, finished, out))
     shown = exhibits(trial_data)
-    write_account(out, shown)
+    write_datasets(out, shown)
     write_examples(out / "examples", shown)
-    write_json(out / "settings.json", settings(trial_data, finished, out))
-    write_json(out / COLLECTED, made_of)
+    write_document(out / "settings.json", settings(trial_data, finished, out))
+    write_document(out / COLLECTED, made_of)
 
 
 def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
@@ -91,39 +96,29 @@ def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
     if not all((out / name).exists() for name in COLLECTION):
         return False
     try:
-        return bool(json.loads((out / COLLECTED).read_text(encoding="utf-8")) == made_of)
-    except (OSError, ValueError):
+        return read_document(out / COLLECTED, dict[str, Any]) == made_of
+    except DataError:
         return False
 
 
-def _results(finished: Sequence[Unit], out: Path) -> Iterator[tuple[str, ...]]:
-    for unit in finished:
-        yield from _rows(out / unit.folder / "results.csv")
-
-
-def _histories(finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
+def _histories(finished: Sequence[Unit], out: Path) -> Iterator[HistoryRow]:
     for unit in finished:
         path = out / unit.folder / "run" / "history.csv"
-        for row in _rows(path) if path.exists() else []:  # none where the training diverged
-            yield (unit.experiment, unit.trial, unit.model, *row)
+        if path.exists():  # none where the training diverged
+            for row in read_table(path, EpochRecord):
+                yield HistoryRow(**unit._asdict(), **row._asdict())
 
 
-def _reliability(finished: Sequence[Unit], out: Path) -> Iterator[tuple[object, ...]]:
+def _reliability(finished: Sequence[Unit], out: Path) -> Iterator[ReliabilityRow]:
     for unit in finished:
         path = out / unit.folder / RELIABILITY
-        for row in _rows(path) if path.exists() else []:  # none where no policy could be set
-            yield (*unit, *row)
+        if path.exists():  # none where no policy could be set
+            for row in read_table(path, ReliabilityBin):
+                yield ReliabilityRow(**unit._asdict(), **row._asdict())
 
 
-def _rows(path: Path) -> list[tuple[str, ...]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return [tuple(row) for row in csv.reader(file)][1:]
-
-
-def _confusions(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path
-) -> Iterator[tuple[object, ...]]:
-    """How often each true class was taken for each other, where that occurred."""
+def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:
+    """The images of each true class by predicted class, where there are any."""
     for unit in finished:
         path = out / unit.folder / "predictions" / f"{trial_data.roles.measured}.safetensors"
         if unit.experiment.startswith(SWEEP) or not path.exists():  # none where training diverged
@@ -131,4 +126,4 @@ def _confusions(
         found = Predictions.load(path)
         counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
         for (true, choice), count in sorted(counts.items()):
-            yield (*unit, found.classes[true], found.classes[choice], count)
+            yield Confusion(*unit, found.classes[true], found.classes[choice], count)

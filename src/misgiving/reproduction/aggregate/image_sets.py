@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -11,10 +10,13 @@ from PIL import Image
 
 from misgiving.data.loading import ImageSet
 from misgiving.data.ood_sets import PAPER_COUNTS
-from misgiving.files import whole_folder, write_csv, write_json
+from misgiving.files import whole_folder
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
+from misgiving.reproduction.ood_sources import PAPER_SETS
 from misgiving.reproduction.protocol import Unit
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.formats import write_document, write_table
+from misgiving.results.schema import ManifestImage, SetFacts
 
 EXAMPLES = 6
 
@@ -67,32 +69,28 @@ def _spelled_out(name: str) -> str:
     return "all unseen classes" if name == TOGETHER else f"class {name.removeprefix('unseen/')}"
 
 
-def write_account(out: Path, shown: Mapping[str, Exhibit]) -> None:
-    """Write `datasets.json`, and in `manifests/` which images each set consists of."""
-    write_json(
-        out / "datasets.json", {name: _facts(name, exhibit) for name, exhibit in shown.items()}
+def write_datasets(out: Path, shown: Mapping[str, Exhibit]) -> None:
+    """Write `datasets.json`, and the images of each set into `manifests/`."""
+    write_document(
+        out / "datasets.json", {name: _facts(exhibit) for name, exhibit in shown.items()}
     )
     with whole_folder(out / "manifests") as partial:
         for name, exhibit in shown.items():
             images = exhibit.images
-            rows = zip(images.ids, images.groups, images.hashes, strict=True)
-            write_csv(partial / f"{name.replace('/', '-')}.csv", ("id", "group", "sha256"), rows)
+            rows = map(ManifestImage, images.ids, images.groups, images.hashes)
+            write_table(partial / f"{name.replace('/', '-')}.csv", ManifestImage, rows)
 
 
-def _facts(name: str, exhibit: Exhibit) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "contents": exhibit.contents,
-        "images": len(exhibit.images),
-        "sources": len(set(exhibit.images.groups)),
-        "checksum": exhibit.images.fingerprint,
-    }
-    if exhibit.row and exhibit.row != name:
-        facts["stands_for"] = exhibit.row
-    if exhibit.row in PAPER_COUNTS:
-        facts["paper_images"] = PAPER_COUNTS[exhibit.row]
-    if exhibit.left_out:
-        facts["left_out"] = exhibit.left_out
-    return facts
+def _facts(exhibit: Exhibit) -> SetFacts:
+    return SetFacts(
+        contents=exhibit.contents,
+        images=len(exhibit.images),
+        groups=len(set(exhibit.images.groups)),
+        checksum=exhibit.images.fingerprint,
+        paper_set=exhibit.row if exhibit.row in PAPER_SETS else "",
+        paper_images=PAPER_COUNTS.get(exhibit.row),
+        left_out=exhibit.left_out,
+    )
 
 
 def write_examples(folder: Path, shown: Mapping[str, Exhibit]) -> None:

@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,6 +24,7 @@ from misgiving.reproduction.ood_detection import CHOSEN
 from misgiving.reproduction.policies import POLICY_SET
 from misgiving.reproduction.protocol import Unit, sweep_name
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.schema import Result, ResultInterval
 
 Trials = tuple[int, ...]
 
@@ -41,32 +41,9 @@ FAILURE_METRICS = (
 )
 
 
-class Interval(NamedTuple):
-    """One row of `intervals.csv`; with a baseline it is the difference model - baseline, paired.
-
-    The baseline is a model, or `msp` for the difference of the detector from MSP in one model.
-
-    `n` counts independent groups (lesions, source pictures): of the smaller of two sets, and for a
-    sensitivity those of its class.
-    """
-
-    experiment: str
-    model: str
-    baseline: str
-    dataset: str
-    detector: str
-    metric: str
-    estimate: float
-    lower: float | str
-    upper: float | str
-    n: int
-    trials: int
-    tuned: str
-
-
 def intervals(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: Sequence[tuple[str, ...]]
-) -> list[Interval]:
+    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: Sequence[Result]
+) -> list[ResultInterval]:
     """All intervals; a difference is taken over the trials in which both models are finished."""
     values = _values(results)
     makers = [
@@ -111,7 +88,7 @@ class _SetIntervals:
         self._samples: dict[tuple[int, str], Sample] = {}
         self._drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = {}
 
-    def rows(self) -> Iterator[Interval]:
+    def rows(self) -> Iterator[ResultInterval]:
         for model, baseline in _pairs(list(self._available)):
             shared = self._available[baseline or model]
             trials = tuple(trial for trial in self._available[model] if trial in shared)
@@ -120,7 +97,7 @@ class _SetIntervals:
         for model, available in self._available.items():
             yield from self._beside_msp(model, tuple(available))
 
-    def _pair(self, model: str, baseline: str, trials: Trials) -> Iterator[Interval]:
+    def _pair(self, model: str, baseline: str, trials: Trials) -> Iterator[ResultInterval]:
         """The same seed and trials meet the same resampled sets, so that differences are paired."""
         ours = self._replicates(model, trials)
         theirs = self._replicates(baseline, trials) if baseline else {}
@@ -132,7 +109,7 @@ class _SetIntervals:
             differences = replicates - theirs[key] if baseline else replicates
             yield self._interval(model, baseline, key, trials, mean - other, differences)
 
-    def _beside_msp(self, model: str, trials: Trials) -> Iterator[Interval]:
+    def _beside_msp(self, model: str, trials: Trials) -> Iterator[ResultInterval]:
         """Failure scores less MSP, of one model on the same resampled sets."""
         replicates = self._replicates(model, trials)
         for key, values in replicates.items():
@@ -151,12 +128,12 @@ class _SetIntervals:
         trials: Trials,
         estimate: float,
         replicates: Replicates,
-    ) -> Interval:
+    ) -> ResultInterval:
         n = min(_size(self._sample(trial, model), key[1]) for trial in trials)
         lower, upper = _bounds(replicates, n)
         if key[1] == FEW_EVENTS and lower == upper:  # no error among a few: nothing varies
-            lower, upper = "", ""
-        return Interval(
+            lower, upper = None, None
+        return ResultInterval(
             experiment=self._compared.experiment,
             model=model,
             baseline=baseline,
@@ -168,7 +145,7 @@ class _SetIntervals:
             upper=upper,
             n=n,
             trials=len(trials),
-            tuned="tuned" if self._is_tuned(key[0]) else "",
+            tuned=self._is_tuned(key[0]),
         )
 
     def _is_tuned(self, detector: str) -> bool:
@@ -213,12 +190,12 @@ def _pairs(models: Sequence[str]) -> list[tuple[str, str]]:
     return alone + [("proposed", model) for model in models if model != "proposed"]
 
 
-def _values(results: Sequence[tuple[str, ...]]) -> dict[tuple[str, ...], dict[int, float]]:
+def _values(results: Sequence[Result]) -> dict[tuple[str, ...], dict[int, float]]:
     """Values by trial, by (experiment, model, dataset, detector, metric)."""
     values: dict[tuple[str, ...], dict[int, float]] = {}
     for experiment, trial, model, dataset, detector, metric, value in results:
         key = (experiment, model, dataset, detector, metric)
-        values.setdefault(key, {})[int(trial)] = float(value)
+        values.setdefault(key, {})[trial] = value
     return values
 
 
@@ -252,7 +229,7 @@ def _size(sample: Sample, metric: str) -> int:
     return sample.sizes.get(metric, everything)
 
 
-def _bounds(replicates: Replicates, n: int) -> tuple[float | str, float | str]:
-    """An interval; empty cells where it would rest on one group, or where none is defined."""
+def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]:
+    """An interval; None where it would rest on one group, or where none is defined."""
     lower, upper = percentile_interval(replicates)
-    return ("", "") if n < 2 or math.isnan(lower) else (lower, upper)
+    return (None, None) if n < 2 or math.isnan(lower) else (lower, upper)

@@ -1,5 +1,6 @@
 """Risk over coverage of every failure score, with a band: what the report draws."""
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -14,23 +15,13 @@ from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.protocol import Unit
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import RiskPoint
 from misgiving.results.scores import load_scores, scores_path
 
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
-class CurvePoint(NamedTuple):
-    """One row of `risk_coverage.csv`: mean over trials, with its 95 % interval over groups too."""
-
-    model: str
-    detector: str
-    coverage: float
-    risk: float
-    lower: float
-    upper: float
-
-
-def risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[CurvePoint]:
+def risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[RiskPoint]:
     """The error among the accepted in 4.1, at every twentieth of coverage."""
     for model in trial_data.protocol.models:
         folders = [
@@ -64,7 +55,7 @@ def _trial(folder: Path, measured: str) -> _Trial:
     return _Trial(dict(scored.scores), predictions.errors, predictions.groups)
 
 
-def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Iterator[CurvePoint]:
+def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Iterator[RiskPoint]:
     trials = [_trial(folder, trial_data.roles.measured) for folder in folders]
     drawn = bootstrap(
         [trial.risks for trial in trials],
@@ -77,4 +68,5 @@ def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Itera
         detector, coverage = key.split("\t")
         lower, upper = percentile_interval(replicates)
         mean = float(np.mean([of_trial[key] for of_trial in means]))
-        yield CurvePoint(model, detector, float(coverage), mean, lower, upper)
+        if not math.isnan(mean):
+            yield RiskPoint(model, detector, float(coverage), mean, lower, upper)

@@ -1,0 +1,146 @@
+"""Typed rows as CSV files and typed documents as JSON: one writer and one reader for each."""
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from misgiving.errors import DataError
+from misgiving.files import write_csv, write_json
+
+Row = TypeVar("Row", bound=tuple[Any, ...])
+Document = TypeVar("Document")
+REMEDY = "run the command that wrote it again"
+
+
+def write_table(path: Path, kind: Callable[..., Row], rows: Iterable[Row]) -> None:
+    """Write rows of one NamedTuple, whole or not at all; None and NaN become empty cells."""
+    write_csv(path, list(get_type_hints(kind)), (list(map(_cell, row)) for row in rows))
+
+
+def _cell(value: object) -> object:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return " ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def read_table(path: Path, kind: Callable[..., Row]) -> list[Row]:
+    """Read what `write_table` wrote; columns that are not fields of the row are ignored.
+
+    Raises:
+        DataError: The file is missing or damaged, a column is missing, or a cell has another type.
+    """
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            lines = csv.reader(file, strict=True)
+            header = next(lines, [])
+            columns = _columns(header, get_type_hints(kind))
+            return [kind(*_values(line, lines.line_num, header, columns)) for line in lines]
+    except (OSError, ValueError, csv.Error) as error:
+        raise _unusable(path, error) from error
+
+
+def _columns(header: Sequence[str], hints: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
+    """Position and type of each field, by name."""
+    if missing := [name for name in hints if name not in header]:
+        raise ValueError(f"column {', '.join(missing)} is missing")
+    return {name: (header.index(name), hint) for name, hint in hints.items()}
+
+
+def _values(
+    line: Sequence[str], number: int, header: Sequence[str], columns: Mapping[str, tuple[int, Any]]
+) -> list[Any]:
+    if len(line) != len(header):
+        raise ValueError(f"line {number} has {len(line)} cells instead of {len(header)}")
+    values = []
+    for name, (position, hint) in columns.items():
+        try:
+            values.append(_parsed(line[position], hint))
+        except ValueError as error:
+            raise ValueError(f"line {number}, column {name}: {error}") from error
+    return values
+
+
+def _parsed(text: str, hint: Any) -> Any:
+    if get_origin(hint) is UnionType:
+        kind, none = get_args(hint)
+        return None if none is NoneType and text in ("", "nan") else _parsed(text, kind)
+    if get_origin(hint) is tuple:
+        return tuple(_parsed(word, get_args(hint)[0]) for word in text.split())
+    if hint is bool:
+        if text not in ("yes", "no"):
+            raise ValueError(f"{text!r} is neither yes nor no")
+        return text == "yes"
+    if hint is float and not math.isfinite(float(text)):
+        raise ValueError(f"{text!r} is not a finite number")
+    return hint(text)
+
+
+def write_document(path: Path, content: object) -> None:
+    """Write a dataclass, or a mapping of them, as JSON, whole or not at all."""
+    write_json(path, _encoded(content))
+
+
+def _encoded(value: Any) -> Any:
+    if is_dataclass(value):
+        return {name: _encoded(getattr(value, name)) for name in get_type_hints(type(value))}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return _encoded(value._asdict())
+    if isinstance(value, Mapping):
+        return {str(key): _encoded(item) for key, item in value.items()}
+    return list(map(_encoded, value)) if isinstance(value, (tuple, list)) else value
+
+
+def read_document(path: Path, kind: Callable[..., Document]) -> Document:
+    """Read what `write_document` wrote.
+
+    Raises:
+        DataError: The file is missing or damaged, or a value is missing or has another type.
+    """
+    try:
+        document: Document = _decoded(json.loads(path.read_text(encoding="utf-8")), kind, "")
+    except (OSError, ValueError) as error:
+        raise _unusable(path, error) from error
+    return document
+
+
+def _decoded(value: Any, hint: Any, place: str) -> Any:
+    """A value of the wanted type; `place` names it in errors, as in `skipped.0.image`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin is UnionType:
+        return None if value is None else _decoded(value, arguments[0], place)
+    if origin is tuple:
+        items = enumerate(_required(value, list, place))
+        return tuple(_decoded(item, arguments[0], f"{place}.{number}") for number, item in items)
+    if origin is dict:
+        items = _required(value, dict, place).items()
+        return {name: _decoded(item, arguments[1], f"{place}.{name}") for name, item in items}
+    if is_dataclass(hint) or hasattr(hint, "_fields"):
+        return _fields(_required(value, dict, place), hint, place)
+    return float(value) if hint is float and type(value) is int else _required(value, hint, place)
+
+
+def _fields(values: Mapping[str, Any], kind: Any, place: str) -> Any:
+    hints = get_type_hints(kind)
+    if missing := [name for name in hints if name not in values]:
+        raise ValueError(f"{place.strip('.') or 'the document'} lacks {', '.join(missing)}")
+    return kind(**{name: _decoded(values[name], hints[name], f"{place}.{name}") for name in hints})
+
+
+def _required(value: Any, kind: type, place: str) -> Any:
+    if type(value) is not kind:
+        raise ValueError(f"{place.strip('.') or 'the document'} is not of type {kind.__name__}")
+    return value
+
+
+def _unusable(path: Path, error: Exception) -> DataError:
+    reason = error.strerror if isinstance(error, OSError) else error
+    return DataError(f"{path} cannot be used: {reason}; {REMEDY}")

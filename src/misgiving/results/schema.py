@@ -1,0 +1,328 @@
+"""The rows and documents that runs, evaluations and reproductions write."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+
+class Measurement(NamedTuple):
+    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
+
+    dataset: str
+    detector: str
+    metric: str
+    value: float
+
+
+class Result(NamedTuple):
+    """One row of `results.csv`: a measurement of one model in one trial; a value is a fraction.
+
+    A value that is not defined has no row.
+    """
+
+    experiment: str
+    trial: int
+    model: str
+    dataset: str
+    detector: str
+    metric: str
+    value: float
+
+
+class ResultInterval(NamedTuple):
+    """One row of `intervals.csv`; with a baseline it is the paired difference model - baseline.
+
+    The baseline is a model, or `msp` for the difference of the detector from MSP in one model.
+
+    Attributes:
+        lower: None, as `upper`, where no interval can be given.
+        n: Independent groups: of the smaller of two sets, and for a sensitivity of its class.
+        tuned: Whether the detector was tuned on this set.
+    """
+
+    experiment: str
+    model: str
+    baseline: str
+    dataset: str
+    detector: str
+    metric: str
+    estimate: float
+    lower: float | None
+    upper: float | None
+    n: int
+    trials: int
+    tuned: bool
+
+
+class EpochRecord(NamedTuple):
+    """One row of a run's `history.csv`: a set, measured in evaluation mode after an epoch.
+
+    The training set is measured without augmentation or dropout on a fixed random draw of as many
+    images as the monitored set has, so that both mean the same. What concerns the estimated losses
+    is undefined (NaN, None when read) where no loss is estimated: the auxiliary loss, the Spearman
+    correlation of predicted and true loss, sd(predicted) / sd(true) and R2 against a constant.
+    """
+
+    epoch: int
+    set: str
+    primary_loss: float
+    auxiliary_loss: float | None
+    accuracy: float
+    balanced_accuracy: float
+    rank_correlation: float | None
+    spread_ratio: float | None
+    r_squared: float | None
+
+
+class HistoryRow(NamedTuple):
+    """One row of `histories.csv`: an `EpochRecord` of one unit."""
+
+    experiment: str
+    trial: int
+    model: str
+    epoch: int
+    set: str
+    primary_loss: float
+    auxiliary_loss: float | None
+    accuracy: float
+    balanced_accuracy: float
+    rank_correlation: float | None
+    spread_ratio: float | None
+    r_squared: float | None
+
+
+class Confusion(NamedTuple):
+    """One row of `confusions.csv`: the images of a class that were predicted as another."""
+
+    experiment: str
+    trial: int
+    model: str
+    true: str
+    predicted: str
+    images: int
+
+
+class ReliabilityBin(NamedTuple):
+    """One row of a unit's `reliability.csv`: the mean prediction of some images, and the outcome.
+
+    The quantity is `error_probability` or `expected_loss`.
+    """
+
+    quantity: str
+    predicted: float
+    observed: float
+    images: int
+
+
+class ReliabilityRow(NamedTuple):
+    """One row of a reproduction's `reliability.csv`: a `ReliabilityBin` of one unit."""
+
+    experiment: str
+    trial: int
+    model: str
+    quantity: str
+    predicted: float
+    observed: float
+    images: int
+
+
+class RiskPoint(NamedTuple):
+    """One row of `risk_coverage.csv`: the mean error among the accepted, with its 95 % interval."""
+
+    model: str
+    detector: str
+    coverage: float
+    risk: float
+    lower: float | None
+    upper: float | None
+
+
+class OdinPoint(NamedTuple):
+    """One row of `odin_grid.csv`: a point of ODIN's grid with its AUROC on the tuning set."""
+
+    temperature: float
+    epsilon: float
+    auroc: float
+
+
+class CaseRow(NamedTuple):
+    """One row of `cases.csv`: all that policies rest on, so that others can be tried."""
+
+    set: str
+    group: str
+    label: str
+    wrong: bool
+    acceptance_score: float
+    ood_score: float | None
+
+
+class LabelledDecision(NamedTuple):
+    """One row of `decisions.csv`: the decision on a labelled image."""
+
+    id: str
+    true_class: str
+    predicted_class: str
+    probability: float
+    error_probability: float | None
+    expected_loss: float | None
+    ood_p_value: float | None
+    decision: str
+    reason: str
+    acceptance_score: float | None
+    ood_score: float | None
+
+
+class SkippedImage(NamedTuple):
+    """One row of `skipped.csv`: an image that cannot be read, and why."""
+
+    set: str
+    image: str
+    reason: str
+
+
+class ManifestImage(NamedTuple):
+    """One row of `manifests/SET.csv`: an image of a set that was measured."""
+
+    id: str
+    group: str
+    sha256: str
+
+
+class UnitName(NamedTuple):
+    """One model of one trial of one experiment."""
+
+    experiment: str
+    trial: int
+    model: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitTiming:
+    """`timing.json`: how long a unit took."""
+
+    seconds: float
+    threads: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetFacts:
+    """A set of images in `datasets.json`.
+
+    Attributes:
+        contents: A description.
+        images: Their number.
+        groups: Independent groups, such as lesions or source pictures.
+        checksum: Of all images.
+        paper_set: The set of the paper's Table 1 that it is or stands in for; empty for none.
+        paper_images: Images of that set in the paper.
+        left_out: Images from which no sample of this set could be made.
+    """
+
+    contents: str
+    images: int
+    groups: int
+    checksum: str
+    paper_set: str
+    paper_images: int | None
+    left_out: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdinGrid:
+    """ODIN's grid, and the OOD set on which its best point was chosen."""
+
+    tuning_set: str
+    temperatures: tuple[float, ...]
+    epsilons: tuple[float, ...]
+
+
+class SplitSize(NamedTuple):
+    """The images of an experiment in each trial: all, those trained on and those measured."""
+
+    experiment: str
+    images: int
+    trained: int
+    measured: int
+
+
+class SplitLeakage(NamedTuple):
+    """Groups and identical images that the sets of a trial share.
+
+    Attributes:
+        experiment: `generalization` or `ood_detection`.
+        trial: Its number.
+        straddling_groups: Groups with images in more than one set.
+        leaking_images: Measured images whose group, or a copy of which, is in the training set.
+        measured_images: Images of the measured set.
+        separate: Whether neither a group nor an identical image is in two sets.
+    """
+
+    experiment: str
+    trial: int
+    straddling_groups: int
+    leaking_images: int
+    measured_images: int
+    separate: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`settings.json`: the data, the settings and the provenance of a reproduction.
+
+    Attributes:
+        data: As named in `misgiving reproduce --data`.
+        images: Those of 4.1; `in_distribution_images` are those of 4.2 and 4.3.
+        classes: Of 4.1, in the order of the data; 4.2 has those of `in_distribution`.
+        class_counts: Images by class and set, in the first trial of 4.1.
+        split: `paper` (by image) or `grouped`.
+        monitored_set: Measured after each epoch of training.
+        tuning_set: In-distribution images on which detectors were tuned.
+        measured_set: In-distribution images of every table.
+        sizes: Images of each experiment.
+        odin: The grid, and the OOD set on which ODIN was tuned.
+        learning_rates: All that were tried, the protocol's own among them.
+        model: `ModelSettings`, and so with the next three.
+        training: `TrainingConfig` before what each model changes.
+        preprocessing: `Preprocessing`.
+        augmentation: `AugmentationSettings`.
+        compares_with_paper: Whether the data are dermoscopic images with the paper's classes.
+        versions: Of Python and of packages.
+        fingerprint: Of the images of 4.1.
+        leakage: For each trial.
+        missing_units: Units that are not finished.
+        skipped: Images that cannot be read.
+        unit_seconds: Training and measuring, summed over units.
+        unit_threads: Each number of threads that units had.
+        notes: Remarks on the choices, for the reader.
+    """
+
+    data: str
+    images: int
+    in_distribution_images: int
+    classes: tuple[str, ...]
+    in_distribution: tuple[str, ...]
+    unseen: tuple[str, ...]
+    class_counts: dict[str, dict[str, int]]
+    split: str
+    validation_share: float
+    monitored_set: str
+    tuning_set: str
+    measured_set: str
+    sizes: tuple[SplitSize, ...]
+    odin: OdinGrid
+    models: tuple[str, ...]
+    trials: int
+    seed: int
+    learning_rates: tuple[float, ...]
+    model: dict[str, Any]
+    training: dict[str, Any]
+    preprocessing: dict[str, Any]
+    augmentation: dict[str, Any]
+    compares_with_paper: bool
+    versions: dict[str, str]
+    fingerprint: str
+    leakage: tuple[SplitLeakage, ...]
+    missing_units: tuple[UnitName, ...]
+    skipped: tuple[SkippedImage, ...]
+    unit_seconds: float
+    unit_threads: tuple[int, ...]
+    notes: tuple[str, ...]
