@@ -6,15 +6,15 @@ from pathlib import Path
 
 from standin import Standin
 
-from misgiving.serve import Settings, Store, create_app, running
-from misgiving.serve.running import address, listen, run
+from misgiving.serve import Settings, Store, create_app, server
+from misgiving.serve.server import address, listen, run
 
 
 def main(place, *options):
     given = {name: json.loads(value) for name, value in (one.split("=", 1) for one in options)}
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
-    running.HEAD_SECONDS = given.pop("head_seconds", running.HEAD_SECONDS)
+    server.HEAD_SECONDS = given.pop("head_seconds", server.HEAD_SECONDS)
     settings = Settings(**{"threads": 1} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     app = create_app(Standin(), Store.open(place), settings)

@@ -8,7 +8,7 @@ from standin import Standin, picture
 
 from misgiving.errors import UsageError
 from misgiving.serve import Settings, Store
-from misgiving.serve.logs import JsonLines
+from misgiving.serve.telemetry import JsonLines
 
 
 def test_the_model_is_described_with_its_policy_in_words(serving):
@@ -43,7 +43,7 @@ def test_the_service_is_not_well_without_its_store(serving, sqlite_place):
     store = Store.open(sqlite_place)
     response = serving(store=Unreachable(store._engine)).get("/health")
     assert response.status_code == 503
-    assert "the store cannot be used" in response.json()["detail"]
+    assert "database" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/cases", "/decisions"])
@@ -75,10 +75,10 @@ def test_why_an_image_cannot_be_kept_is_logged_and_counted(serving, logged, tmp_
 
 def test_the_service_is_not_well_without_its_threads(serving):
     client = serving()
-    client.app.state.service._answering.close()
+    client.app.state.service._model_batches.close()
     response = client.get("/health")
     assert response.status_code == 503
-    assert "start it again" in response.json()["detail"]
+    assert "restart" in response.json()["detail"]
 
 
 def metrics(client):

@@ -14,7 +14,7 @@ from processes import standin_at
 from standin import picture
 
 from misgiving.serve import Store
-from misgiving.serve.store import Filter
+from misgiving.serve.store import CaseFilter
 
 CLIENTS = 8
 
@@ -95,5 +95,5 @@ def test_a_service_that_is_told_to_stop_answers_what_it_has_begun(sqlite_place):
         process.wait(20)
         sender.join()
     store = Store.open(sqlite_place)
-    assert {case["id"] for case in answered} == {case.id for case in store.all(Filter())}
+    assert {case["id"] for case in answered} == {case.id for case in store.all(CaseFilter())}
     store.close()

@@ -3,7 +3,7 @@ import time
 
 import pytest
 
-from misgiving.serve.batching import Batcher, singly_after_failure
+from misgiving.serve.workers import Batcher, retry_singly
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_after_a_failure_each_item_is_tried_alone():
             raise ValueError("zero")
         return items
 
-    first, bad, last = singly_after_failure(fail_on_zero)([1, 0, 2])
+    first, bad, last = retry_singly(fail_on_zero)([1, 0, 2])
     assert (first, last) == (1, 2)
     assert isinstance(bad, ValueError)
 

@@ -151,7 +151,7 @@ def test_a_review_that_does_not_know_the_last_one_is_a_conflict_and_is_not_kept(
     last = client.post(url, json=other).json()["review"]
     refused = client.post(url, json={"verdict": "agree", "seen": None})
     assert refused.status_code == 409
-    assert refused.json()["detail"].startswith("B. C. has reviewed this case meanwhile")
+    assert {"B.", "C.", "dark;"} <= set(refused.json()["detail"].split())
     assert refused.json()["review"] == last
     assert len(client.get(f"/cases/{case['id']}").json()["reviews"]) == 1
     knowing = client.post(url, json={"verdict": "agree", "seen": last["reviewed_at"]}).json()
@@ -181,7 +181,7 @@ def test_what_came_or_was_reviewed_since_a_moment_is_found(client):
 def test_there_is_no_unknown_case(client, rest):
     response = client.get(f"/cases/{'0' * 32}{rest}")
     assert response.status_code == 404
-    assert "GET /cases lists them" in response.json()["detail"]
+    assert "GET /cases" in response.json()["detail"]
 
 
 def test_the_thumbnail_is_what_the_model_saw(client):

@@ -14,8 +14,7 @@ from standin import picture
 from test_limits import multipart, part, post
 
 from misgiving.errors import DataError
-from misgiving.serve.images import bytes_wanted
-from misgiving.serve.memory import Budget, bytes_to_open
+from misgiving.serve.decode_limits import MemoryBudget, decoding_bytes, opening_bytes
 
 SIDE = 2000
 PLENTY = 10**9
@@ -78,7 +77,7 @@ def test_small_files_that_decode_to_much_take_no_more_than_the_budget_together(s
 )
 def test_what_decoding_takes_is_known_from_the_header(file, each):
     texts = TEXTS if file.startswith(b"\x89PNG") else 0
-    assert bytes_wanted(file, "x", PLENTY) == each * SIDE**2 + texts
+    assert decoding_bytes(file, "x", PLENTY) == each * SIDE**2 + texts
 
 
 def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
@@ -86,7 +85,7 @@ def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0" * 99
     with pytest.raises(DataError, match="x: more than 50000000 pixels; scale it down"):
-        bytes_wanted(file, "x", 50_000_000)
+        decoding_bytes(file, "x", 50_000_000)
 
 
 def gif(side):
@@ -120,20 +119,20 @@ def test_small_files_that_take_much_to_open_take_their_turn(file, status, sqlite
 
 
 def test_what_opening_takes_is_known_from_how_a_file_begins():
-    assert bytes_to_open(gif(9)) == 2 * Image.MAX_IMAGE_PIXELS
-    assert bytes_to_open(picture()) == TEXTS
-    assert bytes_to_open(b"\xff\xd8\xff") == bytes_to_open(b"") == 0
+    assert opening_bytes(gif(9)) == 2 * Image.MAX_IMAGE_PIXELS
+    assert opening_bytes(picture()) == TEXTS
+    assert opening_bytes(b"\xff\xd8\xff") == opening_bytes(b"") == 0
 
 
 def test_what_is_no_image_takes_nothing_and_is_left_to_the_decoder():
-    assert bytes_wanted(b"no image", "x", 1) == 0
+    assert decoding_bytes(b"no image", "x", 1) == 0
 
 
 def test_shares_are_given_in_the_order_of_asking_so_that_large_ones_get_their_turn():
-    budget, order, holding, release = Budget(10), [], threading.Event(), threading.Event()
+    budget, order, holding, release = MemoryBudget(10), [], threading.Event(), threading.Event()
 
     def take(name, wanted):
-        with budget.share(wanted):
+        with budget.reserve(wanted):
             order.append(name)
             if name == "first":
                 holding.set()
@@ -155,7 +154,7 @@ def test_shares_are_given_in_the_order_of_asking_so_that_large_ones_get_their_tu
 
 
 def test_a_share_is_given_back_where_decoding_fails():
-    budget = Budget(1)
+    budget = MemoryBudget(1)
     for _ in range(2):
-        with pytest.raises(ZeroDivisionError), budget.share(1):
+        with pytest.raises(ZeroDivisionError), budget.reserve(1):
             raise ZeroDivisionError

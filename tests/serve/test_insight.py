@@ -1,5 +1,9 @@
+import re
 import shlex
+import threading
 from dataclasses import replace
+from importlib.resources import files
+from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -8,9 +12,8 @@ from standin import Standin, answer_of, picture
 
 from misgiving.deferral import Targets
 from misgiving.errors import UsageError
-from misgiving.serve.insight import command
-from misgiving.serve.page import MODULES, part_of_script
-from misgiving.serve.problems import ProblemError
+from misgiving.serve.routes import images
+from misgiving.serve.routes.model import command
 
 
 @pytest.fixture
@@ -26,9 +29,9 @@ def sent(client, image, name="a.png"):
 def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
     found = client.get("/calibration").json()
     policy, cases = made_policy(), cases_like_the_standins(500, 2)
-    assert found["why_not"] is None
-    assert found["settings"][-1]["threshold"] is None
-    for setting in found["settings"]:
+    assert found["unavailable"] is None
+    assert found["operating_points"][-1]["threshold"] is None
+    for setting in found["operating_points"]:
         reached = cases.scores >= (
             -np.inf if setting["threshold"] is None else setting["threshold"]
         )
@@ -38,8 +41,8 @@ def test_every_setting_is_told_as_the_calibration_cases_show_it(client):
             (accepted & cases.wrong).sum(),
         )
         assert setting["error"] <= setting["bound"]
-    assert found["saved"]["threshold"] == policy.accept_threshold
-    assert found["saved"]["ood_threshold"] == policy.ood_threshold
+    assert found["policy"]["threshold"] == policy.accept_threshold
+    assert found["policy"]["ood_threshold"] == policy.ood_threshold
 
 
 @pytest.mark.parametrize(
@@ -74,16 +77,16 @@ def test_the_command_asks_for_the_same_promises_with_another_target(targets, mis
 
 def test_a_policy_that_accepts_nothing_is_told_as_that(serving):
     client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
-    saved = client.get("/calibration").json()["saved"]
+    saved = client.get("/calibration").json()["policy"]
     assert (saved["accepts"], saved["threshold"]) == (False, None)
 
 
 def test_a_model_without_a_policy_has_neither_settings_nor_tests(serving):
     client = serving(Standin())
-    assert "no policy is calibrated" in client.get("/calibration").json()["why_not"]
+    assert "misgiving calibrate" in client.get("/calibration").json()["unavailable"]
     found = client.get("/drift").json()
     assert (found["tests"], found["alarm"]) == ([], False)
-    assert "no policy is calibrated" in found["summary"]
+    assert "misgiving calibrate" in found["summary"]
 
 
 def test_drift_is_quiet_for_a_few_images_and_loud_for_many_ood_ones(client):
@@ -114,7 +117,7 @@ def test_saliency_of_an_image_that_is_gone_is_refused(serving):
     client = serving(Calibrated(), recent_bytes=0)
     case = sent(client, picture(0.05))
     answer = client.get(f"/cases/{case['id']}/saliency")
-    assert (answer.status_code, "--keep-images" in answer.json()["detail"]) == (404, True)
+    assert (answer.status_code, "keep_images" in answer.json()["detail"]) == (404, True)
 
 
 def test_saliency_of_another_models_case_is_refused(client):
@@ -127,39 +130,40 @@ def test_saliency_of_another_models_case_is_refused(client):
 def test_saliency_without_a_finite_probability_is_refused(client):
     case = sent(client, picture(colour=(255, 0, 0)))
     answer = client.get(f"/cases/{case['id']}/saliency")
-    assert (answer.status_code, "no finite" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "finite" in answer.json()["detail"]) == (422, True)
 
 
 def test_no_more_saliency_is_computed_at_once_than_is_good(client, monkeypatch):
     case = sent(client, picture(0.05))
-    import misgiving.serve.insight as insight
-
-    monkeypatch.setattr(insight, "_turns", insight.threading.BoundedSemaphore(1))
-    with insight._turns:
+    monkeypatch.setattr(images, "_turns", threading.BoundedSemaphore(1))
+    with images._turns:
         answer = client.get(f"/cases/{case['id']}/saliency")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
     assert client.get(f"/cases/{case['id']}/saliency").status_code == 200
 
 
-@pytest.mark.parametrize("name", ["../page.py", "page.py", "..%2fpage.py", "nothing.js"])
-def test_only_modules_of_the_page_are_served_as_script(name, client):
-    assert client.get(f"/script/{name}").status_code == 404
+@pytest.mark.parametrize(
+    "name", ["../app.py", "app.py", "..%2fapp.py", "%2e%2e/app.py", "nothing.js", ""]
+)
+def test_only_files_of_the_page_are_served_with_it(name, client):
+    assert client.get(f"/page/{name}").status_code == 404
 
 
-def test_no_path_leads_from_the_modules_to_other_files():
-    with pytest.raises(ProblemError, match="no such module"):
-        part_of_script("../page.py")
-
-
-def test_every_module_that_the_page_imports_is_served(client):
-    pending, seen = ["page.js"], set()
+def test_every_file_that_the_page_uses_is_served_with_its_type(client):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert 'href="page/style.css"' in page.text
+    assert client.get("/page/style.css").headers["content-type"].startswith("text/css")
+    pending, seen = ["/page/main.js"], set()
     while pending:
-        name = pending.pop()
-        seen.add(name)
-        answer = client.get(f"/{name}")
+        path = pending.pop()
+        seen.add(path)
+        answer = client.get(path)
         assert answer.status_code == 200
         assert answer.headers["content-type"].startswith("text/javascript")
-        found = [line.split('"')[1] for line in answer.text.splitlines() if ' from "./' in line]
-        modules = {f"script/{one.rpartition('/')[2]}" for one in found}
-        pending += sorted(modules - seen)
-    assert seen == {"page.js", *(f"script/{name}" for name in MODULES)}
+        assert answer.headers["cache-control"] == "no-store"
+        found = re.findall(r'from "(\./[^"]+)"', answer.text)
+        pending += sorted({urljoin(path, one) for one in found} - seen)
+    assert {path.rpartition("/")[2] for path in seen} == {
+        path.name for path in (files("misgiving.serve") / "page").rglob("*.js")
+    }

@@ -11,8 +11,8 @@ import pytest
 from standin import picture
 
 from misgiving.serve import Store
-from misgiving.serve.images import KeptImages
-from misgiving.serve.logs import JsonLines
+from misgiving.serve.image_store import ImageFiles
+from misgiving.serve.telemetry import JsonLines
 
 NAME = "Jane Doe.png"
 
@@ -90,7 +90,7 @@ def test_file_and_folders_are_on_the_disk_before_the_answer(tmp_path, monkeypatc
     monkeypatch.setattr(os, "fsync", fsync)
     content = b"content"
     sha256 = hashlib.sha256(content).hexdigest()
-    KeptImages(tmp_path / "kept").keep(sha256, content)
+    ImageFiles(tmp_path / "kept").write(sha256, content)
     folder = tmp_path / "kept" / sha256[:2]
     assert (tmp_path, ["kept"]) in forced
     assert (tmp_path / "kept", [sha256[:2]]) in forced
@@ -99,13 +99,13 @@ def test_file_and_folders_are_on_the_disk_before_the_answer(tmp_path, monkeypatc
 
 
 def test_kept_files_are_private_and_the_umask_stays_while_many_threads_write(tmp_path):
-    images = KeptImages(tmp_path / "kept")
+    images = ImageFiles(tmp_path / "kept")
     before = os.umask(0o022)
 
     def keep(thread):
         for number in range(150):
             content = f"{thread} {number}".encode()
-            images.keep(hashlib.sha256(content).hexdigest(), content)
+            images.write(hashlib.sha256(content).hexdigest(), content)
 
     threads = [threading.Thread(target=keep, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -11,7 +11,7 @@ from processes import standin_at
 from standin import picture
 
 from misgiving.serve import Store
-from misgiving.serve.store import Filter
+from misgiving.serve.store import CaseFilter
 
 CLIENTS = 16
 FILES = [picture(level / 10, size=(300, 225), kind="JPEG") for level in range(10)]
@@ -68,8 +68,8 @@ def test_under_load_all_is_answered_and_memory_stays(sqlite_place, images):
         grown = megabytes(process) - before
     assert load.statuses == {200: images}
     store = Store.open(sqlite_place)
-    assert store.count(Filter()) == images
-    assert sorted(load.ids) == sorted(case.id for case in store.all(Filter()))
+    assert store.count(CaseFilter()) == images
+    assert sorted(load.ids) == sorted(case.id for case in store.all(CaseFilter()))
     store.close()
     assert grown < 16
 
@@ -80,5 +80,5 @@ def test_more_than_the_queue_holds_is_refused_and_nothing_else_goes_wrong(sqlite
         load.send(300)
     assert set(load.statuses) == {200, 429}
     store = Store.open(sqlite_place)
-    assert store.count(Filter()) == load.statuses[200]
+    assert store.count(CaseFilter()) == load.statuses[200]
     store.close()

@@ -11,11 +11,10 @@ from commands import one_line
 from processes import started
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.records import Case, Review
-from misgiving.serve.store import Filter, Known, NewerReviewError, Store
+from misgiving.serve.schemas import Case, Review
+from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Store
 from misgiving.serve.store.engines import engine_for
-from misgiving.serve.store.migrations import MIGRATIONS, migrate
-from misgiving.serve.store.tables import METADATA
+from misgiving.serve.store.migrations import METADATA, MIGRATIONS, migrate
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CHOICES = ("accept", "defer", "ood")
@@ -103,32 +102,32 @@ def test_pages_hold_every_case_once_and_the_worst_first(store, many, limit):
         return 0.3 if one.error_probability is None else one.error_probability  # 1 - probability
 
     expected = sorted(many, key=lambda one: (round(doubt(one), 9), one.id), reverse=True)
-    found = pages(store, Filter(), "expected_error", limit)
+    found = pages(store, CaseFilter(), "expected_error", limit)
     assert sorted(one.id for one in found) == sorted(one.id for one in many)
     assert [round(doubt(one), 9) for one in found] == [round(doubt(one), 9) for one in expected]
 
 
 def test_the_newest_come_first_where_that_is_asked_for(store, many):
-    assert pages(store, Filter(), "newest", 7) == many[::-1]
+    assert pages(store, CaseFilter(), "newest", 7) == many[::-1]
 
 
 @pytest.mark.usefixtures("many")
 def test_an_answer_without_any_number_comes_before_all_others(store):
     mute = case(1000, probability=None, error_probability=None)
     store.add([mute])
-    assert store.page(Filter()).cases[0] == mute
+    assert store.page(CaseFilter()).cases[0] == mute
 
 
 @pytest.mark.parametrize(
     ("of", "wanted"),
     [
-        (Filter(decisions=("defer",)), lambda one: one.decision == "defer"),
-        (Filter(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
-        (Filter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
-        (Filter(predicted_class="' OR 1=1 --"), lambda _: False),
-        (Filter(reviewed=True), lambda one: int(one.id, 16) < 5),
+        (CaseFilter(decisions=("defer",)), lambda one: one.decision == "defer"),
+        (CaseFilter(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
+        (CaseFilter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
+        (CaseFilter(predicted_class="' OR 1=1 --"), lambda _: False),
+        (CaseFilter(reviewed=True), lambda one: int(one.id, 16) < 5),
         (
-            Filter(reviewed=False, predicted_class="NV", decisions=("accept",)),
+            CaseFilter(reviewed=False, predicted_class="NV", decisions=("accept",)),
             lambda one: (
                 int(one.id, 16) >= 5 and one.predicted_class == "NV" and one.decision == "accept"
             ),
@@ -152,11 +151,11 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
 
 
 def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
-    known, kept, refused = Known(None), [], []
+    known, kept, refused = ExpectedReview(None), [], []
 
     def say(note):
         try:
-            kept.append(store.review(many[3].id, review(note), known=known))
+            kept.append(store.review(many[3].id, review(note), expected=known))
         except NewerReviewError as error:
             refused.append(error.last)
 
@@ -166,7 +165,7 @@ def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
     for thread in threads:
         thread.join()
     assert (kept, refused) == ([True], store.reviews(many[3].id) * 7)
-    assert store.review(many[3].id, review("then"), known=Known(START))
+    assert store.review(many[3].id, review("then"), expected=ExpectedReview(START))
 
 
 def test_what_is_no_case_is_not_reviewed(store):
@@ -177,7 +176,7 @@ def test_what_is_no_case_is_not_reviewed(store):
 def test_cases_are_added_together_or_not_at_all(store):
     with pytest.raises(Exception, match=r"(?i)unique"):
         store.add([case(1), case(2), case(1)])
-    assert store.count(Filter()) == 0
+    assert store.count(CaseFilter()) == 0
 
 
 def test_what_was_added_is_there_after_opening_again(place):
@@ -276,7 +275,7 @@ def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match=r"cannot be opened.*--store"):
+    with pytest.raises(DataError, match=r"cases\.sqlite: .*cannot be opened"):
         Store.open(str(tmp_path / "cases.sqlite"))
 
 
@@ -314,7 +313,7 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
     store.add([case(1)])
     writer = sqlite3.connect(sqlite_place, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    assert store.count(Filter()) == 1
+    assert store.count(CaseFilter()) == 1
     writer.close()
     store.close()
 

@@ -72,7 +72,7 @@ def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(open
     playwright.expect(page.locator("#notice")).to_be_visible()
     drop(page, OOD)
     playwright.expect(page.locator("#drift")).to_be_visible()
-    playwright.expect(page.locator("#status")).to_contain_text("no longer like those")
+    playwright.expect(page.locator("#status")).to_contain_text("no longer like")
     page.locator("#list").focus()
     page.locator(".row").first.tap()
     playwright.expect(page.locator("#case")).to_be_visible()
@@ -82,7 +82,7 @@ def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(open
     page.locator("#agree").scroll_into_view_if_needed()
     playwright.expect(page.locator("#drift summary")).to_be_in_viewport()
     page.evaluate("() => { document.getElementById('status').textContent = 'else'; }")
-    page.evaluate("() => import('./script/drift.js').then((one) => one.lookForDrift())")
+    page.evaluate("() => import('./page/script/drift.js').then((one) => one.lookForDrift())")
     playwright.expect(page.locator("#status")).to_have_text("else")
 
 
@@ -105,7 +105,7 @@ def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(open
 )
 def test_bounds_are_rounded_up_and_nearly_is_not_wholly(call, shown, opened):
     page = opened()
-    found = page.evaluate(f"() => import('./script/shared.js').then((one) => one.{call})")
+    found = page.evaluate(f"() => import('./page/script/shared.js').then((one) => one.{call})")
     assert found == shown
 
 
@@ -115,9 +115,9 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(page_service, 
 
     def calibration(route):
         found = route.fetch().json()
-        for one in found["settings"]:
+        for one in found["operating_points"]:
             one["bound"] = 0.10049
-        found["saved"]["threshold"] = found["settings"][0]["threshold"]
+        found["policy"]["threshold"] = found["operating_points"][0]["threshold"]
         route.fulfill(json=found)
 
     def prepare(page):

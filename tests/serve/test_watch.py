@@ -8,10 +8,9 @@ from sqlalchemy import insert
 
 from misgiving.deferral import DriftMonitor
 from misgiving.serve import Store
-from misgiving.serve.records import Case
-from misgiving.serve.store.store import _row
-from misgiving.serve.store.tables import ARRIVALS, CASES
-from misgiving.serve.watch import Watch
+from misgiving.serve.drift_tracker import DriftTracker
+from misgiving.serve.schemas import Case, zulu
+from misgiving.serve.store.migrations import ARRIVALS, CASES
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -40,6 +39,11 @@ def a_case(number, *, score=0.8, likeness=-100.0, content=None, policy="p" * 64)
     )
 
 
+def row_of(case):
+    values = case.model_dump(exclude={"review", "reviews"})
+    return values | {"received": zulu(case.received), "doubt": case.doubt}
+
+
 @pytest.fixture
 def store(sqlite_place):
     opened = Store.open(sqlite_place)
@@ -49,7 +53,7 @@ def store(sqlite_place):
 
 @pytest.fixture
 def watch(store):
-    return Watch(made_policy(), store, "p" * 64)
+    return DriftTracker(made_policy(), store, "p" * 64)
 
 
 def drawn(count, seed=0):
@@ -75,63 +79,63 @@ def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(
             accepted=case.decision == "accept",
             content=case.sha256,
         )
-    assert watch.look().tests == monitor.tests
+    assert watch.update().tests == monitor.tests
 
 
 def test_it_goes_on_where_it_was_and_a_restart_finds_the_same(store, watch):
     cases = drawn(40)
     store.add(cases[:25])
-    watch.look()
+    watch.update()
     store.add(cases[25:])
-    seen = watch.look()
+    seen = watch.update()
     assert seen.cases == 40
-    assert e_values(seen) == e_values(Watch(made_policy(), store, "p" * 64).look())
+    assert e_values(seen) == e_values(DriftTracker(made_policy(), store, "p" * 64).update())
 
 
 def test_a_case_that_is_committed_after_a_younger_one_is_not_missed(store, watch):
     cases = drawn(10)
     store.add([*cases[:4], cases[9]])
-    watch.look()
+    watch.update()
     store.add(cases[4:9])
-    assert watch.look().cases == 10
+    assert watch.update().cases == 10
 
 
 def test_cases_of_a_machine_whose_clock_is_behind_are_tested_as_they_come(place):
     store = Store.open(place)
-    watch = Watch(made_policy(), store, "p" * 64)
+    watch = DriftTracker(made_policy(), store, "p" * 64)
     store.add([a_case(1000)])
-    assert watch.look().cases == 1
+    assert watch.update().cases == 1
     store.add([a_case(number, likeness=-1000.0) for number in range(100, 200)])  # 13 minutes
-    seen = watch.look()
+    seen = watch.update()
     assert (seen.cases, "familiarity" in seen.since) == (101, True)
-    again = Watch(made_policy(), store, "p" * 64).look()
+    again = DriftTracker(made_policy(), store, "p" * 64).update()
     assert (e_values(again), again.since) == (e_values(seen), seen.since)
     store.close()
 
 
 def test_cases_whose_commit_comes_after_one_with_a_higher_number_are_not_missed(database):
     store = Store.open(emptied(database))
-    watch = Watch(made_policy(), store, "p" * 64)
+    watch = DriftTracker(made_policy(), store, "p" * 64)
     with store._writing.begin() as connection:
-        connection.execute(insert(CASES), [_row(a_case(1))])
+        connection.execute(insert(CASES), [row_of(a_case(1))])
         connection.execute(insert(ARRIVALS), [{"case_id": a_case(1).id}])
         store.add([a_case(number) for number in range(2, 9)])
-        assert watch.look().cases == 7
-    assert watch.look().cases == 8
+        assert watch.update().cases == 7
+    assert watch.update().cases == 8
     store.close()
 
 
 def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
     store.add([a_case(n, content="c" * 64) for n in range(5)])
     store.add([a_case(9, policy="q" * 64)])
-    assert watch.look().cases == 1
+    assert watch.update().cases == 1
     store.add([a_case(10, content="c" * 63 + "d")])
-    assert watch.look().cases == 2
+    assert watch.update().cases == 2
 
 
 def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
     store.add([a_case(n, score=None, likeness=None) for n in range(40)])
-    seen = watch.look()
+    seen = watch.update()
     words = " ".join(test.sentence for test in seen.tests)
     assert "less sure" in words
     assert "less like the training images" in words
@@ -140,13 +144,13 @@ def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
 def test_it_tells_when_the_alarm_came(store, watch):
     cases = [a_case(number, likeness=-400.0) for number in range(60)]
     store.add(cases)
-    seen = watch.look()
+    seen = watch.update()
     (of,) = [test for test in seen.tests if test.name == "familiarity"]
     assert seen.since["familiarity"] == cases[of.since - 1].received
 
 
 def test_many_cases_are_taken_in_portions(store, watch, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.watch.AT_ONCE", 20)
+    monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 20)
     store.add(drawn(50))
-    looks = [watch.look() for _ in range(3)]
+    looks = [watch.update() for _ in range(3)]
     assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]

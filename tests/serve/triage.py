@@ -10,7 +10,7 @@ from calibrated import Calibrated
 from standin import picture
 
 from misgiving.serve import Settings, Store, create_app
-from misgiving.serve.records import Case, Review
+from misgiving.serve.schemas import Case, Review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

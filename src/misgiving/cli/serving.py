@@ -80,7 +80,7 @@ def serve(
     answered image is a case in the store before its answer goes out. Not a medical device.
     """
     from misgiving.serve import Settings
-    from misgiving.serve.running import listen, read_key
+    from misgiving.serve.server import listen, read_key
 
     settings = Settings(
         max_bytes=max_bytes,
@@ -130,7 +130,7 @@ def _what_is_kept(place: str, images: Path | None) -> str:
 
 def _serve(bundle: "Bundle", place: str, settings: "Settings", listener: socket) -> None:
     from misgiving.serve import Store, create_app
-    from misgiving.serve.running import address, run
+    from misgiving.serve.server import address, run
 
     app = create_app(bundle, Store.open(place), settings)
     say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")

@@ -1,4 +1,4 @@
-"""The web service: answers images, keeps cases, and shows a person what to look at. No torch."""
+"""Web service: decides about images, stores cases, and shows a worklist for review. No torch."""
 
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings

@@ -1,35 +1,36 @@
-"""The web application, from parts that are passed in."""
+"""The FastAPI application."""
 
+import importlib.metadata
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from importlib.resources import files
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import Response
+from fastapi.responses import HTMLResponse, Response
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from misgiving import __version__
 from misgiving.errors import DataError, UsageError
-from misgiving.serve import about, cases, decisions, insight, page
-from misgiving.serve.authentication import OPEN, Gate
-from misgiving.serve.body_limits import Bounding
-from misgiving.serve.failures import explained
-from misgiving.serve.model import Model
+from misgiving.serve.authentication import OPEN, Authentication
+from misgiving.serve.body_limits import BodyLimits
 from misgiving.serve.problems import Problem, ProblemError, documented
-from misgiving.serve.request_log import Observing, route_of
-from misgiving.serve.service import Service
+from misgiving.serve.routes import cases, decisions, images, monitoring
+from misgiving.serve.routes import model as model_routes
+from misgiving.serve.service import Model, Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
+from misgiving.serve.telemetry import RequestLog, problem_of, route_of
 
-DESCRIPTION = """Decisions about images: accept, defer to a person, or ood; and the worklist.
+DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-distribution (ood).
 
-Failures are problems as in RFC 9457, and their `detail` says what helps.
+Problems follow RFC 9457; their `detail` says how to fix them.
 """
-PLAINLY = {"union_tag_not_found": "give `verdict`: agree or override"}  # by pydantic's name
+CLEARER = {"union_tag_not_found": "give `verdict`: agree or override"}  # by pydantic's error type
 SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "basic": {"type": "http", "scheme": "basic"},
@@ -37,57 +38,64 @@ SCHEMES = {
 
 
 def create_app(model: Model, store: Store, settings: Settings | None = None) -> FastAPI:
-    """The service as an ASGI application; it closes the store at its end.
+    """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
-        model: A `misgiving.bundle.Bundle`, or what else answers squares.
-        store: Where cases are kept.
-        settings: Limits and habits; without an API key only this machine is answered.
+        model: A `misgiving.bundle.Bundle`, or another model of squares.
+        store: Holds the cases.
+        settings: Limits and options; without an API key, only this machine is served.
     """
     settings = settings or Settings()
     service = Service(model, store, settings)
     app = _Application(
         title="misgiving",
-        version=__version__,
+        version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
         redoc_url=None,
     )
     app.state.service = service
-    for room in (decisions, cases, insight, about, page):
-        app.include_router(room.router)
-    for kind, told in EXPLAINED.items():
-        app.add_exception_handler(kind, told)
-    app.add_middleware(Bounding, timeout=settings.timeout)
-    app.add_middleware(Gate, api_key=settings.api_key)
-    app.add_middleware(Observing, monitoring=service.monitoring)
+    for resource in (decisions, cases, images, model_routes, monitoring):
+        app.include_router(resource.router)
+    app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
+    app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
+    for kind, handler in HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    app.add_middleware(Authentication, api_key=settings.api_key)
+    app.add_middleware(BodyLimits, settings=settings)
+    app.add_middleware(RequestLog, metrics=service.metrics)
     return app
 
 
+def _page() -> HTMLResponse:
+    page = files("misgiving.serve") / "page" / "index.html"
+    return HTMLResponse(page.read_bytes())
+
+
 class _Application(FastAPI):
-    """Documents problems, the key and the gate, which FastAPI does not know of."""
+    """Adds problems, API key and cross-site refusals to the OpenAPI description."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
-            found = super().openapi()
-            parts = found.setdefault("components", {})
-            parts.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
+            schema = super().openapi()
+            components = schema.setdefault("components", {})
+            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
             has_key = self.state.service.settings.api_key is not None
             if has_key:
-                parts["securitySchemes"] = SCHEMES
-                found["security"] = [{"bearer": []}, {"basic": []}]
-            for path, operations in found["paths"].items():
+                components["securitySchemes"] = SCHEMES
+                schema["security"] = [{"bearer": []}, {"basic": []}]
+            for path, operations in schema["paths"].items():
                 for operation in operations.values():
-                    _document_gate(operation, asks_for_key=has_key and path not in OPEN)
+                    _document_refusals(operation, needs_key=has_key and path not in OPEN)
         return self.openapi_schema or {}
 
 
-def _document_gate(operation: dict[str, Any], *, asks_for_key: bool) -> None:
-    statuses = [HTTPStatus.FORBIDDEN, *([HTTPStatus.UNAUTHORIZED] if asks_for_key else [])]
-    for status, told in documented(*statuses).items():
-        operation["responses"][str(status)] = told
-    if not asks_for_key:
+def _document_refusals(operation: dict[str, Any], *, needs_key: bool) -> None:
+    statuses = [HTTPStatus.FORBIDDEN, *([HTTPStatus.UNAUTHORIZED] * needs_key)]
+    for status, response in documented(*statuses).items():
+        operation["responses"][str(status)] = response
+    if not needs_key:
         operation["security"] = []
 
 
@@ -99,44 +107,39 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service.close()
 
 
-async def _problem(_: Request, error: ProblemError) -> Response:
-    return error.response()
-
-
 async def _unusable(_: Request, error: UsageError) -> Response:
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)).response()
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
-    said = [
-        f"{'.'.join(map(str, one['loc']))}: {PLAINLY.get(one['type'], one['msg'])}"
+    details = [
+        f"{'.'.join(map(str, one['loc']))}: {CLEARER.get(one['type'], one['msg'])}"
         for one in error.errors()
     ]
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(said)).response()
+    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(details)).response()
 
 
 async def _refused(_: Request, error: HTTPException) -> Response:
-    detail = f"{error.detail}; GET /openapi.json describes what there is"
-    problem = ProblemError(HTTPStatus(error.status_code), detail)
-    problem.headers.update(error.headers or {})
-    return problem.response()
+    detail = f"{error.detail}; GET /openapi.json describes the API"
+    headers = dict(error.headers or {})
+    return ProblemError(HTTPStatus(error.status_code), detail, headers=headers).response()
 
 
-async def _explained(request: Request, error: Exception) -> Response:
-    monitoring = request.app.state.service.monitoring
-    return explained(error, monitoring, path=route_of(request.scope)).response()
+async def _failed(request: Request, error: Exception) -> Response:
+    metrics = request.app.state.service.metrics
+    return problem_of(error, metrics, path=route_of(request.scope)).response()
 
 
-async def _gone(_: Request, __: ClientDisconnect) -> Response:
-    return ProblemError(HTTPStatus.BAD_REQUEST, "the client has gone").response()
+async def _disconnected(_: Request, __: ClientDisconnect) -> Response:
+    return ProblemError(HTTPStatus.BAD_REQUEST, "the client has disconnected").response()
 
 
-EXPLAINED: dict[type[Exception], Any] = {
-    ProblemError: _problem,
+HANDLERS: dict[type[Exception], Any] = {
+    ProblemError: _failed,
     UsageError: _unusable,
     RequestValidationError: _invalid,
     HTTPException: _refused,
-    DataError: _explained,
-    SQLAlchemyError: _explained,
-    ClientDisconnect: _gone,
+    DataError: _failed,
+    SQLAlchemyError: _failed,
+    ClientDisconnect: _disconnected,
 }

@@ -1,12 +1,10 @@
-"""Who may ask: holders of the key, or this machine alone; never a foreign page in a browser."""
+"""Authentication by API key, or by loopback address without one; refuses cross-site requests."""
 
 import base64
 import binascii
 import hmac
 import ipaddress
-from collections.abc import MutableMapping
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -14,13 +12,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from misgiving.serve.problems import ProblemError
 
-OPEN = ("/health",)
+OPEN = ("/health",)  # needs no key
 SAFE = ("GET", "HEAD", "OPTIONS")
-CHALLENGE = 'Basic realm="misgiving", charset="UTF-8"'
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
 
-class Gate:
-    """Lets a request in, or answers it with a problem, before any of its body is read."""
+class Authentication:
+    """Refuses a request before any of its body is read."""
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
         self._app, self._key = app, api_key
@@ -32,35 +30,35 @@ class Gate:
         else:
             await refusal.response()(scope, receive, send)
 
-    def _refusal(self, scope: MutableMapping[str, Any]) -> ProblemError | None:
+    def _refusal(self, scope: Scope) -> ProblemError | None:
         headers = Headers(scope=scope)
         if self._key is None and not is_loopback(_host(headers.get("host", ""))):
             return ProblemError(
                 HTTPStatus.FORBIDDEN,
-                "without an API key only this machine is answered, as localhost or 127.0.0.1",
+                "without an API key, the service is only available on this machine, as localhost "
+                "or 127.0.0.1",
             )
-        if scope["method"] not in SAFE and _from_another_site(headers):
+        if scope["method"] not in SAFE and _is_cross_site(headers):
             return ProblemError(
                 HTTPStatus.FORBIDDEN,
-                "the request comes from a page of another site; behind a proxy, let it pass the "
-                "Host header on",
+                "the request comes from a page of another site; a proxy must forward the Host "
+                "header",
             )
-        if scope["path"] in OPEN or self._key is None or self._has_key(headers):
+        given = _given_key(headers.get("authorization", ""))
+        if scope["path"] in OPEN or self._key is None:
+            return None
+        if hmac.compare_digest(given, self._key.encode()):  # in constant time
             return None
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
             "authentication",
-        ).with_header("WWW-Authenticate", CHALLENGE)
-
-    def _has_key(self, headers: Headers) -> bool:
-        """Compared in constant time, so that its time does not tell how much of it is right."""
-        given = _given_key(headers.get("authorization", ""))
-        return hmac.compare_digest(given, (self._key or "").encode())
+            headers=CHALLENGE,
+        )
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a name or address is this machine's own.
+    """True for a name or address of this machine itself.
 
     >>> is_loopback("127.0.0.1"), is_loopback("::1"), is_loopback("0.0.0.0")
     (True, True, False)
@@ -78,8 +76,8 @@ def _host(value: str) -> str:
         return ""
 
 
-def _from_another_site(headers: Headers) -> bool:
-    """Whether a browser says that another site's page has sent this."""
+def _is_cross_site(headers: Headers) -> bool:
+    """True if a browser sent the request for a page of another site."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         return True
     origin = headers.get("origin")

@@ -1,49 +1,165 @@
-"""Small bodies for everything but images; `uploads` bounds those itself."""
+"""Limits on what clients send: length and time of a body, places in the queue, memory."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LONGEST = 100_000  # bytes
-STREAMED = ("/decisions",)
+from misgiving.serve.problems import too_busy
+from misgiving.serve.settings import Settings
+
+SMALL_BODY = 100_000  # bytes; for everything but images
+STREAMED = ("/decisions",)  # routes that limit their bodies themselves
+DRAINED_BYTES = 4 * 2**20  # or one file, if that is larger
+DRAINED_SECONDS, IDLE_SECONDS = 10.0, 2.0
 
 
-class Bounding:
-    """Cuts bodies off that are too long, or that do not come in time."""
+class BodyLimits:
+    """Cuts off bodies that are too long or too slow.
 
-    def __init__(self, app: ASGIApp, *, timeout: float) -> None:
-        self._app, self._timeout = app, timeout
+    A response that does not wait for the whole body is sent at once; then the rest of the body is
+    read and dropped, within limits. Closing the connection earlier could reset it before a client
+    that is still sending has read the response.
+    """
+
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+        self._app, self._timeout = app, settings.timeout
+        self._drained_bytes = max(DRAINED_BYTES, settings.max_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        bounded = scope["type"] == "http" and scope["path"] not in STREAMED
-        await self._app(scope, _Bounded(receive, self._timeout) if bounded else receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(Headers(scope=scope), receive, send, self._drained_bytes)
+        if scope["path"] in STREAMED:
+            await self._app(scope, body.receive, body.send)
+            return
+        deadline = asyncio.get_running_loop().time() + self._timeout
+
+        async def receive_small() -> Message:
+            return await body.receive_limited(SMALL_BODY, deadline)
+
+        await self._app(scope, receive_small, body.send)
 
 
-class _Bounded:
-    """The messages of one request."""
+class _Body:
+    """The body of one request, and the response to it."""
 
-    def __init__(self, receive: Receive, timeout: float) -> None:
-        self._receive, self._length, self._complete = receive, 0, False
-        self._limit = asyncio.get_running_loop().time() + timeout
+    def __init__(self, headers: Headers, receive: Receive, send: Send, drained_bytes: int) -> None:
+        length = headers.get("content-length", "0")
+        self._left = int(length) if length.isdecimal() else None
+        if "transfer-encoding" in headers:
+            self._left = None
+        self._complete = self._left == 0
+        self._receive, self._send = receive, send
+        self._length, self._drained_bytes = 0, drained_bytes
 
-    async def __call__(self) -> Message:
-        if self._complete:  # what is waited for now is that the client goes
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._complete = True
+            return message
+        length = len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)
+        self._length += length
+        self._left = None if self._left is None else self._left - length
+        return message
+
+    async def receive_limited(self, max_bytes: int, deadline: float) -> Message:
+        if self._complete:  # the caller waits for the client to disconnect
             return await self._receive()
         try:
-            async with asyncio.timeout_at(self._limit):
-                message = await self._receive()
+            async with asyncio.timeout_at(deadline):
+                message = await self.receive()
         except TimeoutError as error:
             raise HTTPException(
-                HTTPStatus.REQUEST_TIMEOUT, "the body did not come in time", {"Connection": "close"}
+                HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in time"
             ) from error
-        self._complete = not message.get("more_body", False)
-        self._length += len(message.get("body", b""))
-        if self._length > LONGEST:
+        if self._length > max_bytes:
             raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-                f"a body may have {LONGEST} bytes here",
-                {"Connection": "close"},
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {max_bytes} bytes"
             )
         return message
+
+    async def send(self, message: Message) -> None:
+        if self._complete:
+            await self._send(message)
+        elif message["type"] == "http.response.start":
+            ends_soon = self._left is not None and self._left <= self._drained_bytes
+            if not ends_soon or message["status"] == HTTPStatus.REQUEST_TIMEOUT:
+                MutableHeaders(scope=message)["Connection"] = "close"
+            await self._send(message)
+        elif message.get("more_body", False):
+            await self._send(message)
+        else:
+            await self._send({**message, "more_body": True})
+            await self._drain()
+            await self._send({"type": "http.response.body", "body": b""})
+
+    async def _drain(self) -> None:
+        until = self._length + self._drained_bytes
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAINED_SECONDS):
+                while not self._complete and self._length <= until:
+                    async with asyncio.timeout(IDLE_SECONDS):
+                        await self.receive()
+
+
+class Admission:
+    """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self.images = 0
+        self.held_bytes = 0
+
+    @contextmanager
+    def request(self) -> Iterator["Ticket"]:
+        """The share of one request, returned at its end."""
+        ticket = Ticket(self)
+        try:
+            yield ticket
+        finally:
+            self.images -= ticket.images
+            self.held_bytes -= ticket.held_bytes
+
+    def refuse_images(self, count: int) -> None:
+        """Refuse images beyond the length of the queue."""
+        if self.images + count > self._settings.queue:
+            raise too_busy(
+                f"{self.images} images are waiting, and the queue holds {self._settings.queue}; "
+                "send the request again after the seconds in Retry-After"
+            )
+
+    def refuse_bytes(self, count: int) -> None:
+        """Refuse bytes beyond the memory for requests."""
+        if self.held_bytes + count > self._settings.max_held_bytes:
+            raise too_busy(
+                "the requests in progress use all of their memory; send the request again after "
+                "the seconds in Retry-After"
+            )
+
+
+class Ticket:
+    """The share of one request in the queue and the memory."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self.images = 0
+        self.held_bytes = 0
+
+    def take_image(self) -> None:
+        """Take one place in the queue."""
+        self._admission.refuse_images(1)
+        self._admission.images += 1
+        self.images += 1
+
+    def take_bytes(self, count: int) -> None:
+        """Take memory."""
+        self._admission.refuse_bytes(count)
+        self._admission.held_bytes += count
+        self.held_bytes += count

@@ -1,4 +1,4 @@
-"""Failures as the API tells them: RFC 9457, with a detail that says what helps."""
+"""Problem details for clients (RFC 9457)."""
 
 from http import HTTPStatus
 from typing import Any
@@ -12,13 +12,13 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(BaseModel):
-    """Why something was not done (RFC 9457)."""
+    """A problem as in RFC 9457."""
 
     model_config = ConfigDict(extra="allow")
 
     status: int = Field(description="The HTTP status.")
     title: str = Field(description="The kind of problem.")
-    detail: str = Field(description="What is wrong here, and what helps.")
+    detail: str = Field(description="The cause of this problem, and how to fix it.")
 
 
 class ProblemError(Exception):
@@ -26,26 +26,29 @@ class ProblemError(Exception):
 
     Args:
         status: The HTTP status.
-        detail: What is wrong, and what helps.
-        members: What else the answer tells.
+        detail: The cause, and how to fix it.
+        headers: Headers of the response.
+        members: Further members of the problem.
     """
 
-    def __init__(self, status: HTTPStatus, detail: str, **members: Any) -> None:
+    def __init__(
+        self,
+        status: HTTPStatus,
+        detail: str,
+        *,
+        headers: dict[str, str] | None = None,
+        **members: Any,
+    ) -> None:
         super().__init__(detail)
         self.status, self.detail, self.members = status, detail, members
-        self.headers: dict[str, str] = {}
-
-    def with_header(self, name: str, value: str) -> "ProblemError":
-        """The same, with a header more."""
-        self.headers[name] = value
-        return self
+        self.headers = headers or {}
 
     def problem(self) -> Problem:
-        """As a part of an answer."""
+        """The problem without its further members."""
         return Problem(status=self.status, title=self.status.phrase, detail=self.detail)
 
     def response(self) -> JSONResponse:
-        """What the client gets."""
+        """The response that the client gets."""
         return JSONResponse(
             {**self.problem().model_dump(), **self.members},
             status_code=self.status,
@@ -55,17 +58,17 @@ class ProblemError(Exception):
 
 
 def too_busy(detail: str) -> ProblemError:
-    """The client may try again in a moment."""
-    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail).with_header("Retry-After", "1")
+    """A refusal of a request that may be sent again in a moment."""
+    return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
 
 
 def content(media_type: str, schema: dict[str, Any]) -> Responses:
-    """A success that is not JSON, as FastAPI's `responses`."""
+    """Document a successful response that is not JSON, for FastAPI's `responses`."""
     return {200: {"content": {media_type: {"schema": schema}}}}
 
 
 def documented(*statuses: HTTPStatus) -> Responses:
-    """These problems as FastAPI's `responses`."""
+    """Document these problems, for FastAPI's `responses`."""
     return {
         int(status): {
             "description": status.phrase,

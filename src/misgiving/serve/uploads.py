@@ -1,27 +1,26 @@
-"""Bodies of requests: read as they come, and cut off at the limits, before they fill the memory."""
+"""Uploaded files, read chunk by chunk and cut off at the limits before they fill the memory."""
 
-import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http import HTTPStatus
 from typing import NamedTuple
 
 from fastapi import Request
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
-from starlette.requests import ClientDisconnect
 
-from misgiving.serve.admission import Ticket
+from misgiving.serve.body_limits import Ticket
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import Settings
 
-CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")  # ends lines; NUL is in no database
+CONTROL = re.compile(
+    r"[\0-\x1f\x7f-\x9f\u2028\u2029]"
+)  # line ends, and NUL, which databases refuse
 RAW = ("image/", "application/octet-stream")
 LONGEST_NAME = 255
-OVERHEAD = 10_000  # bytes of boundaries and headers that come with each file, at most
+OVERHEAD = 10_000  # most bytes of boundary and headers of one file
 LONGEST_HEAD = 8_000  # bytes of the headers of one file
-DRAINED_SECONDS = 2.0
 ACCEPTED = (
     "send multipart/form-data with image files, or one image as image/* or application/octet-stream"
 )
@@ -31,71 +30,42 @@ class Upload(NamedTuple):
     """One file of a request.
 
     Attributes:
-        name: As the sender calls it.
-        data: Its content; None where it is larger than a file may be.
+        name: As given by the sender.
+        data: Its content; None if it exceeds the limit for one file.
     """
 
     name: str
     data: bytes | None
 
 
-class Body:
-    """What a client sends; chunk by chunk."""
-
-    def __init__(self, request: Request) -> None:
-        self._receive = request.receive
-        self.complete = False
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while not self.complete:
-            message = await self._receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            self.complete = not message.get("more_body", False)
-            yield message.get("body", b"")
-
-    async def drain(self, max_bytes: int) -> None:
-        """Let go what is left, within limits.
-
-        A client that is still sending would otherwise find its connection reset, and no answer.
-        """
-        length = 0
-        with suppress(TimeoutError, ClientDisconnect):
-            async with asyncio.timeout(DRAINED_SECONDS):
-                async for chunk in self:
-                    length += len(chunk)
-                    if length > max_bytes:
-                        return
-
-
-async def read_uploads(
-    request: Request, body: Body, ticket: Ticket, settings: Settings
-) -> list[Upload]:
-    """All files of a request.
+async def read_uploads(request: Request, ticket: Ticket, settings: Settings) -> list[Upload]:
+    """Read all files of a request.
 
     Raises:
-        ProblemError: The body is of another type, broken or too large, or there is no room for it.
+        ProblemError: The body is of another type, malformed or too large, or the queue is full.
     """
     kind, options = parse_options_header(request.headers.get("content-type"))
-    _refuse_length(request, settings)
+    length = request.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > _longest_body(settings):
+        raise _body_too_large(settings)
     if kind == b"multipart/form-data":
-        reader = _Multipart(options.get(b"boundary", b""), ticket, settings)
-        return await reader.read(body)
+        form = _Multipart(options.get(b"boundary", b""), ticket, settings)
+        return await form.read(request.stream())
     if kind.startswith(tuple(prefix.encode() for prefix in RAW)):
-        return [await _raw(request, body, ticket, settings)]
+        return [await _read_raw(request, ticket, settings)]
     raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
 
 
 def clean_name(name: str) -> str:
-    """The name without control characters, and no longer than a file's name is."""
+    """Remove control characters from a file name, and shorten it to the usual limit."""
     return CONTROL.sub("\ufffd", name)[:LONGEST_NAME] or "image"
 
 
-async def _raw(request: Request, body: Body, ticket: Ticket, settings: Settings) -> Upload:
+async def _read_raw(request: Request, ticket: Ticket, settings: Settings) -> Upload:
     name = clean_name(request.query_params.get("name", ""))
     ticket.take_image()
     content = bytearray()
-    async for chunk in body:
+    async for chunk in request.stream():
         ticket.take_bytes(len(chunk))
         content += chunk
         if len(content) > settings.max_bytes:
@@ -103,19 +73,15 @@ async def _raw(request: Request, body: Body, ticket: Ticket, settings: Settings)
     return Upload(name, bytes(content))
 
 
-def _refuse_length(request: Request, settings: Settings) -> None:
-    """Refuse what says of itself that it is too long, before any of it is read."""
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > _longest(settings):
-        raise _too_large(
-            f"a request may have {_longest(settings)} bytes; send the files in several requests"
-        )
+def _longest_body(settings: Settings) -> int:
+    all_files = settings.max_files * (settings.max_bytes + OVERHEAD)
+    return min(all_files, settings.max_held_bytes)
 
 
-def _longest(settings: Settings) -> int:
-    """Bytes of a request, whatever it is made of."""
-    whole = settings.max_files * (settings.max_bytes + OVERHEAD)
-    return min(whole, settings.max_held_bytes)
+def _body_too_large(settings: Settings) -> ProblemError:
+    return _too_large(
+        f"a request may have {_longest_body(settings)} bytes; send the files in several requests"
+    )
 
 
 def _too_large(detail: str) -> ProblemError:
@@ -123,18 +89,18 @@ def _too_large(detail: str) -> ProblemError:
 
 
 class _Multipart:
-    """Gathers the files of a multipart body while it comes in."""
+    """Collects the files of a multipart body while it arrives."""
 
     def __init__(self, boundary: bytes, ticket: Ticket, settings: Settings) -> None:
         if not boundary:
-            raise _broken("its Content-Type names no boundary")
+            raise _malformed("its Content-Type names no boundary")
         self._ticket, self._settings = ticket, settings
         self._uploads: list[Upload] = []
         self._field = self._value = b""
         self._headers: dict[bytes, bytes] = {}
         self._content = bytearray()
         self._complete = False
-        with _understood():
+        with _explained():
             self._parser = MultipartParser(
                 boundary,
                 {
@@ -149,22 +115,18 @@ class _Multipart:
                 },
             )
 
-    async def read(self, body: Body) -> list[Upload]:
-        """The files, once the whole body is here."""
+    async def read(self, chunks: AsyncIterator[bytes]) -> list[Upload]:
         length = 0
-        async for chunk in body:
+        async for chunk in chunks:
             length += len(chunk)
-            if length > _longest(self._settings):
-                raise _too_large(
-                    f"a request may have {_longest(self._settings)} bytes; send the files in "
-                    "several requests"
-                )
-            with _understood():
+            if length > _longest_body(self._settings):
+                raise _body_too_large(self._settings)
+            with _explained():
                 self._parser.write(chunk)
         if not self._complete:
-            raise _broken("it ends before its last boundary")
+            raise _malformed("it ends before its last boundary")
         if not self._uploads:
-            raise _broken("it has no file")
+            raise _malformed("it has no file")
         return self._uploads
 
     def _begin(self) -> None:
@@ -174,17 +136,17 @@ class _Multipart:
         self._name = ""
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._refuse_head(end - start)
+        self._count_head(end - start)
         self._field += data[start:end]
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._refuse_head(end - start)
+        self._count_head(end - start)
         self._value += data[start:end]
 
-    def _refuse_head(self, more: int) -> None:
-        self._head += more
+    def _count_head(self, length: int) -> None:
+        self._head += length
         if self._head > LONGEST_HEAD:
-            raise _broken(f"the headers of a file have more than {LONGEST_HEAD} bytes")
+            raise _malformed(f"the headers of a file have more than {LONGEST_HEAD} bytes")
 
     def _end_header(self) -> None:
         self._headers[self._field.lower()] = self._value
@@ -194,16 +156,16 @@ class _Multipart:
         _, options = parse_options_header(self._headers.get(b"content-disposition"))
         if b"filename" not in options:
             field = options.get(b"name", b"").decode(errors="replace")
-            raise _broken(f"its part {field!r} has no file name; send each image as a file")
+            raise _malformed(f"the field {field!r} has no file name; send each image as a file")
         if len(self._uploads) == self._settings.max_files:
             raise _too_large(
-                f"a request may have {self._settings.max_files} files; send them in several"
+                f"a request may have {self._settings.max_files} files; send several requests"
             )
         self._ticket.take_image()
         self._name = clean_name(options[b"filename"].decode(errors="replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        """More of a file; what is too large is let go at once, and the other files still count."""
+        """Drop a file that is too large; the other files still count."""
         if self._too_long:
             return
         if len(self._content) + end - start > self._settings.max_bytes:
@@ -220,14 +182,14 @@ class _Multipart:
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
+def _explained() -> Iterator[None]:
     try:
         yield
     except FormParserError as error:
-        raise _broken(str(error)) from error
+        raise _malformed(str(error)) from error
 
 
-def _broken(why: str) -> ProblemError:
+def _malformed(reason: str) -> ProblemError:
     return ProblemError(
-        HTTPStatus.UNPROCESSABLE_ENTITY, f"the body cannot be used: {why}; {ACCEPTED}"
+        HTTPStatus.UNPROCESSABLE_ENTITY, f"the body cannot be used: {reason}; {ACCEPTED}"
     )

@@ -1,6 +1,12 @@
-"""Where cases and reviews are kept."""
+"""Database of cases and reviews."""
 
-from misgiving.serve.store.queries import Filter, Order, Page
-from misgiving.serve.store.store import Known, NewerReviewError, Store
+from misgiving.serve.store.case_store import (
+    CaseFilter,
+    ExpectedReview,
+    NewerReviewError,
+    Order,
+    Page,
+    Store,
+)
 
-__all__ = ["Filter", "Known", "NewerReviewError", "Order", "Page", "Store"]
+__all__ = ["CaseFilter", "ExpectedReview", "NewerReviewError", "Order", "Page", "Store"]

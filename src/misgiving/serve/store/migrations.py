@@ -1,11 +1,72 @@
-"""The steps by which a database gets its tables; a step that was released is never edited."""
+"""The database schema: its tables, and the migrations that create them."""
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    func,
+    select,
+    text,
+)
 
 from misgiving.errors import DataError
-from misgiving.serve.store.tables import SCHEMA
+
+METADATA = MetaData()
+
+CASES = Table(
+    "cases",
+    METADATA,
+    Column("id", String, primary_key=True),
+    Column("received", String),
+    Column("name", String),
+    Column("predicted_class", String),
+    Column("probability", Float),
+    Column("probabilities", JSON),
+    Column("error_probability", Float),
+    Column("expected_loss", Float),
+    Column("predicted_loss", Float),
+    Column("ood_p_value", Float),
+    Column("decision", String),
+    Column("reason", String),
+    Column("score", Float),
+    Column("ood_score", Float),
+    Column("sha256", String),
+    Column("model_fingerprint", String),
+    Column("policy_fingerprint", String),
+    Column("image_kept", Boolean),
+    Column("reviewed", Boolean),
+    Column("doubt", Float),
+)
+
+REVIEWS = Table(
+    "reviews",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("case_id", String),
+    Column("verdict", String),
+    Column("final_class", String),
+    Column("note", String),
+    Column("reviewer", String),
+    Column("reviewed_at", String),
+)
+
+ARRIVALS = Table(
+    "arrivals",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("case_id", String),
+)
+"""Cases in the order of their arrival in the database: clocks of several machines differ."""
+
+SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
 
 Statements = Sequence[str]
 
@@ -14,6 +75,7 @@ NUMBERED = {
     "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
 }
 
+# A released migration is never edited.
 MIGRATIONS: tuple[Statements, ...] = (
     (
         """CREATE TABLE cases (
@@ -69,39 +131,28 @@ MIGRATIONS: tuple[Statements, ...] = (
 def migrate(
     connection: Connection, place: str, migrations: Sequence[Statements] = MIGRATIONS
 ) -> None:
-    """Bring a database to the newest schema, step by step, within the caller's transaction.
+    """Bring a database to the newest schema within the caller's transaction.
 
     Raises:
-        DataError: A newer version of misgiving has written it, or it cannot hold every letter.
+        DataError: A newer version of misgiving has written it, or its encoding is not UTF-8.
     """
-    _refuse_few_letters(connection, place)
-    _wait_for_others(connection)
+    if connection.dialect.name == "postgresql":
+        encoding = connection.scalar(text("SHOW server_encoding"))
+        if encoding != "UTF8":
+            raise DataError(
+                f"{place}: the database has the encoding {encoding}, which cannot hold every file "
+                "name; create one with: createdb --encoding UTF8 --template template0 NAME"
+            )
+        # One process migrates at a time; in SQLite, the transaction ensures that.
+        connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
     SCHEMA.create(connection, checkfirst=True)
     found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
     if found > len(migrations):
         raise DataError(
             f"{place}: the store has schema {found}, and this version knows up to "
-            f"{len(migrations)}; upgrade misgiving, or name another store"
+            f"{len(migrations)}; upgrade misgiving, or use another store"
         )
     for version in range(found + 1, len(migrations) + 1):
         for statement in migrations[version - 1]:
             connection.execute(text(statement.format(numbered=NUMBERED[connection.dialect.name])))
         connection.execute(SCHEMA.insert().values(version=version))
-
-
-def _refuse_few_letters(connection: Connection, place: str) -> None:
-    """Refuse what some names of files could not be written into; SQLite holds all letters."""
-    if connection.dialect.name != "postgresql":
-        return
-    encoding = connection.scalar(text("SHOW server_encoding"))
-    if encoding != "UTF8":
-        raise DataError(
-            f"{place}: the database has the encoding {encoding}, which some names of files cannot "
-            "be written in; make one with: createdb --encoding UTF8 --template template0 NAME"
-        )
-
-
-def _wait_for_others(connection: Connection) -> None:
-    """One process migrates at a time; in SQLite the transaction itself sees to that."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))

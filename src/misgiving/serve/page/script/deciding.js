@@ -4,7 +4,7 @@ import { OUTCOMES, state } from "./shared.js";
 
 // The loosest setting whose bound is within the target; null: none is.
 export function settingFor(target) {
-  const within = state.calibration.settings.filter((one) => one.bound <= target);
+  const within = state.calibration.operating_points.filter((one) => one.bound <= target);
   return within.at(-1) ?? null;
 }
 
@@ -19,7 +19,7 @@ export function outcome(one) {
 // As the policy: null is no finite number, which must be deferred (and would be compared as 0).
 function isUsable(one) {
   if (one.score == null || one.error_probability == null) return false;
-  const limit = state.calibration.saved.ood_threshold;
+  const limit = state.calibration.policy.ood_threshold;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
 

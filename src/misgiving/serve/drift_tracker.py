@@ -1,4 +1,4 @@
-"""Whether the cases in the store still are like the calibration cases."""
+"""Drift of the stored cases from the calibration cases."""
 
 import math
 import threading
@@ -8,32 +8,30 @@ from typing import NamedTuple
 from misgiving.deferral import DeferralPolicy, DriftMonitor, DriftTest
 from misgiving.serve.store import Store
 
-AT_ONCE = 10_000  # cases that one call takes into account, at most
+MAX_CASES = 10_000  # that one update takes into account
 OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
 
 
-class Seen(NamedTuple):
-    """What the watch has found.
+class DriftStatus(NamedTuple):
+    """State of the drift tests.
 
     Attributes:
-        cases: How many different images were taken into account.
-        complete: Whether these are all there are.
-        tests: One for each way in which cases may change.
-        since: When a test has alarmed, by its name.
-        missing: Why a test is not made, in words.
+        cases: Different images taken into account.
+        complete: False if more cases wait for the next update.
+        tests: One for each kind of change.
+        since: Time of the alarm, by the name of the test.
     """
 
     cases: int
     complete: bool
     tests: list[DriftTest]
     since: dict[str, datetime]
-    missing: list[str]
 
 
-class Watch:
-    """Tests the cases that one policy has decided, each image once; safe in threads.
+class DriftTracker:
+    """Feeds the cases that one policy decided to its drift tests, each image once; thread-safe.
 
-    What it knows follows from the store, so that it survives a restart.
+    Its state follows from the store, so it survives a restart.
     """
 
     def __init__(self, policy: DeferralPolicy, store: Store, policy_fingerprint: str) -> None:
@@ -44,22 +42,21 @@ class Watch:
         self._since: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
-    def look(self) -> Seen:
-        """Take into account what has come since the last look."""
+    def update(self) -> DriftStatus:
+        """Take the cases since the last update into account."""
         with self._lock:
             complete = self._catch_up()
-            return Seen(
+            return DriftStatus(
                 cases=self._monitor.cases,
                 complete=complete,
                 tests=self._monitor.tests,
                 since=dict(self._since),
-                missing=[],
             )
 
     def _catch_up(self) -> bool:
         taken = 0
         for case in self._store.decided(self._policy, after=self._last - OVERLAP):
-            if taken == AT_ONCE:
+            if taken == MAX_CASES:
                 return False
             self._last = max(self._last, case.number)
             content = int(case.sha256[-16:], 16)
@@ -68,15 +65,11 @@ class Watch:
             taken += 1
             self._contents.add(content)
             self._monitor.update(
-                score=_number(case.score),
-                ood_score=_number(case.ood_score),
+                score=math.nan if case.score is None else case.score,
+                ood_score=math.nan if case.ood_score is None else case.ood_score,
                 accepted=case.decision == "accept",
                 content=case.sha256,
             )
             for name in self._monitor.alarms:
                 self._since.setdefault(name, case.received)
         return True
-
-
-def _number(value: float | None) -> float:
-    return math.nan if value is None else value

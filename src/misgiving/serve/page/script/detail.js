@@ -70,7 +70,7 @@ export function renderOutcome(one) {
   badge.className = `badge ${now}`;
   badge.textContent = now === one.decision ? now : `${now} at this setting (was ${one.decision})`;
   at("case-reason").textContent = reasonOf(one);
-  const most = state.calibration?.saved?.max_error;
+  const most = state.calibration?.policy?.max_error;
   at("promise-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
   at("promise-note").textContent = "What is promised, at most "
     + `${atMost(most ?? 1)} wrong, is said of all accepted answers together, not of this one.`;

@@ -1,4 +1,4 @@
-"""What routes ask for."""
+"""Routes of the API, one file per resource, and the dependencies that they share."""
 
 from http import HTTPStatus
 from typing import Annotated
@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import Depends, Path, Request
 
 from misgiving.serve.problems import ProblemError
-from misgiving.serve.records import Case
+from misgiving.serve.schemas import Case
 from misgiving.serve.service import Service
 
 
@@ -15,15 +15,15 @@ async def _service(request: Request) -> Service:
     return service
 
 
-Served = Annotated[Service, Depends(_service)]
+ServiceDep = Annotated[Service, Depends(_service)]
 CaseId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The id of a case.")]
 
 
-def _case(id: CaseId, service: Served) -> Case:
+def _case(id: CaseId, service: ServiceDep) -> Case:
     case = service.store.case(id)
     if case is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, f"there is no case {id}; GET /cases lists them")
     return case
 
 
-TheCase = Annotated[Case, Depends(_case)]
+CaseDep = Annotated[Case, Depends(_case)]

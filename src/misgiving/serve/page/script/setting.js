@@ -11,11 +11,11 @@ const SVG = "http://www.w3.org/2000/svg";
 export function renderSetting() {
   const { calibration, target } = state;
   if (!calibration) return;
-  const { saved } = calibration;
-  const usable = calibration.settings.length > 0;
+  const { policy: saved } = calibration;
+  const usable = calibration.operating_points.length > 0;
   at("setting-body").hidden = !usable;
   at("setting-why").hidden = usable;
-  at("setting-why").textContent = calibration.why_not ?? "";
+  at("setting-why").textContent = calibration.unavailable ?? "";
   at("setting-now").textContent = target == null
     ? savedInWords(saved) : `trying ${percent(target)}; the saved policy still decides${onLoaded()}`;
   at("back-to-policy").disabled = target == null;
@@ -45,7 +45,7 @@ function savedInWords(saved) {
 }
 
 function savedSetting() {
-  const { saved, settings } = state.calibration;
+  const { policy: saved, operating_points: settings } = state.calibration;
   if (!saved.accepts) return null;
   return settings.find((one) => one.threshold === saved.threshold) ?? null;
 }
@@ -57,9 +57,9 @@ function spoken(aim, setting) {
 }
 
 function noteOn(setting) {
-  const { confidence, cases, saved } = state.calibration;
-  const classes = saved.class_promises.length
-    ? ` Promises for ${saved.class_promises.join(", ")} are not part of this.` : "";
+  const { confidence, cases, policy: saved } = state.calibration;
+  const classes = saved.class_targets.length
+    ? ` Promises for ${saved.class_targets.join(", ")} are not part of this.` : "";
   const own = state.target == null && setting
     ? ` This one, calibrated by itself, is certified for at most ${atMost(saved.max_error)}.` : "";
   const basis = `With a confidence of ${percent(confidence, 0)}, the bounds hold for all settings `
@@ -70,7 +70,7 @@ function noteOn(setting) {
 }
 
 function drawCurve(aim, setting) {
-  const { settings } = state.calibration;
+  const { operating_points: settings } = state.calibration;
   const judged = settings.filter((one) => one.accepted > 0);
   const top = Math.min(1, Math.max(0.1, ...judged.filter((one) => one.coverage > 0.1).map((one) => one.bound)));
   const x = (coverage) => 34 + 276 * coverage, y = (error) => 100 - 90 * error / top;

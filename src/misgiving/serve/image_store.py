@@ -1,0 +1,78 @@
+"""Images after the decision: recent ones in memory, and files on disk if they are kept."""
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+
+from misgiving.files import force_to_disk, whole_file
+from misgiving.manifests import sha256_of
+
+Square = UInt8[np.ndarray, "size size 3"]
+Squares = UInt8[np.ndarray, "n size size 3"]
+
+
+class RecentImages:
+    """The newest squares up to a number of bytes; thread-safe."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes, self._bytes = max_bytes, 0
+        self._squares: OrderedDict[str, Square] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def put(self, id: str, square: Square) -> None:
+        """Add a square, and drop the oldest ones beyond the limit."""
+        with self._lock:
+            self._squares[id] = square
+            self._bytes += square.nbytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._squares.popitem(last=False)[1].nbytes
+
+    def get(self, id: str) -> Square | None:
+        """The square of a case, unless it was dropped."""
+        with self._lock:
+            return self._squares.get(id)
+
+
+class ImageFiles:
+    """Image files named by the hash of their content, never by the name that the sender gave."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def write(self, sha256: str, data: bytes) -> None:
+        """Store a file durably; equal files are stored once, and a damaged one is replaced."""
+        path = self._path(sha256)
+        for folder in (self._folder, path.parent):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                force_to_disk(folder.parent)
+        try:
+            intact = self.read(sha256) is not None
+        except (OSError, ValueError):
+            intact = False
+        if not intact:
+            with whole_file(path, mode=0o600) as partial:
+                partial.write_bytes(data)
+                force_to_disk(partial)
+        force_to_disk(path.parent)
+
+    def read(self, sha256: str) -> bytes | None:
+        """The content of a file, or None if there is none.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is damaged.
+        """
+        try:
+            data = self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+        if sha256_of(data) != sha256:
+            raise ValueError("is damaged")
+        return data
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / sha256[:2] / sha256

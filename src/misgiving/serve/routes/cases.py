@@ -1,0 +1,236 @@
+"""`/cases`: the worklist, its CSV, single cases, and their reviews."""
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from http import HTTPStatus
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from fastapi.responses import Response, StreamingResponse
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from misgiving.errors import UsageError
+from misgiving.files import harmless
+from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.routes import CaseDep, ServiceDep
+from misgiving.serve.schemas import Case, CaseWithHistory, Moment, Outcome, Review
+from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Order
+
+router = APIRouter(tags=["cases"])
+
+NO_NUL = r"^[^\x00]*$"  # which PostgreSQL cannot store
+BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
+NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
+BAD_REVIEW = documented(
+    HTTPStatus.BAD_REQUEST,
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    HTTPStatus.CONFLICT,
+)
+CSV = content("text/csv", {"type": "string"})
+CSV_ROWS = 100  # in one chunk
+CASE_COLUMNS = (
+    "id",
+    "received",
+    "name",
+    "decision",
+    "predicted_class",
+    "probability",
+    "error_probability",
+    "expected_loss",
+    "predicted_loss",
+    "ood_p_value",
+    "score",
+    "ood_score",
+    "reason",
+    "reviewed",
+)
+REVIEW_COLUMNS = tuple(Review.model_fields)
+ORIGIN_COLUMNS = ("sha256", "model_fingerprint", "policy_fingerprint")
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs a time zone, such as Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a moment must be in the years 1 to 9999 in UTC") from error
+
+
+Instant = Annotated[datetime, AfterValidator(_utc)]
+Since = Annotated[Instant | None, Query(description="At this moment or later.")]
+
+
+class Cases(BaseModel):
+    """One page of the worklist."""
+
+    cases: list[Case]
+    total: int = Field(description="Number of cases that match the filter.")
+    counts: dict[Outcome, int] = Field(description="Number of all cases by decision.")
+    asked_at: Moment = Field(description="By the service's clock; for a later query.")
+    cursor: str | None = Field(description="For the next page; null: this is the last one.")
+
+
+class _Remark(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    note: str = Field(default="", max_length=2000, pattern=NO_NUL)
+    reviewer: str = Field(default="", max_length=200, pattern=NO_NUL)
+    seen: Instant | None = Field(
+        default=None,
+        description="`reviewed_at` of the last review that the reviewer knows; null: none. A newer "
+        "review is then a conflict.",
+    )
+
+    @property
+    def expected(self) -> ExpectedReview | None:
+        """The last review that the reviewer knows; None if the request does not say."""
+        return ExpectedReview(self.seen) if "seen" in self.model_fields_set else None
+
+
+class Agree(_Remark):
+    """Confirm the model's class."""
+
+    verdict: Literal["agree"]
+
+    def final_class(self, case: Case) -> str:
+        """The class after this review."""
+        return case.predicted_class
+
+
+class Override(_Remark):
+    """Name the class explicitly."""
+
+    verdict: Literal["override"]
+    named: str = Field(alias="class", max_length=255, description="The class after this review.")
+
+    def final_class(self, case: Case) -> str:
+        """The class after this review."""
+        if self.named not in case.probabilities:
+            raise UsageError(
+                f"unknown class {self.named!r}; choose from {', '.join(case.probabilities)}"
+            )
+        return self.named
+
+
+Remark = Annotated[Agree | Override, Field(discriminator="verdict")]
+
+
+def _filter(
+    decision: Annotated[list[Outcome] | None, Query(description="Any of these.")] = None,
+    reviewed: Annotated[bool | None, Query(description="Has a review.")] = None,
+    predicted_class: Annotated[
+        str | None,
+        Query(alias="class", max_length=255, pattern=NO_NUL, description="The model's class."),
+    ] = None,
+    received_since: Since = None,
+    reviewed_since: Since = None,
+) -> CaseFilter:
+    return CaseFilter(
+        decisions=tuple(decision or ()),
+        reviewed=reviewed,
+        predicted_class=predicted_class,
+        received_since=received_since,
+        reviewed_since=reviewed_since,
+    )
+
+
+FilterDep = Annotated[CaseFilter, Depends(_filter)]
+OrderParam = Annotated[Order, Query(description="Most likely wrong first, or newest first.")]
+
+
+@router.get("/cases", responses=BAD_QUERY)
+def list_cases(
+    service: ServiceDep,
+    wanted: FilterDep,
+    order: OrderParam = "expected_error",
+    limit: Annotated[int, Query(ge=1, le=500, description="Cases per page.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=200, description="Of the last page.")] = None,
+) -> Cases:
+    """List the worklist page by page."""
+    asked_at = datetime.now(UTC)
+    page = service.store.page(wanted, order, limit=limit, cursor=cursor)
+    return Cases(
+        cases=page.cases,
+        cursor=page.cursor,
+        total=service.store.count(wanted),
+        counts=service.store.counts(),
+        asked_at=asked_at,
+    )
+
+
+@router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
+def export_cases(
+    service: ServiceDep, wanted: FilterDep, order: OrderParam = "expected_error"
+) -> StreamingResponse:
+    """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
+    headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
+    lines = _csv_chunks(service.store.all(wanted, order))
+    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+
+
+@router.get("/cases/{id}", responses=NO_CASE)
+def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
+    """Get one case with all its reviews."""
+    return _with_history(service, case)
+
+
+@router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
+def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
+    """Confirm the model's class or name another one; earlier reviews are kept."""
+    review = Review(
+        verdict=remark.verdict,
+        final_class=remark.final_class(case),
+        note=remark.note,
+        reviewer=remark.reviewer,
+        reviewed_at=datetime.now(UTC),
+    )
+    try:
+        service.store.review(case.id, review, expected=remark.expected)
+    except NewerReviewError as error:
+        raise _conflict(error.last) from error
+    return _with_history(service, case)
+
+
+def _conflict(last: Review | None) -> ProblemError:
+    if last is None:
+        detail = "this case has no review: `seen` must be null"
+        return ProblemError(HTTPStatus.CONFLICT, detail, review=None)
+    return ProblemError(
+        HTTPStatus.CONFLICT,
+        f"{last.reviewer or 'Someone else'} has reviewed this case in the meantime as "
+        f"{last.final_class}; look at the case and review it again",
+        review=last.model_dump(mode="json"),
+    )
+
+
+def _with_history(service: ServiceDep, case: Case) -> CaseWithHistory:
+    reviews = service.store.reviews(case.id)
+    values = {**case.model_dump(), "reviewed": bool(reviews), "reviews": reviews}
+    return CaseWithHistory.model_validate({**values, "review": reviews[-1] if reviews else None})
+
+
+def _csv_chunks(cases: Iterable[Case]) -> Iterator[str]:
+    yield _csv_lines([(*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)])
+    rows = map(_csv_row, cases)
+    while chunk := list(islice(rows, CSV_ROWS)):
+        yield _csv_lines(chunk)
+
+
+def _csv_lines(rows: Iterable[Sequence[object]]) -> str:
+    """Lines as in RFC 4180; texts are quoted, so that no separator within one ends its cell."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
+    return text.getvalue()
+
+
+def _csv_row(case: Case) -> list[Any]:
+    values = case.model_dump(mode="json")
+    values |= {"reviewed": "yes" if case.reviewed else "no"}
+    values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
+    row = [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
+    return [harmless(value) if isinstance(value, str) else value for value in row]

@@ -1,0 +1,178 @@
+"""`/cases/{id}/...`: thumbnail, image file and saliency map of a case."""
+
+import io
+import itertools
+import math
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from http import HTTPStatus
+
+import numpy as np
+from fastapi import APIRouter
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import Response
+from jaxtyping import Float
+from PIL import Image
+from pydantic import BaseModel, Field
+
+from misgiving.data.preprocessing import FORMATS
+from misgiving.serve.image_store import Square, Squares
+from misgiving.serve.problems import ProblemError, content, documented, too_busy
+from misgiving.serve.routes import CaseDep, ServiceDep
+from misgiving.serve.routes.cases import NO_CASE
+from misgiving.serve.service import Model
+
+router = APIRouter(tags=["images"])
+
+CACHED = {"Cache-Control": "private, max-age=86400"}  # images of a case never change
+BINARY = {"type": "string", "format": "binary"}
+SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
+UNKNOWN = "application/octet-stream"
+NO_IMAGE = "the image is no longer in memory, and image files are not kept (option keep_images)"
+CELLS = 8  # along each side: 64 predictions for an image
+GREY = 128
+MAX_SALIENCY = 2  # maps that are computed at once
+
+_turns = threading.BoundedSemaphore(MAX_SALIENCY)
+
+
+class Saliency(BaseModel):
+    """Occlusion map of the predicted class."""
+
+    predicted_class: str
+    probability: float = Field(description="Of the predicted class, for the whole image.")
+    drops: list[list[float]] = Field(
+        description="Row by row: the drop in probability when this cell is covered."
+    )
+
+
+@router.get(
+    "/cases/{id}/thumbnail",
+    responses={**content("image/jpeg", BINARY), **NO_CASE},
+    response_class=Response,
+)
+async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
+    """Get the image as the model saw it, if the case is recent or files are kept."""
+    square = await service.square(case)
+    if square is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    file = io.BytesIO()
+    Image.fromarray(square).save(file, "JPEG", quality=85)
+    return Response(file.getvalue(), media_type="image/jpeg", headers=CACHED)
+
+
+@router.get(
+    "/cases/{id}/image",
+    responses={**content("image/*", BINARY), **NO_CASE},
+    response_class=Response,
+)
+def get_image(service: ServiceDep, case: CaseDep) -> Response:
+    """Get the file as it was sent, if files are kept."""
+    data = service.image(case)
+    if data is None:
+        detail = "the file was not kept; the option keep_images keeps files that are sent later"
+        raise ProblemError(HTTPStatus.NOT_FOUND, detail)
+    kind = _media_type(data)
+    disposition = "attachment" if kind == UNKNOWN else "inline"
+    return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
+
+
+def _media_type(data: bytes) -> str:
+    """The type as which a browser may show a file; it ignores the sender's claims."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            found = image.get_format_mimetype()
+    except Exception:  # Pillow raises almost anything
+        return UNKNOWN
+    return found if found in SHOWN else UNKNOWN
+
+
+@router.get(
+    "/cases/{id}/saliency",
+    responses={
+        **NO_CASE,
+        **documented(
+            HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.TOO_MANY_REQUESTS
+        ),
+    },
+)
+async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
+    """Compute the parts of the image that the predicted class depends on."""
+    if case.model_fingerprint != service.model.fingerprint:
+        detail = "this case was decided by another model; send the image again"
+        raise ProblemError(HTTPStatus.CONFLICT, detail)
+    square = await service.square(case)
+    if square is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    if not _turns.acquire(blocking=False):
+        raise too_busy(
+            f"{MAX_SALIENCY} saliency maps are being computed; send the request again after the "
+            "seconds in Retry-After"
+        )
+    try:
+        return await run_in_threadpool(_saliency, service.model, case.predicted_class, square)
+    finally:
+        _turns.release()
+
+
+def _saliency(model: Model, name: str, square: Square) -> Saliency:
+    index = list(model.classes).index(name)
+    probabilities: list[float] = []
+
+    def probabilities_of(squares: Squares) -> Sequence[float]:
+        found = [answer.probabilities[index] for answer in model.answer_squares(squares)]
+        probabilities.extend(found)
+        return found
+
+    drops = occlusion(square, probabilities_of)
+    if not math.isfinite(float(drops.sum())):
+        raise ProblemError(
+            HTTPStatus.UNPROCESSABLE_ENTITY, "the probability of the class is not finite"
+        )
+    return Saliency(predicted_class=name, probability=probabilities[0], drops=drops.tolist())
+
+
+def occlusion(
+    square: Square,
+    probabilities_of: Callable[[Squares], Sequence[float]],
+    *,
+    cells: int = CELLS,
+    batch: int = 16,
+) -> Float[np.ndarray, "cells cells"]:
+    """Drop in the probability of a class where a grey patch covers each cell.
+
+    The patch is twice as wide as a cell, so that patches overlap and borders are covered (Zeiler
+    and Fergus, 2014). Negative where the class becomes more probable.
+
+    Args:
+        square: An image as the model sees it.
+        probabilities_of: The probability of the class for each of some squares.
+        cells: Along each side.
+        batch: Most squares at once.
+    """
+    whole = probabilities_of(square[None])[0]
+    covered: list[float] = []
+    for squares in _occluded(square, cells, batch):
+        covered.extend(probabilities_of(squares))
+    return whole - np.array(covered, dtype=float).reshape(cells, cells)
+
+
+def _occluded(square: Square, cells: int, batch: int) -> Iterator[Squares]:
+    """The image with a patch over each cell, row by row, in batches."""
+    spans = [_span(cell, cells, len(square)) for cell in range(cells)]
+    patches = iter([(rows, columns) for rows in spans for columns in spans])
+    while some := list(itertools.islice(patches, batch)):
+        squares = np.repeat(square[None], len(some), axis=0)
+        for occluded, (rows, columns) in zip(squares, some, strict=True):
+            occluded[rows, columns] = GREY
+        yield squares
+
+
+def _span(cell: int, cells: int, size: int) -> slice:
+    """Pixels of a cell and half a cell on both sides.
+
+    >>> _span(0, 8, 64), _span(3, 8, 64)
+    (slice(0, 12, None), slice(20, 36, None))
+    """
+    start, end = (cell - 0.5) * size / cells, (cell + 1.5) * size / cells
+    return slice(max(0, round(start)), round(end))

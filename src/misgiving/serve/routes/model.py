@@ -1,0 +1,168 @@
+"""`/model` and `/calibration`: the model, its policy, and other operating points."""
+
+import importlib.metadata
+import math
+import platform
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+
+from misgiving.deferral import DeferralPolicy
+from misgiving.serve.routes import ServiceDep
+
+router = APIRouter(tags=["model"])
+
+PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
+NOTICE = (
+    "For research, and for experts who check every decision. Not a medical device; not for "
+    "diagnosis."
+)
+NO_POLICY = "this model has no policy; run `misgiving calibrate` and export the model again"
+
+
+class Limits(BaseModel):
+    """Limits of one request."""
+
+    max_bytes: int = Field(description="Bytes of one file.")
+    max_pixels: int = Field(description="Pixels of one image.")
+    max_decoded_bytes: int = Field(
+        description="Memory for images that are decoded at once; others wait."
+    )
+    max_files: int = Field(description="Files in one request.")
+    queue: int = Field(description="Images that may wait.")
+    timeout: float = Field(description="Seconds for one request.")
+
+
+class ModelDescription(BaseModel):
+    """The model, its policy, and the limits of a request."""
+
+    classes: list[str]
+    model_fingerprint: str
+    policy_fingerprint: str | None
+    policy: list[str] | None = Field(description="The policy in words; null: no policy.")
+    card: dict[str, Any] = Field(description="The model card.")
+    versions: dict[str, str]
+    limits: Limits
+    keeps_images: bool
+    notice: str
+
+
+class OperatingPoint(BaseModel):
+    """Coverage and error on the calibration cases at one threshold."""
+
+    threshold: float | None = Field(description="Lowest accepted score; null: no threshold.")
+    accepted: int = Field(description="Number of accepted cases.")
+    wrong: int = Field(description="Number of accepted cases that are wrong.")
+    coverage: float = Field(description="Share of all cases that is accepted.")
+    error: float | None = Field(description="Share of the accepted cases that is wrong.")
+    bound: float = Field(
+        description="Upper bound of the error; holds for all operating points at once."
+    )
+
+
+class SavedPolicy(BaseModel):
+    """The policy that decides."""
+
+    max_error: float = Field(description="Target error rate among accepted images.")
+    accepts: bool = Field(description="False if it defers everything.")
+    threshold: float | None = Field(
+        description="Lowest accepted score; null: none, or accepts all."
+    )
+    ood_threshold: float | None
+    class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
+
+
+class Calibration(BaseModel):
+    """Operating points that the calibration cases can judge; for comparison only."""
+
+    unavailable: str | None = Field(description="Reason why there are no operating points.")
+    confidence: float | None
+    cases: int
+    operating_points: list[OperatingPoint] = Field(description="Strictest first.")
+    policy: SavedPolicy | None
+    command: str | None = Field(
+        description="Command that calibrates; replace {max_error} by the target."
+    )
+
+
+@router.get("/model")
+async def describe_model(service: ServiceDep) -> ModelDescription:
+    """Describe the model: card, policy, versions, and limits of a request."""
+    model = service.model
+    installed = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
+    return ModelDescription(
+        classes=list(model.classes),
+        model_fingerprint=model.fingerprint,
+        policy_fingerprint=service.policy_fingerprint,
+        policy=None if model.policy is None else model.policy.summary(),
+        card=dict(model.card),
+        versions={"python": platform.python_version(), **versions},
+        limits=Limits.model_validate(service.settings, from_attributes=True),
+        keeps_images=service.files is not None,
+        notice=NOTICE,
+    )
+
+
+@router.get("/calibration")
+def list_operating_points(service: ServiceDep) -> Calibration:
+    """List coverage and error at every operating point, with simultaneous bounds."""
+    policy = service.model.policy
+    if not isinstance(policy, DeferralPolicy):
+        return Calibration(
+            unavailable=NO_POLICY,
+            confidence=None,
+            cases=0,
+            operating_points=[],
+            policy=None,
+            command=None,
+        )
+    certificate, targets = policy.certificate, policy.targets
+    points = certificate.calibration_scores.operating_points(confidence=targets.confidence)
+    threshold = policy.accept_threshold
+    return Calibration(
+        unavailable=None,
+        confidence=targets.confidence,
+        cases=certificate.cases,
+        operating_points=[
+            OperatingPoint(**{**one._asdict(), "threshold": _finite(one.threshold)})
+            for one in points
+        ],
+        policy=SavedPolicy(
+            max_error=targets.max_error,
+            accepts=threshold is not None,
+            threshold=None if threshold is None else _finite(threshold),
+            ood_threshold=policy.ood_threshold,
+            class_targets=list(targets.class_max_miss),
+        ),
+        command=command(policy),
+    )
+
+
+def command(policy: DeferralPolicy) -> str:
+    """The command that calibrates for another target error rate and is otherwise the same."""
+    targets = policy.targets
+    words = ["misgiving", "calibrate", "RUN", "NEW_CASES", "--max-error", "{max_error}"]
+    words += ["--confidence", str(targets.confidence)]
+    for pair in _pairs(targets.class_max_miss):
+        words += ["--class-max-miss", shlex.quote(pair)]
+    if targets.max_ood_false_alarms is not None:
+        words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
+    if not targets.simultaneous:
+        words.append("--each")
+    if targets.prevalence:
+        words += ["--prevalence", shlex.quote(",".join(_pairs(targets.prevalence)))]
+    if policy.ood_detector is not None:
+        words += ["--detector", shlex.quote(policy.ood_detector)]
+    return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
+
+
+def _pairs(values: Mapping[str, float]) -> list[str]:
+    return [f"{name}={value}" for name, value in values.items()]
+
+
+def _finite(threshold: float) -> float | None:
+    return None if threshold == -math.inf else threshold

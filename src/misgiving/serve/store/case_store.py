@@ -1,0 +1,289 @@
+"""Cases and reviews in a database; a method that writes has committed when it returns."""
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, NamedTuple, get_args
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    exists,
+    func,
+    insert,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from misgiving.errors import DataError, UsageError
+from misgiving.serve.schemas import Case, DecidedCase, Outcome, Review, zulu
+from misgiving.serve.store.engines import WRITES, engine_for, shown
+from misgiving.serve.store.migrations import ARRIVALS, CASES, REVIEWS, migrate
+
+PAGE_SIZE = 500
+NOT_STORED = {"review", "reviews"}
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+Order = Literal["expected_error", "newest"]
+KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaseFilter:
+    """Conditions on cases; None or empty means no condition.
+
+    Attributes:
+        decisions: Any of these.
+        reviewed: Has a review.
+        predicted_class: The model's class.
+        received_since: Received at this moment or later.
+        reviewed_since: Reviewed at this moment or later, perhaps not for the first time.
+    """
+
+    decisions: tuple[Outcome, ...] = ()
+    reviewed: bool | None = None
+    predicted_class: str | None = None
+    received_since: datetime | None = None
+    reviewed_since: datetime | None = None
+
+    def conditions(self) -> ColumnElement[bool]:
+        """The filter as an SQL clause with bound values."""
+        clauses: list[ColumnElement[bool]] = []
+        if self.decisions:
+            clauses.append(CASES.c.decision.in_(self.decisions))
+        if self.reviewed is not None:
+            clauses.append(CASES.c.reviewed.is_(self.reviewed))
+        if self.predicted_class is not None:
+            clauses.append(CASES.c.predicted_class == self.predicted_class)
+        if self.received_since is not None:
+            clauses.append(CASES.c.id >= first_id_at(self.received_since))
+        if self.reviewed_since is not None:
+            late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
+            clauses.append(CASES.c.id.in_(select(REVIEWS.c.case_id).where(late)))
+        return and_(True, *clauses)
+
+
+def first_id_at(moment: datetime) -> str:
+    """The smallest id of this moment or later; ids start with their time in microseconds.
+
+    >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    '000000000f4240'
+    """
+    return f"{max(0, (moment - EPOCH) // timedelta(microseconds=1)):014x}"
+
+
+class Page(NamedTuple):
+    """Some cases in the requested order, and the cursor of the next page; None: the last page."""
+
+    cases: list[Case]
+    cursor: str | None
+
+
+class ExpectedReview(NamedTuple):
+    """The last review that a reviewer knows, by its time; None: there was none."""
+
+    reviewed_at: datetime | None
+
+
+class NewerReviewError(Exception):
+    """The last review of a case is not the one that the reviewer knows; None: there is none."""
+
+    def __init__(self, last: Review | None) -> None:
+        super().__init__(last)
+        self.last = last
+
+
+class Store:
+    """All cases, on SQLite or PostgreSQL; safe in threads and for several processes at once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._writing = engine.execution_options(**{WRITES: True})
+
+    @classmethod
+    def open(cls, place: str) -> "Store":
+        """Open a database URL or the path of an SQLite file, which is created if there is none.
+
+        Raises:
+            DataError: It cannot be opened, or a newer version has written it.
+            UsageError: The place is not supported.
+        """
+        store = cls(engine_for(place))
+        try:
+            with store._writing.begin() as connection:
+                migrate(connection, shown(place))
+        except SQLAlchemyError as error:
+            store.close()
+            reason = str(getattr(error, "orig", None) or error)
+            raise DataError(
+                f"{shown(place)}: the store cannot be opened ({reason}); check the place, or "
+                "choose another one with the option store"
+            ) from error
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def add(self, cases: Sequence[Case]) -> list[Case]:
+        """Commit all of these cases or none, and return them."""
+        rows = [
+            case.model_dump(exclude=NOT_STORED)
+            | {"received": zulu(case.received), "doubt": case.doubt}
+            for case in cases
+        ]
+        with self._writing.begin() as connection:
+            connection.execute(insert(CASES), rows)
+            connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in cases])
+        return list(cases)
+
+    def review(self, id: str, review: Review, *, expected: ExpectedReview | None = None) -> bool:
+        """Commit a review; returns False if there is no such case.
+
+        Raises:
+            NewerReviewError: The last review is not the expected one.
+        """
+        with self._writing.begin() as connection:  # its update makes other reviewers wait
+            found = connection.execute(update(CASES).where(CASES.c.id == id).values(reviewed=True))
+            if found.rowcount:
+                last = _last_reviews(connection, [id]).get(id)
+                if expected and expected.reviewed_at != (last.reviewed_at if last else None):
+                    raise NewerReviewError(last)
+                values = {"case_id": id, **review.model_dump(mode="json")}
+                connection.execute(insert(REVIEWS).values(values))
+        return found.rowcount > 0
+
+    def case(self, id: str) -> Case | None:
+        """The case with this id."""
+        with self._engine.begin() as connection:
+            found = _cases(connection, select(CASES).where(CASES.c.id == id))
+        return found[0] if found else None
+
+    def reviews(self, id: str) -> list[Review]:
+        """All reviews of a case, oldest first."""
+        query = select(REVIEWS).where(REVIEWS.c.case_id == id).order_by(REVIEWS.c.number)
+        with self._engine.begin() as connection:
+            return [Review.model_validate(row) for row in _rows(connection, query)]
+
+    def page(
+        self,
+        where: CaseFilter,
+        order: Order = "expected_error",
+        *,
+        limit: int = PAGE_SIZE,
+        cursor: str | None = None,
+    ) -> Page:
+        """At most `limit` cases after the cursor; the most likely wrong or the newest first."""
+        keys = KEYS[order]
+        query = select(CASES).where(where.conditions()).order_by(*(key.desc() for key in keys))
+        if cursor is not None:
+            query = query.where(tuple_(*keys) < _read_cursor(cursor, order))
+        with self._engine.begin() as connection:
+            cases = _cases(connection, query.limit(limit + 1))
+        more = len(cases) > limit
+        return Page(cases[:limit], _cursor_after(cases[limit - 1], order) if more else None)
+
+    def all(self, where: CaseFilter, order: Order = "expected_error") -> Iterator[Case]:
+        """Every case, read page by page to bound the memory."""
+        page = self.page(where, order)
+        yield from page.cases
+        while page.cursor is not None:
+            page = self.page(where, order, cursor=page.cursor)
+            yield from page.cases
+
+    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[DecidedCase]:
+        """Cases that one policy decided, after this number, in the order of arrival.
+
+        If several processes write to PostgreSQL, one may commit a lower number after another's
+        higher one.
+        """
+        columns = [CASES.c[name] for name in DecidedCase.model_fields if name != "number"]
+        query = (
+            select(ARRIVALS.c.number, *columns)
+            .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
+            .where(CASES.c.policy_fingerprint == policy_fingerprint)
+            .order_by(ARRIVALS.c.number)
+            .limit(PAGE_SIZE)
+        )
+        while True:
+            with self._engine.begin() as connection:
+                rows = _rows(connection, query.where(ARRIVALS.c.number > after))
+            if not rows:
+                return
+            yield from map(DecidedCase.model_validate, rows)
+            after = rows[-1]["number"]
+
+    def count(self, where: CaseFilter) -> int:
+        """Number of cases."""
+        query = select(func.count()).select_from(CASES).where(where.conditions())
+        with self._engine.begin() as connection:
+            return int(connection.scalar(query) or 0)
+
+    def counts(self) -> dict[Outcome, int]:
+        """Number of cases by decision."""
+        query = select(CASES.c.decision, func.count()).group_by(CASES.c.decision)
+        with self._engine.begin() as connection:
+            found = {row[0]: row[1] for row in connection.execute(query)}
+        return {decision: found.get(decision, 0) for decision in get_args(Outcome)}
+
+    def ping(self) -> None:
+        """Raise SQLAlchemyError if the database does not respond."""
+        with self._engine.begin() as connection:
+            connection.execute(select(exists().where(CASES.c.id == "")))
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._engine.dispose()
+
+
+def _cases(connection: Connection, query: Select[Any]) -> list[Case]:
+    """The cases of a query, each with its last review."""
+    rows = _rows(connection, query)
+    last = _last_reviews(connection, [row["id"] for row in rows if row["reviewed"]])
+    return [Case.model_validate({**row, "review": last.get(row["id"])}) for row in rows]
+
+
+def _last_reviews(connection: Connection, ids: Sequence[str]) -> dict[str, Review]:
+    if not ids:
+        return {}
+    last_numbers = (
+        select(func.max(REVIEWS.c.number))
+        .where(REVIEWS.c.case_id.in_(ids))
+        .group_by(REVIEWS.c.case_id)
+    )
+    rows = _rows(connection, select(REVIEWS).where(REVIEWS.c.number.in_(last_numbers)))
+    return {row["case_id"]: Review.model_validate(row) for row in rows}
+
+
+def _rows(connection: Connection, query: Select[Any]) -> list[dict[str, Any]]:
+    return [{str(name): row[name] for name in row} for row in connection.execute(query).mappings()]
+
+
+def _cursor_after(case: Case, order: Order) -> str:
+    keys = [case.doubt, case.id] if order == "expected_error" else [case.id]
+    return base64.urlsafe_b64encode(json.dumps([order, *keys]).encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str, order: Order) -> tuple[float | str, ...]:
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        match json.loads(base64.b64decode(padded, altchars="-_", validate=True)):
+            case ["expected_error", float(doubt), str(id)] if order == "expected_error":
+                keys: tuple[float | str, ...] = (doubt, id)
+            case ["newest", str(id)] if order == "newest":
+                keys = (id,)
+            case _:
+                raise ValueError(cursor)
+        if not id.isalnum() or not id.isascii():
+            raise ValueError(id)
+    except ValueError as error:
+        raise UsageError(
+            "the cursor does not belong to this list and order; leave it out to start with the "
+            "first case"
+        ) from error
+    return keys
