@@ -2,8 +2,7 @@
 
 from dataclasses import replace
 
-from misgiving.reproduction.ood_detection import OdinSearch
-from misgiving.reproduction.protocol import DIGITS
+from misgiving.reproduction.protocol import DIGITS, OdinSearch
 
 TINY = replace(
     DIGITS,

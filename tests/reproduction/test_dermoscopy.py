@@ -10,9 +10,8 @@ from PIL import Image
 
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.ood_detection import OdinSearch
 from misgiving.reproduction.ood_sources import ood_places
-from misgiving.reproduction.protocol import Unit, protocol_for
+from misgiving.reproduction.protocol import OdinSearch, Unit, protocol_for
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 

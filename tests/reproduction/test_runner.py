@@ -17,15 +17,15 @@ from misgiving.reproduction.runner import (
     on_this_machine,
     reproduce_units,
 )
-from misgiving.reproduction.trial_data import Listener, TrialData
+from misgiving.reproduction.trial_data import Progress, TrialData
 
 
 def test_a_finished_unit_is_not_done_again(trial_data, reproduction):
-    listened = []
-    trial_data.listener, before = Listener(on_unit=listened.append), trial_data.listener
+    finished = []
+    trial_data.progress, before = Progress(on_unit=finished.append), trial_data.progress
     reproduce_units(trial_data, reproduction)
-    trial_data.listener = before
-    assert listened == []
+    trial_data.progress = before
+    assert finished == []
 
 
 @pytest.mark.parametrize("changes", [{"seed": 9}, {"validation_share": 0.7}])
@@ -61,7 +61,7 @@ def test_a_unit_that_fails_leaves_nothing_but_what_its_training_goes_on_from(
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("misgiving.reproduction.runner.write_json", fail)
+    monkeypatch.setattr("misgiving.reproduction.runner.write_document", fail)
     with pytest.raises(OSError, match="disk full"):
         reproduce_units(trial_data, tmp_path)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
@@ -87,7 +87,7 @@ def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_wer
         return {torch.get_num_threads(), *(pool["num_threads"] for pool in threadpool_info())}
 
     seen = []
-    monkeypatch.setattr(units_module, "_do", lambda *_: seen.append(numbers()))
+    monkeypatch.setattr(units_module, "_results", lambda *_: seen.append(numbers()) or [])
     before = numbers()
     unit = Unit("generalization", 0, "vanilla")
     reproduce_units(trial_data, tmp_path, run=on_this_machine(threads=3), chosen=[unit])
@@ -97,11 +97,11 @@ def test_a_unit_runs_with_the_threads_it_records_and_others_are_left_as_they_wer
 
 
 def test_a_unit_that_is_finished_with_other_threads_counts(trial_data, reproduction):
-    listened = []
-    trial_data.listener, before = Listener(on_unit=listened.append), trial_data.listener
+    finished = []
+    trial_data.progress, before = Progress(on_unit=finished.append), trial_data.progress
     reproduce_units(trial_data, reproduction, run=on_this_machine(threads=7))
-    trial_data.listener = before
-    assert listened == []
+    trial_data.progress = before
+    assert finished == []
 
 
 def test_units_with_other_threads_are_collected_anew(trial_data, reproduction, tmp_path):

@@ -11,8 +11,8 @@ from tiny import TINY
 from misgiving.errors import BadImages
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.ood_detection import OdinSearch
 from misgiving.reproduction.ood_sources import OodPlace
+from misgiving.reproduction.protocol import OdinSearch
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 

@@ -221,7 +221,7 @@ def reproduce(
     from misgiving.reproduction.ood_sources import ood_places
     from misgiving.reproduction.protocol import chosen_units, protocol_for
     from misgiving.reproduction.runner import reproduce_units
-    from misgiving.reproduction.trial_data import Listener, TrialData
+    from misgiving.reproduction.trial_data import Progress, TrialData
 
     one_unit = any(choice is not None for choice in (experiment, trial, model))
     if collect and one_unit:
@@ -257,13 +257,13 @@ def reproduce(
     run = None if collect else _runner(jobs, threads, ray, gpus_per_unit)
     with progress_bars() as progress:
         units, steps = Units(progress), Steps(progress, protocol.training.epochs)
-        listener = Listener(
+        callbacks = Progress(
             on_start=units.start,
             on_unit=units.show,
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        trial_data = TrialData(protocol, cache_folder(cache), listener)
+        trial_data = TrialData(protocol, cache_folder(cache), callbacks)
         say_skipped(trial_data.images.skipped)
         for sentence in trial_data.leakage():
             say(sentence)

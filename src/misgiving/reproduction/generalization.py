@@ -1,8 +1,5 @@
-"""Section 4.1 of the paper: is the classifier better, and does the estimate follow the loss?"""
+"""Section 4.1 of the paper: classification, loss estimation, and the sweep of learning rates."""
 
-from pathlib import Path
-
-from misgiving.checkpoint import Checkpoint
 from misgiving.decisions.engine import detectors_of
 from misgiving.evaluation import (
     FAILURE_SCORES,
@@ -11,35 +8,53 @@ from misgiving.evaluation import (
     measure_loss_estimation,
     predictions_of,
 )
-from misgiving.reproduction.policies import measure_reliance, policy_sets
+from misgiving.reproduction.policies import measure_policies, policy_sets
+from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.schema import Measurement
 from misgiving.results.scores import save_scores
 from misgiving.scores.confidences import all_confidences
-from misgiving.workflows.train import Run
 
-FAILURES = "failures"  # the confidences of the measured part, for intervals
+FAILURES = "failures"  # the confidences of the measured set, for intervals
 
 
-def measure_generalization(run: Run, checkpoint: Checkpoint, folder: Path) -> list[Measurement]:
-    """Predict every part once, keep predictions in `folder`, and measure.
+def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
+    """Measure classification, loss estimation, failure scores and policies of one model.
 
-    Learned scores are among the failure scores where they were learned on other images than are
+    Learned scores are among the failure scores where they were fitted on other images than are
     measured.
     """
-    part = run.roles.measured
-    predictions = predictions_of(checkpoint, run.part(part))
-    predictions.save(folder / "predictions" / f"{part}.safetensors")
-    parts = policy_sets(run, checkpoint, predictions)
-    detectors = detectors_of(parts.training)
-    relied, estimate = measure_reliance(parts, detectors, folder, seed=run.training.seed)
+    run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
+    measured = run.roles.measured
+    predictions = predictions_of(checkpoint, run.part(measured))
+    predictions.save(folder / "predictions" / f"{measured}.safetensors")
+    sets = policy_sets(run, checkpoint, predictions)
+    detectors = detectors_of(sets.training)
+    of_policies, estimate = measure_policies(sets, detectors, folder, seed=run.training.seed)
     confidences = all_confidences(predictions, detectors)
     if estimate is not None and run.roles.tunes_apart:
         confidences = dict(estimate.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(folder, FAILURES, failure_scores, predictions.groups)
     return [
-        *measure_classification(predictions, part),
-        *measure_loss_estimation(predictions, part, class_weights=checkpoint.class_weights),
-        *measure_failures(predictions, failure_scores, part),
-        *relied,
+        *measure_classification(predictions, measured),
+        *measure_loss_estimation(predictions, measured, class_weights=checkpoint.class_weights),
+        *measure_failures(predictions, failure_scores, measured),
+        *of_policies,
     ]
+
+
+def measure_learning_rate(trained: TrainedUnit) -> list[Measurement]:
+    """Measure classification at another learning rate, and remove the model's weights.
+
+    Only learning curves are compared, and weights fill disks.
+    """
+    measured = trained.run.roles.measured
+    predictions = predictions_of(trained.checkpoint, trained.run.part(measured))
+    predictions.save(trained.folder / "predictions" / f"{measured}.safetensors")
+    (trained.folder / "run" / "model.safetensors").unlink()
+    return [*measure_classification(predictions, measured), divergence(measured, yes=False)]
+
+
+def divergence(dataset: str, *, yes: bool) -> Measurement:
+    """Result of a training whose loss became, or did not become, infinite or NaN."""
+    return Measurement(dataset, "", "diverged", float(yes))

@@ -1,4 +1,4 @@
-"""Section 4.3 of the paper: images of classes that the model has not been trained on."""
+"""Section 4.3 of the paper: images of classes that the model was not trained on."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,9 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.loading import ImageSet
+from misgiving.reproduction.ood_detection import Detection, measure_outliers
+from misgiving.reproduction.trial_data import TrainedUnit
+from misgiving.results.schema import Measurement
 
 TOGETHER = "unseen_classes"
 
@@ -25,3 +28,16 @@ def unseen_sets(together: ImageSet, unseen: tuple[str, ...]) -> Mapping[str, Int
             for name in unseen
         },
     }
+
+
+def measure_new_classes(trained: TrainedUnit, detection: Detection) -> list[Measurement]:
+    """Measure the detectors of 4.2 on the unseen classes, together and one by one."""
+    unseen = trained.trial_data.protocol.unseen
+    together = unseen_images(trained.trial_data.images, unseen)
+    scores = detection.detectors(together)
+    measurements = []
+    for name, rows in unseen_sets(together, unseen).items():
+        of_set = {detector: values[rows] for detector, values in scores.items()}
+        groups = together.select(rows).groups
+        measurements += measure_outliers(trained, detection, name, of_set, groups)
+    return measurements

@@ -1,115 +1,87 @@
-"""Section 4.2 of the paper: telling images of other kinds by ODIN, and by simpler confidences."""
+"""Section 4.2 of the paper: OOD detection by ODIN, and by detectors that need no tuning."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from typing import NamedTuple
+
+from jaxtyping import Float
+from numpy import ndarray
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
+from misgiving.decisions.engine import OOD_DETECTOR, detectors_of
+from misgiving.deferral import one_per_group
+from misgiving.deferral.bounds import kth_lowest, tolerance_rank
+from misgiving.evaluation import (
+    measure_classification,
+    measure_detection,
+    predictions_of,
+)
 from misgiving.evaluation.ood_scores import Scores, odin_scores, plain_scores
 from misgiving.metrics.ood import ood_metrics
+from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, policy_sets
+from misgiving.reproduction.protocol import OdinSearch
+from misgiving.reproduction.trial_data import TrainedUnit
+from misgiving.results.formats import write_table
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, OdinPoint
-from misgiving.scores import (
-    EPSILONS,
-    TEMPERATURES,
-    FittedDetectors,
-    Odin,
-    Tuning,
-    best_of_grid,
-    id_only_odin,
-    odin_grid,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class OdinSearch:
-    """The grid over which ODIN is tuned, and the set it is tuned on (the paper's: NCT)."""
-
-    tuning_set: str
-    temperatures: Sequence[float] = TEMPERATURES
-    epsilons: Sequence[float] = EPSILONS
-
-    def grid(self) -> list[Odin]:
-        """The points among which the best is looked for."""
-        return odin_grid(self.temperatures, self.epsilons)
-
-
-class OdinChoices(NamedTuple):
-    """ODIN as tuned on the named set, and as chosen on in-distribution images alone."""
-
-    tuning: Tuning
-    id_only: Odin
-
-    def detectors(self) -> dict[str, Odin]:
-        """Every ODIN of the tables by its name there."""
-        return {"odin": self.tuning.best, "odin_default": Odin(), "odin_id_only": self.id_only}
-
-
-class Detection(NamedTuple):
-    """Confidences of the inliers and of every outlier set, and what was chosen on the tuning set.
-
-    `chosen` is the detector with the highest AUROC there, whose confidences are given as
-    `CHOSEN` once more: on every other set it was chosen without looking.
-    """
-
-    inliers: Scores
-    outliers: Mapping[str, Scores]
-    choices: OdinChoices
-    chosen: str
-
+from misgiving.results.scores import save_scores
+from misgiving.scores import FittedDetectors, Odin, best_of_grid, id_only_odin
+from misgiving.scores.confidences import all_confidences
 
 CHOSEN = "best_on_tuning"
 
 
-def detect(
-    checkpoint: Checkpoint,
-    inliers: ImageSet,
-    outliers: Mapping[str, ImageSet],
-    search: OdinSearch,
-    *,
-    detectors: FittedDetectors,
-    tuning_inliers: ImageSet | None = None,
-) -> Detection:
-    """Tune ODIN on the named set, and score every set by every detector.
+class TunedDetectors:
+    """All detectors of one model: ODIN as tuned on a named set, ODIN's default, and the others.
 
-    The scores of the whole grid on the tuning sets are used again for the tables.
-
-    Args:
-        checkpoint: The trained model.
-        inliers: In-distribution images that are measured.
-        outliers: Sets that are measured; the tuning set is one of them.
-        search: The grid and the tuning set.
-        detectors: Fitted on the training part.
-        tuning_inliers: In-distribution images to choose on; None for `inliers`, as in the paper.
+    `chosen` has the highest AUROC on the tuning set. Its scores are also given as `CHOSEN`; on
+    every other set it was chosen without looking at that set.
     """
-    grid = list(dict.fromkeys([*search.grid(), Odin()]))
-    known = {
-        id(images): odin_scores(checkpoint, images, grid)
-        for images in (tuning_inliers or inliers, outliers[search.tuning_set])
-    }
-    choosing = known[id(tuning_inliers or inliers)]
-    tuning = best_of_grid(choosing, known[id(outliers[search.tuning_set])], search.grid())
-    choices = OdinChoices(tuning, id_only_odin(choosing, search.grid()))
 
-    def scored(images: ImageSet) -> Scores:
-        points = choices.detectors()
-        found = known.get(id(images)) or odin_scores(
-            checkpoint, images, list(dict.fromkeys(points.values()))
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        fitted: FittedDetectors,
+        search: OdinSearch,
+        *,
+        inliers: ImageSet,
+        outliers: ImageSet,
+    ) -> None:
+        """Tune ODIN on these in-distribution images and these images of the tuning set."""
+        self._checkpoint, self._fitted = checkpoint, fitted
+        grid = search.grid()
+        points = list(dict.fromkeys([*grid, Odin()]))
+        of_inliers, of_outliers = (
+            odin_scores(checkpoint, images, points) for images in (inliers, outliers)
         )
-        return {name: found[point] for name, point in points.items()} | plain_scores(
-            checkpoint, images, detectors
-        )
+        self.tuning = best_of_grid(of_inliers, of_outliers, grid)
+        self.odins = {
+            "odin": self.tuning.best,
+            "odin_default": Odin(),
+            "odin_id_only": id_only_odin(of_inliers, grid),
+        }
+        self._known = [  # the grid's scores serve for the tables too
+            (inliers, self._with_plain(inliers, of_inliers)),
+            (outliers, self._with_plain(outliers, of_outliers)),
+        ]
+        (_, ours), (_, theirs) = self._known
+        self.chosen = best_detector(ours, theirs)
 
-    of_inliers = scored(inliers)
-    of_outliers = {name: scored(images) for name, images in outliers.items()}
-    tuned_on = of_inliers if tuning_inliers is None else scored(tuning_inliers)
-    chosen = best_detector(tuned_on, of_outliers[search.tuning_set])
-    return Detection(
-        {**of_inliers, CHOSEN: of_inliers[chosen]},
-        {name: {**scores, CHOSEN: scores[chosen]} for name, scores in of_outliers.items()},
-        choices,
-        chosen,
-    )
+    def __call__(self, images: ImageSet) -> Scores:
+        """Scores of a set by every detector."""
+        for known, scores in self._known:
+            if known is images:
+                return {**scores, CHOSEN: scores[self.chosen]}
+        points = list(dict.fromkeys(self.odins.values()))
+        scores = self._with_plain(images, odin_scores(self._checkpoint, images, points))
+        return {**scores, CHOSEN: scores[self.chosen]}
+
+    def _with_plain(
+        self, images: ImageSet, odin: Mapping[Odin, Float[ndarray, " _"]]
+    ) -> dict[str, Float[ndarray, " _"]]:
+        tuned = {name: odin[point] for name, point in self.odins.items()}
+        return tuned | plain_scores(self._checkpoint, images, self._fitted)
 
 
 def best_detector(inliers: Scores, outliers: Scores) -> str:
@@ -117,17 +89,89 @@ def best_detector(inliers: Scores, outliers: Scores) -> str:
     return max(inliers, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
 
 
-def chosen_points(choices: OdinChoices, tuning_set: str) -> list[Measurement]:
-    """Temperature and epsilon of each ODIN that was chosen, as rows of the results."""
-    points = choices.detectors()
-    del points["odin_default"]
+class Detection(NamedTuple):
+    """Tuned detectors, their scores of the measured inliers, and the limit of the OOD rule."""
+
+    detectors: TunedDetectors
+    inliers: Scores
+    limit: float
+
+
+def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
+    """Tune the detectors of one model, and measure them on every OOD set."""
+    run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
+    search = trained.trial_data.protocol.search
+    measured = run.roles.measured
+    inliers = run.part(measured)
+    predictions = predictions_of(checkpoint, inliers)
+    predictions.save(folder / "predictions" / f"{measured}.safetensors")
+    sets = policy_sets(run, checkpoint, predictions)
+    fitted = detectors_of(sets.training)
+    outliers = {
+        name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
+    }
+    detectors = TunedDetectors(
+        checkpoint,
+        fitted,
+        search,
+        inliers=run.part(run.roles.tuning) if run.roles.tunes_apart else inliers,
+        outliers=outliers[search.tuning_set],
+    )
+    limit = ood_limit(sets.calibration, fitted, seed=run.training.seed)
+    detection = Detection(detectors, detectors(inliers), limit)
+    save_scores(folder, measured, detection.inliers, inliers.groups)
+    grid = [
+        OdinPoint(odin.temperature, odin.epsilon, auroc) for odin, auroc in detectors.tuning.grid
+    ]
+    write_table(folder / "odin_grid.csv", OdinPoint, grid)
+    rows = [
+        *measure_classification(predictions, measured),
+        *_choices(detectors, search.tuning_set),
+        # only the inliers that did not set the limit
+        measure_ood_rule(all_confidences(sets.test, fitted), limit, measured),
+    ]
+    for name, images in outliers.items():
+        rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
+    return rows, detection
+
+
+def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
+    """Temperature and epsilon of each tuned ODIN, and the chosen detector."""
+    tuned = {name: odin for name, odin in detectors.odins.items() if name != "odin_default"}
     return [
-        Measurement(tuning_set, detector, name, value)
-        for detector, point in points.items()
-        for name, value in {"temperature": point.temperature, "epsilon": point.epsilon}.items()
+        *(
+            Measurement(tuning_set, name, metric, value)
+            for name, odin in tuned.items()
+            for metric, value in (("temperature", odin.temperature), ("epsilon", odin.epsilon))
+        ),
+        Measurement(tuning_set, detectors.chosen, "chosen", 1.0),
     ]
 
 
-def grid_rows(tuning: Tuning) -> list[OdinPoint]:
-    """The whole grid with its AUROC on the tuning set."""
-    return [OdinPoint(point.temperature, point.epsilon, auroc) for point, auroc in tuning.grid]
+def measure_outliers(
+    trained: TrainedUnit, detection: Detection, name: str, scores: Scores, groups: tuple[str, ...]
+) -> list[Measurement]:
+    """Measure all detectors and the OOD rule on a set of outliers, and keep its scores."""
+    save_scores(trained.folder, name, scores, groups)
+    return [
+        *measure_detection(detection.inliers, scores, name),
+        measure_ood_rule(scores, detection.limit, name),
+    ]
+
+
+def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
+    """The limit below which an image is OOD, with at most `MAX_OOD_FALSE_ALARMS` at 95 %.
+
+    It is the rule of a policy, which there shares the confidence with the target error rate. -inf,
+    so that no image is OOD, where there are too few groups to certify that.
+    """
+    rows = one_per_group(calibration.groups, seed=seed)
+    rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
+    confidences = all_confidences(calibration, fitted)[OOD_DETECTOR][rows]
+    return float(kth_lowest(confidences, rank)) if rank else -math.inf
+
+
+def measure_ood_rule(scores: Scores, limit: float, dataset: str) -> Measurement:
+    """The share of a set that is below the OOD limit."""
+    share = float((scores[OOD_DETECTOR] < limit).mean())
+    return Measurement(dataset, "ood_rule", "ood_share", share)

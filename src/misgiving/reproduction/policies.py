@@ -1,6 +1,5 @@
-"""May one rely on it? Detectors, calibration and policies of one trained model, measured."""
+"""Calibration and deferral policies of one trained model, measured over target error rates."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,15 +11,14 @@ from misgiving.calibrators import Estimate
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.splits import drawn_parts
 from misgiving.decisions.engine import (
-    OOD_DETECTOR,
     Decider,
     Verdict,
     calibrated,
     cases_of,
     estimate_of,
 )
-from misgiving.deferral import Targets, one_per_group
-from misgiving.deferral.bounds import kth_lowest, tolerance_rank
+from misgiving.deferral import Targets
+from misgiving.deferral.bounds import tolerance_rank
 from misgiving.errors import DataError
 from misgiving.evaluation import measure_scaling, predictions_of
 from misgiving.files import write_json
@@ -30,7 +28,6 @@ from misgiving.results.predictions import Predictions
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
 from misgiving.results.scores import save_scores
 from misgiving.scores import FittedDetectors
-from misgiving.scores.confidences import all_confidences
 from misgiving.workflows.train import Run
 
 POLICY_SET = "policy_test"  # the images on which policies are measured
@@ -41,11 +38,11 @@ BINS = 10  # of the figure
 
 
 class PolicySets(NamedTuple):
-    """Predictions for the parts that a policy takes, which share no group.
+    """Predictions for the sets that a policy needs, which share no group.
 
-    Of the grouped split these are its own parts. The paper's split keeps nothing apart for
-    choosing and calibrating: there they are thirds of the held-out images, drawn by group, of
-    which other images may have been trained on.
+    These are the sets of the grouped split. The paper's split has no sets for tuning and
+    calibration: there they are thirds of the held-out images, drawn by group, and the model may
+    have been trained on other images of these groups.
     """
 
     training: Predictions
@@ -56,7 +53,7 @@ class PolicySets(NamedTuple):
 
 
 def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> PolicySets:
-    """Predict the parts that are not yet predicted; `measured` is what the tables measure."""
+    """Predict the sets that are not predicted yet; `measured` is the set of the tables."""
     training = predictions_of(checkpoint, run.part("train"))
     if run.roles.tunes_apart:
         calibrated_on = run.part("calibrate")
@@ -70,28 +67,25 @@ def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> Poli
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
 
 
-def measure_reliance(
-    parts: PolicySets, detectors: FittedDetectors, folder: Path, *, seed: int
+def measure_policies(
+    sets: PolicySets, detectors: FittedDetectors, folder: Path, *, seed: int
 ) -> tuple[list[Measurement], Estimate | None]:
-    """Calibrate a policy for each target error, and measure it on the test part.
+    """Calibrate a policy for each target error rate, and measure it on the test set.
 
-    Writes into `folder` each policy, a reliability table, and the decisions for intervals. Where
-    the parts are too small, there is nothing: a report says so.
-
-    Returns:
-        Rows of the results, and what the scores mean.
+    Writes into `folder` each policy, a reliability table, and the decisions for intervals; only
+    the reason where the sets are too small.
     """
-    rate = _max_ood_false_alarms(parts.calibration)
+    rate = _max_ood_false_alarms(sets.calibration)
     try:
-        estimate = estimate_of(parts.tune, detectors)
+        estimate = estimate_of(sets.tune, detectors)
         found = calibrated(
-            parts.tune,
-            parts.calibration,
+            sets.tune,
+            sets.calibration,
             detectors,
             estimate,
             [Targets(max_error=target, max_ood_false_alarms=rate) for target in TARGETS],
             seed=seed,
-            calibration_fingerprint=parts.calibration_fingerprint,
+            calibration_fingerprint=sets.calibration_fingerprint,
         )
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
@@ -99,21 +93,21 @@ def measure_reliance(
     deciders = dict(zip(TARGETS, found, strict=True))
     for target, decider in deciders.items():
         write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
-    verdicts = {target: decider(parts.test) for target, decider in deciders.items()}
-    _save_decisions(folder, parts.test, verdicts)
-    write_table(folder / "cases.csv", CaseRow, _cases(parts, detectors, estimate))
-    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(parts.test, verdicts))
+    verdicts = {target: decider(sets.test) for target, decider in deciders.items()}
+    _save_decisions(folder, sets.test, verdicts)
+    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, estimate))
+    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(sets.test, verdicts))
     rows = [
-        *_calibration(parts.test, estimate, next(iter(verdicts.values()))),
+        *_calibration(sets.test, estimate, next(iter(verdicts.values()))),
         Measurement(POLICY_SET, estimate.score, "accepted_by", 1.0),
     ]
     for target, decider in deciders.items():
-        rows += _policy_rows(target, decider, parts.test, verdicts[target])
+        rows += _policy_rows(target, decider, sets.test, verdicts[target])
     return rows, estimate
 
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:
-    """The rate that is promised, or none where there are too few lesions to promise it."""
+    """The certified rate; None where there are too few groups to certify it."""
     level = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS).level
     cases = len(set(calibration.groups))
     return (
@@ -123,20 +117,22 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     )
 
 
-def _cases(parts: PolicySets, detectors: FittedDetectors, estimate: Estimate) -> Iterator[CaseRow]:
-    """All that policies rest on, so that others can be tried, and the guarantee be checked."""
-    named = {"tune": parts.tune, "calibrate": parts.calibration, "test": parts.test}
-    for name, part in named.items():
-        cases = cases_of(part, detectors, estimate)
+def _cases(sets: PolicySets, detectors: FittedDetectors, estimate: Estimate) -> Iterator[CaseRow]:
+    """The cases of all policies, so that other targets can be tried and the guarantee checked."""
+    named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
+    for name, predictions in named.items():
+        cases = cases_of(predictions, detectors, estimate)
         ood_scores = np.full(len(cases), np.nan)
         if cases.ood_scores is not None:
             ood_scores = cases.ood_scores
-        rows = zip(part.groups, cases.labels, cases.wrong, cases.scores, ood_scores, strict=True)
+        rows = zip(
+            predictions.groups, cases.labels, cases.wrong, cases.scores, ood_scores, strict=True
+        )
         for group, label, wrong, score, ood_score in rows:
             yield CaseRow(
                 set=name,
                 group=group,
-                label=part.classes[label],
+                label=predictions.classes[label],
                 wrong=bool(wrong),
                 acceptance_score=float(score),
                 ood_score=float(ood_score),
@@ -146,7 +142,7 @@ def _cases(parts: PolicySets, detectors: FittedDetectors, estimate: Estimate) ->
 def _save_decisions(
     folder: Path, test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
 ) -> None:
-    """As numbers beside the scores, so that intervals need no model."""
+    """Keep decisions as numbers beside the scores, so that intervals need no model."""
     columns = {"wrong": test.errors.astype(np.float64)}
     for target, of_images in verdicts.items():
         for decision in ("accept", "defer", "ood"):
@@ -196,7 +192,7 @@ def _calibration(
 def _quantities(
     test: Predictions, verdicts: Sequence[Verdict]
 ) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
-    """What is predicted of each image, and what was observed."""
+    """The predicted and the observed value of each image, by quantity."""
     errors = np.array([verdict.error_probability for verdict in verdicts])
     found = {"error_probability": (errors, test.errors.astype(np.float64))}
     if verdicts[0].expected_loss is not None:
@@ -213,23 +209,3 @@ def _reliability(
         for name, pair in _quantities(test, next(iter(verdicts.values()))).items()
         for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
     ]
-
-
-def ood_limit(calibration: Predictions, detectors: FittedDetectors, *, seed: int) -> float:
-    """Below it an image is OOD: at most `MAX_OOD_FALSE_ALARMS` false alarms, with confidence 0.95.
-
-    The rule by itself; in a policy it shares the confidence with the promise of the error.
-    -inf, which calls nothing out-of-distribution, where there are too few lesions to promise that.
-    """
-    rows = one_per_group(calibration.groups, seed=seed)
-    rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
-    confidences = all_confidences(calibration, detectors)[OOD_DETECTOR][rows]
-    return float(kth_lowest(confidences, rank)) if rank else -math.inf
-
-
-def measure_ood_rule(
-    confidences: Mapping[str, Float[np.ndarray, " n"]], limit: float, dataset: str
-) -> list[Measurement]:
-    """The share of a set that the OOD rule calls ood."""
-    share = float((confidences[OOD_DETECTOR] < limit).mean())
-    return [Measurement(dataset, "ood_rule", "ood_share", share)]

@@ -1,6 +1,6 @@
 """The paper's three experiments over trials: all settings, and the units of work they make."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +11,8 @@ from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
 from misgiving.registry import Registry
-from misgiving.reproduction.ood_detection import OdinSearch
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
+from misgiving.scores import EPSILONS, TEMPERATURES, Odin, odin_grid
 from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import ModelSettings
 
@@ -49,6 +49,19 @@ def sweep_name(rate: float) -> str:
     'learning_rate/0.0003'
     """
     return f"{SWEEP}{rate:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdinSearch:
+    """The grid over which ODIN is tuned, and the set it is tuned on (the paper's: NCT)."""
+
+    tuning_set: str
+    temperatures: Sequence[float] = TEMPERATURES
+    epsilons: Sequence[float] = EPSILONS
+
+    def grid(self) -> list[Odin]:
+        """All points of the grid."""
+        return odin_grid(self.temperatures, self.epsilons)
 
 
 @dataclass(frozen=True, kw_only=True)

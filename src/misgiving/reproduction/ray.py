@@ -90,7 +90,7 @@ def _on_ray(
             refuse_small_nodes([node["Resources"] for node in ray.nodes()], threads, share)
             for unit in _finished(_submit(task, records, share)):
                 await_unit(out / unit.folder, records[unit])
-                trial_data.listener.on_unit(unit)
+                trial_data.progress.on_unit(unit)
     finally:
         clear_abandoned(out / unit.folder for unit in records)
 
@@ -207,22 +207,22 @@ def _require_success(task: Any, unit: Unit) -> None:
         ) from error
 
 
-_bench_of_worker: TrialData | None = None
+_trial_data_of_worker: TrialData | None = None
 
 
 def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
-    trial_data = _bench(task)
+    trial_data = _prepared(task)
     refuse_other_worker(trial_data.record(unit), record)
     finish(trial_data, unit, task.out, record, threads=task.threads)
 
 
-def _bench(task: Task) -> TrialData:
-    global _bench_of_worker  # a worker's only way to keep what all its units use
-    if _bench_of_worker is None:  # Ray gives a worker to one reproduction only
+def _prepared(task: Task) -> TrialData:
+    global _trial_data_of_worker  # a worker's only way to keep what all its units use
+    if _trial_data_of_worker is None:  # Ray gives a worker to one reproduction only
         _enter(task.started_in)
         with threads_at(task.threads):
-            _bench_of_worker = TrialData(task.protocol, task.cache)
-    return _bench_of_worker
+            _trial_data_of_worker = TrialData(task.protocol, task.cache)
+    return _trial_data_of_worker
 
 
 def _enter(folder: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import misgiving
-from misgiving.checkpoint import versions
+from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.loading import ImageSet, prepare
@@ -25,8 +25,8 @@ from misgiving.workflows.train import Parts, Run, align, grouped_images, split_o
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listener:
-    """What to call as the work goes on; the default is silence."""
+class Progress:
+    """Callbacks that report progress."""
 
     on_start: Callable[[int, int], None] = lambda *_: None
     on_unit: Callable[[Unit], None] = lambda *_: None
@@ -44,9 +44,9 @@ class OodImages(NamedTuple):
 class TrialData:
     """The prepared images of a reproduction, and the sets that are derived from them."""
 
-    def __init__(self, protocol: Protocol, cache: Path, listener: Listener | None = None) -> None:
+    def __init__(self, protocol: Protocol, cache: Path, progress: Progress | None = None) -> None:
         self.protocol, self.cache = protocol, cache
-        self.listener = listener or Listener()
+        self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
         self.dataset.refuse_single_images()
         self.preprocessing = replace(self.dataset.preprocessing, **protocol.preprocessing)
@@ -180,9 +180,19 @@ class TrialData:
             dataset,
             self.preprocessing,
             cache=self.cache,
-            report=self.listener.on_image,
+            report=self.progress.on_image,
             on_bad_image=self.protocol.on_bad_image,
         )
+
+
+class TrainedUnit(NamedTuple):
+    """A unit with its trained model, ready to be measured; `folder` takes what is written."""
+
+    trial_data: TrialData
+    unit: Unit
+    run: Run
+    checkpoint: Checkpoint
+    folder: Path
 
 
 def _readable(built: Built, images: ImageSet) -> OodImages:
