@@ -20,15 +20,14 @@ import numpy as np
 import torch
 from side_by_side import Comparison, alternate
 from torch.optim import Adam
-from torch.optim.lr_scheduler import StepLR
 
 from misgiving.data.loading import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import fabric_of
-from misgiving.training.loop import _Loop
-from misgiving.training.session import Session
+from misgiving.training.loop import objective_of, train_epoch
+from misgiving.training.resume import TrainingState
 
 CLASSES = 8
 
@@ -116,25 +115,29 @@ def sides(
     """An epoch, and as many bare steps; both go on with the same weights."""
     torch.manual_seed(0)
     model = JointClassifier(backbone, CLASSES, pretrained=False)
-    optimizer = Adam(model.parameters(), lr=config.learning_rate, fused=True)
+    groups = [{"params": list(model.parameters()), "initial_lr": config.learning_rate}]
+    optimizer = Adam(groups, fused=True)
     fabric = fabric_of(config)
     module, wrapped = fabric.setup(model, optimizer)
-    weights = torch.ones(CLASSES, device=fabric.device)
-    loop = _Loop(fabric, module, module, wrapped, config, weights, AugmentationSettings())
+    objective = objective_of(config, images)
+    state = TrainingState(model=model, optimizer=wrapped)
+    augmentation = AugmentationSettings()
     size = images.images.shape[1]
     in_memory = torch.rand(config.batch_size, 3, size, size, device=fabric.device)
     labels = torch.randint(CLASSES, (config.batch_size,), device=fabric.device)
 
     def epoch() -> None:
-        session = Session(model, optimizer, StepLR(optimizer, 1), config)
-        deque(loop.epoch(session, images), maxlen=0)
+        state.step = 0
+        steps = train_epoch(fabric, module, state, images, config, objective, augmentation)
+        deque(steps, maxlen=0)
 
     def bare_steps() -> None:
         module.train()
         for _ in range(len(images) // config.batch_size):
-            objective = loop.objective(module(in_memory), labels)
+            logits, predicted_losses, _ = module(in_memory)
+            total = objective(logits, predicted_losses, labels).total
             wrapped.zero_grad()
-            fabric.backward(objective.total)
+            fabric.backward(total)
             wrapped.step()
         if fabric.device.type == "cuda":
             torch.cuda.synchronize()

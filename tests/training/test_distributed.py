@@ -92,7 +92,7 @@ def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, coun
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused():
-    with pytest.raises(UsageError, match="batch_size must be a multiple of the 3 processes"):
+    with pytest.raises(UsageError, match=r"batch_size.* 3 processes"):
         TrainingConfig(batch_size=64, devices=3)
     with pytest.raises(UsageError, match="at least 2 for each"):
         TrainingConfig(batch_size=4, devices=4)
@@ -101,7 +101,7 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused():
 def test_more_devices_than_there_are_is_explained():
     if torch.cuda.device_count() > 0:
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match="--devices 2"):
+    with pytest.raises(UsageError, match="devices=2"):
         start_processes("cuda", devices=2)
     with pytest.raises(UsageError, match="at least 1"):
         start_processes("cpu", devices=0)

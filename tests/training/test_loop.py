@@ -177,19 +177,19 @@ def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
 
 
 def test_a_loss_that_is_not_finite_is_explained(images):
-    with pytest.raises(TrainingError, match=r"epoch 1, .*lower --learning-rate \(now 1e\+30\)"):
+    with pytest.raises(TrainingError, match=r"epoch 1, .*learning_rate.*1e\+30"):
         trained(images, learning_rate=1e30, epochs=3)
 
 
 def test_a_device_that_is_not_there_is_explained(images):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(UsageError, match=r"--device cuda.*try --device cpu"):
+    with pytest.raises(UsageError, match=r"device=.cuda.*device=.cpu"):
         trained(images, device="cuda")
 
 
 def test_an_unknown_precision_is_explained(images):
-    with pytest.raises(UsageError, match="--precision 12"):
+    with pytest.raises(UsageError, match=r"precision=.12"):
         trained(images, precision="12")
 
 
@@ -259,7 +259,7 @@ def test_a_model_trained_in_half_precision_comes_back_in_single(images):
 
 def test_compiling_without_a_compiler_is_explained(images, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(UsageError, match=r"--compile needs a C\+\+ compiler"):
+    with pytest.raises(UsageError, match=r"compiled.*C\+\+ compiler"):
         trained(images, compiled=True)
 
 

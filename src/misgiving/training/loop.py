@@ -1,26 +1,27 @@
-"""Train the predictor and the loss estimator together (paper, sections 3 and 4.1)."""
+"""Train a classifier and its loss estimator together (paper, sections 3 and 4.1).
+
+`train` is the whole training, `train_epoch` an epoch from batch to Eq. 2 to step.
+"""
 
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
-from torch import Tensor
-from torch.optim import Adam, Optimizer
-from torch.optim.lr_scheduler import StepLR
+from torch import Tensor, nn
+from torch.optim import Adam
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
 from misgiving.data.loading import ImageSet, batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.distributed import gathered
-from misgiving.errors import TrainingError
+from misgiving.errors import StoppedError, TrainingError
 from misgiving.losses import (
     AUXILIARY_LOSSES,
     AuxiliaryLoss,
@@ -34,12 +35,14 @@ from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, fabric_of, set_up
-from misgiving.training.resume import ResumeFile
-from misgiving.training.session import Session, stream
+from misgiving.training.resume import ResumeFile, TrainingState
+
+ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
+"""Eq. 2 of logits, predicted losses and labels."""
 
 
 class Step(NamedTuple):
-    """Where training is, and the mean losses of the running epoch so far."""
+    """A finished step of an epoch, with the mean losses of the epoch so far."""
 
     epoch: int
     step: int
@@ -48,19 +51,11 @@ class Step(NamedTuple):
     auxiliary: float
 
 
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Draw torch's random numbers from a seed inside the block, and leave the caller's alone."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
-
-
 @distributed.losses_explained()
 def train(
     model: JointClassifier,
     training: ImageSet,
-    validation: ImageSet,
+    monitored: ImageSet,
     config: TrainingConfig,
     *,
     augmentation: AugmentationSettings | None = None,
@@ -74,51 +69,159 @@ def train(
     every batch, and the objective is that of the whole batch.
 
     Args:
-        model: With its first weights.
+        model: The model with its initial weights.
         training: Images to learn from.
-        validation: Images that are only measured, after every epoch.
+        monitored: Images that are only measured, after every epoch.
         config: How to train.
-        augmentation: What is done to training images; None for nothing.
+        augmentation: Augmentation of the training images.
         on_step: Called after every step.
-        resume: Where the state is kept after every epoch, and found again; None for nowhere.
-        stop: Asked after every step; on yes the state is kept and training ends.
+        resume: File of the state: read at the start, written after every epoch.
+        stop: Asked after every step; if true, the state is saved and training ends.
 
     Raises:
         ProcessLostError: Another process has ended.
-        StoppedError: `stop` said yes.
+        StoppedError: `stop` returned true.
         TrainingError: The loss is no longer finite.
-        UsageError: The device or precision is not to be had.
+        UsageError: The device or precision is not available.
     """
     fabric = fabric_of(config)
-    weights = class_weights(training.labels, len(training.classes), config.class_weights)
+    objective = objective_of(config, training)
     optimizer = Adam(
         _parameter_groups(model, config),
         betas=(config.beta1, 0.999),
         weight_decay=config.weight_decay,
-        fused=True,  # a third of the time on a processor, which for a VGG-16 is felt
+        fused=True,  # a third of the time on a CPU, which matters for a VGG-16
     )
-    scheduler = StepLR(optimizer, config.decay_every, config.decay_factor)
-    reached = partial(_reached, model, training, config)
-    module, wrapped = set_up(fabric, model, optimizer, reached)
-    stepping = compiled(module, fabric.device) if config.compiled else module
-    loop = _Loop(fabric, module, stepping, wrapped, config, weights.to(fabric.device), augmentation)
-    watched = {
-        "train": _same_size_draw(training, validation, config.seed),
-        "validation": validation,
-    }
-    with seeded(_seed_of_process(config.seed)):
-        session = Session(model, optimizer, scheduler, config, resume)
-        while session.epoch <= config.epochs:
-            for step in loop.epoch(session, training):
+    probe = partial(_outputs_used, model, training, config)
+    module, fabric_optimizer = set_up(fabric, model, optimizer, probe)
+    forward = compiled(module, fabric.device) if config.compiled else module
+    sets = {"train": _same_size_draw(training, monitored, config.seed), "validation": monitored}
+    state = TrainingState(model=model, optimizer=fabric_optimizer)
+    with seeded(_process_seed(config.seed)):
+        if resume is not None:
+            resume.restore(state)
+        while state.epoch <= config.epochs:
+            for step in train_epoch(
+                fabric, forward, state, training, config, objective, augmentation
+            ):
                 on_step(step)
-                if step.step < step.steps:
-                    session.stop_if(distributed.any_of(stop()))
-            scheduler.step()
-            session.end_epoch([loop.measure(session.epoch, *part) for part in watched.items()])
-            session.stop_if(session.epoch <= config.epochs and distributed.any_of(stop()))
-    session.restore_best()
+                if distributed.any_of(stop()):
+                    _stop(state, resume)
+            records = [
+                measure(fabric, module, images, config, objective, epoch=state.epoch, set_name=name)
+                for name, images in sets.items()
+            ]
+            state.end_epoch(records, keep_best=config.keep == "best")
+            if resume is not None:
+                resume.save(state)
+    state.restore_best()
     model.to("cpu", torch.float32).eval()
-    return session.history
+    return state.history
+
+
+def train_epoch(
+    fabric: Fabric,
+    forward: nn.Module,
+    state: TrainingState,
+    training: ImageSet,
+    config: TrainingConfig,
+    objective: ObjectiveFunction,
+    augmentation: AugmentationSettings | None,
+) -> Iterator[Step]:
+    """Take the remaining steps of an epoch, each when the caller asks for it."""
+    joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
+    processes = distributed.count()
+    order = _epoch_order(training, config, state.epoch)
+    steps = math.ceil(len(order) / config.batch_size)
+    remaining = order[state.step * config.batch_size :]
+    share = remaining[distributed.rank() :: processes]
+    if state.step == 0:
+        state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
+    decay = config.decay_factor ** ((state.epoch - 1) // config.decay_every)
+    for group in state.optimizer.param_groups:
+        group["lr"] = group["initial_lr"] * decay
+    forward.train()
+    for images, labels, _ in batches(
+        training, batch_size=config.batch_size // processes, order=share, device=fabric.device
+    ):
+        if augmentation is not None:
+            images = augment(images, augmentation, state.augmentation)
+        output = Output(*forward(images, detach_taps=not joint))
+        # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
+        batch = (output.logits, output.predicted_losses, labels)
+        losses = objective(*(gathered(part, len(labels) * processes) for part in batch))
+        state.optimizer.zero_grad()
+        # The gradients of all shares are averaged; those of the whole batch are their sum.
+        fabric.backward(losses.total * processes)
+        state.optimizer.step()
+        total, *parts = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
+        state.step += 1
+        if not math.isfinite(total):
+            raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
+        state.loss_sums += parts
+        yield Step(state.epoch, state.step, steps, *(state.loss_sums / state.step).tolist())
+
+
+@torch.no_grad()
+def measure(
+    fabric: Fabric,
+    model: nn.Module,
+    images: ImageSet,
+    config: TrainingConfig,
+    objective: ObjectiveFunction,
+    *,
+    epoch: int,
+    set_name: str,
+) -> EpochRecord:
+    """Measure a set in evaluation mode after an epoch."""
+    share = images.select(distributed.share_of(len(images)))
+    # No activations are kept, so that batches can be larger than in training.
+    batch_size = max(config.batch_size // distributed.count(), 64)
+    batched = batches(share, batch_size=batch_size, device=fabric.device)
+    output = outputs_of(model, (batch.images for batch in batched), keep_features=False)
+    logits = gathered(output.logits, len(images))
+    predicted_losses = gathered(output.predicted_losses, len(images))
+    losses = objective(logits, predicted_losses, torch.from_numpy(np.asarray(images.labels)))
+    checked = [losses.primary]
+    estimation = [math.nan, math.nan, math.nan]
+    if config.estimates_losses:
+        checked += [predicted_losses, losses.auxiliary]
+        pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
+        estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
+    if not all(bool(values.isfinite().all()) for values in checked):
+        raise _not_finite(config, f"in epoch {epoch}, on the {set_name} set")
+    predicted = logits.argmax(dim=1).numpy()
+    return EpochRecord(
+        epoch,
+        set_name,
+        float(losses.primary),
+        float(losses.auxiliary),
+        float(accuracy(images.labels, predicted)),
+        float(balanced_accuracy(images.labels, predicted, num_classes=len(images.classes))),
+        *estimation,
+    )
+
+
+def objective_of(config: TrainingConfig, training: ImageSet) -> ObjectiveFunction:
+    """Eq. 2 with the options of a training."""
+    return partial(
+        joint_objective,
+        auxiliary=_auxiliary_loss(config),
+        weight=config.auxiliary_weight,
+        class_weights=class_weights(training.labels, len(training.classes), config.class_weights),
+        target=config.target,
+        mean=config.primary_mean,
+    )
+
+
+def _auxiliary_loss(config: TrainingConfig) -> AuxiliaryLoss | None:
+    if not config.estimates_losses:
+        return None
+    if config.auxiliary != "ranking":
+        return AUXILIARY_LOSSES[config.auxiliary]
+    return partial(
+        ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
+    )
 
 
 def class_weights(
@@ -139,179 +242,81 @@ def class_weights(
     return torch.tensor(balanced ** powers[weighting], dtype=torch.float32)
 
 
-@dataclass(frozen=True)
-class _Loop:
-    """One model with what its epochs need; Eq. 2 is on one screen in `epoch`."""
-
-    fabric: Fabric
-    module: Any
-    stepping: Any  # the same module, compiled where that is asked for
-    optimizer: Optimizer
-    config: TrainingConfig
-    class_weights: Float[Tensor, " classes"]
-    augmentation: AugmentationSettings | None
-
-    def epoch(self, session: Session, training: ImageSet) -> Iterator[Step]:
-        """The steps of an epoch that are not done yet, each done when it is asked for."""
-        joint = self.config.joint_epochs is None or session.epoch <= self.config.joint_epochs
-        order = self._order(session.epoch, training)
-        steps = math.ceil(len(order) / self.config.batch_size)
-        todo = order[session.step * self.config.batch_size :]
-        self.module.train()
-        for batch in self._batches(training, todo):
-            images = batch.images
-            if self.augmentation is not None:
-                images = augment(images, self.augmentation, session.augmentation)
-            output = Output(*self.stepping(images, detach_taps=not joint))
-            objective = self.objective(*self._of_all_processes(output, batch.labels))
-            self.optimizer.zero_grad()
-            # Each process has the gradient of its share, of which DistributedDataParallel takes
-            # the mean; their sum is that of the whole batch.
-            self.fabric.backward(objective.total * distributed.count())
-            self.optimizer.step()
-            means = session.end_step(self._finite(objective, session))
-            yield Step(session.epoch, session.step, steps, *means)
-
-    def _of_all_processes(
-        self, output: Output, labels: Int[Tensor, " share"]
-    ) -> tuple[Output, Int[Tensor, " batch"]]:
-        """The whole batch, whose pairs Eq. 1 ranks and whose weights the primary loss sums."""
-        total = len(labels) * distributed.count()
-        ours = Output(output.logits, output.predicted_losses, output.features.detach()[:, :0])
-        return Output(*(gathered(part, total) for part in ours)), gathered(labels, total)
-
-    def objective(self, output: Output, labels: Int[Tensor, " batch"]) -> Objective:
-        return joint_objective(
-            output.logits,
-            output.predicted_losses,
-            labels,
-            auxiliary=_auxiliary_loss(self.config),
-            weight=self.config.auxiliary_weight,
-            class_weights=self.class_weights.to(output.logits),
-            target=self.config.target,
-            mean=self.config.primary_mean,
-        )
-
-    def measure(self, epoch: int, part: str, images: ImageSet) -> EpochRecord:
-        """Measure one part of the data in evaluation mode."""
-        ours = images.select(distributed.share_of(len(images)))
-        batched = (batch.images for batch in self._batches(ours))
-        output = outputs_of(self.module, batched, keep_features=False)
-        output = Output(*(gathered(part, len(images)) for part in output))
-        labels = torch.from_numpy(np.asarray(images.labels))
-        objective = self.objective(output, labels)
-        self._check_finite(output, objective, epoch, part)
-        choices = output.logits.argmax(dim=1).numpy()
-        return EpochRecord(
-            epoch,
-            part,
-            float(objective.primary),
-            float(objective.auxiliary),
-            float(accuracy(images.labels, choices)),
-            float(balanced_accuracy(images.labels, choices, num_classes=len(images.classes))),
-            *self._estimation(output, objective),
-        )
-
-    def _check_finite(self, output: Output, objective: Objective, epoch: int, part: str) -> None:
-        checked = [objective.primary]
-        if self.config.estimates_losses:
-            checked += [output.predicted_losses, objective.auxiliary]
-        if not all(bool(values.isfinite().all()) for values in checked):
-            raise _not_finite(epoch, f"on the {part} part", self.config)
-
-    def _estimation(self, output: Output, objective: Objective) -> tuple[float, float, float]:
-        if not self.config.estimates_losses:
-            return math.nan, math.nan, math.nan
-        predicted = output.predicted_losses.double().numpy()
-        true = objective.true_losses.double().numpy()
-        measures = (spearman, spread_ratio, r_squared)
-        first, second, third = (float(measure(predicted, true)) for measure in measures)
-        return first, second, third
-
-    def _order(self, epoch: int, training: ImageSet) -> Int[np.ndarray, " n"]:
-        order = sampling_order(
-            training.labels,
-            class_weighted=self.config.sampling,
-            seed=self.config.seed,
-            epoch=epoch,
-        )
-        return order[: _usable(len(order), self.config.batch_size, distributed.count())]
-
-    def _batches(self, images: ImageSet, order: Int[np.ndarray, " n"] | None = None) -> Any:
-        if order is None:  # measuring keeps no activations: its batches can be larger
-            return batches(images, batch_size=max(self._share, 64), device=self.fabric.device)
-        ours = order[distributed.rank() :: distributed.count()]
-        return batches(images, batch_size=self._share, order=ours, device=self.fabric.device)
-
-    @property
-    def _share(self) -> int:
-        """Images of a batch that this process sees."""
-        return self.config.batch_size // distributed.count()
-
-    def _finite(self, objective: Objective, session: Session) -> Float[np.ndarray, " 2"]:
-        # One copy: a GPU is waited for once in a step.
-        total, *parts = torch.stack(objective[:3]).tolist()
-        if not math.isfinite(total):
-            raise _not_finite(session.epoch, f"in step {session.step + 1}", self.config)
-        return np.array(parts)
-
-
-def _auxiliary_loss(config: TrainingConfig) -> AuxiliaryLoss | None:
-    """The auxiliary loss with its options, or None where there is none."""
-    if not config.estimates_losses:
-        return None
-    if config.auxiliary != "ranking":
-        return AUXILIARY_LOSSES[config.auxiliary]
-    return partial(
-        ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
-    )
-
-
-def _usable(images: int, batch_size: int, of_processes: int) -> int:
-    """How many images of an epoch come into batches that every process has an equal share of.
-
-    A last batch of one image (for each process) is left out: it has no pairs, and batch
-    normalisation cannot take it. A set that is no larger is trained on all the same.
-
-    >>> _usable(17, 8, 1), _usable(15, 8, 1), _usable(15, 8, 2), _usable(10, 8, 2)
-    (16, 15, 14, 8)
-    """
-    shared = images - images % of_processes
-    lonely = shared % batch_size == of_processes
-    return shared - of_processes if lonely and shared > of_processes else shared
-
-
-def _not_finite(epoch: int, where: str, config: TrainingConfig) -> TrainingError:
-    return TrainingError(
-        f"the loss is not finite in epoch {epoch}, {where}; lower --learning-rate "
-        f"(now {config.learning_rate:g}) or use --precision 32-true"
-    )
-
-
-def _parameter_groups(model: JointClassifier, config: TrainingConfig) -> list[dict[str, Any]]:
-    estimator = [] if model.loss_estimator is None else list(model.loss_estimator.parameters())
-    groups = [
-        {"params": list(model.backbone.parameters()), "lr": config.learning_rate},
-        {"params": estimator, "lr": config.learning_rate * config.estimator_rate},
+def _parameter_groups(
+    model: JointClassifier, config: TrainingConfig
+) -> list[dict[str, list[nn.Parameter] | float]]:
+    rates = [(model.backbone, 1.0), (model.loss_estimator, config.estimator_rate)]
+    return [
+        {"params": list(module.parameters()), "initial_lr": config.learning_rate * rate}
+        for module, rate in rates
+        if module is not None
     ]
-    return [group for group in groups if group["params"]]
 
 
-def _reached(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:
-    """Something that depends on all parameters that the objective depends on."""
-    model.eval()  # nothing is drawn or counted
+def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:
+    """A sum that depends on all parameters that the objective depends on."""
+    model.eval()  # draws no dropout and updates no statistics
     output = model(next(iter(batches(images, batch_size=1))).images)
     used = [output.logits, *([output.predicted_losses] if config.estimates_losses else [])]
     return torch.cat([values.flatten() for values in used]).sum()
 
 
-def _seed_of_process(seed: int) -> int:
-    """Processes draw different dropout masks; the first draws what a single one would."""
-    rank = distributed.rank()
-    return seed if rank == 0 else stream(seed, 0, rank)
+def _epoch_order(training: ImageSet, config: TrainingConfig, epoch: int) -> Int[np.ndarray, " n"]:
+    order = sampling_order(
+        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=epoch
+    )
+    return order[: _usable(len(order), config.batch_size, distributed.count())]
 
 
-def _same_size_draw(training: ImageSet, validation: ImageSet, seed: int) -> ImageSet:
-    size = min(len(training), len(validation))
+def _usable(images: int, batch_size: int, processes: int) -> int:
+    """Number of images of an epoch in batches that all processes share equally.
+
+    A last batch of one image (for each process) is left out: it has no pairs, and batch
+    normalisation cannot take it. A set that is no larger is used all the same.
+
+    >>> _usable(17, 8, 1), _usable(15, 8, 1), _usable(15, 8, 2), _usable(10, 8, 2)
+    (16, 15, 14, 8)
+    """
+    shared = images - images % processes
+    lonely = shared % batch_size == processes
+    return shared - processes if lonely and shared > processes else shared
+
+
+def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> ImageSet:
+    size = min(len(training), len(monitored))
     drawn = np.random.default_rng(seed).permutation(len(training))[:size]
     return training.select(np.sort(drawn))
+
+
+def _not_finite(config: TrainingConfig, place: str) -> TrainingError:
+    return TrainingError(
+        f"the loss is not finite {place}; lower `learning_rate` (now {config.learning_rate:g}) or "
+        'use `precision="32-true"`'
+    )
+
+
+def _stop(state: TrainingState, resume: ResumeFile | None) -> NoReturn:
+    place = f"stopped in epoch {state.epoch}, after step {state.step}"
+    if resume is None:
+        raise StoppedError(f"{place}; the training is not saved")
+    resume.save(state)
+    raise StoppedError(f"{place}; run the same command to resume")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw torch's random numbers from a seed inside the block, and leave the caller's alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _process_seed(seed: int) -> int:
+    """Processes draw different dropout masks; the first draws what a single one would."""
+    rank = distributed.rank()
+    return seed if rank == 0 else _mixed_seed(seed, 0, rank)
+
+
+def _mixed_seed(seed: int, *place: int) -> int:
+    """A seed of its own for each place where random numbers are drawn."""
+    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])

@@ -1,53 +1,97 @@
-"""Training that was stopped goes on: its state after each epoch, in one file beside the run.
+"""Resumable training: its state after every epoch, in one file beside the run.
 
 The file appears whole or not at all. It holds all that later steps depend on, so that a training
-that goes on ends, on a processor, in the same weights as one that was never stopped.
+that was interrupted ends, on a CPU, in the same weights as one that was not.
 """
 
 import json
+import math
 import signal
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from misgiving import distributed
 from misgiving.errors import DataError
 from misgiving.files import whole_file
+from misgiving.results.schema import EpochRecord
 
-FORMAT = 1
+FORMAT = 2
 SUFFIX = ".unfinished.safetensors"
 
-
-class State(NamedTuple):
-    """Tensors by name, and what JSON can say."""
-
-    tensors: Mapping[str, Tensor]
-    facts: Mapping[str, Any]
+NamedTensors = Mapping[str, Tensor]
 
 
 def resume_path(folder: Path) -> Path:
-    """The file for the training whose folder is not there yet."""
+    """The file for a training whose run folder does not exist yet."""
     return folder.with_name(folder.name + SUFFIX)
+
+
+@dataclass(kw_only=True)
+class TrainingState:
+    """All that the later steps of a training depend on.
+
+    Attributes:
+        model: The model that is trained.
+        optimizer: Its optimizer.
+        epoch: The current epoch, from 1.
+        step: Finished steps of the current epoch.
+        loss_sums: Sums of the primary and the auxiliary loss over these steps.
+        history: Records of the finished epochs.
+        best_accuracy: Highest balanced accuracy on the monitored set so far.
+        best_weights: The weights of that epoch, where they are to be kept.
+        augmentation: Random numbers of the current epoch's augmentation.
+    """
+
+    model: nn.Module
+    optimizer: Optimizer
+    epoch: int = 1
+    step: int = 0
+    loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
+    history: list[EpochRecord] = field(default_factory=list)
+    best_accuracy: float = -math.inf
+    best_weights: NamedTensors = field(default_factory=dict)
+    augmentation: torch.Generator = field(default_factory=torch.Generator)
+
+    def end_epoch(self, records: list[EpochRecord], *, keep_best: bool) -> None:
+        """Add the records of an epoch, the monitored set's last, and move on to the next epoch."""
+        self.history += records
+        accuracy = records[-1].balanced_accuracy
+        if keep_best and accuracy > self.best_accuracy:  # the first of equals
+            state = self.model.state_dict()
+            self.best_accuracy = accuracy
+            self.best_weights = {name: t.detach().cpu().clone() for name, t in state.items()}
+        self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, np.zeros(2)
+
+    def restore_best(self) -> None:
+        """Give the model the weights of its best epoch, if they were kept."""
+        if self.best_weights:
+            self.model.load_state_dict(self.best_weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResumeFile:
-    """Where an unfinished training is kept.
+    """The file of an unfinished training.
 
     Attributes:
-        path: Its file.
-        identity: Settings, data and versions, as JSON would hold them: only a training of the same
-            ones goes on.
-        overwrite: Begin anew where the file is another training's or damaged, instead of refusing.
-        on_resume: Called with the epoch and the step after which training goes on.
+        path: Where it is.
+        identity: Settings, data and versions, as JSON; a training resumes only where they are the
+            same.
+        overwrite: Start over where the file is damaged or another training's, instead of refusing.
+        on_resume: Called with the epoch and the step after which training resumes.
     """
 
     path: Path
@@ -55,69 +99,134 @@ class ResumeFile:
     overwrite: bool = False
     on_resume: Callable[[int, int], None] = lambda *_: None
 
-    def read(self) -> State | None:
-        """The state to go on from; None where there is none.
+    def restore(self, state: TrainingState) -> None:
+        """Bring a new training to where the file's was interrupted, if there is a file.
 
         Raises:
-            DataError: The file is another training's or damaged, and is not to be replaced.
+            DataError: The file is damaged or another training's, and `overwrite` is not set.
         """
-        if not self.path.exists():
-            return None
         try:
-            state = _read(self.path)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            return self._other(f"damaged ({' '.join(str(error).split())[:200]})")
-        if different := _different(state.facts.get("identity"), self.identity):
-            return self._other(f"an unfinished training that differs in {different}")
-        return state
+            tensors, facts = self._read()
+            if different := _different(dict(facts["identity"]), self.identity):
+                raise DataError(f"an unfinished training that differs in {different}")
+        except FileNotFoundError:
+            return
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+            if self.overwrite:
+                return
+            reason = " ".join(str(error).split())[:200]
+            problem = reason if isinstance(error, DataError) else f"damaged ({reason})"
+            raise DataError(
+                f"{self.path}: {problem}; remove it or use `overwrite=True` to start over"
+            ) from error
+        _restore(state, tensors, facts)
+        self.on_resume(state.epoch, state.step)
 
-    def _other(self, what: str) -> State | None:
-        if self.overwrite:
-            return None
-        raise DataError(f"{self.path}: {what}; remove it, or say --overwrite, to begin anew")
+    def _read(self) -> tuple[Mapping[str, NamedTensors], dict[str, Any]]:
+        with safe_open(self.path, framework="pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            if facts["format"] != FORMAT:
+                raise DataError(f"of format {facts['format']}, not {FORMAT}")
+            tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
+            for name in file.keys():  # noqa: SIM118  # not a dict
+                group, _, rest = name.partition(".")
+                tensors[group][rest] = file.get_tensor(name)
+        return tensors, facts
 
-    def write(self, state: State) -> None:
-        """Keep a state in place of the last one; only the first process writes."""
+    def save(self, state: TrainingState) -> None:
+        """Replace the file by the current state.
+
+        All processes take part, since each has random numbers of its own; the first one writes.
+        """
+        random = {
+            f"random.{name}": distributed.stacked(value)
+            for name, value in _random_states(state).items()
+        }
         if not distributed.is_first():
             return
-        facts = {"format": FORMAT, "identity": self.identity, **state.facts}
-        tensors = {name: tensor.contiguous().cpu() for name, tensor in state.tensors.items()}
+        optimizer = {
+            f"optimizer.{number}.{name}": value
+            for number, values in state.optimizer.state_dict()["state"].items()
+            for name, value in values.items()
+        }
+        tensors = {
+            **{f"model.{name}": value for name, value in state.model.state_dict().items()},
+            **{f"best.{name}": value for name, value in state.best_weights.items()},
+            **optimizer,
+            **random,
+        }
+        facts = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "epoch": state.epoch,
+            "step": state.step,
+            "loss_sums": state.loss_sums.tolist(),
+            "history": state.history,
+            "best_accuracy": state.best_accuracy,
+        }
+        contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
         with whole_file(self.path) as partial:
-            save_file(tensors, partial, {"facts": json.dumps(facts)})
+            save_file(contiguous, partial, {"facts": json.dumps(facts)})
 
 
-def _read(path: Path) -> State:
-    with safe_open(path, framework="pt") as file:
-        facts = json.loads(file.metadata()["facts"])
-        if facts["format"] != FORMAT:
-            raise ValueError(f"of format {facts['format']}, not {FORMAT}")
-        return State({name: file.get_tensor(name) for name in file.keys()}, facts)  # noqa: SIM118  # not a dict
+def _different(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    names = sorted(found.keys() | wanted.keys())
+    return ", ".join(name for name in names if found.get(name) != wanted.get(name))
 
 
-def _different(found: Any, wanted: Mapping[str, Any]) -> str:
-    """Names of what differs."""
-    known = found if isinstance(found, dict) else {}
-    names = sorted(known.keys() | wanted.keys())
-    return ", ".join(name for name in names if known.get(name) != wanted.get(name))
+def _restore(
+    state: TrainingState, tensors: Mapping[str, NamedTensors], facts: Mapping[str, Any]
+) -> None:
+    state.model.load_state_dict(tensors["model"])
+    _restore_optimizer(state, tensors["optimizer"])
+    state.epoch, state.step = facts["epoch"], facts["step"]
+    state.loss_sums = np.array(facts["loss_sums"])
+    state.history = [EpochRecord(*record) for record in facts["history"]]
+    state.best_accuracy, state.best_weights = facts["best_accuracy"], tensors["best"]
+    random = {name: states[distributed.rank()] for name, states in tensors["random"].items()}
+    torch.set_rng_state(random["cpu"])
+    state.augmentation.set_state(random["augmentation"])
+    if "cuda" in random:
+        torch.cuda.set_rng_state(random["cuda"])
+
+
+def _restore_optimizer(state: TrainingState, tensors: NamedTensors) -> None:
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    values: dict[int, dict[str, Tensor]] = defaultdict(dict)
+    for name, value in tensors.items():
+        number, _, quantity = name.partition(".")
+        parameter = parameters[int(number)]
+        # In the memory layout of its parameter: another layout may round differently.
+        alike = value.shape == parameter.shape
+        values[int(number)][quantity] = torch.empty_like(parameter).copy_(value) if alike else value
+    groups = state.optimizer.state_dict()["param_groups"]
+    state.optimizer.load_state_dict({"state": dict(values), "param_groups": groups})
+
+
+def _random_states(state: TrainingState) -> dict[str, Tensor]:
+    states = {"cpu": torch.get_rng_state(), "augmentation": state.augmentation.get_state()}
+    on_gpu = next(state.model.parameters()).is_cuda
+    return states | ({"cuda": torch.cuda.get_rng_state()} if on_gpu else {})
 
 
 @contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Whether SIGTERM has come, as clusters send it before they take a machine away.
+    """Yield a function that says whether SIGTERM has come.
 
-    The first one only asks, so that a step can end and be kept; a second one does what it did
-    before. Threads cannot hear signals: there the answer is always no.
+    Clusters send it before they take a machine away. The first one only asks, so that the running
+    step can end and be kept; a second one acts as before. Only the main thread receives signals:
+    in another the answer is always no.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     asked = threading.Event()
 
-    def hear(number: int, _: FrameType | None) -> None:
+    def handle(number: int, _: FrameType | None) -> None:
         asked.set()
         signal.signal(number, before)
 
-    before = signal.signal(signal.SIGTERM, hear)
+    before = signal.signal(signal.SIGTERM, handle)
     try:
         yield asked.is_set
     finally:
