@@ -68,7 +68,7 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
         architecture=architecture,
         classes=CLASSES,
         preprocessing=Preprocessing(image_size=image_size),
-        split=Split(ids=("0",), hashes=("0" * 64,), parts=("train",), labels=("a",), groups=("0",)),
+        split=Split(ids=("0",), hashes=("0" * 64,), sets=("train",), labels=("a",), groups=("0",)),
         class_weights=(1.0,) * len(CLASSES),
         estimates_losses=True,
     )

@@ -208,7 +208,7 @@ def _drawn_bundle(folder: Path) -> Path:
         architecture=architecture,
         classes=tuple("ABCDEFGH"),
         preprocessing=Preprocessing(image_size=128),
-        split=Split(ids=("0",), hashes=("0",), parts=("train",), labels=("A",), groups=("0",)),
+        split=Split(ids=("0",), hashes=("0",), sets=("train",), labels=("A",), groups=("0",)),
         class_weights=(1.0,) * 8,
         estimates_losses=True,
         configuration={"data": {"name": "drawn", "fingerprint": ""}, "training": {}},

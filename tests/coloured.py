@@ -29,7 +29,7 @@ def split_of(images, parts):
     return Split(
         ids=images.ids,
         hashes=images.hashes,
-        parts=tuple(parts),
+        sets=tuple(parts),
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )

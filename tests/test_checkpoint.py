@@ -25,7 +25,7 @@ def checkpoint():
         split=Split(
             ids=("x", "y"),
             hashes=("0" * 64, "1" * 64),
-            parts=("train", "validation"),
+            sets=("train", "validation"),
             labels=("a", "c"),
             groups=("x", "y"),
         ),

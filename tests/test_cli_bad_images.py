@@ -190,14 +190,14 @@ def test_evaluate_on_good_images_removes_an_earlier_list(misgiving, run_folder, 
 
 def test_a_part_that_loses_all_its_images_is_named(misgiving, run_folder, photos):
     for row in rows(run_folder / "split.csv"):
-        if row["part"] == "validation":
+        if row["set"] == "validation":
             (photos / row["id"]).write_bytes(b"")
     code, _, error = misgiving(
         "evaluate", run_folder, f"folder:{photos}", "--part", "validation",
         "--on-bad-image", "skip", "--device", "cpu",
     )  # fmt: skip
     assert code == 2
-    assert "none of these images is in the part 'validation'" in one_line(error)
+    assert "in the set 'validation'" in one_line(error)
 
 
 def test_predict_has_a_row_for_a_bad_image_that_says_why(misgiving, run_folder, photos, tmp_path):
@@ -260,7 +260,7 @@ def test_calibrate_without_bad_images_says_and_records_which(misgiving, run_fold
 def test_calibrate_does_not_pass_over_bad_images_of_the_training_data(
     misgiving, run_folder, whole, tmp_path
 ):
-    held_out = {row["id"] for row in rows(run_folder / "split.csv") if row["part"] != "train"}
+    held_out = {row["id"] for row in rows(run_folder / "split.csv") if row["set"] != "train"}
     others = shutil.copytree(whole, tmp_path / "others")
     for path in others.rglob("*.png"):
         if path.relative_to(others).as_posix() not in held_out:

@@ -99,7 +99,7 @@ def test_the_parts_share_no_image(calibrated):
     folder, _ = calibrated
     cases = json.loads((folder / "policy" / "cases.json").read_text())
     tune, calibration = (set(cases[name]["hashes"]) for name in ("tune", "calibration"))
-    trained = {row["hash"] for row in table(folder / "split.csv") if row["part"] == "train"}
+    trained = {row["hash"] for row in table(folder / "split.csv") if row["set"] == "train"}
     assert tune
     assert calibration
     assert not tune & calibration

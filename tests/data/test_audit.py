@@ -68,13 +68,13 @@ def count_of(result, check):
     ],
 )
 def test_every_fault_is_found_and_nothing_else(photos, check, expected):
-    result = audit(photos, parts=PARTS)
+    result = audit(photos, sets=PARTS)
     assert found_by(result, check) == expected
     assert count_of(result, check) == len(expected)
 
 
 def test_copies_of_different_lesions_are_counted(photos):
-    remarks = {row.check: row.remark for row in audit(photos, parts=PARTS).summary()}
+    remarks = {row.check: row.remark for row in audit(photos, sets=PARTS).summary()}
     assert remarks["near duplicates"] == "1 of different lesions"
     assert remarks["files of the same pixels alone"] == "0 of different lesions"
     assert remarks["copies on two sides of the split"] == "1 of different lesions"
@@ -188,7 +188,7 @@ def test_images_are_not_kept():
     ],
 )
 def test_what_is_written_is_what_was_found(photos, tmp_path, place, report, table):
-    result = audit(photos, parts=PARTS)
+    result = audit(photos, sets=PARTS)
     assert result.write(tmp_path / place) == tmp_path / place
     written = json.loads((tmp_path / report).read_text())
     assert [tuple(row.values()) for row in written["checks"]] == list(result.checks)
@@ -203,7 +203,7 @@ def test_what_is_written_is_what_was_found(photos, tmp_path, place, report, tabl
 def test_a_place_that_is_a_file_of_another_kind_is_refused(photos, tmp_path):
     (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="notes"):
-        audit(photos, parts=PARTS).write(tmp_path / "notes")
+        audit(photos, sets=PARTS).write(tmp_path / "notes")
 
 
 def test_real_lesions_on_two_sides_are_those_of_a_count_by_hand(real_data):

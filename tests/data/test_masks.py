@@ -54,7 +54,7 @@ def split_of(photos, parts):
     return Split(
         ids=photos.ids,
         hashes=("0",) * len(photos),
-        parts=parts,
+        sets=parts,
         labels=tuple(photos.classes[label] for label in photos.labels),
         groups=photos.groups,
     )

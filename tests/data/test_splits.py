@@ -4,13 +4,13 @@ import pytest
 from misgiving.data.splits import (
     SPLITS,
     Split,
-    drawn_parts,
+    count_shared_groups,
     grouped_split,
     leakage_sentence,
     leaks,
     paper_split,
+    partition_groups,
     read_split,
-    straddling_groups,
     write_split,
 )
 from misgiving.errors import DataError, UsageError
@@ -27,7 +27,7 @@ def tiny_split():
     return Split(
         ids=("a,b", ' "c"\n'),
         hashes=("00", "01"),
-        parts=("train", "validation"),
+        sets=("train", "validation"),
         labels=("MEL", "naïve"),
         groups=("g", "h"),
     )
@@ -98,7 +98,7 @@ def test_the_papers_split_is_found_by_name():
 def test_groups_in_more_than_one_part_are_counted_once_each():
     groups = ["a", "a", "a", "b", "b", "c", "d", "d"]
     parts = np.array(["train", "tune", "test", "train", "train", "test", "train", "tune"])
-    assert straddling_groups(groups, parts) == 2
+    assert count_shared_groups(groups, parts) == 2
 
 
 def test_a_split_survives_its_table(tmp_path):
@@ -108,7 +108,7 @@ def test_a_split_survives_its_table(tmp_path):
 
 def test_the_table_has_the_columns_that_others_rely_on(tmp_path):
     write_split(tmp_path / "split.csv", tiny_split())
-    assert (tmp_path / "split.csv").read_text().startswith("id,hash,part,label,group,leaks_to\n")
+    assert (tmp_path / "split.csv").read_text().startswith("id,hash,set,label,group,leaks_to\n")
 
 
 def test_the_length_of_a_split_is_its_number_of_images():
@@ -118,9 +118,9 @@ def test_the_length_of_a_split_is_its_number_of_images():
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (["id,hash,part", "a,00,train"], "lacks the column label, group"),
-        (["id,hash,part,label,group", "a,00,,MEL,g"], "row 2 has an empty cell"),
-        (["id,hash,part,label,group", "a,0,t,M,g", "a,1,t,M,g"], "id occurs more than once"),
+        (["id,hash,set", "a,00,train"], "lacks the column label, group"),
+        (["id,hash,set,label,group", "a,00,,MEL,g"], "row 2 has an empty cell"),
+        (["id,hash,set,label,group", "a,0,t,M,g", "a,1,t,M,g"], "id occurs more than once"),
     ],
 )
 def test_a_damaged_table_is_refused(tmp_path, rows, says):
@@ -168,7 +168,7 @@ def test_the_seed_decides_a_grouped_split():
 
 def test_a_class_of_three_lesions_cannot_be_in_four_parts():
     labels = np.repeat([0, 1], [60, 9])
-    with pytest.raises(DataError, match=r"'NV' has 3 groups .*--split paper"):
+    with pytest.raises(DataError, match=r"'NV' has 3 groups.*'paper'"):
         grouped_split(labels, CLASSES, lesions(labels), seed=0)
 
 
@@ -182,14 +182,14 @@ def test_the_leakage_check_names_the_other_parts_of_a_lesion_and_of_a_copy():
     split = Split(
         ids=("a", "b", "c", "d", "e"),
         hashes=("0", "1", "2", "0", "4"),
-        parts=("train", "test", "tune", "calibrate", "test"),
+        sets=("train", "test", "tune", "calibrate", "test"),
         labels=("NV",) * 5,
         groups=("x", "x", "x", "y", "z"),
     )
     assert leaks(split) == ("calibrate test tune", "train tune", "test train", "train", "")
     assert leakage_sentence(split, "test") == (
-        "groups (lesions) with images in more than one part: 1; images of test with another image "
-        "of their lesion, or a copy, in train: 1 of 2"
+        "groups with images in more than one set: 1; images of test with another image "
+        "of their group, or an identical one, in train: 1 of 2"
     )
 
 
@@ -199,22 +199,30 @@ def test_the_table_holds_the_leakage_check_of_each_image(tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_drawn_parts_share_no_group_and_hold_every_image(count):
+def test_partition_groups_share_no_group_and_hold_every_image(count):
     groups = [f"g{number // 3}" for number in range(300)]
-    drawn = drawn_parts(groups, count, seed=1)
+    drawn = partition_groups(groups, count, seed=1)
     assert len(drawn) == count
     assert sorted(np.concatenate(drawn).tolist()) == list(range(300))
     names = [{groups[row] for row in rows} for rows in drawn]
     assert sum(map(len, names)) == 100
     assert max(map(len, names)) - min(map(len, names)) <= 1
-    assert [rows.tolist() for rows in drawn_parts(groups, count, seed=1)] == [
+    assert [rows.tolist() for rows in partition_groups(groups, count, seed=1)] == [
         rows.tolist() for rows in drawn
     ]
-    assert [rows.tolist() for rows in drawn_parts(groups, count, seed=2)] != [
+    assert [rows.tolist() for rows in partition_groups(groups, count, seed=2)] != [
         rows.tolist() for rows in drawn
     ]
 
 
 def test_too_few_groups_cannot_be_parted():
     with pytest.raises(DataError, match="2 groups"):
-        drawn_parts(["a", "b", "a"], 3, seed=0)
+        partition_groups(["a", "b", "a"], 3, seed=0)
+
+
+@pytest.mark.parametrize(("percent", "count"), [(7, 100), (14, 50), (28, 25), (55, 100), (7, 200)])
+def test_a_decimal_share_holds_out_exactly_so_many_images(percent, count):
+    """0.07 * 100 is more than 7 in binary floating point."""
+    labels = np.zeros(count, dtype=np.int64)
+    sets = paper_split(labels, ("NV",), validation_share=percent / 100, seed=0)
+    assert (sets == "validation").sum() * 100 == percent * count

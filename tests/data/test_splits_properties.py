@@ -12,13 +12,13 @@ from strategies import columns, orders
 
 from misgiving.data.splits import (
     Split,
-    drawn_parts,
+    count_shared_groups,
     grouped_split,
     leakage_sentence,
     leaks,
     paper_split,
+    partition_groups,
     read_split,
-    straddling_groups,
     write_split,
 )
 from misgiving.errors import DataError, UsageError
@@ -102,18 +102,18 @@ named_groups = st.lists(st.sampled_from(["a", "b", "ä", "c d", "lesion"]), min_
 
 
 @given(named_groups, st.integers(1, 4), seeds, st.data())
-def test_drawn_parts_hold_every_image_once_and_groups_whole_whatever_the_order(
+def test_partition_groups_hold_every_image_once_and_groups_whole_whatever_the_order(
     groups, count, seed, data
 ):
     if len(set(groups)) < count:
         reject()
-    parts = drawn_parts(groups, count, seed=seed)
+    parts = partition_groups(groups, count, seed=seed)
     assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
     names = [{groups[at] for at in part} for part in parts]
     assert sum(map(len, names)) == len(set(groups))
     assert max(map(len, names)) - min(map(len, names)) <= 1
     order = data.draw(orders(len(groups)))
-    shuffled = drawn_parts([groups[at] for at in order], count, seed=seed)
+    shuffled = partition_groups([groups[at] for at in order], count, seed=seed)
     assert [{groups[order[at]] for at in part} for part in shuffled] == names
 
 
@@ -121,7 +121,7 @@ def split_of(parts, groups, contents):
     return Split(
         ids=tuple(map(str, range(len(parts)))),
         hashes=tuple(f"content {content}" for content in contents),
-        parts=tuple(PARTS[part] for part in parts),
+        sets=tuple(PARTS[part] for part in parts),
         labels=("NV",) * len(parts),
         groups=tuple(f"lesion {group}" for group in groups),
     )
@@ -130,7 +130,7 @@ def split_of(parts, groups, contents):
 @given(columns(4, 6, 8))
 def test_leaks_are_the_other_parts_of_all_images_that_share_group_or_content(drawn):
     split = split_of(*drawn)
-    images = list(zip(split.parts, split.groups, split.hashes, strict=True))
+    images = list(zip(split.sets, split.groups, split.hashes, strict=True))
     for (part, group, content), found in zip(images, leaks(split), strict=True):
         others = {p for p, g, c in images if p != part and (g == group or c == content)}
         assert found.split() == sorted(others)
@@ -139,9 +139,9 @@ def test_leaks_are_the_other_parts_of_all_images_that_share_group_or_content(dra
 @given(columns(4, 6, 8))
 def test_a_group_straddles_when_two_of_its_images_are_in_different_parts(drawn):
     split = split_of(*drawn)
-    pairs = list(zip(split.groups, split.parts, strict=True))
+    pairs = list(zip(split.groups, split.sets, strict=True))
     apart = {g for g, p in pairs for h, q in pairs if g == h and p != q}
-    assert straddling_groups(split.groups, np.array(split.parts)) == len(apart)
+    assert count_shared_groups(split.groups, np.array(split.sets)) == len(apart)
     clean = leakage_sentence(split, "test").startswith("no group")
     assert clean == (not any(leaks(split)))
 
@@ -157,6 +157,6 @@ cells = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 @given(rows=st.lists(st.tuples(*[cells] * 5), min_size=1, max_size=5, unique_by=lambda row: row[0]))
 def test_a_split_of_any_names_survives_its_table(table, rows):
     ids, hashes, parts, labels, groups = zip(*rows, strict=True)
-    split = Split(ids=ids, hashes=hashes, parts=parts, labels=labels, groups=groups)
+    split = Split(ids=ids, hashes=hashes, sets=parts, labels=labels, groups=groups)
     write_split(table, split)
     assert read_split(table) == split

@@ -108,7 +108,9 @@ def test_every_set_of_the_table_is_measured_by_every_odin(reproduced):
 def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
     trial_data, _ = reproduced
     for trial in range(2):
-        trained = set(trial_data.run(Unit("ood_detection", trial, "vanilla")).part("train").ids)
+        trained = set(
+            trial_data.run(Unit("ood_detection", trial, "vanilla")).images_of("train").ids
+        )
         for name in ("b_box", "b_box_70", "b_box_70_image", "derm_skin"):
             ids = trial_data.outliers(trial)[name].images.ids
             assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
@@ -130,7 +132,7 @@ def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):
         if row["experiment"] == "generalization" and row["metric"] == "sensitivity/DF":
             counts = []
             for run in runs:
-                part = run.part(run.roles.measured)
+                part = run.images_of(run.evaluation_sets.measured)
                 members = np.array(part.groups)[part.labels == part.classes.index("DF")]
                 counts.append(len(set(members)))
             assert int(row["n"]) == min(counts)
@@ -144,7 +146,7 @@ def test_confusions_add_up_to_the_measured_images(reproduced):
         for row in table(out / "confusions.csv")
         if (row["experiment"], row["trial"], row["model"]) == ("generalization", "0", "vanilla")
     ]
-    assert sum(counts) == len(run.part(run.roles.measured))
+    assert sum(counts) == len(run.images_of(run.evaluation_sets.measured))
 
 
 def test_the_account_says_for_what_a_set_stands_and_what_is_in_it(reproduced):

@@ -10,7 +10,7 @@ from misgiving.reproduction.trial_data import TrialData
 
 
 def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(trial_data):
-    parts = {unit: trial_data.run(unit).parts for unit in units(TINY)}
+    parts = {unit: trial_data.run(unit).sets for unit in units(TINY)}
     for trial in range(2):
         vanilla, proposed = (parts[Unit("generalization", trial, m)] for m in TINY.models)
         assert np.array_equal(vanilla, proposed)
@@ -29,7 +29,7 @@ def test_models_of_4_2_are_trained_on_in_distribution_classes_alone(trial_data):
 def test_boxes_are_made_of_held_out_images(trial_data):
     run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
     sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
-    assert sources <= set(run.part("validation").ids)
+    assert sources <= set(run.images_of("validation").ids)
 
 
 def test_a_class_that_the_data_does_not_have_is_refused(cache):
@@ -40,23 +40,23 @@ def test_a_class_that_the_data_does_not_have_is_refused(cache):
 def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
     trial_data = TrialData(replace(TINY, split="grouped"), cache)
     run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
-    assert trial_data.roles == ("tune", "tune", "test")
-    assert set(run.parts) == {"train", "tune", "calibrate", "test"}
+    assert trial_data.evaluation_sets == ("tune", "tune", "test")
+    assert set(run.sets) == {"train", "tune", "calibrate", "test"}
     sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
-    assert sources <= set(run.part("test").ids)
+    assert sources <= set(run.images_of("test").ids)
 
 
 def test_a_swept_rate_changes_the_rate_alone(trial_data):
     usual = trial_data.run(Unit("generalization", 1, "proposed"))
     swept = trial_data.run(Unit("learning_rate/0.0003", 1, "proposed"))
     assert swept.training == replace(usual.training, learning_rate=3e-4)
-    assert np.array_equal(swept.parts, usual.parts)
+    assert np.array_equal(swept.sets, usual.sets)
 
 
 def test_leakage_is_told_for_both_splits_of_every_trial(trial_data):
     sentences = trial_data.leakage()
     assert len(sentences) == 2 * TINY.trials
-    assert all("no group (lesion) and no identical image is in two parts" in s for s in sentences)
+    assert all("no group and no identical image is in two sets" in s for s in sentences)
 
 
 def test_other_outliers_make_another_record(trial_data, cache):

@@ -20,7 +20,7 @@ def run(images):
     return Run(
         data="coloured",
         images=images,
-        parts=parts,
+        sets=parts,
         preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
         augmentation=AugmentationSettings.none(),
         model=MODEL,
@@ -44,7 +44,7 @@ def test_the_split_travels_with_the_run(run, tmp_path):
     train_run(run, tmp_path / "run")
     split = load(tmp_path / "run").split
     assert split.hashes == run.images.hashes
-    assert list(split.parts) == list(run.parts)
+    assert list(split.sets) == list(run.sets)
 
 
 def test_a_run_records_settings_and_the_datas_fingerprint(run, tmp_path):
@@ -98,20 +98,20 @@ def test_images_that_the_model_has_never_seen_all_count(images):
 
 
 def test_a_set_of_training_images_alone_is_refused(images):
-    with pytest.raises(UsageError, match=r"trained on all 24.*--part train"):
+    with pytest.raises(UsageError, match=r"trained on all 24.*the set 'train'"):
         held_out(images, split_of(images, ["train"] * 24))
 
 
 def test_one_part_can_be_asked_for(images):
     split = split_of(images, ["train"] * 10 + ["validation"] * 14)
-    measured, _ = held_out(images, split, part="train")
+    measured, _ = held_out(images, split, set_name="train")
     assert measured.hashes == images.hashes[:10]
 
 
 def test_a_part_that_the_split_does_not_have_is_refused_with_those_it_has(images):
     split = split_of(images, ["train"] * 10 + ["validation"] * 14)
-    with pytest.raises(UsageError, match=r"no part 'test'; choose from train, validation"):
-        held_out(images, split, part="test")
+    with pytest.raises(UsageError, match=r"no set 'test'; choose from train, validation"):
+        held_out(images, split, set_name="test")
 
 
 def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
@@ -119,10 +119,10 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
         prepare_run("digits", model=MODEL, training=replace(TRAINING, seed=seed), cache=tmp_path)
         for seed in (0, 0, 1)
     ]
-    assert np.array_equal(runs[0].parts, runs[1].parts)
-    assert not np.array_equal(runs[0].parts, runs[2].parts)
-    assert len(runs[0].part("validation")) == pytest.approx(180, abs=1)
-    counts = np.bincount(runs[0].part("validation").labels)
+    assert np.array_equal(runs[0].sets, runs[1].sets)
+    assert not np.array_equal(runs[0].sets, runs[2].sets)
+    assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
+    counts = np.bincount(runs[0].images_of("validation").labels)
     assert counts.min() >= 17
 
 
@@ -135,7 +135,7 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
         preprocessing={"image_size": 24},
         augment=False,
     )
-    assert run.part("train").images.shape[1:] == (24, 24, 3)
+    assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
 
@@ -143,7 +143,7 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
 def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):
     twice = replace(images, hashes=(images.hashes[0], *images.hashes[:-1]))
     split = split_of(twice, ["train"] + ["validation"] * 23)
-    measured, _ = held_out(twice, split, part="validation")
+    measured, _ = held_out(twice, split, set_name="validation")
     assert images.hashes[0] not in measured.hashes
     assert len(measured) == 22
 

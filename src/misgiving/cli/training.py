@@ -284,7 +284,7 @@ def train(
             on_found=_say_found,
         )
     _say_history(out / "history.csv")
-    say(leakage_sentence(split_of(run), run.roles.measured))
+    say(leakage_sentence(split_of(run), run.evaluation_sets.measured))
     say(f"wrote {out}")
 
 

@@ -76,7 +76,7 @@ def evaluate(
             run,
             data,
             ood=ood or [],
-            part=part,
+            set_name=part,
             out=out or run / "evaluation",
             cache=cache_folder(cache),
             device=device,

@@ -20,7 +20,7 @@ from misgiving.data.duplicates import (
     traits_of,
 )
 from misgiving.data.parallel import in_order
-from misgiving.data.splits import Parts, paper_split, straddling_groups
+from misgiving.data.splits import SetNames, count_shared_groups, paper_split
 from misgiving.errors import ExplainedError
 from misgiving.files import write_csv, write_json
 
@@ -116,7 +116,7 @@ class Audit:
 
 
 def audit(
-    dataset: Dataset, *, parts: Parts | None = None, seed: int = 0, report: Report | None = None
+    dataset: Dataset, *, sets: SetNames | None = None, seed: int = 0, report: Report | None = None
 ) -> Audit:
     """Look at every image and label of a set; an image that cannot be read is a finding.
 
@@ -124,11 +124,11 @@ def audit(
 
     Args:
         dataset: The set.
-        parts: A split whose sides are compared. Default: the paper's, by image.
+        sets: A split whose sets are compared. Default: the paper's, by image.
         seed: Of the paper's split.
         report: Told how many images are done.
     """
-    split = _drawn(dataset, seed) if parts is None else parts
+    split = _drawn(dataset, seed) if sets is None else sets
     material = _material(dataset, split, report)
     checks = [check(material) for check in CHECKS]
     return Audit(
@@ -140,13 +140,13 @@ def audit(
     )
 
 
-def _material(dataset: Dataset, split: Parts | str, report: Report | None) -> "_Material":
+def _material(dataset: Dataset, split: SetNames | str, report: Report | None) -> "_Material":
     looked = _looked(dataset, report)
     traits = [None if isinstance(look, str) else look.traits for look in looked]
     return _Material(dataset, looked, copies(traits), split)
 
 
-def _drawn(dataset: Dataset, seed: int) -> Parts | str:
+def _drawn(dataset: Dataset, seed: int) -> SetNames | str:
     """The paper's split, or why there is none."""
     try:
         return paper_split(dataset.labels, dataset.classes, seed=seed)
@@ -203,7 +203,7 @@ class _Material(NamedTuple):
     dataset: Dataset
     looked: list[_Look | str]
     copies: list[Copy]
-    split: Parts | str
+    split: SetNames | str
 
     def class_names(self) -> list[str]:
         return [self.dataset.classes[label] for label in self.dataset.labels]
@@ -289,7 +289,7 @@ def _straddling_lesions(material: _Material) -> _Check:
     sizes = Counter(material.split.tolist()).most_common()
     return found._replace(
         remark=", ".join(f"{count} in {part}" for part, count in sizes),
-        number=straddling_groups(material.dataset.groups, material.split),
+        number=count_shared_groups(material.dataset.groups, material.split),
     )
 
 
@@ -300,8 +300,8 @@ def _straddling_copies(material: _Material) -> _Check:
 def _straddling(material: _Material, name: str, pairs: Sequence[Copy]) -> _Check:
     if isinstance(material.split, str):
         return _Check(name, [], material.split, 0)
-    parts = material.split.tolist()
-    return _compared(material, name, _differing(pairs, parts), parts)
+    sets = material.split.tolist()
+    return _compared(material, name, _differing(pairs, sets), sets)
 
 
 def _contradicting_copies(material: _Material) -> _Check:

@@ -117,7 +117,7 @@ def leakage(found: SplitLeakage, measured: str) -> str:
             f"({found.measured_images} images in {measured})"
         )
     return (
-        f"{start}{found.straddling_groups} groups have images in more than one set; of "
+        f"{start}{found.shared_groups} groups have images in more than one set; of "
         f"{found.measured_images} {measured} images, {found.leaking_images} have another image of "
         "their group, or a copy, in the training set"
     )

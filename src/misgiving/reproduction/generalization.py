@@ -24,14 +24,14 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     measured.
     """
     run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
-    measured = run.roles.measured
-    predictions = predictions_of(checkpoint, run.part(measured))
+    measured = run.evaluation_sets.measured
+    predictions = predictions_of(checkpoint, run.images_of(measured))
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
     sets = policy_sets(run, checkpoint, predictions)
     detectors = detectors_of(sets.training)
     of_policies, estimate = measure_policies(sets, detectors, folder, seed=run.training.seed)
     confidences = all_confidences(predictions, detectors)
-    if estimate is not None and run.roles.tunes_apart:
+    if estimate is not None and run.evaluation_sets.has_tuning_set:
         confidences = dict(estimate.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(folder, FAILURES, failure_scores, predictions.groups)
@@ -48,8 +48,8 @@ def measure_learning_rate(trained: TrainedUnit) -> list[Measurement]:
 
     Only learning curves are compared, and weights fill disks.
     """
-    measured = trained.run.roles.measured
-    predictions = predictions_of(trained.checkpoint, trained.run.part(measured))
+    measured = trained.run.evaluation_sets.measured
+    predictions = predictions_of(trained.checkpoint, trained.run.images_of(measured))
     predictions.save(trained.folder / "predictions" / f"{measured}.safetensors")
     (trained.folder / "run" / "model.safetensors").unlink()
     return [*measure_classification(predictions, measured), divergence(measured, yes=False)]

@@ -101,8 +101,8 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     """Tune the detectors of one model, and measure them on every OOD set."""
     run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
     search = trained.trial_data.protocol.search
-    measured = run.roles.measured
-    inliers = run.part(measured)
+    measured = run.evaluation_sets.measured
+    inliers = run.images_of(measured)
     predictions = predictions_of(checkpoint, inliers)
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
     sets = policy_sets(run, checkpoint, predictions)
@@ -114,7 +114,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         checkpoint,
         fitted,
         search,
-        inliers=run.part(run.roles.tuning) if run.roles.tunes_apart else inliers,
+        inliers=run.images_of(run.evaluation_sets.tuning),
         outliers=outliers[search.tuning_set],
     )
     limit = ood_limit(sets.calibration, fitted, seed=run.training.seed)

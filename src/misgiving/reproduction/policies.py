@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from misgiving.calibrators import Estimate
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.splits import drawn_parts
+from misgiving.data.splits import partition_groups
 from misgiving.decisions.engine import (
     Decider,
     Verdict,
@@ -54,16 +54,16 @@ class PolicySets(NamedTuple):
 
 def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> PolicySets:
     """Predict the sets that are not predicted yet; `measured` is the set of the tables."""
-    training = predictions_of(checkpoint, run.part("train"))
-    if run.roles.tunes_apart:
-        calibrated_on = run.part("calibrate")
+    training = predictions_of(checkpoint, run.images_of("train"))
+    if run.evaluation_sets.has_tuning_set:
+        calibrated_on = run.images_of("calibrate")
         tune, calibration = (
-            predictions_of(checkpoint, images) for images in (run.part("tune"), calibrated_on)
+            predictions_of(checkpoint, images) for images in (run.images_of("tune"), calibrated_on)
         )
         return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
-    thirds = drawn_parts(measured.groups, 3, seed=run.training.seed)
+    thirds = partition_groups(measured.groups, 3, seed=run.training.seed)
     tune, calibration, test = (measured.select(rows) for rows in thirds)
-    calibrated_on = run.part(run.roles.measured).select(thirds[1])
+    calibrated_on = run.images_of(run.evaluation_sets.measured).select(thirds[1])
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
 
 

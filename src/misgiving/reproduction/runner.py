@@ -226,7 +226,7 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
         measure = EXPERIMENTS[unit.experiment.partition("/")[0]]
         results = measure(_trained(trial_data, unit, folder))
     except TrainingError:
-        results = {unit.experiment: [divergence(trial_data.roles.measured, yes=True)]}
+        results = {unit.experiment: [divergence(trial_data.evaluation_sets.measured, yes=True)]}
     return [
         Result(experiment, unit.trial, unit.model, *measurement)
         for experiment, measurements in results.items()

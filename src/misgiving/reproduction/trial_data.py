@@ -15,13 +15,13 @@ from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.masks import with_masks
 from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
-from misgiving.data.splits import SPLITS, Roles, Split, leakage_sentence
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.ood_sources import OodPlace
 from misgiving.reproduction.protocol import MODELS, SWEEP, Protocol, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import Parts, Run, align, grouped_images, split_of
+from misgiving.workflows.train import Run, align, grouped_images, split_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +61,12 @@ class TrialData:
             (*ONLY_SHOWN, "data/masks.py", "data/ood_sets"), of=TRAINING
         )
         self._outliers: dict[int, dict[str, OodImages]] = {}
-        self._drawn: dict[tuple[bool, int], Parts] = {}
+        self._drawn: dict[tuple[bool, int], SetNames] = {}
 
     @property
-    def roles(self) -> Roles:
-        """Which part of the split is watched, tuned on and measured."""
-        return SPLITS[self.protocol.split].roles
+    def evaluation_sets(self) -> EvaluationSets:
+        """Sets that are monitored, tuned on and measured."""
+        return SPLITS[self.protocol.split].evaluation_sets
 
     def run(self, unit: Unit) -> Run:
         """The training run of a unit; all models of a trial see the same split and batches."""
@@ -80,8 +80,8 @@ class TrialData:
         return Run(
             data=self.protocol.data,
             images=images,
-            parts=self._parts(images, seed),
-            roles=self.roles,
+            sets=self._sets(images, seed),
+            evaluation_sets=self.evaluation_sets,
             preprocessing=self.preprocessing,
             augmentation=self.augmentation,
             model=replace(self.protocol.model, **column.model),
@@ -98,7 +98,7 @@ class TrialData:
         return self._outliers[trial]
 
     def split(self, unit: Unit) -> Split:
-        """Which image of a unit plays which part."""
+        """The split of a unit."""
         return split_of(self.run(unit))
 
     def skipped(self) -> dict[str, tuple[BadImage, ...]]:
@@ -110,9 +110,10 @@ class TrialData:
         return {name: tuple(bad) for name, bad in found.items() if bad}
 
     def leakage(self) -> list[str]:
-        """What the measured parts share with the training parts, in a sentence for each trial."""
+        """A sentence for each trial about what the measured and the training set share."""
+        measured = self.evaluation_sets.measured
         return [
-            f"{sections}, trial {trial}: {leakage_sentence(self.split(unit), self.roles.measured)}"
+            f"{sections}, trial {trial}: {leakage_sentence(self.split(unit), measured)}"
             for sections, experiment in (("4.1", "generalization"), ("4.2-4.3", "ood_detection"))
             for trial in range(self.protocol.trials)
             for unit in [Unit(experiment, trial, self.protocol.models[0])]
@@ -154,7 +155,7 @@ class TrialData:
         """One OOD set of a trial, before preprocessing."""
         seed = self.protocol.seed + trial
         everything = self.dataset.restrict(self.protocol.in_distribution)
-        measured = self._parts(self.inliers, seed) == self.roles.measured
+        measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
         for place in self.protocol.places:
             if place.name == name:
@@ -163,7 +164,7 @@ class TrialData:
         contents = f"of held-out images: {built.dataset.contents}"
         return built._replace(dataset=replace(built.dataset, contents=contents))
 
-    def _parts(self, images: ImageSet, seed: int) -> Parts:
+    def _sets(self, images: ImageSet, seed: int) -> SetNames:
         key = (images is self.inliers, seed)
         if key not in self._drawn:
             self._drawn[key] = SPLITS[self.protocol.split].draw(

@@ -250,7 +250,7 @@ class SplitLeakage(NamedTuple):
     Attributes:
         experiment: `generalization` or `ood_detection`.
         trial: Its number.
-        straddling_groups: Groups with images in more than one set.
+        shared_groups: Groups with images in more than one set.
         leaking_images: Measured images whose group, or a copy of which, is in the training set.
         measured_images: Images of the measured set.
         separate: Whether neither a group nor an identical image is in two sets.
@@ -258,7 +258,7 @@ class SplitLeakage(NamedTuple):
 
     experiment: str
     trial: int
-    straddling_groups: int
+    shared_groups: int
     leaking_images: int
     measured_images: int
     separate: bool

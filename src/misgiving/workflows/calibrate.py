@@ -16,7 +16,7 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
-from misgiving.data.splits import Split, drawn_parts
+from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import (
     CASES,
     OOD_DETECTOR,
@@ -33,7 +33,7 @@ from misgiving.workflows.train import align
 
 Report = Callable[[int, int], None]
 
-OWN_PARTS = ("tune", "calibrate")
+OWN_SETS = ("tune", "calibrate")
 
 
 class Account(NamedTuple):
@@ -186,7 +186,7 @@ def _training_images(
 
 
 def _trained_count(split: Split) -> int:
-    return sum(part == "train" for part in split.parts)
+    return sum(part == "train" for part in split.sets)
 
 
 def _trained_on(images: ImageSet, split: Split) -> ImageSet:
@@ -211,10 +211,10 @@ def material_for(
     """
     joined, trained_groups = with_joined_groups(split, images, training)
     usable, sentences = _usable(split, joined, trained_groups, keep)
-    part_of = dict(zip(split.hashes, split.parts, strict=True))
+    part_of = dict(zip(split.hashes, split.sets, strict=True))
     parts = np.array([part_of.get(content, "") for content in usable.hashes])
-    if set(OWN_PARTS) <= set(parts.tolist()):
-        tune, calibration = (usable.select(np.flatnonzero(parts == name)) for name in OWN_PARTS)
+    if set(OWN_SETS) <= set(parts.tolist()):
+        tune, calibration = (usable.select(np.flatnonzero(parts == name)) for name in OWN_SETS)
         how = "the run's parts tune and calibrate"
         if others := len(usable) - len(tune) - len(calibration):
             sentences.append(
@@ -225,7 +225,7 @@ def material_for(
         if keep == "best":
             usable, said = _without(usable, parts == "tune", CHOSEN_ON)
             sentences += said
-        halves = drawn_parts(usable.groups, 2, seed=seed)
+        halves = partition_groups(usable.groups, 2, seed=seed)
         tune, calibration = (usable.select(rows) for rows in halves)
         how = f"halves of {len(usable)} images, drawn by group with seed {seed}"
     sentences.append(
@@ -256,7 +256,7 @@ def _usable(
     split: Split, images: ImageSet, trained_groups: Sequence[str], keep: str
 ) -> tuple[ImageSet, list[str]]:
     """The images on which nothing was trained, chosen or is to be measured."""
-    part_of = dict(zip(split.hashes, split.parts, strict=True))
+    part_of = dict(zip(split.hashes, split.sets, strict=True))
     part_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two parts
     parts = np.array([part_of.get(content, "") for content in images.hashes])
     groups = np.array(images.groups)

@@ -63,7 +63,7 @@ def evaluate_run(
     out: Path,
     cache: Path,
     ood: Sequence[str] = (),
-    part: str | None = None,
+    set_name: str | None = None,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -80,7 +80,7 @@ def evaluate_run(
         out: Folder for `predictions.safetensors` and `measurements.csv`.
         cache: Folder for prepared images.
         ood: Folders of images of another kind.
-        part: Measure only this part of the run's split.
+        set_name: Measure only this set of the run's split.
         device: Where to compute.
         devices: Processes on each machine.
         nodes: Machines.
@@ -100,9 +100,9 @@ def evaluate_run(
         on_bad_image=on_bad_image,
     )
     everything = prepared(dataset_read)
-    images, account = _images_to_measure(checkpoint, everything, dataset_read.name, part)
+    images, account = _images_to_measure(checkpoint, everything, dataset_read.name, set_name)
     predictions = predictions_of(checkpoint, images)
-    dataset = part or _name_of_set(images, checkpoint)
+    dataset = set_name or _name_of_set(images, checkpoint)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
@@ -117,7 +117,7 @@ def evaluate_run(
     subgroups: list[Subgroup] = []
     decided = None
     if decider is not None:
-        rows, said = _without_cases_of_policy(run, images, part)
+        rows, said = _without_cases_of_policy(run, images, set_name)
         account += said
         if len(rows):
             metadata = metadata_of(dataset_read, images.select(rows))
@@ -164,18 +164,18 @@ def _decided(
 
 
 def _without_cases_of_policy(
-    run: Path, images: ImageSet, part: str | None
+    run: Path, images: ImageSet, set_name: str | None
 ) -> tuple[Int[np.ndarray, " n"], list[str]]:
     """Positions of images that did not set the policy, as numbers on those would flatter.
 
-    With a part that was asked for, all of its images, and a sentence that says so.
+    With `set_name`, all images of the set, and a sentence that says so.
     """
     known = read_cases(run)
     met = np.array([content in known for content in images.hashes])
     if not met.any():
         return np.arange(len(images)), []
     counted = f"{met.sum()} of these {len(images)} images set the policy"
-    if part is not None:
+    if set_name is not None:
         return np.arange(len(images)), [f"{counted}: what is said of its decisions flatters"]
     return np.flatnonzero(~met), [f"{counted}; its decisions are measured on the others alone"]
 
@@ -229,20 +229,20 @@ def _write_skipped(out: Path, sets: Mapping[str, ImageSet]) -> list[str]:
 
 
 def _images_to_measure(
-    checkpoint: Checkpoint, everything: ImageSet, name: str, part: str | None
+    checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
 ) -> tuple[ImageSet, list[str]]:
     known, ood = align(everything, checkpoint.classes)
-    images, seen = held_out(known, checkpoint.split, part=part)
+    images, seen = held_out(known, checkpoint.split, set_name=set_name)
     account = [f"{name}: {len(everything)} images; {len(images)} are measured"]
-    if part is None:
+    if set_name is None:
         account.append(f"left out: {seen} images on which the model was trained")
     else:
-        account.append(f"only the part {part!r} of the run's split")
-    if part == "train":
+        account.append(f"only the set {set_name!r} of the run's split")
+    if set_name == "train":
         account.append("these numbers flatter: the model was trained on these images")
     if checkpoint.configuration.get("training", {}).get("keep") == "best":
         account.append(
-            "the run kept the epoch that was best on its validation part: numbers on it flatter"
+            "the run kept the epoch that was best on its validation set: numbers on it flatter"
         )
     if ood:
         account.append(f"left out: {ood} images of classes that the model does not know")

@@ -170,8 +170,8 @@ def _what(checkpoint: Checkpoint, rules: Rules | None) -> str:
 def _class_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
     """Images of each class in each part of the split."""
     split = checkpoint.split
-    counts = Counter(zip(split.parts, split.labels, strict=True))
+    counts = Counter(zip(split.sets, split.labels, strict=True))
     return {
         part: {name: counts[part, name] for name in checkpoint.classes}
-        for part in dict.fromkeys(split.parts)
+        for part in dict.fromkeys(split.sets)
     }

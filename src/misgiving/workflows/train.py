@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 
 from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
@@ -16,7 +15,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.data.splits import SPLITS, Roles, Split
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import model_fingerprint
 from misgiving.manifests import sha256_of_lines
@@ -31,8 +30,6 @@ from misgiving.training.loop import (
     train,
 )
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
-
-Parts = Shaped[np.ndarray, " n"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +78,8 @@ class Run:
     Attributes:
         data: The data as the user named it.
         images: All images of the split, prepared.
-        parts: For each image the part of the split that it is in.
-        roles: Which part is watched, tuned on and measured.
+        sets: For each image, the name of the set that it is in.
+        evaluation_sets: Which sets are monitored, tuned on and measured.
         preprocessing: What the images went through.
         augmentation: What training does to them.
         model: The network.
@@ -91,16 +88,16 @@ class Run:
 
     data: str
     images: ImageSet
-    parts: Parts
+    sets: SetNames
     preprocessing: Preprocessing
     augmentation: AugmentationSettings
     model: ModelSettings
     training: TrainingConfig
-    roles: Roles = SPLITS["paper"].roles
+    evaluation_sets: EvaluationSets = SPLITS["paper"].evaluation_sets
 
-    def part(self, name: str) -> ImageSet:
-        """The images of one part."""
-        return self.images.select(np.flatnonzero(self.parts == name))
+    def images_of(self, set_name: str) -> ImageSet:
+        """The images of one set."""
+        return self.images.select(np.flatnonzero(self.sets == set_name))
 
 
 def prepare_run(
@@ -125,7 +122,7 @@ def prepare_run(
         cache: Folder for prepared images.
         preprocessing: What to change in the data's own preprocessing.
         augment: Whether to augment as suits the data.
-        split: `paper` (by image) or `grouped` (by lesion and near duplicate, into four parts).
+        split: `paper` (by image) or `grouped` (by group and near duplicate, into four sets).
         validation_share: Share of the images, by class, that the paper's split holds out.
         on_image: Told how many images are prepared, of how many.
         on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
@@ -136,7 +133,7 @@ def prepare_run(
     kind = SPLITS[split]
     prepared = prepare(dataset, changed, cache=cache, report=on_image, on_bad_image=on_bad_image)
     images = grouped_images(prepared, split)
-    parts = kind.draw(
+    sets = kind.draw(
         images.labels,
         images.classes,
         images.groups,
@@ -147,12 +144,12 @@ def prepare_run(
     return Run(
         data=data,
         images=images,
-        parts=parts,
+        sets=sets,
         preprocessing=changed,
         augmentation=augmentation,
         model=model,
         training=training,
-        roles=kind.roles,
+        evaluation_sets=kind.evaluation_sets,
     )
 
 
@@ -194,7 +191,7 @@ def train_run(
         num_classes=len(classes), image_size=run.preprocessing.image_size
     )
     model = _initial_model(run, architecture, on_weights)
-    training = run.part("train")
+    training = run.images_of("train")
     resume = ResumeFile(
         path=kept or resume_path(folder),
         identity=_identity(run, model),
@@ -205,7 +202,7 @@ def train_run(
         history = train(
             model,
             training,
-            run.part(run.roles.watched),
+            run.images_of(run.evaluation_sets.monitored),
             run.training,
             augmentation=run.augmentation,
             on_step=on_step,
@@ -226,7 +223,11 @@ def train_run(
         configuration=_configuration(run),
     )
     if distributed.is_first():
-        save(folder, checkpoint, history=[_named(record, run.roles.watched) for record in history])
+        save(
+            folder,
+            checkpoint,
+            history=[_named(record, run.evaluation_sets.monitored) for record in history],
+        )
         if kept is None:
             resume.path.unlink(missing_ok=True)
     distributed.wait_for_all()
@@ -238,7 +239,7 @@ def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
     identity = {
         **_configuration(run),
         "preprocessing": run.preprocessing.to_dict(),
-        "split": sha256_of_lines(map(str, run.parts)),
+        "split": sha256_of_lines(map(str, run.sets)),
         "first weights": model_fingerprint(model),
         "versions": versions(),
     }
@@ -256,12 +257,12 @@ def _initial_model(
 
 
 def split_of(run: Run) -> Split:
-    """Which image plays which part, as `split.csv` records it."""
+    """The content of `split.csv`."""
     images = run.images
     return Split(
         ids=images.ids,
         hashes=images.hashes,
-        parts=tuple(str(part) for part in run.parts),
+        sets=tuple(str(name) for name in run.sets),
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )
@@ -272,7 +273,7 @@ def _configuration(run: Run) -> dict[str, Any]:
         "data": {
             "name": run.data,
             "fingerprint": run.images.fingerprint,
-            "images": {part: int(np.sum(run.parts == part)) for part in np.unique(run.parts)},
+            "images": {name: int(np.sum(run.sets == name)) for name in np.unique(run.sets)},
             "skipped": [one._asdict() for one in run.images.skipped],
         },
         "model": run.model.to_dict(),
@@ -305,34 +306,36 @@ def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
     return aligned, len(images) - len(kept)
 
 
-def held_out(images: ImageSet, split: Split, *, part: str | None = None) -> tuple[ImageSet, int]:
+def held_out(
+    images: ImageSet, split: Split, *, set_name: str | None = None
+) -> tuple[ImageSet, int]:
     """The images that a model was not trained on, by content, and how many it was trained on.
 
-    With `part`, the images of that part of the split instead.
+    With `set_name`, the images of that set of the split instead.
 
     Raises:
-        UsageError: Nothing is left, or the split has no such part.
+        UsageError: Nothing is left, or the split has no such set.
     """
     training = split.hashes_of("train")
     seen = np.array([content in training for content in images.hashes])
-    if part is None:
+    if set_name is None:
         if seen.all():
             raise UsageError(
                 f"the model was trained on all {len(images)} of these images; give others, "
-                "or say --part train to measure them all the same"
+                "or measure the set 'train' all the same"
             )
         return images.select(np.flatnonzero(~seen)), int(seen.sum())
-    return _of_part(images, split, part), int(seen.sum())
+    return _of_set(images, split, set_name), int(seen.sum())
 
 
-def _of_part(images: ImageSet, split: Split, part: str) -> ImageSet:
-    if part not in split.parts:
-        names = ", ".join(sorted(set(split.parts)))
-        raise UsageError(f"the run's split has no part {part!r}; choose from {names}")
-    wanted = split.hashes_of(part)
-    if part != "train":  # of an image that is there twice, one copy may have been trained on
+def _of_set(images: ImageSet, split: Split, set_name: str) -> ImageSet:
+    if set_name not in split.sets:
+        names = ", ".join(sorted(set(split.sets)))
+        raise UsageError(f"the run's split has no set {set_name!r}; choose from {names}")
+    wanted = split.hashes_of(set_name)
+    if set_name != "train":  # of an image that is there twice, one copy may have been trained on
         wanted -= split.hashes_of("train")
     rows = np.flatnonzero([content in wanted for content in images.hashes])
     if not len(rows):
-        raise UsageError(f"none of these images is in the part {part!r} of the run's split")
+        raise UsageError(f"none of these images is in the set {set_name!r} of the run's split")
     return images.select(rows)

@@ -119,8 +119,9 @@ def _reliability(finished: Sequence[Unit], out: Path) -> Iterator[ReliabilityRow
 
 def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:
     """The images of each true class by predicted class, where there are any."""
+    measured = trial_data.evaluation_sets.measured
     for unit in finished:
-        path = out / unit.folder / "predictions" / f"{trial_data.roles.measured}.safetensors"
+        path = out / unit.folder / "predictions" / f"{measured}.safetensors"
         if unit.experiment.startswith(SWEEP) or not path.exists():  # none where training diverged
             continue
         found = Predictions.load(path)

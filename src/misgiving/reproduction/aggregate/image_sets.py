@@ -40,13 +40,13 @@ class Exhibit:
 
 def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     """All sets that are measured on, by name."""
-    protocol, measured = trial_data.protocol, trial_data.roles.measured
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unit = Unit("ood_detection", 0, protocol.models[0])
-    all_classes = trial_data.run(unit._replace(experiment="generalization")).part(measured)
+    all_classes = trial_data.run(unit._replace(experiment="generalization")).images_of(measured)
     shown = {
         measured: Exhibit(images=all_classes, contents="held-out images of all classes (4.1)"),
         f"{measured} (in-distribution classes)": Exhibit(
-            images=trial_data.run(unit).part(measured),
+            images=trial_data.run(unit).images_of(measured),
             contents=f"held-out images of the classes {', '.join(protocol.in_distribution)} "
             "(in-distribution in 4.2 and 4.3)",
         ),

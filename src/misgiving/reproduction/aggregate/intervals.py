@@ -58,7 +58,7 @@ def intervals(
 
 
 def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
-    protocol, measured = trial_data.protocol, trial_data.roles.measured
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
     rates = [sweep_name(rate) for rate in protocol.learning_rates]
     return [
@@ -163,7 +163,7 @@ class _SetIntervals:
     def _sample(self, trial: int, model: str) -> Sample:
         if (trial, model) not in self._samples:
             folder = self._out / Unit(self._compared.units, trial, model).folder
-            part = self._bench.roles.measured
+            part = self._bench.evaluation_sets.measured
             self._samples[trial, model] = sample_of(self._compared, folder, part)
         return self._samples[trial, model]
 

@@ -56,7 +56,7 @@ def _trial(folder: Path, measured: str) -> _Trial:
 
 
 def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Iterator[RiskPoint]:
-    trials = [_trial(folder, trial_data.roles.measured) for folder in folders]
+    trials = [_trial(folder, trial_data.evaluation_sets.measured) for folder in folders]
     drawn = bootstrap(
         [trial.risks for trial in trials],
         [(np.array(trial.groups),) for trial in trials],

@@ -25,7 +25,7 @@ EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their 
 
 def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Settings:
     """Gather the content of `settings.json`."""
-    protocol, roles = trial_data.protocol, trial_data.roles
+    protocol, sets = trial_data.protocol, trial_data.evaluation_sets
     timings = [timing(out / unit.folder) for unit in finished]
     return Settings(
         data=protocol.data,
@@ -37,9 +37,9 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         class_counts=_class_counts(trial_data),
         split=protocol.split,
         validation_share=protocol.validation_share,
-        monitored_set=roles.watched,
-        tuning_set=roles.tuning,
-        measured_set=roles.measured,
+        monitored_set=sets.monitored,
+        tuning_set=sets.tuning,
+        measured_set=sets.measured,
         sizes=tuple(_size(trial_data, experiment) for experiment in EXPERIMENTS),
         odin=OdinGrid(
             tuning_set=protocol.search.tuning_set,
@@ -61,7 +61,9 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         fingerprint=trial_data.images.fingerprint,
         leakage=tuple(
             SplitLeakage(
-                experiment, trial, *leakage_of(trial_data.split(unit), trial_data.roles.measured)
+                experiment,
+                trial,
+                *leakage_of(trial_data.split(unit), sets.measured),
             )
             for experiment in EXPERIMENTS
             for trial in range(protocol.trials)
@@ -86,8 +88,8 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
     run = trial_data.run(Unit("generalization", 0, trial_data.protocol.models[0]))
     return {
         name: {
-            str(part): int(np.sum((run.images.labels == label) & (run.parts == part)))
-            for part in np.unique(run.parts)
+            str(part): int(np.sum((run.images.labels == label) & (run.sets == part)))
+            for part in np.unique(run.sets)
         }
         for label, name in enumerate(run.images.classes)
     }
@@ -95,5 +97,5 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
 
 def _size(trial_data: TrialData, experiment: str) -> SplitSize:
     run = trial_data.run(Unit(experiment, 0, trial_data.protocol.models[0]))
-    trained, measured = len(run.part("train")), len(run.part(run.roles.measured))
-    return SplitSize(experiment, len(run.images), trained, measured)
+    measured = run.images_of(run.evaluation_sets.measured)
+    return SplitSize(experiment, len(run.images), len(run.images_of("train")), len(measured))
