@@ -100,18 +100,16 @@ def _measures(
 def _of_confidences(
     confidences: np.ndarray, errors: np.ndarray, labels: np.ndarray
 ) -> Iterator[tuple[str, Callable[[], Any]]]:
-    for name in ("risk_coverage", "aurc", "excess_aurc", "augrc"):
+    for name in ("aurc", "excess_aurc", "augrc"):
         measure = getattr(selective, name)
         yield name, lambda measure=measure: measure(confidences, errors)
     for name in ("risk_at_coverage", "coverage_at_risk"):
         measure = getattr(selective, name)
         yield name, lambda measure=measure: measure(confidences, errors, 0.2)
-    for name in ("balanced_risk_coverage", "balanced_aurc"):
-        measure = getattr(selective, name)
-        yield (
-            name,
-            lambda measure=measure: measure(confidences, errors, labels, num_classes=CLASSES),
-        )
+    yield (
+        "balanced_aurc",
+        lambda: selective.balanced_aurc(confidences, errors, labels, num_classes=CLASSES),
+    )
     yield "error_auroc", lambda: loss_estimation.error_auroc(confidences, errors)
 
 
@@ -138,7 +136,7 @@ def _of_probabilities(
     yield "macro_auroc", lambda: classification.macro_auroc(labels, rows)
     predicted = rows.argmax(axis=1)
     yield "accuracy", lambda: classification.accuracy(labels, predicted)
-    for name in ("sensitivities", "balanced_accuracy", "confusion_matrix"):
+    for name in ("sensitivities", "balanced_accuracy"):
         measure = getattr(classification, name)
         yield name, lambda measure=measure: measure(labels, predicted, num_classes=CLASSES)
 

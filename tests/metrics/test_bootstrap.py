@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from misgiving.errors import UsageError
-from misgiving.metrics.bootstrap import bootstrap, group_counts, percentile_interval
+from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.ood import ood_metrics
 
 LESIONS = np.array(["b", "a", "b", "c", "a", "b"])
@@ -24,21 +24,32 @@ def random():
     return np.random.default_rng(0)
 
 
-def test_samples_of_one_group_are_drawn_together(random):
-    counts = group_counts(LESIONS, replicates=50, random=random)
+def drawn_weights(groups, replicates):
+    """Weights that a statistic of one trial is given."""
+    drawn = []
+
+    def statistic(weights):
+        drawn.append(weights)
+        return {"zero": np.zeros(len(weights))}
+
+    bootstrap([statistic], [(groups,)], replicates=replicates, seed=0)
+    return np.concatenate(drawn)
+
+
+def test_samples_of_one_group_are_drawn_together():
+    counts = drawn_weights(LESIONS, 50)
     for lesion in "abc":
         members = counts[:, np.isin(LESIONS, lesion)]
         assert (members == members[:, :1]).all()
 
 
-def test_as_many_groups_are_drawn_as_there_are(random):
-    counts = group_counts(LESIONS, replicates=50, random=random)
+def test_as_many_groups_are_drawn_as_there_are():
     firsts = [1, 0, 3]  # one sample of each lesion
-    assert (counts[:, firsts].sum(axis=1) == 3).all()
+    assert (drawn_weights(LESIONS, 50)[:, firsts].sum(axis=1) == 3).all()
 
 
-def test_the_number_of_times_a_group_is_drawn_is_binomial(random):
-    counts = group_counts(LESIONS, replicates=20_000, random=random)
+def test_the_number_of_times_a_group_is_drawn_is_binomial():
+    counts = drawn_weights(LESIONS, 20_000)
     shares = [np.mean(counts[:, 0] == k) for k in range(4)]
     np.testing.assert_allclose(shares, [8 / 27, 12 / 27, 6 / 27, 1 / 27], atol=0.015)
 
@@ -46,14 +57,14 @@ def test_the_number_of_times_a_group_is_drawn_is_binomial(random):
 @pytest.mark.parametrize(
     "groups", [np.array([1.0, np.nan]), np.array(["a", None], dtype=object)], ids=["nan", "none"]
 )
-def test_a_missing_group_is_refused(groups, random):
+def test_a_missing_group_is_refused(groups):
     with pytest.raises(UsageError, match="groups has a missing value"):
-        group_counts(groups, replicates=2, random=random)
+        drawn_weights(groups, 2)
 
 
-def test_no_groups_are_refused(random):
+def test_no_groups_are_refused():
     with pytest.raises(UsageError, match="groups is empty"):
-        group_counts(np.array([]), replicates=2, random=random)
+        drawn_weights(np.array([]), 2)
 
 
 def test_the_spread_of_a_mean_is_its_standard_error(random):

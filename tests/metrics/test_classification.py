@@ -6,7 +6,6 @@ from misgiving.errors import UsageError
 from misgiving.metrics.classification import (
     accuracy,
     balanced_accuracy,
-    confusion_matrix,
     macro_auroc,
     sensitivities,
 )
@@ -103,16 +102,6 @@ def test_macro_auroc_of_a_single_class_is_undefined():
     assert np.isnan(macro_auroc(np.array([1, 1]), np.array([[0.1, 0.9], [0.6, 0.4]])))
 
 
-def test_the_confusion_matrix_counts_true_rows_and_predicted_columns():
-    labels, predicted, _ = predictions(0)
-    expected = np.zeros((CLASSES, CLASSES))
-    for true, guess in zip(labels, predicted, strict=True):
-        expected[true, guess] += 1
-    np.testing.assert_array_equal(
-        confusion_matrix(labels, predicted, num_classes=CLASSES), expected
-    )
-
-
 @pytest.mark.parametrize("unknown", [-1, 4])
 def test_a_class_outside_the_range_is_named_with_its_position(unknown):
     labels = np.array([0, unknown])
@@ -125,7 +114,7 @@ def test_a_label_without_a_column_of_probabilities_is_refused():
         macro_auroc(np.array([0, 2]), np.ones((2, 2)))
 
 
-@pytest.mark.parametrize("measure", [accuracy, sensitivities, confusion_matrix, balanced_accuracy])
+@pytest.mark.parametrize("measure", [accuracy, sensitivities, balanced_accuracy])
 @pytest.mark.usefixtures("as_in_use")
 def test_lengths_that_differ_name_the_argument(measure):
     options = {} if measure is accuracy else {"num_classes": CLASSES}

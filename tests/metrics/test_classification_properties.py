@@ -1,15 +1,15 @@
-"""Laws of the measures of predicted classes."""
+"""Laws of the classification metrics."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import confusion_matrix
 from strategies import DISTINCT, columns, heights, orders
 
 from misgiving.metrics.classification import (
     accuracy,
     balanced_accuracy,
-    confusion_matrix,
     macro_auroc,
     sensitivities,
 )
@@ -40,7 +40,7 @@ def test_neither_the_order_of_samples_nor_the_names_of_classes_change_a_measure(
 
 @given(answers)
 def test_measures_are_shares_of_the_confusion_matrix(drawn):
-    confusions = confusion_matrix(*drawn, num_classes=CLASSES)
+    confusions = confusion_matrix(*drawn, labels=range(CLASSES))
     rows = [row / row.sum() for row in confusions if row.any()]
     recalls = [row[k] for k, row in zip(sorted(set(drawn[0].tolist())), rows, strict=True)]
     assert confusions.sum() == len(drawn[0])

@@ -11,11 +11,9 @@ from misgiving.metrics.selective import (
     augrc,
     aurc,
     balanced_aurc,
-    balanced_risk_coverage,
     coverage_at_risk,
     excess_aurc,
     risk_at_coverage,
-    risk_coverage,
 )
 
 CLASSES = 3
@@ -106,27 +104,19 @@ def test_a_constant_confidence_has_the_mean_error_as_aurc():
     assert aurc(np.full(6, 0.5), losses) == pytest.approx(losses.mean(), abs=1e-12)
 
 
-def test_the_curve_has_the_risk_and_coverage_of_every_threshold():
-    confidences, losses = confidences_and_losses(1, count=20)
-    curve = risk_coverage(confidences, losses)
-    thresholds = sorted(set(confidences), reverse=True)
-    np.testing.assert_allclose(curve.coverages, [(confidences >= t).mean() for t in thresholds])
-    np.testing.assert_allclose(curve.risks, [losses[confidences >= t].mean() for t in thresholds])
-
-
 @pytest.mark.parametrize("measure", [aurc, excess_aurc])
 def test_fractions_of_a_sample_are_refused(measure):
     with pytest.raises(UsageError, match="weights must be whole numbers"):
         measure(np.array([0.5, 0.9]), np.array([0, 1]), weights=np.array([0.5, 1.0]))
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, risk_coverage])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_negative_errors_are_refused(measure):
     with pytest.raises(UsageError, match="errors is negative at position 1"):
         measure(np.array([0.5, 0.9]), np.array([0.1, -0.1]))
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, risk_coverage])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_confidences_that_are_not_finite_are_refused(measure):
     with pytest.raises(UsageError, match="confidences is not finite at position 0"):
         measure(np.array([np.nan, 0.9]), np.array([0, 1]))
@@ -216,16 +206,6 @@ def balanced_risk(losses, labels):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_the_balanced_curve_has_the_mean_risk_of_the_accepted_classes(seed):
-    confidences, losses, labels = with_labels(seed)
-    curve = balanced_risk_coverage(confidences, losses, labels, num_classes=CLASSES)
-    masks = [confidences >= threshold for threshold in sorted(set(confidences), reverse=True)]
-    expected = [balanced_risk(losses[mask], labels[mask]) for mask in masks]
-    np.testing.assert_allclose(curve.risks, expected, atol=1e-12)
-    np.testing.assert_allclose(curve.coverages, [mask.mean() for mask in masks], atol=1e-12)
-
-
-@pytest.mark.parametrize("seed", range(5))
 def test_balanced_aurc_is_the_mean_over_samples_of_the_risk_at_their_threshold(seed):
     confidences, losses, labels = with_labels(seed)
     masks = [confidences >= threshold for threshold in confidences]
@@ -254,17 +234,6 @@ def test_in_balanced_aurc_a_weight_counts_as_that_many_repetitions(seed):
         assert weighted[row] == pytest.approx(expected, abs=1e-12)
 
 
-def test_copies_of_a_class_leave_the_balanced_risk_as_it_is():
-    confidences, losses, labels = with_labels(0)
-    thrice = np.where(labels == 1, 3, 1)
-    copied = (np.repeat(values, thrice) for values in (confidences, losses, labels))
-    np.testing.assert_allclose(
-        balanced_risk_coverage(*copied, num_classes=CLASSES).risks,
-        balanced_risk_coverage(confidences, losses, labels, num_classes=CLASSES).risks,
-        atol=1e-12,
-    )
-
-
 def test_balanced_aurc_depends_on_the_order_of_confidences_only():
     confidences, *rest = with_labels(0)
     once, stretched = (
@@ -279,10 +248,9 @@ def test_balanced_aurc_without_any_weight_is_undefined():
     assert np.isnan(balanced_aurc(*with_labels(0), num_classes=CLASSES, weights=weights)).all()
 
 
-@pytest.mark.parametrize("measure", [balanced_aurc, balanced_risk_coverage])
-def test_a_label_outside_of_the_classes_is_refused(measure):
+def test_a_label_outside_of_the_classes_is_refused():
     with pytest.raises(UsageError, match="labels has class 2 at position 1"):
-        measure(np.array([0.5, 0.9]), np.array([0, 1]), np.array([0, 2]), num_classes=2)
+        balanced_aurc(np.array([0.5, 0.9]), np.array([0, 1]), np.array([0, 2]), num_classes=2)
 
 
 @pytest.mark.parametrize("coverage", [0.0, 1.1, np.nan])
@@ -302,7 +270,7 @@ def test_risk_at_coverage_refuses_fractions_of_a_sample():
         risk_at_coverage(*confidences_and_losses(0), 0.5, weights=np.full(6, 0.5))
 
 
-@pytest.mark.parametrize("measure", [*MEASURES, risk_coverage])
+@pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.usefixtures("as_in_use")
 def test_lengths_that_differ_name_the_argument(measure):
     with pytest.raises(UsageError, match="errors has length 3 but confidences has length 2"):

@@ -1,4 +1,4 @@
-"""Laws of what remains wrong among the accepted, and brute force over orders in fractions."""
+"""Laws of the metrics of selective prediction, and brute force over orders in fractions."""
 
 from fractions import Fraction
 from itertools import pairwise, permutations
@@ -14,11 +14,9 @@ from misgiving.metrics.selective import (
     augrc,
     aurc,
     balanced_aurc,
-    balanced_risk_coverage,
     coverage_at_risk,
     excess_aurc,
     risk_at_coverage,
-    risk_coverage,
 )
 
 QUARTERS = 6  # losses are these many quarters, which floats add without rounding
@@ -149,16 +147,6 @@ def test_a_confidence_that_falls_with_the_loss_has_no_excess_and_none_has_less(d
     assert areas(-quarters, quarters)["aurc"] <= areas(confidences, quarters)["aurc"] + 1e-12
 
 
-@given(cases)
-def test_the_curve_ends_at_the_mean_loss_of_all_and_its_coverage_rises(drawn):
-    confidences, quarters = drawn
-    curve = risk_coverage(confidences / 2, quarters / 4)
-    assert len(curve.coverages) == len(set(confidences.tolist()))
-    assert (np.diff(curve.coverages) > 0).all()
-    assert curve.coverages[-1] == 1
-    assert curve.risks[-1] == pytest.approx(quarters.mean() / 4)
-
-
 @given(cases, st.integers(0, 4 * QUARTERS))
 def test_the_coverage_at_a_risk_is_the_largest_of_the_curve_within_it(drawn, sixteenths):
     confidences, quarters = drawn
@@ -196,20 +184,19 @@ def test_neither_the_names_of_classes_nor_a_map_of_the_confidence_change_a_balan
     assert renamed == pytest.approx(plain, abs=1e-12)
 
 
-@given(classified, st.integers(0, CLASSES - 1), st.integers(2, 4))
-def test_how_often_a_class_occurs_leaves_the_balanced_risks(drawn, often, times):
-    copies = np.where(drawn[2] == often, times, 1)
+@given(columns(DISTINCT, QUARTERS, size=DISTINCT), st.data())
+def test_of_a_single_class_without_ties_the_balanced_area_is_the_plain_one(drawn, data):
+    quarters = drawn[1]
+    confidences = data.draw(orders(len(quarters))) / 2
+    one_class = np.zeros(len(quarters), dtype=int)
+    found = balanced_aurc(confidences, quarters / 4, one_class, num_classes=1)
+    assert found == pytest.approx(aurc(confidences, quarters / 4), abs=1e-12)
+
+
+@given(classified, st.integers(2, 4))
+def test_repeating_every_sample_leaves_the_balanced_area(drawn, times):
     once, repeated = (
-        balanced_risk_coverage(confidences / 2, quarters / 4, labels, num_classes=CLASSES)
-        for confidences, quarters, labels in (drawn, (np.repeat(of, copies) for of in drawn))
+        balanced_aurc(confidences / 2, quarters / 4, labels, num_classes=CLASSES)
+        for confidences, quarters, labels in (drawn, [np.repeat(of, times) for of in drawn])
     )
-    np.testing.assert_allclose(repeated.risks, once.risks, atol=1e-12)
-
-
-@given(classified)
-def test_of_a_single_class_the_balanced_curve_is_the_plain_one(drawn):
-    confidences, quarters, _ = drawn
-    one = balanced_risk_coverage(
-        confidences / 2, quarters / 4, np.zeros(len(quarters), dtype=int), num_classes=1
-    )
-    np.testing.assert_allclose(one, risk_coverage(confidences / 2, quarters / 4), atol=1e-12)
+    assert repeated == pytest.approx(once, abs=1e-12)

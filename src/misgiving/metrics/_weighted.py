@@ -1,4 +1,4 @@
-"""What the metrics share: checks of their arguments, and sums of weights over tied samples.
+"""Argument checks and weighted sums over ties, shared by all metrics.
 
 A weight counts how often a sample occurs (a bootstrap count), so that one call measures many
 resampled sets: leading axes of the weights are replicates, the last axis is the samples.
@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from misgiving.errors import UsageError
 
-Measured = float | Float[np.ndarray, "*replicates"]
+MetricValue = float | Float[np.ndarray, "*replicates"]
 Weights = Real[np.ndarray, "*replicates n"]
 
 
-def samples(**named: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
-    """The named arrays in float64, refused unless they are finite and equally long."""
+def checked_arrays(**named: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
+    """Return the named arrays in float64; refuse them unless finite and of equal length."""
     first = next(iter(named))
     for name, values in named.items():
         if len(values) != len(named[first]):
@@ -38,10 +38,10 @@ def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "
     return values.astype(np.float64)
 
 
-def sample_weights(
+def checked_weights(
     weights: Real[np.ndarray, "..."] | None, count: int, *, name: str = "weights"
 ) -> Float[np.ndarray, "..."]:
-    """The weights in float64, or a one for each of `count` samples."""
+    """Weights in float64, by default a one for each of `count` samples."""
     if weights is None:
         return np.ones(count)
     if weights.shape[-1:] != (count,):
@@ -54,19 +54,19 @@ def sample_weights(
     return weights.astype(np.float64)
 
 
-def repetitions(weights: Real[np.ndarray, "..."] | None, count: int) -> Float[np.ndarray, "..."]:
-    """The sample weights of a measure that is defined for whole samples only."""
-    counts = sample_weights(weights, count)
+def whole_weights(weights: Real[np.ndarray, "..."] | None, count: int) -> Float[np.ndarray, "..."]:
+    """Weights of a metric that is defined for whole samples only."""
+    counts = checked_weights(weights, count)
     if not np.array_equal(counts, np.floor(counts)):
-        raise UsageError("weights must be whole numbers here; give how often each sample occurs")
+        raise UsageError("weights must be whole numbers; give how often each sample occurs")
     return counts
 
 
-def measured(
+def metric_value(
     values: Float[np.ndarray, "*replicates"] | np.float64,
     *weights: Real[np.ndarray, "..."] | None,
-) -> Measured:
-    """A plain float for the samples as they are; an array where replicates were weighted."""
+) -> MetricValue:
+    """A float without weights, an array of replicates with weights."""
     if all(given is None for given in weights):
         return float(values)
     return np.asarray(values)
@@ -76,21 +76,21 @@ def ratio(
     numerator: Float[np.ndarray, "..."] | np.float64,
     denominator: Float[np.ndarray, "..."] | np.float64,
 ) -> Float[np.ndarray, "..."]:
-    """The quotient, NaN where the denominator is 0."""
+    """Quotient, NaN where the denominator is 0."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
     quotient = np.full(shape, np.nan)
     np.divide(numerator, denominator, out=quotient, where=np.not_equal(denominator, 0))
     return quotient
 
 
-def mean_of_defined(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
-    """Mean over the last axis of what is not NaN; NaN where nothing is left."""
+def mean_without_nan(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows"]:
+    """Mean over the last axis without NaN values; NaN if all are."""
     defined = ~np.isnan(values)
     return ratio(np.where(defined, values, 0.0).sum(axis=-1), defined.sum(axis=-1) * 1.0)
 
 
 class Ties(NamedTuple):
-    """The samples in ascending order of a value, and where each distinct value begins."""
+    """Samples in ascending order of a value, and the start of each distinct value."""
 
     order: Int[np.ndarray, " n"]
     """Sample numbers; the order within a tie is arbitrary."""
@@ -98,12 +98,12 @@ class Ties(NamedTuple):
     """Position in `order` of the first sample of each distinct value."""
 
     def sums(self, ordered: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows distinct"]:
-        """Total at each distinct value of what is given for the samples in `order`."""
+        """Sum at each distinct value of numbers given for the samples in `order`."""
         return np.add.reduceat(ordered, self.starts, axis=-1)
 
 
 def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
-    """Which samples have equal values, by one sort.
+    """Sort samples by value and find ties.
 
     >>> ties(np.array([0.5, 0.1, 0.1, 0.1])).starts
     array([0, 3])
@@ -112,10 +112,10 @@ def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
     return Ties(order, np.flatnonzero(_starts(values[order])))
 
 
-def ranked(values: Shaped[np.ndarray, " n"]) -> tuple[int, Int[np.ndarray, " n"]]:
-    """How many distinct values there are, and the place of each sample's value among them.
+def dense_ranks(values: Shaped[np.ndarray, " n"]) -> tuple[int, Int[np.ndarray, " n"]]:
+    """Number of distinct values, and the rank of each sample's value among them, from 0.
 
-    >>> ranked(np.array([0.5, 0.1, 0.5]))
+    >>> dense_ranks(np.array([0.5, 0.1, 0.5]))
     (2, array([1, 0, 1]))
     """
     values = np.ascontiguousarray(values)  # a column of a table would be read across its rows
@@ -145,7 +145,7 @@ def sums_by_group(
 
 
 def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Where a value differs from the one before it; true for the first."""
+    """True where a value differs from the one before it, and for the first."""
     starts = np.ones(len(ordered), dtype=np.bool_)
     np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
     return starts
@@ -155,9 +155,9 @@ def area_under_roc(
     positives: Float[np.ndarray, "*#replicates groups"],
     negatives: Float[np.ndarray, "*#replicates groups"],
 ) -> Float[np.ndarray, "..."]:
-    """Share of pairs in which the positive has the higher score, ties counted half.
+    """Area under the ROC curve from the weights at each distinct score, lowest score first.
 
-    Both hold the weight at each distinct score, lowest score first.
+    Share of pairs in which the positive has the higher score, ties counted half.
     """
     outscored = np.cumsum(negatives, axis=-1) - negatives / 2
     pairs = positives.sum(axis=-1) * negatives.sum(axis=-1)
@@ -174,7 +174,7 @@ def auroc(
     >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones(3))
     array(0.75)
     """
-    distinct, groups = ranked(scores)
+    distinct, groups = dense_ranks(scores)
     of_positives, of_negatives = (
         sums_by_group(weights[..., members], groups[members], num_groups=distinct)
         for members in (positives, ~positives)

@@ -1,11 +1,11 @@
-"""How sure a measure is: a bootstrap over trials and over groups of samples together.
+"""Bootstrap of metrics over trials and groups of samples together.
 
-A group (a lesion, a source picture) is drawn whole, because its samples are not independent. A
-group that several trials look at is drawn equally often in all of them: trials that share their
-images do not make the images more certain. The
-draws depend on the seed, the number of trials and the group arrays alone, never on a model: two
-models measured on the same sets with the same seed meet the same resampled sets, and the paired
-difference of a measure is the difference of the two returned arrays.
+A group (a lesion, a patient, a source image) is drawn whole, because its samples are not
+independent. A group that occurs in several trials is drawn equally often in all of them: trials
+that share their images do not make the images more certain. The draws depend only on the seed, the
+number of trials and the group arrays, never on a model: two models measured on the same sets with
+the same seed are resampled alike, and the paired difference of a metric is the difference of the
+two returned arrays.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,34 +15,20 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from misgiving.errors import UsageError
-from misgiving.metrics._weighted import Measured, mean_of_defined
+from misgiving.metrics._weighted import MetricValue, mean_without_nan
 
 Groups = Shaped[np.ndarray, " _"]
 Replicates = Float[np.ndarray, " _"]
-Statistic = Callable[..., Mapping[str, Measured]]
+Statistic = Callable[..., Mapping[str, MetricValue]]
 
 WEIGHTS_AT_ONCE = 2**21  # bounds the memory of one call of a statistic, and fits the cache better
 
 
 class PercentileInterval(NamedTuple):
-    """The bounds of an interval."""
+    """Interval between two percentiles of bootstrap replicates."""
 
     lower: float
     upper: float
-
-
-def group_counts(
-    groups: Shaped[np.ndarray, " n"], *, replicates: int, random: np.random.Generator
-) -> Int[np.ndarray, "replicates n"]:
-    """How often each sample occurs when as many groups as there are get drawn with replacement.
-
-    Args:
-        groups: The group of each sample; samples of equal value stay together.
-        replicates: Number of resampled sets.
-        random: Source of the draws.
-    """
-    num_groups, (members,) = _number_groups([groups])
-    return _draw(num_groups, replicates, random)[:, members]
 
 
 def bootstrap(
@@ -52,25 +38,25 @@ def bootstrap(
     replicates: int = 1000,
     seed: int,
 ) -> dict[str, Replicates]:
-    """Replicates of the mean over trials of each measure, over trials and groups together.
+    """Draw bootstrap replicates of the mean over trials of each metric.
 
     Each replicate draws as many trials as there are and as many groups as all trials have together,
     both with replacement. Its value is the mean over the drawn trials; one that is NaN is left out.
     With one trial only groups vary: the interval is then "given these trained models". With few
-    trials the variation between them is drawn too small, by (T - 1) / T.
+    trials the variance between them is underestimated, by (T - 1) / T.
 
     Args:
         statistics: One function per trial. It is given a weight array (r, n_k) for each of the
-            trial's sample sets and returns measures by name, r values each.
+            trial's sample sets and returns metrics by name, r values each.
         groups: For each trial one array of groups per sample set; the sets are drawn independently,
-            and equal groups of one set mean the same thing in every trial.
-        replicates: Number of values returned per measure.
+            and equal group names in one set are the same group in every trial.
+        replicates: Number of values returned per metric.
         seed: The same seed and group arrays give the same draws for every model.
 
     >>> errors = np.array([0.0, 1.0, 1.0])
     >>> error_rate = lambda weights: {"error": weights @ errors / weights.sum(axis=-1)}
-    >>> lesions = np.array(["a", "b", "c"])
-    >>> drawn = bootstrap([error_rate], [(lesions,)], replicates=100, seed=0)["error"]
+    >>> groups = np.array(["a", "b", "c"])
+    >>> drawn = bootstrap([error_rate], [(groups,)], replicates=100, seed=0)["error"]
     >>> sorted({round(float(error), 2) for error in drawn})
     [0.0, 0.33, 0.67, 1.0]
     """
@@ -91,7 +77,7 @@ def bootstrap(
                     for count, (_, members) in zip(counts, sets, strict=True)
                 )
                 _fill(values, slots, statistic(*weights), at=(trial, start + chosen))
-    return {name: mean_of_defined(of_slots) for name, of_slots in values.items()}
+    return {name: mean_without_nan(of_slots) for name, of_slots in values.items()}
 
 
 def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> PercentileInterval:
@@ -112,9 +98,9 @@ def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> Perce
 def _number_groups(
     of_trials: Sequence[Groups],
 ) -> tuple[int, list[Int[np.ndarray, " _"]]]:
-    """How many groups the trials have together, and the number of each sample's group by trial.
+    """Number the groups of all trials together: how many, and each sample's number by trial.
 
-    A missing group is refused, as all samples without one would be tied together.
+    A missing group is refused, since it would tie all samples without a group together.
     """
     if not all(len(groups) for groups in of_trials):
         raise UsageError("groups is empty; give at least one sample")
@@ -129,7 +115,7 @@ def _number_groups(
 def _draw(
     num_groups: int, replicates: int, random: np.random.Generator
 ) -> Int[np.ndarray, "replicates groups"]:
-    """How often each group occurs when as many as there are get drawn with replacement."""
+    """Draw as many groups as there are with replacement, and count each."""
     drawn = random.integers(num_groups, size=(replicates, num_groups))
     cells = drawn + num_groups * np.arange(replicates)[:, None]
     counts = np.bincount(cells.ravel(), minlength=replicates * num_groups)
@@ -151,15 +137,15 @@ def _check_trials(
 def _fill(
     values: dict[str, Float[np.ndarray, "replicates trials"]],
     slots: Int[np.ndarray, "replicates trials"],
-    measured: Mapping[str, Measured],
+    measured: Mapping[str, MetricValue],
     *,
     at: tuple[int, Int[np.ndarray, " chosen"]],
 ) -> None:
-    """Put a trial's measures of the replicates `at` into the slots for which it was drawn."""
+    """Store a trial's metrics of the replicates `at` in the slots for which it was drawn."""
     trial, chosen = at
     if values and values.keys() != measured.keys():
         raise UsageError(
-            f"statistics of trial {trial} measures {', '.join(measured)} but an earlier one "
+            f"statistics of trial {trial} has {', '.join(measured)} but an earlier trial "
             f"{', '.join(values)}; measure the same in every trial"
         )
     for name, of_trial in measured.items():

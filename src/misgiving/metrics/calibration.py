@@ -1,7 +1,7 @@
-"""Whether probabilities, and predicted losses, mean what they say.
+"""Calibration of probabilities and predicted losses: reliability curve, ECE, Brier score, NLL.
 
-A calibration error depends on its bins: report their number and scheme with it. The scores at the
-end need no bins, but mix calibration with how well the classes are told apart.
+A calibration error depends on its bins: report their number and scheme with it. The Brier score and
+the NLL need no bins, but mix calibration with discrimination between the classes.
 """
 
 from typing import Literal, NamedTuple, get_args
@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Int, Real
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
-    Measured,
+    MetricValue,
     Weights,
-    measured,
+    checked_arrays,
+    checked_weights,
+    metric_value,
     ratio,
-    sample_weights,
-    samples,
 )
 from misgiving.metrics.classification import Classes, check_classes
 
@@ -29,12 +29,12 @@ ROW_SUM_TOLERANCE = 1e-6  # what a softmax in single precision stays well within
 
 
 class Reliability(NamedTuple):
-    """What was predicted and what was observed in each bin that holds samples, lowest first."""
+    """Mean prediction and mean observation of each non-empty bin, lowest first."""
 
     predicted: Float[np.ndarray, " bins"]
     """Mean prediction."""
     observed: Float[np.ndarray, " bins"]
-    """Mean of what was observed: the share of outcomes, or the mean true loss."""
+    """Mean observation: the share of outcomes, or the mean true loss."""
     counts: Int[np.ndarray, " bins"]
     """Number of samples."""
 
@@ -47,21 +47,21 @@ def reliability(
     scheme: Scheme = "mass",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> Reliability:
-    """Mean prediction and mean observation by bin: probabilities and outcomes, or two losses.
+    """Reliability curve: of probabilities and outcomes, or of predicted and true losses.
 
     Args:
         predicted: Probabilities of an outcome, or predicted losses.
         observed: 1 where the outcome occurred and 0 elsewhere, or the true losses.
-        bins: Number of bins; those without samples are left out.
-        scheme: `"mass"` puts the same number of samples into each bin, as far as equal predictions
-            allow: they stay together, in the bin of the first of them. `"width"` cuts `limits` into
+        bins: Number of bins; empty ones are left out.
+        scheme: `"mass"` puts the same number of samples into each bin, except that equal
+            predictions stay together, in the bin of the first of them. `"width"` cuts `limits` into
             bins of equal width, each with its upper end (Guo et al., ICML 2017).
-        limits: Lowest and highest prediction that the bins of equal width hold. Losses need others.
+        limits: Range of the bins of equal width; losses need another one than probabilities.
 
     >>> reliability(np.array([0.1, 0.2, 0.2, 0.9]), np.array([0, 0, 1, 1]), bins=2).observed
     array([0.33333333, 1.        ])
     """
-    predicted, values = samples(predicted=predicted, observed=observed)
+    predicted, values = checked_arrays(predicted=predicted, observed=observed)
     _check_bins(bins, scheme)
     edges = (
         _edges_of_mass(predicted, bins)
@@ -85,11 +85,11 @@ def expected_calibration_error(
     scheme: Scheme = "mass",
     limits: tuple[float, float] = (0.0, 1.0),
 ) -> float:
-    """Mean over samples of how far their bin's mean prediction is from its mean observation.
+    """Expected calibration error: mean distance of a bin's prediction from its observation.
 
-    The arguments are those of `reliability`. Of the largest probability against whether the class
-    is right, in bins of equal width, it is the ECE of Guo et al. (ICML 2017); of predicted against
-    true losses it is in units of the loss.
+    The arguments are those of `reliability`. For the largest probability and the correctness of the
+    class, in bins of equal width, it is the ECE of Guo et al. (ICML 2017); for predicted and true
+    losses it is in units of the loss.
 
     >>> round(expected_calibration_error(np.array([0.5, 1.0]), np.array([0, 1]), bins=2), 6)
     0.25
@@ -104,9 +104,9 @@ def classwise_calibration_error(
 ) -> float:
     """Mean over classes of the calibration error of the class's probability.
 
-    A class's probability is compared with whether the label is that class. Bins of equal width give
-    the classwise ECE of Kull et al. (NeurIPS 2019) and the SCE of Nixon et al. (CVPR workshops
-    2019), bins of equal mass the latter's ACE up to ties.
+    The observation is 1 where the label is that class. Bins of equal width give the classwise ECE
+    of Kull et al. (NeurIPS 2019) and the SCE of Nixon et al. (CVPR workshops 2019), bins of equal
+    mass the latter's ACE up to ties.
 
     >>> classwise_calibration_error(np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([0, 0]), bins=2)
     0.25
@@ -121,11 +121,11 @@ def classwise_calibration_error(
 
 def brier_score(
     probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
-) -> Measured:
-    """Mean squared distance of the probabilities from 1 for the true class and 0 for the others.
+) -> MetricValue:
+    """Brier score: mean squared distance of the probabilities from the one-hot label.
 
-    Summed over the classes (Brier, 1950): from 0 to 2. With two classes it is twice the score that
-    looks at one of them only.
+    Summed over the classes (Brier, 1950): from 0 to 2. With two classes it is twice the score of
+    one of them.
 
     >>> brier_score(np.array([[0.5, 0.5], [1.0, 0.0]]), np.array([0, 0]))
     0.25
@@ -133,33 +133,34 @@ def brier_score(
     distances = _checked(probabilities, labels)
     distances[np.arange(len(labels)), labels] -= 1.0
     squared = (distances**2).sum(axis=1)
-    counts = sample_weights(weights, len(labels))
-    return measured(ratio(counts @ squared, counts.sum(axis=-1)), weights)
+    counts = checked_weights(weights, len(labels))
+    return metric_value(ratio(counts @ squared, counts.sum(axis=-1)), weights)
 
 
 def negative_log_likelihood(
     probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
-) -> Measured:
-    """Mean negative logarithm (natural) of the true class's probability; the cross-entropy.
+) -> MetricValue:
+    """Cross-entropy: mean negative natural logarithm of the true class's probability.
 
-    Infinite where a sample that counts has a probability of 0 for its true class: nothing is
-    clipped, as the result would be the clip's.
+    Infinite where a sample with weight has a probability of 0 for its true class: nothing is
+    clipped.
 
     >>> negative_log_likelihood(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
     inf
     """
     of_true = _checked(probabilities, labels)[np.arange(len(labels)), labels]
     impossible = of_true == 0
-    counts = sample_weights(weights, len(labels))
+    counts = checked_weights(weights, len(labels))
     losses = -np.log(np.where(impossible, 1.0, of_true))
     means = ratio(counts @ losses, counts.sum(axis=-1))
-    return measured(np.where(counts @ impossible > 0, np.inf, means), weights)
+    return metric_value(np.where(counts @ impossible > 0, np.inf, means), weights)
 
 
 def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges"]:
-    """The i-th of n predictions in ascending order, i from 0, is in bin floor(i bins / n).
+    """Upper edges of bins of equal mass, without the last.
 
-    Bin b thus begins at i = ceil(b n / bins); whatever equals the prediction before that is below.
+    The i-th of n predictions in ascending order, i from 0, is in bin floor(i bins / n), so that bin
+    b begins at i = ceil(b n / bins); whatever equals the prediction before that is below.
 
     >>> _edges_of_mass(np.array([0.3, 0.1, 0.2, 0.4]), 2)
     array([0.2])
@@ -173,7 +174,7 @@ def _edges_of_width(
 ) -> Float[np.ndarray, " edges"]:
     lowest, highest = limits
     if not lowest < highest:
-        raise UsageError(f"limits is {limits}; give the lower one first, and the upper above it")
+        raise UsageError(f"limits is {limits}; give the lower limit first")
     outside = np.flatnonzero((predicted < lowest) | (predicted > highest))
     if len(outside):
         raise UsageError(
@@ -191,8 +192,8 @@ def _check_bins(bins: int, scheme: str) -> None:
 
 
 def _checked(probabilities: Probabilities, labels: Classes) -> Float[np.ndarray, "n classes"]:
-    """A copy of the probabilities in float64, refused unless each row is a distribution."""
-    _, rows = samples(labels=labels, probabilities=probabilities)
+    """Copy the probabilities in float64; refuse rows that are not distributions."""
+    _, rows = checked_arrays(labels=labels, probabilities=probabilities)
     check_classes(rows.shape[1], labels=labels)
     if rows.min() < 0 or rows.max() > 1:
         position = np.argwhere((rows < 0) | (rows > 1))[0][0]

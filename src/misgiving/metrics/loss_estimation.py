@@ -1,4 +1,4 @@
-"""How well predicted losses follow the true ones, and confidences the errors."""
+"""Metrics of loss estimation: rank correlation, spread and R^2 of predicted losses; error AUROC."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
@@ -6,15 +6,15 @@ from scipy.stats import kendalltau
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
-    Measured,
+    MetricValue,
     Weights,
     auroc,
-    measured,
+    checked_arrays,
+    checked_weights,
+    metric_value,
     ratio,
-    repetitions,
-    sample_weights,
-    samples,
     sums_by_group,
+    whole_weights,
 )
 
 Losses = Float[np.ndarray, " n"]
@@ -22,21 +22,23 @@ WeightRows = Float[np.ndarray, "*replicates n"]
 PerReplicate = Float[np.ndarray, "*replicates"]
 
 
-def spearman(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> Measured:
-    """Rank correlation: Pearson's coefficient of the mid-ranks; NaN if either is constant.
+def spearman(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
+    """Spearman's rank correlation, with mid-ranks for ties; NaN if either is constant.
 
     >>> spearman(np.array([1.0, 2.0, 9.0]), np.array([0.1, 0.2, 0.3]))
     1.0
     """
-    predicted, true = samples(predicted=predicted, true=true)
-    counts = sample_weights(weights, len(true))
+    predicted, true = checked_arrays(predicted=predicted, true=true)
+    counts = checked_weights(weights, len(true))
     ranks, true_ranks = _centred_ranks(predicted, counts), _centred_ranks(true, counts)
     scale = np.sqrt(_sum(counts, ranks, ranks) * _sum(counts, true_ranks, true_ranks))
-    return measured(ratio(_sum(counts, ranks, true_ranks), scale), weights)
+    return metric_value(ratio(_sum(counts, ranks, true_ranks), scale), weights)
 
 
-def order_agreement(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> Measured:
-    """Share of pairs with different true losses whose predicted order is right, ties counted half.
+def order_agreement(
+    predicted: Losses, true: Losses, *, weights: Weights | None = None
+) -> MetricValue:
+    """Share of pairs with different true losses in the correct predicted order, ties half.
 
     Weights must be whole numbers. NaN if no two true losses differ. Takes n log n time for each
     replicate.
@@ -44,28 +46,28 @@ def order_agreement(predicted: Losses, true: Losses, *, weights: Weights | None 
     >>> order_agreement(np.array([0.5, 0.5, 0.9]), np.array([1.0, 2.0, 3.0]))
     0.8333333333333333
     """
-    predicted, true = samples(predicted=predicted, true=true)
-    counts = repetitions(weights, len(true))
+    predicted, true = checked_arrays(predicted=predicted, true=true)
+    counts = whole_weights(weights, len(true))
     rows = counts.reshape(-1, len(true)).astype(np.int64)
     shares = [_share_in_order(np.repeat(predicted, row), np.repeat(true, row)) for row in rows]
-    return measured(np.array(shares, dtype=np.float64).reshape(counts.shape[:-1]), weights)
+    return metric_value(np.array(shares, dtype=np.float64).reshape(counts.shape[:-1]), weights)
 
 
-def spread_ratio(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> Measured:
+def spread_ratio(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
     """Standard deviation of the predicted losses over that of the true ones.
 
-    0 is a collapse to a constant. NaN if the true losses are constant.
+    0 means a collapse to a constant. NaN if the true losses are constant.
 
     >>> spread_ratio(np.array([1.0, 2.0]), np.array([0.0, 4.0]))
     0.25
     """
-    predicted, true = samples(predicted=predicted, true=true)
-    counts = sample_weights(weights, len(true))
+    predicted, true = checked_arrays(predicted=predicted, true=true)
+    counts = checked_weights(weights, len(true))
     squared = ratio(_squared_deviations(predicted, counts), _squared_deviations(true, counts))
-    return measured(np.sqrt(squared), weights)
+    return metric_value(np.sqrt(squared), weights)
 
 
-def r_squared(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> Measured:
+def r_squared(predicted: Losses, true: Losses, *, weights: Weights | None = None) -> MetricValue:
     """Share of the true losses' variance that the prediction explains; below 0 if it adds error.
 
     The reference is the constant mean of the true losses. NaN if these are constant.
@@ -73,10 +75,10 @@ def r_squared(predicted: Losses, true: Losses, *, weights: Weights | None = None
     >>> r_squared(np.array([1.0, 3.0]), np.array([0.0, 4.0]))
     0.75
     """
-    predicted, true = samples(predicted=predicted, true=true)
-    counts = sample_weights(weights, len(true))
+    predicted, true = checked_arrays(predicted=predicted, true=true)
+    counts = checked_weights(weights, len(true))
     unexplained = counts @ (predicted - true) ** 2
-    return measured(1.0 - ratio(unexplained, _squared_deviations(true, counts)), weights)
+    return metric_value(1.0 - ratio(unexplained, _squared_deviations(true, counts)), weights)
 
 
 def error_auroc(
@@ -84,19 +86,20 @@ def error_auroc(
     errors: Bool[np.ndarray, " n"] | Real[np.ndarray, " n"],
     *,
     weights: Weights | None = None,
-) -> Measured:
-    """Probability that a correct sample has a higher confidence than a wrong one, ties half.
+) -> MetricValue:
+    """AUROC of error detection: a correct sample has a higher confidence than a wrong one.
 
-    Errors are 1 for a wrong sample and 0 for a correct one. NaN unless there are both.
+    Errors are 1 for a wrong sample and 0 for a correct one; ties count half. NaN unless there are
+    both.
 
     >>> error_auroc(np.array([0.9, 0.8, 0.8]), np.array([False, False, True]))
     0.75
     """
-    confidences, wrong = samples(confidences=confidences, errors=errors)
+    confidences, wrong = checked_arrays(confidences=confidences, errors=errors)
     if not np.isin(wrong, (0.0, 1.0)).all():
         raise UsageError("errors must be 0 (correct) or 1 (wrong); compare classes, not losses")
-    counts = sample_weights(weights, len(wrong))
-    return measured(auroc(confidences, wrong == 0, counts), weights)
+    counts = checked_weights(weights, len(wrong))
+    return metric_value(auroc(confidences, wrong == 0, counts), weights)
 
 
 def _centred_ranks(values: Losses, weights: WeightRows) -> WeightRows:
@@ -126,7 +129,7 @@ def _squared_deviations(values: Losses, weights: WeightRows) -> PerReplicate:
 
 
 def _share_in_order(predicted: Losses, true: Losses) -> float:
-    """(1 + D) / 2 with Somers' D, which scipy's tau-b gives in n log n time without a table."""
+    """(1 + D) / 2 with Somers' D, from scipy's tau-b in n log n time."""
     comparable = _untied_pairs(true)
     if comparable == 0:
         return float("nan")
@@ -134,8 +137,8 @@ def _share_in_order(predicted: Losses, true: Losses) -> float:
     if predicted_apart == 0:
         return 0.5
     tau = kendalltau(predicted, true).statistic
-    right_less_wrong: int = round(tau * np.sqrt(comparable) * np.sqrt(predicted_apart))
-    return 0.5 + 0.5 * right_less_wrong / comparable
+    correct_less_wrong: int = round(tau * np.sqrt(comparable) * np.sqrt(predicted_apart))
+    return 0.5 + 0.5 * correct_less_wrong / comparable
 
 
 def _untied_pairs(values: Losses) -> int:

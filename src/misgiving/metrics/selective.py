@@ -1,7 +1,7 @@
-"""What remains wrong among accepted samples when the least confident are deferred.
+"""Selective prediction: error among accepted samples when the least confident are deferred.
 
-A confidence is higher where a sample should rather be accepted. An error is 0 or 1, or any
-non-negative loss. Samples of equal confidence are accepted in random order: every measure is its
+A higher confidence means more likely correct. An error is 0 or 1, or any
+non-negative loss. Samples of equal confidence are accepted in random order: every metric is its
 expectation over these orders.
 """
 
@@ -12,15 +12,15 @@ from jaxtyping import Bool, Float, Real
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
-    Measured,
+    MetricValue,
     Ties,
     Weights,
-    measured,
+    checked_arrays,
+    checked_weights,
+    metric_value,
     ratio,
-    repetitions,
-    sample_weights,
-    samples,
     ties,
+    whole_weights,
 )
 from misgiving.metrics.classification import Classes, check_classes
 
@@ -28,17 +28,8 @@ Confidences = Float[np.ndarray, " n"]
 Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
 
 
-class RiskCoverage(NamedTuple):
-    """The risk-coverage curve at the distinct thresholds, strictest first."""
-
-    coverages: Float[np.ndarray, " thresholds"]
-    """Share of samples accepted."""
-    risks: Float[np.ndarray, " thresholds"]
-    """Mean error of the accepted samples."""
-
-
 class _Steps(NamedTuple):
-    """What each distinct threshold adds, strictest first, and all that is accepted up to it."""
+    """Samples and errors added by each distinct threshold, strictest first, and their totals."""
 
     added: Float[np.ndarray, "*replicates thresholds"]
     added_error: Float[np.ndarray, "*replicates thresholds"]
@@ -46,19 +37,10 @@ class _Steps(NamedTuple):
     accepted_error: Float[np.ndarray, "*replicates thresholds"]
 
 
-def risk_coverage(confidences: Confidences, errors: Errors) -> RiskCoverage:
-    """Selective risk at every coverage that a threshold can give.
-
-    >>> risk_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]))
-    RiskCoverage(coverages=array([0.33333333, 1.        ]), risks=array([0.        , 0.33333333]))
-    """
-    confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, np.ones(len(errors)))
-    return RiskCoverage(steps.accepted / len(errors), steps.accepted_error / steps.accepted)
-
-
-def aurc(confidences: Confidences, errors: Errors, *, weights: Weights | None = None) -> Measured:
-    """Mean selective risk over the coverages k / n, k = 1 to n (Geifman and El-Yaniv, 2017).
+def aurc(
+    confidences: Confidences, errors: Errors, *, weights: Weights | None = None
+) -> MetricValue:
+    """AURC: mean selective risk over coverages k / n, k = 1 to n (Geifman and El-Yaniv, 2017).
 
     Weights must be whole numbers: a sample of weight w counts as w samples.
 
@@ -66,13 +48,13 @@ def aurc(confidences: Confidences, errors: Errors, *, weights: Weights | None = 
     0.25
     """
     confidences, errors = _checked(confidences, errors)
-    return measured(_aurc(confidences, errors, repetitions(weights, len(errors))), weights)
+    return metric_value(_aurc(confidences, errors, whole_weights(weights, len(errors))), weights)
 
 
 def excess_aurc(
     confidences: Confidences, errors: Errors, *, weights: Weights | None = None
-) -> Measured:
-    """AURC less that of the oracle, which accepts samples in the order of their errors.
+) -> MetricValue:
+    """E-AURC: AURC minus that of the oracle, which accepts samples in the order of their errors.
 
     0 is a perfect order. Weights must be whole numbers.
 
@@ -80,13 +62,15 @@ def excess_aurc(
     0.5
     """
     confidences, errors = _checked(confidences, errors)
-    counts = repetitions(weights, len(errors))
+    counts = whole_weights(weights, len(errors))
     excess = _aurc(confidences, errors, counts) - _aurc(-errors, errors, counts)
-    return measured(excess, weights)
+    return metric_value(excess, weights)
 
 
-def augrc(confidences: Confidences, errors: Errors, *, weights: Weights | None = None) -> Measured:
-    """Area under the generalised risk over coverage from 0 to 1 (Traub et al., NeurIPS 2024).
+def augrc(
+    confidences: Confidences, errors: Errors, *, weights: Weights | None = None
+) -> MetricValue:
+    """AUGRC: area under the generalised risk-coverage curve (Traub et al., NeurIPS 2024).
 
     The generalised risk at a coverage is the error of the accepted over *all* samples: the
     probability that a sample is both accepted and wrong. The area is the trapezoid over the
@@ -97,15 +81,15 @@ def augrc(confidences: Confidences, errors: Errors, *, weights: Weights | None =
     0.125
     """
     confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, sample_weights(weights, len(errors)))
+    steps = _steps(confidences, errors, checked_weights(weights, len(errors)))
     heights = steps.accepted_error - steps.added_error / 2
     total = steps.accepted[..., -1]
-    return measured(ratio((steps.added * heights).sum(axis=-1), total**2), weights)
+    return metric_value(ratio((steps.added * heights).sum(axis=-1), total**2), weights)
 
 
 def risk_at_coverage(
     confidences: Confidences, errors: Errors, coverage: float, *, weights: Weights | None = None
-) -> Measured:
+) -> MetricValue:
     """Mean error of the first k samples, most confident first, where k is `coverage` n rounded up.
 
     Weights must be whole numbers: a sample of weight w counts as w samples.
@@ -116,22 +100,22 @@ def risk_at_coverage(
     if not 0 < coverage <= 1:
         raise UsageError(f"coverage is {coverage}; it must be above 0 and at most 1")
     confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, repetitions(weights, len(errors)))
+    steps = _steps(confidences, errors, whole_weights(weights, len(errors)))
     # 0.55 * 100 rounds up past the whole number that it means; a count is never that close to it
     wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
     last = np.argmax(steps.accepted >= wanted, axis=-1)[..., None]
     at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
     left_out = at.added_error * (at.accepted - wanted) / np.maximum(at.added, 1.0)
-    return measured(ratio(at.accepted_error - left_out, wanted)[..., 0], weights)
+    return metric_value(ratio(at.accepted_error - left_out, wanted)[..., 0], weights)
 
 
 def coverage_at_risk(
     confidences: Confidences, errors: Errors, risk: float, *, weights: Weights | None = None
-) -> Measured:
-    """Largest coverage of a threshold whose selective risk is at most `risk`; 0 if none has that.
+) -> MetricValue:
+    """Largest coverage of a threshold whose selective risk is at most `risk`; 0 if there is none.
 
-    Samples of equal confidence are accepted together, as a threshold cannot tell them apart. The
-    risk need not rise with coverage: stricter thresholds than the one found may have more.
+    Samples of equal confidence are accepted together, as no threshold separates them. The
+    risk need not rise with coverage: stricter thresholds may exceed it.
 
     >>> coverage_at_risk(np.array([0.9, 0.8, 0.5, 0.1]), np.array([1, 0, 0, 1]), 0.4)
     0.75
@@ -139,31 +123,11 @@ def coverage_at_risk(
     if not risk >= 0:
         raise UsageError(f"risk is {risk}; it must be 0 or more")
     confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, sample_weights(weights, len(errors)))
+    steps = _steps(confidences, errors, checked_weights(weights, len(errors)))
     # sums of losses are rounded: a risk that is equal but for that is allowed
     allowed = ratio(steps.accepted_error, steps.accepted) <= risk * (1 + 1e-12)
     most = np.where(allowed, steps.accepted, 0.0).max(axis=-1)
-    return measured(ratio(most, steps.accepted[..., -1]), weights)
-
-
-def balanced_risk_coverage(
-    confidences: Confidences, errors: Errors, labels: Classes, *, num_classes: int
-) -> RiskCoverage:
-    """The curve of `risk_coverage` with every class counted alike, however rare it is.
-
-    The risk at a threshold is the mean, over the classes with an accepted sample, of the mean error
-    of the class's accepted samples. Coverage is the share of all samples, as there.
-
-    >>> sure, errors, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), np.array([0, 0, 1])
-    >>> balanced_risk_coverage(sure, errors, labels, num_classes=2).risks
-    array([0. , 0. , 0.5])
-    """
-    confidences, errors = _checked(confidences, errors)
-    _check_labels(confidences, labels, num_classes)
-    steps, risks = _balanced_steps(
-        confidences, errors, labels, num_classes=num_classes, weights=np.ones(len(errors))
-    )
-    return RiskCoverage(steps.accepted / len(errors), risks)
+    return metric_value(ratio(most, steps.accepted[..., -1]), weights)
 
 
 def balanced_aurc(
@@ -173,11 +137,13 @@ def balanced_aurc(
     *,
     num_classes: int,
     weights: Weights | None = None,
-) -> Measured:
-    """Mean balanced risk over the samples, each at the threshold that just accepts it.
+) -> MetricValue:
+    """Balanced AURC: every class counts alike, however rare it is.
 
-    Each threshold of `balanced_risk_coverage` thus weighs as much as the samples that it adds.
-    Samples of equal confidence are accepted together here, not in random order as in `aurc`.
+    The balanced risk at a threshold is the mean, over the classes with an accepted sample, of the
+    mean error of the class's accepted samples. The area is the mean over samples of the balanced
+    risk at the threshold that just accepts them. Samples of equal confidence are accepted together
+    here, not in random order as in `aurc`.
 
     >>> sure, errors, labels = np.array([0.9, 0.8, 0.7]), np.array([0, 0, 1]), np.array([0, 0, 1])
     >>> round(balanced_aurc(sure, errors, labels, num_classes=2), 6)
@@ -185,15 +151,15 @@ def balanced_aurc(
     """
     confidences, errors = _checked(confidences, errors)
     _check_labels(confidences, labels, num_classes)
-    counts = sample_weights(weights, len(errors))
+    counts = checked_weights(weights, len(errors))
     steps, risks = _balanced_steps(
         confidences, errors, labels, num_classes=num_classes, weights=counts
     )
-    return measured(ratio((steps.added * risks).sum(axis=-1), steps.accepted[..., -1]), weights)
+    return metric_value(ratio((steps.added * risks).sum(axis=-1), steps.accepted[..., -1]), weights)
 
 
 def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Confidences]:
-    confidences, values = samples(confidences=confidences, errors=errors)
+    confidences, values = checked_arrays(confidences=confidences, errors=errors)
     if values.min() < 0:
         raise UsageError(
             f"errors is negative at position {np.argmin(values)}; give 0 / 1 errors or losses"
@@ -202,7 +168,7 @@ def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Con
 
 
 def _check_labels(confidences: Confidences, labels: Classes, num_classes: int) -> None:
-    samples(confidences=confidences, labels=labels)
+    checked_arrays(confidences=confidences, labels=labels)
     check_classes(num_classes, labels=labels)
 
 
@@ -216,7 +182,7 @@ def _steps(
 def _steps_of(
     tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
 ) -> _Steps:
-    """The steps from errors and weights that are in the order of the ties."""
+    """Steps from errors and weights in the order of the ties."""
     added, added_error = tied.sums(weights), tied.sums(weights * errors)
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
 
@@ -229,7 +195,7 @@ def _balanced_steps(
     num_classes: int,
     weights: Float[np.ndarray, "*replicates n"],
 ) -> tuple[_Steps, Float[np.ndarray, "*replicates thresholds"]]:
-    """The steps of all samples, and the balanced risk at each; 0 while nothing is accepted."""
+    """Steps of all samples, and the balanced risk at each; 0 while nothing is accepted."""
     tied = ties(-confidences)
     errors, labels, weights = errors[tied.order], labels[tied.order], weights[..., tied.order]
     steps = _steps_of(tied, errors, weights)

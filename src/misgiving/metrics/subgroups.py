@@ -1,4 +1,4 @@
-"""Whether some group of people or pictures gets a worse deal from the accept-or-defer rule."""
+"""Subgroup audit of a deferral policy: coverage, error and deferral by subgroup."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jaxtyping import Bool
 from scipy.stats import beta, fisher_exact
 
 from misgiving.errors import UsageError
-from misgiving.metrics._weighted import samples
+from misgiving.metrics._weighted import checked_arrays
 
 Cases = Bool[np.ndarray, " n"]
 
@@ -17,12 +17,12 @@ WORSE_IS = {"coverage": "less", "error": "greater", "deferral": "greater"}
 
 
 class Subgroup(NamedTuple):
-    """What happened to the cases that share one value of a column, with exact intervals."""
+    """Decisions on the cases that share one value of a column, with exact intervals."""
 
     name: str
-    """The column, as `sex`."""
+    """The column, such as `sex`."""
     value: str
-    """Its value, as `female`; `unknown` where the table has none."""
+    """Its value, such as `female`; `unknown` where the table has none."""
     cases: int
     accepted: int
     coverage: float
@@ -32,28 +32,28 @@ class Subgroup(NamedTuple):
     errors: int
     """Accepted cases that are wrong."""
     error: float
-    """Share of the accepted cases that is wrong; NaN with its bounds if none is accepted."""
+    """Share of the accepted cases that is wrong; NaN, as its bounds, if none is accepted."""
     error_lower: float
     error_upper: float
     deferred: int
-    """Cases handed to a person: neither accepted nor found out-of-distribution."""
+    """Cases left to a person: neither accepted nor out-of-distribution."""
     deferral: float
     """Share of the cases that is deferred."""
     deferral_lower: float
     deferral_upper: float
     worse: tuple[str, ...]
-    """Which of `coverage`, `error` and `deferral` are clearly worse than among all other cases."""
+    """Those of `coverage`, `error` and `deferral` that are significantly worse than elsewhere."""
 
 
 class _Counts(NamedTuple):
-    """A number of `events` among the cases `of` which could have had one."""
+    """Number of `events` among `of` cases."""
 
     events: int
     of: int
 
 
 class _Outcomes(NamedTuple):
-    """What became of each case; only accepted ones are wrong here."""
+    """Decision on each case; only accepted ones are wrong here."""
 
     accepted: Cases
     wrong: Cases
@@ -78,32 +78,30 @@ def audit(
     *,
     confidence: float = 0.95,
 ) -> list[Subgroup]:
-    """Coverage, error among the accepted and deferral of every subgroup, and who fares worse.
+    """Audit coverage, error among the accepted and deferral of every subgroup.
 
-    Design. The cases must be independent: one for each patient (or lesion), because two pictures of
-    one patient are not two observations, and the intervals and tests would be too sure. A subgroup
-    is all cases with one value of one column; a case is thus in one subgroup of every column. All
-    is conditional on the rule and its thresholds: these must come from other cases.
+    Design. The cases must be independent: one for each patient (or lesion), since two images of one
+    patient are not two observations. A subgroup is all cases with one value of one column, so a
+    case is in one subgroup of every column. The audit is conditional on the policy, whose
+    thresholds must come from other cases.
 
-    Intervals. Each proportion has the exact two-sided interval of Clopper and Pearson at
-    `confidence`, for itself; it is conservative (covers at least as often as it says), and not
-    corrected for the number of subgroups.
+    Intervals. Each proportion has its exact two-sided Clopper-Pearson interval at `confidence`,
+    not corrected for the number of subgroups.
 
-    Comparison. For each subgroup and each quantity a one-sided Fisher exact test compares the
-    subgroup with all other cases together, in the direction of harm alone: lower coverage, higher
-    error among the accepted, higher deferral. No test is made where the subgroup or the rest has no
-    case (for the error: no accepted case). The p-values of all tests made in the call, over all
-    columns, are corrected together by Holm's method, so that the probability of naming any quantity
-    of any subgroup wrongly is at most 1 - `confidence`, however the tests depend on each other.
-    `worse` names what stays significant. That it is empty does not show that the groups are treated
-    alike: in a small group the test sees only large differences, so read the interval with it.
+    Comparison. A one-sided Fisher exact test compares each quantity of a subgroup with all other
+    cases, in the direction of harm: lower coverage, higher error among the accepted, higher
+    deferral. No test is made where the subgroup or the rest has no case (for the error: no accepted
+    case). Holm's method corrects all tests of the call together: the probability of naming any
+    quantity of any subgroup wrongly is at most 1 - `confidence`, whatever the dependence between
+    the tests. An empty `worse` does not show that the groups fare alike: in a small group only a
+    large difference is significant, so read the interval with it.
 
     Args:
         columns: The value of each case by the column's name. An empty value is `unknown`.
-        accepted: The prediction is used without a person.
-        ood: The case is turned away as not of the kind that the model knows; never accepted.
-        wrong: The prediction is wrong; looked at for accepted cases only.
-        confidence: Level of the intervals; 1 less it is the level of the tests as a family.
+        accepted: The prediction is used without review.
+        ood: The case is called out-of-distribution; never accepted.
+        wrong: The prediction is wrong; used for accepted cases only.
+        confidence: Level of the intervals; 1 - confidence is the familywise level of the tests.
 
     >>> yes, no = np.array([True] * 9 + [False]), np.zeros(10, dtype=bool)
     >>> young, old = audit({"age": ["young"] * 5 + ["old"] * 5}, yes, no, no)[::-1]
@@ -145,7 +143,7 @@ def _subgroup(
 
 
 def _proportion(counts: _Counts, confidence: float) -> tuple[int, float, float, float]:
-    """The events and their share with its Clopper-Pearson interval, quantiles of the beta law.
+    """Events, their share and its Clopper-Pearson interval.
 
     >>> _, share, lower, upper = _proportion(_Counts(0, 10), 0.95)
     >>> share, lower, round(upper, 4)  # 1 - 0.025 ** (1 / 10)
@@ -161,7 +159,7 @@ def _proportion(counts: _Counts, confidence: float) -> tuple[int, float, float, 
 
 
 def _comparisons(outcomes: _Outcomes, members: Cases) -> Iterator[tuple[str, float]]:
-    """The p-value of each quantity for which the group can be compared with the rest."""
+    """P-value of each quantity for which the group can be compared with the rest."""
     group, rest = outcomes.among(members), outcomes.among(~members)
     for quantity, direction in WORSE_IS.items():
         rows = [(side.events, side.of - side.events) for side in (group[quantity], rest[quantity])]
@@ -170,7 +168,7 @@ def _comparisons(outcomes: _Outcomes, members: Cases) -> Iterator[tuple[str, flo
 
 
 def _holm(pvalues: Mapping[tuple[int, str], float], level: float) -> frozenset[tuple[int, str]]:
-    """What is rejected when the i-th smallest of m p-values is held against level / (m - i).
+    """Holm's method: reject while the i-th smallest of m p-values is at most level / (m - i).
 
     >>> sorted(_holm({(0, "error"): 0.01, (1, "error"): 0.04, (2, "error"): 0.02}, 0.05))
     [(0, 'error'), (1, 'error'), (2, 'error')]
@@ -190,7 +188,7 @@ def _check(
     wrong: Cases,
     confidence: float,
 ) -> None:
-    samples(accepted=accepted, ood=ood, wrong=wrong)
+    checked_arrays(accepted=accepted, ood=ood, wrong=wrong)
     if not 0 < confidence < 1:
         raise UsageError(f"confidence is {confidence}; it must lie between 0 and 1")
     if (accepted & ood).any():
