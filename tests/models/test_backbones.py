@@ -39,22 +39,22 @@ def test_the_default_taps_elsewhere_are_the_last_four_levels():
 
 def test_a_level_that_does_not_exist_is_refused():
     model = create_backbone("test_convnext", num_classes=3)
-    with pytest.raises(UsageError, match=r"taps \[4\] do not exist.*levels 0 to 3"):
+    with pytest.raises(UsageError, match=r"taps.*4.*0 to 3"):
         tap_channels(model, [0, 4])
 
 
 def test_an_unknown_backbone_is_refused_with_similar_names():
-    with pytest.raises(UsageError, match=r"unknown backbone 'resnet19'.*resnet18"):
+    with pytest.raises(UsageError, match=r"resnet19.*resnet18"):
         create_backbone("resnet19", num_classes=3)
 
 
 def test_a_backbone_with_two_heads_is_refused():
-    with pytest.raises(UsageError, match="does not end in one linear layer"):
+    with pytest.raises(UsageError, match=r"deit_tiny.*linear layer"):
         create_backbone("deit_tiny_distilled_patch16_224", num_classes=3)
 
 
 def test_the_mini_vgg_has_no_pretrained_weights():
-    with pytest.raises(UsageError, match="--no-pretrained"):
+    with pytest.raises(UsageError, match="pretrained=False"):
         create_backbone("vgg16_mini", num_classes=3, pretrained=True)
 
 
@@ -63,7 +63,7 @@ def test_weights_that_cannot_be_fetched_are_explained(monkeypatch):
         raise OSError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(UsageError, match=r"could not be loaded \(no route to host\).*--weights"):
+    with pytest.raises(UsageError, match=r"test_convnext.*no route to host.*weights"):
         create_backbone("test_convnext", num_classes=3, pretrained=True)
 
 
@@ -113,14 +113,14 @@ def test_the_report_counts_what_is_missing_and_unknown(model, source, tmp_path):
 
 def test_a_file_that_matches_nothing_is_refused(model, tmp_path):
     path = write_safetensors({"conv1.weight": torch.zeros(3)}, tmp_path)
-    with pytest.raises(DataError, match=r"none of its 1 tensors matches.*conv1.weight.*stem"):
+    with pytest.raises(DataError, match=r"1 tensors.*conv1.weight.*stem"):
         load_weights(model, path)
 
 
 def test_counters_alone_do_not_pass_for_weights(tmp_path):
     model = create_backbone("test_resnet", num_classes=3)
     counters = {n: t for n, t in model.state_dict().items() if n.endswith("num_batches_tracked")}
-    with pytest.raises(DataError, match="matches the backbone"):
+    with pytest.raises(DataError, match=r"weights\.safetensors.*none of its"):
         load_weights(model, write_safetensors(counters, tmp_path))
 
 

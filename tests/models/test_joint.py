@@ -95,7 +95,7 @@ def test_a_transformer_is_built_for_the_size_of_the_images():
 
 
 def test_a_size_that_a_transformer_cannot_take_is_explained():
-    with pytest.raises(UsageError, match=r"test_vit.*--image-size"):
+    with pytest.raises(UsageError, match=r"test_vit.*image_size"):
         build("test_vit", image_size=8)
 
 

@@ -1,1 +1,1 @@
-"""The predictor, the loss estimator, and both as one module."""
+"""The joint model: a backbone and its loss estimator as one module."""

@@ -1,4 +1,4 @@
-"""The predictor F and its loss estimator G as one module (paper, section 3; Figure 1)."""
+"""The classifier F and its loss estimator G as one module (paper, section 3; Figure 1)."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -15,10 +15,10 @@ Images = Float[Tensor, "batch 3 height width"]
 
 
 class Output(NamedTuple):
-    """What the joint model says about a batch.
+    """Outputs of the joint model for a batch.
 
-    `predicted_losses` order samples by how wrong the classifier may be (higher = rather wrong);
-    trained by ranking they have no unit. `features` are the input of the last linear layer.
+    A higher predicted loss means that the prediction is more likely wrong; trained by ranking, it
+    has no unit. `features` are the input of the last linear layer.
     """
 
     logits: Float[Tensor, "batch classes"]
@@ -27,7 +27,7 @@ class Output(NamedTuple):
 
 
 class Normalise(nn.Module):
-    """From [0, 1] to what the backbone's weights expect, so that nobody else has to know it."""
+    """Normalise images in [0, 1] as the backbone's weights expect."""
 
     mean: Tensor
     std: Tensor
@@ -38,8 +38,8 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std)[:, None, None])
 
     def forward(self, images: Images) -> Images:
-        # Convolutions on a processor take half the time on channels that lie last; arithmetic does
-        # not, on only three of them, so that their order is turned at the end.
+        # Convolutions on a CPU take half the time with channels last. Arithmetic on three channels
+        # does not, so that the memory format changes after it.
         normalised = (images - self.mean).div_(self.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
@@ -51,7 +51,7 @@ class JointClassifier(nn.Module):
         backbone: Any timm model by name, or `vgg16_mini`.
         num_classes: Number of classes K.
         pretrained: Start from timm's ImageNet weights.
-        dropout: Dropout before the last layer (and where else timm applies the backbone's rate).
+        dropout: timm's dropout rate of the backbone, before the last layer.
         taps: timm feature levels that the estimator reads; by default the paper's four in a VGG,
             the last four elsewhere. Empty: no loss estimator, and all predicted losses are NaN.
         hidden: Units of the estimator's linear layer for each tap.
@@ -59,8 +59,8 @@ class JointClassifier(nn.Module):
         image_size: Side of the images in pixels, for backbones that are built for one size.
 
     Images are float in [0, 1]: the backbone's normalisation is a layer of this module. The
-    estimator draws its first weights from a generator of its own, so that the classifier starts
-    from, and goes on with, the same random numbers as one without an estimator.
+    estimator draws its initial weights from a generator of its own, so that the classifier gets
+    the same random numbers as one without an estimator.
 
     >>> model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
     >>> logits, predicted_losses, features = model(torch.rand(2, 3, 32, 32))
@@ -81,7 +81,12 @@ class JointClassifier(nn.Module):
         image_size: int | None = None,
     ) -> None:
         super().__init__()
-        _check(num_classes=num_classes, hidden=hidden, dropout=dropout)
+        if num_classes < 2:
+            raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
+        if hidden < 1:
+            raise UsageError(f"`hidden` must be at least 1, got {hidden}")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"`dropout` must be in [0, 1), got {dropout}")
         self.backbone: Any = create_backbone(
             backbone,
             num_classes=num_classes,
@@ -93,12 +98,18 @@ class JointClassifier(nn.Module):
         self.normalise = Normalise(*normalisation(self.backbone))
         channels = tap_channels(self.backbone, self.taps)
         read = num_classes if reads_logits else None
-        self.loss_estimator = _from_own_generator(channels, hidden, read) if self.taps else None
+        self.loss_estimator = _create_estimator(channels, hidden, read) if self.taps else None
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""
-        final, activations = self._forward_backbone(self.normalise(images))
+        normalised, activations = self.normalise(images), []
+        if self.taps:
+            final, activations = self.backbone.forward_intermediates(
+                normalised, indices=list(self.taps)
+            )
+        else:
+            final = self.backbone.forward_features(normalised)
         features = self.backbone.forward_head(final, pre_logits=True)
         logits = self.backbone.get_classifier()(features)
         if self.loss_estimator is None:
@@ -107,16 +118,8 @@ class JointClassifier(nn.Module):
             activations = [activation.detach() for activation in activations]
         return Output(logits, self.loss_estimator(activations, logits), features)
 
-    def _forward_backbone(self, normalised: Tensor) -> tuple[Tensor, list[Tensor]]:
-        if not self.taps:
-            return self.backbone.forward_features(normalised), []
-        final, activations = self.backbone.forward_intermediates(
-            normalised, indices=list(self.taps)
-        )
-        return final, activations
-
     def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
-        """Logits alone, as the detectors want them; the estimator is not run."""
+        """Compute the logits alone, without the loss estimator."""
         final = self.backbone.forward_features(self.normalise(images))
         logits: Tensor = self.backbone.forward_head(final)
         return logits
@@ -126,35 +129,27 @@ class JointClassifier(nn.Module):
 def outputs_of(
     model: nn.Module, batches: Iterable[Tensor], *, keep_features: bool = True
 ) -> Output:
-    """Run a joint model in evaluation mode over batches; everything in float32 on the CPU.
+    """Run a joint model in evaluation mode over batches; all outputs in float32 on the CPU.
 
-    The model comes back in the mode it was in, and no random number is drawn. Without
-    `keep_features` the features have no columns, so that memory does not grow with their width.
+    The model returns to the mode it was in, and no random number is drawn. Without `keep_features`
+    the features have no columns, which saves memory.
     """
     was_training = model.training
     model.eval()
-    parts = []
+    outputs = []
     for images in batches:
         output = Output(*model(images))
         kept = output if keep_features else output._replace(features=output.features[:, :0])
-        parts.append(Output(*(tensor.float().cpu() for tensor in kept)))
+        outputs.append(Output(*(tensor.float().cpu() for tensor in kept)))
     model.train(was_training)
-    return Output(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+    return Output(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
 
 
-def _from_own_generator(
+def _create_estimator(
     channels: Sequence[int], hidden: int, num_classes: int | None
 ) -> LossEstimator:
+    """Draw the initial weights from a generator of its own."""
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, ()))
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         return LossEstimator(channels, hidden, num_classes=num_classes)
-
-
-def _check(*, num_classes: int, hidden: int, dropout: float) -> None:
-    if num_classes < 2:
-        raise UsageError(f"num_classes must be at least 2, got {num_classes}")
-    if hidden < 1:
-        raise UsageError(f"hidden must be at least 1, got {hidden}")
-    if not 0 <= dropout < 1:
-        raise UsageError(f"dropout must be in [0, 1), got {dropout}")

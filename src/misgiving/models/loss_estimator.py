@@ -1,4 +1,4 @@
-"""The loss estimator G: from a classifier's activations to one predicted loss per sample."""
+"""The loss estimator G: one predicted loss per sample from the activations of a classifier."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,8 @@ class LossEstimator(nn.Module):
     linear layer reads them all (paper, section 3; Figure 1). The output is unbounded: a ranking
     needs no scale, and a squared error finds its own.
 
-    With `num_classes` there is one more tap, which the paper does not have: what the classifier
-    itself says of the sample (`shape_of_logits`), through as many units.
+    With `num_classes` there is one more tap, which the paper does not have: the classifier's own
+    output (`shape_of_logits`), through as many units.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class LossEstimator(nn.Module):
 class _Average(torch.autograd.Function):
     """Mean over height and width, whose gradient is a view of one number per channel.
 
-    The gradient of `Tensor.mean` is written out with the channels first. Added to the backbone's
-    own, it turns that round too, and the backward pass of a VGG-16 takes a sixth longer.
+    The gradient of `Tensor.mean` is a full tensor with channels first. Added to the backbone's own
+    gradient, it changes the memory format of that too, and the backward pass of a VGG-16 takes a
+    sixth longer.
     """
 
     @staticmethod
@@ -70,7 +71,7 @@ def _average(activation: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, "
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
     """Sorted log-probabilities, entropy and log-sum-exp of each sample, whatever the classes.
 
-    Detached: the estimator learns from the classifier's output and does not bend it.
+    Detached: the estimator learns from the classifier's output without changing it.
 
     >>> shape_of_logits(torch.tensor([[0.0, 0.0]])).exp().round(decimals=2)
     tensor([[0.5000, 0.5000, 2.0000, 2.0000]])

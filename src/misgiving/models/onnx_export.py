@@ -1,4 +1,4 @@
-"""A joint model as an ONNX graph."""
+"""Export of a joint model to ONNX."""
 
 import logging
 import warnings
@@ -15,19 +15,19 @@ from misgiving.models.joint import JointClassifier
 def write_graph(
     model: JointClassifier, path: Path, *, size: int, inputs: str, outputs: tuple[str, ...]
 ) -> None:
-    """Write the model as it is in evaluation mode, for any number of images.
+    """Write the model in evaluation mode as an ONNX graph for any number of images.
 
     Args:
         model: On the CPU.
         path: The ONNX file.
         size: Side of the images in pixels.
-        inputs: What to call the images.
-        outputs: What to call logits, predicted losses and features.
+        inputs: Name of the images.
+        outputs: Names of logits, predicted losses and features.
 
     Raises:
-        DataError: The backbone has an operation that ONNX does not know.
+        DataError: The backbone has an operation that ONNX does not support.
     """
-    example = torch.zeros(2, 3, size, size)  # of one image, torch would fix the number
+    example = torch.zeros(2, 3, size, size)  # with one image, torch would fix the number
     try:
         with _quiet():
             torch.onnx.export(
@@ -41,7 +41,7 @@ def write_graph(
                 output_names=list(outputs),
                 dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             )
-        _forget_origin(path)
+        _strip_metadata(path)
     except ModuleNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the backbone's operations raise
@@ -51,8 +51,8 @@ def write_graph(
         ) from error
 
 
-def _forget_origin(path: Path) -> None:
-    """Remove what torch notes of each operation: lines and paths of source on this machine."""
+def _strip_metadata(path: Path) -> None:
+    """Remove the source lines and paths of this machine that torch notes for each operation."""
     import onnx
 
     graph = onnx.load(path)
@@ -64,7 +64,7 @@ def _forget_origin(path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says about its own workings."""
+    """Silence the warnings and logs of torch's exporter."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)
