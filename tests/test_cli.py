@@ -41,16 +41,41 @@ def run_folder(misgiving, photos, tmp_path):
 HEAVY = ("torch", "sklearn", "scipy", "numpy", "PIL", "matplotlib", "ray")
 
 
+LIGHTLY = """
+import sys, atexit, misgiving.cli
+atexit.register(lambda: print("imported:", *set(sys.modules) & set({heavy})))
+sys.argv = {words}
+misgiving.cli.run()
+"""
+
+
 def test_help_imports_no_heavy_library():
-    code = (
-        "import sys, atexit, misgiving.cli\n"
-        f"atexit.register(lambda: print('imported:', *set(sys.modules) & set({HEAVY})))\n"
-        "sys.argv = ['misgiving', 'reproduce', '--help']\n"
-        "misgiving.cli.run()"
-    )
+    code = LIGHTLY.format(heavy=HEAVY, words=["misgiving", "reproduce", "--help"])
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Usage" in run.stdout
-    assert run.stdout.splitlines()[-1] == "imported:"
+    assert run.stdout.splitlines()[-1].strip() == "imported:"
+
+
+@pytest.mark.parametrize(
+    ("words", "choices"),
+    [
+        ("train digits --out run --auxiliary rankng", ["ranking", "mse", "none"]),
+        ("train digits --out run --split groupd", ["paper", "grouped"]),
+        ("train digits --out run --device gpu", ["auto", "cpu", "cuda", "mps"]),
+        ("train digits --out run --model joint", ["vanilla", "proposed+logits"]),
+        ("train digits --out run --batch-size 1", ["2"]),
+        ("evaluate run digits --device gpu", ["auto", "cpu", "cuda", "mps"]),
+        ("predict run image.png --on-bad-image ignore", ["fail", "skip"]),
+    ],
+)
+def test_a_misspelt_value_is_refused_before_a_heavy_library_is_imported(words, choices):
+    words = ["misgiving", *words.split()]
+    code = LIGHTLY.format(heavy=HEAVY, words=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stdout.strip() == "imported:"
+    for word in (*words[-2:], *choices):
+        assert word in one_line(done.stderr)
 
 
 @pytest.mark.parametrize("command", ["train", "evaluate", "predict", "reproduce"])
@@ -117,7 +142,7 @@ def test_evaluate_tells_a_folder_of_other_images_apart(misgiving, run_folder, ph
 
 def test_measuring_on_training_images_must_be_asked_for(misgiving, run_folder, photos):
     code, _, error = misgiving(
-        "evaluate", run_folder, f"folder:{photos}", "--part", "train", "--device", "cpu"
+        "evaluate", run_folder, f"folder:{photos}", "--set", "train", "--device", "cpu"
     )
     assert code == 0
     assert "these numbers flatter" in error
@@ -221,24 +246,24 @@ def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepar
     ("options", "code", "culprit"),
     [
         (["--backbone", "resnet19"], 2, "resnet18"),
-        (["--auxiliary", "huber"], 2, "ranking, mse, none"),
+        (["--auxiliary", "huber"], 2, "--auxiliary"),
         (["--learning-rate", "1e30", "--validation-share", "0.25"], 1, "not finite"),
         (["--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
         (["--taps", "1,x"], 2, "--taps"),
         (["--taps", "77"], 2, "77"),
-        (["--validation-share", "1.5"], 2, "validation_share"),
-        (["--image-size", "0"], 2, "image_size"),
+        (["--validation-share", "1.5"], 2, "--validation-share"),
+        (["--image-size", "0"], 2, "--image-size"),
         (["--color-constancy", "sepia"], 2, "shades_of_gray"),
         (["--dropout", "1"], 2, "dropout"),
-        (["--epochs", "0"], 2, "epochs"),
-        (["--batch-size", "1"], 2, "batch_size"),
+        (["--epochs", "0"], 2, "--epochs"),
+        (["--batch-size", "1"], 2, "--batch-size"),
         (["--taps", "3,1"], 2, "taps"),
         (["--taps", ","], 2, "--taps"),
         (["--image-size", "15"], 2, "vgg16_mini"),
-        (["--image-size", "1000000"], 2, "image_size"),
-        (["--learning-rate", "1e300"], 2, "learning_rate"),
-        (["--margin", "1e39"], 2, "margin"),
-        (["--seed", "-1"], 2, "seed"),
+        (["--image-size", "1000000"], 2, "--image-size"),
+        (["--learning-rate", "1e300"], 2, "--learning-rate"),
+        (["--margin", "1e39"], 2, "--margin"),
+        (["--seed", "-1"], 2, "--seed"),
         (["--backbone", "resnet18.nope"], 2, "resnet18.nope"),
         (["--precision", "transformer-engine"], 2, "--precision"),
         (["--cache", ""], 2, "empty"),
@@ -292,7 +317,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path):
 
 
 def test_a_missing_extra_is_explained(monkeypatch, capsys):
-    def missing(*_):
+    def missing(**_):
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr(cli, "app", missing)
@@ -319,7 +344,7 @@ def test_a_place_that_cannot_be_written_to_is_refused_before_training(misgiving,
         "train", f"folder:{photos}", "--out", tmp_path / "file" / "x", *QUICK
     )
     assert code == 2
-    assert "is not a folder to write to" in one_line(error)
+    assert "is not a writable folder" in one_line(error)
 
 
 def test_a_run_can_be_replaced(misgiving, run_folder, photos):

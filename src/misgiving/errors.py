@@ -1,4 +1,9 @@
-"""Failures that are explained to a person in one line: what is wrong, where, and what helps."""
+"""Failures that are explained to the user in one line: what is wrong, where, and what helps.
+
+Messages name parameters in backticks, as they are written in Python: `learning_rate`,
+`pretrained=False`, `on_bad_image="skip"`. The command line shows its own options instead:
+--learning-rate, --no-pretrained, --on-bad-image skip.
+"""
 
 from typing import NamedTuple
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 
 from misgiving.data import intact, loading
+from misgiving.data.config import default_cache
 from misgiving.data.datasets import (
     Dataset,
     HashedImage,
@@ -26,7 +27,6 @@ from misgiving.data.datasets import (
 )
 from misgiving.data.loading import (
     batches,
-    default_cache,
     prepare,
 )
 from misgiving.data.parallel import LOOK_AHEAD

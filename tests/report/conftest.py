@@ -7,6 +7,7 @@ from PIL import Image
 from relied import write_relied
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.models.config import ModelConfig
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
     Confusion,
@@ -20,7 +21,6 @@ from misgiving.results.schema import (
     UnitName,
 )
 from misgiving.training.config import TrainingConfig
-from misgiving.workflows.train import ModelSettings
 
 CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
 MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
@@ -67,7 +67,7 @@ SETTINGS = Settings(
     trials=3,
     seed=0,
     learning_rates=(1e-4,),
-    model=ModelSettings().to_dict(),
+    model=ModelConfig().to_dict(),
     training=TRAINING.to_dict(),
     preprocessing=Preprocessing(image_size=96).to_dict(),
     augmentation=AugmentationSettings().to_dict(),

@@ -6,9 +6,9 @@ from tiny import TINY
 from misgiving.data.datasets import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
+from misgiving.models.config import ModelConfig
 from misgiving.reproduction.ood_sources import DERIVED, OodPlace, ood_places
 from misgiving.reproduction.protocol import DIGITS, MODELS, chosen_units, protocol_for, units
-from misgiving.workflows.train import ModelSettings
 
 
 def test_every_unit_has_a_folder_of_its_own():
@@ -62,7 +62,7 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     """Section 4 of the paper, setting by setting."""
     protocol = protocol_for("isic2019:ISIC_2019", tuning_set="b_box")
     training = protocol.training
-    assert protocol.model == ModelSettings(
+    assert protocol.model == ModelConfig(
         backbone="vgg16", pretrained=True, dropout=0.4, taps=None, hidden=128
     )
     assert (training.epochs, training.batch_size, training.learning_rate) == (50, 64, 1e-4)

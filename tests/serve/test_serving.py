@@ -16,7 +16,7 @@ from processes import split, standin_at, started
 from standin import KEY, picture
 
 from misgiving.bundle import Bundle
-from misgiving.cli import serving
+from misgiving.cli.serve import _bundle, _what_is_kept
 from misgiving.serve import server
 from misgiving.workflows import export as exporting
 
@@ -96,7 +96,7 @@ def test_a_run_is_served_as_its_bundle_is_and_cases_lie_beside_it(exported):
     ],
 )
 def test_what_is_kept_is_told_without_a_password(place, images, told):
-    assert told in serving._what_is_kept(place, images)
+    assert told in _what_is_kept(place, images)
 
 
 def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
@@ -108,7 +108,7 @@ def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
         made.append(Path(shutil.copytree(folder, out)))
 
     monkeypatch.setattr(exporting, "export_run", export)
-    with serving._bundle(run, 1) as bundle:
+    with _bundle(run, 1) as bundle:
         assert bundle.fingerprint == Bundle.load(folder).fingerprint
         assert made[0].is_dir()
     assert not made[0].exists()

@@ -13,17 +13,17 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.bad_images import list_bad_images
+from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
-from misgiving.cli.deferring import calibrate
-from misgiving.cli.exporting import export
-from misgiving.cli.faults import Fault, fault_of
-from misgiving.cli.options import process_number
+from misgiving.cli.evaluate import evaluate
+from misgiving.cli.export import export
+from misgiving.cli.failures import failure_of, show_failure
+from misgiving.cli.predict import predict
+from misgiving.cli.progress import process_number
 from misgiving.cli.reproduction import reproduce
-from misgiving.cli.serving import serve
-from misgiving.cli.training import train
-from misgiving.cli.using import evaluate, predict
-from misgiving.errors import UsageError, visible
+from misgiving.cli.serve import serve
+from misgiving.cli.train import train
+from misgiving.errors import UsageError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,8 +31,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, evaluate, calibrate, predict, export, serve, reproduce):
-    app.command()(command)
+for function in (train, evaluate, calibrate, predict, export, serve, reproduce):
+    app.command()(function)
 app.add_typer(data_app, name="data")
 
 
@@ -55,7 +55,8 @@ def main(
     """Image classifiers that know when they may be wrong.
 
     Trains a classifier together with an estimator of its own loss (Narayanaswamy et al., "Loss
-    Estimators Improve Model Generalization"), and measures honestly what that buys.
+    Estimators Improve Model Generalization"), measures whether that helps, and defers predictions
+    that are not reliable enough.
 
     Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage.
     """
@@ -66,20 +67,22 @@ def run() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
     try:
-        _refuse_empty_arguments()
-        with _only_the_first_shows():
-            app()
+        if "" in sys.argv[1:]:  # an empty path would stand for the working folder
+            raise UsageError("an argument is empty; leave it out or name something")
+        with _only_first_process_prints():
+            code = app(standalone_mode=False)
     except Exception as error:
-        fault = fault_of(error)
-        if fault is None:
+        failure = failure_of(error)
+        if failure is None:
             raise
-        _show(fault)
-        raise SystemExit(fault.code) from None
+        code = failure.code
+        show_failure(failure)
+    raise SystemExit(code or 0)
 
 
 @contextmanager
-def _only_the_first_shows() -> Iterator[None]:
-    """What all processes of a command have found is shown once."""
+def _only_first_process_prints() -> Iterator[None]:
+    """Drop standard output in all but the first process of a command: it has the whole result."""
     if not process_number():
         yield
         return
@@ -87,18 +90,6 @@ def _only_the_first_shows() -> Iterator[None]:
         yield
 
 
-def _refuse_empty_arguments() -> None:
-    if "" in sys.argv[1:]:  # an empty path would stand for the working folder
-        raise UsageError("an argument is empty; leave it out or name something")
-
-
 def _stop(*_: object) -> None:
     """End as at Ctrl-C, so that unfinished files are removed."""
     raise KeyboardInterrupt
-
-
-def _show(fault: Fault) -> None:
-    line = visible(" ".join(fault.message.split()))
-    who = f"process {process_number()}: " if process_number() else ""
-    sys.stderr.write(f"{who}error: {line}\n")
-    list_bad_images(fault.images)

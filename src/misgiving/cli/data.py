@@ -1,6 +1,6 @@
 """`misgiving data`: get, check and prepare images, and build OOD sets from them."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -8,9 +8,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from misgiving.cli.bad_images import say_skipped
-from misgiving.cli.options import Cache, Data, OnBadImage, Overwrite, cache_folder, say
-from misgiving.cli.progress import Bar, Bytes, progress_bars
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import BadImages, Cache, Data, Fields, Values, command
+from misgiving.cli.progress import Bar, Bytes, progress_bars, say
+from misgiving.data.config import DataConfig, default_cache
 from misgiving.errors import UsageError
 
 data_app = typer.Typer(
@@ -21,50 +22,48 @@ data_app = typer.Typer(
 
 
 @data_app.command()
+@command
 def prepare(
     data: Data,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the square images in pixels.")
-    ] = None,
-    on_bad_image: OnBadImage = "fail",
+    settings: Annotated[Values, Fields(DataConfig, ("image_size", "on_bad_image"))],
     cache: Cache = None,
 ) -> None:
     """Decode, crop, correct and resize all images once into the cache, as training would."""
-    from dataclasses import replace
-
     from misgiving.data.datasets import load_dataset
     from misgiving.data.loading import prepare as prepare_images
 
+    config = DataConfig(**settings)
     dataset = load_dataset(data)
-    size = image_size or dataset.preprocessing.image_size
     with progress_bars() as progress:
         images = prepare_images(
             dataset,
-            replace(dataset.preprocessing, image_size=size),
-            cache=cache_folder(cache),
+            replace(dataset.preprocessing, **config.preprocessing),
+            cache=cache or default_cache(),
             report=Bar(progress, "preparing images").at,
-            on_bad_image=on_bad_image,
+            on_bad_image=config.on_bad_image,
         )
     say_skipped(images.skipped)
-    say(f"{len(images)} images are prepared; fingerprint {images.fingerprint}")
+    say(f"prepared {len(images)} images; fingerprint {images.fingerprint}")
 
 
 @data_app.command()
+@command
 def ood(
     name: Annotated[
         str, typer.Argument(help="b_box, b_box_70, b_box_70_image, derm_skin, or a name of yours.")
     ],
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the set to.")],
+    settings: Annotated[Values, BadImages],
     place: Annotated[
         str | None,
         typer.Option(
-            metavar="PLACE", help="Sample the images of this folder instead of deriving them."
+            metavar="PLACE", help="Sample the images in this place instead of deriving them."
         ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="At most so many images. Default: the paper's count of this set."),
+        typer.Option(help="Maximum number of images. Default: the paper's count of this set."),
     ] = None,
     masks: Annotated[
         str | None,
@@ -75,12 +74,13 @@ def ood(
         typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
     ] = None,
     seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
-    on_bad_image: OnBadImage = "fail",
-    overwrite: Overwrite = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing set.")
+    ] = False,
 ) -> None:
     """Build an OOD set from dermoscopic images, as PNG files with a manifest and its checksum.
 
-    Without --run, nothing is known of what a model was trained on: give data that is held out.
+    Without --run, give held-out data: the command cannot know what a model was trained on.
 
     Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
     """
@@ -101,8 +101,8 @@ def ood(
             place=place,
             seed=seed,
             count=count,
-            on_bad_image=on_bad_image,
             report=Bar(progress, "checking images").at,
+            **settings,
         )
     say_skipped(skipped)
     say(f"{name}: {built.dataset.contents}")
@@ -110,17 +110,19 @@ def ood(
 
 
 @data_app.command()
+@command
 def audit(
     data: Data,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Where to write findings. Default: none.")
+        Path | None, typer.Option(metavar="FOLDER", help="Folder for the findings. Default: none.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the paper's split that is checked.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the paper's split that is checked.")] = 0,
 ) -> None:
-    """Check images and labels: counts, damaged files, duplicates, lesions on two sides of a split.
+    """Check images and labels: counts, damaged files, duplicates, groups in several sets.
 
-    Counts per class beside the published ones, unreadable files, exact and near duplicates, several
-    images of one lesion, lesions that the paper's split would part, and labels that contradict.
+    Compares the counts by class with the published ones, and reports unreadable files, exact and
+    near duplicates, groups of several images, groups that the paper's split would put into both of
+    its sets, and contradictory labels.
 
     Example: misgiving data audit isic2019:ISIC_2019 --out audit
     """
@@ -140,20 +142,21 @@ def audit(
 
 
 @data_app.command()
+@command
 def fetch(
-    name: Annotated[str, typer.Argument(help="What to get; `list` names all that there is.")],
-    folder: Annotated[Path | None, typer.Argument(help="Where to put it.")] = None,
+    name: Annotated[str, typer.Argument(help="Name of the image set; `list` shows all names.")],
+    folder: Annotated[Path | None, typer.Argument(help="Folder to write it to.")] = None,
     mirror: Annotated[
         str | None,
-        typer.Option(metavar="URL", help="Take the files from this web folder instead."),
+        typer.Option(metavar="URL", help="Download from this web folder instead."),
     ] = None,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep zip files beside their content.")
+        bool, typer.Option("--keep-archives", help="Keep zip files after unpacking.")
     ] = False,
 ) -> None:
-    """Download a published image set: checked, and resumed where a transfer broke off.
+    """Download a published image set, with checksums; interrupted transfers are resumed.
 
-    Shows the licence and what to cite. Run again, it fetches only what is missing.
+    Shows the licence and the publication to cite. A second call fetches only missing files.
 
     Example: misgiving data fetch isic2019 ISIC_2019
     """
@@ -161,11 +164,14 @@ def fetch(
     from misgiving.data.fetching import fetch as fetch_set
 
     if name == "list":
-        _list({key: published.description for key, published in CATALOGUE.items()})
+        table = Table("name", "description")
+        for key, published in CATALOGUE.items():
+            table.add_row(key, published.description)
+        Console().print(table)
         return
     if folder is None:
-        raise UsageError(f"name the folder to put it in: misgiving data fetch {name} FOLDER")
-    with progress_bars("stopped; the same command goes on from here") as progress:
+        raise UsageError(f"name the folder to write to: misgiving data fetch {name} FOLDER")
+    with progress_bars("stopped; the same command resumes") as progress:
         fetched = fetch_set(
             name,
             folder,
@@ -176,12 +182,5 @@ def fetch(
     for path in fetched.written:
         say(f"fetched {path}")
     for path in fetched.found:
-        say(f"{path} was there already")
+        say(f"{path} exists already")
     say(f"licence: {fetched.licence}\nplease cite: {fetched.citation}\nuse it as {fetched.data}")
-
-
-def _list(descriptions: Mapping[str, str]) -> None:
-    table = Table("name", "what it is")
-    for name, description in descriptions.items():
-        table.add_row(name, description)
-    Console().print(table)

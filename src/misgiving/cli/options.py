@@ -1,84 +1,177 @@
-"""What several commands have in common: arguments, options, and the console."""
+"""Options of commands, made from the configuration dataclasses that they fill."""
 
-import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 import typer
-from rich.console import Console
 
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+from misgiving.cli.failures import naming_options
+from misgiving.data.config import DataConfig
+from misgiving.errors import UsageError
+from misgiving.options import without_none
+from misgiving.training.config import TrainingConfig
 
+Values = dict[str, Any]
+"""Values of options by field name, annotated with the `Fields` that they are for."""
 
-def process_number() -> int:
-    """More than 0 in a process that only helps another one with its command."""
-    return max(int(found) if (found := os.environ.get(name, "")).isdigit() else 0 for name in RANKS)
-
-
-console = Console(
-    stderr=True, highlight=False, markup=False, emoji=False, quiet=process_number() > 0
-)
-
-DATA_HELP = (
-    "`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, label, "
-    "optional group), `isic2019:FOLDER`, `ham10000:FOLDER` (the official layouts) or "
-    "`medmnist:FILE.npz`."
-)
-Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA_HELP)]
+Data = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, "
+        "label, optional group), `isic2019:FOLDER`, `ham10000:FOLDER` (the official layouts) or "
+        "`medmnist:FILE.npz`.",
+    ),
+]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 Cache = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Where prepared images are kept. Default: misgiving in the user's cache folder.",
+        help="Folder for prepared images. Default: misgiving in the user's cache folder.",
         rich_help_panel="Data",
     ),
 ]
-OnBadImage = Annotated[
-    str,
-    typer.Option(
-        metavar="fail|skip",
-        help="Images that cannot be read: look at all, list them and fail; or skip them, say how "
-        "many and which, and keep a record of it.",
-        rich_help_panel="Data",
-    ),
-]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.", rich_help_panel="Machine")]
-
-Devices = Annotated[
-    int,
-    typer.Option(
-        help="Processes on this machine that share the work, one for each device.",
-        rich_help_panel="Machine",
-    ),
-]
-Nodes = Annotated[
-    int,
-    typer.Option(
-        help="Machines that share the work, with --devices processes each; started by torchrun or "
-        "SLURM, or with MASTER_ADDR and NODE_RANK set.",
-        rich_help_panel="Machine",
-    ),
-]
-
-Split = Annotated[
-    str,
-    typer.Option(
-        help="paper (stratified random, by image) or grouped (by lesion and near duplicate, into "
-        "train, tune, calibrate and test).",
-        rich_help_panel="Data",
-    ),
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
 
 
-def say(text: str) -> None:
-    """Tell the person something, on standard error; long lines are left to the terminal."""
-    console.print(text, soft_wrap=True)
+@dataclass(frozen=True)
+class Fields:
+    """Fields of a configuration that become options of a command.
+
+    Args:
+        config: The dataclass.
+        names: Names of the fields; every `option` if empty.
+        optional: Hand over only what is given, whatever the defaults of the fields.
+    """
+
+    config: type
+    names: tuple[str, ...] = ()
+    optional: bool = False
+
+    def __iter__(self) -> Iterator[Field[Any]]:
+        for one in fields(self.config):
+            if "text" in one.metadata and (not self.names or one.name in self.names):
+                yield one
 
 
-def cache_folder(cache: Path | None) -> Path:
-    """The given folder for prepared images, or the default one."""
-    from misgiving.data.loading import default_cache
+BadImages = Fields(DataConfig, ("on_bad_image",))
+Device = Fields(TrainingConfig, ("device",))
+Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))
 
-    return cache or default_cache()
+
+class _Group(NamedTuple):
+    """A parameter of a command that stands for several options."""
+
+    make: Callable[..., Any]
+    wanted: Sequence[Fields]
+
+    def parameters(self) -> list[Parameter]:
+        return [_parameter(one, fields.optional) for fields in self.wanted for one in fields]
+
+    def fill(self, given: Values) -> Any:
+        """Take the values of these options out of `given`, and make the parameter's value."""
+        values = {
+            one.name: _value(one, value)
+            for fields in self.wanted
+            for one in fields
+            if (value := given.pop(one.name)) is not None
+        }
+        return self.make(**values)
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Make a command of a function, with options for the fields that its parameters ask for.
+
+    A parameter whose type is a dataclass becomes one option for each field that is an `option`, and
+    receives the filled dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
+    dictionary. Failures name the command's own options where the library names parameters.
+    """
+    groups: dict[str, _Group] = {}
+    parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
+    for parameter in signature(function, eval_str=True).parameters.values():
+        kind = parameter.annotation
+        wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
+        if wanted or is_dataclass(kind):
+            group = _Group(dict, wanted) if wanted else _Group(kind, [Fields(kind)])
+            groups[parameter.name] = group
+            parameters += group.parameters()
+        else:
+            parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
+
+    @wraps(function)
+    def run(context: Any, **given: Any) -> None:
+        with naming_options(context):
+            filled = {name: group.fill(given) for name, group in groups.items()}
+            function(**filled, **given)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
+
+
+def _parameter(one: Field[Any], optional: bool) -> Parameter:
+    """The parameter of which typer makes the option of a field."""
+    kind, flag = without_none(one.type), one.metadata["flag"]
+    default = None if optional or one.default_factory is not MISSING else one.default
+    if get_origin(kind) is tuple:
+        kind, default = str, ",".join(map(str, default)) if isinstance(default, tuple) else default
+    elif get_origin(kind) is Mapping:
+        kind = list[str]
+    if default is False and flag is None:
+        flag = f"--{one.name.replace('_', '-')}"  # without a --no-... beside it
+    made = typer.Option(
+        *filter(None, [flag]),
+        help=one.metadata["text"],
+        rich_help_panel=one.metadata["panel"],
+        metavar=one.metadata["metavar"],
+    )
+    return Parameter(
+        one.name,
+        Parameter.KEYWORD_ONLY,
+        default=Parameter.empty if default is MISSING else default,
+        annotation=Annotated[kind | None if default is None else kind, made],
+    )
+
+
+def _value(one: Field[Any], given: Any) -> Any:
+    """The value of a field from what was typed: tuples and mappings are typed as text."""
+    kind = without_none(one.type)
+    if get_origin(kind) is tuple:
+        return _items(one.name, given, get_args(kind)[0])
+    return _rates(one.name, given) if get_origin(kind) is Mapping else given
+
+
+def _items(name: str, text: str, kind: type) -> tuple[Any, ...]:
+    if text == "none" and kind is not str:
+        return ()
+    try:
+        return tuple(kind(item.strip()) for item in text.split(","))
+    except ValueError:
+        what = "whole numbers" if kind is int else "numbers"
+        raise UsageError(f"`{name}` must be {what} separated by commas, got {text!r}") from None
+
+
+def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:
+    """Rates by class from texts of the form `CLASS=RATE,...`.
+
+    >>> _rates("prevalence", ["MEL=0.02,BCC=0.1", "a, b=0.5"])
+    {'MEL': 0.02, 'BCC': 0.1, 'a, b': 0.5}
+    """
+    rates: dict[str, float] = {}
+    for text in texts:
+        pairs = re.findall(r"(.*?)=([^=,]*)(?:,|$)", text)
+        try:
+            found = {key: float(rate) for key, rate in pairs if key}
+        except ValueError:
+            found = {}
+        if not found or ",".join(f"{key}={rate}" for key, rate in pairs) != text:
+            raise UsageError(f"`{name}` {text!r} is not CLASS=RATE; write it as MEL=0.02")
+        if found.keys() & rates.keys() or len(found) < len(pairs):
+            raise UsageError(f"`{name}` {text!r} gives a class twice; give one rate for each class")
+        rates |= found
+    return rates

@@ -1,17 +1,35 @@
-"""Progress bars on the screen, and what Ctrl-C does."""
+"""Messages and progress bars on standard error, while a command runs."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from misgiving.cli.options import console
 from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
     from misgiving.reproduction.protocol import Unit
     from misgiving.training.loop import Step
+
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+
+
+def process_number() -> int:
+    """Rank among the processes of a command; only the first, 0, shows messages."""
+    return max(int(found) if (found := os.environ.get(name, "")).isdigit() else 0 for name in RANKS)
+
+
+console = Console(
+    stderr=True, highlight=False, markup=False, emoji=False, quiet=process_number() > 0
+)
+
+
+def say(text: str) -> None:
+    """Print a message on standard error; the terminal wraps long lines."""
+    console.print(text, soft_wrap=True)
 
 
 @contextmanager

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.bad_images import say_skipped
-from misgiving.cli.options import DATA_HELP, Cache, OnBadImage, Split, cache_folder, say
-from misgiving.cli.progress import Bar, Steps, Units, progress_bars
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import BadImages, Cache, Values, command
+from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
+from misgiving.data.config import default_cache
 from misgiving.errors import UsageError
 
 if TYPE_CHECKING:
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
 PROTOCOL, TRAINING, UNITS, MACHINE = "Protocol", "Training", "Single units", "Machine"
 
 
+@command
 def reproduce(
     data: Annotated[
         str,
-        typer.Option(metavar="DATA", help=DATA_HELP + " `digits` ships with scikit-learn."),
+        typer.Option(metavar="DATA", help="As for `train`; `digits` ships with scikit-learn."),
     ] = "digits",
+    *,
+    bad: Annotated[Values, BadImages],
     out: Annotated[
         Path, typer.Option(metavar="FOLDER", help="Where to write, and to go on.")
     ] = Path("runs/reproduce"),
@@ -87,7 +91,7 @@ def reproduce(
             rich_help_panel=PROTOCOL,
         ),
     ] = None,
-    split: Split = "paper",
+    split: Annotated[str, typer.Option(help="paper or grouped.", rich_help_panel="Data")] = "paper",
     validation_share: Annotated[
         float | None,
         typer.Option(help="Share that the paper's split holds out.", rich_help_panel="Data"),
@@ -95,7 +99,6 @@ def reproduce(
     image_size: Annotated[
         int | None, typer.Option(help="Side in pixels.", rich_help_panel="Data")
     ] = None,
-    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
     backbone: Annotated[
         str | None, typer.Option(help="Any timm model, or vgg16_mini.", rich_help_panel=TRAINING)
@@ -249,7 +252,7 @@ def reproduce(
         masks=masks,
         split=split,
         validation_share=validation_share,
-        on_bad_image=on_bad_image,
+        **bad,
         learning_rates=_rates(learning_rates),
         seed=seed,
     )
@@ -263,7 +266,7 @@ def reproduce(
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        trial_data = TrialData(protocol, cache_folder(cache), callbacks)
+        trial_data = TrialData(protocol, cache or default_cache(), callbacks)
         say_skipped(trial_data.images.skipped)
         for sentence in trial_data.leakage():
             say(sentence)

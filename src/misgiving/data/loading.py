@@ -98,11 +98,6 @@ class ImageSet:
         return sha256_of_lines(f"{name}:{label}" for name, label in lines)
 
 
-def default_cache() -> Path:
-    """Folder for prepared sets: `misgiving` in XDG_CACHE_HOME, or else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "misgiving"
-
-
 def prepare(
     dataset: Dataset,
     preprocessing: Preprocessing,

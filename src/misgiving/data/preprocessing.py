@@ -144,10 +144,10 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if not 1 <= self.image_size <= LARGEST_SIDE:
             raise UsageError(
-                f"image_size must be from 1 to {LARGEST_SIDE} pixels, got {self.image_size}"
+                f"`image_size` must be from 1 to {LARGEST_SIDE} pixels, got {self.image_size}"
             )
         if not 0 < self.crop <= 1:
-            raise UsageError(f"crop must be in (0, 1], got {self.crop}")
+            raise UsageError(f"`crop` must be in (0, 1], got {self.crop}")
         CROPS[self.crop_shape]
         COLOR_CONSTANCY[self.color_constancy]
 

@@ -10,11 +10,11 @@ from misgiving.data.ood_sets import OOD_SETS
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
+from misgiving.models.config import ModelConfig
 from misgiving.registry import Registry
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
 from misgiving.scores import EPSILONS, TEMPERATURES, Odin, odin_grid
 from misgiving.training.config import TrainingConfig
-from misgiving.workflows.train import ModelSettings
 
 
 class Column(NamedTuple):
@@ -97,7 +97,7 @@ class Protocol:
     ood_sets: tuple[str, ...]
     places: tuple[OodPlace, ...] = ()
     search: OdinSearch
-    model: ModelSettings
+    model: ModelConfig
     training: TrainingConfig
     learning_rates: tuple[float, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
@@ -171,7 +171,7 @@ DIGITS = Protocol(
     search=OdinSearch(
         tuning_set="histology", temperatures=(1.0, 10.0, 1000.0), epsilons=(0.0, 0.0014, 0.004)
     ),
-    model=ModelSettings(backbone="vgg16_mini", pretrained=False),
+    model=ModelConfig(backbone="vgg16_mini", pretrained=False),
     training=TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, device="cpu"),
     validation_share=0.85,
     models=tuple(MODELS),
@@ -190,7 +190,7 @@ DERMOSCOPY = Protocol(
     unseen=("BKL", "VASC", "SCC"),
     ood_sets=DERIVED,
     search=OdinSearch(tuning_set=DERIVED[0]),  # `protocol_for` takes NCT or its stand-in
-    model=ModelSettings(),
+    model=ModelConfig(),
     training=TrainingConfig(),
     learning_rates=(3e-4, 1e-3),
 )

@@ -280,7 +280,7 @@ class Settings:
         sizes: Images of each experiment.
         odin: The grid, and the OOD set on which ODIN was tuned.
         learning_rates: All that were tried, the protocol's own among them.
-        model: `ModelSettings`, and so with the next three.
+        model: `ModelConfig`, and so with the next three.
         training: `TrainingConfig` before what each model changes.
         preprocessing: `Preprocessing`.
         augmentation: `AugmentationSettings`.

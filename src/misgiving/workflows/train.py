@@ -1,8 +1,8 @@
 """One training run: from prepared images and a split to a run folder."""
 
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
-from misgiving.data.bad_images import FAIL
+from misgiving.data.config import DataConfig
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
@@ -20,6 +20,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
+from misgiving.models.config import ModelConfig
 from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
@@ -30,45 +31,6 @@ from misgiving.training.loop import (
     train,
 )
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSettings:
-    """Which network, and what it starts from.
-
-    Attributes:
-        backbone: Any timm model by name, or `vgg16_mini`.
-        pretrained: Start from timm's ImageNet weights; not used where there is a weights file.
-        weights: A local safetensors file or torch state dict for the backbone.
-        dropout: Dropout rate of the backbone.
-        taps: Feature levels that the loss estimator reads; None for the default.
-        hidden: Units of the loss estimator for each tap.
-        reads_logits: Whether the loss estimator also reads the classifier's own output.
-    """
-
-    backbone: str = "vgg16"
-    pretrained: bool = True
-    weights: Path | None = None
-    dropout: float = 0.4
-    taps: tuple[int, ...] | None = None
-    hidden: int = 128
-    reads_logits: bool = False
-
-    def architecture(self, *, num_classes: int, image_size: int) -> Architecture:
-        """The architecture for so many classes and images of this size."""
-        return Architecture(
-            backbone=self.backbone,
-            num_classes=num_classes,
-            image_size=image_size,
-            dropout=self.dropout,
-            taps=self.taps,
-            hidden=self.hidden,
-            reads_logits=self.reads_logits,
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As written to a run's configuration: the name of the weights file, not where it lies."""
-        return {**asdict(self), "weights": self.weights.name if self.weights else None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +53,7 @@ class Run:
     sets: SetNames
     preprocessing: Preprocessing
     augmentation: AugmentationSettings
-    model: ModelSettings
+    model: ModelConfig
     training: TrainingConfig
     evaluation_sets: EvaluationSets = SPLITS["paper"].evaluation_sets
 
@@ -103,50 +65,43 @@ class Run:
 def prepare_run(
     data: str,
     *,
-    model: ModelSettings,
+    images: DataConfig,
+    model: ModelConfig,
     training: TrainingConfig,
     cache: Path,
-    preprocessing: Mapping[str, Any] | None = None,
-    augment: bool = True,
-    split: str = "paper",
-    validation_share: float = 0.1,
     on_image: Callable[[int, int], None] | None = None,
-    on_bad_image: str = FAIL,
 ) -> Run:
     """Load, prepare and split data for one training.
 
     Args:
         data: The data as the user names it.
+        images: Preparation and split of the images.
         model: The network.
         training: How to train it; its seed also draws the split.
         cache: Folder for prepared images.
-        preprocessing: What to change in the data's own preprocessing.
-        augment: Whether to augment as suits the data.
-        split: `paper` (by image) or `grouped` (by group and near duplicate, into four sets).
-        validation_share: Share of the images, by class, that the paper's split holds out.
         on_image: Told how many images are prepared, of how many.
-        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
     """
     dataset = load_dataset(data)
     dataset.refuse_single_images()
-    changed = replace(dataset.preprocessing, **(preprocessing or {}))
-    kind = SPLITS[split]
-    prepared = prepare(dataset, changed, cache=cache, report=on_image, on_bad_image=on_bad_image)
-    images = grouped_images(prepared, split)
+    preprocessing = replace(dataset.preprocessing, **images.preprocessing)
+    kind = SPLITS[images.split]
+    prepared = prepare(
+        dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
+    )
+    grouped = grouped_images(prepared, images.split)
     sets = kind.draw(
-        images.labels,
-        images.classes,
-        images.groups,
-        validation_share=validation_share,
+        grouped.labels,
+        grouped.classes,
+        grouped.groups,
+        validation_share=images.validation_share,
         seed=training.seed,
     )
-    augmentation = dataset.augmentation if augment else AugmentationSettings.none()
     return Run(
         data=data,
-        images=images,
+        images=grouped,
         sets=sets,
-        preprocessing=changed,
-        augmentation=augmentation,
+        preprocessing=preprocessing,
+        augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
         model=model,
         training=training,
         evaluation_sets=kind.evaluation_sets,
@@ -187,8 +142,14 @@ def train_run(
         on_found: Told the epoch and the steps after which training goes on.
     """
     classes = run.images.classes
-    architecture = run.model.architecture(
-        num_classes=len(classes), image_size=run.preprocessing.image_size
+    architecture = Architecture(
+        num_classes=len(classes),
+        image_size=run.preprocessing.image_size,
+        backbone=run.model.backbone,
+        dropout=run.model.dropout,
+        taps=run.model.taps,
+        hidden=run.model.hidden,
+        reads_logits=run.model.reads_logits,
     )
     model = _initial_model(run, architecture, on_weights)
     training = run.images_of("train")
@@ -322,7 +283,7 @@ def held_out(
         if seen.all():
             raise UsageError(
                 f"the model was trained on all {len(images)} of these images; give others, "
-                "or measure the set 'train' all the same"
+                'or measure them nevertheless with `set_name="train"`'
             )
         return images.select(np.flatnonzero(~seen)), int(seen.sum())
     return _of_set(images, split, set_name), int(seen.sum())

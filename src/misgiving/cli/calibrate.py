@@ -4,13 +4,15 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import Cache, Data, Device, OnBadImage, RunFolder, cache_folder, say
-from misgiving.cli.progress import Bar, progress_bars
+from misgiving.cli.options import BadImages, Cache, Data, Device, RunFolder, Values, command
+from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.data.config import default_cache
 from misgiving.errors import UsageError
 
 TARGETS = "Targets"
 
 
+@command
 def calibrate(
     run: RunFolder,
     data: Data,
@@ -20,6 +22,7 @@ def calibrate(
             help="At most this share of the accepted answers is wrong.", rich_help_panel=TARGETS
         ),
     ],
+    settings: Annotated[Values, BadImages, Device],
     confidence: Annotated[
         float,
         typer.Option(
@@ -75,9 +78,7 @@ def calibrate(
     seed: Annotated[
         int, typer.Option(help="Of the draw of one image for each lesion, and of halves.")
     ] = 0,
-    on_bad_image: OnBadImage = "fail",
     cache: Cache = None,
-    device: Device = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the policy that RUN has.")
     ] = False,
@@ -113,13 +114,12 @@ def calibrate(
             run,
             data,
             targets,
-            cache=cache_folder(cache),
+            cache=cache or default_cache(),
             training_data=training_data,
             ood_detector=detector,
             seed=seed,
-            device=device,
             on_image=Bar(progress, "preparing images").at,
-            on_bad_image=on_bad_image,
+            **settings,
         )
     for sentence in account.sentences:
         say(sentence)

@@ -1,4 +1,4 @@
-"""Faults of the machine: one clear line each, nothing half-written, and the next run works."""
+"""Failures of the machine: one clear line each, no partial files, and the next run works."""
 
 import errno
 import os
@@ -12,7 +12,7 @@ from commands import one_line
 from PIL import Image
 
 from misgiving import checkpoint
-from misgiving.cli.faults import fault_of
+from misgiving.cli.failures import failure_of
 from misgiving.data import loading
 from misgiving.files import disk_faults
 from misgiving.workflows import predict
@@ -63,7 +63,7 @@ def nothing_is_left(folder):
         (checkpoint, "save_file"),
         (checkpoint, "write_split"),
         (checkpoint, "seal"),
-        (checkpoint, "write_csv"),
+        (checkpoint, "write_table"),
     ],
 )
 def test_a_disk_that_is_full_at_any_moment_is_one_line_and_the_next_run_works(
@@ -143,7 +143,7 @@ def test_a_disk_for_reading_only_is_told_before_training_and_its_cache_is_used(
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
     code, _, error = misgiving("train", f"folder:{photos}", "--out", small_disk / "run", *TRAIN)
     assert code == 2
-    assert "is not a folder to write to; choose another --out" in one_line(error)
+    assert "is not a writable folder; choose another --out" in one_line(error)
     code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--image-size", "8", *cache)
     assert code == 1
     assert "Read-only file system; check the place" in one_line(error)
@@ -218,12 +218,12 @@ def test_a_gpu_without_memory_while_predicting_writes_no_table(
     ],
 )
 def test_want_of_memory_is_told_in_whatever_words_it_comes(error, says):
-    fault = fault_of(error)
-    assert fault.code == 1
-    assert says in fault.message
-    assert "--batch-size" in fault.message
+    failure = failure_of(error)
+    assert failure.code == 1
+    assert says in failure.message
+    assert "--batch-size" in failure.message
 
 
 @pytest.mark.parametrize("error", [RuntimeError("size mismatch"), KeyError("x"), ValueError("y")])
 def test_a_failure_that_nobody_foresaw_is_not_explained_away(error):
-    assert fault_of(error) is None
+    assert failure_of(error) is None

@@ -12,8 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
+from misgiving.data.config import DataConfig
+from misgiving.models.config import ModelConfig
 from misgiving.training.config import TrainingConfig
-from misgiving.workflows.train import ModelSettings, prepare_run, train_run
+from misgiving.workflows.train import prepare_run, train_run
 
 
 @pytest.fixture(scope="module")
@@ -26,10 +28,10 @@ def trained(places):
     """A small network on the digits that is often wrong; 1,528 images are held out."""
     run = prepare_run(
         "digits",
-        model=ModelSettings(backbone="vgg16_mini", pretrained=False, reads_logits=True),
+        model=ModelConfig(backbone="vgg16_mini", pretrained=False, reads_logits=True),
         training=TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, device="cpu"),
+        images=DataConfig(validation_share=0.85),
         cache=places / "cache" / "misgiving",
-        validation_share=0.85,
     )
     train_run(run, places / "trained")
     return places / "trained"
@@ -149,7 +151,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with
     _, output, error = misgiving("predict", with_policy, tmp_path, "--device", "cpu")
     predicted = {Path(row["path"]).stem: row for row in csv.DictReader(output.splitlines())}
     misgiving(
-        "evaluate", with_policy, "digits", "--part", "validation", "--out", tmp_path / "out",
+        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
         "--device", "cpu",
     )  # fmt: skip
     decided = {row["id"]: row for row in table(tmp_path / "out" / "decisions.csv")}
@@ -212,7 +214,7 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
 
 def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path):
     code, output, error = misgiving(
-        "evaluate", with_policy, "digits", "--part", "validation", "--out", tmp_path / "out",
+        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0, error

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from misgiving.cli.options import say
+from misgiving.cli.options import command
+from misgiving.cli.progress import say
 
 if TYPE_CHECKING:
     from misgiving.bundle import Bundle
@@ -20,6 +21,7 @@ KEY = "MISGIVING_API_KEY"
 LIMITS = "Limits"
 
 
+@command
 def serve(
     model: Annotated[
         Path,

@@ -1,0 +1,101 @@
+"""`misgiving evaluate`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from misgiving.cli.options import BadImages, Cache, Data, Devices, RunFolder, Values, command
+from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.data.config import default_cache
+
+if TYPE_CHECKING:
+    from misgiving.metrics.subgroups import Subgroup
+    from misgiving.results.schema import Measurement
+
+
+@command
+def evaluate(
+    run: RunFolder,
+    data: Data,
+    settings: Annotated[Values, BadImages, Devices],
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER", help="A folder of out-of-distribution images. Can be repeated."
+        ),
+    ] = None,
+    set_name: Annotated[
+        str | None,
+        typer.Option(
+            "--set",
+            help="Measure only this set of the run's split, such as validation or test. Default: "
+            "all images that the model was not trained on.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for measurements.csv and predictions. Default: RUN/evaluation.",
+        ),
+    ] = None,
+    cache: Cache = None,
+) -> None:
+    """Measure a trained model on images that it was not trained on.
+
+    Leaves out the images of DATA on which the model was trained (recognised by their content) and
+    reports how many. Measures classification, loss estimation (predicted loss, and MSP for
+    comparison) and, for each --ood folder, the five OOD metrics of several detectors, with
+    in-distribution as the positive class.
+
+    If the run has a policy (`misgiving calibrate`), also measures its decisions: shares accepted,
+    deferred and called OOD, and errors among the accepted, by class and by every column of
+    metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
+    `subgroups.csv`.
+    """
+    from misgiving.workflows.evaluate import evaluate_run
+
+    out = out or run / "evaluation"
+    with progress_bars() as progress:
+        evaluation = evaluate_run(
+            run,
+            data,
+            ood=ood or [],
+            set_name=set_name,
+            out=out,
+            cache=cache or default_cache(),
+            on_image=Bar(progress, "preparing images").at,
+            **settings,
+        )
+    for sentence in evaluation.account:
+        say(sentence)
+    _print_measurements(evaluation.measurements)
+    if evaluation.subgroups:
+        _print_subgroups(evaluation.subgroups)
+    say(f"wrote {out}")
+
+
+def _print_measurements(measurements: Sequence["Measurement"]) -> None:
+    table = Table("dataset", "detector", "metric", "value")
+    for measurement in measurements:
+        table.add_row(*measurement[:3], f"{measurement.value:.4g}")
+    Console().print(table)
+
+
+def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:
+    table = Table("group", "cases", "accepted", "wrong among accepted", "deferred", "fares worse")
+    for group in subgroups:
+        error = f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
+        table.add_row(
+            f"{group.name}: {group.value}",
+            str(group.cases),
+            f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
+            error if group.accepted else "-",
+            f"{group.deferral:.0%}",
+            ", ".join(group.worse),
+        )
+    Console().print(table)

@@ -1,0 +1,93 @@
+"""`misgiving predict`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import BadImages, Devices, Values, command
+from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.errors import BadImage
+
+if TYPE_CHECKING:
+    from misgiving.results.decision_tables import DecisionTable
+
+
+@command
+def predict(
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL", help="A folder that `train` or `export` wrote."),
+    ],
+    images: Annotated[
+        list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
+    ],
+    settings: Annotated[Values, BadImages, Devices],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
+        ),
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue an earlier attempt to write FILE that stopped."),
+    ] = False,
+    contact_sheet: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.html",
+            help="Also write the images that were not accepted as one page, worst first.",
+        ),
+    ] = None,
+) -> None:
+    """Predict the class and the loss of images, as a table.
+
+    Columns: path, predicted_class, probability (of that class), predicted_loss (higher means more
+    likely wrong; trained by ranking, it has no unit; empty for a model without a trained loss
+    estimator).
+
+    If the run has a policy (`misgiving calibrate`), the probability is calibrated, and there are
+    also: decision (accept, defer or ood), reason (in words), error_probability (that the class
+    is wrong), expected_loss (cross-entropy, in nats), ood_p_value (share of images like the
+    calibration cases that look at least as unusual), acceptance_score (higher means more likely
+    correct) and ood_score (lower means more likely out-of-distribution).
+
+    With --on-bad-image skip, an image that cannot be read has a row too: the last column,
+    unreadable, has the reason, and the others are empty.
+
+    In CSV, a text that a spreadsheet would compute, such as the path `=1.png` or `-2.png`, has an
+    apostrophe before it; Parquet and JSON lines have the path unchanged.
+
+    Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
+    continues. A bundle (`misgiving export`) needs no torch.
+    """
+    from misgiving.workflows.contact_sheet import worst_first
+    from misgiving.workflows.predict import predict_files
+
+    stop = "stopped" if out is None else "stopped; add --resume to continue"
+    with progress_bars(stop) as progress:
+
+        def show(table: "DecisionTable") -> None:
+            if out is None:
+                progress.stop()  # while it runs, it captures what is written to the screen
+                typer.echo(table.csv(), nl=False)
+
+        table = predict_files(
+            model,
+            images,
+            out=out,
+            resume=resume,
+            contact_sheet=contact_sheet,
+            on_image=Bar(progress, "predicting").at,
+            on_table=show,
+            **settings,
+        )
+    decisions = table.decisions
+    say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
+    if out is not None:
+        say(f"wrote {out} ({len(decisions)} images)")
+    if contact_sheet is not None:
+        say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")

@@ -1,0 +1,110 @@
+"""`misgiving train`."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import Cache, Data, command
+from misgiving.cli.progress import Bar, Steps, progress_bars, say
+from misgiving.data.config import DataConfig, default_cache
+from misgiving.errors import UsageError
+from misgiving.models.config import ModelConfig
+from misgiving.training.config import TrainingConfig
+
+
+@command
+def train(
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
+    images: DataConfig,
+    network: ModelConfig,
+    training: TrainingConfig,
+    model: Annotated[
+        Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"] | None,
+        typer.Option(
+            help="Train this model of `reproduce`, whatever --auxiliary, --joint-epochs and "
+            "--reads-logits say.",
+            rich_help_panel="Objective",
+        ),
+    ] = None,
+    cache: Cache = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace RUN, or an unfinished training of it."),
+    ] = False,
+) -> None:
+    """Train a classifier together with its loss estimator.
+
+    Splits DATA into a training and a validation set, stratified by class, or by group into four
+    sets; trains with the paper's settings unless told otherwise; and writes the folder RUN:
+    `model.safetensors`, `config.json`, `split.csv` (the set of every image, and the other sets that
+    hold its group or a copy of it) and `history.csv` (losses, accuracy and rank correlation of
+    predicted and true losses, per epoch and set).
+
+    The state is saved after every epoch, and at SIGTERM, in RUN.unfinished.safetensors: the same
+    command resumes a training that was stopped or killed.
+
+    Example: misgiving train isic2019:ISIC_2019 --out runs/joint
+    """
+    from misgiving.data.splits import leakage_sentence
+    from misgiving.reproduction.protocol import MODELS
+    from misgiving.workflows.train import prepare_run, split_of, train_run
+
+    _refuse_existing(out, overwrite)
+    if model is not None:
+        training = replace(training, **MODELS[model].training)
+        network = replace(network, **MODELS[model].model)
+    with progress_bars() as progress:
+        run = prepare_run(
+            data,
+            images=images,
+            model=network,
+            training=training,
+            cache=cache or default_cache(),
+            on_image=Bar(progress, "preparing images").at,
+        )
+        say_skipped(run.images.skipped)
+        train_run(
+            run,
+            out,
+            anew=overwrite,
+            on_step=Steps(progress, training.epochs).show,
+            on_weights=lambda report: say(f"weights: {report}"),
+            on_found=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
+        )
+    _show_last_epoch(out / "history.csv")
+    say(leakage_sentence(split_of(run), run.evaluation_sets.measured))
+    say(f"wrote {out}")
+
+
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuse, before any work is done, a place that cannot or must not be written to."""
+    if not os.path.lexists(out):
+        probe = next(parent for parent in out.absolute().parents if parent.exists())
+        if not (probe.is_dir() and os.access(probe, os.W_OK)):
+            raise UsageError(f"{out}: {probe} is not a writable folder; choose another --out")
+    elif not overwrite:
+        raise UsageError(f"{out} exists; choose another --out or use --overwrite")
+    elif out.is_symlink() or not (out / "split.csv").is_file():
+        raise UsageError(f"{out} is not a run; --overwrite replaces only runs")
+
+
+def _show_last_epoch(history: Path) -> None:
+    header, *rows = (line.split(",") for line in history.read_text(encoding="utf-8").splitlines())
+    table = Table(*header, title="last epoch")
+    for row in rows[-2:]:
+        table.add_row(*map(_short, row))
+    Console().print(table)
+
+
+def _short(cell: str) -> str:
+    try:
+        return f"{float(cell):.4g}"
+    except ValueError:
+        return cell

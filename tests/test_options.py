@@ -1,0 +1,134 @@
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import typer
+
+from misgiving.cli.failures import failure_of
+from misgiving.cli.options import Fields, Values, command
+from misgiving.errors import UsageError
+from misgiving.options import option, require, require_choices
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking:
+    flour: Literal["wheat", "rye"] = option("wheat", "Kind of flour.", panel="Dough")
+    grams: float = option(500.0, "Weight of the flour.")
+    tin: Path | None = option(None, "Tin to bake in.", metavar="FILE")
+    salted: bool = option(True, "Add salt.")
+    vegan: bool = option(False, "Leave out butter.")
+    folds: tuple[int, ...] | None = option(None, "Minutes of the folds.", metavar="I,J,...")
+    toppings: tuple[str, ...] = option(("poppy", "sesame"), "Toppings.")
+    shares: Mapping[str, float] = option(default_factory=dict, text="Shares of grains.")
+    hot: bool = option(True, "Preheat the oven.", flag="--hot/--cold")
+    oven: str = field(default="gas")
+
+    def __post_init__(self):
+        require_choices(self)
+        require(self, "grams", self.grams > 0, "be positive")
+
+
+@pytest.fixture
+def bake():
+    """Run a command with options from `Baking`; gives what it received."""
+    received = []
+
+    @command
+    def bake(
+        name: Annotated[str, typer.Argument()],
+        baking: Baking,
+        times: Annotated[int, typer.Option(help="Loaves.")] = 1,
+    ):
+        received.append((name, baking, times))
+
+    return lambda *words: (invoke(bake, *words), received[-1] if received else None)
+
+
+def invoke(function, *words):
+    app = typer.Typer()
+    app.command()(function)
+    return app(list(words), standalone_mode=False)
+
+
+def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):
+    assert bake("loaf")[1] == ("loaf", Baking(), 1)
+
+
+def test_every_kind_of_field_is_filled(bake):
+    words = "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --cold"
+    _, (_, baking, times) = bake(
+        "loaf", *words.split(), "--shares", "oat=0.5,a, b=1", "--times", "2"
+    )
+    assert times == 2
+    assert baking == Baking(
+        flour="rye",
+        grams=3.0,
+        tin=Path("t"),
+        salted=False,
+        vegan=True,
+        folds=(1, 2),
+        toppings=("a", ""),
+        shares={"oat": 0.5, "a, b": 1.0},
+        hot=False,
+    )
+
+
+def test_a_mapping_can_be_given_in_several_options(bake):
+    assert bake("x", "--shares", "oat=0.5", "--shares", "rye=1")[1][1].shares == {
+        "oat": 0.5,
+        "rye": 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--grams", "0"], ["--grams", "0.0"]),
+        (["--folds", "1,x"], ["--folds", "1,x"]),
+        (["--shares", "oat"], ["--shares", "oat", "CLASS=RATE"]),
+        (["--shares", "oat=x"], ["--shares", "oat=x"]),
+        (["--shares", "=1"], ["--shares"]),
+        (["--shares", "oat=1,oat=2"], ["--shares", "twice"]),
+        (["--shares", "oat=1", "--shares", "oat=2"], ["--shares", "twice"]),
+        (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
+        (["--grams", "much"], ["--grams"]),
+        (["--gram", "3"], ["--gram"]),
+        (["--oven", "gas"], ["--oven"]),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):
+    with pytest.raises(Exception, match=r"\w") as caught:
+        bake("loaf", *words)
+    failure = failure_of(caught.value)
+    assert failure.code == 2
+    assert all(word in failure.message for word in named)
+
+
+def test_changes_hold_only_what_is_given():
+    received = []
+
+    @command
+    def rebake(changes: Annotated[Values, Fields(Baking, ("flour", "salted"), optional=True)]):
+        received.append(changes)
+
+    for words in ([], ["--no-salted"], ["--flour", "wheat"]):
+        invoke(rebake, *words)
+    assert received == [{}, {"salted": False}, {"flour": "wheat"}]
+
+
+def test_failures_name_options_in_place_of_parameters():
+    @command
+    def burn(baking: Baking):
+        others = "`salted=False`, `vegan=True`, `hot=False`"
+        raise UsageError(f"change `flour`, {others} or `{baking.oven}`")
+
+    with pytest.raises(UsageError) as caught:
+        invoke(burn)
+    assert str(caught.value) == "change --flour, --no-salted, --vegan, --cold or `gas`"
+
+
+def test_a_configuration_refuses_a_value_that_is_no_choice():
+    with pytest.raises(UsageError, match=r"`flour` must be one of wheat, rye, got 'rice'"):
+        Baking(flour="rice")
