@@ -18,7 +18,7 @@ pytestmark = needs_chromium
 
 def few_are_loaded(page):
     no_pictures(page)
-    rewriting(page, "loading.js", "const MOST = 5000", "const MOST = 4")
+    rewriting(page, "cases.js", "const MOST = 5000", "const MOST = 4")
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def more_than_are_loaded(page_service, opened):
 def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_are_loaded):
     page = more_than_are_loaded
     playwright.expect(page.locator("#shown")).to_have_text(
-        "4 of 6 cases; 2 more fit and are not loaded"
+        "4 of 6 cases; 2 more match but are not loaded"
     )
     playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
-    playwright.expect(page.locator("#counts")).to_contain_text("1 ood")
+    playwright.expect(page.locator("#counts")).to_contain_text("1 unfamiliar")
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
-    playwright.expect(page.locator("#setting-now")).to_contain_text("only the 4 cases")
+    playwright.expect(page.locator("#setting-now")).to_contain_text("4 loaded cases")
 
 
 @pytest.mark.parametrize("way", ["ood", "unreviewed", "newest", "decision"])
@@ -106,7 +106,7 @@ def test_a_picture_that_could_not_be_had_just_now_comes_later(browser, page_serv
             route.fulfill(body=picture(0.4), content_type="image/png")
 
     page = browser.new_page()
-    rewriting(page, "pictures.js", "LATER = 5000", "LATER = 300")
+    rewriting(page, "thumbnails.js", "LATER = 5000", "LATER = 300")
     page.route("**/thumbnail", answer)
     page.goto(page_service.address)
     page.locator(".row").first.click()
@@ -174,7 +174,7 @@ def test_a_case_that_is_opened_shows_the_reviews_of_others(page_service, opened)
 def test_where_much_is_new_the_list_is_loaded_again(page_service, opened):
     def prepare(page):
         no_pictures(page)
-        rewriting(page, "renewing.js", "const AT_ONCE = 500", "const AT_ONCE = 1")
+        rewriting(page, "cases.js", "const PAGE = 500", "const PAGE = 1")
 
     stored(page_service, 1)
     page = opened(prepare=prepare)
@@ -193,6 +193,6 @@ def test_a_list_of_what_is_not_reviewed_goes_on_with_what_was_not_loaded(page_se
     page.keyboard.press("j")
     page.keyboard.press("a")
     playwright.expect(page.locator("#shown")).to_have_text(
-        "4 of 6 cases; 1 more fit and are not loaded"
+        "4 of 6 cases; 1 more match but are not loaded"
     )
     assert names(page) == ["1.png", "2.png", "3.png", "4.png"]

@@ -129,7 +129,7 @@ def rewriting(page, module, old, new):
         assert old in text
         route.fulfill(body=text.replace(old, new), content_type="text/javascript")
 
-    page.route(f"**/script/{module}", change)
+    page.route(f"**/page/{module}", change)
 
 
 def no_pictures(page):

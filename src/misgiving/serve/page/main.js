@@ -1,19 +1,20 @@
-// The page of the service: keys and controls, and how it starts.
+// Keys, controls and start of the page.
 
+import { ask } from "./api.js";
 import {
-  move, pick, picking, renderCase, renderPicture, scrollTo, select, showClasses,
-} from "./script/detail.js";
-import { lookForDrift } from "./script/drift.js";
-import { loadCases } from "./script/loading.js";
-import { lookAgain } from "./script/pictures.js";
-import { local, recall, remember } from "./script/remembering.js";
-import { lookForNew } from "./script/renewing.js";
-import { draft, review, undo } from "./script/reviewing.js";
-import { toggleHeat } from "./script/saliency.js";
-import { chosen, dropped, send, sending, stopSending } from "./script/sending.js";
-import { setTarget } from "./script/setting.js";
-import { ask, at, complain, say, selectedCase, state, take } from "./script/shared.js";
-import { renderAll, renderRows } from "./script/worklist.js";
+  move, pick, picking, renderCase, renderPicture, select, showClasses,
+} from "./case_panel.js";
+import { loadCases, lookForNew } from "./cases.js";
+import { at, complain, say } from "./dom.js";
+import { lookForDrift } from "./drift.js";
+import { review, undo } from "./review.js";
+import { toggleHeat } from "./saliency.js";
+import { setTarget } from "./slider.js";
+import { selectedCase, state, take } from "./state.js";
+import { draft, local, recall, remember } from "./storage.js";
+import { lookAgain } from "./thumbnails.js";
+import { chosen, dropped, send, sending, stopSending } from "./uploads.js";
+import { renderAll, renderRows, scrollTo } from "./worklist.js";
 
 const KEYS = {
   j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
@@ -23,9 +24,9 @@ const KEYS = {
   n: () => { if (selectedCase()) at("note").focus(); },
   s: toggleHeat, u: undo, "?": () => at("help").showModal(),
 };
-const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // which controls know themselves
-const STEADY = ["j", "k", ...MOVES]; // what a key that is held does again; it reviews once
-const PLACES = "body, #list, #list *, #detail, #detail *"; // where keys act
+const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // keys that other controls use themselves
+const STEADY = ["j", "k", ...MOVES]; // keys that repeat while they are held; others act once
+const PLACES = "body, #list, #list *, #detail, #detail *"; // elements where keys act
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
@@ -111,7 +112,7 @@ function listenToFilters(on) {
   }
 }
 
-// What is loaded is shown at once, and then what else the service has of it.
+// Show loaded cases at once, and then further ones of the service.
 async function again() {
   at("list").scrollTop = 0;
   renderAll();
@@ -137,13 +138,13 @@ function listenToDrops() {
     document.body.classList.remove("over");
     try {
       send(await dropped(event.dataTransfer));
-    } catch (error) { // a file of the folder was taken away, or may not be read
+    } catch (error) { // a file of the folder was removed or is not readable
       complain(error);
     }
   });
 }
 
-// While images are being sent they are what is new; a page that nobody sees need not know.
+// Not while images are being sent, or while the page is hidden.
 function lookAround() {
   if (!document.hidden && !sending.run) lookForNew();
 }

@@ -1,47 +1,50 @@
-// The list of cases: only the rows that are seen are in the document.
+// The list of cases; only visible rows are in the document.
 
-import { ORDERS, isShown, outcome } from "./deciding.js";
-import { drawingOf, isForgotten, lookAgain } from "./pictures.js";
-import { remember } from "./remembering.js";
-import { renderSetting } from "./setting.js";
-import { at, element, inStore, percent, state } from "./shared.js";
+import { at, element, percent } from "./dom.js";
+import {
+  ORDERS, classOf, isShown, labelOf, outcome, reasonOf, wasPredicted,
+} from "./outcomes.js";
+import { renderSlider } from "./slider.js";
+import { emit, inStore, on, state } from "./state.js";
+import { remember } from "./storage.js";
+import { drawingOf, isForgotten, lookAgain } from "./thumbnails.js";
 
-export const ROW = 76; // as in page.css
-const SPARE = 6; // rows beyond both ends of what is seen
+const ROW = 76; // as in style.css
+const SPARE = 6; // rows beyond both ends of the visible ones
 
 let pending = 0;
-export function refresh() {
+on("change", () => {
   if (!pending) pending = requestAnimationFrame(() => { pending = 0; renderAll(); });
-}
+});
 
 export function renderAll() {
   state.shown = [...state.cases.values()].filter(isShown).sort(ORDERS[state.order]);
   renderCounts();
-  renderSetting();
+  renderSlider();
   renderRows();
   at("shown").textContent = `${state.shown.length} of ${inStore()} cases${notLoaded()}`;
   const empty = state.ready && !state.shown.length;
   at("empty").hidden = !empty;
   at("list").hidden = empty;
   at("empty").textContent = inStore()
-    ? "No case is like that." : "No case yet. Drop an image on this page.";
+    ? "No matching cases." : "No cases yet. Drop an image on this page.";
   at("csv").href = `cases.csv?${csvQuery()}`;
   remember();
 }
 
-function notLoaded() { // while a list is loaded, some of the one before are there
+function notLoaded() { // while a list is loaded, some cases of the previous one are still there
   const rest = Math.min(state.rest, inStore() - state.cases.size);
-  return rest > 0 ? `; ${rest} more fit and are not loaded` : "";
+  return rest > 0 ? `; ${rest} more match but are not loaded` : "";
 }
 
-// Where rows come and go above what is seen, that stays where it is.
-export function renderInPlace() {
+// Rows that come and go above the visible ones do not move these.
+on("arrivals", () => {
   const list = at("list"), was = Math.floor(list.scrollTop / ROW), first = state.shown[was];
   renderAll();
   const now = state.shown.indexOf(state.cases.get(first?.id));
   if (list.scrollTop && now >= 0) list.scrollTop += (now - was) * ROW;
   renderRows();
-}
+});
 
 function csvQuery() {
   const query = new URLSearchParams();
@@ -53,12 +56,12 @@ function csvQuery() {
 
 function renderCounts() {
   const counts = { ...state.counts };
-  for (const one of state.cases.values()) { // of what is not loaded, what was decided counts
+  for (const one of state.cases.values()) { // a case that is not loaded counts by its stored decision
     counts[one.decision] -= 1;
     counts[outcome(one)] += 1;
   }
   at("counts").replaceChildren(...Object.entries(counts).map(
-    ([name, count]) => element("span", `badge ${name}`, `${count} ${name}`)));
+    ([name, count]) => element("span", `badge ${name}`, `${count} ${labelOf(name)}`)));
 }
 
 export function renderRows() {
@@ -68,7 +71,7 @@ export function renderRows() {
     Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
   rows.style.height = `${state.shown.length * ROW}px`;
   const old = new Map([...rows.children].map((row) => [row.id, row]));
-  // What has not changed stays, so that pictures are not asked for again and focus is not lost.
+  // Unchanged rows stay, so that images are not requested again and the focus is not lost.
   rows.replaceChildren(...state.shown.slice(first, last).map((one, index) => {
     const kept = old.get(`case-${one.id}`);
     return kept?.dataset.state === looks(one, first + index) ? kept : rowOf(one, first + index);
@@ -82,7 +85,7 @@ export function renderRows() {
   else list.removeAttribute("aria-activedescendant");
 }
 
-// What a row is made from: where it is the same, so is the row.
+// The values that a row shows: if they are unchanged, so is the row.
 function looks(one, position) {
   return [position, state.shown.length, outcome(one), one.reviewed, one.review?.final_class,
     drawingOf(one)].join();
@@ -106,30 +109,19 @@ function said(one) {
   const name = element("span", "", one.name);
   name.title = one.name;
   line.append(element("b", "", classOf(one)));
-  if (wasNamed(one)) line.append(element("span", "was", wasNamed(one)));
+  if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
   line.append(name);
   box.append(line, element("div", "why", reasonOf(one)));
   return box;
 }
 
-// As a person says, else the model.
-export const classOf = (one) => one.review?.final_class ?? one.predicted_class;
-
-// What the model has said, where a person says otherwise.
-export const wasNamed = (one) =>
-  classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
-
-// The reason is that of the saved policy, also where a setting that is tried decides otherwise.
-export const reasonOf = (one) =>
-  outcome(one) === one.decision ? one.reason : `By the saved policy: ${one.reason}`;
-
 function ending(one, now) {
   const end = element("div", "end");
-  end.append(element("span", `badge ${now}`, now));
+  end.append(element("span", `badge ${now}`, labelOf(now)));
   const error = one.error_probability;
   const line = element("span", "risk", error == null ? "" : `${percent(error, 0)} risk`);
   if (one.reviewed) line.append(" ", done());
-  if (now !== one.decision) line.append(" ", element("span", "was", `was ${one.decision}`));
+  if (now !== one.decision) line.append(" ", element("span", "was", `was ${labelOf(one.decision)}`));
   end.append(line);
   return end;
 }
@@ -150,8 +142,17 @@ function thumbnail(one) {
   const image = new Image(56, 56);
   image.alt = "";
   image.decoding = "async";
-  image.addEventListener("error", async () => { await lookAgain(one); refresh(); });
+  image.addEventListener("error", async () => { await lookAgain(one); emit("change"); });
   image.src = `cases/${one.id}/thumbnail`;
   box.append(image);
   return box;
+}
+
+export function scrollTo(position) {
+  const list = at("list"), top = position * ROW;
+  if (position < 0) return;
+  if (top < list.scrollTop) list.scrollTop = top;
+  else if (top + ROW > list.scrollTop + list.clientHeight) {
+    list.scrollTop = top + ROW - list.clientHeight;
+  }
 }

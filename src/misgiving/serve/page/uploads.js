@@ -1,23 +1,24 @@
-// Images on their way to the service.
+// Sends images to the service.
 
+import { ask, waitFor } from "./api.js";
+import { lookForNew } from "./cases.js";
+import { at, element, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
-import { lookForNew } from "./renewing.js";
-import { ask, at, element, say, state, take, waitFor } from "./shared.js";
-import { refresh } from "./worklist.js";
+import { emit, state, take } from "./state.js";
 
 const SENT_AT_ONCE = 8; // files of one request
 const RETRIES = 30;
 
 export const sending = { files: [], next: 0, sent: 0, failed: [], run: null, stopped: false };
 
-// Of a chosen folder, or of files: each with the name that it is shown by.
+// Files with the names to show; those of a folder include its path.
 export const chosen = (files) =>
   [...files].map((file) => ({ file, name: file.webkitRelativePath || file.name }));
 
 export async function send(files) {
   const images = files.filter(({ name }) => !name.split("/").some((part) => part.startsWith(".")));
   if (!images.length) return;
-  while (sending.stopped) await sending.run; // what was stopped ends first
+  while (sending.stopped) await sending.run; // first finish what was stopped
   sending.files.push(...images);
   sending.run ??= sendAll();
   renderSending();
@@ -31,7 +32,7 @@ async function sendAll() {
   sending.failed = [];
   await Promise.all([sendOn(), sendOn()]);
   const { files, next, sent, failed } = sending, left = files.length - next;
-  say(`${sent - failed.length} images answered, ${failed.length} failed`
+  say(`${sent - failed.length} images decided, ${failed.length} failed`
     + `${left ? `, ${left} not sent` : ""}.`);
   Object.assign(sending, { files: [], next: 0, sent: 0, run: null, stopped: false });
   renderSending();
@@ -66,14 +67,14 @@ async function afterFailure(files, error, attempt) {
     return sendSome(files, attempt + 1);
   }
   if (error.content?.results) return settle(files, error.content.results);
-  if (error.status === 413 && files.length > 1) { // each alone may be small enough
+  if (error.status === 413 && files.length > 1) { // each file alone may be small enough
     for (const file of files) await sendSome([file], attempt);
     return undefined;
   }
   return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })));
 }
 
-// What could not be answered just now, among files that were, may be sent again alone.
+// Files without a decision in time are sent again alone.
 async function settleOrSendAgain(files, results, attempt) {
   const waits = results.map(({ problem }) =>
     problem?.status === 503 && attempt < RETRIES && !sending.stopped);
@@ -88,11 +89,11 @@ function settle(files, results) {
     if (one) {
       if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
       take(one);
-    } else sending.failed.push(named(name, problem?.detail ?? "not answered"));
+    } else sending.failed.push(named(name, problem?.detail ?? "no decision"));
   }
   sending.sent += files.length;
   renderSending();
-  refresh();
+  emit("change");
 }
 
 const named = (name, detail) => (detail.startsWith(`${name}: `) ? detail : `${name}: ${detail}`);
@@ -104,7 +105,7 @@ function renderSending() {
   at("progress").value = sent;
   at("progress-text").textContent = `${sent} of ${files.length}`;
   at("failures").hidden = !failed.length;
-  at("failures-title").textContent = `${failed.length} could not be answered`;
+  at("failures-title").textContent = `${failed.length} failed`;
   at("failures-list").replaceChildren(...failed.slice(0, 100).map((text) => element("li", "", text)));
 }
 
@@ -117,10 +118,10 @@ export async function dropped(transfer) {
 async function filesIn(entry) {
   if (entry.isFile) {
     const file = await new Promise((done, fail) => { entry.file(done, fail); });
-    return [{ file, name: entry.fullPath.replace(/^\//, "") }]; // the file knows no folder
+    return [{ file, name: entry.fullPath.replace(/^\//, "") }]; // the file itself does not know its folder
   }
   const reader = entry.createReader(), found = [];
-  for (;;) { // a reader gives at most a hundred at once
+  for (;;) { // a reader returns at most a hundred entries at once
     const some = await new Promise((done, fail) => { reader.readEntries(done, fail); });
     if (!some.length) break;
     found.push(...some);

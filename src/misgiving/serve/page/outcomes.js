@@ -1,9 +1,12 @@
-// What the saved policy, or a setting that is being tried, decides; and in which order.
+// Decisions of the saved policy or of the previewed target, and the orders of the worklist.
 
-import { OUTCOMES, state } from "./shared.js";
+import { OUTCOMES, state } from "./state.js";
 
-// The loosest setting whose bound is within the target; null: none is.
-export function settingFor(target) {
+const LABELS = { accept: "accept", defer: "defer", ood: "unfamiliar" };
+export const labelOf = (decision) => LABELS[decision];
+
+// The operating point with the highest coverage whose bound is within the target; null: none.
+export function operatingPointFor(target) {
   const within = state.calibration.operating_points.filter((one) => one.bound <= target);
   return within.at(-1) ?? null;
 }
@@ -11,12 +14,12 @@ export function settingFor(target) {
 export function outcome(one) {
   if (state.target == null || !sameModel(one)) return one.decision;
   if (one.decision === "ood") return "ood";
-  const setting = settingFor(state.target);
-  const reached = setting && (setting.threshold == null || one.score >= setting.threshold);
+  const point = operatingPointFor(state.target);
+  const reached = point && (point.threshold == null || one.score >= point.threshold);
   return isUsable(one) && reached ? "accept" : "defer";
 }
 
-// As the policy: null is no finite number, which must be deferred (and would be compared as 0).
+// As in the policy: null is not a finite number and must be deferred (JavaScript compares it as 0).
 function isUsable(one) {
   if (one.score == null || one.error_probability == null) return false;
   const limit = state.calibration.policy.ood_threshold;
@@ -25,7 +28,7 @@ function isUsable(one) {
 
 const sameModel = (one) => one.policy_fingerprint === state.model?.policy_fingerprint;
 
-// As the service orders: the probability of error, or what comes closest to it.
+// The order of the service: by error probability, or the closest value to it.
 function doubt(one) {
   if (one.error_probability != null) return one.error_probability;
   return one.probability == null ? 2 : 1 - one.probability;
@@ -43,3 +46,14 @@ export function isShown(one) {
   return (!decisions.size || decisions.has(outcome(one)))
     && (reviewed === "all" || one.reviewed === (reviewed === "yes"));
 }
+
+// The reviewer's class, or else the model's.
+export const classOf = (one) => one.review?.final_class ?? one.predicted_class;
+
+// The model's class, if the reviewer chose another one.
+export const wasPredicted = (one) =>
+  classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
+
+// The reason is that of the saved policy, even if the previewed target decides differently.
+export const reasonOf = (one) =>
+  outcome(one) === one.decision ? one.reason : `By the saved policy: ${one.reason}`;

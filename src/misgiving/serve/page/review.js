@@ -1,56 +1,49 @@
-// What a person says of a case, and going back to it.
+// Saves reviews, moves on to the next case, and undoes.
 
-import { askAgain, renderCase, renderReviews, select, showClasses } from "./detail.js";
-import { loadMore } from "./loading.js";
-import { notes } from "./remembering.js";
-import { ask, at, complain, isNarrow, say, selectedCase, state, take } from "./shared.js";
+import { ask } from "./api.js";
+import { askAgain, renderCase, renderReviews, select, showClasses } from "./case_panel.js";
+import { loadMore } from "./cases.js";
+import { at, complain, isNarrow, say } from "./dom.js";
+import { on, selectedCase, state, take } from "./state.js";
+import { draft, draftOf } from "./storage.js";
 import { renderAll } from "./worklist.js";
 
-const SHOWN_FOR = 20_000; // milliseconds; the key undoes also later
+const SHOWN_FOR = 20_000; // milliseconds; the key undoes later, too
 
-const done = []; // the reviews of this visit, to be undone from the last one on
-let sending = false;
-export const isSending = () => sending;
-let cameFrom = null; // where undoing was asked for
+const done = []; // reviews of this visit, for undo
+let cameFrom = null; // the case that was open when undo was pressed
 
-// Notes that were not sent, by case: a tab keeps them when it is loaded again.
-const drafts = new Map(Object.entries(notes()));
-export const draftOf = (id) => drafts.get(id) ?? "";
-export function draft(id, note) {
-  if (note) drafts.set(id, note);
-  else drafts.delete(id);
-  notes(Object.fromEntries(drafts));
-}
+on("verdict", review);
 
 export async function review(verdict) {
   const one = selectedCase();
   if (!one) return;
-  if (sending) {
-    say("The review before this one is still being sent.");
+  if (state.saving) {
+    say("The previous review is still being saved.");
     return;
   }
   const here = state.shown.findIndex((other) => other.id === one.id);
   const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value,
     seen: one.review?.reviewed_at ?? null };
-  sending = true;
+  state.saving = true;
   try {
     const saved = await ask(`cases/${one.id}/review`, {
       method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
     });
     take(saved);
     if (draftOf(one.id) === remark.note) draft(one.id, "");
-    tell(saved);
+    showSaved(saved);
     afterReview(one.id, here);
     loadMore();
   } catch (error) {
     complain(error);
-    if (error.status === 409) askAgain(one.id); // another person was first
+    if (error.status === 409) askAgain(one.id); // someone else was first
   }
-  sending = false;
+  state.saving = false;
 }
 
-// On to the next one, also where the filter takes away what was just reviewed; but who has gone to
-// another case meanwhile, or writes, is left there.
+// Move on to the next case, even if the filter hides the reviewed one; but a reviewer who has moved
+// elsewhere in the meantime, or is writing, is not interrupted.
 function afterReview(id, position) {
   renderAll();
   if (id !== state.selected) return;
@@ -58,30 +51,26 @@ function afterReview(id, position) {
     renderReviews(selectedCase());
     return;
   }
-  goOn(id, position);
-}
-
-function goOn(id, position) {
   const stays = state.shown.some((one) => one.id === id);
   const next = state.cases.get(cameFrom) ?? (position < 0 ? null
     : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
   cameFrom = null;
   showClasses(false);
-  const open = document.body.dataset.view === "case"; // on a phone, at its top: look before agreeing
+  const open = document.body.dataset.view === "case"; // on a phone, scroll to the top of the next case
   if (next && next.id !== id) select(next.id, { open });
   else renderCase();
-  toList();
+  focusList();
 }
 
-// Unless another control has the focus, which it keeps.
-function toList() {
+// Unless another control has the focus.
+function focusList() {
   const mine = document.activeElement.matches("body, #detail *, #undo");
   if (mine && !isNarrow()) at("list").focus({ preventScroll: true });
 }
 
 let hiding = 0;
-function tell(saved) {
-  const text = `${saved.review.final_class} is saved for ${saved.name}.`;
+function showSaved(saved) {
+  const text = `Saved: ${saved.review.final_class} for ${saved.name}.`;
   done.push(saved);
   say(text);
   at("saved-text").textContent = text;
@@ -95,7 +84,7 @@ function hideSaved() {
   else at("saved").hidden = true;
 }
 
-// Back to the case that was reviewed last: what is said then counts, and the history keeps both.
+// Return to the last reviewed case. A new review replaces the old one; the history keeps both.
 export function undo() {
   const last = done.pop();
   if (!last) {
@@ -107,6 +96,6 @@ export function undo() {
   select(last.id, { open: true });
   if (!draftOf(last.id)) draft(last.id, last.review.note);
   renderCase();
-  toList();
-  say(`Back at ${last.name}: what you say now counts.`);
+  focusList();
+  say(`Back to ${last.name}: a new review replaces the last one.`);
 }

@@ -1,7 +1,8 @@
-// What a reload keeps: in the address, notes in the tab, and the reviewer's name in the browser.
+// State that survives a reload: in the address, notes in the tab, settings in the browser.
 
-import { ORDERS } from "./deciding.js";
-import { OUTCOMES, at, state } from "./shared.js";
+import { at } from "./dom.js";
+import { ORDERS } from "./outcomes.js";
+import { OUTCOMES, state } from "./state.js";
 
 export function remember() {
   if (!state.ready) return;
@@ -35,14 +36,23 @@ export function local(key, value) {
   try {
     if (value === undefined) return localStorage.getItem(key) ?? "";
     localStorage.setItem(key, value);
-  } catch { /* a browser may keep nothing: then nothing is kept */ }
+  } catch { /* the browser does not allow it */ }
   return "";
 }
 
-export function notes(kept) {
+// Notes that are not saved yet, by case; a reload of the tab keeps them.
+const drafts = new Map(Object.entries(notes()));
+export const draftOf = (id) => drafts.get(id) ?? "";
+export function draft(id, note) {
+  if (note) drafts.set(id, note);
+  else drafts.delete(id);
+  notes(Object.fromEntries(drafts));
+}
+
+function notes(kept) {
   try {
     if (!kept) return JSON.parse(sessionStorage.getItem("misgiving-notes")) ?? {};
     sessionStorage.setItem("misgiving-notes", JSON.stringify(kept));
-  } catch { /* a browser may keep nothing */ }
+  } catch { /* the browser does not allow it */ }
   return {};
 }

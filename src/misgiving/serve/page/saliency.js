@@ -1,6 +1,8 @@
-// Where the model looks.
+// Regions of the image that the predicted class depends on.
 
-import { ask, at, selectedCase, state } from "./shared.js";
+import { ask } from "./api.js";
+import { at } from "./dom.js";
+import { selectedCase, state } from "./state.js";
 
 export function hideHeat() {
   at("heat").hidden = true;
@@ -12,7 +14,7 @@ export async function toggleHeat() {
   const one = selectedCase();
   if (!one || at("saliency").disabled) return;
   if (!at("heat").hidden) return hideHeat();
-  at("saliency-says").textContent = "covering one part after another …";
+  at("saliency-says").textContent = "Covering one region after another …";
   try {
     const found = await ask(`cases/${one.id}/saliency`);
     if (state.selected === one.id) drawHeat(found);
@@ -37,7 +39,7 @@ function drawHeat({ drops, predicted_class: name }) {
   heat.hidden = false;
   at("saliency").setAttribute("aria-pressed", "true");
   at("saliency-says").textContent = most > 0.005
-    ? `Covered where it is reddest, the probability of ${name} falls by ${(100 * most).toFixed(1)} `
+    ? `Covering the reddest region lowers the probability of ${name} by ${(100 * most).toFixed(1)} `
       + "percentage points."
-    : "No single part decides: covering any changes little.";
+    : "No single region matters: covering any of them changes little.";
 }

@@ -1,16 +1,15 @@
-// The selected case, and its review.
+// The selected case: image, numbers, reviews, and the classes to choose from.
 
-import { outcome } from "./deciding.js";
-import { isForgotten } from "./pictures.js";
-import { remember } from "./remembering.js";
-import { draftOf, isSending, review } from "./reviewing.js";
+import { ask } from "./api.js";
+import { at, atMost, element, isNarrow, percent, say } from "./dom.js";
+import { classOf, labelOf, outcome, reasonOf, wasPredicted } from "./outcomes.js";
 import { hideHeat } from "./saliency.js";
-import {
-  ask, at, atMost, element, isNarrow, percent, say, selectedCase, state, take,
-} from "./shared.js";
-import { ROW, classOf, reasonOf, refresh, renderRows, wasNamed } from "./worklist.js";
+import { emit, on, selectedCase, state, take } from "./state.js";
+import { draftOf, remember } from "./storage.js";
+import { isForgotten } from "./thumbnails.js";
+import { renderRows, scrollTo } from "./worklist.js";
 
-const RESTS = 100; // milliseconds, after which a case is more than passed by
+const DELAY = 100; // milliseconds, so that cases that are only passed are not requested
 let asking = 0;
 
 export function select(id, { reveal = true, open = false } = {}) {
@@ -27,15 +26,6 @@ export function select(id, { reveal = true, open = false } = {}) {
     }
   }
   remember();
-}
-
-export function scrollTo(position) {
-  const list = at("list"), top = position * ROW;
-  if (position < 0) return;
-  if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW > list.scrollTop + list.clientHeight) {
-    list.scrollTop = top + ROW - list.clientHeight;
-  }
 }
 
 export function move(step) {
@@ -62,26 +52,32 @@ export function renderCase() {
   renderFacts(one);
   renderReviews(one);
   clearTimeout(asking);
-  asking = setTimeout(() => askAgain(one.id), RESTS);
+  asking = setTimeout(() => askAgain(one.id), DELAY);
 }
 
-export function renderOutcome(one) {
+function renderOutcome(one) {
   const now = outcome(one), badge = at("case-decision");
   badge.className = `badge ${now}`;
-  badge.textContent = now === one.decision ? now : `${now} at this setting (was ${one.decision})`;
+  badge.textContent = now === one.decision
+    ? labelOf(now) : `${labelOf(now)} in this preview (was ${labelOf(one.decision)})`;
   at("case-reason").textContent = reasonOf(one);
   const most = state.calibration?.policy?.max_error;
-  at("promise-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
-  at("promise-note").textContent = "What is promised, at most "
-    + `${atMost(most ?? 1)} wrong, is said of all accepted answers together, not of this one.`;
+  at("target-note").hidden = !(now === one.decision && now === "accept" && one.error_probability > most);
+  at("target-note").textContent = `The target error rate, at most ${atMost(most ?? 1)}, applies to all `
+    + "accepted images together, not to each one.";
 }
+
+on("target", () => {
+  const one = selectedCase();
+  if (one) requestAnimationFrame(() => renderOutcome(one));
+});
 
 export function renderPicture(one) {
   const image = at("case-image"), gone = isForgotten(one);
   image.hidden = gone;
   at("no-image").hidden = !gone;
   at("saliency").disabled = gone;
-  image.alt = gone ? "" : `Image of the case, called ${one.predicted_class}`;
+  image.alt = gone ? "" : `Image of this case, predicted class ${one.predicted_class}`;
   if (gone) image.removeAttribute("src");
   else image.src = `cases/${one.id}/thumbnail`;
 }
@@ -99,16 +95,16 @@ function renderShares(one) {
   }));
   const [likeliest, most] = shares[0];
   at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
-  at("shares-note").textContent = `${one.predicted_class} is what the model names: its largest output. `
-    + `Calibrated for the mix of classes of the calibration cases, ${likeliest} is more probable.`;
+  at("shares-note").textContent = `The model predicts ${one.predicted_class}, although ${likeliest} is `
+    + "more probable by the calibrated probabilities.";
 }
 
 function renderFacts(one) {
   const facts = {
-    "probability of error": percent(one.error_probability),
+    "error probability": percent(one.error_probability),
     "expected loss": one.expected_loss == null ? null : `${one.expected_loss.toFixed(2)} nats`,
     "familiarity (p-value)": one.ood_p_value?.toPrecision(2),
-    "score": one.score?.toPrecision(3),
+    "acceptance score": one.score?.toPrecision(3),
     "received": new Date(one.received).toLocaleString(),
   };
   const known = Object.entries(facts).filter(([, value]) => value != null);
@@ -119,26 +115,32 @@ function renderFacts(one) {
   }));
 }
 
-// All reviews of a case, which others may have made since it was loaded.
+// Others may have reviewed the case since it was loaded.
 export async function askAgain(id) {
   const found = await ask(`cases/${id}`).catch(() => null);
   if (!found) return;
   const isNewer = found.review && found.review.reviewed_at > (state.cases.get(id)?.review?.reviewed_at ?? "");
   take(found);
   if (state.selected === id) renderReviews(selectedCase());
-  if (state.selected === id && isNewer && !isSending()) tellOf(found);
-  refresh();
+  if (state.selected === id && isNewer && !state.saving) announceReview(found);
+  emit("change");
 }
 
-export function tellOf({ review: { reviewer, final_class: name } }) {
-  say(`${reviewer || "Another person"} has reviewed this case: ${name}.`);
+on("outside-review", (one) => {
+  if (state.saving) return;
+  announceReview(one);
+  askAgain(one.id);
+});
+
+function announceReview({ review: { reviewer, final_class: name } }) {
+  say(`${reviewer || "Someone else"} has reviewed this case: ${name}.`);
 }
 
-// All of them where they are known, else the last one.
+// All reviews if they are loaded, else the last one.
 export function renderReviews(one) {
   const reviews = one.reviews ?? (one.review ? [one.review] : []);
   at("case-class").textContent = classOf(one);
-  at("case-was").textContent = wasNamed(one);
+  at("case-was").textContent = wasPredicted(one);
   at("history").replaceChildren(...reviews.toReversed().map((one) => {
     const who = one.reviewer ? `${one.reviewer}, ` : "";
     const verdict = one.verdict === "agree" ? "agreed" : "overrode";
@@ -148,7 +150,7 @@ export function renderReviews(one) {
   }));
 }
 
-// Classes that are digits have their own keys; of others the first nine are numbered.
+// Classes that are digits are their own keys; otherwise the first nine are numbered.
 function keyOf(name, index, one) {
   const digits = Object.keys(one.probabilities).every((each) => /^[0-9]$/.test(each));
   return digits ? name : index < 9 ? String(index + 1) : null;
@@ -173,7 +175,7 @@ export function showClasses(open) {
     const key = keyOf(name, index, one);
     if (key) button.append(element("kbd", "", key), " ");
     button.append(name);
-    button.addEventListener("click", () => review({ verdict: "override", class: name }));
+    button.addEventListener("click", () => emit("verdict", { verdict: "override", class: name }));
     return button;
   }));
   at("classes").firstElementChild.focus();

@@ -1,0 +1,133 @@
+// Loads the cases that match the filters, and looks for new cases and reviews.
+
+import { ask } from "./api.js";
+import { complain } from "./dom.js";
+import { isShown } from "./outcomes.js";
+import { OUTCOMES, emit, on, state, take } from "./state.js";
+
+const MOST = 5000; // loaded cases; the CSV has all
+const PAGE = 500; // cases in one response
+const LOW = 50; // unreviewed cases left when more are loaded
+const OVERLAP = 15_000; // milliseconds: a case that arrived earlier may be committed later
+const PAGES = 10; // of new cases; if there are more, the whole list is loaded again
+
+let asked = ""; // the query of the last load
+let loads = 0;
+
+// A load that starts before another one ends replaces it.
+export async function loadCases() {
+  const mine = ++loads, before = [...state.cases.keys()], found = new Set();
+  const wanted = queries();
+  asked = String(wanted);
+  let matching = 0;
+  for (const query of wanted) {
+    const total = await load(query, found, () => mine === loads);
+    if (mine !== loads) return;
+    matching += total;
+  }
+  state.rest = Math.max(0, matching - found.size);
+  for (const id of before) { // cases that arrived meanwhile stay
+    if (!found.has(id) && id !== state.selected) state.cases.delete(id);
+  }
+  emit("change");
+}
+
+async function load(query, found, isCurrent) {
+  let page = { cursor: "" };
+  do {
+    query.set("limit", Math.min(PAGE, Math.max(1, MOST - found.size)));
+    if (page.cursor) query.set("cursor", page.cursor);
+    page = await ask(`cases?${query}`);
+    if (!isCurrent()) return 0;
+    state.counts = page.counts;
+    for (const one of page.cases) {
+      take(one);
+      found.add(one.id);
+    }
+    emit("change");
+  } while (page.cursor && found.size < MOST);
+  return page.total;
+}
+
+// Another target may match other cases.
+on("target", () => {
+  if (asked && String(queries()) !== asked) loadCases().catch(complain);
+});
+
+// When a list of unreviewed cases runs out, the next ones are loaded.
+export function loadMore() {
+  if (!state.rest || state.reviewed !== "no") return;
+  const left = [...state.cases.values()].filter((one) => !one.reviewed);
+  if (left.length < LOW) loadCases().catch(complain);
+}
+
+// The order by decision needs one query for each decision.
+function queries() {
+  const kept = decided();
+  if (state.order !== "decision") return [queryFor(kept)];
+  return OUTCOMES.filter((one) => !kept.length || kept.includes(one)).map((one) => queryFor([one]));
+}
+
+// The stored decisions of all cases that may be shown: a previewed target moves cases both ways.
+function decided() {
+  const chosen = OUTCOMES.filter((one) => state.decisions.has(one));
+  const moved = state.target != null && chosen.some((one) => one !== "ood");
+  return moved ? [...new Set([...chosen, "defer", "accept"])] : chosen;
+}
+
+function queryFor(decisions) {
+  const query = new URLSearchParams(decisions.map((one) => ["decision", one]));
+  if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
+  query.set("order", state.order === "newest" ? "newest" : "expected_error");
+  return query;
+}
+
+let since = null; // time of the last look, by the service's clock
+let known = new Set(); // ids of the last look
+let looking = false;
+
+// The first look only finds out what is there; the list is loaded after it.
+export async function lookForNew() {
+  if (looking) return;
+  looking = true;
+  try {
+    await look();
+  } catch { /* the next look may succeed */ }
+  looking = false;
+}
+
+async function look() {
+  const first = since == null;
+  since ??= (await ask("cases?limit=1")).asked_at;
+  const from = new Date(Date.parse(since) - OVERLAP).toISOString();
+  const came = await everyCase(`received_since=${from}`);
+  const reviewed = first ? came : await everyCase(`reviewed_since=${from}`);
+  since = came.askedAt;
+  const fresh = first ? [] : came.cases.filter((one) => !known.has(one.id));
+  known = new Set(came.cases.map((one) => one.id));
+  if (!first && !(came.all && reviewed.all)) return loadCases();
+  fresh.forEach(take);
+  return merge(first ? [] : reviewed.cases);
+}
+
+async function everyCase(query) {
+  let page = { cursor: "" }, askedAt = null;
+  const cases = [];
+  for (let turn = 0; turn < PAGES && page.cursor != null; turn++) {
+    const cursor = page.cursor ? `&cursor=${page.cursor}` : "";
+    page = await ask(`cases?order=newest&limit=${PAGE}&${query}${cursor}`);
+    askedAt ??= page.asked_at;
+    state.counts = page.counts;
+    cases.push(...page.cases);
+  }
+  return { cases, askedAt, all: page.cursor == null };
+}
+
+function merge(reviewed) {
+  const reviewOf = (id) => state.cases.get(id)?.review?.reviewed_at;
+  const newer = reviewed.filter((one) => one.review?.reviewed_at !== reviewOf(one.id));
+  newer.filter((one) => state.cases.has(one.id) || isShown(one)).forEach(take);
+  const selected = newer.find((one) => one.id === state.selected);
+  if (selected) emit("outside-review", selected);
+  if (state.ready) emit("arrivals");
+}

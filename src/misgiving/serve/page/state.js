@@ -1,0 +1,27 @@
+// The state of the page, and the events that tell its modules about changes.
+
+export const OUTCOMES = ["ood", "defer", "accept"];
+
+export const state = {
+  cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
+  decisions: new Set(), reviewed: "all", order: "error",
+  model: null, calibration: null, ready: false, saving: false,
+};
+
+// change: the worklist is outdated. target: another target is tried. arrivals: cases came from
+// elsewhere. outside-review: someone else reviewed a case. verdict: the reviewer chose a class.
+const events = new EventTarget();
+export const on = (name, act) => events.addEventListener(name, ({ detail }) => act(detail));
+export const emit = (name, detail) => events.dispatchEvent(new CustomEvent(name, { detail }));
+
+// Responses may overtake each other: a known review is not replaced by an older one.
+export function take(one) {
+  const known = state.cases.get(one.id);
+  const [before, now] = [known, one].map((each) => each?.review?.reviewed_at ?? "");
+  if (before > now) return;
+  const reviews = one.reviews ?? (before === now ? known?.reviews : undefined);
+  state.cases.set(one.id, reviews ? { ...one, reviews } : one);
+}
+
+export const inStore = () => Object.values(state.counts).reduce((sum, count) => sum + count, 0);
+export const selectedCase = () => state.cases.get(state.selected) ?? null;
