@@ -8,9 +8,11 @@ from coloured import coloured_set, split_of
 
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.engine import calibrated, detectors_of, estimate_of
+from misgiving.decisions.engine import DecisionEngine, save_policy
+from misgiving.decisions.fit import calibrator_of, fit_policies
 from misgiving.deferral import Targets
 from misgiving.evaluation import predict, predictions_of
+from misgiving.scores.detectors import FittedDetectors
 
 SIDE = 16
 
@@ -73,29 +75,32 @@ def _set_head(model, images):
         head.bias.copy_(torch.from_numpy(-(about @ means.mean(axis=0)) * scale))
 
 
-def decider_of(made, *, ood_detector="knn"):
-    """Its policy, calibrated on drawn images."""
+def engine_of(made, *, ood_detector="knn"):
+    """Its decision engine, calibrated on drawn images."""
     train, tune, calibration = (
         predictions_of(made, noisy_set(size, seed=seed))
         for seed, size in enumerate((150, 300, 300))
     )
-    detectors = detectors_of(train)
-    (decider,) = calibrated(
+    detectors = FittedDetectors.fit(train)
+    calibrator = calibrator_of(tune, detectors)
+    (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
-        estimate_of(tune, detectors),
+        calibrator,
         [Targets(max_error=0.4, max_ood_false_alarms=0.1)],
         seed=0,
         calibration_fingerprint="cases",
         ood_detector=ood_detector,
     )
-    return decider
+    return DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
 
 
-def write_run(folder, made, decider=None):
+def write_run(folder, made, engine=None):
     """A run folder, with its policy where it has one."""
     save(folder, made)
-    if decider is not None:
-        decider.save(folder / "policy", {})
+    if engine is not None:
+        save_policy(folder / "policy", engine, {})
     return folder

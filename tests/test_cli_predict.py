@@ -113,11 +113,11 @@ SLOWLY = """
 import sys, time
 from misgiving import cli
 from misgiving.bundle import Bundle
-answer = Bundle.answer_squares
+answer = Bundle.decide_squares
 def slowly(self, squares):
     time.sleep(0.15)
     return answer(self, squares)
-Bundle.answer_squares = slowly
+Bundle.decide_squares = slowly
 from misgiving.workflows import predict
 whole = predict.predict_images
 predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 4})

@@ -19,8 +19,8 @@ from misgiving.evaluation import (
 )
 from misgiving.models.joint import JointClassifier
 from misgiving.results.predictions import Predictions
-from misgiving.scores import LOGIT_SCORES
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import all_scores
+from misgiving.scores.logits import LOGIT_SCORES
 
 
 @pytest.fixture
@@ -103,13 +103,13 @@ def test_true_losses_are_weighted_negative_log_probabilities(predictions):
 
 
 def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
-    confidences = all_confidences(predictions)
+    confidences = all_scores(predictions)
     assert set(confidences) == {*LOGIT_SCORES, "predicted_loss"}
     np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
 
 
 def test_no_confidence_is_made_of_an_estimate_that_is_not_there(predictions):
-    assert set(all_confidences(without_estimate(predictions))) == set(LOGIT_SCORES)
+    assert set(all_scores(without_estimate(predictions))) == set(LOGIT_SCORES)
 
 
 def test_errors_and_accuracy_count_the_same(predictions):
@@ -141,7 +141,7 @@ def test_msp_stands_beside_the_predicted_loss(predictions):
 
 
 def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
-    confidences = {**all_confidences(predictions), "combination": -1.0 * predictions.errors}
+    confidences = {**all_scores(predictions), "combination": -1.0 * predictions.errors}
     confidences["calibrated"] = confidences["msp"]
     rows = measure_failures(predictions, confidences, "test")
     assert {row.detector for row in rows} == set(FAILURE_SCORES)

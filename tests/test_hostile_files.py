@@ -12,7 +12,7 @@ from PIL import Image
 
 from misgiving.errors import DataError
 from misgiving.results.predictions import Predictions
-from misgiving.scores.fitted import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from misgiving.bundle import Answer, Bundle
+    from misgiving.bundle import Bundle
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
-    from misgiving.decisions.engine import Decider
+    from misgiving.decisions.decision import Decision
+    from misgiving.decisions.engine import DecisionEngine
     from misgiving.deferral import DeferralPolicy
     from misgiving.evaluation import predict
     from misgiving.losses import joint_objective, ranking_loss
@@ -17,19 +18,20 @@ if TYPE_CHECKING:
     from misgiving.models.joint import JointClassifier, Output
     from misgiving.models.loss_estimator import LossEstimator
     from misgiving.results.predictions import Predictions
-    from misgiving.scores import Odin, tune_odin
+    from misgiving.scores.odin import Odin
+    from misgiving.scores.odin_tuning import tune_odin
     from misgiving.training.config import TrainingConfig
     from misgiving.training.loop import train
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
-    "Answer": "bundle",
     "Bundle": "bundle",
-    "Decider": "decisions.engine",
+    "Decision": "decisions.decision",
+    "DecisionEngine": "decisions.engine",
     "DeferralPolicy": "deferral",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
-    "Odin": "scores",
+    "Odin": "scores.odin",
     "Output": "models.joint",
     "Predictions": "results.predictions",
     "TrainingConfig": "training.config",
@@ -41,13 +43,13 @@ _HOMES = {
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training.loop",
-    "tune_odin": "scores",
+    "tune_odin": "scores.odin_tuning",
 }
 
 __all__ = [
-    "Answer",
     "Bundle",
-    "Decider",
+    "Decision",
+    "DecisionEngine",
     "DeferralPolicy",
     "JointClassifier",
     "LossEstimator",

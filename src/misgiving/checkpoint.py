@@ -93,7 +93,7 @@ class Checkpoint:
 
     @property
     def policy(self) -> DeferralPolicy | None:
-        """Set by `misgiving calibrate`, and applied by `misgiving.Decider`; None without.
+        """Set by `misgiving calibrate`, and applied by `misgiving.DecisionEngine`; None without.
 
         Raises:
             DataError: It is damaged, or was edited.

@@ -13,23 +13,24 @@ import torch
 from bundled import SIDE, noisy_set
 from PIL import Image
 
-from misgiving.bundle import NO_POLICY, Bundle, answers_of, is_bundle
+from misgiving.bundle import FORMAT, Bundle, is_bundle
 from misgiving.bundle.card import LIMITS
 from misgiving.checkpoint import load
 from misgiving.data.datasets import unlabelled
 from misgiving.data.loading import prepare
-from misgiving.decisions.engine import Decider
+from misgiving.decisions.decision import NO_POLICY
+from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import predictions_of
 from misgiving.manifests import seal
 
 FILES = (
     "bundle.json",
+    "calibrator.json",
     "card.json",
     "card.md",
     "checksums.json",
     "detectors.safetensors",
-    "estimate.json",
     "model.onnx",
     "policy.json",
 )
@@ -51,25 +52,30 @@ def png(pixels):
     return file.getvalue()
 
 
-def verdicts_of(run, images):
-    """What the torch model says, by the run's own policy."""
-    checkpoint = load(run)
-    predictions = predictions_of(checkpoint, images)
-    return predictions, Decider.load(run / "policy")(predictions)
+def decisions_of(run, images):
+    """Decisions of the torch model by the run's own policy."""
+    predictions = predictions_of(load(run), images)
+    return predictions, load_policy(run / "policy").decide_predictions(predictions)
 
 
-NUMBERS = ("probability", "error_probability", "expected_loss", "score", "ood_score")
+NUMBERS = (
+    "probability",
+    "error_probability",
+    "expected_loss",
+    "predicted_loss",
+    "acceptance_score",
+    "ood_score",
+)
 
 
-def assert_agree(answers, predictions, verdicts):
+def assert_agree(ours, theirs):
     """Decisions are equal; numbers to 1e-4 of the largest of their kind."""
-    for answer, verdict in zip(answers, verdicts, strict=True):
-        assert answer.decision == verdict.decision
-        assert answer.predicted_class == verdict.predicted_class
-        assert answer.ood_p_value == pytest.approx(verdict.p_value, rel=1e-4)
+    for one, expected in zip(ours, theirs, strict=True):
+        assert one.decision == expected.decision
+        assert one.predicted_class == expected.predicted_class
+        assert one.ood_p_value == pytest.approx(expected.ood_p_value, rel=1e-4)
     for name in NUMBERS:
-        assert_close([getattr(a, name) for a in answers], [getattr(v, name) for v in verdicts])
-    assert_close([answer.predicted_loss for answer in answers], predictions.predicted_losses)
+        assert_close([getattr(one, name) for one in ours], [getattr(one, name) for one in theirs])
 
 
 def assert_close(ours, theirs):
@@ -78,9 +84,9 @@ def assert_close(ours, theirs):
 
 def test_a_bundle_decides_on_drawn_images_as_the_run_does(exported, bundle):
     images = noisy_set(200, seed=11)
-    predictions, verdicts = verdicts_of(exported[0], images)
-    assert {verdict.decision for verdict in verdicts} == {"accept", "defer", "ood"}
-    assert_agree(bundle.answer_squares(images.images), predictions, verdicts)
+    _, expected = decisions_of(exported[0], images)
+    assert {one.decision for one in expected} == {"accept", "defer", "ood"}
+    assert_agree(bundle.decide_squares(images.images), expected)
 
 
 def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_data, tmp_path):
@@ -92,19 +98,18 @@ def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_
     preprocessing = load(exported[0]).preprocessing
     images = prepare(unlabelled(files, name="real"), preprocessing, cache=tmp_path)
     images = replace(images, classes=bundle.classes)
-    answers = bundle.answer([path.read_bytes() for path in files], [path.name for path in files])
-    assert_agree(answers, *verdicts_of(exported[0], images))
+    found = bundle.decide([path.read_bytes() for path in files], [path.name for path in files])
+    assert_agree(found, decisions_of(exported[0], images)[1])
 
 
 def test_probabilities_are_calibrated_and_of_every_class(exported, bundle):
     images = noisy_set(20, seed=12)
-    predictions, _ = verdicts_of(exported[0], images)
-    expected = Decider.load(exported[0] / "policy").estimate.scaling(predictions.logits)
-    answers = bundle.answer_squares(images.images)
-    np.testing.assert_allclose([a.probabilities for a in answers], expected, atol=1e-5)
-    for answer in answers:
-        position = bundle.classes.index(answer.predicted_class)
-        assert answer.probability == answer.probabilities[position]
+    predictions, _ = decisions_of(exported[0], images)
+    expected = load_policy(exported[0] / "policy").calibrator.scaling(predictions.logits)
+    for one, row in zip(bundle.decide_squares(images.images), expected, strict=True):
+        assert tuple(one.probabilities) == bundle.classes
+        np.testing.assert_allclose(list(one.probabilities.values()), row, atol=1e-5)
+        assert one.probability == one.probabilities[one.predicted_class]
 
 
 def test_a_square_is_that_of_training(bundle, exported):
@@ -112,29 +117,29 @@ def test_a_square_is_that_of_training(bundle, exported):
     assert (bundle.square(png(pixels), "it") == load(exported[0]).preprocessing(pixels)).all()
 
 
-def test_an_answer_does_not_depend_on_those_beside_it(bundle):
+def test_a_decision_does_not_depend_on_the_other_images(bundle):
     """Also across the batches that bound the memory."""
     squares = noisy_set(70, seed=13).images
-    together = bundle.answer_squares(squares)
+    together = bundle.decide_squares(squares)
     for row in (0, 31, 32, 69):
-        alone = bundle.answer_squares(squares[row : row + 1])[0]
+        alone = bundle.decide_squares(squares[row : row + 1])[0]
         assert alone.decision == together[row].decision
-        assert alone.score == pytest.approx(together[row].score, rel=1e-5)
+        assert alone.acceptance_score == pytest.approx(together[row].acceptance_score, rel=1e-5)
 
 
-def test_threads_may_ask_at_once(bundle):
+def test_threads_may_decide_at_once(bundle):
     squares = noisy_set(64, seed=14).images
-    expected = bundle.answer_squares(squares)
+    expected = bundle.decide_squares(squares)
     with ThreadPoolExecutor(8) as pool:
-        parts = pool.map(lambda row: bundle.answer_squares(squares[row : row + 1]), range(64))
+        parts = pool.map(lambda row: bundle.decide_squares(squares[row : row + 1]), range(64))
     for (ours,), theirs in zip(parts, expected, strict=True):
-        assert ours[-4:-2] == theirs[-4:-2]
-        assert ours.score == pytest.approx(theirs.score, rel=1e-5)
+        assert ours.decision == theirs.decision
+        assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-5)
 
 
-def test_no_image_has_no_answer(bundle):
-    assert bundle.answer([], []) == []
-    assert bundle.answer_squares(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
+def test_no_image_gives_no_decision(bundle):
+    assert bundle.decide([], []) == []
+    assert bundle.decide_squares(np.zeros((0, SIDE, SIDE, 3), dtype=np.uint8)) == []
 
 
 @pytest.mark.usefixtures("as_in_use")
@@ -148,21 +153,21 @@ def test_no_image_has_no_answer(bundle):
 )
 def test_squares_of_another_kind_are_refused(bundle, squares):
     with pytest.raises(UsageError, match=r"give 8-bit RGB images of 16 pixels"):
-        bundle.answer_squares(squares)
+        bundle.decide_squares(squares)
 
 
 def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
     intact = png(np.zeros((8, 8, 3), dtype=np.uint8))
     with pytest.raises(DataError, match=r"second\.png: not an image"):
-        bundle.answer([intact, b"no image"], ["first.png", "second.png"])
+        bundle.decide([intact, b"no image"], ["first.png", "second.png"])
 
 
 def test_a_bundle_tells_its_classes_policy_and_fingerprint(bundle, exported):
-    decider = Decider.load(exported[0] / "policy")
+    engine = load_policy(exported[0] / "policy")
     assert bundle.classes == ("a", "b", "c")
-    assert bundle.policy == decider.policy
-    assert bundle.estimate == decider.estimate
-    assert bundle.fingerprint == decider.policy.model_fingerprint
+    assert bundle.policy == engine.policy
+    assert bundle.engine.calibrator == engine.calibrator
+    assert bundle.fingerprint == engine.policy.model_fingerprint
     assert bundle.preprocessing == load(exported[0]).preprocessing
 
 
@@ -173,15 +178,14 @@ def test_a_bundle_holds_these_files_and_no_others(exported):
 
 
 def test_outputs_that_are_not_finite_are_deferred(bundle):
-    outputs = bundle.outputs(noisy_set(3, seed=15).images)
-    scaling = bundle.estimate.scaling
-    expected = answers_of(outputs, bundle.classes, bundle.rules(outputs), scaling)
-    outputs.logits[1] = np.nan
-    answers = answers_of(outputs, bundle.classes, bundle.rules(outputs), scaling)
-    assert answers[1].decision == "defer"
-    assert answers[1].score is answers[1].error_probability is None
-    assert np.isnan(answers[1].probabilities).all()
-    assert [answers[0], answers[2]] == [expected[0], expected[2]]
+    logits, predicted_losses, features = bundle.network(noisy_set(3, seed=15).images)
+    expected = bundle.engine.decide(logits, features, predicted_losses)
+    logits[1] = np.nan
+    found = bundle.engine.decide(logits, features, predicted_losses)
+    assert found[1].decision == "defer"
+    assert found[1].acceptance_score is found[1].error_probability is None
+    assert np.isnan(list(found[1].probabilities.values())).all()
+    assert_agree([found[0], found[2]], [expected[0], expected[2]])
 
 
 def test_a_bundle_is_sealed_with_sha_256(exported):
@@ -258,21 +262,22 @@ def written(name, content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_facts(format=2), "of format 2, which a newer misgiving wrote; update yours"),
-        (with_facts(format=None), "has format None, and this version reads 1"),
+        (with_facts(format=FORMAT + 1), f"format {FORMAT + 1}, .*newer .*update"),
+        (with_facts(format=1), "format 1, .*misgiving export` again"),
+        (with_facts(format=None), "format None, .*misgiving export` again"),
         (with_facts(classes=None), r"bundle\.json: missing or damaged"),
-        (with_facts(classes=["a", "b"]), "is for other classes"),
+        (with_facts(classes=["a", "b"]), "for the classes a, b, c and a, b"),
         (with_facts(preprocessing={"image_size": 20}), "is not the graph of this bundle"),
         (with_facts(preprocessing={"size": 20}), r"bundle\.json: .*unknown setting 'size'"),
         (with_facts(fingerprint="other"), "was calibrated for the model"),
         (written("bundle.json", "[]"), r"bundle\.json: missing or damaged"),
         (written("bundle.json", "[" * 100_000), r"bundle\.json: "),
-        (written("estimate.json", "{}"), r"estimate\.json: missing or damaged"),
+        (written("calibrator.json", "{}"), r"calibrator\.json: missing or damaged"),
         (written("policy.json", "{}"), r"policy\.json: is not a policy"),
         (written("card.json", "1"), r"card\.json: missing or damaged"),
         (written("model.onnx", "nothing"), r"model\.onnx: not a readable graph"),
         (written("detectors.safetensors", ""), "not readable detectors"),
-        (without("estimate.json"), r"estimate\.json: missing or damaged"),
+        (without("calibrator.json"), r"calibrator\.json: missing or damaged"),
         (without("detectors.safetensors"), "not readable detectors"),
         (without("model.onnx"), r"model\.onnx: not a readable graph"),
     ],
@@ -295,19 +300,19 @@ def test_a_run_is_no_bundle(exported):
         Bundle.load(exported[0])
 
 
-def test_a_bundle_without_a_policy_defers_every_answer(copied):
-    for name in ("policy.json", "estimate.json", "detectors.safetensors"):
+def test_a_bundle_without_a_policy_defers_every_image(copied):
+    for name in ("policy.json", "calibrator.json", "detectors.safetensors"):
         (copied / name).unlink()
     bundle = Bundle.load(sealed_again(copied, lambda _: None))
     squares = noisy_set(5, seed=16).images
-    logits = torch.from_numpy(bundle.outputs(squares).logits).double()
-    assert bundle.policy is bundle.estimate is None
-    for answer, expected in zip(bundle.answer_squares(squares), logits.softmax(1), strict=True):
-        assert (answer.decision, answer.reason) == ("defer", NO_POLICY)
-        assert answer.probabilities == pytest.approx(expected.tolist())
-        assert answer.probability == max(answer.probabilities)
-        assert answer.predicted_loss is not None
-        assert answer.score is answer.ood_score is answer.error_probability is None
+    logits = torch.from_numpy(bundle.network(squares)[0]).double()
+    assert bundle.policy is None
+    for one, expected in zip(bundle.decide_squares(squares), logits.softmax(1), strict=True):
+        assert (one.decision, one.reason) == ("defer", NO_POLICY)
+        assert list(one.probabilities.values()) == pytest.approx(expected.tolist())
+        assert one.probability == max(one.probabilities.values())
+        assert one.predicted_loss is not None
+        assert one.acceptance_score is one.ood_score is one.error_probability is None
 
 
 def test_threads_must_be_some(exported):
@@ -324,11 +329,11 @@ class Refusal:
 sys.meta_path.insert(0, Refusal())
 import misgiving
 bundle = misgiving.Bundle.load(sys.argv[1], threads=1)
-print(bundle.answer([open(sys.argv[2], "rb").read()], ["image"])[0].decision)
+print(bundle.decide([open(sys.argv[2], "rb").read()], ["image"])[0].decision)
 """
 
 
-def test_a_bundle_answers_where_there_is_no_torch(exported, tmp_path):
+def test_a_bundle_decides_where_there_is_no_torch(exported, tmp_path):
     (tmp_path / "image.png").write_bytes(png(noisy_set(1, seed=17).images[0]))
     found = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, exported[1], tmp_path / "image.png"],

@@ -8,39 +8,39 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibrators import (
+from misgiving.calibrators.apply import (
     CALIBRATED,
     COMBINATION,
-    Estimate,
+    Calibrator,
     Scaling,
 )
 from misgiving.calibrators.fit import (
+    fit_calibrator,
     fit_combination,
-    fit_estimate,
     fit_isotonic,
     fit_scaling,
-    learned_out_of_fold,
+    out_of_fold_scores,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
 
 
 def drawn(seed=0, count=400, informative=True):
-    """Logits of three classes, labels, confidences by name, and a group for every two samples."""
+    """Logits of three classes, labels, scores by name, and a group for every two samples."""
     random = np.random.default_rng(seed)
     logits = random.normal(size=(count, 3)) * 2
     labels = np.array([random.choice(3, p=row) for row in np.exp(log_softmax(logits, axis=1))])
     wrong = logits.argmax(axis=1) != labels
     log_probabilities = log_softmax(logits, axis=1)
     hint = random.normal(size=count) - 1.5 * wrong * informative
-    confidences = {
+    scores = {
         "msp": np.exp(log_probabilities).max(axis=1),
         "entropy": (np.exp(log_probabilities) * log_probabilities).sum(axis=1),
         "max_logit": logits.max(axis=1),
         "knn": hint,
         "predicted_loss": random.normal(size=count) - wrong,
     }
-    return confidences, logits, labels, np.arange(count) // 2
+    return scores, logits, labels, np.arange(count) // 2
 
 
 def test_scaling_finds_the_temperature_and_biases_that_made_the_labels():
@@ -98,30 +98,30 @@ def test_isotonic_pools_violators_as_by_hand():
     assert falling(np.array([1.0, 2, 3, 4])).tolist() == [0.9, 0.5, 0.5, 0.1]
 
 
-def test_the_combination_is_the_logistic_model_of_standardised_confidences():
-    confidences, logits, labels, groups = drawn()
+def test_the_combination_is_the_logistic_model_of_standardised_scores():
+    scores, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
-    found = fit_combination(confidences, wrong, groups)
-    table = np.column_stack([confidences[name] for name in found.names])
+    found = fit_combination(scores, wrong, groups)
+    table = np.column_stack([scores[name] for name in found.names])
     standard = (table - table.mean(axis=0)) / table.std(axis=0)
     candidates = [
         LogisticRegression(C=c, max_iter=1000).fit(standard, wrong).decision_function(standard)
         for c in (0.01, 0.1, 1.0)
     ]
-    assert any(np.allclose(found(confidences), -scores, atol=1e-3) for scores in candidates)
+    assert any(np.allclose(found(scores), -odds, atol=1e-3) for odds in candidates)
 
 
 def test_the_penalty_is_chosen_also_where_a_fold_has_no_error():
-    confidences, _, _, groups = drawn()
+    scores, _, _, groups = drawn()
     first = next(iter(GroupKFold(5).split(groups, groups=groups)))[1]
     wrong = np.random.default_rng(3).random(len(groups)) < 0.2
     wrong[first] = False
-    found = fit_combination(confidences, wrong, groups)  # a failed fold would be a warning
-    table = np.column_stack([confidences[name] for name in found.names])
+    found = fit_combination(scores, wrong, groups)  # a failed fold would be a warning
+    table = np.column_stack([scores[name] for name in found.names])
     standard = (table - table.mean(axis=0)) / table.std(axis=0)
     losses = {c: _out_of_fold_loss(c, table, wrong, groups) for c in (0.01, 0.1, 1.0)}
     best = LogisticRegression(C=min(losses, key=losses.get), max_iter=1000).fit(standard, wrong)
-    np.testing.assert_allclose(found(confidences), -best.decision_function(standard), atol=1e-3)
+    np.testing.assert_allclose(found(scores), -best.decision_function(standard), atol=1e-3)
 
 
 def _out_of_fold_loss(c, table, wrong, groups):
@@ -157,13 +157,13 @@ def test_the_log_odds_tell_apart_what_rounds_to_certainty():
 
 
 def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
-    confidences, logits, labels, groups = drawn()
-    before = learned_out_of_fold(confidences, logits, labels, groups)
+    scores, logits, labels, groups = drawn()
+    before = out_of_fold_scores(scores, logits, labels, groups)
     assert before.keys() == {CALIBRATED, COMBINATION}
     _, first = next(iter(GroupKFold(5).split(labels, groups=groups)))
     changed = labels.copy()
     changed[first] = (labels[first] + 1) % 3
-    after = learned_out_of_fold(confidences, logits, changed, groups)
+    after = out_of_fold_scores(scores, logits, changed, groups)
     others = np.setdiff1d(np.arange(len(labels)), first)
     for name, values in before.items():
         np.testing.assert_array_equal(values[first], after[name][first])
@@ -171,22 +171,22 @@ def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
 
 
 def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
-    confidences, logits, labels, groups = drawn()
-    found = learned_out_of_fold(confidences, logits, labels, groups)[CALIBRATED]
+    scores, logits, labels, groups = drawn()
+    found = out_of_fold_scores(scores, logits, labels, groups)[CALIBRATED]
     for kept, left_out in GroupKFold(5).split(labels, groups=groups):
         scaling = fit_scaling(logits[kept], labels[kept])
         np.testing.assert_allclose(found[left_out], scaling.log_odds(logits[left_out]))
 
 
 def test_the_combination_is_chosen_where_it_is_better_out_of_fold():
-    confidences, logits, labels, groups = drawn(informative=True)
+    scores, logits, labels, groups = drawn(informative=True)
     wrong = logits.argmax(axis=1) != labels
-    estimate = fit_estimate(confidences, logits, labels, groups)
-    assert estimate.score == COMBINATION
-    combined = learned_out_of_fold(confidences, logits, labels, groups)[COMBINATION]
-    assert estimate.tried[COMBINATION] == aurc(combined, wrong)
-    assert estimate.tried[COMBINATION] < min(
-        value for name, value in estimate.tried.items() if name != COMBINATION
+    calibrator = fit_calibrator(scores, logits, labels, groups)
+    assert calibrator.score == COMBINATION
+    combined = out_of_fold_scores(scores, logits, labels, groups)[COMBINATION]
+    assert calibrator.tried[COMBINATION] == aurc(combined, wrong)
+    assert calibrator.tried[COMBINATION] < min(
+        value for name, value in calibrator.tried.items() if name != COMBINATION
     )
 
 
@@ -195,78 +195,78 @@ def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_cla
     logits = random.normal(size=(600, 3)) * 2
     true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(logits)  # of a rare and a common class
     labels = np.array([random.choice(3, p=row) for row in true])
-    confidences = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
+    scores = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
     groups = np.arange(600)
-    estimate = fit_estimate(confidences, logits, labels, groups)
-    assert estimate.score in (CALIBRATED, COMBINATION)
+    calibrator = fit_calibrator(scores, logits, labels, groups)
+    assert calibrator.score in (CALIBRATED, COMBINATION)
     fresh = random.normal(size=(4000, 3)) * 2
     true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
     expected = 1 - true[np.arange(4000), fresh.argmax(axis=1)]
     known = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
-    assert np.abs(estimate.error_probabilities(known, fresh) - expected).mean() < 0.05
-    assert aurc(estimate.scores(known, fresh), expected > 0.5) < 0.8 * aurc(
+    assert np.abs(calibrator.error_probabilities(known, fresh) - expected).mean() < 0.05
+    assert aurc(calibrator.acceptance_scores(known, fresh), expected > 0.5) < 0.8 * aurc(
         known["msp"], expected > 0.5
     )
 
 
 def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing():
-    confidences, logits, labels, groups = drawn()
+    scores, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
-    perfect = {**confidences, "msp": 1.0 - wrong + 0.001 * confidences["msp"]}
-    estimate = fit_estimate(perfect, logits, labels, groups)
-    assert estimate.score == "msp"
-    np.testing.assert_array_equal(estimate.scores(perfect, logits), perfect["msp"])
+    perfect = {**scores, "msp": 1.0 - wrong + 0.001 * scores["msp"]}
+    calibrator = fit_calibrator(perfect, logits, labels, groups)
+    assert calibrator.score == "msp"
+    np.testing.assert_array_equal(calibrator.acceptance_scores(perfect, logits), perfect["msp"])
 
 
 def test_with_too_few_errors_there_is_no_combination():
-    confidences, logits, _, groups = drawn()
+    scores, logits, _, groups = drawn()
     labels = logits.argmax(axis=1)
     labels[:3] = (labels[:3] + 1) % 3
-    estimate = fit_estimate(confidences, logits, labels, groups)
-    assert estimate.combination is None
-    assert COMBINATION not in estimate.tried
-    assert CALIBRATED in estimate.tried
-    assert estimate.error_probabilities(confidences, logits).min() > 0
+    calibrator = fit_calibrator(scores, logits, labels, groups)
+    assert calibrator.combination is None
+    assert COMBINATION not in calibrator.tried
+    assert CALIBRATED in calibrator.tried
+    assert calibrator.error_probabilities(scores, logits).min() > 0
 
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
-    confidences, logits, labels, groups = drawn(count=4000)
-    estimate = fit_estimate(confidences, logits, labels, groups)
+    scores, logits, labels, groups = drawn(count=4000)
+    calibrator = fit_calibrator(scores, logits, labels, groups)
     fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
-    probabilities = estimate.error_probabilities(fresh, fresh_logits)
+    probabilities = calibrator.error_probabilities(fresh, fresh_logits)
     wrong = fresh_logits.argmax(axis=1) != fresh_labels
     assert probabilities.mean() == pytest.approx(wrong.mean(), abs=0.03)
-    order = np.argsort(estimate.scores(fresh, fresh_logits))
+    order = np.argsort(calibrator.acceptance_scores(fresh, fresh_logits))
     assert (np.diff(probabilities[order]) <= 1e-12).all()
 
 
 def test_without_a_predicted_loss_there_is_no_expected_loss():
-    confidences, logits, labels, groups = drawn()
-    without = {name: values for name, values in confidences.items() if name != "predicted_loss"}
-    estimate = fit_estimate(without, logits, labels, groups)
-    assert estimate.expected_losses(without) is None
+    scores, logits, labels, groups = drawn()
+    without = {name: values for name, values in scores.items() if name != "predicted_loss"}
+    calibrator = fit_calibrator(without, logits, labels, groups)
+    assert calibrator.expected_losses(without) is None
 
 
-def test_an_estimate_survives_json():
-    confidences, logits, labels, groups = drawn()
-    estimate = fit_estimate(confidences, logits, labels, groups)
-    again = Estimate.from_dict(json.loads(json.dumps(estimate.to_dict())))
-    assert again == estimate
+def test_a_calibrator_survives_json():
+    scores, logits, labels, groups = drawn()
+    calibrator = fit_calibrator(scores, logits, labels, groups)
+    again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
+    assert again == calibrator
     np.testing.assert_array_equal(
-        again.scores(confidences, logits), estimate.scores(confidences, logits)
+        again.acceptance_scores(scores, logits), calibrator.acceptance_scores(scores, logits)
     )
 
 
 def test_scores_that_are_not_finite_are_refused():
-    confidences, logits, labels, groups = drawn()
-    confidences["msp"][7] = np.nan
-    with pytest.raises(DataError, match="msp is not finite at position 7 of the tune part"):
-        fit_estimate(confidences, logits, labels, groups)
+    scores, logits, labels, groups = drawn()
+    scores["msp"][7] = np.nan
+    with pytest.raises(DataError, match="msp is not finite at position 7 of the tuning set"):
+        fit_calibrator(scores, logits, labels, groups)
 
 
 def test_a_missing_score_is_named():
-    confidences, logits, labels, groups = drawn()
-    estimate = fit_estimate(confidences, logits, labels, groups)
-    del confidences["knn"]
-    with pytest.raises(DataError, match="the scores lack knn"):
-        estimate.scores(confidences, logits)
+    scores, logits, labels, groups = drawn()
+    calibrator = fit_calibrator(scores, logits, labels, groups)
+    del scores["knn"]
+    with pytest.raises(DataError, match="knn"):
+        calibrator.acceptance_scores(scores, logits)

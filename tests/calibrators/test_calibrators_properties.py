@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibrators import Combination, Estimate, Isotonic, Scaling
+from misgiving.calibrators.apply import Calibrator, Combination, Isotonic, Scaling
 from misgiving.calibrators.fit import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
@@ -165,13 +165,13 @@ def isotonic(points):
     return Isotonic(knots=knots, values=values)
 
 
-def estimate_of(drawn):
+def calibrator_of(drawn):
     names = drawn["combination"]
     of_each = tuple(float(at) for at in range(len(names or ())))
     combination = names and Combination(
         names=tuple(names), centres=of_each, scales=of_each, weights=of_each, intercept=0.5
     )
-    return Estimate(
+    return Calibrator(
         scaling=Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"])),
         score=drawn["score"],
         combination=combination,
@@ -184,5 +184,5 @@ def estimate_of(drawn):
 
 @given(estimates)
 def test_any_estimate_comes_back_from_json_as_it_was(drawn):
-    estimate = estimate_of(drawn)
-    assert Estimate.from_dict(json.loads(json.dumps(estimate.to_dict()))) == estimate
+    calibrator = calibrator_of(drawn)
+    assert Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict()))) == calibrator

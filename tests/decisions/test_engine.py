@@ -5,17 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.decisions.engine import (
-    Decider,
-    calibrated,
-    cases_of,
-    detectors_of,
-    estimate_of,
-)
+from misgiving.decisions.decision import NO_POLICY
+from misgiving.decisions.engine import DecisionEngine, load_policy, save_policy
+from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
 from misgiving.deferral import Targets
 from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of_json
 from misgiving.results.predictions import Head, Predictions
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4
@@ -50,84 +47,108 @@ def parts():
 
 @pytest.fixture(scope="module")
 def detectors(parts):
-    return detectors_of(parts[0])
+    return FittedDetectors.fit(parts[0])
 
 
 @pytest.fixture(scope="module")
-def estimate(parts, detectors):
-    return estimate_of(parts[1], detectors)
+def calibrator(parts, detectors):
+    return calibrator_of(parts[1], detectors)
 
 
-def calibrated_on(tune, calibration, detectors, estimate, **targets):
-    (decider,) = calibrated(
+def calibrated_on(tune, calibration, detectors, calibrator, **targets):
+    (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
-        estimate,
+        calibrator,
         [Targets(**{"max_error": 0.1, **targets})],
         seed=0,
         calibration_fingerprint="cases",
     )
-    return decider
+    return DecisionEngine(
+        classes=CLASSES, policy=policy, calibrator=calibrator, detectors=detectors
+    )
 
 
 @pytest.fixture(scope="module")
-def decider(parts, detectors, estimate):
+def engine(parts, detectors, calibrator):
     _, tune, calibration = parts
-    return calibrated_on(tune, calibration, detectors, estimate, max_ood_false_alarms=0.05)
+    return calibrated_on(tune, calibration, detectors, calibrator, max_ood_false_alarms=0.05)
 
 
-def test_the_promise_holds_on_cases_of_the_same_kind(decider):
+def test_the_targets_hold_on_cases_of_the_same_kind(engine):
     fresh = predictions("fresh", 20000, seed=9)
-    verdicts = decider(fresh)
-    accepted = np.array([verdict.decision == "accept" for verdict in verdicts])
-    ood = np.array([verdict.decision == "ood" for verdict in verdicts])
+    decisions = np.array([one.decision for one in engine.decide_predictions(fresh)])
+    accepted, ood = decisions == "accept", decisions == "ood"
     assert accepted.mean() > 0.2
     assert fresh.errors[accepted].mean() <= 0.1
     assert ood.mean() <= 0.05
 
 
-def test_images_far_from_the_training_images_are_ood(decider):
+def test_images_far_from_the_training_images_are_ood(engine):
     far = predictions("far", 50, seed=3, far=-40.0)
-    verdicts = decider(far)
-    assert {verdict.decision for verdict in verdicts} == {"ood"}
-    assert max(verdict.p_value for verdict in verdicts) < 0.02
+    decisions = engine.decide_predictions(far)
+    assert {one.decision for one in decisions} == {"ood"}
+    assert max(one.ood_p_value for one in decisions) < 0.02
 
 
-def test_a_verdict_is_what_its_parts_say(decider, detectors, estimate):
+def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, detectors, calibrator):
     fresh = predictions("fresh", 30, seed=9)
-    confidences = all_confidences(fresh, detectors)
-    for row, verdict in enumerate(decider(fresh)):
-        assert verdict.predicted_class == CLASSES[fresh.logits[row].argmax()]
-        assert verdict.probability == pytest.approx(
-            estimate.scaling(fresh.logits)[row, fresh.logits[row].argmax()]
-        )
-        assert verdict.score == pytest.approx(estimate.scores(confidences, fresh.logits)[row])
-        assert verdict.ood_score == pytest.approx(confidences["knn"][row])
-        assert 0 < verdict.error_probability < 1
-        assert verdict.expected_loss >= 0
-        assert verdict.reason
+    scores = all_scores(fresh, detectors)
+    accepted_by = calibrator.acceptance_scores(scores, fresh.logits)
+    for row, one in enumerate(engine.decide_predictions(fresh)):
+        probabilities = calibrator.scaling(fresh.logits)[row]
+        assert one.predicted_class == CLASSES[fresh.logits[row].argmax()]
+        assert one.probabilities == pytest.approx(dict(zip(CLASSES, probabilities, strict=True)))
+        assert one.probability == pytest.approx(probabilities[fresh.logits[row].argmax()])
+        assert one.acceptance_score == pytest.approx(accepted_by[row])
+        assert one.ood_score == pytest.approx(scores["knn"][row])
+        assert one.predicted_loss == pytest.approx(fresh.predicted_losses[row])
+        assert 0 < one.error_probability < 1
+        assert one.expected_loss >= 0
+        assert one.reason
 
 
-def test_a_decider_decides_the_same_after_it_was_kept(decider, tmp_path):
-    decider.save(tmp_path / "policy", {"seed": 0})
-    again = Decider.load(tmp_path / "policy")
+def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
+    fresh = predictions("fresh", 5, seed=9)
+    logits = fresh.logits.copy()
+    logits[3] = np.nan
+    found = DecisionEngine(classes=CLASSES).decide(logits, fresh.features)
+    assert {(one.decision, one.reason) for one in found} == {("defer", NO_POLICY)}
+    assert list(found[0].probabilities.values()) == pytest.approx(fresh.probabilities[0])
+    assert np.isnan(list(found[3].probabilities.values())).all()
+    assert found[0].ood_p_value is found[0].error_probability is found[0].predicted_loss is None
+
+
+def test_an_engine_decides_the_same_after_it_was_saved(engine, tmp_path):
+    save_policy(tmp_path / "policy", engine, {"seed": 0})
+    again = load_policy(tmp_path / "policy")
     fresh = predictions("fresh", 40, seed=5)
-    assert again(fresh) == decider(fresh)
+    assert again.decide_predictions(fresh) == engine.decide_predictions(fresh)
 
 
-def test_predictions_of_another_model_are_refused(decider):
+def test_a_policy_folder_of_the_earlier_format_is_refused_with_the_remedy(engine, tmp_path):
+    save_policy(tmp_path / "policy", engine, {"seed": 0})
+    path = tmp_path / "policy" / "policy.json"
+    content = json.loads(path.read_text()) | {"format": 2}
+    del content["checksum"]
+    path.write_text(json.dumps(content | {"checksum": sha256_of_json(content)}))
+    with pytest.raises(DataError, match=r"policy\.json: .*format 2.*run `misgiving calibrate`"):
+        load_policy(tmp_path / "policy")
+
+
+def test_predictions_of_another_model_are_refused(engine):
     fresh = replace(predictions("fresh", 10, seed=5), model="another")
     with pytest.raises(DataError, match="run `misgiving calibrate` for this model"):
-        decider(fresh)
+        engine.decide_predictions(fresh)
 
 
-FILES = ["policy.json", "estimate.json", "detectors.safetensors", "cases.json"]
+FILES = ["policy.json", "calibrator.json", "detectors.safetensors", "cases.json"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_was_changed_by_hand_is_refused(decider, tmp_path, name):
-    decider.save(tmp_path / "policy", {"share": 0.5})
+def test_a_policy_folder_that_was_changed_by_hand_is_refused(engine, tmp_path, name):
+    save_policy(tmp_path / "policy", engine, {"share": 0.5})
     path = tmp_path / "policy" / name
     if name.endswith(".json"):
         path.write_text(path.read_text().replace("0.", "1.", 1))
@@ -135,82 +156,85 @@ def test_a_policy_folder_that_was_changed_by_hand_is_refused(decider, tmp_path, 
     else:
         path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
     with pytest.raises(DataError, match=f"{name}.*run `misgiving calibrate` again"):
-        Decider.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_lacks_a_file_is_refused(decider, tmp_path, name):
-    decider.save(tmp_path / "policy", {})
+def test_a_policy_folder_that_lacks_a_file_is_refused(engine, tmp_path, name):
+    save_policy(tmp_path / "policy", engine, {})
     (tmp_path / "policy" / name).unlink()
     with pytest.raises(DataError, match="misgiving calibrate"):
-        Decider.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-def test_files_of_two_calibrations_do_not_mix(decider, parts, detectors, tmp_path, name):
-    decider.save(tmp_path / "policy", {})
+def test_files_of_two_calibrations_do_not_mix(engine, parts, detectors, tmp_path, name):
+    save_policy(tmp_path / "policy", engine, {})
     other = replace(
         calibrated_with(parts, detectors, lambda part: part.select(np.arange(400))),
-        detectors=detectors_of(parts[1]),
-        estimate=estimate_of(parts[2], detectors),
+        detectors=FittedDetectors.fit(parts[1]),
+        calibrator=calibrator_of(parts[2], detectors),
     )
-    other.save(tmp_path / "other", {})
+    save_policy(tmp_path / "other", other, {})
     (tmp_path / "policy" / name).write_bytes((tmp_path / "other" / name).read_bytes())
     with pytest.raises(DataError, match=f"{name}: .*calibrate"):
-        Decider.load(tmp_path / "policy")
+        load_policy(tmp_path / "policy")
 
 
-def test_classes_in_another_order_are_refused(decider):
+def test_classes_in_another_order_are_refused(engine):
     fresh = replace(predictions("fresh", 10, seed=5), classes=("c", "b", "a"))
-    with pytest.raises(DataError, match="for the classes a, b, c in this order, not for c, b, a"):
-        decider(fresh)
+    with pytest.raises(DataError, match="a, b, c and c, b, a"):
+        engine.decide_predictions(fresh)
 
 
-def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(decider):
+def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(engine):
     fresh = predictions("fresh", 10, seed=5)
-    expected = decider(fresh)
+    expected = engine.decide_predictions(fresh)
     features, logits = fresh.features.copy(), fresh.logits.copy()
     features[2], logits[4, 0] = np.nan, np.inf
-    found = decider(replace(fresh, features=features, logits=logits))
+    found = engine.decide(logits, features, fresh.predicted_losses)
     assert [found[row].decision for row in (2, 4)] == ["defer", "defer"]
-    assert np.isnan([found[row].error_probability for row in (2, 4)]).all()
-    others = [row for row in range(10) if row not in (2, 4)]
-    assert [found[row] for row in others] == [expected[row] for row in others]
+    assert [found[row].error_probability for row in (2, 4)] == [None, None]
+    for row in (row for row in range(10) if row not in (2, 4)):
+        assert found[row].decision == expected[row].decision
+        assert found[row].acceptance_score == pytest.approx(expected[row].acceptance_score)
 
 
-def test_only_the_detectors_that_decide_are_computed(decider):
-    assert decider.used.names == ("knn",)
-    assert len(decider.detectors.names) > 1
+def test_where_no_output_is_finite_every_image_is_deferred(engine):
+    lost = np.full((3, 3), np.nan, dtype=np.float32)
+    found = engine.decide(lost, np.zeros((3, 6), dtype=np.float32), np.zeros(3, dtype=np.float32))
+    assert [one.decision for one in found] == ["defer"] * 3
 
 
-def test_predictions_of_an_unknown_model_set_no_policy(parts, detectors, estimate):
+def test_only_the_detectors_that_decide_are_computed(engine):
+    assert engine.used.names == ("knn",)
+    assert len(engine.detectors.names) > 1
+
+
+def test_predictions_of_an_unknown_model_set_no_policy(parts, detectors, calibrator):
     _, tune, calibration = parts
-    with pytest.raises(DataError, match="not known which model"):
-        calibrated_on(replace(tune, model=""), replace(calibration, model=""), detectors, estimate)
+    with pytest.raises(DataError, match="model"):
+        calibrated_on(
+            replace(tune, model=""), replace(calibration, model=""), detectors, calibrator
+        )
 
 
-def test_a_group_in_both_parts_is_refused(parts, detectors, estimate):
+def test_a_group_in_both_parts_is_refused(parts, detectors, calibrator):
     _, tune, calibration = parts
     shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
-    with pytest.raises(DataError, match="group 'tune-0' is in the tune and in the calibration"):
-        calibrated_on(tune, shared, detectors, estimate)
+    with pytest.raises(DataError, match="group 'tune-0' "):
+        calibrated_on(tune, shared, detectors, calibrator)
 
 
-def test_parts_of_two_models_are_refused(parts, detectors, estimate):
+def test_parts_of_two_models_are_refused(parts, detectors, calibrator):
     _, tune, calibration = parts
-    with pytest.raises(DataError, match="predicted by two models"):
-        calibrated_on(tune, replace(calibration, model="another"), detectors, estimate)
+    with pytest.raises(DataError, match="two models"):
+        calibrated_on(tune, replace(calibration, model="another"), detectors, calibrator)
 
 
-def test_an_unknown_detector_is_named(parts, detectors, estimate):
+def test_an_unknown_detector_is_named(parts, detectors, calibrator):
     with pytest.raises(UsageError, match="unknown detector 'nearest'; choose from msp"):
-        cases_of(parts[1], detectors, estimate, ood_detector="nearest")
-
-
-def test_a_model_without_a_linear_head_has_the_detectors_that_need_none(parts):
-    detectors = detectors_of(replace(parts[0], head=None))
-    assert "knn" in detectors.names
-    assert "vim" not in detectors.names
+        cases_of(parts[1], detectors, calibrator, ood_detector="nearest")
 
 
 def right_everywhere(part):
@@ -241,8 +265,8 @@ def few(part):
 
 def calibrated_with(parts, detectors, change, **targets):
     _, tune, calibration = parts
-    estimate = estimate_of(tune, detectors)
-    return calibrated_on(tune, change(calibration), detectors, estimate, **targets)
+    calibrator = calibrator_of(tune, detectors)
+    return calibrated_on(tune, change(calibration), detectors, calibrator, **targets)
 
 
 def test_where_every_calibration_case_is_right_all_may_be_accepted(parts, detectors):
@@ -256,14 +280,15 @@ def test_where_every_calibration_case_is_wrong_nothing_is_accepted(parts, detect
     assert "deferred" in found.policy.summary()[0]
 
 
-def test_a_tune_part_of_right_answers_gives_a_policy_all_the_same(parts, detectors):
+def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(parts, detectors):
     _, tune, calibration = parts
-    estimate = estimate_of(right_everywhere(tune), detectors)
-    found = calibrated_on(tune, calibration, detectors, estimate, max_error=0.3)
-    assert np.isfinite([verdict.error_probability for verdict in found(calibration)]).all()
+    calibrator = calibrator_of(right_everywhere(tune), detectors)
+    found = calibrated_on(tune, calibration, detectors, calibrator, max_error=0.3)
+    decisions = found.decide_predictions(calibration)
+    assert all(one.error_probability is not None for one in decisions)
 
 
-def test_a_calibration_set_of_one_class_promises_nothing_about_another(parts, detectors):
+def test_a_calibration_set_of_one_class_certifies_nothing_about_another(parts, detectors):
     with pytest.raises(DataError, match=r"class_max_miss of b: .*no calibration cases"):
         calibrated_with(parts, detectors, of_one_class, class_max_miss={"b": 0.1})
 
@@ -272,7 +297,7 @@ def test_a_calibration_set_of_one_class_promises_nothing_about_another(parts, de
     ("change", "says"),
     [
         (few, "set has 3 cases"),
-        (with_nan, "NaN or infinite; check the images"),
+        (with_nan, "NaN or infinite"),
         (constant, "scores of the calibration set are all"),
     ],
 )
@@ -285,9 +310,8 @@ def test_calibration_cases_that_cannot_be_used_are_refused(parts, detectors, cha
         calibrated_with(parts, detectors, spread)
 
 
-def test_a_policy_folder_is_sealed_with_sha_256(decider, tmp_path):
-    """As it has always been: a policy that was calibrated before is accepted."""
-    decider.save(tmp_path / "policy", {})
+def test_a_policy_folder_is_sealed_with_sha_256(engine, tmp_path):
+    save_policy(tmp_path / "policy", engine, {})
     written = json.loads((tmp_path / "policy" / "checksums.json").read_text())
     assert written == {
         name: hashlib.sha256((tmp_path / "policy" / name).read_bytes()).hexdigest()

@@ -38,13 +38,13 @@ def made_policy(drawn_cases, *, size=200, seed=2, targets=OOD):
 
 def show(monitor, policy, cases, name="stream"):
     """Let the monitor see cases as the service decides them."""
-    decided = policy.decide(cases.scores, cases.ood_scores)
+    decided = policy.decide(cases.scores, cases.ood_scores).decisions
     columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
     for number, (score, likeness, one) in enumerate(columns):
         monitor.update(
             score=float(score),
             ood_score=float(likeness),
-            accepted=one.decision == "accept",
+            accepted=one == "accept",
             content=f"{name} {number}",
         )
     return {test.name: test for test in monitor.tests}

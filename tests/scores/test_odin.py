@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from misgiving.errors import UsageError
-from misgiving.scores import LOGIT_SCORES, Odin, id_only_odin, odin_grid, score_grid, tune_odin
+from misgiving.scores.logits import LOGIT_SCORES
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import id_only_odin, odin_grid, score_grid, tune_odin
 
 CLASSES = 5
 
@@ -59,7 +61,8 @@ def test_odin_is_that_of_pytorch_ood(classify, images, temperature):
 
 def test_odin_without_perturbation_or_scaling_is_max_softmax(classify, images):
     plain = Odin(temperature=1.0, epsilon=0.0)
-    torch.testing.assert_close(plain(classify, images), LOGIT_SCORES["msp"](classify(images)))
+    expected = LOGIT_SCORES["msp"](classify(images).numpy())
+    np.testing.assert_allclose(plain(classify, images).numpy(), expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
@@ -90,6 +93,41 @@ def test_odin_is_not_computed_in_half_precision_under_autocast(classify):
     expected = Odin()(classify.float(), images)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         torch.testing.assert_close(Odin()(classify, images), expected, rtol=0, atol=0)
+
+
+@pytest.fixture(params=[True, False])
+def allowed(request):
+    """What TF32 is allowed in before: both kinds of products, or convolutions alone."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32, matmul.allow_tf32 = True, request.param
+    yield request.param
+    cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def test_odin_is_not_computed_in_tf32_and_restores_what_was_allowed(images, allowed):
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    seen = []
+
+    def looking(batch):
+        seen.append((cudnn.allow_tf32, matmul.allow_tf32))
+        return batch.flatten(1)[:, :CLASSES]
+
+    Odin()(looking, images)
+    assert set(seen) == {(False, False)}
+    assert len(seen) == 2
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, allowed)
+    with pytest.raises(ZeroDivisionError):
+        Odin()(lambda _: 1 / 0, images)
+    assert (cudnn.allow_tf32, matmul.allow_tf32) == (True, allowed)
+
+
+def test_odin_without_perturbation_needs_no_gradient(images):
+    def classify(batch):
+        assert not torch.is_grad_enabled()
+        return batch.flatten(1)[:, :CLASSES]
+
+    assert len(Odin(epsilon=0.0)(classify, images)) == 6
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """The stand-in model with a real policy, and lesions that are drawn: no photograph is needed."""
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
-from standin import CLASSES, Standin, answer_of
+from standin import CLASSES, Standin, decision_of
 
+from misgiving.decisions.decision import reason_for
 from misgiving.deferral import DeferralPolicy, ScoredCases, Targets, certify_thresholds
 
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
@@ -42,17 +45,22 @@ class Calibrated(Standin):
     def __init__(self, policy=None):
         self.policy = policy or made_policy()
 
-    def answer_squares(self, squares):
-        return [self._decided(answer_of(square)) for square in squares]
+    def decide_squares(self, squares):
+        return [self._decided(decision_of(square)) for square in squares]
 
-    def _decided(self, answer):
-        (decision,) = self.policy.decide(
-            np.array([answer.score]),
-            np.array([answer.ood_score]),
-            np.array([answer.error_probability]),
+    def _decided(self, known):
+        numbers = {
+            name: math.nan if getattr(known, name) is None else getattr(known, name)
+            for name in ("acceptance_score", "ood_score", "error_probability")
+        }
+        (outcome,), (p_value,) = self.policy.decide(
+            np.array([numbers["acceptance_score"]]), np.array([numbers["ood_score"]])
         )
-        return answer._replace(
-            decision=decision.decision, reason=decision.reason, ood_p_value=decision.p_value
+        numbers["ood_p_value"] = float(p_value)
+        return known._replace(
+            decision=str(outcome),
+            reason=reason_for(self.policy, outcome, numbers),
+            ood_p_value=float(p_value),
         )
 
 

@@ -1,12 +1,13 @@
 """A model that can be known by heart: what it says follows from an image's mean colour."""
 
 import io
+import math
 
 import numpy as np
 from PIL import Image
 
-from misgiving.bundle import Answer
 from misgiving.data.preprocessing import Preprocessing, decode
+from misgiving.decisions.decision import Decision
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
@@ -35,11 +36,11 @@ class Standin:
     def square(self, data, name):
         return PREPROCESSING(decode(data, name))
 
-    def answer_squares(self, squares):
-        return [answer_of(square) for square in squares]
+    def decide_squares(self, squares):
+        return [decision_of(square) for square in squares]
 
 
-def answer_of(square):
+def decision_of(square):
     red, green, blue = (float(value) for value in square.mean(axis=(0, 1)))
     light = blue / 255
     if red > blue + 50:
@@ -47,17 +48,17 @@ def answer_of(square):
     error = min(light, 1 - light)
     ood = green > blue + 50
     decision = "ood" if ood else "accept" if error < 0.2 else "defer"
-    return Answer(
+    known = not math.isnan(light)
+    return Decision(
         predicted_class=CLASSES[int(light >= 0.5)],
-        probabilities=(1 - light, light),
-        probability=max(light, 1 - light),
-        error_probability=error,
+        probabilities={"dark": 1 - light, "light": light},
+        error_probability=error if known else None,
         expected_loss=-float(np.log(1 - error)) if error < 1 else None,
         predicted_loss=None,
         ood_p_value=0.001 if ood else 0.5,
         decision=decision,
         reason=f"probability of error {error:.2f}",
-        score=1 - error,
+        acceptance_score=1 - error if known else None,
         ood_score=float(-green),
     )
 

@@ -143,7 +143,7 @@ NAME = "Jane Doe.png"  # a traceback shows lines of code
 
 
 class Broken(Standin):
-    def answer_squares(self, _):
+    def decide_squares(self, _):
         try:
             raise KeyError(NAME)
         except KeyError as error:
@@ -159,7 +159,7 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
     (line,) = (line for line in logged() if line["level"] == "error")
     assert line["path"] == "/decisions"
     assert line["traceback"].endswith("RuntimeError")
-    assert "in answer_squares" in line["traceback"]
+    assert "in decide_squares" in line["traceback"]
     assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first
     assert metrics(client)['misgiving_failures_total{of="other"}'] == 1
 

@@ -59,7 +59,7 @@ def served_decision(command, bundle, tmp_path):
 
 def test_a_bundle_is_served_by_what_the_extra_brings_alone(alone, exported, tmp_path):
     case = served_decision(command_in(alone), exported[1], tmp_path)
-    (expected,) = Bundle.load(exported[1]).answer([picture(0.7)], ["image"])
+    (expected,) = Bundle.load(exported[1]).decide([picture(0.7)], ["image"])
     assert (case["decision"], case["reason"]) == (expected.decision, expected.reason)
     assert case["error_probability"] == pytest.approx(expected.error_probability, rel=1e-4)
 
@@ -70,7 +70,7 @@ def test_images_are_predicted_by_what_the_extra_brings_alone(alone, exported, tm
     command = command_in(alone, "predict", exported[1], tmp_path / "image.png", "--out", out)
     subprocess.run(command, check=True, timeout=120, capture_output=True)
     (row,) = csv.DictReader(out.read_text().splitlines())
-    assert row["decision"] == Bundle.load(exported[1]).answer([picture(0.7)], ["i"])[0].decision
+    assert row["decision"] == Bundle.load(exported[1]).decide([picture(0.7)], ["i"])[0].decision
 
 
 def test_what_is_missing_there_is_explained(alone, tmp_path):
@@ -101,7 +101,7 @@ def test_a_new_environment_with_the_extra_is_as_small_and_answers(exported, tmp_
     assert not list(packages.glob("torch*"))
     command = [str(tmp_path / "env/bin/misgiving")]
     case = served_decision(command, exported[1], tmp_path)
-    assert case["decision"] == Bundle.load(exported[1]).answer([picture(0.7)], ["i"])[0].decision
+    assert case["decision"] == Bundle.load(exported[1]).decide([picture(0.7)], ["i"])[0].decision
 
 
 def _bytes(folder):

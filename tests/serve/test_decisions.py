@@ -4,7 +4,7 @@ import threading
 
 import pytest
 from sqlalchemy.exc import OperationalError
-from standin import Standin, answer_of, picture
+from standin import Standin, decision_of, picture
 
 from misgiving.serve import Store
 from misgiving.serve.store import CaseFilter
@@ -119,10 +119,10 @@ def test_an_image_that_cannot_be_kept_is_not_answered(serving, tmp_path):
 class Fragile(Standin):
     """Fails on black images, and with them on every batch that has one."""
 
-    def answer_squares(self, squares):
+    def decide_squares(self, squares):
         if (squares == 0).all(axis=(1, 2, 3)).any():
             raise RuntimeError("black")
-        return super().answer_squares(squares)
+        return super().decide_squares(squares)
 
 
 def test_an_image_on_which_the_model_fails_does_not_spoil_the_batch(serving):
@@ -183,9 +183,9 @@ def test_files_that_come_together_are_answered_in_batches(serving):
     sizes = []
 
     class Counting(Standin):
-        def answer_squares(self, squares):
+        def decide_squares(self, squares):
             sizes.append(len(squares))
-            return super().answer_squares(squares)
+            return super().decide_squares(squares)
 
     send(serving(Counting(), linger=0.5, batch_size=4), *map(picture, [0.5] * 8))
     assert sizes == [4, 4]
@@ -195,9 +195,9 @@ class Slow(Standin):
     def __init__(self):
         self.go_on = threading.Event()
 
-    def answer_squares(self, squares):
+    def decide_squares(self, squares):
         self.go_on.wait(10)
-        return super().answer_squares(squares)
+        return super().decide_squares(squares)
 
 
 def test_a_request_that_takes_too_long_is_told_so_and_not_answered_later(serving):
@@ -213,11 +213,11 @@ def test_a_request_that_takes_too_long_is_told_so_and_not_answered_later(serving
 
 def test_files_that_are_answered_in_time_keep_their_answers(serving):
     class SlowOnBlack(Slow):
-        def answer_squares(self, squares):
+        def decide_squares(self, squares):
             return (
-                super().answer_squares(squares)
+                super().decide_squares(squares)
                 if not squares.any()
-                else [answer_of(square) for square in squares]
+                else [decision_of(square) for square in squares]
             )
 
     model = SlowOnBlack()

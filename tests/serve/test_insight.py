@@ -8,7 +8,7 @@ from urllib.parse import urljoin
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
-from standin import Standin, answer_of, picture
+from standin import Standin, decision_of, picture
 
 from misgiving.deferral import Targets
 from misgiving.errors import UsageError
@@ -108,7 +108,7 @@ def test_saliency_is_by_how_much_a_grey_patch_lowers_the_predicted_class(client)
     square = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
     covered = square.copy()
     covered[1:5, 3:7] = 128  # row 1, column 2: pixels 2 and 3, 4 and 5, and one more on each side
-    shares = [answer_of(one).probabilities[0] for one in (square, covered)]
+    shares = [decision_of(one).probabilities["dark"] for one in (square, covered)]
     assert found["drops"][1][2] == pytest.approx(shares[0] - shares[1])
     assert (found["predicted_class"], found["probability"]) == ("dark", pytest.approx(shares[0]))
 

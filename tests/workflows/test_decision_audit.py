@@ -5,16 +5,28 @@ import csv
 import numpy as np
 import pytest
 
-from misgiving.decisions.engine import Verdict
+from misgiving.decisions.decision import Decision
 from misgiving.results.predictions import Predictions
 from misgiving.workflows.decision_audit import measure_decisions
 
 CLASSES = ("a", "b")
 
 
-def verdicts(decisions):
+def decided_as(decisions):
     return [
-        Verdict("a", 0.9, 0.1, None, 0.5, decision, "because", 1.0, 1.0) for decision in decisions
+        Decision(
+            decision=decision,
+            predicted_class="a",
+            probabilities={"a": 0.9, "b": 0.1},
+            error_probability=0.1,
+            ood_p_value=0.5,
+            reason="because",
+            expected_loss=None,
+            predicted_loss=None,
+            acceptance_score=1.0,
+            ood_score=1.0,
+        )
+        for decision in decisions
     ]
 
 
@@ -33,7 +45,7 @@ def predictions(labels, choices, groups=None):
 
 def test_shares_and_the_error_among_the_accepted_are_counted():
     decided = measure_decisions(
-        verdicts(["accept", "accept", "defer", "ood"]),
+        decided_as(["accept", "accept", "defer", "ood"]),
         predictions([0, 1, 0, 1], [0, 0, 0, 1]),
         "test",
         {},
@@ -51,7 +63,7 @@ def test_shares_and_the_error_among_the_accepted_are_counted():
 
 def test_without_an_accepted_image_there_is_no_error():
     decided = measure_decisions(
-        verdicts(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
+        decided_as(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
     )
     assert "error_among_accepted" not in {row.metric for row in decided.measurements}
     assert "wrong" not in decided.sentences[0]
@@ -64,7 +76,7 @@ def test_groups_of_people_are_told_apart_on_one_image_of_each_lesion():
     decisions = ["defer" if scanner == "old" else "accept" for scanner in scanners]
     groups = tuple(f"lesion-{number // 4 * 2 + number % 4 // 2}" for number in range(count))
     decided = measure_decisions(
-        verdicts(decisions),
+        decided_as(decisions),
         predictions(labels, labels, groups),
         "test",
         {"scanner": scanners},
@@ -80,7 +92,7 @@ def test_groups_of_people_are_told_apart_on_one_image_of_each_lesion():
 
 def test_decisions_and_subgroups_are_written(tmp_path):
     decided = measure_decisions(
-        verdicts(["accept", "defer", "accept"]),
+        decided_as(["accept", "defer", "accept"]),
         predictions([0, 1, 1], [0, 0, 1]),
         "test",
         {},
@@ -101,7 +113,7 @@ def test_no_group_is_called_worse_where_all_are_alike(quantity):
     decisions = random.choice(["accept", "defer"], size=300)
     sexes = random.choice(["female", "male", ""], size=300).tolist()
     decided = measure_decisions(
-        verdicts(decisions.tolist()),
+        decided_as(decisions.tolist()),
         predictions(labels, labels[::-1]),
         "test",
         {"sex": sexes},

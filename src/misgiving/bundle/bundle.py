@@ -1,4 +1,4 @@
-"""A bundle in use: from image files to answers."""
+"""A bundle in use: from image files to decisions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,29 +8,29 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle.answers import Answer, Rules, answers_of
 from misgiving.bundle.card import CARD, READABLE, readable
-from misgiving.bundle.network import GRAPH, Network, Outputs, Squares
+from misgiving.bundle.network import GRAPH, Network, Squares
 from misgiving.bundle.storage import FACTS, FORMAT, damage_explained, read_facts, read_json
-from misgiving.calibrators import Estimate
 from misgiving.data.preprocessing import Preprocessing
+from misgiving.decisions.decision import Decision
+from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral import DeferralPolicy
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import UsageError
 from misgiving.files import write_json, write_text
 from misgiving.manifests import seal
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bundle:
-    """A trained model with all that its answers need; any number of threads may ask it.
+    """A trained model with everything that its decisions need; safe to share between threads.
 
     Attributes:
         network: From squares to logits, predicted losses and features.
         classes: Names of the classes, in the order of the logits.
-        preprocessing: What an image goes through before the model.
-        estimates_losses: Whether the loss estimator was trained.
-        rules: Decide; None where no policy was calibrated.
-        card: What the model is, was trained on, targets, and does not promise.
+        preprocessing: From an image file to a square.
+        estimates_losses: True where the loss estimator was trained.
+        engine: From the outputs of the network to decisions.
+        card: The model card.
         fingerprint: SHA-256 of weights, classes and preprocessing.
     """
 
@@ -38,20 +38,20 @@ class Bundle:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     estimates_losses: bool
-    rules: Rules | None
+    engine: DecisionEngine
     card: Mapping[str, Any]
     fingerprint: str
 
     @classmethod
     def load(cls, folder: str | Path, *, threads: int | None = None) -> "Bundle":
-        """Read a bundle, refused unless it is as it was written.
+        """Read a bundle, refused unless every file is as it was written.
 
         Args:
             folder: Written by `misgiving export`.
             threads: Of one run of the graph; None for as many as there are cores.
 
         Raises:
-            DataError: It is no bundle, or a file of it is missing, changed, extra or damaged.
+            DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
         facts = read_facts(folder)
@@ -59,9 +59,12 @@ class Bundle:
             classes = tuple(facts["classes"])
             preprocessing = Preprocessing.from_dict(facts["preprocessing"])
             estimates_losses, fingerprint = facts["estimates_losses"], facts["fingerprint"]
-        rules = Rules.load(folder)
-        if rules is not None:
-            _refuse_other_policy(rules.policy, classes, fingerprint)
+        engine = DecisionEngine(classes=classes)
+        if (folder / POLICY).is_file():
+            engine = DecisionEngine.load(folder)
+        if engine.policy is not None:
+            engine.policy.refuse_other_model(fingerprint)
+        engine.refuse_other_classes(classes)
         return cls(
             network=Network(
                 folder / GRAPH,
@@ -72,88 +75,68 @@ class Bundle:
             classes=classes,
             preprocessing=preprocessing,
             estimates_losses=estimates_losses,
-            rules=rules,
+            engine=engine,
             card=read_json(folder / CARD),
             fingerprint=fingerprint,
         )
 
     @property
     def policy(self) -> DeferralPolicy | None:
-        """Decides; None where none was calibrated."""
-        return None if self.rules is None else self.rules.policy
-
-    @property
-    def estimate(self) -> Estimate | None:
-        """What scores mean; None where no policy was calibrated."""
-        return None if self.rules is None else self.rules.estimate
+        """The deferral policy; None where none was calibrated."""
+        return self.engine.policy
 
     def square(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
-        """An encoded image as the model sees it.
+        """Preprocess an encoded image.
 
         Args:
             data: Such as the bytes of a JPEG file.
-            name: What to call it in an error.
+            name: Name of the image in an error.
 
         Raises:
             DataError: It cannot be decoded.
         """
         return self.preprocessing.from_file(data, name)
 
-    def outputs(self, squares: Squares) -> Outputs:
-        """What the model says of preprocessed images."""
+    def decide_squares(self, squares: Squares) -> list[Decision]:
+        """Decide for preprocessed images, in their order."""
         logits, predicted_losses, features = self.network(squares)
-        losses = predicted_losses if self.estimates_losses else None
-        return Outputs(logits=logits, features=features, predicted_losses=losses)
+        return self.engine.decide(
+            logits, features, predicted_losses if self.estimates_losses else None
+        )
 
-    def answer_squares(self, squares: Squares) -> list[Answer]:
-        """Answers for preprocessed images, in their order."""
-        outputs = self.outputs(squares)
-        if self.rules is None:
-            return answers_of(outputs, self.classes, None, None)
-        scaling = self.rules.estimate.scaling
-        return answers_of(outputs, self.classes, self.rules(outputs), scaling)
-
-    def answer(self, images: Sequence[bytes], names: Sequence[str]) -> list[Answer]:
-        """Answers for encoded images, in their order.
+    def decide(self, images: Sequence[bytes], names: Sequence[str]) -> list[Decision]:
+        """Decide for encoded images, in their order.
 
         Raises:
-            DataError: One cannot be decoded; it is called by its name.
+            DataError: One cannot be decoded; the message names it.
         """
         if len(images) != len(names):
             raise UsageError(f"{len(images)} images and {len(names)} names; give each one name")
         if not images:
             return []
         squares = [self.square(data, name) for data, name in zip(images, names, strict=True)]
-        return self.answer_squares(np.stack(squares))
+        return self.decide_squares(np.stack(squares))
 
 
 def write_bundle(
     folder: Path,
     *,
-    classes: Sequence[str],
     preprocessing: Preprocessing,
     estimates_losses: bool,
     fingerprint: str,
-    rules: Rules | None,
+    engine: DecisionEngine,
     card: Mapping[str, Any],
 ) -> None:
-    """Put beside the graph in `folder` all else that makes it a bundle, and seal it."""
+    """Write everything else of a bundle beside the graph in `folder`, and seal it."""
     facts = {
         "format": FORMAT,
-        "classes": list(classes),
+        "classes": list(engine.classes),
         "preprocessing": preprocessing.to_dict(),
         "estimates_losses": estimates_losses,
         "fingerprint": fingerprint,
     }
     write_json(folder / FACTS, facts)
-    if rules is not None:
-        rules.save(folder)
+    engine.save(folder)
     write_json(folder / CARD, dict(card))
     write_text(folder / READABLE, readable(card))
     seal(folder)
-
-
-def _refuse_other_policy(policy: DeferralPolicy, classes: Sequence[str], fingerprint: str) -> None:
-    policy.refuse_other_model(fingerprint)
-    if policy.classes != tuple(classes):
-        raise DataError("the bundle's policy is for other classes; run `misgiving export` again")

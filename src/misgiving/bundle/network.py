@@ -1,12 +1,11 @@
 """The ONNX graph of a model: from squares to what the model says of them."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
 from misgiving.errors import DataError, UsageError
 
@@ -17,30 +16,6 @@ BATCH = 32  # images in one run of the graph, which bounds its memory
 ONLY_ERRORS = 3  # of onnxruntime's levels
 
 Squares = UInt8[np.ndarray, "n size size 3"]
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Outputs:
-    """What a model says of each image.
-
-    Attributes:
-        logits: Class scores before the softmax.
-        features: Input of the last linear layer.
-        predicted_losses: Higher = rather wrong; None where the estimator was not trained.
-    """
-
-    logits: Float[np.ndarray, "n classes"]
-    features: Float[np.ndarray, "n width"]
-    predicted_losses: Float[np.ndarray, " n"] | None
-
-    def select(self, rows: Int[np.ndarray, " _"]) -> "Outputs":
-        """Outputs for these images alone."""
-        losses = self.predicted_losses
-        return Outputs(
-            logits=self.logits[rows],
-            features=self.features[rows],
-            predicted_losses=None if losses is None else losses[rows],
-        )
 
 
 class Network:

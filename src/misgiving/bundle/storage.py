@@ -9,7 +9,7 @@ from typing import Any
 from misgiving.errors import DataError, ExplainedError
 from misgiving.manifests import verify
 
-FORMAT = 1
+FORMAT = 2
 FACTS = "bundle.json"
 AGAIN = "run `misgiving export` again"
 

@@ -1,26 +1,5 @@
-"""What scores mean: class probabilities, expected losses and probabilities of error.
+"""Calibrators: maps from scores to class probabilities, error probabilities and expected losses.
 
 A network's softmax is rarely a probability, and a loss that was predicted by ranking has an order
-but no scale. `fitting` gives both a meaning, and needs scikit-learn; what it learned is applied
-without it.
+but no scale. `fit` learns the maps on the tuning set with scikit-learn; `apply` needs only numpy.
 """
-
-from misgiving.calibrators.apply import (
-    CALIBRATED,
-    COMBINATION,
-    Combination,
-    Confidences,
-    Estimate,
-    Isotonic,
-    Scaling,
-)
-
-__all__ = [
-    "CALIBRATED",
-    "COMBINATION",
-    "Combination",
-    "Confidences",
-    "Estimate",
-    "Isotonic",
-    "Scaling",
-]

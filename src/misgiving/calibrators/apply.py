@@ -1,4 +1,4 @@
-"""Maps from logits and confidences to probabilities and expected losses, as they are applied."""
+"""Fitted maps from logits and scores to probabilities and expected losses."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,40 +10,41 @@ from scipy.special import logsumexp, softmax
 
 from misgiving.errors import DataError
 
+Logits = Float[np.ndarray, "n classes"]
 Values = Float[np.ndarray, " n"]
-Confidences = Mapping[str, Values]
-"""By the score's name; higher = rather right."""
+Scores = Mapping[str, Values]
+"""Scores of each image by name; higher means more likely correct."""
 
 CALIBRATED, COMBINATION = "calibrated", "combination"
-"""Confidences that are learned on the tune part: see `learned_confidences`."""
+"""Names of the scores that are learned on the tuning set: see `learned_scores`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaling:
-    """Class probabilities softmax(z / T + b) from logits z (Guo et al., 2017, with biases).
+    """Temperature scaling with class biases: softmax(z / T + b) of logits z.
 
-    Balanced sampling and class weights shift what the softmax takes for the classes' shares; the
-    biases b shift it back. They change probabilities alone: the predicted class stays that of the
-    largest logit, for which training has weighed the classes.
+    After Guo et al. (2017) and Alexandari et al. (2020). Balanced sampling and class weights shift
+    the class frequencies that the softmax implies; the biases b shift them back. They change
+    probabilities alone: the predicted class stays that of the largest logit.
     """
 
     temperature: float
     biases: tuple[float, ...]
 
-    def __call__(self, logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    def __call__(self, logits: Logits) -> Logits:
         return np.asarray(softmax(self._scaled(logits), axis=1))
 
-    def log_odds(self, logits: Float[np.ndarray, "n classes"]) -> Values:
-        """Of the predicted class, that of the largest logit, against all others together.
+    def log_odds(self, logits: Logits) -> Values:
+        """Log-odds of the predicted class, that of the largest logit, against all others.
 
-        The order is that of its probability, without the ties of probabilities that round to 1.
+        Ordered as its probability, without the ties of probabilities that round to 1.
         """
-        scaled, chosen = self._scaled(logits), logits.argmax(axis=1)[:, None]
-        of_chosen = np.take_along_axis(scaled, chosen, axis=1)[:, 0]
-        np.put_along_axis(scaled, chosen, -np.inf, axis=1)
-        return np.asarray(of_chosen - logsumexp(scaled, axis=1))
+        scaled, predicted = self._scaled(logits), logits.argmax(axis=1)[:, None]
+        of_predicted = np.take_along_axis(scaled, predicted, axis=1)[:, 0]
+        np.put_along_axis(scaled, predicted, -np.inf, axis=1)
+        return np.asarray(of_predicted - logsumexp(scaled, axis=1))
 
-    def _scaled(self, logits: Float[np.ndarray, "n classes"]) -> Float[np.ndarray, "n classes"]:
+    def _scaled(self, logits: Logits) -> Logits:
         return np.asarray(logits / np.float64(self.temperature) + np.asarray(self.biases))
 
 
@@ -60,7 +61,7 @@ class Isotonic:
 
 @dataclass(frozen=True, kw_only=True)
 class Combination:
-    """Probability of error as a logistic function of standardised confidences."""
+    """Logistic regression of errors on standardised scores."""
 
     names: tuple[str, ...]
     centres: tuple[float, ...]
@@ -68,50 +69,50 @@ class Combination:
     weights: tuple[float, ...]
     intercept: float
 
-    def __call__(self, confidences: Confidences) -> Values:
-        """Minus the log-odds of an error: a confidence, of which no two differ by rounding only."""
-        table = table_of(confidences, self.names)
-        standard = (table - np.asarray(self.centres)) / np.asarray(self.scales)
-        return np.asarray(-(standard @ np.asarray(self.weights) + self.intercept))
+    def __call__(self, scores: Scores) -> Values:
+        """Negated log-odds of an error: ordered as probabilities, without ties by rounding."""
+        centred = columns(scores, self.names) - np.asarray(self.centres)
+        return np.asarray(
+            -((centred / np.asarray(self.scales)) @ np.asarray(self.weights) + self.intercept)
+        )
 
 
-def learned_confidences(
-    scaling: Scaling,
-    combination: Combination | None,
-    confidences: Confidences,
-    logits: Float[np.ndarray, "n classes"],
+def learned_scores(
+    scaling: Scaling, combination: Combination | None, scores: Scores, logits: Logits
 ) -> dict[str, Values]:
-    """`calibrated`: the log-odds that the predicted class is right; `combination`, if learned."""
-    found = {CALIBRATED: scaling.log_odds(logits)}
+    """Log-odds that the predicted class is right (`calibrated`), and `combination` if learned."""
+    learned = {CALIBRATED: scaling.log_odds(logits)}
     if combination is not None:
-        found[COMBINATION] = combination({**confidences, **found})
-    return found
+        learned[COMBINATION] = combination({**scores, **learned})
+    return learned
 
 
-def table_of(confidences: Confidences, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
-    """The named confidences as columns.
+def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
+    """The named scores as columns of a table.
 
     Raises:
         DataError: One is missing.
     """
-    missing = [name for name in names if name not in confidences]
-    if missing:
-        raise DataError(f"the scores lack {', '.join(missing)}; predict with the model's estimator")
-    return np.column_stack([confidences[name] for name in names]).astype(np.float64)
+    if missing := [name for name in names if name not in scores]:
+        raise DataError(
+            f"these scores are missing: {', '.join(missing)}; predict with the model's estimator"
+        )
+    return np.column_stack([scores[name] for name in names]).astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What the scores of one model mean, learned on its tune part.
+class Calibrator:
+    """Maps from the scores of one model to probabilities, fitted on its tuning set.
 
     Attributes:
-        scaling: Class probabilities from logits.
-        score: The confidence that the policy accepts by.
-        combination: Learned; None where there was too little to learn from.
-        error: From the chosen confidence to the probability of error.
-        loss: From the negated predicted loss to the expected cross-entropy in nats; None without.
-        tried: AURC of every score on the tune part, out of fold for what is learned.
-        samples: Size of the tune part.
+        scaling: From logits to class probabilities.
+        score: Name of the acceptance score.
+        combination: From several scores to one; None where there was too little to learn from.
+        error: From the acceptance score to the probability of an error.
+        loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
+            model without a loss estimator.
+        tried: AURC of every candidate score on the tuning set; out of fold for learned scores.
+        samples: Size of the tuning set.
     """
 
     scaling: Scaling
@@ -124,51 +125,45 @@ class Estimate:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """Names of the confidences that must be given."""
+        """Names of the scores that must be given."""
         combined = () if self.combination is None else self.combination.names
-        given = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
-        return tuple(name for name in given if name not in (CALIBRATED, COMBINATION))
+        used = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
+        return tuple(name for name in used if name not in (CALIBRATED, COMBINATION))
 
-    def scores(self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]) -> Values:
-        """The confidence that the policy accepts by: higher = rather right."""
-        return self.with_learned(confidences, logits)[self.score].astype(np.float64)
+    def with_learned(self, scores: Scores, logits: Logits) -> Scores:
+        """Add the learned scores to these."""
+        return {**scores, **learned_scores(self.scaling, self.combination, scores, logits)}
 
-    def with_learned(
-        self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]
-    ) -> Confidences:
-        """The confidences, and those that were learned."""
-        learned = learned_confidences(self.scaling, self.combination, confidences, logits)
-        return {**confidences, **learned}
+    def acceptance_scores(self, scores: Scores, logits: Logits) -> Values:
+        """The scores that the policy accepts by; higher means more likely correct."""
+        return self.with_learned(scores, logits)[self.score].astype(np.float64)
 
-    def error_probabilities(
-        self, confidences: Confidences, logits: Float[np.ndarray, "n classes"]
-    ) -> Values:
-        """Probability that the answer is wrong."""
-        return self.error(self.scores(confidences, logits))
+    def error_probabilities(self, scores: Scores, logits: Logits) -> Values:
+        """Probability that the predicted class is wrong."""
+        return self.error(self.acceptance_scores(scores, logits))
 
-    def expected_losses(self, confidences: Confidences) -> Values | None:
-        """Expected cross-entropy in nats; None for a model without a trained estimator."""
-        return None if self.loss is None else self.loss(confidences["predicted_loss"])
+    def expected_losses(self, scores: Scores) -> Values | None:
+        """Expected cross-entropy in nats; None for a model without a trained loss estimator."""
+        return None if self.loss is None else self.loss(scores["predicted_loss"])
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON values."""
+        """The calibrator as JSON values."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Estimate":
+    def from_dict(cls, values: Mapping[str, Any]) -> "Calibrator":
         """Inverse of `to_dict`.
 
         Raises:
-            KeyError, TypeError: It is not what `to_dict` gave.
+            KeyError, TypeError: The values are not those of `to_dict`.
         """
-        parts = {"scaling": Scaling, "combination": Combination, "error": Isotonic}
-        parts["loss"] = Isotonic
-        made = {
-            name: None if values[name] is None else kind(**_tuples(values[name]))
-            for name, kind in parts.items()
+        maps = {"scaling": Scaling, "combination": Combination, "error": Isotonic, "loss": Isotonic}
+        fitted = {
+            name: None if values[name] is None else kind(**_with_tuples(values[name]))
+            for name, kind in maps.items()
         }
-        return cls(**{**values, **made})
+        return cls(**{**values, **fitted})
 
 
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

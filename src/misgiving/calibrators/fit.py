@@ -1,4 +1,4 @@
-"""Learning on the *tune* part what scores mean; no threshold is set on it later."""
+"""Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
@@ -14,14 +14,15 @@ from sklearn.preprocessing import StandardScaler
 from misgiving.calibrators.apply import (
     CALIBRATED,
     COMBINATION,
+    Calibrator,
     Combination,
-    Confidences,
-    Estimate,
     Isotonic,
+    Logits,
     Scaling,
+    Scores,
     Values,
-    learned_confidences,
-    table_of,
+    columns,
+    learned_scores,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
@@ -37,11 +38,11 @@ FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be l
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
 
 
-def fit_scaling(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]) -> Scaling:
-    """The most probable scaling: least negative log-likelihood, and a weak prior.
+def fit_scaling(logits: Logits, labels: Int[np.ndarray, " n"]) -> Scaling:
+    """Fit temperature and biases by maximum likelihood with a weak prior.
 
-    The prior keeps finite the bias of a class that has few or no cases, and the temperature
-    where every answer is right.
+    The prior keeps the bias finite for a class with few or no cases, and the temperature where
+    every prediction is right.
     """
     wide = logits.astype(np.float64)
     count, classes = wide.shape
@@ -62,13 +63,13 @@ def fit_scaling(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, 
 def fit_isotonic(
     inputs: Values, targets: Values, *, increasing: bool, margin: float = 0.0
 ) -> Isotonic:
-    """Least squares among monotone maps (pool adjacent violators).
+    """Isotonic regression: the monotone map with the least squared error.
 
     Args:
-        inputs: What is mapped.
-        targets: What it should give in the mean.
-        increasing: Whether larger inputs give larger values.
-        margin: Keeps probabilities this far from 0 and 1, which few samples cannot show.
+        inputs: Values to map.
+        targets: Values to predict.
+        increasing: True where larger inputs give larger values.
+        margin: Distance to keep from 0 and 1, which few samples cannot justify.
     """
     fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
     fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
@@ -79,19 +80,17 @@ def fit_isotonic(
 
 
 def fit_combination(
-    confidences: Confidences,
-    wrong: Bool[np.ndarray, " n"],
-    groups: Shaped[np.ndarray, " n"],
+    scores: Scores, wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> Combination:
-    """Penalised maximum likelihood; the penalty is cross-validated over groups."""
-    names = tuple(name for name in COMBINED if name in confidences)
+    """Fit penalised logistic regression; the penalty is cross-validated over groups."""
+    names = tuple(name for name in COMBINED if name in scores)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": PENALTIES},
         scoring=PROBABILITY_LOSS,
         cv=list(GroupKFold(FOLDS).split(wrong, groups=groups)),
     )
-    scaler, logistic = search.fit(table_of(confidences, names), wrong).best_estimator_
+    scaler, logistic = search.fit(columns(scores, names), wrong).best_estimator_
     return Combination(
         names=names,
         centres=tuple(scaler.mean_.tolist()),
@@ -101,24 +100,24 @@ def fit_combination(
     )
 
 
-def learned_out_of_fold(
-    confidences: Confidences,
-    logits: Float[np.ndarray, "n classes"],
+def out_of_fold_scores(
+    scores: Scores,
+    logits: Logits,
     labels: Int[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
 ) -> dict[str, Values]:
-    """The learned confidences in each sample, learned on the other groups alone.
+    """Learned scores of each sample, fitted on the other groups alone (cross-fitting).
 
-    None of them where there are too few groups, and no combination where there are too few errors
-    or right answers to learn from.
+    Empty where there are too few groups, and without the combination where there are too few
+    errors or right answers to learn from.
     """
     if len(np.unique(groups)) < 2 * FOLDS:
         return {}
     folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
     found = [
-        learned_confidences(
-            *_learned(_rows(confidences, kept), logits[kept], labels[kept], groups[kept]),
-            _rows(confidences, left_out),
+        learned_scores(
+            *_fit_learned(_rows(scores, kept), logits[kept], labels[kept], groups[kept]),
+            _rows(scores, left_out),
             logits[left_out],
         )
         for kept, left_out in folds
@@ -128,88 +127,80 @@ def learned_out_of_fold(
     return {name: np.concatenate([of_fold[name] for of_fold in found])[order] for name in names}
 
 
-def _learned(
-    confidences: Confidences,
-    logits: Float[np.ndarray, "n classes"],
+def _rows(scores: Scores, rows: Int[np.ndarray, " _"]) -> dict[str, Float[np.ndarray, " _"]]:
+    return {name: values[rows] for name, values in scores.items()}
+
+
+def _fit_learned(
+    scores: Scores,
+    logits: Logits,
     labels: Int[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
 ) -> tuple[Scaling, Combination | None]:
     scaling, wrong = fit_scaling(logits, labels), logits.argmax(axis=1) != labels
     if not _can_learn(wrong, groups):
         return scaling, None
-    known = {**confidences, **learned_confidences(scaling, None, confidences, logits)}
+    known = {**scores, **learned_scores(scaling, None, scores, logits)}
     return scaling, fit_combination(known, wrong, groups)
 
 
-def _rows(
-    confidences: Confidences, rows: Int[np.ndarray, " _"]
-) -> dict[str, Float[np.ndarray, " _"]]:
-    return {name: values[rows] for name, values in confidences.items()}
-
-
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
-    """Whether each fold's rest has right and wrong answers, and enough of them."""
+    """True where the rest of each fold has right and wrong answers, and enough of them."""
     if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or len(np.unique(groups)) < FOLDS:
         return False
     folds = GroupKFold(FOLDS).split(wrong, groups=groups)
     return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
 
 
-def fit_estimate(
-    confidences: Confidences,
-    logits: Float[np.ndarray, "n classes"],
+def fit_calibrator(
+    scores: Scores,
+    logits: Logits,
     labels: Int[np.ndarray, " n"],
     groups: Shaped[np.ndarray, " n"],
-) -> Estimate:
-    """Learn on the tune part what scores mean, and which of them to accept by.
+) -> Calibrator:
+    """Fit all maps on the tuning set, and choose the acceptance score.
 
-    Accepted by is the score with the lowest AURC, that of learned scores out of fold; where two
-    are level, the one that is not learned.
+    The acceptance score is the one with the lowest AURC, out of fold for learned scores; of equal
+    scores, one that is not learned.
 
     Args:
-        confidences: Of the tune part, by name, among them some of `SINGLE` and `COMBINED`.
-        logits: Of the classes.
+        scores: Scores of the tuning set by name, among them some of `SINGLE` and `COMBINED`.
+        logits: Class scores before the softmax.
         labels: True classes.
-        groups: Lesions: samples of one stay in one fold.
+        groups: Samples of one group stay in one fold.
 
     Raises:
         DataError: There are too few samples, or a score is not finite.
     """
-    used = {
-        name: confidences[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in confidences
-    }
+    used = {name: scores[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in scores}
     _refuse_unusable(used)
     wrong = logits.argmax(axis=1) != labels
-    fresh = learned_out_of_fold(used, logits, labels, groups)
-    scaling, combination = _learned(used, logits, labels, groups)
-    candidates = {name: used[name] for name in SINGLE if name in used} | fresh
+    out_of_fold = out_of_fold_scores(used, logits, labels, groups)
+    scaling, combination = _fit_learned(used, logits, labels, groups)
+    candidates = {name: used[name] for name in SINGLE if name in used} | out_of_fold
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
     score = min(tried, key=lambda name: tried[name])
     losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    return Estimate(
+    predicted = used.get("predicted_loss")
+    return Calibrator(
         scaling=scaling,
         score=score,
-        combination=combination if COMBINATION in fresh else None,
+        combination=combination if COMBINATION in out_of_fold else None,
         error=fit_isotonic(
             candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
         ),
-        loss=_loss_map(used, losses),
+        loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
         tried=tried,
         samples=len(labels),
     )
 
 
-def _loss_map(confidences: Confidences, losses: Values) -> Isotonic | None:
-    predicted = confidences.get("predicted_loss")
-    return None if predicted is None else fit_isotonic(predicted, losses, increasing=False)
-
-
-def _refuse_unusable(confidences: Confidences) -> None:
-    for name, values in confidences.items():
+def _refuse_unusable(scores: Scores) -> None:
+    for name, values in scores.items():
         if len(values) < 2:
-            raise DataError(f"the tune part has {len(values)} images; give more to learn from")
+            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
         if not np.isfinite(values).all():
             position = int(np.flatnonzero(~np.isfinite(values))[0])
             raise DataError(
-                f"{name} is not finite at position {position} of the tune part; predict again"
+                f"{name} is not finite at position {position} of the tuning set; predict again"
             )

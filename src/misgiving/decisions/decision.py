@@ -1,121 +1,128 @@
-"""From a model's outputs to what is said of each image; training and serving share this code.
+"""The decision for one image, and the reason that is given for it."""
 
-Nothing here needs torch.
-"""
+import math
+from collections.abc import Mapping
+from typing import Literal, NamedTuple
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
-import numpy as np
-from jaxtyping import Float, Int
-
-from misgiving.calibrators import Confidences, Estimate, Scaling
 from misgiving.deferral import DeferralPolicy
 
-Logits = Float[np.ndarray, "n classes"]
-Features = Float[np.ndarray, "n width"]
-ConfidencesOf = Callable[[Int[np.ndarray, " _"]], Confidences]
-"""From positions of images to their confidences, by name."""
+NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
+NOT_FINITE = "the model gave no finite score, so the image is deferred"
+NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
+AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
+ALL_ACCEPTED = "the policy accepts every image that is in-distribution"
 
-OOD_DETECTOR = "knn"  # needs no OOD image to be tuned on, and no gradient
+
+Outcome = Literal["accept", "defer", "ood"]
 
 
-class Verdict(NamedTuple):
-    """What is said of one image.
+class Decision(NamedTuple):
+    """The decision for one image; a number is None where it is not available or not finite.
 
     Attributes:
-        predicted_class: Of the largest logit.
-        probability: Of that class, calibrated for the mix of classes of the tune part.
-        error_probability: That the predicted class is wrong.
-        expected_loss: Cross-entropy in nats; None where no loss is estimated.
-        p_value: Share of images like the calibration cases that look as unusual or more so.
-        decision: `accept`, `defer` or `ood`.
+        decision: "accept", "defer" or "ood"; always "defer" without a policy.
+        predicted_class: Name of the class with the largest logit.
+        probabilities: By class, in the order of the logits; calibrated where there is a policy, and
+            NaN where a logit is not finite.
+        error_probability: Probability that the predicted class is wrong.
+        ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
         reason: Why, in words.
-        score: What is accepted by; higher = rather right.
-        ood_score: What OOD images are told by; lower = more likely out-of-distribution.
+        expected_loss: Expected cross-entropy in nats.
+        predicted_loss: Output of the loss estimator; higher means more likely wrong. No unit.
+        acceptance_score: Higher means more likely correct.
+        ood_score: Lower means more likely out-of-distribution.
     """
 
+    decision: Outcome
     predicted_class: str
-    probability: float
-    error_probability: float
-    expected_loss: float | None
-    p_value: float | None
-    decision: str
+    probabilities: dict[str, float]
+    error_probability: float | None
+    ood_p_value: float | None
     reason: str
-    score: float
-    ood_score: float
+    expected_loss: float | None
+    predicted_loss: float | None
+    acceptance_score: float | None
+    ood_score: float | None
+
+    @property
+    def probability(self) -> float:
+        """Probability of the predicted class."""
+        return self.probabilities[self.predicted_class]
 
 
-def ood_detector_of(policy: DeferralPolicy) -> str:
-    """Name of what tells OOD images."""
-    return policy.ood_detector or OOD_DETECTOR
-
-
-def verdicts(
-    logits: Logits,
-    features: Features,
-    confidences_of: ConfidencesOf,
-    *,
-    policy: DeferralPolicy,
-    estimate: Estimate,
-) -> list[Verdict]:
-    """Decide image by image; one whose outputs are not finite is deferred.
+def reason_for(policy: DeferralPolicy, decision: str, numbers: Mapping[str, float]) -> str:
+    """Explain a decision by the number that decided it.
 
     Args:
-        logits: In the order of the policy's classes.
-        features: Input of the last linear layer.
-        confidences_of: Asked for images with finite outputs alone, and only if there are any.
-        policy: Decides.
-        estimate: What the confidences mean.
+        policy: The policy that decided.
+        decision: Its decision for the image.
+        numbers: `acceptance_score`, `ood_score`, `ood_p_value` and `error_probability`; NaN for one
+            that is missing.
     """
-    columns = np.full((4, len(logits)), np.nan)
-    finite = np.flatnonzero(np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1))
-    if len(finite):
-        columns[:, finite] = _columns(
-            confidences_of(finite), logits[finite], policy=policy, estimate=estimate
-        )
-    scores, ood_scores, errors, losses = columns
-    decisions = policy.decide(scores, ood_scores, errors)
-    probabilities = class_probabilities(logits, estimate.scaling)
-    return [
-        Verdict(
-            predicted_class=policy.classes[choice],
-            probability=float(probabilities[row, choice]),
-            error_probability=float(errors[row]),
-            expected_loss=None if estimate.loss is None else float(losses[row]),
-            p_value=decisions[row].p_value,
-            decision=decisions[row].decision,
-            reason=decisions[row].reason,
-            score=float(scores[row]),
-            ood_score=float(ood_scores[row]),
-        )
-        for row, choice in enumerate(choices_of(logits))
-    ]
+    if decision == "ood":
+        return ood_reason(numbers["ood_p_value"], len(policy.certificate.ood_scores or ()))
+    score, likeness = numbers["acceptance_score"], numbers["ood_score"]
+    limit, threshold = policy.ood_threshold, policy.accept_threshold
+    if not math.isfinite(score) or (limit is not None and not math.isfinite(likeness)):
+        return NOT_FINITE
+    if threshold is None:
+        return NO_THRESHOLD
+    if likeness == limit:
+        return AT_OOD_THRESHOLD
+    if threshold == -math.inf:
+        return ALL_ACCEPTED
+    return _threshold_reason(policy, threshold, score, numbers["error_probability"])
 
 
-def choices_of(logits: Logits) -> Sequence[int]:
-    """Position of the predicted class of each image: that of the largest logit."""
-    return [int(choice) for choice in logits.argmax(axis=1)]
+def _threshold_reason(policy: DeferralPolicy, threshold: float, score: float, error: float) -> str:
+    """In terms of the error, unless that would contradict the score, which decides."""
+    accepted, limit = score >= threshold, policy.error_limit
+    if limit is None or not (error <= limit if accepted else error > limit):
+        return score_reason(score, threshold, accepted=accepted)
+    return error_reason(error, limit, accepted=accepted)
 
 
-def class_probabilities(logits: Logits, scaling: Scaling) -> Logits:
-    """Calibrated, in float64; NaN where a logit is not finite."""
-    probabilities = np.full(logits.shape, np.nan)
-    finite = np.isfinite(logits).all(axis=1)
-    probabilities[finite] = scaling(logits[finite])
-    return probabilities
+def ood_reason(p_value: float, cases: int) -> str:
+    """Reason of an OOD image, from its p-value among so many calibration cases.
+
+    >>> ood_reason(9 / 1001, 1000)
+    'less like the training images than all but 0.8 % of the calibration cases (p = 0.009)'
+    """
+    below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
+    share = f" but {100 * below / cases:.2g} % of the" if below else ""
+    return f"less like the training images than all{share} calibration cases (p = {p_value:.2g})"
 
 
-def _columns(
-    confidences: Confidences, logits: Logits, *, policy: DeferralPolicy, estimate: Estimate
-) -> Float[np.ndarray, "4 n"]:
-    """Score, OOD score, probability of error and expected loss (NaN for none)."""
-    losses = estimate.expected_losses(confidences)
-    return np.stack(
-        [
-            estimate.scores(confidences, logits),
-            confidences[ood_detector_of(policy)],
-            estimate.error_probabilities(confidences, logits),
-            np.full(len(logits), np.nan) if losses is None else losses,
-        ]
-    )
+def error_reason(error: float, limit: float, *, accepted: bool) -> str:
+    """Reason in terms of the error probability.
+
+    >>> error_reason(0.31, 0.12, accepted=False)
+    'probability of error 0.31 is above 0.12, the highest that is accepted'
+    """
+    value, highest = distinct_digits(error, limit)
+    relation = "within" if accepted else "above"
+    return f"probability of error {value} is {relation} {highest}, the highest that is accepted"
+
+
+def score_reason(score: float, threshold: float, *, accepted: bool) -> str:
+    """Reason in terms of the acceptance score.
+
+    >>> score_reason(0.4, 0.75, accepted=False)
+    'score 0.40 is below 0.75, the lowest that is accepted'
+    """
+    value, lowest = distinct_digits(score, threshold)
+    relation = "at least" if accepted else "below"
+    return f"score {value} is {relation} {lowest}, the lowest that is accepted"
+
+
+def distinct_digits(value: float, limit: float) -> tuple[str, str]:
+    """Both numbers with as many digits as show that they differ, and no fewer than two.
+
+    >>> distinct_digits(0.31, 0.12), distinct_digits(0.12304, 0.12301)
+    (('0.31', '0.12'), ('0.12304', '0.12301'))
+    """
+    for digits in range(2, 17):
+        texts = f"{value:.{digits}f}", f"{limit:.{digits}f}"
+        if texts[0] != texts[1] or value == limit:
+            return texts
+    return repr(value), repr(limit)

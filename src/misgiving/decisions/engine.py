@@ -1,243 +1,195 @@
-"""From predictions to decisions: detectors, what scores mean, and the policy, together."""
+"""Decisions from the outputs of any model; a run, a bundle and the service share this code."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from scipy.special import softmax
 
-from misgiving.calibrators import Estimate
-from misgiving.calibrators.fit import fit_estimate
-from misgiving.checkpoint import POLICY
-from misgiving.decisions.decision import (
-    OOD_DETECTOR as OOD_DETECTOR,  # also to be had from here
-)
-from misgiving.decisions.decision import Verdict as Verdict
-from misgiving.decisions.decision import ood_detector_of, verdicts
-from misgiving.deferral import (
-    DeferralPolicy,
-    ScoredCases,
-    Targets,
-    certify_thresholds,
-    one_per_group,
-)
-from misgiving.errors import DataError, UsageError
+from misgiving.calibrators.apply import Calibrator
+from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
+from misgiving.deferral import DeferralPolicy
+from misgiving.errors import DataError
 from misgiving.files import whole_folder, write_json
 from misgiving.manifests import seal, verify
-from misgiving.results.predictions import Head, Predictions
-from misgiving.scores import FittedDetectors, TrainingOutputs, fit_detectors
-from misgiving.scores.confidences import all_confidences
+from misgiving.results.predictions import Predictions
+from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
+Logits = Float[np.ndarray, "n classes"]
+Features = Float[np.ndarray, "n width"]
 Values = Float[np.ndarray, " n"]
 
-WITHOUT_HEAD = ("mahalanobis", "relative_mahalanobis", "knn", "kl_matching")
-ESTIMATE, DETECTORS = "estimate.json", "detectors.safetensors"
+POLICY, CALIBRATOR, DETECTORS = "policy.json", "calibrator.json", "detectors.safetensors"
 CASES = "cases.json"
-SEALED = (POLICY, ESTIMATE, DETECTORS, CASES)  # together: the promise is for exactly these scores
+SEALED = (POLICY, CALIBRATOR, DETECTORS, CASES)  # the guarantee is for exactly these scores
+AGAIN = "run `misgiving calibrate` again"
+NUMBERS = (
+    "acceptance_score",
+    "error_probability",
+    "expected_loss",
+    "predicted_loss",
+    "ood_score",
+    "ood_p_value",
+)
 
 
-def detectors_of(training: Predictions) -> FittedDetectors:
-    """Detectors fitted on the predictions for the training part; those that need no head if none.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class DecisionEngine:
+    """Everything that turns the outputs of one model into decisions.
 
-    Args:
-        training: Of the images that the model was trained on, and of no other.
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        policy: Accepts, defers or calls OOD; None: every image is deferred.
+        calibrator: Fitted maps from scores to probabilities; None without a policy.
+        detectors: Fitted scores of features; None without a policy.
     """
-    names = None if training.head is not None else WITHOUT_HEAD
-    outputs = TrainingOutputs(
-        logits=training.logits,
-        features=training.features,
-        labels=training.labels,
-        head=training.head or _no_head(training),
-    )
-    return fit_detectors(outputs, names)
 
+    classes: tuple[str, ...]
+    policy: DeferralPolicy | None = None
+    calibrator: Calibrator | None = None
+    detectors: FittedDetectors | None = None
 
-def _no_head(training: Predictions) -> Head:
-    return Head(
-        np.zeros((training.logits.shape[1], training.features.shape[1]), dtype=np.float32),
-        np.zeros(training.logits.shape[1], dtype=np.float32),
-    )
-
-
-def estimate_of(tune: Predictions, detectors: FittedDetectors) -> Estimate:
-    """What the scores mean, learned on the tune part."""
-    return fit_estimate(
-        all_confidences(tune, detectors), tune.logits, tune.labels, np.array(tune.groups)
-    )
-
-
-def cases_of(
-    predictions: Predictions,
-    detectors: FittedDetectors,
-    estimate: Estimate,
-    *,
-    ood_detector: str = OOD_DETECTOR,
-) -> ScoredCases:
-    """All images as cases of a policy; draw one of each group before anything is certified."""
-    found = all_confidences(predictions, detectors)
-    return ScoredCases(
-        scores=estimate.scores(found, predictions.logits),
-        ood_scores=found[_known(ood_detector, found)],
-        wrong=predictions.errors,
-        labels=predictions.labels,
-    )
-
-
-def _known(ood_detector: str, confidences: Mapping[str, Values]) -> str:
-    if ood_detector not in confidences:
-        raise UsageError(f"unknown detector {ood_detector!r}; choose from {', '.join(confidences)}")
-    return ood_detector
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decider:
-    """All that turns predictions of one model into decisions."""
-
-    detectors: FittedDetectors
-    estimate: Estimate
-    policy: DeferralPolicy
+    def __post_init__(self) -> None:
+        if self.policy is not None:
+            self.refuse_other_classes(self.policy.classes)
 
     @cached_property
-    def used(self) -> FittedDetectors:
-        """The detectors that decisions rest on: the others need not be computed."""
-        wanted = {self.ood_detector, *self.estimate.needed}
-        return self.detectors.only([name for name in self.detectors.names if name in wanted])
+    def used(self) -> FittedDetectors | None:
+        """The detectors that decisions depend on; the others are not computed."""
+        if self.policy is None or self.calibrator is None or self.detectors is None:
+            return None
+        needed = {self.policy.ood_detector, *self.calibrator.needed}
+        return self.detectors.only([name for name in self.detectors.names if name in needed])
 
-    @property
-    def ood_detector(self) -> str:
-        """Name of what tells OOD images."""
-        return ood_detector_of(self.policy)
-
-    def __call__(self, predictions: Predictions) -> list[Verdict]:
-        """Decide image by image; one whose outputs are not finite is deferred.
+    def decide_predictions(self, predictions: Predictions) -> list[Decision]:
+        """Decide for a set of images, refused unless the policy is that of their model.
 
         Raises:
             DataError: The predictions are another model's.
         """
-        self.policy.refuse_other_model(predictions.model)
-        if predictions.classes != self.policy.classes:
-            raise DataError(
-                f"the policy is for the classes {', '.join(self.policy.classes)} in this order, "
-                f"not for {', '.join(predictions.classes)}; run `misgiving calibrate` again"
-            )
-        return verdicts(
-            predictions.logits,
-            predictions.features,
-            lambda rows: all_confidences(predictions.select(rows), self.used),
-            policy=self.policy,
-            estimate=self.estimate,
-        )
+        if self.policy is not None:
+            self.policy.refuse_other_model(predictions.model)
+        self.refuse_other_classes(predictions.classes)
+        return self.decide(predictions.logits, predictions.features, predictions.predicted_losses)
 
-    def save(self, folder: Path, cases: Mapping[str, Any]) -> None:
-        """Write a policy folder whole or not at all, with an account of its `cases`."""
-        with whole_folder(folder) as partial:
-            self.policy.save(partial / POLICY)
-            write_json(partial / ESTIMATE, self.estimate.to_dict())
-            self.detectors.save(partial / DETECTORS)
-            write_json(partial / CASES, dict(cases))
-            seal(partial, SEALED)
+    def decide(
+        self, logits: Logits, features: Features, predicted_losses: Values | None = None
+    ) -> list[Decision]:
+        """Decide image by image; one whose outputs are not finite is deferred.
+
+        Args:
+            logits: Class scores before the softmax.
+            features: Input of the last linear layer.
+            predicted_losses: Outputs of a trained loss estimator.
+        """
+        columns = self._measure(logits, features, predicted_losses)
+        outcomes: list[Outcome] = ["defer"] * len(logits)
+        if self.policy is not None:
+            decided = self.policy.decide(columns["acceptance_score"], columns["ood_score"])
+            outcomes, columns["ood_p_value"] = decided.decisions.tolist(), decided.p_values
+        probabilities = self._class_probabilities(logits).tolist()
+        named = logits.argmax(axis=1).tolist()
+        decisions = []
+        for row, outcome in enumerate(outcomes):
+            numbers = {name: float(values[row]) for name, values in columns.items()}
+            decisions.append(
+                Decision(
+                    decision=outcome,
+                    predicted_class=self.classes[named[row]],
+                    probabilities=dict(zip(self.classes, probabilities[row], strict=True)),
+                    reason=NO_POLICY
+                    if self.policy is None
+                    else reason_for(self.policy, outcome, numbers),
+                    **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+                )
+            )
+        return decisions
+
+    def _measure(
+        self, logits: Logits, features: Features, predicted_losses: Values | None
+    ) -> dict[str, Values]:
+        """Numbers by the field of a decision; NaN where there is none or outputs are not finite."""
+        columns = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+        if predicted_losses is not None:
+            columns["predicted_loss"] = predicted_losses
+        if self.policy is None or self.calibrator is None:
+            return columns
+        finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
+        losses = None if predicted_losses is None else predicted_losses[finite]
+        scores = scores_of_outputs(logits[finite], features[finite], losses, self.used)
+        accepted_by = self.calibrator.acceptance_scores(scores, logits[finite])
+        columns["acceptance_score"][finite] = accepted_by
+        columns["error_probability"][finite] = self.calibrator.error(accepted_by)
+        if self.calibrator.loss is not None:
+            columns["expected_loss"][finite] = self.calibrator.loss(scores["predicted_loss"])
+        if self.policy.ood_detector is not None:
+            columns["ood_score"][finite] = scores[self.policy.ood_detector]
+        return columns
+
+    def _class_probabilities(self, logits: Logits) -> Logits:
+        """Calibrated where there is a calibrator; NaN where a logit is not finite."""
+        probabilities = np.full(logits.shape, np.nan)
+        finite = np.isfinite(logits).all(axis=1)
+        scaling = partial(softmax, axis=1) if self.calibrator is None else self.calibrator.scaling
+        probabilities[finite] = scaling(logits[finite].astype(np.float64))
+        return probabilities
+
+    def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
+        if classes != self.classes:
+            raise DataError(
+                f"policy and predictions are for the classes {', '.join(self.classes)} and "
+                f"{', '.join(classes)}, which must be the same in the same order; {AGAIN}"
+            )
+
+    def save(self, folder: Path) -> None:
+        """Write policy, calibrator and detectors, if any, into a folder that exists."""
+        if self.policy is not None and self.calibrator is not None and self.detectors is not None:
+            self.policy.save(folder / POLICY)
+            write_json(folder / CALIBRATOR, self.calibrator.to_dict())
+            self.detectors.save(folder / DETECTORS)
 
     @classmethod
-    def load(cls, folder: Path) -> "Decider":
-        """Read a policy folder.
+    def load(cls, folder: Path) -> "DecisionEngine":
+        """Read the policy, calibrator and detectors that `save` wrote.
 
         Raises:
-            DataError: There is none, or a file of it is missing, damaged or was edited.
+            DataError: A file is missing or damaged, or of another format.
         """
         if not (folder / POLICY).is_file():
-            raise DataError(f"{folder}: holds no policy; run `misgiving calibrate` first")
-        policy = DeferralPolicy.load(folder / POLICY)
-        verify(folder, SEALED, remedy="run `misgiving calibrate` again")
+            raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
+        policy, path = DeferralPolicy.load(folder / POLICY), folder / CALIBRATOR
+        try:
+            calibrator = Calibrator.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DataError(f"{path}: missing or damaged ({error}); {AGAIN}") from error
+        detectors = FittedDetectors.load(folder / DETECTORS)
         return cls(
-            policy=policy,
-            estimate=_read_estimate(folder / ESTIMATE),
-            detectors=FittedDetectors.load(folder / DETECTORS),
+            classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
         )
 
 
-def _read_estimate(path: Path) -> Estimate:
-    try:
-        return Estimate.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"{path}: missing or damaged ({error}); run `misgiving calibrate` again"
-        ) from error
+def save_policy(folder: Path, engine: DecisionEngine, cases: Mapping[str, Any]) -> None:
+    """Write a policy folder, whole or not at all, with a record of its calibration `cases`."""
+    with whole_folder(folder) as partial_folder:
+        engine.save(partial_folder)
+        write_json(partial_folder / CASES, dict(cases))
+        seal(partial_folder, SEALED)
 
 
-def calibrated(
-    tune: Predictions,
-    calibration: Predictions,
-    detectors: FittedDetectors,
-    estimate: Estimate,
-    targets: Sequence[Targets],
-    *,
-    seed: int,
-    calibration_fingerprint: str,
-    ood_detector: str = OOD_DETECTOR,
-) -> list[Decider]:
-    """Set a policy on the calibration part for each of these targets.
+def load_policy(folder: Path) -> DecisionEngine:
+    """Read a policy folder.
 
-    Args:
-        tune: For all that is chosen, the candidate thresholds among it.
-        calibration: For thresholds alone; one image of each group is drawn.
-        detectors: Fitted on the training part.
-        estimate: Learned on the tune part.
-        targets: What the accepted answers must keep, by policy.
-        seed: Of that draw.
-        calibration_fingerprint: Says which images the calibration part consists of.
-        ood_detector: Tells OOD images.
+    Raises:
+        DataError: There is none, it has an old format, or a file is missing, damaged or was edited.
     """
-    _refuse_two_models(tune, calibration)
-    _refuse_shared_groups(tune.groups, calibration.groups)
-    tuned, certified = (
-        cases_of(part, detectors, estimate, ood_detector=ood_detector)[
-            one_per_group(part.groups, seed=seed)
-        ]
-        for part in (tune, calibration)
-    )
-    found = [
-        certify_thresholds(tuned, certified, promise, classes=calibration.classes)
-        for promise in targets
-    ]
-    return [
-        Decider(
-            detectors=detectors,
-            estimate=estimate,
-            policy=DeferralPolicy(
-                certificate=one,
-                score=estimate.score,
-                ood_detector=ood_detector,
-                model_fingerprint=calibration.model,
-                calibration_fingerprint=calibration_fingerprint,
-                seed=seed,
-                error_limit=_error_limit(estimate, one.accept_threshold),
-            ),
-        )
-        for one in found
-    ]
-
-
-def _error_limit(estimate: Estimate, threshold: float | None) -> float | None:
-    """The accept threshold as a probability of error."""
-    return None if threshold is None else float(estimate.error(np.array([threshold]))[0])
-
-
-def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
-    if not calibration.model:
-        raise DataError("it is not known which model made these predictions; predict again")
-    if (tune.model, tune.classes) != (calibration.model, calibration.classes):
-        raise DataError(
-            "the tune and the calibration part were predicted by two models; predict both again"
-        )
-
-
-def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> None:
-    if shared := sorted(set(tune) & set(calibration)):
-        raise DataError(
-            f"group {shared[0]!r} is in the tune and in the calibration part ({len(shared)} are); "
-            "give lesions that nothing was chosen on"
-        )
+    if not (folder / POLICY).is_file():
+        raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
+    DeferralPolicy.load(folder / POLICY)  # an old format is refused before its other files are read
+    verify(folder, SEALED, remedy=AGAIN)
+    return DecisionEngine.load(folder)

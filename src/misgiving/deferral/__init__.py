@@ -1,7 +1,6 @@
 """Deferral policies with finite-sample guarantees: accept, defer or call out-of-distribution."""
 
 from misgiving.deferral.bounds import BinomialInterval
-from misgiving.deferral.decisions import Decision
 from misgiving.deferral.drift import DriftMonitor, DriftTest
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores, OperatingPoint
@@ -21,7 +20,6 @@ __all__ = [
     "CertifiableError",
     "Certificate",
     "ClassOutcome",
-    "Decision",
     "DeferralPolicy",
     "DriftMonitor",
     "DriftTest",

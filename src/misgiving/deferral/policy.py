@@ -5,14 +5,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
-from misgiving.deferral import decisions
-from misgiving.deferral.bounds import BinomialInterval, conformal_p_values, count_no_higher
-from misgiving.deferral.decisions import Decision
+from misgiving.deferral.bounds import BinomialInterval, conformal_p_values
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.summary import summarize
@@ -26,6 +24,18 @@ Scores = Float[np.ndarray, " n"]
 
 FORMAT = 3
 AGAIN = "run `misgiving calibrate` again"
+
+
+class Outcomes(NamedTuple):
+    """Decisions of a policy for a set of images.
+
+    Attributes:
+        decisions: "accept", "defer" or "ood".
+        p_values: Conformal p-value that the image is in-distribution; NaN without a detector.
+    """
+
+    decisions: Shaped[np.ndarray, " n"]
+    p_values: Scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,79 +86,34 @@ class DeferralPolicy:
         """Names of the classes, in the order of the labels."""
         return self.certificate.classes
 
-    def decide(
-        self,
-        scores: Scores,
-        ood_scores: Scores | None = None,
-        expected_errors: Scores | None = None,
-    ) -> list[Decision]:
-        """Decide image by image.
+    def decide(self, scores: Scores, ood_scores: Scores | None = None) -> Outcomes:
+        """Accept, defer or call out-of-distribution, image by image.
 
         Args:
-            scores: Higher where the answer should rather be accepted, as in the calibration.
-            ood_scores: Higher where the image is more like the training images.
-            expected_errors: Probabilities that the answers are wrong, only for the reasons.
+            scores: Acceptance scores, as in the calibration.
+            ood_scores: Higher means more in-distribution.
         """
-        self._refuse_lengths(scores, ood_scores, expected_errors)
+        limit, threshold = self.ood_threshold, self.accept_threshold
+        if limit is not None and ood_scores is None:
+            raise UsageError(f"ood_scores is missing; give the confidences of {self.ood_detector}")
+        if ood_scores is not None and len(ood_scores) != len(scores):
+            raise UsageError(
+                f"ood_scores has length {len(ood_scores)} but scores has length {len(scores)}; "
+                "give one entry for each image"
+            )
+        scores = np.asarray(scores, dtype=float)
         missing = np.full(len(scores), np.nan)
         likeness = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
-        errors = missing if expected_errors is None else np.asarray(expected_errors, dtype=float)
-        shares, p_values = self._unusual(likeness)
-        columns = zip(
-            np.asarray(scores, dtype=float).tolist(),
-            likeness.tolist(),
-            errors.tolist(),
-            shares.tolist(),
-            p_values.tolist(),
-            strict=True,
-        )
-        return [self._decide(*image) for image in columns]
-
-    def _decide(
-        self, score: float, likeness: float, error: float, share: float, p_value: float
-    ) -> Decision:
-        p = None if math.isnan(p_value) else p_value
-        limit, threshold = self.ood_threshold, self.accept_threshold
-        if limit is not None and likeness < limit:
-            return Decision("ood", decisions.why_ood(share, p_value), p)
-        if not math.isfinite(score) or (limit is not None and not math.isfinite(likeness)):
-            return Decision("defer", decisions.NOT_FINITE, p)
-        if threshold is None:
-            return Decision("defer", decisions.NOTHING_KEEPS, p)
-        if likeness == limit:
-            return Decision("defer", decisions.AT_LIMIT, p)
-        accepted = score >= threshold
-        return Decision("accept" if accepted else "defer", self._why(score, threshold, error), p)
-
-    def _why(self, score: float, threshold: float, error: float) -> str:
-        """In terms of the error, unless that would say otherwise than the score that decides."""
-        accepted, highest = score >= threshold, self.error_limit
-        if threshold == -math.inf:
-            return decisions.ALL_ACCEPTED
-        if highest is None or math.isnan(error) or accepted != (error <= highest):
-            return decisions.why_by_score(score, threshold, accepted=accepted)
-        return decisions.why_by_error(error, highest, accepted=accepted)
-
-    def _unusual(self, likeness: Scores) -> tuple[Scores, Scores]:
-        """Share of calibration cases that look no more familiar, and the conformal p-value."""
+        ood = np.zeros(len(scores), dtype=bool)
+        accepted = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
+        if limit is not None:
+            ood = likeness < limit
+            accepted &= np.isfinite(likeness) & (likeness > limit)
         calibration = self.calibration_ood_scores
-        if calibration is None:
-            return likeness, np.full(len(likeness), np.nan)
-        p_values = conformal_p_values(likeness, calibration)
-        return count_no_higher(likeness, calibration) / len(calibration), p_values
-
-    def _refuse_lengths(
-        self, scores: Scores, ood_scores: Scores | None, expected_errors: Scores | None
-    ) -> None:
-        if self.ood_threshold is not None and ood_scores is None:
-            raise UsageError(f"ood_scores is missing; give the confidences of {self.ood_detector}")
-        named = {"ood_scores": ood_scores, "expected_errors": expected_errors}
-        for name, values in named.items():
-            if values is not None and len(values) != len(scores):
-                raise UsageError(
-                    f"{name} has length {len(values)} but scores has length {len(scores)}; "
-                    "give one entry for each image"
-                )
+        return Outcomes(
+            np.select([ood, accepted], ["ood", "accept"], "defer"),
+            missing if calibration is None else conformal_p_values(likeness, calibration),
+        )
 
     def summary(self) -> list[str]:
         """Sentences for people: targets, observations and limits of the guarantee."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float, Int, Real
 
-from misgiving.calibrators import Estimate
+from misgiving.calibrators.apply import Calibrator
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,
@@ -37,7 +37,7 @@ from misgiving.metrics.selective import (
 )
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import all_scores
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
 Confidences = Float[np.ndarray, " n"]
@@ -82,7 +82,7 @@ def measure_loss_estimation(
     """
     trained, plain = predictions.true_losses(class_weights), predictions.true_losses()
     measurements: list[Measurement] = []
-    for detector, confidences in all_confidences(predictions).items():
+    for detector, confidences in all_scores(predictions).items():
         if detector not in ("predicted_loss", "msp"):
             continue
         values = _ordering(-confidences, trained, plain)
@@ -205,12 +205,12 @@ def measure_detection(
 
 
 def measure_scaling(
-    predictions: Predictions, estimate: Estimate, dataset: str
+    predictions: Predictions, calibrator: Calibrator, dataset: str
 ) -> list[Measurement]:
     """Calibration of the class probabilities before and after scaling."""
     named = {
         "softmax": predictions.probabilities,
-        "scaled_softmax": estimate.scaling(predictions.logits),
+        "scaled_softmax": calibrator.scaling(predictions.logits),
     }
     return [
         row

@@ -10,8 +10,9 @@ from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
 from misgiving.evaluation.inference import device_of, image_batches, predict
-from misgiving.scores import FittedDetectors, GridScores, Odin, score_grid
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import GridScores, score_grid
 
 Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 
@@ -40,4 +41,4 @@ def plain_scores(
 ) -> dict[str, Float[np.ndarray, " _"]]:
     """Confidences that need no gradient: of logits, predicted loss, and fitted detectors."""
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-    return all_confidences(predictions, detectors)
+    return all_scores(predictions, detectors)

@@ -1,6 +1,5 @@
 """Section 4.1 of the paper: classification, loss estimation, and the sweep of learning rates."""
 
-from misgiving.decisions.engine import detectors_of
 from misgiving.evaluation import (
     FAILURE_SCORES,
     measure_classification,
@@ -12,7 +11,7 @@ from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.schema import Measurement
 from misgiving.results.scores import save_scores
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import FittedDetectors, all_scores
 
 FAILURES = "failures"  # the confidences of the measured set, for intervals
 
@@ -28,11 +27,11 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     predictions = predictions_of(checkpoint, run.images_of(measured))
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
     sets = policy_sets(run, checkpoint, predictions)
-    detectors = detectors_of(sets.training)
-    of_policies, estimate = measure_policies(sets, detectors, folder, seed=run.training.seed)
-    confidences = all_confidences(predictions, detectors)
-    if estimate is not None and run.evaluation_sets.has_tuning_set:
-        confidences = dict(estimate.with_learned(confidences, predictions.logits))
+    detectors = FittedDetectors.fit(sets.training)
+    of_policies, calibrator = measure_policies(sets, detectors, folder, seed=run.training.seed)
+    confidences = all_scores(predictions, detectors)
+    if calibrator is not None and run.evaluation_sets.has_tuning_set:
+        confidences = dict(calibrator.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(folder, FAILURES, failure_scores, predictions.groups)
     return [

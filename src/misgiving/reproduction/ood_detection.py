@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.loading import ImageSet
-from misgiving.decisions.engine import OOD_DETECTOR, detectors_of
+from misgiving.decisions.fit import OOD_DETECTOR
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.evaluation import (
@@ -26,8 +26,9 @@ from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, OdinPoint
 from misgiving.results.scores import save_scores
-from misgiving.scores import FittedDetectors, Odin, best_of_grid, id_only_odin
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import best_of_grid, id_only_odin
 
 CHOSEN = "best_on_tuning"
 
@@ -106,7 +107,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     predictions = predictions_of(checkpoint, inliers)
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
     sets = policy_sets(run, checkpoint, predictions)
-    fitted = detectors_of(sets.training)
+    fitted = FittedDetectors.fit(sets.training)
     outliers = {
         name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
     }
@@ -128,7 +129,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         *measure_classification(predictions, measured),
         *_choices(detectors, search.tuning_set),
         # only the inliers that did not set the limit
-        measure_ood_rule(all_confidences(sets.test, fitted), limit, measured),
+        measure_ood_rule(all_scores(sets.test, fitted), limit, measured),
     ]
     for name, images in outliers.items():
         rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
@@ -167,7 +168,7 @@ def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -
     """
     rows = one_per_group(calibration.groups, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
-    confidences = all_confidences(calibration, fitted)[OOD_DETECTOR][rows]
+    confidences = all_scores(calibration, fitted)[OOD_DETECTOR][rows]
     return float(kth_lowest(confidences, rank)) if rank else -math.inf
 
 

@@ -7,17 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.calibrators import Estimate
+from misgiving.calibrators.apply import Calibrator
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.splits import partition_groups
-from misgiving.decisions.engine import (
-    Decider,
-    Verdict,
-    calibrated,
-    cases_of,
-    estimate_of,
-)
-from misgiving.deferral import Targets
+from misgiving.decisions.decision import Decision
+from misgiving.decisions.engine import DecisionEngine
+from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
+from misgiving.deferral import DeferralPolicy, Targets
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.errors import DataError
 from misgiving.evaluation import measure_scaling, predictions_of
@@ -27,7 +23,7 @@ from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
 from misgiving.results.scores import save_scores
-from misgiving.scores import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.train import Run
 
 POLICY_SET = "policy_test"  # the images on which policies are measured
@@ -69,7 +65,7 @@ def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> Poli
 
 def measure_policies(
     sets: PolicySets, detectors: FittedDetectors, folder: Path, *, seed: int
-) -> tuple[list[Measurement], Estimate | None]:
+) -> tuple[list[Measurement], Calibrator | None]:
     """Calibrate a policy for each target error rate, and measure it on the test set.
 
     Writes into `folder` each policy, a reliability table, and the decisions for intervals; only
@@ -77,12 +73,12 @@ def measure_policies(
     """
     rate = _max_ood_false_alarms(sets.calibration)
     try:
-        estimate = estimate_of(sets.tune, detectors)
-        found = calibrated(
+        calibrator = calibrator_of(sets.tune, detectors)
+        found = fit_policies(
             sets.tune,
             sets.calibration,
             detectors,
-            estimate,
+            calibrator,
             [Targets(max_error=target, max_ood_false_alarms=rate) for target in TARGETS],
             seed=seed,
             calibration_fingerprint=sets.calibration_fingerprint,
@@ -90,20 +86,24 @@ def measure_policies(
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
         return [], None
-    deciders = dict(zip(TARGETS, found, strict=True))
-    for target, decider in deciders.items():
-        write_json(folder / "policies" / f"{target:g}.json", decider.policy.to_dict())
-    verdicts = {target: decider(sets.test) for target, decider in deciders.items()}
-    _save_decisions(folder, sets.test, verdicts)
-    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, estimate))
-    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(sets.test, verdicts))
+    policies = dict(zip(TARGETS, found, strict=True))
+    decisions = {}
+    for target, policy in policies.items():
+        write_json(folder / "policies" / f"{target:g}.json", policy.to_dict())
+        engine = DecisionEngine(
+            classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+        )
+        decisions[target] = engine.decide_predictions(sets.test)
+    _save_decisions(folder, sets.test, decisions)
+    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, calibrator))
+    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(sets.test, decisions))
     rows = [
-        *_calibration(sets.test, estimate, next(iter(verdicts.values()))),
-        Measurement(POLICY_SET, estimate.score, "accepted_by", 1.0),
+        *_calibration(sets.test, calibrator, next(iter(decisions.values()))),
+        Measurement(POLICY_SET, calibrator.score, "accepted_by", 1.0),
     ]
-    for target, decider in deciders.items():
-        rows += _policy_rows(target, decider, sets.test, verdicts[target])
-    return rows, estimate
+    for target, policy in policies.items():
+        rows += _policy_rows(target, policy, sets.test, decisions[target])
+    return rows, calibrator
 
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:
@@ -117,11 +117,13 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     )
 
 
-def _cases(sets: PolicySets, detectors: FittedDetectors, estimate: Estimate) -> Iterator[CaseRow]:
+def _cases(
+    sets: PolicySets, detectors: FittedDetectors, calibrator: Calibrator
+) -> Iterator[CaseRow]:
     """The cases of all policies, so that other targets can be tried and the guarantee checked."""
     named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
     for name, predictions in named.items():
-        cases = cases_of(predictions, detectors, estimate)
+        cases = cases_of(predictions, detectors, calibrator)
         ood_scores = np.full(len(cases), np.nan)
         if cases.ood_scores is not None:
             ood_scores = cases.ood_scores
@@ -140,25 +142,24 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, estimate: Estimate) -> 
 
 
 def _save_decisions(
-    folder: Path, test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+    folder: Path, test: Predictions, decisions: Mapping[float, Sequence[Decision]]
 ) -> None:
     """Keep decisions as numbers beside the scores, so that intervals need no model."""
     columns = {"wrong": test.errors.astype(np.float64)}
-    for target, of_images in verdicts.items():
-        for decision in ("accept", "defer", "ood"):
-            chosen = [verdict.decision == decision for verdict in of_images]
-            columns[f"{target:g}/{decision}"] = np.array(chosen, dtype=np.float64)
+    for target, of_images in decisions.items():
+        for name in ("accept", "defer", "ood"):
+            chosen = [one.decision == name for one in of_images]
+            columns[f"{target:g}/{name}"] = np.array(chosen, dtype=np.float64)
     save_scores(folder, POLICY_SET, columns, test.groups)
 
 
 def _policy_rows(
-    target: float, decider: Decider, test: Predictions, verdicts: Sequence[Verdict]
+    target: float, policy: DeferralPolicy, test: Predictions, decisions: Sequence[Decision]
 ) -> list[Measurement]:
     accepted, ood = (
-        np.array([verdict.decision == decision for verdict in verdicts])
-        for decision in ("accept", "ood")
+        np.array([one.decision == name for one in decisions]) for name in ("accept", "ood")
     )
-    calibration = decider.policy.certificate
+    calibration = policy.certificate
     values = {
         "attained": float(calibration.accept_threshold is not None),
         "coverage": float(accepted.mean()),
@@ -177,35 +178,35 @@ def _policy_rows(
 
 
 def _calibration(
-    test: Predictions, estimate: Estimate, verdicts: Sequence[Verdict]
+    test: Predictions, calibrator: Calibrator, decisions: Sequence[Decision]
 ) -> list[Measurement]:
     errors = {
         name: expected_calibration_error(predicted, observed)
-        for name, (predicted, observed) in _quantities(test, verdicts).items()
+        for name, (predicted, observed) in _quantities(test, decisions).items()
     }
     return [
-        *measure_scaling(test, estimate, POLICY_SET),
+        *measure_scaling(test, calibrator, POLICY_SET),
         *(Measurement(POLICY_SET, name, "ece", error) for name, error in errors.items()),
     ]
 
 
 def _quantities(
-    test: Predictions, verdicts: Sequence[Verdict]
+    test: Predictions, decisions: Sequence[Decision]
 ) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
     """The predicted and the observed value of each image, by quantity."""
-    errors = np.array([verdict.error_probability for verdict in verdicts])
+    errors = np.array([one.error_probability for one in decisions], dtype=np.float64)
     found = {"error_probability": (errors, test.errors.astype(np.float64))}
-    if verdicts[0].expected_loss is not None:
-        losses = np.array([verdict.expected_loss for verdict in verdicts], dtype=np.float64)
+    if decisions[0].expected_loss is not None:
+        losses = np.array([one.expected_loss for one in decisions], dtype=np.float64)
         found["expected_loss"] = (losses, test.true_losses())
     return found
 
 
 def _reliability(
-    test: Predictions, verdicts: Mapping[float, Sequence[Verdict]]
+    test: Predictions, decisions: Mapping[float, Sequence[Decision]]
 ) -> list[ReliabilityBin]:
     return [
         ReliabilityBin(name, float(mean), float(found), int(count))
-        for name, pair in _quantities(test, next(iter(verdicts.values()))).items()
+        for name, pair in _quantities(test, next(iter(decisions.values()))).items()
         for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
     ]

@@ -13,7 +13,8 @@ from misgiving.errors import UsageError
 from misgiving.models.config import ModelConfig
 from misgiving.registry import Registry
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
-from misgiving.scores import EPSILONS, TEMPERATURES, Odin, odin_grid
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid
 from misgiving.training.config import TrainingConfig
 
 

@@ -1,196 +1,189 @@
-"""Detectors in numpy, for where there is no torch: scores of logits, and of fitted statistics.
+"""Scores of features, fitted on a model's predictions for its training set.
 
-Each score is that of the same name in `LOGIT_SCORES` or `FITTED`, and tests hold it to that. ViM is
-left out: its residual begins amid eigenvectors of a float32 covariance, which two libraries do not
-share to the last digits.
+To add one, write a function that fits and one that scores, and enter both in `FEATURE_SCORES`. All
+compute in float64 on features in principal coordinates (see `detectors`).
+
+Left out, though they too need only logits or features:
+
+- DICE, ReAct, ASH, SCALE, VRA and LTS act on single units of the last layer, which PCA mixes.
+- GMM has a covariance for each class: a rare class has fewer samples than there are directions.
+- SHE must have seen every class predicted correctly, which a rare class may never be.
+- OpenMax scores a sample differently beside others, and takes a Python loop over samples.
+- pNML applies the last layer to normalised features, where its bias has another meaning.
 """
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
-from scipy.special import entr, logsumexp, softmax
+from jaxtyping import Float, Int, Shaped
+from scipy.special import entr, softmax
 
-from misgiving.errors import DataError
-from misgiving.files import whole_file
 from misgiving.registry import Registry
-from misgiving.scores.training_outputs import TrainingOutputs, neighbours_of
+from misgiving.scores.logits import Logits, Scores, energy, unit_vectors
 
-Logits = Float[np.ndarray, "n classes"]
 Features = Float[np.ndarray, "n width"]
 Reduced = Float[np.ndarray, "n directions"]
-Scores = Float[np.ndarray, " n"]
+Matrix = Float[np.ndarray, "directions directions"]
 Statistics = Mapping[str, Shaped[np.ndarray, "..."]]
-"""What a detector keeps of the training part, by name."""
+"""Arrays that a score keeps of the training set, by name."""
 
-RIDGE = 1e-6  # pytorch-ood's, on the diagonal of a scatter matrix
+NEIGHBOURS = 50  # of `knn`: the paper's for CIFAR-10
 SIMILAR = 10  # training samples that guide `nnguide`
-SMALLEST_NORM, SMALLEST_DISTANCE = 1e-12, 1e-8  # pytorch-ood's
+RIDGE = 1e-6  # on the diagonal of a scatter matrix
+SMALLEST_DISTANCE = 1e-8
 
 
-def _max_softmax(logits: Logits) -> Scores:
-    return np.asarray(softmax(logits, axis=1).max(axis=1))
-
-
-def _energy(logits: Logits) -> Scores:
-    return np.asarray(logsumexp(logits, axis=1))
-
-
-def _max_logit(logits: Logits) -> Scores:
-    return np.asarray(logits.max(axis=1))
-
-
-def _negative_entropy(logits: Logits) -> Scores:
-    return -np.asarray(entr(softmax(logits, axis=1)).sum(axis=1))
-
-
-def _gen(logits: Logits) -> Scores:
-    p = softmax(logits, axis=1).clip(1e-7, 1 - 1e-7)
-    return -np.asarray(((p * (1 - p)) ** 0.1).mean(axis=1))
-
-
-def _max_logit_norm(logits: Logits) -> Scores:
-    return np.asarray(_unit(logits - logits.mean(axis=1, keepdims=True)).max(axis=1))
-
-
-PORTABLE_LOGIT_SCORES: Registry[Callable[[Logits], Scores]] = Registry(
-    "score of logits",
-    msp=_max_softmax,
-    energy=_energy,
-    max_logit=_max_logit,
-    entropy=_negative_entropy,
-    gen=_gen,
-    max_logit_norm=_max_logit_norm,
-)
-"""From float64 logits to confidences."""
-
-
-class Portable(NamedTuple):
-    """A detector in two halves.
+class Training(NamedTuple):
+    """Training predictions in principal coordinates, in float64.
 
     Attributes:
-        fit: What to keep of the training part, whose features are reduced.
-        score: Confidences by that, from float64 logits and reduced features.
+        logits: Class scores before the softmax.
+        features: Along the principal directions, about the features' own origin.
+        labels: True classes.
+        head: `weight` and `bias` of the last layer in these coordinates; zero for a model without a
+            linear head.
     """
 
-    fit: Callable[[TrainingOutputs], Statistics]
+    logits: Logits
+    features: Reduced
+    labels: Int[np.ndarray, " n"]
+    head: Statistics
+
+
+class FeatureScore(NamedTuple):
+    """A score in two halves.
+
+    Attributes:
+        fit: From training predictions to the statistics that are kept.
+        score: From statistics, float64 logits and reduced features to scores.
+        needs_head: Uses the weights of the last linear layer.
+    """
+
+    fit: Callable[[Training], Statistics]
     score: Callable[[Statistics, Logits, Reduced], Scores]
+    needs_head: bool = False
 
 
-def _unit(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / norms.clip(min=SMALLEST_NORM))
+def _whitening(centred: Reduced) -> Matrix:
+    """W with W W^T = (S + ridge)^-1, S the scatter matrix, not divided by the number of samples.
 
-
-def _fit_knn(training: TrainingOutputs) -> Statistics:
-    return {
-        "neighbours": _unit(training.features),
-        "k": np.array(neighbours_of(len(training.features))),
-    }
-
-
-def _score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
-    """Minus the distance to the k-th nearest.
-
-    That one is found by inner products, and its distance taken from the difference, which rounding
-    does not blur where both nearly agree.
+    Distances are norms of whitened differences, so that rounding cannot make them negative.
     """
-    unit, k = _unit(features), of["k"].item()
-    nearest = np.argpartition(unit @ of["neighbours"].T, -k, axis=1)[:, -k]
-    return -np.asarray(np.linalg.norm(unit - of["neighbours"][nearest], axis=1))
+    variances, vectors = np.linalg.eigh(centred.T @ centred)
+    return np.asarray(vectors / np.sqrt(variances.clip(min=0) + RIDGE))
 
 
-def _precision(centred: Float[np.ndarray, "n directions"]) -> Float[np.ndarray, "_ _"]:
-    """Inverse of the scatter matrix, which is not divided by the number of samples."""
-    return np.asarray(np.linalg.inv(centred.T @ centred + RIDGE * np.eye(centred.shape[1])))
-
-
-def _fit_mahalanobis(training: TrainingOutputs) -> Statistics:
-    present = np.unique(training.labels, return_inverse=True)[1]
+def _fit_mahalanobis(training: Training) -> Statistics:
+    present = np.unique(training.labels, return_inverse=True)[1]  # a class may be absent
     groups = [training.features[present == label] for label in range(present.max() + 1)]
     means = np.stack([group.mean(axis=0) for group in groups])
-    return {"means": means, "precision": _precision(training.features - means[present])}
-
-
-def _fit_relative(training: TrainingOutputs) -> Statistics:
-    mean = training.features.mean(axis=0)
-    return {
-        **_fit_mahalanobis(training),
-        "all_mean": mean,
-        "all_precision": _precision(training.features - mean),
-    }
-
-
-def _squared(
-    features: Reduced,
-    mean: Float[np.ndarray, " directions"],
-    precision: Float[np.ndarray, "directions directions"],
-) -> Scores:
-    centred = features - mean
-    return np.asarray(((centred @ precision) * centred).sum(axis=1))
+    whitening = _whitening(training.features - means[present])
+    return {"whitening": whitening, "means": means @ whitening}
 
 
 def _nearest_class(of: Statistics, features: Reduced) -> Scores:
     """Squared Mahalanobis distance to the nearest class mean."""
-    distances = [_squared(features, mean, of["precision"]) for mean in of["means"]]
+    whitened = features @ of["whitening"]
+    distances = [((whitened - mean) ** 2).sum(axis=1) for mean in of["means"]]
     return np.asarray(np.min(distances, axis=0))
 
 
 def _score_mahalanobis(of: Statistics, _: Logits, features: Reduced) -> Scores:
+    """Half the negated squared distance to the nearest class mean (Lee et al., 2018)."""
     return -0.5 * _nearest_class(of, features)
 
 
+def _fit_relative(training: Training) -> Statistics:
+    mean = training.features.mean(axis=0)
+    whitening = _whitening(training.features - mean)
+    return {**_fit_mahalanobis(training), "all_whitening": whitening, "all_mean": mean @ whitening}
+
+
 def _score_relative(of: Statistics, _: Logits, features: Reduced) -> Scores:
-    everything = _squared(features, of["all_mean"], of["all_precision"])
-    return np.asarray(everything - _nearest_class(of, features))
+    """Squared distance to the mean of all less that to the nearest class (Ren et al., 2021)."""
+    to_all = ((features @ of["all_whitening"] - of["all_mean"]) ** 2).sum(axis=1)
+    return np.asarray(to_all - _nearest_class(of, features))
 
 
-def _head(training: TrainingOutputs) -> Statistics:
-    return {"weight": training.head.weight, "bias": training.head.bias}
+def _fit_knn(training: Training) -> Statistics:
+    k = min(NEIGHBOURS, max(1, len(training.features) // 20))
+    return {"neighbours": unit_vectors(training.features), "k": np.array(k)}
 
 
-def _head_logits(of: Statistics, features: Reduced) -> Logits:
-    return np.asarray(features @ of["weight"].T + of["bias"])
+def _score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
+    """Negated distance of unit features to the k-th nearest of training (Sun et al., 2022).
+
+    The paper's k grows with the set, from 50 for CIFAR-10; k is 50, or a twentieth of the samples
+    where that is less. The neighbour is found by inner products and its distance taken from the
+    difference, which rounding does not blur where both nearly agree.
+    """
+    unit, k = unit_vectors(features), of["k"].item()
+    nearest = np.argpartition(unit @ of["neighbours"].T, -k, axis=1)[:, -k]
+    return -np.asarray(np.linalg.norm(unit - of["neighbours"][nearest], axis=1))
 
 
-def _fit_nnguide(training: TrainingOutputs) -> Statistics:
-    energies = _energy(_head_logits(_head(training), training.features))
-    return {**_head(training), "guides": _unit(training.features) * energies[:, None]}
+def _head_logits(head: Statistics, features: Reduced) -> Logits:
+    return np.asarray(features @ head["weight"].T + head["bias"])
+
+
+def _fit_vim(training: Training) -> Statistics:
+    features, head = training.features, training.head
+    origin = -np.linalg.pinv(head["weight"]) @ head["bias"]
+    centred = features - origin
+    vectors = np.linalg.eigh(centred.T @ centred)[1]  # in ascending order of variance
+    residual = vectors[:, : features.shape[1] - features.shape[1] // 2]
+    norms = np.linalg.norm(centred @ residual, axis=1)
+    alpha = _head_logits(head, features).max(axis=1).mean() / norms.mean()
+    return {**head, "origin": origin, "residual": residual * alpha}
+
+
+def _score_vim(of: Statistics, _: Logits, features: Reduced) -> Scores:
+    """Virtual-logit matching (Wang et al., 2022); the later half of directions is its residual."""
+    virtual = np.linalg.norm((features - of["origin"]) @ of["residual"], axis=1)
+    return np.asarray(energy(_head_logits(of, features)) - virtual)
+
+
+def _fit_nnguide(training: Training) -> Statistics:
+    energies = energy(_head_logits(training.head, training.features))
+    return {**training.head, "guides": unit_vectors(training.features) * energies[:, None]}
 
 
 def _score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
-    similarities = _unit(features) @ of["guides"].T
+    """Energy times that of the ten most similar training samples (Park et al., 2023)."""
+    similarities = unit_vectors(features) @ of["guides"].T
     count = min(SIMILAR, similarities.shape[1])
     guidance = np.partition(similarities, -count, axis=1)[:, -count:].mean(axis=1)
-    return np.asarray(guidance * _energy(_head_logits(of, features)))
+    return np.asarray(guidance * energy(_head_logits(of, features)))
 
 
-def _fit_about_mean(training: TrainingOutputs) -> Statistics:
-    return {**_head(training), "mean": training.features.mean(axis=0)}
+def _fit_about_mean(training: Training) -> Statistics:
+    return {**training.head, "mean": training.features.mean(axis=0)}
 
 
 def _score_nci(of: Statistics, _: Logits, features: Reduced) -> Scores:
+    """Alignment of centred features with the predicted class's weights (Liu & Qin, 2025).
+
+    Without the norm of the features, whose weight would have to be tuned.
+    """
     centred = features - of["mean"]
     chosen = of["weight"][_head_logits(of, features).argmax(axis=1)]
-    return np.asarray((centred * chosen).sum(axis=1) / np.linalg.norm(centred, axis=1))
+    with np.errstate(invalid="ignore"):  # at the mean itself there is no direction from it
+        return np.asarray((centred * chosen).sum(axis=1) / np.linalg.norm(centred, axis=1))
 
 
 def _score_fdbd(of: Statistics, _: Logits, features: Reduced) -> Scores:
-    logits, weight = _head_logits(of, features), of["weight"]
-    apart = np.linalg.norm(weight[:, None] - weight, axis=2) + np.eye(len(weight))
+    """Distance to the decision boundaries over that to the mean feature (Liu & Qin, 2024)."""
+    weight = of["weight"]
+    logits = _head_logits(of, features)
+    between = np.linalg.norm(weight[:, None] - weight, axis=2) + np.eye(len(weight))
     gaps = logits.max(axis=1, keepdims=True) - logits
-    boundaries = (gaps / apart[logits.argmax(axis=1)]).sum(axis=1) / (len(weight) - 1)
+    boundaries = (gaps / between[logits.argmax(axis=1)]).sum(axis=1) / (len(weight) - 1)
     distances = np.linalg.norm(features - of["mean"], axis=1)
     return np.asarray(boundaries / distances.clip(min=SMALLEST_DISTANCE))
 
 
-def _fit_kl_matching(training: TrainingOutputs) -> Statistics:
+def _fit_kl_matching(training: Training) -> Statistics:
     probabilities = softmax(training.logits, axis=1)
     chosen = probabilities.argmax(axis=1)
     means = [probabilities[chosen == label].mean(axis=0) for label in np.unique(chosen)]
@@ -198,93 +191,25 @@ def _fit_kl_matching(training: TrainingOutputs) -> Statistics:
 
 
 def _score_kl_matching(of: Statistics, logits: Logits, _: Reduced) -> Scores:
+    """Divergence of the softmax from the nearest mean softmax of a class (Hendrycks et al., 2022).
+
+    The paper takes those means on validation data; here they are of the training data.
+    """
     probabilities = softmax(logits, axis=1)
     with np.errstate(divide="ignore"):
         log_typical = np.log(of["typical"]).clip(min=np.finfo(np.float64).min)
-    plogp = -entr(probabilities).sum(axis=1, keepdims=True)
-    return -np.asarray((plogp - probabilities @ log_typical.T).min(axis=1))
+    negative_entropies = -entr(probabilities).sum(axis=1, keepdims=True)
+    return -np.asarray((negative_entropies - probabilities @ log_typical.T).min(axis=1))
 
 
-PORTABLE: Registry[Portable] = Registry(
-    "detector that needs no torch",
-    mahalanobis=Portable(_fit_mahalanobis, _score_mahalanobis),
-    relative_mahalanobis=Portable(_fit_relative, _score_relative),
-    knn=Portable(_fit_knn, _score_knn),
-    nnguide=Portable(_fit_nnguide, _score_nnguide),
-    nci=Portable(_fit_about_mean, _score_nci),
-    fdbd=Portable(_fit_about_mean, _score_fdbd),
-    kl_matching=Portable(_fit_kl_matching, _score_kl_matching),
+FEATURE_SCORES: Registry[FeatureScore] = Registry(
+    "score of features",
+    mahalanobis=FeatureScore(_fit_mahalanobis, _score_mahalanobis),
+    relative_mahalanobis=FeatureScore(_fit_relative, _score_relative),
+    knn=FeatureScore(_fit_knn, _score_knn),
+    vim=FeatureScore(_fit_vim, _score_vim, needs_head=True),
+    nnguide=FeatureScore(_fit_nnguide, _score_nnguide, needs_head=True),
+    nci=FeatureScore(_fit_about_mean, _score_nci, needs_head=True),
+    fdbd=FeatureScore(_fit_about_mean, _score_fdbd, needs_head=True),
+    kl_matching=FeatureScore(_fit_kl_matching, _score_kl_matching),
 )
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class PortableDetectors:
-    """Confidences of logits, and by detectors that were fitted; higher = more in-distribution.
-
-    Attributes:
-        directions: Rows onto which features are projected.
-        statistics: What each detector keeps of the training part.
-    """
-
-    directions: Float[np.ndarray, "directions width"]
-    statistics: Mapping[str, Statistics]
-
-    @classmethod
-    def fit(
-        cls,
-        directions: Float[np.ndarray, "directions width"],
-        training: TrainingOutputs,
-        names: Sequence[str],
-    ) -> "PortableDetectors":
-        """Fit these of `PORTABLE` on a training part whose features lie along `directions`."""
-        return cls(
-            directions=directions, statistics={name: PORTABLE[name].fit(training) for name in names}
-        )
-
-    def __call__(self, logits: Logits, features: Features) -> dict[str, Scores]:
-        """Every score; NaN or infinite where a detector has none for an image."""
-        wide = logits.astype(np.float64)
-        reduced = features.astype(np.float64) @ self.directions.T
-        scores = {name: score(wide) for name, score in PORTABLE_LOGIT_SCORES.items()}
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return scores | {
-                name: PORTABLE[name].score(of, wide, reduced)
-                for name, of in self.statistics.items()
-            }
-
-    def save(self, path: Path) -> None:
-        """Write one safetensors file, whole or not at all."""
-        arrays = {"directions": self.directions}
-        for name, statistics in self.statistics.items():
-            arrays |= {f"{name}/{key}": value for key, value in statistics.items()}
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        with whole_file(path) as partial:
-            save_file(contiguous, partial, {"names": json.dumps(list(self.statistics))})
-
-    @classmethod
-    def load(cls, path: Path) -> "PortableDetectors":
-        """Read what `save` wrote.
-
-        Raises:
-            DataError: The file is missing or damaged.
-        """
-        try:
-            with safe_open(path, framework="np") as file:
-                names = json.loads((file.metadata() or {})["names"])
-            arrays = load_file(path)
-            directions = arrays.pop("directions")
-            return cls(
-                directions=directions, statistics={name: _under(name, arrays) for name in names}
-            )
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not readable detectors ({error}); export again") from error
-
-
-def _under(name: str, arrays: Statistics) -> Statistics:
-    """Statistics of one detector, refused where it is not known."""
-    PORTABLE[name]
-    return {
-        place.removeprefix(f"{name}/"): array
-        for place, array in arrays.items()
-        if place.startswith(f"{name}/")
-    }

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
-from misgiving.bundle import Answer
+from misgiving.decisions.decision import Decision
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
@@ -63,7 +63,7 @@ class Model(Protocol):
     def square(self, data: bytes, name: str) -> Square:
         """Decode and preprocess a file; raises DataError if it cannot be read."""
 
-    def answer_squares(self, squares: Squares) -> Sequence[Answer]:
+    def decide_squares(self, squares: Squares) -> Sequence[Decision]:
         """One decision for each image."""
 
 
@@ -114,8 +114,8 @@ class Service:
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
         image = await self.workers.run(partial(self._decode, upload.name), upload.data)
-        answer = await asyncio.wrap_future(self._model_batches.submit(image.square))
-        case = self._case(upload.name, image, answer)
+        decision = await asyncio.wrap_future(self._model_batches.submit(image.square))
+        case = self._case(upload.name, image, decision)
         if self.files is not None:
             await self.workers.run(partial(self._keep, self.files, image.sha256), upload.data)
         await asyncio.wrap_future(self._store_batches.submit(case))
@@ -168,9 +168,9 @@ class Service:
         with self._memory.reserve(needed):
             return self.model.square(data, name)
 
-    def _predict(self, squares: Sequence[Square]) -> Sequence[Answer]:
+    def _predict(self, squares: Sequence[Square]) -> Sequence[Decision]:
         self.metrics.batch_sizes.observe(len(squares))
-        return self.model.answer_squares(np.stack(squares))
+        return self.model.decide_squares(np.stack(squares))
 
     def _keep(self, files: ImageFiles, sha256: str, data: bytes) -> None:
         try:
@@ -178,15 +178,16 @@ class Service:
         except (OSError, UsageError) as failure:
             raise ImageNotStoredError from failure
 
-    def _case(self, name: str, image: DecodedImage, answer: Answer) -> Case:
-        by_class = dict(zip(self.model.classes, answer.probabilities, strict=True))
+    def _case(self, name: str, image: DecodedImage, decision: Decision) -> Case:
+        values = decision._asdict()
+        values["score"] = values.pop("acceptance_score")
         return Case.model_validate(
             {
-                **answer._asdict(),
+                **values,
+                "probability": decision.probability,
                 "id": self._new_id(),
                 "received": datetime.now(UTC),
                 "name": name,
-                "probabilities": by_class,
                 "sha256": image.sha256,
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,

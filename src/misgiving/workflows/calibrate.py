@@ -11,23 +11,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
+from misgiving.calibrators.apply import Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.splits import Split, partition_groups
-from misgiving.decisions.engine import (
-    CASES,
-    OOD_DETECTOR,
-    Decider,
-    calibrated,
-    detectors_of,
-    estimate_of,
-)
-from misgiving.deferral import Targets
+from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
+from misgiving.decisions.fit import OOD_DETECTOR, calibrator_of, fit_policies
+from misgiving.deferral import DeferralPolicy, Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
 from misgiving.evaluation import predictions_of
+from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.train import align
 
@@ -39,7 +35,7 @@ OWN_SETS = ("tune", "calibrate")
 class Account(NamedTuple):
     """A policy, and sentences that say what it was made of."""
 
-    decider: Decider
+    policy: DeferralPolicy
     sentences: list[str]
 
 
@@ -108,31 +104,35 @@ def calibrate_run(
         predictions_of(checkpoint, part)
         for part in (material.training, material.tune, material.calibration)
     )
-    detectors = detectors_of(trained)
-    (decider,) = calibrated(
+    detectors = FittedDetectors.fit(trained)
+    calibrator = calibrator_of(tune, detectors)
+    (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
-        estimate_of(tune, detectors),
+        calibrator,
         [targets],
         seed=seed,
         calibration_fingerprint=material.calibration.fingerprint,
         ood_detector=ood_detector,
     )
     before = _earlier(run / POLICY_FOLDER)
-    this = {"cases": decider.policy.calibration_fingerprint, "max_error": targets.max_error}
+    this = {"cases": policy.calibration_fingerprint, "max_error": targets.max_error}
     cases = _cases(data, seed, material, [*before, this])
     skipped = [one._asdict() for one in everything.skipped]
-    decider.save(run / POLICY_FOLDER, {**cases, "skipped": skipped})
+    engine = DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
+    save_policy(run / POLICY_FOLDER, engine, {**cases, "skipped": skipped})
     sentences = [
         *material.sentences,
         f"detectors fitted on {len(training)} of the {_trained_count(checkpoint.split)} images "
         "that the model was trained on",
-        *_tried(decider),
-        *decider.policy.summary(),
+        *_tried(calibrator),
+        *policy.summary(),
         *_again(before, this),
     ]
-    return Account(decider, sentences)
+    return Account(policy, sentences)
 
 
 def _earlier(folder: Path) -> list[dict[str, Any]]:
@@ -328,10 +328,11 @@ def _joined(counts: Mapping[str, int]) -> str:
     return "; ".join(f"{count} {reason}" for reason, count in counts.items())
 
 
-def _tried(decider: Decider) -> list[str]:
-    tried = ", ".join(f"{name} {value:.4f}" for name, value in decider.estimate.tried.items())
+def _tried(calibrator: Calibrator) -> list[str]:
+    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
     return [
-        f"accepting by {decider.estimate.score}, whose AURC on the tune part is lowest of: {tried}"
+        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
+        f"of: {tried}"
     ]
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool
 
 from misgiving.data.datasets import Dataset
 from misgiving.data.loading import ImageSet
-from misgiving.decisions.engine import Verdict
+from misgiving.decisions.decision import Decision
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import two_sided_interval
 from misgiving.metrics.subgroups import Subgroup, audit
@@ -20,6 +20,7 @@ from misgiving.results.schema import LabelledDecision, Measurement
 CLASS = "class"
 SHARES = {"coverage": "accept", "deferred_share": "defer", "ood_share": "ood"}
 DECISIONS = "decisions.csv"
+COLUMNS = LabelledDecision._fields[2:]  # those of a decision
 SUBGROUPS = "subgroups.csv"
 
 
@@ -28,14 +29,14 @@ class Decided:
     """The decisions on a set and what is to be said of them.
 
     Attributes:
-        verdicts: One for each image.
+        decided: One for each image.
         predictions: What they rest on.
         measurements: Shares of decisions and the error among the accepted, of all images.
         subgroups: The same by class and by column of metadata, on one image of each group.
         sentences: For people; they name the groups that get a clearly worse deal.
     """
 
-    verdicts: list[Verdict]
+    decided: list[Decision]
     predictions: Predictions
     measurements: list[Measurement]
     subgroups: list[Subgroup]
@@ -45,9 +46,11 @@ class Decided:
         """Write `decisions.csv` and `subgroups.csv`."""
         classes = self.predictions.classes
         rows = [
-            LabelledDecision(identity, classes[label], *verdict)
-            for identity, label, verdict in zip(
-                self.predictions.ids, self.predictions.labels, self.verdicts, strict=True
+            LabelledDecision(
+                identity, classes[label], *(getattr(decision, name) for name in COLUMNS)
+            )
+            for identity, label, decision in zip(
+                self.predictions.ids, self.predictions.labels, self.decided, strict=True
             )
         ]
         write_table(folder / DECISIONS, LabelledDecision, rows)
@@ -70,7 +73,7 @@ def metadata_of(dataset: Dataset, images: ImageSet) -> dict[str, tuple[str, ...]
 
 
 def measure_decisions(
-    verdicts: list[Verdict],
+    decided: list[Decision],
     predictions: Predictions,
     dataset: str,
     metadata: Mapping[str, Sequence[str]],
@@ -80,14 +83,14 @@ def measure_decisions(
     """Measure what comes of the decisions on a labelled set.
 
     Args:
-        verdicts: What was decided of each image.
+        decided: The decision for each image.
         predictions: Of these images, with their true classes and groups.
         dataset: Its name in the results.
         metadata: By column what is known of each image.
         seed: Of the draw of one image from each group, for the audit of subgroups.
     """
     rows = one_per_group(predictions.groups, seed=seed)
-    decisions = [verdict.decision for verdict in verdicts]
+    decisions = [one.decision for one in decided]
     accepted, ood = (np.array(decisions) == name for name in ("accept", "ood"))
     names = [predictions.classes[label] for label in predictions.labels]
     columns = {CLASS: names, **metadata}
@@ -98,7 +101,7 @@ def measure_decisions(
         predictions.errors[rows],
     )
     return Decided(
-        verdicts=verdicts,
+        decided=decided,
         predictions=predictions,
         measurements=_measured(decisions, predictions, dataset),
         subgroups=subgroups,

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving import distributed
-from misgiving.calibrators import CALIBRATED, COMBINATION
+from misgiving.calibrators.apply import CALIBRATED, COMBINATION, Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.datasets import load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
 from misgiving.data.loading import ImageSet, prepare
-from misgiving.decisions.engine import Decider
+from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import UsageError
 from misgiving.evaluation import (
     fingerprint_of,
@@ -32,7 +32,7 @@ from misgiving.metrics.subgroups import Subgroup
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
-from misgiving.scores.confidences import all_confidences
+from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibrate import read_cases
 from misgiving.workflows.decision_audit import (
@@ -90,7 +90,7 @@ def evaluate_run(
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     names = _distinct_names(ood)
-    decider = policy_of(run, checkpoint)
+    engine = engine_of(run, checkpoint)
     dataset_read = load_dataset(data)
     prepared = partial(
         prepare,
@@ -106,22 +106,24 @@ def evaluate_run(
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
-        *measure_failures(predictions, all_confidences(predictions), dataset),
+        *measure_failures(predictions, all_scores(predictions), dataset),
     ]
     outliers = {
         name: prepared(unlabelled([Path(folder)], name=name)) for name, folder in names.items()
     }
-    measurements += _detection(checkpoint, images, outliers, decider)
+    measurements += _detection(checkpoint, images, outliers, engine)
     account += [f"{name}: {len(outliers[name])} images" for name in outliers]
     account += _write_skipped(out, {dataset_read.name: everything, **outliers})
     subgroups: list[Subgroup] = []
     decided = None
-    if decider is not None:
+    if engine.policy is not None and engine.calibrator is not None:
         rows, said = _without_cases_of_policy(run, images, set_name)
         account += said
         if len(rows):
             metadata = metadata_of(dataset_read, images.select(rows))
-            decided = _decided(decider, predictions.select(rows), dataset, metadata)
+            decided = _decided(
+                engine, engine.calibrator, predictions.select(rows), dataset, metadata
+            )
             measurements += decided.measurements
             account += decided.sentences
             subgroups = decided.subgroups
@@ -145,19 +147,22 @@ def _write_evaluation(
 
 
 def _decided(
-    decider: Decider, predictions: Predictions, dataset: str, metadata: Metadata
+    engine: DecisionEngine,
+    calibrator: Calibrator,
+    predictions: Predictions,
+    dataset: str,
+    metadata: Metadata,
 ) -> Decided:
     """What the policy does, after failures by the learned scores and calibration."""
-    learned = decider.estimate.with_learned(
-        all_confidences(predictions, decider.used), predictions.logits
-    )
+    learned = calibrator.with_learned(all_scores(predictions, engine.used), predictions.logits)
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
+    seed = 0 if engine.policy is None else engine.policy.seed
     decided = measure_decisions(
-        decider(predictions), predictions, dataset, metadata, seed=decider.policy.seed
+        engine.decide_predictions(predictions), predictions, dataset, metadata, seed=seed
     )
     measured = [
         *measure_failures(predictions, scores, dataset),
-        *measure_scaling(predictions, decider.estimate, dataset),
+        *measure_scaling(predictions, calibrator, dataset),
         *decided.measurements,
     ]
     return replace(decided, measurements=measured)
@@ -180,18 +185,19 @@ def _without_cases_of_policy(
     return np.flatnonzero(~met), [f"{counted}; its decisions are measured on the others alone"]
 
 
-def policy_of(run: Path, checkpoint: Checkpoint) -> Decider | None:
-    """The policy of a run; None where none was calibrated.
+def engine_of(run: Path, checkpoint: Checkpoint) -> DecisionEngine:
+    """The decision engine of a run; without a policy where none was calibrated.
 
     Raises:
         DataError: It is damaged, was edited, or was made for another model.
     """
     folder = run / POLICY_FOLDER
     if not folder.exists():
-        return None
-    decider = Decider.load(folder)
-    decider.policy.refuse_other_model(fingerprint_of(checkpoint))
-    return decider
+        return DecisionEngine(classes=checkpoint.classes)
+    engine = load_policy(folder)
+    if engine.policy is not None:
+        engine.policy.refuse_other_model(fingerprint_of(checkpoint))
+    return engine
 
 
 def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
@@ -253,17 +259,16 @@ def _detection(
     checkpoint: Checkpoint,
     inliers: ImageSet,
     outliers: dict[str, ImageSet],
-    decider: Decider | None,
+    engine: DecisionEngine,
 ) -> list[Measurement]:
     """ODIN's default only: tuning it on the sets that are measured would flatter."""
     if not outliers:
         return []
-    fitted = None if decider is None else decider.detectors
-    inlier_scores = score(checkpoint, inliers, fitted)
+    inlier_scores = score(checkpoint, inliers, engine.detectors)
     rows = []
     for name, images in outliers.items():
-        rows += measure_detection(inlier_scores, score(checkpoint, images, fitted), name)
-        if decider is not None:
-            found = predictions_of(checkpoint, images)
-            rows += measure_shares([verdict.decision for verdict in decider(found)], name)
+        rows += measure_detection(inlier_scores, score(checkpoint, images, engine.detectors), name)
+        if engine.policy is not None:
+            found = engine.decide_predictions(predictions_of(checkpoint, images))
+            rows += measure_shares([one.decision for one in found], name)
     return rows

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,19 +10,18 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving.bundle import Bundle, Rules, is_bundle
+from misgiving.bundle import Bundle, is_bundle
 from misgiving.bundle.bundle import write_bundle
 from misgiving.bundle.card import LIMITS, NO_PROMISE
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS, Squares
 from misgiving.checkpoint import Checkpoint, load, versions
-from misgiving.decisions.engine import Decider
+from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import fingerprint_of
 from misgiving.files import whole_folder
 from misgiving.models.joint import outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.scores import FITTED, PORTABLE, PortableDetectors
-from misgiving.workflows.evaluate import policy_of
+from misgiving.workflows.evaluate import engine_of
 
 CLOSE = 1e-4  # how far an output may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared
@@ -37,12 +37,12 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         overwrite: Replace a bundle; nothing else is ever replaced.
 
     Raises:
-        DataError: The model or its policy cannot be had without torch, or the graph differs.
+        DataError: The graph cannot be exported or its outputs differ from the model's.
     """
     _refuse_existing(out, overwrite=overwrite)
     checkpoint = load(run)
-    decider = policy_of(run, checkpoint)
-    rules = None if decider is None else rules_of(decider)
+    engine = engine_of(run, checkpoint)
+    engine = replace(engine, detectors=engine.used)
     with whole_folder(out) as partial:
         write_graph(
             checkpoint.model,
@@ -53,12 +53,11 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         )
         write_bundle(
             partial,
-            classes=checkpoint.classes,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
             fingerprint=fingerprint_of(checkpoint),
-            rules=rules,
-            card=card_of(run, checkpoint, rules),
+            engine=engine,
+            card=card_of(run, checkpoint, engine.policy),
         )
         bundle = Bundle.load(partial)
         _refuse_other_outputs(checkpoint, bundle)
@@ -72,27 +71,6 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
         raise UsageError(f"{out}: exists and is no bundle; name another place")
     if not overwrite:
         raise UsageError(f"{out}: exists; say --overwrite to replace it")
-
-
-def rules_of(decider: Decider) -> Rules:
-    """The same rules without torch.
-
-    Raises:
-        DataError: They rest on a detector that needs torch.
-    """
-    names = decider.used.names
-    if missing := [name for name in names if name not in PORTABLE]:
-        others = ", ".join(name for name in FITTED if name in PORTABLE)
-        raise DataError(
-            f"the policy rests on {missing[0]}, which cannot be exported; run `misgiving "
-            f"calibrate` with --detector and one of {others}, or a score of logits"
-        )
-    fitted = decider.detectors
-    return Rules(
-        policy=decider.policy,
-        estimate=decider.estimate,
-        detectors=PortableDetectors.fit(fitted.directions, fitted.training, names),
-    )
 
 
 def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:
@@ -128,12 +106,12 @@ def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray
     return difference / largest if largest else difference
 
 
-def card_of(run: Path, checkpoint: Checkpoint, rules: Rules | None) -> dict[str, Any]:
+def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) -> dict[str, Any]:
     """What to tell of the model, as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
     return {
-        "what": _what(checkpoint, rules),
+        "what": _what(checkpoint, policy),
         "classes": list(checkpoint.classes),
         "data": {
             "name": str(data.get("name", "unknown")),
@@ -145,7 +123,7 @@ def card_of(run: Path, checkpoint: Checkpoint, rules: Rules | None) -> dict[str,
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "versions": {**trained.get("versions", {}), **_named_exported(versions(EXPORTED_WITH))},
         "fingerprint": fingerprint_of(checkpoint),
-        "targets": [NO_PROMISE] if rules is None else rules.policy.summary(),
+        "targets": [NO_PROMISE] if policy is None else policy.summary(),
         "limits": list(LIMITS),
     }
 
@@ -154,11 +132,11 @@ def _named_exported(found: dict[str, str]) -> dict[str, str]:
     return {f"{name} at export": version for name, version in found.items()}
 
 
-def _what(checkpoint: Checkpoint, rules: Rules | None) -> str:
+def _what(checkpoint: Checkpoint, policy: DeferralPolicy | None) -> str:
     estimates = ", and estimates its own loss" if checkpoint.estimates_losses else ""
     decides = (
         "It has no policy, and defers every answer."
-        if rules is None
+        if policy is None
         else "By its policy it accepts an answer, defers it, or calls the image OOD."
     )
     return (

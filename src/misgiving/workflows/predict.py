@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle import Answer, Bundle, Outputs, answers_of, is_bundle_not_run
+from misgiving.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
 from misgiving.data.datasets import Dataset, preprocessed, unlabelled
 from misgiving.data.parallel import LOOK_AHEAD, in_order
 from misgiving.data.preprocessing import Preprocessing
+from misgiving.decisions.decision import Decision
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import refuse_unwritable, write_text
 from misgiving.results.decision_tables import (
@@ -54,7 +55,7 @@ class Predictor:
         processes: How many share the images.
     """
 
-    decide: Callable[[Squares], list[Answer]]
+    decide: Callable[[Squares], list[Decision]]
     preprocessing: Preprocessing
     has_policy: bool
     fingerprint: str
@@ -86,7 +87,7 @@ def predictor_of(
         raise UsageError("devices and nodes are for a run; a bundle takes all cores already")
     bundle = Bundle.load(model)
     return Predictor(
-        decide=bundle.answer_squares,
+        decide=bundle.decide_squares,
         preprocessing=bundle.preprocessing,
         has_policy=bundle.policy is not None,
         fingerprint=_fingerprint(bundle.fingerprint, bundle.policy),
@@ -98,30 +99,21 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     from misgiving.checkpoint import load
     from misgiving.evaluation import fingerprint_of
     from misgiving.training.devices import start_processes
-    from misgiving.workflows.evaluate import policy_of
+    from misgiving.workflows.evaluate import engine_of
 
     checkpoint = load(run)
-    decider = policy_of(run, checkpoint)
+    engine = engine_of(run, checkpoint)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     fingerprint = fingerprint_of(checkpoint)
 
-    def decide(squares: Squares) -> list[Answer]:
-        predictions = predict_squares(checkpoint, squares, fingerprint)
-        outputs = Outputs(
-            logits=predictions.logits,
-            features=predictions.features,
-            predicted_losses=predictions.predicted_losses,
-        )
-        if decider is None:
-            return answers_of(outputs, predictions.classes, None, None)
-        scaling = decider.estimate.scaling
-        return answers_of(outputs, predictions.classes, decider(predictions), scaling)
+    def decide(squares: Squares) -> list[Decision]:
+        return engine.decide_predictions(predict_squares(checkpoint, squares, fingerprint))
 
     return Predictor(
         decide=decide,
         preprocessing=checkpoint.preprocessing,
-        has_policy=decider is not None,
-        fingerprint=_fingerprint(fingerprint, None if decider is None else decider.policy),
+        has_policy=engine.policy is not None,
+        fingerprint=_fingerprint(fingerprint, engine.policy),
         rank=distributed.rank(),
         processes=distributed.count(),
     )
@@ -310,11 +302,7 @@ def _batches(
             yield batch
 
 
-def _row(path: str, decision: Answer) -> DecisionRow:
+def _row(path: str, decision: Decision) -> DecisionRow:
     values = {name: getattr(decision, name, None) for name in DecisionRow._fields}
-    values |= {"path": path, "acceptance_score": decision.score}
-    return DecisionRow._make(_finite(value) for value in values.values())
-
-
-def _finite(value: str | float | None) -> str | float | None:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    probability = decision.probability if math.isfinite(decision.probability) else None
+    return DecisionRow._make({**values, "path": path, "probability": probability}.values())

@@ -116,11 +116,10 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
 
 
 def _saliency(model: Model, name: str, square: Square) -> Saliency:
-    index = list(model.classes).index(name)
     probabilities: list[float] = []
 
     def probabilities_of(squares: Squares) -> Sequence[float]:
-        found = [answer.probabilities[index] for answer in model.answer_squares(squares)]
+        found = [one.probabilities[name] for one in model.decide_squares(squares)]
         probabilities.extend(found)
         return found
 

@@ -1,0 +1,224 @@
+"""Detectors that are fitted on training predictions, saved, and applied to new ones.
+
+Features are reduced by PCA first: a covariance needs many more samples than dimensions, so there is
+at most one direction for ten samples.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from misgiving.errors import DataError, UsageError
+from misgiving.files import whole_file
+from misgiving.results.predictions import Predictions
+from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Training
+from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
+
+MOST_DIRECTIONS = 256
+SAMPLES_PER_DIRECTION = 10
+LEAST_VARIANCE = 1e-10  # of a direction, as a fraction of the first one's: below is rounding
+CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FittedDetectors:
+    """Scores of `FEATURE_SCORES` with what they keep of a training set.
+
+    Attributes:
+        directions: Orthonormal rows onto which features are projected.
+        statistics: What each score keeps, by its name.
+    """
+
+    directions: Float[np.ndarray, "directions width"]
+    statistics: Mapping[str, Statistics]
+
+    @classmethod
+    def fit(cls, training: Predictions, names: Sequence[str] | None = None) -> "FittedDetectors":
+        """Fit scores on predictions for the training set, and never for another set.
+
+        Args:
+            training: Predictions for the images that the model was trained on.
+            names: Which of `FEATURE_SCORES`; None: all that the model's last layer allows.
+        """
+        if names is None:
+            names = [
+                name
+                for name, score in FEATURE_SCORES.items()
+                if training.head is not None or not score.needs_head
+            ]
+        fits = {name: FEATURE_SCORES[name].fit for name in names}
+        _refuse_unusable(training)
+        directions = principal_directions(training.features)
+        reduced = _reduce(training, directions)
+        statistics = {name: fit(reduced) for name, fit in fits.items()}
+        return cls(directions=directions, statistics=statistics)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the scores."""
+        return tuple(self.statistics)
+
+    def only(self, names: Sequence[str]) -> "FittedDetectors":
+        """Keep these of the scores, as they were fitted."""
+        return replace(self, statistics={name: self.statistics[name] for name in names})
+
+    def __call__(self, logits: Logits, features: Features) -> dict[str, Scores]:
+        """Score predictions of the same model; not finite where a score is not defined."""
+        if features.shape[1] != self.directions.shape[1]:
+            raise UsageError(
+                f"features have {features.shape[1]} values, and the detectors were fitted on "
+                f"{self.directions.shape[1]}; use the same model"
+            )
+        arrays = [array for kept in self.statistics.values() for array in kept.values()]
+        rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
+        starts = range(0, max(1, len(logits)), rows)
+        chunks = [self._score(logits[at : at + rows], features[at : at + rows]) for at in starts]
+        return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.names}
+
+    def _score(self, logits: Logits, features: Features) -> dict[str, Scores]:
+        wide, reduced = logits.astype(np.float64), features.astype(np.float64) @ self.directions.T
+        return {
+            name: FEATURE_SCORES[name].score(statistics, wide, reduced)
+            for name, statistics in self.statistics.items()
+        }
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file, whole or not at all."""
+        arrays = {"directions": self.directions}
+        for name, statistics in self.statistics.items():
+            arrays |= {f"{name}/{key}": value for key, value in statistics.items()}
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        with whole_file(path) as partial:
+            save_file(contiguous, partial, {"names": json.dumps(self.names)})
+
+    @classmethod
+    def load(cls, path: Path) -> "FittedDetectors":
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="np") as file:
+                names = json.loads((file.metadata() or {})["names"])
+            arrays = load_file(path)
+            directions = arrays.pop("directions")
+            statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
+            statistics = {name: {} for name in names if FEATURE_SCORES[name]}
+            for place, array in arrays.items():
+                name, key = place.split("/")
+                statistics[name][key] = array
+            return cls(directions=directions, statistics=statistics)
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: not readable detectors ({error}); fit them again") from error
+
+
+def all_scores(
+    predictions: Predictions, detectors: FittedDetectors | None = None
+) -> dict[str, Scores]:
+    """Scores of logits, the negated predicted loss, and fitted detectors where given, by name.
+
+    Raises:
+        DataError: Detectors are given and outputs or scores of an image are not finite.
+    """
+    if detectors is not None:
+        outputs = np.hstack([predictions.logits, predictions.features])
+        _refuse_not_finite("logits or features", np.isfinite(outputs).all(axis=1))
+    scores = scores_of_outputs(
+        predictions.logits, predictions.features, predictions.predicted_losses, detectors
+    )
+    for name in () if detectors is None else detectors.names:
+        _refuse_not_finite(f"scores of {name}", np.isfinite(scores[name]))
+    return scores
+
+
+def _refuse_not_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
+    if not finite.all():
+        raise DataError(
+            f"{name} are NaN or infinite for {np.count_nonzero(~finite)} of {len(finite)} images; "
+            "check the images and predict again"
+        )
+
+
+def scores_of_outputs(
+    logits: Logits,
+    features: Features,
+    predicted_losses: Scores | None,
+    detectors: FittedDetectors | None,
+) -> dict[str, Scores]:
+    """Every score of a model's outputs, by name; not finite where a score is not defined."""
+    scores = {name: score(logits) for name, score in LOGIT_SCORES.items()}
+    if predicted_losses is not None:
+        scores["predicted_loss"] = -predicted_losses.astype(np.float64)
+    return scores if detectors is None else scores | detectors(logits, features)
+
+
+def principal_directions(features: Features) -> Float[np.ndarray, "directions width"]:
+    """Orthonormal directions of the largest variance about the mean (PCA).
+
+    The largest entry of each is positive, so that they do not depend on the linear algebra library.
+    """
+    samples, width = features.shape
+    if samples < 2 or not np.ptp(features, axis=0).any():
+        raise DataError(
+            f"the features of the {samples} training samples are all alike; "
+            "give predictions of a trained model for its whole training set"
+        )
+    centred = features.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    if samples >= width:
+        ascending, vectors = np.linalg.eigh(centred.T @ centred)
+        variances, directions = ascending[::-1], vectors.T[::-1]
+    else:
+        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
+        variances = singular**2
+    most = min(MOST_DIRECTIONS, max(1, samples // SAMPLES_PER_DIRECTION), width)
+    kept = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
+    largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
+    return np.asarray(kept * np.sign(largest))
+
+
+def _reduce(training: Predictions, directions: Float[np.ndarray, "directions width"]) -> Training:
+    """Change to coordinates along `directions`, about the features' own origin.
+
+    Angles (knn, nnguide) are measured at that origin; the other scores do not depend on it. The
+    head's bias takes up what the head makes of the mean feature outside the directions.
+    """
+    features = training.features.astype(np.float64)
+    classes, width = training.logits.shape[1], features.shape[1]
+    weight, bias = np.zeros((classes, width)), np.zeros(classes)
+    if training.head is not None:
+        weight, bias = (values.astype(np.float64) for values in training.head)
+    mean = features.mean(axis=0)
+    outside = mean - mean @ directions.T @ directions
+    return Training(
+        logits=training.logits.astype(np.float64),
+        features=features @ directions.T,
+        labels=training.labels,
+        head={"weight": weight @ directions.T, "bias": bias + weight @ outside},
+    )
+
+
+def _refuse_unusable(training: Predictions) -> None:
+    classes, width = training.logits.shape[1], training.features.shape[1]
+    if not len(training.logits) == len(training.features) == len(training.labels):
+        raise UsageError(
+            f"{len(training.logits)} logits, {len(training.features)} features and "
+            f"{len(training.labels)} labels; give one of each per training image"
+        )
+    if classes < 2:
+        raise UsageError(f"detectors need logits of two classes or more, got {classes}")
+    for name, values in (("logits", training.logits), ("features", training.features)):
+        if not np.isfinite(values).all():
+            raise UsageError(f"training {name} contain NaN or infinity; train and predict again")
+    if training.head is not None and training.head.weight.shape != (classes, width):
+        raise UsageError(
+            f"the head's weight is {training.head.weight.shape}; "
+            f"give the last layer, whose weight is {(classes, width)}"
+        )

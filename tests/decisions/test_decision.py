@@ -1,0 +1,90 @@
+"""Reasons of decisions, by a policy that is certified on drawn cases."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from misgiving.decisions.decision import (
+    ALL_ACCEPTED,
+    AT_OOD_THRESHOLD,
+    NO_THRESHOLD,
+    NOT_FINITE,
+    Decision,
+    reason_for,
+)
+from misgiving.deferral import DeferralPolicy, ScoredCases, Targets, certify_thresholds
+
+
+def cases(seed, count=400):
+    random = np.random.default_rng(seed)
+    scores = random.uniform(size=count)
+    return ScoredCases(
+        scores=scores,
+        ood_scores=random.normal(size=count),
+        wrong=random.random(count) < 0.4 * (1 - scores),
+        labels=random.integers(2, size=count),
+    )
+
+
+@pytest.fixture(scope="module")
+def policy():
+    targets = Targets(max_error=0.15, max_ood_false_alarms=0.1)
+    return DeferralPolicy(
+        certificate=certify_thresholds(cases(0), cases(1), targets, classes=("a", "b")),
+        score="msp",
+        ood_detector="knn",
+        model_fingerprint="m",
+        calibration_fingerprint="c",
+        seed=0,
+        error_limit=0.12,
+    )
+
+
+def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan):
+    """The reason for what the policy decides."""
+    outcomes = policy.decide(np.array([score]), np.array([ood_score]))
+    numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
+    numbers["ood_p_value"] = float(outcomes.p_values[0])
+    return reason_for(policy, outcomes.decisions[0].item(), numbers)
+
+
+def test_reasons_name_the_error_and_its_limit_where_they_are_known(policy):
+    assert "0.31 is above 0.12" in reason(policy, score=0.0, error=0.31)
+    assert "0.02 is within 0.12" in reason(policy, score=1.0, error=0.02)
+
+
+def test_a_reason_never_contradicts_its_decision(policy):
+    assert "score 1.00 is at least" in reason(policy, score=1.0, error=0.5)
+    assert "score 0.00 is below" in reason(policy, score=0.0, error=0.01)
+
+
+def test_without_an_error_limit_the_reason_is_the_score(policy):
+    assert "score 0.00 is below" in reason(replace(policy, error_limit=None), score=0.0, error=0.9)
+
+
+def test_the_reason_for_an_ood_image_says_how_unusual_it_is(policy):
+    third = sorted(policy.calibration_ood_scores)[2]
+    assert "all but 0.75 % of the" in reason(policy, ood_score=third + 1e-9)
+    assert "(p = 0.01)" in reason(policy, ood_score=third + 1e-9)
+    assert "than all calibration cases" in reason(policy, ood_score=-99.0)
+
+
+def test_scores_that_are_missing_or_exactly_at_the_limit_are_named(policy):
+    assert reason(policy, score=math.nan) == NOT_FINITE
+    assert reason(policy, ood_score=math.nan) == NOT_FINITE
+    assert reason(policy, ood_score=policy.ood_threshold) == AT_OOD_THRESHOLD
+
+
+@pytest.mark.parametrize(
+    ("threshold", "expected"), [(None, NO_THRESHOLD), (-math.inf, ALL_ACCEPTED)]
+)
+def test_a_policy_that_accepts_nothing_or_everything_says_so(policy, threshold, expected):
+    certificate = replace(policy.certificate, accept_threshold=threshold)
+    assert reason(replace(policy, certificate=certificate)) == expected
+
+
+def test_the_probability_is_that_of_the_predicted_class():
+    decision = Decision("defer", "b", {"a": 0.7, "b": 0.3}, *[None] * 2, "why", *[None] * 4)
+    assert decision.probability == 0.3

@@ -1,0 +1,254 @@
+"""Fitting, saving and applying detectors; what each score is has its own tests."""
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from scenes import WIDTH, predictions, scene, scores_of
+
+from misgiving.errors import DataError, UsageError
+from misgiving.results.predictions import Head
+from misgiving.scores import detectors as module
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.logits import LOGIT_SCORES
+
+
+@pytest.fixture(scope="module")
+def training():
+    return scene(600)
+
+
+@pytest.fixture(scope="module")
+def queries():
+    return scene(50, seed=1)
+
+
+@pytest.fixture(scope="module")
+def detectors(training):
+    return FittedDetectors.fit(training)
+
+
+@pytest.mark.parametrize(
+    ("samples", "width", "directions"),
+    [(30, 64, 3), (600, 1280, 60), (4000, 300, 256), (5, 20, 1), (600, 20, 20)],
+)
+def test_there_is_at_most_one_direction_for_ten_samples(samples, width, directions):
+    detectors = FittedDetectors.fit(scene(samples, width=width), ["knn"])
+    assert detectors.directions.shape == (directions, width)
+
+
+@pytest.mark.parametrize("samples", [100, 30])  # more and fewer samples than features
+def test_directions_are_orthonormal_and_have_the_largest_variance(training, samples):
+    narrow = training.select(np.arange(samples))
+    count = samples // 10
+    directions = FittedDetectors.fit(narrow, ["knn"]).directions
+    np.testing.assert_allclose(directions @ directions.T, np.eye(count), atol=1e-12)
+    covariance = np.cov(narrow.features.astype(np.float64).T)
+    explained = np.diag(directions @ covariance @ directions.T)
+    np.testing.assert_allclose(explained, np.linalg.eigvalsh(covariance)[::-1][:count], rtol=1e-9)
+
+
+def test_the_reduced_head_gives_the_logits_of_features_within_the_directions():
+    training = scene(90)
+    detectors = FittedDetectors.fit(training, ["nci"])
+    features, directions = training.features.astype(np.float64), detectors.directions
+    mean = features.mean(axis=0)
+    within = mean + (features - mean) @ directions.T @ directions
+    kept = detectors.statistics["nci"]
+    np.testing.assert_allclose(
+        features @ directions.T @ kept["weight"].T + kept["bias"],
+        within @ training.head.weight.T + training.head.bias,
+        rtol=1e-9,
+    )
+
+
+@pytest.mark.parametrize("cells", [1, 7 * 600])
+def test_scores_do_not_depend_on_the_other_samples(detectors, queries, cells, monkeypatch):
+    expected = scores_of(detectors, queries)
+    monkeypatch.setattr(module, "CELLS", cells)
+    for name, confidences in scores_of(detectors, queries).items():
+        np.testing.assert_allclose(confidences, expected[name], rtol=1e-9, err_msg=name)
+
+
+def test_a_bounded_number_of_samples_is_scored_at_once(training, monkeypatch):
+    sizes = []
+    detectors = FittedDetectors.fit(training, ["knn"])
+    knn = FEATURE_SCORES["knn"]
+
+    def counted(kept, logits, features):
+        sizes.append(len(features))
+        return knn.score(kept, logits, features)
+
+    monkeypatch.setitem(FEATURE_SCORES, "knn", knn._replace(score=counted))
+    monkeypatch.setattr(module, "CELLS", 1024 * 600)
+    scores_of(detectors, scene(2500))
+    assert sizes == [1024, 1024, 452]
+
+
+def test_some_of_the_detectors_score_as_they_do_among_all(detectors, queries):
+    every = scores_of(detectors, queries)
+    some = scores_of(detectors.only(["vim", "knn"]), queries)
+    assert list(some) == ["vim", "knn"]
+    assert len(detectors.names) > 2
+    for name, scores in some.items():
+        np.testing.assert_array_equal(scores, every[name])
+
+
+def test_loaded_detectors_give_the_same_scores_bit_for_bit(detectors, queries, tmp_path):
+    detectors.save(tmp_path / "detectors.safetensors")
+    loaded = FittedDetectors.load(tmp_path / "detectors.safetensors")
+    assert loaded.names == tuple(FEATURE_SCORES)
+    for name, confidences in scores_of(detectors, queries).items():
+        assert confidences.dtype == np.float64
+        np.testing.assert_array_equal(scores_of(loaded, queries)[name], confidences, name)
+
+
+def test_no_training_label_or_logit_is_kept_for_neighbours(training):
+    only = FittedDetectors.fit(training, ["knn"])
+    assert set(only.statistics["knn"]) == {"neighbours", "k"}
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def _without_directions(path):
+    arrays = load_file(path)
+    del arrays["directions"]
+    save_file(arrays, path, {"names": '["knn"]'})
+
+
+def _of_an_unknown_detector(path):
+    save_file(load_file(path), path, {"names": '["guess"]'})
+
+
+def _of_the_earlier_format(path):
+    """It kept the training predictions, and fitted again."""
+    arrays = {name: np.zeros((3, 2)) for name in ("directions", "logits", "features")}
+    save_file(arrays, path, {"names": '["knn"]', "seed": "0"})
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.unlink(),
+        _cut,
+        _without_directions,
+        _of_an_unknown_detector,
+        _of_the_earlier_format,
+    ],
+)
+def test_a_missing_or_damaged_file_is_refused_in_one_line(training, tmp_path, damage):
+    path = tmp_path / "detectors.safetensors"
+    FittedDetectors.fit(training, ["knn"]).save(path)
+    damage(path)
+    with pytest.raises(DataError, match=r"^.*detectors.safetensors: .*$"):
+        FittedDetectors.load(path)
+
+
+def test_a_class_that_is_absent_from_training_does_not_matter(training, queries):
+    kept = training.labels != 1
+    without = predictions(training.features[kept], training.labels[kept], training.head)
+    for name, confidences in scores_of(FittedDetectors.fit(without), queries).items():
+        assert np.isfinite(confidences).all(), name
+
+
+@pytest.mark.parametrize("samples", [5, 9, 30])
+@pytest.mark.parametrize("classes", [2, 8])
+def test_tiny_training_sets_and_two_classes_work(samples, classes):
+    detectors = FittedDetectors.fit(scene(samples, classes=classes, width=64))
+    confidences = scores_of(detectors, scene(20, classes=classes, width=64, seed=1))
+    assert set(confidences) == set(FEATURE_SCORES)
+    assert all(len(values) == 20 for values in confidences.values())
+
+
+def test_features_that_never_change_add_no_direction(training, queries):
+    def padded(some):
+        constant = np.full((len(some.features), 300), 0.3, dtype=np.float32)
+        head = Head(np.pad(training.head.weight, ((0, 0), (0, 300))), training.head.bias)
+        return predictions(np.hstack([some.features, constant]), some.labels, head)
+
+    detectors = FittedDetectors.fit(padded(training))
+    assert len(detectors.directions) == WIDTH
+    expected = scores_of(FittedDetectors.fit(training, ["mahalanobis"]), queries)["mahalanobis"]
+    actual = scores_of(detectors, padded(queries))["mahalanobis"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-9)
+
+
+def test_features_that_are_all_alike_are_refused(training):
+    alike = replace(training, features=np.ones_like(training.features))
+    with pytest.raises(DataError, match="600 training samples are all alike"):
+        FittedDetectors.fit(alike)
+
+
+def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
+    assert FittedDetectors.fit(replace(training, head=None)).names == (
+        "mahalanobis",
+        "relative_mahalanobis",
+        "knn",
+        "kl_matching",
+    )
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda good: {"labels": good.labels[:-1]}, "600 logits, 600 features and 599 labels"),
+        (lambda good: {"features": good.features * np.float32(np.nan)}, "features .*NaN"),
+        (lambda good: {"logits": good.logits[:, :1]}, "two classes"),
+        (lambda good: {"head": Head(good.head.weight.T, good.head.bias)}, r"weight is \(4, 40\)"),
+    ],
+)
+def test_training_predictions_that_do_not_fit_together_are_refused(training, change, named):
+    with pytest.raises(UsageError, match=named):
+        FittedDetectors.fit(replace(training, **change(training)))
+
+
+def test_predictions_of_another_model_are_refused(detectors, queries):
+    with pytest.raises(UsageError, match=r"39 values.* 40"):
+        detectors(queries.logits, queries.features[:, 1:])
+
+
+def test_all_scores_are_those_of_logits_losses_and_detectors(detectors, queries):
+    assert set(all_scores(queries)) == set(LOGIT_SCORES)
+    losses = np.arange(50, dtype=np.float32)
+    found = all_scores(replace(queries, predicted_losses=losses), detectors)
+    assert set(found) == {*LOGIT_SCORES, "predicted_loss", *FEATURE_SCORES}
+    np.testing.assert_array_equal(found["predicted_loss"], -losses)
+
+
+def test_predictions_with_nan_or_infinity_are_refused_by_detectors(detectors, queries):
+    for lost in (np.nan, np.inf):
+        features = np.where(np.arange(50)[:, None] == 3, np.float32(lost), queries.features)
+        with pytest.raises(DataError, match=r"features .*1 of 50"):
+            all_scores(replace(queries, features=features), detectors)
+
+
+def test_scores_that_are_not_finite_are_refused_naming_the_detector(detectors, queries):
+    huge = np.where(np.arange(50)[:, None] == 3, 1e300, queries.features.astype(np.float64))
+    with pytest.raises(DataError, match=r"mahalanobis .*1 of 50"), np.errstate(over="ignore"):
+        all_scores(replace(queries, features=huge), detectors.only(["mahalanobis"]))
+
+
+def test_an_unknown_detector_is_refused_before_anything_is_fitted(training):
+    with pytest.raises(UsageError, match="'guess'; choose from mahalanobis"):
+        FittedDetectors.fit(training, ["guess"])
+
+
+def test_fitting_leaves_the_training_predictions_as_they_were(training):
+    before = training.features.copy()
+    FittedDetectors.fit(training)
+    np.testing.assert_array_equal(training.features, before)
+
+
+def test_scores_are_imported_without_torch():
+    program = (
+        "import sys, misgiving.scores.detectors; print({'torch', 'sklearn'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"
