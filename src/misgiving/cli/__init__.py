@@ -38,9 +38,9 @@ app.add_typer(data_app, name="data")
 
 def _version(wanted: bool) -> bool:
     if wanted:
-        import misgiving
+        from importlib.metadata import version
 
-        typer.echo(f"misgiving {misgiving.__version__}")
+        typer.echo(f"misgiving {version('misgiving')}")
         raise typer.Exit
     return wanted
 

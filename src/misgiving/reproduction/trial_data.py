@@ -3,12 +3,12 @@
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import misgiving
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.datasets import Dataset, load_dataset
@@ -261,7 +261,7 @@ def code_fingerprint(
         left_out: Files and folders of the package.
         of: Only these of its files and folders; None for all.
     """
-    root = Path(misgiving.__file__).parent
+    root = Path(str(files("misgiving")))
     apart = [root / place for place in (*left_out, "__main__.py")]
     within = [root] if of is None else [root / place for place in of]
     return sha256_of_chunks(
