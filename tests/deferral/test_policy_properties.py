@@ -13,7 +13,6 @@ from strategies import columns, heights
 
 from misgiving.decisions.decision import reason_for
 from misgiving.deferral import (
-    BinomialInterval,
     CalibrationScores,
     CertifiableError,
     Certificate,
@@ -159,7 +158,6 @@ def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes)
         ood_scores=tuple(sorted(familiarities)) or None,
         accepted=50,
         wrong=1,
-        coverage=BinomialInterval(0.4, 0.6),
         class_outcomes=(),
         label_shift=None,
         smallest_certifiable=None,
@@ -263,7 +261,6 @@ written = st.fixed_dictionaries(
         "familiarities": st.lists(finite, max_size=4),
         "error_limit": st.none() | shares,
         "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
-        "coverage": st.tuples(shares, shares),
         "class_outcomes": st.lists(outcomes, max_size=2),
         "targets": targets,
         "label_shift": st.none()
@@ -282,7 +279,6 @@ def record(kind, values):
 def policy_of(drawn):
     """The policy of these plain values."""
     records = {
-        "coverage": BinomialInterval(*drawn["coverage"]),
         "class_outcomes": tuple(record(ClassOutcome, of) for of in drawn["class_outcomes"]),
         "targets": Targets(**drawn["targets"]),
         "label_shift": record(LabelShiftOutcome, drawn["label_shift"]),

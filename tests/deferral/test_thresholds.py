@@ -32,7 +32,8 @@ def test_a_certificate_counts_the_calibration_cases(sets, classes):
     (outcome,) = found.class_outcomes
     assert outcome.missed == (reached & cases.wrong & of_class).sum()
     assert outcome.cases == of_class.sum()
-    assert found.coverage.lower < found.accepted / found.cases < found.coverage.upper
+    low, high = found.coverage_interval
+    assert low < found.accepted / found.cases < high
     assert sorted(cases.ood_scores)[found.ood_rank - 1] == found.ood_threshold
 
 
@@ -96,7 +97,7 @@ def test_where_all_are_wrong_no_error_is_certifiable(sets, classes):
     tuning, cases = (replace(one, wrong=np.ones(len(one), dtype=bool)) for one in sets)
     found = certify_thresholds(tuning, cases, TARGETS, classes=classes)
     assert (found.accept_threshold, found.accepted, found.smallest_certifiable) == (None, 0, None)
-    assert found.coverage == (0.0, 0.0)
+    assert found.coverage_interval == (0.0, 0.0)
 
 
 def test_one_class_alone_can_certify_the_error(sets, classes):

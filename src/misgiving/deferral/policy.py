@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from misgiving.deferral.bounds import BinomialInterval, conformal_p_values
+from misgiving.deferral.bounds import conformal_p_values
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.summary import summarize
@@ -201,7 +201,6 @@ def _certificate(fields: Mapping[str, Any]) -> Certificate:
         "classes": tuple(fields["classes"]),
         "accept_threshold": None if threshold is None else float(threshold),
         "ood_scores": None if ood_scores is None else tuple(ood_scores),
-        "coverage": BinomialInterval(*fields["coverage"]),
         "class_outcomes": tuple(ClassOutcome(**of) for of in fields["class_outcomes"]),
         "label_shift": None
         if shift is None

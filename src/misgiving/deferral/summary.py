@@ -18,7 +18,7 @@ def summarize(certificate: Certificate) -> list[str]:
 
 def _accepting(certificate: Certificate) -> list[str]:
     targets, cases, accepted = certificate.targets, certificate.cases, certificate.accepted
-    low, high = certificate.coverage
+    low, high = certificate.coverage_interval
     lines = [
         f"Certified: at most {_percent(targets.max_error)} of the accepted predictions are wrong.",
         f"{accepted} of {cases} calibration cases are accepted ({_percent(accepted / cases)}; "

@@ -82,7 +82,6 @@ class Certificate:
         ood_scores: OOD scores of the calibration cases, sorted; None: no detector.
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
-        coverage: Two-sided interval of the accepted share, for the threshold as it is.
         class_outcomes: One for each class with a target.
         label_shift: Error with other class shares, where these were given.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
@@ -100,11 +99,17 @@ class Certificate:
     ood_scores: tuple[float, ...] | None
     accepted: int
     wrong: int
-    coverage: BinomialInterval
     class_outcomes: tuple[ClassOutcome, ...]
     label_shift: LabelShiftOutcome | None
     smallest_certifiable: CertifiableError | None
     calibration_scores: CalibrationScores
+
+    @property
+    def coverage_interval(self) -> BinomialInterval:
+        """Two-sided interval of the accepted share, for the threshold as it is."""
+        if not self.accepted:
+            return BinomialInterval(0.0, 0.0)
+        return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
 
 
 def certify_thresholds(
@@ -125,9 +130,9 @@ def certify_thresholds(
     counts = plan.count(calibration)
     position = int(plan.loosest_certified(counts))
     certified = position >= 0
-    accepted = int(counts.accepted[position]) if certified else 0
     threshold = float(plan.thresholds[position]) if certified else None
     limit = None if counts.ood_limit is None else float(counts.ood_limit)
+    ood_scores = calibration.ood_scores
     return Certificate(
         targets=targets,
         classes=plan.classes,
@@ -138,25 +143,12 @@ def certify_thresholds(
         ood_threshold=limit,
         ood_rank=plan.rank,
         ood_scores=None
-        if calibration.ood_scores is None
-        else tuple(np.sort(calibration.ood_scores).astype(float).tolist()),
-        accepted=accepted,
+        if ood_scores is None
+        else tuple(np.sort(ood_scores).astype(float).tolist()),
+        accepted=int(counts.accepted[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
-        coverage=two_sided_interval(accepted, len(calibration), level=1 - targets.confidence)
-        if accepted
-        else BinomialInterval(0.0, 0.0),
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
-        label_shift=None
-        if targets.prevalence is None
-        else error_under_label_shift(
-            targets.prevalence,
-            classes,
-            calibration,
-            threshold=threshold,
-            ood_limit=limit,
-            level=1 - targets.confidence,
-            thresholds_tried=len(plan.thresholds),
-        ),
+        label_shift=_label_shift(plan, calibration, threshold=threshold, ood_limit=limit),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         calibration_scores=CalibrationScores.from_cases(plan.thresholds, calibration, counts.kept),
     )
@@ -292,10 +284,15 @@ class CertificationPlan:
         selected = fallback_procedure(
             counts.accepted, counts.wrong, max_error=target, levels=levels
         )
+        return loosest(selected & self.meets_class_targets(counts))
+
+    def meets_class_targets(self, counts: ThresholdCounts) -> Bool[np.ndarray, "*draws thresholds"]:
+        """Mark the thresholds that certify every class target."""
+        selected = np.ones(counts.accepted.shape, dtype=bool)
         rates = self.targets.class_max_miss.values()
         for rate, missed, cases in zip(rates, counts.missed, counts.class_cases, strict=True):
-            selected = selected & fixed_sequence(missed, cases, rate=rate, level=self.targets.level)
-        return loosest(selected)
+            selected &= fixed_sequence(missed, cases, rate=rate, level=self.targets.level)
+        return selected
 
 
 def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
@@ -338,6 +335,26 @@ def _refuse_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
         )
 
 
+def _label_shift(
+    plan: CertificationPlan,
+    calibration: ScoredCases,
+    *,
+    threshold: float | None,
+    ood_limit: float | None,
+) -> LabelShiftOutcome | None:
+    if plan.targets.prevalence is None:
+        return None
+    return error_under_label_shift(
+        plan.targets.prevalence,
+        plan.classes,
+        calibration,
+        threshold=threshold,
+        ood_limit=ood_limit,
+        level=1 - plan.targets.confidence,
+        thresholds_tried=len(plan.thresholds),
+    )
+
+
 def _class_outcomes(
     plan: CertificationPlan, counts: ThresholdCounts, position: int
 ) -> tuple[ClassOutcome, ...]:
@@ -361,10 +378,12 @@ def _smallest_certifiable(
 ) -> CertifiableError | None:
     """Search in steps of 0.001, one by one, as the levels change with the target.
 
-    No target below every threshold's own bound can be certified, so the search starts there.
+    A threshold certifies no target below its own bound, so the search starts at the lowest bound
+    of those that meet the class targets.
     """
     bounds = upper_bound(counts.wrong, counts.accepted, level=plan.targets.level)
-    lowest = max(plan.targets.max_error, float(np.min(bounds)) - 1 / STEPS)
+    lowest_bound = float(np.min(bounds, where=plan.meets_class_targets(counts), initial=1.0))
+    lowest = max(plan.targets.max_error, lowest_bound - 1 / STEPS)
     for step in range(math.floor(lowest * STEPS) + 1, STEPS):
         position = int(plan.loosest_certified(counts, max_error=step / STEPS))
         if position >= 0:
