@@ -14,7 +14,7 @@ from PIL import Image
 from misgiving import checkpoint
 from misgiving.cli.failures import failure_of
 from misgiving.data import loading
-from misgiving.files import disk_faults
+from misgiving.files import disk_errors
 from misgiving.workflows import predict
 from misgiving.workflows import train as runs
 
@@ -96,14 +96,14 @@ def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(train, 
 
 def test_the_error_of_a_library_about_a_disk_becomes_the_systems(tmp_path):
     told = RuntimeError("serializing: I/O error: No space left on device (os error 28)")
-    with pytest.raises(OSError, match="No space left") as caught, disk_faults(tmp_path / "x"):
+    with pytest.raises(OSError, match="No space left") as caught, disk_errors(tmp_path / "x"):
         raise told
     assert caught.value.errno == errno.ENOSPC
     assert caught.value.filename == str(tmp_path / "x")
 
 
 def test_another_error_of_a_library_stays_what_it_is(tmp_path):
-    with pytest.raises(RuntimeError, match="invalid header"), disk_faults(tmp_path):
+    with pytest.raises(RuntimeError, match="invalid header"), disk_errors(tmp_path):
         raise RuntimeError("invalid header")
 
 

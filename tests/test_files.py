@@ -127,7 +127,7 @@ def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
 @pytest.fixture
 def quick(monkeypatch):
     """With little time between making an unfinished file and locking it."""
-    monkeypatch.setattr(files, "MOMENT", 0.2)
+    monkeypatch.setattr(files, "LOCK_DELAY", 0.2)
 
 
 @pytest.mark.usefixtures("quick")

@@ -1,7 +1,7 @@
-"""Several processes that work on one thing: who does what, and how the parts come together.
+"""Several processes of one command: sharing the work and gathering the results.
 
-Everything here is also right in a process that is alone, where it changes nothing. Processes are
-started by `misgiving.training.start_processes`, torchrun or SLURM.
+All of this also works in a single process, where it changes nothing. Processes are started by
+`misgiving.training.devices.start_processes`, torchrun or SLURM.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,77 +20,79 @@ Value = TypeVar("Value")
 
 
 def count() -> int:
-    """How many processes work together."""
+    """Number of processes of this command."""
     return distributed.get_world_size() if _together() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Number of this process, from 0."""
     return distributed.get_rank() if _together() else 0
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """True in the one process that writes files and prints."""
     return rank() == 0
 
 
 def share_of(total: int) -> Int[np.ndarray, " share"]:
-    """Positions of a set that are this process's: every `count()`-th, from its rank.
+    """Positions of this process in a set: every `count()`-th, from its rank.
 
-    All shares are of one size, as `gathered` needs; where they would differ, the last positions are
-    followed by the first again, which `gathered` leaves out.
+    All shares have one size, as `gathered` requires: where they would differ, the first positions
+    are repeated at the end, and `gathered` leaves them out.
     """
     each = -(-total // count())
     return np.arange(rank(), each * count(), count()) % total
 
 
 def gathered(share: Tensor, total: int) -> Tensor:
-    """What all processes have of a set of this size: (share, ...) each, (total, ...) in its order.
+    """Gather the shares of all processes, (share, ...) each, to (total, ...) in the set's order.
 
-    A gradient goes into this process's own share alone. Where all processes compute one loss from
-    the gathered values, the sum of their gradients is therefore the gradient of that loss.
+    Gradients flow into this process's own share only. Where all processes compute the same loss
+    from the gathered values, the sum of their gradients is therefore the gradient of that loss.
     """
     if not _together():
         return share
-    parts = stacked(share.detach())
+    shares = stacked(share.detach())
     if share.requires_grad:
-        parts = torch.stack([share if at == rank() else part for at, part in enumerate(parts)])
-    return parts.transpose(0, 1).flatten(0, 1)[:total]
+        shares = torch.stack([share if at == rank() else one for at, one in enumerate(shares)])
+    return shares.transpose(0, 1).flatten(0, 1)[:total]
 
 
 def stacked(tensor: Tensor) -> Tensor:
-    """The tensor that every process has under one name, one after the other by rank."""
+    """Stack a tensor of every process by rank."""
     if not _together():
         return tensor[None]
-    ours = tensor.to(_place(tensor)).contiguous()
-    parts = [torch.empty_like(ours) for _ in range(count())]
-    distributed.all_gather(parts, ours)
-    return torch.stack(parts).to(tensor.device)
+    nccl = distributed.get_backend() == "nccl"  # which exchanges nothing but a GPU's memory
+    device = torch.device("cuda", torch.cuda.current_device()) if nccl else tensor.device
+    ours = tensor.to(device).contiguous()
+    gathered_tensors = [torch.empty_like(ours) for _ in range(count())]
+    distributed.all_gather(gathered_tensors, ours)
+    return torch.stack(gathered_tensors).to(tensor.device)
 
 
 def merged(found: Mapping[Key, Value]) -> dict[Key, Value]:
-    """What all processes have found, each under keys of its own or with equal values."""
+    """Merge the dicts of all processes; a key that several have must have equal values."""
     if not _together():
         return dict(found)
-    parts: list[Any] = [None] * count()
-    distributed.all_gather_object(parts, dict(found))
-    return {key: value for part in parts for key, value in part.items()}
+    dicts: list[Any] = [None] * count()
+    distributed.all_gather_object(dicts, dict(found))
+    return {key: value for one in dicts for key, value in one.items()}
 
 
 def any_of(flag: bool) -> bool:
-    """Whether any process says yes."""
+    """True in all processes if the flag is set in any."""
     return bool(stacked(torch.tensor(flag)).any()) if _together() else flag
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this line."""
     if _together():
         distributed.barrier()
 
 
 @contextmanager
-def losses_explained() -> Iterator[None]:
-    """Inside the block, the end of another process is an explained failure of this one."""
+def explain_lost_process() -> Iterator[None]:
+    """Explain a failure that is due to the end of another process."""
     try:
         yield
     except RuntimeError as error:
@@ -98,14 +100,8 @@ def losses_explained() -> Iterator[None]:
         if not (_together() and exchange):
             raise
         raise ProcessLostError(
-            "another process of this command has ended; see what it said, and run the same again"
+            "another process of this command has ended; see its message, and run the command again"
         ) from error
-
-
-def _place(tensor: Tensor) -> torch.device:
-    """Where the processes can exchange it: NCCL knows no memory but a GPU's."""
-    nccl = distributed.get_backend() == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if nccl else tensor.device
 
 
 def _together() -> bool:

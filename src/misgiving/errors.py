@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 
 class ExplainedError(Exception):
-    """A failure whose message names culprit and remedy; the command line prints only that."""
+    """A failure whose message names the cause and the remedy; the command line prints only that."""
 
     exit_code = 1
 
 
 class UsageError(ExplainedError, ValueError):
-    """An argument or option has a value that cannot be used."""
+    """An argument has a value that cannot be used."""
 
     exit_code = 2
 
@@ -25,21 +25,21 @@ class DataError(ExplainedError, ValueError):
 
 
 class TrainingError(ExplainedError, RuntimeError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class StoppedError(ExplainedError):
-    """The person, or the system, has stopped the command."""
+    """The user or the system has stopped the command."""
 
     exit_code = 130
 
 
 class ProcessLostError(ExplainedError):
-    """Another process of a command has ended, so that this one cannot go on."""
+    """Another process of the command has ended, so that this one cannot continue."""
 
 
 class BadImage(NamedTuple):
-    """An image that cannot be read, by its id, and why, in one line that names the file."""
+    """Id of an image that cannot be read, and the reason in one line that names the file."""
 
     image: str
     reason: str
@@ -50,9 +50,9 @@ class BadImage(NamedTuple):
 
 
 class BadImages(DataError):
-    """Images that cannot be read; the message names the first, `images` has all of them.
+    """Images that cannot be read; the message names the first, `images` holds all of them.
 
-    `whole` says whether these are all images of the set.
+    `whole` is true if no image of the set can be read.
     """
 
     images: tuple[BadImage, ...] = ()
@@ -60,7 +60,7 @@ class BadImages(DataError):
 
 
 def visible(text: str) -> str:
-    r"""Text in which a line break, or what a terminal would obey, stands as an escape.
+    r"""Escape line breaks and control characters, which a terminal would obey.
 
     >>> print(visible("a\nb"))
     a\nb

@@ -17,26 +17,26 @@ from typing import Any
 
 from misgiving.errors import UsageError
 
-LOCKED, UNLOCKED = ".partial", ".new"  # an unfinished file gets its lock before its final suffix
+LOCKED, UNLOCKED = ".partial", ".new"  # a temporary file is renamed once it is locked
 FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
-"""Where a text begins that a spreadsheet would compute: also after a semicolon, which separates
-cells in many countries, where a line begins, and with the wide signs of East Asian keyboards."""
+"""Start of text that a spreadsheet would compute: also after a semicolon, which separates cells in
+many countries, at the start of a line, and with the full-width signs of East Asian keyboards."""
 
-UMASK = os.umask(0o077)  # to read it is to set it for all threads: once, before there are any
+UMASK = os.umask(0o077)  # it can only be read by setting it: once, before there are threads
 os.umask(UMASK)
-MOMENT = 10.0  # seconds between making an unfinished file and locking it, at the very most
+LOCK_DELAY = 10.0  # seconds between creating a temporary file and locking it, at the very most
 
 
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
-    _refuse_other(path)
+    _refuse_special_file(path)
     _make_parent(path)
     _remove_abandoned(path)
     handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
-    partial = _locked(Path(name), handle)
+    partial = _lock(Path(name), handle)
     try:
-        with disk_faults(path):
+        with disk_errors(path):
             yield partial
         partial.chmod(mode & ~UMASK)  # mkstemp is private to the user; the result need not be
         partial.replace(path)
@@ -52,9 +52,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
     _remove_abandoned(path)
     made = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent))
     handle = os.open(made, os.O_RDONLY)
-    partial = _locked(made, handle)
+    partial = _lock(made, handle)
     try:
-        with disk_faults(path):
+        with disk_errors(path):
             yield partial
         partial.chmod(0o777 & ~UMASK)
         _swap(partial, path)
@@ -64,20 +64,20 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def disk_faults(path: Path) -> Iterator[None]:
-    """Turn a library's own error about a failed write of `path` into the system's, an OSError."""
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise the OSError behind a library's own error about a failed write of `path`."""
     try:
         yield
     except Exception as error:
-        told = re.search(r"\(os error (\d+)\)", str(error))  # as Rust's libraries say it
-        if told is None:
+        found = re.search(r"\(os error (\d+)\)", str(error))  # from a library in Rust
+        if found is None:
             raise
-        number = int(told[1])
+        number = int(found[1])
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
 def force_to_disk(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, would survive a loss of power."""
+    """Wait until a file's content, or a folder's list of names, survives a power failure."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -92,7 +92,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON whole or not at all; refuses NaN, which is not JSON."""
+    """Write indented JSON whole or not at all; NaN, which is not JSON, is a ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
@@ -102,19 +102,17 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table as comma-separated values with Unix line ends."""
-    return "".join(map(_csv_line, (header, *rows)))
-
-
-def _csv_line(cells: Sequence[object]) -> str:
-    """A row; one end of line is written and another asked for, which quotes cells that hold it."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerow(cells)
-    return text.getvalue().removesuffix("\r\n") + "\n"
+    """Format a table as comma-separated values with Unix line ends."""
+    lines = []
+    for cells in (header, *rows):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\r\n").writerow(cells)  # so that \r and \n are quoted
+        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
+    return "".join(lines)
 
 
 def harmless(text: str) -> str:
-    """A text for a cell; an apostrophe comes before what a spreadsheet would compute.
+    """Put an apostrophe before text that a spreadsheet would compute.
 
     >>> harmless("=1+1"), harmless("lesion 7"), harmless("a;=1+1;.png")
     ("'=1+1", 'lesion 7', "a;'=1+1;.png")
@@ -122,52 +120,53 @@ def harmless(text: str) -> str:
     return FORMULA.sub("'", text)
 
 
-def _locked(made: Path, handle: int) -> Path:
-    """The unfinished file or folder under its final suffix, which it only has with a lock."""
+def _lock(made: Path, handle: int) -> Path:
+    """Lock a temporary file or folder, and rename it to show that it is locked."""
     fcntl.flock(handle, fcntl.LOCK_SH)
     return made.replace(made.with_suffix(LOCKED))
 
 
 def clear_abandoned(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of these files and folders, waiting until that is sure.
+    """Remove what killed processes left of these files and folders.
 
-    What somebody still writes is left alone in the end.
+    Temporary files of unknown state are waited for; those that a process still writes are left.
     """
-    deadline = time.monotonic() + 2 * MOMENT  # the clocks of file servers differ
+    deadline = time.monotonic() + 2 * LOCK_DELAY  # the clocks of file servers differ
     left = [path for path in paths if _remove_abandoned(path)]
     while left and time.monotonic() < deadline:
-        time.sleep(MOMENT / 50)
+        time.sleep(LOCK_DELAY / 50)
         left = [path for path in left if _remove_abandoned(path)]
 
 
 def _remove_abandoned(path: Path) -> bool:
-    """Remove what killed processes left: nobody holds the lock of an unfinished file of theirs.
+    """Remove temporary files whose lock nobody holds, as their process has ended.
 
-    Gives whether something stays: its owner lives, or will lock it in a moment.
+    Returns:
+        True if a file is left: its process lives, or may lock it soon.
     """
-    stays = False
+    left = False
     unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
     for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
         try:
             handle = os.open(partial, os.O_RDONLY)
-        except OSError:  # finished or removed by its owner at this moment
+        except OSError:  # finished or removed by its process in the meantime
             continue
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its owner lives, or this file system cannot tell
-            stays = True
+        except OSError:  # its process lives, or this file system has no locks
+            left = True
         else:
-            if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > MOMENT:
+            if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > LOCK_DELAY:
                 shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
             else:
-                stays = True
+                left = True
         finally:
             os.close(handle)
-    return stays
+    return left
 
 
 def _swap(partial: Path, path: Path) -> None:
-    """Put a finished folder in its place; the old one is deleted only when the new one is there."""
+    """Put a finished folder in its place, and then delete the one that was there."""
     if not path.exists():
         partial.replace(path)
         return
@@ -181,14 +180,14 @@ def _swap(partial: Path, path: Path) -> None:
 
 
 def refuse_unwritable(path: Path) -> None:
-    """Refuse a file that cannot be written, where else much work would be done for it in vain."""
-    _refuse_other(path)
+    """Refuse a file that cannot be written, before any work is done for it."""
+    _refuse_special_file(path)
     _make_parent(path)
     with _explained(path), TemporaryFile(dir=path.parent):
         pass
 
 
-def _refuse_other(path: Path) -> None:
+def _refuse_special_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not an ordinary file; name another to write to")
 

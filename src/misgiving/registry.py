@@ -1,4 +1,4 @@
-"""Named choices: the one way users pick a dataset, detector or loss by name."""
+"""Registries, in which users choose a dataset, detector or loss by name."""
 
 from typing import NoReturn, TypeVar
 
@@ -8,7 +8,7 @@ Choice = TypeVar("Choice")
 
 
 class Registry(dict[str, Choice]):
-    """A dict from name to choice whose lookup error lists the valid names.
+    """Dict from name to choice whose lookup error lists the valid names.
 
     >>> colours = Registry("colour", red=1, blue=2)
     >>> colours["green"]

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from misgiving import distributed
+from misgiving.distributed import explain_lost_process
 from misgiving.errors import ProcessLostError, UsageError
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import start_processes
@@ -70,12 +71,15 @@ def test_alone_a_process_has_all_of_the_work():
 def test_the_end_of_another_process_is_explained(monkeypatch):
     ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
     monkeypatch.setattr(distributed, "_together", lambda: True)
-    with pytest.raises(ProcessLostError, match="another process"), distributed.losses_explained():
+    with (
+        pytest.raises(ProcessLostError, match="another process"),
+        explain_lost_process(),
+    ):
         raise ended
-    with pytest.raises(RuntimeError, match="another reason"), distributed.losses_explained():
+    with pytest.raises(RuntimeError, match="another reason"), explain_lost_process():
         raise RuntimeError("another reason")
     monkeypatch.setattr(distributed, "_together", lambda: False)
-    with pytest.raises(RuntimeError, match="gloo"), distributed.losses_explained():
+    with pytest.raises(RuntimeError, match="gloo"), explain_lost_process():
         raise ended
 
 

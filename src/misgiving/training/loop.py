@@ -51,7 +51,7 @@ class Step(NamedTuple):
     auxiliary: float
 
 
-@distributed.losses_explained()
+@distributed.explain_lost_process()
 def train(
     model: JointClassifier,
     training: ImageSet,

@@ -55,7 +55,7 @@ class Evaluation(NamedTuple):
     subgroups: list[Subgroup]
 
 
-@distributed.losses_explained()
+@distributed.explain_lost_process()
 def evaluate_run(
     run: Path,
     data: str,

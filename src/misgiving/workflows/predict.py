@@ -68,7 +68,7 @@ class Predictor:
             return dict(found)
         from misgiving import distributed
 
-        with distributed.losses_explained():
+        with distributed.explain_lost_process():
             return distributed.merged(found)
 
 
