@@ -2,7 +2,7 @@ import pytest
 from tiny import TINY
 
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.runner import reproduce_units
+from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 
 
@@ -18,8 +18,8 @@ def trial_data(cache):
 
 @pytest.fixture(scope="session")
 def reproduction(trial_data, tmp_path_factory):
-    """A finished tiny reproduction; tests read it and leave it as it is."""
+    """A finished tiny reproduction with one thread; tests read it and leave it as it is."""
     out = tmp_path_factory.mktemp("reproduction")
-    reproduce_units(trial_data, out)
+    reproduce_units(trial_data, out, run=on_this_machine(threads=1))
     collect(trial_data, out)
     return out

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -167,10 +168,11 @@ def test_the_manifest_of_a_set_has_a_line_for_each_image(reproduced):
 
 
 def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
-    trial_data, _ = reproduced
+    trial_data, whole = reproduced
     chosen = [Unit("generalization", 0, model) for model in ("vanilla", "proposed")]
     chosen += [Unit("generalization", 1, "vanilla")]
-    reproduce_units(trial_data, tmp_path, chosen=chosen)
+    for unit in chosen:
+        shutil.copytree(whole / unit.folder, tmp_path / unit.folder)
     collect(trial_data, tmp_path)
     write_report(tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())

@@ -33,7 +33,7 @@ def test_the_columns_change_what_they_say():
         ({"models": ("vanilla", "vanilla")}, "models must be named once each"),
         ({"ood_sets": ("nct",)}, "choose from"),
         ({"unseen": ()}, "name them with --in-distribution"),
-        ({"unseen": ("6",)}, "'6' cannot be both"),
+        ({"unseen": ("2",)}, "'2' cannot be both"),
         ({"learning_rates": (1e-3, 1e-3)}, "learning rates must be named once each"),
         ({"split": "random"}, "unknown split 'random'; choose from paper, grouped"),
         ({"ood_sets": ("boxes",)}, "tuning set 'histology' must be one of the OOD sets: boxes"),

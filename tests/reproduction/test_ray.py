@@ -14,7 +14,6 @@ from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.protocol import Unit
-from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
@@ -82,11 +81,10 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks i
 
 @needs_proc
 def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
-    environment, two_workers, cache, tmp_path
+    environment, two_workers, cache, reproduction, tmp_path
 ):
-    trial_data = TrialData(SMALL, cache)
-    reproduce_units(trial_data, tmp_path / "serial", run=on_this_machine(threads=1))
-    collect(trial_data, tmp_path / "serial")
+    shutil.copytree(reproduction / "units", tmp_path / "serial" / "units")
+    collect(TrialData(SMALL, cache), tmp_path / "serial")
     script = [sys.executable, str(Path(__file__).with_name("on_cluster.py")), two_workers]
     with subprocess.Popen([*script, str(tmp_path / "ray"), str(cache)], env=environment) as run:
         until(lambda: unfinished(tmp_path / "ray" / "units" / "ood_detection"))

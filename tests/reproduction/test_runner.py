@@ -69,8 +69,12 @@ def test_a_unit_that_fails_leaves_nothing_but_what_its_training_goes_on_from(
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.soak)])
-def test_processes_give_the_bytes_of_one_with_as_many_threads(tmp_path, cache, threads):
+def test_processes_give_the_bytes_of_one_with_as_many_threads(
+    reproduction, tmp_path, cache, threads
+):
     small = TrialData(replace(TINY, trials=1, models=("vanilla",)), cache)
+    if threads == 1:
+        shutil.copytree(reproduction / "units", tmp_path / "one" / "units")
     for name, jobs in (("one", 1), ("several", 2)):
         run = on_this_machine(jobs=jobs, threads=threads)
         reproduce_units(small, tmp_path / name, run=run)
@@ -119,7 +123,8 @@ def test_less_than_one_job_is_refused():
         on_this_machine(jobs=0)
 
 
-def test_only_the_chosen_units_are_done(trial_data, tmp_path):
+def test_only_the_chosen_units_are_done(trial_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(units_module, "_results", lambda *_: [])
     chosen = chosen_units(TINY, experiment="generalization", trial=1, model="vanilla")
     reproduce_units(trial_data, tmp_path, chosen=chosen)
     finished = [unit for unit in units(TINY) if (tmp_path / unit.folder).exists()]
@@ -153,7 +158,9 @@ def test_nothing_cannot_be_collected(trial_data, tmp_path):
         collect(trial_data, tmp_path)
 
 
-def test_a_training_that_diverges_does_not_stop_the_others(cache, tmp_path, monkeypatch):
+def test_a_training_that_diverges_does_not_stop_the_others(
+    cache, reproduction, tmp_path, monkeypatch
+):
     trial_data = TrialData(replace(TINY, trials=1), cache)
     whole = units_module.train_run
 
@@ -163,6 +170,8 @@ def test_a_training_that_diverges_does_not_stop_the_others(cache, tmp_path, monk
         return whole(run, *arguments, **options)
 
     monkeypatch.setattr(units_module, "train_run", diverge_without_estimator)
+    unit = Unit("ood_detection", 0, "proposed")
+    shutil.copytree(reproduction / unit.folder, tmp_path / unit.folder)
     reproduce_units(trial_data, tmp_path)
     collect(trial_data, tmp_path)
     results = (tmp_path / "results.csv").read_text()
