@@ -196,15 +196,16 @@ def test_an_unknown_precision_is_explained(images):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"learning_rate": math.nan}, "learning_rate must be positive"),
-        ({"auxiliary_weight": -1.0}, "auxiliary_weight must be from 0"),
-        ({"beta1": 1.0}, "beta1 must be in"),
-        ({"auxiliary": "huber"}, "auxiliary must be one of ranking, mse, none, got 'huber'"),
-        ({"joint_epochs": -1}, "joint_epochs must not be negative"),
+        ({"epochs": 0}, "epochs.* at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": math.nan}, "learning_rate"),
+        ({"auxiliary_weight": -1.0}, "auxiliary_weight"),
+        ({"beta1": 1.0}, "beta1"),
+        ({"auxiliary": "huber"}, "auxiliary.*ranking, mse, none.*'huber'"),
+        ({"joint_epochs": -1}, "joint_epochs"),
     ],
 )
+@pytest.mark.usefixtures("as_in_use")
 def test_impossible_settings_are_refused(changes, message):
     with pytest.raises(UsageError, match=message):
         replace(CONFIG, **changes)

@@ -20,7 +20,7 @@ from misgiving.cli.export import export
 from misgiving.cli.failures import failure_of, show_failure
 from misgiving.cli.predict import predict
 from misgiving.cli.progress import process_number
-from misgiving.cli.reproduction import reproduce
+from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import train
 from misgiving.errors import UsageError

@@ -146,14 +146,17 @@ def _value(one: Field[Any], given: Any) -> Any:
     return _rates(one.name, given) if get_origin(kind) is Mapping else given
 
 
-def _items(name: str, text: str, kind: type) -> tuple[Any, ...]:
-    if text == "none" and kind is not str:
-        return ()
-    try:
-        return tuple(kind(item.strip()) for item in text.split(","))
-    except ValueError:
-        what = "whole numbers" if kind is int else "numbers"
-        raise UsageError(f"`{name}` must be {what} separated by commas, got {text!r}") from None
+def _items(name: str, text: str, kind: Any) -> tuple[Any, ...]:
+    items = [item.strip() for item in text.split(",")]
+    if kind in (int, float):
+        try:
+            return () if text == "none" else tuple(map(kind, items))
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            raise UsageError(f"`{name}` must be {what} separated by commas, got {text!r}") from None
+    if unknown := [item for item in items if item not in (get_args(kind) or items)]:
+        raise UsageError(f"`{name}` must be among {', '.join(get_args(kind))}, got {unknown[0]!r}")
+    return tuple(items)
 
 
 def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:

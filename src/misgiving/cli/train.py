@@ -3,7 +3,7 @@
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,6 +15,7 @@ from misgiving.cli.progress import Bar, Steps, progress_bars, say
 from misgiving.data.config import DataConfig, default_cache
 from misgiving.errors import UsageError
 from misgiving.models.config import ModelConfig
+from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.training.config import TrainingConfig
 
 
@@ -26,7 +27,7 @@ def train(
     network: ModelConfig,
     training: TrainingConfig,
     model: Annotated[
-        Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"] | None,
+        ModelName | None,
         typer.Option(
             help="Train this model of `reproduce`, whatever --auxiliary, --joint-epochs and "
             "--reads-logits say.",
@@ -53,7 +54,6 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     from misgiving.data.splits import leakage_sentence
-    from misgiving.reproduction.protocol import MODELS
     from misgiving.workflows.train import prepare_run, split_of, train_run
 
     _refuse_existing(out, overwrite)

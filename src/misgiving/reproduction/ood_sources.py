@@ -44,21 +44,21 @@ def ood_places(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodPlac
     >>> ood_places(["nct:histology=tiles"], ["histology=two sources"])[0].stands_for
     'nct'
     """
-    texts = dict(_name_and_value("--about", text) for text in about)
+    texts = dict(_name_and_value("about", text) for text in about)
     places: list[OodPlace] = []
     for text in named:
-        names, place = _name_and_value("--ood", text)
+        names, place = _name_and_value("ood", text)
         stands_for, _, name = names.rpartition(":")
         if not re.fullmatch(r"(?!unseen-)[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
-            raise UsageError(f"--ood {text}: {name!r} cannot be the name of a set; choose another")
+            raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
         if stands_for and stands_for not in PAPER_SETS:
             known = ", ".join(PAPER_SETS)
-            raise UsageError(f"--ood {text}: {stands_for!r} is no set of the paper's: {known}")
+            raise UsageError(f"`ood` {text}: {stands_for!r} is no set of the paper's: {known}")
         _refuse_clash(text, name, stands_for, place, {known.name for known in places})
         about_it = texts.pop(name, "")
         places.append(OodPlace(name=name, place=place, stands_for=stands_for, about=about_it))
     for name in texts:
-        raise UsageError(f"--about {name}=...: there is no --ood set of this name")
+        raise UsageError(f"`about` {name}=...: there is no `ood` set of this name")
     return tuple(places)
 
 
@@ -66,21 +66,21 @@ def _refuse_clash(
     text: str, name: str, stands_for: str, place: str, taken: Collection[str]
 ) -> None:
     if name in taken:
-        raise UsageError(f"--ood {text}: {name!r} is named twice; choose another name")
+        raise UsageError(f"`ood` {text}: {name!r} is named twice; choose another name")
     if name in DERIVED:
         raise UsageError(
-            f"--ood {text}: {name} is derived from held-out images; give what stands in for it "
-            f"another name: --ood {name}:NAME={place}"
+            f"`ood` {text}: {name} is derived from held-out images; give its stand-in another "
+            f'name: `ood="{name}:NAME={place}"`'
         )
     if place == "scikit-image" and name in PAPER_SETS:
         raise UsageError(
-            f"--ood {text}: these pictures are not the paper's; name them for what they are: "
-            f"--ood {stands_for or name}:photographs={place}"
+            f"`ood` {text}: these pictures are not the paper's; name them for what they are: "
+            f'`ood="{stands_for or name}:photographs={place}"`'
         )
 
 
-def _name_and_value(option: str, text: str) -> tuple[str, str]:
+def _name_and_value(parameter: str, text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not (name and equals and value):
-        raise UsageError(f"{option} must be written NAME=..., got {text!r}")
+        raise UsageError(f"`{parameter}` must be written NAME=..., got {text!r}")
     return name, value

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
 from misgiving.data.ood_sets import OOD_SETS
@@ -11,33 +11,13 @@ from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
 from misgiving.models.config import ModelConfig
+from misgiving.options import require
 from misgiving.registry import Registry
+from misgiving.reproduction.config import ModelName, ProtocolConfig
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid
 from misgiving.training.config import TrainingConfig
-
-
-class Column(NamedTuple):
-    """A column of the tables: what it changes in the training and in the network."""
-
-    training: Mapping[str, Any]
-    model: Mapping[str, Any] = {}
-
-
-MODELS: Registry[Column] = Registry(
-    "model",
-    **{
-        "vanilla": Column({"auxiliary": "none"}),
-        "mse": Column({"auxiliary": "mse"}),
-        "detached": Column({"auxiliary": "ranking", "joint_epochs": 0}),
-        "proposed": Column({"auxiliary": "ranking"}),
-        "proposed+logits": Column({"auxiliary": "ranking"}, {"reads_logits": True}),
-    },
-)
-"""The columns of every table."""
-
-OF_THE_PAPER = ("vanilla", "mse", "detached", "proposed")  # `detached` shows what is joint in them
 
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
@@ -66,102 +46,57 @@ class OdinSearch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Protocol:
+class Protocol(ProtocolConfig):
     """All settings of a reproduction.
 
     Attributes:
-        data: Where the images come from, as in `misgiving train DATA`.
-        in_distribution: Classes of 4.2 and 4.3; 4.1 has all classes.
-        unseen: Classes of 4.3 that no model is trained on.
+        data: The images, as in `misgiving train DATA`.
         ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
-        places: Where those of them come from that are neither derived nor embedded.
-        search: ODIN's grid and the set that it is tuned on.
+        places: Origins of those that are neither derived nor embedded.
+        search: ODIN's grid and tuning set.
         model: The network.
-        training: How to train it, before what each column of `models` changes.
-        learning_rates: Swept besides that of `training`, in 4.1; empty for no sweep.
-        preprocessing: What to change in the data's own.
+        training: How to train it, before the changes of each model.
+        preprocessing: Changes of the data's own preprocessing.
         augmentation: None for the data's own.
-        split: `paper` (by image) or `grouped` (by lesion, into four parts).
-        validation_share: Share of images, drawn by class, that the paper's split holds out.
-        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
-        masks: Where the lesion masks are: None for beside the data, `automatic` to locate lesions.
-        models: Columns of the tables.
-        trials: Independent repetitions; trial t has the seed `seed + t` for everything.
-        seed: See `trials`.
-        replicates: Of the bootstrap behind every interval.
+        split: As in `DataConfig`, with the next two.
+        validation_share: Share of images that the paper's split holds out.
+        on_bad_image: `fail` or `skip`.
+        replicates: Number of bootstrap samples for each interval.
         notes: Sentences about the choices, for the report.
     """
 
     data: str
-    in_distribution: tuple[str, ...]
-    unseen: tuple[str, ...]
     ood_sets: tuple[str, ...]
     places: tuple[OodPlace, ...] = ()
     search: OdinSearch
     model: ModelConfig
     training: TrainingConfig
-    learning_rates: tuple[float, ...] = ()
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
     augmentation: AugmentationSettings | None = None
     split: str = "paper"
     validation_share: float = 0.1
     on_bad_image: str = FAIL
-    masks: str | None = None
-    models: tuple[str, ...] = OF_THE_PAPER
-    trials: int = 3
-    seed: int = 0
     replicates: int = 1000
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= self.trials <= 1000:
-            raise UsageError(f"trials must be at least 1 and at most 1000, got {self.trials}")
-        if not 0 <= self.seed <= 2**32 - 1 - self.trials:
-            raise UsageError(f"seed must be from 0 to 2**32 - 1 - trials, got {self.seed}")
-        _require_once("models", self.models)
-        _require_once("OOD sets", self.ood_sets)
-        _require_distinct("learning rates", tuple(map(sweep_name, self.learning_rates)))
-        _require_classes(self.in_distribution, self.unseen)
-        for name in self.models:
-            MODELS[name]
+        super().__post_init__()
         SPLITS[self.split]
         ON_BAD_IMAGE[self.on_bad_image]
-        self._check_ood_sets()
-
-    def _check_ood_sets(self) -> None:
+        distinct = bool(self.ood_sets) and len(set(self.ood_sets)) == len(self.ood_sets)
+        require(self, "ood_sets", distinct, "name at least one OOD set, and each once")
         for name in set(self.ood_sets) - {place.name for place in self.places}:
             OOD_SETS[name]
         if self.search.tuning_set not in self.ood_sets:
             raise UsageError(
-                f"the tuning set {self.search.tuning_set!r} must be one of the OOD sets: "
-                f"{', '.join(self.ood_sets)}"
+                f"`tuning_set` must be one of the OOD sets {', '.join(self.ood_sets)}, got "
+                f"{self.search.tuning_set!r}"
             )
 
     def row(self, ood_set: str) -> str:
         """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
         rows = {place.name: place.row for place in self.places}
         return rows.get(ood_set, ood_set)
-
-
-def _require_once(kind: str, names: tuple[str, ...]) -> None:
-    if not names:
-        raise UsageError(f"{kind} must be named once each, got none")
-    _require_distinct(kind, names)
-
-
-def _require_distinct(kind: str, names: tuple[str, ...]) -> None:
-    if len(set(names)) < len(names):
-        raise UsageError(f"{kind} must be named once each, got {', '.join(names)}")
-
-
-def _require_classes(in_distribution: tuple[str, ...], unseen: tuple[str, ...]) -> None:
-    if len(in_distribution) < 2 or not unseen:
-        raise UsageError(
-            "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen class;"
-            " name them with --in-distribution A,B,... --unseen C,..."
-        )
-    if both := set(in_distribution) & set(unseen):
-        raise UsageError(f"class {sorted(both)[0]!r} cannot be both in-distribution and unseen")
 
 
 DIGITS = Protocol(
@@ -175,7 +110,7 @@ DIGITS = Protocol(
     model=ModelConfig(backbone="vgg16_mini", pretrained=False),
     training=TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, device="cpu"),
     validation_share=0.85,
-    models=tuple(MODELS),
+    models=get_args(ModelName),
     replicates=500,
     notes=(
         "Only 15 % of the digits are trained on, so that enough validation errors (at least 30) "
@@ -223,7 +158,7 @@ def protocol_for(
     tuning_set: str | None = None,
     **changes: Any,
 ) -> Protocol:
-    """The protocol of some data with what is changed; a change of None is none.
+    """The protocol for some data, with changes.
 
     Args:
         data: As in `misgiving train DATA`.
@@ -239,11 +174,10 @@ def protocol_for(
     """
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
-    given = _given(changes)
-    if given.get("split") == "grouped" and "validation_share" in given:
-        raise UsageError("--validation-share is of the paper's split; leave it out with grouped")
-    if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= given.keys():
-        given |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
+    if changes.get("split") == "grouped" and "validation_share" in changes:
+        raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
+    if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
+        changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     named = dict.fromkeys((*protocol.ood_sets, *(place.name for place in places)))
     ood_sets = _ordered(tuple(named), places)
     search = replace(protocol.search, tuning_set=_tuning_set(protocol, places, tuning_set))
@@ -253,15 +187,11 @@ def protocol_for(
         ood_sets=ood_sets,
         places=places,
         search=search,
-        model=replace(protocol.model, **_given(model or {})),
-        training=replace(protocol.training, **_given(training or {})),
-        preprocessing=_given(preprocessing or {}),
-        **given,
+        model=replace(protocol.model, **(model or {})),
+        training=replace(protocol.training, **(training or {})),
+        preprocessing=preprocessing or {},
+        **changes,
     )
-
-
-def _given(changes: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
 
 
 def _ordered(names: tuple[str, ...], places: tuple[OodPlace, ...]) -> tuple[str, ...]:
@@ -282,8 +212,8 @@ def _tuning_set(protocol: Protocol, places: tuple[OodPlace, ...], asked: str | N
         if place.row == "nct":
             return place.name
     raise UsageError(
-        "ODIN is tuned on NCT: name its images with --ood nct=FOLDER, or others that stand in for "
-        f"it with --ood nct:NAME=FOLDER, or choose --tuning-set from {', '.join(DERIVED)}"
+        'ODIN is tuned on NCT: name its images by `ood="nct=FOLDER"`, or a stand-in by '
+        f'`ood="nct:NAME=FOLDER"`, or choose `tuning_set` from {", ".join(DERIVED)}'
     )
 
 

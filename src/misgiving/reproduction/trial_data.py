@@ -18,8 +18,9 @@ from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
+from misgiving.reproduction.config import MODELS
 from misgiving.reproduction.ood_sources import OodPlace
-from misgiving.reproduction.protocol import MODELS, SWEEP, Protocol, Unit
+from misgiving.reproduction.protocol import SWEEP, Protocol, Unit
 from misgiving.training.loop import Step
 from misgiving.workflows.train import Run, align, grouped_images, split_of
 

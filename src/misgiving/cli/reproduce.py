@@ -1,0 +1,185 @@
+"""`misgiving reproduce`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import Cache, Fields, Values, command
+from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
+from misgiving.data.config import DataConfig, default_cache
+from misgiving.errors import UsageError
+from misgiving.models.config import ModelConfig
+from misgiving.reproduction.config import ModelName, ProtocolConfig
+from misgiving.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from misgiving.reproduction.runner import Runner
+
+PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
+TRAINING = (
+    *("class_weights", "sampling", "epochs", "batch_size", "learning_rate", "estimator_rate"),
+    *("device", "precision"),
+)
+
+
+@command
+def reproduce(
+    protocol: Annotated[Values, Fields(ProtocolConfig, optional=True)],
+    preprocessing: Annotated[Values, Fields(DataConfig, ("image_size",), optional=True)],
+    images: Annotated[
+        Values, Fields(DataConfig, ("split", "validation_share", "on_bad_image"), optional=True)
+    ],
+    network: Annotated[
+        Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
+    ],
+    training: Annotated[Values, Fields(TrainingConfig, TRAINING, optional=True)],
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="As for `train`; `digits` ships with scikit-learn.")
+    ] = "digits",
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder to write to, and to resume in.")
+    ] = Path("runs/reproduce"),
+    ood: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PLACE",
+            help="An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or "
+            "`scikit-image` (its photographs). The names nct, imagenet and clin_skin are those of "
+            "the paper's sets; name a stand-in PAPER'S:NAME=PLACE. Can be repeated.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=TEXT",
+            help="Content of an --ood set and the number of its sources, for the report.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    tuning_set: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="OOD set that ODIN is tuned on. Default: nct or its stand-in.",
+            rich_help_panel=PROTOCOL,
+        ),
+    ] = None,
+    cache: Cache = None,
+    jobs: Annotated[
+        int, typer.Option(help="Units of work to run at the same time.", rich_help_panel=MACHINE)
+    ] = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads of each unit; they affect the rounding of sums. Default: torch's own "
+            "number for one job, an equal share of the cores for several, one on Ray.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Run units on a Ray cluster; `auto` for the one on this machine, or a new one.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    gpus_per_unit: Annotated[
+        float | None,
+        typer.Option(
+            help="GPUs of each unit on Ray, such as 0.5. Default: 0 with --device cpu, else 1.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    experiment: Annotated[
+        str | None,
+        typer.Option(
+            help="Run only units of generalization, ood_detection (which new_classes shares) or "
+            "learning_rate, without a report.",
+            rich_help_panel=UNITS,
+        ),
+    ] = None,
+    trial: Annotated[
+        int | None, typer.Option(help="Run only units of this trial.", rich_help_panel=UNITS)
+    ] = None,
+    model: Annotated[
+        ModelName | None, typer.Option(help="Run only units of this model.", rich_help_panel=UNITS)
+    ] = None,
+    collect: Annotated[
+        bool,
+        typer.Option(
+            "--collect", help="Only write the report, from finished units.", rich_help_panel=UNITS
+        ),
+    ] = False,
+) -> None:
+    """Run the paper's three experiments over trials and write the report.
+
+    Sections 4.1 (generalisation), 4.2 (OOD detection with ODIN) and 4.3 (unseen classes), for the
+    plain classifier (vanilla), joint training with a squared error (mse), a ranking estimator that
+    does not affect the classifier (detached) and the paper's joint training (proposed). Options
+    that are not given have the values of DATA's protocol. Writes `results.csv`, `intervals.csv`,
+    `report.html` and figures. Finished units of work are kept: the same command resumes, and does
+    nothing if nothing has changed.
+
+    On a cluster, let each job run one unit with --experiment, --trial and --model, all with the
+    same --out; then run the same command with --collect. With --ray, one command runs all of them.
+
+    Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
+    """
+    from misgiving.report.page import write_report
+    from misgiving.reproduction import aggregate
+    from misgiving.reproduction.ood_sources import ood_places
+    from misgiving.reproduction.protocol import chosen_units, protocol_for
+    from misgiving.reproduction.runner import reproduce_units
+    from misgiving.reproduction.trial_data import Progress, TrialData
+
+    one_unit = any(choice is not None for choice in (experiment, trial, model))
+    if collect and one_unit:
+        raise UsageError("--collect needs all units; leave out --experiment, --trial and --model")
+    chosen_protocol = protocol_for(
+        data,
+        model=network,
+        training=training,
+        preprocessing=preprocessing,
+        places=ood_places(ood or (), about or ()),
+        tuning_set=tuning_set,
+        **images,
+        **protocol,
+    )
+    chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
+    run = None if collect else _runner(jobs, threads, ray, gpus_per_unit)
+    with progress_bars() as progress:
+        units, steps = Units(progress), Steps(progress, chosen_protocol.training.epochs)
+        callbacks = Progress(
+            on_start=units.start,
+            on_unit=units.show,
+            on_step=steps.show,
+            on_image=Bar(progress, "preparing images").at,
+        )
+        trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks)
+        say_skipped(trial_data.images.skipped)
+        for sentence in trial_data.leakage():
+            say(sentence)
+        if not collect:
+            reproduce_units(trial_data, out, run=run, chosen=chosen)
+        if not one_unit:
+            say("collecting: resampling for intervals, and examples; this takes a minute or more")
+            aggregate.collect(trial_data, out)
+    say(f"wrote {out if one_unit else write_report(out)}")
+
+
+def _runner(jobs: int, threads: int | None, ray: str | None, gpus: float | None) -> "Runner":
+    if ray is None:
+        from misgiving.reproduction.runner import on_this_machine
+
+        if gpus is not None:
+            raise UsageError("--gpus-per-unit requires --ray")
+        return on_this_machine(jobs=jobs, threads=threads)
+    from misgiving.reproduction.ray import on_ray
+
+    if jobs != 1:
+        raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
+    return on_ray(ray, threads=threads, gpus=gpus)

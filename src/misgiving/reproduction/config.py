@@ -1,0 +1,94 @@
+"""Configuration of a reproduction, and the models that it compares."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from misgiving.errors import UsageError
+from misgiving.options import option, require
+from misgiving.registry import Registry
+
+ModelName = Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"]
+
+
+class Column(NamedTuple):
+    """Changes of the training and of the network that define a model of the tables."""
+
+    training: Mapping[str, Any]
+    model: Mapping[str, Any] = {}
+
+
+MODELS: Registry[Column] = Registry(
+    "model",
+    **{
+        "vanilla": Column({"auxiliary": "none"}),
+        "mse": Column({"auxiliary": "mse"}),
+        "detached": Column({"auxiliary": "ranking", "joint_epochs": 0}),
+        "proposed": Column({"auxiliary": "ranking"}),
+        "proposed+logits": Column({"auxiliary": "ranking"}, {"reads_logits": True}),
+    },
+)
+"""The columns of every table."""
+
+PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
+"""`detached` shows the effect of joint training in `proposed`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolConfig:
+    """Trials, models and classes of a reproduction."""
+
+    trials: int = option(
+        3, "Independent repetitions; trial t has the seed SEED + t.", panel="Protocol"
+    )
+    models: tuple[ModelName, ...] = option(
+        PAPER_MODELS,
+        "Models to compare: vanilla, mse, detached, proposed, proposed+logits. Default: all on the "
+        "digits, else the first four.",
+        panel="Protocol",
+        metavar="NAME,...",
+    )
+    in_distribution: tuple[str, ...] = option(
+        text="Classes of 4.2 and 4.3; 4.1 has all classes. Default: the paper's five.",
+        panel="Protocol",
+        metavar="CLASS,...",
+    )
+    unseen: tuple[str, ...] = option(
+        text="Classes of 4.3 that no model is trained on. Default: the paper's three.",
+        panel="Protocol",
+        metavar="CLASS,...",
+    )
+    masks: str | None = option(
+        None,
+        "Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions. Default: "
+        "the masks beside the data, else automatic.",
+        panel="Protocol",
+        metavar="FOLDER",
+    )
+    learning_rates: tuple[float, ...] = option(
+        (),
+        "Other learning rates at which 4.1 is repeated; `none` for no sweep. Default: 3e-4,1e-3 "
+        "for dermoscopy, else none.",
+        panel="Protocol",
+        metavar="RATE,...",
+    )
+    seed: int = option(0, "Seed of the first trial.", panel="Machine")
+
+    def __post_init__(self) -> None:
+        require(self, "trials", 1 <= self.trials <= 1000, "be from 1 to 1000")
+        require(
+            self, "seed", 0 <= self.seed <= 2**32 - 1 - self.trials, "be in [0, 2**32 - trials)"
+        )
+        require(self, "models", bool(self.models), "name at least one model")
+        for name in self.models:
+            MODELS[name]
+        rates = tuple(f"{rate:g}" for rate in self.learning_rates)  # as experiments are named
+        for parameter, names in (("models", self.models), ("learning_rates", rates)):
+            require(self, parameter, len(set(names)) == len(names), "have each value once")
+        if len(self.in_distribution) < 2 or not self.unseen:
+            raise UsageError(
+                "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
+                "class; name them by `in_distribution` and `unseen`"
+            )
+        if both := set(self.in_distribution) & set(self.unseen):
+            raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
