@@ -1,13 +1,13 @@
-"""Whether deferral policies keep their targets: calibration sets drawn from known populations.
+"""Check that deferral policies meet their targets on populations whose truth is known.
 
     python benchmarks/guarantee.py [FOLDER ...] [--out TABLE.md] [--fault fit-on-calibration]
 
-A population is simulated, or what the models of a reproduction said of held-out images, pooled
-over trials (or one of its files `cases.csv`). The rows
-whose `set` is `tune` choose the candidates; all others are the population. A
-case is one image, drawn at random, of a group that is drawn with replacement. In each cell 2,000
-calibration sets are drawn and certified by the library's own code, and every policy is judged by
-what is true in the whole population. Prints a Markdown table; the same seed gives the same table.
+A population is simulated, or holds the predictions of a reproduction's models for held-out images,
+pooled over trials (or one of its `cases.csv` files). Rows whose `set` is `tune` choose the
+candidate thresholds; all others are the population. A case is one image, drawn at random, of a group that is
+drawn with replacement. In each cell 2,000 calibration sets are drawn and certified by the library's
+own code, and every policy is compared with the whole population. Prints a Markdown table; the same
+seed gives the same table.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from misgiving.results.schema import CaseRow
 SIZES = (50, 200, 1000)
 ERRORS = (0.05, 0.1, 0.2)
 CLASS_RATES = (0.05, 0.1)
-MAX_OOD_FALSE_ALARMSS = (0.05, 0.1)
+OOD_RATES = (0.05, 0.1)
 LEVEL = 0.05
 MOST_ABOVE = 0.065  # three standard errors of 2,000 draws above the level
 MOST_LOST = 0.12  # of coverage, against the oracle
@@ -44,7 +44,7 @@ BASE_ERRORS = (0.1, 0.3, 0.45)
 CLASS_SHARE = 0.15
 HEADER = (
     "population",
-    "promise",
+    "target",
     "cases",
     "above the target",
     "refused",
@@ -54,20 +54,20 @@ HEADER = (
     "verdict",
 )
 LEGEND = """
-`above the target`: share of all draws whose policy breaks the promise in the population; a refusal
-breaks none. `refused`: share of draws in which nothing is accepted, or the promise is refused.
-`mean coverage`: of the other draws. `oracle`: the largest coverage of any threshold that is truly
-within the target. `best test`: the largest coverage of a threshold that passes one single test of
-the error, made with the whole level, in half of the draws: about what such a number of cases can
-show at best. Neither counts what the OOD rule takes away. A promise for a class or of the
-OOD rate is drawn beside an error of 0.5, so that it alone decides. `no evidence`: refused in
-more than half of the draws.
+`above the target`: share of all draws whose policy misses the target in the population; a refusal
+misses none. `refused`: share of draws in which nothing is accepted, or the target is refused.
+`mean coverage`: of the other draws. `oracle`: the largest coverage of any threshold that truly
+meets the target. `best test`: the largest coverage of a threshold that passes one single test of
+the error, at the whole level, in half of the draws: about the best that so many cases can certify.
+Both ignore the images that the OOD rule removes. A target for a class or for OOD false alarms is
+combined with an error of 0.5, so that it alone decides. `no evidence`: refused in more than half
+of the draws.
 """
 
 
 @dataclass(frozen=True)
 class Population:
-    """All cases there are, the groups they come in, and the tune part (None: drawn alike)."""
+    """All cases with their groups, and the tuning set (None: drawn from the population)."""
 
     name: str
     cases: ScoredCases
@@ -77,7 +77,7 @@ class Population:
     tune: ScoredCases | None = None
 
     def draw(self, sets: int, size: int, random: np.random.Generator) -> Int[np.ndarray, "s n"]:
-        """Positions of cases: groups with replacement, and one image of each."""
+        """Draw positions of cases: groups with replacement, and one image of each."""
         order = np.argsort(self.groups, kind="stable")
         _, starts, sizes = np.unique(self.groups[order], return_index=True, return_counts=True)
         drawn = random.integers(len(starts), size=(sets, size))
@@ -93,7 +93,7 @@ class Population:
 
 
 class Truth(NamedTuple):
-    """Shares of the population for each draw's policy."""
+    """Shares of the population under each draw's policy."""
 
     accepted: Float[np.ndarray, " draws"]
     wrong: Float[np.ndarray, " draws"]
@@ -102,7 +102,7 @@ class Truth(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """What came out of one draw after another; not a number where it was refused."""
+    """Outcome of each draw."""
 
     coverage: Float[np.ndarray, " draws"]
     above: Bool[np.ndarray, " draws"]
@@ -133,7 +133,7 @@ def main() -> None:
 
 
 def simulated(seed: int) -> Iterator[Population]:
-    """Every shape at every base error."""
+    """Simulated populations: every shape at every base error."""
     for shape, slope in SHAPES.items():
         for base in BASE_ERRORS:
             random = np.random.default_rng([seed, len(shape), round(100 * base)])
@@ -166,15 +166,15 @@ def risks(
 def _with_labels(
     ranks: Float[np.ndarray, " n"], wrong: Bool[np.ndarray, " n"], random: np.random.Generator
 ) -> ScoredCases:
-    """A quarter of the errors are in the watched class, and as many others as its share takes."""
+    """Label the cases so that a quarter of the errors are in the watched class."""
     of_right = (CLASS_SHARE - 0.25 * wrong.mean()) / (1 - wrong.mean())
     watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
-    likeness = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
-    return ScoredCases(scores=ranks, ood_scores=likeness, wrong=wrong, labels=watched.astype(int))
+    ood_scores = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
+    return ScoredCases(scores=ranks, ood_scores=ood_scores, wrong=wrong, labels=watched.astype(int))
 
 
 def read(place: Path) -> Iterator[Population]:
-    """The population of a CSV file, or of each model of a reproduction, pooled over its trials."""
+    """Populations of a CSV file, or of each model of a reproduction, pooled over its trials."""
     if place.is_file():
         yield population_of(place.stem, read_table(place, CaseRow))
         return
@@ -192,9 +192,9 @@ def read(place: Path) -> Iterator[Population]:
 
 
 def on_one_scale(rows: Sequence[CaseRow], trial: str) -> Iterator[CaseRow]:
-    """Scores by their place among those of the trial's tuning set: trials may choose other scores.
+    """Map scores to ranks in the trial's tuning set, since each trial may choose another score.
 
-    Each is a rising function of the score, so that a trial's own policies stay what they are.
+    The rank rises with the score, so that a trial's own policies stay the same.
     """
     accepting = _scaled(rows, [row.acceptance_score for row in rows])
     ood = _scaled(rows, [row.ood_score for row in rows])
@@ -214,7 +214,7 @@ def _scaled(rows: Sequence[CaseRow], scores: Sequence[float | None]) -> Float[np
 
 
 def population_of(name: str, rows: Sequence[CaseRow]) -> Population:
-    """All cases but those of the tuning set; the class nearest to 15 % of them is watched."""
+    """All cases outside the tuning set; the class nearest to 15 % of them is watched."""
     classes = sorted({row.label for row in rows})
     tune, population = (
         [row for row in rows if (row.set == "tune") == is_tune] for is_tune in (True, False)
@@ -241,8 +241,8 @@ def _cases(rows: Sequence[CaseRow], classes: Sequence[str]) -> ScoredCases:
     )
 
 
-def promises_for(population: Population) -> Iterator[tuple[str, Targets]]:
-    """Every promise by itself, and all at once."""
+def targets_for(population: Population) -> Iterator[tuple[str, Targets]]:
+    """Every target by itself, and all together."""
     for error in ERRORS:
         yield f"error {error:g}", Targets(max_error=error)
     if population.tune is None and "0.3" not in population.name:
@@ -250,7 +250,7 @@ def promises_for(population: Population) -> Iterator[tuple[str, Targets]]:
     alone = Targets(max_error=0.5, simultaneous=False)
     for rate in CLASS_RATES:
         yield f"class {rate:g}", replace(alone, class_max_miss={population.watched: rate})
-    for rate in MAX_OOD_FALSE_ALARMSS:
+    for rate in OOD_RATES:
         yield f"ood {rate:g}", replace(alone, max_ood_false_alarms=rate)
     for error in ERRORS[1:]:
         yield (
@@ -264,8 +264,8 @@ def promises_for(population: Population) -> Iterator[tuple[str, Targets]]:
 def rows_of(
     population: Population, asked: argparse.Namespace, random: np.random.Generator
 ) -> Iterator[tuple[str, ...]]:
-    """A row for each promise and number of cases."""
-    for label, targets in promises_for(population):
+    """A row for each target and number of cases."""
+    for label, targets in targets_for(population):
         for size in SIZES:
             drawn = draw_policies(population, label, targets, size, asked=asked, random=random)
             yield row(population, label, targets, size, drawn)
@@ -280,7 +280,7 @@ def draw_policies(
     asked: argparse.Namespace,
     random: np.random.Generator,
 ) -> Drawn:
-    """Policies of many calibration sets; a simulated tune part is drawn ten times."""
+    """Certify many calibration sets; a simulated tuning set is drawn ten times."""
     parts = []
     tunes = TUNES if population.tune is None else 1
     for _ in range(tunes):
@@ -290,7 +290,7 @@ def draw_policies(
             plan = CertificationPlan.from_tuning(
                 tune, targets, classes=population.classes, cases=size
             )
-        except DataError:  # too few cases for the promise, whatever they are
+        except DataError:  # too few cases for the target, whatever they are
             none = np.zeros(len(chosen))
             parts.append(Drawn(none, none > 0, none == 0))
             continue
@@ -300,13 +300,13 @@ def draw_policies(
         counts = plan.count(calibration)
         position = plan.loosest_certified(counts)
         truth = true_shares(population, plan, counts, position)
-        above = broken(label, targets, truth)
+        above = missed_target(label, targets, truth)
         parts.append(Drawn(truth.accepted, above, position < 0))
     return Drawn(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def memorised(calibration: ScoredCases, random: np.random.Generator) -> ScoredCases:
-    """As if the scores had been fitted to the calibration cases: half of the errors are known."""
+    """Simulate scores that were fitted to the calibration cases: half of the errors are known."""
     known = calibration.wrong & (random.random(calibration.wrong.shape) < 0.5)
     lowest = calibration.scores.min()
     return replace(calibration, scores=np.where(known, lowest, calibration.scores))
@@ -318,10 +318,10 @@ def true_shares(
     counts: ThresholdCounts,
     position: Int[np.ndarray, " draws"],
 ) -> Truth:
-    """What each policy does in the whole population."""
+    """Apply each policy to the whole population."""
     cases, weights = population.cases, population.weights
-    likeness = cases.ood_scores
-    assert likeness is not None
+    ood_scores = cases.ood_scores
+    assert ood_scores is not None
     limits = (
         np.full(len(position), -np.inf)
         if counts.ood_limit is None
@@ -329,18 +329,18 @@ def true_shares(
     )
     of_class = cases.labels == population.classes.index(population.watched)
     truth = Truth(*(np.zeros(len(position)) for _ in Truth._fields))
-    order = np.argsort(likeness)
-    for candidate in np.unique(position[position >= 0]):
-        draws = position == candidate
-        accepted = cases.scores >= plan.thresholds[candidate]
-        above = np.searchsorted(likeness[order], limits[draws], side="right")
+    order = np.argsort(ood_scores)
+    for threshold in np.unique(position[position >= 0]):
+        draws = position == threshold
+        accepted = cases.scores >= plan.thresholds[threshold]
+        above = np.searchsorted(ood_scores[order], limits[draws], side="right")
         for into, counted in (
             (truth.accepted, accepted),
             (truth.wrong, accepted & cases.wrong),
             (truth.missed, accepted & cases.wrong & of_class),
         ):
             into[draws] = _suffix_sums((weights * counted)[order])[above]
-    below = np.searchsorted(likeness[order], limits, side="left")
+    below = np.searchsorted(ood_scores[order], limits, side="left")
     truth.ood[:] = np.append(0.0, np.cumsum(weights[order]))[below]
     return truth._replace(missed=truth.missed / (weights @ of_class))
 
@@ -349,8 +349,8 @@ def _suffix_sums(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_and_1
     return np.append(np.cumsum(values[::-1])[::-1], 0.0)
 
 
-def broken(label: str, targets: Targets, truth: Truth) -> Bool[np.ndarray, " draws"]:
-    """Whether the promise that the row is about is broken, or any of all."""
+def missed_target(label: str, targets: Targets, truth: Truth) -> Bool[np.ndarray, " draws"]:
+    """Mark the draws that miss the row's target, or any of all targets."""
     rounding = 1e-9
     kinds = {
         "error": truth.wrong > (targets.max_error + rounding) * truth.accepted,
@@ -364,12 +364,12 @@ def broken(label: str, targets: Targets, truth: Truth) -> Bool[np.ndarray, " dra
 def row(
     population: Population, label: str, targets: Targets, size: int, drawn: Drawn
 ) -> tuple[str, ...]:
-    """The cells of the table, and whether the promise was kept."""
+    """Cells of one row of the table."""
     above, refused = drawn.above.mean(), drawn.refused.mean()
     coverage = drawn.coverage[~drawn.refused].mean() if refused < 1 else np.nan
     best, oracle = references(population, targets, size)
     short = label.startswith("error") and size == max(SIZES) and targets.max_error >= 0.1
-    verdict = "kept" if above <= MOST_ABOVE else "**broken**"
+    verdict = "met" if above <= MOST_ABOVE else "**missed**"
     if refused > 0.5:
         verdict = "no evidence" if above <= MOST_ABOVE else verdict
     elif short and oracle - coverage > MOST_LOST:
@@ -380,7 +380,7 @@ def row(
 
 
 def references(population: Population, targets: Targets, size: int) -> tuple[float, float]:
-    """Coverage of the best single test of the error, and of the oracle; without a OOD rule."""
+    """Coverage of the best single test of the error, and of the oracle; without an OOD rule."""
     cases, weights = population.cases, population.weights
     order = np.argsort(-cases.scores, kind="stable")
     last = np.append(np.diff(cases.scores[order]) != 0, True)
@@ -398,7 +398,7 @@ def references(population: Population, targets: Targets, size: int) -> tuple[flo
 
 
 def table(rows: Sequence[tuple[str, ...]], asked: argparse.Namespace) -> str:
-    """Markdown, with what its columns mean."""
+    """Markdown table with a legend."""
     fault = f", with the fault `{asked.fault}`" if asked.fault else ""
     lines = [HEADER, ("---",) * len(HEADER), *rows]
     worst = max(float(cells[3]) for cells in rows)
