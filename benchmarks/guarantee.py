@@ -4,10 +4,10 @@
 
 A population is simulated, or holds the predictions of a reproduction's models for held-out images,
 pooled over trials (or one of its `cases.csv` files). Rows whose `set` is `tune` choose the
-candidate thresholds; all others are the population. A case is one image, drawn at random, of a group that is
-drawn with replacement. In each cell 2,000 calibration sets are drawn and certified by the library's
-own code, and every policy is compared with the whole population. Prints a Markdown table; the same
-seed gives the same table.
+candidate thresholds; all others are the population. A case is one image, drawn at random, of a
+group that is drawn with replacement. In each cell 2,000 calibration sets are drawn and certified by
+the library's own code, and every policy is compared with the whole population. Prints a Markdown
+table; the same seed gives the same table.
 """
 
 import argparse

@@ -34,7 +34,7 @@ def test_two_sided_intervals_are_those_of_scipy(count, cases):
     )
 
 
-def test_without_cases_nothing_is_known():
+def test_without_cases_the_bounds_are_0_and_1():
     assert (float(lower_bound(0, 0, level=0.1)), float(upper_bound(0, 0, level=0.1))) == (0.0, 1.0)
 
 
@@ -52,7 +52,7 @@ def test_p_values_are_binomial_sums():
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
 @pytest.mark.parametrize("cases", [5, 20, 58, 59, 300])
-def test_the_highest_rank_is_the_last_whose_share_below_is_within_the_rate(cases, rate):
+def test_the_tolerance_rank_is_the_highest_whose_share_below_is_within_the_rate(cases, rate):
     # More than `rate` of all lies below the k-th lowest when fewer than k draws lie in that share.
     failing = stats.binom.cdf(np.arange(cases), cases, rate)
     expected = int((failing <= 0.05).sum())

@@ -40,10 +40,10 @@ def show(monitor, policy, cases, name="stream"):
     """Let the monitor see cases as the service decides them."""
     decided = policy.decide(cases.scores, cases.ood_scores).decisions
     columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
-    for number, (score, likeness, one) in enumerate(columns):
+    for number, (score, ood_score, one) in enumerate(columns):
         monitor.update(
             score=float(score),
-            ood_score=float(likeness),
+            ood_score=float(ood_score),
             accepted=one == "accept",
             content=f"{name} {number}",
         )
@@ -72,7 +72,7 @@ def in_loops(calibration, values, ties):
     return wealth
 
 
-def test_wealth_is_that_of_scalar_loops():
+def test_wealth_equals_scalar_loops():
     random = np.random.default_rng(0)
     calibration, values = random.integers(9, size=40) / 9, random.integers(7, size=60) / 7
     ties, test = random.random(60), RankTest(calibration.tolist())
@@ -284,6 +284,6 @@ def test_a_policy_that_accepts_nothing_is_monitored_by_its_scores(drawn_cases):
     assert set(found) == {"scores", "familiarity"}
 
 
-def test_places_among_equal_scores_are_spread_evenly():
+def test_tie_breakers_are_uniform():
     places = np.sort([tie_breaker(f"scores {number}") for number in range(20_000)])
     assert np.abs(places - np.linspace(0, 1, 20_000)).max() < 0.015

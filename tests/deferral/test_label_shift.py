@@ -42,10 +42,10 @@ def test_a_class_without_cases_is_refused():
 
 
 @pytest.mark.parametrize("max_ood_false_alarms", [None, 0.05], ids=["no rule", "OOD rule"])
-def test_the_bound_is_that_of_scalar_loops(drawn_cases, classes, max_ood_false_alarms):
-    tune, cases = drawn_cases(300, 1), drawn_cases(400, 2)
+def test_the_bound_equals_scalar_loops(drawn_cases, classes, max_ood_false_alarms):
+    tuning, cases = drawn_cases(300, 1), drawn_cases(400, 2)
     targets = Targets(max_error=0.2, max_ood_false_alarms=max_ood_false_alarms, prevalence=ALL)
-    found = certify_thresholds(tune, cases, targets, classes=classes)
+    found = certify_thresholds(tuning, cases, targets, classes=classes)
     level, most_wrong, least_right = 0.05 / (2 * 3 * found.thresholds_tried), 0.0, 0.0
     for label, share in enumerate(ALL.values()):
         n = right_n = int((cases.labels == label).sum())

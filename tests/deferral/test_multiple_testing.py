@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -5,12 +7,17 @@ from scipy import stats
 from misgiving.deferral.multiple_testing import (
     candidate_thresholds,
     counts_by_threshold,
+    fallback_procedure,
+    fixed_sequence,
+    loosest,
     starting_levels,
 )
 
+LEVELS = np.array([0.05, 0.15, 0.05])
+
 
 @pytest.mark.parametrize("count", [2, 7, 50, 333])
-def test_candidates_are_few_and_distinct_and_end_with_accepting_everything(count):
+def test_candidate_thresholds_are_few_and_distinct_and_end_with_accepting_everything(count):
     scores = np.random.default_rng(count).random(count)
     thresholds = candidate_thresholds(scores)
     assert len(thresholds) == min(count, 50)
@@ -18,18 +25,18 @@ def test_candidates_are_few_and_distinct_and_end_with_accepting_everything(count
     assert thresholds[-1] == -np.inf
 
 
-def test_candidates_accept_even_steps_of_the_tune_part():
+def test_candidate_thresholds_accept_even_steps_of_the_tuning_set():
     scores = np.random.default_rng(0).random(500)
     accepted = [(scores >= threshold).sum() for threshold in candidate_thresholds(scores)]
     assert accepted == list(range(10, 501, 10))
 
 
-def test_the_lowest_score_is_no_candidate_beside_accepting_everything():
+def test_the_lowest_score_is_not_a_candidate_threshold():
     scores = np.array([0.2, 0.2, 0.2, 0.9])
     np.testing.assert_array_equal(candidate_thresholds(scores), [0.9, -np.inf])
 
 
-def test_counts_are_those_of_scalar_loops():
+def test_counts_equal_scalar_loops():
     random = np.random.default_rng(0)
     scores, counted = random.integers(6, size=(3, 40)) / 5, random.random((3, 40)) < 0.4
     thresholds = np.array([1.0, 0.6, 0.5, 0.2, -np.inf])
@@ -58,13 +65,93 @@ def test_most_of_the_level_starts_where_power_and_coverage_are_best(max_error):
     np.testing.assert_allclose(levels, expected)
 
 
-def test_a_few_cases_without_an_error_are_not_taken_for_a_risk_of_zero():
+def test_a_few_cases_without_an_error_do_not_count_as_zero_risk():
     levels = starting_levels(
         np.array([10, 200]), np.array([0, 18]), cases=1000, max_error=0.1, level=0.05
     )
     assert np.argmax(levels) == 1
 
 
-def test_levels_of_few_candidates_still_add_up():
+def test_levels_of_few_thresholds_sum_to_the_whole_level():
     levels = starting_levels(np.array([3, 5]), np.array([0, 0]), cases=10, max_error=0.5, level=0.1)
     assert levels.sum() == pytest.approx(0.1)
+
+
+def every_count(cells, cases):
+    """All ways to distribute the cases over the cells."""
+    for bars in combinations(range(cases + cells - 1), cells - 1):
+        yield np.diff([-1, *bars, cases + cells - 1]) - 1
+
+
+def chances(counts, probabilities):
+    """Multinomial probability of each row of counts."""
+    return stats.multinomial.pmf(counts, counts[0].sum(), probabilities)
+
+
+def in_loops(accepted, wrong, max_error, levels):
+    rejected, carried = [], 0.0
+    for n, k, level in zip(accepted, wrong, levels, strict=True):
+        carried += level
+        rejected.append(bool(stats.binom.cdf(k, n, max_error) <= carried))
+        carried = carried if rejected[-1] else 0.0
+    return rejected
+
+
+def test_certified_thresholds_equal_scalar_loops():
+    random = np.random.default_rng(0)
+    added = random.integers(30, size=(200, 6))
+    wrong = np.cumsum(random.binomial(added, 0.15), axis=1)
+    accepted, levels = np.cumsum(added, axis=1), np.full(6, 0.1)
+    found = fallback_procedure(accepted, wrong, max_error=0.2, levels=levels)
+    expected = [in_loops(n, k, 0.2, levels) for n, k in zip(accepted, wrong, strict=True)]
+    np.testing.assert_array_equal(found, expected)
+    assert 0.1 < found.mean() < 0.9
+
+
+@pytest.mark.parametrize("risks", [(0.5, 0.5, 0.5), (0.2, 0.75, 0.5), (0.5, 0.48, 0.47)])
+def test_no_threshold_is_certified_wrongly_more_often_than_the_levels_allow(risks):
+    shares, max_error = np.array([0.4, 0.3, 0.3]), 0.45
+    right, wrong = shares * (1 - np.array(risks)), shares * np.array(risks)
+    beyond = np.cumsum(wrong) > max_error * np.cumsum(shares)
+    counts = np.array(list(every_count(6, 10)))
+    accepted = np.cumsum(counts[:, :3] + counts[:, 3:], axis=1)
+    mistaken = np.cumsum(counts[:, 3:], axis=1)
+    found = fallback_procedure(accepted, mistaken, max_error=max_error, levels=LEVELS)
+    missed = chances(counts, [*right, *wrong]) @ (found & beyond).any(axis=1)
+    assert 0.02 < missed <= LEVELS.sum()
+
+
+def test_a_threshold_that_accepts_no_case_is_not_certified():
+    none = np.zeros(2, dtype=int)
+    assert not fallback_procedure(none, none, max_error=0.5, levels=np.array([0.5, 0.4])).any()
+
+
+def test_a_level_that_rejects_nothing_is_lost():
+    accepted, wrong = np.array([10, 40]), np.array([9, 9])
+    level = float(stats.binom.cdf(9, 40, 0.4))
+    alone = fallback_procedure(
+        accepted, wrong, max_error=0.4, levels=np.array([0.9 * level, 0.2 * level])
+    )
+    assert alone.tolist() == [False, False]
+
+
+@pytest.mark.parametrize("risks", [(0.26, 0.05), (0.1, 0.18), (0.15, 0.15)])
+def test_no_class_is_missed_above_its_target_more_often_than_the_level_allows(risks):
+    rate, level, cases = 0.25, 0.2, 15
+    beyond = np.cumsum(risks) > rate
+    counts = np.array(list(every_count(3, cases)))
+    misses = np.cumsum(counts[:, :2], axis=1)
+    found = fixed_sequence(misses, np.full(len(misses), cases), rate=rate, level=level)
+    missed = chances(counts, [*risks, 1 - sum(risks)]) @ (found & beyond).any(axis=1)
+    assert 0.02 < missed <= level
+
+
+def test_no_threshold_beyond_the_first_that_fails_is_selected():
+    misses = np.array([[0, 5, 0], [5, 5, 5], [0, 0, 0]])
+    found = fixed_sequence(misses, np.array([50, 50, 200]), rate=0.1, level=0.05)
+    assert found.tolist() == [[True, False, False], [False] * 3, [True] * 3]
+
+
+def test_the_loosest_threshold_is_the_last_selected():
+    chosen = np.array([[True, False, True, False], [False] * 4])
+    assert loosest(chosen).tolist() == [2, -1]

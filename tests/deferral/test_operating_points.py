@@ -24,10 +24,10 @@ def test_every_operating_point_is_counted_and_bounded_as_by_scalar_loops(found, 
     for point in scores.operating_points(confidence=0.9):
         rows = [
             wrong
-            for score, likeness, wrong in zip(
+            for score, ood_score, wrong in zip(
                 cases.scores, cases.ood_scores, cases.wrong, strict=True
             )
-            if score >= point.threshold and likeness > found.ood_threshold
+            if score >= point.threshold and ood_score > found.ood_threshold
         ]
         assert (point.accepted, point.wrong) == (len(rows), sum(rows))
         assert point.coverage == len(rows) / 400
@@ -99,7 +99,7 @@ def test_the_acceptance_interval_covers_the_true_rate_whichever_threshold_was_ch
     assert chosen > 20
 
 
-def test_the_limit_case_is_no_case_of_the_interval_and_the_level_is_shared(found):
+def test_the_acceptance_interval_excludes_the_limit_case_and_shares_the_level(found):
     alone = found.calibration_scores.acceptance_interval(
         found.accept_threshold, ood_rule=False, level=0.1
     )

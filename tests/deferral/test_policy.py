@@ -57,17 +57,17 @@ def test_a_float32_score_is_compared_as_it_is(policies):
 def test_an_image_below_the_ood_limit_is_ood_and_one_at_it_deferred(policies):
     policy = policies("everything")
     at, sure = policy.ood_threshold, 1.0
-    likeness = [np.nextafter(at, -9), at, np.nextafter(at, 9)]
-    assert decisions(policy, [sure] * 3, likeness) == ["ood", "defer", "accept"]
+    ood_score = [np.nextafter(at, -9), at, np.nextafter(at, 9)]
+    assert decisions(policy, [sure] * 3, ood_score) == ["ood", "defer", "accept"]
 
 
-def test_without_a_ood_rule_no_image_is_ood_but_p_values_are_shown(policies):
+def test_without_an_ood_rule_no_image_is_ood_but_p_values_are_given(policies):
     found = policies("plain").decide(np.array([1.0]), np.array([-99.0]))
     assert found.decisions.tolist() == ["accept"]
     assert found.p_values.tolist() == pytest.approx([1 / 401])
 
 
-def test_where_nothing_is_attainable_nothing_is_accepted_and_ood_images_are_still_told(
+def test_where_nothing_is_certifiable_nothing_is_accepted_and_ood_images_are_still_detected(
     policies,
 ):
     policy = policies("nothing attainable")
@@ -75,18 +75,18 @@ def test_where_nothing_is_attainable_nothing_is_accepted_and_ood_images_are_stil
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("score", "likeness"), [(np.nan, 9.0), (np.inf, 9.0), (-np.inf, 9.0)])
-def test_a_score_that_is_not_finite_is_deferred(kind, score, likeness, policies):
-    assert decisions(policies(kind), [score], [likeness]) == ["defer"]
+@pytest.mark.parametrize(("score", "ood_score"), [(np.nan, 9.0), (np.inf, 9.0), (-np.inf, 9.0)])
+def test_a_score_that_is_not_finite_is_deferred(kind, score, ood_score, policies):
+    assert decisions(policies(kind), [score], [ood_score]) == ["defer"]
 
 
-def test_an_undefined_familiarity_is_deferred_where_it_counts(policies):
+def test_a_nan_ood_score_is_deferred_under_an_ood_rule(policies):
     assert decisions(policies("everything"), [1.0], [np.nan]) == ["defer"]
     assert decisions(policies("plain"), [1.0], [np.nan]) == ["accept"]
     assert np.isnan(policies("plain").decide(np.array([1.0]), np.array([np.nan])).p_values)
 
 
-def test_a_missing_familiarity_is_refused(policies):
+def test_missing_ood_scores_are_refused(policies):
     with pytest.raises(UsageError, match="ood_scores is missing; give the confidences of knn"):
         policies("everything").decide(np.array([1.0]))
 
@@ -139,7 +139,7 @@ def test_a_change_of_anything_is_refused_in_one_line(policies, tmp_path):
             DeferralPolicy.load(path)
 
 
-def test_another_order_and_spacing_is_no_change(policies, tmp_path):
+def test_key_order_and_spacing_do_not_matter(policies, tmp_path):
     policy = policies("everything")
     content = dict(reversed(policy.to_dict().items()))
     (tmp_path / "policy.json").write_text(json.dumps(content, indent=7))
@@ -151,7 +151,7 @@ def test_another_order_and_spacing_is_no_change(policies, tmp_path):
     ["", "{", "[]", "3", "{}", '{"checksum": NaN}', "[" * 100_000, "\udcff"],
     ids=["empty", "cut off", "list", "number", "no checksum", "NaN", "deep", "bytes"],
 )
-def test_a_file_that_is_no_policy_is_refused(text, tmp_path):
+def test_a_file_that_is_not_a_policy_is_refused(text, tmp_path):
     (tmp_path / "policy.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(DataError, match=r"policy\.json: is not a policy"):
         DeferralPolicy.load(tmp_path / "policy.json")
@@ -162,7 +162,7 @@ def test_a_missing_file_is_refused(tmp_path):
         DeferralPolicy.load(tmp_path / "policy.json")
 
 
-def test_content_that_is_no_policy_is_refused_although_its_checksum_is_right():
+def test_content_that_is_not_a_policy_is_refused_although_its_checksum_is_right():
     content = {"format": FORMAT, "certificate": {"accept_threshold": None}}
     with pytest.raises(DataError, match="policy: is not a policy"):
         DeferralPolicy.from_dict({**content, "checksum": sha256_of_json(content)})

@@ -1,4 +1,4 @@
-"""Laws of policies: what they promise recomputed from the cases, and what they never do."""
+"""Laws of deferral policies, with guarantees recomputed from the cases."""
 
 import json
 import math
@@ -37,7 +37,7 @@ shares = st.floats(0.01, 0.99)
 
 
 def drawn_cases(seed, count, worst):
-    """Whole scores, of which the highest are seldom wrong; labels and familiarities at random."""
+    """Whole scores, the highest of which are seldom wrong; random labels and OOD scores."""
     random = np.random.default_rng(seed)
     scores = random.integers(SCORES, size=count)
     return ScoredCases(
@@ -48,7 +48,7 @@ def drawn_cases(seed, count, worst):
     )
 
 
-parts = st.tuples(seeds, st.integers(20, 100), st.integers(60, 200), st.floats(0, 0.6))
+drawn_sets = st.tuples(seeds, st.integers(20, 100), st.integers(60, 200), st.floats(0, 0.6))
 targets = st.fixed_dictionaries(
     {
         "max_error": st.floats(0.1, 0.6),
@@ -62,9 +62,9 @@ targets = st.fixed_dictionaries(
 )
 
 
-def tune_and_cases(drawn):
-    seed, tune, cases, worst = drawn
-    return drawn_cases(seed, tune, worst), drawn_cases(seed + 1, cases, worst)
+def tuning_and_calibration(drawn):
+    seed, tuning, cases, worst = drawn
+    return drawn_cases(seed, tuning, worst), drawn_cases(seed + 1, cases, worst)
 
 
 def calibrated(both, asked):
@@ -74,9 +74,9 @@ def calibrated(both, asked):
         reject()
 
 
-@given(parts, targets)
-def test_every_promise_of_an_accepting_policy_passes_its_binomial_test(drawn, asked):
-    both, asked = tune_and_cases(drawn), Targets(**asked)
+@given(drawn_sets, targets)
+def test_every_target_of_an_accepting_policy_passes_its_binomial_test(drawn, asked):
+    both, asked = tuning_and_calibration(drawn), Targets(**asked)
     found, cases = calibrated(both, asked), both[1]
     assume(found.accept_threshold is not None)
     reached = cases.scores >= found.accept_threshold
@@ -91,9 +91,9 @@ def test_every_promise_of_an_accepting_policy_passes_its_binomial_test(drawn, as
         assert stats.binom.cdf(missed, of_class.sum(), rate) <= asked.level * (1 + 1e-9)
 
 
-@given(parts, targets)
+@given(drawn_sets, targets)
 def test_the_ood_limit_of_a_policy_keeps_the_rate_by_the_beta_law(drawn, asked):
-    both, asked = tune_and_cases(drawn), Targets(**asked)
+    both, asked = tuning_and_calibration(drawn), Targets(**asked)
     found, cases = calibrated(both, asked), both[1]
     assume(asked.max_ood_false_alarms is not None)
     below = int((cases.ood_scores < found.ood_threshold).sum())
@@ -104,17 +104,17 @@ def test_the_ood_limit_of_a_policy_keeps_the_rate_by_the_beta_law(drawn, asked):
     assert one_higher.sf(asked.max_ood_false_alarms) > asked.level * (1 - 1e-9)
 
 
-@given(parts, targets, heights(SCORES, largest=1e100), st.integers(1, 5))
+@given(drawn_sets, targets, heights(SCORES, largest=1e100), st.integers(1, 5))
 def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_nothing_else(
     drawn, asked, steps, factor
 ):
-    def mapped(part):
-        scores = steps[part.scores.astype(int)]
-        return replace(part, scores=scores, ood_scores=factor * part.ood_scores - 7)
+    def mapped(cases):
+        scores = steps[cases.scores.astype(int)]
+        return replace(cases, scores=scores, ood_scores=factor * cases.ood_scores - 7)
 
-    both, asked = tune_and_cases(drawn), Targets(**asked)
+    both, asked = tuning_and_calibration(drawn), Targets(**asked)
     plain = calibrated(both, asked)
-    changed = calibrated([mapped(part) for part in both], asked)
+    changed = calibrated([mapped(cases) for cases in both], asked)
     at, limit = plain.accept_threshold, plain.ood_threshold
     moved = at if at is None or at == -math.inf else steps[int(at)]
     assert changed.accept_threshold == moved
@@ -126,26 +126,26 @@ def test_a_strictly_increasing_map_of_the_scores_moves_the_threshold_along_and_n
     assert replace(changed, ood_scores=plain.ood_scores, **names) == plain
 
 
-@given(parts, targets, seeds)
+@given(drawn_sets, targets, seeds)
 def test_the_order_of_the_cases_changes_nothing(drawn, asked, seed):
-    both, asked = tune_and_cases(drawn), Targets(**asked)
+    both, asked = tuning_and_calibration(drawn), Targets(**asked)
     random = np.random.default_rng(seed)
-    shuffled = [part[random.permutation(len(part))] for part in both]
+    shuffled = [cases[random.permutation(len(cases))] for cases in both]
     assert calibrated(shuffled, asked) == calibrated(both, asked)
 
 
-@given(parts, targets, st.integers(0, 19))
+@given(drawn_sets, targets, st.integers(0, 19))
 def test_one_more_wrong_answer_never_loosens_a_policy(drawn, asked, at):
-    tune, cases = tune_and_cases(drawn)
+    tuning, cases = tuning_and_calibration(drawn)
     worse = replace(cases, wrong=cases.wrong | (np.arange(len(cases)) == at))
     before, after = (
-        calibrated((tune, of), Targets(**asked)).accept_threshold for of in (cases, worse)
+        calibrated((tuning, of), Targets(**asked)).accept_threshold for of in (cases, worse)
     )
     assert after is None or (before is not None and before <= after)
 
 
-def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes):
-    """A policy of any thresholds, with the calibration cases' familiarities."""
+def policy(*, accept, limit=None, ood_scores=(), error_limit=None, **changes):
+    """A policy with any thresholds and calibration OOD scores."""
     found = Certificate(
         targets=Targets(max_error=0.1),
         classes=CLASSES,
@@ -155,7 +155,7 @@ def policy(*, accept, limit=None, familiarities=(), error_limit=None, **changes)
         accept_threshold=accept,
         ood_threshold=limit,
         ood_rank=None if limit is None else 1,
-        ood_scores=tuple(sorted(familiarities)) or None,
+        ood_scores=tuple(sorted(ood_scores)) or None,
         accepted=50,
         wrong=1,
         class_outcomes=(),
@@ -183,7 +183,7 @@ facts = st.fixed_dictionaries(
     {
         "accept": thresholds,
         "limit": st.none() | levels,
-        "familiarities": st.lists(levels, min_size=1, max_size=9),
+        "ood_scores": st.lists(levels, min_size=1, max_size=9),
         "error_limit": st.none() | shares,
     }
 )
@@ -203,9 +203,9 @@ def test_nothing_is_accepted_that_is_not_finite_below_the_threshold_or_at_the_oo
     known, rows
 ):
     accept, limit = known["accept"], known["limit"]
-    for (score, likeness, _), verdict in zip(rows, decisions(known, rows), strict=True):
-        ood = limit is not None and likeness < limit
-        familiar = limit is None or limit < likeness < np.inf
+    for (score, ood_score, _), verdict in zip(rows, decisions(known, rows), strict=True):
+        ood = limit is not None and ood_score < limit
+        familiar = limit is None or limit < ood_score < np.inf
         reached = accept is not None and score >= accept and math.isfinite(score)
         assert (verdict == "ood") == ood
         assert (verdict == "accept") == (reached and familiar and not ood)
@@ -235,7 +235,7 @@ def test_mapping_scores_and_thresholds_alike_changes_no_decision(known, rows, st
     moved = {
         "accept": mapped(known["accept"], steps),
         "limit": mapped(known["limit"], others),
-        "familiarities": [mapped(value, others) for value in known["familiarities"]],
+        "ood_scores": [mapped(value, others) for value in known["ood_scores"]],
     }
     changed = [(mapped(score, steps), mapped(like, others), error) for score, like, error in rows]
     found, expected = decided(policy(**moved), changed), decided(policy(**known), rows)
@@ -245,8 +245,8 @@ def test_mapping_scores_and_thresholds_alike_changes_no_decision(known, rows, st
 
 @given(facts, images)
 def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(known, rows):
-    for (score, likeness, error), outcome in zip(rows, decisions(known, rows), strict=True):
-        numbers = {"acceptance_score": score, "ood_score": likeness, "error_probability": error}
+    for (score, ood_score, error), outcome in zip(rows, decisions(known, rows), strict=True):
+        numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
         reason = reason_for(policy(**known), outcome, {**numbers, "ood_p_value": 0.5})
         if "probability of error" in reason:
             assert (error <= known["error_limit"]) == (outcome == "accept")
@@ -258,7 +258,7 @@ written = st.fixed_dictionaries(
     {
         "accept": st.none() | st.just(-math.inf) | finite,
         "limit": st.none() | finite,
-        "familiarities": st.lists(finite, max_size=4),
+        "ood_scores": st.lists(finite, max_size=4),
         "error_limit": st.none() | shares,
         "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
         "class_outcomes": st.lists(outcomes, max_size=2),
@@ -299,7 +299,7 @@ def test_any_policy_comes_back_from_its_file_as_it_was(file, drawn):
 
 
 @given(written, st.data())
-def test_a_digit_of_the_file_that_is_changed_is_noticed(drawn, data):
+def test_a_changed_digit_of_the_file_is_detected(drawn, data):
     text = json.dumps(policy_of(drawn).to_dict())
     digits = [at for at, letter in enumerate(text) if letter in "0123456789"]
     at = data.draw(st.sampled_from(digits))
@@ -314,7 +314,7 @@ def test_a_digit_of_the_file_that_is_changed_is_noticed(drawn, data):
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=20), seeds)
-def test_every_group_gives_exactly_one_image_and_the_seed_says_which(groups, seed):
+def test_one_image_of_every_group_is_drawn_by_the_seed(groups, seed):
     drawn = one_per_group(groups, seed=seed)
     assert sorted(groups[at] for at in drawn) == sorted(set(groups))
     assert (np.diff(drawn) > 0).all()
@@ -322,12 +322,12 @@ def test_every_group_gives_exactly_one_image_and_the_seed_says_which(groups, see
 
 
 @given(st.dictionaries(names, finite, max_size=4))
-def test_rates_are_read_as_they_are_written(rates):
+def test_rates_are_parsed_as_written(rates):
     assert rates_by_class([f"{name}={rate!r}" for name, rate in rates.items()]) == rates
 
 
 @given(st.lists(st.text("ab=.1-e_ nif", max_size=6), max_size=3))
-def test_what_is_typed_is_a_rate_for_each_class_or_explained(typed):
+def test_any_text_is_parsed_as_rates_or_refused(typed):
     try:
         rates = rates_by_class(typed)
     except UsageError:
@@ -341,12 +341,12 @@ def test_what_is_typed_is_a_rate_for_each_class_or_explained(typed):
 
 counts = columns(20, 20, 20, size=3, least=3)
 mixes = st.lists(st.integers(0, 10), min_size=3, max_size=3).filter(any).map(
-    lambda parts: np.array(parts) / sum(parts)
+    lambda counts: np.array(counts) / sum(counts)
 )  # fmt: skip
 
 
 @given(counts, mixes, mixes)
-def test_the_error_in_a_mix_of_classes_lies_between_those_of_the_classes(drawn, mix, other):
+def test_the_error_under_label_shift_lies_between_the_errors_of_the_classes(drawn, mix, other):
     wrong, right, refused = drawn
     cases = wrong + right + refused
     errors = [float(w / (w + r)) for w, r, q in zip(wrong, right, mix, strict=True) if q * (w + r)]
@@ -358,7 +358,7 @@ def test_the_error_in_a_mix_of_classes_lies_between_those_of_the_classes(drawn, 
 
 
 @given(st.dictionaries(st.sampled_from(CLASSES), st.integers(0, 4), max_size=2), st.data())
-def test_a_mix_that_is_completed_sums_to_1_keeps_what_is_named_and_shares_the_rest(named, data):
+def test_completed_shares_sum_to_1_keep_those_given_and_share_the_rest(named, data):
     cases = np.array(data.draw(st.lists(st.integers(1, 50), min_size=3, max_size=3)))
     mix = complete_shares(
         {name: tenths / 10 for name, tenths in named.items()}, CLASSES, cases=cases

@@ -147,7 +147,7 @@ def test_trials_of_other_images_together_are_as_certain_as_all_their_images(rand
     assert drawn.var() == pytest.approx(5 / 9 * one, rel=0.15)
 
 
-def test_a_slot_that_is_undefined_is_left_out_of_the_mean():
+def test_an_undefined_slot_is_left_out_of_the_mean():
     drawn = bootstrap([constant(0.5), constant(np.nan)], [(LESIONS,)] * 2, seed=0)["mean"]
     assert set(drawn[~np.isnan(drawn)]) == {0.5}
 
@@ -206,13 +206,13 @@ def test_trials_that_measure_different_things_are_refused():
         bootstrap([constant(0.5), other], [(LESIONS,)] * 2, seed=0)
 
 
-def test_a_statistic_that_forgets_the_replicates_is_refused():
+def test_a_statistic_without_one_value_per_replicate_is_refused():
     with pytest.raises(UsageError, match="one value for each replicate"):
         bootstrap([lambda _: {"mean": np.array(0.5)}], [(LESIONS,)], seed=0)
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_as_many_group_entries_as_trials_are_asked_for(count):
+def test_groups_and_statistics_of_different_lengths_are_refused(count):
     with pytest.raises(UsageError, match=f"groups has {count} trials"):
         bootstrap([constant(0.5)] * (count and 1), [(LESIONS,)] * count, seed=0)
 
@@ -234,11 +234,11 @@ def test_undefined_replicates_are_left_out_of_an_interval():
     )
 
 
-def test_an_interval_of_nothing_is_undefined():
+def test_an_interval_of_undefined_replicates_is_undefined():
     assert np.isnan(percentile_interval(np.full(3, np.nan))).all()
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_a_level_that_is_no_probability_is_refused(level):
+def test_a_level_that_is_not_a_probability_is_refused(level):
     with pytest.raises(UsageError, match="level is"):
         percentile_interval(np.arange(3.0), level=level)

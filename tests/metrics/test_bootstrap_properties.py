@@ -44,7 +44,7 @@ def test_a_wider_level_holds_the_narrower_interval_and_both_the_median(values, b
 
 
 @given(ranks(30), levels)
-def test_no_more_replicates_lie_outside_of_an_interval_than_its_level_leaves(values, level):
+def test_an_interval_holds_its_level_of_the_replicates(values, level):
     found = percentile_interval(values / 4, level=level)
     for outside in (values / 4 < found.lower, values / 4 > found.upper):
         assert outside.sum() <= (1 - level) / 2 * (len(values) - 1) + 1 + 1e-9
@@ -61,7 +61,7 @@ def test_neither_order_nor_undefined_replicates_change_an_interval(values, level
 
 
 @given(ranks(30), levels)
-def test_turning_the_sign_turns_an_interval_round(values, level):
+def test_negating_the_values_mirrors_an_interval(values, level):
     found, turned = (
         percentile_interval(values / 4, level=level),
         percentile_interval(-values / 4, level=level),
@@ -80,7 +80,7 @@ def test_every_set_has_as_many_groups_as_there_are_each_drawn_whole(drawn, seed)
 
 
 @given(columns(20), seeds)
-def test_of_a_single_group_every_replicate_and_the_interval_are_the_estimate(drawn, seed):
+def test_with_a_single_group_every_replicate_equals_the_estimate(drawn, seed):
     (values,) = drawn
     found = replicates_of_mean(values, np.zeros(len(values), dtype=int), seed)
     np.testing.assert_allclose(found, values.mean() / 4, rtol=1e-12)
@@ -88,7 +88,7 @@ def test_of_a_single_group_every_replicate_and_the_interval_are_the_estimate(dra
 
 
 @given(grouped, seeds)
-def test_a_mean_stays_between_those_of_the_groups_and_so_does_its_interval(drawn, seed):
+def test_a_mean_and_its_interval_lie_between_the_means_of_the_groups(drawn, seed):
     values, groups = drawn
     means = [values[groups == name].mean() / 4 for name in set(groups.tolist())]
     found = replicates_of_mean(values, groups, seed)

@@ -63,7 +63,7 @@ def brute_force_ece(predicted, observed, *, bins, scheme):
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("bins", [1, 2, 5, 12, 100])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_bins_hold_what_loops_over_the_samples_put_there(scheme, bins, seed):
+def test_the_bins_equal_loops_over_the_samples(scheme, bins, seed):
     predicted, observed = outcomes(seed)
     expected = binned(predicted, observed, lambda value: BINS[scheme](value, predicted, bins))
     found = reliability(predicted, observed, bins=bins, scheme=scheme)
@@ -200,7 +200,7 @@ def test_without_weights_a_score_is_a_plain_float(score):
     assert type(score(*predictions(0))) is float
 
 
-def test_an_impossible_label_makes_only_the_replicates_infinite_that_hold_it():
+def test_an_impossible_label_makes_only_its_replicates_infinite():
     probabilities, labels = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0])
     weights = np.array([[1, 1], [0, 1], [2, 0]])
     found = negative_log_likelihood(probabilities, labels, weights=weights)
@@ -220,13 +220,13 @@ OF_CLASSES = [*SCORES, classwise_calibration_error]
         ([np.nan, 0.5], "probabilities is not finite at position 1; leave"),
     ],
 )
-def test_rows_that_are_no_distribution_are_refused(measure, row, message):
+def test_rows_that_are_not_distributions_are_refused(measure, row, message):
     with pytest.raises(UsageError, match=message):
         measure(np.array([[0.5, 0.5], row]), np.array([0, 1]))
 
 
 @pytest.mark.parametrize("measure", OF_CLASSES)
-def test_rows_that_are_rounded_are_taken(measure):
+def test_rows_with_rounding_errors_are_accepted(measure):
     assert measure(np.array([[0.5, 0.5 + 9e-7]]), np.array([0])) > 0
 
 

@@ -70,14 +70,14 @@ def test_repeating_every_sample_changes_no_calibration_error(scheme, drawn, bins
 
 @SCHEMES
 @given(outcomes, numbers_of_bins)
-def test_what_is_predicted_exactly_has_no_calibration_error(scheme, drawn, bins):
+def test_exact_predictions_have_no_calibration_error(scheme, drawn, bins):
     _, observed = drawn
     assert ece((16 * observed, observed), bins, scheme) == 0
 
 
 @SCHEMES
 @given(outcomes, numbers_of_bins)
-def test_bins_part_the_samples_by_their_prediction_and_lose_none(scheme, drawn, bins):
+def test_bins_separate_the_samples_by_prediction_and_lose_none(scheme, drawn, bins):
     shares, observed = drawn
     found = reliability(shares / 16, observed, bins=bins, scheme=scheme)
     assert found.counts.sum() == len(shares)
@@ -88,7 +88,7 @@ def test_bins_part_the_samples_by_their_prediction_and_lose_none(scheme, drawn, 
 
 
 @given(outcomes, numbers_of_bins)
-def test_a_bin_of_mass_holds_no_more_than_its_share_but_for_ties(drawn, bins):
+def test_a_bin_of_mass_holds_no_more_than_its_share_except_for_ties(drawn, bins):
     shares, observed = drawn
     found = reliability(shares / 16, observed, bins=bins)
     most = max(np.count_nonzero(shares == share) for share in shares)
@@ -157,13 +157,13 @@ def test_repeating_every_sample_changes_no_score(measure, drawn, times):
 
 @OF_CLASSES
 @given(st.lists(st.integers(0, CLASSES - 1), min_size=1, max_size=10))
-def test_certainty_of_the_truth_is_the_best_score_of_all(measure, labels):
+def test_certainty_of_the_true_class_scores_best(measure, labels):
     assert measure(np.eye(CLASSES)[labels], np.array(labels)) == 0
 
 
 @pytest.mark.parametrize("measure", [brier_score, negative_log_likelihood])
 @given(classified(lowest=1))
-def test_of_all_constant_forecasts_the_shares_of_the_classes_score_best(measure, drawn):
+def test_the_class_shares_are_the_best_constant_forecast(measure, drawn):
     rows, labels = drawn
     shares = np.bincount(labels, minlength=CLASSES) / len(labels)
     best, other = (np.tile(row, (len(labels), 1)) for row in (shares, rows[0] / 16))

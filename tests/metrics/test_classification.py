@@ -129,7 +129,7 @@ def test_weights_of_another_length_are_named():
 
 
 @pytest.mark.parametrize("weight", [-1.0, np.nan, np.inf])
-def test_weights_that_count_nothing_are_refused(weight):
+def test_negative_and_non_finite_weights_are_refused(weight):
     with pytest.raises(UsageError, match="weights has a negative or non-finite value"):
         accuracy(np.array([0, 1]), np.array([0, 1]), weights=np.array([1.0, weight]))
 

@@ -49,7 +49,7 @@ def test_measures_are_shares_of_the_confusion_matrix(drawn):
 
 
 @given(answers, st.integers(0, CLASSES - 1), st.integers(2, 4))
-def test_how_often_a_class_occurs_leaves_the_sensitivities(drawn, often, times):
+def test_class_frequencies_do_not_change_the_sensitivities(drawn, often, times):
     copies = np.where(drawn[0] == often, times, 1)
     repeated = (np.repeat(column, copies) for column in drawn)
     np.testing.assert_allclose(
@@ -58,7 +58,7 @@ def test_how_often_a_class_occurs_leaves_the_sensitivities(drawn, often, times):
 
 
 @given(answers)
-def test_all_measures_are_1_where_and_only_where_every_class_is_recognised(drawn):
+def test_metrics_are_1_if_and_only_if_every_prediction_is_correct(drawn):
     labels, predicted = drawn
     assert measures(labels, labels) == (1, 1)
     right = bool((labels == predicted).all())
@@ -66,14 +66,14 @@ def test_all_measures_are_1_where_and_only_where_every_class_is_recognised(drawn
 
 
 @given(scored, st.lists(heights(), min_size=CLASSES, max_size=CLASSES))
-def test_a_strictly_increasing_map_of_each_class_by_itself_leaves_the_macro_auroc(drawn, steps):
+def test_a_strictly_increasing_map_of_each_class_does_not_change_the_macro_auroc(drawn, steps):
     labels, ranks = table(drawn)
     stretched = np.stack([of[ranks[:, k]] for k, of in enumerate(steps)], axis=1)
     np.testing.assert_equal(macro_auroc(labels, stretched), macro_auroc(labels, ranks / 1.0))
 
 
 @given(scored)
-def test_turning_every_probability_turns_the_macro_auroc(drawn):
+def test_negating_every_probability_mirrors_the_macro_auroc(drawn):
     labels, ranks = table(drawn)
     turned = macro_auroc(labels, -ranks / 1.0)
     expected = 1 - macro_auroc(labels, ranks / 1.0)

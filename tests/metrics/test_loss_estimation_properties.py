@@ -83,7 +83,7 @@ def test_repeating_every_sample_changes_no_measure(measure, drawn, times):
 
 
 @given(losses)
-def test_turning_the_sign_of_the_prediction_turns_the_order(drawn):
+def test_negating_the_prediction_reverses_the_order(drawn):
     predicted, true = (column / 4 for column in drawn)
     assert same(spearman(-predicted, true), -spearman(predicted, true))
     assert same(order_agreement(-predicted, true), 1 - order_agreement(predicted, true))
@@ -96,28 +96,28 @@ def test_spearman_is_the_same_either_way_round(drawn):
 
 
 @given(losses)
-def test_a_prediction_of_the_true_losses_themselves_is_perfect(drawn):
+def test_predicting_the_true_losses_is_perfect(drawn):
     _, true = drawn
     assume(np.ptp(true))
     assert [measure(true / 4, true / 4) for measure in MEASURES] == pytest.approx([1] * 4)
 
 
 @given(losses, st.integers(-9, 9), st.integers(-5, 5))
-def test_the_spread_is_in_units_of_the_loss_and_forgets_where_it_lies(drawn, shift, factor):
+def test_the_spread_scales_with_the_loss_and_ignores_shifts(drawn, shift, factor):
     predicted, true = (column / 4 for column in drawn)
     expected = abs(factor) * spread_ratio(predicted, true)
     assert same(spread_ratio(factor * predicted + shift, true), expected)
 
 
 @given(losses, st.integers(-9, 9), st.integers(1, 5))
-def test_the_explained_share_does_not_depend_on_the_unit_or_its_zero(drawn, shift, factor):
+def test_r_squared_ignores_scale_and_shift(drawn, shift, factor):
     predicted, true = (column / 4 for column in drawn)
     moved = r_squared(factor * predicted + shift, factor * true + shift)
     assert same(moved, r_squared(predicted, true))
 
 
 @given(losses)
-def test_no_prediction_explains_more_than_all_and_the_mean_explains_nothing(drawn):
+def test_r_squared_is_at_most_1_and_0_for_the_mean(drawn):
     predicted, true = (column / 4 for column in drawn)
     assume(np.ptp(true))
     assert r_squared(predicted, true) <= 1

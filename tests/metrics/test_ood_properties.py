@@ -92,7 +92,7 @@ def test_a_measure_is_its_definition_in_fractions(name, inliers, outliers):
 
 
 @given(ranks(), ranks())
-def test_where_95_percent_is_a_whole_number_of_inliers_that_many_are_enough(inliers, outliers):
+def test_fpr_at_tpr95_needs_exactly_95_percent_of_the_inliers(inliers, outliers):
     inliers = np.repeat(inliers, 20)
     expected = float(fpr_in_fractions(inliers, outliers))
     assert measures(inliers, outliers)["fpr_at_tpr95"] == pytest.approx(expected, abs=1e-12)
@@ -138,7 +138,7 @@ def test_swapping_the_sets_turns_the_auroc_into_its_complement(inliers, outliers
 
 
 @given(ranks(), ranks())
-def test_turning_the_sign_and_swapping_the_sets_swaps_in_and_out(inliers, outliers):
+def test_negating_and_swapping_the_sets_swaps_in_and_out(inliers, outliers):
     plain, swapped = measures(inliers, outliers), measures(-outliers, -inliers)
     for name in ("auroc", "detection_error"):
         assert swapped[name] == pytest.approx(plain[name], abs=1e-12)
@@ -152,7 +152,7 @@ def test_sets_separated_by_a_threshold_have_perfect_metrics(inliers, outliers):
 
 
 @given(ranks(), ranks(), st.data())
-def test_a_more_familiar_inlier_makes_no_rate_worse(inliers, outliers, data):
+def test_a_higher_confidence_of_an_inlier_makes_no_rate_worse(inliers, outliers, data):
     raised = inliers.copy()
     raised[data.draw(st.integers(0, len(inliers) - 1))] += data.draw(st.integers(1, DISTINCT))
     before, after = measures(inliers, outliers), measures(raised, outliers)

@@ -72,7 +72,7 @@ def test_an_area_is_its_mean_over_all_orders_of_acceptance(measure, of_order, dr
 
 
 @given(few_cases)
-def test_the_excess_is_what_an_order_lacks_to_the_best_of_all(drawn):
+def test_the_excess_is_the_difference_to_the_best_order(drawn):
     confidences, quarters = drawn
     every_order = permutations(range(len(quarters)))
     best = min(mean_risk(order, quarters) for order in every_order)
@@ -119,7 +119,7 @@ def test_areas_are_in_units_of_the_loss(drawn, factor):
 
 
 @given(cases, st.integers(1, 20))
-def test_a_loss_that_every_sample_has_is_added_to_aurc_and_leaves_its_excess(drawn, quarters_more):
+def test_a_constant_added_to_the_loss_is_added_to_aurc_and_leaves_its_excess(drawn, quarters_more):
     confidences, quarters = drawn
     before, after = areas(confidences, quarters), areas(confidences, quarters + quarters_more)
     assert after["aurc"] == pytest.approx(before["aurc"] + quarters_more / 4, abs=1e-11)
@@ -127,7 +127,7 @@ def test_a_loss_that_every_sample_has_is_added_to_aurc_and_leaves_its_excess(dra
 
 
 @given(cases)
-def test_an_order_and_its_reverse_share_the_mean_loss_between_their_generalised_areas(drawn):
+def test_augrc_of_an_order_and_of_its_reverse_sum_to_the_mean_loss(drawn):
     confidences, quarters = drawn
     both = augrc(confidences / 2, quarters / 4) + augrc(-confidences / 2, quarters / 4)
     assert both == pytest.approx(quarters.mean() / 4, abs=1e-12)
@@ -141,14 +141,14 @@ def test_repeating_every_sample_leaves_the_generalised_area(drawn, times):
 
 
 @given(cases)
-def test_a_confidence_that_falls_with_the_loss_has_no_excess_and_none_has_less(drawn):
+def test_a_confidence_that_falls_with_the_loss_has_no_excess(drawn):
     confidences, quarters = drawn
     assert areas(-quarters, quarters)["excess_aurc"] == 0
     assert areas(-quarters, quarters)["aurc"] <= areas(confidences, quarters)["aurc"] + 1e-12
 
 
 @given(cases, st.integers(0, 4 * QUARTERS))
-def test_the_coverage_at_a_risk_is_the_largest_of_the_curve_within_it(drawn, sixteenths):
+def test_the_coverage_at_a_risk_is_the_largest_of_a_threshold_within_it(drawn, sixteenths):
     confidences, quarters = drawn
     accepted = [confidences >= threshold for threshold in confidences]
     within = [
@@ -166,14 +166,14 @@ def test_the_more_risk_is_allowed_the_more_is_covered(drawn, allowed):
 
 
 @given(cases)
-def test_at_full_coverage_the_risk_is_the_mean_loss_and_at_that_risk_all_is_covered(drawn):
+def test_full_coverage_has_the_mean_loss_as_risk(drawn):
     confidences, quarters = drawn[0] / 2, drawn[1] / 4
     assert risk_at_coverage(confidences, quarters, 1.0) == pytest.approx(quarters.mean())
     assert coverage_at_risk(confidences, quarters, float(quarters.mean())) == 1
 
 
 @given(classified, st.permutations(range(CLASSES)), heights())
-def test_neither_the_names_of_classes_nor_a_map_of_the_confidence_change_a_balanced_area(
+def test_neither_class_names_nor_a_map_of_the_confidence_change_a_balanced_area(
     drawn, names, steps
 ):
     confidences, quarters, labels = drawn

@@ -96,7 +96,7 @@ def test_the_intervals_are_the_exact_ones_of_scipy(seed, confidence):
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("confidence", [0.5, 0.95])
-def test_a_group_fares_worse_where_tails_summed_by_hand_say_so(seed, confidence):
+def test_a_group_fares_worse_where_exact_tails_say_so(seed, confidence):
     found = {
         (group.name, group.value, quantity)
         for group in audit(*cases(seed), confidence=confidence)
@@ -136,7 +136,7 @@ def test_a_group_that_fares_better_is_not_named():
     ]
 
 
-def test_a_ood_case_is_not_deferred():
+def test_an_ood_case_is_not_deferred():
     no, yes = np.zeros(3, dtype=bool), np.ones(3, dtype=bool)
     (group,) = audit({"site": ["a"] * 3}, no, yes, no)
     assert (group.cases, group.accepted, group.deferred) == (3, 0, 0)
@@ -149,13 +149,13 @@ def test_a_group_without_accepted_cases_has_no_error():
     assert all(map(isnan, (group.error, group.error_lower, group.error_upper)))
 
 
-def test_a_group_that_is_everybody_is_compared_with_nobody():
+def test_a_group_of_all_cases_is_compared_with_nothing():
     no = np.zeros(30, dtype=bool)
     (group,) = audit({"site": ["a"] * 30}, no, no, no, confidence=0.01)
     assert group.worse == ()
 
 
-def test_groups_come_by_column_and_value_and_a_blank_is_unknown():
+def test_groups_are_sorted_by_column_and_value_and_a_blank_is_unknown():
     no = np.zeros(3, dtype=bool)
     found = audit({"sex": ["m", " ", "f"], "age": ["", "", ""]}, no, no, no)
     assert [(group.name, group.value) for group in found] == [
@@ -178,7 +178,7 @@ def test_few_groups_are_named_when_all_fare_alike():
 
 
 @pytest.mark.parametrize("confidence", [0.0, 1.0])
-def test_a_confidence_that_is_no_probability_is_refused(confidence):
+def test_a_confidence_that_is_not_a_probability_is_refused(confidence):
     with pytest.raises(UsageError, match="confidence is"):
         audit(*cases(0), confidence=confidence)
 

@@ -21,7 +21,7 @@ def audited(drawn, confidence=0.95):
 
 
 @given(cases)
-def test_the_values_of_every_column_share_all_cases_between_them(drawn):
+def test_the_values_of_a_column_partition_the_cases(drawn):
     fates = drawn[0]
     found = audited(drawn)
     for name in ("age", "sex"):
@@ -63,7 +63,7 @@ def test_the_order_of_cases_changes_nothing(drawn, data):
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 40), st.integers(0, 40))
-def test_a_group_is_named_when_its_one_sided_tail_passes_the_test_of_holm(of, rest, few, more):
+def test_a_group_is_named_when_its_one_sided_p_value_passes_the_holm_test(of, rest, few, more):
     accepted = (min(few, of), min(more, rest))
     named = ["young"] * of + ["old"] * rest
     mask = np.concatenate([np.arange(of) < accepted[0], np.arange(rest) < accepted[1]])

@@ -42,9 +42,9 @@ def counted(draw, most=60):
 
 
 @st.composite
-def nested(draw, candidates=6, most=30):
+def nested(draw, thresholds=6, most=30):
     """Accepted and wrong cases at thresholds of which each accepts at least the stricter's."""
-    added = draw(st.lists(counted(most), min_size=candidates, max_size=candidates))
+    added = draw(st.lists(counted(most), min_size=thresholds, max_size=thresholds))
     wrong, accepted = np.cumsum(np.array(added), axis=0).T
     return accepted, wrong
 
@@ -66,7 +66,7 @@ def test_a_p_value_is_a_binomial_sum_in_fractions(drawn, probability):
 
 
 @given(counted(), levels)
-def test_at_a_bound_so_few_or_so_many_events_are_as_improbable_as_the_level(drawn, level):
+def test_at_a_bound_the_tail_probability_is_the_level(drawn, level):
     count, cases = drawn
     upper, lower = (float(of(*drawn, level=level)) for of in (upper_bound, lower_bound))
     assert 0 <= lower <= upper <= 1
@@ -77,7 +77,7 @@ def test_at_a_bound_so_few_or_so_many_events_are_as_improbable_as_the_level(draw
 
 
 @given(counted(), levels)
-def test_the_bounds_of_the_other_outcome_are_the_rest_to_1(drawn, level):
+def test_the_bounds_of_the_other_outcome_are_the_complements(drawn, level):
     count, cases = drawn
     found, mirrored = (two_sided_interval(k, cases, level=level) for k in (count, cases - count))
     np.testing.assert_allclose(mirrored, (1 - found.upper, 1 - found.lower), atol=1e-9)
@@ -133,15 +133,13 @@ six_levels = st.lists(st.floats(0, 0.2), min_size=6, max_size=6).map(np.array)
 
 
 @given(nested(), six_levels, in_order(percents))
-def test_with_the_same_levels_a_larger_error_certifies_whatever_a_smaller_one_does(
-    drawn, starts, errors
-):
+def test_a_larger_target_certifies_whatever_a_smaller_one_does(drawn, starts, errors):
     strict, loose = (fallback_procedure(*drawn, max_error=float(e), levels=starts) for e in errors)
     assert (strict <= loose).all()
 
 
 @given(nested(), six_levels, six_levels, percents)
-def test_more_level_certifies_whatever_less_does(drawn, starts, more, max_error):
+def test_higher_levels_certify_whatever_lower_ones_do(drawn, starts, more, max_error):
     less, enough = (
         fallback_procedure(*drawn, max_error=float(max_error), levels=levels)
         for levels in (starts, starts + more)
@@ -161,9 +159,7 @@ def test_one_more_error_certifies_nothing_more(drawn, starts, max_error, at):
 
 
 @given(st.lists(st.integers(0, 9), min_size=6, max_size=6), st.integers(9, 60), percents, percents)
-def test_a_class_is_allowed_to_be_missed_up_to_the_first_threshold_that_fails(
-    missed, cases, rate, level
-):
+def test_a_fixed_sequence_selects_up_to_the_first_threshold_that_fails(missed, cases, rate, level):
     misses = np.array(missed)
     p_values = [at_most(k, cases, rate) for k in misses.tolist()]
     assume(all(abs(p - level) > Fraction(1, 10**12) for p in p_values))
@@ -173,7 +169,7 @@ def test_a_class_is_allowed_to_be_missed_up_to_the_first_threshold_that_fails(
 
 
 @given(ranks(80, least=2, distinct=70))
-def test_candidates_are_strictest_first_and_at_most_50_and_end_with_accepting_all(scores):
+def test_candidate_thresholds_are_strictest_first_at_most_50_and_end_with_accepting_all(scores):
     thresholds = candidate_thresholds(scores / 4)
     assert 1 <= len(thresholds) <= 50
     assert (np.diff(thresholds) < 0).all()
@@ -183,13 +179,13 @@ def test_candidates_are_strictest_first_and_at_most_50_and_end_with_accepting_al
 
 
 @given(ranks(60, least=2), heights())
-def test_candidates_follow_a_strictly_increasing_map_of_the_score(scores, steps):
+def test_candidate_thresholds_follow_a_strictly_increasing_map_of_the_score(scores, steps):
     plain, mapped = candidate_thresholds(scores / 1.0), candidate_thresholds(steps[scores])
     np.testing.assert_array_equal(mapped[:-1], steps[plain[:-1].astype(int)])
 
 
 @given(columns(DISTINCT, 2, size=30), ranks(6, least=1))
-def test_a_candidate_accepts_the_counted_cases_that_reach_it(drawn, steps):
+def test_a_threshold_accepts_the_counted_cases_that_reach_it(drawn, steps):
     scores, counted = drawn[0] / 1.0, drawn[1] == 1
     thresholds = np.append(np.unique(steps / 1.0)[::-1], -np.inf)
     expected = [int((counted & (scores >= threshold)).sum()) for threshold in thresholds]
@@ -221,7 +217,7 @@ def test_a_p_value_counts_the_calibration_cases_that_are_no_more_familiar(
 
 
 @given(st.integers(5, 60), st.integers(0, 4), generators())
-def test_exchangeable_images_of_one_draw_share_the_p_values_evenly(cases, tied, random):
+def test_p_values_of_exchangeable_images_are_valid(cases, tied, random):
     drawn = random.integers(10**tied, size=cases) / 1.0
     p_values = np.array([
         conformal_p_values(drawn[[at]], np.sort(np.delete(drawn, at)))[0] for at in range(cases)
