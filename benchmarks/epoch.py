@@ -21,7 +21,7 @@ import torch
 from side_by_side import Comparison, alternate
 from torch.optim import Adam
 
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig

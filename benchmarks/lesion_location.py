@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from misgiving.data.datasets import Dataset, load_dataset
+from misgiving.data.decoding import decode, read_bytes
 from misgiving.data.ood_sets import Built, build, locate_lesion
 from misgiving.data.ood_sets.derived import DerivedImages
 from misgiving.data.ood_sets.lesions import resized
 from misgiving.data.ood_sets.rectangles import Box, bounding_box
-from misgiving.data.preprocessing import decode, read_bytes
 
 Mask = Bool[np.ndarray, "height width"]
 

@@ -20,7 +20,8 @@ from side_by_side import Comparison, alternate
 from torch import Tensor
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
-from misgiving.data.preprocessing import Preprocessing, read_bytes
+from misgiving.data.decoding import read_bytes
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
 from misgiving.workflows.predict import predict_images
 

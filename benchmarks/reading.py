@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+from misgiving.data.batching import batches
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.loading import ImageSet, batches, prepare
 from misgiving.data.preprocessing import Preprocessing
 
 SIZE = 224

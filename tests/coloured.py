@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.data.splits import Split
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from misgiving import checkpoint
 from misgiving.cli.failures import failure_of
-from misgiving.data import loading
+from misgiving.data import cache
 from misgiving.files import disk_errors
 from misgiving.workflows import predict
 from misgiving.workflows import train as runs
@@ -57,9 +57,9 @@ def nothing_is_left(folder):
 @pytest.mark.parametrize(
     ("module", "name"),
     [
-        (loading.os, "fsync"),
-        (loading, "seal"),
-        (loading, "_alone"),
+        (cache.os, "fsync"),
+        (cache, "seal"),
+        (cache, "_locked"),
         (checkpoint, "save_file"),
         (checkpoint, "write_split"),
         (checkpoint, "seal"),

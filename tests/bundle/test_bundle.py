@@ -16,8 +16,8 @@ from PIL import Image
 from misgiving.bundle import FORMAT, Bundle, is_bundle
 from misgiving.bundle.card import LIMITS
 from misgiving.checkpoint import load
+from misgiving.data.cache import prepare
 from misgiving.data.datasets import unlabelled
-from misgiving.data.loading import prepare
 from misgiving.decisions.decision import NO_POLICY
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError

@@ -15,9 +15,9 @@ import pytest
 from corpus import build, picture, rgb
 
 from misgiving.data.bad_images import ON_BAD_IMAGE, readable
+from misgiving.data.cache import prepare
 from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset, unlabelled
 from misgiving.data.datasets.images import ImageFiles
-from misgiving.data.loading import prepare
 from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImages, DataError, UsageError

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from misgiving.data.datasets import load_dataset
+from misgiving.data.decoding import decode
 from misgiving.data.ood_sets import lesions, locate_lesion
-from misgiving.data.preprocessing import decode
 
 SKIN, BROWN = (225, 175, 160), (120, 70, 55)
 

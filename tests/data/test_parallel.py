@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 
-from misgiving.data.parallel import LOOK_AHEAD, WORKERS, in_order
+from misgiving.data.decoding import LOOK_AHEAD, WORKERS, in_order
 
 
 def test_results_come_in_order_whichever_is_ready_first():

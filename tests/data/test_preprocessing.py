@@ -12,14 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
+from misgiving.data.decoding import MAX_PIXELS, decode, read_bytes
 from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
-    MAX_PIXELS,
     AugmentationSettings,
     Preprocessing,
-    decode,
     gray_world,
-    read_bytes,
     shades_of_gray,
 )
 from misgiving.errors import DataError, UsageError
@@ -398,7 +396,7 @@ def test_preprocessing_imports_no_torch():
 
 def test_a_file_that_would_run_another_program_is_not_read():
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n"
-    with pytest.raises(DataError, match=r"x\.eps: not an image of a format that is read \(JPEG,"):
+    with pytest.raises(DataError, match=r"x\.eps: not an image.*JPEG"):
         decode(eps, "x.eps")
 
 

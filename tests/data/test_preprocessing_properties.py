@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from strategies import generators, orders
 
+from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
     CROPS,
     AugmentationSettings,
     Preprocessing,
-    decode,
     gray_world,
     shades_of_gray,
 )

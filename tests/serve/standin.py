@@ -6,7 +6,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from misgiving.data.preprocessing import Preprocessing, decode
+from misgiving.data.decoding import decode
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 
 CLASSES = ("dark", "light")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Adam
 
 from misgiving.data.augmentation import augment
-from misgiving.data.loading import batches, sampling_order
+from misgiving.data.batching import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS

@@ -9,7 +9,7 @@ from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.datasets import ImageFiles
-from misgiving.data.parallel import LOOK_AHEAD
+from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.results.decision_tables import DecisionJournal

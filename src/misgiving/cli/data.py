@@ -29,8 +29,8 @@ def prepare(
     cache: Cache = None,
 ) -> None:
     """Decode, crop, correct and resize all images once into the cache, as training would."""
+    from misgiving.data.cache import prepare as prepare_images
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.loading import prepare as prepare_images
 
     config = DataConfig(**settings)
     dataset = load_dataset(data)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.data.datasets import Dataset, published_counts
+from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import (
     NEAR,
     SAME_CONTENT,
@@ -19,7 +20,6 @@ from misgiving.data.duplicates import (
     copies,
     traits_of,
 )
-from misgiving.data.parallel import in_order
 from misgiving.data.splits import SetNames, count_shared_groups, paper_split
 from misgiving.errors import ExplainedError
 from misgiving.files import write_csv, write_json

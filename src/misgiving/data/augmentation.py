@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from misgiving.data.memory import fresh
+from misgiving.data.batching import uninitialized
 from misgiving.data.preprocessing import AugmentationSettings
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -34,7 +34,7 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
         generator: On the CPU; its state moves on.
     """
     draws = _draw(len(images), generator)
-    varied = fresh(images.shape, dtype=images.dtype, device=images.device)
+    varied = uninitialized(images.shape, dtype=images.dtype, device=images.device)
     size = _size_of_part(images)
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):

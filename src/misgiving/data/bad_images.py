@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from misgiving.data.datasets import Dataset
-from misgiving.data.parallel import in_order
+from misgiving.data.decoding import in_order
 from misgiving.errors import BadImage, BadImages, DataError, visible
 from misgiving.registry import Registry
 

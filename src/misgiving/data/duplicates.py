@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from PIL import Image
 
-from misgiving.data.preprocessing import Picture
+from misgiving.data.decoding import Picture
 from misgiving.manifests import sha256_of
 
 Pair = tuple[int, int]
@@ -45,7 +45,7 @@ class Hashes(NamedTuple):
 
 @runtime_checkable
 class StoredImages(Protocol):
-    """Prepared images that are read by position, such as `misgiving.data.loading.ImageSet`."""
+    """Prepared images that are read by position, such as `misgiving.data.cache.ImageSet`."""
 
     def __len__(self) -> int: ...
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from misgiving.data.preprocessing import read_bytes
+from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError
 
 

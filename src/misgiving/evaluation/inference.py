@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.loading import ImageSet, batches
+from misgiving.data.batching import batches
+from misgiving.data.cache import ImageSet
 from misgiving.errors import UsageError
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.joint import JointClassifier, Output, outputs_of

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.evaluation.inference import device_of, image_batches, predict
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.reproduction.ood_detection import Detection, measure_outliers
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.schema import Measurement

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit import OOD_DETECTOR
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank

@@ -11,8 +11,8 @@ import numpy as np
 
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.bad_images import skipped_sentences, without
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import Dataset, load_dataset
-from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.masks import with_masks
 from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import MAX_TEXT_MEMORY
 from PIL.TiffImagePlugin import TiffImageFile
 
-from misgiving.data.preprocessing import FORMATS, MAX_PIXELS
+from misgiving.data.decoding import FORMATS, MAX_PIXELS
 from misgiving.errors import DataError
 
 PLAIN, OTHER = 20, 30

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from misgiving.data.preprocessing import MAX_PIXELS
+from misgiving.data.decoding import MAX_PIXELS
 from misgiving.errors import UsageError
 
 SHORTEST_KEY = 16

@@ -18,7 +18,8 @@ from torch.optim import Adam
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
-from misgiving.data.loading import ImageSet, batches, sampling_order
+from misgiving.data.batching import batches, sampling_order
+from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.distributed import gathered
 from misgiving.errors import StoppedError, TrainingError

@@ -14,9 +14,9 @@ from jaxtyping import Bool
 from misgiving.calibrators.apply import Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
-from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit import OOD_DETECTOR, calibrator_of, fit_policies

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from misgiving.data.preprocessing import decode, read_bytes
+from misgiving.data.decoding import decode, read_bytes
 from misgiving.errors import DataError
 from misgiving.results.decision_tables import DecisionRow
 

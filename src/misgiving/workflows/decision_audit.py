@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
+from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import Dataset
-from misgiving.data.loading import ImageSet
 from misgiving.decisions.decision import Decision
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import two_sided_interval

@@ -13,9 +13,9 @@ from misgiving import distributed
 from misgiving.calibrators.apply import CALIBRATED, COMBINATION, Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
-from misgiving.data.loading import ImageSet, prepare
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import UsageError
 from misgiving.evaluation import (

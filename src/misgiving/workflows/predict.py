@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from misgiving.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
 from misgiving.data.datasets import Dataset, preprocessed, unlabelled
-from misgiving.data.parallel import LOOK_AHEAD, in_order
+from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.errors import BadImage, DataError, UsageError

@@ -10,10 +10,10 @@ import numpy as np
 
 from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.config import DataConfig
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
-from misgiving.data.loading import ImageSet, prepare
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.errors import DataError, UsageError

@@ -8,7 +8,7 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.images import ImageFiles
-from misgiving.data.preprocessing import refuse_file
+from misgiving.data.decoding import refuse_file
 from misgiving.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})

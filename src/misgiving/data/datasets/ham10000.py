@@ -9,7 +9,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import existing_folder, first_folder, listing, refuse_missing
 from misgiving.data.datasets.images import ImageFiles
 from misgiving.data.datasets.metadata import metadata_of_rows
-from misgiving.data.preprocessing import read_bytes
+from misgiving.data.decoding import read_bytes
 from misgiving.data.tables import TableRow, read_table
 from misgiving.errors import DataError
 

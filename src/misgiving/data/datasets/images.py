@@ -7,7 +7,8 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.preprocessing import Preprocessing, decode, read_bytes, refuse_file
+from misgiving.data.decoding import decode, read_bytes, refuse_file
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.manifests import sha256_of
 
 Indices = Int[np.ndarray, " selected"]

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.images import HashedImage, Indices
-from misgiving.data.preprocessing import refuse_file
+from misgiving.data.decoding import refuse_file
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from misgiving.data.datasets import Dataset, HashedImage, ImageSource
+from misgiving.data.decoding import decode, read_bytes
 from misgiving.data.masks import mask_of
 from misgiving.data.ood_sets.built import Built, outliers
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, resized, widened
@@ -24,7 +25,6 @@ from misgiving.data.ood_sets.rectangles import (
     box_over_share,
     clean_square,
 )
-from misgiving.data.preprocessing import decode, read_bytes
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.data.datasets import Dataset, ImageArray
+from misgiving.data.decoding import decode
 from misgiving.data.ood_sets.built import outliers
-from misgiving.data.preprocessing import decode
 from misgiving.errors import DataError, UsageError
 
 Picture = UInt8[np.ndarray, "height width 3"]

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from misgiving.data.loading import ImageSet
+from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.files import whole_folder
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from PIL import Image
 from pydantic import BaseModel, Field
 
-from misgiving.data.preprocessing import FORMATS
+from misgiving.data.decoding import FORMATS
 from misgiving.serve.image_store import Square, Squares
 from misgiving.serve.problems import ProblemError, content, documented, too_busy
 from misgiving.serve.routes import CaseDep, ServiceDep

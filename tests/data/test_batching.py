@@ -2,10 +2,30 @@ import numpy as np
 import pytest
 import torch
 
-from misgiving.data.loading import sampling_order
+from misgiving.data.batching import sampling_order, uninitialized
 from misgiving.errors import UsageError
 
 IMBALANCED = np.repeat([0, 1, 2], [9000, 900, 100])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (0, 3, 4, 5), (700, 3, 50, 50)])
+def test_memory_is_of_the_shape_and_kind_asked_for(shape, dtype):
+    tensor = uninitialized(shape, dtype=dtype, device="cpu").fill_(7)
+    assert (tensor.shape, tensor.dtype) == (shape, dtype)
+    assert tensor.is_contiguous()
+    assert (tensor == 7).all()
+
+
+def test_memory_is_given_once():
+    first, second = (uninitialized((4, 4), dtype=torch.float32, device="cpu") for _ in range(2))
+    first.zero_()
+    second.fill_(1)
+    assert (first == 0).all()
+
+
+def test_memory_is_where_it_is_asked_for():
+    assert uninitialized((2, 2), dtype=torch.float32, device="meta").device.type == "meta"
 
 
 @pytest.mark.parametrize(("weighted", "power"), [("inverse", 1.0), ("sqrt", 0.5)])

@@ -1,13 +1,14 @@
 import errno
+import fcntl
 import hashlib
 import os
 import pickle
 import subprocess
 import sys
 import threading
-import time
 import zlib
 from collections import Counter
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import pytest
 import torch
 from PIL import Image
 
-from misgiving.data import intact, loading
+from misgiving.data import cache, decoding
+from misgiving.data.batching import batches
+from misgiving.data.cache import prepare
 from misgiving.data.config import default_cache
 from misgiving.data.datasets import (
     Dataset,
@@ -25,12 +28,8 @@ from misgiving.data.datasets import (
     load_dataset,
     unlabelled,
 )
-from misgiving.data.loading import (
-    batches,
-    prepare,
-)
-from misgiving.data.parallel import LOOK_AHEAD
-from misgiving.data.preprocessing import Preprocessing, decode
+from misgiving.data.decoding import LOOK_AHEAD, decode
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
 
 SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
@@ -133,7 +132,7 @@ def test_a_second_preparation_decodes_nothing(tmp_path):
 
 def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
     first = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    monkeypatch.setattr(loading, "_alone", None)  # a cache may be for reading only
+    monkeypatch.setattr(cache, "_locked", None)  # a cache may be for reading only
     assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
 
 
@@ -220,7 +219,7 @@ def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, at)
     (folder,) = tmp_path.iterdir()
     flipped(folder / "images.npy", at)
     again = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    with pytest.raises(DataError, match="not as it was written; run the same command again"):
+    with pytest.raises(DataError, match=r"damaged.*run the same command again"):
         again.read(np.arange(7))
     third = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     np.testing.assert_array_equal(third.read(np.arange(7)), [SMALL(image) for image in pixels()])
@@ -228,7 +227,7 @@ def test_one_flipped_bit_of_the_pixels_is_found_when_they_are_read(tmp_path, at)
 
 def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
     prepared, checked = prepare(in_memory(pixels()), SMALL, cache=tmp_path), []
-    monkeypatch.setattr(intact, "crc32_of", lambda data: checked.append(data) or zlib.crc32(data))
+    monkeypatch.setattr(cache, "crc32_of", lambda data: checked.append(data) or zlib.crc32(data))
     prepared.select(np.array([2, 3])).read(np.array([1, 0, 1]))
     prepared.read(np.arange(7))
     prepared.read(np.arange(7))
@@ -301,7 +300,7 @@ FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 from misgiving.data.datasets import load_dataset
-from misgiving.data.loading import prepare
+from misgiving.data.cache import prepare
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 digits = load_dataset("digits")
@@ -363,7 +362,7 @@ PREPARE_DIGITS = """
 import sys
 from pathlib import Path
 from misgiving.data.datasets import load_dataset
-from misgiving.data.loading import prepare
+from misgiving.data.cache import prepare
 digits = load_dataset("digits")
 print(prepare(digits, digits.preprocessing, cache=Path(sys.argv[1])).fingerprint)
 """
@@ -380,17 +379,24 @@ def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
     assert fingerprints[0] == fingerprints[1] != ""
 
 
-def test_who_waited_for_the_lock_holds_one_that_others_see(tmp_path):
-    lock, seen = tmp_path / "x.lock", []
+def test_who_waited_for_the_lock_holds_one_that_others_see(tmp_path, monkeypatch):
+    lock, seen, opened = tmp_path / "x.lock", [], threading.Event()
+    flock = fcntl.flock
+
+    def note_and_lock(*arguments):
+        if threading.current_thread() is waiting:
+            opened.set()  # it waits for the file that is about to be removed
+        flock(*arguments)
 
     def wait_for_it():
-        with loading._alone(lock):
+        with cache._locked(lock):
             seen.append(lock.exists())
 
     waiting = threading.Thread(target=wait_for_it)
-    with loading._alone(lock):
+    monkeypatch.setattr(fcntl, "flock", note_and_lock)
+    with cache._locked(lock):
         waiting.start()
-        time.sleep(0.3)  # until it waits
+        assert opened.wait(60)
     waiting.join()
     assert seen == [True]
 
@@ -406,7 +412,7 @@ def test_an_empty_set_is_refused(tmp_path):
 
 
 def test_what_was_written_and_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(loading, "_stored", lambda *_: None)
+    monkeypatch.setattr(cache._Entry, "load", lambda _: None)
     with pytest.raises(OSError, match="cannot be read back"):
         prepare(in_memory(pixels()), SMALL, cache=tmp_path)
 
@@ -483,35 +489,53 @@ def test_no_thread_is_left_when_batches_are_used_up_or_abandoned(tmp_path):
     assert threads_after(lambda: next(batches(prepared, batch_size=1))) == 0
 
 
-class SlowPixels:
-    """Counts how many batches have been read."""
+class CountedPixels:
+    """Counts how many batches have been read, and sets an event when there are three."""
 
     def __init__(self, array):
-        self.array, self.read = array, 0
+        self.array, self.read, self.third = array, 0, threading.Event()
         self.shape = array.shape
 
     def __getitem__(self, rows):
         self.read += 1
+        if self.read == 3:
+            self.third.set()
         if len(self.array) <= rows.max():
             raise DataError("the disk is gone")
         return self.array[rows]
 
 
-def test_reading_is_two_batches_ahead_and_no_more(tmp_path, as_in_use):  # noqa: ARG001
+class ImmediatePool:
+    """Does work when it is submitted, so that nothing is left to chance."""
+
+    def __init__(self, workers):
+        assert workers == 1
+
+    def submit(self, work, *arguments):
+        future = Future()
+        future.set_result(work(*arguments))
+        return future
+
+    def shutdown(self, *, cancel_futures):
+        assert cancel_futures
+
+
+def test_reading_is_two_batches_ahead_and_no_more(tmp_path, monkeypatch, as_in_use):  # noqa: ARG001
     prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
-    slow = SlowPixels(prepared.images)
-    running = batches(replace(prepared, images=slow), batch_size=1)
+    counted = CountedPixels(prepared.images)
+    monkeypatch.setattr(decoding, "ThreadPoolExecutor", ImmediatePool)
+    running = batches(replace(prepared, images=counted), batch_size=1)
     for used in (1, 2, 3):
         next(running)
-        wait_until(lambda used=used: slow.read >= used + 2)
-        time.sleep(0.05)  # time to read too much
-        assert slow.read == used + 2
+        assert counted.read == used + 2
 
 
-def wait_until(true):
-    deadline = time.monotonic() + 10
-    while not true() and time.monotonic() < deadline:
-        time.sleep(0.001)
+def test_two_batches_are_read_while_the_first_is_used(tmp_path, as_in_use):  # noqa: ARG001
+    prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
+    counted = CountedPixels(prepared.images)
+    running = batches(replace(prepared, images=counted), batch_size=1)
+    next(running)
+    assert counted.third.wait(60)
 
 
 def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_for(
@@ -519,7 +543,7 @@ def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_
     as_in_use,  # noqa: ARG001
 ):
     prepared = prepare(in_memory(pixels(4)), SMALL, cache=tmp_path)
-    broken = replace(prepared, images=SlowPixels(prepared.images[:3]))
+    broken = replace(prepared, images=CountedPixels(prepared.images[:3]))
     running = batches(broken, batch_size=1)
     assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match="the disk is gone"):

@@ -1,0 +1,319 @@
+"""Prepared image sets: decoded and preprocessed once, and kept in a memory-mapped file.
+
+A set may be larger than memory.
+"""
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
+from misgiving.data.datasets import Dataset, preprocessed
+from misgiving.data.decoding import in_order
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.errors import BadImage, DataError
+from misgiving.files import whole_folder, write_json
+from misgiving.manifests import crc32_of, seal, sha256_of_json, sha256_of_lines, verify
+
+Report = Callable[[int, int], None]
+"""Called with the number of images that are done, and the total."""
+
+RECORD = "hashes.json"  # hash and checksum of each image in images.npy, and the bad images
+FORMAT = 4  # of the cache; raise it whenever the same settings give other pixels
+
+
+class PixelChecksums:
+    """Check each stored image when it is first read.
+
+    Checking a whole set in advance would take longer than many commands do.
+
+    Args:
+        record: The record of the set. It is removed where an image is damaged, so that the set is
+            prepared again next time.
+        values: CRC-32 of each stored image.
+    """
+
+    def __init__(self, record: Path, values: Int[np.ndarray, " stored"]) -> None:
+        self._record, self._values = record, values
+        self._checked = np.zeros(len(values), dtype=bool)
+
+    def check(
+        self, rows: Int[np.ndarray, " m"], pixels: UInt8[np.ndarray, "m size size 3"]
+    ) -> None:
+        """Refuse pixels that are not those that were stored in these rows."""
+        for position in np.flatnonzero(~self._checked[rows]):
+            if crc32_of(pixels[position].tobytes()) != self._values[rows[position]]:
+                self._refuse()
+        self._checked[rows] = True
+
+    def _refuse(self) -> None:
+        try:
+            self._record.unlink(missing_ok=True)
+            remedy = "run the same command again to prepare the images again"
+        except OSError:  # a read-only cache
+            remedy = "remove that folder and run the same command again"
+        raise DataError(f"{self._record.parent}: a prepared image was damaged or changed; {remedy}")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ImageSet:
+    """A prepared image set, or some images of one.
+
+    Attributes:
+        images: All stored pixels, memory-mapped; `rows` selects those of this set.
+        rows: For each image of this set, its row in `images`.
+        labels: Positions in `classes`.
+        ids: Unique.
+        groups: Images of one group show the same thing.
+        hashes: SHA-256 of the content that each image was decoded from, in hexadecimal.
+        classes: Class names.
+        skipped: Unreadable images, which the whole set was left without.
+        checksums: Detect damage of the stored pixels; None where there are no checksums.
+    """
+
+    images: UInt8[np.ndarray, "stored size size 3"]
+    rows: Int[np.ndarray, " n"]
+    labels: Int[np.ndarray, " n"]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    hashes: tuple[str, ...]
+    classes: tuple[str, ...]
+    skipped: tuple[BadImage, ...] = ()
+    checksums: PixelChecksums | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def select(self, indices: Int[np.ndarray, " m"]) -> "ImageSet":
+        """These images in this order; the pixels are shared, not copied."""
+        return replace(
+            self,
+            rows=self.rows[indices],
+            labels=self.labels[indices],
+            ids=tuple(self.ids[index] for index in indices),
+            groups=tuple(self.groups[index] for index in indices),
+            hashes=tuple(self.hashes[index] for index in indices),
+        )
+
+    def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
+        """Pixels of these images, in this order.
+
+        Raises:
+            DataError: The cache was damaged.
+        """
+        rows = self.rows[indices]
+        ascending = np.argsort(rows, kind="stable")  # reads the disk in one direction
+        pixels = np.empty((len(rows), *self.images.shape[1:]), dtype=np.uint8)
+        pixels[ascending] = self.images[rows[ascending]]
+        if self.checksums:
+            self.checksums.check(rows, pixels)
+        return pixels
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the hashes and labels in their order."""
+        lines = zip(self.hashes, self.labels, strict=True)
+        return sha256_of_lines(f"{name}:{label}" for name, label in lines)
+
+
+def prepare(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    cache: Path,
+    report: Report | None = None,
+    on_bad_image: str = FAIL,
+) -> ImageSet:
+    """Decode and preprocess every image, unless the cache holds the result.
+
+    The result is kept in a folder of `cache` whose name depends on everything that determines the
+    pixels: a changed file or setting gives another folder. Of several processes that prepare one
+    set, the first does the work and the others wait. Prepare a whole set and `select` from it, as
+    each prepared selection is stored separately.
+
+    Args:
+        dataset: The set.
+        preprocessing: Applied to each image.
+        cache: Folder for prepared sets.
+        report: Called with the number of images that are done, and the total.
+        on_bad_image: `fail` looks at all images and then refuses the unreadable ones; `skip` leaves
+            them out, and `skipped` of the result lists them. The cache records them, so that `fail`
+            still fails later; they are tried again each time.
+
+    Raises:
+        BadImages: Images cannot be read, and are not skipped.
+        OSError: The cache cannot be written; nothing of this set is left in it.
+    """
+    rule = ON_BAD_IMAGE[on_bad_image]
+    if len(dataset) == 0:
+        raise DataError(f"{dataset.name}: there is no image to prepare; choose a set that has some")
+    entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
+    stored = entry.load_current()
+    if stored is None:
+        with _locked(entry.folder.with_suffix(".lock")):
+            stored = entry.load_current()
+            if stored is None:
+                with whole_folder(entry.folder) as unfinished:
+                    rule(entry.write(unfinished, report), len(dataset))
+                stored = entry.load()
+    if stored is None:
+        raise OSError(f"{entry.folder}: cannot be read back after it was written; check the disk")
+    rule(stored.bad, len(dataset))
+    kept = without(dataset, stored.bad) if stored.bad else dataset
+    rows = np.flatnonzero([name != "" for name in stored.hashes])
+    return ImageSet(
+        images=stored.images,
+        rows=rows,
+        labels=kept.labels,
+        ids=kept.ids,
+        groups=kept.groups,
+        hashes=tuple(stored.hashes[row] for row in rows),
+        classes=kept.classes,
+        skipped=stored.bad,
+        checksums=stored.checksums,
+    )
+
+
+def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
+    """SHA-256 of everything that determines the pixels; labels do not."""
+
+    def key(index: int) -> str | None:
+        try:
+            return dataset.images.key(index)
+        except DataError:  # as of a file that is gone
+            return None
+
+    return sha256_of_json(
+        {
+            "format": FORMAT,
+            "preprocessing": preprocessing.to_dict(),
+            "ids": dataset.ids,
+            "keys": [key(index) for index in range(len(dataset))],
+        }
+    )
+
+
+class _Stored(NamedTuple):
+    """Content of a cache entry; a bad image has a row of zeros and an empty hash."""
+
+    images: UInt8[np.ndarray, "n size size 3"]
+    hashes: tuple[str, ...]
+    bad: tuple[BadImage, ...]
+    checksums: PixelChecksums
+
+
+class _Entry(NamedTuple):
+    """The cache folder of one set with one preprocessing."""
+
+    folder: Path
+    dataset: Dataset
+    preprocessing: Preprocessing
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        side = self.preprocessing.image_size
+        return len(self.dataset), side, side, 3
+
+    def load(self) -> _Stored | None:
+        """The content; None if there is none, or it is damaged."""
+        try:
+            images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            verify(self.folder, [RECORD], remedy="prepare the images again")
+            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            checksums = np.array(record["checksums"], dtype=np.int64)
+            stored = _Stored(
+                images,
+                tuple(str(name) for name in record["hashes"]),
+                tuple(BadImage(*map(str, one)) for one in record["bad"]),
+                PixelChecksums(self.folder / RECORD, checksums),
+            )
+        except Exception:  # numpy's reader raises almost anything on damaged files
+            return None
+        whole = isinstance(images, np.memmap) and images.dtype == np.uint8
+        if not (whole and images.shape == self.shape):
+            return None
+        if not len(stored.hashes) == len(checksums) == len(images):
+            return None
+        pairs = zip(self.dataset.ids, stored.hashes, strict=True)
+        absent = {name for name, content in pairs if not content}
+        return stored if absent == {one.image for one in stored.bad} else None
+
+    def load_current(self) -> _Stored | None:
+        """The content, unless a bad image can be read by now, as after a repair."""
+        stored = self.load()
+        if stored is None:
+            return None
+        bad = {one.image for one in stored.bad}
+        read = collected(self.dataset.images.read, self.dataset.ids)
+        still_bad = (
+            isinstance(read(index), BadImage)
+            for index, name in enumerate(self.dataset.ids)
+            if name in bad
+        )
+        return stored if all(still_bad) else None
+
+    def write(self, folder: Path, report: Report | None) -> list[BadImage]:
+        """Write all prepared images, and return the bad ones.
+
+        Ordinary writes are used: through a memory map, a full disk would kill the process.
+        """
+        hashes: list[str] = []
+        checksums: list[int] = []
+        bad: list[BadImage] = []
+        nothing = np.zeros(self.shape[1:], dtype=np.uint8)
+        work = collected(
+            lambda index: preprocessed(self.dataset.images, index, self.preprocessing),
+            self.dataset.ids,
+        )
+        with (
+            closing(in_order(work, len(self.dataset))) as images,
+            (folder / "images.npy").open("wb") as file,
+        ):
+            header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            for one in images:
+                name, image = ("", nothing) if isinstance(one, BadImage) else one
+                bad += [one] if isinstance(one, BadImage) else []
+                pixels = image.tobytes()
+                file.write(pixels)
+                hashes.append(name)
+                checksums.append(crc32_of(pixels))
+                if report:
+                    report(len(hashes), len(self.dataset))
+            file.flush()
+            os.fsync(file.fileno())  # a file of zeros after a power failure would look whole
+        write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
+        seal(folder, [RECORD])
+        return bad
+
+
+@contextmanager
+def _locked(lock: Path) -> Iterator[None]:
+    """Hold a lock that excludes other processes and threads, and is released on exit or death."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    handle = lock.open("ab")
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    while not _is_same_file(handle, lock):  # its last owner has removed it
+        handle.close()
+        handle = lock.open("ab")
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        handle.close()
+
+
+def _is_same_file(handle: IO[bytes], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,217 @@
+"""Read and decode image files: any format and mode becomes an upright 8-bit RGB image."""
+
+import io
+import os
+import threading
+import warnings
+from collections import deque
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, NoReturn, TypeVar
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+
+from misgiving.errors import DataError
+
+Picture = UInt8[np.ndarray, "height width 3"]
+Result = TypeVar("Result")
+
+FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "GIF", "JPEG2000", "PPM")
+"""Formats by Pillow's names. It knows more, but some run other programs (EPS: Ghostscript)."""
+
+MAX_PIXELS = 1024**3 // 4 // 3  # Pillow suspects a decompression bomb above this
+REDUCTIONS = (8, 4, 2)  # factors by which a JPEG decoder can shrink both sides
+
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""The transposition that undoes each EXIF orientation; 1 is upright."""
+
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
+
+WORKERS = min(8, os.cpu_count() or 1)
+LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
+
+
+class Decoded(NamedTuple):
+    """An upright RGB image that may be smaller than the one in its file.
+
+    Attributes:
+        image: The pixels.
+        height: Of the image in the file, once upright.
+        width: Likewise.
+        reduction: Pixels of the file per pixel of `image`, along a side.
+    """
+
+    image: Image.Image
+    height: int
+    width: int
+    reduction: int = 1
+
+
+def in_order(
+    work: Callable[[int], Result], count: int, *, ahead: int = LOOK_AHEAD, workers: int = WORKERS
+) -> Generator[Result]:
+    """Results of `work` for 0, 1, ..., computed by threads that run at most `ahead` in advance.
+
+    Stopping early, or a failure, waits for work that has started and cancels the rest.
+
+    >>> list(in_order(lambda index: index**2, 4))
+    [0, 1, 4, 9]
+    """
+    pending: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for index in range(count):
+            pending.append(pool.submit(work, index))
+            if len(pending) == ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def refuse_file(path: Path, failure: OSError) -> NoReturn:
+    """Raise the DataError for a file that cannot be read."""
+    reason = failure.strerror or type(failure).__name__
+    raise DataError(
+        f"{path}: cannot be read ({reason}); check the path and its permissions"
+    ) from failure
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of an ordinary file, or a DataError that names it."""
+    if path.exists() and not path.is_file():  # reading a pipe would block for ever
+        raise DataError(f"{path}: not an ordinary file; remove it or name another")
+    try:
+        return path.read_bytes()
+    except OSError as failure:
+        refuse_file(path, failure)
+
+
+def decode(data: bytes, name: str) -> Picture:
+    """Upright 8-bit RGB pixels of an encoded image; transparency is blended with white.
+
+    Args:
+        data: An encoded image, such as the bytes of a JPEG file.
+        name: Names the image in errors.
+    """
+    return np.array(decode_reduced(data, name, lambda *_: 1.0).image)
+
+
+def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float]) -> Decoded:
+    """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
+
+    Args:
+        data: An encoded image.
+        name: Names the image in errors.
+        largest: The largest acceptable reduction, given the upright height and width.
+    """
+    if not data:
+        raise DataError(f"{name}: the file is empty; replace it or remove it from the set")
+    try:
+        with _SILENCE:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError
+            return _load(image, largest)
+    except UnidentifiedImageError as failure:
+        raise DataError(
+            f"{name}: not an image in a supported format ({', '.join(FORMATS)}); save it as JPEG "
+            "or PNG, or remove it"
+        ) from failure
+    except Image.DecompressionBombError as failure:
+        raise DataError(f"{name}: more than {MAX_PIXELS} pixels; scale it down") from failure
+    except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
+        reason = " ".join(str(failure).split()) or type(failure).__name__
+        raise DataError(
+            f"{name}: the image cannot be decoded ({reason}); replace it with an intact copy in "
+            "JPEG or PNG, or remove it"
+        ) from failure
+
+
+class _PillowSilence:
+    """Ignore Pillow's warnings while any thread decodes.
+
+    `warnings.catch_warnings` is not safe with threads: the first to leave would restore the filters
+    for the others, and the last would leave its own behind.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._filters = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._filters = warnings.catch_warnings()
+                self._filters.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\b")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._filters.__exit__(None, None, None)
+
+
+_SILENCE = _PillowSilence()
+
+
+def _load(image: Image.Image, largest: Callable[[int, int], float]) -> Decoded:
+    """Load the pixels, a JPEG's reduced.
+
+    Where a side is no multiple of the reduction, the reduced image has pixels beyond its edge. They
+    are at the right and bottom only while the image is not turned; others are then not reduced.
+    """
+    if not isinstance(image, JpegImageFile):
+        image.load()  # turns a TIFF upright, and removes its orientation
+    try:
+        orientation = int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # damaged EXIF data says nothing about the pixels, which are fine
+        orientation = 1
+    width, height = image.size[::-1] if orientation in SIDEWAYS else image.size
+    reduction = 1
+    if isinstance(image, JpegImageFile):
+        allowed = (
+            factor
+            for factor in REDUCTIONS
+            if factor <= largest(height, width)
+            and (orientation not in UPRIGHT or height % factor == width % factor == 0)
+        )
+        reduction = max(allowed, default=1)
+        image.draft(None, (image.width // reduction, image.height // reduction))
+    image.load()
+    upright = image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+    return Decoded(_as_rgb(upright), height, width, reduction)
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F" or image.mode.startswith("I"):
+        return _eight_bit(image).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """Scale 16-bit integers and fractions, which Pillow's own conversion would clip at 255."""
+    full_scale = 1.0 if image.mode == "F" else 65535.0
+    values = np.asarray(image).astype(np.float64)
+    if not (values.min() >= 0 and values.max() <= full_scale):
+        raise ValueError(f"mode {image.mode} with values outside 0 to {full_scale:g}")
+    return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))
