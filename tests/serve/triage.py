@@ -14,6 +14,8 @@ from misgiving.serve.schemas import Case, Review
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+playwright.expect.set_options(timeout=30_000)  # ends only what would never end
+
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
     "--headless",
