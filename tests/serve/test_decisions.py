@@ -34,7 +34,7 @@ def test_an_image_is_answered_with_all_that_the_model_says(client):
     assert case["reason"] == "probability of error 0.10"
     assert case["probabilities"] == pytest.approx({"dark": 1 - light, "light": light})
     assert case["error_probability"] == pytest.approx(1 - light)
-    assert case["probability"] == case["score"] == pytest.approx(light)
+    assert case["probability"] == case["acceptance_score"] == pytest.approx(light)
     assert case["ood_p_value"] == 0.5
     assert case["ood_score"] == -230
     assert case["predicted_loss"] is None
@@ -47,7 +47,7 @@ def test_numbers_that_are_not_finite_are_null(client):
     (case,) = cases_of(send(client, picture(colour=(200, 0, 0))))
     assert case["decision"] == "defer"
     assert case["probabilities"] == {"dark": None, "light": None}
-    assert case["score"] is None
+    assert case["acceptance_score"] is None
 
 
 def test_many_images_are_answered_in_their_order(client):
