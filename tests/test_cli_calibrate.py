@@ -84,13 +84,13 @@ def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgi
         "left out: 41 images of lesions (groups) on which the model was trained" in error
     )  # alike
     assert "halves of 1487 images, drawn by group with seed 0" in error
-    assert "of: msp" in error
+    assert "whose AURC on the tune part is lowest of: msp" in error
     assert "at most 20 %" in error
     assert "at most 30 % of 3 cases are accepted as another class" in error
     assert "does not extend to other devices" in error
     assert {path.name for path in (run_folder / "policy").iterdir()} == {
         "policy.json",
-        "calibrator.json",
+        "estimate.json",
         "detectors.safetensors",
         "cases.json",
         "checksums.json",
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_policy(calibrated, run_folder, misgiving):
         "calibrate", run_folder, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
         "--device", "cpu",
     )  # fmt: skip
-    for name in ("policy.json", "calibrator.json", "cases.json"):
+    for name in ("policy.json", "estimate.json", "cases.json"):
         assert (run_folder / "policy" / name).read_bytes() == (
             calibrated[0] / "policy" / name
         ).read_bytes()
@@ -158,7 +158,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with
     shared = sorted(predicted.keys() & decided.keys())
     assert len(shared) > 20, error
     for name in shared:
-        for column in ("acceptance_score", "ood_score", "error_probability", "probability"):
+        for column in ("score", "ood_score", "error_probability", "probability"):
             assert float(predicted[name][column]) == pytest.approx(
                 float(decided[name][column]), rel=1e-3, abs=1e-5
             )
@@ -204,7 +204,7 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
-        "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
+        "error_probability", "expected_loss", "ood_p_value", "score", "ood_score",
     ]  # fmt: skip
     for row in rows:
         assert row["decision"] in ("accept", "defer", "ood")

@@ -1,24 +1,26 @@
 import pytest
+from fabricated import BLANK, parse
 from matplotlib.colors import same_color
-from relied import RiskPoint, bins, interval, risk_points
+from relied import bins, interval, risk_points
 
-from misgiving.report.figures import (
-    SCORE_COLOURS,
-    new_classes_figure,
-    reliability_figure,
-    risk_figure,
+from misgiving.report.figures.classes import new_classes_figure
+from misgiving.report.figures.scores import SCORE_COLOURS, reliability_figure, risk_figure
+from misgiving.report.findings.scores import (
+    chosen_sentence,
+    error_detection_sentences,
+    estimation_sentence,
 )
-from misgiving.report.inputs import read_material
-from misgiving.report.page import draw_figures, write_report
-from misgiving.report.page.detectors import chosen, every_detector
-from misgiving.report.page.estimation import estimation_sentence
-from misgiving.report.page.failures import failures
-from misgiving.report.tables import chosen_sentence, failure_sentences, select
+from misgiving.report.inputs import read_inputs
+from misgiving.report.page import draw_figures, render_page, write_report
+from misgiving.report.rows import select
+from misgiving.report.views.detection import chosen_table, detector_tables
+from misgiving.report.views.models import error_detection_table
+from misgiving.results.schema import RiskPoint
 
 
 @pytest.fixture(scope="module")
-def material(relied):
-    return read_material(relied)
+def inputs(relied):
+    return read_inputs(relied)
 
 
 def beside_msp(metric, *bounds, detector="predicted_loss", model="proposed"):
@@ -28,76 +30,85 @@ def beside_msp(metric, *bounds, detector="predicted_loss", model="proposed"):
 @pytest.mark.parametrize(
     ("metric", "bounds", "words"),
     [
-        ("aurc", (-0.03, -0.01), "predicted loss tells errors clearly better than its MSP: AURC"),
-        ("aurc", (0.01, 0.03), "predicted loss tells errors worse than its MSP: AURC +0.020"),
-        ("aurc", (-0.01, 0.03), "predicted loss cannot be told apart from its MSP: AURC"),
-        ("aurc", (), "predicted loss cannot be judged against its MSP: AURC"),
-        ("error_auroc", (0.01, 0.03), "clearly better than its MSP: AUROC for errors +2.0 points"),
+        ("aurc", (-0.03, -0.01), "predicted loss ranks errors better than its MSP: AURC"),
+        ("aurc", (0.01, 0.03), "predicted loss ranks errors worse than its MSP: AURC +0.020"),
+        ("aurc", (-0.01, 0.03), "No clear difference from its MSP: AURC"),
+        ("aurc", (), "The difference from its MSP cannot be judged: AURC"),
+        ("error_auroc", (0.01, 0.03), "better than its MSP: AUROC for errors +2.0 points"),
         ("error_auroc", (-0.03, -0.01), "worse than its MSP: AUROC for errors"),
     ],
 )
 def test_a_score_beats_msp_only_where_the_paired_interval_says_so(metric, bounds, words):
-    assert words in failure_sentences([beside_msp(metric, *bounds)], part="test")[0]
+    assert words in error_detection_sentences([beside_msp(metric, *bounds)], measured="test")[0]
 
 
-def test_both_measures_stand_under_one_verdict_where_they_agree():
-    rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("error_auroc", -0.03, -0.01)]
-    said = failure_sentences(rows, part="test")[0]
-    assert said.count("tells errors") == 1
-
-
-def test_every_model_is_counted_under_its_verdict():
+def test_every_model_is_counted_under_its_outcome():
     rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("aurc", -0.03, -0.01, model="mse")]
-    said = failure_sentences(rows, part="test")[0]
+    said = error_detection_sentences(rows, measured="test")[0]
     assert said.endswith(
         "Over all models: AURC better than MSP's in 1 (mse), worse in 1 (proposed)."
     )
 
 
 def test_a_score_without_a_difference_cannot_be_judged():
-    predicted, calibrated, combination = failure_sentences([], part="test")
-    assert predicted.startswith("Whether predicted loss beats MSP cannot be judged")
-    assert "kept apart to learn it" in calibrated
-    assert "kept apart to learn it" in combination
+    predicted, calibrated, combination = error_detection_sentences([], measured="test")
+    assert "inconclusive" in predicted
+    assert "grouped split" in calibrated
+    assert "grouped split" in combination
 
 
 def test_differences_between_models_are_not_taken_for_those_from_msp():
     row = beside_msp("aurc", -0.03, -0.01)._replace(baseline="vanilla")
-    assert "cannot be judged" in failure_sentences([row], part="test")[0]
+    assert "inconclusive" in error_detection_sentences([row], measured="test")[0]
 
 
-def test_what_is_paired_with_msp_is_not_told_again_by_unpaired_intervals():
-    where = {"dataset": "validation"}
+def test_scores_with_a_paired_difference_are_not_compared_by_unpaired_intervals():
+    where, measured = {"dataset": "validation"}, {"measured": "validation"}
     rows = [interval(name, "error_auroc", 0.7, 0.8, **where) for name in ("predicted_loss", "msp")]
     paired = interval("predicted_loss", "error_auroc", 0.0, 0.1, baseline="msp", **where)
-    assert "AUROC for errors" in estimation_sentence(rows)
-    assert "AUROC for errors" not in estimation_sentence([*rows, paired])
+    assert "AUROC for errors" in estimation_sentence(rows, **measured)
+    assert "AUROC for errors" not in estimation_sentence([*rows, paired], **measured)
 
 
-def test_every_failure_score_of_a_model_has_a_row(material):
-    html = failures(material, {})
-    vanilla, others = html.partition('rowspan="3">vanilla')[::2]
-    assert others.count("<td>combination</td>") == 4
-    assert vanilla.count("<td>predicted loss</td>") == 0
-    assert others.count("<td>predicted loss</td>") == 3
+def scores_of(table):
+    """The scores of each model in a table."""
+    return {
+        body[0][0].text: [row[1 if row is body[0] else 0].text for row in body]
+        for body in table.bodies
+    }
 
 
-def test_a_difference_from_msp_stands_in_its_column(material):
-    html = failures(material, {})
-    assert "AURC \N{MINUS SIGN} MSP&#x27;s" in html
-    assert "\N{MINUS SIGN}0.020<small>(\N{MINUS SIGN}0.030 to \N{MINUS SIGN}0.010)</small>" in html
+def test_every_acceptance_score_of_a_model_has_a_row(inputs):
+    scores = scores_of(error_detection_table(inputs))
+    assert len(scores["vanilla"]) == 3
+    assert all("combination" in found for found in scores.values())
+    assert [model for model in scores if "predicted loss" in scores[model]] == [
+        "mse", "detached", "proposed",
+    ]  # fmt: skip
 
 
-def test_an_older_run_shows_the_failure_measures_that_it_has(finished):
-    html = failures(read_material(finished), {})
-    assert "AURC" in html
-    assert "AUGRC" not in html
-    assert "Missing: risk_coverage.csv" in html
+def test_a_difference_from_msp_is_in_its_column(inputs):
+    table = error_detection_table(inputs)
+    column = [cell.text for cell in table.heads[0]].index("AURC \N{MINUS SIGN} MSP's")
+    minus = "\N{MINUS SIGN}"
+    found = {(row[column - len(table.heads[0])].text, *row[column - len(table.heads[0])].small)
+             for body in table.bodies for row in body}  # fmt: skip
+    assert (f"{minus}0.020", f"({minus}0.030 to {minus}0.010)") in found
 
 
-def test_a_run_without_scores_says_so(material):
-    rows = select(material.results, experiment="ood_detection")
-    assert "Missing in results.csv: scores" in failures(material._replace(results=rows), {})
+def test_a_run_shows_the_error_measures_that_it_has(finished):
+    inputs = read_inputs(finished)
+    heads = [cell.text for cell in error_detection_table(inputs).heads[0]]
+    assert any(text.startswith("AURC") for text in heads)
+    assert not any(text.startswith("AUGRC") for text in heads)
+    said = " ".join(parse(render_page(inputs, BLANK)).texts("p", "missing"))
+    assert "Missing in risk_coverage.csv" in said
+
+
+def test_a_run_without_scores_says_so(inputs):
+    rows = select(inputs.results, experiment="ood_detection")
+    page = parse(render_page(inputs._replace(results=rows), BLANK))
+    assert "Missing in results.csv: acceptance scores" in " ".join(page.texts("p", "missing"))
 
 
 def lines_of(axes):
@@ -140,16 +151,17 @@ def test_marks_of_reliability_stand_at_percents_of_errors():
     assert marks[0].tolist() == pytest.approx([10, 25])
 
 
-def test_figures_are_drawn_where_their_files_are(material, finished):
+def test_figures_are_drawn_where_their_files_are(inputs, finished):
     names = {"risk-coverage", "reliability"}
-    assert names <= draw_figures(material).keys()
-    assert not names & draw_figures(read_material(finished)).keys()
+    assert names <= draw_figures(inputs).keys()
+    assert not names & draw_figures(read_inputs(finished)).keys()
 
 
 def test_a_whole_report_has_words_for_the_new_figures(relied):
-    html = write_report(relied).read_text(encoding="utf-8")
-    assert 'alt="Error among the accepted images' in html
-    assert 'alt="Predicted against observed. Mean error probability' in html
+    page = parse(write_report(relied).read_text(encoding="utf-8"))
+    alts = [image["alt"] for image in page.images]
+    assert any(alt.startswith("Error among the accepted images") for alt in alts)
+    assert any("Mean error probability" in alt for alt in alts)
 
 
 def ood(detector, *bounds, name="boxes"):
@@ -159,13 +171,13 @@ def ood(detector, *bounds, name="boxes"):
 @pytest.mark.parametrize(
     ("bounds", "words"),
     [
-        ((0.8, 0.9), "clearly higher on 1 (boxes)"),
-        ((0.5, 0.6), "clearly lower on 1 (boxes)"),
-        ((0.6, 0.8), "not told apart on 1 (boxes)"),
+        ((0.8, 0.9), "higher on 1 (boxes)"),
+        ((0.5, 0.6), "lower on 1 (boxes)"),
+        ((0.6, 0.8), "not clearly different on 1 (boxes)"),
         ((), "without an interval on 1 (boxes)"),
     ],
 )
-def test_the_best_on_tuning_is_told_from_odin_by_disjoint_intervals(bounds, words):
+def test_the_best_on_tuning_differs_from_odin_only_where_intervals_are_disjoint(bounds, words):
     rows = [ood("best_on_tuning", *bounds), ood("odin", 0.65, 0.75)]
     assert f"compared with ODIN's, {words}" in chosen_sentence(rows, sets=["boxes"])
 
@@ -175,21 +187,31 @@ def test_the_best_on_tuning_is_not_judged_on_the_tuning_set():
     assert "cannot be judged" in chosen_sentence(rows, sets=["boxes"])
 
 
-def test_what_was_chosen_is_told_trial_by_trial_and_measured_elsewhere(material):
-    html = chosen(material)
-    assert "Highest AUROC on histology, trial by trial: vanilla kNN / ViM / ViM;" in html
-    assert html.count(">boxes<") == 1
-    assert ">histology<" not in html
+def test_the_choice_is_listed_trial_by_trial_and_measured_elsewhere(inputs):
+    page = parse(render_page(inputs, BLANK))
+    assert "Highest AUROC on histology, trial by trial: vanilla kNN / ViM / ViM;" in " ".join(
+        page.texts("p", "note")
+    )
+    names = [body[0][0].text for body in chosen_table(inputs).bodies]
+    assert names.count("boxes") == 1
+    assert "histology" not in names
 
 
 def test_a_run_that_chose_no_detector_says_so(finished):
-    assert "Missing in results.csv: the best detector" in chosen(read_material(finished))
+    page = parse(render_page(read_inputs(finished), BLANK))
+    assert "Missing in results.csv: the best detector" in " ".join(page.texts("p", "missing"))
 
 
-def test_what_was_tuned_or_chosen_on_a_set_is_marked_there_alone(material):
-    html = every_detector(material)
-    assert html.count("best on tuning (chosen here)") == 4
-    assert html.count("<td>best on tuning</td>") == 8
+def test_a_detector_that_was_tuned_or_chosen_on_a_set_is_marked_there_alone(inputs):
+    cells = [
+        cell.text
+        for table in detector_tables(inputs).values()
+        for body in table.bodies
+        for row in body
+        for cell in row
+    ]
+    assert cells.count("best on tuning (chosen here)") == 4
+    assert cells.count("best on tuning") == 8
 
 
 def test_figure_5_leaves_out_detectors_that_it_has_no_room_for(results):

@@ -1,24 +1,30 @@
+from functools import partial
+
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
-from misgiving.report.figures import (
-    COLOURS,
+from misgiving.report.figures.classes import (
+    confusion_figure,
+    new_classes_figure,
+)
+from misgiving.report.figures.classes import sensitivity_figure as sensitivities_of
+from misgiving.report.figures.examples import (
     MAX_EXAMPLES,
     THUMBNAIL,
     Examples,
-    confusion_figure,
-    curve,
     examples_figure,
-    learning_figure,
-    new_classes_figure,
-    render,
-    sensitivity_figure,
     thumbnail,
 )
-from misgiving.report.tables import Confusion, select
+from misgiving.report.figures.learning import curve
+from misgiving.report.figures.learning import learning_figure as learning_of
+from misgiving.report.figures.style import COLOURS, render
+from misgiving.report.rows import select
+from misgiving.results.schema import Confusion
 
+sensitivity_figure = partial(sensitivities_of, measured="validation")
+learning_figure = partial(learning_of, monitored="validation")
 CLASSES = ["DF", "MEL", "NV", "BCC", "AK"]
 
 
@@ -56,12 +62,12 @@ def test_a_quantity_that_was_never_measured_has_no_curve(histories):
 
 
 @pytest.mark.parametrize(("panel", "model"), [("mse", "mse"), ("ranking", "proposed")])
-@pytest.mark.parametrize("part", ["train", "validation"])
-def test_auxiliary_losses_of_both_parts_are_drawn_in_the_panel_of_their_model(
-    histories, panel, model, part
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_auxiliary_losses_of_both_sets_are_drawn_in_the_panel_of_their_model(
+    histories, panel, model, name
 ):
-    line = lines_of(panels(learning_figure(histories))[panel])[part]
-    last = [row.auxiliary_loss for row in select(histories, model=model, set=part, epoch=12)]
+    line = lines_of(panels(learning_figure(histories))[panel])[name]
+    last = [row.auxiliary_loss for row in select(histories, model=model, set=name, epoch=12)]
     assert line.get_ydata()[-1] == pytest.approx(sum(last) / len(last))
 
 
@@ -233,7 +239,7 @@ def test_confusions_of_other_experiments_are_not_added():
     assert words_of(axes) == ["6", "2", "0", "40"]
 
 
-@pytest.mark.parametrize("part", ["validation", "test"])
-def test_sensitivities_of_the_measured_set_alone_are_drawn(results, part):
+@pytest.mark.parametrize("name", ["validation", "test"])
+def test_sensitivities_of_the_measured_set_alone_are_drawn(results, name):
     rows = [row._replace(dataset="test") for row in results]
-    assert bool(sensitivity_figure(rows, part=part).axes[0].patches) == (part == "test")
+    assert bool(sensitivity_figure(rows, measured=name).axes[0].patches) == (name == "test")

@@ -1,7 +1,7 @@
 import pytest
 
-from misgiving.report.published import FIGURE_3, FIGURE_5, METRICS, SETS, row_of, table_1
-from misgiving.report.tables.verdicts import LOWER_IS_BETTER
+from misgiving.report.findings.outcomes import LOWER_IS_BETTER
+from misgiving.report.published import FIGURE_3, FIGURE_5, METRICS, SETS, paper_set_of, table_1
 
 
 @pytest.mark.parametrize("row", SETS)
@@ -39,4 +39,4 @@ def test_differences_of_the_figures_are_those_worked_out_by_hand(cell, points):
     ],
 )
 def test_a_set_stands_beside_its_own_row_or_that_which_it_stands_for(name, stands_for, row):
-    assert row_of(name, stands_for) == row
+    assert paper_set_of(name, stands_for) == row

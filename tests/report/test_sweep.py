@@ -1,12 +1,16 @@
 import pytest
 
-from misgiving.report.figures import rates_figure
-from misgiving.report.tables import HistoryRow, Result, read_sweep, speed_finding
-from misgiving.report.tables.sweep import faster, only_proposed
+from misgiving.report.figures.learning import rates_figure
+from misgiving.report.findings.sweep import faster, only_proposed, speed_finding, sweep_of
+from misgiving.results.schema import HistoryRow, Result
 
 OWN = 1e-4
 VANILLA = (0.4, 0.5, 0.6, 0.8)  # its mean final value is 0.8, so that the level is 0.76
 FAST, SLOW, NEVER = (0.5, 0.77, 0.78, 0.8), VANILLA, (0.1, 0.2, 0.2, 0.2)
+
+
+def read_sweep(results, histories, *, own_rate):
+    return sweep_of(results, histories, own_rate=own_rate, monitored="validation")
 
 
 def epochs(experiment, trial, model, values, part="validation"):
@@ -87,29 +91,30 @@ def test_a_rate_is_gained_where_only_proposed_ends_at_the_level(pair, times):
 @pytest.mark.parametrize(
     ("trials", "proposed", "pair", "status"),
     [
-        (6, FAST, (NEVER, FAST), "seen"),
-        (3, FAST, (NEVER, FAST), "seen in part"),
-        (6, FAST, (SLOW, FAST), "seen in part"),
-        (6, SLOW, (NEVER, FAST), "seen in part"),
-        (6, SLOW, (SLOW, SLOW), "not seen"),
+        (6, FAST, (NEVER, FAST), "supported"),
+        (3, FAST, (NEVER, FAST), "supported in part"),
+        (6, FAST, (SLOW, FAST), "supported in part"),
+        (6, SLOW, (NEVER, FAST), "supported in part"),
+        (6, SLOW, (SLOW, SLOW), "inconclusive"),
+        (6, NEVER, (FAST, SLOW), "contradicted"),
+        (3, NEVER, (FAST, SLOW), "inconclusive"),
     ],
 )
-def test_speed_is_seen_only_with_both_halves_in_enough_trials(trials, proposed, pair, status):
+def test_speed_is_decided_only_by_enough_trials_that_agree(trials, proposed, pair, status):
     rows = runs(proposed, rates=[("0.001", pair)], trials=trials)
     assert speed_finding(read_sweep([], rows, own_rate=OWN)).status == status
 
 
 def test_a_run_without_a_sweep_says_so_and_still_counts_epochs():
     found = speed_finding(read_sweep([], runs(), own_rate=OWN))
-    assert found.status == "cannot be judged"
+    assert found.status == "inconclusive"
     assert "No other learning rate has both models finished" in found.sentence
     assert "3 of 3 pairs of trials at 0.0001" in found.sentence
 
 
-@pytest.mark.parametrize(("rows", "rate"), [([], OWN), (runs(), None)])
-def test_without_a_level_or_a_rate_there_is_no_sweep(rows, rate):
-    assert read_sweep([], rows, own_rate=rate) is None
-    assert "not swept in this run" in speed_finding(None).sentence
+def test_without_a_level_there_is_no_sweep():
+    assert read_sweep([], [], own_rate=OWN) is None
+    assert speed_finding(None).status == "inconclusive"
 
 
 def test_every_run_has_a_mark_in_the_figure_and_a_cross_where_it_diverged():

@@ -64,7 +64,7 @@ def predict(
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues. A bundle (`misgiving export`) needs no torch.
     """
-    from misgiving.workflows.contact_sheet import worst_first
+    from misgiving.report.contact_sheet import worst_first
     from misgiving.workflows.predict import predict_files
 
     stop = "stopped" if out is None else "stopped; add --resume to continue"

@@ -1,4 +1,4 @@
-"""What the paper reports: every number with its place, and the settings behind the numbers.
+"""The numbers that the paper prints, with their places, and the settings behind them.
 
 Narayanaswamy et al., "Loss Estimators Improve Model Generalization". Numbers are in %, as printed.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 class Published(NamedTuple):
     """A number that the paper prints for both of its models.
 
-    `dataset` is empty for the held-out images of 4.1, which are called differently in each run.
+    `dataset` is empty for the measured images of 4.1, whose set depends on the split.
     """
 
     place: str
@@ -28,7 +28,7 @@ class Published(NamedTuple):
 
 
 class PaperSet(NamedTuple):
-    """A row of Table 1: how the paper calls the set, and how many images of what it holds."""
+    """A row of Table 1: the name of the set in the paper, its images and its contents."""
 
     title: str
     images: int
@@ -76,7 +76,7 @@ def table_1(paper_set: str) -> Iterator[Published]:
 
 
 class PaperSettings(NamedTuple):
-    """Sections 2 and 4 of the paper, under the names of `settings.json`."""
+    """Sections 2 and 4 of the paper."""
 
     data: str = "isic2019"
     images: int = 25_331
@@ -93,7 +93,7 @@ class PaperSettings(NamedTuple):
     learning_rate: float = 1e-4
     decay_factor: float = 0.5
     decay_every: int = 10
-    momentum: float = 0.9
+    beta1: float = 0.9
     weight_decay: float = 5e-4
     dropout: float = 0.4
     auxiliary_weight: float = 0.5
@@ -106,10 +106,10 @@ class PaperSettings(NamedTuple):
 SETTINGS = PaperSettings()
 
 
-def row_of(name: str, stands_for: str = "") -> str:
+def paper_set_of(name: str, stands_for: str = "") -> str:
     """The row of Table 1 beside which a set of ours is shown; empty for a set of one's own.
 
-    >>> row_of("histology", "nct"), row_of("b_box_70_image"), row_of("boxes")
+    >>> paper_set_of("histology", "nct"), paper_set_of("b_box_70_image"), paper_set_of("boxes")
     ('nct', 'b_box_70', '')
     """
     row = READ_OTHERWISE.get(name) or stands_for or name

@@ -1,40 +1,26 @@
 """Settings and provenance of a run in words."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from misgiving.errors import visible
 from misgiving.report.published import title
 from misgiving.results.schema import Settings, SplitLeakage
 
-UNKNOWN = "?"
 SECTIONS = {"generalization": "4.1", "ood_detection": "4.2 and 4.3"}
 
 
-def label(name: str) -> str:
-    """A name of a table or of the settings as a reader sees it.
+def listed(values: Iterable[object]) -> str:
+    """Values in words.
 
-    >>> label("unseen/BKL"), label("odin_epsilons"), label("nct")
-    ('unseen: BKL', 'ODIN epsilons', 'NCT')
+    >>> listed([1, 0.0014, 1e-5]), listed([])
+    ('1, 0.0014, 1e-05', 'none')
     """
-    return title(name).replace("odin", "ODIN")
+    texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return ", ".join(texts) or "none"
 
 
-def in_words(value: object) -> str:
-    """A setting in words.
-
-    >>> in_words([1, 0.0014, 1e-5]), in_words(True), in_words({"beta_1": 0.9})
-    ('1, 0.0014, 1e-05', 'yes', 'beta 1 0.9')
-    """
-    if isinstance(value, Mapping):
-        return "; ".join(f"{label(str(key))} {in_words(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(in_words, value)) or "none"
-    if isinstance(value, float):
-        return f"{value:g}"
-    return {"True": "yes", "False": "no", "None": "none"}.get(str(value), str(value))
-
-
-def count(number: object, things: str) -> str:
+def count(number: int, things: str) -> str:
     """A number of things, in the singular where there is one.
 
     >>> count(2, "sources"), count(1, "sources")
@@ -43,40 +29,72 @@ def count(number: object, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
-def open_choices(settings: Settings) -> dict[str, str]:
-    """The choices that the paper leaves open, and those taken in this run."""
+class OpenChoice(NamedTuple):
+    """A choice that the paper leaves open, and the sections of the report that depend on it."""
+
+    name: str
+    value: str
+    bears_on: tuple[str, ...] = ()
+
+
+ESTIMATOR, CLASSIFIER, DETECTION = "estimator", "classifier", "detection"
+PAIRS = {"all": "all ordered pairs of the batch", "halves": "image i with image B - 1 - i"}
+TARGETS = {
+    "trained": "the loss as trained on, with class weights",
+    "plain": "the plain cross-entropy",
+}
+
+
+def open_choices(settings: Settings) -> list[OpenChoice]:
+    """The choices that the paper leaves open, as taken in this run."""
     training = settings.training
     joint = training["joint_epochs"]
-    pairs = {"all": "all ordered pairs of the batch", "halves": "image i with image B - 1 - i"}
-    return {
-        "margin of Eq. 1": f"{training['margin']:g}",
-        "pairs of Eq. 1": pairs[training["pairs"]],
-        "reduction of Eq. 1": training["reduction"],
-        "ties of true losses": "count as -1, as Eq. 1 says",
-        "gradient of the estimator into the backbone": (
-            "always; never in detached"
-            if joint is None
-            else f"in the first {joint} epochs; never in detached"
+    gradient = "always" if joint is None else f"in the first {joint} epochs"
+    rate = f"{training['estimator_rate']:g} x the classifier's"
+    aupr = "count-based precision, trapezoid; average precision is in results.csv"
+    return [
+        OpenChoice("margin of Eq. 1", f"{training['margin']:g}", (ESTIMATOR,)),
+        OpenChoice("pairs of Eq. 1", PAIRS[training["pairs"]], (ESTIMATOR,)),
+        OpenChoice("reduction of Eq. 1", training["reduction"], (ESTIMATOR,)),
+        OpenChoice("ties of true losses", "count as -1, as Eq. 1 says", (ESTIMATOR,)),
+        OpenChoice(
+            "gradient of the estimator into the backbone",
+            f"{gradient}; never in detached",
+            (ESTIMATOR,),
         ),
-        "target of the estimator": {
-            "trained": "the loss as trained on, with class weights",
-            "plain": "the plain cross-entropy",
-        }[training["target"]],
-        "mean of the weighted cross-entropy": training["primary_mean"],
-        "class weights of the loss": training["class_weights"],
-        "class weights of the sampler": training["sampling"],
-        "estimator's learning rate": f"{training['estimator_rate']:g} x the classifier's",
-        "pooling before the 128-unit layers": "global average",
-        "checkpoint": f"{training['keep']} epoch",
-        "ODIN's perturbed image": "not clipped to [0, 1]",
-        "AUPR": "count-based precision, trapezoid; average precision is in results.csv",
-    }
+        OpenChoice("target of the estimator", TARGETS[training["target"]], (ESTIMATOR,)),
+        OpenChoice("mean of the weighted cross-entropy", training["primary_mean"], (CLASSIFIER,)),
+        OpenChoice("class weights of the loss", training["class_weights"], (CLASSIFIER,)),
+        OpenChoice("class weights of the sampler", training["sampling"], (CLASSIFIER,)),
+        OpenChoice("learning rate of the estimator", rate, (ESTIMATOR,)),
+        OpenChoice("pooling before the 128-unit layers", "global average", (ESTIMATOR,)),
+        OpenChoice("checkpoint", f"{training['keep']} epoch", (ESTIMATOR, CLASSIFIER, DETECTION)),
+        OpenChoice("ODIN's perturbed image", "not clipped to [0, 1]", (DETECTION,)),
+        OpenChoice("AUPR", aupr, (DETECTION,)),
+    ]
 
 
-def training_settings(settings: Settings) -> dict[str, str]:
-    """The settings of the training and of the images."""
+def run_settings(settings: Settings) -> dict[str, str]:
+    """The settings of the data, the images, the network and the training."""
     training, images = settings.training, settings.preprocessing
     return {
+        "data": settings.data,
+        "classes of 4.1": listed(settings.classes),
+        "in-distribution classes of 4.2 and 4.3": listed(settings.in_distribution),
+        "unseen classes of 4.3": listed(settings.unseen),
+        "split": split(settings),
+        "monitored set": settings.monitored_set,
+        "tuning set": settings.tuning_set,
+        "measured set": settings.measured_set,
+        "OOD set that ODIN is tuned on": title(settings.odin.tuning_set),
+        "ODIN temperatures": listed(settings.odin.temperatures),
+        "ODIN epsilons": listed(settings.odin.epsilons),
+        "models": listed(settings.models),
+        "trials": f"{settings.trials}, from seed {settings.seed}",
+        "learning rates tried": listed(settings.learning_rates),
+        "backbone": settings.model["backbone"],
+        "initial weights": weights(settings),
+        "image size": f"{images['image_size']} px",
         "optimiser": f"Adam, beta1 {training['beta1']:g}, "
         f"weight decay {training['weight_decay']:g}",
         "learning rate": f"{training['learning_rate']:g}, times {training['decay_factor']:g} "

@@ -227,7 +227,6 @@ ONLY_SHOWN = (
     "reproduction/aggregate",
     "reproduction/ray.py",
     "workflows/calibrate.py",
-    "workflows/contact_sheet.py",
     "workflows/decision_audit.py",
     "workflows/evaluate.py",
     "workflows/export.py",

@@ -179,9 +179,11 @@ class Service:
             raise ImageNotStoredError from failure
 
     def _case(self, name: str, image: DecodedImage, decision: Decision) -> Case:
+        values = decision._asdict()
+        values["score"] = values.pop("acceptance_score")
         return Case.model_validate(
             {
-                **decision._asdict(),
+                **values,
                 "probability": decision.probability,
                 "id": self._new_id(),
                 "received": datetime.now(UTC),

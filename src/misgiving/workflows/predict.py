@@ -30,7 +30,6 @@ from misgiving.results.decision_tables import (
     decision_journal,
     writer_for,
 )
-from misgiving.workflows.contact_sheet import contact_sheet as sheet_of
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -201,6 +200,8 @@ def predict_files(
         )
         deliver(table)
         if contact_sheet is not None:
+            from misgiving.report.contact_sheet import contact_sheet as sheet_of
+
             write_text(contact_sheet, sheet_of(decisions))
     return table
 

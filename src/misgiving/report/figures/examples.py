@@ -1,4 +1,4 @@
-"""Pictures of the sets of images."""
+"""Example images of the sets."""
 
 import textwrap
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""How the report's figures look: colours and strokes of the models, and a figure as bytes."""
+"""Style of the figures: colours and strokes of the models, and a figure as bytes."""
 
 import io
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with the common colour blindnesses; grey for no estimator
+# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator
 COLOURS = {
     "vanilla": "#7a7a7a",
     "mse": "#e69f00",
@@ -116,7 +116,7 @@ def render(figure: Figure, kind: Kind) -> bytes:
     return file.getvalue()
 
 
-def say_missing(axes: Axes) -> None:
-    """Leave a panel empty but for the words."""
+def mark_missing(axes: Axes) -> None:
+    """Mark a panel without data."""
     axes.set(xticks=[], yticks=[])
     axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")

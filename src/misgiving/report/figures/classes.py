@@ -1,0 +1,216 @@
+"""Figures of classes: sensitivities, confusions, and the detection of unseen classes."""
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from misgiving.report.figures.style import (
+    COLOURS,
+    DETECTORS,
+    INK,
+    MARKERS,
+    OTHER_COLOUR,
+    PLOTTED,
+    mark_missing,
+    styled,
+)
+from misgiving.report.rows import Spread, distinct, models_of, select, spread
+from misgiving.results.schema import Confusion, Result
+
+Counts = Int[np.ndarray, "true predicted"]
+DARK = 0.55  # share of a class from which white figures are easier to read than black ones
+Groups = Mapping[str, Mapping[str, Spread]]  # from the label on the axis and the model
+
+
+def grouped(results: Sequence[Result], field: str, labels: Mapping[str, str]) -> Groups:
+    """Spreads over trials by label and model; `labels` names the values of `field` to be shown."""
+    groups: dict[str, dict[str, Spread]] = {}
+    for value, label in labels.items():
+        rows = select(results, **{field: value})
+        spreads = {model: spread(select(rows, model=model)) for model in models_of(rows)}
+        groups[label] = {model: found for model, found in spreads.items() if found}
+    return {label: found for label, found in groups.items() if found}
+
+
+@styled
+def sensitivity_figure(
+    results: Sequence[Result], *, classes: Sequence[str] = (), measured: str
+) -> Figure:
+    """Figure 3: sensitivity per class, and balanced accuracy, on the measured set of 4.1."""
+    rows = select(results, experiment="generalization", dataset=measured, detector="")
+    metrics = [m for m in distinct(rows, "metric") if m.startswith("sensitivity/")]
+    ordered = dict.fromkeys([f"sensitivity/{name}" for name in classes] + metrics)
+    labels = {metric: metric.removeprefix("sensitivity/") for metric in ordered}
+    figure = Figure(figsize=(10, 3.4))
+    axes = figure.subplots()
+    axes.set_title("Sensitivity per class, and balanced accuracy (%)")
+    _draw_groups(
+        axes, grouped(rows, "metric", {**labels, "balanced_accuracy": "balanced\naccuracy"}), _bar
+    )
+    axes.set_ylim(0, 104)
+    if labels and axes.has_data():  # the mean of the classes stands apart from them
+        axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
+    return figure
+
+
+@styled
+def new_classes_figure(results: Sequence[Result]) -> Figure:
+    """Figure 5: AUROC for unseen classes, by ODIN for each, and by the main detectors for all."""
+    rows = select(results, experiment="new_classes", metric="auroc")
+    odin, pooled = select(rows, detector="odin"), select(rows, dataset="unseen_classes")
+    datasets = sorted(distinct(odin, "dataset"), key=lambda name: name != "unseen_classes")
+    names = {
+        name: name.removeprefix("unseen/").replace("unseen_classes", "all") for name in datasets
+    }
+    shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTORS]
+    detectors = {name: DETECTORS.get(name, name) for name in shown}
+    wrapped = {name: textwrap.fill(label, 10) for name, label in detectors.items()}
+    figure = Figure(figsize=(10, 3.4))
+    left, right = figure.subplots(1, 2, sharey=True)
+    left.set_title("AUROC by ODIN, for all unseen classes and each (%)")
+    _draw_groups(left, grouped(odin, "dataset", names), _point)
+    right.set_title("AUROC by detector, for all unseen classes (%)")
+    _draw_groups(right, grouped(pooled, "detector", wrapped), _point, legend=False)
+    for axes in (left, right):
+        axes.axhline(50, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+    return figure
+
+
+class _Place(NamedTuple):
+    """Where a model's spread of one group is drawn."""
+
+    position: float
+    width: float
+    model: str
+
+    @property
+    def colour(self) -> str:
+        return COLOURS.get(self.model, OTHER_COLOUR)
+
+
+Mark = Callable[[Axes, Spread, _Place], None]
+
+
+def _draw_groups(axes: Axes, groups: Groups, mark: Mark, *, legend: bool = True) -> None:
+    present = {model for spreads in groups.values() for model in spreads}
+    models = [name for name in COLOURS if name in present] + sorted(present - COLOURS.keys())
+    if not models:
+        return mark_missing(axes)
+    width = 0.8 / len(models)
+    for middle, spreads in enumerate(groups.values()):
+        for index, model in enumerate(models):
+            if model in spreads:
+                position = middle + (index - (len(models) - 1) / 2) * width
+                mark(axes, spreads[model], _Place(position, width, model))
+    axes.set_xticks(range(len(groups)), list(groups))
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    if legend:
+        _add_legend(axes, models, mark)
+    return None
+
+
+def _bar(axes: Axes, values: Spread, place: _Place) -> None:
+    axes.bar(place.position, 100 * values.mean, 0.9 * place.width, color=place.colour, alpha=0.75)
+    _add_trials(axes, values, place, line=INK)
+
+
+def _point(axes: Axes, values: Spread, place: _Place) -> None:
+    marker = MARKERS.get(place.model, "o")
+    axes.plot(place.position, 100 * values.mean, marker, color=place.colour, markersize=6.5)
+    _add_trials(axes, values, place, line=place.colour)
+
+
+def _add_trials(axes: Axes, values: Spread, place: _Place, *, line: str) -> None:
+    """Whiskers of one standard deviation, and a dot for every trial beside the other trials'."""
+    if values.deviation is not None:
+        bounds = 100 * (values.mean + values.deviation * np.array([-1.0, 1.0]))
+        axes.vlines(place.position, *bounds, color=line, linewidth=1.0)
+    across = place.position + 0.22 * place.width * np.linspace(-1, 1, max(len(values.values), 2))
+    heights = [100 * value for value in values.values]
+    axes.plot(
+        across[: len(heights)],
+        heights,
+        "o",
+        color=INK,
+        markersize=2.2,
+        markeredgewidth=0,
+        alpha=0.7,
+    )
+
+
+def _add_legend(axes: Axes, models: Sequence[str], mark: Mark) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=COLOURS.get(model, OTHER_COLOUR),
+            marker="s" if mark is _bar else MARKERS.get(model, "o"),
+            label=model,
+            linestyle="none",
+        )
+        for model in models
+    ]
+    axes.figure.legend(
+        handles=handles,
+        loc="outside upper right",
+        ncols=len(models),
+        handletextpad=0.2,
+        columnspacing=1.2,
+    )
+
+
+def matrices(confusions: Sequence[Confusion], classes: Sequence[str]) -> Mapping[str, Counts]:
+    """Images of each true class (row) by predicted class, summed over the trials of 4.1."""
+    rows = select(confusions, experiment="generalization")
+    place = {name: index for index, name in enumerate(classes)}
+    found = {model: np.zeros((len(classes), len(classes)), dtype=int) for model in models_of(rows)}
+    for row in rows:
+        found[row.model][place[row.true], place[row.predicted]] += row.images
+    return found
+
+
+def classes_of(confusions: Sequence[Confusion], known: Sequence[str]) -> list[str]:
+    """The known classes in their order, and then any other that occurs."""
+    occurring = [*distinct(confusions, "true"), *distinct(confusions, "predicted")]
+    return list(dict.fromkeys([*(name for name in known if name in occurring), *occurring]))
+
+
+@styled
+def confusion_figure(confusions: Sequence[Confusion], *, classes: Sequence[str] = ()) -> Figure:
+    """A matrix for each model: counts in the cells, shades by the share of the true class."""
+    names = classes_of(confusions, classes)
+    found = matrices(confusions, names)
+    columns = min(len(found), 2)
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(10, 4.4 * rows * 10 / (5 * columns) / 2 + 0.2))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[len(found) :]:
+        axes.set_visible(False)
+    for axes, (model, counts) in zip(grid.flat, found.items(), strict=False):
+        axes.set_title(model)
+        _draw_matrix(axes, counts, names)
+    return figure
+
+
+def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
+    totals = counts.sum(axis=1)
+    shares = counts / np.maximum(totals, 1)[:, None]
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    for (row, column), count in np.ndenumerate(counts):
+        colour = "white" if shares[row, column] > DARK else "#2b2b2b"
+        faint = "#9a9a9a" if count == 0 else colour
+        axes.text(column, row, f"{count}", ha="center", va="center", color=faint, fontsize=7)
+    axes.set_xticks(range(len(names)), names, fontsize=7.5)
+    axes.set_yticks(
+        range(len(names)),
+        [f"{name} ({total})" for name, total in zip(names, totals, strict=True)],
+        fontsize=7.5,
+    )
+    axes.set(xlabel="predicted class", ylabel="true class (images over trials)")
+    axes.grid(visible=False)

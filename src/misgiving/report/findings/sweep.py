@@ -1,0 +1,234 @@
+"""Learning rates: the epochs that each model needs at each, and the runs that diverge."""
+
+from collections.abc import Iterable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+from misgiving.report.findings.outcomes import POINTS, Finding, Status
+from misgiving.report.rows import distinct, select
+from misgiving.results.schema import HistoryRow, Result
+
+SWEPT = ("vanilla", "proposed")
+EXPERIMENT = "learning_rate/"
+REACHED = 0.95  # of vanilla's mean final value
+ENOUGH_TRIALS = 6  # 2 * 0.5 ** 6 < 0.05: fewer signs that all agree may still be chance
+NEVER = float("inf")
+
+
+class SweptRun(NamedTuple):
+    """One model of one trial at one learning rate.
+
+    Attributes:
+        rate: Learning rate.
+        trial: Trials of the same number share seed and split.
+        model: Name of the model.
+        epochs: Until balanced accuracy on the monitored set first reaches the level; None if never.
+        last: Balanced accuracy on the monitored set after the last epoch.
+        final: Balanced accuracy on the measured set.
+        diverged: Whether the training gave no usable numbers.
+    """
+
+    rate: float
+    trial: int
+    model: str
+    epochs: int | None
+    last: float | None
+    final: float | None
+    diverged: bool
+
+
+class Sweep(NamedTuple):
+    """All runs of a sweep, those at the protocol's own rate among them.
+
+    The level is `REACHED` of vanilla's mean final balanced accuracy at the protocol's own rate.
+    """
+
+    own_rate: float
+    level: float
+    monitored: str
+    runs: tuple[SweptRun, ...]
+
+    @property
+    def rates(self) -> list[float]:
+        """The rates from low to high."""
+        return sorted({run.rate for run in self.runs})
+
+    @property
+    def higher(self) -> list[float]:
+        """The rates above the lowest."""
+        return self.rates[1:]
+
+    def at(self, rate: float, model: str) -> list[SweptRun]:
+        """The runs of one model at one rate, trial by trial."""
+        found = [run for run in self.runs if (run.rate, run.model) == (rate, model)]
+        return sorted(found, key=lambda run: run.trial)
+
+    def pairs(self, rate: float) -> list[tuple[SweptRun, SweptRun]]:
+        """Vanilla and proposed of the same trial."""
+        proposed = {run.trial: run for run in self.at(rate, "proposed")}
+        return [
+            (run, proposed[run.trial]) for run in self.at(rate, "vanilla") if run.trial in proposed
+        ]
+
+    def is_usable(self, run: SweptRun) -> bool:
+        """Whether a run did not diverge, and ended at the level."""
+        return not run.diverged and run.last is not None and run.last >= self.level
+
+
+def sweep_of(
+    results: Sequence[Result],
+    histories: Sequence[HistoryRow],
+    *,
+    own_rate: float,
+    monitored: str,
+) -> Sweep | None:
+    """Gather the sweep; None where vanilla at the protocol's own rate gives no level to reach.
+
+    Args:
+        results: The rows of `results.csv`.
+        histories: The rows of `histories.csv`.
+        own_rate: The learning rate of the experiment `generalization`.
+        monitored: The set that was measured after each epoch.
+    """
+    epochs = select(histories, set=monitored)
+    vanilla = select(epochs, experiment="generalization", model="vanilla")
+    ends = [
+        max(select(vanilla, trial=trial), key=lambda row: row.epoch).balanced_accuracy
+        for trial in sorted({row.trial for row in vanilla})
+    ]
+    if not ends:
+        return None
+    level = REACHED * fmean(ends)
+    names = sorted({*distinct(results, "experiment"), *distinct(histories, "experiment")})
+    rates = {"generalization": own_rate} | {
+        name: float(name.removeprefix(EXPERIMENT)) for name in names if name.startswith(EXPERIMENT)
+    }
+    runs = [
+        run
+        for name, rate in rates.items()
+        for run in _runs(
+            rate, level, select(results, experiment=name), select(epochs, experiment=name)
+        )
+    ]
+    return Sweep(own_rate, level, monitored, tuple(runs))
+
+
+def _runs(
+    rate: float, level: float, results: Sequence[Result], epochs: Sequence[HistoryRow]
+) -> Iterable[SweptRun]:
+    units = {(row.trial, row.model) for row in results}
+    units |= {(row.trial, row.model) for row in epochs}
+    for trial, model in sorted(unit for unit in units if unit[1] in SWEPT):
+        mine = select(results, trial=trial, model=model, detector="")
+        curve = sorted(select(epochs, trial=trial, model=model), key=lambda row: row.epoch)
+        reached = [row.epoch for row in curve if row.balanced_accuracy >= level]
+        final = [row.value for row in select(mine, metric="balanced_accuracy")]
+        diverged = any(row.value for row in select(mine, metric="diverged"))
+        yield SweptRun(
+            rate=rate,
+            trial=trial,
+            model=model,
+            epochs=reached[0] if reached and not diverged else None,
+            last=curve[-1].balanced_accuracy if curve and not diverged else None,
+            final=final[0] if final else None,
+            diverged=diverged,
+        )
+
+
+class Count(NamedTuple):
+    """The number of pairs of trials in which something holds."""
+
+    times: int
+    pairs: int
+
+    def __str__(self) -> str:
+        return f"{self.times} of {self.pairs} pairs of trials"
+
+    @property
+    def always(self) -> bool:
+        """Whether it holds in each of at least one pair."""
+        return self.times == self.pairs > 0
+
+
+def faster(sweep: Sweep, rate: float, *, model: str = "proposed") -> Count:
+    """Pairs in which a model reaches the level in fewer epochs than the other does.
+
+    A model that never reaches it is slower than one that does; pairs without either are left out.
+    """
+    epochs = [
+        tuple(run.epochs or NEVER for run in sorted(pair, key=lambda run: run.model == model))
+        for pair in sweep.pairs(rate)
+    ]
+    decided = [pair for pair in epochs if min(pair) < NEVER]
+    return Count(sum(mine < other for other, mine in decided), len(decided))
+
+
+def only_proposed(sweep: Sweep, rate: float) -> Count:
+    """Pairs in which proposed trains to the level and vanilla does not."""
+    pairs = sweep.pairs(rate)
+    gained = [
+        sweep.is_usable(proposed) and not sweep.is_usable(vanilla) for vanilla, proposed in pairs
+    ]
+    return Count(sum(gained), len(pairs))
+
+
+def speed_finding(sweep: Sweep | None) -> Finding:
+    """Higher learning rates and faster convergence with joint training (Section 4.1).
+
+    A few trials give signs and no interval, so that only enough trials that agree decide.
+    """
+    claim = "Joint training allows higher learning rates and converges faster"
+    if sweep is None:
+        reason = "histories.csv has no level to reach"
+        return Finding(claim, Status.INCONCLUSIVE, f"Learning rates were not swept: {reason}.")
+    counts = [f"{faster(sweep, rate)} at {rate:g}" for rate in sweep.rates]
+    sentence = (
+        f"The proposed model reaches a balanced accuracy of {POINTS.number(sweep.level)} % on the "
+        f"{sweep.monitored} set ({100 * REACHED:g} % of vanilla's mean final value at "
+        f"{sweep.own_rate:g}) in fewer epochs than vanilla in {', '.join(counts)}. "
+        f"{_higher_rates(sweep)}. {_caution(sweep)}."
+    )
+    return Finding(claim, _status(sweep), sentence)
+
+
+def _status(sweep: Sweep) -> Status:
+    if not any(sweep.pairs(rate) for rate in sweep.higher):
+        return Status.INCONCLUSIVE
+    enough = min(len(sweep.pairs(rate)) for rate in sweep.rates) >= ENOUGH_TRIALS
+    converges = _always_faster(sweep, "proposed")
+    higher = any(only_proposed(sweep, rate).always for rate in sweep.higher)
+    if converges and higher and enough:
+        return Status.SUPPORTED
+    if converges or higher:
+        return Status.IN_PART
+    contradicted = enough and _always_faster(sweep, "vanilla")
+    return Status.CONTRADICTED if contradicted else Status.INCONCLUSIVE
+
+
+def _always_faster(sweep: Sweep, model: str) -> bool:
+    counts = [faster(sweep, rate, model=model) for rate in sweep.rates]
+    decided = [count for count in counts if count.pairs]
+    return bool(decided) and all(count.always for count in decided)
+
+
+def _higher_rates(sweep: Sweep) -> str:
+    if not any(sweep.pairs(rate) for rate in sweep.higher):
+        return "No other learning rate has both models finished in one trial"
+    counts = [f"{only_proposed(sweep, rate)} at {rate:g}" for rate in sweep.higher]
+    ends = []
+    for model in SWEPT:
+        runs = [run for rate in sweep.higher for run in sweep.at(rate, model)]
+        usable, diverged = sum(map(sweep.is_usable, runs)), sum(run.diverged for run in runs)
+        ends.append(f"{model}, {usable} of {len(runs)} end at the level and {diverged} diverge")
+    return (
+        f"At rates above {sweep.rates[0]:g}, only the proposed model trains to that level in "
+        f"{', '.join(counts)} (runs of {'; runs of '.join(ends)})"
+    )
+
+
+def _caution(sweep: Sweep) -> str:
+    trials = len({run.trial for run in sweep.runs})
+    counted = f"{trials} trial{'s' * (trials != 1)}"
+    if trials >= ENOUGH_TRIALS:
+        return f"These are signs over {counted}, without an interval"
+    return f"With {counted} this is a count and no test: it takes {ENOUGH_TRIALS} that agree"

@@ -1,0 +1,202 @@
+"""Target error rates: certified or not, the accepted share, and the error among the accepted."""
+
+from collections.abc import Iterator, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from misgiving.report.findings.outcomes import POINTS, Outcome, outcome_of
+from misgiving.report.rows import find, main_model, models_of, select
+from misgiving.results.schema import Result, ResultInterval
+
+POLICY_SET = "policy_test"
+PREFIX = "policy/"
+MAIN_TARGET = 0.1  # the target of the first sentence
+COMPARED = {
+    "coverage": ("Cases accepted", "more", "fewer"),
+    "error_among_accepted": ("Error among the accepted", "lower", "higher"),
+}
+
+
+class Policy(NamedTuple):
+    """One calibrated policy of one trial, measured; `error` is None where nothing was accepted."""
+
+    certified: bool
+    coverage: float
+    error: float | None
+    ood: float | None
+    smallest: float | None
+    cases: float | None
+
+
+class Verdict(StrEnum):
+    """The error among the accepted against its target; only a whole interval decides."""
+
+    MET = "yes"
+    MISSED = "no"
+    INCONCLUSIVE = "inconclusive: the interval includes the target"
+    NO_INTERVAL = "no interval"
+    NOTHING_ACCEPTED = "nothing was accepted"
+
+
+class TargetResult(NamedTuple):
+    """The policies of one model for one target error rate, trial by trial."""
+
+    model: str
+    target: float
+    policies: tuple[Policy, ...]
+
+    @property
+    def detector(self) -> str:
+        """The name of these policies in the tables."""
+        return f"{PREFIX}{self.target:g}"
+
+    @property
+    def certified(self) -> list[Policy]:
+        """The policies that accept anything, because the target could be certified."""
+        return [policy for policy in self.policies if policy.certified]
+
+    @property
+    def errors(self) -> list[float]:
+        """The error among the accepted of each trial in which some were accepted."""
+        return [policy.error for policy in self.certified if policy.error is not None]
+
+    @property
+    def smallest(self) -> list[float]:
+        """The smallest certifiable error of each trial in which this target was not certified."""
+        refused = [policy.smallest for policy in self.policies if not policy.certified]
+        return [error for error in refused if error is not None]
+
+
+def targets_of(results: Sequence[Result]) -> list[TargetResult]:
+    """Every target of every model, the strictest first."""
+    rows = [
+        row
+        for row in select(results, experiment="generalization", dataset=POLICY_SET)
+        if row.detector.startswith(PREFIX)
+    ]
+    targets = sorted({float(row.detector.removeprefix(PREFIX)) for row in rows})
+    return [
+        TargetResult(model, target, tuple(_policy(select(here, trial=t)) for t in trials))
+        for model in models_of(rows)
+        for target in targets
+        for here in [select(rows, model=model, detector=f"{PREFIX}{target:g}")]
+        if (trials := sorted({row.trial for row in here}))
+    ]
+
+
+def _policy(rows: Sequence[Result]) -> Policy:
+    values = {row.metric: row.value for row in rows}
+    return Policy(
+        certified=values.get("attained") == 1.0,
+        coverage=values.get("coverage", 0.0),
+        error=values.get("error_among_accepted"),
+        ood=values.get("ood_share"),
+        smallest=values.get("smallest_certifiable_error"),
+        cases=values.get("calibration_cases"),
+    )
+
+
+def main_target(targets: Sequence[TargetResult]) -> TargetResult:
+    """The target of the first sentence: the proposed model's, of at most one error in ten."""
+    model = main_model([target.model for target in targets])
+    own = [target for target in targets if target.model == model]
+    return min(own, key=lambda target: abs(target.target - MAIN_TARGET))
+
+
+def interval_of(
+    intervals: Sequence[ResultInterval], target: TargetResult, metric: str
+) -> ResultInterval | None:
+    """A metric of a target's policies over trials, with its interval."""
+    where = {"experiment": "generalization", "dataset": POLICY_SET, "baseline": ""}
+    return find(intervals, model=target.model, detector=target.detector, metric=metric, **where)
+
+
+def verdict_of(intervals: Sequence[ResultInterval], target: TargetResult) -> Verdict:
+    """Compare the error among the accepted with its target."""
+    if not target.errors:
+        return Verdict.NOTHING_ACCEPTED
+    found = interval_of(intervals, target, "error_among_accepted")
+    if found is None or found.lower is None or found.upper is None:
+        return Verdict.NO_INTERVAL
+    if found.upper <= target.target:
+        return Verdict.MET
+    return Verdict.MISSED if found.lower > target.target else Verdict.INCONCLUSIVE
+
+
+def target_sentences(
+    intervals: Sequence[ResultInterval], targets: Sequence[TargetResult]
+) -> list[str]:
+    """The main target in words: certified or not, its coverage and error, and other models."""
+    main = main_target(targets)
+    told = [_accepted(intervals, main)]
+    if main.certified:
+        told.append(_wrong(intervals, main))
+    return [*told, *_compared(intervals, main)]
+
+
+def _accepted(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
+    trials, certified = len(target.policies), len(target.certified)
+    counted = f"{trials} trial{'s' * (trials != 1)}"
+    smallest = ""
+    if target.smallest:
+        smallest = f" (smallest certifiable error there: {POINTS.range(target.smallest)} %)"
+    if not certified:
+        return (
+            f"For the {target.model} model, an error of at most {100 * target.target:g} % could "
+            f"not be certified in any of {counted}{smallest}, so it would accept nothing."
+        )
+    refused = f"; in {trials - certified} it could not be certified{smallest}"
+    return (
+        f"With a target error rate of {100 * target.target:g} %, the {target.model} model would "
+        f"accept {_share(intervals, target)} in {certified} of {counted}"
+        f"{refused if certified < trials else ''}."
+    )
+
+
+def _share(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
+    """The accepted share where the target was certified; its interval is one over all trials."""
+    found = interval_of(intervals, target, "coverage")
+    if found and len(target.certified) == len(target.policies):
+        return f"{POINTS.number(found.estimate)} % of new cases ({POINTS.bounds(found)})"
+    shares = POINTS.range([policy.coverage for policy in target.certified])
+    return f"{shares} % of new cases (no interval over these trials alone)"
+
+
+def _wrong(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
+    if not target.errors:
+        return "On new cases it then accepted none, so its error is unknown."
+    found = interval_of(intervals, target, "error_among_accepted")
+    numbers, bounds = f"{POINTS.range(target.errors)} %", "no interval over these trials alone"
+    if found is not None:
+        numbers, bounds = f"{POINTS.number(found.estimate)} %", POINTS.bounds(found)
+    verdict = verdict_of(intervals, target)
+    told = {
+        Verdict.MET: "the whole interval meets the target",
+        Verdict.MISSED: "the whole interval exceeds the target, which was missed",
+        Verdict.NO_INTERVAL: f"the error meets the target in {met_in(target)}",
+    }.get(verdict, "the interval includes the target")
+    return f"Of the new cases that it accepted, {numbers} were wrong ({bounds}): {told}."
+
+
+def met_in(target: TargetResult) -> str:
+    """The trials in which the error among the accepted meets the target, as a count."""
+    met = sum(error <= target.target for error in target.errors)
+    return f"{met} of {len(target.errors)} trials"
+
+
+def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iterator[str]:
+    """Coverage, and the error among the accepted, against every other model."""
+    where = {"experiment": "generalization", "dataset": POLICY_SET, "model": target.model}
+    rows = select(intervals, detector=target.detector, **where)
+    for metric, (start, better, worse) in COMPARED.items():
+        pairs = [row for row in select(rows, metric=metric) if row.baseline]
+        degrees = {Outcome.BETTER: better, Outcome.WORSE: worse}
+        told = [
+            f"{degrees[outcome]} than with {row.baseline}, {POINTS.difference(row)}"
+            for row in pairs
+            if (outcome := outcome_of(row)) in degrees
+        ]
+        others = [row.baseline for row in pairs if outcome_of(row) not in degrees]
+        told += [f"no clear difference from {', '.join(others)}"] if others else []
+        if told:
+            yield f"{start}: {'; '.join(told)}."

@@ -1,0 +1,1 @@
+"""The tables of the page as plain records, which the templates turn into HTML."""

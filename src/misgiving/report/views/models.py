@@ -1,0 +1,162 @@
+"""Tables of Section 4.1: classes, learning rates, estimated losses and acceptance scores."""
+
+from collections.abc import Mapping, Sequence
+
+from misgiving.report.figures.style import DETECTORS
+from misgiving.report.findings.outcomes import MINUS, PLAIN, POINTS, Scale
+from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
+from misgiving.report.inputs import ReportInputs
+from misgiving.report.rows import distinct, find, models_of, select, spread_of
+from misgiving.report.views.cells import (
+    ABSENT,
+    DOWN,
+    UP,
+    Block,
+    Cell,
+    Line,
+    Table,
+    comparison_table,
+    detectors_of,
+    difference,
+    estimates,
+    group,
+    heads,
+    mean,
+    number,
+)
+from misgiving.report.wording import count
+from misgiving.results.schema import Result
+
+Metrics = Mapping[str, tuple[str, Scale]]
+QUANTITIES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}
+ESTIMATION: Metrics = {
+    "spearman": (f"Spearman {UP}", PLAIN),
+    "spearman_plain": (f"Spearman, plain loss {UP}", PLAIN),
+    "order_agreement": (f"Order agreement {UP}", PLAIN),
+}
+ERROR_DETECTION: Metrics = {
+    "aurc": (f"AURC {DOWN}", PLAIN),
+    "augrc": (f"AUGRC {DOWN}", PLAIN),
+    "excess_aurc": (f"E-AURC {DOWN}", PLAIN),
+    "balanced_aurc": (f"Balanced AURC {DOWN}", PLAIN),
+    "error_auroc": (f"Error AUROC, % {UP}", POINTS),
+    "risk_at_coverage/0.8": (f"Error at 80 % accepted, % {DOWN}", POINTS),
+    "coverage_at_risk/0.1": (f"Accepted at 10 % error, % {UP}", POINTS),
+}
+FROM_MSP: Metrics = {
+    "aurc": (f"AURC {MINUS} MSP's", PLAIN),
+    "error_auroc": (f"Error AUROC {MINUS} MSP's", POINTS),
+}
+
+
+def classification_table(inputs: ReportInputs) -> Table | None:
+    """Balanced accuracy, accuracy and the sensitivity of each class, by model."""
+    rows = select(inputs.results, experiment="generalization", dataset=inputs.measured, detector="")
+    measured = distinct(rows, "metric")
+    classes = [f"sensitivity/{name}" for name in inputs.settings.classes]
+    others = [name for name in measured if name.startswith("sensitivity/")]
+    metrics = [name for name in dict.fromkeys([*QUANTITIES, *classes, *others]) if name in measured]
+    return comparison_table(inputs, [_quantity(inputs, metric) for metric in metrics], "Quantity")
+
+
+def _quantity(inputs: ReportInputs, metric: str) -> Block:
+    """A line of the table; a class with its images in each set and its measured groups."""
+    wanted = {"experiment": "generalization", "dataset": inputs.measured, "detector": ""}
+    wanted["metric"] = metric
+    name = QUANTITIES.get(metric, metric.removeprefix("sensitivity/"))
+    sets = {} if metric in QUANTITIES else inputs.settings.class_counts.get(name, {})
+    tags = [", ".join(f"{set_name} {images:,}" for set_name, images in sets.items())]
+    interval = find(inputs.intervals, model="proposed", **wanted)
+    tags += [count(interval.n, "groups")] if interval and interval.n else []
+    return Block(name, list(filter(None, tags)), [Line("", wanted)])
+
+
+def convergence_table(sweep: Sweep) -> Table:
+    """Epochs to the level, and final balanced accuracy, trial by trial."""
+    numbers = (
+        "Epochs to the level, per trial",
+        "Final balanced accuracy, per trial",
+        "Mean",
+        "Diverged",
+    )
+    bodies = [
+        group(
+            f"{rate:g}",
+            [
+                [Cell(model), *_convergence(runs)]
+                for model in SWEPT
+                if (runs := sweep.at(rate, model))
+            ],
+            ["the protocol's own"] if rate == sweep.own_rate else [],
+        )
+        for rate in sweep.rates
+    ]
+    return Table([heads("Learning rate", "Model", numbers=numbers)], bodies)
+
+
+def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
+    epochs = ["never" if run.epochs is None else str(run.epochs) for run in runs]
+    finals = [run.final for run in runs]
+    said = [ABSENT if final is None else POINTS.number(final) for final in finals]
+    known = spread_of([final for final in finals if final is not None])
+    diverged = f"{sum(run.diverged for run in runs)} of {len(runs)}"
+    return [
+        number(", ".join(epochs)),
+        number(", ".join(said)),
+        mean(known, POINTS),
+        number(diverged),
+    ]
+
+
+def estimation_table(inputs: ReportInputs) -> Table | None:
+    """The rank correlation of predicted and true losses, beside that of MSP."""
+    return _score_table(inputs, ESTIMATION, {})
+
+
+def error_detection_table(inputs: ReportInputs) -> Table | None:
+    """Every acceptance score of every model, and its paired difference from MSP."""
+    rows = _measured(inputs, ERROR_DETECTION)
+    present = distinct(rows, "metric")
+    metrics = {name: words for name, words in ERROR_DETECTION.items() if name in present}
+    pairs = select(inputs.intervals, baseline="msp")
+    paired = {name: words for name, words in FROM_MSP.items() if name in distinct(pairs, "metric")}
+    return _score_table(inputs, metrics, paired)
+
+
+def _measured(inputs: ReportInputs, metrics: Metrics) -> list[Result]:
+    rows = select(inputs.results, experiment="generalization", dataset=inputs.measured)
+    return [row for row in rows if row.detector and row.metric in metrics]
+
+
+def _score_table(inputs: ReportInputs, metrics: Metrics, paired: Metrics) -> Table | None:
+    """A row for each score of each model, with values of metrics and differences from MSP."""
+    rows = _measured(inputs, metrics)
+    if not rows:
+        return None
+
+    def cells(here: list[Result]) -> list[Cell]:
+        keys = ("experiment", "model", "dataset", "detector")
+        where = {key: getattr(here[0], key) for key in keys}
+        return [
+            Cell(DETECTORS.get(here[0].detector, here[0].detector)),
+            *estimates(inputs, here, metrics),
+            *(
+                difference(find(inputs.intervals, baseline="msp", metric=name, **where), scale)
+                for name, (_, scale) in paired.items()
+            ),
+        ]
+
+    numbers = [name for name, _ in (*metrics.values(), *paired.values())]
+    bodies = [
+        group(model, [cells(select(own, detector=name)) for name in detectors_of(own)])
+        for model in models_of(rows)
+        for own in [select(rows, model=model)]
+    ]
+    return Table([heads("Model", "Score", numbers=numbers)], bodies)
+
+
+def errors_per_trial(inputs: ReportInputs) -> list[float]:
+    """The fewest and the most wrongly classified images of a trial; empty where not counted."""
+    rows = select(inputs.results, experiment="generalization", dataset=inputs.measured)
+    counts = [row.value for row in select(rows, metric="errors")]
+    return [min(counts), max(counts)] if counts else []

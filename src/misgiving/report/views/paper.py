@@ -1,0 +1,207 @@
+"""Comparison with the paper: the differences in data and settings, and every number."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from misgiving.report import wording
+from misgiving.report.findings.outcomes import POINTS
+from misgiving.report.inputs import ReportInputs
+from misgiving.report.published import (
+    FIGURE_3,
+    FIGURE_5,
+    READ_OTHERWISE,
+    SETS,
+    SETTINGS,
+    TUNING_SET,
+    Published,
+    table_1,
+    title,
+)
+from misgiving.report.views.cells import (
+    ABSENT,
+    UP,
+    Cell,
+    Line,
+    Rows,
+    Table,
+    difference,
+    group,
+    heads,
+    number,
+    pair_of,
+    set_tags,
+    value,
+)
+from misgiving.report.views.detection import METRICS
+from misgiving.results.schema import ResultInterval, Settings
+
+NAMES = {metric: name for metric, (name, _) in METRICS.items()}
+NAMES["balanced_accuracy"] = f"Balanced accuracy {UP}"
+COUNTED = {
+    "images": "Images of 4.1",
+    "in_distribution_images": "Images of 4.2",
+    "trials": "Trials",
+}
+CLASSES = {
+    "classes": "Classes of 4.1",
+    "in_distribution": "In-distribution classes of 4.2",
+    "unseen": "Unseen classes of 4.3",
+}
+COMPARED = {  # a setting of the paper: where this run records it, its name and its unit
+    "image_size": ("preprocessing", "Image size", " px"),
+    "epochs": ("training", "Epochs", ""),
+    "batch_size": ("training", "Batch size", ""),
+    "learning_rate": ("training", "Learning rate", ""),
+    "decay_factor": ("training", "Learning-rate decay factor", ""),
+    "decay_every": ("training", "Epochs between decays", ""),
+    "beta1": ("training", "Adam's beta1", ""),
+    "weight_decay": ("training", "Weight decay", ""),
+    "auxiliary_weight": ("training", "Weight of the auxiliary loss", ""),
+    "dropout": ("model", "Dropout", ""),
+    "crop": ("preprocessing", "Crop", " of the width"),
+}
+
+
+def paper_differences(inputs: ReportInputs) -> list[str]:
+    """The differences from the paper, one sentence each."""
+    settings = inputs.settings
+    return [
+        *(f"{words}: {found} instead of {paper}." for words, found, paper in _instead(settings)),
+        *_otherwise(settings),
+        *(line for paper_set in SETS for line in _set(inputs, paper_set)),
+        *_tuning(inputs),
+    ]
+
+
+def _instead(settings: Settings) -> list[tuple[str, str, str]]:
+    """The name, our value and the paper's of each setting that differs."""
+
+    def both(name: str, record: str = "") -> tuple[Any, Any]:
+        ours = getattr(settings, record)[name] if record else getattr(settings, name)
+        return ours, getattr(SETTINGS, name)
+
+    is_isic = settings.data.partition(":")[0] == SETTINGS.data
+    counts = ((words, *both(name)) for name, words in COUNTED.items())
+    classes = ((words, *both(name)) for name, words in CLASSES.items())
+    others = ((words, unit, *both(name, at)) for name, (at, words, unit) in COMPARED.items())
+    return [
+        *([] if is_isic else [("Data", settings.data, "ISIC 2019")]),
+        *((words, f"{a:,}", f"{b:,}") for words, a, b in counts if a != b),
+        *((words, ", ".join(a), ", ".join(b)) for words, a, b in classes if set(a) != set(b)),
+        *((words, f"{a:g}{unit}", f"{b:g}{unit}") for words, unit, a, b in others if a != b),
+    ]
+
+
+def _otherwise(settings: Settings) -> Iterator[str]:
+    """The differences in procedure."""
+    training, backbone = settings.training, str(settings.model["backbone"])
+    absent = [name for name, strength in settings.augmentation.items() if not strength]
+    grouped, share = settings.split != SETTINGS.split, settings.validation_share
+    sentences = {
+        f"Network: {backbone} instead of VGG-16.": backbone.partition(".")[0] != SETTINGS.backbone,
+        f"Initial weights: {wording.weights(settings)}; the paper uses those of ImageNet.": (
+            settings.model["weights"] or not settings.model["pretrained"]
+        ),
+        f"Class weights of the loss: {training['class_weights']}; the paper weights classes.": (
+            training["class_weights"] != "inverse"
+        ),
+        f"Class weights of the sampler: {training['sampling']}; the paper weights classes.": (
+            training["sampling"] != "inverse"
+        ),
+        f"Learning rate of the estimator: {training['estimator_rate']:g} times the classifier's; "
+        "the paper has one learning rate.": training["estimator_rate"] != 1,
+        "Colours: unchanged; the paper applies colour constancy.": (
+            settings.preprocessing["color_constancy"] == "none"
+        ),
+        f"Augmentation without {', '.join(absent)}.": absent,
+        "Split: by group instead of by image, so that no group is in two sets; about 70 % of the "
+        "images are trained on instead of 90 %.": grouped,
+        f"Share of validation images: {share:g} instead of {SETTINGS.validation_share:g}.": (
+            not grouped and share != SETTINGS.validation_share
+        ),
+        f"Measured set: {settings.measured_set}; the paper measures its validation set.": (
+            settings.measured_set != "validation"
+        ),
+    }
+    return (sentence for sentence, differs in sentences.items() if differs)
+
+
+def _set(inputs: ReportInputs, paper_set: str) -> Iterator[str]:
+    paper, found = SETS[paper_set], inputs.sets_of(paper_set)
+    if not found:
+        yield f"{paper.title}: not measured."
+    for name in found:
+        facts = inputs.datasets[name]
+        expected = facts.paper_images or paper.images
+        if inputs.stands_in(name):
+            yield f"{paper.title}: {title(name)} ({facts.contents}) stands in for it."
+        elif facts.images != expected:
+            yield f"{title(name)}: {facts.images:,} images instead of {expected:,}."
+
+
+def _tuning(inputs: ReportInputs) -> Iterator[str]:
+    tuning = inputs.settings.odin.tuning_set
+    if inputs.paper_set(tuning) != TUNING_SET:
+        yield f"ODIN is tuned on {title(tuning)} instead of NCT."
+
+
+def paper_table(inputs: ReportInputs) -> Table:
+    """Every number that the paper prints, and the same quantity here."""
+    over = [Cell(text, scope="col", rows=2) for text in ("Set", "Metric")]
+    wide = [Cell(text, scope="col", columns=3) for text in ("The paper", "Here")]
+    inside = Cell("Paper's difference in our interval?", scope="col", rows=2)
+    names = heads(numbers=("vanilla", "proposed", "difference") * 2)
+    return Table([[*over, *wide, inside], names], list(_bodies(inputs)))
+
+
+def _bodies(inputs: ReportInputs) -> Iterator[Rows]:
+    tags = [f"{inputs.measured}, all classes (4.1)"]
+    yield group("Figure 3", [_row(inputs, inputs.measured, FIGURE_3)], tags)
+    for paper_set, paper in SETS.items():
+        cells, found = list(table_1(paper_set)), inputs.sets_of(paper_set)
+        if not found:
+            yield group(paper.title, [_unmeasured(cell) for cell in cells])
+        for name in found:
+            tags = [*set_tags(inputs, name, full=True), *_paper_tags(inputs, name, paper_set)]
+            yield group(title(name), [_row(inputs, name, cell) for cell in cells], tags)
+    tags = ["all unseen classes (4.3)"]
+    yield group("Figure 5", [_row(inputs, FIGURE_5.dataset, FIGURE_5)], tags)
+
+
+def _paper_tags(inputs: ReportInputs, name: str, paper_set: str) -> Iterator[str]:
+    """The images of the paper's set, and those of ours from which nothing could be made."""
+    facts = inputs.datasets[name]
+    if name in READ_OTHERWISE:
+        yield f"another reading of the paper's {SETS[paper_set].title}"
+    yield f"paper: {facts.paper_images or SETS[paper_set].images:,} images"
+    if facts.left_out:
+        yield f"{facts.left_out} left out: no clean crop"
+
+
+def _unmeasured(cell: Published) -> list[Cell]:
+    return [Cell(NAMES[cell.metric]), *_paper(cell), Cell("not measured", columns=4)]
+
+
+def _row(inputs: ReportInputs, dataset: str, cell: Published) -> list[Cell]:
+    wanted = {"experiment": cell.experiment, "dataset": dataset, "detector": cell.detector}
+    line = Line(NAMES[cell.metric], {**wanted, "metric": cell.metric})
+    pair = pair_of(inputs, "vanilla", line)
+    ours = [value(inputs, line, model, pair) for model in ("vanilla", "proposed")]
+    return [
+        Cell(line.text),
+        *_paper(cell),
+        *ours,
+        difference(pair, POINTS),
+        Cell(_is_inside(cell, pair)),
+    ]
+
+
+def _paper(cell: Published) -> list[Cell]:
+    values = [number(str(found)) for found in (cell.vanilla, cell.proposed)]
+    return [*values, number(POINTS.number(cell.difference, sign="+"))]
+
+
+def _is_inside(cell: Published, pair: ResultInterval | None) -> str:
+    if pair is None or pair.lower is None or pair.upper is None:
+        return ABSENT
+    return "yes" if pair.lower <= cell.difference <= pair.upper else "no"
