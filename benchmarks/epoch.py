@@ -119,7 +119,7 @@ def sides(
     optimizer = Adam(groups, fused=True)
     fabric = fabric_of(config)
     module, wrapped = fabric.setup(model, optimizer)
-    objective = objective_of(config, images)
+    objective = objective_of(config, images, fabric.device)
     state = TrainingState(model=model, optimizer=wrapped)
     augmentation = AugmentationSettings()
     size = images.images.shape[1]

@@ -66,7 +66,7 @@ def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
         assert torch.equal(model.state_dict()[name], weight), name
 
 
-def test_where_training_goes_on_is_told(images, resume_file):
+def test_the_epoch_and_step_where_training_resumes_are_reported(images, resume_file):
     with pytest.raises(StoppedError, match="in epoch 2, after step 1"):
         trained(images, resume=resume_file, stop_after=4)
     found = []
@@ -74,12 +74,12 @@ def test_where_training_goes_on_is_told(images, resume_file):
     assert found == [(2, 1)]
 
 
-def test_without_a_place_to_keep_it_a_stop_says_that_nothing_is_kept(images):
+def test_a_stop_without_a_resume_file_says_that_nothing_is_saved(images):
     with pytest.raises(StoppedError, match="not saved"):
         trained(images, stop_after=1)
 
 
-def test_a_training_of_another_kind_is_not_gone_on_with(images, resume_file):
+def test_the_state_of_another_training_is_refused(images, resume_file):
     with pytest.raises(StoppedError):
         trained(images, resume=resume_file, stop_after=1)
     other = replace(resume_file, identity={"seed": 6})
@@ -88,7 +88,7 @@ def test_a_training_of_another_kind_is_not_gone_on_with(images, resume_file):
     assert resume_file.path.exists()
 
 
-def test_a_training_of_another_kind_is_replaced_when_that_is_said(
+def test_the_state_of_another_training_is_overwritten_on_request(
     images, uninterrupted, resume_file
 ):
     with pytest.raises(StoppedError):
@@ -127,7 +127,7 @@ def test_a_damaged_state_is_refused_by_name(images, resume_file, damage):
         trained(images, resume=resume_file)
 
 
-def test_the_state_lies_beside_the_run(tmp_path):
+def test_the_state_is_saved_beside_the_run(tmp_path):
     assert resume_path(tmp_path / "my.run") == tmp_path / "my.run.unfinished.safetensors"
 
 

@@ -73,10 +73,10 @@ def train(
         train_run(
             run,
             out,
-            anew=overwrite,
+            overwrite=overwrite,
             on_step=Steps(progress, training.epochs).show,
             on_weights=lambda report: say(f"weights: {report}"),
-            on_found=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
+            on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
     _show_last_epoch(out / "history.csv")
     say(leakage_sentence(split_of(run), run.evaluation_sets.measured))

@@ -33,7 +33,10 @@ class LossEstimator(nn.Module):
         activations: Sequence[Float[Tensor, "batch _ _ _"]],
         logits: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        taps = [_average(activation) for activation in activations]
+        taps: list[Tensor] = [
+            _Average.apply(activation)  # type: ignore[no-untyped-call]
+            for activation in activations
+        ]
         if self.reads_logits and logits is not None:
             taps.append(shape_of_logits(logits))
         projected = [
@@ -61,11 +64,6 @@ class _Average(torch.autograd.Function):
         height, width = ctx.shape[2:]
         shares: Tensor = gradient / (height * width)
         return shares[:, :, None, None].expand(ctx.shape)
-
-
-def _average(activation: Float[Tensor, "batch channels _ _"]) -> Float[Tensor, "batch channels"]:
-    average: Tensor = _Average.apply(activation)  # type: ignore[no-untyped-call]
-    return average
 
 
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:

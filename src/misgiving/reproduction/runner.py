@@ -243,8 +243,8 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
         checkpoint = train_run(
             run,
             folder / "run",
-            kept=resume_path(folder.with_name(unit.model)),
-            anew=True,
+            resume_file=resume_path(folder.with_name(unit.model)),
+            overwrite=True,
             on_step=trial_data.progress.on_step,
         )
     checkpoint.model.to(device_named(run.training.device))

@@ -60,6 +60,7 @@ def train(
     config: TrainingConfig,
     *,
     augmentation: AugmentationSettings | None = None,
+    monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
     resume: ResumeFile | None = None,
     stop: Callable[[], bool] = lambda: False,
@@ -75,6 +76,7 @@ def train(
         monitored: Images that are only measured, after every epoch.
         config: How to train.
         augmentation: Augmentation of the training images.
+        monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
         resume: File of the state: read at the start, written after every epoch.
         stop: Asked after every step; if true, the state is saved and training ends.
@@ -86,7 +88,7 @@ def train(
         UsageError: The device or precision is not available.
     """
     fabric = fabric_of(config)
-    objective = objective_of(config, training)
+    objective = objective_of(config, training, fabric.device)
     optimizer = Adam(
         _parameter_groups(model, config),
         betas=(config.beta1, 0.999),
@@ -96,9 +98,10 @@ def train(
     probe = partial(_outputs_used, model, training, config)
     module, fabric_optimizer = set_up(fabric, model, optimizer, probe)
     forward = compiled(module, fabric.device) if config.compiled else module
-    sets = {"train": _same_size_draw(training, monitored, config.seed), "validation": monitored}
+    sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
     state = TrainingState(model=model, optimizer=fabric_optimizer)
-    with seeded(_process_seed(config.seed)):
+    rank = distributed.rank()  # processes draw different dropout masks
+    with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         if resume is not None:
             resume.restore(state)
         while state.epoch <= config.epochs:
@@ -132,10 +135,13 @@ def train_epoch(
     """Take the remaining steps of an epoch, each when the caller asks for it."""
     joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
     processes = distributed.count()
-    order = _epoch_order(training, config, state.epoch)
+    order = sampling_order(
+        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
+    )
+    order = order[: _usable(len(order), config.batch_size, processes)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
-    share = remaining[distributed.rank() :: processes]
+    ours = remaining[distributed.rank() :: processes]
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     decay = config.decay_factor ** ((state.epoch - 1) // config.decay_every)
@@ -143,24 +149,47 @@ def train_epoch(
         group["lr"] = group["initial_lr"] * decay
     forward.train()
     for images, labels, _ in batches(
-        training, batch_size=config.batch_size // processes, order=share, device=fabric.device
+        training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
         output = Output(*forward(images, detach_taps=not joint))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
-        batch = (output.logits, output.predicted_losses, labels)
-        losses = objective(*(gathered(part, len(labels) * processes) for part in batch))
+        shares = (output.logits, output.predicted_losses, labels)
+        batch = (gathered(share, len(labels) * processes) for share in shares)
+        losses = objective(*batch)  # Eq. 2: total = primary + lambda * auxiliary
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
         fabric.backward(losses.total * processes)
         state.optimizer.step()
-        total, *parts = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
+        total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
         state.step += 1
         if not math.isfinite(total):
             raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
-        state.loss_sums += parts
+        state.loss_sums += means
         yield Step(state.epoch, state.step, steps, *(state.loss_sums / state.step).tolist())
+
+
+def objective_of(
+    config: TrainingConfig, training: ImageSet, device: torch.device
+) -> ObjectiveFunction:
+    """Eq. 2 with the options of a training."""
+    weights = class_weights(training.labels, len(training.classes), config.class_weights)
+    auxiliary: AuxiliaryLoss | None = None
+    if config.estimates_losses:
+        auxiliary = AUXILIARY_LOSSES[config.auxiliary]
+    if auxiliary is ranking_loss:
+        auxiliary = partial(
+            ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
+        )
+    return partial(
+        joint_objective,
+        auxiliary=auxiliary,
+        weight=config.auxiliary_weight,
+        class_weights=weights.to(device),
+        target=config.target,
+        mean=config.primary_mean,
+    )
 
 
 @torch.no_grad()
@@ -203,28 +232,6 @@ def measure(
     )
 
 
-def objective_of(config: TrainingConfig, training: ImageSet) -> ObjectiveFunction:
-    """Eq. 2 with the options of a training."""
-    return partial(
-        joint_objective,
-        auxiliary=_auxiliary_loss(config),
-        weight=config.auxiliary_weight,
-        class_weights=class_weights(training.labels, len(training.classes), config.class_weights),
-        target=config.target,
-        mean=config.primary_mean,
-    )
-
-
-def _auxiliary_loss(config: TrainingConfig) -> AuxiliaryLoss | None:
-    if not config.estimates_losses:
-        return None
-    if config.auxiliary != "ranking":
-        return AUXILIARY_LOSSES[config.auxiliary]
-    return partial(
-        ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
-    )
-
-
 def class_weights(
     labels: Int[np.ndarray, " n"], num_classes: int, weighting: Weighting
 ) -> Float[Tensor, " classes"]:
@@ -260,13 +267,6 @@ def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConf
     output = model(next(iter(batches(images, batch_size=1))).images)
     used = [output.logits, *([output.predicted_losses] if config.estimates_losses else [])]
     return torch.cat([values.flatten() for values in used]).sum()
-
-
-def _epoch_order(training: ImageSet, config: TrainingConfig, epoch: int) -> Int[np.ndarray, " n"]:
-    order = sampling_order(
-        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=epoch
-    )
-    return order[: _usable(len(order), config.batch_size, distributed.count())]
 
 
 def _usable(images: int, batch_size: int, processes: int) -> int:
@@ -310,12 +310,6 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield
-
-
-def _process_seed(seed: int) -> int:
-    """Processes draw different dropout masks; the first draws what a single one would."""
-    rank = distributed.rank()
-    return seed if rank == 0 else _mixed_seed(seed, 0, rank)
 
 
 def _mixed_seed(seed: int, *place: int) -> int:

@@ -107,8 +107,10 @@ class ResumeFile:
         """
         try:
             tensors, facts = self._read()
-            if different := _different(dict(facts["identity"]), self.identity):
-                raise DataError(f"an unfinished training that differs in {different}")
+            found, wanted = dict(facts["identity"]), self.identity
+            names = sorted(found.keys() | wanted.keys())
+            if other := [name for name in names if found.get(name) != wanted.get(name)]:
+                raise DataError(f"an unfinished training that differs in {', '.join(other)}")
         except FileNotFoundError:
             return
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
@@ -167,11 +169,6 @@ class ResumeFile:
         contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
         with whole_file(self.path) as partial:
             save_file(contiguous, partial, {"facts": json.dumps(facts)})
-
-
-def _different(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
-    names = sorted(found.keys() | wanted.keys())
-    return ", ".join(name for name in names if found.get(name) != wanted.get(name))
 
 
 def _restore(

@@ -22,7 +22,6 @@ from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.config import ModelConfig
 from misgiving.models.joint import JointClassifier
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import (
     Step,
@@ -120,26 +119,26 @@ def train_run(
     run: Run,
     folder: Path,
     *,
-    kept: Path | None = None,
-    anew: bool = False,
+    resume_file: Path | None = None,
+    overwrite: bool = False,
     on_step: Callable[[Step], None] = lambda *_: None,
     on_weights: Callable[[WeightsReport], None] = lambda *_: None,
-    on_found: Callable[[int, int], None] = lambda *_: None,
+    on_resume: Callable[[int, int], None] = lambda *_: None,
 ) -> Checkpoint:
     """Train one model and write its run folder: weights, configuration, split, `history.csv`.
 
-    The state is kept beside it after every epoch, and at SIGTERM; a training of the same run that
-    was stopped there goes on.
+    The state is saved beside it after every epoch, and at SIGTERM; a training of the same run that
+    was stopped resumes there.
 
     Args:
         run: What to train, and how.
         folder: The run folder; it appears whole.
-        kept: File for the state, which the caller removes; None for one beside `folder`, which is
-            removed when the run is there.
-        anew: Begin anew where the state that is found is another training's or damaged.
+        resume_file: File for the state, which the caller removes; None for one beside `folder`,
+            which is removed when the run is complete.
+        overwrite: Start over if the saved state is damaged or another training's.
         on_step: Called after every step.
-        on_weights: Told what a weights file has given.
-        on_found: Told the epoch and the steps after which training goes on.
+        on_weights: Called with what a weights file has filled.
+        on_resume: Called with the epoch and the step after which training resumes.
     """
     classes = run.images.classes
     architecture = Architecture(
@@ -154,10 +153,10 @@ def train_run(
     model = _initial_model(run, architecture, on_weights)
     training = run.images_of("train")
     resume = ResumeFile(
-        path=kept or resume_path(folder),
+        path=resume_file or resume_path(folder),
         identity=_identity(run, model),
-        overwrite=anew,
-        on_resume=on_found,
+        overwrite=overwrite,
+        on_resume=on_resume,
     )
     with stop_on_sigterm() as stop:
         history = train(
@@ -167,6 +166,7 @@ def train_run(
             run.training,
             augmentation=run.augmentation,
             on_step=on_step,
+            monitored_name=run.evaluation_sets.monitored,
             resume=resume,
             stop=stop,
         )
@@ -184,12 +184,8 @@ def train_run(
         configuration=_configuration(run),
     )
     if distributed.is_first():
-        save(
-            folder,
-            checkpoint,
-            history=[_named(record, run.evaluation_sets.monitored) for record in history],
-        )
-        if kept is None:
+        save(folder, checkpoint, history=history)
+        if resume_file is None:
             resume.path.unlink(missing_ok=True)
     distributed.wait_for_all()
     return checkpoint
@@ -241,11 +237,6 @@ def _configuration(run: Run) -> dict[str, Any]:
         "training": run.training.to_dict(),
         "augmentation": run.augmentation.to_dict(),
     }
-
-
-def _named(record: EpochRecord, monitored: str) -> EpochRecord:
-    """Give the monitored set the name that it has in the run's split."""
-    return record if record.set == "train" else record._replace(set=monitored)
 
 
 def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
