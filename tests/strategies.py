@@ -1,4 +1,4 @@
-"""What property tests draw: values with many ties, and every way to stretch them."""
+"""Hypothesis strategies: values with many ties, and strictly increasing maps of them."""
 
 import numpy as np
 from hypothesis import strategies as st
@@ -13,7 +13,7 @@ def ranks(size=12, *, least=1, distinct=DISTINCT):
 
 
 def heights(count=DISTINCT, *, largest=None):
-    """So many strictly increasing floats of any size: `heights[ranks]` keeps order and ties."""
+    """`count` strictly increasing floats of any size: `heights[ranks]` keeps order and ties."""
     lowest = None if largest is None else -largest
     finite = st.floats(lowest, largest, allow_nan=False, allow_infinity=False)
     drawn = st.lists(finite, min_size=count, max_size=count, unique=True)
@@ -31,10 +31,10 @@ def columns(draw, *distinct, size=12, least=1):
 
 
 def orders(count):
-    """Every order of so many things."""
+    """Every permutation of `count` positions."""
     return st.permutations(range(count)).map(lambda order: np.array(order, dtype=np.intp))
 
 
 def generators():
-    """numpy's random numbers from any seed, for what is too large to be drawn one by one."""
+    """numpy random generators of any seed, for arrays too large to draw value by value."""
     return st.integers(0, 2**32 - 1).map(np.random.default_rng)

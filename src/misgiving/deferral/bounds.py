@@ -95,12 +95,5 @@ def conformal_p_values(
     >>> conformal_p_values(np.array([0.15]), np.array([0.1, 0.2, 0.3]))
     array([0.5])
     """
-    below = count_no_higher(scores, calibration)
+    below = np.searchsorted(calibration, scores, side="right")
     return np.where(np.isnan(scores), np.nan, (1 + below) / (len(calibration) + 1))
-
-
-def count_no_higher(
-    scores: Float[np.ndarray, " n"], calibration: Float[np.ndarray, " m"]
-) -> Int[np.ndarray, " n"]:
-    """Number of sorted calibration scores that are no higher than each score."""
-    return np.searchsorted(calibration, scores, side="right")

@@ -103,16 +103,16 @@ class DeferralPolicy:
             )
         scores = np.asarray(scores, dtype=float)
         missing = np.full(len(scores), np.nan)
-        likeness = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
+        ood_scores = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
         ood = np.zeros(len(scores), dtype=bool)
         accepted = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
         if limit is not None:
-            ood = likeness < limit
-            accepted &= np.isfinite(likeness) & (likeness > limit)
+            ood = ood_scores < limit
+            accepted &= np.isfinite(ood_scores) & (ood_scores > limit)
         calibration = self.calibration_ood_scores
         return Outcomes(
             np.select([ood, accepted], ["ood", "accept"], "defer"),
-            missing if calibration is None else conformal_p_values(likeness, calibration),
+            missing if calibration is None else conformal_p_values(ood_scores, calibration),
         )
 
     def summary(self) -> list[str]:
