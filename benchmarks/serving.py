@@ -30,7 +30,7 @@ import onnxruntime
 from pictures import write_pictures
 from side_by_side import Comparison, alternate
 
-from misgiving.bundle import Bundle
+from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.network import GRAPH
 
 SIZE = (600, 450)

@@ -112,7 +112,7 @@ def test_parquet_without_pyarrow_says_what_to_install(misgiving, exported, photo
 SLOWLY = """
 import sys, time
 from misgiving import cli
-from misgiving.bundle import Bundle
+from misgiving.bundle.bundle import Bundle
 answer = Bundle.decide_squares
 def slowly(self, squares):
     time.sleep(0.15)

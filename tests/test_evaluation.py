@@ -7,15 +7,14 @@ import torch
 from scipy.stats import spearmanr
 
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import (
+from misgiving.evaluation.inference import model_fingerprint, predict
+from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_calibration,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
     measure_ood,
-    model_fingerprint,
-    predict,
 )
 from misgiving.models.joint import JointClassifier
 from misgiving.results.predictions import Predictions

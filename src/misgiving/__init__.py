@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from misgiving.bundle import Bundle
+    from misgiving.bundle.bundle import Bundle
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
     from misgiving.decisions.decision import Decision
     from misgiving.decisions.engine import DecisionEngine
     from misgiving.deferral import DeferralPolicy
-    from misgiving.evaluation import predict
+    from misgiving.evaluation.inference import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
-    "Bundle": "bundle",
+    "Bundle": "bundle.bundle",
     "Decision": "decisions.decision",
     "DecisionEngine": "decisions.engine",
     "DeferralPolicy": "deferral",
@@ -39,7 +39,7 @@ _HOMES = {
     "load": "checkpoint",
     "load_dataset": "data.datasets",
     "ood_metrics": "metrics.ood",
-    "predict": "evaluation",
+    "predict": "evaluation.inference",
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training.loop",

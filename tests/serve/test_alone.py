@@ -14,7 +14,7 @@ from processes import split, started
 from standin import picture
 
 import misgiving
-from misgiving.bundle import Bundle
+from misgiving.bundle.bundle import Bundle
 
 LARGEST = 400e6  # bytes installed, as a container's layer counts them
 HEAVY = {"torch", "timm", "matplotlib", "scikit-learn", "ray", "onnx", "pyarrow"}

@@ -15,7 +15,7 @@ from commands import one_line
 from processes import split, standin_at, started
 from standin import KEY, picture
 
-from misgiving.bundle import Bundle
+from misgiving.bundle.bundle import Bundle
 from misgiving.cli.serve import _bundle, _what_is_kept
 from misgiving.serve import server
 from misgiving.workflows import export as exporting

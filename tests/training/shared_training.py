@@ -12,7 +12,7 @@ from coloured import coloured_set
 from safetensors.torch import save_file
 
 from misgiving import distributed
-from misgiving.evaluation import predict
+from misgiving.evaluation.inference import predict
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train

@@ -8,11 +8,11 @@ import pytest
 import torch
 from bundled import SIDE, checkpoint, engine_of, noisy_set, write_run
 
-from misgiving.bundle import Bundle
+from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import predictions_of
+from misgiving.evaluation.inference import predictions_of
 from misgiving.models.joint import outputs_of
 from misgiving.workflows import export as exporting
 from misgiving.workflows.export import export_run
@@ -98,7 +98,7 @@ def test_a_run_without_a_policy_becomes_a_bundle_that_says_so(exported, tmp_path
     assert bundle.policy is None
     assert "defers every answer" in bundle.card["what"]
     assert bundle.card["targets"] == [
-        "Nothing is promised: no policy was calibrated, and every answer is deferred."
+        "Nothing is certified: no policy was calibrated, and every image is deferred."
     ]
 
 

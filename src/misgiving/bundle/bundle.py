@@ -1,6 +1,8 @@
-"""A bundle in use: from image files to decisions."""
+"""A bundle: from image files to decisions, and its files."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,17 @@ from jaxtyping import UInt8
 
 from misgiving.bundle.card import CARD, READABLE, readable
 from misgiving.bundle.network import GRAPH, Network, Squares
-from misgiving.bundle.storage import FACTS, FORMAT, damage_explained, read_facts, read_json
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral import DeferralPolicy
-from misgiving.errors import UsageError
+from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import write_json, write_text
-from misgiving.manifests import seal
+from misgiving.manifests import seal, verify
+
+FORMAT = 2
+FACTS = "bundle.json"
+AGAIN = "run `misgiving export` again"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -54,8 +59,8 @@ class Bundle:
             DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
-        facts = read_facts(folder)
-        with damage_explained(folder / FACTS):
+        facts = _read_facts(folder)
+        with _damage_explained(folder / FACTS):
             classes = tuple(facts["classes"])
             preprocessing = Preprocessing.from_dict(facts["preprocessing"])
             estimates_losses, fingerprint = facts["estimates_losses"], facts["fingerprint"]
@@ -76,7 +81,7 @@ class Bundle:
             preprocessing=preprocessing,
             estimates_losses=estimates_losses,
             engine=engine,
-            card=read_json(folder / CARD),
+            card=_read_json(folder / CARD),
             fingerprint=fingerprint,
         )
 
@@ -140,3 +145,64 @@ def write_bundle(
     write_json(folder / CARD, dict(card))
     write_text(folder / READABLE, readable(card))
     seal(folder)
+
+
+def is_bundle(folder: Path) -> bool:
+    """True for a folder that claims to be a bundle, whole or damaged."""
+    return (folder / FACTS).is_file()
+
+
+def is_bundle_not_run(folder: Path) -> bool:
+    """True for a bundle and False for a run, without importing what loads a run.
+
+    Raises:
+        DataError: It is neither.
+    """
+    if not is_bundle(folder) and not (folder / "config.json").is_file():
+        raise DataError(
+            f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "
+            "`misgiving export` wrote"
+        )
+    return is_bundle(folder)
+
+
+def _read_facts(folder: Path) -> dict[str, Any]:
+    """Read `bundle.json`, once format and checksums of the bundle are verified."""
+    if not is_bundle(folder):
+        raise DataError(
+            f"{folder}: not a bundle (it has no {FACTS}); give a folder that `misgiving export` "
+            "wrote"
+        )
+    facts = _read_json(folder / FACTS)
+    found = facts.get("format")
+    if isinstance(found, int) and found > FORMAT:
+        raise DataError(
+            f"{folder / FACTS}: of format {found}, which a newer misgiving wrote; update yours"
+        )
+    if found != FORMAT:
+        raise DataError(
+            f"{folder / FACTS}: has format {found!r}, and this version reads {FORMAT}; {AGAIN}"
+        )
+    verify(folder, remedy=AGAIN)
+    return facts
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    with _damage_explained(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("holds no object")
+        return content
+
+
+@contextmanager
+def _damage_explained(path: Path) -> Iterator[None]:
+    """Turn every failure on a damaged file into one line that names the file."""
+    try:
+        yield
+    except DataError:
+        raise
+    except (ExplainedError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: missing or damaged ({error}); {AGAIN}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: damaged (nested too deeply); {AGAIN}") from error

@@ -1,4 +1,4 @@
-"""The model card: what a bundle is, targets, and does not promise."""
+"""The model card of a bundle: what it is, what is certified, and its limits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,28 +6,28 @@ from typing import Any
 CARD, READABLE = "card.json", "card.md"
 
 LIMITS = (
-    "What is promised holds for images that come as the calibration cases came: the same "
-    "population, devices and preparation.",
-    "`misgiving serve` tests whether the scores, the likeness to the training images and the share "
-    "that is accepted still are like those of the calibration cases. Whether answers are right is "
-    "not tested, nor is a change that moves none of the three; `misgiving predict` tests nothing.",
-    "It is not a medical device, and no regulator has looked at it.",
-    "A probability is that of the model's own classes: an image of another kind has one too. That "
-    "OOD images are told apart is not promised.",
-    "Scores agree with those of the trained model to about four digits: an image that lies "
-    "exactly at a threshold may be decided otherwise.",
-    "ODIN needs gradients, and is not in the bundle.",
+    "The guarantee holds for images drawn as the calibration images were: the same population, "
+    "devices and preparation.",
+    "`misgiving serve` tests whether the acceptance scores, the OOD scores and the accepted share "
+    "still match those of the calibration set. It does not test whether predictions are correct, "
+    "and cannot see a change that moves none of the three; `misgiving predict` tests nothing.",
+    "It is not a medical device and has no regulatory clearance.",
+    "A probability is always that of one of the model's classes: an image of another kind gets one "
+    "too. Detection of OOD images is not guaranteed.",
+    "Scores agree with those of the trained model to about four digits: an image exactly at a "
+    "threshold may be decided differently.",
+    "ODIN needs gradients and is not in the bundle.",
 )
-NO_PROMISE = "Nothing is promised: no policy was calibrated, and every answer is deferred."
+NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image is deferred."
 
 
 def readable(card: Mapping[str, Any]) -> str:
     """The card as Markdown."""
     sections = {
-        "What it targets": _bullets(card["targets"]),
-        "What it does not promise": _bullets(card["limits"]),
-        "Trained on": [f"{card['data']['name']}, in images of each class:", "", *_counts(card)],
-        "How": _facts(
+        "Targets": _bullets(card["targets"]),
+        "Limits": _bullets(card["limits"]),
+        "Training data": [f"{card['data']['name']}, images of each class:", "", *_counts(card)],
+        "Training": _facts(
             {
                 "backbone": card["architecture"]["backbone"],
                 **card["training"],
@@ -50,9 +50,10 @@ def _bullets(sentences: Sequence[str]) -> list[str]:
 def _counts(card: Mapping[str, Any]) -> list[str]:
     counts: Mapping[str, Mapping[str, int]] = card["class_counts"]
     rows = [
-        [part, *(str(of.get(name, 0)) for name in card["classes"])] for part, of in counts.items()
+        [set_name, *(str(images.get(name, 0)) for name in card["classes"])]
+        for set_name, images in counts.items()
     ]
-    return _table(["part", *card["classes"]], rows)
+    return _table(["set", *card["classes"]], rows)
 
 
 def _facts(values: Mapping[str, object]) -> list[str]:

@@ -14,7 +14,7 @@ from misgiving.cli.options import command
 from misgiving.cli.progress import say
 
 if TYPE_CHECKING:
-    from misgiving.bundle import Bundle
+    from misgiving.bundle.bundle import Bundle
     from misgiving.serve import Settings
 
 KEY = "MISGIVING_API_KEY"
@@ -105,7 +105,7 @@ def serve(
 @contextmanager
 def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
     """The bundle; that of a run is made for as long as it is served."""
-    from misgiving.bundle import Bundle, is_bundle_not_run
+    from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
         if is_bundle_not_run(model):

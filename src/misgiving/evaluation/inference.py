@@ -1,6 +1,6 @@
-"""Run a model once over a set of images."""
+"""Run a model over a set of images: predictions once, and ODIN, which needs the images again."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,11 @@ from misgiving.errors import UsageError
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.predictions import Head, Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import GridScores, score_grid
+
+Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 
 
 def predict(
@@ -36,9 +41,9 @@ def predict(
     """
     if not len(images):
         raise UsageError("there are no images to predict")
-    ours = images.select(distributed.share_of(len(images)))
-    shares = outputs_of(model, image_batches(ours, batch_size, device_of(model)))
-    output = Output(*(distributed.gathered(share, len(images)) for share in shares))
+    share = images.select(distributed.share_of(len(images)))
+    outputs = outputs_of(model, image_batches(share, batch_size, device_of(model)))
+    output = Output(*(distributed.gathered(output, len(images)) for output in outputs))
     return Predictions(
         logits=output.logits.numpy(),
         features=output.features.numpy(),
@@ -47,12 +52,12 @@ def predict(
         ids=images.ids,
         groups=images.groups,
         classes=images.classes,
-        head=_head_of(model),
+        head=_linear_head(model),
         model=model_fingerprint(model),
     )
 
 
-def _head_of(model: JointClassifier) -> Head | None:
+def _linear_head(model: JointClassifier) -> Head | None:
     layer = model.backbone.get_classifier()
     if not isinstance(layer, torch.nn.Linear):
         return None
@@ -61,7 +66,7 @@ def _head_of(model: JointClassifier) -> Head | None:
 
 
 def model_fingerprint(model: JointClassifier) -> str:
-    """SHA-256 over the names and values of all weights: what a policy belongs to."""
+    """SHA-256 over the names and values of all weights."""
     return sha256_of_chunks(
         chunk
         for name, tensor in model.state_dict().items()
@@ -70,25 +75,25 @@ def model_fingerprint(model: JointClassifier) -> str:
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model's parameters are."""
+    """Device of a model's parameters."""
     return next(model.parameters()).device
 
 
 def image_batches(
     images: ImageSet, batch_size: int = 64, device: str | torch.device = "cpu"
 ) -> Iterator[Float[torch.Tensor, "batch 3 height width"]]:
-    """The images of a set alone, in order, as float batches in [0, 1]."""
+    """Images of a set in order, without labels, as float batches in [0, 1]."""
     return (batch.images for batch in batches(images, batch_size=batch_size, device=device))
 
 
 def predictions_of(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
-    """Predictions that know which model, with which preprocessing, they are from."""
+    """Predictions with the fingerprint of their model and its preprocessing."""
     predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
     return replace(predictions, model=fingerprint_of(checkpoint))
 
 
 def fingerprint_of(checkpoint: Checkpoint) -> str:
-    """SHA-256 of what scores depend on: weights, classes and preprocessing."""
+    """SHA-256 of weights, classes and preprocessing, on which scores depend."""
     facts = {
         "weights": model_fingerprint(checkpoint.model),
         "classes": checkpoint.classes,
@@ -96,3 +101,30 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
         "estimates_losses": checkpoint.estimates_losses,
     }
     return sha256_of_json(facts)
+
+
+def untuned_scores(
+    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None = None
+) -> Scores:
+    """Scores by every detector that needs no tuning: ODIN's default, of logits, and fitted."""
+    untuned = {"odin_default": odin_scores(checkpoint, images, [Odin()])[Odin()]}
+    return untuned | plain_scores(checkpoint, images, detectors)
+
+
+def odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin]) -> GridScores:
+    """ODIN's scores of a set; several processes share the work, and each has all scores."""
+    device = device_of(checkpoint.model)
+    share = images.select(distributed.share_of(len(images)))
+    scores = score_grid(checkpoint.model.classify, image_batches(share, device=device), grid)
+    return {
+        point: distributed.gathered(torch.from_numpy(found), len(images)).numpy()
+        for point, found in scores.items()
+    }
+
+
+def plain_scores(
+    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None
+) -> dict[str, Float[np.ndarray, " _"]]:
+    """Scores that need no gradient: of logits, predicted loss, and fitted detectors."""
+    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    return all_scores(predictions, detectors)

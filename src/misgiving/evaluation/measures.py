@@ -1,4 +1,4 @@
-"""What is measured on predictions: pure functions that give rows of the results."""
+"""Measurements of predictions: pure functions that give rows of the results."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -74,7 +74,7 @@ def measure_classification(predictions: Predictions, dataset: str) -> list[Measu
 def measure_loss_estimation(
     predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
 ) -> list[Measurement]:
-    """How well the predicted loss, and MSP beside it, order images by loss.
+    """Agreement of the order of predicted losses, and of MSP, with that of the true losses.
 
     `spearman` and `order_agreement` are against the loss that the estimator was trained on, with
     `class_weights`; those against the plain cross-entropy end in `_plain`. For MSP the predicted
@@ -109,7 +109,7 @@ def _ordering(
 def failure_measures(
     confidences: Confidences, predictions: Predictions, *, weights: Weights | None = None
 ) -> dict[str, Measured]:
-    """How well a confidence tells right answers from wrong ones, by the name of the measure.
+    """Measures of failure prediction by an acceptance score, by name.
 
     AUROC for errors; the areas under risk over coverage (AURC), its excess over the oracle's
     (E-AURC), of the generalised risk (AUGRC), and of the risk that weighs classes alike; the risk

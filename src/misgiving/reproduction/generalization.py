@@ -1,11 +1,11 @@
 """Section 4.1 of the paper: classification, loss estimation, and the sweep of learning rates."""
 
-from misgiving.evaluation import (
+from misgiving.evaluation.inference import predictions_of
+from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
-    predictions_of,
 )
 from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit

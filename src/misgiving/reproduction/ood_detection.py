@@ -12,12 +12,8 @@ from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit import OOD_DETECTOR
 from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
-from misgiving.evaluation import (
-    measure_classification,
-    measure_detection,
-    predictions_of,
-)
-from misgiving.evaluation.ood_scores import Scores, odin_scores, plain_scores
+from misgiving.evaluation.inference import Scores, odin_scores, plain_scores, predictions_of
+from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, policy_sets
 from misgiving.reproduction.protocol import OdinSearch

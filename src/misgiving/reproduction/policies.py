@@ -16,7 +16,8 @@ from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
 from misgiving.deferral import DeferralPolicy, Targets
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.errors import DataError
-from misgiving.evaluation import measure_scaling, predictions_of
+from misgiving.evaluation.inference import predictions_of
+from misgiving.evaluation.measures import measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.results.formats import write_table

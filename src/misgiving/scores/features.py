@@ -74,7 +74,8 @@ def _whitening(centred: Reduced) -> Matrix:
     return np.asarray(vectors / np.sqrt(variances.clip(min=0) + RIDGE))
 
 
-def _fit_mahalanobis(training: Training) -> Statistics:
+def fit_mahalanobis(training: Training) -> Statistics:
+    """Class means, and the inverse of the covariance that classes share."""
     present = np.unique(training.labels, return_inverse=True)[1]  # a class may be absent
     groups = [training.features[present == label] for label in range(present.max() + 1)]
     means = np.stack([group.mean(axis=0) for group in groups])
@@ -89,29 +90,31 @@ def _nearest_class(of: Statistics, features: Reduced) -> Scores:
     return np.asarray(np.min(distances, axis=0))
 
 
-def _score_mahalanobis(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_mahalanobis(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Half the negated squared distance to the nearest class mean (Lee et al., 2018)."""
     return -0.5 * _nearest_class(of, features)
 
 
-def _fit_relative(training: Training) -> Statistics:
+def fit_relative(training: Training) -> Statistics:
+    """Also the mean and the covariance of all samples."""
     mean = training.features.mean(axis=0)
     whitening = _whitening(training.features - mean)
-    return {**_fit_mahalanobis(training), "all_whitening": whitening, "all_mean": mean @ whitening}
+    return {**fit_mahalanobis(training), "all_whitening": whitening, "all_mean": mean @ whitening}
 
 
-def _score_relative(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_relative(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Squared distance to the mean of all less that to the nearest class (Ren et al., 2021)."""
     to_all = ((features @ of["all_whitening"] - of["all_mean"]) ** 2).sum(axis=1)
     return np.asarray(to_all - _nearest_class(of, features))
 
 
-def _fit_knn(training: Training) -> Statistics:
+def fit_knn(training: Training) -> Statistics:
+    """Unit features of the training set."""
     k = min(NEIGHBOURS, max(1, len(training.features) // 20))
     return {"neighbours": unit_vectors(training.features), "k": np.array(k)}
 
 
-def _score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Negated distance of unit features to the k-th nearest of training (Sun et al., 2022).
 
     The paper's k grows with the set, from 50 for CIFAR-10; k is 50, or a twentieth of the samples
@@ -127,7 +130,8 @@ def _head_logits(head: Statistics, features: Reduced) -> Logits:
     return np.asarray(features @ head["weight"].T + head["bias"])
 
 
-def _fit_vim(training: Training) -> Statistics:
+def fit_vim(training: Training) -> Statistics:
+    """Residual space: the later half of directions about the origin where all logits are 0."""
     features, head = training.features, training.head
     origin = -np.linalg.pinv(head["weight"]) @ head["bias"]
     centred = features - origin
@@ -138,18 +142,19 @@ def _fit_vim(training: Training) -> Statistics:
     return {**head, "origin": origin, "residual": residual * alpha}
 
 
-def _score_vim(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_vim(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Virtual-logit matching (Wang et al., 2022); the later half of directions is its residual."""
     virtual = np.linalg.norm((features - of["origin"]) @ of["residual"], axis=1)
     return np.asarray(energy(_head_logits(of, features)) - virtual)
 
 
-def _fit_nnguide(training: Training) -> Statistics:
+def fit_nnguide(training: Training) -> Statistics:
+    """Unit features, scaled by their energy."""
     energies = energy(_head_logits(training.head, training.features))
     return {**training.head, "guides": unit_vectors(training.features) * energies[:, None]}
 
 
-def _score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Energy times that of the ten most similar training samples (Park et al., 2023)."""
     similarities = unit_vectors(features) @ of["guides"].T
     count = min(SIMILAR, similarities.shape[1])
@@ -157,11 +162,12 @@ def _score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
     return np.asarray(guidance * energy(_head_logits(of, features)))
 
 
-def _fit_about_mean(training: Training) -> Statistics:
+def fit_about_mean(training: Training) -> Statistics:
+    """The last layer and the mean feature."""
     return {**training.head, "mean": training.features.mean(axis=0)}
 
 
-def _score_nci(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_nci(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Alignment of centred features with the predicted class's weights (Liu & Qin, 2025).
 
     Without the norm of the features, whose weight would have to be tuned.
@@ -172,7 +178,7 @@ def _score_nci(of: Statistics, _: Logits, features: Reduced) -> Scores:
         return np.asarray((centred * chosen).sum(axis=1) / np.linalg.norm(centred, axis=1))
 
 
-def _score_fdbd(of: Statistics, _: Logits, features: Reduced) -> Scores:
+def score_fdbd(of: Statistics, _: Logits, features: Reduced) -> Scores:
     """Distance to the decision boundaries over that to the mean feature (Liu & Qin, 2024)."""
     weight = of["weight"]
     logits = _head_logits(of, features)
@@ -183,14 +189,15 @@ def _score_fdbd(of: Statistics, _: Logits, features: Reduced) -> Scores:
     return np.asarray(boundaries / distances.clip(min=SMALLEST_DISTANCE))
 
 
-def _fit_kl_matching(training: Training) -> Statistics:
+def fit_kl_matching(training: Training) -> Statistics:
+    """Mean softmax of the samples that are predicted as each class."""
     probabilities = softmax(training.logits, axis=1)
     chosen = probabilities.argmax(axis=1)
     means = [probabilities[chosen == label].mean(axis=0) for label in np.unique(chosen)]
     return {"typical": np.stack(means)}
 
 
-def _score_kl_matching(of: Statistics, logits: Logits, _: Reduced) -> Scores:
+def score_kl_matching(of: Statistics, logits: Logits, _: Reduced) -> Scores:
     """Divergence of the softmax from the nearest mean softmax of a class (Hendrycks et al., 2022).
 
     The paper takes those means on validation data; here they are of the training data.
@@ -204,12 +211,12 @@ def _score_kl_matching(of: Statistics, logits: Logits, _: Reduced) -> Scores:
 
 FEATURE_SCORES: Registry[FeatureScore] = Registry(
     "score of features",
-    mahalanobis=FeatureScore(_fit_mahalanobis, _score_mahalanobis),
-    relative_mahalanobis=FeatureScore(_fit_relative, _score_relative),
-    knn=FeatureScore(_fit_knn, _score_knn),
-    vim=FeatureScore(_fit_vim, _score_vim, needs_head=True),
-    nnguide=FeatureScore(_fit_nnguide, _score_nnguide, needs_head=True),
-    nci=FeatureScore(_fit_about_mean, _score_nci, needs_head=True),
-    fdbd=FeatureScore(_fit_about_mean, _score_fdbd, needs_head=True),
-    kl_matching=FeatureScore(_fit_kl_matching, _score_kl_matching),
+    mahalanobis=FeatureScore(fit_mahalanobis, score_mahalanobis),
+    relative_mahalanobis=FeatureScore(fit_relative, score_relative),
+    knn=FeatureScore(fit_knn, score_knn),
+    vim=FeatureScore(fit_vim, score_vim, needs_head=True),
+    nnguide=FeatureScore(fit_nnguide, score_nnguide, needs_head=True),
+    nci=FeatureScore(fit_about_mean, score_nci, needs_head=True),
+    fdbd=FeatureScore(fit_about_mean, score_fdbd, needs_head=True),
+    kl_matching=FeatureScore(fit_kl_matching, score_kl_matching),
 )

@@ -22,7 +22,7 @@ from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit import OOD_DETECTOR, calibrator_of, fit_policies
 from misgiving.deferral import DeferralPolicy, Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
-from misgiving.evaluation import predictions_of
+from misgiving.evaluation.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.train import align

@@ -18,16 +18,14 @@ from misgiving.data.datasets import load_dataset, unlabelled
 from misgiving.data.datasets.metadata import Metadata
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import UsageError
-from misgiving.evaluation import (
-    fingerprint_of,
+from misgiving.evaluation.inference import fingerprint_of, predictions_of, untuned_scores
+from misgiving.evaluation.measures import (
     measure_classification,
     measure_detection,
     measure_failures,
     measure_loss_estimation,
     measure_scaling,
-    predictions_of,
 )
-from misgiving.evaluation.ood_scores import score
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
@@ -264,10 +262,12 @@ def _detection(
     """ODIN's default only: tuning it on the sets that are measured would flatter."""
     if not outliers:
         return []
-    inlier_scores = score(checkpoint, inliers, engine.detectors)
+    inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
     rows = []
     for name, images in outliers.items():
-        rows += measure_detection(inlier_scores, score(checkpoint, images, engine.detectors), name)
+        rows += measure_detection(
+            inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
+        )
         if engine.policy is not None:
             found = engine.decide_predictions(predictions_of(checkpoint, images))
             rows += measure_shares([one.decision for one in found], name)

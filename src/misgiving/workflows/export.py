@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving.bundle import Bundle, is_bundle
-from misgiving.bundle.bundle import write_bundle
-from misgiving.bundle.card import LIMITS, NO_PROMISE
+from misgiving.bundle.bundle import Bundle, is_bundle, write_bundle
+from misgiving.bundle.card import LIMITS, NO_GUARANTEE
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS, Squares
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral import DeferralPolicy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import fingerprint_of
+from misgiving.evaluation.inference import fingerprint_of
 from misgiving.files import whole_folder
 from misgiving.models.joint import outputs_of
 from misgiving.models.onnx_export import write_graph
@@ -123,7 +122,7 @@ def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) ->
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "versions": {**trained.get("versions", {}), **_named_exported(versions(EXPORTED_WITH))},
         "fingerprint": fingerprint_of(checkpoint),
-        "targets": [NO_PROMISE] if policy is None else policy.summary(),
+        "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
         "limits": list(LIMITS),
     }
 

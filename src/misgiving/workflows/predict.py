@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle import Bundle, is_bundle_not_run
+from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
 from misgiving.data.datasets import Dataset, preprocessed, unlabelled
 from misgiving.data.decoding import LOOK_AHEAD, in_order
@@ -96,7 +96,7 @@ def predictor_of(
 def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving import distributed
     from misgiving.checkpoint import load
-    from misgiving.evaluation import fingerprint_of
+    from misgiving.evaluation.inference import fingerprint_of
     from misgiving.training.devices import start_processes
     from misgiving.workflows.evaluate import engine_of
 
@@ -122,7 +122,7 @@ def predict_squares(checkpoint: "Checkpoint", squares: Squares, fingerprint: str
     """Run a model of this fingerprint on preprocessed images of unknown class."""
     import torch
 
-    from misgiving.evaluation import device_of
+    from misgiving.evaluation.inference import device_of
     from misgiving.models.joint import outputs_of
     from misgiving.results.predictions import Predictions
 

@@ -17,7 +17,7 @@ from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicat
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation import model_fingerprint
+from misgiving.evaluation.inference import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.config import ModelConfig

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from misgiving.evaluation import FAILURE_SCORES
+from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,

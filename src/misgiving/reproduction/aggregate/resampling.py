@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Real, Shaped
 
-from misgiving.evaluation import failure_measures
+from misgiving.evaluation.measures import failure_measures
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
