@@ -12,7 +12,7 @@ from standin import Standin, decision_of, picture
 
 from misgiving.deferral import Targets
 from misgiving.errors import UsageError
-from misgiving.serve.routes import images
+from misgiving.serve.routes import case_images
 from misgiving.serve.routes.model import command
 
 
@@ -135,8 +135,8 @@ def test_saliency_without_a_finite_probability_is_refused(client):
 
 def test_no_more_saliency_is_computed_at_once_than_is_good(client, monkeypatch):
     case = sent(client, picture(0.05))
-    monkeypatch.setattr(images, "_turns", threading.BoundedSemaphore(1))
-    with images._turns:
+    monkeypatch.setattr(case_images, "_turns", threading.BoundedSemaphore(1))
+    with case_images._turns:
         answer = client.get(f"/cases/{case['id']}/saliency")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
     assert client.get(f"/cases/{case['id']}/saliency").status_code == 200

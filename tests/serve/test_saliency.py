@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from misgiving.serve.routes.images import CELLS, GREY, occlusion
+from misgiving.serve.routes.case_images import CELLS, GREY, occlusion
 
 
 def in_loops(square, share, cells):

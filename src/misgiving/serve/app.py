@@ -19,7 +19,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve.authentication import OPEN, Authentication
 from misgiving.serve.body_limits import BodyLimits
 from misgiving.serve.problems import Problem, ProblemError, documented
-from misgiving.serve.routes import cases, decisions, images, monitoring
+from misgiving.serve.routes import case_images, cases, decisions, monitoring
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service
 from misgiving.serve.settings import Settings
@@ -56,7 +56,7 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
         redoc_url=None,
     )
     app.state.service = service
-    for resource in (decisions, cases, images, model_routes, monitoring):
+    for resource in (decisions, cases, case_images, model_routes, monitoring):
         app.include_router(resource.router)
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
@@ -107,10 +107,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.service.close()
 
 
-async def _unusable(_: Request, error: UsageError) -> Response:
-    return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)).response()
-
-
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
     details = [
         f"{'.'.join(map(str, one['loc']))}: {CLEARER.get(one['type'], one['msg'])}"
@@ -130,16 +126,12 @@ async def _failed(request: Request, error: Exception) -> Response:
     return problem_of(error, metrics, path=route_of(request.scope)).response()
 
 
-async def _disconnected(_: Request, __: ClientDisconnect) -> Response:
-    return ProblemError(HTTPStatus.BAD_REQUEST, "the client has disconnected").response()
-
-
 HANDLERS: dict[type[Exception], Any] = {
     ProblemError: _failed,
-    UsageError: _unusable,
+    UsageError: _failed,
     RequestValidationError: _invalid,
     HTTPException: _refused,
     DataError: _failed,
     SQLAlchemyError: _failed,
-    ClientDisconnect: _disconnected,
+    ClientDisconnect: _failed,
 }

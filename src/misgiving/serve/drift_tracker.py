@@ -2,7 +2,9 @@
 
 import math
 import threading
+from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import NamedTuple
 
 from misgiving.deferral import DeferralPolicy, DriftMonitor, DriftTest
@@ -22,10 +24,10 @@ class DriftStatus(NamedTuple):
         since: Time of the alarm, by the name of the test.
     """
 
-    cases: int
-    complete: bool
-    tests: list[DriftTest]
-    since: dict[str, datetime]
+    cases: int = 0
+    complete: bool = True
+    tests: Sequence[DriftTest] = ()
+    since: Mapping[str, datetime] = MappingProxyType({})
 
 
 class DriftTracker:

@@ -6,15 +6,17 @@ import sys
 import time
 import traceback
 from datetime import UTC, datetime
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.serve.problems import ProblemError
 
 log = logging.getLogger("misgiving.serve")
@@ -41,47 +43,25 @@ HEADERS = {
 
 
 class Metrics:
-    """Counters of one service; with a registry of its own, so that one process can hold several."""
+    """Metrics of one service; in a registry of its own, so that a process can hold several."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self.requests = Counter(
-            "misgiving_requests",
-            "Requests by route and status.",
-            ("method", "path", "status"),
-            registry=registry,
+        self._registry = CollectorRegistry()
+        counter = partial(Counter, namespace="misgiving", registry=self._registry)
+        gauge = partial(Gauge, namespace="misgiving", registry=self._registry)
+        histogram = partial(Histogram, namespace="misgiving", registry=self._registry)
+        route = ("method", "path")
+        self.requests = counter("requests", "Requests by route and status.", (*route, "status"))
+        self.request_seconds = histogram(
+            "request_seconds", "From request to end of response.", route, buckets=SECONDS
         )
-        self.request_seconds = Histogram(
-            "misgiving_request_seconds",
-            "Seconds from the start of a request to the end of its response.",
-            ("method", "path"),
-            buckets=SECONDS,
-            registry=registry,
-        )
-        self.decisions = Counter(
-            "misgiving_decisions", "Images by decision.", ("decision",), registry=registry
-        )
-        self.refused_images = Counter(
-            "misgiving_refused_images", "Files that could not be read.", registry=registry
-        )
-        self.failures = Counter(
-            "misgiving_failures",
-            "Failures of the service: store, images or other.",
-            ("of",),
-            registry=registry,
-        )
-        self.batch_sizes = Histogram(
-            "misgiving_batch_images", "Images in one batch.", buckets=SIZES, registry=registry
-        )
-        self.waiting = Gauge("misgiving_waiting_images", "Images in the queue.", registry=registry)
-        self.hung_readers = Gauge(
-            "misgiving_hung_readers",
-            "Threads that have worked on one image for too long.",
-            registry=registry,
-        )
-        self.held_bytes = Gauge(
-            "misgiving_held_bytes", "Bytes of requests in progress.", registry=registry
-        )
+        self.decisions = counter("decisions", "Images by decision.", ("decision",))
+        self.refused_images = counter("refused_images", "Files that could not be read.")
+        self.failures = counter("failures", "Failures of store, images or other.", ("of",))
+        self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)
+        self.waiting = gauge("waiting_images", "Images in the queue.")
+        self.hung_readers = gauge("hung_readers", "Threads that are stuck at one image.")
+        self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -103,8 +83,10 @@ def problem_of(failure: Exception, metrics: Metrics, *, path: str) -> ProblemErr
     match failure:
         case ProblemError():
             return failure
-        case DataError():
+        case DataError() | UsageError():
             return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, str(failure))
+        case ClientDisconnect():
+            return ProblemError(HTTPStatus.BAD_REQUEST, "the client has disconnected")
         case SQLAlchemyError():
             return _unavailable("store", STORE_FAILED, failure, metrics, path)
         case ImageNotStoredError():

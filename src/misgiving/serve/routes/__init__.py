@@ -16,7 +16,8 @@ async def _service(request: Request) -> Service:
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
-CaseId = Annotated[str, Path(pattern="^[0-9a-f]{32}$", description="The id of a case.")]
+CASE_ID = "^[0-9a-f]{32}$"
+CaseId = Annotated[str, Path(pattern=CASE_ID, description="The id of a case.")]
 
 
 def _case(id: CaseId, service: ServiceDep) -> Case:

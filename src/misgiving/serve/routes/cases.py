@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from misgiving.errors import UsageError
 from misgiving.files import harmless
 from misgiving.serve.problems import ProblemError, content, documented
-from misgiving.serve.routes import CaseDep, ServiceDep
+from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import Case, CaseWithHistory, Moment, Outcome, Review
 from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Order
 
@@ -149,7 +149,7 @@ def list_cases(
     wanted: FilterDep,
     order: OrderParam = "expected_error",
     limit: Annotated[int, Query(ge=1, le=500, description="Cases per page.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=200, description="Of the last page.")] = None,
+    cursor: Annotated[str | None, Query(pattern=CASE_ID, description="Of the last page.")] = None,
 ) -> Cases:
     """List the worklist page by page."""
     asked_at = datetime.now(UTC)

@@ -78,13 +78,15 @@ class SavedPolicy(BaseModel):
 class Calibration(BaseModel):
     """Operating points that the calibration cases can judge; for comparison only."""
 
-    unavailable: str | None = Field(description="Reason why there are no operating points.")
-    confidence: float | None
-    cases: int
-    operating_points: list[OperatingPoint] = Field(description="Strictest first.")
-    policy: SavedPolicy | None
+    unavailable: str | None = Field(
+        default=None, description="Reason why there are no operating points."
+    )
+    confidence: float | None = None
+    cases: int = 0
+    operating_points: list[OperatingPoint] = Field(default=[], description="Strictest first.")
+    policy: SavedPolicy | None = None
     command: str | None = Field(
-        description="Command that calibrates; replace {max_error} by the target."
+        default=None, description="Calibrates; replace {max_error} by the target."
     )
 
 
@@ -112,19 +114,11 @@ def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
     policy = service.model.policy
     if not isinstance(policy, DeferralPolicy):
-        return Calibration(
-            unavailable=NO_POLICY,
-            confidence=None,
-            cases=0,
-            operating_points=[],
-            policy=None,
-            command=None,
-        )
+        return Calibration(unavailable=NO_POLICY)
     certificate, targets = policy.certificate, policy.targets
     points = certificate.calibration_scores.operating_points(confidence=targets.confidence)
     threshold = policy.accept_threshold
     return Calibration(
-        unavailable=None,
         confidence=targets.confidence,
         cases=certificate.cases,
         operating_points=[

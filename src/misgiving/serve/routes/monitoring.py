@@ -8,6 +8,7 @@ from fastapi.responses import Response
 from pydantic import BaseModel, Field
 
 from misgiving.deferral.drift import FALSE_ALARMS
+from misgiving.serve.drift_tracker import DriftStatus
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep
 from misgiving.serve.routes.model import NO_POLICY
@@ -78,20 +79,11 @@ async def get_metrics(service: ServiceDep) -> Response:
 @router.get("/drift", responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
 def get_drift(service: ServiceDep) -> Drift:
     """Test for drift; the tests may be read after every case."""
-    if service.drift is None:
-        return Drift(
-            alarm=False,
-            summary=NO_POLICY,
-            false_alarms=FALSE_ALARMS,
-            cases=0,
-            complete=True,
-            tests=[],
-        )
-    status = service.drift.update()
+    status = DriftStatus() if service.drift is None else service.drift.update()
     alarm = bool(status.since)
     return Drift(
         alarm=alarm,
-        summary=DRIFT if alarm else NO_DRIFT,
+        summary=NO_POLICY if service.drift is None else DRIFT if alarm else NO_DRIFT,
         false_alarms=FALSE_ALARMS,
         cases=status.cases,
         complete=status.complete,
