@@ -176,9 +176,7 @@ def test_a_flipped_bit_in_the_cache_is_one_line_and_the_next_run_works(train, ca
     (tmp_path / "run").rename(tmp_path / "first")
     code, _, error = train()
     assert code == 1
-    assert "a prepared image is not as it was written; run the same command again" in one_line(
-        error
-    )
+    assert "run the same command again" in one_line(error)
     code, _, error = train()
     assert code == 0, error
     weights = [(tmp_path / run / "model.safetensors").read_bytes() for run in ("first", "run")]

@@ -16,8 +16,14 @@ from corpus import build, picture, rgb
 
 from misgiving.data.bad_images import ON_BAD_IMAGE, readable
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset, unlabelled
-from misgiving.data.datasets.images import ImageFiles
+from misgiving.data.datasets import (
+    Dataset,
+    HashedImage,
+    ImageArray,
+    ImageFiles,
+    load_dataset,
+    unlabelled,
+)
 from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImages, DataError, UsageError

@@ -14,7 +14,7 @@ from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.data.datasets import Dataset
-from misgiving.data.tables import read_table
+from misgiving.data.datasets.tables import read_table
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
 from misgiving.registry import Registry

@@ -14,8 +14,7 @@ from misgiving.calibrators.apply import CALIBRATED, COMBINATION, Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import load_dataset, unlabelled
-from misgiving.data.datasets.metadata import Metadata
+from misgiving.data.datasets import Metadata, load_dataset, unlabelled
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import UsageError
 from misgiving.evaluation.inference import fingerprint_of, predictions_of, untuned_scores

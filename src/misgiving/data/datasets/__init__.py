@@ -1,36 +1,122 @@
-"""Labelled image sets, not yet decoded, and how `digits`, `folder:` and the like are read."""
+"""Labelled image sets, not decoded yet, and the forms in which they are named."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 
 from misgiving.data.datasets.dataset import (
     DERMOSCOPY_AUGMENTATION,
     PAPER_PREPROCESSING,
     Dataset,
-)
-from misgiving.data.datasets.folders import SUFFIXES, unlabelled
-from misgiving.data.datasets.images import (
     HashedImage,
     ImageArray,
     ImageFiles,
     ImageSource,
+    Metadata,
     preprocessed,
 )
-from misgiving.data.datasets.isic2019 import TRUTH
-from misgiving.data.datasets.loaders import DATASETS, Loader, load_dataset
-from misgiving.data.datasets.published import published_counts
+from misgiving.data.datasets.dermoscopy import (
+    ISIC_TRUTH,
+    ham10000_table,
+    published_counts,
+    read_ham10000,
+    read_isic2019,
+)
+from misgiving.data.datasets.folders import read_folder, read_labelled_table, unlabelled
+from misgiving.data.datasets.medmnist import read_medmnist
+from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.errors import UsageError
+from misgiving.registry import Registry
 
 __all__ = [
     "DATASETS",
     "DERMOSCOPY_AUGMENTATION",
     "PAPER_PREPROCESSING",
-    "SUFFIXES",
-    "TRUTH",
     "Dataset",
     "HashedImage",
     "ImageArray",
     "ImageFiles",
     "ImageSource",
     "Loader",
+    "Metadata",
     "load_dataset",
     "preprocessed",
     "published_counts",
     "unlabelled",
 ]
+
+
+class Loader(NamedTuple):
+    """The form in which a kind of set is named, and the reader of the text after the colon."""
+
+    form: str
+    load: Callable[[str], Dataset]
+
+
+def _read_digits(_: str) -> Dataset:
+    """1,797 handwritten digits of 8 x 8 pixels, as dark ink on white paper (scikit-learn)."""
+    from sklearn.datasets import load_digits  # an extra; reading files does not need it
+
+    bunch = load_digits()
+    ink = np.rint(255 - bunch.images * (255 / 16)).astype(np.uint8)
+    ids = tuple(f"digit-{number:04d}" for number in range(len(ink)))
+    return Dataset(
+        name="digits",
+        classes=tuple(str(name) for name in bunch.target_names),
+        labels=bunch.target.astype(np.int64),
+        ids=ids,
+        groups=ids,
+        images=ImageArray(np.repeat(ink[..., None], 3, axis=3)),
+        preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
+        augmentation=AugmentationSettings(flips=False, rotation=10.0),  # a turned 6 is a 9
+        contents="1797 handwritten digits of 8 x 8 pixels from scikit-learn",
+    )
+
+
+DATASETS: Registry[Loader] = Registry(
+    "data",
+    digits=Loader("digits", _read_digits),
+    folder=Loader("folder:FOLDER", read_folder),
+    table=Loader("table:FILE.csv", read_labelled_table),
+    isic2019=Loader("isic2019:FOLDER", read_isic2019),
+    ham10000=Loader("ham10000:FOLDER", read_ham10000),
+    medmnist=Loader("medmnist:FILE.npz", read_medmnist),
+)
+
+
+def load_dataset(spec: str) -> Dataset:
+    """The data set named `digits`, `folder:FOLDER`, `ham10000:FOLDER` and so on, as in `DATASETS`.
+
+    No image is opened.
+
+    Raises:
+        UsageError: The name has none of these forms.
+        DataError: The named data cannot be used.
+
+    >>> load_dataset("digits").classes[:3]
+    ('0', '1', '2')
+    """
+    kind, _, place = spec.partition(":")
+    if kind not in DATASETS:
+        raise UsageError(f"unknown data {spec!r}; {_hint(spec)}")
+    form, load = DATASETS[kind]
+    if bool(place) != (":" in form):
+        raise UsageError(f"data {spec!r} must be written {form}")
+    return replace(load(place), name=spec)
+
+
+def _hint(spec: str) -> str:
+    path = Path(spec).expanduser()
+    found = {
+        "medmnist": path.is_file() and path.suffix.lower() == ".npz",
+        "table": path.is_file(),
+        "isic2019": (path / ISIC_TRUTH).is_file(),
+        "ham10000": path.is_dir() and ham10000_table(path) is not None,
+        "folder": path.is_dir(),
+    }
+    for kind in filter(found.get, found):
+        return f"did you mean {kind}:{spec}?"
+    return f"choose from {', '.join(loader.form for loader in DATASETS.values())}"

@@ -1,40 +1,131 @@
-"""A labelled image set that is not yet decoded."""
+"""Labelled image sets that are not decoded yet, and the sources of their pixels."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 
-from misgiving.data.datasets.images import ImageSource, Indices
-from misgiving.data.datasets.metadata import Metadata
+from misgiving.data.decoding import decode, read_bytes, refuse_file
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of
+
+Indices = Int[np.ndarray, " selected"]
+Metadata = Mapping[str, tuple[str, ...]]
+"""One value per image by column; empty where it is not known."""
 
 PAPER_PREPROCESSING = Preprocessing()
 DERMOSCOPY_AUGMENTATION = AugmentationSettings()
 
 
+class HashedImage(NamedTuple):
+    """A decoded image and the SHA-256 of the content that it was decoded from."""
+
+    hash: str
+    image: UInt8[np.ndarray, "height width 3"]
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """Images that can be read one at a time, from any thread."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> HashedImage:
+        """Decode one image and hash its content."""
+
+    def key(self, index: int) -> str:
+        """Identity that is quick to determine and changes with the content."""
+
+    def select(self, indices: Indices) -> "ImageSource":
+        """These images in this order."""
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Image files; the key is absolute path, size and time of change."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> HashedImage:
+        path = self.paths[index]
+        data = read_bytes(path)
+        return HashedImage(sha256_of(data), decode(data, str(path)))
+
+    def preprocessed(self, index: int, preprocessing: Preprocessing) -> HashedImage:
+        """Square of one file, decoded no larger than necessary, and the hash of the file."""
+        path = self.paths[index]
+        data = read_bytes(path)
+        square = preprocessing.from_file(data, str(path))
+        return HashedImage(sha256_of(data), square)
+
+    def key(self, index: int) -> str:
+        return file_key(self.paths[index])
+
+    def select(self, indices: Indices) -> "ImageFiles":
+        return ImageFiles(tuple(self.paths[index] for index in indices))
+
+
+def file_key(path: Path) -> str:
+    """Absolute path, size and time of change of a file."""
+    try:
+        status = path.stat()
+    except OSError as failure:
+        refuse_file(path.absolute(), failure)
+    return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
+
+
+@dataclass(frozen=True, eq=False)
+class ImageArray:
+    """Images in memory; the key is the hash of the pixels."""
+
+    images: UInt8[np.ndarray, "n height width 3"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, index: int) -> HashedImage:
+        return HashedImage(self.key(index), self.images[index])
+
+    def key(self, index: int) -> str:
+        return sha256_of(self.images[index].tobytes())
+
+    def select(self, indices: Indices) -> "ImageArray":
+        return ImageArray(self.images[indices])
+
+
+def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
+    """Square of one image as the model sees it, and the hash of its content."""
+    if isinstance(images, ImageFiles):
+        return images.preprocessed(index, preprocessing)
+    name, image = images.read(index)
+    return HashedImage(name, preprocessing(image))
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
-    """A labelled image set and the settings that suit it.
+    """A labelled image set with suitable settings.
 
     Attributes:
-        name: The set as it was asked for, such as `folder:photos`.
+        name: The name that was asked for, such as `folder:photos`.
         classes: Class names; a label is a position in it.
         labels: One per image.
         ids: Unique: the path inside the folder, or the image's own name.
-        groups: Images of one group show the same thing (lesion, source picture); the id where
-            nothing else is known.
-        images: Where the pixels come from.
+        groups: Images of one group show the same thing, such as a lesion; by default the id.
+        images: Source of the pixels.
         preprocessing: Suits this kind of data.
         augmentation: Suits this kind of data.
         contents: One sentence for a report, where the name does not say enough.
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
-            the image and white on the lesion; None where there is none.
-        metadata: What else is known of each image, such as its patient's age band, by column.
+            the image and white on the lesion.
+        metadata: More columns, such as the patient's age band.
     """
 
     name: str
@@ -50,9 +141,8 @@ class Dataset:
     metadata: Metadata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        columns = self.metadata.values()
         sizes = {len(self.labels), len(self.ids), len(self.groups), len(self.images)}
-        if len(sizes.union(map(len, columns))) > 1:
+        if len(sizes.union(map(len, self.metadata.values()))) > 1:
             raise UsageError(
                 f"{self.name}: labels, ids, groups, images and metadata differ in number"
             )
@@ -67,19 +157,19 @@ class Dataset:
         return len(self.labels)
 
     def refuse_single_images(self) -> None:
-        """Refuse a set that cannot be learnt from: of one class, or with a class of one image."""
+        """Refuse a set that has only one class, or a class of one image."""
         counts = np.bincount(self.labels, minlength=len(self.classes))
         if np.count_nonzero(counts) < 2:
             raise DataError(f"{self.name}: has fewer than two classes; add images of another")
         for name, count in zip(self.classes, counts, strict=True):
             if count == 1:
                 raise DataError(
-                    f"{self.name}: class {name!r} has one image, which cannot be in both parts;"
-                    " add images of it or leave the class out"
+                    f"{self.name}: class {name!r} has one image, which cannot be in two sets; "
+                    "add images of it or leave the class out"
                 )
 
     def select(self, indices: Indices) -> "Dataset":
-        """Set of these images alone, in this order."""
+        """These images in this order."""
         return replace(
             self,
             labels=self.labels[indices],
@@ -93,7 +183,7 @@ class Dataset:
         )
 
     def restrict(self, classes: Sequence[str]) -> "Dataset":
-        """Images of exactly these classes, whose labels are positions in `classes`."""
+        """Images of exactly these classes, labelled by their positions in `classes`."""
         for name in classes:
             if name not in self.classes:
                 known = ", ".join(self.classes)

@@ -1,22 +1,22 @@
-"""`medmnist:`: one of the `.npz` files of MedMNIST (Yang et al., 2023)."""
+"""`medmnist:` data: an `.npz` file of MedMNIST (Yang et al., 2023)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Integer
+from jaxtyping import Int
 
 from misgiving.data.datasets.dataset import DERMOSCOPY_AUGMENTATION, Dataset
-from misgiving.data.datasets.packed import Member, members, packed_images
+from misgiving.data.datasets.npz import Member, PackedImages, members
 from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
 from misgiving.errors import DataError
 
-PARTS = ("train", "val", "test")
+SETS = ("train", "val", "test")
 
 
 class Known(NamedTuple):
-    """What is known of files whose name starts in a certain way."""
+    """Facts about the files whose names start in a certain way."""
 
     classes: tuple[str, ...]
     augmentation: AugmentationSettings
@@ -27,54 +27,53 @@ KNOWN = {
     "dermamnist": Known(
         ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC"),
         DERMOSCOPY_AUGMENTATION,
-        "; the file names no lesion, and images of one lesion are in several of its parts",
+        "; the file does not identify lesions, and its sets share some",
     ),
     "pathmnist": Known(
         ("ADI", "BACK", "DEB", "LYM", "MUC", "MUS", "NORM", "STR", "TUM"),
         AugmentationSettings.none(),
-        "; the file names no patient",
+        "; the file does not identify patients",
     ),
 }
 UNKNOWN = Known((), AugmentationSettings.none(), "")
 
 
 def read_medmnist(place: str) -> Dataset:
-    """All three parts of a MedMNIST file; the classes that have images, in the file's order.
+    """All three sets of a MedMNIST file; classes without images are left out.
 
-    The images stay in the file. Each is a group of its own: the file names no lesion or patient.
+    The images stay in the file. Each is its own group, as lesions and patients are not identified.
     """
     path = Path(place).expanduser()
     arrays = members(path)
-    known = _known(path)
-    images = tuple(_images(arrays, f"{part}_images", path) for part in PARTS)
-    labels = np.concatenate([_labels(arrays, part, path) for part in PARTS])
+    known = next((fact for start, fact in KNOWN.items() if path.name.startswith(start)), UNKNOWN)
+    images = tuple(_images(arrays, f"{name}_images", path) for name in SETS)
+    labels = np.concatenate([_labels(arrays, name, path) for name in SETS])
     size = _size(images, path)
+    classes = _class_names(labels, known, path)
     present = np.unique(labels)
-    names = _class_names(labels, known, path)
-    ids = _ids(images)
+    ids = tuple(
+        f"{name}-{number:05d}"
+        for name, member in zip(SETS, images, strict=True)
+        for number in range(member.shape[0])
+    )
     return Dataset(
         name=place,
-        classes=tuple(names[label] for label in present),
+        classes=tuple(classes[label] for label in present),
         labels=np.searchsorted(present, labels),
         ids=ids,
         groups=ids,
-        images=packed_images(images),
+        images=PackedImages.of_arrays(images),
         preprocessing=Preprocessing(image_size=size, crop=1.0, color_constancy="none"),
         augmentation=known.augmentation,
         contents=f"{len(ids)} images of {size} x {size} pixels of {path.name}{known.remark}",
     )
 
 
-def _known(path: Path) -> Known:
-    return next((fact for start, fact in KNOWN.items() if path.name.startswith(start)), UNKNOWN)
-
-
-def _ids(images: Sequence[Member]) -> tuple[str, ...]:
-    return tuple(
-        f"{part}-{number:05d}"
-        for part, member in zip(PARTS, images, strict=True)
-        for number in range(member.shape[0])
-    )
+def _member(arrays: Mapping[str, Member], name: str, path: Path) -> Member:
+    if name not in arrays:
+        found = ", ".join(arrays) or "none"
+        raise DataError(f"{path}: lacks the array {name}; its arrays are {found}")
+    return arrays[name]
 
 
 def _images(arrays: Mapping[str, Member], name: str, path: Path) -> Member:
@@ -88,39 +87,28 @@ def _images(arrays: Mapping[str, Member], name: str, path: Path) -> Member:
     return member
 
 
-def _member(arrays: Mapping[str, Member], name: str, path: Path) -> Member:
-    if name not in arrays:
-        there = ", ".join(arrays) or "none"
-        raise DataError(f"{path}: lacks the array {name}; its arrays are {there}")
-    return arrays[name]
-
-
-def _labels(arrays: Mapping[str, Member], part: str, path: Path) -> Int[np.ndarray, " n"]:
-    member = _member(arrays, f"{part}_labels", path)
-    count = _member(arrays, f"{part}_images", path).shape[0]
+def _labels(arrays: Mapping[str, Member], name: str, path: Path) -> Int[np.ndarray, " n"]:
+    member = _member(arrays, f"{name}_labels", path)
+    count = _member(arrays, f"{name}_images", path).shape[0]
     if member.shape not in ((count,), (count, 1)):
         found = " x ".join(map(str, member.shape))
-        cause = f"{member.name} is {found}, but there are {count} images in {part}_images"
+        cause = f"{member.name} is {found}, but there are {count} images in {name}_images"
         raise DataError(f"{path}: {cause}; give each image one label")
     if member.dtype.kind not in "iu":
-        raise DataError(f"{path}: {member.name} is {member.dtype}; save labels as whole numbers")
-    return _loaded(member).reshape(-1).astype(np.int64)
-
-
-def _loaded(member: Member) -> Integer[np.ndarray, "..."]:
+        raise DataError(f"{path}: {member.name} is {member.dtype}; save labels as integers")
     try:
-        with np.load(member.path, allow_pickle=False) as file:
-            return np.asarray(file[member.name])
-    except Exception as failure:  # on damaged files, numpy's reader raises almost anything
+        with np.load(path, allow_pickle=False) as file:
+            return np.asarray(file[member.name]).reshape(-1).astype(np.int64)
+    except Exception as failure:  # numpy's reader raises almost anything on damaged files
         reason = " ".join(str(failure).split()) or type(failure).__name__
         cause = f"{member.name} cannot be read ({reason})"
-        raise DataError(f"{member.path}: {cause}; fetch the file again") from failure
+        raise DataError(f"{path}: {cause}; fetch the file again") from failure
 
 
 def _size(images: tuple[Member, ...], path: Path) -> int:
     sizes = {member.shape[1:] for member in images}
     if len(sizes) > 1:
-        raise DataError(f"{path}: the parts hold images of several sizes; make them alike")
+        raise DataError(f"{path}: its sets hold images of several sizes; make them alike")
     if not any(member.shape[0] for member in images):
         raise DataError(f"{path}: holds no image; fetch it again")
     size = sizes.pop()[0]
