@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from misgiving.data.datasets import unlabelled
-from misgiving.data.ood_sets.embedded import HISTOLOGY, PHOTOGRAPHS
+from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 
 KEPT = 0.8  # share of either side that a picture taken from another one keeps
 QUALITY = 90

@@ -197,7 +197,7 @@ def test_images_without_clean_skin_are_left_out_and_counted(held_out):
 def test_a_set_of_which_nothing_can_be_made_is_refused(held_out):
     for identity in held_out.ids:
         save_mask(held_out.masks, identity, np.ones((HEIGHT, WIDTH), dtype=bool))
-    with pytest.raises(DataError, match="derm_skin can be made of no held-out image"):
+    with pytest.raises(DataError, match=r"no held-out image.*derm_skin"):
         build("derm_skin", held_out, seed=0)
 
 
@@ -239,7 +239,7 @@ def test_a_smaller_set_than_the_paper_has_says_so(held_out):
 
 
 def test_a_count_below_one_is_refused(held_out):
-    with pytest.raises(UsageError, match="count must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"count.* must be at least 1, got 0"):
         build("b_box", held_out, seed=0, count=0)
 
 

@@ -21,7 +21,7 @@ from misgiving.data.ood_sets import (
 )
 from misgiving.errors import DataError, UsageError
 
-UNTOLD = ", resampled one by one as their sources are not told"
+UNTOLD = ", resampled one by one as their sources are not known"
 
 
 @pytest.fixture

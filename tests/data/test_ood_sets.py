@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, embedded, ink
+from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, scikit_image
+from misgiving.data.ood_sets.derived import boxed_ink
 from misgiving.errors import DataError, UsageError
 
 
@@ -61,7 +62,7 @@ def test_crops_are_cut_out_unchanged(held_out):
 
 def test_no_crop_occurs_twice():
     picture = np.random.default_rng(0).integers(0, 256, (66, 66, 3)).astype(np.uint8)
-    crops = embedded._random_crops(picture, 9, np.random.default_rng(0))  # has just nine places
+    crops = scikit_image._random_crops(picture, 9, np.random.default_rng(0))  # has just nine places
     assert len({crop.tobytes() for crop in crops}) == 9
 
 
@@ -125,11 +126,11 @@ def test_the_hash_of_a_box_is_not_that_of_the_image(held_out):
 
 
 def test_a_blank_page_is_boxed_as_a_whole():
-    assert (ink._boxed(np.full((4, 5, 3), 255, dtype=np.uint8)) == 0).all()
+    assert (boxed_ink(np.full((4, 5, 3), 255, dtype=np.uint8)) == 0).all()
 
 
 def test_a_picture_that_the_package_lacks_is_named(held_out, monkeypatch):
-    monkeypatch.setattr(embedded, "HISTOLOGY", ("gone.png",))
+    monkeypatch.setattr(scikit_image, "HISTOLOGY", ("gone.png",))
     with pytest.raises(DataError, match=r"gone\.png: not in this scikit-image"):
         OOD_SETS["histology"](held_out, seed=0)
 
@@ -138,6 +139,6 @@ def test_without_scikit_image_the_install_command_is_shown(held_out, monkeypatch
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(embedded, "files", missing)
+    monkeypatch.setattr(scikit_image, "files", missing)
     with pytest.raises(UsageError, match=r"pip install 'misgiving\[train\]'"):
         OOD_SETS["histology"](held_out, seed=0)

@@ -85,8 +85,7 @@ def ood(
     Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
     """
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.masks import with_masks
-    from misgiving.data.ood_sets import readable_set, write_ood_set
+    from misgiving.data.ood_sets import readable_set, with_masks, write_ood_set
     from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):

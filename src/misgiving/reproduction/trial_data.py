@@ -13,8 +13,7 @@ from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import Dataset, load_dataset
-from misgiving.data.masks import with_masks
-from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place
+from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place, with_masks
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
@@ -58,9 +57,7 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = align(self.images, protocol.in_distribution)
         self._code = code_fingerprint()
-        self._training_code = code_fingerprint(
-            (*ONLY_SHOWN, "data/masks.py", "data/ood_sets"), of=TRAINING
-        )
+        self._training_code = code_fingerprint((*ONLY_SHOWN, "data/ood_sets"), of=TRAINING)
         self._outliers: dict[int, dict[str, OodImages]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 

@@ -1,23 +1,22 @@
-"""Held-out dermoscopic images with the lesion boxed or cropped away (Pacheco et al., 2020).
+"""OOD sets that are made of held-out images: the lesion or the ink boxed, or cropped away.
 
-Boxes and crops are made in the pixels of the image file; preprocessing comes after.
+Lesions are boxed as in Pacheco et al. (2020), whom the paper follows ("OOD Datasets"). Boxes and
+crops are made in the pixels of the image file, before preprocessing.
 """
 
 import os
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from misgiving.data.datasets import Dataset, HashedImage, ImageSource
-from misgiving.data.decoding import decode, read_bytes
-from misgiving.data.masks import mask_of
-from misgiving.data.ood_sets.built import Built, outliers
-from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, resized, widened
+from misgiving.data.decoding import Picture, decode, read_bytes
+from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.data.ood_sets.rectangles import (
     Box,
     bounding_box,
@@ -28,24 +27,63 @@ from misgiving.data.ood_sets.rectangles import (
 from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
 
-Picture = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
 
-# Of the shorter side: about a lesion that was located automatically, lest some of it be missed.
-BOX_MARGIN = 0.05
+# Shares of the shorter side.
+BOX_MARGIN = 0.05  # around a lesion that was located automatically, which may be found too small
 SKIN_MARGIN = 0.1
-RIM_MARGIN = 0.02  # of the shorter side: the rim's soft edge
+RIM_MARGIN = 0.02  # for the rim's soft edge
+
+
+class Built(NamedTuple):
+    """An OOD set and facts about its making.
+
+    Attributes:
+        dataset: One class; its preprocessing is that of the held-out images.
+        left_out: Images of which no sample of this set could be made.
+        available: Samples that could be made, before sampling.
+        seed: Of the random draw.
+    """
+
+    dataset: Dataset
+    left_out: int
+    available: int
+    seed: int
+
+
+def ood_dataset(
+    held_out: Dataset,
+    *,
+    name: str,
+    ids: tuple[str, ...],
+    groups: tuple[str, ...],
+    images: ImageSource,
+    contents: str,
+) -> Dataset:
+    """A set of one class with the preprocessing of the held-out images."""
+    return replace(
+        held_out,
+        name=name,
+        classes=("ood",),
+        labels=np.zeros(len(ids), dtype=np.int64),
+        ids=ids,
+        groups=groups,
+        images=images,
+        contents=contents,
+        masks=None,
+        metadata={},
+    )
 
 
 class Lesion(NamedTuple):
-    """Which pixels of an image are lesion, and whether that is known or was found by search."""
+    """The lesion's pixels in an image, by a mask file or located automatically."""
 
     mask: Mask
     automatic: bool
 
 
 class Place(NamedTuple):
-    """Where an image is boxed or cropped, on a grid of that many rows and columns."""
+    """The box or crop of an image, on a grid of `grid` rows and columns."""
 
     box: Box
     grid: tuple[int, int]
@@ -53,7 +91,7 @@ class Place(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """How a derived set is made: where each image is changed, how, and what a report says."""
+    """A kind of derived set: the place and change of each image, and a description."""
 
     place: Callable[[Dataset, int, int], Place | None]
     change: Callable[[Picture, Box], Picture]
@@ -73,7 +111,7 @@ def cropped(image: Picture, box: Box) -> UInt8[np.ndarray, "rows columns 3"]:
 
 
 def lesion_of(dataset: Dataset, index: int) -> Lesion | None:
-    """The lesion by its mask file or else by search; None where none is found."""
+    """The lesion by its mask file, or else located automatically; None where none is found."""
     if dataset.masks is not None:
         path = mask_of(dataset.masks, dataset.ids[index])
         if path is not None:
@@ -85,7 +123,7 @@ def lesion_of(dataset: Dataset, index: int) -> Lesion | None:
 def _boxed_by(
     rule: Callable[[Mask], Box | None], *, margin: float = 0.0
 ) -> Callable[[Dataset, int, int], Place | None]:
-    """Where to box an image by a rule that looks at its lesion, with a margin if located."""
+    """Box images by a rule for the lesion, with a margin if the lesion was located."""
 
     def place(dataset: Dataset, index: int, seed: int) -> Place | None:
         del seed  # nothing is drawn at random
@@ -110,7 +148,7 @@ def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None
     if lesion.automatic:
         mask = widened(mask, SKIN_MARGIN * shorter)
     soiled = mask | widened(dark_rim(image), RIM_MARGIN * shorter)
-    # by the id, so that an image has the same crop whatever other images are in the set
+    # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
     rows, columns = mask.shape
@@ -133,7 +171,7 @@ KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class DerivedImages:
-    """Images of another source, each boxed or cropped in its place when it is read."""
+    """Images of another source, boxed or cropped when they are read."""
 
     source: ImageSource
     kind: str
@@ -149,7 +187,7 @@ class DerivedImages:
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
-        """The image, and the place: all that seed and mask have an effect on."""
+        """Image and place, on which seed and mask have their effect."""
         box, grid, _ = self.places[index]
         return f"{self.kind}|{[*box, *grid]}|{self.source.key(index)}"
 
@@ -159,7 +197,7 @@ class DerivedImages:
 
 
 def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
-    """All of a derived set; masks, and where need be images, are read now to find the places.
+    """Derive a set; masks, and images where necessary, are read now to find the places.
 
     Raises:
         DataError: No image has a place, or a mask cannot be read.
@@ -168,9 +206,9 @@ def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
         found = [*pool.map(lambda i: KINDS[name].place(held_out, i, seed), range(len(held_out)))]
     kept = np.array([i for i, place in enumerate(found) if place is not None], dtype=np.int64)
     if not kept.size:
-        raise DataError(f"{held_out.name}: {name} can be made of no held-out image; give masks")
+        raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
     chosen = held_out.select(kept)
-    dataset = outliers(
+    dataset = ood_dataset(
         held_out,
         name=name,
         ids=tuple(f"{name}-{identity}" for identity in chosen.ids),
@@ -183,11 +221,55 @@ def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
     return Built(dataset, len(held_out) - len(kept), len(kept), seed)
 
 
-def description(name: str, images: DerivedImages, left_out: int) -> str:
-    """What a report says of these images, without how many the paper had."""
+def describe(name: str, images: DerivedImages, left_out: int) -> str:
+    """Description of a derived set for a report."""
     automatic = sum(place.automatic for place in images.places)
-    remarks = [f"lesion located automatically in {automatic}"] * (automatic > 0)
-    images_left = f"{left_out} image" + "s" * (left_out > 1)
-    remarks += [f"{images_left} left out, of which none can be made"] * (left_out > 0)
-    sentence = f"{len(images)} images with {KINDS[name].sentence}"
-    return "; ".join([sentence, *remarks])
+    sentences = [f"{len(images)} images with {KINDS[name].sentence}"]
+    if automatic:
+        sentences.append(f"lesion located automatically in {automatic}")
+    if left_out:
+        sentences.append(f"{left_out} image" + "s" * (left_out > 1) + " left out as unsuitable")
+    return "; ".join(sentences)
+
+
+def boxes(held_out: Dataset, *, seed: int) -> Dataset:
+    """Held-out digits, each with a black box over the bounding box of its ink."""
+    del seed  # nothing is drawn at random
+    return ood_dataset(
+        held_out,
+        name="boxes",
+        ids=tuple(f"boxes-{identity}" for identity in held_out.ids),
+        groups=held_out.ids,
+        images=BoxedImages(held_out.images),
+        contents=f"{len(held_out)} held-out images with a black box over the ink",
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class BoxedImages:
+    """Images of dark writing on light paper, with a black box over the ink."""
+
+    source: ImageSource
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def read(self, index: int) -> HashedImage:
+        boxed = boxed_ink(self.source.read(index).image)
+        return HashedImage(sha256_of(boxed.tobytes()), boxed)
+
+    def key(self, index: int) -> str:
+        return f"boxed|{self.source.key(index)}"
+
+    def select(self, indices: Int[np.ndarray, " m"]) -> "BoxedImages":
+        return BoxedImages(self.source.select(indices))
+
+
+def boxed_ink(image: Picture) -> Picture:
+    """A copy with a black box over the pixels at least half as dark as the darkest.
+
+    Fainter pixels are the soft edge of a stroke.
+    """
+    darkness = 255 - image.mean(axis=2)
+    box = bounding_box(darkness >= darkness.max() / 2)
+    return image.copy() if box is None else blackened(image, box)

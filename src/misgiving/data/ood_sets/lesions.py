@@ -1,43 +1,87 @@
-"""Where the lesion lies in a dermoscopic image that comes without a mask."""
+"""Lesions in dermoscopic images: mask files, and a search where there is no mask."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
-Picture = UInt8[np.ndarray, "height width 3"]
+from misgiving.data.datasets import Dataset
+from misgiving.data.decoding import Picture
+from misgiving.errors import DataError
+
 Mask = Bool[np.ndarray, "height width"]
 Plane = Float[np.ndarray, "height width"]
 
-# All of these were chosen by benchmarks/lesion_location.py on one half of the images it measures.
-WIDTH = 200  # pixels: enough to locate a lesion, and too few for most hairs to be seen
+AUTOMATIC = "automatic"
+MASK_SUFFIX = "_segmentation.png"
+
+# Chosen by benchmarks/lesion_location.py on one half of the images it measures.
+WIDTH = 200  # pixels: enough to locate a lesion, and too few for most hairs
 BLUR = 2.0  # pixels
-RIM = 0.4  # of the brightness of the skin: darker corners are the dermoscope's rim
+RIM = 0.4  # of the skin's brightness: darker corners belong to the dermoscope's rim
 RIM_EDGE = 2.0  # pixels
 FRAME = 0.75  # of the way from the centre to the border: beyond is mostly skin
-SKIN = 80  # per cent of the frame's pixels, the brightest, that are taken for skin
+SKIN = 80  # per cent of the frame's pixels, the brightest, are taken as skin
 LOWERED = 0.3  # of the way from the threshold to the skin: experts draw lesions generously
 WIDENED = 2.0  # pixels, for the same reason
 CENTRED = 4.0  # how much a component's distance from the centre counts
 LEVELS = 256
 
 
-def locate_lesion(image: Picture) -> Mask | None:
-    """The lesion's pixels: what is darker than the skin, large and near the centre; holes filled.
+def mask_of(folder: Path, identity: str) -> Path | None:
+    """The mask file of an image by its id, or by its file name without folders and suffix."""
+    for name in (identity, Path(identity).stem):
+        path = folder / f"{name}{MASK_SUFFIX}"
+        if path.is_file():
+            return path
+    return None
 
-    Darkness is that in green or blue, whichever is darker against the skin, whose uneven light is
-    told from the image's outer frame. The dermoscope's dark rim does not count. Large images are
-    scaled down for the search.
+
+def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
+    """A dermoscopic set with the lesion masks of a folder.
+
+    Args:
+        dataset: Dermoscopic images.
+        masks: A folder of `ID_segmentation.png` files; `automatic` to locate lesions instead; None
+            for the masks that belong to the data.
+    """
+    if masks is None:
+        return dataset
+    if masks == AUTOMATIC:
+        return replace(dataset, masks=None)
+    folder = Path(masks).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of masks; name another, or {AUTOMATIC}")
+    if not any(mask_of(folder, identity) for identity in dataset.ids):
+        example = f"{Path(dataset.ids[0]).stem}{MASK_SUFFIX}"
+        raise DataError(f"{folder}: holds no mask of these images; name them as in {example}")
+    return replace(dataset, masks=folder)
+
+
+def locate_lesion(image: Picture) -> Mask | None:
+    """Pixels of the lesion: a large, central region darker than the skin, with holes filled.
+
+    Darkness is measured in green or blue, whichever is darker relative to the skin; the uneven
+    light on the skin is estimated from the image's outer frame. The dermoscope's dark rim is
+    ignored. Large images are scaled down for the search.
 
     Returns:
         None where no pixel is darker than the rest.
     """
-    found = _located(_shrunk(image))
+    height, width = image.shape[:2]
+    small = image
+    if width > WIDTH:
+        size = (WIDTH, max(round(height * WIDTH / width), 1))
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
+    found = _located(small)
     return None if found is None else resized(found, image.shape[:2])
 
 
 def dark_rim(image: Picture) -> Mask:
-    """Dark pixels connected with a corner: what the dermoscope's round view leaves out."""
+    """Dark pixels connected with a corner, outside the dermoscope's round view."""
     value = image.max(axis=2)
     dark = value < RIM * np.percentile(value, 75)
     components, _ = ndimage.label(dark)
@@ -55,18 +99,10 @@ def resized(mask: Mask, shape: tuple[int, ...]) -> Bool[np.ndarray, "rows column
 
 
 def widened(mask: Mask, margin: float) -> Mask:
-    """Also the pixels at most this far from the mask."""
+    """The mask and all pixels within this distance of it."""
     if not mask.any():
         return mask
     return np.asarray(ndimage.distance_transform_edt(~mask) <= margin)
-
-
-def _shrunk(image: Picture) -> UInt8[np.ndarray, "rows columns 3"]:
-    height, width = image.shape[:2]
-    if width <= WIDTH:
-        return image
-    size = (WIDTH, max(round(height * WIDTH / width), 1))
-    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
 
 
 def _located(image: Picture) -> Mask | None:
@@ -77,19 +113,21 @@ def _located(image: Picture) -> Mask | None:
     darkness = np.maximum(green, blue)
     if np.ptp(darkness[seen]) < 1:  # of 255 levels: nothing stands out
         return None
-    dark = seen & (darkness > _threshold(darkness[seen]))
+    otsu = _otsu(darkness[seen])
+    skin = darkness[seen][darkness[seen] <= otsu].mean()
+    dark = seen & (darkness > otsu - LOWERED * (otsu - skin))
     lesion = _most_central(dark)
     return None if lesion is None else widened(lesion, WIDENED)
 
 
 def _against_skin(channel: UInt8[np.ndarray, "height width"], seen: Mask) -> Plane:
-    """How much darker than the skin there would be."""
+    """Darkness relative to that of skin in the same place."""
     darkness = 255 - ndimage.gaussian_filter(channel.astype(np.float64), BLUR)
     return np.asarray(darkness - _skin(darkness, seen))
 
 
 def _skin(darkness: Plane, seen: Mask) -> Plane:
-    """Darkness of the skin all over the image: a paraboloid through the outer frame's brightest."""
+    """Darkness of skin across the image: a paraboloid fitted to the frame's brightest pixels."""
     rows, columns = _coordinates(darkness.shape)
     frame = seen & ((np.abs(rows) > FRAME) | (np.abs(columns) > FRAME))
     terms = np.stack(np.broadcast_arrays(1.0, rows, columns, rows**2 + columns**2), axis=-1)
@@ -100,15 +138,8 @@ def _skin(darkness: Plane, seen: Mask) -> Plane:
     return np.asarray(terms @ coefficients)
 
 
-def _threshold(values: Float[np.ndarray, " n"]) -> float:
-    """Otsu's, moved somewhat towards the skin."""
-    otsu = _otsu(values)
-    skin = values[values <= otsu].mean()
-    return float(otsu - LOWERED * (otsu - skin))
-
-
 def _most_central(dark: Mask) -> Mask | None:
-    """The component of the largest area, in which pixels near the centre weigh more."""
+    """The component of the largest area, weighted towards the centre."""
     components, count = ndimage.label(dark)
     if not count:
         return None
@@ -127,7 +158,7 @@ def _coordinates(
 
 
 def _otsu(values: Float[np.ndarray, " n"]) -> float:
-    """The threshold that parts values into two classes of the least inner variance (Otsu, 1979)."""
+    """The threshold between two classes of the least inner variance (Otsu, 1979)."""
     counts, edges = np.histogram(values, LEVELS)
     middles = (edges[:-1] + edges[1:]) / 2
     below, sums = counts.cumsum()[:-1], (counts * middles).cumsum()

@@ -1,6 +1,6 @@
-"""Crops of pictures that come with scikit-image: sets that need no download.
+"""OOD sets of crops from scikit-image's pictures, which need no download.
 
-They are named for what they are: stand-ins, none of them a set of the paper.
+They are stand-ins, none of them a set of the paper.
 """
 
 from importlib.resources import files
@@ -9,11 +9,9 @@ import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.data.datasets import Dataset, ImageArray
-from misgiving.data.decoding import decode
-from misgiving.data.ood_sets.built import outliers
+from misgiving.data.decoding import Picture, decode
+from misgiving.data.ood_sets.derived import ood_dataset
 from misgiving.errors import DataError, UsageError
-
-Picture = UInt8[np.ndarray, "height width 3"]
 
 CROPS = 256
 CROP_SIZE = 64
@@ -32,17 +30,17 @@ PHOTOGRAPHS = (
     "motorcycle_left.png",
     "rocket.jpg",
 )
-"""All of the package's photographs of everyday things that its wheel holds."""
+"""All photographs of everyday things in the package's wheel."""
 
 
 def histology(held_out: Dataset, *, seed: int) -> Dataset:
-    """Crops of one immunohistochemistry picture; as one source, they are worth about one image."""
+    """Crops of one immunohistochemistry picture; they share one source."""
     contents = f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from one histology picture"
     return _crops(held_out, "histology", HISTOLOGY, contents=contents, seed=seed)
 
 
 def photographs(held_out: Dataset, *, seed: int, name: str = "photographs") -> Dataset:
-    """Crops of photographs of people, animals, things and textures, balanced over the pictures."""
+    """Crops of photographs of people, animals, things and textures, evenly from all pictures."""
     contents = (
         f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {len(PHOTOGRAPHS)} photographs"
     )
@@ -59,7 +57,7 @@ def _crops(
         for picture, share in zip(pictures, shares, strict=True)
     ]
     sources = np.repeat([picture.partition(".")[0] for picture in pictures], shares)
-    return outliers(
+    return ood_dataset(
         held_out,
         name=name,
         ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
@@ -84,7 +82,7 @@ def _picture(name: str) -> Picture:
 def _random_crops(
     picture: Picture, count: int, random: np.random.Generator
 ) -> UInt8[np.ndarray, "count side side 3"]:
-    """Crops at places that are all different."""
+    """Crops at different places."""
     rows, columns = (side - CROP_SIZE + 1 for side in picture.shape[:2])
     places = random.choice(rows * columns, size=count, replace=False)
     return np.stack(
