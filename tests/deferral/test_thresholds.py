@@ -256,10 +256,12 @@ def test_an_image_without_a_group_is_refused():
         one_per_group(["a", ""], seed=0)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_no_smaller_error_than_the_smallest_certifiable_is_certified(drawn_cases, classes, seed):
+@pytest.mark.parametrize(("seed", "class_max_miss"), [(0, {}), (1, {}), (2, {"MEL": 0.4})])
+def test_no_smaller_error_than_the_smallest_certifiable_is_certified(
+    seed, class_max_miss, drawn_cases, classes
+):
     tuning, cases = drawn_cases(80, seed), drawn_cases(60, seed + 50)
-    targets = Targets(max_error=0.01)
+    targets = Targets(max_error=0.01, class_max_miss=class_max_miss)
     found = certify_thresholds(tuning, cases, targets, classes=classes)
     assert found.accept_threshold is None
     plan = CertificationPlan.from_tuning(tuning, targets, classes=classes, cases=len(cases))

@@ -11,11 +11,15 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from misgiving.deferral.bounds import conformal_p_values
+from misgiving.deferral.certificate import (
+    CertifiableError,
+    Certificate,
+    ClassOutcome,
+    summarize,
+)
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
-from misgiving.deferral.summary import summarize
 from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import CertifiableError, Certificate, ClassOutcome
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_json
 from misgiving.manifests import sha256_of_json

@@ -12,13 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import (
-    BinomialInterval,
-    kth_lowest,
-    tolerance_rank,
-    two_sided_interval,
-    upper_bound,
-)
+from misgiving.deferral.bounds import kth_lowest, tolerance_rank, upper_bound
+from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
 from misgiving.deferral.label_shift import LabelShiftOutcome, error_under_label_shift
 from misgiving.deferral.multiple_testing import (
     Thresholds,
@@ -36,80 +31,6 @@ from misgiving.errors import DataError, UsageError
 
 STEPS = 1000  # in which the smallest certifiable error is searched
 MOST_TIED = 0.05  # of the calibration cases, exactly at the OOD limit
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiableError:
-    """Smallest target error rate that these cases certify, and the number of cases accepted."""
-
-    max_error: float
-    accepted: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassOutcome:
-    """Observed misses of a class with a target.
-
-    Attributes:
-        name: The class.
-        rate: The target.
-        cases: Calibration cases of the class.
-        missed: How many are accepted as another class, by the score alone; at the strictest
-            threshold where none meets all targets.
-        smallest_certifiable_rate: Smallest target that some threshold would meet.
-    """
-
-    name: str
-    rate: float
-    cases: int
-    missed: int
-    smallest_certifiable_rate: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Certificate:
-    """Certified thresholds, and what was observed on the calibration set.
-
-    Attributes:
-        targets: The error rates that were asked for.
-        classes: Names of the classes, in the order of the labels.
-        cases: Number of calibration cases.
-        tuning_cases: Number of cases with which the candidate thresholds were chosen.
-        thresholds_tried: Number of candidate thresholds.
-        accept_threshold: Lowest accepted score; -inf: all; None: no threshold meets all targets.
-        ood_threshold: Limit below which an image is out-of-distribution; None: no OOD rule.
-        ood_rank: Rank of the limit among the calibration cases, lowest first; None: no OOD rule.
-        ood_scores: OOD scores of the calibration cases, sorted; None: no detector.
-        accepted: Calibration cases that are accepted.
-        wrong: How many of these are wrong.
-        class_outcomes: One for each class with a target.
-        label_shift: Error with other class shares, where these were given.
-        smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
-        calibration_scores: Scores and errors of the calibration cases.
-    """
-
-    targets: Targets
-    classes: tuple[str, ...]
-    cases: int
-    tuning_cases: int
-    thresholds_tried: int
-    accept_threshold: float | None
-    ood_threshold: float | None
-    ood_rank: int | None
-    ood_scores: tuple[float, ...] | None
-    accepted: int
-    wrong: int
-    class_outcomes: tuple[ClassOutcome, ...]
-    label_shift: LabelShiftOutcome | None
-    smallest_certifiable: CertifiableError | None
-    calibration_scores: CalibrationScores
-
-    @property
-    def coverage_interval(self) -> BinomialInterval:
-        """Two-sided interval of the accepted share, for the threshold as it is."""
-        if not self.accepted:
-            return BinomialInterval(0.0, 0.0)
-        return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
 
 
 def certify_thresholds(

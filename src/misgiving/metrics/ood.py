@@ -144,10 +144,6 @@ def _detection_error(counts: _Counts) -> PerReplicate:
     return np.asarray(errors.min(axis=-1))  # accepting none gives 0.5, as accepting all does
 
 
-def _auroc(counts: _Counts) -> PerReplicate:
-    return area_under_roc(counts.outliers, counts.inliers)  # highest first, so both are swapped
-
-
 def _aupr(counts: _Counts) -> PerReplicate:
     middles = counts.precision / 2
     middles[..., 1:] += counts.precision[..., :-1] / 2
@@ -162,7 +158,8 @@ def _average_precision(counts: _Counts) -> PerReplicate:
 METRICS: dict[str, Callable[[_Counts], PerReplicate]] = {
     "fpr_at_tpr95": _fpr_at_tpr95,
     "detection_error": _detection_error,
-    "auroc": _auroc,
+    # highest confidence first, so both sets are swapped
+    "auroc": lambda counts: area_under_roc(counts.outliers, counts.inliers),
     "aupr_in": _aupr,
     "aupr_out": lambda counts: _aupr(counts.inverted),
     "average_precision_in": _average_precision,

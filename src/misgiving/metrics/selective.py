@@ -150,12 +150,21 @@ def balanced_aurc(
     0.166667
     """
     confidences, errors = _checked(confidences, errors)
-    _check_labels(confidences, labels, num_classes)
-    counts = checked_weights(weights, len(errors))
-    steps, risks = _balanced_steps(
-        confidences, errors, labels, num_classes=num_classes, weights=counts
-    )
-    return metric_value(ratio((steps.added * risks).sum(axis=-1), steps.accepted[..., -1]), weights)
+    checked_arrays(confidences=confidences, labels=labels)
+    check_classes(num_classes, labels=labels)
+    tied = ties(-confidences)
+    errors, labels = errors[tied.order], labels[tied.order]
+    counts = checked_weights(weights, len(errors))[..., tied.order]
+    steps = _steps_in_order(tied, errors, counts)
+    risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
+    for k in range(num_classes):
+        of_class = _steps_in_order(tied, errors, counts * (labels == k))
+        present = of_class.accepted > 0
+        risks += of_class.accepted_error / np.where(present, of_class.accepted, 1.0)
+        classes += present
+    balanced = risks / np.maximum(classes, 1.0)  # 0 while nothing is accepted
+    area = (steps.added * balanced).sum(axis=-1)
+    return metric_value(ratio(area, steps.accepted[..., -1]), weights)
 
 
 def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Confidences]:
@@ -167,45 +176,19 @@ def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Con
     return confidences, values
 
 
-def _check_labels(confidences: Confidences, labels: Classes, num_classes: int) -> None:
-    checked_arrays(confidences=confidences, labels=labels)
-    check_classes(num_classes, labels=labels)
-
-
 def _steps(
     confidences: Confidences, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
 ) -> _Steps:
     tied = ties(-confidences)
-    return _steps_of(tied, errors[tied.order], weights[..., tied.order])
+    return _steps_in_order(tied, errors[tied.order], weights[..., tied.order])
 
 
-def _steps_of(
+def _steps_in_order(
     tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
 ) -> _Steps:
     """Steps from errors and weights in the order of the ties."""
     added, added_error = tied.sums(weights), tied.sums(weights * errors)
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
-
-
-def _balanced_steps(
-    confidences: Confidences,
-    errors: Confidences,
-    labels: Classes,
-    *,
-    num_classes: int,
-    weights: Float[np.ndarray, "*replicates n"],
-) -> tuple[_Steps, Float[np.ndarray, "*replicates thresholds"]]:
-    """Steps of all samples, and the balanced risk at each; 0 while nothing is accepted."""
-    tied = ties(-confidences)
-    errors, labels, weights = errors[tied.order], labels[tied.order], weights[..., tied.order]
-    steps = _steps_of(tied, errors, weights)
-    risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
-    for k in range(num_classes):
-        of_class = _steps_of(tied, errors, weights * (labels == k))
-        present = of_class.accepted > 0
-        risks += of_class.accepted_error / np.where(present, of_class.accepted, 1.0)
-        classes += present
-    return steps, risks / np.maximum(classes, 1.0)
 
 
 def _aurc(
@@ -220,12 +203,9 @@ def _aurc(
     steps = _steps(confidences, errors, weights)
     before = steps.accepted - steps.added
     mean_error = steps.added_error / np.maximum(steps.added, 1.0)  # no samples: the error is 0 too
-    harmonic = _harmonic_numbers(int(steps.accepted.max(initial=0.0)))
+    ranks = np.arange(1, int(steps.accepted.max(initial=0.0)) + 1)
+    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / ranks)])
     reciprocals = harmonic[steps.accepted.astype(np.intp)] - harmonic[before.astype(np.intp)]
     lead = (steps.accepted_error - steps.added_error) - before * mean_error
     risks = steps.added_error + lead * reciprocals
     return ratio(risks.sum(axis=-1), steps.accepted[..., -1])
-
-
-def _harmonic_numbers(last: int) -> Float[np.ndarray, " numbers"]:
-    return np.concatenate([[0.0], np.cumsum(1.0 / np.arange(1, last + 1))])

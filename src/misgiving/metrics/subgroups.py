@@ -1,6 +1,7 @@
 """Subgroup audit of a deferral policy: coverage, error and deferral by subgroup."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -117,29 +118,19 @@ def audit(
         for quantity, pvalue in _comparisons(outcomes, members)
     }
     worse = _holm(comparisons, 1 - confidence)
-    return [
-        _subgroup(
-            (name, value),
-            outcomes.among(members),
-            tuple(quantity for quantity in WORSE_IS if (position, quantity) in worse),
-            confidence,
-        )
-        for position, (name, value, members) in enumerate(groups)
-    ]
+    found = []
+    for position, (name, value, members) in enumerate(groups):
+        counts = outcomes.among(members)
+        shares = (_proportion(counts[quantity], confidence) for quantity in WORSE_IS)
+        flagged = tuple(quantity for quantity in WORSE_IS if (position, quantity) in worse)
+        found.append(Subgroup._make((name, value, counts["coverage"].of, *chain(*shares), flagged)))
+    return found
 
 
 def _groups(columns: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str, Cases]]:
     for name, column in columns.items():
         values = np.array([value.strip() or UNKNOWN for value in column])
         yield from ((name, str(value), values == value) for value in np.unique(values))
-
-
-def _subgroup(
-    key: tuple[str, str], counts: Mapping[str, _Counts], worse: tuple[str, ...], confidence: float
-) -> Subgroup:
-    coverage, error, deferral = (_proportion(counts[name], confidence) for name in WORSE_IS)
-    cases = counts["coverage"].of
-    return Subgroup._make((*key, cases, *coverage, *error, *deferral, worse))
 
 
 def _proportion(counts: _Counts, confidence: float) -> tuple[int, float, float, float]:
