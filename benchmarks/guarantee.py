@@ -23,8 +23,9 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.deferral import ScoredCases, Targets, one_per_group
 from misgiving.deferral.bounds import binomial_cdf
+from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts
 from misgiving.errors import DataError
 from misgiving.files import write_text

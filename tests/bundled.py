@@ -10,7 +10,7 @@ from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.engine import DecisionEngine, save_policy
 from misgiving.decisions.fit import calibrator_of, fit_policies
-from misgiving.deferral import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.evaluation.inference import predict, predictions_of
 from misgiving.scores.detectors import FittedDetectors
 

@@ -66,6 +66,10 @@ def test_help_imports_no_heavy_library():
         ("train digits --out run --batch-size 1", ["2"]),
         ("evaluate run digits --device gpu", ["auto", "cpu", "cuda", "mps"]),
         ("predict run image.png --on-bad-image ignore", ["fail", "skip"]),
+        ("calibrate run digits --max-error 0.1 --ood-detector nearest", ["knn", "predicted_loss"]),
+        ("calibrate run digits --max-error 1.5", ["between 0 and 1"]),
+        ("reproduce --split groupd", ["paper", "grouped"]),
+        ("reproduce --models vanila", ["vanilla", "proposed+logits"]),
     ],
 )
 def test_a_misspelt_value_is_refused_before_a_heavy_library_is_imported(words, choices):

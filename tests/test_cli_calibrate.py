@@ -3,6 +3,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
+from misgiving.cli.calibrate import OodDetector
 from misgiving.data.config import DataConfig
 from misgiving.models.config import ModelConfig
+from misgiving.scores.features import FEATURE_SCORES
+from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import TrainingConfig
 from misgiving.workflows.train import prepare_run, train_run
 
@@ -45,7 +49,7 @@ def cache_home(places):
 @pytest.fixture(scope="module")
 def calibrated(trained, places):
     """The run with a policy; made once, by the library."""
-    from misgiving.deferral import Targets
+    from misgiving.deferral.targets import Targets
     from misgiving.workflows.calibrate import calibrate_run
 
     shutil.copytree(trained, places / "calibrated")
@@ -177,13 +181,13 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--max-error", "2"], "max_error is 2"),
-        (["--max-error", "0.1", "--confidence", "1"], "confidence is 1"),
+        (["--max-error", "2"], "--max-error"),
+        (["--max-error", "0.1", "--confidence", "1"], "--confidence"),
         (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], "unknown class 'eleven'"),
         (["--max-error", "0.1", "--class-max-miss", "3"], "'3' is not CLASS=RATE"),
         (["--max-error", "0.1", "--class-max-miss", "3=0.001"], "class_max_miss of 3 is 0.001"),
         (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], "at least"),
-        (["--max-error", "0.1", "--detector", "nearest"], "unknown detector 'nearest'"),
+        (["--max-error", "0.1", "--ood-detector", "nearest"], "--ood-detector"),
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
     ],
 )
@@ -293,3 +297,8 @@ def test_a_column_of_the_tables_can_be_trained(misgiving, tmp_path):
         config = json.loads((tmp_path / name / "config.json").read_text())
         assert config["architecture"]["reads_logits"] is reads
         assert config["estimates_losses"] is reads
+
+
+def test_every_score_can_detect_ood_images():
+    scores = {*LOGIT_SCORES, *FEATURE_SCORES, "predicted_loss"}
+    assert set(get_args(OodDetector)) == scores

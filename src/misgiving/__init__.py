@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from misgiving.data.datasets import load_dataset
     from misgiving.decisions.decision import Decision
     from misgiving.decisions.engine import DecisionEngine
-    from misgiving.deferral import DeferralPolicy
+    from misgiving.deferral.policy import DeferralPolicy
     from misgiving.evaluation.inference import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
@@ -28,7 +28,7 @@ _HOMES = {
     "Bundle": "bundle.bundle",
     "Decision": "decisions.decision",
     "DecisionEngine": "decisions.engine",
-    "DeferralPolicy": "deferral",
+    "DeferralPolicy": "deferral.policy",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
     "Odin": "scores.odin",

@@ -14,7 +14,10 @@ from misgiving.decisions.decision import (
     Decision,
     reason_for,
 )
-from misgiving.deferral import DeferralPolicy, ScoredCases, Targets, certify_thresholds
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 
 
 def cases(seed, count=400):

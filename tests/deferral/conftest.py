@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from misgiving.deferral import ScoredCases
+from misgiving.deferral.scored_cases import ScoredCases
 
 CLASSES = ("NV", "MEL", "BCC")
 

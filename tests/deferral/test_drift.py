@@ -3,19 +3,14 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.deferral import (
-    BinomialInterval,
-    DeferralPolicy,
-    DriftMonitor,
-    Targets,
-    certify_thresholds,
-)
+from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.drift import (
     FRACTIONS,
     JUMPS,
     RANKED,
     STAKES,
     AcceptanceTest,
+    DriftMonitor,
     RankTest,
     Wealth,
     acceptance_factors,
@@ -23,6 +18,9 @@ from misgiving.deferral.drift import (
     rank_factors,
     tie_breaker,
 )
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 
 OOD = Targets(max_error=0.15, max_ood_false_alarms=0.1)
 

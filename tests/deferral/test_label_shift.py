@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral import ScoredCases, Targets, certify_thresholds
 from misgiving.deferral.label_shift import complete_shares, estimated_error
+from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 
 ALL = {"NV": 0.7, "MEL": 0.2, "BCC": 0.1}

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral import ScoredCases, Targets
 from misgiving.deferral.bounds import conformal_p_values, kth_lowest, tolerance_rank
+from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan
 
 

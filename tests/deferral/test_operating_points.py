@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.deferral import CalibrationScores, Targets, certify_thresholds
 from misgiving.deferral.multiple_testing import candidate_thresholds, counts_by_threshold
-from misgiving.deferral.operating_points import simultaneous_bounds
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.operating_points import CalibrationScores, simultaneous_bounds
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 
 CLASSES = ("NV", "MEL", "BCC")
 WORST = 0.6

@@ -4,8 +4,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.deferral import DeferralPolicy, Targets, certify_thresholds
-from misgiving.deferral.policy import FORMAT
+from misgiving.deferral.policy import FORMAT, DeferralPolicy
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of_json
 

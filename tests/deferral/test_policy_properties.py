@@ -12,21 +12,19 @@ from scipy import stats
 from strategies import columns, heights
 
 from misgiving.decisions.decision import reason_for
-from misgiving.deferral import (
-    CalibrationScores,
-    CertifiableError,
-    Certificate,
-    ClassOutcome,
-    DeferralPolicy,
+from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
+from misgiving.deferral.label_shift import (
     LabelShiftOutcome,
-    ScoredCases,
-    Targets,
-    certify_thresholds,
-    one_per_group,
-    rates_by_class,
+    bounded_error,
+    complete_shares,
+    estimated_error,
 )
-from misgiving.deferral.label_shift import bounded_error, complete_shares, estimated_error
-from misgiving.errors import DataError, UsageError
+from misgiving.deferral.operating_points import CalibrationScores
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
+from misgiving.errors import DataError
 
 CLASSES = ("NV", "MEL", "BCC")
 SCORES = 40  # distinct, so that many cases are tied
@@ -319,24 +317,6 @@ def test_one_image_of_every_group_is_drawn_by_the_seed(groups, seed):
     assert sorted(groups[at] for at in drawn) == sorted(set(groups))
     assert (np.diff(drawn) > 0).all()
     assert drawn.tolist() == one_per_group(groups, seed=seed).tolist()
-
-
-@given(st.dictionaries(names, finite, max_size=4))
-def test_rates_are_parsed_as_written(rates):
-    assert rates_by_class([f"{name}={rate!r}" for name, rate in rates.items()]) == rates
-
-
-@given(st.lists(st.text("ab=.1-e_ nif", max_size=6), max_size=3))
-def test_any_text_is_parsed_as_rates_or_refused(typed):
-    try:
-        rates = rates_by_class(typed)
-    except UsageError:
-        return
-    assert [*rates] == [pair.rpartition("=")[0] for pair in typed]
-    for name, rate in rates.items():
-        if not 0 < rate < 1:
-            with pytest.raises(UsageError, match="class_max_miss of"):
-                Targets(max_error=0.1, class_max_miss={name: rate})
 
 
 counts = columns(20, 20, 20, size=3, least=3)

@@ -3,14 +3,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.deferral import (
-    ScoredCases,
-    Targets,
-    certify_thresholds,
-    one_per_group,
-    rates_by_class,
-)
-from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 from misgiving.errors import DataError, UsageError
 
 TARGETS = Targets(max_error=0.1)
@@ -213,14 +208,14 @@ def test_lengths_that_differ_are_refused(sets, classes):
     ],
 )
 def test_rates_outside_zero_to_one_are_refused(name, given, value):
-    with pytest.raises(UsageError, match=f"{name} is {value}"):
+    with pytest.raises(UsageError, match=f"{name}.* {value}"):
         Targets(**given, **{name: value})
 
 
 def test_a_rate_of_a_class_is_refused_with_its_name():
-    with pytest.raises(UsageError, match=r"class_max_miss of MEL is 1\.5"):
+    with pytest.raises(UsageError, match=r"class_max_miss.* MEL .*1\.5"):
         Targets(max_error=0.1, class_max_miss={"MEL": 1.5})
-    with pytest.raises(UsageError, match=r"prevalence of MEL is -0\.5"):
+    with pytest.raises(UsageError, match=r"prevalence.* MEL .*-0\.5"):
         Targets(max_error=0.1, prevalence={"MEL": -0.5})
 
 
@@ -229,17 +224,6 @@ def test_an_unknown_class_is_refused(name, sets, classes):
     asked = Targets(max_error=0.1, **{name: {"MELL": 0.1}})
     with pytest.raises(UsageError, match=r"'MELL'.* NV, MEL, BCC"):
         certify_thresholds(*sets, asked, classes=classes)
-
-
-def test_a_class_target_that_is_given_twice_is_refused():
-    with pytest.raises(UsageError, match="class_max_miss has MEL twice"):
-        rates_by_class(["MEL=0.1", "BCC=0.2", "MEL=0.2"])
-
-
-@pytest.mark.parametrize("pair", ["MEL", "MEL=", "=0.1", "MEL=many"])
-def test_a_class_target_that_is_not_a_pair_is_refused(pair):
-    with pytest.raises(UsageError, match=f"class_max_miss '{pair}'.* CLASS=RATE"):
-        rates_by_class([pair])
 
 
 def test_every_group_gives_one_image_each_equally_often():

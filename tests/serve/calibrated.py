@@ -7,7 +7,10 @@ from PIL import Image, ImageDraw, ImageFilter
 from standin import CLASSES, Standin, decision_of
 
 from misgiving.decisions.decision import reason_for
-from misgiving.deferral import DeferralPolicy, ScoredCases, Targets, certify_thresholds
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 
 TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 

@@ -5,7 +5,9 @@ from databases import emptied, postgresql
 from fastapi.testclient import TestClient
 from standin import Standin
 
-from misgiving.serve import Settings, Store, create_app
+from misgiving.serve.app import create_app
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
 
 
 @pytest.fixture(scope="session")

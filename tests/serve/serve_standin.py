@@ -6,8 +6,11 @@ from pathlib import Path
 
 from standin import Standin
 
-from misgiving.serve import Settings, Store, create_app, server
+from misgiving.serve import server
+from misgiving.serve.app import create_app
 from misgiving.serve.server import address, listen, run
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
 
 
 def main(place, *options):

@@ -7,7 +7,8 @@ from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 
 from misgiving.errors import UsageError
-from misgiving.serve import Settings, Store
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
 from misgiving.serve.telemetry import JsonLines
 
 
@@ -176,15 +177,15 @@ def test_the_text_of_a_failure_may_name_files_and_is_logged_only_on_demand(servi
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"max_bytes": 0}, "--max-bytes must be at least 1, got 0"),
-        ({"threads": -1}, "--threads must be at least 1"),
-        ({"timeout": 0.0}, "--timeout must be a number of seconds above 0, got 0"),
-        ({"timeout": float("nan")}, "--timeout must be a number of seconds above 0, got nan"),
-        ({"timeout": float("inf")}, "--timeout must be a number of seconds above 0, got inf"),
-        ({"max_files": 300}, "--max-files 300 would never fit into --queue 256"),
-        ({"max_bytes": 10**9}, "--max-bytes must be at most"),
-        ({"max_pixels": 0}, "--max-pixels must be at least 1, got 0"),
-        ({"max_pixels": 10**9}, "--max-pixels must be at most"),
+        ({"max_bytes": 0}, "max_bytes.* at least 1"),
+        ({"threads": -1}, "threads.* at least 1"),
+        ({"timeout": 0.0}, "timeout.* 0"),
+        ({"timeout": float("nan")}, "timeout.* nan"),
+        ({"timeout": float("inf")}, "timeout.* inf"),
+        ({"max_files": 300}, "max_files.*queue.*256.*300"),
+        ({"max_bytes": 10**9}, "max_bytes.* at most"),
+        ({"max_pixels": 0}, "max_pixels.* at least 1"),
+        ({"max_pixels": 10**9}, "max_pixels.* at most"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, reason):

@@ -13,8 +13,7 @@ from databases import emptied
 from processes import standin_at
 from standin import picture
 
-from misgiving.serve import Store
-from misgiving.serve.store import CaseFilter
+from misgiving.serve.store import CaseFilter, Store
 
 CLIENTS = 8
 

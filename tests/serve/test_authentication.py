@@ -4,7 +4,7 @@ import pytest
 from standin import KEY, picture
 
 from misgiving.errors import UsageError
-from misgiving.serve import Settings
+from misgiving.serve.settings import Settings
 
 EVERYTHING = ["/", "/cases", "/cases.csv", "/model", "/metrics", "/openapi.json", "/nowhere"]
 

@@ -6,8 +6,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from standin import Standin, decision_of, picture
 
-from misgiving.serve import Store
-from misgiving.serve.store import CaseFilter
+from misgiving.serve.store import CaseFilter, Store
 
 
 def send(client, *pictures):

@@ -10,7 +10,7 @@ import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin, decision_of, picture
 
-from misgiving.deferral import Targets
+from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.routes import case_images
 from misgiving.serve.routes.model import command

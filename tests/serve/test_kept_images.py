@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from standin import picture
 
-from misgiving.serve import Store
 from misgiving.serve.image_store import ImageFiles
+from misgiving.serve.store import Store
 from misgiving.serve.telemetry import JsonLines
 
 NAME = "Jane Doe.png"

@@ -10,8 +10,7 @@ import pytest
 from processes import standin_at
 from standin import picture
 
-from misgiving.serve import Store
-from misgiving.serve.store import CaseFilter
+from misgiving.serve.store import CaseFilter, Store
 
 CLIENTS = 16
 FILES = [picture(level / 10, size=(300, 225), kind="JPEG") for level in range(10)]

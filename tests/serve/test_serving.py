@@ -16,7 +16,7 @@ from processes import split, standin_at, started
 from standin import KEY, picture
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.cli.serve import _bundle, _what_is_kept
+from misgiving.cli.serve import _bundle, _storage
 from misgiving.serve import server
 from misgiving.workflows import export as exporting
 
@@ -92,8 +92,8 @@ def test_a_run_is_served_as_its_bundle_is_and_cases_lie_beside_it(exported):
         ("postgresql://me:secret@db/cases", Path("kept"), "kept in the database, images in kept"),
     ],
 )
-def test_what_is_kept_is_told_without_a_password(place, images, told):
-    assert told in _what_is_kept(place, images)
+def test_storage_is_told_without_a_password(place, images, told):
+    assert told in _storage(place, images)
 
 
 def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):

@@ -6,10 +6,10 @@ from calibrated import made_policy
 from databases import emptied
 from sqlalchemy import insert
 
-from misgiving.deferral import DriftMonitor
-from misgiving.serve import Store
+from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.schemas import Case, zulu
+from misgiving.serve.store import Store
 from misgiving.serve.store.migrations import ARRIVALS, CASES
 
 START = datetime(2030, 1, 1, tzinfo=UTC)

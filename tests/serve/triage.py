@@ -9,8 +9,10 @@ import uvicorn
 from calibrated import Calibrated
 from standin import picture
 
-from misgiving.serve import Settings, Store, create_app
+from misgiving.serve.app import create_app
 from misgiving.serve.schemas import Case, Review
+from misgiving.serve.settings import Settings
+from misgiving.serve.store import Store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

@@ -15,7 +15,7 @@ from misgiving.bundle.network import GRAPH, Network, Squares
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
-from misgiving.deferral import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, ExplainedError, UsageError
 from misgiving.files import write_json, write_text
 from misgiving.manifests import seal, verify

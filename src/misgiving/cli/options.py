@@ -167,7 +167,7 @@ def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:
     """
     rates: dict[str, float] = {}
     for text in texts:
-        pairs = re.findall(r"(.*?)=([^=,]*)(?:,|$)", text)
+        pairs = re.findall(r"(.*?)=([^=,]*)(?:,|$)", text, re.DOTALL)
         try:
             found = {key: float(rate) for key, rate in pairs if key}
         except ValueError:

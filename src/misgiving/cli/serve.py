@@ -1,8 +1,9 @@
-"""`misgiving serve`: a trained model behind a web page and an API."""
+"""`misgiving serve`."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -12,13 +13,12 @@ import typer
 
 from misgiving.cli.options import command
 from misgiving.cli.progress import say
+from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
-    from misgiving.serve import Settings
 
 KEY = "MISGIVING_API_KEY"
-LIMITS = "Limits"
 
 
 @command
@@ -27,84 +27,45 @@ def serve(
         Path,
         typer.Argument(metavar="RUN_OR_BUNDLE", help="A folder that `train` or `export` wrote."),
     ],
+    settings: Settings,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; other than this machine's needs a key.")
+        str, typer.Option(help="Address to listen on; other machines can connect only with a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.")] = 8000,
     store: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|URL",
             envvar="MISGIVING_STORE",
-            help="Where cases are kept: an SQLite file, or postgresql://USER@HOST/DATABASE. "
-            "Default: RUN_OR_BUNDLE.cases.sqlite, beside the folder.",
+            help="Database of cases: an SQLite file, or postgresql://USER@HOST/DATABASE. Default: "
+            "RUN_OR_BUNDLE.cases.sqlite, beside the folder.",
         ),
-    ] = None,
-    keep_images: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="Keep image files there. Default: they are not kept."),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Holds the key that clients must send. Or set {KEY}."),
-    ] = None,
-    max_bytes: Annotated[
-        int, typer.Option(help="Of one file.", rich_help_panel=LIMITS)
-    ] = 20_000_000,
-    max_pixels: Annotated[
-        int,
         typer.Option(
-            help="Of one image. Decoding takes up to 30 bytes for each; images wait for memory.",
-            rich_help_panel=LIMITS,
-        ),
-    ] = 50_000_000,
-    max_files: Annotated[int, typer.Option(help="In one request.", rich_help_panel=LIMITS)] = 100,
-    queue: Annotated[
-        int, typer.Option(help="Images that may wait for their answer.", rich_help_panel=LIMITS)
-    ] = 256,
-    timeout: Annotated[
-        float, typer.Option(help="Seconds for one request.", rich_help_panel=LIMITS)
-    ] = 30.0,
-    threads: Annotated[
-        int | None,
-        typer.Option(
-            help="That decode images, and of the model. Default: one for each core.",
-            rich_help_panel="Machine",
+            metavar="FILE", help=f"File with the key that clients must send. Or set {KEY}."
         ),
     ] = None,
-    log_names: Annotated[
-        bool, typer.Option("--log-names", help="Log what files are called, too.")
-    ] = False,
 ) -> None:
-    """Serve a model: drop images on a page, get decisions, and work through what was deferred.
+    """Serve a model: upload images to a page, get decisions, and review what was deferred.
 
-    The API is described at /openapi.json. Without a key only this machine is answered. Every
-    answered image is a case in the store before its answer goes out. Not a medical device.
+    The API is described at /openapi.json. Without a key, only this machine can connect. Every image
+    is stored as a case before its decision is returned. Not a medical device.
     """
-    from misgiving.serve import Settings
     from misgiving.serve.server import listen, read_key
 
-    settings = Settings(
-        max_bytes=max_bytes,
-        max_pixels=max_pixels,
-        max_files=max_files,
-        queue=queue,
-        timeout=timeout,
-        threads=os.cpu_count() or 1 if threads is None else threads,
-        keep_images=keep_images,
-        api_key=read_key(api_key_file, os.environ.get(KEY)),
-        log_names=log_names,
-    )
+    settings = replace(settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
     with (
         listen(host, port, has_key=settings.api_key is not None) as listener,
         _bundle(model, settings.threads) as bundle,
     ):
-        _serve(bundle, store or _beside(model), settings, listener)
+        _serve(bundle, store or _store_beside(model), settings, listener)
 
 
 @contextmanager
 def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
-    """The bundle; that of a run is made for as long as it is served."""
+    """Load a bundle; export a run as a temporary one."""
     from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 
     with TemporaryDirectory(prefix="misgiving-") as folder:
@@ -117,27 +78,28 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
         yield Bundle.load(Path(folder) / "bundle", threads=threads)
 
 
-def _beside(model: Path) -> str:
+def _store_beside(model: Path) -> str:
     whole = model.absolute()
     return str(whole.with_name(f"{whole.name}.cases.sqlite"))
 
 
-def _what_is_kept(place: str, images: Path | None) -> str:
-    """Nothing of a database's address is told, which may hold a password."""
+def _serve(bundle: "Bundle", place: str, settings: Settings, listener: socket) -> None:
+    from misgiving.serve.app import create_app
+    from misgiving.serve.server import address, run
+    from misgiving.serve.store import Store
+
+    app = create_app(bundle, Store.open(place), settings)
+    say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
+    say(_storage(place, settings.keep_images))
+    try:
+        run(app, listener, settings)
+    except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
+        say("stopped")
+
+
+def _storage(place: str, images: Path | None) -> str:
+    """Describe the storage without a database's address, which may hold a password."""
     cases = "the database" if "://" in place else place
     if images is None:
         return f"cases are kept in {cases}; images only until this stops (--keep-images keeps them)"
     return f"cases are kept in {cases}, images in {images}"
-
-
-def _serve(bundle: "Bundle", place: str, settings: "Settings", listener: socket) -> None:
-    from misgiving.serve import Store, create_app
-    from misgiving.serve.server import address, run
-
-    app = create_app(bundle, Store.open(place), settings)
-    say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
-    say(_what_is_kept(place, settings.keep_images))
-    try:
-        run(app, listener, settings)
-    except KeyboardInterrupt:  # uvicorn has stopped in order, and passes the signal on
-        say("stopped")

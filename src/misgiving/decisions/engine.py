@@ -14,7 +14,7 @@ from scipy.special import softmax
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
-from misgiving.deferral import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError
 from misgiving.files import whole_folder, write_json
 from misgiving.manifests import seal, verify

@@ -6,13 +6,10 @@ import numpy as np
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.calibrators.fit import fit_calibrator
-from misgiving.deferral import (
-    DeferralPolicy,
-    ScoredCases,
-    Targets,
-    certify_thresholds,
-    one_per_group,
-)
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores

@@ -1,43 +1,61 @@
 """Deferral targets: the error rates that a policy must meet."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 from misgiving.errors import UsageError
+from misgiving.options import option
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Error rates to certify.
+    """Error rates to certify."""
 
-    Attributes:
-        max_error: Highest share of wrong predictions among the accepted.
-        confidence: Probability, over draws of the calibration set, that the targets hold.
-        class_max_miss: By class, the highest share of its cases that is accepted as another class.
-        max_ood_false_alarms: Highest share of images like the calibration cases that is called
-            out-of-distribution; None: no image is.
-        simultaneous: All targets hold together with the confidence; else each by itself.
-        prevalence: Shares of classes where the policy will be used; the others share the rest.
-    """
-
-    max_error: float
-    confidence: float = 0.95
-    class_max_miss: Mapping[str, float] = field(default_factory=dict)
-    max_ood_false_alarms: float | None = None
-    simultaneous: bool = True
-    prevalence: Mapping[str, float] | None = None
+    max_error: float = option(
+        text="Highest share of wrong predictions among the accepted.", panel="Targets"
+    )
+    confidence: float = option(
+        0.95,
+        "Probability, over draws of the calibration set, that the targets hold.",
+        panel="Targets",
+    )
+    class_max_miss: Mapping[str, float] = option(
+        default_factory=dict,
+        text="Highest share of the class's cases that is accepted as another class. Can be "
+        "repeated.",
+        panel="Targets",
+        metavar="CLASS=RATE,...",
+    )
+    max_ood_false_alarms: float | None = option(
+        None,
+        "Highest share of images like the calibration cases that is called out-of-distribution. "
+        "Default: no image is.",
+        panel="Targets",
+    )
+    simultaneous: bool = option(
+        True,
+        "Certify that all targets hold together with the confidence, or each by itself.",
+        panel="Targets",
+        flag="--simultaneous/--each",
+    )
+    prevalence: Mapping[str, float] | None = option(
+        None,
+        "Also bound the error for these shares of classes; the other classes share the rest.",
+        panel="Targets",
+        metavar="CLASS=SHARE,...",
+    )
 
     def __post_init__(self) -> None:
-        rates = {"max_error": self.max_error, "confidence": self.confidence}
+        rates = {"`max_error`": self.max_error, "`confidence`": self.confidence}
         if self.max_ood_false_alarms is not None:
-            rates["max_ood_false_alarms"] = self.max_ood_false_alarms
-        rates |= {f"class_max_miss of {name}": rate for name, rate in self.class_max_miss.items()}
+            rates["`max_ood_false_alarms`"] = self.max_ood_false_alarms
+        rates |= {f"`class_max_miss` of {name}": rate for name, rate in self.class_max_miss.items()}
         for name, rate in rates.items():
             if not 0 < rate < 1:
-                raise UsageError(f"{name} is {rate}; it must lie between 0 and 1")
+                raise UsageError(f"{name} must be between 0 and 1, got {rate}")
         for name, share in (self.prevalence or {}).items():
             if not 0 <= share <= 1:
-                raise UsageError(f"prevalence of {name} is {share}; give a share from 0 to 1")
+                raise UsageError(f"`prevalence` of {name} must be from 0 to 1, got {share}")
 
     @property
     def level(self) -> float:
@@ -48,23 +66,3 @@ class Targets:
         """
         count = 1 + len(self.class_max_miss) + (self.max_ood_false_alarms is not None)
         return (1 - self.confidence) / (count if self.simultaneous else 1)
-
-
-def rates_by_class(pairs: Iterable[str], *, name: str = "class_max_miss") -> dict[str, float]:
-    """Parse rates written as `CLASS=RATE`; `name` is the parameter in errors.
-
-    >>> rates_by_class(["MEL=0.02", "BCC=0.1"])
-    {'MEL': 0.02, 'BCC': 0.1}
-    """
-    rates: dict[str, float] = {}
-    for pair in pairs:
-        class_name, _, rate = pair.rpartition("=")
-        if class_name in rates:
-            raise UsageError(f"{name} has {class_name} twice; give one rate for each class")
-        try:
-            rates[class_name] = float(rate)
-        except ValueError:
-            class_name = ""
-        if not class_name:
-            raise UsageError(f"{name} {pair!r} is not CLASS=RATE; write it as MEL=0.02")
-    return rates

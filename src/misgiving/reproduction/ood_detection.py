@@ -10,8 +10,8 @@ from numpy import ndarray
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit import OOD_DETECTOR
-from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
+from misgiving.deferral.scored_cases import one_per_group
 from misgiving.evaluation.inference import Scores, odin_scores, plain_scores, predictions_of
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics

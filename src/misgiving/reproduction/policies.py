@@ -13,8 +13,9 @@ from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
-from misgiving.deferral import DeferralPolicy, Targets
 from misgiving.deferral.bounds import tolerance_rank
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_scaling

@@ -7,7 +7,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import NamedTuple
 
-from misgiving.deferral import DeferralPolicy, DriftMonitor, DriftTest
+from misgiving.deferral.drift import DriftMonitor, DriftTest
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account

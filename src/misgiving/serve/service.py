@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy.exc import OperationalError
 
 from misgiving.decisions.decision import Decision
-from misgiving.deferral import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
 from misgiving.serve.body_limits import Admission

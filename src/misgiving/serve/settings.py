@@ -1,79 +1,71 @@
-"""What the service allows, and how it works."""
+"""Settings of the service."""
 
 import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from misgiving.data.decoding import MAX_PIXELS
 from misgiving.errors import UsageError
+from misgiving.options import option, require
 
 SHORTEST_KEY = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Limits and habits of the service.
+    """Limits and behaviour of the service.
 
-    Attributes:
-        max_bytes: Of one file.
-        max_pixels: Of one image, as its header says.
-        max_files: In one request.
-        max_held_bytes: Of all requests that are being answered, together.
-        max_decoded_bytes: Of all images that are being decoded, together; one that takes more is
-            decoded alone.
-        queue: Images that may wait for their answer.
-        timeout: Seconds for one request, the sending of its body included.
-        threads: That decode images.
-        batch_size: Images that the model sees at once, at most.
-        linger: Seconds that a first image waits for others to join its batch.
-        recent_bytes: Of squares that are kept in memory for thumbnails.
-        keep_images: Where image files are kept; None: they are not.
-        api_key: What clients must send; None: nothing, and only this machine may ask.
-        log_names: Whether log lines name files.
+    Fields without an option:
+
+    - `max_held_bytes`: of all requests that are being answered, together.
+    - `max_decoded_bytes`: of all images that are being decoded, together; a larger one is decoded
+      alone.
+    - `batch_size`: images that the model sees at once, at most.
+    - `linger`: seconds that a first image waits for others to join its batch.
+    - `recent_bytes`: of images that are kept in memory for thumbnails.
+    - `api_key`: the key that clients must send; None: only this machine may ask, without a key.
     """
 
-    max_bytes: int = 20_000_000
-    max_pixels: int = 50_000_000
-    max_files: int = 100
+    max_bytes: int = option(20_000_000, "Largest file, in bytes.", panel="Limits")
+    max_pixels: int = option(
+        50_000_000,
+        "Largest image, in pixels. Decoding takes up to 30 bytes for each pixel; images wait for "
+        "memory.",
+        panel="Limits",
+    )
+    max_files: int = option(100, "Files in one request.", panel="Limits")
     max_held_bytes: int = 500_000_000
     max_decoded_bytes: int = 1_500_000_000
-    queue: int = 256
-    timeout: float = 30.0
-    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
+    queue: int = option(256, "Images that may wait for their answer.", panel="Limits")
+    timeout: float = option(
+        30.0, "Seconds for one request, including the time to receive it.", panel="Limits"
+    )
+    threads: int = option(
+        default_factory=lambda: os.cpu_count() or 1,
+        text="Threads that decode images, and threads of the model. Default: one for each core.",
+        panel="Machine",
+    )
     batch_size: int = 16
     linger: float = 0.002
     recent_bytes: int = 64_000_000
-    keep_images: Path | None = None
+    keep_images: Path | None = option(
+        None, "Folder for image files. Default: they are not kept.", metavar="FOLDER"
+    )
     api_key: str | None = field(default=None, repr=False)
-    log_names: bool = False
+    log_names: bool = option(False, "Log the names of files as well.")
 
     def __post_init__(self) -> None:
+        from misgiving.data.decoding import MAX_PIXELS  # needs Pillow, which --help does without
+
         for name in ("max_bytes", "max_pixels", "max_files", "queue", "threads", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{_option(name)} must be at least 1, got {getattr(self, name)}")
-        if not 0 < self.timeout < math.inf:
-            raise UsageError(f"--timeout must be a number of seconds above 0, got {self.timeout:g}")
-        self._refuse_what_never_fits()
+            require(self, name, getattr(self, name) >= 1, "be at least 1")
+        require(self, "timeout", 0 < self.timeout < math.inf, "be a number of seconds above 0")
+        require(self, "max_files", self.max_files <= self.queue, f"fit into `queue` ({self.queue})")
+        held = self.max_held_bytes
+        require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
+        require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
         if self.api_key is not None and len(self.api_key) < SHORTEST_KEY:
             raise UsageError(
                 f"the API key is shorter than {SHORTEST_KEY} characters; make one with: "
                 "openssl rand -hex 32"
             )
-
-    def _refuse_what_never_fits(self) -> None:
-        if self.max_files > self.queue:
-            raise UsageError(
-                f"--max-files {self.max_files} would never fit into --queue {self.queue}; "
-                "lower the first or raise the second"
-            )
-        if self.max_bytes > self.max_held_bytes:
-            raise UsageError(
-                f"--max-bytes must be at most {self.max_held_bytes}, got {self.max_bytes}"
-            )
-        if self.max_pixels > MAX_PIXELS:
-            raise UsageError(f"--max-pixels must be at most {MAX_PIXELS}, got {self.max_pixels}")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

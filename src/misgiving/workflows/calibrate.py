@@ -20,7 +20,8 @@ from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit import OOD_DETECTOR, calibrator_of, fit_policies
-from misgiving.deferral import DeferralPolicy, Targets
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.scores.detectors import FittedDetectors

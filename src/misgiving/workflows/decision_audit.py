@@ -10,8 +10,8 @@ from jaxtyping import Bool
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import Dataset
 from misgiving.decisions.decision import Decision
-from misgiving.deferral import one_per_group
 from misgiving.deferral.bounds import two_sided_interval
+from misgiving.deferral.scored_cases import one_per_group
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions

@@ -14,7 +14,7 @@ from misgiving.bundle.bundle import Bundle, is_bundle, write_bundle
 from misgiving.bundle.card import LIMITS, NO_GUARANTEE
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS, Squares
 from misgiving.checkpoint import Checkpoint, load, versions
-from misgiving.deferral import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.inference import fingerprint_of
 from misgiving.files import whole_folder

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
-from misgiving.deferral import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.serve.routes import ServiceDep
 
 router = APIRouter(tags=["model"])
@@ -150,7 +150,7 @@ def command(policy: DeferralPolicy) -> str:
     if targets.prevalence:
         words += ["--prevalence", shlex.quote(",".join(_pairs(targets.prevalence)))]
     if policy.ood_detector is not None:
-        words += ["--detector", shlex.quote(policy.ood_detector)]
+        words += ["--ood-detector", shlex.quote(policy.ood_detector)]
     return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
 
 

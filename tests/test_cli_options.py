@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import pytest
 import typer
+from hypothesis import given
+from hypothesis import strategies as st
 
 from misgiving.cli.failures import failure_of
 from misgiving.cli.options import Fields, Values, command
@@ -132,3 +134,35 @@ def test_failures_name_options_in_place_of_parameters():
 def test_a_configuration_refuses_a_value_that_is_no_choice():
     with pytest.raises(UsageError, match=r"`flour` must be one of wheat, rye, got 'rice'"):
         Baking(flour="rice")
+
+
+names = st.text(min_size=1, max_size=5).filter(lambda name: "=" not in name)
+finite = st.floats(allow_nan=False, allow_infinity=False)
+
+
+def shares_of(*words):
+    """The shares that a command receives."""
+    received = []
+
+    @command
+    def bake(changes: Annotated[Values, Fields(Baking, ("shares",), optional=True)]):
+        received.append(changes.get("shares", {}))
+
+    invoke(bake, *(word for text in words for word in ("--shares", text)))
+    return received[0]
+
+
+@given(st.dictionaries(names, finite, max_size=4), st.booleans())
+def test_rates_are_parsed_as_written(rates, together):
+    written = [f"{name}={rate!r}" for name, rate in rates.items()]
+    assert shares_of(*([",".join(written)] if together and written else written)) == rates
+
+
+@given(st.text("ab=.1-e_, nif", max_size=8))
+def test_any_text_is_parsed_as_rates_or_refused(text):
+    try:
+        rates = shares_of(text)
+    except UsageError:
+        return
+    assert all(name in text for name in rates)
+    assert len(rates) == text.count("=") - sum(name.count("=") for name in rates)
