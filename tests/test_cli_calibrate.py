@@ -53,14 +53,14 @@ def calibrated(trained, places):
     from misgiving.workflows.calibrate import calibrate_run
 
     shutil.copytree(trained, places / "calibrated")
-    account = calibrate_run(
+    result = calibrate_run(
         places / "calibrated",
         "digits",
         Targets(max_error=0.2, max_ood_false_alarms=0.05),
         cache=places / "cache" / "misgiving",
         device="cpu",
     )
-    return places / "calibrated", account
+    return places / "calibrated", result
 
 
 @pytest.fixture
@@ -84,17 +84,15 @@ def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgi
     )  # fmt: skip
     assert code == 0, error
     assert "left out: 269 images on which the model was trained" in error
-    assert (
-        "left out: 41 images of lesions (groups) on which the model was trained" in error
-    )  # alike
+    assert "left out: 41 images of groups on which the model was trained" in error  # alike
     assert "halves of 1487 images, drawn by group with seed 0" in error
-    assert "whose AURC on the tune part is lowest of: msp" in error
+    assert "whose AURC on the tuning set is the lowest of: msp" in error
     assert "at most 20 %" in error
     assert "at most 30 % of 3 cases are accepted as another class" in error
     assert "does not extend to other devices" in error
     assert {path.name for path in (run_folder / "policy").iterdir()} == {
         "policy.json",
-        "estimate.json",
+        "calibrator.json",
         "detectors.safetensors",
         "cases.json",
         "checksums.json",
@@ -117,7 +115,7 @@ def test_the_same_seed_gives_the_same_policy(calibrated, run_folder, misgiving):
         "calibrate", run_folder, "digits", "--max-error", "0.2", "--max-ood-false-alarms", "0.05",
         "--device", "cpu",
     )  # fmt: skip
-    for name in ("policy.json", "estimate.json", "cases.json"):
+    for name in ("policy.json", "calibrator.json", "cases.json"):
         assert (run_folder / "policy" / name).read_bytes() == (
             calibrated[0] / "policy" / name
         ).read_bytes()
@@ -132,7 +130,7 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
     code, _, error = misgiving(*arguments, "--overwrite")
     assert code == 0, error
-    assert "These cases have calibrated 1 other policy of this run before" in error
+    assert "These images have calibrated 1 other policy of this run before" in error
     assert (with_policy / "policy" / "policy.json").read_bytes() != before
 
 
@@ -162,7 +160,7 @@ def test_predict_gives_an_image_the_score_that_calibrate_gave_it(misgiving, with
     shared = sorted(predicted.keys() & decided.keys())
     assert len(shared) > 20, error
     for name in shared:
-        for column in ("score", "ood_score", "error_probability", "probability"):
+        for column in ("acceptance_score", "ood_score", "error_probability", "probability"):
             assert float(predicted[name][column]) == pytest.approx(
                 float(decided[name][column]), rel=1e-3, abs=1e-5
             )
@@ -208,7 +206,7 @@ def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
     rows = list(csv.DictReader(output.splitlines()))
     assert list(rows[0]) == [
         "path", "predicted_class", "probability", "predicted_loss", "decision", "reason",
-        "error_probability", "expected_loss", "ood_p_value", "score", "ood_score",
+        "error_probability", "expected_loss", "ood_p_value", "acceptance_score", "ood_score",
     ]  # fmt: skip
     for row in rows:
         assert row["decision"] in ("accept", "defer", "ood")
@@ -222,9 +220,7 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0, error
-    assert (
-        "1487 of these 1528 images set the policy: what is said of its decisions flatters" in error
-    )
+    assert "1487 of these 1528 images: the numbers of its decisions are optimistic" in error
     assert "class: 3" in output
     assert "policy, on one image of each of 1528 groups: accepted" in error
     groups = table(tmp_path / "out" / "subgroups.csv")
@@ -245,7 +241,7 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
 def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
     code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
-    assert "1487 of these 1528 images set the policy; its decisions are measured on the" in error
+    assert "1487 of these 1528 images; its decisions are measured on the others" in error
     assert "coverage" in output
     assert len(table(with_policy / "evaluation" / "decisions.csv")) == 1528 - 1487
 

@@ -10,7 +10,8 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.models.config import ModelConfig
 from misgiving.training.config import TrainingConfig
-from misgiving.workflows.train import Run, align, held_out, prepare_run, train_run
+from misgiving.workflows.evaluate import held_out
+from misgiving.workflows.train import Run, align, prepare_run, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")

@@ -63,7 +63,7 @@ def calibrate(
     if (run / POLICY_FOLDER).exists() and not overwrite:
         raise UsageError(f"{run} has a policy; use --overwrite to replace it")
     with progress_bars() as progress:
-        account = calibrate_run(
+        result = calibrate_run(
             run,
             data,
             targets,
@@ -74,6 +74,6 @@ def calibrate(
             on_image=Bar(progress, "preparing images").at,
             **settings,
         )
-    for sentence in account.sentences:
+    for sentence in result.summary:
         say(sentence)
     say(f"wrote {run / POLICY_FOLDER}")

@@ -71,7 +71,7 @@ def evaluate(
             on_image=Bar(progress, "preparing images").at,
             **settings,
         )
-    for sentence in evaluation.account:
+    for sentence in evaluation.summary:
         say(sentence)
     _print_measurements(evaluation.measurements)
     if evaluation.subgroups:

@@ -2,11 +2,9 @@
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +16,7 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError
 from misgiving.files import whole_folder, write_json
 from misgiving.manifests import seal, verify
+from misgiving.results.formats import write_document
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
@@ -174,11 +173,11 @@ class DecisionEngine:
         )
 
 
-def save_policy(folder: Path, engine: DecisionEngine, cases: Mapping[str, Any]) -> None:
+def save_policy(folder: Path, engine: DecisionEngine, cases: object) -> None:
     """Write a policy folder, whole or not at all, with a record of its calibration `cases`."""
     with whole_folder(folder) as partial_folder:
         engine.save(partial_folder)
-        write_json(partial_folder / CASES, dict(cases))
+        write_document(partial_folder / CASES, cases)
         seal(partial_folder, SEALED)
 
 

@@ -224,7 +224,7 @@ ONLY_SHOWN = (
     "reproduction/aggregate",
     "reproduction/ray.py",
     "workflows/calibrate.py",
-    "workflows/decision_audit.py",
+    "workflows/policy_evaluation.py",
     "workflows/evaluate.py",
     "workflows/export.py",
     "workflows/predict.py",

@@ -179,6 +179,33 @@ class SkippedImage(NamedTuple):
     reason: str
 
 
+class EarlierCalibration(NamedTuple):
+    """A policy that a run has or had: the fingerprint of its calibration set, and its target."""
+
+    fingerprint: str
+    max_error: float
+
+
+class PolicyImages(NamedTuple):
+    """A set of images that a policy was fitted on."""
+
+    images: tuple[str, ...]
+    hashes: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyCases:
+    """`cases.json` of a policy: its images, and all calibrations of the run in their order."""
+
+    data: str
+    seed: int
+    calibrations: tuple[EarlierCalibration, ...]
+    tune: PolicyImages
+    calibration: PolicyImages
+    skipped: tuple[SkippedImage, ...]
+
+
 class ManifestImage(NamedTuple):
     """One row of `manifests/SET.csv`: an image of a set that was measured."""
 

@@ -1,15 +1,13 @@
-"""What `misgiving calibrate` does: a policy from images on which nothing was chosen before."""
+"""`misgiving calibrate`: set the deferral policy of a run, on images that nothing was chosen on."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
@@ -24,30 +22,30 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
+from misgiving.results.formats import read_document
+from misgiving.results.schema import EarlierCalibration, PolicyCases, PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.train import align
 
-Report = Callable[[int, int], None]
-
 OWN_SETS = ("tune", "calibrate")
+CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
 
 
-class Account(NamedTuple):
-    """A policy, and sentences that say what it was made of."""
-
-    policy: DeferralPolicy
-    sentences: list[str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Material:
-    """The images that a policy is made of, and sentences on what was left out."""
+class CalibrationSets(NamedTuple):
+    """The images that a policy is fitted on, and sentences about their choice."""
 
     training: ImageSet
-    tune: ImageSet
+    tuning: ImageSet
     calibration: ImageSet
-    sentences: list[str]
+    summary: list[str]
+
+
+class CalibrationResult(NamedTuple):
+    """A policy, and sentences about its images and what it certifies."""
+
+    policy: DeferralPolicy
+    summary: list[str]
 
 
 def calibrate_run(
@@ -60,24 +58,24 @@ def calibrate_run(
     ood_detector: str = OOD_DETECTOR,
     seed: int = 0,
     device: str = "auto",
-    on_image: Report | None = None,
+    on_image: Callable[[int, int], None] | None = None,
     on_bad_image: str = FAIL,
-) -> Account:
+) -> CalibrationResult:
     """Set the deferral policy of a run, and write it into the run's folder.
 
     Args:
         run: A run folder.
-        data: Images with labels, as the user names them; those the model was trained on are left
-            out, and those of lesions it was trained on.
-        targets: What the accepted answers must keep.
+        data: Images with labels, as the user names them. Images that the model was trained on, and
+            others of their groups, are left out.
+        targets: The error rates to certify.
         cache: Folder for prepared images.
-        training_data: Holds the images that the model was trained on; None for `data`, or else
-            what the run was trained with.
-        ood_detector: Tells OOD images.
-        seed: Of the draws: of one image for each lesion, and of halves where DATA is one set.
+        training_data: Data with the images that the model was trained on; None for `data`, or else
+            the data of the run.
+        ood_detector: The score of the OOD rule.
+        seed: Of the draw of one image from each group, and of halves if `data` is one set.
         device: Where to compute.
-        on_image: Told how many images are prepared, of how many.
-        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
+        on_image: Called with the number of prepared images and of all.
+        on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
 
     Raises:
         DataError: The images cannot support a policy.
@@ -92,19 +90,51 @@ def calibrate_run(
         on_bad_image=on_bad_image,
     )
     everything = prepared(load_dataset(data))
-    images, unknown_classes = align(everything, checkpoint.classes)
+    images, unknown = align(everything, checkpoint.classes)
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
-    material = material_for(checkpoint.split, images, training, seed=seed, keep=keep)
-    material.sentences.extend(skipped_sentences(everything.skipped, len(everything), of=data))
-    if unknown_classes:
-        material.sentences.append(
-            f"left out: {unknown_classes} images of classes that the model does not know"
-        )
-    trained, tune, calibration = (
-        predictions_of(checkpoint, part)
-        for part in (material.training, material.tune, material.calibration)
+    sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    policy, calibrator, detectors = _fit(
+        checkpoint, sets, targets, seed=seed, ood_detector=ood_detector
     )
+    engine = DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
+    earlier, fingerprint = _earlier_calibrations(run), sets.calibration.fingerprint
+    cases = PolicyCases(
+        data=data,
+        seed=seed,
+        calibrations=(*earlier, EarlierCalibration(fingerprint, targets.max_error)),
+        tune=_identities(sets.tuning),
+        calibration=_identities(sets.calibration),
+        skipped=tuple(SkippedImage(data, *bad) for bad in everything.skipped),
+    )
+    save_policy(run / POLICY_FOLDER, engine, cases)
+    trained_on = checkpoint.split.sets.count("train")
+    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
+    summary = [
+        *sets.summary,
+        *skipped_sentences(everything.skipped, len(everything), of=data),
+        *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
+        f"detectors are fitted on {len(training)} of the {trained_on} training images",
+        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
+        f"of: {tried}",
+        *policy.summary(),
+        *_repeated(sum(one.fingerprint == fingerprint for one in earlier)),
+    ]
+    return CalibrationResult(policy, summary)
+
+
+def _fit(
+    checkpoint: Checkpoint,
+    sets: CalibrationSets,
+    targets: Targets,
+    *,
+    seed: int,
+    ood_detector: str,
+) -> tuple[DeferralPolicy, Calibrator, FittedDetectors]:
+    """Fit detectors, the calibrator and the policy, each on its own set."""
+    trained, tune, calibration = (predictions_of(checkpoint, images) for images in sets[:3])
     detectors = FittedDetectors.fit(trained)
     calibrator = calibrator_of(tune, detectors)
     (policy,) = fit_policies(
@@ -114,46 +144,38 @@ def calibrate_run(
         calibrator,
         [targets],
         seed=seed,
-        calibration_fingerprint=material.calibration.fingerprint,
+        calibration_fingerprint=sets.calibration.fingerprint,
         ood_detector=ood_detector,
     )
-    before = _earlier(run / POLICY_FOLDER)
-    this = {"cases": policy.calibration_fingerprint, "max_error": targets.max_error}
-    cases = _cases(data, seed, material, [*before, this])
-    skipped = [one._asdict() for one in everything.skipped]
-    engine = DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
-    )
-    save_policy(run / POLICY_FOLDER, engine, {**cases, "skipped": skipped})
-    sentences = [
-        *material.sentences,
-        f"detectors fitted on {len(training)} of the {_trained_count(checkpoint.split)} images "
-        "that the model was trained on",
-        *_tried(calibrator),
-        *policy.summary(),
-        *_again(before, this),
-    ]
-    return Account(policy, sentences)
+    return policy, calibrator, detectors
 
 
-def _earlier(folder: Path) -> list[dict[str, Any]]:
-    """What has been calibrated before in this folder; what cannot be read is as nothing."""
+def _identities(images: ImageSet) -> PolicyImages:
+    return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
+
+
+def _earlier_calibrations(run: Path) -> tuple[EarlierCalibration, ...]:
+    """Earlier policies of the run; none where they cannot be read."""
     try:
-        told = json.loads((folder / CASES).read_text(encoding="utf-8"))["calibrations"]
-        return [dict(one) for one in told]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+        return read_document(run / POLICY_FOLDER / CASES, PolicyCases).calibrations
+    except DataError:
+        return ()
 
 
-def _again(before: Sequence[Mapping[str, Any]], this: Mapping[str, Any]) -> list[str]:
-    """A warning where the same cases have certified before: then looking has begun."""
-    times = sum(one.get("cases") == this["cases"] for one in before)
+def policy_hashes(run: Path) -> frozenset[str]:
+    """Hashes of the images that the run's policy was fitted on."""
+    cases = read_document(run / POLICY_FOLDER / CASES, PolicyCases)
+    return frozenset(cases.tune.hashes + cases.calibration.hashes)
+
+
+def _repeated(times: int) -> list[str]:
+    """A warning where the same images have certified policies before."""
     if not times:
         return []
     return [
-        f"These cases have calibrated {times} other {'policy' if times == 1 else 'policies'} of "
-        "this run before: the confidence holds for one that was chosen beforehand, not for the "
-        "one that looks best."
+        f"These images have calibrated {times} other {'policy' if times == 1 else 'policies'} of "
+        "this run before: the confidence holds for a policy that was chosen beforehand, not for "
+        "the one that looks best."
     ]
 
 
@@ -163,121 +185,97 @@ def _training_images(
     training_data: str | None,
     prepared: Callable[[Dataset], ImageSet],
 ) -> ImageSet:
-    """Of the given data, or else of the data that the run says it was trained with."""
-    found = _trained_on(images, checkpoint.split)
+    """The training images in the given data, or else in the data of the run."""
+    hashes = checkpoint.split.hashes_of("train")
+
+    def trained_on(offered: ImageSet) -> ImageSet:
+        return offered.select(np.flatnonzero([content in hashes for content in offered.hashes]))
+
+    found = trained_on(images)
     known = str(checkpoint.configuration.get("data", {}).get("name", ""))
-    if training_data is None and len(found) < _trained_count(checkpoint.split) and known:
+    complete = len(found) >= checkpoint.split.sets.count("train")
+    data = training_data or ("" if complete else known)
+    if data:
         try:
-            others = align(prepared(load_dataset(known)), checkpoint.classes)[0]
-            found = max(found, _trained_on(others, checkpoint.split), key=len)
+            others = trained_on(align(prepared(load_dataset(data)), checkpoint.classes)[0])
+            found = others if training_data else max(found, others, key=len)
         except ExplainedError as failure:
-            if isinstance(failure, BadImages) and not failure.whole:
-                raise
-            training_data = known  # it has moved: what was found must do, if anything was
-    elif training_data is not None:
-        others = align(prepared(load_dataset(training_data)), checkpoint.classes)[0]
-        found = _trained_on(others, checkpoint.split)
+            if training_data or (isinstance(failure, BadImages) and not failure.whole):
+                raise  # else the run's data was moved, and the images that were found must do
     if not len(found):
         raise DataError(
-            f"{training_data or known}: holds none of the images that the model was trained on, "
-            "which its detectors are fitted on; name the data it was trained with by "
-            "--training-data"
+            f"{training_data or known}: contains none of the model's training images, on which its "
+            "detectors are fitted; name the data it was trained on by `training_data`"
         )
     return found
 
 
-def _trained_count(split: Split) -> int:
-    return sum(part == "train" for part in split.sets)
-
-
-def _trained_on(images: ImageSet, split: Split) -> ImageSet:
-    trained = split.hashes_of("train")
-    return images.select(np.flatnonzero([content in trained for content in images.hashes]))
-
-
-def material_for(
+def choose_sets(
     split: Split, images: ImageSet, training: ImageSet, *, seed: int, keep: str = "last"
-) -> Material:
-    """Which images to learn what scores mean on, and which to certify with.
+) -> CalibrationSets:
+    """Choose the images to fit calibrators on, and those to certify with.
 
-    The run's own parts `tune` and `calibrate` where the data holds them; else what the model was
-    not trained on, halved by group. Its part `test` is never used: it is only measured.
+    These are the run's sets `tune` and `calibrate` where the data has them; otherwise halves, by
+    group, of the images that the model was not trained on. The run's set `test` is never used.
 
     Args:
-        split: Of the run.
-        images: Those offered.
-        training: Those that the model was trained on.
+        split: The split of the run.
+        images: Images to choose from.
+        training: The model's training images.
         seed: Of the halves.
-        keep: Which epoch the run kept; the images that the `best` was chosen on set no policy.
+        keep: The epoch that the run kept; images that the `best` was chosen on are not used.
     """
     joined, trained_groups = with_joined_groups(split, images, training)
-    usable, sentences = _usable(split, joined, trained_groups, keep)
-    part_of = dict(zip(split.hashes, split.sets, strict=True))
-    parts = np.array([part_of.get(content, "") for content in usable.hashes])
-    if set(OWN_SETS) <= set(parts.tolist()):
-        tune, calibration = (usable.select(np.flatnonzero(parts == name)) for name in OWN_SETS)
-        how = "the run's parts tune and calibrate"
-        if others := len(usable) - len(tune) - len(calibration):
-            sentences.append(
-                f"left out: {others} images that are in neither of the run's parts tune and "
-                "calibrate; give them alone to calibrate with them"
+    usable, summary = _usable(split, joined, trained_groups, keep)
+    set_of = dict(zip(split.hashes, split.sets, strict=True))
+    sets = np.array([set_of.get(content, "") for content in usable.hashes])
+    if set(OWN_SETS) <= set(sets.tolist()):
+        tuning, calibration = (usable.select(np.flatnonzero(sets == name)) for name in OWN_SETS)
+        source = "the run's sets tune and calibrate"
+        if others := len(usable) - len(tuning) - len(calibration):
+            summary.append(
+                f"left out: {others} images that are in neither of the run's sets tune and "
+                "calibrate; to calibrate with them, give them alone"
             )
     else:
-        if keep == "best":
-            usable, said = _without(usable, parts == "tune", CHOSEN_ON)
-            sentences += said
+        chosen_on = sets == "tune"
+        if keep == "best" and chosen_on.any():
+            usable = usable.select(np.flatnonzero(~chosen_on))
+            summary.append(f"left out: {chosen_on.sum()} images {CHOSEN_ON}")
         halves = partition_groups(usable.groups, 2, seed=seed)
-        tune, calibration = (usable.select(rows) for rows in halves)
-        how = f"halves of {len(usable)} images, drawn by group with seed {seed}"
-    sentences.append(
-        f"{how}: {len(tune)} images ({_groups(tune)} groups) to learn and choose on, "
-        f"{len(calibration)} images ({_groups(calibration)} groups) to certify with"
-    )
-    return Material(training=training, tune=tune, calibration=calibration, sentences=sentences)
-
-
-CHOSEN_ON = "on which the run chose its epoch (--keep best)"
-
-
-def _without(
-    images: ImageSet, left_out: Bool[np.ndarray, " n"], reason: str
-) -> tuple[ImageSet, list[str]]:
-    """The images less some, and a sentence that says so."""
-    if not left_out.any():
-        return images, []
-    kept = images.select(np.flatnonzero(~left_out))
-    return kept, [f"left out: {left_out.sum()} images {reason}"]
-
-
-def _groups(images: ImageSet) -> int:
-    return len(set(images.groups))
+        tuning, calibration = (usable.select(rows) for rows in halves)
+        source = f"halves of {len(usable)} images, drawn by group with seed {seed}"
+    counts = [f"{len(of)} images ({len(set(of.groups))} groups)" for of in (tuning, calibration)]
+    summary.append(f"{source}: {counts[0]} to fit and choose on, {counts[1]} to certify with")
+    return CalibrationSets(training, tuning, calibration, summary)
 
 
 def _usable(
     split: Split, images: ImageSet, trained_groups: Sequence[str], keep: str
 ) -> tuple[ImageSet, list[str]]:
-    """The images on which nothing was trained, chosen or is to be measured."""
-    part_of = dict(zip(split.hashes, split.sets, strict=True))
-    part_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two parts
-    parts = np.array([part_of.get(content, "") for content in images.hashes])
+    """The images that were not used for training or choices, and are not test images."""
+    set_of = dict(zip(split.hashes, split.sets, strict=True))
+    set_of |= dict.fromkeys(split.hashes_of("train"), "train")  # of copies in two sets
+    sets = np.array([set_of.get(content, "") for content in images.hashes])
     groups = np.array(images.groups)
-    chosen = "validation" if keep == "best" else "none"  # `tune` may be chosen on once more
+    chosen_on = "validation" if keep == "best" else "none"  # `tune` may be chosen on once more
     rules = {
-        "on which the model was trained": parts == "train",
-        "of lesions (groups) on which the model was trained": np.isin(groups, trained_groups),
-        "of the run's test part, which is only measured": np.isin(groups, groups[parts == "test"]),
-        CHOSEN_ON: np.isin(groups, groups[parts == chosen]),
+        "on which the model was trained": sets == "train",
+        "of groups on which the model was trained": np.isin(groups, trained_groups),
+        "of the run's test set, which is only measured": np.isin(groups, groups[sets == "test"]),
+        CHOSEN_ON: np.isin(groups, groups[sets == chosen_on]),
     }
     reasons = [
         next((reason for reason, holds in rules.items() if holds[row]), "")
         for row in range(len(images))
     ]
-    counts = Counter(reason for reason in reasons if reason)
+    counts = Counter(filter(None, reasons))
     usable = images.select(np.flatnonzero([not reason for reason in reasons]))
     if not len(usable):
+        left_out = "; ".join(f"{count} {reason}" for reason, count in counts.items())
         raise UsageError(
-            "none of these images can set a policy "
-            f"({_joined(counts)}); give labelled images that the model has not met"
+            f"none of these images can set a policy ({left_out}); give labelled images that are "
+            "new to the model"
         )
     return usable, [f"left out: {count} images {reason}" for reason, count in counts.items()]
 
@@ -285,27 +283,27 @@ def _usable(
 def with_joined_groups(
     split: Split, images: ImageSet, training: ImageSet
 ) -> tuple[ImageSet, list[str]]:
-    """The images in groups that hold all that may show one lesion, and those of training images.
+    """Join the groups of images that may show the same object; also gives the training groups.
 
-    Joined are images of one group (a name that is not just the image's own), images of one group
-    of the run's split, and near duplicates, also of training images.
+    Joined are images of one named group, of one group of the run's split, and near duplicates.
     """
-    both = [*_named_groups(training, "training"), *_named_groups(images, "offered")]
+    named = [*_named_groups(training, "training"), *_named_groups(images, "offered")]
     contents = [*training.hashes, *images.hashes]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
+    hashes = [image_hashes(of) for of in (training, images)]
     pairs = [
-        *near_duplicates(stacked_hashes(training, images)),
+        *near_duplicates(Hashes(*map(np.concatenate, zip(*hashes, strict=True)))),
         *_chained(contents),
         *_chained([group_of.get(content, "") for content in contents]),
     ]
-    groups = joined_groups(both, pairs)
+    groups = joined_groups(named, pairs)
     return replace(images, groups=groups[len(training) :]), sorted(set(groups[: len(training)]))
 
 
-def _named_groups(images: ImageSet, apart: str) -> list[str]:
-    """Groups that are names of something; an image's own name means nothing beyond its set."""
+def _named_groups(images: ImageSet, prefix: str) -> list[str]:
+    """Names of groups; a prefix marks those that are only an image's own name in its data."""
     return [
-        f"{apart} {group}" if group == identity else group
+        f"{prefix} {group}" if group == identity else group
         for group, identity in zip(images.groups, images.ids, strict=True)
     ]
 
@@ -317,56 +315,3 @@ def _chained(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
         if key and key in last:
             yield last[key], position
         last[key] = position
-
-
-def stacked_hashes(*sets: ImageSet) -> Hashes:
-    """Perceptual hashes of several sets, one after another."""
-    parts = [image_hashes(images) for images in sets]
-    return Hashes(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-
-
-def _joined(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{count} {reason}" for reason, count in counts.items())
-
-
-def _tried(calibrator: Calibrator) -> list[str]:
-    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
-    return [
-        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
-        f"of: {tried}"
-    ]
-
-
-def _cases(
-    data: str, seed: int, material: Material, calibrations: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    """Which images the policy was made of, and what was calibrated here before, in order."""
-    return {
-        "data": data,
-        "seed": seed,
-        "calibrations": list(calibrations),
-        **{
-            name: {
-                "images": list(part.ids),
-                "hashes": list(part.hashes),
-                "groups": list(part.groups),
-            }
-            for name, part in {"tune": material.tune, "calibration": material.calibration}.items()
-        },
-    }
-
-
-def read_cases(run: Path) -> frozenset[str]:
-    """Hashes of the images that a run's policy was made of.
-
-    Raises:
-        DataError: They are not told.
-    """
-    path = run / POLICY_FOLDER / CASES
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        return frozenset(told["tune"]["hashes"] + told["calibration"]["hashes"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"{path}: missing or damaged ({error}); run `misgiving calibrate` again"
-        ) from error

@@ -1,7 +1,6 @@
-"""What `misgiving evaluate` and `misgiving predict` do with a trained run, and its policy."""
+"""`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +9,12 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving import distributed
-from misgiving.calibrators.apply import CALIBRATED, COMBINATION, Calibrator
+from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import Metadata, load_dataset, unlabelled
+from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.splits import Split
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import UsageError
 from misgiving.evaluation.inference import fingerprint_of, predictions_of, untuned_scores
@@ -31,24 +31,24 @@ from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibrate import read_cases
-from misgiving.workflows.decision_audit import (
-    Decided,
+from misgiving.workflows.calibrate import policy_hashes
+from misgiving.workflows.policy_evaluation import (
+    DECISIONS,
+    SUBGROUPS,
+    PolicyEvaluation,
     measure_decisions,
     measure_shares,
-    metadata_of,
-    remove_decisions,
 )
-from misgiving.workflows.train import align, held_out
+from misgiving.workflows.train import align
 
-Report = Callable[[int, int], None]
+SKIPPED = "skipped.csv"
 
 
 class Evaluation(NamedTuple):
-    """Measurements of a run, sentences that say on what, and groups where it has a policy."""
+    """Measurements of a run, sentences about its images, and subgroups if it has a policy."""
 
     measurements: list[Measurement]
-    account: list[str]
+    summary: list[str]
     subgroups: list[Subgroup]
 
 
@@ -64,31 +64,30 @@ def evaluate_run(
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    on_image: Report | None = None,
+    on_image: Callable[[int, int], None] | None = None,
     on_bad_image: str = FAIL,
 ) -> Evaluation:
-    """Measure a run on data that it was not trained on, and write predictions and measurements.
+    """Measure a run, and write predictions and measurements.
 
     Several processes share the images; each has the whole result, and the first writes it.
 
     Args:
         run: A run folder.
-        data: The data as the user names it.
+        data: The data as the user names it; images that the model was trained on are left out.
         out: Folder for `predictions.safetensors` and `measurements.csv`.
         cache: Folder for prepared images.
-        ood: Folders of images of another kind.
+        ood: Folders of out-of-distribution images.
         set_name: Measure only this set of the run's split.
         device: Where to compute.
         devices: Processes on each machine.
         nodes: Machines.
-        on_image: Told how many images are prepared, of how many.
-        on_bad_image: `fail`, or `skip` to go on without images that cannot be read.
+        on_image: Called with the number of prepared images and of all.
+        on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
-    names = _distinct_names(ood)
+    folders = _distinct_names(ood)
     engine = engine_of(run, checkpoint)
-    dataset_read = load_dataset(data)
     prepared = partial(
         prepare,
         preprocessing=checkpoint.preprocessing,
@@ -96,94 +95,40 @@ def evaluate_run(
         report=on_image,
         on_bad_image=on_bad_image,
     )
-    everything = prepared(dataset_read)
-    images, account = _images_to_measure(checkpoint, everything, dataset_read.name, set_name)
+    source = load_dataset(data)
+    everything = prepared(source)
+    images, summary = _images_to_measure(checkpoint, everything, source.name, set_name)
     predictions = predictions_of(checkpoint, images)
-    dataset = set_name or _name_of_set(images, checkpoint)
+    dataset = set_name or _name_of_set(images, checkpoint.split)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
     outliers = {
-        name: prepared(unlabelled([Path(folder)], name=name)) for name, folder in names.items()
+        name: prepared(unlabelled([Path(folder)], name=name)) for name, folder in folders.items()
     }
     measurements += _detection(checkpoint, images, outliers, engine)
-    account += [f"{name}: {len(outliers[name])} images" for name in outliers]
-    account += _write_skipped(out, {dataset_read.name: everything, **outliers})
-    subgroups: list[Subgroup] = []
+    summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
+    sets = {source.name: everything, **outliers}
+    for name, of in sets.items():
+        summary += skipped_sentences(of.skipped, len(of), of=name)
+    rows, remarks = _rows_for_policy(run, engine, images, set_name)
+    summary += remarks
     decided = None
-    if engine.policy is not None and engine.calibrator is not None:
-        rows, said = _without_cases_of_policy(run, images, set_name)
-        account += said
-        if len(rows):
-            metadata = metadata_of(dataset_read, images.select(rows))
-            decided = _decided(
-                engine, engine.calibrator, predictions.select(rows), dataset, metadata
-            )
-            measurements += decided.measurements
-            account += decided.sentences
-            subgroups = decided.subgroups
+    if len(rows):
+        metadata = _metadata_of(source, images.select(rows))
+        decided = _evaluate_policy(engine, predictions.select(rows), dataset, metadata)
+        measurements += decided.measurements
+        summary += decided.summary
     if distributed.is_first():
-        _write_evaluation(out, predictions, measurements, decided)
+        _write(out, predictions, measurements, decided, sets)
     distributed.wait_for_all()
-    return Evaluation(measurements, account, subgroups)
-
-
-def _write_evaluation(
-    out: Path,
-    predictions: Predictions,
-    measurements: list[Measurement],
-    decided: Decided | None,
-) -> None:
-    remove_decisions(out)
-    if decided is not None:
-        decided.write(out)
-    predictions.save(out / "predictions.safetensors")
-    write_table(out / "measurements.csv", Measurement, measurements)
-
-
-def _decided(
-    engine: DecisionEngine,
-    calibrator: Calibrator,
-    predictions: Predictions,
-    dataset: str,
-    metadata: Metadata,
-) -> Decided:
-    """What the policy does, after failures by the learned scores and calibration."""
-    learned = calibrator.with_learned(all_scores(predictions, engine.used), predictions.logits)
-    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
-    seed = 0 if engine.policy is None else engine.policy.seed
-    decided = measure_decisions(
-        engine.decide_predictions(predictions), predictions, dataset, metadata, seed=seed
-    )
-    measured = [
-        *measure_failures(predictions, scores, dataset),
-        *measure_scaling(predictions, calibrator, dataset),
-        *decided.measurements,
-    ]
-    return replace(decided, measurements=measured)
-
-
-def _without_cases_of_policy(
-    run: Path, images: ImageSet, set_name: str | None
-) -> tuple[Int[np.ndarray, " n"], list[str]]:
-    """Positions of images that did not set the policy, as numbers on those would flatter.
-
-    With `set_name`, all images of the set, and a sentence that says so.
-    """
-    known = read_cases(run)
-    met = np.array([content in known for content in images.hashes])
-    if not met.any():
-        return np.arange(len(images)), []
-    counted = f"{met.sum()} of these {len(images)} images set the policy"
-    if set_name is not None:
-        return np.arange(len(images)), [f"{counted}: what is said of its decisions flatters"]
-    return np.flatnonzero(~met), [f"{counted}; its decisions are measured on the others alone"]
+    return Evaluation(measurements, summary, decided.subgroups if decided else [])
 
 
 def engine_of(run: Path, checkpoint: Checkpoint) -> DecisionEngine:
-    """The decision engine of a run; without a policy where none was calibrated.
+    """The decision engine of a run; without a policy if none was calibrated.
 
     Raises:
         DataError: It is damaged, was edited, or was made for another model.
@@ -197,68 +142,87 @@ def engine_of(run: Path, checkpoint: Checkpoint) -> DecisionEngine:
     return engine
 
 
-def _name_of_set(images: ImageSet, checkpoint: Checkpoint) -> str:
-    """`validation`, `test` for images that the run has never met, `held_out` for some of both."""
-    known = set(checkpoint.split.hashes)
-    met = [content in known for content in images.hashes]
-    return "validation" if all(met) else "held_out" if any(met) else "test"
-
-
 def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
     names = {Path(folder).resolve().name: folder for folder in folders}
     if len(names) < len(folders):
         raise UsageError(
-            f"two --ood folders of {', '.join(folders)} have the same name; rename one, "
-            "so that rows differ"
+            f"`ood`: two folders of {', '.join(folders)} have the same name; rename one, so that "
+            "rows differ"
         )
     return names
-
-
-SKIPPED = "skipped.csv"
-
-
-def _write_skipped(out: Path, sets: Mapping[str, ImageSet]) -> list[str]:
-    """Write which images of which set were left out as unreadable, if any; gives sentences."""
-    rows = [SkippedImage(name, *one) for name, images in sets.items() for one in images.skipped]
-    if not rows:
-        (out / SKIPPED).unlink(missing_ok=True)  # of an earlier evaluation
-        return []
-    write_table(out / SKIPPED, SkippedImage, rows)
-    return [
-        sentence
-        for name, images in sets.items()
-        for sentence in skipped_sentences(images.skipped, len(images), of=name)
-    ]
 
 
 def _images_to_measure(
     checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
 ) -> tuple[ImageSet, list[str]]:
-    known, ood = align(everything, checkpoint.classes)
-    images, seen = held_out(known, checkpoint.split, set_name=set_name)
-    account = [f"{name}: {len(everything)} images; {len(images)} are measured"]
+    known, unknown = align(everything, checkpoint.classes)
+    images, trained = held_out(known, checkpoint.split, set_name=set_name)
+    summary = [f"{name}: {len(everything)} images; {len(images)} are measured"]
     if set_name is None:
-        account.append(f"left out: {seen} images on which the model was trained")
+        summary.append(f"left out: {trained} images on which the model was trained")
     else:
-        account.append(f"only the set {set_name!r} of the run's split")
+        summary.append(f"only the set {set_name!r} of the run's split")
     if set_name == "train":
-        account.append("these numbers flatter: the model was trained on these images")
+        summary.append("these numbers are optimistic: the model was trained on these images")
     if checkpoint.configuration.get("training", {}).get("keep") == "best":
-        account.append(
-            "the run kept the epoch that was best on its validation set: numbers on it flatter"
+        summary.append(
+            "the run kept the epoch that was best on its validation set, on which numbers are "
+            "optimistic"
         )
-    if ood:
-        account.append(f"left out: {ood} images of classes that the model does not know")
-    return images, account
+    if unknown:
+        summary.append(f"left out: {unknown} images of classes that the model does not know")
+    return images, summary
+
+
+def held_out(
+    images: ImageSet, split: Split, *, set_name: str | None = None
+) -> tuple[ImageSet, int]:
+    """The images that a model was not trained on, by content, and how many it was trained on.
+
+    With `set_name`, the images of that set of the split instead.
+
+    Raises:
+        UsageError: Nothing is left, or the split has no such set.
+    """
+    training = split.hashes_of("train")
+    trained = np.array([content in training for content in images.hashes])
+    if set_name is not None:
+        return _of_set(images, split, set_name), int(trained.sum())
+    if trained.all():
+        raise UsageError(
+            f"the model was trained on all {len(images)} of these images; give others, "
+            'or measure them nevertheless with `set_name="train"`'
+        )
+    return images.select(np.flatnonzero(~trained)), int(trained.sum())
+
+
+def _of_set(images: ImageSet, split: Split, set_name: str) -> ImageSet:
+    if set_name not in split.sets:
+        names = ", ".join(sorted(set(split.sets)))
+        raise UsageError(f"the run's split has no set {set_name!r}; choose from {names}")
+    wanted = split.hashes_of(set_name)
+    if set_name != "train":  # one copy of an image may have been trained on
+        wanted -= split.hashes_of("train")
+    rows = np.flatnonzero([content in wanted for content in images.hashes])
+    if not len(rows):
+        raise UsageError(f"none of these images is in the set {set_name!r} of the run's split")
+    return images.select(rows)
+
+
+def _name_of_set(images: ImageSet, split: Split) -> str:
+    """`validation` for images of the split, `test` for new images, `held_out` for both."""
+    known = set(split.hashes)
+    met = [content in known for content in images.hashes]
+    return "validation" if all(met) else "held_out" if any(met) else "test"
 
 
 def _detection(
     checkpoint: Checkpoint,
     inliers: ImageSet,
-    outliers: dict[str, ImageSet],
+    outliers: Mapping[str, ImageSet],
     engine: DecisionEngine,
 ) -> list[Measurement]:
-    """ODIN's default only: tuning it on the sets that are measured would flatter."""
+    """OOD metrics, with ODIN's defaults: tuned on the measured sets it would look too good."""
     if not outliers:
         return []
     inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
@@ -268,6 +232,75 @@ def _detection(
             inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
         )
         if engine.policy is not None:
-            found = engine.decide_predictions(predictions_of(checkpoint, images))
-            rows += measure_shares([one.decision for one in found], name)
+            decisions = engine.decide_predictions(predictions_of(checkpoint, images))
+            rows += measure_shares(decisions, name)
     return rows
+
+
+def _rows_for_policy(
+    run: Path, engine: DecisionEngine, images: ImageSet, set_name: str | None
+) -> tuple[Int[np.ndarray, " n"], list[str]]:
+    """Positions of the images on which the policy is measured: those that it was not fitted on.
+
+    With `set_name`, all images of the set, and a warning.
+    """
+    if engine.policy is None:
+        return np.arange(0), []
+    known = policy_hashes(run)
+    rows = np.flatnonzero([content not in known for content in images.hashes])
+    if len(rows) == len(images):
+        return rows, []
+    counted = f"the policy was fitted on {len(images) - len(rows)} of these {len(images)} images"
+    if set_name is not None:
+        return np.arange(len(images)), [f"{counted}: the numbers of its decisions are optimistic"]
+    return rows, [f"{counted}; its decisions are measured on the others"]
+
+
+def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:
+    """Metadata of these images, by column."""
+    position = {identity: number for number, identity in enumerate(source.ids)}
+    return {
+        column: [values[position[identity]] for identity in images.ids]
+        for column, values in source.metadata.items()
+    }
+
+
+def _evaluate_policy(
+    engine: DecisionEngine,
+    predictions: Predictions,
+    dataset: str,
+    metadata: Mapping[str, Sequence[str]],
+) -> PolicyEvaluation:
+    """Measure decisions, and before them learned scores and calibration."""
+    if engine.policy is None or engine.calibrator is None:
+        raise ValueError("the engine has no policy")
+    learned = engine.calibrator.with_learned(
+        all_scores(predictions, engine.used), predictions.logits
+    )
+    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
+    decisions = engine.decide_predictions(predictions)
+    decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
+    return decided._replace(
+        measurements=[
+            *measure_failures(predictions, scores, dataset),
+            *measure_scaling(predictions, engine.calibrator, dataset),
+            *decided.measurements,
+        ]
+    )
+
+
+def _write(
+    out: Path,
+    predictions: Predictions,
+    measurements: list[Measurement],
+    decided: PolicyEvaluation | None,
+    sets: Mapping[str, ImageSet],
+) -> None:
+    for name in (SKIPPED, DECISIONS, SUBGROUPS):  # of an earlier evaluation
+        (out / name).unlink(missing_ok=True)
+    if skipped := [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]:
+        write_table(out / SKIPPED, SkippedImage, skipped)
+    if decided is not None:
+        decided.write(out)
+    predictions.save(out / "predictions.safetensors")
+    write_table(out / "measurements.csv", Measurement, measurements)

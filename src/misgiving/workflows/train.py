@@ -16,7 +16,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.evaluation.inference import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
@@ -256,38 +256,3 @@ def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
         )
     aligned = replace(images.select(kept), classes=classes, labels=labels[kept])
     return aligned, len(images) - len(kept)
-
-
-def held_out(
-    images: ImageSet, split: Split, *, set_name: str | None = None
-) -> tuple[ImageSet, int]:
-    """The images that a model was not trained on, by content, and how many it was trained on.
-
-    With `set_name`, the images of that set of the split instead.
-
-    Raises:
-        UsageError: Nothing is left, or the split has no such set.
-    """
-    training = split.hashes_of("train")
-    seen = np.array([content in training for content in images.hashes])
-    if set_name is None:
-        if seen.all():
-            raise UsageError(
-                f"the model was trained on all {len(images)} of these images; give others, "
-                'or measure them nevertheless with `set_name="train"`'
-            )
-        return images.select(np.flatnonzero(~seen)), int(seen.sum())
-    return _of_set(images, split, set_name), int(seen.sum())
-
-
-def _of_set(images: ImageSet, split: Split, set_name: str) -> ImageSet:
-    if set_name not in split.sets:
-        names = ", ".join(sorted(set(split.sets)))
-        raise UsageError(f"the run's split has no set {set_name!r}; choose from {names}")
-    wanted = split.hashes_of(set_name)
-    if set_name != "train":  # of an image that is there twice, one copy may have been trained on
-        wanted -= split.hashes_of("train")
-    rows = np.flatnonzero([content in wanted for content in images.hashes])
-    if not len(rows):
-        raise UsageError(f"none of these images is in the set {set_name!r} of the run's split")
-    return images.select(rows)

@@ -1,4 +1,4 @@
-"""What a policy does to a set of images and to groups of them."""
+"""Decisions on a set of images, and on subgroups of it."""
 
 import csv
 
@@ -7,7 +7,7 @@ import pytest
 
 from misgiving.decisions.decision import Decision
 from misgiving.results.predictions import Predictions
-from misgiving.workflows.decision_audit import measure_decisions
+from misgiving.workflows.policy_evaluation import measure_decisions
 
 CLASSES = ("a", "b")
 
@@ -58,7 +58,7 @@ def test_shares_and_the_error_among_the_accepted_are_counted():
         "ood_share": 0.25,
         "error_among_accepted": 0.5,
     }
-    assert "accepted 2 of 4 (50.0%, 95 % interval 6.8% to 93.2%)" in decided.sentences[0]
+    assert "accepted 2 of 4 (50.0%, 95 % interval 6.8% to 93.2%)" in decided.summary[0]
 
 
 def test_without_an_accepted_image_there_is_no_error():
@@ -66,10 +66,10 @@ def test_without_an_accepted_image_there_is_no_error():
         decided_as(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
     )
     assert "error_among_accepted" not in {row.metric for row in decided.measurements}
-    assert "wrong" not in decided.sentences[0]
+    assert "wrong" not in decided.summary[0]
 
 
-def test_groups_of_people_are_told_apart_on_one_image_of_each_lesion():
+def test_subgroups_are_compared_on_one_image_of_each_group():
     count = 200
     labels = [number % 2 for number in range(count)]
     scanners = ["old" if number % 4 < 2 else "new" for number in range(count)]
@@ -86,8 +86,8 @@ def test_groups_of_people_are_told_apart_on_one_image_of_each_lesion():
     assert found["scanner", "old"].cases == found["scanner", "new"].cases == 50
     assert found["scanner", "old"].worse == ("coverage", "deferral")
     assert found["scanner", "new"].worse == ()
-    assert any("a clearly worse deal for scanner old" in line for line in decided.sentences)
-    assert not any("scanner new" in line for line in decided.sentences)
+    assert any("fares worse: scanner old" in line for line in decided.summary)
+    assert not any("scanner new" in line for line in decided.summary)
 
 
 def test_decisions_and_subgroups_are_written(tmp_path):
