@@ -90,7 +90,7 @@ def metrics(client):
 
 
 def test_requests_decisions_batches_and_refusals_are_counted(serving):
-    client = serving(linger=0.3)
+    client = serving(linger=600.0, batch_size=3)
     pictures = [picture(0.1), picture(0.5), picture(colour=(0, 200, 0)), b"no image"]
     client.post("/decisions", files=[("files", (f"{n}.png", p)) for n, p in enumerate(pictures)])
     client.get("/cases/" + "0" * 32)

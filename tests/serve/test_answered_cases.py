@@ -10,7 +10,7 @@ import time
 
 import pytest
 from databases import emptied
-from processes import standin_at
+from processes import standin_at, wait_until
 from standin import picture
 
 from misgiving.serve.store import CaseFilter, Store
@@ -20,7 +20,7 @@ CLIENTS = 8
 
 def ask(where, answered, level):
     """Ask until the connection breaks; note what was answered completely."""
-    connection = http.client.HTTPConnection(*where, timeout=30)
+    connection = http.client.HTTPConnection(*where, timeout=120)
     try:
         while True:
             body = picture(level, size=(20, 20))
@@ -44,8 +44,7 @@ def answered_before_kill(place, kept, moment):
         ]
         for sender in senders:
             sender.start()
-        while not answered:
-            time.sleep(0.001)
+        wait_until(lambda: answered)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         for sender in senders:
@@ -88,10 +87,9 @@ def test_a_service_that_is_told_to_stop_answers_what_it_has_begun(sqlite_place):
     with standin_at(sqlite_place) as (process, where):
         sender = threading.Thread(target=ask, args=(where, answered, 0.5))
         sender.start()
-        while not answered:
-            time.sleep(0.001)
+        wait_until(lambda: answered)
         process.send_signal(signal.SIGTERM)
-        process.wait(20)
+        process.wait(120)
         sender.join()
     store = Store.open(sqlite_place)
     assert {case["id"] for case in answered} == {case.id for case in store.all(CaseFilter())}

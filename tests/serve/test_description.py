@@ -45,7 +45,7 @@ OPERATIONS = [
 def described(tmp_path_factory):
     """The description of a service, and a case that it has."""
     place = tmp_path_factory.mktemp("described") / "cases.sqlite"
-    with standin_at(str(place), timeout=5.0) as (_, (host, port)):
+    with standin_at(str(place)) as (_, (host, port)):
         connection = http.client.HTTPConnection(host, port)
         connection.request("POST", "/decisions", picture(), {"Content-Type": "image/png"})
         case = json.load(connection.getresponse())["results"][0]["case"]
@@ -90,7 +90,7 @@ def test_whatever_is_sent_is_answered_as_described(described, method, path, exam
         suppress_health_check=list(HealthCheck),
     )
     def hold(case):
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=60)
 
     hold()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from commands import one_line
-from processes import split, standin_at, started
+from processes import split, standin_at, started, wait_until
 from standin import KEY, picture
 
 from misgiving.bundle.bundle import Bundle
@@ -27,7 +27,7 @@ def serve(*arguments):
 
 
 def ask(where, method, path, body=None):
-    connection = http.client.HTTPConnection(*where, timeout=30)
+    connection = http.client.HTTPConnection(*where, timeout=120)
     connection.request(method, path, body, {"Content-Type": "image/png"} if body else {})
     response = connection.getresponse()
     content = response.read()
@@ -49,8 +49,8 @@ def is_answered_by(case, bundle):
     assert case["reason"] == expected.reason
     assert list(case["probabilities"]) == list(bundle.classes)
     assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
-    assert case["score"] == pytest.approx(expected.acceptance_score, rel=1e-4)
-    for name in ("error_probability", "expected_loss", "predicted_loss", "ood_score"):
+    numbers = ("error_probability", "expected_loss", "predicted_loss")
+    for name in (*numbers, "acceptance_score", "ood_score"):
         assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
 
 
@@ -62,7 +62,7 @@ def test_a_bundle_is_served_without_torch_and_stops_in_order(exported, tmp_path)
         maps = Path(f"/proc/{process.pid}/maps")
         libraries = maps.read_text() if maps.exists() else ""
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=120)
     is_answered_by(case, bundle)
     assert case["model_fingerprint"] == model["model_fingerprint"] == bundle.fingerprint
     assert model["policy"] == bundle.policy.summary()
@@ -166,14 +166,17 @@ def test_what_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):
 def test_a_connection_on_which_no_request_comes_is_closed(sqlite_place):
     with standin_at(sqlite_place, head_seconds=0.5) as (_, where):
         begun = time.monotonic()
-        with socket.create_connection(where, timeout=20) as connection:
+        with socket.create_connection(where, timeout=60) as connection:
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert b"200 OK" in connection.recv(65536)
             connection.sendall(b"GET /")
-            for _ in range(100):
-                try:
-                    connection.sendall(b"a")
-                except OSError:
-                    break
-                time.sleep(0.1)
-            assert 0.4 < time.monotonic() - begun < 8
+            wait_until(lambda: is_closed(connection))
+            assert time.monotonic() - begun > 0.4
+
+
+def is_closed(connection):
+    try:
+        connection.sendall(b"a")
+    except OSError:
+        return True
+    return False

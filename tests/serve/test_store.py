@@ -38,7 +38,7 @@ def case(number, **values):
             "ood_p_value": 0.04,
             "decision": drawn.choice(CHOICES),
             "reason": "because",
-            "score": 1 / 3,
+            "acceptance_score": 1 / 3,
             "ood_score": -2.0,
             "sha256": "a" * 64,
             "model_fingerprint": "b" * 64,
@@ -77,7 +77,7 @@ def many(store):
 
 
 def test_a_case_comes_back_as_it_was_given(store):
-    given = case(1, name="a\n'; DROP TABLE cases; -- \u202e.jpg", score=0.1 + 0.2)
+    given = case(1, name="a\n'; DROP TABLE cases; -- \u202e.jpg", acceptance_score=0.1 + 0.2)
     store.add([given])
     assert store.case(given.id) == given
 
@@ -235,6 +235,32 @@ def test_cases_of_the_first_schema_are_kept_by_the_steps_after_it(place):
     assert migrated.case("00").review.note == "looked at"
     migrated.add([case(1, policy_fingerprint="p")])
     assert [one.number for one in migrated.decided("p")] == [2]
+    migrated.close()
+
+
+WITH_FOREIGN = 4  # schemas that called out-of-distribution images foreign
+
+
+def test_decisions_of_older_stores_get_the_name_that_they_have_now(place):
+    engine = engine_for(place)
+    with engine.begin() as connection:
+        migrate(connection, place, MIGRATIONS[:WITH_FOREIGN])
+        connection.exec_driver_sql(
+            "INSERT INTO cases (id, received, name, predicted_class, probability, probabilities, "
+            "error_probability, foreign_p_value, decision, reason, score, foreign_score, sha256, "
+            "model_fingerprint, image_kept, reviewed, doubt) VALUES "
+            "('01', '2026-01-01T00:00:00Z', 'a', 'MEL', 0.6, '{\"MEL\": 0.6}', 0.4, 0.01, "
+            "'foreign', 'r', 0.25, -7.5, 's', 'm', false, false, 0.4), "
+            "('02', '2026-01-02T00:00:00Z', 'b', 'NV', 0.9, '{\"NV\": 0.9}', 0.1, 0.5, "
+            "'accept', 'r', 0.75, -1.5, 's', 'm', false, false, 0.1)"
+        )
+    engine.dispose()
+    migrated = Store.open(place)
+    found = migrated.page(CaseFilter(decisions=("ood",))).cases
+    assert [(one.id, one.ood_p_value, one.ood_score) for one in found] == [("01", 0.01, -7.5)]
+    assert found[0].acceptance_score == 0.25
+    assert migrated.case("02").decision == "accept"
+    assert migrated.counts() == {"accept": 1, "defer": 0, "ood": 1}
     migrated.close()
 
 

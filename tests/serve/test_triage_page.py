@@ -90,7 +90,8 @@ def test_what_is_chosen_after_a_stop_is_sent_when_that_has_ended(opened):
     playwright.expect(page.locator("#progress-text")).to_have_text("0 of 30")
     page.locator("#stop").click()
     page.locator("#files").set_input_files(files(shades({"later": 0.45})))
-    page.wait_for_timeout(200)
+    while len(waiting) < 2:
+        page.wait_for_timeout(20)
     held.clear()
     for route in waiting:
         go_on(route)

@@ -236,8 +236,8 @@ def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again
     one = stored(page_service, 1)
     page = opened(prepare=no_pictures)
     page.locator("#list").focus()
-    page.keyboard.press("j")
-    page.wait_for_timeout(300)
+    with page.expect_response(f"**/cases/{one.id}"):
+        page.keyboard.press("j")
     page_service.store.review(one.id, said_by("B. C.", "light"))
     page.locator("#note").fill("mine")
     page.locator("#agree").click()

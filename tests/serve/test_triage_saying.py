@@ -129,7 +129,7 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(page_service, 
     playwright.expect(page.locator("#fact-bound")).to_have_text("10.1 %")
 
 
-@pytest.mark.parametrize("missing", ["ood_score", "score", "error_probability"])
+@pytest.mark.parametrize("missing", ["ood_score", "acceptance_score", "error_probability"])
 def test_no_target_accepts_what_is_no_finite_number(missing, page_service, opened):
     answered = {"error": 0.02, "policy_fingerprint": page_service.policy_fingerprint}
     stored(page_service, 1, **answered, name="finite.png")

@@ -30,7 +30,7 @@ def a_case(number, *, score=0.8, likeness=-100.0, content=None, policy="p" * 64)
         ood_p_value=None,
         decision="accept" if score is not None and score > 0.85 else "defer",
         reason="",
-        score=score,
+        acceptance_score=score,
         ood_score=likeness,
         sha256=content or f"{number:064x}",
         model_fingerprint="f" * 64,
@@ -74,7 +74,7 @@ def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(
     store.add(cases)
     for case in cases:
         monitor.update(
-            score=case.score,
+            score=case.acceptance_score,
             ood_score=case.ood_score,
             accepted=case.decision == "accept",
             content=case.sha256,

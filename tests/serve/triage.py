@@ -16,6 +16,8 @@ from misgiving.serve.store import Store
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+playwright.expect.set_options(timeout=30_000)  # ends only what would never end
+
 CHROMIUM = Path("/usr/bin/chromium")
 ARGUMENTS = [
     "--headless",
@@ -98,7 +100,7 @@ def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=Non
             "ood_p_value": 0.5,
             "decision": decision,
             "reason": "because",
-            "score": None if error is None else 1 - error,
+            "acceptance_score": None if error is None else 1 - error,
             "ood_score": -1.0,
             "sha256": f"{number:064x}",
             "model_fingerprint": "f" * 64,

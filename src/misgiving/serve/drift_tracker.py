@@ -68,7 +68,7 @@ class DriftTracker:
             taken += 1
             self._contents.add(content)
             self._monitor.update(
-                score=math.nan if case.score is None else case.score,
+                score=math.nan if case.acceptance_score is None else case.acceptance_score,
                 ood_score=math.nan if case.ood_score is None else case.ood_score,
                 accepted=case.decision == "accept",
                 content=case.sha256,

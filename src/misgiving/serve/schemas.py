@@ -58,7 +58,7 @@ class Case(Record):
     )
     decision: Outcome
     reason: str = Field(description="Explanation of the decision.")
-    score: Number = Field(description="Acceptance score; higher means more likely correct.")
+    acceptance_score: Number = Field(description="Higher means more likely correct.")
     ood_score: Number = Field(description="Lower means more likely out-of-distribution.")
     sha256: str = Field(description="Hash of the file.")
     model_fingerprint: str
@@ -90,6 +90,6 @@ class DecidedCase(Record):
     number: int = Field(description="In the order of arrival.")
     received: Moment
     decision: Outcome
-    score: Number
+    acceptance_score: Number
     ood_score: Number
     sha256: str

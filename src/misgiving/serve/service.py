@@ -179,11 +179,9 @@ class Service:
             raise ImageNotStoredError from failure
 
     def _case(self, name: str, image: DecodedImage, decision: Decision) -> Case:
-        values = decision._asdict()
-        values["score"] = values.pop("acceptance_score")
         return Case.model_validate(
             {
-                **values,
+                **decision._asdict(),
                 "probability": decision.probability,
                 "id": self._new_id(),
                 "received": datetime.now(UTC),

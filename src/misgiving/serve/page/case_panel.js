@@ -104,7 +104,7 @@ function renderFacts(one) {
     "error probability": percent(one.error_probability),
     "expected loss": one.expected_loss == null ? null : `${one.expected_loss.toFixed(2)} nats`,
     "familiarity (p-value)": one.ood_p_value?.toPrecision(2),
-    "acceptance score": one.score?.toPrecision(3),
+    "acceptance score": one.acceptance_score?.toPrecision(3),
     "received": new Date(one.received).toLocaleString(),
   };
   const known = Object.entries(facts).filter(([, value]) => value != null);

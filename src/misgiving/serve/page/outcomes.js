@@ -15,13 +15,13 @@ export function outcome(one) {
   if (state.target == null || !sameModel(one)) return one.decision;
   if (one.decision === "ood") return "ood";
   const point = operatingPointFor(state.target);
-  const reached = point && (point.threshold == null || one.score >= point.threshold);
+  const reached = point && (point.threshold == null || one.acceptance_score >= point.threshold);
   return isUsable(one) && reached ? "accept" : "defer";
 }
 
 // As in the policy: null is not a finite number and must be deferred (JavaScript compares it as 0).
 function isUsable(one) {
-  if (one.score == null || one.error_probability == null) return false;
+  if (one.acceptance_score == null || one.error_probability == null) return false;
   const limit = state.calibration.policy.ood_threshold;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }

@@ -43,7 +43,7 @@ CASE_COLUMNS = (
     "expected_loss",
     "predicted_loss",
     "ood_p_value",
-    "score",
+    "acceptance_score",
     "ood_score",
     "reason",
     "reviewed",

@@ -36,7 +36,7 @@ CASES = Table(
     Column("ood_p_value", Float),
     Column("decision", String),
     Column("reason", String),
-    Column("score", Float),
+    Column("acceptance_score", Float),
     Column("ood_score", Float),
     Column("sha256", String),
     Column("model_fingerprint", String),
@@ -88,11 +88,11 @@ MIGRATIONS: tuple[Statements, ...] = (
             error_probability DOUBLE PRECISION,
             expected_loss DOUBLE PRECISION,
             predicted_loss DOUBLE PRECISION,
-            ood_p_value DOUBLE PRECISION,
+            foreign_p_value DOUBLE PRECISION,
             decision TEXT NOT NULL,
             reason TEXT NOT NULL,
             score DOUBLE PRECISION,
-            ood_score DOUBLE PRECISION,
+            foreign_score DOUBLE PRECISION,
             sha256 TEXT NOT NULL,
             model_fingerprint TEXT NOT NULL,
             policy_fingerprint TEXT,
@@ -124,6 +124,12 @@ MIGRATIONS: tuple[Statements, ...] = (
     (
         "CREATE INDEX cases_by_decision ON cases (decision, reviewed)",
         "CREATE INDEX reviews_by_time ON reviews (reviewed_at)",
+    ),
+    (
+        "ALTER TABLE cases RENAME COLUMN foreign_p_value TO ood_p_value",
+        "ALTER TABLE cases RENAME COLUMN foreign_score TO ood_score",
+        "ALTER TABLE cases RENAME COLUMN score TO acceptance_score",
+        "UPDATE cases SET decision = 'ood' WHERE decision = 'foreign'",
     ),
 )
 
