@@ -57,11 +57,11 @@ def count_of(result, check):
         ("files of the same content", [("1", "0")]),
         ("files of the same pixels alone", [("6", "2")]),
         ("near duplicates", [("7", "3")]),
-        ("lesions with several images", [("6", "2"), ("9", "3"), ("5", "4")]),
-        ("lesions on two sides of the split", [("6", "2"), ("9", "3")]),
-        ("copies on two sides of the split", [("6", "2"), ("7", "3")]),
+        ("groups with several images", [("6", "2"), ("9", "3"), ("5", "4")]),
+        ("groups in several sets of the split", [("6", "2"), ("9", "3")]),
+        ("copies in several sets of the split", [("6", "2"), ("7", "3")]),
         ("copies with different labels", [("1", "0")]),
-        ("lesions with different labels", [("9", "3"), ("5", "4")]),
+        ("groups with different labels", [("9", "3"), ("5", "4")]),
         ("images of unusual size", [("8", "")]),
         ("grey images", [("4", "")]),
         ("tiny images", [("8", "")]),
@@ -75,9 +75,9 @@ def test_every_fault_is_found_and_nothing_else(photos, check, expected):
 
 def test_copies_of_different_lesions_are_counted(photos):
     remarks = {row.check: row.remark for row in audit(photos, sets=PARTS).summary()}
-    assert remarks["near duplicates"] == "1 of different lesions"
-    assert remarks["files of the same pixels alone"] == "0 of different lesions"
-    assert remarks["copies on two sides of the split"] == "1 of different lesions"
+    assert remarks["near duplicates"] == "1 of different groups"
+    assert remarks["files of the same pixels alone"] == "0 of different groups"
+    assert remarks["copies in several sets of the split"] == "1 of different groups"
 
 
 def test_the_reason_of_an_unreadable_file_is_one_line(photos):
@@ -119,7 +119,7 @@ def test_the_papers_split_is_drawn_with_the_seed():
     digits = load_dataset("digits").select(np.arange(400))
     paired = Dataset(**{**vars(digits), "groups": tuple(f"g{n // 2}" for n in range(400))})
     found = [
-        [row for row in audit(paired, seed=seed).findings if "two sides" in row.check]
+        [row for row in audit(paired, seed=seed).findings if "several sets" in row.check]
         for seed in (0, 0, 1)
     ]
     assert found[0] == found[1] != found[2]
@@ -129,8 +129,8 @@ def test_the_papers_split_is_drawn_with_the_seed():
 def test_a_set_that_cannot_be_split_is_audited_without(photos):
     alone = photos.select(np.array([0, 1, 2]))
     rows = {row.check: row for row in audit(alone).summary()}
-    assert "class 'b' has one image" in rows["lesions on two sides of the split"].remark
-    assert rows["copies on two sides of the split"].count == 0
+    assert "class 'b' has one image" in rows["groups in several sets of the split"].remark
+    assert rows["copies in several sets of the split"].count == 0
 
 
 def test_classes_are_counted_beside_the_published_counts(tmp_path):
@@ -213,7 +213,7 @@ def test_real_lesions_on_two_sides_are_those_of_a_count_by_hand(real_data):
     parts = paper_split(dataset.labels, dataset.classes, seed=3)
     held_out = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "validation"}
     trained = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "train"}
-    found = count_of(audit(dataset, seed=3), "lesions on two sides of the split")
+    found = count_of(audit(dataset, seed=3), "groups in several sets of the split")
     assert found == len(held_out & trained)
 
 

@@ -237,7 +237,7 @@ def test_the_manifest_says_what_was_fetched_from_where(get, site, to):
 def test_what_was_fetched_is_told_with_licence_and_citation(get, to):
     fetched = get()
     assert (fetched.written, fetched.found) == ((to / "images.npz",), ())
-    assert (fetched.licence, fetched.citation) == ("CC0", "Toy (2020)")
+    assert (fetched.published.licence, fetched.published.citation) == ("CC0", "Toy (2020)")
     assert fetched.data == f"medmnist:{to}"
 
 
@@ -463,7 +463,7 @@ def test_an_endless_answer_is_stopped_where_the_size_is_known(get, site, to):
 
 def test_a_declared_length_that_is_too_long_is_a_broken_transfer(get, site, to):
     site.prescribed["/images.npz"] = [declares(400_000)] * 4
-    refused(get, to, "broke off after 300000 of 400000 bytes")
+    refused(get, to, "after 300000 of 400000 bytes")
 
 
 def test_a_declared_length_that_is_too_short_is_found_by_the_md5(get, site, to):
@@ -701,7 +701,7 @@ def test_a_link_in_an_archive_is_refused(get, to):
 
 
 def test_a_truncated_archive_is_removed(get, to):
-    refused_archive(get, to, zip_of(MEMBERS)[:-30], "not a whole zip archive")
+    refused_archive(get, to, zip_of(MEMBERS)[:-30], "not a valid zip archive")
 
 
 def test_a_damaged_member_is_found_by_its_checksum(get, to):
@@ -713,7 +713,7 @@ def test_a_member_longer_than_declared_is_refused(get, to):
     content = zip_of({"a.jpg": b"x" * 1000})
     lying = content.replace((1000).to_bytes(4, "little") * 2, b"\xe8\x03\0\0\x0a\0\0\0")
     assert lying != content
-    refused_archive(get, to, lying, "not a whole zip archive")
+    refused_archive(get, to, lying, "not a valid zip archive")
 
 
 def test_an_archive_that_would_fill_the_disk_is_refused(get, to):
@@ -728,7 +728,7 @@ def test_two_members_of_one_name_are_refused(get, to):
 
 
 def test_a_file_where_a_folder_must_be_is_refused(get, to):
-    refused_archive(get, to, zip_of({"a": b"x", "a/b": b"y"}), "not a whole zip archive")
+    refused_archive(get, to, zip_of({"a": b"x", "a/b": b"y"}), "not a valid zip archive")
 
 
 def test_an_archive_that_cannot_be_unpacked_for_lack_of_room_is_kept(get, site, to, monkeypatch):
@@ -736,7 +736,7 @@ def test_an_archive_that_cannot_be_unpacked_for_lack_of_room_is_kept(get, site, 
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr(archives_module, "_extract", full)
+        patched.setattr(archives_module.shutil, "copyfileobj", full)
         with pytest.raises(DataError, match="No space left"):
             get("photos.zip", zip_of(MEMBERS), unpack=True)
     get("photos.zip", unpack=True)

@@ -182,4 +182,7 @@ def fetch(
         say(f"fetched {path}")
     for path in fetched.found:
         say(f"{path} exists already")
-    say(f"licence: {fetched.licence}\nplease cite: {fetched.citation}\nuse it as {fetched.data}")
+    published = fetched.published
+    say(
+        f"licence: {published.licence}\nplease cite: {published.citation}\nuse it as {fetched.data}"
+    )

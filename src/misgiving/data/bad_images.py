@@ -1,4 +1,4 @@
-"""Images that cannot be read: all of them are found, and then it is failed or gone on without."""
+"""Unreadable images: all of them are found, and then refused or left out."""
 
 import errno
 from collections.abc import Callable, Sequence
@@ -14,69 +14,63 @@ from misgiving.registry import Registry
 Result = TypeVar("Result")
 
 FAIL, SKIP = "fail", "skip"
-NAMED = 3  # of several bad images in one line
-OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # which say nothing about a file
+NAMED = 3  # bad images that are named in one line
+MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 
 
 def collected(
     work: Callable[[int], Result], ids: Sequence[str]
 ) -> Callable[[int], Result | BadImage]:
-    """What does the same work, but gives a bad image back where it cannot be read.
+    """The same work, which returns a bad image where one cannot be read.
 
-    A machine without memory or file handles is no fault of the image, and stays an error.
+    A machine without memory or file handles is not the image's fault, and stays an error.
     """
 
     def attempt(index: int) -> Result | BadImage:
         try:
             return work(index)
         except DataError as failure:
-            if (cause := failure.__cause__) is not None and _is_of_the_machine(cause):
+            cause = failure.__cause__
+            out_of_handles = isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS
+            if cause is not None and (out_of_handles or isinstance(cause, MemoryError)):
                 raise cause from failure
             return BadImage(ids[index], visible(str(failure)))
 
     return attempt
 
 
-def _is_of_the_machine(cause: BaseException) -> bool:
-    return isinstance(cause, MemoryError) or (
-        isinstance(cause, OSError) and cause.errno in OF_THE_MACHINE
-    )
-
-
 def _fail(bad: Sequence[BadImage], total: int) -> None:
-    """Refuse bad images, all at once."""
     if len(bad) == 1:
-        raise refusal(f"{bad[0]}; or leave it out with --on-bad-image skip", bad, total)
+        raise refusal(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
     if bad:
         raise refusal(
             f"{len(bad)} of {total} images cannot be read ({first_names(bad)}); repair or remove "
-            "them, or leave them out with --on-bad-image skip",
+            'them, or leave them out with `on_bad_image="skip"`',
             bad,
             total,
         )
 
 
 def _skip(bad: Sequence[BadImage], total: int) -> None:
-    """Go on without bad images, if any image is left."""
     if len(bad) == total:
         raise refusal(f"none of the {total} images can be read ({bad[0]})", bad, total)
 
 
 ON_BAD_IMAGE: Registry[Callable[[Sequence[BadImage], int], None]] = Registry(
-    "--on-bad-image", **{FAIL: _fail, SKIP: _skip}
+    "`on_bad_image`", **{FAIL: _fail, SKIP: _skip}
 )
-"""Called with the images that cannot be read, and of how many; raises where it is not gone on."""
+"""Called with the unreadable images and the total; raises if they are not skipped."""
 
 
 def refusal(message: str, bad: Sequence[BadImage], total: int) -> BadImages:
-    """The error that says this about these of so many images."""
+    """The error about these unreadable images, of so many."""
     error = BadImages(message)
     error.images, error.whole = tuple(bad), len(bad) == total
     return error
 
 
 def first_names(bad: Sequence[BadImage]) -> str:
-    """The first few, for a sentence.
+    """The first few names.
 
     >>> first_names([BadImage(name, "") for name in "abcde"])
     'a, b, c and 2 more'
@@ -86,7 +80,7 @@ def first_names(bad: Sequence[BadImage]) -> str:
 
 
 def skipped_sentences(bad: Sequence[BadImage], kept: int, *, of: str = "") -> list[str]:
-    """A sentence that says how many images were left out, and which; none where none was."""
+    """A sentence about the images that were left out, if there are any."""
     if not bad:
         return []
     total = f"{len(bad)} of {len(bad) + kept} images" + (f" of {of}" if of else "")
@@ -97,7 +91,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
     """The set without these images.
 
     Raises:
-        BadImages: A class that had images has none left.
+        BadImages: No image of a class is left.
     """
     names = {one.image for one in bad}
     kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
@@ -118,23 +112,21 @@ def readable(
     on_bad_image: str = FAIL,
     report: Callable[[int, int], None] | None = None,
 ) -> tuple[Dataset, list[BadImage]]:
-    """The images of a set that can be read, and those that cannot: each is decoded to know.
+    """The readable images of a set, and the others; each image is decoded.
 
     Args:
         dataset: The set.
         on_bad_image: A rule of `ON_BAD_IMAGE`.
-        report: Told how many images are done, of how many.
+        report: Called with the number of images that are done, and the total.
 
     Raises:
         BadImages: There is a bad image and the rule is `fail`, or nothing is left.
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     bad: list[BadImage] = []
-    looks = in_order(
-        collected(lambda index: dataset.images.read(index).hash, dataset.ids), len(dataset)
-    )
-    for done, look in enumerate(looks, start=1):
-        bad += [look] if isinstance(look, BadImage) else []
+    work = collected(lambda index: dataset.images.read(index).hash, dataset.ids)
+    for done, result in enumerate(in_order(work, len(dataset)), start=1):
+        bad += [result] if isinstance(result, BadImage) else []
         if report:
             report(done, len(dataset))
     rule(bad, len(dataset))

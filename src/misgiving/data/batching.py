@@ -51,7 +51,7 @@ def batches(
     GPU, and become float32 there.
     """
     if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     order = np.arange(len(images)) if order is None else order
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pinned = torch.device(device).type == "cuda"
@@ -95,7 +95,7 @@ def _on_device(
 
 
 SAMPLING: Registry[Callable[[Tensor], Tensor] | None] = Registry(
-    "class weighting", inverse=torch.reciprocal, sqrt=torch.rsqrt, none=None
+    "`class_weighted`", inverse=torch.reciprocal, sqrt=torch.rsqrt, none=None
 )
 """Weight of a sample, given the size of its class; None draws each sample once."""
 

@@ -27,7 +27,7 @@ UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
 
 CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
-    "crop_shape",
+    "`crop_shape`",
     both=lambda height, width, share: (share * height, share * width),
     square=lambda height, width, share: (min(share * width, float(height)),) * 2,
 )
@@ -69,7 +69,7 @@ def _divide_by(illuminant: Illuminant, image: Image.Image) -> Image.Image:
 
 
 COLOR_CONSTANCY: Registry[Callable[[Image.Image], Image.Image]] = Registry(
-    "color_constancy",
+    "`color_constancy`",
     shades_of_gray=shades_of_gray,
     gray_world=gray_world,
     none=lambda image: image,
@@ -173,7 +173,7 @@ class AugmentationSettings:
         for name, largest in (("jitter", 1), ("rotation", 180), ("translation", 1)):
             value = getattr(self, name)
             if not 0 <= value <= largest:
-                raise UsageError(f"{name} must be in [0, {largest}], got {value}")
+                raise UsageError(f"`{name}` must be in [0, {largest}], got {value}")
 
     @classmethod
     def none(cls) -> "AugmentationSettings":
@@ -199,5 +199,5 @@ def _construct(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
         if name not in kinds:
             raise UsageError(f"unknown setting {name!r}; choose from {', '.join(kinds)}")
         if type(value) not in ({int, float} if kinds[name] is float else {kinds[name]}):
-            raise UsageError(f"{name} must be of type {kinds[name].__name__}, got {value!r}")
+            raise UsageError(f"`{name}` must be of type {kinds[name].__name__}, got {value!r}")
     return kind(**{name: kinds[name](value) for name, value in values.items()})

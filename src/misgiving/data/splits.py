@@ -37,7 +37,7 @@ def paper_split(
     Images of one group may end up in both sets; `count_shared_groups` counts such groups.
     """
     if not 0 < validation_share < 1:
-        raise UsageError(f"validation_share must be in (0, 1), got {validation_share}")
+        raise UsageError(f"`validation_share` must be in (0, 1), got {validation_share}")
     _refuse_seed(seed)
     counts = np.bincount(labels, minlength=len(classes))
     _refuse_single(counts, classes)
@@ -54,7 +54,7 @@ def paper_split(
 
 def _refuse_seed(seed: int) -> None:
     if not 0 <= seed < 2**32:
-        raise UsageError(f"seed must be in [0, 2**32), got {seed}")
+        raise UsageError(f"`seed` must be in [0, 2**32), got {seed}")
 
 
 def _refuse_single(counts: Int[np.ndarray, " classes"], classes: Sequence[str]) -> None:
@@ -81,7 +81,7 @@ def _refuse_empty(
     rarest = int(np.argmin(np.where(in_one_set, counts, counts.max() + 1)))
     least = math.ceil(1000 / counts[rarest]) / 1000
     raise UsageError(
-        f"validation_share {share} leaves one set without images of class {classes[rarest]!r} "
+        f"`validation_share` {share} leaves one set without images of class {classes[rarest]!r} "
         f"({counts[rarest]} images); choose a share from {least:g} to {1 - least:g}"
     )
 
@@ -109,7 +109,7 @@ def grouped_split(
         for label in np.setdiff1d(labels, labels[sets == name]):
             raise DataError(
                 f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
-                "try another seed, add images of it or leave the class out"
+                "try another `seed`, add images of it or leave the class out"
             )
     return sets
 
@@ -124,12 +124,12 @@ def _refuse_few_groups(
         if count < 4:
             raise DataError(
                 f"class {classes[label]!r} has {count} groups, too few for the four sets of a "
-                "grouped split; add images of it, leave the class out or use the split 'paper'"
+                'grouped split; add images of it, leave the class out or use `split="paper"`'
             )
     if (most := int(np.bincount(labels).max())) < 10:
         raise DataError(
             f"no class has more than {most} images, too few for the tenths of a grouped split; "
-            "add images or use the split 'paper'"
+            'add images or use `split="paper"`'
         )
 
 

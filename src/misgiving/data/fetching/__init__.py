@@ -1,4 +1,4 @@
-"""Download published image sets: checked, and resumed where a transfer broke off."""
+"""Download of published image sets, with checks and resumption."""
 
 from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
 from misgiving.data.fetching.fetch import Fetched, fetch

@@ -1,4 +1,4 @@
-"""Unpack zip archives that strangers made."""
+"""Unpack zip archives from untrusted sources."""
 
 import shutil
 import stat
@@ -12,25 +12,26 @@ from zlib import error as zlib_error
 from misgiving.errors import DataError
 from misgiving.files import whole_folder
 
-LARGEST_GROWTH = 50  # images hardly shrink when packed: an archive that grows more is hostile
+LARGEST_GROWTH = 50  # images hardly compress: an archive that grows more is hostile
 CHUNK = 1 << 16
 ENCRYPTED = 1  # a flag bit of the zip format
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+DAMAGE = (zipfile.BadZipFile, zlib_error, EOFError, FileExistsError, NotADirectoryError)
 
 
 class BadArchive(DataError):
-    """The archive itself must not be unpacked, whatever is done about the folder."""
+    """The archive is damaged or hostile."""
 
 
 class Contents(NamedTuple):
-    """What a folder holds: how many files at any depth, and their bytes together."""
+    """Number of files in a folder at any depth, and their total size."""
 
     files: int
     bytes: int
 
 
 def contents_of(folder: Path) -> Contents:
-    """Count what lies in a folder, without hidden files, which file managers leave."""
+    """Contents of a folder without hidden files, which file managers leave."""
     files = [path for path in folder.rglob("[!.]*") if not path.is_dir()]
     sizes = [path.lstat().st_size for path in files]
     return Contents(len(sizes), sum(sizes))
@@ -45,19 +46,19 @@ def unpack(
 ) -> None:
     """Unpack a zip archive into a folder that appears whole or not at all.
 
-    A leading folder of the same name is taken off, and hidden files are left out.
+    A leading folder of the same name is removed from the paths, and hidden files are left out.
 
     Args:
         archive: The file.
-        folder: Where to; it must not exist.
-        before: Called with what will be in the folder before anything is written.
-        report: Called with how many bytes are unpacked, and of how many.
+        folder: The destination, which must not exist.
+        before: Called with the expected contents before anything is written.
+        report: Called with the number of bytes that are unpacked, and the total.
 
     Raises:
-        BadArchive: The archive is damaged, or holds what must not be unpacked.
+        BadArchive: The archive is damaged or hostile.
         OSError: The folder cannot be written.
     """
-    with _explained(archive), zipfile.ZipFile(archive) as opened:
+    with _damage_explained(archive), zipfile.ZipFile(archive) as opened:
         members = _members(archive, opened, folder.name)
         expected = Contents(len(members), sum(member.file_size for member in members.values()))
         if expected.bytes > LARGEST_GROWTH * archive.stat().st_size:
@@ -66,24 +67,23 @@ def unpack(
         with whole_folder(folder) as unfinished:
             done = 0
             for path, member in members.items():
-                _extract(opened, member, unfinished / path)
+                target = unfinished / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with opened.open(member) as packed, target.open("xb") as file:
+                    shutil.copyfileobj(packed, file, CHUNK)  # no more than declared; checks the CRC
+                    if file.tell() != member.file_size:
+                        raise zipfile.BadZipFile(f"{member.filename!r} is shorter than declared")
                 done += member.file_size
                 report(done, expected.bytes)
 
 
 @contextmanager
-def _explained(archive: Path) -> Iterator[None]:
+def _damage_explained(archive: Path) -> Iterator[None]:
     try:
         yield
-    except (
-        zipfile.BadZipFile,
-        zlib_error,
-        EOFError,
-        FileExistsError,
-        NotADirectoryError,
-    ) as failure:
+    except DAMAGE as failure:
         reason = " ".join(str(failure).split())
-        raise BadArchive(f"{archive}: not a whole zip archive ({reason})") from failure
+        raise BadArchive(f"{archive}: not a valid zip archive ({reason})") from failure
 
 
 def _members(
@@ -92,9 +92,9 @@ def _members(
     """Files to unpack, by their path in the folder."""
     infos = [info for info in opened.infolist() if not info.is_dir()]
     for info in infos:
-        if complaint := _complaint(info):
-            raise BadArchive(f"{archive}: its member {info.filename!r} {complaint}")
-    wanted = [info for info in infos if not _is_litter(info.filename)]
+        if problem := _problem(info):
+            raise BadArchive(f"{archive}: its member {info.filename!r} {problem}")
+    wanted = [info for info in infos if not _is_hidden(info.filename)]
     members = {PurePosixPath(info.filename): info for info in wanted}
     if len({str(path).lower() for path in members}) < len(wanted) or not members:
         raise BadArchive(f"{archive}: holds no file, or two of one name")
@@ -103,27 +103,19 @@ def _members(
     return members
 
 
-def _complaint(info: zipfile.ZipInfo) -> str | None:
-    """What is wrong with a member, if anything; its data are not read."""
+def _problem(info: zipfile.ZipInfo) -> str | None:
+    """The reason to refuse a member, if there is one; its data are not read."""
     parts = info.filename.split("/")
     if {"..", ".", ""} & set(parts) or "\\" in info.filename or ":" in parts[0]:
         return "leads out of its folder"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is not an ordinary file"
     if info.flag_bits & ENCRYPTED or info.compress_type not in METHODS:
-        return "is encrypted, or packed in an uncommon way"
+        return "is encrypted, or compressed by an unsupported method"
     return None
 
 
-def _is_litter(name: str) -> bool:
-    """Whether a file manager added it; macOS adds stubs that look like masks and images."""
+def _is_hidden(name: str) -> bool:
+    """True for files of file managers; macOS adds stubs that look like masks and images."""
     parts = PurePosixPath(name).parts
     return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
-
-
-def _extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with opened.open(member) as packed, path.open("xb") as file:
-        shutil.copyfileobj(packed, file, CHUNK)  # reads no more than declared, and checks the CRC
-        if file.tell() != member.file_size:
-            raise zipfile.BadZipFile(f"{member.filename!r} is shorter than declared")

@@ -1,9 +1,8 @@
-"""Which image sets can be fetched, from where, under which licence, and how each is checked.
+"""Catalogue of the image sets that can be fetched: addresses, licences, sizes and checksums.
 
-A size or checksum that no source gives is None. None of the addresses has been tried from here.
+A size or checksum that no source gives is None. The addresses have not been tried.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from misgiving.registry import Registry
@@ -14,11 +13,11 @@ class PublishedFile:
     """One file of a published set.
 
     Attributes:
-        name: What it is called here, and on a mirror.
-        urls: Where it is published; the next is tried where one fails.
+        name: Name here and on a mirror.
+        urls: Addresses; the next is tried where one fails.
         size: In bytes.
         md5: In hexadecimal.
-        unpack: Whether it is a zip archive, to be unpacked into a folder of its name.
+        unpack: True for a zip archive that is unpacked into a folder of its name.
     """
 
     name: str
@@ -29,7 +28,7 @@ class PublishedFile:
 
     @property
     def result(self) -> str:
-        """Name of the file or folder that is there in the end."""
+        """Name of the resulting file or folder."""
         return self.name.removesuffix(".zip") if self.unpack else self.name
 
 
@@ -38,11 +37,11 @@ class PublishedSet:
     """A set of images as its authors publish it.
 
     Attributes:
-        description: What it shows and how much, and what is not known of its source.
+        description: Content and size, and unknown facts about its source.
         licence: Terms of use.
-        citation: What its authors ask to cite.
-        data: How the fetched set is named to other commands; `{folder}` is where it was put.
-        files: What it consists of.
+        citation: Publications that its authors ask to cite.
+        data: Name of the fetched set in other commands; `{folder}` is the folder it is in.
+        files: Its files.
     """
 
     description: str
@@ -76,8 +75,8 @@ def _isic2019_file(name: str, *, unpack: bool = False) -> PublishedFile:
 
 
 ISIC2019 = PublishedSet(
-    description="ISIC 2019 challenge, training part: 25,331 dermoscopic images of 8 diagnoses, "
-    "about 9 GB; no checksum is published, so only the archive's own is checked",
+    description="ISIC 2019 challenge, training set: 25,331 dermoscopic images of 8 diagnoses, "
+    "about 9 GB; no checksum is published, so that only the archive's own is verified",
     licence="CC BY-NC 4.0",
     citation=f"{HAM10000_PAPER}; Codella et al.: Skin lesion analysis toward melanoma detection. "
     "arXiv:1710.05006 (2017); Combalia et al.: BCN20000. arXiv:1908.02288 (2019)",
@@ -158,73 +157,52 @@ NCT = PublishedSet(
 )
 
 
-def _single(description: str, licence: str, citation: str, file: PublishedFile) -> PublishedSet:
-    return PublishedSet(
-        description=description,
-        licence=licence,
-        citation=citation,
-        data=f"medmnist:{{folder}}/{file.name}",
-        files=(file,),
-    )
-
-
-# MD5 from `medmnist/info.py` of MedMNIST 3, by the side of the images in pixels.
-DERMAMNIST_MD5 = {
-    28: "0744692d530f8e62ec473284d019b0c7",
-    64: "b70a2f5635c6199aeaa28c31d7202e1f",
-    128: "2defd784463fa5243564e855ed717de1",
-    224: "8974907d8e169bef5f5b96bc506ae45d",
-}
-PATHMNIST_MD5 = {
-    28: "a8b06965200029087d5bd730944a56c1",
-    64: "55aa9c1e0525abe5a6b9d8343a507616",
-    128: "ac42d08fb904d92c244187169d1fd1d9",
-    224: "2c51a510bcdc9cf8ddb2af93af1eadec",
+# MD5 from `medmnist/info.py` of MedMNIST 3, by side of the images in pixels.
+MEDMNIST_MD5 = {
+    "dermamnist": {
+        28: "0744692d530f8e62ec473284d019b0c7",
+        64: "b70a2f5635c6199aeaa28c31d7202e1f",
+        128: "2defd784463fa5243564e855ed717de1",
+        224: "8974907d8e169bef5f5b96bc506ae45d",
+    },
+    "pathmnist": {
+        28: "a8b06965200029087d5bd730944a56c1",
+        64: "55aa9c1e0525abe5a6b9d8343a507616",
+        128: "ac42d08fb904d92c244187169d1fd1d9",
+        224: "2c51a510bcdc9cf8ddb2af93af1eadec",
+    },
 }
 
 
-def _medmnist(
-    flag: str, content: str, licence: str, checksums: dict[int, str]
-) -> dict[str, PublishedSet]:
-    names = {side: flag if side == 28 else f"{flag}_{side}" for side in checksums}
-    return {
-        name: _single(
-            f"{content}, {side} x {side}",
-            licence,
-            MEDMNIST_PAPER,
-            PublishedFile(
-                name=f"{name}.npz", urls=_zenodo(10519652, f"{name}.npz"), md5=checksums[side]
-            ),
+def _medmnist(flag: str, description: str, licence: str) -> dict[str, PublishedSet]:
+    found = {}
+    for side, md5 in MEDMNIST_MD5[flag].items():
+        name = flag if side == 28 else f"{flag}_{side}"
+        file = PublishedFile(name=f"{name}.npz", urls=_zenodo(10519652, f"{name}.npz"), md5=md5)
+        found[name] = PublishedSet(
+            description=f"{description}, {side} x {side}",
+            licence=licence,
+            citation=MEDMNIST_PAPER,
+            data=f"medmnist:{{folder}}/{file.name}",
+            files=(file,),
         )
-        for side, name in names.items()
-    }
+    return found
 
 
 # Zenodo 12739457, version 1.1; MD5 as in public code that reads the files, size from a record of
 # a complete download.
-DERMAMNIST_C_FILES = {
-    "dermamnist_c": PublishedFile(
-        name="dermamnist_corrected_28.npz",
-        urls=_zenodo(12739457, "dermamnist_corrected_28.npz"),
-        md5="96e2862980877d45d9cacb5c25de6950",
-    ),
-    "dermamnist_c_224": PublishedFile(
-        name="dermamnist_corrected_224.npz",
-        urls=_zenodo(12739457, "dermamnist_corrected_224.npz"),
-        size=1_131_258_316,
-        md5="84920fb70c83b234c295b6f0d4ae2bc0",
-    ),
-}
-DERMAMNIST_C = {
-    name: _single(
-        f"DermaMNIST-C: 10,015 dermoscopic images split by lesion, {file.name[21:-4]} px",
-        "that of the Zenodo record 12739457; the images are HAM10000's, CC BY-NC 4.0",
-        f"Abhishek, Jain, Hamarneh: Investigating the quality of DermaMNIST and Fitzpatrick17k "
-        f"dermatological image datasets. Sci. Data 12, 196 (2025); {HAM10000_PAPER}",
-        file,
+def _dermamnist_c(side: int, md5: str, size: int | None = None) -> PublishedSet:
+    name = f"dermamnist_corrected_{side}.npz"
+    return PublishedSet(
+        description=f"DermaMNIST-C: 10,015 dermoscopic images split by lesion, {side} px",
+        licence="that of the Zenodo record 12739457; the images are HAM10000's, CC BY-NC 4.0",
+        citation="Abhishek, Jain, Hamarneh: Investigating the quality of DermaMNIST and "
+        "Fitzpatrick17k dermatological image datasets. Sci. Data 12, 196 (2025); "
+        f"{HAM10000_PAPER}",
+        data=f"medmnist:{{folder}}/{name}",
+        files=(PublishedFile(name=name, urls=_zenodo(12739457, name), size=size, md5=md5),),
     )
-    for name, file in DERMAMNIST_C_FILES.items()
-}
+
 
 CATALOGUE: Registry[PublishedSet] = Registry(
     "data set",
@@ -233,16 +211,11 @@ CATALOGUE: Registry[PublishedSet] = Registry(
     nct=NCT,
     **_medmnist(
         "dermamnist",
-        "DermaMNIST: 10,015 dermoscopic images whose parts share lesions",
+        "DermaMNIST: 10,015 dermoscopic images; its sets share lesions",
         "CC BY-NC 4.0",
-        DERMAMNIST_MD5,
     ),
-    **_medmnist("pathmnist", "PathMNIST: 107,180 histological images", "CC BY 4.0", PATHMNIST_MD5),
-    **DERMAMNIST_C,
+    **_medmnist("pathmnist", "PathMNIST: 107,180 histological images", "CC BY 4.0"),
+    dermamnist_c=_dermamnist_c(28, "96e2862980877d45d9cacb5c25de6950"),
+    dermamnist_c_224=_dermamnist_c(224, "84920fb70c83b234c295b6f0d4ae2bc0", 1_131_258_316),
 )
-"""Every set that can be fetched, by the name that people give."""
-
-
-def sources(file: PublishedFile, mirror: str | None) -> Sequence[str]:
-    """Addresses of a file, in the order in which they are tried; a mirror stands for them all."""
-    return file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.name}",)
+"""All sets that can be fetched, by name."""

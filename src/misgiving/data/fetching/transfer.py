@@ -1,4 +1,4 @@
-"""Receive one file over HTTP: whole, checked, and resumed where a transfer broke off."""
+"""Receive one file over HTTP, verified, and resumed after an interruption."""
 
 import http.client
 import json
@@ -20,23 +20,23 @@ from misgiving.errors import DataError
 from misgiving.files import write_json
 from misgiving.manifests import Digests
 
-CHUNK = 1 << 16  # small, for a slow transfer that breaks off loses what of a chunk has come
-PROGRESS = 1 << 20  # bytes after which a server that breaks off is patiently asked again
-MOMENTARY = (408, 425, 429, 500, 502, 503, 504)  # answers that may be others in a while
+CHUNK = 1 << 16  # small, as an interrupted transfer loses the current chunk
+PROGRESS = 1 << 20  # bytes after which the count of failures in a row starts again
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)  # answers that may change soon
 GONE = (404, 410)
-PACKED = ("gzip", "deflate", "br", "zstd")  # encodings of a transfer that were not asked for
+ENCODINGS = ("gzip", "deflate", "br", "zstd")  # none of them was requested
 Report = Callable[[int, int | None], None]
-"""Called with how many bytes have come, and of how many if that is known."""
+"""Called with the number of bytes received, and the total if that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How long a server is waited for.
+    """Timeout and retries.
 
     Attributes:
-        timeout: Seconds without a sign of the server after which a transfer is given up.
-        retries: Transfers that break off in a row, without progress, before that is an error.
-        pause: Seconds before the first repetition; each further one waits twice as long.
+        timeout: Seconds of silence after which a transfer fails.
+        retries: Failures in a row, without progress, that are tolerated.
+        pause: Seconds before the first retry; doubled for each further one.
         sleep: Waits for so many seconds.
     """
 
@@ -47,7 +47,7 @@ class Patience:
 
 
 class Received(NamedTuple):
-    """A file that is whole and is what it should be, under its temporary name."""
+    """A complete and verified file, under its temporary name."""
 
     path: Path
     url: str
@@ -55,16 +55,16 @@ class Received(NamedTuple):
     sha256: str
 
 
-class BrokenOff(Exception):
-    """A transfer that may go well when it is tried again."""
+class TransferInterrupted(Exception):
+    """A failure that may be temporary."""
 
 
-class Refused(Exception):
-    """This address will not give the file."""
+class AddressRefused(Exception):
+    """The file is not available from this address."""
 
 
 class Version(NamedTuple):
-    """Which of the states of a remote file a transfer has begun with."""
+    """Version of a remote file, as given by its server."""
 
     url: str
     etag: str | None
@@ -73,13 +73,13 @@ class Version(NamedTuple):
 
     @property
     def validator(self) -> str | None:
-        """What `If-Range` says; a weak ETag does not promise the same bytes."""
+        """Value of `If-Range`; a weak ETag does not guarantee the same bytes."""
         strong = self.etag if self.etag and not self.etag.startswith("W/") else None
         return strong or self.modified
 
 
 def refuse_full(folder: Path, needed: int) -> None:
-    """Refuse to begin what the disk has no room for."""
+    """Refuse to start if the disk has too little room."""
     if needed > (free := shutil.disk_usage(folder).free):
         raise DataError(
             f"{folder}: needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
@@ -88,7 +88,7 @@ def refuse_full(folder: Path, needed: int) -> None:
 
 
 class Partial:
-    """What has come of a file, beside the file, and which version of it that is."""
+    """The received bytes of a file, in hidden files next to it, with their version."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self.path = folder / f".{name}.download"
@@ -99,7 +99,7 @@ class Partial:
         return self.path.stat().st_size if self.path.is_file() else 0
 
     def version(self) -> Version | None:
-        """Of the bytes that have come; None if there are none, or it is not known."""
+        """Version of the received bytes; None if there are none, or it is unknown."""
         try:
             version = Version(**json.loads(self.notes.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
@@ -107,8 +107,8 @@ class Partial:
         return version if self.size else None
 
     def begin(self, version: Version) -> None:
-        """Forget all bytes; those to come are of this version."""
-        self.path.unlink(missing_ok=True)  # first: no bytes may pass for those of another version
+        """Discard all bytes; the next are of this version."""
+        self.path.unlink(missing_ok=True)  # first, so that no bytes are taken for another version
         write_json(self.notes, version._asdict())
 
     def discard(self) -> None:
@@ -124,13 +124,12 @@ def receive(
     report: Report,
     patience: Patience,
 ) -> Received:
-    """Receive a file from the first address that gives it.
+    """Receive a file from the first address that has it.
 
-    What a killed process or a broken transfer left is gone on with, if the server still has the
-    same version of the file.
+    An interrupted transfer is resumed if the server still has the same version of the file.
 
     Raises:
-        DataError: No address gives the file, or not the right one, or there is no room for it.
+        DataError: No address has the right file, or there is no room for it.
         OSError: The folder cannot be written.
     """
     transfer = _Transfer(file, Partial(folder, file.name), report, patience)
@@ -138,15 +137,15 @@ def receive(
     for url in transfer.in_order(urls):
         try:
             return transfer.patiently(url)
-        except (BrokenOff, Refused) as failure:
+        except (TransferInterrupted, AddressRefused) as failure:
             causes.append(f"{url}: {failure}")
-        if transfer.partial.size:  # no other address may begin anew and lose it
+        if transfer.partial.size:  # another address would start again and lose it
             raise DataError(f"{causes[-1]}; run the same command again to resume")
     raise DataError(f"{'; '.join(causes)}; run the command again later, or name a mirror")
 
 
 class _Transfer:
-    """One file on its way, over all addresses and attempts."""
+    """The transfer of one file, over all addresses and attempts."""
 
     def __init__(
         self, file: PublishedFile, partial: Partial, report: Report, patience: Patience
@@ -155,7 +154,7 @@ class _Transfer:
         self.digests = Digests()
 
     def in_order(self, urls: Sequence[str]) -> list[str]:
-        """The address that something has come from goes first."""
+        """Addresses, first the one that bytes were received from."""
         version = self.partial.version()
         return sorted(urls, key=lambda url: version is None or version.url != url)
 
@@ -164,7 +163,7 @@ class _Transfer:
         while True:
             try:
                 return self._once(url)
-            except BrokenOff:
+            except TransferInterrupted:
                 progress = self.partial.size >= furthest + PROGRESS
                 failures = 1 if progress else failures + 1
                 furthest = max(furthest, self.partial.size)
@@ -181,11 +180,11 @@ class _Transfer:
         return Received(self.partial.path, url, self.digests.size, self.digests.sha256)
 
     def _resumable(self, url: str) -> Version | None:
-        """Version of the bytes that can be gone on with; None if there are none."""
+        """Version of the bytes from which the transfer can resume; None if it cannot."""
         version = self.partial.version()
         if version is None or version.url != url:
             return None
-        if not (version.validator or self.file.md5):  # nothing would betray a splice
+        if not (version.validator or self.file.md5):  # a mixture of versions would not be noticed
             return None
         ends = version.total or self.file.size
         return None if ends is not None and self.partial.size > ends else version
@@ -195,24 +194,23 @@ class _Transfer:
             offset, offered = _offer(response, url, self.partial)
             if version and offset and not _same(version, offered):
                 self.partial.discard()
-                raise BrokenOff("the file has changed since the transfer began")
-            self._refuse_other_size(offered.total)
+                raise TransferInterrupted("the file has changed since the transfer began")
+            if None not in (offered.total, self.file.size) and offered.total != self.file.size:
+                self.partial.discard()
+                raise AddressRefused(
+                    f"offers {offered.total} bytes where {self.file.size} are published"
+                )
             if not offset:
                 self.partial.begin(offered)
             begun_with = version.total if version and offset else None
             total = offered.total or begun_with or self.file.size
-            if total is not None:  # what is unpacked is at least as large
+            if total is not None:  # unpacking takes at least as many bytes again
                 refuse_full(self.partial.path.parent, total - offset + total * self.file.unpack)
             self._catch_up(offset)
             self._append(response, total)
 
-    def _refuse_other_size(self, total: int | None) -> None:
-        if None not in (total, self.file.size) and total != self.file.size:
-            self.partial.discard()
-            raise Refused(f"offers {total} bytes where {self.file.size} are published")
-
     def _catch_up(self, size: int) -> None:
-        """Know the checksums of so many bytes, most often because they have just come."""
+        """Digest the first `size` bytes, unless they were digested on arrival."""
         if self.digests.size != size:
             self.digests = Digests.of_file(self.partial.path, size) if size else Digests()
 
@@ -225,26 +223,28 @@ class _Transfer:
                 if total is not None and self.digests.size > total:
                     break
             file.flush()
-            os.fsync(file.fileno())  # a file of zeros after a power cut would look whole
+            os.fsync(file.fileno())  # a file of zeros after a power failure would look complete
         if total is not None and self.digests.size < total:
-            raise BrokenOff(f"the transfer broke off after {self.digests.size} of {total} bytes")
+            raise TransferInterrupted(
+                f"the transfer was interrupted after {self.digests.size} of {total} bytes"
+            )
 
     def _check(self) -> None:
         size, md5 = self.digests.size, self.digests.md5
         if self.file.size not in (None, size):
             self.partial.discard()
-            raise Refused(
+            raise AddressRefused(
                 f"sent {size} bytes or more where {self.file.size} are published; removed"
             )
         if self.file.md5 not in (None, md5):
             self.partial.discard()
-            raise Refused(
+            raise AddressRefused(
                 f"sent a file with MD5 {md5} where {self.file.md5} is published; it was removed"
             )
 
 
 def _same(begun: Version, offered: Version) -> bool:
-    """Whether nothing says that these are two versions; a server need not repeat itself."""
+    """True unless the versions contradict; a server may omit what it said before."""
     pairs = zip(begun[1:], offered[1:], strict=True)
     return all(old == new for old, new in pairs if None not in (old, new))
 
@@ -253,7 +253,7 @@ def _same(begun: Version, offered: Version) -> bool:
 def _answer(
     url: str, partial: Partial, version: Version | None, timeout: float
 ) -> Iterator[http.client.HTTPResponse]:
-    """The server's answer to a request for a file, or for what lacks of this version of it."""
+    """The answer to a request for a file, or for the missing bytes of this version."""
     headers = {"User-Agent": "misgiving", "Accept-Encoding": "identity"}
     if version:
         headers["Range"] = f"bytes={partial.size}-"
@@ -265,30 +265,30 @@ def _answer(
         failure.close()
         _explain(failure.code, partial)
     except (OSError, http.client.HTTPException, ValueError) as failure:
-        raise BrokenOff(f"no answer ({_reason(failure)})") from failure
+        raise TransferInterrupted(f"no answer ({_reason(failure)})") from failure
     with response:
         yield response
 
 
 def _explain(status: int, partial: Partial) -> NoReturn:
-    """Say what an answer without the file means."""
+    """Raise the error for an answer without the file."""
     says = f"answers {status} {http.client.responses.get(status, '')}".strip()
     if 300 <= status < 400:
-        raise Refused(f"redirects to where it is not followed ({status})")
+        raise AddressRefused(f"redirects to an address that is not allowed ({status})")
     if status == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-        partial.discard()  # it is longer than the file
-        raise BrokenOff(says)
-    if status in MOMENTARY:
-        raise BrokenOff(says)
+        partial.discard()  # there are more bytes than the file has
+        raise TransferInterrupted(says)
+    if status in TEMPORARY:
+        raise TransferInterrupted(says)
     if status in GONE:
-        partial.discard()  # or the next address would not be tried
-    raise Refused(says)
+        partial.discard()  # so that the next address is tried
+    raise AddressRefused(says)
 
 
 class _Redirects(HTTPRedirectHandler):
-    """Follow redirects, but not to a file, nor from an encrypted address to an open one."""
+    """Follow redirects, but not to local files, nor from https to http."""
 
-    def redirect_request(  # Any: the answer is declared to be a file, which it is not
+    def redirect_request(  # Any: typeshed declares a file
         self, req: Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> Request | None:
         scheme = urlsplit(newurl).scheme
@@ -298,18 +298,18 @@ class _Redirects(HTTPRedirectHandler):
 
 
 def _offer(response: http.client.HTTPResponse, url: str, partial: Partial) -> tuple[int, Version]:
-    """From which byte on the answer holds the file, and which version of it."""
+    """The first byte of the file in the answer, and the version of the file."""
     headers = response.headers
-    if headers.get_content_type() == "text/html" or headers.get("Content-Encoding") in PACKED:
-        raise Refused("answers with a web page instead of the file")
+    if headers.get_content_type() == "text/html" or headers.get("Content-Encoding") in ENCODINGS:
+        raise AddressRefused("answers with a web page instead of the file")
     offset, total = 0, response.length
     if response.status == http.client.PARTIAL_CONTENT:
         offset, total = _content_range(headers.get("Content-Range", ""))
         if offset != partial.size:
             partial.discard()
-            raise BrokenOff("answers with another part of the file than was asked for")
+            raise TransferInterrupted("answers with other bytes than were requested")
     elif response.status != http.client.OK:
-        raise Refused(f"answers {response.status}")
+        raise AddressRefused(f"answers {response.status}")
     return offset, Version(url, headers.get("ETag"), headers.get("Last-Modified"), total)
 
 
@@ -329,11 +329,11 @@ def _read(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as failure:
-        raise BrokenOff(f"the transfer broke off ({_reason(failure)})") from failure
+        raise TransferInterrupted(f"the transfer was interrupted ({_reason(failure)})") from failure
 
 
 def _reason(failure: BaseException) -> str:
-    """What went wrong, in one line, without what a server may have made of it."""
-    inner = getattr(failure, "reason", failure)  # urllib wraps what it cannot name
+    """The reason of a failure in one printable line, as servers may send anything."""
+    inner = getattr(failure, "reason", failure)  # urllib wraps some errors
     words = " ".join(str(inner).split()) or type(inner).__name__
     return "".join(filter(str.isprintable, words))
