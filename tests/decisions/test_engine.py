@@ -120,6 +120,11 @@ def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
     assert found[0].ood_p_value is found[0].error_probability is found[0].predicted_loss is None
 
 
+def test_a_policy_without_its_calibrator_or_detectors_is_refused(engine):
+    with pytest.raises(UsageError, match="calibrator and detectors"):
+        replace(engine, detectors=None)
+
+
 def test_an_engine_decides_the_same_after_it_was_saved(engine, tmp_path):
     save_policy(tmp_path / "policy", engine, {"seed": 0})
     again = load_policy(tmp_path / "policy")

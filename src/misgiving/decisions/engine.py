@@ -13,7 +13,7 @@ from scipy.special import softmax
 from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.results.formats import write_document
@@ -55,6 +55,9 @@ class DecisionEngine:
     detectors: FittedDetectors | None = None
 
     def __post_init__(self) -> None:
+        missing = {part is None for part in (self.policy, self.calibrator, self.detectors)}
+        if len(missing) > 1:
+            raise UsageError("give policy, calibrator and detectors, or none of them")
         if self.policy is not None:
             self.refuse_other_classes(self.policy.classes)
 
