@@ -107,7 +107,7 @@ def test_the_predicted_loss_is_negated_once_to_a_confidence(predictions):
     np.testing.assert_array_equal(confidences["predicted_loss"], -predictions.predicted_losses)
 
 
-def test_no_confidence_is_made_of_an_estimate_that_is_not_there(predictions):
+def test_a_model_without_a_loss_estimator_has_no_score_of_it(predictions):
     assert set(all_scores(without_estimate(predictions))) == set(LOGIT_SCORES)
 
 

@@ -162,7 +162,7 @@ def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
         bundle.decide([intact, b"no image"], ["first.png", "second.png"])
 
 
-def test_a_bundle_tells_its_classes_policy_and_fingerprint(bundle, exported):
+def test_a_bundle_has_the_classes_policy_and_fingerprint_of_its_run(bundle, exported):
     engine = load_policy(exported[0] / "policy")
     assert bundle.classes == ("a", "b", "c")
     assert bundle.policy == engine.policy

@@ -149,7 +149,7 @@ def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
         assert found == pytest.approx(math.log(right / (1 - right)))
 
 
-def test_the_log_odds_tell_apart_what_rounds_to_certainty():
+def test_the_log_odds_differ_where_probabilities_round_to_certainty():
     scaling = Scaling(temperature=1.0, biases=(0.0, 0.0))
     surer = np.array([[900.0, 0.0], [950.0, 0.0]])
     assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]

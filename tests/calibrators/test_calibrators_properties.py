@@ -183,6 +183,6 @@ def calibrator_of(drawn):
 
 
 @given(estimates)
-def test_any_estimate_comes_back_from_json_as_it_was(drawn):
+def test_any_calibrator_survives_json(drawn):
     calibrator = calibrator_of(drawn)
     assert Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict()))) == calibrator

@@ -41,18 +41,18 @@ def predictions(name, count, *, seed, far=0.0, head=RANDOM_HEAD):
 
 
 @pytest.fixture(scope="module")
-def parts():
+def sets():
     return [predictions(name, 600, seed=seed) for seed, name in enumerate(["train", "tune", "cal"])]
 
 
 @pytest.fixture(scope="module")
-def detectors(parts):
-    return FittedDetectors.fit(parts[0])
+def detectors(sets):
+    return FittedDetectors.fit(sets[0])
 
 
 @pytest.fixture(scope="module")
-def calibrator(parts, detectors):
-    return calibrator_of(parts[1], detectors)
+def calibrator(sets, detectors):
+    return calibrator_of(sets[1], detectors)
 
 
 def calibrated_on(tune, calibration, detectors, calibrator, **targets):
@@ -71,8 +71,8 @@ def calibrated_on(tune, calibration, detectors, calibrator, **targets):
 
 
 @pytest.fixture(scope="module")
-def engine(parts, detectors, calibrator):
-    _, tune, calibration = parts
+def engine(sets, detectors, calibrator):
+    _, tune, calibration = sets
     return calibrated_on(tune, calibration, detectors, calibrator, max_ood_false_alarms=0.05)
 
 
@@ -173,12 +173,12 @@ def test_a_policy_folder_that_lacks_a_file_is_refused(engine, tmp_path, name):
 
 
 @pytest.mark.parametrize("name", FILES[:3])
-def test_files_of_two_calibrations_do_not_mix(engine, parts, detectors, tmp_path, name):
+def test_files_of_two_calibrations_do_not_mix(engine, sets, detectors, tmp_path, name):
     save_policy(tmp_path / "policy", engine, {})
     other = replace(
-        calibrated_with(parts, detectors, lambda part: part.select(np.arange(400))),
-        detectors=FittedDetectors.fit(parts[1]),
-        calibrator=calibrator_of(parts[2], detectors),
+        calibrated_with(sets, detectors, lambda part: part.select(np.arange(400))),
+        detectors=FittedDetectors.fit(sets[1]),
+        calibrator=calibrator_of(sets[2], detectors),
     )
     save_policy(tmp_path / "other", other, {})
     (tmp_path / "policy" / name).write_bytes((tmp_path / "other" / name).read_bytes())
@@ -216,30 +216,30 @@ def test_only_the_detectors_that_decide_are_computed(engine):
     assert len(engine.detectors.names) > 1
 
 
-def test_predictions_of_an_unknown_model_set_no_policy(parts, detectors, calibrator):
-    _, tune, calibration = parts
+def test_predictions_of_an_unknown_model_set_no_policy(sets, detectors, calibrator):
+    _, tune, calibration = sets
     with pytest.raises(DataError, match="model"):
         calibrated_on(
             replace(tune, model=""), replace(calibration, model=""), detectors, calibrator
         )
 
 
-def test_a_group_in_both_parts_is_refused(parts, detectors, calibrator):
-    _, tune, calibration = parts
+def test_a_group_in_both_sets_is_refused(sets, detectors, calibrator):
+    _, tune, calibration = sets
     shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
     with pytest.raises(DataError, match="group 'tune-0' "):
         calibrated_on(tune, shared, detectors, calibrator)
 
 
-def test_parts_of_two_models_are_refused(parts, detectors, calibrator):
-    _, tune, calibration = parts
+def test_sets_of_two_models_are_refused(sets, detectors, calibrator):
+    _, tune, calibration = sets
     with pytest.raises(DataError, match="two models"):
         calibrated_on(tune, replace(calibration, model="another"), detectors, calibrator)
 
 
-def test_an_unknown_detector_is_named(parts, detectors, calibrator):
+def test_an_unknown_detector_is_named(sets, detectors, calibrator):
     with pytest.raises(UsageError, match="unknown detector 'nearest'; choose from msp"):
-        cases_of(parts[1], detectors, calibrator, ood_detector="nearest")
+        cases_of(sets[1], detectors, calibrator, ood_detector="nearest")
 
 
 def right_everywhere(part):
@@ -268,34 +268,34 @@ def few(part):
     return part.select(np.arange(3))
 
 
-def calibrated_with(parts, detectors, change, **targets):
-    _, tune, calibration = parts
+def calibrated_with(sets, detectors, change, **targets):
+    _, tune, calibration = sets
     calibrator = calibrator_of(tune, detectors)
     return calibrated_on(tune, change(calibration), detectors, calibrator, **targets)
 
 
-def test_where_every_calibration_case_is_right_all_may_be_accepted(parts, detectors):
-    found = calibrated_with(parts, detectors, right_everywhere)
+def test_where_every_calibration_case_is_right_all_may_be_accepted(sets, detectors):
+    found = calibrated_with(sets, detectors, right_everywhere)
     assert found.policy.accept_threshold == -np.inf
 
 
-def test_where_every_calibration_case_is_wrong_nothing_is_accepted(parts, detectors):
-    found = calibrated_with(parts, detectors, wrong_everywhere)
+def test_where_every_calibration_case_is_wrong_nothing_is_accepted(sets, detectors):
+    found = calibrated_with(sets, detectors, wrong_everywhere)
     assert found.policy.accept_threshold is None
     assert "deferred" in found.policy.summary()[0]
 
 
-def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(parts, detectors):
-    _, tune, calibration = parts
+def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(sets, detectors):
+    _, tune, calibration = sets
     calibrator = calibrator_of(right_everywhere(tune), detectors)
     found = calibrated_on(tune, calibration, detectors, calibrator, max_error=0.3)
     decisions = found.decide_predictions(calibration)
     assert all(one.error_probability is not None for one in decisions)
 
 
-def test_a_calibration_set_of_one_class_certifies_nothing_about_another(parts, detectors):
+def test_a_calibration_set_of_one_class_certifies_nothing_about_another(sets, detectors):
     with pytest.raises(DataError, match=r"class_max_miss of b: .*no calibration cases"):
-        calibrated_with(parts, detectors, of_one_class, class_max_miss={"b": 0.1})
+        calibrated_with(sets, detectors, of_one_class, class_max_miss={"b": 0.1})
 
 
 @pytest.mark.parametrize(
@@ -306,13 +306,13 @@ def test_a_calibration_set_of_one_class_certifies_nothing_about_another(parts, d
         (constant, "scores of the calibration set are all"),
     ],
 )
-def test_calibration_cases_that_cannot_be_used_are_refused(parts, detectors, change, says):
+def test_calibration_cases_that_cannot_be_used_are_refused(sets, detectors, change, says):
     def spread(part):
         changed = change(part)
         return replace(changed, groups=tuple(f"case-{row}" for row in range(len(changed))))
 
     with pytest.raises((DataError, UsageError), match=says):
-        calibrated_with(parts, detectors, spread)
+        calibrated_with(sets, detectors, spread)
 
 
 def test_a_policy_folder_is_sealed_with_sha_256(engine, tmp_path):

@@ -1,4 +1,4 @@
-"""The ONNX graph of a model: from squares to what the model says of them."""
+"""The ONNX graph of a model: from squares to logits, predicted losses and features."""
 
 from pathlib import Path
 from typing import Any

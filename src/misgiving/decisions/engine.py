@@ -163,8 +163,6 @@ class DecisionEngine:
         Raises:
             DataError: A file is missing or damaged, or of another format.
         """
-        if not (folder / POLICY).is_file():
-            raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
         policy, path = DeferralPolicy.load(folder / POLICY), folder / CALIBRATOR
         try:
             calibrator = Calibrator.from_dict(json.loads(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""Fitting of what decisions need, on predictions: calibrator, cases and policies."""
+"""Fit calibrators and policies on predictions."""
 
 from collections.abc import Sequence
 

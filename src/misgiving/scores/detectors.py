@@ -28,7 +28,7 @@ CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class FittedDetectors:
-    """Scores of `FEATURE_SCORES` with what they keep of a training set.
+    """Scores of `FEATURE_SCORES`, fitted on a training set.
 
     Attributes:
         directions: Orthonormal rows onto which features are projected.
@@ -99,7 +99,7 @@ class FittedDetectors:
 
     @classmethod
     def load(cls, path: Path) -> "FittedDetectors":
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -116,7 +116,9 @@ class FittedDetectors:
                 statistics[name][key] = array
             return cls(directions=directions, statistics=statistics)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{path}: not readable detectors ({error}); fit them again") from error
+            raise DataError(
+                f"{path}: not readable detectors ({error}); calibrate or export again"
+            ) from error
 
 
 def all_scores(
@@ -188,7 +190,7 @@ def _reduce(training: Predictions, directions: Float[np.ndarray, "directions wid
     """Change to coordinates along `directions`, about the features' own origin.
 
     Angles (knn, nnguide) are measured at that origin; the other scores do not depend on it. The
-    head's bias takes up what the head makes of the mean feature outside the directions.
+    head's bias includes its response to the mean feature outside the directions.
     """
     features = training.features.astype(np.float64)
     classes, width = training.logits.shape[1], features.shape[1]
