@@ -25,6 +25,8 @@ RECENT = 100  # cases that a sentence describes; the tests use all
 SMALL = 0.1  # a difference from the usual mean rank that is described as "a little"
 JUMPS = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1.0]])  # how readily wealth changes its stake
 STAKES = np.array([-1.8, -0.9, 0.9, 1.8])  # on a p-value, as a slope: below 2, or all can be lost
+ON_PLACE = np.array([0.0, *STAKES, *(0 * STAKES)])
+ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
 NO_CASE = "No case has arrived yet."
 
@@ -130,9 +132,8 @@ class RankTest:
 
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
     """Factors of the stakes: none, on the place and on the spread of the ranks."""
-    p_values = np.asarray(p_values)[..., None]
-    bets = STAKES * (p_values - 0.5), STAKES * (abs(2 * p_values - 1) - 0.5)
-    return 1 + np.concatenate([np.zeros_like(p_values), *bets], axis=-1)
+    column: Float[np.ndarray, "*streams 1"] = np.asarray(p_values)[..., None]
+    return 1 + ON_PLACE * (column - 0.5) + ON_SPREAD * (np.abs(2 * column - 1) - 0.5)
 
 
 class AcceptanceTest:
