@@ -183,7 +183,7 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--confidence", "1"], "--confidence"),
         (["--max-error", "0.1", "--class-max-miss", "eleven=0.1"], "unknown class 'eleven'"),
         (["--max-error", "0.1", "--class-max-miss", "3"], "'3' is not CLASS=RATE"),
-        (["--max-error", "0.1", "--class-max-miss", "3=0.001"], "class_max_miss of 3 is 0.001"),
+        (["--max-error", "0.1", "--class-max-miss", "3=0.001"], "of 3 is 0.001"),
         (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], "at least"),
         (["--max-error", "0.1", "--ood-detector", "nearest"], "--ood-detector"),
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),

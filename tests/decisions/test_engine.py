@@ -294,7 +294,7 @@ def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(sets, detecto
 
 
 def test_a_calibration_set_of_one_class_certifies_nothing_about_another(sets, detectors):
-    with pytest.raises(DataError, match=r"class_max_miss of b: .*no calibration cases"):
+    with pytest.raises(DataError, match=r"class_max_miss` of b: .*no calibration cases"):
         calibrated_with(sets, detectors, of_one_class, class_max_miss={"b": 0.1})
 
 

@@ -34,12 +34,12 @@ def test_classes_that_are_not_named_share_the_rest_as_in_the_cases():
     ids=["above 1", "all named, below 1", "no other cases"],
 )  # fmt: skip
 def test_shares_that_cannot_sum_to_one_are_refused(prevalence, cases):
-    with pytest.raises(UsageError, match="prevalence sums to"):
+    with pytest.raises(UsageError, match="prevalence` sums to"):
         complete_shares(prevalence, ["a", "b", "c"], cases=np.array(cases))
 
 
 def test_a_class_without_cases_is_refused():
-    with pytest.raises(DataError, match=r"prevalence of b: .*no calibration cases"):
+    with pytest.raises(DataError, match=r"prevalence` of b: .*no calibration cases"):
         complete_shares({"b": 0.5}, ["a", "b"], cases=np.array([5, 0]))
 
 

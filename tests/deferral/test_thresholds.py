@@ -98,7 +98,7 @@ def test_where_all_are_wrong_no_error_is_certifiable(sets, classes):
 def test_one_class_alone_can_certify_the_error(sets, classes):
     tuning, cases = (replace(one, labels=np.zeros(len(one), dtype=int)) for one in sets)
     assert certify_thresholds(tuning, cases, TARGETS, classes=classes).accepted > 0
-    with pytest.raises(DataError, match=r"class_max_miss of MEL: .*no calibration cases"):
+    with pytest.raises(DataError, match=r"class_max_miss` of MEL: .*no calibration cases"):
         certify_thresholds(
             tuning, cases, replace(TARGETS, class_max_miss={"MEL": 0.1}), classes=classes
         )
@@ -151,7 +151,7 @@ def test_ood_scores_with_many_ties_at_the_limit_are_refused(sets, classes):
 def test_a_max_ood_false_alarms_without_a_detector_is_refused(without, sets, classes):
     changed = list(sets)
     changed[without] = with_ood(sets[without], None)
-    with pytest.raises(UsageError, match="max_ood_false_alarms needs ood_scores"):
+    with pytest.raises(UsageError, match="max_ood_false_alarms` needs ood_scores"):
         certify_thresholds(*changed, replace(TARGETS, max_ood_false_alarms=0.1), classes=classes)
 
 

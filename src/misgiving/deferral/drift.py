@@ -132,8 +132,11 @@ class RankTest:
 
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
     """Factors of the stakes: none, on the place and on the spread of the ranks."""
-    column: Float[np.ndarray, "*streams 1"] = np.asarray(p_values)[..., None]
-    return 1 + ON_PLACE * (column - 0.5) + ON_SPREAD * (np.abs(2 * column - 1) - 0.5)
+    ranks = np.asarray(p_values)[..., None]
+    factors: Float[np.ndarray, "*streams stakes"] = (
+        1 + ON_PLACE * (ranks - 0.5) + ON_SPREAD * (abs(2 * ranks - 1) - 0.5)
+    )
+    return factors
 
 
 class AcceptanceTest:

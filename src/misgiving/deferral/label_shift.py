@@ -94,14 +94,14 @@ def complete_shares(
     rest, others = 1 - given.sum(), np.where(named, 0, cases)
     if rest < -ROUNDING or (rest > ROUNDING and not others.any()):
         raise UsageError(
-            f"prevalence sums to {given.sum():g}; with the classes that it leaves out it must sum "
-            "to 1; change the shares, or leave one out"
+            f"`prevalence` sums to {given.sum():g}; with the classes that it leaves out it must "
+            "sum to 1; change the shares, or leave one out"
         )
     shares: Shares = given + max(rest, 0.0) * others / max(others.sum(), 1)
     missing = [name for name, q, n in zip(classes, shares, cases, strict=True) if q > 0 and not n]
     if missing:
         raise DataError(
-            f"prevalence of {missing[0]}: the class has no calibration cases; add some, or leave "
+            f"`prevalence` of {missing[0]}: the class has no calibration cases; add some, or leave "
             "it out"
         )
     return shares

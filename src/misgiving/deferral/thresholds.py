@@ -150,14 +150,15 @@ class CertificationPlan:
             cases = int((calibration.labels == self.classes.index(name)).sum())
             if not cases:
                 raise DataError(
-                    f"class_max_miss of {name}: the class has no calibration cases; add some, or "
+                    f"`class_max_miss` of {name}: the class has no calibration cases; add some, or "
                     "drop the target"
                 )
             smallest = 1 - self.targets.level ** (1 / cases)
             if smallest > rate:
                 raise DataError(
-                    f"class_max_miss of {name} is {rate:g}, but {cases} calibration cases certify "
-                    f"{math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add cases"
+                    f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
+                    f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
+                    "cases"
                 )
         if self.rank is not None:
             ood_scores = _required_ood_scores(calibration)
@@ -226,7 +227,7 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     if not rank:
         needed = math.ceil(math.log(level) / math.log1p(-rate))
         raise DataError(
-            f"max_ood_false_alarms of {rate:g} needs at least {needed} calibration cases, got "
+            f"`max_ood_false_alarms` of {rate:g} needs at least {needed} calibration cases, got "
             f"{cases}; ask for more, or add cases"
         )
     return rank
@@ -235,7 +236,7 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
 def _required_ood_scores(cases: ScoredCases) -> Float[np.ndarray, "*draws n"]:
     if cases.ood_scores is None:
         raise UsageError(
-            "max_ood_false_alarms needs ood_scores in the tuning and the calibration set; "
+            "`max_ood_false_alarms` needs ood_scores in the tuning and the calibration set; "
             "give a detector"
         )
     return cases.ood_scores
@@ -252,7 +253,7 @@ def _refuse_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
     if tied > max(1, MOST_TIED * len(ood_scores)):
         raise DataError(
             f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
-            "cases, too many for one limit; choose another detector or max_ood_false_alarms"
+            "cases, too many for one limit; choose another detector or `max_ood_false_alarms`"
         )
 
 
