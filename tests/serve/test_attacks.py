@@ -36,7 +36,7 @@ def files(tmp_path_factory):
     return [(case, (folder / case.name).read_bytes()) for case in ordinary]
 
 
-def test_odd_files_become_cases_and_bad_ones_problems_with_a_remedy(client, files):
+def test_unusual_files_become_cases_and_bad_ones_problems_with_a_remedy(client, files):
     parts = [("files", (f"{number}.png", data)) for number, (_, data) in enumerate(files)]
     results = []
     for start in range(0, len(parts), 100):
@@ -105,7 +105,7 @@ def test_no_path_leads_out_of_the_service(client, path):
         b"\xff\xfe",
     ],
 )
-def test_a_review_that_is_no_review_is_refused(client, body):
+def test_a_malformed_review_is_refused(client, body):
     sent = client.post("/decisions", files={"files": ("a.png", picture())})
     url = f"/cases/{sent.json()['results'][0]['case']['id']}"
     kind = {"Content-Type": "application/json"}
@@ -113,7 +113,7 @@ def test_a_review_that_is_no_review_is_refused(client, body):
     assert not client.get(url).json()["reviewed"]
 
 
-def test_a_review_without_end_is_cut_off(client):
+def test_an_endless_review_is_cut_off(client):
     sent = client.post("/decisions", files={"files": ("a.png", picture())})
     url = f"/cases/{sent.json()['results'][0]['case']['id']}"
     pieces = (b"x" * 65536 for _ in range(1000))

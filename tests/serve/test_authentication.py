@@ -19,7 +19,7 @@ def keyed(serving):
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
-def test_without_the_key_nothing_is_told(keyed, path):
+def test_nothing_is_available_without_the_key(keyed, path):
     response = keyed.get(path)
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Basic")
@@ -42,13 +42,13 @@ def test_without_the_key_nothing_is_told(keyed, path):
         "Bearer \xff",
     ],
 )
-def test_a_wrong_key_is_no_key(keyed, given):
+def test_a_wrong_key_is_refused(keyed, given):
     response = keyed.get("/cases", headers={"Authorization": given.encode("latin-1")})
     assert response.status_code == 401
 
 
 @pytest.mark.parametrize("given", [f"Bearer {KEY}", f"bearer {KEY}", basic(KEY)])
-def test_with_the_key_the_service_answers(keyed, given):
+def test_the_service_accepts_the_key(keyed, given):
     assert keyed.get("/cases", headers={"Authorization": given}).status_code == 200
 
 
@@ -56,7 +56,7 @@ def test_health_needs_no_key(keyed):
     assert keyed.get("/health").json() == {"status": "ok"}
 
 
-def test_an_image_without_the_key_is_not_answered(keyed):
+def test_an_image_without_the_key_is_refused(keyed):
     response = keyed.post("/decisions", files={"files": ("a.png", picture())})
     assert response.status_code == 401
     total = keyed.get("/cases", headers={"Authorization": f"Bearer {KEY}"}).json()["total"]
@@ -64,12 +64,12 @@ def test_an_image_without_the_key_is_not_answered(keyed):
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "192.168.0.1:80"])
-def test_without_a_key_a_page_whose_name_was_pointed_here_gets_nothing(client, host):
+def test_dns_rebinding_fails_without_a_key(client, host):
     assert client.get("/cases", headers={"Host": host}).status_code == 403
 
 
 @pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.1"])
-def test_this_machine_goes_by_several_names(client, host):
+def test_every_name_of_this_machine_is_accepted(client, host):
     assert client.get("/cases", headers={"Host": host}).status_code == 200
 
 
@@ -83,7 +83,7 @@ def test_this_machine_goes_by_several_names(client, host):
         {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"},
     ],
 )
-def test_a_page_of_another_site_cannot_send_anything(client, headers):
+def test_pages_of_other_sites_cannot_send_anything(client, headers):
     files = {"files": ("a.png", picture())}
     assert client.post("/decisions", files=files, headers=headers).status_code == 403
     assert client.get("/cases").json()["total"] == 0
@@ -95,13 +95,13 @@ def test_the_services_own_page_may_send(client):
     assert client.post("/decisions", files=files, headers=headers).status_code == 200
 
 
-def test_with_a_key_the_description_says_how_to_send_it(keyed, client):
+def test_the_description_documents_the_key(keyed, client):
     found = keyed.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
     assert found["security"] == [{"bearer": []}, {"basic": []}]
     assert "security" not in client.get("/openapi.json").json()
 
 
-def test_a_key_that_could_be_guessed_is_refused():
+def test_a_short_key_is_refused():
     with pytest.raises(UsageError, match="shorter than 16 characters; make one with"):
         Settings(api_key="secret")
 
@@ -111,7 +111,7 @@ def test_the_key_is_not_shown():
 
 
 @pytest.mark.parametrize("path", ["/", "/cases", "/nowhere", "/health"])
-def test_every_answer_forbids_scripts_from_elsewhere(client, path):
+def test_every_response_forbids_scripts_from_elsewhere(client, path):
     headers = client.get(path).headers
     policy = dict(part.split(" ", 1) for part in headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'none'"

@@ -27,13 +27,13 @@ def names(response):
     return [case["name"] for case in response.json()["cases"]]
 
 
-def test_the_worklist_has_the_probably_wrong_ones_first(worklist):
+def test_the_worklist_starts_with_the_cases_that_are_most_likely_wrong(worklist):
     errors = [case["error_probability"] for case in worklist.get("/cases").json()["cases"]]
     assert errors == sorted(errors, reverse=True)
     assert len(errors) == 4
 
 
-def test_the_newest_come_first_on_demand(worklist):
+def test_the_worklist_can_start_with_the_newest_cases(worklist):
     response = worklist.get("/cases?order=newest")
     assert names(response) == ["green.png", "1.0.png", "0.6.png", "0.1.png"]
 
@@ -60,7 +60,7 @@ def test_a_cursor_leads_through_the_whole_list(worklist):
         ("reviewed=false&decision=defer", {"0.6.png"}),
     ],
 )
-def test_filters_choose_from_the_worklist(worklist, query, expected):
+def test_filters_select_cases(worklist, query, expected):
     assert set(names(worklist.get(f"/cases?{query}"))) == expected
 
 
@@ -87,7 +87,7 @@ def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
         "reviewed_since=0001-01-01T00:00:00%2B23:00",
     ],
 )
-def test_a_query_that_makes_no_sense_is_a_readable_problem(worklist, query):
+def test_an_invalid_query_is_a_readable_problem(worklist, query):
     response = worklist.get(f"/cases?{query}")
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
@@ -137,7 +137,7 @@ def test_overriding_names_another_class_and_history_is_kept(client):
         ([], "body"),
     ],
 )
-def test_a_review_that_says_nothing_clear_is_refused(client, body, reason):
+def test_an_invalid_review_is_refused(client, body, reason):
     case = sent(client)
     response = client.post(f"/cases/{case['id']}/review", json=body)
     assert response.status_code == 422
@@ -145,7 +145,7 @@ def test_a_review_that_says_nothing_clear_is_refused(client, body, reason):
     assert not client.get(f"/cases/{case['id']}").json()["reviewed"]
 
 
-def test_a_review_that_does_not_know_the_last_one_is_a_conflict_and_is_not_kept(client):
+def test_a_review_that_misses_the_last_one_is_a_conflict_and_is_not_stored(client):
     case = sent(client, 0.9)
     url = f"/cases/{case['id']}/review"
     other = {"verdict": "override", "class": "dark", "reviewer": "B. C.", "seen": None}
@@ -159,7 +159,7 @@ def test_a_review_that_does_not_know_the_last_one_is_a_conflict_and_is_not_kept(
     assert [one["final_class"] for one in knowing["reviews"]] == ["dark", "light"]
 
 
-def test_a_review_of_a_case_that_nobody_reviewed_knows_of_none(client):
+def test_a_first_review_cannot_refer_to_an_earlier_one(client):
     case = sent(client)
     body = {"verdict": "agree", "seen": "2026-01-01T00:00:00Z"}
     refused = client.post(f"/cases/{case['id']}/review", json=body)
@@ -167,7 +167,7 @@ def test_a_review_of_a_case_that_nobody_reviewed_knows_of_none(client):
     assert not client.get(f"/cases/{case['id']}").json()["reviewed"]
 
 
-def test_what_came_or_was_reviewed_since_a_moment_is_found(client):
+def test_cases_can_be_filtered_by_time_of_arrival_and_of_review(client):
     old = sent(client, 0.1, "old.png")
     moment = client.get("/cases").json()["asked_at"]
     sent(client, 0.2, "new.png")
@@ -179,7 +179,7 @@ def test_what_came_or_was_reviewed_since_a_moment_is_found(client):
 
 
 @pytest.mark.parametrize("rest", ["", "/image", "/thumbnail"])
-def test_there_is_no_unknown_case(client, rest):
+def test_an_unknown_case_is_not_found(client, rest):
     response = client.get(f"/cases/{'0' * 32}{rest}")
     assert response.status_code == 404
     assert "GET /cases" in response.json()["detail"]
@@ -201,7 +201,7 @@ def test_thumbnails_of_older_cases_are_forgotten(serving):
     assert statuses == [404, 404, 200, 200, 200]
 
 
-def test_where_images_are_kept_they_outlast_memory_and_restart(serving, tmp_path, sqlite_place):
+def test_kept_images_survive_a_restart(serving, tmp_path, sqlite_place):
     client = serving(keep_images=tmp_path / "kept")
     case = sent(client, 0.5, name="../../../etc/passwd")
     again = serving(store=Store.open(sqlite_place), keep_images=tmp_path / "kept")
@@ -213,7 +213,7 @@ def test_where_images_are_kept_they_outlast_memory_and_restart(serving, tmp_path
     ]
 
 
-def test_images_are_not_kept_unless_that_is_asked_for(client, tmp_path):
+def test_images_are_not_kept_by_default(client, tmp_path):
     case = sent(client)
     assert client.get(f"/cases/{case['id']}/image").status_code == 404
     assert {path.suffix for path in tmp_path.rglob("*") if path.is_file()} <= {
@@ -224,7 +224,7 @@ def test_images_are_not_kept_unless_that_is_asked_for(client, tmp_path):
     assert picture(0.5) not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
 
 
-def test_a_file_is_shown_as_what_it_is_whatever_it_was_called(serving, tmp_path):
+def test_the_media_type_of_a_file_follows_from_its_content(serving, tmp_path):
     client = serving(keep_images=tmp_path / "kept")
     page = picture(0.5, kind="GIF") + b"<script>alert(1)</script>"
     files = [("files", ("page.html", page, "text/html"))]
@@ -301,7 +301,7 @@ def test_a_long_name_is_cut_and_a_nul_is_replaced(client):
     assert response.json()["results"][0]["name"] == "a\ufffdb"
 
 
-def test_a_review_without_a_verdict_is_told_what_to_give(client):
+def test_a_review_without_a_verdict_is_explained(client):
     case = client.post("/decisions", content=picture(0.4), headers={"Content-Type": "image/png"})
     found = case.json()["results"][0]["case"]
     answer = client.post(f"/cases/{found['id']}/review", json={})

@@ -25,7 +25,7 @@ def cases_of(response):
     return [result["case"] for result in response.json()["results"]]
 
 
-def test_an_image_is_answered_with_all_that_the_model_says(client):
+def test_a_case_has_every_value_of_the_decision(client):
     data = picture(0.9)
     (case,) = cases_of(send(client, data))
     light = 230 / 255
@@ -50,7 +50,7 @@ def test_numbers_that_are_not_finite_are_null(client):
     assert case["acceptance_score"] is None
 
 
-def test_many_images_are_answered_in_their_order(client):
+def test_many_images_are_decided_in_their_order(client):
     levels = [0.0, 0.5, 1.0, 0.25, 0.75]
     response = send(client, *map(picture, levels))
     light = [case["probabilities"]["light"] for case in cases_of(response)]
@@ -71,7 +71,7 @@ def test_a_bad_image_among_good_ones_is_a_problem_of_its_own(client):
     assert client.get("/cases").json()["total"] == 2
 
 
-def test_where_no_file_can_be_read_the_request_has_failed(client):
+def test_a_request_without_a_readable_file_fails(client):
     response = send(client, b"no image", b"")
     assert response.status_code == 422
     assert response.headers["content-type"] == "application/problem+json"
@@ -89,7 +89,7 @@ def test_a_body_may_be_the_image_itself(client, kind):
     assert (result["name"], result["case"]["predicted_class"]) == ("lesion.png", "light")
 
 
-def test_an_answered_case_is_in_the_store(serving, sqlite_place):
+def test_a_returned_case_is_in_the_store(serving, sqlite_place):
     client = serving()
     (case,) = cases_of(send(client, picture(0.9)))
     other = Store.open(sqlite_place)
@@ -102,7 +102,7 @@ class Failing(Store):
         raise OperationalError("INSERT", {}, OSError("disk I/O error"))
 
 
-def test_without_the_store_nothing_is_answered(serving, sqlite_place):
+def test_nothing_is_decided_without_the_store(serving, sqlite_place):
     store = Store.open(sqlite_place)
     failing = Failing(store._engine)
     client = serving(store=failing)
@@ -113,7 +113,7 @@ def test_without_the_store_nothing_is_answered(serving, sqlite_place):
     assert client.get("/cases").json()["total"] == 0
 
 
-def test_an_image_that_cannot_be_kept_is_not_answered(serving, tmp_path):
+def test_an_image_that_cannot_be_written_is_not_decided(serving, tmp_path):
     (tmp_path / "kept").write_text("a file where the folder should be")
     client = serving(keep_images=tmp_path / "kept" / "images")
     response = send(client, picture(0.9))
@@ -131,7 +131,7 @@ class Fragile(Standin):
         return super().decide_squares(squares)
 
 
-def test_an_image_on_which_the_model_fails_does_not_spoil_the_batch(serving):
+def test_an_image_on_which_the_model_fails_does_not_fail_its_batch(serving):
     client = serving(Fragile(), linger=0.2, threads=2)
     statuses = {}
     senders = [
@@ -149,7 +149,7 @@ def test_an_image_on_which_the_model_fails_does_not_spoil_the_batch(serving):
     assert statuses == {0.0: 500, 0.3: 200, 0.6: 200}
 
 
-def test_a_file_on_which_the_model_fails_does_not_lose_the_others_answers(serving):
+def test_a_file_on_which_the_model_fails_does_not_affect_other_files(serving):
     client = serving(Fragile())
     response = send(client, *map(picture, (0.3, 0.0, 0.6, 0.7)))
     assert response.status_code == 200
@@ -178,14 +178,14 @@ def test_a_case_that_cannot_be_stored_does_not_fail_those_of_the_same_commit(ser
     assert client.get("/cases").json()["total"] == 2
 
 
-def test_where_all_failed_the_gravest_problem_is_told(serving, sqlite_place):
+def test_the_most_serious_problem_is_returned_if_all_files_fail(serving, sqlite_place):
     store = Failing(Store.open(sqlite_place)._engine)
     response = send(serving(store=store), b"no image", picture(0.9))
     assert response.status_code == 503
     assert [result["problem"]["status"] for result in response.json()["results"]] == [422, 503]
 
 
-def test_files_that_come_together_are_answered_in_batches(serving):
+def test_files_of_one_request_are_decided_in_batches(serving):
     sizes = []
 
     class Counting(Standin):
@@ -206,7 +206,7 @@ class Slow(Standin):
         return super().decide_squares(squares)
 
 
-def test_a_request_that_takes_too_long_is_told_so_and_not_answered_later(serving):
+def test_a_request_that_takes_too_long_is_refused_and_not_stored_later(serving):
     model = Slow()
     client = serving(model, timeout=1.0)
     model.go_on.set()
@@ -235,7 +235,7 @@ class StubService:
         return self.case
 
 
-def test_files_that_are_answered_in_time_keep_their_answers(client):
+def test_files_that_are_decided_in_time_keep_their_cases(client):
     case = Case.model_validate(cases_of(send(client, picture(0.9)))[0])
 
     async def results():
@@ -250,7 +250,7 @@ def test_files_that_are_answered_in_time_keep_their_answers(client):
         assert "1 seconds" in result.problem.detail
 
 
-def test_a_full_queue_is_told_and_recovers(serving):
+def test_a_full_queue_is_reported_and_recovers(serving):
     model = Slow()
     client = serving(model, queue=1, max_files=1)
     first = threading.Thread(target=send, args=(client, picture(0.1)))
@@ -265,13 +265,13 @@ def test_a_full_queue_is_told_and_recovers(serving):
     assert send(client, picture(0.9)).status_code == 200
 
 
-def test_ids_increase_in_the_order_of_answers(client):
+def test_ids_increase_with_time(client):
     ids = [cases_of(send(client, picture(0.5)))[0]["id"] for _ in range(5)]
     assert ids == sorted(ids)
     assert len(set(ids)) == 5
 
 
-def test_a_case_knows_the_policy_that_decided(serving, sqlite_place):
+def test_a_case_names_the_policy_that_decided(serving, sqlite_place):
     class Unpoliced(Standin):
         policy = None
 
@@ -282,7 +282,7 @@ def test_a_case_knows_the_policy_that_decided(serving, sqlite_place):
     assert without["policy_fingerprint"] is None
 
 
-def test_many_clients_at_once_get_each_their_own_answer(serving, sqlite_place):
+def test_many_simultaneous_clients_get_their_own_cases(serving, sqlite_place):
     client = serving(threads=2)
     answered = {}
 

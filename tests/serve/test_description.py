@@ -76,7 +76,7 @@ def test_the_description_names_every_operation(described):
 @pytest.mark.parametrize(
     "examples", [5, pytest.param(300, marks=pytest.mark.soak, id="three hundred")]
 )
-def test_whatever_is_sent_is_answered_as_described(described, method, path, examples):
+def test_every_response_fits_the_description(described, method, path, examples):
     schema, known = described
     operation = schema[path][method]
 
@@ -95,7 +95,7 @@ def test_whatever_is_sent_is_answered_as_described(described, method, path, exam
     hold()
 
 
-def test_with_a_key_every_operation_tells_that_it_asks_for_one(serving):
+def test_operations_that_need_a_key_are_documented(serving):
     client = serving(api_key=KEY)
     described = client.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
     assert described["security"] == [{"bearer": []}, {"basic": []}]
@@ -107,7 +107,7 @@ def test_with_a_key_every_operation_tells_that_it_asks_for_one(serving):
 
 
 @pytest.mark.parametrize("key", [None, KEY])
-def test_every_operation_tells_that_it_may_be_forbidden(serving, key):
+def test_refusals_of_other_sites_are_documented(serving, key):
     client = serving(api_key=key)
     headers = {"Authorization": f"Bearer {KEY}"}
     paths = client.get("/openapi.json", headers=headers).json()["paths"]

@@ -40,7 +40,7 @@ def client(serving, tmp_path):
 @pytest.mark.parametrize(
     "content", [b"", picture(0.9), picture(0.5)[:-1]], ids=["empty", "another", "cut"]
 )
-def test_a_damaged_file_is_as_one_that_is_not_there(client, tmp_path, logged, content):
+def test_a_damaged_file_counts_as_missing(client, tmp_path, logged, content):
     case = sent(client)
     file_of(tmp_path / "kept", case).write_bytes(content)
     for what in ("thumbnail", "image", "saliency"):
@@ -52,7 +52,7 @@ def test_a_damaged_file_is_as_one_that_is_not_there(client, tmp_path, logged, co
     assert 'misgiving_failures_total{of="images"} 3.0' in client.get("/metrics").text
 
 
-def test_a_file_that_cannot_be_read_is_as_one_that_is_not_there(client, tmp_path, logged):
+def test_an_unreadable_file_counts_as_missing(client, tmp_path, logged):
     case = sent(client)
     file_of(tmp_path / "kept", case).unlink()
     file_of(tmp_path / "kept", case).mkdir()
@@ -61,7 +61,7 @@ def test_a_file_that_cannot_be_read_is_as_one_that_is_not_there(client, tmp_path
     assert (error["sha256"], error["reason"]) == (case["sha256"], "Is a directory")
 
 
-def test_a_damaged_file_is_written_anew_when_its_image_comes_again(client, tmp_path):
+def test_a_damaged_file_is_replaced_when_its_image_is_sent_again(client, tmp_path):
     case = sent(client)
     file_of(tmp_path / "kept", case).write_bytes(b"")
     assert sent(client)["image_kept"]
@@ -79,7 +79,7 @@ def test_a_kept_file_that_can_no_longer_be_decoded_is_a_problem(serving, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what was forced")
-def test_file_and_folders_are_on_the_disk_before_the_answer(tmp_path, monkeypatch):
+def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch):
     forced = []
 
     def fsync(handle):

@@ -57,7 +57,7 @@ def nothing_stored(where):
     assert ask(where, "GET", "/cases")[2]["total"] == before
 
 
-def test_a_file_that_is_too_large_is_a_problem_and_the_others_are_answered(where):
+def test_a_file_that_is_too_large_does_not_affect_other_files(where):
     status, _, answer = post(where, multipart(part(b"x" * 100_001), part(picture(0.9))))
     assert status == 200
     large, good = answer["results"]
@@ -145,14 +145,14 @@ def test_a_body_that_comes_too_slowly_is_cut_off(where):
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_an_endless_body_is_refused_by_what_it_says(where):
+def test_an_endless_body_is_refused_by_its_declared_length(where):
     found = raw(where, head(10**15), b"x" * 1000)
     assert found.startswith(b"HTTP/1.1 413")
     assert b"connection: close" in found.lower()
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_an_endless_body_that_does_not_say_so_is_refused_as_well(where):
+def test_an_endless_body_of_unknown_length_is_refused(where):
     start = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     found, pieces = sent_until_answered(where, start, piece)
@@ -200,7 +200,7 @@ def disconnected(text):
 
 
 @pytest.mark.usefixtures("nothing_stored")
-def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(where):
+def test_a_client_that_disconnects_leaves_nothing_behind(where):
     before = disconnected(metrics(where))
     for _ in range(5):
         with socket.create_connection(where) as connection:
@@ -212,7 +212,7 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(where):
     assert 'status="500"' not in text
 
 
-def test_many_requests_go_over_one_connection_also_after_refusals(where):
+def test_a_connection_stays_usable_after_refusals(where):
     connection = http.client.HTTPConnection(*where, timeout=60)
     too_long = b"x" * 150_000  # its end comes after the refusal is certain
     for body, status in [(picture(), 200), (b"no image", 422), (too_long, 413), (picture(), 200)]:

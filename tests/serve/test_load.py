@@ -58,7 +58,7 @@ def megabytes(process):
     "images",
     [pytest.param(500, id="short"), pytest.param(10_000, id="long", marks=pytest.mark.soak)],
 )
-def test_under_load_all_is_answered_and_memory_stays(sqlite_place, images):
+def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_place, images):
     with standin_at(sqlite_place, recent_bytes=50_000, threads=2) as (process, where):
         load = Load(where)
         load.send(images // 4)
@@ -73,7 +73,7 @@ def test_under_load_all_is_answered_and_memory_stays(sqlite_place, images):
     assert grown < 16
 
 
-def test_more_than_the_queue_holds_is_refused_and_nothing_else_goes_wrong(sqlite_place):
+def test_under_load_images_beyond_the_queue_are_refused(sqlite_place):
     with standin_at(sqlite_place, queue=2, max_files=1) as (_, where):
         load = Load(where)
         load.send(300)

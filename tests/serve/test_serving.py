@@ -54,7 +54,7 @@ def is_answered_by(case, bundle):
         assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
 
 
-def test_a_bundle_is_served_without_torch_and_stops_in_order(exported, tmp_path):
+def test_a_bundle_is_served_without_torch_and_stops_cleanly(exported, tmp_path):
     _, folder = exported
     bundle = Bundle.load(folder)
     with serve(folder, "--store", tmp_path / "cases.sqlite") as process:
@@ -74,7 +74,7 @@ def test_a_bundle_is_served_without_torch_and_stops_in_order(exported, tmp_path)
 
 
 @pytest.mark.soak
-def test_a_run_is_served_as_its_bundle_is_and_cases_lie_beside_it(exported):
+def test_a_run_is_served_like_its_bundle_and_stores_cases_beside_it(exported):
     run, folder = exported
     with serve(run) as process:
         case, _ = answered(process)
@@ -96,7 +96,7 @@ def test_storage_is_told_without_a_password(place, images, told):
     assert told in _storage(place, images)
 
 
-def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
+def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):
     run, folder = exported
     made = []
 
@@ -112,7 +112,7 @@ def test_a_run_is_exported_for_as_long_as_it_is_served(exported, monkeypatch):
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_without_a_key_no_other_machine_is_let_in(misgiving, exported, host):
+def test_other_machines_need_a_key(misgiving, exported, host):
     code, _, error = misgiving("serve", exported[1], "--host", host)
     assert code == 2
     assert "MISGIVING_API_KEY" in one_line(error)
@@ -125,7 +125,7 @@ def test_a_port_that_is_taken_is_explained(misgiving, exported):
     assert "port" in one_line(error)
 
 
-def test_a_port_that_is_none_is_explained(misgiving, exported):
+def test_an_invalid_port_is_explained(misgiving, exported):
     code, _, error = misgiving("serve", exported[1], "--port", 70000)
     assert code == 2
     assert "port must be from 0 to 65535, got 70000" in one_line(error)
@@ -135,7 +135,7 @@ def test_a_port_that_is_none_is_explained(misgiving, exported):
     ("content", "reason"),
     [(None, "cannot be read"), ("\n", "is empty"), ("short", "shorter than 16"), (b"\xff", "UTF")],
 )
-def test_a_key_file_that_holds_no_key_is_explained(misgiving, exported, tmp_path, content, reason):
+def test_a_key_file_without_a_key_is_explained(misgiving, exported, tmp_path, content, reason):
     file = tmp_path / "key"
     if content is not None:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -151,19 +151,19 @@ def test_the_key_is_read_from_the_file_before_the_environment(tmp_path):
     assert server.read_key(None, None) is None
 
 
-def test_with_a_key_other_machines_are_let_in():
+def test_other_machines_are_admitted_with_a_key():
     with server.listen("0.0.0.0", 0, has_key=True) as listener:
         assert server.address(listener).startswith("http://0.0.0.0:")
 
 
-def test_what_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):
+def test_a_folder_that_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):
     (tmp_path / "empty").mkdir()
     code, _, error = misgiving("serve", tmp_path / "empty", "--port", 0)
     assert code == 1
     assert str(tmp_path / "empty") in one_line(error)
 
 
-def test_a_connection_on_which_no_request_comes_is_closed(sqlite_place):
+def test_a_connection_without_a_request_is_closed(sqlite_place):
     with standin_at(sqlite_place, head_seconds=0.5) as (_, where):
         begun = time.monotonic()
         with socket.create_connection(where, timeout=60) as connection:

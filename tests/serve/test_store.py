@@ -76,14 +76,14 @@ def many(store):
     return cases
 
 
-def test_a_case_comes_back_as_it_was_given(store):
+def test_a_case_is_read_as_it_was_written(store):
     given = case(1, name="a\n'; DROP TABLE cases; -- \u202e.jpg", acceptance_score=0.1 + 0.2)
     store.add([given])
     assert store.case(given.id) == given
 
 
 @pytest.mark.usefixtures("many")
-def test_there_is_no_case_of_another_id(store):
+def test_an_unknown_id_has_no_case(store):
     assert store.case("0" * 31 + "x") is None
 
 
@@ -97,7 +97,7 @@ def pages(store, of, order, limit):
 
 
 @pytest.mark.parametrize("limit", [1, 7, 60, 500])
-def test_pages_hold_every_case_once_and_the_worst_first(store, many, limit):
+def test_pages_hold_every_case_once_in_order(store, many, limit):
     def doubt(one):
         return 0.3 if one.error_probability is None else one.error_probability  # 1 - probability
 
@@ -107,12 +107,12 @@ def test_pages_hold_every_case_once_and_the_worst_first(store, many, limit):
     assert [round(doubt(one), 9) for one in found] == [round(doubt(one), 9) for one in expected]
 
 
-def test_the_newest_come_first_where_that_is_asked_for(store, many):
+def test_pages_can_start_with_the_newest_case(store, many):
     assert pages(store, CaseFilter(), "newest", 7) == many[::-1]
 
 
 @pytest.mark.usefixtures("many")
-def test_an_answer_without_any_number_comes_before_all_others(store):
+def test_a_case_without_any_finite_number_comes_first(store):
     mute = case(1000, probability=None, error_probability=None)
     store.add([mute])
     assert store.page(CaseFilter()).cases[0] == mute
@@ -134,7 +134,7 @@ def test_an_answer_without_any_number_comes_before_all_others(store):
         ),
     ],
 )
-def test_a_filter_lets_through_what_it_says_and_counts_it(store, many, of, wanted):
+def test_filters_select_and_count_cases(store, many, of, wanted):
     for one in many[:5]:
         store.review(one.id, review(""))
     expected = {one.id for one in many if wanted(one)}
@@ -150,7 +150,7 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
     assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
 
 
-def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
+def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
     known, kept, refused = ExpectedReview(None), [], []
 
     def say(note):
@@ -168,7 +168,7 @@ def test_of_two_reviewers_who_know_the_same_only_one_is_kept(store, many):
     assert store.review(many[3].id, review("then"), expected=ExpectedReview(START))
 
 
-def test_what_is_no_case_is_not_reviewed(store):
+def test_an_unknown_case_cannot_be_reviewed(store):
     assert not store.review("f" * 32, review(""))
     assert store.reviews("f" * 32) == []
 
@@ -179,7 +179,7 @@ def test_cases_are_added_together_or_not_at_all(store):
     assert store.count(CaseFilter()) == 0
 
 
-def test_what_was_added_is_there_after_opening_again(place):
+def test_cases_survive_closing_the_store(place):
     first = Store.open(place)
     first.add([case(1)])
     first.close()
@@ -218,7 +218,7 @@ def test_migrations_are_applied_in_order_and_only_once(place):
     engine.dispose()
 
 
-def test_cases_of_the_first_schema_are_kept_by_the_steps_after_it(place):
+def test_cases_of_the_first_schema_survive_all_migrations(place):
     engine = engine_for(place)
     with engine.begin() as connection:
         migrate(connection, place, MIGRATIONS[:1])
@@ -241,7 +241,7 @@ def test_cases_of_the_first_schema_are_kept_by_the_steps_after_it(place):
 WITH_FOREIGN = 4  # schemas that called out-of-distribution images foreign
 
 
-def test_decisions_of_older_stores_get_the_name_that_they_have_now(place):
+def test_decisions_of_older_stores_are_renamed(place):
     engine = engine_for(place)
     with engine.begin() as connection:
         migrate(connection, place, MIGRATIONS[:WITH_FOREIGN])
@@ -274,7 +274,7 @@ def test_a_store_of_a_newer_version_is_refused(place):
     assert one_line(str(refused.value))
 
 
-def test_a_database_that_cannot_hold_every_letter_is_refused(database):
+def test_a_database_with_another_encoding_is_refused(database):
     psycopg = pytest.importorskip("psycopg")
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS latin")
@@ -284,7 +284,7 @@ def test_a_database_that_cannot_hold_every_letter_is_refused(database):
     assert one_line(str(refused.value))
 
 
-def test_names_in_any_script_are_kept_whatever_the_environment_says(place, monkeypatch):
+def test_names_in_any_script_are_stored_in_any_environment(place, monkeypatch):
     monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
     opened = Store.open(place)
     opened.add([case(1, name="病变.png")])
@@ -299,13 +299,13 @@ def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
     assert sorted(left) == [one.id for one in many[1:]]
 
 
-def test_a_file_that_is_no_database_is_refused(tmp_path):
+def test_a_file_that_is_not_a_database_is_refused(tmp_path):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(DataError, match=r"cases\.sqlite: .*cannot be opened"):
         Store.open(str(tmp_path / "cases.sqlite"))
 
 
-def test_a_database_that_does_not_answer_is_refused_without_its_password(tmp_path):
+def test_an_unreachable_database_is_reported_without_its_password(tmp_path):
     with pytest.raises(DataError, match="cannot be opened") as refused:
         Store.open(f"postgresql://me:secret@/cases?host={tmp_path}")
     assert "secret" not in str(refused.value)
@@ -315,13 +315,13 @@ def test_a_database_that_does_not_answer_is_refused_without_its_password(tmp_pat
     ("place", "reason"),
     [
         ("mysql://host/cases", "unknown kind of store"),
-        ("sqlite://", "forgets"),
-        ("sqlite:///:memory:", "forgets"),
+        ("sqlite://", "memory"),
+        ("sqlite:///:memory:", "memory"),
         ("nowhere/at/all/cases.sqlite", "no such folder"),
-        ("post gres://", "cannot be understood"),
+        ("post gres://", "URL"),
     ],
 )
-def test_what_is_no_place_for_a_store_is_explained(place, reason):
+def test_an_unsupported_place_for_a_store_is_explained(place, reason):
     with pytest.raises(UsageError, match=reason):
         Store.open(place)
 
@@ -346,7 +346,7 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
 
 OPENING = """
 import sys
-from misgiving.serve import Store
+from misgiving.serve.store import Store
 print("ready", flush=True)
 for place in sys.argv[1:]:
     sys.stdin.readline()

@@ -30,7 +30,7 @@ def more_than_are_loaded(page_service, opened):
     return opened(prepare=few_are_loaded)
 
 
-def test_it_is_said_that_not_all_cases_are_loaded_and_all_are_counted(more_than_are_loaded):
+def test_the_page_says_that_not_all_cases_are_loaded_and_counts_all(more_than_are_loaded):
     page = more_than_are_loaded
     playwright.expect(page.locator("#shown")).to_have_text(
         "4 of 6 cases; 2 more match but are not loaded"
@@ -56,7 +56,7 @@ def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_l
     playwright.expect(page.locator("#shown")).to_contain_text(shown)
 
 
-def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(page_service, opened):
+def test_a_previewed_target_loads_cases_that_it_moves_into_the_filter(page_service, opened):
     fingerprint = page_service.policy_fingerprint
     for number in range(5):
         stored(page_service, number, error=0.4, decision="accept")
@@ -70,7 +70,7 @@ def test_a_target_that_is_tried_finds_what_it_would_move_into_the_filter(page_se
 
 
 @pytest.mark.parametrize(("kept", "other"), [(True, True), (True, False), (False, True)])
-def test_a_missing_image_says_nothing_of_one_on_the_disk(kept, other, browser, page_service):
+def test_a_missing_image_does_not_affect_other_images(kept, other, browser, page_service):
     stored(page_service, 2, error=0.4, image_kept=kept)
     stored(page_service, 1, error=0.3, image_kept=other)
     asked = []
@@ -92,7 +92,7 @@ def test_a_missing_image_says_nothing_of_one_on_the_disk(kept, other, browser, p
     assert len(asked) == 3  # by the element, then for why it has not come; and the other one
 
 
-def test_a_picture_that_could_not_be_had_just_now_comes_later(browser, page_service):
+def test_an_image_that_was_not_available_is_loaded_later(browser, page_service):
     for number, error in ((2, 0.4), (1, 0.3)):
         stored(page_service, number, error=error)
     answers = {"now": "unreachable"}
@@ -124,7 +124,7 @@ def look_again(page):
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 
-def test_what_others_do_appears_while_scroll_selection_and_note_stay(page_service, opened):
+def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_service, opened):
     cases = [stored(page_service, number, error=0.3 - number / 100) for number in range(30)]
     page = opened(prepare=no_pictures)
     page.locator("#list").evaluate("(list) => { list.scrollTop = 760; }")
@@ -145,7 +145,7 @@ def test_what_others_do_appears_while_scroll_selection_and_note_stay(page_servic
     playwright.expect(page.locator(".row .line span").first).to_have_text("urgent.png")
 
 
-def test_the_page_looks_for_what_is_new_by_itself_and_cheaply(page_service, opened):
+def test_the_page_looks_for_new_cases_cheaply(page_service, opened):
     stored(page_service, 1)
     asked = []
 
@@ -171,7 +171,7 @@ def test_a_case_that_is_opened_shows_the_reviews_of_others(page_service, opened)
     playwright.expect(page.locator(".row .done")).to_have_count(1)
 
 
-def test_where_much_is_new_the_list_is_loaded_again(page_service, opened):
+def test_many_new_cases_reload_the_list(page_service, opened):
     def prepare(page):
         no_pictures(page)
         rewriting(page, "cases.js", "const PAGE = 500", "const PAGE = 1")
@@ -184,7 +184,7 @@ def test_where_much_is_new_the_list_is_loaded_again(page_service, opened):
     playwright.expect(page.locator("#shown")).to_have_text("13 of 13 cases")
 
 
-def test_a_list_of_what_is_not_reviewed_goes_on_with_what_was_not_loaded(page_service, opened):
+def test_a_list_of_unreviewed_cases_loads_further_ones(page_service, opened):
     for number in range(6):
         stored(page_service, number, error=0.4 - number / 100)
     page = opened("#reviewed=no", prepare=few_are_loaded)

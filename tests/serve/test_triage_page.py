@@ -39,7 +39,7 @@ def test_dropped_images_are_listed_worst_first_with_reasons_and_thumbnails(opene
     playwright.expect(page.locator("#counts")).to_contain_text("2 accept")
 
 
-def test_a_folder_is_sent_and_what_is_no_image_is_named(opened, tmp_path):
+def test_a_folder_is_sent_and_files_that_are_not_images_are_named(opened, tmp_path):
     folder = tmp_path / "patients"
     (folder / "one").mkdir(parents=True)
     (folder / "one" / "a.png").write_bytes(picture(0.1))
@@ -53,7 +53,7 @@ def test_a_folder_is_sent_and_what_is_no_image_is_named(opened, tmp_path):
     assert "notes.txt" in page.locator("#failures-list").text_content()
 
 
-def test_a_file_that_was_not_answered_in_time_is_sent_again_alone(opened):
+def test_a_file_without_a_decision_in_time_is_sent_again_alone(opened):
     page = opened()
     seen = []
 
@@ -75,7 +75,7 @@ def go_on(route):
     route.continue_()
 
 
-def test_what_is_chosen_after_a_stop_is_sent_when_that_has_ended(opened):
+def test_images_chosen_after_a_stop_are_sent_afterwards(opened):
     page = opened()
     waiting, held = [], [True]
     page.route("**/decisions", lambda route: (waiting.append if held else go_on)(route))
@@ -102,7 +102,7 @@ def test_what_is_chosen_after_a_stop_is_sent_when_that_has_ended(opened):
     assert "1 images decided, 0 failed." in said
 
 
-def test_a_link_that_names_no_order_has_the_usual_one(opened):
+def test_a_link_with_an_unknown_order_has_the_default_one(opened):
     page = opened()
     choose(page, shades())
     usual = names(page)
@@ -111,7 +111,7 @@ def test_a_link_that_names_no_order_has_the_usual_one(opened):
     assert names(page) == usual
 
 
-def test_filters_show_what_they_say(opened):
+def test_filters_show_matching_cases(opened):
     page = opened()
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
     page.get_by_role("checkbox", name="unfamiliar").check()
@@ -123,7 +123,7 @@ def test_filters_show_what_they_say(opened):
     playwright.expect(page.locator("#empty")).to_have_text("No matching cases.")
 
 
-def test_the_list_is_told_to_screen_readers(opened):
+def test_screen_readers_can_read_the_list(opened):
     page = opened()
     choose(page, shades())
     page.locator("#list").focus()
@@ -192,7 +192,7 @@ def test_a_script_in_a_name_or_note_is_shown_as_text(opened):
     assert page.locator("script").count() == 1
 
 
-def test_where_it_looks_is_drawn_on_demand(opened):
+def test_important_regions_are_drawn_on_request(opened):
     page = opened()
     choose(page, shades())
     page.locator(".row").last.click()
@@ -204,7 +204,7 @@ def test_where_it_looks_is_drawn_on_demand(opened):
     playwright.expect(page.locator("#heat")).to_be_hidden()
 
 
-def test_why_one_case_cannot_be_looked_into_is_not_said_of_another(opened):
+def test_a_saliency_error_is_not_shown_for_another_case(opened):
     page = opened()
     choose(page, shades())
     waiting = []
@@ -219,7 +219,7 @@ def test_why_one_case_cannot_be_looked_into_is_not_said_of_another(opened):
     opened.errors.clear()  # a browser notes each 429
 
 
-def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):
+def test_only_visible_rows_are_in_the_document(opened):
     page = opened()
     page.evaluate(
         """async () => {
@@ -246,7 +246,7 @@ def test_the_list_holds_no_more_rows_than_are_seen_of_many_cases(opened):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_stand_out_from_their_ground(scheme, opened):
+def test_text_has_enough_contrast(scheme, opened):
     page = opened(color_scheme=scheme)
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
     page.locator("#setting summary").first.click()
@@ -299,7 +299,7 @@ def test_every_control_has_a_name(opened):
     assert len(identities) == len(set(identities))
 
 
-def test_a_folder_that_is_dropped_is_sent_with_all_that_it_holds(opened, tmp_path):
+def test_a_dropped_folder_is_sent_with_its_subfolders(opened, tmp_path):
     folder = tmp_path / "patients"
     (folder / "one" / "two").mkdir(parents=True)
     for number in range(130):

@@ -32,7 +32,7 @@ def test_cases_are_reviewed_with_the_keyboard_alone(opened):
     playwright.expect(page.locator(".row .done")).to_have_count(2)
 
 
-def test_classes_that_are_digits_have_their_own_keys(opened):
+def test_classes_that_are_digits_are_their_own_keys(opened):
     page = opened()
     choose(page, shades())
     worst = {}
@@ -106,7 +106,7 @@ def slowly_agreeing(opened):
     return page, go
 
 
-def test_no_second_review_begins_while_one_is_being_sent(opened):
+def test_a_review_waits_for_the_previous_one(opened):
     page = opened()
     choose(page, shades())
     go = slow_reviews(page)
@@ -172,7 +172,7 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
     playwright.expect(page.locator("#agree kbd")).to_be_hidden()
 
 
-def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
+def test_a_slow_review_does_not_move_the_reviewer(opened):
     page, go = slowly_agreeing(opened)
     page.keyboard.press("j")
     page.keyboard.press("j")
@@ -186,7 +186,7 @@ def test_a_review_that_takes_its_time_leaves_a_person_where_they_are(opened):
     playwright.expect(page.locator("#note")).to_be_focused()
 
 
-def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
+def test_a_note_started_during_a_review_stays_with_its_case(opened):
     page, go = slowly_agreeing(opened)
     page.keyboard.press("n")
     page.keyboard.type("late")
@@ -197,7 +197,7 @@ def test_a_note_that_is_begun_during_a_review_stays_where_it_is_written(opened):
     playwright.expect(page.locator("#note")).to_have_value("later")
 
 
-def test_a_note_stays_with_its_case_until_it_is_sent(opened):
+def test_a_note_stays_with_its_case_until_it_is_saved(opened):
     page = opened()
     choose(page, shades())
     page.locator("#list").focus()
@@ -216,7 +216,7 @@ def test_a_note_stays_with_its_case_until_it_is_sent(opened):
     playwright.expect(page.locator("#note")).to_have_value("")
 
 
-def test_a_note_that_was_not_sent_outlives_a_reload(opened):
+def test_an_unsaved_note_survives_a_reload(opened):
     page = opened()
     choose(page, shades())
     page.locator(".row").first.click()
@@ -230,9 +230,7 @@ def test_a_note_that_was_not_sent_outlives_a_reload(opened):
     playwright.expect(page.locator("#note")).to_have_value("")
 
 
-def test_a_review_that_another_person_was_faster_with_is_shown_and_decided_again(
-    page_service, opened
-):
+def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_service, opened):
     one = stored(page_service, 1)
     page = opened(prepare=no_pictures)
     page.locator("#list").focus()
@@ -262,7 +260,7 @@ def test_on_a_phone_the_next_case_is_shown_from_its_top(opened):
     playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
 
 
-def test_the_keys_dialog_begins_at_close_so_that_no_key_switches_keys_off(opened):
+def test_the_shortcuts_dialog_focuses_its_close_button(opened):
     page = opened()
     page.keyboard.press("?")
     playwright.expect(page.get_by_role("button", name="Close")).to_be_focused()

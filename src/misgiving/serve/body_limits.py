@@ -1,6 +1,7 @@
 """Limits on what clients send: length and time of a body, places in the queue, memory."""
 
 import asyncio
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
@@ -35,61 +36,57 @@ class BodyLimits:
             await self._app(scope, receive, send)
             return
         body = _Body(Headers(scope=scope), receive, send, self._drained_bytes)
-        if scope["path"] in STREAMED:
-            await self._app(scope, body.receive, body.send)
-            return
-        deadline = asyncio.get_running_loop().time() + self._timeout
-
-        async def receive_small() -> Message:
-            return await body.receive_limited(SMALL_BODY, deadline)
-
-        await self._app(scope, receive_small, body.send)
+        if scope["path"] not in STREAMED:
+            body.limit(SMALL_BODY, self._timeout)
+        await self._app(scope, body.receive, body.send)
 
 
 class _Body:
     """The body of one request, and the response to it."""
 
     def __init__(self, headers: Headers, receive: Receive, send: Send, drained_bytes: int) -> None:
-        length = headers.get("content-length", "0")
-        self._left = int(length) if length.isdecimal() else None
-        if "transfer-encoding" in headers:
-            self._left = None
-        self._complete = self._left == 0
-        self._receive, self._send = receive, send
-        self._length, self._drained_bytes = 0, drained_bytes
+        self._receive, self._send, self._drained_bytes = receive, send, drained_bytes
+        declared = headers.get("content-length", "0")
+        known = declared.isdecimal() and "transfer-encoding" not in headers
+        self._declared = int(declared) if known else None
+        self._complete = self._declared == 0
+        self._length = 0
+        self._max_bytes: float = math.inf
+        self._deadline: float | None = None
+
+    def limit(self, max_bytes: int, seconds: float) -> None:
+        self._max_bytes = max_bytes
+        self._deadline = asyncio.get_running_loop().time() + seconds
 
     async def receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self._complete = True
-            return message
-        length = len(message.get("body", b""))
-        self._complete = not message.get("more_body", False)
-        self._length += length
-        self._left = None if self._left is None else self._left - length
-        return message
-
-    async def receive_limited(self, max_bytes: int, deadline: float) -> Message:
         if self._complete:  # the caller waits for the client to disconnect
             return await self._receive()
         try:
-            async with asyncio.timeout_at(deadline):
-                message = await self.receive()
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._next()
         except TimeoutError as error:
             raise HTTPException(
                 HTTPStatus.REQUEST_TIMEOUT, "the body did not arrive in time"
             ) from error
-        if self._length > max_bytes:
+        if self._length > self._max_bytes:
             raise HTTPException(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body may have at most {max_bytes} bytes"
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+                f"the body may have at most {self._max_bytes} bytes",
             )
+        return message
+
+    async def _next(self) -> Message:
+        message = await self._receive()
+        self._length += len(message.get("body", b""))
+        self._complete = not message.get("more_body", False)  # as after a disconnect
         return message
 
     async def send(self, message: Message) -> None:
         if self._complete:
             await self._send(message)
         elif message["type"] == "http.response.start":
-            ends_soon = self._left is not None and self._left <= self._drained_bytes
+            declared = math.inf if self._declared is None else self._declared
+            ends_soon = declared - self._length <= self._drained_bytes
             if not ends_soon or message["status"] == HTTPStatus.REQUEST_TIMEOUT:
                 MutableHeaders(scope=message)["Connection"] = "close"
             await self._send(message)
@@ -106,7 +103,7 @@ class _Body:
             async with asyncio.timeout(DRAINED_SECONDS):
                 while not self._complete and self._length <= until:
                     async with asyncio.timeout(IDLE_SECONDS):
-                        await self.receive()
+                        await self._next()
 
 
 class Admission:

@@ -1,4 +1,4 @@
-"""Connections to SQLite and PostgreSQL that keep what they have confirmed."""
+"""SQLAlchemy engines for SQLite and PostgreSQL that keep what they have committed."""
 
 import importlib.util
 import random
@@ -19,10 +19,10 @@ BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def engine_for(place: str) -> Engine:
-    """An engine for a database URL, or for the path of an SQLite file.
+    """Create an engine for a database URL or the path of an SQLite file.
 
     Raises:
-        UsageError: The URL is of another kind, or its driver is not installed.
+        UsageError: The URL is not supported, or its driver is not installed.
     """
     url = _url(place)
     if url.get_backend_name() == "sqlite":
@@ -37,9 +37,9 @@ def engine_for(place: str) -> Engine:
     return create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={"client_encoding": "utf8"},
-        hide_parameters=True,  # names and notes are not for logs
+        hide_parameters=True,  # names and notes must not get into logs
         pool_size=CONNECTIONS,
-        pool_pre_ping=True,  # a database that was restarted is found again
+        pool_pre_ping=True,  # reconnects after a restart of the database
     )
 
 
@@ -55,52 +55,41 @@ def _url(place: str) -> URL:
         return make_url(place)
     except ArgumentError as error:
         raise UsageError(
-            "the store's URL cannot be understood; give sqlite:///FILE or "
-            "postgresql://USER@HOST/DATABASE"
+            "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from error
 
 
 def _sqlite(url: URL) -> Engine:
-    _refuse_no_file(url)
+    if url.database in (None, "", ":memory:"):
+        raise UsageError("a store in memory loses its cases; name a file")
+    folder = Path(str(url.database)).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder for the store; create it first")
     engine = create_engine(
         url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": PATIENCE}
     )
-    event.listen(engine, "connect", _prepare)
+    event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _refuse_no_file(url: URL) -> None:
-    if url.database in (None, "", ":memory:"):
-        raise UsageError("a store in memory forgets its cases; name a file")
-    folder = Path(str(url.database)).absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: there is no such folder for the store; make it first")
-
-
-def _prepare(connection: sqlite3.Connection, _: Any) -> None:
-    """Readers and a writer at once; what is committed survives a loss of power."""
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says
-    _patiently(connection, "PRAGMA journal_mode = WAL")
-    connection.execute("PRAGMA synchronous = FULL")
-    connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _patiently(connection: sqlite3.Connection, statement: str) -> None:
-    """Try again while others open the same new file: SQLite does not wait for this lock itself."""
+def _configure(connection: sqlite3.Connection, _: Any) -> None:
+    """Allow readers beside a writer, and make commits survive a loss of power."""
+    connection.isolation_level = None  # SQLAlchemy begins the transactions
     deadline = time.monotonic() + PATIENCE
-    while True:
+    while True:  # SQLite itself does not wait while others open the same new file
         try:
-            connection.execute(statement)
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(random.uniform(0.005, 0.05))
-        else:
-            return
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
 
 
 def _begin(connection: Connection) -> None:
-    """A writer takes its lock at once: a reader that becomes a writer could be refused it."""
+    """Take the lock of a writer at once: a reader that becomes a writer could be refused it."""
     immediate = connection.get_execution_options().get(WRITES)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

@@ -71,18 +71,18 @@ def hold_to_kills(place, kept, kills):
 @pytest.mark.parametrize(
     "kills", [pytest.param(2, id="two"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
 )
-def test_every_answered_case_survives_kills_in_sqlite(sqlite_place, tmp_path, kills):
+def test_every_returned_case_survives_kills_in_sqlite(sqlite_place, tmp_path, kills):
     hold_to_kills(sqlite_place, tmp_path / "kept", kills)
 
 
 @pytest.mark.parametrize(
     "kills", [pytest.param(1, id="one"), pytest.param(20, id="twenty", marks=pytest.mark.soak)]
 )
-def test_every_answered_case_survives_kills_in_postgresql(database, tmp_path, kills):
+def test_every_returned_case_survives_kills_in_postgresql(database, tmp_path, kills):
     hold_to_kills(emptied(database), tmp_path / "kept", kills)
 
 
-def test_a_service_that_is_told_to_stop_answers_what_it_has_begun(sqlite_place):
+def test_a_stopping_service_finishes_its_requests(sqlite_place):
     answered = []
     with standin_at(sqlite_place) as (process, where):
         sender = threading.Thread(target=ask, args=(where, answered, 0.5))

@@ -1,4 +1,4 @@
-"""What decoding may take of the memory."""
+"""Limits on decoding: memory, and JPEG files that take long."""
 
 import io
 import struct
@@ -14,7 +14,12 @@ from standin import picture
 from test_limits import multipart, part, post
 
 from misgiving.errors import DataError
-from misgiving.serve.decode_limits import MemoryBudget, decoding_bytes, opening_bytes
+from misgiving.serve.decode_limits import (
+    MemoryBudget,
+    decoding_bytes,
+    opening_bytes,
+    refuse_slow_jpeg,
+)
 
 SIDE = 2000
 PLENTY = 10**9
@@ -50,7 +55,7 @@ def send_at_once(where, body, count):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what was highest")
-def test_small_files_that_decode_to_much_take_no_more_than_the_budget_together(sqlite_place):
+def test_small_files_that_decode_to_large_images_share_the_memory_budget(sqlite_place):
     file = blank("RGBA", "WEBP", lossless=True)
     assert len(file) < 1000
     budget = 130_000_000  # one such image takes 120 MB
@@ -75,7 +80,7 @@ def test_small_files_that_decode_to_much_take_no_more_than_the_budget_together(s
     ],
     ids=["PNG", "JPEG", "transparent", "WebP", "JPEG 2000", "fractions", "16 bits"],
 )
-def test_what_decoding_takes_is_known_from_the_header(file, each):
+def test_memory_for_decoding_is_known_from_the_header(file, each):
     texts = TEXTS if file.startswith(b"\x89PNG") else 0
     assert decoding_bytes(file, "x", PLENTY) == each * SIDE**2 + texts
 
@@ -107,28 +112,28 @@ def png_of_texts():
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells what was highest")
 @pytest.mark.parametrize(("file", "status"), [(gif(13_300), 422), (png_of_texts(), 200)])
-def test_small_files_that_take_much_to_open_take_their_turn(file, status, sqlite_place):
+def test_small_files_that_need_much_memory_to_open_wait_their_turn(file, status, sqlite_place):
     assert len(file) < 100_000
     budget = 180_000_000  # for one GIF, or for two PNGs
     with standin_at(sqlite_place, threads=8, max_decoded_bytes=budget) as (process, where):
         post(where, multipart(part(picture())))  # what is loaded once
         before = highest(process)
-        assert send_at_once(where, multipart(part(file)), 8) == [status] * 8
+        assert send_at_once(where, multipart(part(file)), 5) == [status] * 5
         grown = highest(process) - before
-    assert grown < 1.5 * budget  # all eight at once would be 490 MB or more
+    assert grown < 1.5 * budget  # all five at once would be 300 MB or more
 
 
-def test_what_opening_takes_is_known_from_how_a_file_begins():
+def test_memory_for_opening_is_known_from_the_first_bytes():
     assert opening_bytes(gif(9)) == 2 * Image.MAX_IMAGE_PIXELS
     assert opening_bytes(picture()) == TEXTS
     assert opening_bytes(b"\xff\xd8\xff") == opening_bytes(b"") == 0
 
 
-def test_what_is_no_image_takes_nothing_and_is_left_to_the_decoder():
+def test_a_file_that_is_not_an_image_needs_no_memory():
     assert decoding_bytes(b"no image", "x", 1) == 0
 
 
-def test_shares_are_given_in_the_order_of_asking_so_that_large_ones_get_their_turn():
+def test_memory_is_reserved_in_the_order_of_requests():
     budget, order, holding, release = MemoryBudget(10), [], threading.Event(), threading.Event()
 
     def take(name, wanted):
@@ -153,8 +158,66 @@ def test_shares_are_given_in_the_order_of_asking_so_that_large_ones_get_their_tu
     assert order == ["first", "large", "small"]
 
 
-def test_a_share_is_given_back_where_decoding_fails():
+def test_memory_is_released_if_decoding_fails():
     budget = MemoryBudget(1)
     for _ in range(2):
         with pytest.raises(ZeroDivisionError), budget.reserve(1):
             raise ZeroDivisionError
+
+
+def progressive(size=(64, 48), **options):
+    file = io.BytesIO()
+    Image.effect_noise(size, 60).convert("RGB").save(file, "JPEG", progressive=True, **options)
+    return file.getvalue()
+
+
+def with_scans(count):
+    """A JPEG that goes over its image so many times more, and has nothing to say there."""
+    file = io.BytesIO()
+    Image.new("L", (640, 480), 128).save(file, "JPEG", progressive=True)
+    data = file.getvalue()
+    component = data[data.rfind(b"\xff\xda") + 5]
+    scan = b"\xff\xda\x00\x08\x01" + bytes([component, 0, 1, 63, 0])
+    whole = data[:-2] + scan * count + data[-2:]
+    Image.open(io.BytesIO(whole)).load()  # a decoder reads it all
+    return whole
+
+
+def test_a_jpeg_with_thousands_of_scans_is_refused():
+    with pytest.raises(DataError, match=r"x: .*100 scans"):
+        refuse_slow_jpeg(with_scans(200), "x")
+    refuse_slow_jpeg(with_scans(20), "x")
+
+
+def test_a_jpeg_with_thousands_of_segments_is_refused():
+    data = progressive()
+    comment = b"\xff\xfe\x00\x02"
+    refuse_slow_jpeg(data[:2] + comment * 9_000 + data[2:], "x")
+    with pytest.raises(DataError, match="segments"):
+        refuse_slow_jpeg(data[:2] + comment * 10_000 + data[2:], "x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        progressive((300, 200), quality=95),
+        progressive((300, 200), exif=b"Exif\0\0" + b"\xff\xda\x00\x02" * 900),
+        progressive((300, 200), comment=b"\xff\xda\x00\x02" * 900),
+        progressive() + b"\xff\xda\x00\x02" * 90_000,  # a phone's film after the photograph
+        b"\x89PNG" + b"\xff\xda\x00\x02" * 900,
+        b"\xff\xd8\xff",
+        b"",
+    ],
+    ids=["noise", "EXIF", "comment", "after its end", "no JPEG", "cut off", "empty"],
+)
+def test_bytes_that_only_look_like_scans_are_not_counted(data):
+    refuse_slow_jpeg(data, "x")
+
+
+def test_a_slow_jpeg_is_a_problem_of_its_own(serving):
+    client = serving()
+    answer = client.post(
+        "/decisions", content=with_scans(200), headers={"Content-Type": "image/jpeg"}
+    )
+    assert answer.status_code == 422
+    assert "scans" in answer.json()["detail"]

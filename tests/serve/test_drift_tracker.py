@@ -69,7 +69,7 @@ def e_values(seen):
     return {test.name: test.e_value for test in seen.tests}
 
 
-def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(store, watch):
+def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(store, watch):
     cases, monitor = drawn(30)[::-1], DriftMonitor(made_policy())
     store.add(cases)
     for case in cases:
@@ -82,7 +82,7 @@ def test_what_is_found_is_what_a_monitor_finds_that_sees_the_cases_as_they_came(
     assert watch.update().tests == monitor.tests
 
 
-def test_it_goes_on_where_it_was_and_a_restart_finds_the_same(store, watch):
+def test_updates_continue_and_a_restart_gives_the_same_state(store, watch):
     cases = drawn(40)
     store.add(cases[:25])
     watch.update()
@@ -92,7 +92,7 @@ def test_it_goes_on_where_it_was_and_a_restart_finds_the_same(store, watch):
     assert e_values(seen) == e_values(DriftTracker(made_policy(), store, "p" * 64).update())
 
 
-def test_a_case_that_is_committed_after_a_younger_one_is_not_missed(store, watch):
+def test_a_case_committed_after_a_newer_one_is_not_missed(store, watch):
     cases = drawn(10)
     store.add([*cases[:4], cases[9]])
     watch.update()
@@ -100,7 +100,7 @@ def test_a_case_that_is_committed_after_a_younger_one_is_not_missed(store, watch
     assert watch.update().cases == 10
 
 
-def test_cases_of_a_machine_whose_clock_is_behind_are_tested_as_they_come(place):
+def test_cases_of_a_machine_with_a_late_clock_are_tested_on_arrival(place):
     store = Store.open(place)
     watch = DriftTracker(made_policy(), store, "p" * 64)
     store.add([a_case(1000)])
@@ -113,7 +113,7 @@ def test_cases_of_a_machine_whose_clock_is_behind_are_tested_as_they_come(place)
     store.close()
 
 
-def test_cases_whose_commit_comes_after_one_with_a_higher_number_are_not_missed(database):
+def test_cases_committed_after_one_with_a_higher_number_are_not_missed(database):
     store = Store.open(emptied(database))
     watch = DriftTracker(made_policy(), store, "p" * 64)
     with store._writing.begin() as connection:
@@ -125,7 +125,7 @@ def test_cases_whose_commit_comes_after_one_with_a_higher_number_are_not_missed(
     store.close()
 
 
-def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
+def test_an_image_counts_once_and_cases_of_other_policies_do_not(store, watch):
     store.add([a_case(n, content="c" * 64) for n in range(5)])
     store.add([a_case(9, policy="q" * 64)])
     assert watch.update().cases == 1
@@ -133,7 +133,7 @@ def test_an_image_counts_once_and_other_policies_cases_do_not(store, watch):
     assert watch.update().cases == 2
 
 
-def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
+def test_a_score_that_is_not_finite_counts_as_the_lowest(store, watch):
     store.add([a_case(n, score=None, likeness=None) for n in range(40)])
     seen = watch.update()
     words = " ".join(test.sentence for test in seen.tests)
@@ -141,7 +141,7 @@ def test_an_answer_that_is_not_finite_is_taken_as_the_least_sure(store, watch):
     assert "less like the training images" in words
 
 
-def test_it_tells_when_the_alarm_came(store, watch):
+def test_the_time_of_the_alarm_is_reported(store, watch):
     cases = [a_case(number, likeness=-400.0) for number in range(60)]
     store.add(cases)
     seen = watch.update()
@@ -149,7 +149,7 @@ def test_it_tells_when_the_alarm_came(store, watch):
     assert seen.since["familiarity"] == cases[of.since - 1].received
 
 
-def test_many_cases_are_taken_in_portions(store, watch, monkeypatch):
+def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
     monkeypatch.setattr("misgiving.serve.drift_tracker.MAX_CASES", 20)
     store.add(drawn(50))
     looks = [watch.update() for _ in range(3)]

@@ -19,7 +19,7 @@ from triage import (
 pytestmark = needs_chromium
 
 
-def test_what_is_promised_is_not_taken_for_one_answer(opened):
+def test_the_target_error_rate_is_not_attributed_to_a_single_case(opened):
     page = opened()
     choose(page, shades())
     note = page.locator("#target-note")
@@ -33,7 +33,7 @@ def test_what_is_promised_is_not_taken_for_one_answer(opened):
     playwright.expect(note).to_be_hidden()
 
 
-def test_a_class_that_is_not_the_likeliest_is_explained(opened):
+def test_a_predicted_class_that_is_not_the_most_probable_is_explained(opened):
     page = opened()
     choose(page, shades())
 
@@ -102,7 +102,7 @@ ROUNDED = {
 }
 
 
-def test_bounds_are_rounded_up_and_nearly_is_not_wholly(opened):
+def test_bounds_are_rounded_up_and_0_and_100_percent_are_exact(opened):
     calls = ", ".join(f"one.{call}" for call in ROUNDED)
     found = opened().evaluate(f"() => import('./page/dom.js').then((one) => [{calls}])")
     assert dict(zip(ROUNDED, found, strict=True)) == ROUNDED
@@ -130,7 +130,7 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(page_service, 
 
 
 @pytest.mark.parametrize("missing", ["ood_score", "acceptance_score", "error_probability"])
-def test_no_target_accepts_what_is_no_finite_number(missing, page_service, opened):
+def test_no_target_accepts_a_number_that_is_not_finite(missing, page_service, opened):
     answered = {"error": 0.02, "policy_fingerprint": page_service.policy_fingerprint}
     stored(page_service, 1, **answered, name="finite.png")
     stored(page_service, 2, **answered | {missing: None}, name="odd.png")
@@ -140,7 +140,7 @@ def test_no_target_accepts_what_is_no_finite_number(missing, page_service, opene
     playwright.expect(not_finite.locator(".badge")).to_have_text("defer")
 
 
-def test_the_banner_says_what_raised_the_alarm_and_what_is_so_now(opened):
+def test_the_banner_describes_the_alarm_and_the_present_state(opened):
     def turn(route):
         found = route.fetch().json()
         for one in found["tests"]:
@@ -156,7 +156,7 @@ def test_the_banner_says_what_raised_the_alarm_and_what_is_so_now(opened):
     assert re.match(r"Less sure\. Alarm since .* Now: More\.$", first.text_content())
 
 
-def test_the_slider_marks_anew_what_would_be_accepted_and_changes_no_policy(opened):
+def test_the_slider_previews_decisions_and_does_not_change_the_policy(opened):
     page = opened()
     choose(page, {**shades(), "odd.png": picture(colour=GREEN)})
     page.locator("#setting summary").first.click()

@@ -12,7 +12,7 @@ from misgiving.serve.store import Store
 from misgiving.serve.telemetry import JsonLines
 
 
-def test_the_model_is_described_with_its_policy_in_words(serving):
+def test_the_model_is_described_with_a_summary_of_its_policy(serving):
     found = serving(max_bytes=1234, max_files=5, queue=6, timeout=7.0).get("/model").json()
     assert found["classes"] == ["dark", "light"]
     assert found["policy"] == ["Of accepted answers at most 5 % are wrong."]
@@ -40,7 +40,7 @@ class Unreachable(Store):
         raise self.failure
 
 
-def test_the_service_is_not_well_without_its_store(serving, sqlite_place):
+def test_health_fails_without_the_store(serving, sqlite_place):
     store = Store.open(sqlite_place)
     response = serving(store=Unreachable(store._engine)).get("/health")
     assert response.status_code == 503
@@ -48,7 +48,7 @@ def test_the_service_is_not_well_without_its_store(serving, sqlite_place):
 
 
 @pytest.mark.parametrize("path", ["/health", "/cases", "/decisions"])
-def test_why_the_store_fails_is_for_the_log_and_not_for_clients(
+def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
     serving, sqlite_place, logged, path
 ):
     client = serving(store=Unreachable(Store.open(sqlite_place)._engine))
@@ -63,7 +63,7 @@ def test_why_the_store_fails_is_for_the_log_and_not_for_clients(
     assert metrics(client)['misgiving_failures_total{of="store"}'] == 1
 
 
-def test_why_an_image_cannot_be_kept_is_logged_and_counted(serving, logged, tmp_path):
+def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):
     (tmp_path / "kept").write_text("a file where the folder should be")
     client = serving(keep_images=tmp_path / "kept")
     answer = client.post("/decisions", files={"files": ("Jane Doe.png", picture())})
@@ -74,7 +74,7 @@ def test_why_an_image_cannot_be_kept_is_logged_and_counted(serving, logged, tmp_
     assert metrics(client)['misgiving_failures_total{of="images"}'] == 1
 
 
-def test_the_service_is_not_well_without_its_threads(serving):
+def test_health_fails_without_the_worker_threads(serving):
     client = serving()
     client.app.state.service._model_batches.close()
     response = client.get("/health")
@@ -108,7 +108,7 @@ def test_requests_decisions_batches_and_refusals_are_counted(serving):
     assert found["misgiving_waiting_images"] == found["misgiving_held_bytes"] == 0
 
 
-def test_what_clients_make_up_gets_no_count_of_its_own(client):
+def test_clients_cannot_create_metrics(client):
     for number in range(5):
         client.get(f"/made-up-{number}")
         client.request(f"MADE{number}", "/cases")
@@ -121,7 +121,7 @@ def logged(caplog):
     return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
 
 
-def test_a_request_is_a_line_of_json(client, logged):
+def test_a_request_is_logged_as_a_line_of_json(client, logged):
     client.get("/cases?class=secret")
     line = next(line for line in logged() if line["event"] == "request")
     assert (line["method"], line["path"], line["status"]) == ("GET", "/cases", 200)
@@ -131,7 +131,7 @@ def test_a_request_is_a_line_of_json(client, logged):
 
 
 @pytest.mark.parametrize("log_names", [False, True])
-def test_names_are_logged_only_on_demand(serving, logged, log_names):
+def test_file_names_are_logged_only_on_request(serving, logged, log_names):
     client = serving(log_names=log_names)
     for data in (picture(), b"no image"):
         client.post("/decisions", files=[("files", ("Jane Doe.png", data))])
@@ -165,7 +165,7 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
     assert metrics(client)['misgiving_failures_total{of="other"}'] == 1
 
 
-def test_the_text_of_a_failure_may_name_files_and_is_logged_only_on_demand(serving, caplog):
+def test_the_text_of_an_exception_is_logged_only_on_request(serving, caplog):
     serving(Broken()).post("/decisions", files={"files": ("Jane Doe.png", picture())})
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert "Jane Doe" not in JsonLines().format(record)
@@ -188,6 +188,6 @@ def test_the_text_of_a_failure_may_name_files_and_is_logged_only_on_demand(servi
         ({"max_pixels": 10**9}, "max_pixels.* at most"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(settings, reason):
+def test_impossible_settings_are_refused(settings, reason):
     with pytest.raises(UsageError, match=reason):
         Settings(**settings)

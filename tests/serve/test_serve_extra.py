@@ -25,7 +25,7 @@ def brought():
     return closure("misgiving", ["serve"])
 
 
-def test_serving_brings_less_than_400_megabytes_and_no_framework(brought):
+def test_the_serve_extra_installs_less_than_400_megabytes_and_no_framework(brought):
     sizes = {
         name: sum(path.stat().st_size for path in files_of(found))
         for name, found in brought.items()
@@ -57,14 +57,14 @@ def served_decision(command, bundle, tmp_path):
         return decided(f"http://{host}:{port}", picture(0.7))
 
 
-def test_a_bundle_is_served_by_what_the_extra_brings_alone(alone, exported, tmp_path):
+def test_a_bundle_can_be_served_with_the_extra_alone(alone, exported, tmp_path):
     case = served_decision(command_in(alone), exported[1], tmp_path)
     (expected,) = Bundle.load(exported[1]).decide([picture(0.7)], ["image"])
     assert (case["decision"], case["reason"]) == (expected.decision, expected.reason)
     assert case["error_probability"] == pytest.approx(expected.error_probability, rel=1e-4)
 
 
-def test_images_are_predicted_by_what_the_extra_brings_alone(alone, exported, tmp_path):
+def test_images_can_be_predicted_with_the_extra_alone(alone, exported, tmp_path):
     (tmp_path / "image.png").write_bytes(picture(0.7))
     out = tmp_path / "answers.csv"
     command = command_in(alone, "predict", exported[1], tmp_path / "image.png", "--out", out)
@@ -73,7 +73,7 @@ def test_images_are_predicted_by_what_the_extra_brings_alone(alone, exported, tm
     assert row["decision"] == Bundle.load(exported[1]).decide([picture(0.7)], ["i"])[0].decision
 
 
-def test_what_is_missing_there_is_explained(alone, tmp_path):
+def test_a_missing_extra_is_explained(alone, tmp_path):
     command = command_in(alone, "train", "digits", "--out", tmp_path / "run")
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == 1
@@ -82,7 +82,7 @@ def test_what_is_missing_there_is_explained(alone, tmp_path):
 
 
 @pytest.mark.parametrize("words", [["serve"], ["predict", "image.png"]])
-def test_a_place_that_holds_no_model_is_explained_without_what_loads_a_run(alone, tmp_path, words):
+def test_a_missing_model_is_explained_without_torch(alone, tmp_path, words):
     command = command_in(alone, words[0], tmp_path / "nothing", *words[1:])
     done = subprocess.run(command, timeout=120, capture_output=True, text=True)
     assert done.returncode == 1
@@ -90,7 +90,7 @@ def test_a_place_that_holds_no_model_is_explained_without_what_loads_a_run(alone
 
 
 @pytest.mark.soak
-def test_a_new_environment_with_the_extra_is_as_small_and_answers(exported, tmp_path):
+def test_a_new_environment_with_the_extra_is_small_and_serves(exported, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "env"], check=True)
     (packages,) = (tmp_path / "env" / "lib").glob("python*/site-packages")
     before = _bytes(packages)
