@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 
+from misgiving.report.findings import PLAIN, POINTS, Outcome, outcome_of, status_of
 from misgiving.report.findings.claims import (
     accuracy_finding,
     collapse_finding,
@@ -11,7 +12,6 @@ from misgiving.report.findings.claims import (
     ood_finding,
     ranking_finding,
 )
-from misgiving.report.findings.outcomes import PLAIN, POINTS, Outcome, outcome_of, status_of
 from misgiving.report.rows import models_of, select, spread
 from misgiving.results.schema import HistoryRow, ResultInterval
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
+from misgiving.report.figures import COLOURS, render
 from misgiving.report.figures.classes import (
     confusion_figure,
     new_classes_figure,
@@ -19,7 +20,6 @@ from misgiving.report.figures.examples import (
 )
 from misgiving.report.figures.learning import curve
 from misgiving.report.figures.learning import learning_figure as learning_of
-from misgiving.report.figures.style import COLOURS, render
 from misgiving.report.rows import select
 from misgiving.results.schema import Confusion
 

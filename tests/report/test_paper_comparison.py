@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from misgiving.report.inputs import read_inputs
 from misgiving.report.page import draw_figures, render_page
 from misgiving.report.published import SETS, SETTINGS, table_1
-from misgiving.report.views.cells import ABSENT, ZERO
+from misgiving.report.views import ABSENT, ZERO
 from misgiving.report.views.paper import paper_differences, paper_table
 from misgiving.results.formats import write_table
 from misgiving.results.schema import Confusion, Result, ResultInterval

@@ -1,6 +1,6 @@
 import pytest
 
-from misgiving.report.findings.outcomes import LOWER_IS_BETTER
+from misgiving.report.findings import LOWER_IS_BETTER
 from misgiving.report.published import FIGURE_3, FIGURE_5, METRICS, SETS, paper_set_of, table_1
 
 

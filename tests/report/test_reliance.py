@@ -19,7 +19,7 @@ from misgiving.report.findings.targets import (
 from misgiving.report.inputs import read_inputs
 from misgiving.report.page import render_page
 from misgiving.report.rows import select
-from misgiving.report.views.reliance import target_table
+from misgiving.report.views.models import target_table
 
 POLICY = "policy/0.1"
 NO_INTERVAL = "(no interval over these trials alone)"

@@ -8,8 +8,8 @@ the same seed are resampled alike, and the paired difference of a metric is the 
 two returned arrays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
@@ -19,7 +19,7 @@ from misgiving.metrics._weighted import MetricValue, mean_without_nan
 
 Groups = Shaped[np.ndarray, " _"]
 Replicates = Float[np.ndarray, " _"]
-Statistic = Callable[..., Mapping[str, MetricValue]]
+Key = TypeVar("Key", bound=Hashable)
 
 WEIGHTS_AT_ONCE = 2**21  # bounds the memory of one call of a statistic, and fits the cache better
 
@@ -32,12 +32,12 @@ class PercentileInterval(NamedTuple):
 
 
 def bootstrap(
-    statistics: Sequence[Statistic],
+    statistics: Sequence[Callable[..., Mapping[Key, MetricValue]]],
     groups: Sequence[tuple[Groups, ...]],
     *,
     replicates: int = 1000,
     seed: int,
-) -> dict[str, Replicates]:
+) -> dict[Key, Replicates]:
     """Draw bootstrap replicates of the mean over trials of each metric.
 
     Each replicate draws as many trials as there are and as many groups as all trials have together,
@@ -47,7 +47,7 @@ def bootstrap(
 
     Args:
         statistics: One function per trial. It is given a weight array (r, n_k) for each of the
-            trial's sample sets and returns metrics by name, r values each.
+            trial's sample sets and returns metrics by name or other key, r values each.
         groups: For each trial one array of groups per sample set; the sets are drawn independently,
             and equal group names in one set are the same group in every trial.
         replicates: Number of values returned per metric.
@@ -65,7 +65,7 @@ def bootstrap(
     slots = random.integers(len(statistics), size=(replicates, len(statistics)))
     sets = [_number_groups(of_set) for of_set in zip(*groups, strict=True)]
     block = max(1, WEIGHTS_AT_ONCE // max(sum(map(len, of_trial)) for of_trial in groups))
-    values: dict[str, Float[np.ndarray, "replicates trials"]] = {}
+    values: dict[Key, Float[np.ndarray, "replicates trials"]] = {}
     for start in range(0, replicates, block):
         drawn = slots[start : start + block]
         counts = [_draw(size, len(drawn), random) for size, _ in sets]
@@ -123,7 +123,7 @@ def _draw(
 
 
 def _check_trials(
-    statistics: Sequence[Statistic], groups: Sequence[tuple[Groups, ...]], replicates: int
+    statistics: Sequence[object], groups: Sequence[tuple[Groups, ...]], replicates: int
 ) -> None:
     if not statistics or len(statistics) != len(groups):
         raise UsageError(
@@ -135,9 +135,9 @@ def _check_trials(
 
 
 def _fill(
-    values: dict[str, Float[np.ndarray, "replicates trials"]],
+    values: dict[Key, Float[np.ndarray, "replicates trials"]],
     slots: Int[np.ndarray, "replicates trials"],
-    measured: Mapping[str, MetricValue],
+    measured: Mapping[Key, MetricValue],
     *,
     at: tuple[int, Int[np.ndarray, " chosen"]],
 ) -> None:
@@ -145,8 +145,8 @@ def _fill(
     trial, chosen = at
     if values and values.keys() != measured.keys():
         raise UsageError(
-            f"statistics of trial {trial} has {', '.join(measured)} but an earlier trial "
-            f"{', '.join(values)}; measure the same in every trial"
+            f"statistics of trial {trial} has {', '.join(map(str, measured))} but an earlier trial "
+            f"{', '.join(map(str, values))}; measure the same in every trial"
         )
     for name, of_trial in measured.items():
         if np.shape(of_trial) != chosen.shape:

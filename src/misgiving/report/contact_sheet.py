@@ -10,7 +10,7 @@ from PIL import Image
 
 from misgiving.data.decoding import decode, read_bytes
 from misgiving.errors import DataError
-from misgiving.report.templates import environment
+from misgiving.report import environment
 from misgiving.results.decision_tables import DecisionRow
 
 MOST = 500  # images on a sheet, which a browser still scrolls through

@@ -114,7 +114,7 @@ class ReportInputs(NamedTuple):
         return sorted(found, key=lambda name: name != paper_set)
 
     def stands_in(self, dataset: str) -> bool:
-        """Whether a set is another one than the paper's under whose row it is shown."""
+        """True for a set that is shown under a set of the paper which it is not."""
         paper_set = self.paper_set(dataset)
         return bool(paper_set) and paper_set not in (dataset, READ_OTHERWISE.get(dataset))
 

@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from misgiving.files import whole_file, write_text
-from misgiving.report import wording
+from misgiving.report import environment, wording
+from misgiving.report.figures import KINDS, Kind, render
 from misgiving.report.figures.classes import (
     confusion_figure,
     new_classes_figure,
@@ -18,9 +19,8 @@ from misgiving.report.figures.classes import (
 from misgiving.report.figures.examples import examples_figure
 from misgiving.report.figures.learning import learning_figure, rates_figure
 from misgiving.report.figures.scores import reliability_figure, risk_figure
-from misgiving.report.figures.style import KINDS, Kind, render
+from misgiving.report.findings import Finding, Status
 from misgiving.report.findings.claims import claims
-from misgiving.report.findings.outcomes import Finding, Status
 from misgiving.report.findings.scores import (
     chosen_sentence,
     error_detection_sentences,
@@ -33,9 +33,7 @@ from misgiving.report.findings.targets import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs
 from misgiving.report.published import title
 from misgiving.report.rows import main_model, models_of, select
-from misgiving.report.templates import environment
-from misgiving.report.views import detection, models, paper, provenance, reliance
-from misgiving.report.views.cells import TUNED, ZERO
+from misgiving.report.views import TUNED, ZERO, detection, models, paper
 
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 
@@ -118,8 +116,8 @@ def _overview(inputs: ReportInputs, found: Mapping[str, Finding]) -> dict[str, A
         "remarks": wording.remarks(settings),
         "differences": paper.paper_differences(inputs) if settings.compares_with_paper else [],
         "paper_table": paper.paper_table(inputs) if settings.compares_with_paper else None,
-        "sets_table": provenance.sets_table(inputs),
-        "provenance": provenance.provenance(inputs),
+        "sets_table": paper.sets_table(inputs),
+        "provenance": paper.provenance(inputs),
         "example_sets": [examples.name for examples in inputs.examples],
     }
 
@@ -164,11 +162,11 @@ def _reliance_section(inputs: ReportInputs) -> dict[str, Any]:
     targets = targets_of(inputs.results)
     return {
         "target_sentences": target_sentences(inputs.intervals, targets) if targets else [],
-        "target_table": reliance.target_table(inputs, targets) if targets else None,
-        "uncalibrated": reliance.uncalibrated(inputs) if targets else [],
+        "target_table": models.target_table(inputs, targets) if targets else None,
+        "uncalibrated": models.uncalibrated(inputs) if targets else [],
         "reliability": reliability_sentence(inputs.reliability),
-        "scaling": scaling_sentence(reliance.calibration_rows(inputs)),
-        "calibration_table": reliance.calibration_table(inputs),
+        "scaling": scaling_sentence(models.calibration_rows(inputs)),
+        "calibration_table": models.calibration_table(inputs),
     }
 
 

@@ -1,14 +1,14 @@
-"""What a model says about a set of images, as arrays that are kept."""
+"""The outputs of a model for a set of images, as arrays in one file."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 
@@ -25,18 +25,18 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """What a model says about each image of a set, as arrays on the CPU.
+    """The outputs of a model for each image of a set, as arrays on the CPU.
 
     Attributes:
         logits: Class scores before the softmax.
         features: Input of the last linear layer.
-        predicted_losses: Higher = rather wrong; None where the estimator was not trained.
+        predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
         labels: True classes as positions in `classes`.
-        ids: What each image is called.
+        ids: Name of each image.
         groups: The unit that is resampled: lesion, source picture, or the image itself.
         classes: Names of the classes, in the order of the logits.
         head: The last linear layer; None where the model has none of that kind.
-        model: Fingerprint of the model's weights; empty where it is not known.
+        model: Fingerprint of the model's weights; empty where unknown.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -79,7 +79,7 @@ class Predictions:
 
     @property
     def errors(self) -> Bool[np.ndarray, " n"]:
-        """Where the predicted class is not the true one."""
+        """True for each image whose predicted class is not the true one."""
         wrong: Bool[np.ndarray, " n"] = self.choices != self.labels
         return wrong
 
@@ -118,7 +118,9 @@ class Predictions:
             DataError: The file is missing or damaged.
         """
         try:
-            arrays, names = load_file(path), _read_metadata(path)
+            with safe_open(path, framework="np") as file:
+                names = file.metadata() or {}
+            arrays = load_file(path)
             return cls(
                 logits=arrays["logits"],
                 features=arrays["features"],
@@ -127,21 +129,10 @@ class Predictions:
                 ids=tuple(json.loads(names["ids"])),
                 groups=tuple(json.loads(names["groups"])),
                 classes=tuple(json.loads(names["classes"])),
-                head=_read_head(arrays),
+                head=Head(arrays["head_weight"], arrays["head_bias"])
+                if "head_weight" in arrays
+                else None,
                 model="".join(json.loads(names.get("model", "[]"))),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error
-
-
-def _read_head(arrays: Mapping[str, Any]) -> Head | None:
-    if "head_weight" not in arrays:
-        return None
-    return Head(arrays["head_weight"], arrays["head_bias"])
-
-
-def _read_metadata(path: Path) -> dict[str, str]:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as file:
-        return dict(file.metadata() or {})

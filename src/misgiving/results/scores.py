@@ -1,4 +1,4 @@
-"""Confidences of a set by detector, kept so that intervals need no model."""
+"""Confidences of a set by detector, for intervals without the model."""
 
 import json
 from collections.abc import Mapping
@@ -37,5 +37,5 @@ def load_scores(folder: Path, name: str) -> ScoredSet:
 
 
 def scores_path(folder: Path, name: str) -> Path:
-    """Where `save_scores` keeps a set's confidences."""
+    """The file of a set's confidences."""
     return folder / "scores" / f"{name.replace('/', '-')}.safetensors"

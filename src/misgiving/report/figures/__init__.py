@@ -1,1 +1,122 @@
-"""The figures of the report: rows in, a matplotlib figure out; no model and no window needed."""
+"""Style of the figures: colours and strokes of the models, and a figure as bytes."""
+
+import io
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, Literal, ParamSpec
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator
+COLOURS = {
+    "vanilla": "#7a7a7a",
+    "mse": "#e69f00",
+    "detached": "#009e73",
+    "proposed": "#0072b2",
+    "proposed+logits": "#cc79a7",
+}
+OTHER_COLOUR = "#56b4e9"
+LINES = {"vanilla": "--", "mse": ":", "detached": "-.", "proposed": "-"}
+Line = str | tuple[int, tuple[float, ...]]
+MARKERS = {"vanilla": "s", "mse": "^", "detached": "D", "proposed": "o"}
+INK = "#2b2b2b"
+STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 8.5,
+    "axes.edgecolor": "#8c8c8c",
+    "axes.linewidth": 0.7,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e3e3e3",
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "figure.facecolor": "white",
+    "figure.constrained_layout.use": True,
+    "svg.hashsalt": "misgiving",  # without one, the ids in an SVG are drawn anew each time
+    "svg.fonttype": "path",
+}
+DETECTORS = {
+    "odin": "ODIN",
+    "odin_default": "ODIN, untuned",
+    "odin_id_only": "ODIN, without OOD data",
+    "best_on_tuning": "best on tuning",
+    "msp": "MSP",
+    "entropy": "entropy",
+    "energy": "energy",
+    "gen": "GEN",
+    "max_logit": "max logit",
+    "max_logit_norm": "max logit, norm",
+    "predicted_loss": "predicted loss",
+    "calibrated": "calibrated",
+    "combination": "combination",
+    "mahalanobis": "Mahalanobis",
+    "relative_mahalanobis": "relative Mahalanobis",
+    "knn": "kNN",
+    "vim": "ViM",
+    "nnguide": "NNGuide",
+    "nci": "NCI",
+    "fdbd": "fDBD",
+    "kl_matching": "KL matching",
+}
+PLOTTED = (
+    "odin",
+    "odin_default",
+    "odin_id_only",
+    "best_on_tuning",
+    "msp",
+    "energy",
+    "predicted_loss",
+)
+"""The detectors that Figure 5 has room for; the table below it has all."""
+Kind = Literal["png", "svg", "jpg"]
+KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
+
+Parameters = ParamSpec("Parameters")
+
+
+def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
+    """Draw in the report's style, and leave the caller's matplotlib settings as they were."""
+
+    @wraps(draw)
+    def drawn(*args: Parameters.args, **options: Parameters.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            figure = draw(*args, **options)
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # else each rendering moves the axes a little further
+            return figure
+
+    return drawn
+
+
+def render(figure: Figure, kind: Kind) -> bytes:
+    """The figure as a file's bytes: the same for the same figure, so without a date."""
+    metadata: dict[str, dict[str, None]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+        "jpg": {},
+    }
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):  # ticks are only made when drawn
+        figure.savefig(file, format=kind, dpi=160, metadata=metadata[kind] or None)
+    return file.getvalue()
+
+
+def mark_missing(axes: Axes) -> None:
+    """Mark a panel without data."""
+    axes.set(xticks=[], yticks=[])
+    axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from misgiving.report.figures.style import (
+from misgiving.report.figures import (
     COLOURS,
     DETECTORS,
     INK,
@@ -83,7 +83,7 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
 
 
 class _Place(NamedTuple):
-    """Where a model's spread of one group is drawn."""
+    """Position of a model's spread in one group."""
 
     position: float
     width: float

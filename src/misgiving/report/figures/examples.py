@@ -6,11 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from misgiving.report.figures.style import styled
+from misgiving.report.figures import styled
 
 MIN_COLUMNS, MAX_EXAMPLES = 6, 8
 CAPTION_WIDTH = 3.3  # of an example image
@@ -39,7 +38,10 @@ def examples_figure(sets: Sequence[Examples]) -> Figure:
         caption = textwrap.fill(examples.caption, 48, max_lines=3)
         axes.text(left, row - 0.06, caption, va="top", fontsize=7.5, color="#555555")
         for column, picture in enumerate(examples.pictures[:MAX_EXAMPLES]):
-            _place_picture(axes, thumbnail(picture), column, row)
+            small = thumbnail(picture)
+            height, width = 0.47 * np.array(small.shape[:2]) / max(small.shape[:2])
+            extent = (column - width, column + width, row + height, row - height)
+            axes.imshow(small, extent=extent, interpolation="none")
     axes.set_axis_off()
     axes.set_aspect("equal")
     axes.set(xlim=(left, columns - 0.5), ylim=(max(len(sets), 1) - 0.5, -0.5))
@@ -51,9 +53,3 @@ def thumbnail(picture: Picture) -> UInt8[np.ndarray, "small_height small_width 3
     image = Image.fromarray(picture)
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     return np.asarray(image)
-
-
-def _place_picture(axes: Axes, picture: Picture, column: int, row: int) -> None:
-    height, width = 0.47 * np.array(picture.shape[:2]) / max(picture.shape[:2])
-    extent = (column - width, column + width, row + height, row - height)
-    axes.imshow(picture, extent=extent, interpolation="none")

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from misgiving.report.figures.style import (
+from misgiving.report.figures import (
     COLOURS,
     LINES,
     MARKERS,
@@ -18,7 +18,7 @@ from misgiving.report.figures.style import (
     mark_missing,
     styled,
 )
-from misgiving.report.findings.outcomes import POINTS
+from misgiving.report.findings import POINTS
 from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
 from misgiving.report.rows import models_of, select
 from misgiving.results.schema import HistoryRow
@@ -64,13 +64,10 @@ def learning_figure(histories: Sequence[HistoryRow], *, monitored: str) -> Figur
     for model in models_of(rows):
         found = curve(select(rows, model=model, set=monitored), "accuracy")
         if found:
-            _draw_curve(right, _in_percent(found), model, label=model)
+            percent = Curve(found.epochs, *(100 * column for column in found[1:]))
+            _draw_curve(right, percent, model, label=model)
     _finish_epochs(right)
     return figure
-
-
-def _in_percent(fractions: Curve) -> Curve:
-    return Curve(fractions.epochs, *(100 * column for column in fractions[1:]))
 
 
 def _draw_auxiliary(
@@ -123,17 +120,17 @@ def rates_figure(sweep: Sweep) -> Figure:
     right.set_title("Final balanced accuracy (%); crosses diverged")
     _draw_epochs(left, sweep)
     _draw_finals(right, sweep)
+    labels = [
+        f"{rate:g}\n(the protocol's)" if rate == sweep.own_rate else f"{rate:g}\n"
+        for rate in sweep.rates
+    ]
     for axes in (left, right):
-        axes.set_xticks(range(len(sweep.rates)), [_rate_label(sweep, r) for r in sweep.rates])
+        axes.set_xticks(range(len(sweep.rates)), labels)
         axes.set_xlim(-0.6, len(sweep.rates) - 0.4)
         axes.set_xlabel("learning rate")
     handles = [line for line in left.lines if not str(line.get_label()).startswith("_")]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(SWEPT))
     return figure
-
-
-def _rate_label(sweep: Sweep, rate: float) -> str:
-    return f"{rate:g}\n(the protocol's)" if rate == sweep.own_rate else f"{rate:g}\n"
 
 
 def _draw_epochs(axes: Axes, sweep: Sweep) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from misgiving.report.figures.style import (
+from misgiving.report.figures import (
     COLOURS,
     DETECTORS,
     INK,
@@ -57,9 +57,12 @@ def risk_figure(points: Sequence[RiskPoint]) -> Figure:
         _draw_scores(axes, select(points, model=model))
     for axes in panels[:, 0]:
         axes.set_ylabel("error among accepted (%)")
-    for index in range(len(models)):
-        _label_coverage(panels.flat[index], is_last=index + columns >= len(models))
-    _add_legend(figure, list(panels.flat))
+    for index, axes in enumerate(panels.flat[: len(models)]):
+        is_last = index + columns >= len(models)  # of its column, even if the last row is not full
+        axes.tick_params(labelbottom=is_last)
+        axes.set_xlabel("accepted (%)" if is_last else "")
+    lines = {str(line.get_label()): line for axes in panels.flat for line in axes.lines}
+    figure.legend(handles=list(lines.values()), loc="outside upper right", ncols=len(lines))
     return figure
 
 
@@ -90,19 +93,6 @@ def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> None:
     axes.fill_between(across, lower, upper, color=colour, alpha=0.1, linewidth=0)
 
 
-def _label_coverage(axes: Axes, *, is_last: bool) -> None:
-    """The last panel of a column carries the axis, also where the row below is not full."""
-    axes.tick_params(labelbottom=is_last)
-    if is_last:
-        axes.set_xlabel("accepted (%)")
-
-
-def _add_legend(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Each score once; a model without an estimator lacks one of them."""
-    lines = {str(line.get_label()): line for axes in panels for line in axes.lines}
-    figure.legend(handles=list(lines.values()), loc="outside upper right", ncols=len(lines))
-
-
 @styled
 def reliability_figure(bins: Sequence[ReliabilityRow]) -> Figure:
     """A column for each model: the error probability above, and the expected loss below."""
@@ -118,13 +108,17 @@ def reliability_figure(bins: Sequence[ReliabilityRow]) -> Figure:
             axes.set_title(model)
             axes.set_xlabel("predicted")
             _draw_bins(axes, select(bins, quantity=quantity, model=model), factor)
-        _draw_diagonals(list(row))
+        ends = [0.0, max(end for axes in row for end in (axes.get_xlim()[1], axes.get_ylim()[1]))]
+        for axes in row:
+            axes.plot(ends, ends, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+            axes.set(xlim=ends, ylim=ends)
     return figure
 
 
 def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> None:
     if not bins:
-        _say_missing_beside(axes)
+        # without touching the ticks, which the panels of a row share
+        axes.text(0.6, 0.2, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")
         return
     largest = max(row.images for row in bins)
     axes.scatter(
@@ -136,15 +130,3 @@ def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> Non
         alpha=0.7,
         linewidth=0,
     )
-
-
-def _say_missing_beside(axes: Axes) -> None:
-    """Say so without touching the ticks, which the panels of a row share."""
-    axes.text(0.6, 0.2, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")
-
-
-def _draw_diagonals(row: Sequence[Axes]) -> None:
-    ends = [0.0, max(end for axes in row for end in (axes.get_xlim()[1], axes.get_ylim()[1]))]
-    for axes in row:
-        axes.plot(ends, ends, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-        axes.set(xlim=ends, ylim=ends)

@@ -1,1 +1,218 @@
-"""Findings: what the numbers of a reproduction show, as records that the page puts in place."""
+"""The outcome of a paired difference, the status of a claim, and the numbers in words."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from misgiving.report.rows import find
+from misgiving.results.schema import ResultInterval
+
+MINUS = "\N{MINUS SIGN}"
+LOWER_IS_BETTER = frozenset(
+    {
+        "fpr_at_tpr95",
+        "detection_error",
+        "errors",
+        "aurc",
+        "excess_aurc",
+        "augrc",
+        "balanced_aurc",
+        "risk_at_coverage",
+        "error_among_accepted",
+    }
+)  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash
+
+
+class Outcome(StrEnum):
+    """The outcome of a paired difference: only an interval that excludes zero decides."""
+
+    BETTER = "better"
+    UNDECIDED = "the interval includes zero"
+    WORSE = "worse"
+    UNKNOWN = "no interval"
+
+
+def outcome_of(difference: ResultInterval | None) -> Outcome:
+    """Judge a paired difference by its interval alone."""
+    if difference is None or difference.lower is None or difference.upper is None:
+        return Outcome.UNKNOWN
+    if difference.lower <= 0 <= difference.upper:
+        return Outcome.UNDECIDED
+    rises = difference.lower > 0
+    falling = difference.metric.partition("/")[0] in LOWER_IS_BETTER
+    return Outcome.WORSE if rises == falling else Outcome.BETTER
+
+
+def by_outcome(
+    differences: Iterable[ResultInterval | None],
+) -> dict[Outcome, list[ResultInterval | None]]:
+    """The differences under each outcome."""
+    groups: dict[Outcome, list[ResultInterval | None]] = {outcome: [] for outcome in Outcome}
+    for difference in differences:
+        groups[outcome_of(difference)].append(difference)
+    return groups
+
+
+class Order(StrEnum):
+    """The order of two values whose intervals are not paired: only disjoint ones decide."""
+
+    HIGHER = "higher"
+    LOWER = "lower"
+    OVERLAPPING = "not clearly different"
+    UNKNOWN = "without an interval"
+
+
+def order_of(first: ResultInterval | None, second: ResultInterval | None) -> Order:
+    """Compare two values that have no paired difference."""
+    ends = [end for row in (first, second) if row for end in (row.lower, row.upper)]
+    known = [end for end in ends if end is not None]
+    if len(known) < 4:
+        return Order.UNKNOWN
+    if known[0] > known[3]:
+        return Order.HIGHER
+    return Order.LOWER if known[1] < known[2] else Order.OVERLAPPING
+
+
+class Status(StrEnum):
+    """The status of a claim of the paper in this run."""
+
+    SUPPORTED = "supported"
+    IN_PART = "supported in part"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Finding(NamedTuple):
+    """The evidence on one claim.
+
+    Attributes:
+        claim: A sentence without a full stop.
+        status: Decided by `differences`, or where there are none, by counts over trials.
+        sentence: The evidence in words.
+        differences: The paired differences that were judged; None where one is missing.
+    """
+
+    claim: str
+    status: Status
+    sentence: str
+    differences: tuple[ResultInterval | None, ...] = ()
+
+
+def status_of(differences: Iterable[ResultInterval | None]) -> Status:
+    """The status of a claim that asks for a gain in every one of these comparisons.
+
+    One interval that excludes zero in the wrong direction contradicts the claim, however many
+    gains there are, as chance alone yields some of those. Intervals of a single trial leave out
+    the variation between trainings: they support a claim in part at most, and contradict none.
+    """
+    groups = by_outcome(differences)
+    better, worse = groups[Outcome.BETTER], groups[Outcome.WORSE]
+    if any(row is not None and row.trials > 1 for row in worse):
+        return Status.CONTRADICTED
+    if not better or worse:
+        return Status.INCONCLUSIVE
+    single = any(row is not None and row.trials == 1 for row in better)
+    others = groups[Outcome.UNDECIDED] or groups[Outcome.UNKNOWN]
+    return Status.IN_PART if others or single else Status.SUPPORTED
+
+
+class Scale(NamedTuple):
+    """The unit and the precision of a metric's values in words.
+
+    >>> Scale(100.0, 1, " points").number(0.25, sign="+"), Scale(1.0, 2, "").number(-0.001)
+    ('+25.0', '0.00')
+    """
+
+    factor: float
+    digits: int
+    unit: str
+
+    def number(self, value: float, *, sign: str = "") -> str:
+        """The value without its unit; a value that rounds to zero has no minus sign."""
+        rounded = round(self.factor * value, self.digits) + 0.0
+        return f"{rounded:{sign}.{self.digits}f}".replace("-", MINUS)
+
+    def range(self, values: Sequence[float]) -> str:
+        """The lowest and the highest value; one number where they are written alike."""
+        ends = [self.number(end) for end in (min(values), max(values))]
+        return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+    def bounds(self, interval: ResultInterval) -> str:
+        """The interval in words; of a difference also whether it includes zero."""
+        if interval.lower is None or interval.upper is None:
+            return "no interval available"
+        ends = [self.number(bound) for bound in (interval.lower, interval.upper)]
+        undecided = interval.baseline and outcome_of(interval) is Outcome.UNDECIDED
+        included = ", which includes zero" if undecided else ""
+        given = ", given these trained models" if interval.trials == 1 else ""
+        return f"95 % interval {ends[0]} to {ends[1]}{included}{given}"
+
+    def difference(self, interval: ResultInterval) -> str:
+        """A signed difference with its unit and interval."""
+        estimate = self.number(interval.estimate, sign="+")
+        return f"{estimate}{self.unit} ({self.bounds(interval)})"
+
+
+POINTS = Scale(100.0, 1, " points")
+PLAIN = Scale(1.0, 3, "")
+
+
+class Comparison(NamedTuple):
+    """The words for a paired difference: `subject` does `verb` better or worse than `baseline`."""
+
+    claim: str
+    subject: str
+    verb: str
+    baseline: str
+    quantity: str
+    scale: Scale = POINTS
+
+    def clause(self, difference: ResultInterval | None) -> str:
+        """One paired difference with its numbers, as a sentence without a full stop."""
+        if difference is None:
+            return f"intervals.csv has no difference from {self.baseline} in {self.quantity}"
+        numbers = f"{self.quantity} {self.scale.difference(difference)}"
+        return {
+            Outcome.BETTER: f"{self.subject} {self.verb} better than {self.baseline}: {numbers}",
+            Outcome.WORSE: f"{self.subject} {self.verb} worse than {self.baseline}: {numbers}",
+            Outcome.UNDECIDED: f"no clear difference from {self.baseline}: {numbers}",
+            Outcome.UNKNOWN: f"the difference from {self.baseline} cannot be judged: {numbers}",
+        }[outcome_of(difference)]
+
+    def finding(self, differences: Mapping[str, ResultInterval | None]) -> Finding:
+        """The finding of a claim that asks for a gain over each of these baselines."""
+        clauses = [
+            capitalized(self._replace(baseline=baseline).clause(difference))
+            for baseline, difference in differences.items()
+        ]
+        judged = tuple(differences.values())
+        return Finding(self.claim, status_of(judged), f"{'. '.join(clauses)}.", judged)
+
+
+def capitalized(text: str) -> str:
+    """The text with its first letter in upper case.
+
+    >>> capitalized("the MSP")
+    'The MSP'
+    """
+    return text[:1].upper() + text[1:]
+
+
+BASELINES = {
+    "vanilla": "vanilla",
+    "detached": "detached (a ranking estimator without a gradient into the classifier)",
+}
+"""The baselines that a gain from joint training is judged against, and their names in words.
+
+A gain over vanilla alone may come from anything that differs with an estimator.
+"""
+
+
+def from_baselines(
+    differences: Sequence[ResultInterval],
+) -> dict[str, ResultInterval | None]:
+    """The differences of the proposed model by the name of the baseline in words."""
+    return {
+        words: find(differences, model="proposed", baseline=name)
+        for name, words in BASELINES.items()
+    }

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from misgiving.report.findings.outcomes import (
+from misgiving.report.findings import (
     BASELINES,
     PLAIN,
     POINTS,
@@ -189,7 +189,7 @@ def ood_finding(intervals: Sequence[ResultInterval], *, sets: Iterable[str]) -> 
 
 
 def _is_perfect(intervals: Sequence[ResultInterval], pair: ResultInterval) -> bool:
-    """Whether both models of a pair separate the set perfectly, as the paper's do B-Box-70."""
+    """True if both models of a pair separate the set perfectly, as the paper's do B-Box-70."""
     same = {name: getattr(pair, name) for name in ("experiment", "dataset", "detector", "metric")}
     values = [find(intervals, model=name, baseline="", **same) for name in (pair.model, "vanilla")]
     return all(value is not None and value.estimate >= PERFECT for value in values)

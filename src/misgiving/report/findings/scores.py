@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
-from misgiving.report.findings.outcomes import (
+from misgiving.report.findings import (
     PLAIN,
     POINTS,
     Comparison,

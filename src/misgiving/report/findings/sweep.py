@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from misgiving.report.findings.outcomes import POINTS, Finding, Status
+from misgiving.report.findings import POINTS, Finding, Status
 from misgiving.report.rows import distinct, select
 from misgiving.results.schema import HistoryRow, Result
 
@@ -71,7 +71,7 @@ class Sweep(NamedTuple):
         ]
 
     def is_usable(self, run: SweptRun) -> bool:
-        """Whether a run did not diverge, and ended at the level."""
+        """True for a run that did not diverge and ended at the level."""
         return not run.diverged and run.last is not None and run.last >= self.level
 
 
@@ -146,7 +146,7 @@ class Count(NamedTuple):
 
     @property
     def always(self) -> bool:
-        """Whether it holds in each of at least one pair."""
+        """True if it holds in each of at least one pair."""
         return self.times == self.pairs > 0
 
 

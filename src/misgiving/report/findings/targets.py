@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from misgiving.report.findings.outcomes import POINTS, Outcome, outcome_of
+from misgiving.report.findings import POINTS, Outcome, outcome_of
 from misgiving.report.rows import find, main_model, models_of, select
 from misgiving.results.schema import Result, ResultInterval
 

@@ -1,1 +1,196 @@
-"""The tables of the page as plain records, which the templates turn into HTML."""
+"""Tables as records, and cells with a value and its interval or its spread over trials."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from misgiving.report.figures import DETECTORS
+from misgiving.report.findings import MINUS, POINTS, Outcome, Scale, outcome_of
+from misgiving.report.inputs import ReportInputs
+from misgiving.report.published import title
+from misgiving.report.rows import Spread, distinct, find, models_of, select, spread
+from misgiving.report.wording import count
+from misgiving.results.schema import Result, ResultInterval
+
+ABSENT = "\N{EN DASH}"  # not defined for a model, or not measured
+TUNED = "ODIN is tuned on this set"
+ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
+DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # the better direction of a metric
+BASELINES = ("vanilla", "detached")
+DECIDED = (Outcome.BETTER, Outcome.WORSE)
+
+
+class Cell(NamedTuple):
+    """A cell; with a `scope` (`row` or `col`) it is a heading, and `small` lines stand below."""
+
+    text: str
+    small: tuple[str, ...] = ()
+    kind: str = ""
+    scope: str = ""
+    bold: bool = False
+    rows: int = 1
+    columns: int = 1
+
+
+Rows = list[list[Cell]]
+
+
+class Table(NamedTuple):
+    """Rows of headings, and groups of rows between which a line is drawn."""
+
+    heads: Rows
+    bodies: list[Rows]
+
+
+class Line(NamedTuple):
+    """A quantity of every model: its words, and the fields by which rows of it are found."""
+
+    text: str
+    wanted: Mapping[str, Any]
+
+
+class Block(NamedTuple):
+    """Lines that belong together under one name, with fainter words beneath it."""
+
+    name: str
+    tags: Sequence[str]
+    lines: Sequence[Line]
+
+
+def heads(*texts: str, numbers: Iterable[str] = ()) -> list[Cell]:
+    """A row of headings, those above numbers last."""
+    return [
+        *(Cell(text, scope="col") for text in texts),
+        *(Cell(text, scope="col", kind="number") for text in numbers),
+    ]
+
+
+def group(name: str, lines: Sequence[list[Cell]], tags: Sequence[str] = ()) -> Rows:
+    """Rows under one heading that spans them."""
+    first = Cell(name, tuple(tags), scope="row", rows=len(lines))
+    return [[first, *line] if index == 0 else line for index, line in enumerate(lines)]
+
+
+def number(text: str, small: str = "", *, bold: bool = False) -> Cell:
+    """A cell with a number, and a fainter one below it."""
+    return Cell(text, (small,) if small else (), kind="number", bold=bold)
+
+
+def mean(values: Spread | None, scale: Scale, *, bold: bool = False) -> Cell:
+    """The mean over trials above the standard deviation."""
+    if values is None:
+        return number(ABSENT)
+    deviation = "" if values.deviation is None else f"± {scale.number(values.deviation)}"
+    return number(scale.number(values.mean), deviation, bold=bold)
+
+
+def bounds(interval: ResultInterval, scale: Scale) -> str:
+    """The ends of an interval in brackets."""
+    if interval.lower is None or interval.upper is None:
+        return "(no interval)"
+    return f"({scale.number(interval.lower)} to {scale.number(interval.upper)})"
+
+
+def estimate(interval: ResultInterval | None, values: Spread | None, scale: Scale) -> Cell:
+    """A value above its interval or, where there is none, above the spread over trials."""
+    if interval is None:
+        return mean(values, scale)
+    return number(scale.number(interval.estimate), bounds(interval, scale))
+
+
+def difference(pair: ResultInterval | None, scale: Scale) -> Cell:
+    """A paired difference above its interval, marked where this includes zero."""
+    if pair is None:
+        return Cell(ABSENT, kind="difference")
+    outcome = outcome_of(pair)
+    mark = f" {ZERO}" if outcome is Outcome.UNDECIDED else ""
+    return Cell(
+        f"{scale.number(pair.estimate, sign='+')}{mark}",
+        (bounds(pair, scale),),
+        kind="difference decided" if outcome in DECIDED else "difference",
+    )
+
+
+def minus(baseline: str) -> str:
+    """The heading of a paired difference."""
+    return f"proposed {MINUS} {baseline}"
+
+
+def pair_of(inputs: ReportInputs, baseline: str, line: Line) -> ResultInterval | None:
+    """The paired difference of the proposed model from a baseline; None where there is none."""
+    return find(inputs.intervals, model="proposed", baseline=baseline, **line.wanted)
+
+
+def value(inputs: ReportInputs, line: Line, model: str, pair: ResultInterval | None) -> Cell:
+    """The mean over trials, bold where the pair's interval shows this model to be the better."""
+    better = {Outcome.BETTER: "proposed", Outcome.WORSE: "vanilla"}.get(outcome_of(pair))
+    values = spread(select(inputs.results, model=model, **line.wanted))
+    return mean(values, POINTS, bold=model == better)
+
+
+def comparison_table(
+    inputs: ReportInputs, blocks: Sequence[Block], *titles: str, models: Sequence[str] = ()
+) -> Table | None:
+    """A row for each line: every model, and proposed minus vanilla and minus detached.
+
+    `titles` are above the blocks' names and, where blocks have several lines, the lines' words.
+    """
+    lines = [line for block in blocks for line in block.lines]
+    found = [row for line in lines for row in select(inputs.results, **line.wanted)]
+    shown = models_of(found if not models else [row for row in found if row.model in models])
+    if not shown:
+        return None
+    baselines = [name for name in BASELINES if {name, "proposed"} <= set(shown)]
+
+    def cells(line: Line) -> list[Cell]:
+        pairs = {name: pair_of(inputs, name, line) for name in baselines}
+        return [
+            *([Cell(line.text)] if len(titles) > 1 else []),
+            *(value(inputs, line, model, pairs.get("vanilla")) for model in shown),
+            *(difference(pair, POINTS) for pair in pairs.values()),
+        ]
+
+    return Table(
+        [heads(*titles, numbers=(*shown, *map(minus, baselines)))],
+        [group(block.name, list(map(cells, block.lines)), block.tags) for block in blocks],
+    )
+
+
+def estimates(
+    inputs: ReportInputs, rows: Sequence[Result], metrics: Mapping[str, tuple[str, Scale]]
+) -> list[Cell]:
+    """The value of each metric among rows that differ in metric and trial alone."""
+    if not rows:
+        return [number(ABSENT)] * len(metrics)
+    keys = ("experiment", "model", "dataset", "detector")
+    where = {key: getattr(rows[0], key) for key in keys}
+    return [
+        estimate(
+            find(inputs.intervals, baseline="", metric=metric, **where),
+            spread(select(rows, metric=metric)),
+            scale,
+        )
+        for metric, (_, scale) in metrics.items()
+    ]
+
+
+def detectors_of(rows: Iterable[Result]) -> list[str]:
+    """The detectors that occur: known ones in their order, then any others."""
+    present = distinct(rows, "detector")
+    return [name for name in DETECTORS if name in present] + [
+        name for name in present if name not in DETECTORS
+    ]
+
+
+def set_tags(inputs: ReportInputs, dataset: str, *, full: bool = False) -> list[str]:
+    """Facts about a set: its size, the paper's set that it stands in for, and ODIN's tuning.
+
+    `full` adds its contents.
+    """
+    facts = inputs.datasets.get(dataset)
+    told = []
+    if inputs.stands_in(dataset):
+        told.append(f"stands in for {title(inputs.paper_set(dataset))}")
+    if facts is not None:
+        told += [facts.contents] if full else []
+        told += [count(facts.images, "images"), count(facts.groups, "groups")]
+    return [*told, TUNED] if dataset in inputs.tuned else told

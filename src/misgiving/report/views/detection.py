@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 
-from misgiving.report.figures.style import DETECTORS
-from misgiving.report.findings.outcomes import POINTS, Scale
+from misgiving.report.figures import DETECTORS
+from misgiving.report.findings import POINTS, Scale
 from misgiving.report.findings.scores import CHOSEN
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.published import title
 from misgiving.report.rows import distinct, models_of, select, spread
-from misgiving.report.views.cells import (
+from misgiving.report.views import (
     BASELINES,
     DOWN,
     TUNED,

@@ -1,10 +1,10 @@
-"""Comparison with the paper: the differences in data and settings, and every number."""
+"""The sets, the provenance, and the comparison with the paper: settings and every number."""
 
 from collections.abc import Iterator
 from typing import Any
 
 from misgiving.report import wording
-from misgiving.report.findings.outcomes import POINTS
+from misgiving.report.findings import POINTS
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.published import (
     FIGURE_3,
@@ -17,7 +17,7 @@ from misgiving.report.published import (
     table_1,
     title,
 )
-from misgiving.report.views.cells import (
+from misgiving.report.views import (
     ABSENT,
     UP,
     Cell,
@@ -33,10 +33,11 @@ from misgiving.report.views.cells import (
     value,
 )
 from misgiving.report.views.detection import METRICS
-from misgiving.results.schema import ResultInterval, Settings
+from misgiving.results.schema import Settings
 
 NAMES = {metric: name for metric, (name, _) in METRICS.items()}
 NAMES["balanced_accuracy"] = f"Balanced accuracy {UP}"
+OPTIONAL = {"paper_images": "Images in the paper", "left_out": "Left out"}
 COUNTED = {
     "images": "Images of 4.1",
     "in_distribution_images": "Images of 4.2",
@@ -65,11 +66,13 @@ COMPARED = {  # a setting of the paper: where this run records it, its name and 
 def paper_differences(inputs: ReportInputs) -> list[str]:
     """The differences from the paper, one sentence each."""
     settings = inputs.settings
+    tuning = settings.odin.tuning_set
+    elsewhere = f"ODIN is tuned on {title(tuning)} instead of NCT."
     return [
         *(f"{words}: {found} instead of {paper}." for words, found, paper in _instead(settings)),
         *_otherwise(settings),
         *(line for paper_set in SETS for line in _set(inputs, paper_set)),
-        *_tuning(inputs),
+        *([] if inputs.paper_set(tuning) == TUNING_SET else [elsewhere]),
     ]
 
 
@@ -139,12 +142,6 @@ def _set(inputs: ReportInputs, paper_set: str) -> Iterator[str]:
             yield f"{title(name)}: {facts.images:,} images instead of {expected:,}."
 
 
-def _tuning(inputs: ReportInputs) -> Iterator[str]:
-    tuning = inputs.settings.odin.tuning_set
-    if inputs.paper_set(tuning) != TUNING_SET:
-        yield f"ODIN is tuned on {title(tuning)} instead of NCT."
-
-
 def paper_table(inputs: ReportInputs) -> Table:
     """Every number that the paper prints, and the same quantity here."""
     over = [Cell(text, scope="col", rows=2) for text in ("Set", "Metric")]
@@ -160,7 +157,9 @@ def _bodies(inputs: ReportInputs) -> Iterator[Rows]:
     for paper_set, paper in SETS.items():
         cells, found = list(table_1(paper_set)), inputs.sets_of(paper_set)
         if not found:
-            yield group(paper.title, [_unmeasured(cell) for cell in cells])
+            absent = Cell("not measured", columns=4)
+            lines = [[Cell(NAMES[cell.metric]), *_paper(cell), absent] for cell in cells]
+            yield group(paper.title, lines)
         for name in found:
             tags = [*set_tags(inputs, name, full=True), *_paper_tags(inputs, name, paper_set)]
             yield group(title(name), [_row(inputs, name, cell) for cell in cells], tags)
@@ -178,22 +177,15 @@ def _paper_tags(inputs: ReportInputs, name: str, paper_set: str) -> Iterator[str
         yield f"{facts.left_out} left out: no clean crop"
 
 
-def _unmeasured(cell: Published) -> list[Cell]:
-    return [Cell(NAMES[cell.metric]), *_paper(cell), Cell("not measured", columns=4)]
-
-
 def _row(inputs: ReportInputs, dataset: str, cell: Published) -> list[Cell]:
     wanted = {"experiment": cell.experiment, "dataset": dataset, "detector": cell.detector}
     line = Line(NAMES[cell.metric], {**wanted, "metric": cell.metric})
     pair = pair_of(inputs, "vanilla", line)
     ours = [value(inputs, line, model, pair) for model in ("vanilla", "proposed")]
-    return [
-        Cell(line.text),
-        *_paper(cell),
-        *ours,
-        difference(pair, POINTS),
-        Cell(_is_inside(cell, pair)),
-    ]
+    inside = ABSENT
+    if pair is not None and pair.lower is not None and pair.upper is not None:
+        inside = "yes" if pair.lower <= cell.difference <= pair.upper else "no"
+    return [Cell(line.text), *_paper(cell), *ours, difference(pair, POINTS), Cell(inside)]
 
 
 def _paper(cell: Published) -> list[Cell]:
@@ -201,7 +193,36 @@ def _paper(cell: Published) -> list[Cell]:
     return [*values, number(POINTS.number(cell.difference, sign="+"))]
 
 
-def _is_inside(cell: Published, pair: ResultInterval | None) -> str:
-    if pair is None or pair.lower is None or pair.upper is None:
-        return ABSENT
-    return "yes" if pair.lower <= cell.difference <= pair.upper else "no"
+def sets_table(inputs: ReportInputs) -> Table:
+    """The sets of images, with their sizes, groups and checksums."""
+    facts_of_all = inputs.datasets.values()
+    shown = [key for key in OPTIONAL if any(getattr(facts, key) for facts in facts_of_all)]
+    columns = ("Images", "Groups", *(OPTIONAL[key] for key in shown), "Checksum")
+    bodies = []
+    for name, facts in inputs.datasets.items():
+        tags = [f"stands in for {title(inputs.paper_set(name))}"] * inputs.stands_in(name)
+        counts = [getattr(facts, key) for key in ("images", "groups", *shown)]
+        cells = [number(ABSENT if count is None else str(count)) for count in counts]
+        line = [Cell(facts.contents), *cells, number(facts.checksum[:12])]
+        bodies.append(group(title(name), [line], tags))
+    return Table([heads("Set", "Contents", numbers=columns)], bodies)
+
+
+def provenance(inputs: ReportInputs) -> dict[str, str]:
+    """Versions, checksum and duration."""
+    settings = inputs.settings
+    return {
+        **{f"version of {name}": version for name, version in settings.versions.items()},
+        "checksum of the images": settings.fingerprint,
+        "training and measuring, summed over units": duration(settings.unit_seconds),
+        "threads of each unit": wording.listed(settings.unit_threads),
+    }
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it.
+
+    >>> duration(90.0), duration(7200.0)
+    ('1.5 minutes', '2.0 hours')
+    """
+    return f"{seconds / 60:.1f} minutes" if seconds < 3600 else f"{seconds / 3600:.1f} hours"

@@ -1,4 +1,4 @@
-"""The sets of images as the report shows them: contents, counts, manifests and examples."""
+"""The sets of images in the report: contents, counts, manifests and examples."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,13 +60,10 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
         )
     together = unseen_images(trial_data.images, protocol.unseen)
     for name, rows in unseen_sets(together, protocol.unseen).items():
-        contents = f"images of {_spelled_out(name)}, on which no model of 4.3 was trained"
+        classes = "all unseen classes" if name == TOGETHER else f"class {name.split('/')[1]}"
+        contents = f"images of {classes}, on which no model of 4.3 was trained"
         shown[name] = Exhibit(images=together.select(rows), contents=contents)
     return shown
-
-
-def _spelled_out(name: str) -> str:
-    return "all unseen classes" if name == TOGETHER else f"class {name.removeprefix('unseen/')}"
 
 
 def write_datasets(out: Path, shown: Mapping[str, Exhibit]) -> None:

@@ -1,4 +1,4 @@
-"""What is resampled for intervals: one model of one trial on one set, measured under weights."""
+"""Samples for the bootstrap: one model of one trial on one set, measured under weights."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -34,22 +34,27 @@ class ComparedSet(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One model of one trial on one set: how to measure it under weights, and what to resample."""
+    """One model of one trial on one set: its metrics under weights, and its groups."""
 
     statistic: Statistic
     groups: tuple[Shaped[np.ndarray, " _"], ...]
     sizes: Mapping[str, int]  # groups behind a metric, where those are fewer than all
 
+    def size_of(self, metric: str) -> int:
+        """The number of groups behind a metric."""
+        everything = min(len(np.unique(groups)) for groups in self.groups)
+        return self.sizes.get(metric, everything)
+
 
 def has_sample(compared: ComparedSet, folder: Path) -> bool:
-    """Whether a unit has what a set is measured by; not where training diverged, for one."""
+    """True if a unit has the arrays that a set is measured by; false if its training diverged."""
     if compared.dataset == POLICY_SET:
         return scores_path(folder, POLICY_SET).is_file()
     return (folder / "predictions").is_dir()
 
 
 def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
-    """The sample of one unit; `measured` is the part with the in-distribution images."""
+    """The sample of one unit; `measured` is the set with the in-distribution images."""
     if compared.dataset == POLICY_SET:
         return _policies(folder)
     if compared.dataset == measured:
@@ -57,8 +62,8 @@ def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
     return _detection(load_scores(folder, measured), load_scores(folder, compared.dataset))
 
 
-def _in_distribution(experiment: str, folder: Path, part: str) -> Sample:
-    predictions = Predictions.load(folder / "predictions" / f"{part}.safetensors")
+def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
+    predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
     config = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
     losses = predictions.true_losses(config["class_weights"])
     predictions = replace(predictions, features=predictions.features[:, :0].copy())
@@ -100,7 +105,7 @@ def _loss_estimation(
     losses: Float[np.ndarray, " n"],
     weights: Weights,
 ) -> dict[Key, Replicates]:
-    """How the order of losses is followed, and every measure of every failure score."""
+    """Rank correlations with the losses, and every measure of every acceptance score."""
     ordered = {
         (name, "spearman"): np.asarray(spearman(-scores[name], losses, weights=weights))
         for name in ("predicted_loss", "msp")
@@ -114,7 +119,7 @@ def _loss_estimation(
 
 
 def _policies(folder: Path) -> Sample:
-    """Share accepted, share called OOD and error among the accepted, for each policy."""
+    """Share accepted, share called OOD, and error among the accepted, for each policy."""
     decided = load_scores(folder, POLICY_SET)
     wrong = decided.scores["wrong"]
     targets = [name.partition("/")[0] for name in decided.scores if name.endswith("/accept")]

@@ -1,6 +1,6 @@
 """The settings and the provenance of a reproduction, as values that the report puts into words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +40,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         monitored_set=sets.monitored,
         tuning_set=sets.tuning,
         measured_set=sets.measured,
-        sizes=tuple(_size(trial_data, experiment) for experiment in EXPERIMENTS),
+        sizes=tuple(_sizes(trial_data)),
         odin=OdinGrid(
             tuning_set=protocol.search.tuning_set,
             temperatures=tuple(protocol.search.temperatures),
@@ -59,16 +59,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         compares_with_paper=set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         versions=versions(),
         fingerprint=trial_data.images.fingerprint,
-        leakage=tuple(
-            SplitLeakage(
-                experiment,
-                trial,
-                *leakage_of(trial_data.split(unit), sets.measured),
-            )
-            for experiment in EXPERIMENTS
-            for trial in range(protocol.trials)
-            for unit in [Unit(experiment, trial, protocol.models[0])]
-        ),
+        leakage=_leakage(trial_data),
         missing_units=tuple(UnitName(*unit) for unit in units(protocol) if unit not in finished),
         skipped=tuple(
             SkippedImage(name, *one) for name, bad in trial_data.skipped().items() for one in bad
@@ -95,7 +86,24 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
     }
 
 
-def _size(trial_data: TrialData, experiment: str) -> SplitSize:
-    run = trial_data.run(Unit(experiment, 0, trial_data.protocol.models[0]))
-    measured = run.images_of(run.evaluation_sets.measured)
-    return SplitSize(experiment, len(run.images), len(run.images_of("train")), len(measured))
+def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
+    for experiment in EXPERIMENTS:
+        run = trial_data.run(Unit(experiment, 0, trial_data.protocol.models[0]))
+        trained, measured = (
+            len(run.images_of(name)) for name in ("train", run.evaluation_sets.measured)
+        )
+        yield SplitSize(experiment, len(run.images), trained, measured)
+
+
+def _leakage(trial_data: TrialData) -> tuple[SplitLeakage, ...]:
+    """The groups and images that sets share, in each trial of each experiment."""
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
+    names = [
+        Unit(experiment, trial, protocol.models[0])
+        for experiment in EXPERIMENTS
+        for trial in range(protocol.trials)
+    ]
+    return tuple(
+        SplitLeakage(unit.experiment, unit.trial, *leakage_of(trial_data.split(unit), measured))
+        for unit in names
+    )
