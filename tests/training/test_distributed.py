@@ -22,8 +22,12 @@ TESTS = str(Path(__file__).parents[1])
 
 
 def trained(devices, out, **options):
-    """What the script tells of its steps, and the weights."""
-    environment = {**os.environ, "PYTHONPATH": TESTS, "OMP_NUM_THREADS": "1"}
+    """Steps and history that the script reports, and the weights."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([TESTS, *sys.path]),
+        "OMP_NUM_THREADS": "1",
+    }
     command = [sys.executable, str(SCRIPT), str(devices), str(out), json.dumps(options)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

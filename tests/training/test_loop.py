@@ -269,7 +269,8 @@ from dataclasses import replace
 import torch
 from coloured import coloured_set
 from misgiving.models.joint import JointClassifier
-from misgiving.training import TrainingConfig, seeded, train
+from misgiving.training.config import TrainingConfig
+from misgiving.training.loop import seeded, train
 
 def trained(compiled):
     with seeded(5):
@@ -287,7 +288,8 @@ torch.testing.assert_close(same_losses, losses, rtol=0, atol=1e-3)  # Adam enlar
 @pytest.mark.soak  # compiling takes a minute
 def test_compiled_steps_train_alike_and_keep_the_names_of_weights():
     # In a process of its own: the compiler cannot see through the shape checks of the test run.
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    tests = str(Path(__file__).parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, *sys.path])}
     command = [sys.executable, "-c", COMPILED]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
