@@ -79,7 +79,7 @@ def test_the_next_batch_is_varied_differently():
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
 def test_a_batch_is_varied_alike_in_any_parts(monkeypatch, values):
     whole = augment(images(6), AugmentationSettings(), generator())
-    monkeypatch.setattr(augmentation, "PART", values)
+    monkeypatch.setattr(augmentation, "CHUNK", values)
     in_parts = augment(images(6), AugmentationSettings(), generator())
     torch.testing.assert_close(in_parts, whole)
 

@@ -11,7 +11,6 @@ from misgiving.data.duplicates import (
     image_hashes,
     joined_groups,
     near_duplicates,
-    perceptual_hash,
     picture_hash,
     stacked,
 )
@@ -70,7 +69,7 @@ def test_a_mirrored_blob_is_no_copy():
 
 def test_the_hash_says_where_grey_grows_to_the_right():
     image = np.random.default_rng(0).integers(0, 256, (16, 17), dtype=np.uint8)
-    words = perceptual_hash(np.repeat(image[..., None], 3, axis=2))
+    words = picture_hash(np.repeat(image[..., None], 3, axis=2)).bits
     bits = np.unpackbits(words.view(np.uint8))
     expected = [
         image[row, column + 1] > image[row, column] for row in range(16) for column in range(16)
@@ -148,7 +147,7 @@ def test_prepared_images_are_read_in_blocks(monkeypatch):
     found = image_hashes(stored)
     assert stored.asked == [3, 3, 1]
     for index, image in enumerate(images):
-        assert found.bits[index].tolist() == perceptual_hash(image).tolist()
+        assert found.bits[index].tolist() == picture_hash(image).bits.tolist()
 
 
 def test_joined_groups_are_the_connected_parts():

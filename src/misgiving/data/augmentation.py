@@ -1,8 +1,8 @@
-"""Random variation of training images, many at a time, on the device they are on.
+"""Random variation of training images, in batches, on their device.
 
-All random numbers are drawn on the CPU, so that a run does not depend on the device. On a CPU a
-batch is varied in parts that stay in its cache, in memory that is used again for the next part: to
-get fresh memory from the system takes longer than to change the colours.
+All random numbers are drawn on the CPU, so that a run does not depend on the device. On a CPU, a
+batch is varied in chunks that fit into its cache, in memory that the next chunk reuses: getting new
+memory from the system takes longer than changing colours.
 """
 
 import torch
@@ -18,35 +18,37 @@ Planes = Float[Tensor, "batch planes height width"]
 Draws = Float[Tensor, " batch"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-PART = 2**19  # values of a part on a CPU: 2 MiB
+CHUNK = 2**19  # values per chunk on a CPU: 2 MiB
 
 
 @torch.no_grad()
 def augment(images: Images, settings: AugmentationSettings, generator: torch.Generator) -> Images:
-    """Vary every image by a draw of its own: flips, rotation and translation, then colours.
+    """Vary each image at random: flips, rotation and translation, then colours.
 
-    Settings that are all zero copy the images bit for bit. Every image takes the same number of
-    draws whatever the settings, so that one kind can be left out without changing the others.
+    Settings of zero copy the images exactly. Each image takes the same number of draws in any case,
+    so that one kind of variation can be left out without changing the others.
 
     Args:
         images: In [0, 1]; so is the result.
-        settings: How strongly.
-        generator: On the CPU; its state moves on.
+        settings: Strength of each kind of variation.
+        generator: On the CPU; its state advances.
     """
     draws = _draw(len(images), generator)
     varied = uninitialized(images.shape, dtype=images.dtype, device=images.device)
-    size = _size_of_part(images)
+    size = len(images)
+    if images.device.type == "cpu":
+        size = max(1, CHUNK // images.shape[1:].numel())
     scratch = torch.empty_like(varied[:size])
     for start in range(0, len(images), size):
-        part = slice(start, start + size)
-        planes = scratch[: len(varied[part])]
-        _vary(images[part], draws[part], settings, planes, out=varied[part])
+        chunk = slice(start, start + size)
+        planes = scratch[: len(varied[chunk])]
+        _vary(images[chunk], draws[chunk], settings, planes, out=varied[chunk])
     return varied
 
 
-def _size_of_part(images: Images) -> int:
-    """How many images are varied at once: on a GPU all of them."""
-    return max(1, PART // images.shape[1:].numel()) if images.device.type == "cpu" else len(images)
+def _draw(count: int, generator: torch.Generator) -> Float[Tensor, "batch 8"]:
+    """Per image: two flips, angle, two shifts, brightness, contrast, saturation; in [0, 1)."""
+    return torch.rand(count, 8, generator=generator)
 
 
 def _vary(
@@ -68,18 +70,12 @@ def _vary(
     out.clamp_(0, 1)  # also without a jitter: interpolation weights sum to 1 up to rounding
 
 
-def _draw(count: int, generator: torch.Generator) -> Float[Tensor, "batch 8"]:
-    """Per image: two flips, angle, two shifts, brightness, contrast, saturation; in [0, 1)."""
-    return torch.rand(count, 8, generator=generator)
-
-
 def _affine(
     draws: Float[Tensor, "batch 8"], settings: AugmentationSettings, *, aspect: float
 ) -> Float[Tensor, "batch 2 3"]:
-    """Maps a place in the result to a place in the image, both from -1 to 1 along either side.
+    """Map from places in the result to places in the image, both from -1 to 1 along each side.
 
-    On an image that is not square, those units differ between the sides; `aspect`, width over
-    height, keeps the rotation a rotation.
+    `aspect`, width over height, keeps the rotation a rotation where the image is not square.
     """
     mirrored = (draws[:, :2] < 0.5) & settings.flips
     flip_x, flip_y = torch.where(mirrored, -1.0, 1.0).T
@@ -92,28 +88,26 @@ def _affine(
 
 
 def _either_way(draws: Tensor) -> Tensor:
-    """From [0, 1) to [-1, 1)."""
+    """Map [0, 1) to [-1, 1)."""
     return 2 * draws - 1
 
 
 def _move(images: Images, affine: Float[Tensor, "batch 2 3"], grid: Planes) -> Images:
-    """Resample; what comes in over an edge is the image mirrored at that edge."""
+    """Resample; beyond an edge, the image is mirrored at that edge."""
     _write_grid(affine.to(images), grid)
     places = grid.permute(0, 2, 3, 1)
     return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:
-    """`affine_grid`, which multiplies matrices at every pixel, as a sum of a row and a column."""
-    height, width = (_centres(side).to(affine) for side in grid.shape[2:])
+    """`affine_grid` as a sum of a row and a column, instead of a matrix product per pixel."""
+    height, width = (  # centres of pixels, from -1 to 1 over their outer edges
+        ((2 * torch.arange(side, dtype=torch.float64) + 1) / side - 1).to(affine)
+        for side in grid.shape[2:]
+    )
     along_width = affine[:, :, 0, None] * width
     along_height = affine[:, :, 1, None] * height + affine[:, :, 2, None]
     torch.add(along_width[:, :, None, :], along_height[:, :, :, None], out=grid)
-
-
-def _centres(count: int) -> Float[Tensor, " count"]:
-    """Centres of so many pixels, from -1 to 1 over their outer edges."""
-    return (2 * torch.arange(count, dtype=torch.float64) + 1) / count - 1
 
 
 def _jitter(
@@ -125,12 +119,8 @@ def _jitter(
     s c b x + (1 - s) c b g + (1 - c) b m: all three are linear, and the grey of a grey is itself.
     """
     brightness, contrast, saturation = factors.to(images)[:, :, None, None, None].unbind(dim=1)
-    _write_gray(images, gray)
+    red, green, blue = (images[:, channel, None] for channel in range(3))
+    torch.mul(red, LUMA[0], out=gray).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])
     mean = gray.mean(dim=(1, 2, 3), keepdim=True)
     gray.mul_((1 - saturation) * contrast * brightness).add_((1 - contrast) * brightness * mean)
     torch.addcmul(gray, images, saturation * contrast * brightness, out=out)
-
-
-def _write_gray(images: Images, gray: Planes) -> None:
-    red, green, blue = (images[:, channel, None] for channel in range(3))
-    torch.mul(red, LUMA[0], out=gray).add_(green, alpha=LUMA[1]).add_(blue, alpha=LUMA[2])

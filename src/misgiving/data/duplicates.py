@@ -1,7 +1,7 @@
-"""Near duplicates: the same picture encoded, scaled or lit anew.
+"""Near duplicates: the same picture in another encoding, size or light.
 
-Dermoscopic images look alike, a blob in the middle, so a hash alone would join many that are not.
-A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
+Dermoscopic images look alike, a blob in the middle, so that a hash alone would join many different
+ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,29 +15,30 @@ from misgiving.data.decoding import Picture
 from misgiving.manifests import sha256_of
 
 Pair = tuple[int, int]
-AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # of which each has a size of its own
-Bits = UInt64[np.ndarray, " words"]
+AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # each of its own size
 Thumbnails = UInt8[np.ndarray, "pairs side side"]
 Grey = Float32[np.ndarray, "pairs side side"]
 
 HASH_SIDE = 16  # 256 bits in four words
 THUMBNAIL_SIDE = 32
-COARSE_SIDE = 4  # what a thumbnail's detail is the difference from
-BLOCK = 128  # images that are compared with all later ones, or read, at a time
+COARSE_SIDE = 4  # detail is the difference from a thumbnail of this side
+BLOCK = 128  # images that are read, or compared with all later ones, at a time
 
-# Chosen on 2,465 dermoscopic images of ISIC 2019, at 200 x 150 pixels. Of their 3,035,928 pairs of
-# different lesions none passes; those whose hashes agree have a correlation of at most 0.980 and
-# one of detail of at most 0.969. Of 6,170 copies (JPEG of quality 30 or 75, half or double size,
-# another shape, 12 % lighter or darker, less contrast, three of these at once) 6,168 pass.
+# Chosen on 2,465 dermoscopic images of ISIC 2019, at 200 x 150 pixels. None of their 3,035,928
+# pairs of different lesions passes; pairs whose hashes agree have a correlation of at most 0.980
+# and one of detail of at most 0.969. Of 6,170 copies (JPEG of quality 30 or 75, half or double
+# size, another shape, 12 % lighter or darker, less contrast, or three of these) 6,168 pass.
 MOST_BITS = 48
 LEAST_CORRELATION = 0.98
 LEAST_DETAIL_CORRELATION = 0.975
 MOST_BRIGHTER = 48.0  # grey levels, on average
 FLAT = 0.5  # standard deviation in grey levels below which there is nothing to correlate
 
+SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
+
 
 class Hashes(NamedTuple):
-    """What images are compared by: a difference hash and a grey thumbnail of each."""
+    """A difference hash and a grey thumbnail of each image."""
 
     bits: UInt64[np.ndarray, "n words"]
     thumbnails: UInt8[np.ndarray, "n side side"]
@@ -56,61 +57,50 @@ class StoredImages(Protocol):
 class PictureHash(NamedTuple):
     """One row of `Hashes`."""
 
-    bits: Bits
+    bits: UInt64[np.ndarray, " words"]
     thumbnail: UInt8[np.ndarray, "side side"]
 
 
 def picture_hash(image: Picture) -> PictureHash:
-    """Difference hash and thumbnail of the grey image, squeezed into a square."""
-    grey = Image.fromarray(image).convert("L")
-    thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
-    return PictureHash(_difference_hash(grey), np.asarray(thumbnail))
+    """Hash and thumbnail of the grey image, squeezed into a square.
 
-
-def perceptual_hash(image: Picture) -> Bits:
-    """256 bits that say where the grey image gets lighter to the right, in four words.
-
-    Similar pictures differ in few bits.
+    A bit is set where the image gets lighter to the right; similar pictures differ in few bits.
 
     >>> ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None], (50, 1, 3))
-    >>> np.bitwise_count(perceptual_hash(ramp)).tolist()
+    >>> np.bitwise_count(picture_hash(ramp).bits).tolist()
     [64, 64, 64, 64]
     """
-    return _difference_hash(Image.fromarray(image).convert("L"))
-
-
-def _difference_hash(grey: Image.Image) -> Bits:
-    small = grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR)
-    values = np.asarray(small)
-    return np.packbits(values[:, 1:] > values[:, :-1]).view(np.uint64)
+    grey = Image.fromarray(image).convert("L")
+    thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
+    small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR))
+    bits = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)
+    return PictureHash(bits, np.asarray(thumbnail))
 
 
 def stacked(hashes: Iterable[PictureHash]) -> Hashes:
     """Hashes of all images in this order."""
     rows = list(hashes)
+    side = THUMBNAIL_SIDE
     return Hashes(
         np.array([row.bits for row in rows], np.uint64).reshape(len(rows), HASH_SIDE**2 // 64),
-        np.array([row.thumbnail for row in rows], np.uint8).reshape(
-            len(rows), THUMBNAIL_SIDE, THUMBNAIL_SIDE
-        ),
+        np.array([row.thumbnail for row in rows], np.uint8).reshape(len(rows), side, side),
     )
 
 
 def image_hashes(images: StoredImages) -> Hashes:
-    """Hashes of prepared images, of which only a block is in memory at a time."""
-    return stacked(picture_hash(image) for image in _one_by_one(images))
-
-
-def _one_by_one(images: StoredImages) -> Iterator[Picture]:
-    for start in range(0, len(images), BLOCK):
-        yield from images.read(np.arange(start, min(start + BLOCK, len(images))))
+    """Hashes of prepared images; one block at a time is in memory."""
+    return stacked(
+        picture_hash(image)
+        for start in range(0, len(images), BLOCK)
+        for image in images.read(np.arange(start, min(start + BLOCK, len(images))))
+    )
 
 
 def near_duplicates(images: Hashes | Iterable[AnyPicture]) -> list[Pair]:
-    """Positions of the pairs that show the same picture, the smaller first, in order of the first.
+    """Positions of the pairs that show the same picture, ordered, the smaller position first.
 
-    Two agree if few bits of their hashes differ and their grey thumbnails correlate, both as they
-    are and without their coarse light and dark, which many lesions share. Copies that are turned,
+    Two images agree if few bits of their hashes differ, and if their grey thumbnails correlate,
+    with and without the coarse light and dark that many lesions share. Copies that are turned,
     mirrored or cropped by more than about 2 % are not found.
     """
     hashes = images if isinstance(images, Hashes) else stacked(map(picture_hash, images))
@@ -133,7 +123,7 @@ def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.nda
 
 
 def _agreeing(hashes: Hashes, pairs: Int[np.ndarray, "pairs 2"]) -> Iterator[Pair]:
-    """Those of these pairs whose thumbnails agree."""
+    """Pairs among these whose thumbnails agree."""
     for start in range(0, len(pairs), BLOCK):
         first, second = pairs[start : start + BLOCK].T
         agree = _alike(hashes.thumbnails[first], hashes.thumbnails[second])
@@ -152,7 +142,7 @@ def _alike(first: Thumbnails, second: Thumbnails) -> Bool[np.ndarray, " pairs"]:
 
 
 def _correlation(one: Grey, other: Grey) -> Float32[np.ndarray, " pairs"]:
-    """Pearson's correlation of each pair; two flat ones agree, and one flat one with nothing."""
+    """Pearson's correlation of each pair; two flat images agree, a flat one with no other."""
     one, other = (values - values.mean(axis=(1, 2), keepdims=True) for values in (one, other))
     deviations = one.std(axis=(1, 2)), other.std(axis=(1, 2))
     flat = np.minimum(*deviations) < FLAT
@@ -163,15 +153,15 @@ def _correlation(one: Grey, other: Grey) -> Float32[np.ndarray, " pairs"]:
 
 
 def _detail(grey: Grey) -> Grey:
-    """What is left without the means of coarse squares."""
+    """The difference from the means of coarse squares."""
     side = THUMBNAIL_SIDE // COARSE_SIDE
     squares = grey.reshape(len(grey), COARSE_SIDE, side, COARSE_SIDE, side)
-    left: Grey = (squares - squares.mean(axis=(2, 4), keepdims=True)).reshape(grey.shape)
-    return left
+    detail: Grey = (squares - squares.mean(axis=(2, 4), keepdims=True)).reshape(grey.shape)
+    return detail
 
 
 def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:
-    """Every image's group once the groups of near duplicates are one, named by its first name.
+    """Group of each image after joining the groups of near duplicates, named by the first name.
 
     >>> joined_groups(["c", "b", "a", "d"], [(0, 1), (1, 2)])
     ('a', 'a', 'a', 'd')
@@ -180,7 +170,7 @@ def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ..
 
     def root(group: str) -> str:
         while parents[group] != group:
-            parents[group] = parents[parents[group]]  # halves the way for the next time
+            parents[group] = parents[parents[group]]  # halves the path for the next time
             group = parents[group]
         return group
 
@@ -190,19 +180,16 @@ def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ..
     return tuple(root(group) for group in groups)
 
 
-SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
-
-
 class Traits(NamedTuple):
-    """What an image is compared by: SHA-256 of the file and of the pixels, and how it looks."""
+    """SHA-256 of an image's file and pixels, and its picture hash."""
 
     content: str
     pixels: str
-    seen: PictureHash
+    picture: PictureHash
 
 
 class Copy(NamedTuple):
-    """Two images, by position, that show the same, and in what way."""
+    """Two images, by position, that show the same, and the kind of agreement."""
 
     first: int
     second: int
@@ -210,30 +197,29 @@ class Copy(NamedTuple):
 
 
 def traits_of(content: str, image: Picture) -> Traits:
-    """Traits of a decoded image whose file has this SHA-256."""
+    """Traits of a decoded image whose file has the hash `content`."""
     pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
     return Traits(content, pixels, picture_hash(image))
 
 
 def copies(images: Sequence[Traits | None]) -> list[Copy]:
-    """Each image that repeats an earlier one, with the first such, and then near duplicates.
+    """Each image that repeats an earlier one, with the first such; then near duplicates.
 
-    An image of the same content is not named again for its pixels, nor identical ones as near
-    duplicates. Images that could not be read, None, are no copies.
+    A pair is listed once, by its closest agreement. Unreadable images, None, are no copies.
     """
-    contents: dict[str, int] = {}
-    first_of: dict[str, int] = {}
+    by_content: dict[str, int] = {}
+    by_pixels: dict[str, int] = {}
     distinct: dict[int, PictureHash] = {}
     found = []
     for index, image in enumerate(images):
         if image is None:
             continue
-        if (first := contents.setdefault(image.content, index)) != index:
+        if (first := by_content.setdefault(image.content, index)) != index:
             found.append(Copy(first, index, SAME_CONTENT))
-        elif (first := first_of.setdefault(image.pixels, index)) != index:
+        elif (first := by_pixels.setdefault(image.pixels, index)) != index:
             found.append(Copy(first, index, SAME_PIXELS))
         else:
-            distinct[index] = image.seen
+            distinct[index] = image.picture
     positions = list(distinct)
     near = near_duplicates(stacked(distinct.values()))
     return found + [Copy(positions[first], positions[second], NEAR) for first, second in near]

@@ -14,18 +14,15 @@ from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.data.datasets import Dataset
-from misgiving.data.datasets.tables import read_table
 from misgiving.errors import DataError, UsageError
-from misgiving.files import write_csv
 from misgiving.registry import Registry
+from misgiving.results.formats import read_table, write_table
 
 SetNames = Shaped[np.ndarray, " n"]
 """For each image, the name of the set that it is in."""
 
 Labels = Int[np.ndarray, " n"]
 
-COLUMNS = ("id", "hash", "set", "label", "group")
-LEAKS = "leaks_to"  # column with the result of the leakage check
 TENTHS = {0: "tune", 1: "calibrate", 2: "test"}  # of a grouped split; the other seven: train
 
 
@@ -267,24 +264,38 @@ def leakage_sentence(split: Split, measured: str) -> str:
     )
 
 
+class SplitRow(NamedTuple):
+    """One row of `split.csv`; `leaks_to` is the result of the leakage check."""
+
+    id: str
+    hash: str
+    set: str
+    label: str
+    group: str
+    leaks_to: str
+
+
 def write_split(path: Path, split: Split) -> None:
     """Write `split.csv`, with the leakage check of each image."""
     columns = (split.ids, split.hashes, split.sets, split.labels, split.groups, leaks(split))
-    write_csv(path, (*COLUMNS, LEAKS), zip(*columns, strict=True))
+    write_table(path, SplitRow, map(SplitRow._make, zip(*columns, strict=True)))
 
 
 def read_split(path: Path) -> Split:
     """Inverse of `write_split`."""
-    rows = read_table(path, COLUMNS)
-    for row in rows:
-        if not all(row.cells[column] for column in COLUMNS):
-            raise DataError(f"{path}: row {row.line} has an empty cell; write the split again")
-    ids, hashes, sets, labels, groups = (
-        tuple(row.cells[column] for row in rows) for column in COLUMNS
-    )
-    if len(set(ids)) < len(ids):
+    rows = read_table(path, SplitRow)
+    for number, row in enumerate(rows, start=2):
+        if not all(row[:-1]):
+            raise DataError(f"{path}: row {number} has an empty cell; write the split again")
+    if len({row.id for row in rows}) < len(rows):
         raise DataError(f"{path}: an id occurs more than once; write the split again")
-    return Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
+    return Split(
+        ids=tuple(row.id for row in rows),
+        hashes=tuple(row.hash for row in rows),
+        sets=tuple(row.set for row in rows),
+        labels=tuple(row.label for row in rows),
+        groups=tuple(row.group for row in rows),
+    )
 
 
 def without_training_images(dataset: Dataset, run: Path) -> Dataset:

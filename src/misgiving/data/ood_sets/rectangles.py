@@ -1,6 +1,7 @@
-"""Where a box or a crop lies, given which pixels are lesion."""
+"""Places of boxes and crops in an image, given the pixels of the lesion."""
 
 from bisect import bisect_left
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Box(NamedTuple):
     right: int
 
     def scaled(self, old: tuple[int, int], new: tuple[int, int]) -> "Box":
-        """The pixels of a larger or smaller grid whose nearest pixel of the old one is inside.
+        """The box on another grid: the pixels whose nearest pixel of the old grid is inside.
 
         >>> Box(1, 0, 2, 3).scaled((3, 3), (6, 6))
         Box(top=2, left=0, bottom=4, right=6)
@@ -39,7 +40,7 @@ class Box(NamedTuple):
 
 
 class Boxes(NamedTuple):
-    """Many rectangles, one per position of the arrays."""
+    """Many rectangles."""
 
     tops: Int[np.ndarray, " n"]
     lefts: Int[np.ndarray, " n"]
@@ -58,9 +59,9 @@ def bounding_box(lesion: Mask) -> Box | None:
 def box_over_share(lesion: Mask) -> Box | None:
     """A box that covers about 70 % of the lesion's pixels.
 
-    It has the shape of the bounding box, lies inside it about the lesion's centre of mass, and its
-    size is the one whose share is nearest to 70 %. Where this misses 60 to 80 %, as in lesions of a
-    few pixels, it may have any shape and place inside.
+    The box has the shape of the bounding box, lies inside it around the lesion's centre of mass,
+    and has the size whose share is nearest to 70 %. Where this misses 60 to 80 %, as in lesions of
+    a few pixels, it may have any shape and place inside.
     """
     around = bounding_box(lesion)
     if around is None:
@@ -69,23 +70,23 @@ def box_over_share(lesion: Mask) -> Box | None:
     inside = lesion[top:bottom, left:right]
     found, error = _nearest(inside, _concentric(inside))
     if error > TOLERANCE:
-        found, error = min((found, error), _nearest(inside, _all_boxes(inside)), key=_second)
+        found, error = min((found, error), _nearest(inside, _all_boxes(inside)), key=itemgetter(1))
     return Box(top + found.top, left + found.left, top + found.bottom, left + found.right)
 
 
-def _second(found: tuple[Box, float]) -> float:
-    return found[1]
-
-
 def _nearest(lesion: Mask, tried: Boxes) -> tuple[Box, float]:
-    """The box whose share of the lesion is nearest to 70 %, and how far from it that is."""
-    errors = np.abs(_counts(_integral(lesion), tried) / lesion.sum() - COVERED)
+    """The box whose share of the lesion is nearest to 70 %, and the difference."""
+    integral = _integral(lesion)
+    tops, lefts, bottoms, rights = tried
+    counts = integral[bottoms, rights] + integral[tops, lefts]
+    counts = counts - integral[tops, rights] - integral[bottoms, lefts]
+    errors = np.abs(counts / lesion.sum() - COVERED)
     best = int(errors.argmin())
     return Box(*(int(edges[best]) for edges in tried)), float(errors[best])
 
 
 def _concentric(lesion: Mask) -> Boxes:
-    """Boxes of the shape of the whole, rounded up and down, about the lesion's centre of mass."""
+    """Boxes of the whole's shape, rounded up and down, around the lesion's centre of mass."""
     scales = np.linspace(0, 1, 2 * sum(lesion.shape) + 1)
     (heights, tops), (widths, lefts) = (
         _spans(scales, size, float(np.mean(places)) + 0.5)
@@ -104,7 +105,7 @@ def _concentric(lesion: Mask) -> Boxes:
 def _spans(
     scales: Float[np.ndarray, " n"], size: int, centre: float
 ) -> tuple[Int[np.ndarray, "2 n"], Int[np.ndarray, "2 n"]]:
-    """Lengths, rounded down and up but at least 1, and where each begins so as to lie inside."""
+    """Lengths, rounded down and up but at least 1, and starts that keep them inside."""
     exact = scales * size
     lengths = np.clip(np.stack([np.floor(exact), np.ceil(exact)]).astype(np.int64), 1, size)
     starts = np.clip(np.round(centre - lengths / 2).astype(np.int64), 0, size - lengths)
@@ -112,7 +113,7 @@ def _spans(
 
 
 def _all_boxes(lesion: Mask) -> Boxes:
-    """All boxes whose edges are pixel edges, or where these are too many, on a coarser grid."""
+    """All boxes along pixel edges, or on a coarser grid where there are too many."""
     rows, columns = (
         np.unique(np.linspace(0, size, min(size, FINEST) + 1).astype(np.int64))
         for size in lesion.shape
@@ -128,7 +129,7 @@ def _all_boxes(lesion: Mask) -> Boxes:
 
 
 def box_over_image(lesion: Mask) -> Box | None:
-    """A box of the image's shape over 70 % of it, centred on the lesion where it fits in."""
+    """A box of the image's shape over 70 % of it, centred on the lesion as far as possible."""
     around = bounding_box(lesion)
     if around is None:
         return None
@@ -141,13 +142,12 @@ def box_over_image(lesion: Mask) -> Box | None:
 
 
 def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
-    """A random square without a soiled pixel, of the largest side that exists.
+    """A random square without a soiled pixel, of the largest possible side.
 
-    Sides are 20 to 35 % of the shorter side of the image, and every place of that side is equally
-    likely.
+    Its side is 20 to 35 % of the image's shorter side. All places of that side are equally likely.
 
     Returns:
-        None where not even the smallest is clean.
+        None where not even the smallest square is clean.
     """
     shorter = min(soiled.shape)
     smallest, largest = (max(round(part * shorter), 1) for part in (SMALLEST_CROP, LARGEST_CROP))
@@ -165,7 +165,7 @@ def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
 def _clean_corners(
     integral: Int[np.ndarray, "rows columns"], side: int
 ) -> Bool[np.ndarray, "tops lefts"]:
-    """Where the upper left corner of a clean square of this side can be."""
+    """Possible upper left corners of a clean square of this side."""
     counts = (
         integral[side:, side:]
         - integral[:-side, side:]
@@ -176,11 +176,5 @@ def _clean_corners(
 
 
 def _integral(mask: Mask) -> Int[np.ndarray, "rows columns"]:
-    """How many pixels are set above and to the left of each pixel corner."""
+    """Number of set pixels above and to the left of each pixel corner."""
     return np.pad(mask.astype(np.int64).cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-
-
-def _counts(integral: Int[np.ndarray, "rows columns"], boxes: Boxes) -> Int[np.ndarray, " n"]:
-    tops, lefts, bottoms, rights = boxes
-    inner = integral[bottoms, rights] + integral[tops, lefts]
-    return np.asarray(inner - integral[tops, rights] - integral[bottoms, lefts])
