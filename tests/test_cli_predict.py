@@ -62,7 +62,7 @@ def test_the_table_is_there_before_the_sheet_is_made(exported, photos, tmp_path,
         assert len(rows_of(tmp_path / "t.csv")) > 1
         raise OverflowError
 
-    monkeypatch.setattr(workflow, "sheet_of", no_sheet)
+    monkeypatch.setattr("misgiving.report.contact_sheet.contact_sheet", no_sheet)
     with pytest.raises(OverflowError):
         workflow.predict_files(
             exported[1], [photos], out=tmp_path / "t.csv", contact_sheet=tmp_path / "s.html"
@@ -75,7 +75,7 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
     def no_sheet(_):
         raise OSError(errno.ENOSPC, "No space left on device", "s.html")
 
-    monkeypatch.setattr(workflow, "sheet_of", no_sheet)
+    monkeypatch.setattr("misgiving.report.contact_sheet.contact_sheet", no_sheet)
     code, output, error = misgiving(
         "predict", exported[1], photos, "--contact-sheet", tmp_path / "s.html"
     )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -183,6 +184,7 @@ def predict_files(
         if out is not None and contact_sheet.resolve() == out.resolve():
             raise UsageError(f"{contact_sheet}: is the table's file too; name another")
         refuse_unwritable(contact_sheet)
+        import_module("jinja2")  # fail now rather than after all decisions
     predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
     if predictor.rank:  # the first process keeps and writes for all
         out, contact_sheet, deliver = None, None, on_table

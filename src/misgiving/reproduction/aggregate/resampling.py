@@ -1,10 +1,9 @@
 """Samples for the bootstrap: one model of one trial on one set, measured under weights."""
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Real, Shaped
@@ -15,6 +14,7 @@ from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.policies import POLICY_SET
+from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions
 from misgiving.results.scores import ScoredSet, load_scores, scores_path
 
@@ -64,7 +64,7 @@ def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
     predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
-    config = json.loads((folder / "run" / "config.json").read_text(encoding="utf-8"))
+    config = read_document(folder / "run" / "config.json", dict[str, Any])
     losses = predictions.true_losses(config["class_weights"])
     predictions = replace(predictions, features=predictions.features[:, :0].copy())
     estimates = experiment == "generalization"
