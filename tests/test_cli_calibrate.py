@@ -126,7 +126,7 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
     arguments = ("calibrate", with_policy, "digits", "--max-error", "0.3", "--device", "cpu")
     code, _, error = misgiving(*arguments)
     assert code == 2
-    assert "has a policy; say --overwrite" in one_line(error)
+    assert "--overwrite" in one_line(error)
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
     code, _, error = misgiving(*arguments, "--overwrite")
     assert code == 0, error

@@ -170,11 +170,14 @@ def test_ray_is_an_extra(misgiving, monkeypatch, tmp_path):
     ("options", "reason"),
     [
         (["--ray", "auto", "--jobs", "2"], "leave out --jobs"),
-        (["--gpus-per-unit", "1"], "--gpus-per-unit is of Ray"),
-        (["--ray", "auto", "--gpus-per-unit", "1.5"], "from 0 to 1 or a whole number, got 1.5"),
-        (["--ray", "auto", "--gpus-per-unit", "-1"], "from 0 to 1 or a whole number, got -1"),
-        (["--ray", "auto", "--threads", "0"], "threads must be from 1 to 1024, got 0"),
-        (["--threads", "0"], "threads must be from 1 to 1024, got 0"),
+        (["--gpus-per-unit", "1"], "--gpus-per-unit requires --ray"),
+        (
+            ["--ray", "auto", "--gpus-per-unit", "1.5"],
+            "--gpus-per-unit must be from 0",
+        ),
+        (["--ray", "auto", "--gpus-per-unit", "-1"], "--gpus-per-unit must be from 0"),
+        (["--ray", "auto", "--threads", "0"], "--threads must be from 1 to 1024, got 0"),
+        (["--threads", "0"], "--threads must be from 1 to 1024, got 0"),
     ],
 )
 def test_options_that_mean_nothing_here_are_refused(misgiving, tmp_path, options, reason):

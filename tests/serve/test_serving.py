@@ -128,7 +128,7 @@ def test_a_port_that_is_taken_is_explained(misgiving, exported):
 def test_an_invalid_port_is_explained(misgiving, exported):
     code, _, error = misgiving("serve", exported[1], "--port", 70000)
     assert code == 2
-    assert "port must be from 0 to 65535, got 70000" in one_line(error)
+    assert "--port must be from 0 to 65535, got 70000" in one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_progress_tells_how_many_images_are_predicted(run, photos):
 
 
 def test_a_batch_size_below_one_is_refused(run, photos):
-    with pytest.raises(UsageError, match="batch_size must be at least 1, got 0"):
+    with pytest.raises(UsageError, match=r"batch_size.* at least 1"):
         predict_images(run, [photos], device="cpu", batch_size=0)
 
 

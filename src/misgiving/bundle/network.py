@@ -56,7 +56,7 @@ class Network:
 
 def _session(path: Path, threads: int | None) -> Any:
     if threads is not None and threads < 1:
-        raise UsageError(f"threads must be at least 1, got {threads}")
+        raise UsageError(f"`threads` must be at least 1, got {threads}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = ONLY_ERRORS

@@ -182,4 +182,4 @@ def _runner(jobs: int, threads: int | None, ray: str | None, gpus: float | None)
 
     if jobs != 1:
         raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
-    return on_ray(ray, threads=threads, gpus=gpus)
+    return on_ray(ray, threads=threads, gpus_per_unit=gpus)

@@ -54,22 +54,25 @@ class Task(NamedTuple):
     threads: int
 
 
-def on_ray(address: str, *, threads: int | None = None, gpus: float | None = None) -> Runner:
+def on_ray(
+    address: str, *, threads: int | None = None, gpus_per_unit: float | None = None
+) -> Runner:
     """Units as tasks of a Ray cluster, as many at one time as it has room for.
 
     Args:
         address: Of the cluster's head, such as `10.0.0.1:6379`; `auto` for the cluster that
             `ray start` has started on this machine, or else one that lives as long as the run.
         threads: Of each unit, and CPUs that it takes; by default one.
-        gpus: What each unit takes of a GPU, such as 0.5, or how many. By default none where the
-            device is the cpu, and else one.
+        gpus_per_unit: Fraction of a GPU, or whole GPUs, of each unit; by default none on the cpu,
+            else one.
 
     Raises:
         UsageError: No cluster is there, or none of its nodes has room for a unit.
         TrainingError: A unit's worker was lost again and again.
     """
+    gpus = gpus_per_unit
     if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
-        raise UsageError(f"--gpus-per-unit must be from 0 to 1 or a whole number, got {gpus:g}")
+        raise UsageError(f"`gpus_per_unit` must be from 0 to 1 or a whole number, got {gpus:g}")
     return partial(_on_ray, address=address, threads=threads_of(threads, 1), gpus=gpus)
 
 
@@ -111,7 +114,7 @@ def refuse_small_nodes(nodes: Sequence[Mapping[str, float]], threads: int, gpus:
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
             f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
-            "ask for fewer with --threads and --gpus-per-unit"
+            "ask for fewer by `threads` and `gpus_per_unit`"
         )
 
 
@@ -131,7 +134,7 @@ def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PAT
         if time.monotonic() >= deadline:
             raise DataError(
                 f"{folder}: was finished by a worker, and is not here; "
-                "--out must be a folder that all nodes of the cluster share"
+                "`out` must be a folder that all nodes of the cluster share"
             )
         time.sleep(0.2)
 
@@ -202,8 +205,8 @@ def _require_success(task: Any, unit: Unit) -> None:
     except RayError as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(
-            f"{unit}: its workers were lost, perhaps for want of memory ({reason}); "
-            "run again with more --threads for each, so that fewer run at one time"
+            f"{unit}: its workers were lost, perhaps because of low memory ({reason}); "
+            "run again with more `threads` for each, so that fewer run at the same time"
         ) from error
 
 

@@ -98,7 +98,7 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
 def threads_of(asked: int | None, otherwise: int) -> int:
     """The number of threads; `otherwise` where none was asked for."""
     if asked is not None and not 1 <= asked <= MOST_THREADS:
-        raise UsageError(f"threads must be from 1 to {MOST_THREADS}, got {asked}")
+        raise UsageError(f"`threads` must be from 1 to {MOST_THREADS}, got {asked}")
     return otherwise if asked is None else asked
 
 

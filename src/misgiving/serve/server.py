@@ -56,11 +56,11 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
     """
     if not has_key and not is_loopback(host):
         raise UsageError(
-            f"host {host} lets other machines connect, which needs a key: give api_key_file or "
+            f"`host` {host} lets other machines connect, which needs a key: give `api_key_file` or "
             "MISGIVING_API_KEY"
         )
     if not 0 <= port <= LAST_PORT:
-        raise UsageError(f"port must be from 0 to {LAST_PORT}, got {port}")
+        raise UsageError(f"`port` must be from 0 to {LAST_PORT}, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
@@ -85,9 +85,9 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
         key = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"api_key_file {file}: cannot be read ({reason})") from error
+        raise UsageError(f"`api_key_file` {file}: cannot be read ({reason})") from error
     if not key:
-        raise UsageError(f"api_key_file {file}: is empty; write a key into it")
+        raise UsageError(f"`api_key_file` {file}: is empty; write a key into it")
     return key
 
 

@@ -69,7 +69,7 @@ def _refuse_existing(out: Path, *, overwrite: bool) -> None:
     if not is_bundle(out):
         raise UsageError(f"{out}: exists and is no bundle; name another place")
     if not overwrite:
-        raise UsageError(f"{out}: exists; say --overwrite to replace it")
+        raise UsageError(f"{out}: exists; use `overwrite=True` to replace it")
 
 
 def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:

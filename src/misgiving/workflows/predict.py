@@ -84,7 +84,7 @@ def predictor_of(
     if not is_bundle_not_run(model):
         return _predictor_of_run(model, device=device, devices=devices, nodes=nodes)
     if devices * nodes > 1:
-        raise UsageError("devices and nodes are for a run; a bundle takes all cores already")
+        raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
     bundle = Bundle.load(model)
     return Predictor(
         decide=bundle.decide_squares,
@@ -234,7 +234,7 @@ def predict_images(
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
-        raise UsageError(f"batch_size must be at least 1, got {batch_size}")
+        raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     dataset = unlabelled(images, name="images")
     predictor = model if isinstance(model, Predictor) else predictor_of(model, device=device)
     journal = DecisionJournal() if journal is None else journal

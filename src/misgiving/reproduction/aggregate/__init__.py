@@ -86,7 +86,7 @@ def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
     if not finished:
         raise DataError(
             f"{out}: no unit is finished with these settings, data and code; "
-            "run the same command without --collect first"
+            "run units before collecting"
         )
     return finished
 
