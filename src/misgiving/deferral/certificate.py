@@ -114,16 +114,16 @@ def _accepting(certificate: Certificate) -> list[str]:
 
 
 def _deferring_everything(certificate: Certificate) -> list[str]:
-    target = _percent(certificate.targets.max_error)
-    first = f"Every prediction is deferred: no threshold certifies the target error rate {target}."
-
-    def fails(outcome: ClassOutcome) -> bool:
-        return outcome.smallest_certifiable_rate > outcome.rate
-
+    together = " together with the class targets" if certificate.class_outcomes else ""
+    first = (
+        "Every prediction is deferred: no threshold certifies at most "
+        f"{_percent(certificate.targets.max_error)} errors{together}."
+    )
     failing = [
         f"No threshold certifies a miss rate of {_percent(of.rate)} for {of.name}; the smallest "
         f"certifiable rate is {_percent(of.smallest_certifiable_rate, up=True)}."
-        for of in filter(fails, certificate.class_outcomes)
+        for of in certificate.class_outcomes
+        if of.smallest_certifiable_rate > of.rate
     ]
     return [first, *(failing or _smallest_certifiable(certificate))]
 
