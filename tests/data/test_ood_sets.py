@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import Dataset, ImageArray, load_dataset
 from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, scikit_image
-from misgiving.data.ood_sets.derived import boxed_ink
 from misgiving.errors import DataError, UsageError
 
 
@@ -126,7 +125,16 @@ def test_the_hash_of_a_box_is_not_that_of_the_image(held_out):
 
 
 def test_a_blank_page_is_boxed_as_a_whole():
-    assert (boxed_ink(np.full((4, 5, 3), 255, dtype=np.uint8)) == 0).all()
+    page = np.full((1, 4, 5, 3), 255, dtype=np.uint8)
+    blank = Dataset(
+        name="blank",
+        classes=("a",),
+        labels=np.array([0]),
+        ids=("page",),
+        groups=("page",),
+        images=ImageArray(page),
+    )
+    assert (pixels(OOD_SETS["boxes"](blank, seed=0)) == np.zeros_like(page)).all()
 
 
 def test_a_picture_that_the_package_lacks_is_named(held_out, monkeypatch):

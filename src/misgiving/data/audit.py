@@ -144,7 +144,7 @@ def audit(
 
 
 class _Look(NamedTuple):
-    """What is kept of an image that was read."""
+    """Traits and size of an image that was read."""
 
     traits: Traits
     height: int

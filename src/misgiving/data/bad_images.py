@@ -12,6 +12,8 @@ from misgiving.errors import BadImage, BadImages, DataError, visible
 from misgiving.registry import Registry
 
 Result = TypeVar("Result")
+Rule = Callable[[Sequence[BadImage], int], None]
+"""Called with the unreadable images and the total; raises if they are not skipped."""
 
 FAIL, SKIP = "fail", "skip"
 NAMED = 3  # bad images that are named in one line
@@ -56,14 +58,11 @@ def _skip(bad: Sequence[BadImage], total: int) -> None:
         raise refusal(f"none of the {total} images can be read ({bad[0]})", bad, total)
 
 
-ON_BAD_IMAGE: Registry[Callable[[Sequence[BadImage], int], None]] = Registry(
-    "`on_bad_image`", **{FAIL: _fail, SKIP: _skip}
-)
-"""Called with the unreadable images and the total; raises if they are not skipped."""
+ON_BAD_IMAGE: Registry[Rule] = Registry("`on_bad_image`", **{FAIL: _fail, SKIP: _skip})
 
 
 def refusal(message: str, bad: Sequence[BadImage], total: int) -> BadImages:
-    """The error about these unreadable images, of so many."""
+    """The error about these unreadable images among `total`."""
     error = BadImages(message)
     error.images, error.whole = tuple(bad), len(bad) == total
     return error

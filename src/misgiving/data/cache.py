@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, collected, without
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, Rule, collected, without
 from misgiving.data.datasets import Dataset, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import Preprocessing
@@ -156,16 +156,7 @@ def prepare(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: there is no image to prepare; choose a set that has some")
     entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
-    stored = entry.load_current()
-    if stored is None:
-        with _locked(entry.folder.with_suffix(".lock")):
-            stored = entry.load_current()
-            if stored is None:
-                with whole_folder(entry.folder) as unfinished:
-                    rule(entry.write(unfinished, report), len(dataset))
-                stored = entry.load()
-    if stored is None:
-        raise OSError(f"{entry.folder}: cannot be read back after it was written; check the disk")
+    stored = entry.load_current() or entry.make(rule, report)
     rule(stored.bad, len(dataset))
     kept = without(dataset, stored.bad) if stored.bad else dataset
     rows = np.flatnonzero([name != "" for name in stored.hashes])
@@ -259,6 +250,17 @@ class _Entry(NamedTuple):
             if name in bad
         )
         return stored if all(still_bad) else None
+
+    def make(self, rule: Rule, report: Report | None) -> _Stored:
+        """Prepare the images, unless another process does so first."""
+        with _locked(self.folder.with_suffix(".lock")):
+            if stored := self.load_current():
+                return stored
+            with whole_folder(self.folder) as unfinished:
+                rule(self.write(unfinished, report), len(self.dataset))
+            if stored := self.load():
+                return stored
+        raise OSError(f"{self.folder}: cannot be read back after it was written; check the disk")
 
     def write(self, folder: Path, report: Report | None) -> list[BadImage]:
         """Write all prepared images, and return the bad ones.

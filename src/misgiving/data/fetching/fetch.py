@@ -3,13 +3,13 @@
 import fcntl
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from misgiving.data.fetching.archives import BadArchive, Contents, contents_of, unpack
 from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
@@ -73,11 +73,7 @@ def fetch(
         DataError: A file is not available, wrong or too large, or another process fetches here.
     """
     published = CATALOGUE[name]
-    try:
-        is_address = mirror is None or urlsplit(mirror).scheme in ("http", "https")
-    except ValueError:
-        is_address = False
-    if not is_address:
+    if mirror is not None and not re.match(r"https?://(\[[\w:.]+\]|[^/\s\[\]])", mirror):
         raise UsageError(f"`mirror` {mirror!r} is no web address; write https://HOST/FOLDER")
     with _locked(folder), _disk_errors_explained(folder):
         work = _Work(

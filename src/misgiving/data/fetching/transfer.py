@@ -37,7 +37,7 @@ class Patience:
         timeout: Seconds of silence after which a transfer fails.
         retries: Failures in a row, without progress, that are tolerated.
         pause: Seconds before the first retry; doubled for each further one.
-        sleep: Waits for so many seconds.
+        sleep: Waits for a number of seconds.
     """
 
     timeout: float = 60.0
@@ -133,8 +133,9 @@ def receive(
         OSError: The folder cannot be written.
     """
     transfer = _Transfer(file, Partial(folder, file.name), report, patience)
+    version = transfer.partial.version()
     causes = []
-    for url in transfer.in_order(urls):
+    for url in sorted(urls, key=lambda url: version is None or version.url != url):
         try:
             return transfer.patiently(url)
         except (TransferInterrupted, AddressRefused) as failure:
@@ -152,11 +153,6 @@ class _Transfer:
     ) -> None:
         self.file, self.partial, self.report, self.patience = file, partial, report, patience
         self.digests = Digests()
-
-    def in_order(self, urls: Sequence[str]) -> list[str]:
-        """Addresses, first the one that bytes were received from."""
-        version = self.partial.version()
-        return sorted(urls, key=lambda url: version is None or version.url != url)
 
     def patiently(self, url: str) -> Received:
         furthest, failures = self.partial.size, 0
@@ -192,7 +188,9 @@ class _Transfer:
     def _transfer(self, url: str, version: Version | None) -> None:
         with _answer(url, self.partial, version, self.patience.timeout) as response:
             offset, offered = _offer(response, url, self.partial)
-            if version and offset and not _same(version, offered):
+            pairs = zip(version[1:], offered[1:], strict=True) if version and offset else ()
+            # a server may omit what it said before, but must not contradict it
+            if any(old != new for old, new in pairs if None not in (old, new)):
                 self.partial.discard()
                 raise TransferInterrupted("the file has changed since the transfer began")
             if None not in (offered.total, self.file.size) and offered.total != self.file.size:
@@ -216,7 +214,7 @@ class _Transfer:
 
     def _append(self, response: http.client.HTTPResponse, total: int | None) -> None:
         with self.partial.path.open("ab") as file:
-            while chunk := _read(response):
+            while chunk := _next_chunk(response):
                 file.write(chunk)
                 self.digests.update(chunk)
                 self.report(self.digests.size, total)
@@ -241,12 +239,6 @@ class _Transfer:
             raise AddressRefused(
                 f"sent a file with MD5 {md5} where {self.file.md5} is published; it was removed"
             )
-
-
-def _same(begun: Version, offered: Version) -> bool:
-    """True unless the versions contradict; a server may omit what it said before."""
-    pairs = zip(begun[1:], offered[1:], strict=True)
-    return all(old == new for old, new in pairs if None not in (old, new))
 
 
 @contextmanager
@@ -325,7 +317,7 @@ def _content_range(header: str) -> tuple[int, int | None]:
     return int(match[1]), None if match[3] == "*" else int(match[3])
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
+def _next_chunk(response: http.client.HTTPResponse) -> bytes:
     try:
         return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as failure:

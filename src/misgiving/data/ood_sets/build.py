@@ -17,7 +17,6 @@ from misgiving.data.ood_sets.derived import (
     KINDS,
     Built,
     DerivedImages,
-    boxes,
     derive,
     describe,
     ood_dataset,
@@ -57,7 +56,6 @@ OOD_SETS: Registry[OodSet] = Registry(
     "OOD set",
     histology=histology,
     photographs=photographs,
-    boxes=boxes,
     **{name: partial(_derived, name) for name in KINDS},
 )
 

@@ -106,7 +106,7 @@ def blackened(image: Picture, box: Box) -> Picture:
 
 
 def cropped(image: Picture, box: Box) -> UInt8[np.ndarray, "rows columns 3"]:
-    """A copy of what is in the box."""
+    """A copy of the pixels in the box."""
     return image[box.top : box.bottom, box.left : box.right].copy()
 
 
@@ -155,7 +155,17 @@ def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None
     return None if box is None else Place(box, (rows, columns), lesion.automatic)
 
 
+def _over_ink(dataset: Dataset, index: int, seed: int) -> Place | None:
+    """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
+    del seed  # nothing is drawn at random
+    darkness = 255 - dataset.images.read(index).image.mean(axis=2)
+    box = bounding_box(darkness >= darkness.max() / 2)
+    rows, columns = darkness.shape
+    return None if box is None else Place(box, (rows, columns), automatic=False)
+
+
 KINDS = {
+    "boxes": Kind(_over_ink, blackened, "a black box over the ink"),
     "b_box": Kind(
         _boxed_by(bounding_box, margin=BOX_MARGIN), blackened, "a black box over the lesion"
     ),
@@ -230,46 +240,3 @@ def describe(name: str, images: DerivedImages, left_out: int) -> str:
     if left_out:
         sentences.append(f"{left_out} image" + "s" * (left_out > 1) + " left out as unsuitable")
     return "; ".join(sentences)
-
-
-def boxes(held_out: Dataset, *, seed: int) -> Dataset:
-    """Held-out digits, each with a black box over the bounding box of its ink."""
-    del seed  # nothing is drawn at random
-    return ood_dataset(
-        held_out,
-        name="boxes",
-        ids=tuple(f"boxes-{identity}" for identity in held_out.ids),
-        groups=held_out.ids,
-        images=BoxedImages(held_out.images),
-        contents=f"{len(held_out)} held-out images with a black box over the ink",
-    )
-
-
-@dataclass(frozen=True, eq=False)
-class BoxedImages:
-    """Images of dark writing on light paper, with a black box over the ink."""
-
-    source: ImageSource
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def read(self, index: int) -> HashedImage:
-        boxed = boxed_ink(self.source.read(index).image)
-        return HashedImage(sha256_of(boxed.tobytes()), boxed)
-
-    def key(self, index: int) -> str:
-        return f"boxed|{self.source.key(index)}"
-
-    def select(self, indices: Int[np.ndarray, " m"]) -> "BoxedImages":
-        return BoxedImages(self.source.select(indices))
-
-
-def boxed_ink(image: Picture) -> Picture:
-    """A copy with a black box over the pixels at least half as dark as the darkest.
-
-    Fainter pixels are the soft edge of a stroke.
-    """
-    darkness = 255 - image.mean(axis=2)
-    box = bounding_box(darkness >= darkness.max() / 2)
-    return image.copy() if box is None else blackened(image, box)
