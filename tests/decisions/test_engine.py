@@ -205,6 +205,16 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
         assert found[row].acceptance_score == pytest.approx(expected[row].acceptance_score)
 
 
+def test_features_that_are_not_finite_are_deferred_also_where_they_decide_nothing(sets, detectors):
+    everything = calibrated_with(sets, detectors, right_everywhere)
+    engine = replace(everything, calibrator=replace(everything.calibrator, score="calibrated"))
+    fresh = predictions("fresh", 3, seed=5)
+    features = fresh.features.copy()
+    features[1] = np.nan
+    found = engine.decide(fresh.logits, features, fresh.predicted_losses)
+    assert [one.decision for one in found] == ["accept", "defer", "accept"]
+
+
 def test_where_no_output_is_finite_every_image_is_deferred(engine):
     lost = np.full((3, 3), np.nan, dtype=np.float32)
     found = engine.decide(lost, np.zeros((3, 6), dtype=np.float32), np.zeros(3, dtype=np.float32))
