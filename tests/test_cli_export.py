@@ -6,7 +6,7 @@ def test_export_says_what_it_wrote_and_what_is_promised(misgiving, exported, tmp
     code, output, error = misgiving("export", run, "--out", tmp_path / "bundle")
     assert code == 0, error
     assert output == ""
-    assert "tells 3 classes apart, and estimates its own loss" in error
+    assert "of 3 classes that estimates its own loss" in error
     assert "at most 40 %" in error
     assert f"wrote {tmp_path / 'bundle'}" in error
 

@@ -197,7 +197,7 @@ def test_a_gpu_without_memory_while_predicting_writes_no_table(
     misgiving, train, photos, tmp_path, monkeypatch
 ):
     assert train()[0] == 0
-    monkeypatch.setattr(predict, "predict_squares", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    monkeypatch.setattr(predict, "_decide", raising(torch.OutOfMemoryError(OUT_OF_MEMORY)))
     code, output, error = misgiving("predict", tmp_path / "run", photos, "--out", tmp_path / "p")
     assert (code, output) == (1, "")
     assert "--device cpu" in one_line(error)

@@ -1,4 +1,7 @@
+import ast
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +9,7 @@ from tiny import TINY
 
 from misgiving.errors import UsageError
 from misgiving.reproduction.protocol import Unit, units
-from misgiving.reproduction.trial_data import TrialData
+from misgiving.reproduction.trial_data import MEASURING, ONLY_SHOWN, TRAINING, TrialData
 
 
 def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(trial_data):
@@ -64,3 +67,38 @@ def test_other_outliers_make_another_record(trial_data, cache):
     other = TrialData(replace(TINY, unseen=("8", "9")), cache)
     assert trial_data.record(unit) != other.record(unit)
     assert trial_data.record(unit) == TrialData(TINY, cache).record(unit)
+
+
+PACKAGE = Path(str(files("misgiving")))
+CARRIED = ("errors", "files", "manifests", "options", "registry", "results")  # change no model
+
+
+def test_every_path_in_the_lists_of_code_exists():
+    listed = (*ONLY_SHOWN, *MEASURING, *TRAINING)
+    assert [place for place in listed if not (PACKAGE / place).exists()] == []
+
+
+def test_all_code_that_training_imports_counts_as_training_code():
+    waiting, seen = ["training.loop", "losses", "models.joint"], set()
+    while waiting:
+        module = waiting.pop()
+        seen.add(module)
+        for node in ast.walk(ast.parse(source_of(module).read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("misgiving"):
+                names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+                found = {name.removeprefix("misgiving.") for name in names}
+                waiting += [name for name in found - seen if name and source_of(name)]
+    others = [
+        module
+        for module in seen
+        if module.partition(".")[0] not in (*CARRIED, "misgiving")
+        and not any(source_of(module).is_relative_to(PACKAGE / place) for place in TRAINING)
+    ]
+    assert others == []
+
+
+def source_of(module):
+    """The file of a module of the package, if it is one."""
+    place = PACKAGE / module.replace(".", "/")
+    found = (place.with_suffix(".py"), place / "__init__.py")
+    return next((path for path in found if path.is_file()), None)

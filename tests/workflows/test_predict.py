@@ -143,7 +143,10 @@ def test_numbers_that_are_not_finite_are_not_there(exported, photos):
     predictor = predictor_of(exported[1])
 
     def broken(squares):
-        return [one._replace(probability=float("nan")) for one in predictor.decide(squares)]
+        return [
+            one._replace(probabilities=dict.fromkeys(one.probabilities, float("nan")))
+            for one in predictor.decide(squares)
+        ]
 
     rows = predict_images(replace(predictor, decide=broken), [photos])
     assert {row.probability for row in rows} == {None}

@@ -226,7 +226,7 @@ class Unit(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """Where the unit is, relative to the reproduction's folder."""
+        """Folder of the unit, relative to that of the reproduction."""
         return Path("units", self.experiment, f"trial-{self.trial}", self.model)
 
     def __str__(self) -> str:

@@ -1,7 +1,7 @@
-"""The units of a reproduction on a Ray cluster: one task each, run again where its worker is lost.
+"""Run the units of a reproduction on a Ray cluster, each as a task that is retried if it is lost.
 
-The only module that knows Ray. Settings go to the workers and nothing comes back: results arrive in
-the reproduction's folder, which all nodes share, each unit whole or not at all.
+This is the only module that imports Ray. Workers get the settings and return nothing: they write
+results into the reproduction's folder, which all nodes share, each unit whole or not at all.
 """
 
 import logging
@@ -31,20 +31,20 @@ from misgiving.reproduction.runner import (
 )
 from misgiving.reproduction.trial_data import TrialData
 
-RETRIES = 3  # of a unit whose worker was killed or whose node was lost
-PATIENCE = 60.0  # seconds in which a shared folder shows what another node has written
-MOMENT_TO_ANSWER = 10.0  # seconds in which the head of a cluster lets itself be connected to
+RETRIES = 3  # of a unit whose worker or node was lost
+PATIENCE = 60.0  # seconds until a shared folder shows what another node has written
+CONNECT_TIMEOUT = 10.0  # seconds
 
 
 class Task(NamedTuple):
-    """What all units of a reproduction share.
+    """Settings that all units of a reproduction share.
 
     Attributes:
-        protocol: All settings; data is named as the person has named it.
-        cache: Where each node keeps its prepared images.
+        protocol: All settings; data is named as the user named it.
+        cache: Folder of each node for its prepared images.
         out: Folder of the reproduction.
-        started_in: The folder that relative paths are taken from, on every node.
-        threads: Of each unit.
+        started_in: Base of relative paths on every node.
+        threads: Threads of each unit.
     """
 
     protocol: Protocol
@@ -57,18 +57,18 @@ class Task(NamedTuple):
 def on_ray(
     address: str, *, threads: int | None = None, gpus_per_unit: float | None = None
 ) -> Runner:
-    """Units as tasks of a Ray cluster, as many at one time as it has room for.
+    """Run units as tasks of a Ray cluster, as many at the same time as it has room for.
 
     Args:
         address: Of the cluster's head, such as `10.0.0.1:6379`; `auto` for the cluster that
-            `ray start` has started on this machine, or else one that lives as long as the run.
-        threads: Of each unit, and CPUs that it takes; by default one.
-        gpus_per_unit: Fraction of a GPU, or whole GPUs, of each unit; by default none on the cpu,
-            else one.
+            `ray start` has started on this machine, or else a new one that ends with the run.
+        threads: Threads and CPUs of each unit; by default one.
+        gpus_per_unit: GPUs of each unit, such as 0.5 or 2. By default none if the device is the
+            cpu, and otherwise one.
 
     Raises:
-        UsageError: No cluster is there, or none of its nodes has room for a unit.
-        TrainingError: A unit's worker was lost again and again.
+        UsageError: There is no cluster, or none of its nodes has room for a unit.
+        TrainingError: The workers of a unit were lost repeatedly.
     """
     gpus = gpus_per_unit
     if gpus is not None and not (0 <= gpus <= 1 or gpus == int(gpus) > 0):
@@ -99,31 +99,27 @@ def _on_ray(
 
 
 def gpus_of_unit(asked: float | None, device: str, available: float) -> float:
-    """What a unit takes of the cluster's GPUs; `auto` takes one where there is one."""
+    """GPUs of each unit; by default one if the device is or may be a GPU."""
     if asked is not None:
         return asked
     return float(device.startswith("cuda") or (device == "auto" and available > 0))
 
 
 def refuse_small_nodes(nodes: Sequence[Mapping[str, float]], threads: int, gpus: float) -> None:
-    """Refuse a unit for which Ray would wait for ever: no node has so many CPUs and GPUs.
-
-    Raises:
-        UsageError: None has.
-    """
+    """Refuse units for which no node has enough CPUs and GPUs: Ray would wait for ever."""
     if not any(node.get("CPU", 0) >= threads and node.get("GPU", 0) >= gpus for node in nodes):
         raise UsageError(
             f"no node of the Ray cluster has the {threads} CPUs and {gpus:g} GPUs of a unit; "
-            "ask for fewer by `threads` and `gpus_per_unit`"
+            "ask for fewer with `threads` and `gpus_per_unit`"
         )
 
 
 def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PATIENCE) -> None:
-    """Wait until this node sees what another has written.
+    """Wait until this node sees the unit that another has written.
 
     Args:
-        folder: Of the unit.
-        record: What the unit must have been made of.
+        folder: The unit's folder.
+        record: The unit's settings, data and code.
         patience: Seconds.
 
     Raises:
@@ -133,7 +129,7 @@ def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PAT
     while not is_finished(folder, dict(record)):
         if time.monotonic() >= deadline:
             raise DataError(
-                f"{folder}: was finished by a worker, and is not here; "
+                f"{folder}: was finished by a worker but is not here; "
                 "`out` must be a folder that all nodes of the cluster share"
             )
         time.sleep(0.2)
@@ -143,8 +139,8 @@ def await_unit(folder: Path, record: Mapping[str, Any], *, patience: float = PAT
 def _cluster(address: str) -> Iterator[None]:
     """Join a cluster, or start one that ends with the block.
 
-    Tasks that still run are ended by leaving, not cancelled one by one: Ray 2.60 aborts the whole
-    process where a task is cancelled at the moment at which it ends.
+    Running tasks end with the connection and are not cancelled one by one: Ray 2.60 aborts the
+    whole process if a task is cancelled at the moment at which it ends.
     """
     try:
         _join(address)
@@ -154,7 +150,7 @@ def _cluster(address: str) -> Iterator[None]:
 
 
 def _join(address: str) -> None:
-    """Without dashboard, statistics and the workers' output."""
+    """Connect without dashboard, usage statistics and the output of workers."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     on_termination = signal.getsignal(signal.SIGTERM)
     try:
@@ -168,14 +164,14 @@ def _join(address: str) -> None:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"no Ray cluster can be used at {address}: {reason}") from error
-    signal.signal(signal.SIGTERM, on_termination)  # Ray's own would end without a word
+    signal.signal(signal.SIGTERM, on_termination)  # Ray's own handler would exit without a message
 
 
 def _knock(address: str) -> None:
-    """Fail at once where nothing listens: Ray itself would try for minutes."""
+    """Fail at once if nothing listens: Ray itself would try for minutes."""
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "://" not in address:
-        socket.create_connection((host, int(port)), timeout=MOMENT_TO_ANSWER).close()
+        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT).close()
 
 
 def _submit(task: Task, records: Records, gpus: float) -> dict[Any, Unit]:
@@ -189,7 +185,7 @@ def _submit(task: Task, records: Records, gpus: float) -> dict[Any, Unit]:
 
 
 def _finished(submitted: Mapping[Any, Unit]) -> Iterator[Unit]:
-    """The units in the order in which they are finished; the first failure is raised."""
+    """Units in the order in which they finish; the first failure is raised."""
     waiting = list(submitted)
     while waiting:
         (done, *_), waiting = ray.wait(waiting)
@@ -220,7 +216,7 @@ def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
 
 
 def _prepared(task: Task) -> TrialData:
-    global _trial_data_of_worker  # a worker's only way to keep what all its units use
+    global _trial_data_of_worker  # kept for all units of this worker
     if _trial_data_of_worker is None:  # Ray gives a worker to one reproduction only
         _enter(task.started_in)
         with threads_at(task.threads):
@@ -239,11 +235,7 @@ def _enter(folder: Path) -> None:
 
 
 def refuse_other_worker(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Refuse a worker that would compute something else than the command's own process.
-
-    Raises:
-        DataError: It has other images, versions or code.
-    """
+    """Refuse a worker with other images, versions or code than the command's own process."""
     other = [name for name in wanted if found.get(name) != wanted[name]]
     if other:
         raise DataError(

@@ -88,7 +88,7 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
             share of the cores for several.
     """
     if jobs < 1:
-        raise UsageError(f"jobs must be at least 1, got {jobs}")
+        raise UsageError(f"`jobs` must be at least 1, got {jobs}")
     if jobs == 1:
         return partial(_in_turn, threads=threads_of(threads, torch.get_num_threads()))
     share = max(1, (os.cpu_count() or 1) // jobs)
@@ -181,7 +181,7 @@ def _in_processes(
                 trial_data.progress.on_unit(futures[future])
         except BrokenProcessPool as error:
             raise TrainingError(
-                "a process was killed, perhaps because of low memory; run again with fewer jobs"
+                "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
             ) from error
         except BaseException:
             pool.shutdown(cancel_futures=True)
@@ -192,7 +192,7 @@ _trial_data_of_process: TrialData | None = None
 
 
 def _set_up_process(protocol: Protocol, cache: Path, threads: int) -> None:
-    global _trial_data_of_process  # a process's only way to keep what all its units use
+    global _trial_data_of_process  # kept for all units of this process
     with threads_at(threads):
         _trial_data_of_process = TrialData(protocol, cache)
 

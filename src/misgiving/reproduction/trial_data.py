@@ -57,7 +57,7 @@ class TrialData:
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = align(self.images, protocol.in_distribution)
         self._code = code_fingerprint()
-        self._training_code = code_fingerprint((*ONLY_SHOWN, "data/ood_sets"), of=TRAINING)
+        self._training_code = code_fingerprint((*ONLY_SHOWN, *MEASURING), of=TRAINING)
         self._outliers: dict[int, dict[str, OodImages]] = {}
         self._drawn: dict[tuple[bool, int], SetNames] = {}
 
@@ -118,7 +118,7 @@ class TrialData:
         ]
 
     def record(self, unit: Unit) -> dict[str, Any]:
-        """What must be the same for a finished unit to be used again."""
+        """Settings, data and code that must be the same for a unit to be used again, as JSON."""
         run = self.run(unit)
         record = {
             "unit": unit._asdict(),
@@ -234,29 +234,34 @@ ONLY_SHOWN = (
     "models/onnx_export.py",
     "serve",
 )
-"""Code on which no unit depends: it fetches, collects, shows, decides for users or serves."""
+"""Code on which no unit depends."""
+
+MEASURING = ("data/ood_sets",)
+"""Code of data on which no trained model depends."""
 
 TRAINING = (
     "data",
     "workflows/train.py",
     "losses.py",
+    "ranking_by_counting.py",
+    "metrics/_weighted.py",
     "metrics/classification.py",
     "metrics/loss_estimation.py",
     "models",
     "distributed.py",
     "training",
 )
-"""Code on which a trained model and its history depend; the rest only measures it."""
+"""Code on which a trained model and its history depend; the rest only measures the model."""
 
 
 def code_fingerprint(
     left_out: Iterable[str] = ONLY_SHOWN, *, of: Iterable[str] | None = None
 ) -> str:
-    """A hash of the package's code, less what is left out: old units must not pass for new.
+    """Hash of the package's code, to recognise units of older code.
 
     Args:
-        left_out: Files and folders of the package.
-        of: Only these of its files and folders; None for all.
+        left_out: Files and folders of the package to leave out.
+        of: Files and folders to take; None for all.
     """
     root = Path(str(files("misgiving")))
     apart = [root / place for place in (*left_out, "__main__.py")]

@@ -1,4 +1,4 @@
-"""What `misgiving export` does: a bundle that answers as the run does, without torch."""
+"""`misgiving export`: a bundle that decides as its run does, without torch."""
 
 import json
 from collections import Counter
@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from misgiving.bundle.bundle import Bundle, is_bundle, write_bundle
 from misgiving.bundle.card import LIMITS, NO_GUARANTEE
-from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS, Squares
+from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
@@ -28,17 +28,20 @@ EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
 
 def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
-    """Write a run as a bundle, whole or not at all, once it was seen to give the same outputs.
+    """Write a run as a bundle, whole or not at all, after comparing the outputs of both.
 
     Args:
         run: A run folder.
         out: The bundle.
-        overwrite: Replace a bundle; nothing else is ever replaced.
+        overwrite: Replace a bundle; anything else is refused.
 
     Raises:
         DataError: The graph cannot be exported or its outputs differ from the model's.
     """
-    _refuse_existing(out, overwrite=overwrite)
+    if out.exists() and not is_bundle(out):
+        raise UsageError(f"{out}: exists and is not a bundle; name another folder")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
     checkpoint = load(run)
     engine = engine_of(run, checkpoint)
     engine = replace(engine, detectors=engine.used)
@@ -63,18 +66,11 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     return bundle
 
 
-def _refuse_existing(out: Path, *, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not is_bundle(out):
-        raise UsageError(f"{out}: exists and is no bundle; name another place")
-    if not overwrite:
-        raise UsageError(f"{out}: exists; use `overwrite=True` to replace it")
-
-
 def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:
-    """Compare on images of noise, and of one colour, which a network answers quite differently."""
-    squares = _images_to_compare(checkpoint.architecture.image_size)
+    """Compare graph and model on images of noise and of one colour."""
+    random, size = np.random.default_rng(0), checkpoint.architecture.image_size
+    squares = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
+    squares[0], squares[1] = 0, random.integers(0, 256, 3)
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     expected = outputs_of(checkpoint.model, [images])
     for name, ours, theirs in zip(OUTPUTS, bundle.network(squares), expected, strict=True):
@@ -84,13 +80,6 @@ def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:
                 f"the exported graph differs from the model in its {name} (by {off:.1g} of the "
                 f"largest, and {CLOSE:g} is allowed); this backbone cannot be exported"
             )
-
-
-def _images_to_compare(size: int) -> Squares:
-    random = np.random.default_rng(0)
-    noise = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
-    noise[0], noise[1] = 0, random.integers(0, 256, 3)
-    return noise
 
 
 def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray, "*n"]) -> float:
@@ -106,11 +95,12 @@ def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray
 
 
 def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) -> dict[str, Any]:
-    """What to tell of the model, as JSON values."""
+    """The model card as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
+    exported_with = {f"{name} at export": of for name, of in versions(EXPORTED_WITH).items()}
     return {
-        "what": _what(checkpoint, policy),
+        "what": _description(checkpoint, policy),
         "classes": list(checkpoint.classes),
         "data": {
             "name": str(data.get("name", "unknown")),
@@ -120,35 +110,31 @@ def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) ->
         "architecture": trained["architecture"],
         "training": checkpoint.configuration.get("training", {}),
         "preprocessing": checkpoint.preprocessing.to_dict(),
-        "versions": {**trained.get("versions", {}), **_named_exported(versions(EXPORTED_WITH))},
+        "versions": {**trained.get("versions", {}), **exported_with},
         "fingerprint": fingerprint_of(checkpoint),
         "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
         "limits": list(LIMITS),
     }
 
 
-def _named_exported(found: dict[str, str]) -> dict[str, str]:
-    return {f"{name} at export": version for name, version in found.items()}
-
-
-def _what(checkpoint: Checkpoint, policy: DeferralPolicy | None) -> str:
-    estimates = ", and estimates its own loss" if checkpoint.estimates_losses else ""
+def _description(checkpoint: Checkpoint, policy: DeferralPolicy | None) -> str:
+    estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
     decides = (
-        "It has no policy, and defers every answer."
+        "It has no policy and defers every image."
         if policy is None
-        else "By its policy it accepts an answer, defers it, or calls the image OOD."
+        else "By its policy it accepts an image, defers it, or calls it out-of-distribution."
     )
     return (
-        f"A classifier ({checkpoint.architecture.backbone}) that tells "
-        f"{len(checkpoint.classes)} classes apart{estimates}. {decides}"
+        f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
+        f"classes{estimates}. {decides}"
     )
 
 
 def _class_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
-    """Images of each class in each part of the split."""
+    """Images of each class in each set of the split."""
     split = checkpoint.split
     counts = Counter(zip(split.sets, split.labels, strict=True))
     return {
-        part: {name: counts[part, name] for name in checkpoint.classes}
-        for part in dict.fromkeys(split.sets)
+        set_name: {name: counts[set_name, name] for name in checkpoint.classes}
+        for set_name in dict.fromkeys(split.sets)
     }

@@ -34,7 +34,7 @@ from misgiving.results.decision_tables import (
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
-    from misgiving.results.predictions import Predictions
+    from misgiving.decisions.engine import DecisionEngine
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
@@ -49,7 +49,7 @@ class Predictor:
     Attributes:
         decide: From preprocessed images to decisions.
         preprocessing: Applied to an image before.
-        has_policy: Whether a deferral policy was calibrated.
+        has_policy: False if every image is deferred.
         fingerprint: Of the model and its policy.
         rank: The number of this process among those of the command, from 0.
         processes: How many share the images.
@@ -63,7 +63,7 @@ class Predictor:
     processes: int = 1
 
     def merged(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
-        """The findings of all processes."""
+        """What all processes have found."""
         if self.processes == 1:
             return dict(found)
         from misgiving import distributed
@@ -79,7 +79,7 @@ def predictor_of(
 
     Raises:
         DataError: It is neither, or damaged.
-        UsageError: A bundle with several processes: it takes all cores in one.
+        UsageError: A bundle with several processes: it uses all cores in one.
     """
     if not is_bundle_not_run(model):
         return _predictor_of_run(model, device=device, devices=devices, nodes=nodes)
@@ -90,7 +90,7 @@ def predictor_of(
         decide=bundle.decide_squares,
         preprocessing=bundle.preprocessing,
         has_policy=bundle.policy is not None,
-        fingerprint=_fingerprint(bundle.fingerprint, bundle.policy),
+        fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
     )
 
 
@@ -104,46 +104,27 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     checkpoint = load(run)
     engine = engine_of(run, checkpoint)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
-    fingerprint = fingerprint_of(checkpoint)
-
-    def decide(squares: Squares) -> list[Decision]:
-        return engine.decide_predictions(predict_squares(checkpoint, squares, fingerprint))
-
     return Predictor(
-        decide=decide,
+        decide=partial(_decide, checkpoint, engine),
         preprocessing=checkpoint.preprocessing,
         has_policy=engine.policy is not None,
-        fingerprint=_fingerprint(fingerprint, engine.policy),
+        fingerprint=f"{fingerprint_of(checkpoint)}|{engine.policy!r}",
         rank=distributed.rank(),
         processes=distributed.count(),
     )
 
 
-def predict_squares(checkpoint: "Checkpoint", squares: Squares, fingerprint: str) -> "Predictions":
-    """Run a model of this fingerprint on preprocessed images of unknown class."""
+def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares) -> list[Decision]:
+    """Run the model of a checkpoint on preprocessed images, and decide."""
     import torch
 
     from misgiving.evaluation.inference import device_of
     from misgiving.models.joint import outputs_of
-    from misgiving.results.predictions import Predictions
 
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     output = outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
-    names = tuple(map(str, range(len(images))))
-    return Predictions(
-        logits=output.logits.numpy(),
-        features=output.features.numpy(),
-        predicted_losses=output.predicted_losses.numpy() if checkpoint.estimates_losses else None,
-        labels=np.zeros(len(images), dtype=np.int64),  # unknown, and not used
-        ids=names,
-        groups=names,
-        classes=checkpoint.classes,
-        model=fingerprint,
-    )
-
-
-def _fingerprint(model: str, policy: object) -> str:
-    return model if policy is None else f"{model}|{policy!r}"
+    losses = output.predicted_losses.numpy() if checkpoint.estimates_losses else None
+    return engine.decide(output.logits.numpy(), output.features.numpy(), losses)
 
 
 def predict_files(

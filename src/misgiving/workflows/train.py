@@ -1,4 +1,4 @@
-"""One training run: from prepared images and a split to a run folder."""
+"""`misgiving train`: from prepared images and a split to a run folder."""
 
 import json
 from collections.abc import Callable
@@ -34,15 +34,15 @@ from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What a training run is made of.
+    """Images, sets and settings of one training.
 
     Attributes:
         data: The data as the user named it.
-        images: All images of the split, prepared.
-        sets: For each image, the name of the set that it is in.
-        evaluation_sets: Which sets are monitored, tuned on and measured.
-        preprocessing: What the images went through.
-        augmentation: What training does to them.
+        images: All prepared images of the split.
+        sets: Name of the set of each image.
+        evaluation_sets: The sets that are monitored, tuned on and measured.
+        preprocessing: Applied to all images.
+        augmentation: Applied in training.
         model: The network.
         training: How to train it.
     """
@@ -78,7 +78,7 @@ def prepare_run(
         model: The network.
         training: How to train it; its seed also draws the split.
         cache: Folder for prepared images.
-        on_image: Told how many images are prepared, of how many.
+        on_image: Called with the number of prepared images and of all.
     """
     dataset = load_dataset(data)
     dataset.refuse_single_images()
@@ -108,7 +108,7 @@ def prepare_run(
 
 
 def grouped_images(images: ImageSet, split: str) -> ImageSet:
-    """For a split by group, near duplicates in one group: not every image names its lesion."""
+    """Put near duplicates in one group, if the split is by group."""
     if split != "grouped":
         return images
     pairs = near_duplicates(image_hashes(images))
@@ -192,7 +192,7 @@ def train_run(
 
 
 def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
-    """What must be the same for an unfinished training to go on, as its file holds it."""
+    """Settings, data and versions that must be the same for a training to resume, as JSON."""
     identity = {
         **_configuration(run),
         "preprocessing": run.preprocessing.to_dict(),
