@@ -306,4 +306,4 @@ def test_a_review_without_a_verdict_is_explained(client):
     found = case.json()["results"][0]["case"]
     answer = client.post(f"/cases/{found['id']}/review", json={})
     assert answer.status_code == 422
-    assert answer.json()["detail"] == "body: give `verdict`: agree or override"
+    assert answer.json()["detail"] == "body.verdict: Field required"

@@ -30,7 +30,6 @@ DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-dist
 
 Problems follow RFC 9457; their `detail` says how to fix them.
 """
-CLEARER = {"union_tag_not_found": "give `verdict`: agree or override"}  # by pydantic's error type
 SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "basic": {"type": "http", "scheme": "basic"},
@@ -108,10 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
-    details = [
-        f"{'.'.join(map(str, one['loc']))}: {CLEARER.get(one['type'], one['msg'])}"
-        for one in error.errors()
-    ]
+    details = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(details)).response()
 
 

@@ -4,14 +4,24 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 
 Outcome = Literal["accept", "defer", "ood"]
+NO_NUL = r"^[^\x00]*$"  # PostgreSQL cannot store NUL
 
 
 def zulu(moment: datetime) -> str:
     """Format in UTC and with fixed width, so that texts sort like moments."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def _utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a moment needs a time zone, such as Z")
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a moment must be in the years 1 to 9999 in UTC") from error
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -20,6 +30,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 Moment = Annotated[datetime, PlainSerializer(zulu)]
+Instant = Annotated[datetime, AfterValidator(_utc)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 

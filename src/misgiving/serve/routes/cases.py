@@ -8,20 +8,27 @@ from http import HTTPStatus
 from itertools import islice
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from misgiving.errors import UsageError
 from misgiving.files import harmless
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
-from misgiving.serve.schemas import Case, CaseWithHistory, Moment, Outcome, Review
+from misgiving.serve.schemas import (
+    NO_NUL,
+    Case,
+    CaseWithHistory,
+    Instant,
+    Moment,
+    Outcome,
+    Review,
+)
 from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Order
 
 router = APIRouter(tags=["cases"])
 
-NO_NUL = r"^[^\x00]*$"  # which PostgreSQL cannot store
 BAD_QUERY = documented(HTTPStatus.UNPROCESSABLE_ENTITY, HTTPStatus.SERVICE_UNAVAILABLE)
 NO_CASE = {**documented(HTTPStatus.NOT_FOUND), **BAD_QUERY}
 BAD_REVIEW = documented(
@@ -52,19 +59,6 @@ REVIEW_COLUMNS = tuple(Review.model_fields)
 ORIGIN_COLUMNS = ("sha256", "model_fingerprint", "policy_fingerprint")
 
 
-def _utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise ValueError("a moment needs a time zone, such as Z")
-    try:
-        return moment.astimezone(UTC)
-    except OverflowError as error:
-        raise ValueError("a moment must be in the years 1 to 9999 in UTC") from error
-
-
-Instant = Annotated[datetime, AfterValidator(_utc)]
-Since = Annotated[Instant | None, Query(description="At this moment or later.")]
-
-
 class Cases(BaseModel):
     """One page of the worklist."""
 
@@ -75,9 +69,18 @@ class Cases(BaseModel):
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
 
-class _Remark(BaseModel):
+class Remark(BaseModel):
+    """A reviewer's verdict on a case."""
+
     model_config = ConfigDict(extra="forbid")
 
+    verdict: Literal["agree", "override"] = Field(description="On the model's class.")
+    named: str | None = Field(
+        default=None,
+        alias="class",
+        max_length=255,
+        description="The class after this review; only with `override`.",
+    )
     note: str = Field(default="", max_length=2000, pattern=NO_NUL)
     reviewer: str = Field(default="", max_length=200, pattern=NO_NUL)
     seen: Instant | None = Field(
@@ -86,90 +89,49 @@ class _Remark(BaseModel):
         "review is then a conflict.",
     )
 
-    @property
-    def expected(self) -> ExpectedReview | None:
-        """The last review that the reviewer knows; None if the request does not say."""
-        return ExpectedReview(self.seen) if "seen" in self.model_fields_set else None
+    @model_validator(mode="after")
+    def _override_names_a_class(self) -> "Remark":
+        if (self.verdict == "override") != (self.named is not None):
+            raise ValueError("give `class` with override, and not with agree")
+        return self
 
 
-class Agree(_Remark):
-    """Confirm the model's class."""
+class CaseQuery(CaseFilter):
+    """Query parameters of the worklist."""
 
-    verdict: Literal["agree"]
-
-    def final_class(self, case: Case) -> str:
-        """The class after this review."""
-        return case.predicted_class
-
-
-class Override(_Remark):
-    """Name the class explicitly."""
-
-    verdict: Literal["override"]
-    named: str = Field(alias="class", max_length=255, description="The class after this review.")
-
-    def final_class(self, case: Case) -> str:
-        """The class after this review."""
-        if self.named not in case.probabilities:
-            raise UsageError(
-                f"unknown class {self.named!r}; choose from {', '.join(case.probabilities)}"
-            )
-        return self.named
-
-
-Remark = Annotated[Agree | Override, Field(discriminator="verdict")]
-
-
-def _filter(
-    decision: Annotated[list[Outcome] | None, Query(description="Any of these.")] = None,
-    reviewed: Annotated[bool | None, Query(description="Has a review.")] = None,
-    predicted_class: Annotated[
-        str | None,
-        Query(alias="class", max_length=255, pattern=NO_NUL, description="The model's class."),
-    ] = None,
-    received_since: Since = None,
-    reviewed_since: Since = None,
-) -> CaseFilter:
-    return CaseFilter(
-        decisions=tuple(decision or ()),
-        reviewed=reviewed,
-        predicted_class=predicted_class,
-        received_since=received_since,
-        reviewed_since=reviewed_since,
+    order: Order = Field(
+        default="expected_error", description="Most likely wrong first, or newest first."
     )
 
 
-FilterDep = Annotated[CaseFilter, Depends(_filter)]
-OrderParam = Annotated[Order, Query(description="Most likely wrong first, or newest first.")]
+class CasePageQuery(CaseQuery):
+    """Query parameters of one page of the worklist."""
+
+    limit: int = Field(default=50, ge=1, le=500, description="Cases per page.")
+    cursor: str | None = Field(
+        default=None, pattern=CASE_ID, description="`cursor` of the previous page."
+    )
 
 
 @router.get("/cases", responses=BAD_QUERY)
-def list_cases(
-    service: ServiceDep,
-    wanted: FilterDep,
-    order: OrderParam = "expected_error",
-    limit: Annotated[int, Query(ge=1, le=500, description="Cases per page.")] = 50,
-    cursor: Annotated[str | None, Query(pattern=CASE_ID, description="Of the last page.")] = None,
-) -> Cases:
+def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
     """List the worklist page by page."""
     asked_at = datetime.now(UTC)
-    page = service.store.page(wanted, order, limit=limit, cursor=cursor)
+    page = service.store.page(query, query.order, limit=query.limit, cursor=query.cursor)
     return Cases(
         cases=page.cases,
         cursor=page.cursor,
-        total=service.store.count(wanted),
+        total=service.store.count(query),
         counts=service.store.counts(),
         asked_at=asked_at,
     )
 
 
 @router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
-def export_cases(
-    service: ServiceDep, wanted: FilterDep, order: OrderParam = "expected_error"
-) -> StreamingResponse:
+def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
-    lines = _csv_chunks(service.store.all(wanted, order))
+    lines = _csv_chunks(service.store.all(query, query.order))
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 
@@ -182,15 +144,21 @@ def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
     """Confirm the model's class or name another one; earlier reviews are kept."""
+    final_class = remark.named or case.predicted_class
+    if final_class not in case.probabilities:
+        raise UsageError(
+            f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
+        )
     review = Review(
         verdict=remark.verdict,
-        final_class=remark.final_class(case),
+        final_class=final_class,
         note=remark.note,
         reviewer=remark.reviewer,
         reviewed_at=datetime.now(UTC),
     )
+    expected = ExpectedReview(remark.seen) if "seen" in remark.model_fields_set else None
     try:
-        service.store.review(case.id, review, expected=remark.expected)
+        service.store.review(case.id, review, expected=expected)
     except NewerReviewError as error:
         raise _conflict(error.last) from error
     return _with_history(service, case)

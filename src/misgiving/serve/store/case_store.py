@@ -1,10 +1,10 @@
 """Cases and reviews in a database; a method that writes has committed when it returns."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple, get_args
 
+from pydantic import ConfigDict, Field
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -21,7 +21,16 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.schemas import Case, DecidedCase, Outcome, Review, zulu
+from misgiving.serve.schemas import (
+    NO_NUL,
+    Case,
+    DecidedCase,
+    Instant,
+    Outcome,
+    Record,
+    Review,
+    zulu,
+)
 from misgiving.serve.store.engines import WRITES, engine_for, shown
 from misgiving.serve.store.migrations import ARRIVALS, CASES, REVIEWS, migrate
 
@@ -32,23 +41,28 @@ Order = Literal["expected_error", "newest"]
 KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaseFilter:
-    """Conditions on cases; None or empty means no condition.
+class CaseFilter(Record):
+    """Conditions on cases; None or empty means no condition."""
 
-    Attributes:
-        decisions: Any of these.
-        reviewed: Has a review.
-        predicted_class: The model's class.
-        received_since: Received at this moment or later.
-        reviewed_since: Reviewed at this moment or later, perhaps not for the first time.
-    """
+    model_config = ConfigDict(populate_by_name=True)
 
-    decisions: tuple[Outcome, ...] = ()
-    reviewed: bool | None = None
-    predicted_class: str | None = None
-    received_since: datetime | None = None
-    reviewed_since: datetime | None = None
+    decisions: list[Outcome] = Field(
+        default=[], alias="decision", description="One or more decisions."
+    )
+    reviewed: bool | None = Field(default=None, description="Has a review.")
+    predicted_class: str | None = Field(
+        default=None,
+        alias="class",
+        max_length=255,
+        pattern=NO_NUL,
+        description="The predicted class.",
+    )
+    received_since: Instant | None = Field(
+        default=None, description="Received at this moment or later."
+    )
+    reviewed_since: Instant | None = Field(
+        default=None, description="Reviewed at this moment or later."
+    )
 
     def conditions(self) -> ColumnElement[bool]:
         """The filter as an SQL clause with bound values."""
