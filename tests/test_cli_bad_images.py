@@ -189,7 +189,7 @@ def test_evaluate_on_good_images_removes_an_earlier_list(misgiving, run_folder, 
     assert not (run_folder / "evaluation" / "skipped.csv").exists()
 
 
-def test_a_part_that_loses_all_its_images_is_named(misgiving, run_folder, photos):
+def test_a_set_that_loses_all_its_images_is_named(misgiving, run_folder, photos):
     for row in rows(run_folder / "split.csv"):
         if row["set"] == "validation":
             (photos / row["id"]).write_bytes(b"")

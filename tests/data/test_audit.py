@@ -9,7 +9,7 @@ from misgiving.data.audit import ClassCount, audit
 from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
 from misgiving.errors import UsageError
 
-PARTS = np.array(["train"] * 6 + ["validation"] * 4)
+SETS = np.array(["train"] * 6 + ["validation"] * 4)
 
 
 def noise(seed, height=40, width=60):
@@ -68,13 +68,13 @@ def count_of(result, check):
     ],
 )
 def test_every_fault_is_found_and_nothing_else(photos, check, expected):
-    result = audit(photos, sets=PARTS)
+    result = audit(photos, sets=SETS)
     assert found_by(result, check) == expected
     assert count_of(result, check) == len(expected)
 
 
 def test_copies_of_different_lesions_are_counted(photos):
-    remarks = {row.check: row.remark for row in audit(photos, sets=PARTS).summary()}
+    remarks = {row.check: row.remark for row in audit(photos, sets=SETS).summary()}
     assert remarks["near duplicates"] == "1 of different groups"
     assert remarks["files of the same pixels alone"] == "0 of different groups"
     assert remarks["copies in several sets of the split"] == "1 of different groups"
@@ -108,7 +108,7 @@ def test_an_image_that_fails_in_any_way_does_not_end_the_audit():
     assert details == ["no room for 1", "no room for 3", "no room for 5"]
 
 
-def test_a_set_of_which_nothing_can_be_read_is_audited(tmp_path):
+def test_a_set_without_a_readable_image_is_audited(tmp_path):
     for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -187,8 +187,8 @@ def test_images_are_not_kept():
         ("x.csv", "x.json", "x.csv"),
     ],
 )
-def test_what_is_written_is_what_was_found(photos, tmp_path, place, report, table):
-    result = audit(photos, sets=PARTS)
+def test_the_written_files_hold_all_findings(photos, tmp_path, place, report, table):
+    result = audit(photos, sets=SETS)
     assert result.write(tmp_path / place) == tmp_path / place
     written = json.loads((tmp_path / report).read_text())
     assert [tuple(row.values()) for row in written["checks"]] == list(result.checks)
@@ -203,16 +203,16 @@ def test_what_is_written_is_what_was_found(photos, tmp_path, place, report, tabl
 def test_a_place_that_is_a_file_of_another_kind_is_refused(photos, tmp_path):
     (tmp_path / "notes").touch()
     with pytest.raises(UsageError, match="notes"):
-        audit(photos, sets=PARTS).write(tmp_path / "notes")
+        audit(photos, sets=SETS).write(tmp_path / "notes")
 
 
-def test_real_lesions_on_two_sides_are_those_of_a_count_by_hand(real_data):
+def test_real_groups_in_several_sets_are_those_of_a_count_by_hand(real_data):
     from misgiving.data.splits import paper_split
 
     dataset = load_dataset(f"isic2019:{real_data / 'isic2019-mini'}")
-    parts = paper_split(dataset.labels, dataset.classes, seed=3)
-    held_out = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "validation"}
-    trained = {g for g, part in zip(dataset.groups, parts, strict=True) if part == "train"}
+    sets = paper_split(dataset.labels, dataset.classes, seed=3)
+    held_out = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "validation"}
+    trained = {g for g, part in zip(dataset.groups, sets, strict=True) if part == "train"}
     found = count_of(audit(dataset, seed=3), "groups in several sets of the split")
     assert found == len(held_out & trained)
 

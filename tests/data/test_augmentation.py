@@ -77,7 +77,7 @@ def test_the_next_batch_is_varied_differently():
 
 
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
-def test_a_batch_is_varied_alike_in_any_parts(monkeypatch, values):
+def test_a_batch_is_varied_alike_in_chunks_of_any_size(monkeypatch, values):
     whole = augment(images(6), AugmentationSettings(), generator())
     monkeypatch.setattr(augmentation, "CHUNK", values)
     in_parts = augment(images(6), AugmentationSettings(), generator())
@@ -151,7 +151,7 @@ def test_translation_moves_by_a_share_of_the_side(monkeypatch):
     torch.testing.assert_close(moved[:, :, 1:, :-2], images(2, 10, 20)[:, :, :-1, 2:])
 
 
-def test_what_comes_in_over_an_edge_is_mirrored(monkeypatch):
+def test_images_are_mirrored_beyond_their_edges(monkeypatch):
     draw_all(monkeypatch, 0.9, 0.9, 0.5, 1.0, 0.5, *[0.5] * 3)
     moved = augment(images(2, 10, 20), replace(NONE, translation=0.1), generator())
     torch.testing.assert_close(moved[:, :, :, -2:], images(2, 10, 20)[:, :, :, -2:].flip(3))

@@ -58,7 +58,7 @@ def test_the_corpus_is_large(corpus):
     assert sum(case.refused is not None for case in cases) >= 40
 
 
-def test_every_odd_file_is_read_as_what_it_shows(corpus):
+def test_every_unusual_file_is_read_correctly(corpus):
     folder, cases = corpus
     odd = [case for case in cases if case.refused is None]
     assert [c.name for c in odd if not is_as_expected(attempt(folder / c.name), c)] == []
@@ -145,7 +145,7 @@ def test_all_bad_images_are_found_at_once(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_bad_image_is_told_with_its_own_reason(tmp_path):
+def test_one_bad_image_is_reported_with_its_own_reason(tmp_path):
     with pytest.raises(BadImages, match=r"^i4: it is damaged; replace it; or .*skip"):
         prepare(fragile(4), SMALL, cache=tmp_path)
 
@@ -171,7 +171,7 @@ def test_the_same_again_tries_only_the_bad_images(tmp_path):
     assert (second.hashes, second.skipped) == (first.hashes, first.skipped)
 
 
-def test_what_was_prepared_with_skips_still_fails_and_quickly(tmp_path):
+def test_a_set_prepared_with_skips_still_fails_and_quickly(tmp_path):
     dataset = fragile(1, 4)
     prepare(dataset, SMALL, cache=tmp_path, on_bad_image="skip")
     dataset.images.tried.clear()
@@ -267,7 +267,7 @@ def test_a_file_repaired_after_skipping_is_used(files):
     assert len(skipping(load_dataset(f"folder:{files}"), files)) == 6
 
 
-def test_all_files_that_a_table_names_and_are_not_there_are_told_at_once(files):
+def test_all_missing_files_of_a_table_are_reported_at_once(files):
     rows = ["a/0.png,x", "a/nowhere.png,x", "b/1.png,y", "b,y"]
     (files / "t.csv").write_text("\n".join(["path,label", *rows]))
     with pytest.raises(BadImages) as caught:

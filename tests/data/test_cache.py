@@ -91,7 +91,7 @@ def test_every_image_is_preprocessed_in_order(tmp_path):
     np.testing.assert_array_equal(prepared.images, [SMALL(image) for image in pixels(50)])
 
 
-def test_a_prepared_set_keeps_what_is_known_of_the_images(tmp_path):
+def test_a_prepared_set_keeps_labels_ids_and_groups(tmp_path):
     dataset = in_memory(pixels())
     prepared = prepare(dataset, SMALL, cache=tmp_path)
     assert (prepared.ids, prepared.groups) == (dataset.ids, dataset.groups)
@@ -136,14 +136,14 @@ def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
     assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
 
 
-def test_other_settings_are_prepared_anew(tmp_path):
+def test_other_settings_are_prepared_again(tmp_path):
     prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     cropped = Preprocessing(image_size=4, crop=0.5, color_constancy="none")
     prepared = prepare(in_memory(pixels()), cropped, cache=tmp_path)
     np.testing.assert_array_equal(prepared.images, [cropped(image) for image in pixels()])
 
 
-def test_a_changed_file_is_prepared_anew(folder, tmp_path):
+def test_a_changed_file_is_prepared_again(folder, tmp_path):
     dataset = load_dataset(f"folder:{folder}")
     prepare(dataset, SMALL, cache=tmp_path / "cache")
     changed = folder / dataset.ids[0]
@@ -235,7 +235,7 @@ def test_an_image_is_checked_once_whatever_is_selected(tmp_path, monkeypatch):
     assert len(checked) <= 8
 
 
-def test_a_damaged_cache_for_reading_only_is_told_how_to_repair(tmp_path, monkeypatch):
+def test_the_error_for_a_damaged_read_only_cache_says_how_to_repair_it(tmp_path, monkeypatch):
     prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     flipped(folder / "images.npy", -1)
@@ -249,7 +249,7 @@ def refuse_to_write(*_, **__):
     raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
-def test_any_flipped_bit_of_the_record_has_the_set_prepared_anew(tmp_path):
+def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path):
     good = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     (folder,) = tmp_path.iterdir()
     content = (folder / "hashes.json").read_bytes()
@@ -379,7 +379,7 @@ def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
     assert fingerprints[0] == fingerprints[1] != ""
 
 
-def test_who_waited_for_the_lock_holds_one_that_others_see(tmp_path, monkeypatch):
+def test_a_thread_that_waited_for_the_lock_holds_a_file_that_others_see(tmp_path, monkeypatch):
     lock, seen, opened = tmp_path / "x.lock", [], threading.Event()
     flock = fcntl.flock
 
@@ -411,7 +411,7 @@ def test_an_empty_set_is_refused(tmp_path):
         prepare(in_memory(pixels(0)), SMALL, cache=tmp_path)
 
 
-def test_what_was_written_and_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
+def test_an_entry_that_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(cache._Entry, "load", lambda _: None)
     with pytest.raises(OSError, match="cannot be read back"):
         prepare(in_memory(pixels()), SMALL, cache=tmp_path)
@@ -538,7 +538,7 @@ def test_two_batches_are_read_while_the_first_is_used(tmp_path, as_in_use):  # n
     assert counted.third.wait(60)
 
 
-def test_what_goes_wrong_while_reading_ahead_is_raised_where_the_batch_is_asked_for(
+def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
     tmp_path,
     as_in_use,  # noqa: ARG001
 ):

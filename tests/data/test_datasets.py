@@ -161,7 +161,7 @@ def rename_with_bytes_that_are_no_text(folder):
         (rename_with_bytes_that_are_no_text, r"not UTF-8; rename the file"),
     ],
 )
-def test_a_folder_that_cannot_be_used_says_why_and_what_helps(folder, damage, says):
+def test_an_unusable_folder_is_refused_with_the_reason_and_the_remedy(folder, damage, says):
     damage(folder)
     with pytest.raises(DataError, match=says):
         load_dataset(f"folder:{folder}")
@@ -593,7 +593,7 @@ def test_packed_sets_have_the_names_and_settings_that_suit_them(
     )
 
 
-def test_dermamnist_says_that_its_parts_share_lesions(tmp_path):
+def test_the_description_of_dermamnist_says_that_its_sets_share_lesions(tmp_path):
     np.savez(tmp_path / "dermamnist.npz", **packed_arrays())
     assert "lesions" in load_dataset(f"medmnist:{tmp_path}/dermamnist.npz").contents
 

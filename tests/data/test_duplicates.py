@@ -91,7 +91,7 @@ def test_correlation_is_that_of_numpy():
         assert found[index] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
 
 
-def test_detail_is_what_the_means_of_squares_leave():
+def test_detail_is_the_difference_from_the_means_of_squares():
     grey = np.random.default_rng(0).normal(0, 40, (2, 32, 32)).astype(np.float32)
     found = duplicates._detail(grey)
     for row in range(32):
@@ -150,7 +150,7 @@ def test_prepared_images_are_read_in_blocks(monkeypatch):
         assert found.bits[index].tolist() == picture_hash(image).bits.tolist()
 
 
-def test_joined_groups_are_the_connected_parts():
+def test_joined_groups_are_the_connected_components():
     generator = np.random.default_rng(0)
     groups = [f"g{number:02d}" for number in generator.integers(0, 30, 60)]
     pairs = [tuple(map(int, pair)) for pair in generator.integers(0, 60, (14, 2))]

@@ -226,7 +226,7 @@ def test_a_fetched_file_is_the_published_one_and_nothing_else_is_left(get, to):
     assert (to / "images.npz").read_bytes() == CONTENT
 
 
-def test_the_manifest_says_what_was_fetched_from_where(get, site, to):
+def test_the_record_names_file_address_and_checksum(get, site, to):
     get()
     noted = json.loads((to / "fetched.json").read_text())["files"]["images.npz"]
     assert noted["url"] == f"{site.url}/images.npz"
@@ -234,7 +234,7 @@ def test_the_manifest_says_what_was_fetched_from_where(get, site, to):
     assert noted["sha256"] == hashlib.sha256(CONTENT).hexdigest()
 
 
-def test_what_was_fetched_is_told_with_licence_and_citation(get, to):
+def test_the_result_has_files_licence_and_citation(get, to):
     fetched = get()
     assert (fetched.written, fetched.found) == ((to / "images.npz",), ())
     assert (fetched.published.licence, fetched.published.citation) == ("CC0", "Toy (2020)")
@@ -265,7 +265,7 @@ def test_a_file_without_published_md5_that_was_not_fetched_is_never_replaced(get
         get()
 
 
-def test_progress_is_told_up_to_the_whole_file(get, to):
+def test_progress_is_reported_up_to_the_whole_file(get, to):
     told = []
     get()
     shutil.rmtree(to)
@@ -300,7 +300,7 @@ def test_a_folder_that_is_a_file_is_refused(get, to):
 # --- transfers that break off -------------------------------------------------------------------
 
 
-def test_a_transfer_that_breaks_off_several_times_is_gone_on_with(get, site, to, waits):
+def test_a_transfer_that_is_interrupted_several_times_is_resumed(get, site, to, waits):
     site.prescribed["/images.npz"] = [breaks_after(100_000), breaks_after(50_000), status(503)]
     get(size=len(CONTENT), md5=md5(CONTENT))
     assert (to / "images.npz").read_bytes() == CONTENT
@@ -370,7 +370,7 @@ def test_a_server_that_cannot_resume_gives_the_whole_file_again(get, site, to, a
     assert (to / "images.npz").read_bytes() == CONTENT
 
 
-def test_a_file_that_became_shorter_than_what_has_come_is_fetched_from_its_beginning(get, site, to):
+def test_a_file_shorter_than_the_received_bytes_is_fetched_from_the_start(get, site, to):
     site.prescribed["/images.npz"] = [breaks_after(100_000)] + [status(503)] * 3
     with pytest.raises(DataError):
         get()
@@ -386,7 +386,7 @@ def test_without_a_validator_or_md5_nothing_is_spliced(get, site):
     assert site.ranges("/images.npz") == [None, None]
 
 
-def test_a_whole_partial_file_is_finished_without_the_server(get, site, to):
+def test_a_complete_partial_file_is_finished_without_the_server(get, site, to):
     get(md5=md5(CONTENT))
     url = f"{site.url}/images.npz"
     (to / "images.npz").rename(to / ".images.npz.download")
@@ -409,7 +409,7 @@ fetch("toy", Path(sys.argv[2]))
 """
 
 
-def test_a_killed_process_leaves_only_what_the_next_one_goes_on_from(get, site, to):
+def test_a_killed_process_leaves_only_files_from_which_the_next_one_resumes(get, site, to):
     go = threading.Event()
 
     def stalls(handler, content, etag):
@@ -497,7 +497,7 @@ def test_the_next_address_is_tried_where_one_fails(get, site, to, wrong):
     assert (to / "images.npz").read_bytes() == CONTENT
 
 
-def test_no_other_address_begins_anew_while_a_transfer_can_be_resumed(get, site, to):
+def test_no_other_address_starts_again_while_a_transfer_can_be_resumed(get, site, to):
     site.content["/old/images.npz"] = CONTENT
     site.prescribed["/old/images.npz"] = [breaks_after(100_000)] + [status(503)] * 3
     urls = (f"{site.url}/old/images.npz", f"{site.url}/images.npz")
@@ -524,7 +524,7 @@ def test_a_redirect_to_another_web_address_is_followed_with_the_range(get, site)
 
 
 @pytest.mark.parametrize("location", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
-def test_a_redirect_to_what_is_no_web_address_is_refused(get, site, to, location):
+def test_a_redirect_to_something_other_than_a_web_address_is_refused(get, site, to, location):
     site.prescribed["/images.npz"] = [redirects(location)]
     refused(get, to, "redirects")
 
@@ -633,7 +633,7 @@ def test_an_archive_is_unpacked_into_the_folder_of_its_name(get, to, within):
     assert unpacked(to / "photos") == MEMBERS
 
 
-def test_what_file_managers_add_is_not_unpacked(get, to):
+def test_files_of_file_managers_are_not_unpacked(get, to):
     litter = {"__MACOSX/photos/._a.jpg": b"x", "photos/.DS_Store": b"x", "photos/._a.jpg": b"x"}
     content = zip_of({**litter, **{f"photos/{name}": data for name, data in MEMBERS.items()}})
     get("photos.zip", content, unpack=True)
@@ -647,7 +647,7 @@ def test_an_unpacked_archive_is_not_fetched_again(get, site, to):
     assert len(site.requests) == 1
 
 
-def test_an_unpacked_folder_that_lacks_a_file_is_refused(get, to):
+def test_an_unpacked_folder_without_one_of_its_files_is_refused(get, to):
     get("photos.zip", zip_of(MEMBERS), unpack=True)
     (to / "photos" / "a.jpg").unlink()
     with pytest.raises(DataError, match="move it away"):
@@ -659,7 +659,7 @@ def test_an_archive_is_kept_on_demand(get, to):
     assert left_in(to) == ["fetched.json", "photos", "photos.zip"]
 
 
-def test_an_archive_that_lies_there_is_unpacked_and_left(get, site, to):
+def test_an_archive_in_the_folder_is_unpacked_and_kept(get, site, to):
     to.mkdir()
     content = zip_of(MEMBERS)
     (to / "photos.zip").write_bytes(content)
@@ -669,7 +669,7 @@ def test_an_archive_that_lies_there_is_unpacked_and_left(get, site, to):
     assert site.requests == []
 
 
-def test_an_archive_that_lies_there_and_is_another_is_refused(get, to):
+def test_another_archive_in_the_folder_is_refused(get, to):
     to.mkdir()
     (to / "photos.zip").write_bytes(zip_of({"x": b"mine"}))
     with pytest.raises(DataError, match="not the published file"):
@@ -764,14 +764,14 @@ def test_a_process_killed_after_unpacking_leaves_no_archive_for_good(get, to):
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_what_is_published_has_web_addresses_and_md5_of_32_digits(name):
+def test_published_files_have_web_addresses_and_md5_of_32_digits(name):
     for file in CATALOGUE[name].files:
         assert all(url.startswith("https://") for url in file.urls)
         assert file.md5 is None or len(bytes.fromhex(file.md5)) == 16
 
 
 @pytest.mark.parametrize("name", CATALOGUE)
-def test_what_is_published_says_licence_and_citation(name):
+def test_published_sets_have_licence_and_citation(name):
     assert CATALOGUE[name].licence
     assert "20" in CATALOGUE[name].citation
 
@@ -833,7 +833,7 @@ STAND_INS = {
 
 
 @pytest.mark.parametrize("name", STAND_INS)
-def test_a_fetched_set_is_what_its_reader_reads(name, site, to, monkeypatch):
+def test_a_fetched_set_can_be_read(name, site, to, monkeypatch):
     site.content = {f"/{file}": content for file, content in STAND_INS[name].items()}
     monkeypatch.setitem(CATALOGUE, name, without_checks(CATALOGUE[name]))
     dataset = load_dataset(fetch(name, to, mirror=site.url).data)

@@ -194,7 +194,7 @@ def test_images_without_clean_skin_are_left_out_and_counted(held_out):
     assert (built.left_out, len(built.dataset)) == (1, 5)
 
 
-def test_a_set_of_which_nothing_can_be_made_is_refused(held_out):
+def test_images_without_a_suitable_place_are_refused(held_out):
     for identity in held_out.ids:
         save_mask(held_out.masks, identity, np.ones((HEIGHT, WIDTH), dtype=bool))
     with pytest.raises(DataError, match=r"no held-out image.*derm_skin"):

@@ -319,7 +319,7 @@ def test_fractions_beyond_one_are_refused_rather_than_guessed():
         decode(encoded(Image.fromarray(values), "TIFF"), "x")
 
 
-def test_transparency_lies_over_white():
+def test_transparency_is_blended_with_white():
     image = Image.fromarray(np.array([[[200, 0, 0, 0], [0, 0, 200, 255]]], dtype=np.uint8))
     np.testing.assert_array_equal(decode(encoded(image), "x"), [[[255, 255, 255], [0, 0, 200]]])
 
@@ -364,7 +364,7 @@ def bomb(width, height):
     ids=["empty", "text", "cut jpeg", "cut png", "large", "bomb"],
 )
 @pytest.mark.parametrize("read", [decode, plain().from_file], ids=["pixels", "square"])
-def test_what_is_no_picture_is_refused_in_one_line_by_name(data, says, read):
+def test_a_file_that_is_no_picture_is_refused_in_one_line_by_name(data, says, read):
     with pytest.raises(DataError, match=rf"^lesion\.jpg: .*{says}.*[;].*\Z") as refusal:
         read(data, "lesion.jpg")
     assert "\n" not in str(refusal.value)

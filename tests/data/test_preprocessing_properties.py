@@ -151,7 +151,7 @@ def test_where_the_pixels_lie_does_not_matter_to_their_balance(
 
 @BALANCES
 @given(generators(), sides, sides)
-def test_what_was_balanced_is_balanced_but_for_rounding(balance, random, height, width):
+def test_balancing_twice_changes_nothing_but_rounding(balance, random, height, width):
     once = balance(picture(random, height, width, lowest=60, highest=120))
     assume(once.max() < 255)
     # a mean moves by half a level at most, and no pixel is brighter than twice the mean
@@ -175,7 +175,7 @@ def encoded(image, kind, **options):
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "BMP", "PPM"])
 @given(generators(), sides, sides)
-def test_what_is_saved_without_loss_is_decoded_as_it_was(kind, random, height, width):
+def test_losslessly_saved_pixels_are_decoded_unchanged(kind, random, height, width):
     image = picture(random, height, width)
     np.testing.assert_array_equal(decode(encoded(image, kind), "x"), image)
 

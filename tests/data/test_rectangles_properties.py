@@ -69,7 +69,7 @@ def test_the_bounding_box_holds_every_pixel_and_touches_one_at_each_edge(lesion)
 
 
 @given(lesions)
-def test_a_box_over_a_share_is_a_part_of_the_bounding_box(lesion):
+def test_a_box_over_a_share_is_inside_the_bounding_box(lesion):
     assert is_inside(box_over_share(lesion), bounding_box(lesion))
 
 
@@ -136,7 +136,7 @@ def test_a_box_on_a_finer_grid_has_its_edges_where_they_were(lesion, down, acros
 
 
 @given(lesions, generators())
-def test_a_black_box_changes_what_is_in_it_and_a_crop_has_the_rest_of_nothing(lesion, random):
+def test_a_black_box_changes_only_pixels_inside_and_a_crop_keeps_only_those(lesion, random):
     image = random.integers(1, 256, (*lesion.shape, 3)).astype(np.uint8)
     box, before = bounding_box(lesion), image.copy()
     boxed, crop = blackened(image, box), cropped(image, box)

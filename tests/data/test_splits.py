@@ -20,8 +20,8 @@ HEADER = "id,hash,set,label,group,leaks_to"
 LABELS = np.repeat([0, 1, 2], [40, 150, 10])
 
 
-def validated(parts, labels=LABELS):
-    return [int(((parts == "validation") & (labels == label)).sum()) for label in range(3)]
+def validated(sets, labels=LABELS):
+    return [int(((sets == "validation") & (labels == label)).sum()) for label in range(3)]
 
 
 def tiny_split():
@@ -39,9 +39,9 @@ def test_every_class_gives_its_share_to_validation():
 
 
 def test_all_other_images_are_trained_on():
-    parts = paper_split(LABELS, CLASSES, validation_share=0.3, seed=0)
-    assert sorted(set(parts.tolist())) == ["train", "validation"]
-    assert validated(parts) == [12, 45, 3]
+    sets = paper_split(LABELS, CLASSES, validation_share=0.3, seed=0)
+    assert sorted(set(sets.tolist())) == ["train", "validation"]
+    assert validated(sets) == [12, 45, 3]
 
 
 def test_the_seed_decides_the_split():
@@ -50,7 +50,7 @@ def test_the_seed_decides_the_split():
     assert (first != other).any()
 
 
-def test_a_class_without_images_takes_no_part():
+def test_a_class_without_images_is_ignored():
     labels = np.repeat([0, 2], 20)
     assert validated(paper_split(labels, CLASSES, seed=0), labels) == [2, 0, 2]
 
@@ -75,8 +75,8 @@ def test_a_share_that_leaves_a_class_out_names_the_rarest_and_a_share_that_works
 @pytest.mark.parametrize("share", [0.1, 0.9])
 @pytest.mark.parametrize("seed", range(5))
 def test_the_shares_that_are_recommended_work(share, seed):
-    parts = paper_split(LABELS, CLASSES, validation_share=share, seed=seed)
-    assert 0 < validated(parts)[2] < 10
+    sets = paper_split(LABELS, CLASSES, validation_share=share, seed=seed)
+    assert 0 < validated(sets)[2] < 10
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.1, float("nan")])
@@ -96,10 +96,10 @@ def test_the_papers_split_is_found_by_name():
     assert (drawn == paper_split(LABELS, CLASSES, validation_share=0.2, seed=3)).all()
 
 
-def test_groups_in_more_than_one_part_are_counted_once_each():
+def test_groups_in_more_than_one_set_are_counted_once_each():
     groups = ["a", "a", "a", "b", "b", "c", "d", "d"]
-    parts = np.array(["train", "tune", "test", "train", "train", "test", "train", "tune"])
-    assert count_shared_groups(groups, parts) == 2
+    sets = np.array(["train", "tune", "test", "train", "train", "test", "train", "tune"])
+    assert count_shared_groups(groups, sets) == 2
 
 
 def test_a_split_survives_its_table(tmp_path):
@@ -147,16 +147,16 @@ GROUPED = np.repeat([0, 1, 2], [120, 450, 36])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_group_is_on_two_sides_of_a_grouped_split(seed):
     groups = lesions(GROUPED, seed=seed)
-    parts = grouped_split(GROUPED, CLASSES, groups, seed=seed)
+    sets = grouped_split(GROUPED, CLASSES, groups, seed=seed)
     for lesion in set(groups):
-        sides = {part for part, group in zip(parts, groups, strict=True) if group == lesion}
+        sides = {part for part, group in zip(sets, groups, strict=True) if group == lesion}
         assert len(sides) == 1
 
 
-def test_a_grouped_split_gives_every_class_a_tenth_to_each_held_out_part():
-    parts = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=1)
+def test_a_grouped_split_gives_a_tenth_of_each_class_to_each_held_out_set():
+    sets = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=1)
     for part in ("tune", "calibrate", "test"):
-        counts = np.bincount(GROUPED[parts == part], minlength=3)
+        counts = np.bincount(GROUPED[sets == part], minlength=3)
         assert np.abs(counts - [12, 45, 3.6]).max() <= 3
 
 
@@ -167,7 +167,7 @@ def test_the_seed_decides_a_grouped_split():
     assert (first != other).any()
 
 
-def test_a_class_of_three_lesions_cannot_be_in_four_parts():
+def test_a_class_of_three_groups_cannot_be_in_four_sets():
     labels = np.repeat([0, 1], [60, 9])
     with pytest.raises(DataError, match=r"'NV' has 3 groups.*paper"):
         grouped_split(labels, CLASSES, lesions(labels), seed=0)
@@ -179,7 +179,7 @@ def test_classes_of_fewer_than_ten_images_have_no_tenths():
         grouped_split(labels, CLASSES, lesions(labels, of_lesion=1), seed=0)
 
 
-def test_the_leakage_check_names_the_other_parts_of_a_lesion_and_of_a_copy():
+def test_the_leakage_check_names_the_other_sets_of_a_group_and_of_a_copy():
     split = Split(
         ids=("a", "b", "c", "d", "e"),
         hashes=("0", "1", "2", "0", "4"),
@@ -200,7 +200,7 @@ def test_the_table_holds_the_leakage_check_of_each_image(tmp_path):
 
 
 @pytest.mark.parametrize("count", [2, 3])
-def test_partition_groups_share_no_group_and_hold_every_image(count):
+def test_partitioned_sets_share_no_group_and_hold_every_image(count):
     groups = [f"g{number // 3}" for number in range(300)]
     drawn = partition_groups(groups, count, seed=1)
     assert len(drawn) == count
@@ -216,7 +216,7 @@ def test_partition_groups_share_no_group_and_hold_every_image(count):
     ]
 
 
-def test_too_few_groups_cannot_be_parted():
+def test_too_few_groups_cannot_be_partitioned():
     with pytest.raises(DataError, match="2 groups"):
         partition_groups(["a", "b", "a"], 3, seed=0)
 

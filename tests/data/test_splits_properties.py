@@ -24,7 +24,7 @@ from misgiving.data.splits import (
 from misgiving.errors import DataError, UsageError
 
 CLASSES = ("MEL", "NV", "DF")
-PARTS = ("train", "tune", "calibrate", "test")
+SETS = ("train", "tune", "calibrate", "test")
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -64,34 +64,34 @@ shares = st.integers(5, 95).map(lambda percent: Fraction(percent, 100))
 
 @given(labelled(), shares, seeds)
 def test_each_class_gives_validation_its_share_to_within_one_image(labels, share, seed):
-    parts = paper(labels, share, seed)
-    held_out = int((parts == "validation").sum())
+    sets = paper(labels, share, seed)
+    held_out = int((sets == "validation").sum())
     assert abs(held_out - share * len(labels)) <= 1
-    assert (parts == "train").sum() == len(labels) - held_out
+    assert (sets == "train").sum() == len(labels) - held_out
     for label in range(3):
         exact = Fraction(int((labels == label).sum()) * held_out, len(labels))
-        assert abs(int((parts[labels == label] == "validation").sum()) - exact) < 1
+        assert abs(int((sets[labels == label] == "validation").sum()) - exact) < 1
 
 
 @given(labelled(), shares, seeds)
-def test_the_same_seed_draws_the_same_validation_part(labels, share, seed):
+def test_the_same_seed_draws_the_same_validation_set(labels, share, seed):
     assert (paper(labels, share, seed) == paper(labels.copy(), share, seed)).all()
 
 
 @given(with_lesions(), seeds)
-def test_every_class_is_in_all_four_parts_and_no_group_in_two(drawn, seed):
+def test_every_class_is_in_all_four_sets_and_no_group_in_two(drawn, seed):
     labels, groups = drawn
-    parts = grouped(labels, groups, seed)
+    sets = grouped(labels, groups, seed)
     sides = defaultdict(set)
-    for group, part in zip(groups, parts.tolist(), strict=True):
+    for group, part in zip(groups, sets.tolist(), strict=True):
         sides[group].add(part)
-    assert len(parts) == len(labels)
-    assert {*zip(labels.tolist(), parts.tolist(), strict=True)} == {*product(range(3), PARTS)}
+    assert len(sets) == len(labels)
+    assert {*zip(labels.tolist(), sets.tolist(), strict=True)} == {*product(range(3), SETS)}
     assert all(len(of_group) == 1 for of_group in sides.values())
 
 
 @given(with_lesions(), seeds, seeds)
-def test_in_another_order_images_keep_their_part_of_a_grouped_split(drawn, seed, other):
+def test_in_another_order_images_stay_in_their_set_of_a_grouped_split(drawn, seed, other):
     labels, groups = drawn
     order = np.random.default_rng(other).permutation(len(labels))
     shuffled = grouped(labels[order], [groups[at] for at in order], seed)
@@ -102,14 +102,14 @@ named_groups = st.lists(st.sampled_from(["a", "b", "ä", "c d", "lesion"]), min_
 
 
 @given(named_groups, st.integers(1, 4), seeds, st.data())
-def test_partition_groups_hold_every_image_once_and_groups_whole_whatever_the_order(
+def test_partitioned_groups_stay_together_with_every_image_once_in_any_order(
     groups, count, seed, data
 ):
     if len(set(groups)) < count:
         reject()
-    parts = partition_groups(groups, count, seed=seed)
-    assert sorted(np.concatenate(parts).tolist()) == list(range(len(groups)))
-    names = [{groups[at] for at in part} for part in parts]
+    sets = partition_groups(groups, count, seed=seed)
+    assert sorted(np.concatenate(sets).tolist()) == list(range(len(groups)))
+    names = [{groups[at] for at in part} for part in sets]
     assert sum(map(len, names)) == len(set(groups))
     assert max(map(len, names)) - min(map(len, names)) <= 1
     order = data.draw(orders(len(groups)))
@@ -117,18 +117,18 @@ def test_partition_groups_hold_every_image_once_and_groups_whole_whatever_the_or
     assert [{groups[order[at]] for at in part} for part in shuffled] == names
 
 
-def split_of(parts, groups, contents):
+def split_of(sets, groups, contents):
     return Split(
-        ids=tuple(map(str, range(len(parts)))),
+        ids=tuple(map(str, range(len(sets)))),
         hashes=tuple(f"content {content}" for content in contents),
-        sets=tuple(PARTS[part] for part in parts),
-        labels=("NV",) * len(parts),
+        sets=tuple(SETS[part] for part in sets),
+        labels=("NV",) * len(sets),
         groups=tuple(f"lesion {group}" for group in groups),
     )
 
 
 @given(columns(4, 6, 8))
-def test_leaks_are_the_other_parts_of_all_images_that_share_group_or_content(drawn):
+def test_leaks_are_the_other_sets_of_all_images_that_share_group_or_content(drawn):
     split = split_of(*drawn)
     images = list(zip(split.sets, split.groups, split.hashes, strict=True))
     for (part, group, content), found in zip(images, leaks(split), strict=True):
@@ -137,7 +137,7 @@ def test_leaks_are_the_other_parts_of_all_images_that_share_group_or_content(dra
 
 
 @given(columns(4, 6, 8))
-def test_a_group_straddles_when_two_of_its_images_are_in_different_parts(drawn):
+def test_a_group_is_shared_when_two_of_its_images_are_in_different_sets(drawn):
     split = split_of(*drawn)
     pairs = list(zip(split.groups, split.sets, strict=True))
     apart = {g for g, p in pairs for h, q in pairs if g == h and p != q}
@@ -156,7 +156,7 @@ cells = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=6
 
 @given(rows=st.lists(st.tuples(*[cells] * 5), min_size=1, max_size=5, unique_by=lambda row: row[0]))
 def test_a_split_of_any_names_survives_its_table(table, rows):
-    ids, hashes, parts, labels, groups = zip(*rows, strict=True)
-    split = Split(ids=ids, hashes=hashes, sets=parts, labels=labels, groups=groups)
+    ids, hashes, sets, labels, groups = zip(*rows, strict=True)
+    split = Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
     write_split(table, split)
     assert read_split(table) == split

@@ -50,19 +50,19 @@ def test_automatic_forgets_the_masks_beside_the_data(photos, tmp_path):
     assert with_masks(known, None).masks == tmp_path / "masks"
 
 
-def split_of(photos, parts):
+def split_of(photos, sets):
     return Split(
         ids=photos.ids,
         hashes=("0",) * len(photos),
-        sets=parts,
+        sets=sets,
         labels=tuple(photos.classes[label] for label in photos.labels),
         groups=photos.groups,
     )
 
 
-def test_what_a_run_was_trained_on_is_left_out(photos, tmp_path):
-    parts = ("train", "validation", "train", "validation")
-    write_split(tmp_path / "run" / "split.csv", split_of(photos, parts))
+def test_training_images_of_a_run_are_left_out(photos, tmp_path):
+    sets = ("train", "validation", "train", "validation")
+    write_split(tmp_path / "run" / "split.csv", split_of(photos, sets))
     assert without_training_images(photos, tmp_path / "run").ids == photos.ids[1::2]
 
 

@@ -44,7 +44,7 @@ def test_a_failure_does_not_wait_for_work_that_has_not_begun():
     assert len(begun) <= 10 * WORKERS
 
 
-def test_who_stops_early_does_not_wait_for_work_that_has_not_begun():
+def test_stopping_early_does_not_wait_for_work_that_has_not_started():
     begun = []
 
     def work(index):
