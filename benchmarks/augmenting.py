@@ -2,10 +2,10 @@
 
     python benchmarks/augmenting.py [--images 64] [--side 224] [--threads N] [--rounds 15]
 
-Both sides flip both ways, turn by up to 180 degrees and shift by up to a tenth (bilinear), and vary
-brightness, contrast and saturation by a fifth; none turns the hue. What comes in over an edge is
-the image mirrored there on our side, and black on torchvision's, which is less work. Its images are
-stacked into a batch, as a loader does. Each side draws its own random numbers.
+Both sides flip both ways, rotate by up to 180 degrees and shift by up to a tenth (bilinear), and
+vary brightness, contrast and saturation by a fifth; neither changes the hue. Beyond an edge, our
+side mirrors the image and torchvision's is black, which is less work. Its images are stacked into a
+batch, as by a loader. Each side draws its own random numbers.
 """
 
 import argparse

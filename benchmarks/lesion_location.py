@@ -1,10 +1,10 @@
-"""How well lesions are located without masks, measured against masks.
+"""Accuracy of locating lesions without masks, measured against masks.
 
     python benchmarks/lesion_location.py ISIC_2019 [--half odd]
 
 The folder is laid out as the ISIC 2019 training set, with `masks/ID_segmentation.png` inside. The
-locator's settings were chosen on images at even positions; those at odd ones were not looked at.
-Prints tables; the same folder gives the same numbers, less the time.
+locator's settings were chosen on images at even positions, without those at odd ones. Prints
+tables; the same folder gives the same numbers, except for times.
 """
 
 import argparse
@@ -29,11 +29,11 @@ HALVES = {"even": slice(0, None, 2), "odd": slice(1, None, 2), "all": slice(None
 
 
 class Overlap(NamedTuple):
-    """What a box or crop has of a real lesion.
+    """Overlap of a box or crop with a real lesion.
 
     Attributes:
         share: Of the lesion's pixels that are inside.
-        whole: Whether the lesion's bounding box is inside.
+        whole: True if the lesion's bounding box is inside.
     """
 
     share: float
@@ -62,7 +62,7 @@ def masked(dataset: Dataset, half: slice) -> Dataset:
 
 
 def mask_path(dataset: Dataset, index: int) -> Path:
-    """Where the mask of an image is, or would be."""
+    """Path of the mask of an image."""
     if dataset.masks is None:
         raise SystemExit("the folder has no masks/; add ID_segmentation.png files there")
     return dataset.masks / f"{dataset.ids[index]}_segmentation.png"
@@ -75,7 +75,7 @@ def real_lesion(dataset: Dataset, index: int, shape: tuple[int, ...]) -> Mask:
 
 
 def print_location(dataset: Dataset) -> None:
-    """Print the overlap of located and real lesions, and the time it takes."""
+    """Print the overlap of located and real lesions, and the time per image."""
     overlaps, seconds = [], []
     for index in range(len(dataset)):
         image = dataset.images.read(index).image
@@ -91,7 +91,7 @@ def print_location(dataset: Dataset) -> None:
 
 
 def print_rates(title: str, dataset: Dataset, held_out: Dataset, seed: int) -> None:
-    """Print what the derived sets do to the real lesions."""
+    """Print how much of the real lesions the derived sets cover or show."""
     print(f"\n{title}")
     boxed = overlaps(dataset, build("b_box", held_out, seed=seed, count=len(held_out)))
     partly = overlaps(dataset, build("b_box_70", held_out, seed=seed, count=len(held_out)))

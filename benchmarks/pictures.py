@@ -1,4 +1,4 @@
-"""Photographs as JPEG files, of any number and size, for the comparisons that read images."""
+"""JPEG photographs of any number and size, for comparisons that read images."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -9,17 +9,17 @@ from PIL import Image
 from misgiving.data.datasets import unlabelled
 from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
 
-KEPT = 0.8  # share of either side that a picture taken from another one keeps
+KEPT = 0.8  # share of each side that a crop keeps
 QUALITY = 90
 
 
 def write_pictures(
     folder: Path, *, count: int, size: tuple[int, int], source: Path | None = None
 ) -> list[Path]:
-    """Write so many JPEG files of this width and height, and say where they are.
+    """Write JPEG files of this width and height, and return their paths.
 
-    They are scikit-image's photographs, or the images below `source` evenly chosen. Every one is
-    of another part of its picture, resampled to the size, so that no two files are equal.
+    They are crops of scikit-image's photographs, or of images evenly chosen below `source`. Each
+    crop is at a different place, so that no two files are equal.
     """
     folder.mkdir(parents=True, exist_ok=True)
     random = np.random.default_rng(0)

@@ -5,7 +5,7 @@
 Both sides read, decode, crop, balance the colours (shades of gray, p = 6) and resize to 224 pixels,
 one image after the other in one thread. The plain way decodes every pixel and takes the power mean
 and the division in float64. Ours takes the file's SHA-256 besides. Times are the processor's, so
-that a busy machine adds less to them. Notes say how far the pixels of the two sides are apart.
+that a busy machine adds less to them. Notes give the difference between the pixels of both sides.
 """
 
 import argparse

@@ -3,10 +3,10 @@
     python benchmarks/reading.py [--images 64] [--side 1024] [--workers N] [--rounds 5]
 
 Torchvision's side is an `ImageFolder` of JPEG files, decoded, resized to 224 pixels and stacked by
-a `DataLoader` whose worker processes, by default two, live through all rounds. Ours goes over the
-same images, prepared once before, in this process alone. Neither augments. Both give batches of 64
-in float32; ours goes over the images several times for every time of theirs, so that it takes long
-enough to be timed. Each round's seconds are those of one pass over the images.
+a `DataLoader` whose worker processes, by default two, live through all rounds. Ours reads the same
+images, prepared once in advance, in this process alone. Neither augments. Both give batches of 64
+in float32; ours reads the images several times for each of theirs, so that it takes long enough to
+be timed. A round's seconds are those of one pass over the images.
 """
 
 import argparse

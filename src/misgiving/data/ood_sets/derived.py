@@ -4,10 +4,8 @@ Lesions are boxed as in Pacheco et al. (2020), whom the paper follows ("OOD Data
 crops are made in the pixels of the image file, before preprocessing.
 """
 
-import os
 import zlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -15,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
 from misgiving.data.datasets import Dataset, HashedImage, ImageSource
-from misgiving.data.decoding import Picture, decode, read_bytes
+from misgiving.data.decoding import Picture, decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.data.ood_sets.rectangles import (
     Box,
@@ -212,8 +210,8 @@ def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
     Raises:
         DataError: No image has a place, or a mask cannot be read.
     """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = [*pool.map(lambda i: KINDS[name].place(held_out, i, seed), range(len(held_out)))]
+    find = KINDS[name].place
+    found = [*in_order(lambda index: find(held_out, index, seed), len(held_out))]
     kept = np.array([i for i, place in enumerate(found) if place is not None], dtype=np.int64)
     if not kept.size:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
