@@ -131,7 +131,9 @@ def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, 
     assert float(images[0]["value"]) == 6
 
 
-def test_evaluate_measures_the_detection_of_a_folder_of_ood_images(misgiving, run_folder, photos, tmp_path):
+def test_evaluate_measures_how_well_ood_images_are_detected(
+    misgiving, run_folder, photos, tmp_path
+):
     (tmp_path / "scans").mkdir()
     for number in range(3):
         Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / "scans" / f"{number}.png")
@@ -240,7 +242,7 @@ def label_that_occurs_once(folder):
 def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepare, code, culprit):
     data = prepare(tmp_path).format(tmp_path)
     found, _, error = misgiving("train", data, "--out", tmp_path / "run", *QUICK)
-    assert found == code
+    assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
     assert list((tmp_path).rglob("*.partial")) == []
@@ -280,7 +282,7 @@ def test_bad_options_are_one_line_that_names_the_culprit(
         "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
         *QUICK, *options,
     )  # fmt: skip
-    assert found == code
+    assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
 

@@ -213,13 +213,14 @@ def measure(
     predicted_losses = gathered(output.predicted_losses, len(images))
     losses = objective(logits, predicted_losses, torch.from_numpy(np.asarray(images.labels)))
     checked = [losses.primary]
-    estimation = [math.nan, math.nan, math.nan]
     if config.estimates_losses:
         checked += [predicted_losses, losses.auxiliary]
-        pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
-        estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
     if not all(bool(values.isfinite().all()) for values in checked):
         raise _not_finite(config, f"in epoch {epoch}, on the {set_name} set")
+    estimation = [math.nan, math.nan, math.nan]
+    if config.estimates_losses:
+        pair = (predicted_losses.double().numpy(), losses.true_losses.double().numpy())
+        estimation = [float(metric(*pair)) for metric in (spearman, spread_ratio, r_squared)]
     predicted = logits.argmax(dim=1).numpy()
     return EpochRecord(
         epoch,
