@@ -2,9 +2,9 @@
 
     python benchmarks/epoch.py [--backbone tf_efficientnet_lite0] [--rounds 5] [--processor-time]
 
-Ours is the epoch of the library's own training: it reads the memory-mapped cache in the sampler's
-order, augments, moves, steps and reports. The other side are as many steps of the same joint model
-on one batch that is in memory already. The ratio is that of the rates.
+Ours is `train_epoch`: it reads the memory-mapped cache in the sampler's order, augments, moves to
+the device, steps and reports. The other side takes as many steps of the same joint model on one
+batch in memory. The ratio is that of the rates.
 With --processor-time and one thread (OMP_NUM_THREADS=1), a busy machine disturbs less.
 """
 
@@ -112,7 +112,7 @@ def mapped(path: Path) -> ImageSet:
 def sides(
     backbone: str, config: TrainingConfig, images: ImageSet
 ) -> tuple[Callable[[], None], Callable[[], None]]:
-    """An epoch, and as many bare steps; both go on with the same weights."""
+    """An epoch, and as many bare steps; both continue from the same weights."""
     torch.manual_seed(0)
     model = JointClassifier(backbone, CLASSES, pretrained=False)
     groups = [{"params": list(model.parameters()), "initial_lr": config.learning_rate}]

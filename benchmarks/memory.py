@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py [--images 25000] [--image-size 64] [--steps 60]
 
-Either side runs in a process of its own and is looked at while it runs: anonymous resident memory,
-so that pages of the memory-mapped cache, which the system may drop at any time, do not count. The
-first does so many steps of the library's own epoch on images from all of the cache, in the order of
-the sampler; the other does bare steps on one batch in memory. Needs Linux.
+Each side runs in a process of its own, whose anonymous resident memory is sampled: pages of the
+memory-mapped cache, which the system may drop at any time, do not count. The first side takes so
+many steps of the library's own epoch on images from all of the cache; the other takes bare steps on
+one batch in memory. Needs Linux.
 """
 
 import argparse

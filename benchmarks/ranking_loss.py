@@ -2,11 +2,10 @@
 
     OMP_NUM_THREADS=1 python benchmarks/ranking_loss.py [--rounds 15]
 
-The formula is that of the paper, with every pair listed. Ours lists the pairs of small batches and
-counts those of large ones: never more than 1.1 times the time is asked for, at any size. Sizes at
-which a matrix no longer fits are timed alone. Then the peak of memory that ours takes at 16,384 to
-65,536 samples: it is in proportion to the batch. Times are the processor's: a busy machine adds
-less to them.
+The formula is that of the paper, with all pairs in a matrix. Ours does the same for small batches
+and counts the pairs of large ones; it may take 1.1 times the time at any size. At 16,384 to 65,536
+samples, whose matrix would not fit, the peak memory of ours is measured: it is proportional to the
+batch. Times are processor times, which a busy machine changes less.
 """
 
 import argparse
@@ -30,12 +29,12 @@ RankingLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 def main() -> None:
-    """See what ours takes alone, in memory that nothing has used before, and then compare."""
+    """Measure the memory of ours, before anything else uses memory, and then compare times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--largest", type=int, default=COMPARED[-1], help="size compared")
     options = parser.parse_args()
-    repeat(ranking_loss, 1024, 1)  # what is set up once is not counted
+    repeat(ranking_loss, 1024, 1)  # one-time allocations are not counted
     before = anonymous()
     for size in ALONE:
         report_alone(size, before)
@@ -68,7 +67,7 @@ def compare(size: int, rounds: int) -> None:
 
 
 def report_alone(size: int, before: int) -> None:
-    """Report what ours takes, in memory above that before, where there is nothing to compare."""
+    """Report the peak memory of ours above that before."""
     taken = (peak(partial(repeat, ranking_loss, size, 5), every=0.0005) - before) / MIB
     seconds = []
     for _ in range(5):
@@ -95,7 +94,7 @@ def losses_of(size: int) -> tuple[Tensor, Tensor]:
 
 
 def repeat(loss: RankingLoss, size: int, times: int) -> None:
-    """Forward and backward, so many times."""
+    """Run forward and backward so many times."""
     predicted, true = losses_of(size)
     predicted.requires_grad_()
     for _ in range(times):

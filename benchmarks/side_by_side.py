@@ -1,7 +1,7 @@
-"""What every comparison of speed shares: two sides that take turns in one process, and a record.
+"""Comparisons of speed: two sides that take turns in one process, and a record of the results.
 
-A noisy machine slows both sides of a round, so that what is quoted is the median of the rounds'
-ratios, with the lowest and the highest.
+A noisy machine slows both sides of a round, so that the result is the median of the rounds' ratios,
+with the lowest and the highest.
 """
 
 import json
@@ -56,12 +56,12 @@ class Comparison:
     """One line of the table of results.
 
     Attributes:
-        what: What was timed.
+        what: Name of what was timed.
         against: The other side.
-        measure: `times as fast` is theirs over ours; `times the time` is ours over theirs.
-        bound: What the median must reach: at least this in the first case, at most in the other.
+        measure: `times as fast` is theirs over ours, `times the time` ours over theirs.
+        bound: The least median that is good enough in the first case, the most in the other.
         rounds: The seconds.
-        notes: What else was seen, such as by how much the results differ.
+        notes: Further findings, such as by how much the results differ.
     """
 
     what: str
@@ -80,13 +80,13 @@ class Comparison:
 
     @property
     def reached(self) -> bool:
-        """Whether the median is as good as the bound."""
+        """True if the median is as good as the bound."""
         middle = median(self.ratios)
         return middle >= self.bound if self.measure == "times as fast" else middle <= self.bound
 
     @property
     def aim(self) -> str:
-        """What the median must reach, in words."""
+        """The bound in words."""
         side = "at least" if self.measure == "times as fast" else "at most"
         return f"{side} {self.bound:g} {self.measure}"
 
@@ -102,7 +102,7 @@ class Comparison:
         return f"median seconds: ours {ours:.4g}, theirs {theirs:.4g}"
 
     def report(self) -> None:
-        """Print what was measured, and add it to the record where there is one."""
+        """Print the result, and add it to the record if there is one."""
         _print(f"{self.what}, against {self.against}", self, len(self.rounds))
         _say_more((self.seconds, *self.notes))
         _record(self)
@@ -110,14 +110,14 @@ class Comparison:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """A line of the table that is no ratio: what must not be much.
+    """One line of the table of results that is no ratio, and has an upper bound.
 
     Attributes:
-        what: What was measured.
-        bound: What the median must not exceed.
+        what: Name of what was measured.
+        bound: Upper bound of the median.
         values: Those of each round.
         unit: Of the values.
-        notes: What else was seen.
+        notes: Further findings.
     """
 
     what: str
@@ -128,12 +128,12 @@ class Reading:
 
     @property
     def reached(self) -> bool:
-        """Whether the median is as good as the bound."""
+        """True if the median is as good as the bound."""
         return median(self.values) <= self.bound
 
     @property
     def aim(self) -> str:
-        """What the median must reach, in words."""
+        """The bound in words."""
         return f"at most {self.bound:g} {self.unit}"
 
     @property
@@ -142,14 +142,14 @@ class Reading:
         return f"{_with_spread(self.values)} {self.unit}"
 
     def report(self) -> None:
-        """Print what was measured, and add it to the record where there is one."""
+        """Print the result, and add it to the record if there is one."""
         _print(self.what, self, len(self.values))
         _say_more(self.notes)
         _record(self)
 
 
 def read_record(path: Path) -> list[Comparison | Reading]:
-    """What scripts have added to a record, in their order."""
+    """Read the results that scripts have added to a record, in their order."""
     return [_from(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -24,7 +24,7 @@ Target = Literal["trained", "plain"]
 LARGEST_MATRIX = 384  # samples; counting the pairs of a larger batch is faster than listing them
 
 AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
-"""Compares predicted with true losses; the true ones carry no gradient."""
+"""Loss of predicted against true losses; the true ones get no gradient."""
 
 
 def ranking_loss(
@@ -42,6 +42,9 @@ def ranking_loss(
     2019; the middle of an odd batch has no partner). It prints a sum; the mean keeps the weight of
     this term independent of the batch size. The loss of a batch without a pair is 0.
 
+    Up to 384 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
+    O(B) memory (`ranking_by_counting`), except on MPS, which has no float64.
+
     >>> true = torch.tensor([0.1, 2.0])
     >>> ranking_loss(torch.tensor([0.0, 5.0]), true).item()
     0.0
@@ -49,9 +52,9 @@ def ranking_loss(
     6.0
     """
     if not margin >= 0:
-        raise UsageError(f"margin must not be negative, got {margin}")
+        raise UsageError(f"`margin` must not be negative, got {margin}")
     if reduction not in ("mean", "sum"):
-        raise UsageError(f"unknown reduction {reduction!r}; choose from mean, sum")
+        raise UsageError(f"`reduction` must be one of mean, sum, got {reduction!r}")
     at_least_single = torch.promote_types(predicted.dtype, torch.float32)
     total, count = PAIRS[pairs](predicted.to(at_least_single), true.detach(), margin)
     return total if reduction == "sum" else total / max(count, 1)
@@ -81,7 +84,7 @@ PAIRS: Registry[Callable[[Losses, Losses, float], tuple[Scalar, int]]] = Registr
 
 
 def mse_loss(predicted: Losses, true: Losses) -> Scalar:
-    """Regress the loss itself; the paper's Figure 2 (left) says that this does not generalise."""
+    """Mean squared error; it does not generalise, according to the paper's Figure 2 (left)."""
     return F.mse_loss(predicted, true.detach())
 
 
@@ -95,12 +98,12 @@ def primary_losses(
     labels: Int[Tensor, " batch"],
     class_weights: Float[Tensor, " classes"] | None = None,
 ) -> Losses:
-    """Cross-entropy of each sample, times its class's weight where there are weights."""
+    """Cross-entropy of each sample, times the weight of its class if there are weights."""
     return F.cross_entropy(logits, labels, class_weights, reduction="none")
 
 
 class Objective(NamedTuple):
-    """Eq. 2 and its parts; `true_losses` are what the estimator was asked to order, detached."""
+    """Eq. 2 and its terms; `true_losses` are the estimator's targets, detached."""
 
     total: Scalar
     primary: Scalar
