@@ -9,7 +9,7 @@ from coloured import coloured_set, split_of
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.engine import DecisionEngine, save_policy
-from misgiving.decisions.fit import calibrator_of, fit_policies
+from misgiving.decisions.fit_policy import calibrator_of, fit_policies
 from misgiving.deferral.targets import Targets
 from misgiving.evaluation.inference import predict, predictions_of
 from misgiving.scores.detectors import FittedDetectors

@@ -7,7 +7,7 @@ import pytest
 
 from misgiving.decisions.decision import NO_POLICY
 from misgiving.decisions.engine import DecisionEngine, load_policy, save_policy
-from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
+from misgiving.decisions.fit_policy import calibrator_of, cases_of, fit_policies
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of_json

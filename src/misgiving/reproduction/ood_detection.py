@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
-from misgiving.decisions.fit import OOD_DETECTOR
+from misgiving.decisions.fit_policy import OOD_DETECTOR
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.evaluation.inference import Scores, odin_scores, plain_scores, predictions_of

@@ -12,7 +12,7 @@ from misgiving.checkpoint import Checkpoint
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import DecisionEngine
-from misgiving.decisions.fit import calibrator_of, cases_of, fit_policies
+from misgiving.decisions.fit_policy import calibrator_of, cases_of, fit_policies
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets

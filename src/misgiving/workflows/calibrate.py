@@ -17,7 +17,7 @@ from misgiving.data.datasets import Dataset, load_dataset
 from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
-from misgiving.decisions.fit import OOD_DETECTOR, calibrator_of, fit_policies
+from misgiving.decisions.fit_policy import OOD_DETECTOR, calibrator_of, fit_policies
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
