@@ -1,8 +1,8 @@
 """Figures of classes: sensitivities, confusions, and the detection of unseen classes."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
@@ -50,11 +50,10 @@ def sensitivity_figure(
     figure = Figure(figsize=(10, 3.4))
     axes = figure.subplots()
     axes.set_title("Sensitivity per class, and balanced accuracy (%)")
-    _draw_groups(
-        axes, grouped(rows, "metric", {**labels, "balanced_accuracy": "balanced\naccuracy"}), _bar
-    )
+    labels["balanced_accuracy"] = "balanced\naccuracy"
+    _draw_groups(axes, grouped(rows, "metric", labels), bars=True)
     axes.set_ylim(0, 104)
-    if labels and axes.has_data():  # the mean of the classes stands apart from them
+    if len(labels) > 1 and axes.has_data():  # the mean of the classes stands apart from them
         axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
     return figure
 
@@ -74,30 +73,15 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(10, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("AUROC by ODIN, for all unseen classes and each (%)")
-    _draw_groups(left, grouped(odin, "dataset", names), _point)
+    _draw_groups(left, grouped(odin, "dataset", names))
     right.set_title("AUROC by detector, for all unseen classes (%)")
-    _draw_groups(right, grouped(pooled, "detector", wrapped), _point, legend=False)
+    _draw_groups(right, grouped(pooled, "detector", wrapped), legend=False)
     for axes in (left, right):
         axes.axhline(50, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
     return figure
 
 
-class _Place(NamedTuple):
-    """Position of a model's spread in one group."""
-
-    position: float
-    width: float
-    model: str
-
-    @property
-    def colour(self) -> str:
-        return COLOURS.get(self.model, OTHER_COLOUR)
-
-
-Mark = Callable[[Axes, Spread, _Place], None]
-
-
-def _draw_groups(axes: Axes, groups: Groups, mark: Mark, *, legend: bool = True) -> None:
+def _draw_groups(axes: Axes, groups: Groups, *, bars: bool = False, legend: bool = True) -> None:
     present = {model for spreads in groups.values() for model in spreads}
     models = [name for name in COLOURS if name in present] + sorted(present - COLOURS.keys())
     if not models:
@@ -107,62 +91,39 @@ def _draw_groups(axes: Axes, groups: Groups, mark: Mark, *, legend: bool = True)
         for index, model in enumerate(models):
             if model in spreads:
                 position = middle + (index - (len(models) - 1) / 2) * width
-                mark(axes, spreads[model], _Place(position, width, model))
+                _draw_spread(axes, spreads[model], model, position, width, bars=bars)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
     if legend:
-        _add_legend(axes, models, mark)
+        handles = [
+            Line2D(
+                [], [], color=COLOURS.get(model, OTHER_COLOUR), marker=mark, label=model, ls="none"
+            )
+            for model, mark in ((name, "s" if bars else MARKERS.get(name, "o")) for name in models)
+        ]
+        spacing: dict[str, Any] = {"handletextpad": 0.2, "columnspacing": 1.2}
+        axes.figure.legend(handles=handles, loc="outside upper right", ncols=len(models), **spacing)
     return None
 
 
-def _bar(axes: Axes, values: Spread, place: _Place) -> None:
-    axes.bar(place.position, 100 * values.mean, 0.9 * place.width, color=place.colour, alpha=0.75)
-    _add_trials(axes, values, place, line=INK)
-
-
-def _point(axes: Axes, values: Spread, place: _Place) -> None:
-    marker = MARKERS.get(place.model, "o")
-    axes.plot(place.position, 100 * values.mean, marker, color=place.colour, markersize=6.5)
-    _add_trials(axes, values, place, line=place.colour)
-
-
-def _add_trials(axes: Axes, values: Spread, place: _Place, *, line: str) -> None:
-    """Whiskers of one standard deviation, and a dot for every trial beside the other trials'."""
+def _draw_spread(
+    axes: Axes, values: Spread, model: str, position: float, width: float, *, bars: bool
+) -> None:
+    """The mean, whiskers of one standard deviation, and a dot for every trial."""
+    colour = COLOURS.get(model, OTHER_COLOUR)
+    if bars:
+        axes.bar(position, 100 * values.mean, 0.9 * width, color=colour, alpha=0.75)
+    else:
+        axes.plot(
+            position, 100 * values.mean, MARKERS.get(model, "o"), color=colour, markersize=6.5
+        )
     if values.deviation is not None:
         bounds = 100 * (values.mean + values.deviation * np.array([-1.0, 1.0]))
-        axes.vlines(place.position, *bounds, color=line, linewidth=1.0)
-    across = place.position + 0.22 * place.width * np.linspace(-1, 1, max(len(values.values), 2))
+        axes.vlines(position, *bounds, color=INK if bars else colour, linewidth=1.0)
+    across = position + 0.22 * width * np.linspace(-1, 1, max(len(values.values), 2))
     heights = [100 * value for value in values.values]
-    axes.plot(
-        across[: len(heights)],
-        heights,
-        "o",
-        color=INK,
-        markersize=2.2,
-        markeredgewidth=0,
-        alpha=0.7,
-    )
-
-
-def _add_legend(axes: Axes, models: Sequence[str], mark: Mark) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=COLOURS.get(model, OTHER_COLOUR),
-            marker="s" if mark is _bar else MARKERS.get(model, "o"),
-            label=model,
-            linestyle="none",
-        )
-        for model in models
-    ]
-    axes.figure.legend(
-        handles=handles,
-        loc="outside upper right",
-        ncols=len(models),
-        handletextpad=0.2,
-        columnspacing=1.2,
-    )
+    dots: dict[str, Any] = {"color": INK, "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.7}
+    axes.plot(across[: len(heights)], heights, "o", **dots)
 
 
 def matrices(confusions: Sequence[Confusion], classes: Sequence[str]) -> Mapping[str, Counts]:

@@ -1,7 +1,7 @@
 """Collect the finished units of a reproduction into the files that the report is made of."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import SWEEP, Unit, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
-from misgiving.results.formats import read_document, read_table, write_document, write_table
+from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
     Confusion,
@@ -63,11 +63,19 @@ def collect(trial_data: TrialData, out: Path) -> None:
         row for unit in finished for row in read_table(out / unit.folder / "results.csv", Result)
     ]
     write_table(out / "results.csv", Result, results)
-    write_table(out / "histories.csv", HistoryRow, _histories(finished, out))
+    write_table(
+        out / "histories.csv",
+        HistoryRow,
+        _of_units(finished, out, "run/history.csv", EpochRecord, HistoryRow),
+    )
     write_table(out / "confusions.csv", Confusion, _confusions(trial_data, finished, out))
     compared = intervals(trial_data, finished, out, results)
     write_table(out / "intervals.csv", ResultInterval, compared)
-    write_table(out / RELIABILITY, ReliabilityRow, _reliability(finished, out))
+    write_table(
+        out / RELIABILITY,
+        ReliabilityRow,
+        _of_units(finished, out, RELIABILITY, ReliabilityBin, ReliabilityRow),
+    )
     write_table(out / "risk_coverage.csv", RiskPoint, risk_curves(trial_data, finished, out))
     shown = exhibits(trial_data)
     write_datasets(out, shown)
@@ -100,20 +108,17 @@ def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
         return False
 
 
-def _histories(finished: Sequence[Unit], out: Path) -> Iterator[HistoryRow]:
-    for unit in finished:
-        path = out / unit.folder / "run" / "history.csv"
-        if path.exists():  # none where the training diverged
-            for row in read_table(path, EpochRecord):
-                yield HistoryRow(**unit._asdict(), **row._asdict())
+def _of_units(
+    finished: Sequence[Unit], out: Path, place: str, kind: type[Any], row: Callable[..., Row]
+) -> Iterator[Row]:
+    """The rows of a table of each unit, with its experiment, trial and model.
 
-
-def _reliability(finished: Sequence[Unit], out: Path) -> Iterator[ReliabilityRow]:
+    A unit lacks its history where training diverged, and its bins where no policy could be set.
+    """
     for unit in finished:
-        path = out / unit.folder / RELIABILITY
-        if path.exists():  # none where no policy could be set
-            for row in read_table(path, ReliabilityBin):
-                yield ReliabilityRow(**unit._asdict(), **row._asdict())
+        path = out / unit.folder / place
+        for found in read_table(path, kind) if path.exists() else ():
+            yield row(**unit._asdict(), **found._asdict())
 
 
 def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:
