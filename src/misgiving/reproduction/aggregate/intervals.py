@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
@@ -222,7 +223,7 @@ def _risks(folder: Path, measured: str) -> Sample:
     predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
-    def statistic(weights: Weights | None = None) -> dict[Key, Replicates]:
+    def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
         return {
             (name, str(coverage)): np.asarray(
                 risk_at_coverage(values, errors, coverage, weights=weights)
