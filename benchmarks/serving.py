@@ -2,13 +2,13 @@
 
     python benchmarks/serving.py [--clients 64] [--images 400] [--rounds 5] [--seconds 0]
 
-A bundle of `tf_efficientnet_lite0` (drawn weights, 128 pixels; or --bundle) is served by `misgiving
-serve` in a process of its own, with its default settings. Clients in this process send JPEG files
-of 600 x 450 pixels, each over its own connection, and wait for the answer before they send the
-next. The plain loop decodes, preprocesses and runs onnxruntime, file by file: it
-has no network, no JSON, no store, and no decisions. Both use all cores, and the clients' work
-counts against the service. Prints the median ratio of the times with its range, latencies, and how
-many answers were 429. `--seconds 60` adds a minute of unbroken load, with its memory.
+A bundle of `tf_efficientnet_lite0` (random weights, 128 pixels; or --bundle) is served by
+`misgiving serve` in a process of its own, with its default settings. Each client in this process
+has its own connection, sends a JPEG file of 600 x 450 pixels, and waits for the response before it
+sends the next. The plain loop decodes, preprocesses and runs onnxruntime file by file: no network,
+no JSON, no store, no decisions. Both use all cores, and the work of the clients counts against the
+service. Prints the median ratio of the times with its range, latencies, and the number of 429
+responses. `--seconds 60` adds a minute of continuous load, and reports the memory.
 """
 
 import argparse
@@ -38,11 +38,11 @@ FILES = 64
 
 
 def main() -> None:
-    """Time both sides in turn; then, on demand, load the service without a break."""
+    """Time both sides alternately; then, if asked to, put continuous load on the service."""
     options = _options()
     with TemporaryDirectory() as folder:
         place = Path(folder)
-        bundle = options.bundle or _drawn_bundle(place)
+        bundle = options.bundle or _random_bundle(place)
         paths = write_pictures(place / "images", count=FILES, size=SIZE)
         files = [path.read_bytes() for path in paths]
         with _service(bundle, place / "cases.sqlite") as service:
@@ -62,7 +62,7 @@ def main() -> None:
                 notes=(load.note(),),
             ).report()
             if options.seconds:
-                _unbroken(load, service, options.seconds)
+                _continuous_load(load, service, options.seconds)
 
 
 def _options() -> argparse.Namespace:
@@ -70,8 +70,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--images", type=int, default=400, help="in each round")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.0, help="of unbroken load, afterwards")
-    parser.add_argument("--bundle", type=Path, help="serve this one")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of continuous load, afterwards")
+    parser.add_argument("--bundle", type=Path, help="bundle to serve")
     return parser.parse_args()
 
 
@@ -83,7 +83,7 @@ class Service:
     where: tuple[str, int]
 
     def megabytes(self) -> float:
-        """Of memory that it has now."""
+        """Resident memory."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
         return int(line.split()[1]) / 1024
@@ -108,7 +108,7 @@ def _service(bundle: Path, store: Path) -> Iterator[Service]:
 
 @dataclass
 class Load:
-    """Clients that send images without a pause, and what they saw."""
+    """Clients that send images without a pause, and their latencies and statuses."""
 
     where: tuple[str, int]
     files: Sequence[bytes]
@@ -117,7 +117,7 @@ class Load:
     statuses: Counter[int] = field(default_factory=Counter)
 
     def send(self, images: int, seconds: float = float("inf")) -> None:
-        """So many images, or as many as the seconds allow."""
+        """Send this many images, or as many as the seconds allow."""
         numbers = iter(range(images))
         until = time.perf_counter() + seconds
         asyncio.run(self._all(numbers, until))
@@ -126,7 +126,7 @@ class Load:
         """Latencies and statuses so far."""
         middle, high = np.quantile(self.latencies, [0.5, 0.99])
         seen = ", ".join(f"{count} x {status}" for status, count in sorted(self.statuses.items()))
-        return f"latency p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms; answers: {seen}"
+        return f"latency p50 {1000 * middle:.0f} ms, p99 {1000 * high:.0f} ms; statuses: {seen}"
 
     async def _all(self, numbers: Iterator[int], until: float) -> None:
         async with asyncio.TaskGroup() as group:
@@ -182,18 +182,18 @@ def _plain_loop(bundle: Path, files: Sequence[bytes]) -> Callable[[int], None]:
     return run
 
 
-def _unbroken(load: Load, service: Service, seconds: float) -> None:
+def _continuous_load(load: Load, service: Service, seconds: float) -> None:
     load.latencies.clear(), load.statuses.clear()
     before = service.megabytes()
     load.send(10**9, seconds)
     answered = len(load.latencies)
-    print(f"{seconds:g} seconds of unbroken load: {answered / seconds:.1f} images a second")
+    print(f"{seconds:g} seconds of continuous load: {answered / seconds:.1f} images a second")
     print(f"  {load.note()}")
     print(f"  memory {before:.0f} MB before, {service.megabytes():.0f} MB after")
 
 
-def _drawn_bundle(folder: Path) -> Path:
-    """A bundle with drawn weights: they do not matter for its speed."""
+def _random_bundle(folder: Path) -> Path:
+    """Export a bundle with random weights, which do not affect its speed."""
     import torch
 
     from misgiving.checkpoint import Architecture, Checkpoint, save

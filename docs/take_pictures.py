@@ -1,10 +1,10 @@
-"""The pictures of the triage page that README.md and docs/deployment.md show.
+"""Take the screenshots of the triage page in README.md and docs/deployment.md.
 
     misgiving serve bundle --store sqlite:///new.sqlite     # as README.md says
     python docs/take_pictures.py http://127.0.0.1:8000 runs/reproduce/examples --out docs
 
-Sends the images of a folder, reviews one of them and takes pictures of a wide screen, light and
-dark, and of a phone. Needs Debian's chromium.
+Sends the images of a folder, reviews one of them, and takes screenshots of a wide screen (light and
+dark) and of a phone. Needs Debian's chromium.
 """
 
 import argparse
@@ -24,10 +24,10 @@ GAP = 24
 
 
 def main() -> None:
-    """Send images to a service and take the pictures."""
+    """Send images to a service and take the screenshots."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("address", help="of the service")
-    parser.add_argument("images", type=Path, help="a folder")
+    parser.add_argument("address", help="URL of the service")
+    parser.add_argument("images", type=Path, help="folder of images")
     parser.add_argument("--out", type=Path, default=Path("docs"))
     asked = parser.parse_args()
     with sync_playwright() as playwright:
@@ -49,7 +49,7 @@ def main() -> None:
 
 @contextmanager
 def page_of(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
-    """The page, when it is ready."""
+    """Open the page and wait until it is ready."""
     page = browser.new_page(**context)
     page.goto(address)
     page.wait_for_selector("body[data-ready]")
@@ -58,14 +58,14 @@ def page_of(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
 
 
 def send(page: Page, images: Path) -> None:
-    """Send a folder, and wait until all of it is answered."""
+    """Send a folder, and wait for all decisions."""
     page.locator("#folder").set_input_files(images)
     page.wait_for_selector("#sending", state="visible")
     page.wait_for_selector("#sending", state="hidden", timeout=120_000)
 
 
 def review(page: Page) -> None:
-    """Overrule the model, which takes a nine for an eight, with the keyboard."""
+    """Correct with the keyboard a nine that the model takes for an eight."""
     page.locator(".row", has_text="unseen-9").first.click()
     page.locator("#list").focus()
     page.keyboard.press("o")
@@ -74,7 +74,7 @@ def review(page: Page) -> None:
 
 
 def wide(page: Page) -> Image.Image:
-    """The slider, the worklist and a deferred case with what it looks at."""
+    """The slider, the worklist, and a deferred case with its important regions."""
     page.locator("#setting summary").first.click()
     page.get_by_role("checkbox", name="defer").check()
     page.locator(".row").nth(2).click()
@@ -98,7 +98,7 @@ def phone(page: Page) -> Image.Image:
 
 
 def picture(page: Page) -> Image.Image:
-    """What is seen."""
+    """A screenshot of the visible part."""
     page.wait_for_timeout(500)
     return Image.open(io.BytesIO(page.screenshot())).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""The stand-in model with a real policy, and lesions that are drawn: no photograph is needed."""
+"""The stand-in model with a real policy, and drawn lesions in place of photographs."""
 
 import math
 
@@ -16,7 +16,7 @@ TARGETS = Targets(max_error=0.1, max_ood_false_alarms=0.05)
 
 
 def cases_like_the_standins(count, seed):
-    """Scores from 0.5 to 1, whose errors become rarer with them; most images are not green."""
+    """Scores from 0.5 to 1; higher ones are less often wrong, and most images are not green."""
     random = np.random.default_rng(seed)
     scores = random.uniform(0.5, 1, count)
     return ScoredCases(
@@ -43,7 +43,7 @@ def made_policy(targets=TARGETS, classes=CLASSES):
 
 
 class Calibrated(Standin):
-    """Decides by its policy; what it says of an image still follows from the mean colour."""
+    """Decides by its policy; its scores still follow from the mean colour."""
 
     def __init__(self, policy=None):
         self.policy = policy or made_policy()
@@ -68,7 +68,7 @@ class Calibrated(Standin):
 
 
 def drawn_lesion(seed, size=(240, 180)):
-    """A brown spot on skin, with a rim and freckles, that nobody ever had."""
+    """A drawn brown spot on skin, with a rim and freckles."""
     random = np.random.default_rng(seed)
     skin = np.array([226, 184, 160]) + random.normal(0, 9, 3)
     picture = Image.new("RGB", size, tuple(int(value) for value in skin.clip(0, 255)))

@@ -1,4 +1,4 @@
-"""Environments that hold what an extra brings and nothing else, made of what is installed here."""
+"""Environments with the dependencies of an extra and nothing else, linked from this one."""
 
 import sys
 from importlib.metadata import distribution
@@ -11,7 +11,7 @@ import misgiving
 
 
 def closure(name, extras=()):
-    """Distributions that installing `name[extras]` brings, by name, itself included."""
+    """Distributions that `name[extras]` installs, by name, including itself."""
     found, waiting = {}, [Requirement(f"{name}[{','.join(extras)}]")]
     while waiting:
         wanted = waiting.pop()
@@ -35,7 +35,7 @@ def files_of(brought):
 
 
 def linked(folder, distributions):
-    """A folder to import from, that holds these distributions as links."""
+    """A folder to import from, with links to these distributions."""
     folder.mkdir()
     (folder / "misgiving").symlink_to(Path(misgiving.__file__).parent)  # may be an editable install
     for brought in distributions.values():
@@ -46,7 +46,7 @@ def linked(folder, distributions):
 
 
 def command_in(folder, *arguments):
-    """The command that runs misgiving on what the folder holds alone."""
+    """The command that runs misgiving with this folder alone."""
     start = f"import sys; sys.path.insert(0, {str(folder)!r}); from misgiving.cli import run; run()"
     # Isolated (-I) and without site (-S): neither site-packages nor the working folder is found.
     return [sys.executable, "-I", "-S", "-c", start, *map(str, arguments)]

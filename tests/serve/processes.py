@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 
 @contextmanager
 def standin_at(place, **settings):
-    """The process of a service of the stand-in, and its host and port; killed at the end."""
+    """Start a service of the stand-in; yields the process and its host and port, and kills it."""
     options = [f"{name}={json.dumps(value)}" for name, value in settings.items()]
     command = [sys.executable, str(HERE / "serve_standin.py"), place, *options]
     with started(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
@@ -41,6 +41,6 @@ def wait_until(happened, seconds=60):
 
 
 def split(line):
-    """Host and port of the address in a line."""
+    """Host and port of the URL in a line."""
     found = urlsplit(next(word for word in line.split() if word.startswith("http")).rstrip(";"))
     return found.hostname, found.port

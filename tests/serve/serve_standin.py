@@ -1,4 +1,4 @@
-"""Serve the stand-in: `python serve_standin.py STORE [SETTING=VALUE ...]`; a free port is said."""
+"""Serve the stand-in: `python serve_standin.py STORE [SETTING=VALUE ...]`; prints its URL."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""A model that can be known by heart: what it says follows from an image's mean colour."""
+"""A simple model for tests: its decision follows from the mean colour of an image."""
 
 import io
 import math
@@ -24,7 +24,7 @@ class Policy:
 
 
 class Standin:
-    """Light is the share of blue light; green images are OOD; of red ones it says NaN."""
+    """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes = CLASSES
     policy = Policy()

@@ -1,4 +1,4 @@
-"""What hostile clients send: nothing breaks, nothing is executed, nothing odd is stored."""
+"""Hostile input: nothing breaks, nothing is executed, nothing malformed is stored."""
 
 import re
 
@@ -27,7 +27,7 @@ HOSTILE = [
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Bad and odd image files, and what should become of each."""
+    """Bad and unusual image files, with the expected result of each."""
     folder = tmp_path_factory.mktemp("corpus") / "files"
     cases = corpus.build(folder)
     ordinary = [

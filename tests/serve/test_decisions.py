@@ -161,7 +161,7 @@ def test_a_file_on_which_the_model_fails_does_not_affect_other_files(serving):
 
 
 class Picky(Store):
-    """Cannot hold one name, nor what comes in the same commit."""
+    """Fails on one name, and on every commit that contains it."""
 
     failure = OverflowError("no such letter")
 

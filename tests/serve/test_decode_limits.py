@@ -1,4 +1,4 @@
-"""Limits on decoding: memory, and JPEG files that take long."""
+"""Limits on decoding: memory, and slow JPEG files."""
 
 import io
 import struct
@@ -37,7 +37,7 @@ def blank(mode, kind, **options):
 
 
 def highest(process):
-    """Most bytes that a process has had in memory."""
+    """Peak resident memory of a process, in bytes."""
     status = Path(f"/proc/{process.pid}/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
@@ -94,14 +94,14 @@ def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
 
 
 def gif(side):
-    """Forty bytes, of which Pillow makes the whole first frame when it opens them."""
+    """Forty bytes; Pillow lays out the whole first frame when it opens them."""
     screen = struct.pack("<HHBBB", side, side, 0xF0, 0, 0) + bytes(6)
     frame = struct.pack("<HHHHB", 0, 0, side, side, 0)
     return b"GIF89a" + screen + b"!\xf9\x04\x08\0\0\0\0" + b"," + frame + b"\x08\0;"
 
 
 def png_of_texts():
-    """Small, and its texts take as much as Pillow allows."""
+    """A small file whose texts take as much memory as Pillow allows."""
     file = io.BytesIO()
     texts = PngInfo()
     for number in range(63):
@@ -172,7 +172,7 @@ def progressive(size=(64, 48), **options):
 
 
 def with_scans(count):
-    """A JPEG that goes over its image so many times more, and has nothing to say there."""
+    """A JPEG with additional empty scans."""
     file = io.BytesIO()
     Image.new("L", (640, 480), 128).save(file, "JPEG", progressive=True)
     data = file.getvalue()

@@ -1,4 +1,4 @@
-"""The API does what its OpenAPI description says, whatever it is sent."""
+"""The API agrees with its OpenAPI description for any input."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ OPERATIONS = [
 
 @pytest.fixture(scope="module")
 def described(tmp_path_factory):
-    """The description of a service, and a case that it has."""
+    """The description of a service, and one of its cases."""
     place = tmp_path_factory.mktemp("described") / "cases.sqlite"
     with standin_at(str(place)) as (_, (host, port)):
         connection = http.client.HTTPConnection(host, port)
@@ -54,7 +54,7 @@ def described(tmp_path_factory):
 
 
 def strategy_of(operation, known):
-    """What fits the description and what does not, half of it about a case that there is."""
+    """Valid and invalid requests, half of them about an existing case."""
 
     def about(case, there_is):
         if there_is and "id" in case.path_parameters:

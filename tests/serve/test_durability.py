@@ -1,4 +1,4 @@
-"""Every case that was answered is there after a kill at any moment."""
+"""Every returned case survives a kill at any moment."""
 
 import hashlib
 import http.client
@@ -19,7 +19,7 @@ CLIENTS = 8
 
 
 def ask(where, answered, level):
-    """Ask until the connection breaks; note what was answered completely."""
+    """Send images until the connection breaks; collect the returned cases."""
     connection = http.client.HTTPConnection(*where, timeout=120)
     try:
         while True:
@@ -35,7 +35,7 @@ def ask(where, answered, level):
 
 
 def answered_before_kill(place, kept, moment):
-    """Kill a service under load at this moment after the first answer; gives what was answered."""
+    """Kill a service under load some seconds after its first case; return its cases."""
     answered = []
     with standin_at(place, keep_images=str(kept)) as (process, where):
         senders = [

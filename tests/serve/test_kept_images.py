@@ -1,4 +1,4 @@
-"""Image files beside the store: whole, private, on the disk, and never shown where damaged."""
+"""Image files beside the store: whole, private, durable, and never served if damaged."""
 
 import hashlib
 import json

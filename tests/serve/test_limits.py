@@ -37,7 +37,7 @@ def multipart(*parts):
 
 
 def ask(where, method, path, body=None, kind=None):
-    """The status, the headers and the JSON of an answer."""
+    """Status, headers and JSON of a response."""
     connection = http.client.HTTPConnection(*where, timeout=60)
     connection.request(method, path, body, {"Content-Type": kind} if kind else {})
     response = connection.getresponse()
@@ -98,7 +98,7 @@ def test_a_body_that_cannot_be_used_is_a_readable_problem(where, body, kind, sta
 
 
 def raw(where, *pieces, pause=0.0):
-    """Everything that comes back when these pieces are sent, until the connection is closed."""
+    """Send these pieces, and return everything that arrives until the connection is closed."""
     with socket.create_connection(where, timeout=60) as connection:
         try:
             for piece in pieces:
@@ -116,7 +116,7 @@ def raw(where, *pieces, pause=0.0):
 
 
 def sent_until_answered(where, start, piece):
-    """The answer, and after how many pieces it came; what is sent after it could reset it away."""
+    """Send pieces until a response arrives; return it and the number of pieces."""
     with socket.create_connection(where, timeout=60) as connection:
         connection.sendall(start)
         pieces = 0

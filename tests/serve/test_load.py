@@ -1,4 +1,4 @@
-"""Many clients for long: no failures, each answer once in the store, and memory that stays."""
+"""Many clients for a long time: no failures, each case stored once, constant memory."""
 
 import http.client
 import json

@@ -26,7 +26,7 @@ def test_the_model_is_described_with_a_summary_of_its_policy(serving):
 
 
 class Unreachable(Store):
-    """Says why as a driver does; the second line is like one in which PostgreSQL tells values."""
+    """Fails as a driver does; the second line is like those of PostgreSQL that contain values."""
 
     failure = OperationalError("x", {}, OSError('connection to "db" (10.0.0.3) failed\nJane Doe'))
 

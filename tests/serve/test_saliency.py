@@ -10,7 +10,7 @@ from misgiving.serve.routes.case_images import CELLS, GREY, occlusion
 
 
 def in_loops(square, share, cells):
-    """By how much the share drops, one pixel and one patch after another."""
+    """The drops, by loops over patches and pixels."""
     size = len(square)
     drops = np.empty((cells, cells))
     for row in range(cells):

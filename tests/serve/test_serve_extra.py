@@ -1,4 +1,4 @@
-"""What `misgiving[serve]` brings: its size, and that answering images needs nothing else."""
+"""The extra `misgiving[serve]`: its size, and that serving needs nothing else."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ def alone(brought, tmp_path_factory):
 
 
 def decided(address, content):
-    """The case that a service makes of a picture."""
+    """The case that a service returns for an image."""
     request = urllib.request.Request(
         f"{address}/decisions", content, {"Content-Type": "image/png"}, method="POST"
     )

@@ -37,7 +37,7 @@ def ask(where, method, path, body=None):
 
 
 def answered(process):
-    """What a started service says of an image, and of itself."""
+    """A case and the model description of a started service."""
     where = split(process.stderr.readline())
     (result,) = ask(where, "POST", "/decisions", picture(0.7))["results"]
     return result["case"], ask(where, "GET", "/model")

@@ -21,7 +21,7 @@ CHOICES = ("accept", "defer", "ood")
 
 
 def case(number, **values):
-    """Number in the place of time; everything else drawn, with many ties."""
+    """A case at this second; everything else is random, with many ties."""
     drawn = random.Random(number)
     error = drawn.choice([0.1, 0.2, 0.3, None])
     return Case(

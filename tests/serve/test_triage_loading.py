@@ -1,4 +1,4 @@
-"""Which cases the page has, and what others do meanwhile."""
+"""Cases that the page loads, and changes by others in the meantime."""
 
 import pytest
 from standin import picture
@@ -23,7 +23,7 @@ def few_are_loaded(page):
 
 @pytest.fixture
 def more_than_are_loaded(page_service, opened):
-    """Five reviewed cases of much doubt, and one of little that is OOD and not reviewed."""
+    """Five reviewed cases of high risk, and an OOD one of low risk without a review."""
     for number in range(5):
         stored(page_service, number, error=0.4, reviewed_by="A")
     stored(page_service, 5, error=0.01, decision="ood")
@@ -120,7 +120,7 @@ def test_an_image_that_was_not_available_is_loaded_later(browser, page_service):
 
 
 def look_again(page):
-    """As a tab does that is looked at again."""
+    """Return to the tab."""
     page.evaluate("() => document.dispatchEvent(new Event('visibilitychange'))")
 
 

@@ -62,7 +62,7 @@ def test_classes_that_are_digits_are_their_own_keys(opened):
 
 
 def held(page, key, times):
-    """A key that is held down: the browser sends it again and again."""
+    """Hold a key down: the browser repeats it."""
     page.keyboard.down(key)
     for _ in range(times - 1):
         page.keyboard.down(key)
@@ -82,7 +82,7 @@ def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
 
 
 def slow_reviews(page):
-    """Reviews that take their time; gives what lets them go."""
+    """Hold reviews back; returns the function that releases one."""
     waiting = []
     page.route("**/review", lambda route: waiting.append(route))
 
@@ -96,7 +96,7 @@ def slow_reviews(page):
 
 
 def slowly_agreeing(opened):
-    """The page while its first review is being sent, and what lets that go."""
+    """The page while its first review is being saved, and the function that releases it."""
     page = opened()
     choose(page, shades())
     go = slow_reviews(page)

@@ -1,4 +1,4 @@
-"""What the page says of answers, bounds and changes, and that it flatters nobody."""
+"""Wording and rounding on the page: decisions, bounds, drift."""
 
 import re
 

@@ -125,7 +125,7 @@ def test_closing_finishes_queued_items(batching):
 
 
 class Hanging(Standin):
-    """Decodes nothing until it is let go."""
+    """Decodes nothing until it is released."""
 
     def __init__(self):
         self.begun, self.go_on = threading.Event(), threading.Event()

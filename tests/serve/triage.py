@@ -1,4 +1,4 @@
-"""The page in a real browser, against the real service: what its tests share."""
+"""Shared by the tests of the page, which run in a real browser against the real service."""
 
 import threading
 from datetime import UTC, datetime, timedelta
@@ -66,7 +66,7 @@ def files(named):
 
 
 def shades(named=BLUES):
-    """Images by name; the level is also the probability of error."""
+    """Images by name; the level is also the error probability."""
     return {f"{name}.png": picture(level) for name, level in named.items()}
 
 
@@ -85,7 +85,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
-    """A case that is put into the store as if another process had answered it."""
+    """Store a case as if another process had decided it."""
     one = Case(
         **{
             "id": f"{number:032x}",
@@ -126,7 +126,7 @@ def said_by(reviewer, final_class="dark"):
 
 
 def rewriting(page, module, old, new):
-    """Serve a module of the script with another constant."""
+    """Serve a module of the page with another constant."""
 
     def change(route):
         text = route.fetch().text()
@@ -137,7 +137,7 @@ def rewriting(page, module, old, new):
 
 
 def no_pictures(page):
-    """Where cases come from the store alone, no browser asks for their pictures."""
+    """Serve a blank thumbnail, for cases that are only in the store."""
     pixel = b"<svg xmlns='http://www.w3.org/2000/svg'/>"
     page.route(
         "**/thumbnail", lambda route: route.fulfill(body=pixel, content_type="image/svg+xml")
@@ -149,7 +149,7 @@ def names(page):
 
 
 def drop(page, named):
-    """Drop files on the page, as a hand would."""
+    """Drop files on the page."""
     page.evaluate(
         """(files) => {
             const transfer = new DataTransfer();
@@ -163,7 +163,7 @@ def drop(page, named):
 
 
 def drop_paths(page, *paths):
-    """Drop what lies on the disk, as the system does: a folder is then a folder."""
+    """Drop files and folders of the disk on the page, as the system does."""
     session = page.context.new_cdp_session(page)
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
@@ -171,5 +171,5 @@ def drop_paths(page, *paths):
 
 
 def now_id(number=0):
-    """An id of this moment, as the service gives them."""
+    """An id of this moment, as the service makes them."""
     return f"{int(datetime.now(UTC).timestamp() * 1_000_000):014x}{number:018x}"
