@@ -38,7 +38,8 @@ def run_folder(misgiving, photos, tmp_path):
     return tmp_path / "run"
 
 
-HEAVY = ("torch", "sklearn", "scipy", "numpy", "PIL", "matplotlib", "ray")
+COMMANDS = ("train", "evaluate", "calibrate", "predict", "export", "serve", "reproduce")
+HEAVY = ("torch", "sklearn", "scipy", "numpy", "PIL", "matplotlib", "ray", "fastapi", "jinja2")
 
 
 LIGHTLY = """
@@ -82,14 +83,14 @@ def test_a_misspelt_value_is_refused_before_a_heavy_library_is_imported(words, c
         assert word in one_line(done.stderr)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "reproduce"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_manual_page(misgiving, command):
     code, output, _ = misgiving(command, "--help")
     assert code == 0
     assert "Usage" in output
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "reproduce"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_option_says_what_it_does(command):
     from typer.main import get_command
 

@@ -77,7 +77,7 @@ def table(path):
     return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
 
 
-def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgiving, run_folder):
+def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(misgiving, run_folder):
     code, _, error = misgiving(
         "calibrate", run_folder, "digits", "--max-error", "0.2", "--class-max-miss", "3=0.3",
         "--device", "cpu",
@@ -99,7 +99,7 @@ def test_calibrate_says_what_it_used_what_it_promises_and_what_it_does_not(misgi
     }
 
 
-def test_the_parts_share_no_image(calibrated):
+def test_the_tuning_and_the_calibration_set_share_no_image(calibrated):
     folder, _ = calibrated
     cases = json.loads((folder / "policy" / "cases.json").read_text())
     tune, calibration = (set(cases[name]["hashes"]) for name in ("tune", "calibration"))
@@ -189,7 +189,9 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
     ],
 )
-def test_what_cannot_be_promised_is_refused_in_one_line(misgiving, run_folder, arguments, says):
+def test_targets_that_cannot_be_certified_are_refused_in_one_line(
+    misgiving, run_folder, arguments, says
+):
     code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, "--device", "cpu")
     assert code in (1, 2)
     assert says in one_line(error)

@@ -1,7 +1,7 @@
 from commands import one_line
 
 
-def test_export_says_what_it_wrote_and_what_is_promised(misgiving, exported, tmp_path):
+def test_export_reports_the_bundle_and_its_targets(misgiving, exported, tmp_path):
     run, _ = exported
     code, output, error = misgiving("export", run, "--out", tmp_path / "bundle")
     assert code == 0, error

@@ -135,7 +135,7 @@ def test_a_disk_that_is_really_full_is_one_line_and_room_is_all_it_takes(
     assert code == 0, error
 
 
-def test_a_disk_for_reading_only_is_told_before_training_and_its_cache_is_used(
+def test_a_read_only_disk_is_refused_before_training_and_its_cache_is_used(
     misgiving, photos, small_disk, tmp_path
 ):
     cache = ["--cache", small_disk / "cache"]
@@ -215,7 +215,7 @@ def test_a_gpu_without_memory_while_predicting_writes_no_table(
         (np._core._exceptions._ArrayMemoryError((9,), np.dtype("u1")), "the machine is out of"),
     ],
 )
-def test_want_of_memory_is_told_in_whatever_words_it_comes(error, says):
+def test_a_lack_of_memory_is_recognised_in_all_its_wordings(error, says):
     failure = failure_of(error)
     assert failure.code == 1
     assert says in failure.message

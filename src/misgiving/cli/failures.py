@@ -12,24 +12,16 @@ from misgiving.errors import BadImage, BadImages, ExplainedError, visible
 from misgiving.files import write_csv
 
 EXTRAS = {
-    "sklearn": "data",
-    "torch": "train",
-    "timm": "train",
-    "lightning_fabric": "train",
-    "matplotlib": "train",
-    "skimage": "train",
-    "onnx": "train",
-    "onnxscript": "train",
-    "onnxruntime": "serve",
-    "pyarrow": "parquet",
-    "ray": "ray",
-    "fastapi": "serve",
-    "httptools": "serve",
-    "prometheus_client": "serve",
-    "pydantic": "serve",
-    "python_multipart": "serve",
-    "sqlalchemy": "serve",
-    "uvicorn": "serve",
+    module: extra
+    for extra, modules in {
+        "data": "sklearn",
+        "train": "torch timm lightning_fabric matplotlib skimage onnx onnxscript",
+        "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
+        "sqlalchemy uvicorn",
+        "parquet": "pyarrow",
+        "ray": "ray",
+    }.items()
+    for module in modules.split()
 }
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "alloc_failed", "unable to allocate")
 SMALLER = (
@@ -37,8 +29,6 @@ SMALLER = (
     "wait until other programs release memory"
 )
 QUOTES = "'\""
-
-
 PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
 SHOWN = 50  # bad images on the screen
 

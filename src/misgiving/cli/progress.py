@@ -101,7 +101,7 @@ class Steps:
 
 
 class Units:
-    """How many units of work are finished."""
+    """Number of finished units of work."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

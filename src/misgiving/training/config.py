@@ -13,7 +13,7 @@ LARGEST = 1e30  # what single precision can still multiply a little
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """How to train; the defaults are the paper's settings (4.1), or ours where it is silent."""
+    """Settings of a training; the defaults are the paper's (4.1), or ours where it is silent."""
 
     auxiliary: Literal["ranking", "mse", "none"] = option(
         "ranking",
