@@ -1,8 +1,5 @@
-import re
 import shlex
 from dataclasses import replace
-from importlib.resources import files
-from urllib.parse import urljoin
 
 import numpy as np
 import pytest
@@ -98,30 +95,3 @@ def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client):
     (of,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
     assert of["highest"] >= of["alarm_at"]
     assert of["since"] is not None
-
-
-@pytest.mark.parametrize(
-    "name", ["../app.py", "app.py", "..%2fapp.py", "%2e%2e/app.py", "nothing.js", ""]
-)
-def test_only_files_of_the_page_are_served_with_it(name, client):
-    assert client.get(f"/page/{name}").status_code == 404
-
-
-def test_every_file_that_the_page_uses_is_served_with_its_type(client):
-    page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    assert 'href="page/style.css"' in page.text
-    assert client.get("/page/style.css").headers["content-type"].startswith("text/css")
-    pending, seen = ["/page/main.js"], set()
-    while pending:
-        path = pending.pop()
-        seen.add(path)
-        answer = client.get(path)
-        assert answer.status_code == 200
-        assert answer.headers["content-type"].startswith("text/javascript")
-        assert answer.headers["cache-control"] == "no-store"
-        found = re.findall(r'from "(\./[^"]+)"', answer.text)
-        pending += sorted({urljoin(path, one) for one in found} - seen)
-    assert {path.rpartition("/")[2] for path in seen} == {
-        path.name for path in (files("misgiving.serve") / "page").rglob("*.js")
-    }

@@ -358,7 +358,7 @@ for place in sys.argv[1:]:
 
 
 def test_several_processes_may_be_the_first_to_open_a_file(tmp_path):
-    places = [str(tmp_path / f"{number}.sqlite") for number in range(20)]
+    places = [str(tmp_path / f"{number}.sqlite") for number in range(10)]
     with contextlib.ExitStack() as stack:
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [sys.executable, "-c", OPENING, *places]

@@ -128,12 +128,12 @@ class Service:
         recent = self.recent.get(case.id)
         if recent is not None:
             return recent
-        # In the pool, which bounds the number of open images.
-        return await self.workers.run(partial(self._decode_again, case))
 
-    def _decode_again(self, case: Case) -> Square | None:
-        data = self.image(case)
-        return None if data is None else self._square(case.name, data)
+        def decode() -> Square | None:
+            data = self.image(case)
+            return None if data is None else self._square(case.name, data)
+
+        return await self.workers.run(decode)  # in the pool, which bounds the open images
 
     def image(self, case: Case) -> bytes | None:
         """The file of a case, if files are kept and this one is intact."""
