@@ -7,7 +7,7 @@ from misgiving.data.splits import Split
 
 
 def coloured_set(size=24, classes=3, side=16, seed=0):
-    """Images whose mean colour tells the class, with noise: small and learnable."""
+    """Noisy images whose mean colour determines the class: small and learnable."""
     random = np.random.default_rng(seed)
     labels = np.arange(size) % classes
     images = random.integers(0, 120, (size, side, side, 3))
@@ -24,12 +24,12 @@ def coloured_set(size=24, classes=3, side=16, seed=0):
     )
 
 
-def split_of(images, parts):
-    """The split that says which image is in which part."""
+def split_of(images, sets):
+    """A split of these images into the named sets."""
     return Split(
         ids=images.ids,
         hashes=images.hashes,
-        sets=tuple(parts),
+        sets=tuple(sets),
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )

@@ -1,6 +1,6 @@
-"""Bad and odd image files, each with what should become of it.
+"""Bad and unusual image files, each with the expected result.
 
-What is read is known from how it was made: arrays, or arithmetic of the format's own definition.
+Expected pixels come from the arrays that were saved, or from the definition of the format.
 """
 
 import io
@@ -22,7 +22,7 @@ ORIENTATION = 0x0112
 
 
 class Case(NamedTuple):
-    """A file: the pixels it must be read as (within so many grey levels), or why it is refused."""
+    """A file with its expected pixels (within some grey levels), or the reason of its refusal."""
 
     name: str
     pixels: np.ndarray | None = None

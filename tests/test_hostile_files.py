@@ -1,4 +1,4 @@
-"""Files that somebody made to do harm are refused, and nothing in them is executed."""
+"""Malicious files are refused, and nothing in them is executed."""
 
 import pickle
 import zipfile

@@ -1,4 +1,4 @@
-"""What becomes of image files that are odd, damaged, hostile or gone."""
+"""Unusual, damaged, hostile and missing image files."""
 
 import errno
 import os
@@ -33,13 +33,13 @@ SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """The folder of bad and odd files, and what should become of each."""
+    """The folder of bad and unusual files, and the expected result for each."""
     folder = tmp_path_factory.mktemp("corpus") / "files"
     return folder, build(folder)
 
 
 def attempt(path):
-    """The pixels of a file, or why it is refused."""
+    """The pixels of a file, or the reason why it is refused."""
     try:
         return ImageFiles((path,)).read(0).image
     except DataError as failure:

@@ -297,7 +297,7 @@ def test_a_folder_that_is_a_file_is_refused(get, to):
         get()
 
 
-# --- transfers that break off -------------------------------------------------------------------
+# --- interrupted transfers ----------------------------------------------------------------------
 
 
 def test_a_transfer_that_is_interrupted_several_times_is_resumed(get, site, to, waits):
@@ -433,7 +433,7 @@ def test_a_killed_process_leaves_only_files_from_which_the_next_one_resumes(get,
     assert (to / "images.npz").read_bytes() == CONTENT
 
 
-# --- servers that are wrong ---------------------------------------------------------------------
+# --- faulty servers -----------------------------------------------------------------------------
 
 
 def refused(get, to, match, **facts):

@@ -4,7 +4,7 @@ Dermoscopic images look alike, a blob in the middle, so that a hash alone would 
 ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -104,11 +104,14 @@ def near_duplicates(images: Hashes | Iterable[AnyPicture]) -> list[Pair]:
     mirrored or cropped by more than about 2 % are not found.
     """
     hashes = images if isinstance(images, Hashes) else stacked(map(picture_hash, images))
-    return [
-        pair
-        for start in range(0, len(hashes.bits), BLOCK)
-        for pair in _agreeing(hashes, _similar_bits(hashes.bits, start))
-    ]
+    found: list[Pair] = []
+    for start in range(0, len(hashes.bits), BLOCK):
+        pairs = _similar_bits(hashes.bits, start)
+        for some in np.split(pairs, range(BLOCK, len(pairs), BLOCK)):
+            first, second = some.T
+            agree = _alike(hashes.thumbnails[first], hashes.thumbnails[second])
+            found += zip(first[agree].tolist(), second[agree].tolist(), strict=True)
+    return found
 
 
 def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.ndarray, "pairs 2"]:
@@ -120,14 +123,6 @@ def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.nda
     first, second = np.nonzero(differing <= MOST_BITS)
     later = second > first
     return np.stack([first[later], second[later]], axis=1) + start
-
-
-def _agreeing(hashes: Hashes, pairs: Int[np.ndarray, "pairs 2"]) -> Iterator[Pair]:
-    """Pairs among these whose thumbnails agree."""
-    for start in range(0, len(pairs), BLOCK):
-        first, second = pairs[start : start + BLOCK].T
-        agree = _alike(hashes.thumbnails[first], hashes.thumbnails[second])
-        yield from zip(first[agree].tolist(), second[agree].tolist(), strict=True)
 
 
 def _alike(first: Thumbnails, second: Thumbnails) -> Bool[np.ndarray, " pairs"]:
