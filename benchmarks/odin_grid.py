@@ -1,11 +1,11 @@
-"""ODIN's grid search: ours against pytorch-ood's GridSearch, same grid, same images, same model.
+"""ODIN's grid search: ours against pytorch-ood's GridSearch on the same grid, images and model.
 
     python benchmarks/odin_grid.py [--images 16] [--rounds 3] [--processor-time]
 
 Both sides run in turn in one process. Our search does, for each batch, the unperturbed forward pass
 once, one backward pass for each temperature, and one forward pass for each (T, eta) with eta above
-zero. Passes are counted by hooks, and how far the two sides' scores and AUROCs differ is noted.
-With --processor-time and one thread (OMP_NUM_THREADS=1), a busy machine disturbs less.
+zero. Hooks count the passes, and notes give the largest differences of scores and AUROCs. With
+--processor-time and one thread (OMP_NUM_THREADS=1), a busy machine matters less.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid, scor
 
 
 class Logits(torch.nn.Module):
-    """The classifier alone, as pytorch-ood wants it; in float64, as ours are when scored."""
+    """The classifier as pytorch-ood expects it; in float64, in which ours are scored."""
 
     def __init__(self, model: JointClassifier) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ def main() -> None:
 
 
 def _passes(model: JointClassifier, images: Tensor) -> Counter[str]:
-    """How often one search of a batch goes forward and backward through the network."""
+    """Number of forward and backward passes in the search of one batch."""
     passes: Counter[str] = Counter()
     last = model.backbone.get_classifier()
     handles = [

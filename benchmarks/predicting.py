@@ -1,12 +1,12 @@
-"""Predicting a folder of JPEG files: `predict` against its parts, one after the other.
+"""Prediction of a folder of JPEG files: `predict` against its steps, one after the other.
 
     python benchmarks/predicting.py [--images 256] [--width 600] [--height 450] [--rounds 5]
 
-The parts are what cannot be left out: for every batch of 64, read, decode and preprocess each file
-in turn by the same functions, then run the bare model, with torch's own choice of threads. Their
+The steps are those that cannot be avoided: for every batch of 64, read, decode and preprocess each
+file in turn by the same functions, then run the bare model, with torch's own number of threads. Its
 model is loaded beforehand. Ours is the library function behind `misgiving predict`, from a run
-folder and a folder of files to the rows of the table. The model is untrained: weights do not change
-what it costs. Notes say how far the probabilities of the two sides are apart.
+folder and a folder of files to the rows of the table. The model is untrained, since weights do not
+change the cost. Notes give the largest difference of a probability.
 """
 
 import argparse
@@ -30,7 +30,7 @@ BATCH_SIZE = 64
 
 
 def main() -> None:
-    """Write files and a run folder, time both sides in turn, and compare what they find."""
+    """Write files and a run folder, time both sides in turn, and compare the results."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--backbone", default="tf_efficientnet_lite0")
     parser.add_argument("--image-size", type=int, default=128, help="of the model, in pixels")
@@ -76,13 +76,13 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 
 def ours(run: Path, folder: Path) -> np.ndarray:
-    """The probability of every image's predicted class, as `predict` writes it."""
+    """The probability of each predicted class, by `predict`."""
     decisions = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
     return np.array([row.probability for row in decisions])
 
 
 def in_turn(checkpoint: Checkpoint, paths: list[Path]) -> np.ndarray:
-    """The same probabilities by the parts of the work, with nothing at the same time."""
+    """The same probabilities by the steps, with nothing in parallel."""
     starts = range(0, len(paths), BATCH_SIZE)
     with torch.no_grad():
         logits = [

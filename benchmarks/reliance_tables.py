@@ -89,7 +89,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def failures(intervals: Sequence[Row]) -> str:
-    """Every failure score of every model, and its difference from MSP."""
+    """All failure scores of all models, with their differences from MSP."""
     known = [row for row in where(intervals, experiment="generalization") if row["detector"]]
     measured = [row for row in known if row["metric"] == "aurc"]
     lines = []
@@ -107,7 +107,7 @@ def failures(intervals: Sequence[Row]) -> str:
 
 
 def policies(intervals: Sequence[Row], results: Sequence[Row]) -> str:
-    """What each promise of an error comes to on cases that nothing was chosen on."""
+    """Coverage and error of the policy of each target error rate, on the test set."""
     found = [row for row in results if row["detector"].startswith("policy/")]
     lines = []
     for model in distinct(found, "model"):
@@ -129,11 +129,11 @@ def policies(intervals: Sequence[Row], results: Sequence[Row]) -> str:
             )
     header = [
         "model",
-        "promised error",
-        "trials in which it can be promised",
+        "target error rate",
+        "trials in which it is certified",
         "coverage",
         "errors among accepted, by trial",
-        "smallest promise in the others",
+        "smallest certifiable error in the others",
     ]
     return f"### Policies\n\n{table(header, lines)}"
 

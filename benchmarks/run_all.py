@@ -1,9 +1,9 @@
-"""Runs every comparison of speed, one after the other, and writes their table.
+"""Run all comparisons of speed, one after the other, and write a table of them.
 
     python benchmarks/run_all.py [--scripts FOLDER] [--out benchmarks/results.md]
 
-Those are the scripts beside this one that report through `side_by_side`. The table appears whole or
-not at all. A script that fails, or reports nothing, is named in it, and the exit status is then 1.
+These are the scripts in this folder that report through `side_by_side`. The table appears whole or
+not at all. It names scripts that fail or report nothing; the exit status is then 1.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
 class Outcome(NamedTuple):
-    """What a script has reported, and why it failed; the reason is empty where it did not."""
+    """Reports of a script, and the reason of a failure, empty for none."""
 
     script: str
     found: list[Comparison | Reading]
@@ -36,7 +36,7 @@ class Outcome(NamedTuple):
 
 
 def main() -> None:
-    """Run, write, and tell by the exit status whether all went well."""
+    """Run the scripts, write the table, and exit with 1 if one has failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scripts", type=Path, default=HERE, metavar="FOLDER")
     parser.add_argument("--out", type=Path, default=HERE / "results.md", metavar="FILE")

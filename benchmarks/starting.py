@@ -1,9 +1,9 @@
-"""How soon the command line answers: `misgiving --help` and `import misgiving`, whole processes.
+"""Start-up time of `misgiving --help` and `import misgiving`, as whole processes.
 
     python benchmarks/starting.py [--rounds 15]
 
-Each is a fresh process, in turn with a bare `python -c pass`, whose time is in the notes: what must
-be reached is seconds, since a person waits for them. Fails where torch is imported on the way.
+Each is a fresh process, in turn with a bare `python -c pass`, whose time is in the notes. The bound
+is in seconds, since a person waits for them. Fails if torch is imported.
 """
 
 import argparse
@@ -19,7 +19,7 @@ CHECKED = "import sys, atexit; atexit.register(lambda: print('torch' in sys.modu
 
 
 def main() -> None:
-    """Time both, after a look at what they import."""
+    """Check that torch is not imported, and time both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()

@@ -71,7 +71,7 @@ def small_protocol(isic, split):
         trials=2,
         models=("vanilla", "proposed"),
         learning_rates=(1e-3,),
-        validation_share=None if split == "grouped" else 0.25,
+        **({} if split == "grouped" else {"validation_share": 0.25}),
         split=split,
     )
     search = OdinSearch(tuning_set="tiles", temperatures=(1.0, 1000.0), epsilons=(0.0, 0.002))

@@ -98,9 +98,19 @@ def measure_policies(
         decisions[target] = engine.decide_predictions(sets.test)
     _save_decisions(folder, sets.test, decisions)
     write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, calibrator))
-    write_table(folder / RELIABILITY, ReliabilityBin, _reliability(sets.test, decisions))
+    quantities = _quantities(sets.test, decisions[TARGETS[0]])
+    bins = [
+        ReliabilityBin(name, float(mean), float(found), int(count))
+        for name, pair in quantities.items()
+        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
+    ]
+    write_table(folder / RELIABILITY, ReliabilityBin, bins)
     rows = [
-        *_calibration(sets.test, calibrator, next(iter(decisions.values()))),
+        *measure_scaling(sets.test, calibrator, POLICY_SET),
+        *(
+            Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
+            for name, pair in quantities.items()
+        ),
         Measurement(POLICY_SET, calibrator.score, "accepted_by", 1.0),
     ]
     for target, policy in policies.items():
@@ -110,13 +120,9 @@ def measure_policies(
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     """The certified rate; None where there are too few groups to certify it."""
-    level = Targets(max_error=TARGETS[0], max_ood_false_alarms=MAX_OOD_FALSE_ALARMS).level
-    cases = len(set(calibration.groups))
-    return (
-        MAX_OOD_FALSE_ALARMS
-        if tolerance_rank(cases, rate=MAX_OOD_FALSE_ALARMS, level=level)
-        else None
-    )
+    rate = MAX_OOD_FALSE_ALARMS
+    level = Targets(max_error=TARGETS[0], max_ood_false_alarms=rate).level
+    return rate if tolerance_rank(len(set(calibration.groups)), rate=rate, level=level) else None
 
 
 def _cases(
@@ -126,20 +132,14 @@ def _cases(
     named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
     for name, predictions in named.items():
         cases = cases_of(predictions, detectors, calibrator)
-        ood_scores = np.full(len(cases), np.nan)
-        if cases.ood_scores is not None:
-            ood_scores = cases.ood_scores
-        rows = zip(
-            predictions.groups, cases.labels, cases.wrong, cases.scores, ood_scores, strict=True
-        )
-        for group, label, wrong, score, ood_score in rows:
+        for row, group in enumerate(predictions.groups):
             yield CaseRow(
                 set=name,
                 group=group,
-                label=predictions.classes[label],
-                wrong=bool(wrong),
-                acceptance_score=float(score),
-                ood_score=float(ood_score),
+                label=predictions.classes[cases.labels[row]],
+                wrong=bool(cases.wrong[row]),
+                acceptance_score=float(cases.scores[row]),
+                ood_score=None if cases.ood_scores is None else float(cases.ood_scores[row]),
             )
 
 
@@ -179,19 +179,6 @@ def _policy_rows(
     ]
 
 
-def _calibration(
-    test: Predictions, calibrator: Calibrator, decisions: Sequence[Decision]
-) -> list[Measurement]:
-    errors = {
-        name: expected_calibration_error(predicted, observed)
-        for name, (predicted, observed) in _quantities(test, decisions).items()
-    }
-    return [
-        *measure_scaling(test, calibrator, POLICY_SET),
-        *(Measurement(POLICY_SET, name, "ece", error) for name, error in errors.items()),
-    ]
-
-
 def _quantities(
     test: Predictions, decisions: Sequence[Decision]
 ) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
@@ -202,13 +189,3 @@ def _quantities(
         losses = np.array([one.expected_loss for one in decisions], dtype=np.float64)
         found["expected_loss"] = (losses, test.true_losses())
     return found
-
-
-def _reliability(
-    test: Predictions, decisions: Mapping[float, Sequence[Decision]]
-) -> list[ReliabilityBin]:
-    return [
-        ReliabilityBin(name, float(mean), float(found), int(count))
-        for name, pair in _quantities(test, next(iter(decisions.values()))).items()
-        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
-    ]

@@ -18,7 +18,6 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leaka
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.config import MODELS
-from misgiving.reproduction.ood_sources import OodPlace
 from misgiving.reproduction.protocol import SWEEP, Protocol, Unit
 from misgiving.training.loop import Step
 from misgiving.workflows.train import Run, align, grouped_images, split_of
@@ -129,7 +128,7 @@ class TrialData:
             "preprocessing": run.preprocessing.to_dict(),
             "augmentation": run.augmentation.to_dict(),
             "images": [run.images.fingerprint, sha256_of_lines(run.images.groups)],
-            "weights": _content(run.model.weights),
+            "weights": run.model.weights and sha256_of_file(run.model.weights),
             "training_code": self._training_code,
             "code": self._code,
             "versions": versions(),
@@ -155,11 +154,14 @@ class TrialData:
         everything = self.dataset.restrict(self.protocol.in_distribution)
         measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
-        for place in self.protocol.places:
-            if place.name == name:
-                return _from_place(place, held_out, seed)
-        built = build(name, held_out, seed=seed)
-        contents = f"of held-out images: {built.dataset.contents}"
+        place = next((place for place in self.protocol.places if place.name == name), None)
+        if place is None:
+            built, source = build(name, held_out, seed=seed), "of held-out images: "
+        else:
+            count = PAPER_COUNTS.get(place.row)
+            built = from_place(name, place.place, held_out, seed=seed, count=count)
+            source = f"{place.about}; " if place.about else ""
+        contents = f"{source}{built.dataset.contents}"
         return built._replace(dataset=replace(built.dataset, contents=contents))
 
     def _sets(self, images: ImageSet, seed: int) -> SetNames:
@@ -195,24 +197,11 @@ class TrainedUnit(NamedTuple):
 
 
 def _readable(built: Built, images: ImageSet) -> OodImages:
-    """The set without what cannot be read, which its description then says."""
-    kept = without(built.dataset, images.skipped)
+    """Leave out the images that cannot be read, and say so in the description."""
     remarks = skipped_sentences(images.skipped, len(images))
     contents = "; ".join([built.dataset.contents, *remarks])
-    return OodImages(built._replace(dataset=replace(kept, contents=contents)), images)
-
-
-def _from_place(place: OodPlace, held_out: Dataset, seed: int) -> Built:
-    count = PAPER_COUNTS.get(place.row)
-    built = from_place(place.name, place.place, held_out, seed=seed, count=count)
-    if not place.about:
-        return built
-    contents = f"{place.about}; {built.dataset.contents}"
-    return built._replace(dataset=replace(built.dataset, contents=contents))
-
-
-def _content(path: Path | None) -> str | None:
-    return None if path is None else sha256_of_file(path)
+    kept = replace(without(built.dataset, images.skipped), contents=contents)
+    return OodImages(built._replace(dataset=kept), images)
 
 
 ONLY_SHOWN = (
