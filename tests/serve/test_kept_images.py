@@ -46,8 +46,8 @@ def test_a_damaged_file_counts_as_missing(client, tmp_path, logged, content):
     for what in ("thumbnail", "image", "saliency"):
         assert client.get(f"/cases/{case['id']}/{what}").status_code == 404
     errors = [line for line in logged() if line["level"] == "error"]
-    told = [(line["sha256"], line["reason"]) for line in errors]
-    assert told == [(case["sha256"], "is damaged")] * 3
+    logged_reasons = [(line["sha256"], line["reason"]) for line in errors]
+    assert logged_reasons == [(case["sha256"], "is damaged")] * 3
     assert NAME not in json.dumps(logged())
     assert 'misgiving_failures_total{of="images"} 3.0' in client.get("/metrics").text
 

@@ -58,8 +58,8 @@ def test_the_command_changes_only_the_target_error_rate(targets, misgiving, tmp_
     policy = replace(made_policy(targets, classes=("dark", "light spot")), seed=7)
     asked = []
 
-    def calibrate_run(run, data, promised, **options):
-        asked.append((str(run), data, promised, options["ood_detector"], options["seed"]))
+    def calibrate_run(run, data, targets_asked, **options):
+        asked.append((str(run), data, targets_asked, options["ood_detector"], options["seed"]))
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:

@@ -169,9 +169,9 @@ def test_the_text_of_an_exception_is_logged_only_on_request(serving, caplog):
     serving(Broken()).post("/decisions", files={"files": ("Jane Doe.png", picture())})
     (record,) = (record for record in caplog.records if record.levelname == "ERROR")
     assert "Jane Doe" not in JsonLines().format(record)
-    told = json.loads(JsonLines(names=True).format(record))["traceback"]
-    assert "Jane Doe.png" in told
-    assert told.endswith("RuntimeError: out of order")
+    logged_text = json.loads(JsonLines(names=True).format(record))["traceback"]
+    assert "Jane Doe.png" in logged_text
+    assert logged_text.endswith("RuntimeError: out of order")
 
 
 @pytest.mark.parametrize(

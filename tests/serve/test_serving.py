@@ -86,14 +86,14 @@ def test_a_run_is_served_like_its_bundle_and_stores_cases_beside_it(exported):
 
 
 @pytest.mark.parametrize(
-    ("place", "images", "told"),
+    ("place", "images", "shown"),
     [
         ("bundle.cases.sqlite", None, "kept in bundle.cases.sqlite; images only until this stops"),
         ("postgresql://me:secret@db/cases", Path("kept"), "kept in the database, images in kept"),
     ],
 )
-def test_storage_is_told_without_a_password(place, images, told):
-    assert told in _storage(place, images)
+def test_the_storage_is_shown_without_a_password(place, images, shown):
+    assert shown in _storage(place, images)
 
 
 def test_a_run_is_exported_while_it_is_served(exported, monkeypatch):

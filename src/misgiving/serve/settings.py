@@ -17,7 +17,7 @@ class Settings:
 
     Fields without an option:
 
-    - `max_held_bytes`: of all requests that are being answered, together.
+    - `max_held_bytes`: of all requests in progress, together.
     - `max_decoded_bytes`: of all images that are being decoded, together; a larger one is decoded
       alone.
     - `batch_size`: images that the model sees at once, at most.
@@ -36,7 +36,7 @@ class Settings:
     max_files: int = option(100, "Files in one request.", panel="Limits")
     max_held_bytes: int = 500_000_000
     max_decoded_bytes: int = 1_500_000_000
-    queue: int = option(256, "Images that may wait for their answer.", panel="Limits")
+    queue: int = option(256, "Images that may wait in the queue.", panel="Limits")
     timeout: float = option(
         30.0, "Seconds for one request, including the time to receive it.", panel="Limits"
     )
