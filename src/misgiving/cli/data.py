@@ -5,12 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import BadImages, Cache, Data, Fields, Values, command
-from misgiving.cli.progress import Bar, Bytes, progress_bars, say
+from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.data.config import DataConfig, default_cache
 from misgiving.errors import UsageError
 
@@ -132,10 +130,7 @@ def audit(
         found = audit_images(
             load_dataset(data), seed=seed, report=Bar(progress, "checking images").at
         )
-    table = Table("check", "count", "remark")
-    for row in found.summary():
-        table.add_row(*map(str, row))
-    Console().print(table)
+    show_table(("check", "count", "remark"), found.summary())
     if out is not None:
         say(f"wrote {found.write(out)}")
 
@@ -163,10 +158,8 @@ def fetch(
     from misgiving.data.fetching import fetch as fetch_set
 
     if name == "list":
-        table = Table("name", "description")
-        for key, published in CATALOGUE.items():
-            table.add_row(key, published.description)
-        Console().print(table)
+        descriptions = ((key, published.description) for key, published in CATALOGUE.items())
+        show_table(("name", "description"), descriptions)
         return
     if folder is None:
         raise UsageError(f"name the folder to write to: misgiving data fetch {name} FOLDER")

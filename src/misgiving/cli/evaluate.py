@@ -1,20 +1,16 @@
 """`misgiving evaluate`."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from misgiving.cli.options import BadImages, Cache, Data, Devices, RunFolder, Values, command
-from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.progress import Bar, progress_bars, say, show_table
 from misgiving.data.config import default_cache
 
 if TYPE_CHECKING:
     from misgiving.metrics.subgroups import Subgroup
-    from misgiving.results.schema import Measurement
 
 
 @command
@@ -73,29 +69,21 @@ def evaluate(
         )
     for sentence in evaluation.summary:
         say(sentence)
-    _print_measurements(evaluation.measurements)
+    measurements = ((*row[:3], f"{row.value:.4g}") for row in evaluation.measurements)
+    show_table(("dataset", "detector", "metric", "value"), measurements)
     if evaluation.subgroups:
-        _print_subgroups(evaluation.subgroups)
+        header = ("group", "cases", "accepted", "wrong among accepted", "deferred", "fares worse")
+        show_table(header, map(_subgroup_row, evaluation.subgroups))
     say(f"wrote {out}")
 
 
-def _print_measurements(measurements: Sequence["Measurement"]) -> None:
-    table = Table("dataset", "detector", "metric", "value")
-    for measurement in measurements:
-        table.add_row(*measurement[:3], f"{measurement.value:.4g}")
-    Console().print(table)
-
-
-def _print_subgroups(subgroups: Sequence["Subgroup"]) -> None:
-    table = Table("group", "cases", "accepted", "wrong among accepted", "deferred", "fares worse")
-    for group in subgroups:
-        error = f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
-        table.add_row(
-            f"{group.name}: {group.value}",
-            str(group.cases),
-            f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
-            error if group.accepted else "-",
-            f"{group.deferral:.0%}",
-            ", ".join(group.worse),
-        )
-    Console().print(table)
+def _subgroup_row(group: "Subgroup") -> tuple[object, ...]:
+    error = f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
+    return (
+        f"{group.name}: {group.value}",
+        group.cases,
+        f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
+        error if group.accepted else "-",
+        f"{group.deferral:.0%}",
+        ", ".join(group.worse),
+    )

@@ -1,12 +1,13 @@
-"""Messages and progress bars on standard error, while a command runs."""
+"""Messages and progress bars on standard error, tables on standard output."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from misgiving.errors import StoppedError
 
@@ -30,6 +31,14 @@ console = Console(
 def say(text: str) -> None:
     """Print a message on standard error; the terminal wraps long lines."""
     console.print(text, soft_wrap=True)
+
+
+def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
+    """Print a table on standard output."""
+    table = Table(*header, title=title or None)
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console().print(table)
 
 
 @contextmanager

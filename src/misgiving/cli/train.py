@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, command
-from misgiving.cli.progress import Bar, Steps, progress_bars, say
+from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.data.config import DataConfig, default_cache
 from misgiving.errors import UsageError
 from misgiving.models.config import ModelConfig
@@ -97,10 +95,7 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _show_last_epoch(history: Path) -> None:
     header, *rows = (line.split(",") for line in history.read_text(encoding="utf-8").splitlines())
-    table = Table(*header, title="last epoch")
-    for row in rows[-2:]:
-        table.add_row(*map(_short, row))
-    Console().print(table)
+    show_table(header, (map(_short, row) for row in rows[-2:]), title="last epoch")
 
 
 def _short(cell: str) -> str:
