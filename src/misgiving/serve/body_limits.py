@@ -111,8 +111,7 @@ class Admission:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self.images = 0
-        self.held_bytes = 0
+        self.images = self.held_bytes = 0
 
     @contextmanager
     def request(self) -> Iterator["Ticket"]:
@@ -124,17 +123,14 @@ class Admission:
             self.images -= ticket.images
             self.held_bytes -= ticket.held_bytes
 
-    def refuse_images(self, count: int) -> None:
-        """Refuse images beyond the length of the queue."""
-        if self.images + count > self._settings.queue:
+    def check(self, *, images: int = 0, held_bytes: int = 0) -> None:
+        """Refuse images beyond the queue, and bytes beyond the memory for requests."""
+        if self.images + images > self._settings.queue:
             raise too_busy(
                 f"{self.images} images are waiting, and the queue holds {self._settings.queue}; "
                 "send the request again after the seconds in Retry-After"
             )
-
-    def refuse_bytes(self, count: int) -> None:
-        """Refuse bytes beyond the memory for requests."""
-        if self.held_bytes + count > self._settings.max_held_bytes:
+        if self.held_bytes + held_bytes > self._settings.max_held_bytes:
             raise too_busy(
                 "the requests in progress use all of their memory; send the request again after "
                 "the seconds in Retry-After"
@@ -146,17 +142,12 @@ class Ticket:
 
     def __init__(self, admission: Admission) -> None:
         self._admission = admission
-        self.images = 0
-        self.held_bytes = 0
+        self.images = self.held_bytes = 0
 
-    def take_image(self) -> None:
-        """Take one place in the queue."""
-        self._admission.refuse_images(1)
-        self._admission.images += 1
-        self.images += 1
-
-    def take_bytes(self, count: int) -> None:
-        """Take memory."""
-        self._admission.refuse_bytes(count)
-        self._admission.held_bytes += count
-        self.held_bytes += count
+    def take(self, *, images: int = 0, held_bytes: int = 0) -> None:
+        """Take places in the queue, and memory."""
+        self._admission.check(images=images, held_bytes=held_bytes)
+        self._admission.images += images
+        self._admission.held_bytes += held_bytes
+        self.images += images
+        self.held_bytes += held_bytes

@@ -63,10 +63,10 @@ def clean_name(name: str) -> str:
 
 async def _read_raw(request: Request, ticket: Ticket, settings: Settings) -> Upload:
     name = clean_name(request.query_params.get("name", ""))
-    ticket.take_image()
+    ticket.take(images=1)
     content = bytearray()
     async for chunk in request.stream():
-        ticket.take_bytes(len(chunk))
+        ticket.take(held_bytes=len(chunk))
         content += chunk
         if len(content) > settings.max_bytes:
             raise _too_large(f"the image has more than {settings.max_bytes} bytes; scale it down")
@@ -161,7 +161,7 @@ class _Multipart:
             raise _too_large(
                 f"a request may have {self._settings.max_files} files; send several requests"
             )
-        self._ticket.take_image()
+        self._ticket.take(images=1)
         self._name = clean_name(options[b"filename"].decode(errors="replace"))
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -171,7 +171,7 @@ class _Multipart:
         if len(self._content) + end - start > self._settings.max_bytes:
             self._too_long, self._content = True, bytearray()
             return
-        self._ticket.take_bytes(end - start)
+        self._ticket.take(held_bytes=end - start)
         self._content += data[start:end]
 
     def _end_part(self) -> None:

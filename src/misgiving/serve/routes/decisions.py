@@ -85,7 +85,7 @@ async def decide(request: Request, service: ServiceDep) -> Decisions:
     with service.admission.request() as ticket:
         try:
             async with asyncio.timeout_at(deadline):
-                service.admission.refuse_images(1)  # before any of the body is read
+                service.admission.check(images=1)  # before any of the body is read
                 uploads = await read_uploads(request, ticket, service.settings)
         except TimeoutError as error:
             raise ProblemError(
