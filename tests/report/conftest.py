@@ -8,7 +8,7 @@ from fabricated import (
     write_dermoscopy,
     write_reproduction,
 )
-from relied import write_relied
+from policy_rows import write_with_policies
 
 from misgiving.results.formats import read_document, write_document
 from misgiving.results.schema import Settings
@@ -42,11 +42,11 @@ def dermoscopy(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def relied(tmp_path_factory, results, intervals, histories):
+def with_policies(tmp_path_factory, results, intervals, histories):
     """A folder with policies and all detectors, that no test changes."""
-    folder = tmp_path_factory.mktemp("relied")
+    folder = tmp_path_factory.mktemp("with_policies")
     write_reproduction(folder, results, intervals, histories)
-    return write_relied(folder, results, intervals)
+    return write_with_policies(folder, results, intervals)
 
 
 @pytest.fixture

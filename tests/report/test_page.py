@@ -7,7 +7,7 @@ from fabricated import BLANK, parse
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report.findings.scores import estimation_sentence
+from misgiving.report.findings.detectors import estimation_sentence
 from misgiving.report.inputs import read_inputs
 from misgiving.report.page import render_page, write_report
 from misgiving.report.rows import select

@@ -18,10 +18,10 @@ from misgiving.report.figures.classes import (
 )
 from misgiving.report.figures.examples import examples_figure
 from misgiving.report.figures.learning import learning_figure, rates_figure
-from misgiving.report.figures.scores import reliability_figure, risk_figure
+from misgiving.report.figures.risk import reliability_figure, risk_figure
 from misgiving.report.findings import Finding, Status
 from misgiving.report.findings.claims import claims
-from misgiving.report.findings.scores import (
+from misgiving.report.findings.detectors import (
     chosen_sentence,
     error_detection_sentences,
     estimation_sentence,
@@ -29,7 +29,7 @@ from misgiving.report.findings.scores import (
     reliability_sentence,
     scaling_sentence,
 )
-from misgiving.report.findings.targets import target_sentences, targets_of
+from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs
 from misgiving.report.published import title
 from misgiving.report.rows import main_model, models_of, select

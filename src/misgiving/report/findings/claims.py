@@ -83,7 +83,7 @@ def ranking_finding(intervals: Sequence[ResultInterval]) -> Finding:
 
 
 def accuracy_finding(intervals: Sequence[ResultInterval]) -> Finding:
-    """Balanced accuracy with joint training, and the part of the joint gradient (Figure 3)."""
+    """Balanced accuracy with joint training, and the effect of the joint gradient (Figure 3)."""
     wanted = {"experiment": "generalization", "model": "proposed", "detector": ""}
     differences = select(intervals, **wanted)
     words = Comparison(
@@ -143,14 +143,14 @@ def minority_finding(
         return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
     judged = tuple(pairs[name] for name in minority)
     groups = by_outcome(judged)
-    told = {name: _gain(name, pair, (images or {}).get(name)) for name, pair in pairs.items()}
+    gains = {name: _gain(name, pair, (images or {}).get(name)) for name, pair in pairs.items()}
     sentence = (
         f"Against vanilla, the proposed model's sensitivity is higher for "
         f"{len(groups[Outcome.BETTER])} of {len(minority)} minority classes and lower for "
-        f"{len(groups[Outcome.WORSE])}: {'; '.join(told[name] for name in minority)}."
+        f"{len(groups[Outcome.WORSE])}: {'; '.join(gains[name] for name in minority)}."
     )
     if majority:
-        sentence += f" Frequent classes: {'; '.join(told[name] for name in majority)}."
+        sentence += f" Frequent classes: {'; '.join(gains[name] for name in majority)}."
     return Finding(claim, status_of(judged), sentence, judged)
 
 

@@ -187,10 +187,10 @@ def set_tags(inputs: ReportInputs, dataset: str, *, full: bool = False) -> list[
     `full` adds its contents.
     """
     facts = inputs.datasets.get(dataset)
-    told = []
+    tags = []
     if inputs.stands_in(dataset):
-        told.append(f"stands in for {title(inputs.paper_set(dataset))}")
+        tags.append(f"stands in for {title(inputs.paper_set(dataset))}")
     if facts is not None:
-        told += [facts.contents] if full else []
-        told += [count(facts.images, "images"), count(facts.groups, "groups")]
-    return [*told, TUNED] if dataset in inputs.tuned else told
+        tags += [facts.contents] if full else []
+        tags += [count(facts.images, "images"), count(facts.groups, "groups")]
+    return [*tags, TUNED] if dataset in inputs.tuned else tags

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from misgiving.report.figures import DETECTORS
 from misgiving.report.findings import POINTS, Scale
-from misgiving.report.findings.scores import CHOSEN
+from misgiving.report.findings.detectors import CHOSEN
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.published import title
 from misgiving.report.rows import distinct, models_of, select, spread
@@ -124,7 +124,7 @@ def accuracies(inputs: ReportInputs) -> list[str]:
 def odin_choices(inputs: ReportInputs) -> list[str]:
     """ODIN's tuned temperature and epsilon by model, trial by trial."""
     rows = select(inputs.results, experiment="ood_detection", detector="odin")
-    told = []
+    clauses = []
     for model in models_of(select(rows, metric="temperature")):
         epsilons = {row.trial: row.value for row in select(rows, model=model, metric="epsilon")}
         chosen = [
@@ -132,8 +132,8 @@ def odin_choices(inputs: ReportInputs) -> list[str]:
             for row in select(rows, model=model, metric="temperature")
         ]
         same = len(set(chosen)) == 1
-        told.append(f"{model} {f'{chosen[0]} in each' if same else ', '.join(chosen)}")
-    return told
+        clauses.append(f"{model} {f'{chosen[0]} in each' if same else ', '.join(chosen)}")
+    return clauses
 
 
 def detector_choices(inputs: ReportInputs) -> list[str]:

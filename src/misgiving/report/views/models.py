@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from misgiving.report.figures import DETECTORS
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
-from misgiving.report.findings.targets import (
+from misgiving.report.findings.target_errors import (
     POLICY_SET,
     TargetResult,
-    Verdict,
+    TargetStatus,
     interval_of,
     met_in,
-    verdict_of,
+    target_status,
 )
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.rows import distinct, find, models_of, select, spread_of
@@ -211,8 +211,8 @@ def _target(inputs: ReportInputs, target: TargetResult) -> list[Cell]:
     policies = target.policies
     cases = [f"{policy.cases:g}" for policy in policies if policy.cases is not None]
     shares = [policy.ood for policy in policies if policy.ood is not None]
-    verdict = verdict_of(inputs.intervals, target)
-    met = f"met in {met_in(target)}, no interval" if verdict is Verdict.NO_INTERVAL else verdict
+    status = target_status(inputs.intervals, target)
+    met = f"met in {met_in(target)}, no interval" if status is TargetStatus.NO_INTERVAL else status
     return [
         number(f"{100 * target.target:g}"),
         number(f"{len(target.certified)} of {len(policies)}"),

@@ -8,7 +8,7 @@ from typing import Any
 from misgiving.errors import DataError
 from misgiving.reproduction.aggregate.image_sets import exhibits, write_datasets, write_examples
 from misgiving.reproduction.aggregate.intervals import intervals, risk_curves
-from misgiving.reproduction.aggregate.settings import settings, timing
+from misgiving.reproduction.aggregate.run_settings import settings, timing
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import SWEEP, Unit, units
 from misgiving.reproduction.runner import is_finished

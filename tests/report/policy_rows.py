@@ -100,7 +100,7 @@ def risk_points():
             yield RiskPoint(model, name, step / 20, risk, 0.8 * risk, 1.2 * risk)
 
 
-def write_relied(folder, results, intervals):
+def write_with_policies(folder, results, intervals):
     """Write all of it beside the rows of an older run."""
     mine = [*policies(), *calibrations(), *failures(), *ood(), *detectors()]
     older = [row for row in results if row.dataset != "validation" or row.detector not in SCORES]

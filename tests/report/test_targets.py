@@ -2,19 +2,19 @@ from dataclasses import replace
 
 import pytest
 from fabricated import BLANK, parse
-from relied import bins, calibrations, interval, ood, policies, policy
+from policy_rows import bins, calibrations, interval, ood, policies, policy
 
-from misgiving.report.findings.scores import (
+from misgiving.report.findings.detectors import (
     ood_sentence,
     reliability_sentence,
     scaling_sentence,
 )
-from misgiving.report.findings.targets import (
-    Verdict,
+from misgiving.report.findings.target_errors import (
+    TargetStatus,
     main_target,
     target_sentences,
+    target_status,
     targets_of,
-    verdict_of,
 )
 from misgiving.report.inputs import read_inputs
 from misgiving.report.page import render_page
@@ -26,8 +26,8 @@ NO_INTERVAL = "(no interval over these trials alone)"
 
 
 @pytest.fixture(scope="module")
-def inputs(relied):
-    return read_inputs(relied)
+def inputs(with_policies):
+    return read_inputs(with_policies)
 
 
 def targets(*trials, target=0.1, model="proposed"):
@@ -62,29 +62,29 @@ def test_a_target_that_was_never_certified_accepts_nothing():
 
 
 @pytest.mark.parametrize(
-    ("bounds", "verdict", "words"),
+    ("bounds", "status", "words"),
     [
-        ((0.02, 0.1), Verdict.MET, "the whole interval meets the target"),
-        ((0.11, 0.2), Verdict.MISSED, "exceeds the target, which was missed"),
-        ((0.02, 0.11), Verdict.INCONCLUSIVE, "the interval includes the target"),
-        ((), Verdict.NO_INTERVAL, "meets the target in 1 of 2 trials"),
+        ((0.02, 0.1), TargetStatus.MET, "the whole interval meets the target"),
+        ((0.11, 0.2), TargetStatus.MISSED, "exceeds the target, which was missed"),
+        ((0.02, 0.11), TargetStatus.INCONCLUSIVE, "the interval includes the target"),
+        ((), TargetStatus.NO_INTERVAL, "meets the target in 1 of 2 trials"),
     ],
 )
-def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(bounds, verdict, words):
+def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(bounds, status, words):
     found = targets({"error": 0.05}, {"error": 0.12})
-    assert verdict_of([error(*bounds)], found[0]) is verdict
+    assert target_status([error(*bounds)], found[0]) is status
     assert words in target_sentences([error(*bounds)], found)[1]
 
 
 def test_a_target_without_accepted_cases_is_not_called_met():
     found = targets({"error": None, "coverage": 0.0})
-    assert verdict_of([], found[0]) is Verdict.NOTHING_ACCEPTED
+    assert target_status([], found[0]) is TargetStatus.NOTHING_ACCEPTED
     assert "its error is unknown" in target_sentences([], found)[1]
 
 
 def test_trials_without_an_error_leave_the_others_and_no_interval():
     found = targets({"error": 0.05}, {"smallest": 0.2})
-    assert verdict_of([], found[0]) is Verdict.NO_INTERVAL
+    assert target_status([], found[0]) is TargetStatus.NO_INTERVAL
     said = target_sentences([], found)[1]
     assert f"5.0 % were wrong {NO_INTERVAL}" in said
     assert "in 1 of 1 trials" in said

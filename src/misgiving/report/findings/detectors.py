@@ -1,4 +1,4 @@
-"""Acceptance scores against MSP, OOD detectors against ODIN, the OOD rule, and calibration."""
+"""Acceptance scores against MSP, detectors against ODIN, the OOD rule, and calibration."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
@@ -49,19 +49,19 @@ def error_detection_sentences(intervals: Sequence[ResultInterval], *, measured: 
     """For each judged score its paired differences from MSP, in the main model and in all."""
     wanted = {"experiment": "generalization", "dataset": measured, "baseline": MSP}
     rows = select(intervals, **wanted)
-    told = []
+    sentences = []
     for detector, words in JUDGED.items():
         if here := select(rows, detector=detector):
             main = main_model(models_of(here))
             clauses = ". ".join(_in_main_model(select(here, model=main), main, words))
-            told.append(f"{clauses}. Over all models: {'; '.join(_in_all_models(here))}.")
+            sentences.append(f"{clauses}. Over all models: {'; '.join(_in_all_models(here))}.")
         else:
             learned = "" if detector == "predicted_loss" else LEARNED
-            told.append(
+            sentences.append(
                 f"{capitalized(words)} against MSP is inconclusive: intervals.csv has no such "
                 f"difference{learned}."
             )
-    return told
+    return sentences
 
 
 def _in_main_model(rows: Sequence[ResultInterval], model: str, score: str) -> Iterator[str]:
@@ -88,7 +88,7 @@ def estimation_sentence(intervals: Sequence[ResultInterval], *, measured: str) -
     """The proposed model's predicted loss against its MSP, where their difference is not paired."""
     wanted = {"experiment": "generalization", "model": "proposed", "dataset": measured}
     rows = select(intervals, **wanted)
-    told = []
+    clauses = []
     for metric, words in ESTIMATES.items():
         here = select(rows, metric=metric)
         predicted, plain = (
@@ -98,10 +98,10 @@ def estimation_sentence(intervals: Sequence[ResultInterval], *, measured: str) -
         if predicted and plain and not paired:
             order = order_of(predicted, plain)
             kind = f"a {order}" if order in (Order.HIGHER, Order.LOWER) else "no clearly different"
-            told.append(f"{kind} {words}, {_value(predicted)} against {_value(plain)}")
-    if not told:
+            clauses.append(f"{kind} {words}, {_value(predicted)} against {_value(plain)}")
+    if not clauses:
         return "Predicted loss and MSP cannot be compared: intervals.csv lacks one of them."
-    return f"Compared with its MSP, the proposed model's predicted loss has {'; '.join(told)}."
+    return f"Compared with its MSP, the proposed model's predicted loss has {'; '.join(clauses)}."
 
 
 def _value(row: ResultInterval) -> str:
@@ -124,10 +124,10 @@ def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str])
     if not models:
         return "The best detector on the tuning set cannot be judged: intervals.csv lacks it."
     model = main_model(models)
-    told = [_against(select(rows, model=model), name) for name in ODIN_AND_MSP]
+    clauses = [_against(select(rows, model=model), name) for name in ODIN_AND_MSP]
     return (
         f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
-        f"on the other sets, {'; '.join(told)}. Only disjoint intervals count as a difference."
+        f"on the other sets, {'; '.join(clauses)}. Only disjoint intervals count as a difference."
     )
 
 
@@ -185,11 +185,11 @@ def reliability_sentence(bins: Sequence[ReliabilityRow]) -> str:
     model = main_model(models_of(rows))
     own = select(rows, model=model)
     pairs = [_means(select(own, trial=trial)) for trial in sorted({row.trial for row in own})]
-    told = [f"{POINTS.number(mean)} % and {POINTS.number(found)} %" for mean, found in pairs]
+    means = [f"{POINTS.number(mean)} % and {POINTS.number(found)} %" for mean, found in pairs]
     under = sum(mean < found for mean, found in pairs)
     return (
         f"Mean error probability of the {model} model and share of errors, trial by trial: "
-        f"{'; '.join(told)}. Errors are understated in {under} of {len(pairs)} trials; this is a "
+        f"{'; '.join(means)}. Errors are understated in {under} of {len(pairs)} trials; this is a "
         "count without an interval."
     )
 

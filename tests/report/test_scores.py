@@ -1,11 +1,11 @@
 import pytest
 from fabricated import BLANK, parse
 from matplotlib.colors import same_color
-from relied import bins, interval, risk_points
+from policy_rows import bins, interval, risk_points
 
 from misgiving.report.figures.classes import new_classes_figure
-from misgiving.report.figures.scores import SCORE_COLOURS, reliability_figure, risk_figure
-from misgiving.report.findings.scores import (
+from misgiving.report.figures.risk import SCORE_COLOURS, reliability_figure, risk_figure
+from misgiving.report.findings.detectors import (
     chosen_sentence,
     error_detection_sentences,
     estimation_sentence,
@@ -19,8 +19,8 @@ from misgiving.results.schema import RiskPoint
 
 
 @pytest.fixture(scope="module")
-def inputs(relied):
-    return read_inputs(relied)
+def inputs(with_policies):
+    return read_inputs(with_policies)
 
 
 def beside_msp(metric, *bounds, detector="predicted_loss", model="proposed"):
@@ -157,8 +157,8 @@ def test_figures_are_drawn_where_their_files_are(inputs, finished):
     assert not names & draw_figures(read_inputs(finished)).keys()
 
 
-def test_a_whole_report_has_words_for_the_new_figures(relied):
-    page = parse(write_report(relied).read_text(encoding="utf-8"))
+def test_a_whole_report_has_words_for_the_new_figures(with_policies):
+    page = parse(write_report(with_policies).read_text(encoding="utf-8"))
     alts = [image["alt"] for image in page.images]
     assert any(alt.startswith("Error among the accepted images") for alt in alts)
     assert any("Mean error probability" in alt for alt in alts)

@@ -28,7 +28,7 @@ class Policy(NamedTuple):
     cases: float | None
 
 
-class Verdict(StrEnum):
+class TargetStatus(StrEnum):
     """The error among the accepted against its target; only a whole interval decides."""
 
     MET = "yes"
@@ -111,16 +111,16 @@ def interval_of(
     return find(intervals, model=target.model, detector=target.detector, metric=metric, **where)
 
 
-def verdict_of(intervals: Sequence[ResultInterval], target: TargetResult) -> Verdict:
+def target_status(intervals: Sequence[ResultInterval], target: TargetResult) -> TargetStatus:
     """Compare the error among the accepted with its target."""
     if not target.errors:
-        return Verdict.NOTHING_ACCEPTED
+        return TargetStatus.NOTHING_ACCEPTED
     found = interval_of(intervals, target, "error_among_accepted")
     if found is None or found.lower is None or found.upper is None:
-        return Verdict.NO_INTERVAL
+        return TargetStatus.NO_INTERVAL
     if found.upper <= target.target:
-        return Verdict.MET
-    return Verdict.MISSED if found.lower > target.target else Verdict.INCONCLUSIVE
+        return TargetStatus.MET
+    return TargetStatus.MISSED if found.lower > target.target else TargetStatus.INCONCLUSIVE
 
 
 def target_sentences(
@@ -128,10 +128,10 @@ def target_sentences(
 ) -> list[str]:
     """The main target in words: certified or not, its coverage and error, and other models."""
     main = main_target(targets)
-    told = [_accepted(intervals, main)]
+    sentences = [_accepted(intervals, main)]
     if main.certified:
-        told.append(_wrong(intervals, main))
-    return [*told, *_compared(intervals, main)]
+        sentences.append(_wrong(intervals, main))
+    return [*sentences, *_compared(intervals, main)]
 
 
 def _accepted(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
@@ -169,13 +169,13 @@ def _wrong(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
     numbers, bounds = f"{POINTS.range(target.errors)} %", "no interval over these trials alone"
     if found is not None:
         numbers, bounds = f"{POINTS.number(found.estimate)} %", POINTS.bounds(found)
-    verdict = verdict_of(intervals, target)
-    told = {
-        Verdict.MET: "the whole interval meets the target",
-        Verdict.MISSED: "the whole interval exceeds the target, which was missed",
-        Verdict.NO_INTERVAL: f"the error meets the target in {met_in(target)}",
-    }.get(verdict, "the interval includes the target")
-    return f"Of the new cases that it accepted, {numbers} were wrong ({bounds}): {told}."
+    status = target_status(intervals, target)
+    outcome = {
+        TargetStatus.MET: "the whole interval meets the target",
+        TargetStatus.MISSED: "the whole interval exceeds the target, which was missed",
+        TargetStatus.NO_INTERVAL: f"the error meets the target in {met_in(target)}",
+    }.get(status, "the interval includes the target")
+    return f"Of the new cases that it accepted, {numbers} were wrong ({bounds}): {outcome}."
 
 
 def met_in(target: TargetResult) -> str:
@@ -191,12 +191,12 @@ def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iter
     for metric, (start, better, worse) in COMPARED.items():
         pairs = [row for row in select(rows, metric=metric) if row.baseline]
         degrees = {Outcome.BETTER: better, Outcome.WORSE: worse}
-        told = [
+        clauses = [
             f"{degrees[outcome]} than with {row.baseline}, {POINTS.difference(row)}"
             for row in pairs
             if (outcome := outcome_of(row)) in degrees
         ]
         others = [row.baseline for row in pairs if outcome_of(row) not in degrees]
-        told += [f"no clear difference from {', '.join(others)}"] if others else []
-        if told:
-            yield f"{start}: {'; '.join(told)}."
+        clauses += [f"no clear difference from {', '.join(others)}"] if others else []
+        if clauses:
+            yield f"{start}: {'; '.join(clauses)}."
