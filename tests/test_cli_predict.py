@@ -109,6 +109,16 @@ def test_parquet_without_pyarrow_says_what_to_install(misgiving, exported, photo
     assert "pip install 'misgiving[parquet]'" in one_line(error)
 
 
+def test_a_contact_sheet_without_jinja2_says_so_before_predicting(
+    misgiving, exported, photos, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    code, output, error = misgiving("predict", exported[1], photos, "--contact-sheet", "s.html")
+    assert code == 1
+    assert "pip install 'misgiving[serve]'" in one_line(error)
+    assert not output
+
+
 SLOWLY = """
 import sys, time
 from misgiving import cli
