@@ -140,9 +140,8 @@ def train_run(
         on_weights: Called with what a weights file has filled.
         on_resume: Called with the epoch and the step after which training resumes.
     """
-    classes = run.images.classes
     architecture = Architecture(
-        num_classes=len(classes),
+        num_classes=len(run.images.classes),
         image_size=run.preprocessing.image_size,
         backbone=run.model.backbone,
         dropout=run.model.dropout,
@@ -151,7 +150,6 @@ def train_run(
         reads_logits=run.model.reads_logits,
     )
     model = _initial_model(run, architecture, on_weights)
-    training = run.images_of("train")
     resume = ResumeFile(
         path=resume_file or resume_path(folder),
         identity=_identity(run, model),
@@ -161,7 +159,7 @@ def train_run(
     with stop_on_sigterm() as stop:
         history = train(
             model,
-            training,
+            run.images_of("train"),
             run.images_of(run.evaluation_sets.monitored),
             run.training,
             augmentation=run.augmentation,
@@ -170,25 +168,30 @@ def train_run(
             resume=resume,
             stop=stop,
         )
-    # The estimator learned the loss without class weights where its target was the plain one.
-    weighting = "none" if run.training.target == "plain" else run.training.class_weights
-    weights = class_weights(training.labels, len(classes), weighting)
-    checkpoint = Checkpoint(
-        model=model,
-        architecture=architecture,
-        classes=classes,
-        preprocessing=run.preprocessing,
-        split=split_of(run),
-        class_weights=tuple(weights.tolist()),
-        estimates_losses=run.training.estimates_losses,
-        configuration=_configuration(run),
-    )
+    checkpoint = _checkpoint(run, model, architecture)
     if distributed.is_first():
         save(folder, checkpoint, history=history)
         if resume_file is None:
             resume.path.unlink(missing_ok=True)
     distributed.wait_for_all()
     return checkpoint
+
+
+def _checkpoint(run: Run, model: JointClassifier, architecture: Architecture) -> Checkpoint:
+    """The trained model with all that belongs to it."""
+    labels, classes = run.images_of("train").labels, run.images.classes
+    # The estimator learned the loss without class weights where its target was the plain one.
+    weighting = "none" if run.training.target == "plain" else run.training.class_weights
+    return Checkpoint(
+        model=model,
+        architecture=architecture,
+        classes=classes,
+        preprocessing=run.preprocessing,
+        split=split_of(run),
+        class_weights=tuple(class_weights(labels, len(classes), weighting).tolist()),
+        estimates_losses=run.training.estimates_losses,
+        configuration=_configuration(run),
+    )
 
 
 def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
