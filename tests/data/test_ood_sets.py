@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import Dataset, ImageArray, load_dataset
-from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, scikit_image
+from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, build, scikit_image
 from misgiving.errors import DataError, UsageError
 
 
@@ -26,14 +26,14 @@ def package_picture(name):
 
 @pytest.mark.parametrize("name", OOD_SETS)
 def test_an_ood_set_has_one_class_and_the_settings_of_the_held_out_images(name, held_out):
-    ood = OOD_SETS[name](held_out, seed=0)
+    ood = build(name, held_out, seed=0).dataset
     assert (ood.name, ood.classes, set(ood.labels.tolist())) == (name, ("ood",), {0})
     assert ood.preprocessing == held_out.preprocessing
 
 
 @pytest.mark.parametrize("name", OOD_SETS)
 def test_the_same_seed_gives_the_same_bytes(name, held_out):
-    first, again = (OOD_SETS[name](held_out, seed=4) for _ in range(2))
+    first, again = (build(name, held_out, seed=4).dataset for _ in range(2))
     assert [*map(first.images.key, range(len(first)))] == [
         *map(again.images.key, range(len(again)))
     ]
@@ -42,19 +42,19 @@ def test_the_same_seed_gives_the_same_bytes(name, held_out):
 
 @pytest.mark.parametrize("name", ["histology", "photographs"])
 def test_another_seed_gives_other_crops(name, held_out):
-    first, other = (OOD_SETS[name](held_out, seed=seed) for seed in (0, 1))
+    first, other = (build(name, held_out, seed=seed).dataset for seed in (0, 1))
     assert first.images.key(0) != other.images.key(0)
 
 
 def test_histology_is_crops_of_one_source(held_out):
-    crops = OOD_SETS["histology"](held_out, seed=0)
+    crops = build("histology", held_out, seed=0).dataset
     assert np.shape(pixels(crops)) == (256, 64, 64, 3)
     assert set(crops.groups) == {"ihc"}
     assert "256 crops of 64 x 64 pixels from one histology picture" in crops.contents
 
 
 def test_crops_are_cut_out_unchanged(held_out):
-    crop = pixels(OOD_SETS["histology"](held_out, seed=0))[3]
+    crop = pixels(build("histology", held_out, seed=0).dataset)[3]
     windows = np.lib.stride_tricks.sliding_window_view(package_picture("ihc.png"), (64, 64, 3))
     assert (windows[:, :, 0, ::21, ::21] == crop[::21, ::21]).all(axis=(2, 3, 4)).any()
 
@@ -66,7 +66,7 @@ def test_no_crop_occurs_twice():
 
 
 def test_photographs_are_balanced_over_the_pictures(held_out):
-    crops = OOD_SETS["photographs"](held_out, seed=0)
+    crops = build("photographs", held_out, seed=0).dataset
     counts = Counter(crops.groups)
     assert set(counts) == {name.partition(".")[0] for name in PHOTOGRAPHS}
     assert set(counts.values()) == {21, 22}
@@ -74,14 +74,14 @@ def test_photographs_are_balanced_over_the_pictures(held_out):
 
 
 def test_the_group_of_a_photograph_is_its_source(held_out):
-    crops = OOD_SETS["photographs"](held_out, seed=0)
+    crops = build("photographs", held_out, seed=0).dataset
     gray = ("brick", "camera", "clock_motion", "coins", "grass", "gravel", "moon")
     for group, image in zip(crops.groups, pixels(crops), strict=True):
         assert (group not in gray) or (np.ptp(image, axis=2) == 0).all()
 
 
 def test_a_box_is_black_over_the_ink_and_white_paper_stays(held_out):
-    boxed = pixels(OOD_SETS["boxes"](held_out, seed=0))
+    boxed = pixels(build("boxes", held_out, seed=0).dataset)
     for before, after in zip(pixels(held_out), boxed, strict=True):
         darkness = 255 - before[..., 0].astype(int)
         ink = [
@@ -101,25 +101,25 @@ def test_a_box_is_black_over_the_ink_and_white_paper_stays(held_out):
 
 
 def test_the_group_of_a_box_is_the_image_under_it(held_out):
-    boxed = OOD_SETS["boxes"](held_out, seed=0)
+    boxed = build("boxes", held_out, seed=0).dataset
     assert boxed.groups == held_out.ids
     assert not set(boxed.ids) & set(held_out.ids)
 
 
 def test_held_out_images_are_not_changed_by_their_boxes(held_out):
     before = held_out.images.images.copy()
-    pixels(OOD_SETS["boxes"](held_out, seed=0))
+    pixels(build("boxes", held_out, seed=0).dataset)
     np.testing.assert_array_equal(held_out.images.images, before)
 
 
 def test_boxes_can_be_selected(held_out):
-    boxed = OOD_SETS["boxes"](held_out, seed=0)
+    boxed = build("boxes", held_out, seed=0).dataset
     chosen = boxed.select(np.array([5, 2]))
     np.testing.assert_array_equal(pixels(chosen)[1], pixels(boxed)[2])
 
 
 def test_the_hash_of_a_box_is_not_that_of_the_image(held_out):
-    boxed = OOD_SETS["boxes"](held_out, seed=0)
+    boxed = build("boxes", held_out, seed=0).dataset
     assert boxed.images.read(0).hash != held_out.images.read(0).hash
     assert boxed.images.key(0) != held_out.images.key(0)
 
@@ -134,13 +134,12 @@ def test_a_blank_page_is_boxed_as_a_whole():
         groups=("page",),
         images=ImageArray(page),
     )
-    assert (pixels(OOD_SETS["boxes"](blank, seed=0)) == np.zeros_like(page)).all()
+    assert (pixels(build("boxes", blank, seed=0).dataset) == np.zeros_like(page)).all()
 
 
-def test_a_picture_that_the_package_lacks_is_named(held_out, monkeypatch):
-    monkeypatch.setattr(scikit_image, "HISTOLOGY", ("gone.png",))
+def test_a_picture_that_the_package_lacks_is_named(held_out):
     with pytest.raises(DataError, match=r"gone\.png: not in this scikit-image"):
-        OOD_SETS["histology"](held_out, seed=0)
+        scikit_image.crops(held_out, 0, pictures=("gone.png",))
 
 
 def test_without_scikit_image_the_install_command_is_shown(held_out, monkeypatch):
@@ -149,4 +148,4 @@ def test_without_scikit_image_the_install_command_is_shown(held_out, monkeypatch
 
     monkeypatch.setattr(scikit_image, "files", missing)
     with pytest.raises(UsageError, match=r"pip install 'misgiving\[train\]'"):
-        OOD_SETS["histology"](held_out, seed=0)
+        build("histology", held_out, seed=0)

@@ -3,18 +3,14 @@
 from misgiving.data.ood_sets.build import (
     OOD_SETS,
     PAPER_COUNTS,
-    ManifestRow,
-    OodSet,
+    Built,
     build,
-    checksum,
     from_place,
-    manifest,
     readable_set,
     write_ood_set,
 )
-from misgiving.data.ood_sets.derived import Built
 from misgiving.data.ood_sets.lesions import locate_lesion, with_masks
-from misgiving.data.ood_sets.scikit_image import HISTOLOGY, PHOTOGRAPHS, photographs
+from misgiving.data.ood_sets.scikit_image import HISTOLOGY, PHOTOGRAPHS
 
 __all__ = [
     "HISTOLOGY",
@@ -22,14 +18,9 @@ __all__ = [
     "PAPER_COUNTS",
     "PHOTOGRAPHS",
     "Built",
-    "ManifestRow",
-    "OodSet",
     "build",
-    "checksum",
     "from_place",
     "locate_lesion",
-    "manifest",
-    "photographs",
     "readable_set",
     "with_masks",
     "write_ood_set",

@@ -1,27 +1,20 @@
 """OOD sets by name or from a place, checked, sampled and written as PNG files with a manifest."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 from PIL import Image
 
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
-from misgiving.data.datasets import Dataset, HashedImage, load_dataset, unlabelled
-from misgiving.data.ood_sets.derived import (
-    KINDS,
-    Built,
-    DerivedImages,
-    derive,
-    describe,
-    ood_dataset,
-)
-from misgiving.data.ood_sets.scikit_image import histology, photographs
+from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
+from misgiving.data.ood_sets.scikit_image import crops, histology
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
@@ -41,23 +34,29 @@ SCIKIT_IMAGE = "scikit-image"
 FEW = 8  # sources that are named one by one
 
 
-@runtime_checkable
-class OodSet(Protocol):
-    """Makes an OOD set to go with held-out images; same seed, same bytes."""
+class Built(NamedTuple):
+    """An OOD set and facts about its making.
 
-    def __call__(self, held_out: Dataset, *, seed: int) -> Dataset: ...
+    Attributes:
+        dataset: One class; its preprocessing is that of the held-out images.
+        left_out: Images of which no sample of this set could be made.
+        available: Samples that could be made, before sampling.
+        seed: Of the random draw.
+    """
+
+    dataset: Dataset
+    left_out: int
+    available: int
+    seed: int
 
 
-def _derived(name: str, held_out: Dataset, *, seed: int) -> Dataset:
-    return build(name, held_out, seed=seed).dataset
-
-
-OOD_SETS: Registry[OodSet] = Registry(
+OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
     "OOD set",
     histology=histology,
-    photographs=photographs,
-    **{name: partial(_derived, name) for name in KINDS},
+    photographs=crops,
+    **{name: partial(derive, name) for name in KINDS},
 )
+"""Makers of all possible images of a set, given held-out images and a seed."""
 
 
 def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) -> Built:
@@ -73,31 +72,40 @@ def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) 
         UsageError: There is no such set, or the count is below 1.
         DataError: None of the images is suitable for a derived set.
     """
-    make = OOD_SETS[name]
-    if name not in KINDS:
-        whole = make(held_out, seed=seed)
-        return Built(_sampled(whole, name, seed, count), 0, len(whole), seed)
-    built = derive(name, held_out, seed=seed)
-    kept = _sampled(built.dataset, name, seed, count)
-    assert isinstance(kept.images, DerivedImages)
-    contents = [describe(name, kept.images, built.left_out), *_paper_remark(name, len(kept))]
-    return built._replace(dataset=replace(kept, contents="; ".join(contents)))
+    whole = OOD_SETS[name](held_out, seed)
+    return _sampled(whole, seed, count, left_out=len(held_out) - len(whole) if name in KINDS else 0)
 
 
-def _sampled(dataset: Dataset, name: str, seed: int, count: int | None) -> Dataset:
+def _sampled(whole: Dataset, seed: int, count: int | None, *, left_out: int = 0) -> Built:
+    """Draw images of a set at random, and describe them."""
     if count is not None and count < 1:
         raise UsageError(f"`count` must be at least 1, got {count}")
-    wanted = PAPER_COUNTS.get(name) if count is None else count
-    if wanted is None or wanted >= len(dataset):
-        return dataset
-    chosen = np.random.default_rng(seed).choice(len(dataset), size=wanted, replace=False)
-    return dataset.select(np.sort(chosen))
+    of_paper = PAPER_COUNTS.get(whole.name, 0)
+    wanted = count or of_paper or len(whole)
+    kept = whole
+    if wanted < len(whole):
+        chosen = np.random.default_rng(seed).choice(len(whole), size=wanted, replace=False)
+        kept = whole.select(np.sort(chosen))
+    contents = [kept.contents or _description(kept)]
+    if left_out:
+        contents.append(f"{left_out} image" + "s" * (left_out > 1) + " left out as unsuitable")
+    if len(kept) < of_paper:
+        contents.append(f"{len(kept)} of the paper's {of_paper}")
+    return Built(replace(kept, contents="; ".join(contents)), left_out, len(whole), seed)
 
 
-def _paper_remark(name: str, count: int) -> list[str]:
-    """A remark about a set that is smaller than the paper's."""
-    wanted = PAPER_COUNTS.get(name, 0)
-    return [f"{count} of the paper's {wanted}"] if count < wanted else []
+def _description(kept: Dataset) -> str:
+    """Number and origin of the images of a set."""
+    if isinstance(kept.images, DerivedImages):
+        automatic = sum(place.automatic for place in kept.images.places)
+        located = f"; lesion located automatically in {automatic}" if automatic else ""
+        return f"{len(kept)} images with {KINDS[kept.images.kind].sentence}{located}"
+    counts = Counter(kept.groups)
+    if len(counts) == len(kept):
+        return f"{len(kept)} images, resampled one by one as their sources are not known"
+    named = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
+    sources = named if len(counts) <= FEW else f"{len(counts)} sources"
+    return f"{len(kept)} images of {kept.name} ({sources})"
 
 
 def from_place(
@@ -118,18 +126,14 @@ def from_place(
         DataError: There is no such place, or it holds no image.
     """
     if place == SCIKIT_IMAGE:
-        whole = photographs(held_out, seed=seed, name=name)
+        whole = crops(held_out, seed, name=name)
     else:
         found = _read(name, place)
         if not len(found):
             raise DataError(f"{place}: holds no image; name another place")
         ids = tuple(f"{name}-{identity}" for identity in found.ids)
-        whole = ood_dataset(
-            held_out, name=name, ids=ids, groups=found.groups, images=found.images, contents=""
-        )
-    kept = _sampled(whole, name, seed, count)
-    contents = [kept.contents or _describe(kept), *_paper_remark(name, len(kept))]
-    return Built(replace(kept, contents="; ".join(contents)), 0, len(whole), seed)
+        whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
+    return _sampled(whole, seed, count)
 
 
 def _read(name: str, place: str) -> Dataset:
@@ -139,15 +143,6 @@ def _read(name: str, place: str) -> Dataset:
     found = unlabelled([folder], name=name)
     inside = tuple(Path(identity).relative_to(folder).as_posix() for identity in found.ids)
     return replace(found, ids=inside, groups=inside)  # independent of the folder's place
-
-
-def _describe(kept: Dataset) -> str:
-    counts = Counter(kept.groups)
-    if len(counts) == len(kept):
-        return f"{len(kept)} images, resampled one by one as their sources are not known"
-    named = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
-    sources = named if len(counts) <= FEW else f"{len(counts)} sources"
-    return f"{len(kept)} images of {kept.name} ({sources})"
 
 
 def readable_set(
@@ -200,23 +195,6 @@ class ManifestRow(NamedTuple):
     sha256: str
 
 
-def manifest(dataset: Dataset) -> Iterator[ManifestRow]:
-    """A row for each image in order; one image is in memory at a time."""
-    for index in range(len(dataset)):
-        yield _row(dataset, index, dataset.images.read(index))
-
-
-def _row(dataset: Dataset, index: int, read: HashedImage) -> ManifestRow:
-    rows, columns = read.image.shape[:2]
-    pixels = sha256_of(f"{rows} {columns} ".encode() + read.image.tobytes())
-    return ManifestRow(dataset.ids[index], dataset.groups[index], pixels)
-
-
-def checksum(rows: Iterable[ManifestRow]) -> str:
-    """SHA-256 of the rows: equal for sets of the same images in the same order."""
-    return sha256_of_lines(map(",".join, rows))
-
-
 def write_ood_set(built: Built, folder: Path) -> Path:
     """Write PNG files named by id, `manifest.csv` and `manifest.json`, replacing the folder.
 
@@ -230,7 +208,9 @@ def write_ood_set(built: Built, folder: Path) -> Path:
             read = dataset.images.read(index)
             name = quote(identity, safe=" ()+,;=@")
             Image.fromarray(read.image).save(partial_folder / f"{name}.png")
-            rows.append(_row(dataset, index, read))
+            height, width = read.image.shape[:2]
+            pixels = sha256_of(f"{height} {width} ".encode() + read.image.tobytes())
+            rows.append(ManifestRow(identity, dataset.groups[index], pixels))
         facts = {
             "name": dataset.name,
             "seed": built.seed,
@@ -238,7 +218,7 @@ def write_ood_set(built: Built, folder: Path) -> Path:
             "available": built.available,
             "left_out": built.left_out,
             "contents": dataset.contents,
-            "checksum": checksum(rows),
+            "checksum": sha256_of_lines(map(",".join, rows)),
         }
         write_csv(partial_folder / "manifest.csv", ManifestRow._fields, rows)
         write_json(partial_folder / "manifest.json", facts)

@@ -33,22 +33,6 @@ SKIN_MARGIN = 0.1
 RIM_MARGIN = 0.02  # for the rim's soft edge
 
 
-class Built(NamedTuple):
-    """An OOD set and facts about its making.
-
-    Attributes:
-        dataset: One class; its preprocessing is that of the held-out images.
-        left_out: Images of which no sample of this set could be made.
-        available: Samples that could be made, before sampling.
-        seed: Of the random draw.
-    """
-
-    dataset: Dataset
-    left_out: int
-    available: int
-    seed: int
-
-
 def ood_dataset(
     held_out: Dataset,
     *,
@@ -56,7 +40,7 @@ def ood_dataset(
     ids: tuple[str, ...],
     groups: tuple[str, ...],
     images: ImageSource,
-    contents: str,
+    contents: str = "",
 ) -> Dataset:
     """A set of one class with the preprocessing of the held-out images."""
     return replace(
@@ -123,8 +107,7 @@ def _boxed_by(
 ) -> Callable[[Dataset, int, int], Place | None]:
     """Box images by a rule for the lesion, with a margin if the lesion was located."""
 
-    def place(dataset: Dataset, index: int, seed: int) -> Place | None:
-        del seed  # nothing is drawn at random
+    def place(dataset: Dataset, index: int, _seed: int) -> Place | None:
         lesion = lesion_of(dataset, index)
         if lesion is None:
             return None
@@ -153,9 +136,8 @@ def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None
     return None if box is None else Place(box, (rows, columns), lesion.automatic)
 
 
-def _over_ink(dataset: Dataset, index: int, seed: int) -> Place | None:
+def _over_ink(dataset: Dataset, index: int, _seed: int) -> Place | None:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
-    del seed  # nothing is drawn at random
     darkness = 255 - dataset.images.read(index).image.mean(axis=2)
     box = bounding_box(darkness >= darkness.max() / 2)
     rows, columns = darkness.shape
@@ -204,7 +186,7 @@ class DerivedImages:
         return DerivedImages(self.source.select(indices), self.kind, places)
 
 
-def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
+def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     """Derive a set; masks, and images where necessary, are read now to find the places.
 
     Raises:
@@ -212,29 +194,14 @@ def derive(name: str, held_out: Dataset, *, seed: int) -> Built:
     """
     find = KINDS[name].place
     found = [*in_order(lambda index: find(held_out, index, seed), len(held_out))]
-    kept = np.array([i for i, place in enumerate(found) if place is not None], dtype=np.int64)
-    if not kept.size:
+    places = {index: place for index, place in enumerate(found) if place is not None}
+    if not places:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
-    chosen = held_out.select(kept)
-    dataset = ood_dataset(
+    chosen = held_out.select(np.array([*places]))
+    return ood_dataset(
         held_out,
         name=name,
         ids=tuple(f"{name}-{identity}" for identity in chosen.ids),
         groups=chosen.groups,
-        images=DerivedImages(
-            chosen.images, name, tuple(place for place in found if place is not None)
-        ),
-        contents="",
+        images=DerivedImages(chosen.images, name, tuple(places.values())),
     )
-    return Built(dataset, len(held_out) - len(kept), len(kept), seed)
-
-
-def describe(name: str, images: DerivedImages, left_out: int) -> str:
-    """Description of a derived set for a report."""
-    automatic = sum(place.automatic for place in images.places)
-    sentences = [f"{len(images)} images with {KINDS[name].sentence}"]
-    if automatic:
-        sentences.append(f"lesion located automatically in {automatic}")
-    if left_out:
-        sentences.append(f"{left_out} image" + "s" * (left_out > 1) + " left out as unsuitable")
-    return "; ".join(sentences)

@@ -33,26 +33,19 @@ PHOTOGRAPHS = (
 """All photographs of everyday things in the package's wheel."""
 
 
-def histology(held_out: Dataset, *, seed: int) -> Dataset:
-    """Crops of one immunohistochemistry picture; they share one source."""
-    contents = f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from one histology picture"
-    return _crops(held_out, "histology", HISTOLOGY, contents=contents, seed=seed)
-
-
-def photographs(held_out: Dataset, *, seed: int, name: str = "photographs") -> Dataset:
-    """Crops of photographs of people, animals, things and textures, evenly from all pictures."""
-    contents = (
-        f"{CROPS} crops of {CROP_SIZE} x {CROP_SIZE} pixels from {len(PHOTOGRAPHS)} photographs"
-    )
-    return _crops(held_out, name, PHOTOGRAPHS, contents=contents, seed=seed)
-
-
-def _crops(
-    held_out: Dataset, name: str, pictures: tuple[str, ...], *, contents: str, seed: int
+def crops(
+    held_out: Dataset,
+    seed: int,
+    *,
+    name: str = "photographs",
+    pictures: tuple[str, ...] = PHOTOGRAPHS,
+    described: str = f"{len(PHOTOGRAPHS)} photographs",
 ) -> Dataset:
+    """Crops at random places, evenly from all pictures; the picture is the group."""
+    size = f"{CROP_SIZE} x {CROP_SIZE}"
     random = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
-    crops = [
+    cut = [
         _random_crops(_picture(picture), share, random)
         for picture, share in zip(pictures, shares, strict=True)
     ]
@@ -62,8 +55,15 @@ def _crops(
         name=name,
         ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
         groups=tuple(sources.tolist()),
-        images=ImageArray(np.concatenate(crops)),
-        contents=f"{contents} in scikit-image",
+        images=ImageArray(np.concatenate(cut)),
+        contents=f"{CROPS} crops of {size} pixels from {described} in scikit-image",
+    )
+
+
+def histology(held_out: Dataset, seed: int) -> Dataset:
+    """Crops of one immunohistochemistry picture."""
+    return crops(
+        held_out, seed, name="histology", pictures=HISTOLOGY, described="one histology picture"
     )
 
 
