@@ -5,15 +5,20 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from misgiving.data import duplicates
+from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import (
     Hashes,
+    concatenated,
     image_hashes,
     joined_groups,
     near_duplicates,
     picture_hash,
-    stacked,
 )
+
+
+def hashes_of(images):
+    return concatenated(map(picture_hash, images))
 
 
 def blob(seed, height=120, width=160):
@@ -56,21 +61,21 @@ COPIES = {
 def test_a_copy_is_found(copy):
     image = blob(0)
     copied = np.array(COPIES[copy](Image.fromarray(image)))
-    assert near_duplicates([blob(1), image, blob(2), copied]) == [(1, 3)]
+    assert near_duplicates(hashes_of([blob(1), image, blob(2), copied])) == [(1, 3)]
 
 
 def test_blobs_with_other_marks_are_no_copies():
-    assert near_duplicates([blob(seed) for seed in range(60)]) == []
+    assert near_duplicates(hashes_of([blob(seed) for seed in range(60)])) == []
 
 
 def test_a_mirrored_blob_is_no_copy():
-    assert near_duplicates([blob(0), blob(0)[:, ::-1]]) == []
+    assert near_duplicates(hashes_of([blob(0), blob(0)[:, ::-1]])) == []
 
 
 def test_the_hash_says_where_grey_grows_to_the_right():
     image = np.random.default_rng(0).integers(0, 256, (16, 17), dtype=np.uint8)
     words = picture_hash(np.repeat(image[..., None], 3, axis=2)).bits
-    bits = np.unpackbits(words.view(np.uint8))
+    bits = np.unpackbits(words[0].view(np.uint8))
     expected = [
         image[row, column + 1] > image[row, column] for row in range(16) for column in range(16)
     ]
@@ -79,7 +84,7 @@ def test_the_hash_says_where_grey_grows_to_the_right():
 
 def test_flat_images_are_copies_of_each_other_if_they_are_about_as_light():
     flat = [np.full((20, 30, 3), grey, np.uint8) for grey in (100, 110, 200)]
-    assert near_duplicates([*flat, blob(0)]) == [(0, 1)]
+    assert near_duplicates(hashes_of([*flat, blob(0)])) == [(0, 1)]
 
 
 def test_correlation_is_that_of_numpy():
@@ -108,46 +113,48 @@ def test_pairs_do_not_depend_on_the_size_of_a_block(monkeypatch, block):
     monkeypatch.setattr(duplicates, "BLOCK", block)
     images = [blob(seed % 4) for seed in range(9)]
     expected = [(i, j) for i in range(9) for j in range(i + 1, 9) if i % 4 == j % 4]
-    assert near_duplicates(images) == expected
+    assert near_duplicates(hashes_of(images)) == expected
 
 
 def test_bits_alone_make_no_pair():
-    bits, thumbnails = stacked([picture_hash(blob(0)), picture_hash(blob(1))])
+    bits, thumbnails = hashes_of([blob(0), blob(1)])
     assert near_duplicates(Hashes(bits[[0, 0]], thumbnails)) == []
 
 
 def test_thumbnails_alone_make_no_pair():
-    bits, thumbnails = stacked([picture_hash(blob(0)), picture_hash(blob(1))])
+    bits, thumbnails = hashes_of([blob(0), blob(1)])
     assert near_duplicates(Hashes(bits, thumbnails[[0, 0]])) == []
 
 
 def test_no_image_has_no_pair():
-    assert near_duplicates([]) == []
-
-
-class Stored:
-    """Prepared images that remember how many were asked for at a time."""
-
-    def __init__(self, images):
-        self.images = images
-        self.asked = []
-
-    def __len__(self):
-        return len(self.images)
-
-    def read(self, indices):
-        self.asked.append(len(indices))
-        return self.images[indices]
+    assert near_duplicates(hashes_of([])) == []
 
 
 def test_prepared_images_are_read_in_blocks(monkeypatch):
-    monkeypatch.setattr(duplicates, "BLOCK", 3)
     images = np.stack([blob(seed, 64, 64) for seed in range(7)])
-    stored = Stored(images)
-    found = image_hashes(stored)
-    assert stored.asked == [3, 3, 1]
+    asked = []
+
+    def read(_, indices):
+        asked.append(len(indices))
+        return images[indices]
+
+    monkeypatch.setattr(duplicates, "BLOCK", 3)
+    monkeypatch.setattr(ImageSet, "read", read)
+    names = tuple("abcdefg")
+    found = image_hashes(
+        ImageSet(
+            images=images,
+            rows=np.arange(7),
+            labels=np.zeros(7, dtype=np.int64),
+            ids=names,
+            groups=names,
+            hashes=names,
+            classes=("lesion",),
+        )
+    )
+    assert asked == [3, 3, 1]
     for index, image in enumerate(images):
-        assert found.bits[index].tolist() == picture_hash(image).bits.tolist()
+        assert found.bits[index].tolist() == picture_hash(image).bits[0].tolist()
 
 
 def test_joined_groups_are_the_connected_components():
@@ -163,6 +170,10 @@ def test_joined_groups_are_the_connected_components():
     assert joined_groups(groups, pairs) == tuple(expected)
 
 
+def test_without_images_there_are_no_groups():
+    assert joined_groups([], []) == ()
+
+
 def test_groups_without_pairs_stay_as_they_are():
     assert joined_groups(["b", "a", "b"], []) == ("b", "a", "b")
 
@@ -175,7 +186,7 @@ def real_images(real_data, step):
 
 def test_real_lesions_that_differ_are_never_joined(real_data):
     images, groups = real_images(real_data, 4)
-    for first, second in near_duplicates(images):
+    for first, second in near_duplicates(hashes_of(images)):
         assert groups[first] == groups[second]
 
 
@@ -183,7 +194,7 @@ def test_real_lesions_that_differ_are_never_joined(real_data):
 def test_copies_of_real_images_are_found(real_data, copy):
     images, _ = real_images(real_data, 40)
     copies = [np.array(COPIES[copy](Image.fromarray(image))) for image in images]
-    pairs = near_duplicates([*images, *copies])
+    pairs = near_duplicates(hashes_of([*images, *copies]))
     assert set(pairs) >= {(index, index + len(images)) for index in range(len(images))}
 
 

@@ -5,17 +5,19 @@ ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thu
 """
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
+from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
 from misgiving.manifests import sha256_of
 
 Pair = tuple[int, int]
-AnyPicture = UInt8[np.ndarray, "_ _ 3"]  # each of its own size
 Thumbnails = UInt8[np.ndarray, "pairs side side"]
 Grey = Float32[np.ndarray, "pairs side side"]
 
@@ -44,66 +46,47 @@ class Hashes(NamedTuple):
     thumbnails: UInt8[np.ndarray, "n side side"]
 
 
-@runtime_checkable
-class StoredImages(Protocol):
-    """Prepared images that are read by position, such as `misgiving.data.cache.ImageSet`."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
-        """Pixels of these images."""
-
-
-class PictureHash(NamedTuple):
-    """One row of `Hashes`."""
-
-    bits: UInt64[np.ndarray, " words"]
-    thumbnail: UInt8[np.ndarray, "side side"]
-
-
-def picture_hash(image: Picture) -> PictureHash:
+def picture_hash(image: Picture) -> Hashes:
     """Hash and thumbnail of the grey image, squeezed into a square.
 
     A bit is set where the image gets lighter to the right; similar pictures differ in few bits.
 
     >>> ramp = np.tile(np.arange(0, 240, 4, dtype=np.uint8)[:, None], (50, 1, 3))
     >>> np.bitwise_count(picture_hash(ramp).bits).tolist()
-    [64, 64, 64, 64]
+    [[64, 64, 64, 64]]
     """
     grey = Image.fromarray(image).convert("L")
     thumbnail = grey.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BILINEAR)
     small = np.asarray(grey.resize((HASH_SIDE + 1, HASH_SIDE), Image.Resampling.BILINEAR))
     bits = np.packbits(small[:, 1:] > small[:, :-1]).view(np.uint64)
-    return PictureHash(bits, np.asarray(thumbnail))
+    return Hashes(bits[None], np.asarray(thumbnail)[None])
 
 
-def stacked(hashes: Iterable[PictureHash]) -> Hashes:
+def concatenated(hashes: Iterable[Hashes]) -> Hashes:
     """Hashes of all images in this order."""
-    rows = list(hashes)
-    side = THUMBNAIL_SIDE
-    return Hashes(
-        np.array([row.bits for row in rows], np.uint64).reshape(len(rows), HASH_SIDE**2 // 64),
-        np.array([row.thumbnail for row in rows], np.uint8).reshape(len(rows), side, side),
+    none = Hashes(
+        np.empty((0, HASH_SIDE**2 // 64), np.uint64),
+        np.empty((0, THUMBNAIL_SIDE, THUMBNAIL_SIDE), np.uint8),
     )
+    return Hashes(*map(np.concatenate, zip(none, *hashes, strict=True)))
 
 
-def image_hashes(images: StoredImages) -> Hashes:
+def image_hashes(images: ImageSet) -> Hashes:
     """Hashes of prepared images; one block at a time is in memory."""
-    return stacked(
+    return concatenated(
         picture_hash(image)
         for start in range(0, len(images), BLOCK)
         for image in images.read(np.arange(start, min(start + BLOCK, len(images))))
     )
 
 
-def near_duplicates(images: Hashes | Iterable[AnyPicture]) -> list[Pair]:
+def near_duplicates(hashes: Hashes) -> list[Pair]:
     """Positions of the pairs that show the same picture, ordered, the smaller position first.
 
     Two images agree if few bits of their hashes differ, and if their grey thumbnails correlate,
     with and without the coarse light and dark that many lesions share. Copies that are turned,
     mirrored or cropped by more than about 2 % are not found.
     """
-    hashes = images if isinstance(images, Hashes) else stacked(map(picture_hash, images))
     found: list[Pair] = []
     for start in range(0, len(hashes.bits), BLOCK):
         pairs = _similar_bits(hashes.bits, start)
@@ -161,18 +144,12 @@ def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ..
     >>> joined_groups(["c", "b", "a", "d"], [(0, 1), (1, 2)])
     ('a', 'a', 'a', 'd')
     """
-    parents = {group: group for group in groups}
-
-    def root(group: str) -> str:
-        while parents[group] != group:
-            parents[group] = parents[parents[group]]  # halves the path for the next time
-            group = parents[group]
-        return group
-
-    for first, second in pairs:
-        lower, higher = sorted((root(groups[first]), root(groups[second])))
-        parents[higher] = lower
-    return tuple(root(group) for group in groups)
+    names, members = np.unique(np.array(groups), return_inverse=True)
+    first, second = members[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
+    joins = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
+    _, component = connected_components(joins, directed=False)
+    first_name = names[np.unique(component, return_index=True)[1]]
+    return tuple(first_name[component[members]].tolist())
 
 
 class Traits(NamedTuple):
@@ -180,7 +157,7 @@ class Traits(NamedTuple):
 
     content: str
     pixels: str
-    picture: PictureHash
+    picture: Hashes
 
 
 class Copy(NamedTuple):
@@ -204,7 +181,7 @@ def copies(images: Sequence[Traits | None]) -> list[Copy]:
     """
     by_content: dict[str, int] = {}
     by_pixels: dict[str, int] = {}
-    distinct: dict[int, PictureHash] = {}
+    distinct: dict[int, Hashes] = {}
     found = []
     for index, image in enumerate(images):
         if image is None:
@@ -216,5 +193,5 @@ def copies(images: Sequence[Traits | None]) -> list[Copy]:
         else:
             distinct[index] = image.picture
     positions = list(distinct)
-    near = near_duplicates(stacked(distinct.values()))
+    near = near_duplicates(concatenated(distinct.values()))
     return found + [Copy(positions[first], positions[second], NEAR) for first, second in near]

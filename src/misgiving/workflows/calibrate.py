@@ -14,7 +14,7 @@ from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import Dataset, load_dataset
-from misgiving.data.duplicates import Hashes, image_hashes, joined_groups, near_duplicates
+from misgiving.data.duplicates import concatenated, image_hashes, joined_groups, near_duplicates
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit_policy import OOD_DETECTOR, calibrator_of, fit_policies
@@ -292,7 +292,7 @@ def with_joined_groups(
     group_of = dict(zip(split.hashes, split.groups, strict=True))
     hashes = [image_hashes(of) for of in (training, images)]
     pairs = [
-        *near_duplicates(Hashes(*map(np.concatenate, zip(*hashes, strict=True)))),
+        *near_duplicates(concatenated(hashes)),
         *_chained(contents),
         *_chained([group_of.get(content, "") for content in contents]),
     ]
