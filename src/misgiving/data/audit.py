@@ -1,8 +1,9 @@
 """Audit of a labelled image set before training: counts, damage, duplicates and contradictions."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,12 +91,8 @@ class Audit:
     def write(self, place: Path) -> Path:
         """Write everything as JSON, and the findings as CSV.
 
-        Args:
-            place: A folder, for `audit.json` and `findings.csv`; or a `.json` or `.csv` file, next
-                to which the other is written.
-
-        Returns:
-            The place.
+        The place is a folder, for `audit.json` and `findings.csv`, or one of two files, `.json` or
+        `.csv`, next to which the other is written.
         """
         report, table = place / "audit.json", place / "findings.csv"
         if place.suffix in (".json", ".csv"):
@@ -127,19 +124,23 @@ def audit(
         split = paper_split(dataset.labels, dataset.classes, seed=seed) if sets is None else sets
     except ExplainedError as failure:
         split = f"there is no split: {failure}"
-    looks = []
+    looks: list[_Look | str] = []
     for look in in_order(lambda index: _look(dataset, index), len(dataset)):
         looks.append(look)
         if report:
             report(len(looks), len(dataset))
     traits = [None if isinstance(look, str) else look.traits for look in looks]
-    checks = _Auditor(dataset, looks, copies(traits), split).checks()
+    checks = [
+        _unreadable(dataset, looks),
+        *_duplicates(dataset, copies(traits), split),
+        *_sizes(dataset, looks),
+    ]
     return Audit(
         name=dataset.name,
         images=len(dataset),
         classes=_class_counts(dataset),
-        checks=tuple(row for row, _ in checks),
-        findings=tuple(finding for _, findings in checks for finding in findings),
+        checks=tuple(check.row for check in checks),
+        findings=tuple(finding for check in checks for finding in check.findings),
     )
 
 
@@ -174,145 +175,108 @@ def _class_counts(dataset: Dataset) -> tuple[ClassCount, ...]:
     )
 
 
-_Check = tuple[Row, list[Finding]]
+class _Check(NamedTuple):
+    """A line of the summary, and the findings behind it."""
+
+    row: Row
+    findings: list[Finding]
+
+    def summarised(self, count: int, remark: str) -> "_Check":
+        """The same findings under another count and remark."""
+        return self._replace(row=Row(self.row.check, count, remark))
 
 
-class _Auditor(NamedTuple):
-    """Everything that the checks look at; `split` is a reason where there is no split."""
+def _unreadable(dataset: Dataset, looks: Sequence[_Look | str]) -> _Check:
+    name = "unreadable files"
+    findings = [
+        Finding(name, identity, "", look)
+        for identity, look in zip(dataset.ids, looks, strict=True)
+        if isinstance(look, str)
+    ]
+    return _Check(Row(name, len(findings), findings[0].detail if findings else ""), findings)
 
-    dataset: Dataset
-    looks: list[_Look | str]
-    copies: list[Copy]
-    split: SetNames | str
 
-    def checks(self) -> list[_Check]:
-        groups: dict[str, list[int]] = defaultdict(list)
-        for index, group in enumerate(self.dataset.groups):
-            groups[group].append(index)
-        several = {group: images for group, images in groups.items() if len(images) > 1}
-        of_groups = [
-            Copy(first, index, group)
-            for group, (first, *others) in several.items()
-            for index in others
-        ]
-        names = [self.dataset.classes[label] for label in self.dataset.labels]
-        disputed = _differing(of_groups, names)
-        return [
-            self._unreadable(),
-            self._pairs("files of the same content", self._copies_of(SAME_CONTENT)),
-            self._pairs("files of the same pixels alone", self._copies_of(SAME_PIXELS)),
-            self._pairs("near duplicates", self._copies_of(NEAR)),
-            self._pairs(
-                "groups with several images",
-                of_groups,
-                count=len(several),
-                remark=f"{sum(map(len, several.values()))} images; {len(groups)} groups in all",
-            ),
-            self._groups_in_several_sets(of_groups),
-            self._in_several_sets("copies in several sets of the split", self.copies),
-            self._pairs("copies with different labels", _differing(self.copies, names), names),
-            self._pairs(
-                "groups with different labels",
-                disputed,
-                names,
-                count=len({pair.kind for pair in disputed}),
-                remark="",
-            ),
-            *self._sizes(),
-        ]
+def _duplicates(dataset: Dataset, found: Sequence[Copy], split: SetNames | str) -> Iterator[_Check]:
+    """Checks of copies and groups; `split` is the reason where there is no split."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, group in enumerate(dataset.groups):
+        members[group].append(index)
+    several = [images for images in members.values() if len(images) > 1]
+    grouped = [
+        Copy(first, other, dataset.groups[first]) for first, *others in several for other in others
+    ]
 
-    def _copies_of(self, kind: str) -> list[Copy]:
-        return [copy for copy in self.copies if copy.kind == kind]
+    check = partial(_pairs, dataset)
+    for name, kind in (
+        ("files of the same content", SAME_CONTENT),
+        ("files of the same pixels alone", SAME_PIXELS),
+        ("near duplicates", NEAR),
+    ):
+        yield check(name, [pair for pair in found if pair.kind == kind])
+    total = sum(map(len, several))
+    yield check("groups with several images", grouped).summarised(
+        len(several), f"{total} images; {len(members)} groups in all"
+    )
+    groups, pairs = "groups in several sets of the split", "copies in several sets of the split"
+    if isinstance(split, str):
+        yield from (_Check(Row(name, 0, split), []) for name in (groups, pairs))
+    else:
+        sets = split.tolist()
+        sizes = ", ".join(f"{size} in {name}" for name, size in Counter(sets).most_common())
+        shared = count_shared_groups(dataset.groups, split)
+        yield check(groups, grouped, sets).summarised(shared, sizes)
+        yield check(pairs, found, sets)
+    labels = [dataset.classes[label] for label in dataset.labels]
+    yield check("copies with different labels", found, labels)
+    disputed = count_shared_groups(dataset.groups, dataset.labels)
+    yield check("groups with different labels", grouped, labels).summarised(disputed, "")
 
-    def _unreadable(self) -> _Check:
-        name = "unreadable files"
-        findings = [
-            Finding(name, identity, "", look)
-            for identity, look in zip(self.dataset.ids, self.looks, strict=True)
-            if isinstance(look, str)
-        ]
-        return Row(name, len(findings), findings[0].detail if findings else ""), findings
 
-    def _pairs(
-        self,
-        name: str,
-        pairs: Sequence[Copy],
-        values: Sequence[str] | None = None,
-        *,
-        count: int | None = None,
-        remark: str | None = None,
-    ) -> _Check:
-        """A finding for each pair; the detail gives the kind of pair, and the `values` of both."""
-        ids, groups = self.dataset.ids, self.dataset.groups
-        findings = [
-            Finding(
-                name,
-                ids[second],
-                ids[first],
-                kind if values is None else f"{kind}: {values[second]}, {values[first]}",
-            )
-            for first, second, kind in pairs
-        ]
-        if remark is None:
-            others = sum(groups[first] != groups[second] for first, second, _ in pairs)
-            remark = f"{others} of different groups" if pairs else ""
-        return Row(name, len(pairs) if count is None else count, remark), findings
+def _pairs(
+    dataset: Dataset, name: str, pairs: Iterable[Copy], values: Sequence[str] | None = None
+) -> _Check:
+    """A finding for each pair, or only for those whose `values` differ."""
+    findings, of_different_groups = [], 0
+    for first, second, detail in pairs:
+        if values is not None:
+            if values[first] == values[second]:
+                continue
+            detail = f"{detail}: {values[second]}, {values[first]}"
+        findings.append(Finding(name, dataset.ids[second], dataset.ids[first], detail))
+        of_different_groups += dataset.groups[first] != dataset.groups[second]
+    remark = f"{of_different_groups} of different groups" if findings else ""
+    return _Check(Row(name, len(findings), remark), findings)
 
-    def _in_several_sets(
-        self,
-        name: str,
-        pairs: Sequence[Copy],
-        *,
-        count: int | None = None,
-        remark: str | None = None,
-    ) -> _Check:
-        if isinstance(self.split, str):
-            return Row(name, 0, self.split), []
-        sets = self.split.tolist()
-        return self._pairs(name, _differing(pairs, sets), sets, count=count, remark=remark)
 
-    def _groups_in_several_sets(self, pairs: Sequence[Copy]) -> _Check:
-        count, remark = None, None
-        if not isinstance(self.split, str):
-            sizes = Counter(self.split.tolist()).most_common()
-            remark = ", ".join(f"{size} in {name}" for name, size in sizes)
-            count = count_shared_groups(self.dataset.groups, self.split)
-        return self._in_several_sets(
-            "groups in several sets of the split", pairs, count=count, remark=remark
-        )
+def _sizes(dataset: Dataset, looks: Sequence[_Look | str]) -> list[_Check]:
+    read = {
+        identity: look
+        for identity, look in zip(dataset.ids, looks, strict=True)
+        if not isinstance(look, str)
+    }
+    median = float(np.median([look.height * look.width for look in read.values()])) if read else 0.0
+    sizes = len({(look.width, look.height) for look in read.values()})
 
-    def _sizes(self) -> list[_Check]:
-        looks = [look for look in self.looks if not isinstance(look, str)]
-        median = float(np.median([look.height * look.width for look in looks])) if looks else 0.0
-        sizes = len({(look.width, look.height) for look in looks})
+    def is_unusual(look: _Look) -> bool:
+        usual = median / UNUSUAL_AREA <= look.height * look.width <= median * UNUSUAL_AREA
+        shorter, longer = sorted((look.height, look.width))
+        return not usual or longer > UNUSUAL_SHAPE * shorter
 
-        def is_unusual(look: _Look) -> bool:
-            usual = median / UNUSUAL_AREA <= look.height * look.width <= median * UNUSUAL_AREA
-            shorter, longer = sorted((look.height, look.width))
-            return not usual or longer > UNUSUAL_SHAPE * shorter
-
-        return [
-            self._images(
-                "images of unusual size",
-                is_unusual,
-                f"{sizes} sizes; the median has {median:.0f} pixels",
-            ),
-            self._images("grey images", lambda look: look.is_grey, ""),
-            self._images(
-                "tiny images",
-                lambda look: min(look.height, look.width) < TINY,
-                f"shorter side under {TINY} pixels",
-            ),
-        ]
-
-    def _images(self, name: str, matches: Callable[[_Look], bool], remark: str) -> _Check:
+    def check(name: str, matches: Callable[[_Look], bool], remark: str) -> _Check:
         findings = [
             Finding(name, identity, "", f"{look.width} x {look.height}")
-            for identity, look in zip(self.dataset.ids, self.looks, strict=True)
-            if not isinstance(look, str) and matches(look)
+            for identity, look in read.items()
+            if matches(look)
         ]
-        return Row(name, len(findings), remark), findings
+        return _Check(Row(name, len(findings), remark), findings)
 
-
-def _differing(pairs: Sequence[Copy], values: Sequence[str]) -> list[Copy]:
-    return [pair for pair in pairs if values[pair.first] != values[pair.second]]
+    sides = f"{sizes} sizes; the median has {median:.0f} pixels"
+    return [
+        check("images of unusual size", is_unusual, sides),
+        check("grey images", lambda look: look.is_grey, ""),
+        check(
+            "tiny images",
+            lambda look: min(look.height, look.width) < TINY,
+            f"shorter side under {TINY} pixels",
+        ),
+    ]
