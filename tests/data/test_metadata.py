@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.tables import TableRow, age_band, metadata_of_rows
+from misgiving.data.datasets.folders import TableRow, age_band, metadata_of_rows
 
 
 def rows(**columns):

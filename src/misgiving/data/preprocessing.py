@@ -6,7 +6,7 @@ The order is the paper's (4.1, setup): centre crop, colour constancy, resize. No
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -14,11 +14,11 @@ from PIL import Image, ImageChops
 
 from misgiving.data.decoding import Decoded, Picture, decode_reduced
 from misgiving.errors import UsageError
+from misgiving.options import require
 from misgiving.registry import Registry
 
 Square = UInt8[np.ndarray, "size size 3"]
 Illuminant = Float[np.ndarray, "3"]
-Settings = TypeVar("Settings")
 
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory
@@ -93,12 +93,9 @@ class Preprocessing:
     color_constancy: str = "shades_of_gray"
 
     def __post_init__(self) -> None:
-        if not 1 <= self.image_size <= LARGEST_SIDE:
-            raise UsageError(
-                f"`image_size` must be from 1 to {LARGEST_SIDE} pixels, got {self.image_size}"
-            )
-        if not 0 < self.crop <= 1:
-            raise UsageError(f"`crop` must be in (0, 1], got {self.crop}")
+        possible = 1 <= self.image_size <= LARGEST_SIDE
+        require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
+        require(self, "crop", 0 < self.crop <= 1, "be in (0, 1]")
         CROPS[self.crop_shape]
         COLOR_CONSTANCY[self.color_constancy]
 
@@ -145,8 +142,14 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Inverse of `to_dict`; missing fields get their defaults."""
-        return _construct(cls, values)
+        """Inverse of `to_dict`, for values in a file; missing fields get their defaults."""
+        kinds: dict[str, Any] = {field.name: type(field.default) for field in fields(cls)}
+        for name, value in values.items():
+            if name not in kinds:
+                raise UsageError(f"unknown setting {name!r}; choose from {', '.join(kinds)}")
+            if type(value) not in ({int, float} if kinds[name] is float else {kinds[name]}):
+                raise UsageError(f"`{name}` must be of type {kinds[name].__name__}, got {value!r}")
+        return cls(**{name: kinds[name](value) for name, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,9 +174,7 @@ class AugmentationSettings:
 
     def __post_init__(self) -> None:
         for name, largest in (("jitter", 1), ("rotation", 180), ("translation", 1)):
-            value = getattr(self, name)
-            if not 0 <= value <= largest:
-                raise UsageError(f"`{name}` must be in [0, {largest}], got {value}")
+            require(self, name, 0 <= getattr(self, name) <= largest, f"be in [0, {largest}]")
 
     @classmethod
     def none(cls) -> "AugmentationSettings":
@@ -182,22 +183,3 @@ class AugmentationSettings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "AugmentationSettings":
-        """Inverse of `to_dict`; missing fields get their defaults."""
-        return _construct(cls, values)
-
-
-def _construct(kind: type[Settings], values: Mapping[str, Any]) -> Settings:
-    """Settings from values in a file, whose types must be those of the defaults."""
-    kinds: dict[str, Any] = {
-        field.name: type(field.default)
-        for field in fields(kind)  # type: ignore[arg-type]  # only dataclasses come here
-    }
-    for name, value in values.items():
-        if name not in kinds:
-            raise UsageError(f"unknown setting {name!r}; choose from {', '.join(kinds)}")
-        if type(value) not in ({int, float} if kinds[name] is float else {kinds[name]}):
-            raise UsageError(f"`{name}` must be of type {kinds[name].__name__}, got {value!r}")
-    return kind(**{name: kinds[name](value) for name, value in values.items()})

@@ -6,8 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
-from misgiving.data.datasets.folders import existing_folder, listing, refuse_missing
-from misgiving.data.datasets.tables import TableRow, checked_rows, metadata_of_rows, read_table
+from misgiving.data.datasets.folders import (
+    TableRow,
+    checked_rows,
+    existing_folder,
+    groups_of_rows,
+    listing,
+    metadata_of_rows,
+    read_table,
+    refuse_missing,
+)
 from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError
 
@@ -83,7 +91,7 @@ def read_isic2019(place: str) -> Dataset:
         classes=tuple(columns[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=_lesions(described, ids),
+        groups=groups_of_rows(described, "lesion_id", ids),
         images=ImageFiles(tuple(images / f"{name}.jpg" for name in ids)),
         masks=_first_folder(folder, ["masks"]),
         metadata=metadata_of_rows(described, ISIC_METADATA),
@@ -97,12 +105,6 @@ def _isic_diagnosis(truth: Path, row: TableRow, columns: Sequence[str]) -> int:
         where = f"{truth}: row {row.line} ({row.cells['image']})"
         raise DataError(f"{where} must have one 1.0 and otherwise 0.0; fetch the table again")
     return marked[0]
-
-
-def _lesions(rows: Sequence[TableRow], ids: Sequence[str]) -> tuple[str, ...]:
-    """The lesion of each image, or its id where no lesion is given."""
-    lesions = (row.cells["lesion_id"].strip() for row in rows)
-    return tuple(lesion or identity for lesion, identity in zip(lesions, ids, strict=True))
 
 
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
@@ -124,7 +126,7 @@ def read_ham10000(place: str) -> Dataset:
         classes=tuple(HAM_CLASSES[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=_lesions(rows, ids),
+        groups=groups_of_rows(rows, "lesion_id", ids),
         images=_ham_images(folder, ids),
         masks=_first_folder(folder, HAM_MASKS),
         metadata=metadata_of_rows(rows, HAM_METADATA),

@@ -214,9 +214,6 @@ class PackedImages:
 
     def _place(self, index: int) -> tuple[int, int]:
         """Number of the array, and the row of it."""
-        row = int(self.positions[index])
-        for number, array in enumerate(self.arrays):
-            if row < array.shape[0]:
-                return number, row
-            row -= array.shape[0]
-        raise IndexError(index)
+        ends = np.cumsum([array.shape[0] for array in self.arrays])
+        number = int(np.searchsorted(ends, self.positions[index], side="right"))
+        return number, int(self.positions[index] - ends[number] + self.arrays[number].shape[0])
