@@ -7,19 +7,17 @@ from matplotlib.colors import same_color
 
 from misgiving.report.figures import COLOURS, render
 from misgiving.report.figures.classes import (
-    confusion_figure,
-    new_classes_figure,
-)
-from misgiving.report.figures.classes import sensitivity_figure as sensitivities_of
-from misgiving.report.figures.examples import (
     MAX_EXAMPLES,
     THUMBNAIL,
     Examples,
+    confusion_figure,
     examples_figure,
+    new_classes_figure,
     thumbnail,
 )
-from misgiving.report.figures.learning import curve
-from misgiving.report.figures.learning import learning_figure as learning_of
+from misgiving.report.figures.classes import sensitivity_figure as sensitivities_of
+from misgiving.report.figures.curves import curve
+from misgiving.report.figures.curves import learning_figure as learning_of
 from misgiving.report.rows import select
 from misgiving.results.schema import Confusion
 

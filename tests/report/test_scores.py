@@ -4,7 +4,7 @@ from matplotlib.colors import same_color
 from policy_rows import bins, interval, risk_points
 
 from misgiving.report.figures.classes import new_classes_figure
-from misgiving.report.figures.risk import SCORE_COLOURS, reliability_figure, risk_figure
+from misgiving.report.figures.curves import SCORE_COLOURS, reliability_figure, risk_figure
 from misgiving.report.findings.detectors import (
     chosen_sentence,
     error_detection_sentences,

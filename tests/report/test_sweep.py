@@ -1,6 +1,6 @@
 import pytest
 
-from misgiving.report.figures.learning import rates_figure
+from misgiving.report.figures.curves import rates_figure
 from misgiving.report.findings.sweep import faster, only_proposed, speed_finding, sweep_of
 from misgiving.results.schema import HistoryRow, Result
 

@@ -14,6 +14,8 @@ from misgiving.data.config import DataConfig, default_cache
 from misgiving.errors import UsageError
 from misgiving.models.config import ModelConfig
 from misgiving.reproduction.config import MODELS, ModelName
+from misgiving.results.formats import read_table
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 
 
@@ -94,12 +96,9 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 
 def _show_last_epoch(history: Path) -> None:
-    header, *rows = (line.split(",") for line in history.read_text(encoding="utf-8").splitlines())
-    show_table(header, (map(_short, row) for row in rows[-2:]), title="last epoch")
+    rows = read_table(history, EpochRecord)[-2:]
+    show_table(EpochRecord._fields, (map(_short, row) for row in rows), title="last epoch")
 
 
-def _short(cell: str) -> str:
-    try:
-        return f"{float(cell):.4g}"
-    except ValueError:
-        return cell
+def _short(value: float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, (int, float)) else value or ""

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report.figures.examples import MAX_EXAMPLES, Examples, Picture
+from misgiving.report.figures.classes import MAX_EXAMPLES, Examples, Picture
 from misgiving.report.findings.sweep import Sweep, sweep_of
 from misgiving.report.published import READ_OTHERWISE, SETS, SETTINGS, paper_set_of, title
 from misgiving.report.rows import distinct, select

@@ -13,12 +13,16 @@ from misgiving.report import environment, wording
 from misgiving.report.figures import KINDS, Kind, render
 from misgiving.report.figures.classes import (
     confusion_figure,
+    examples_figure,
     new_classes_figure,
     sensitivity_figure,
 )
-from misgiving.report.figures.examples import examples_figure
-from misgiving.report.figures.learning import learning_figure, rates_figure
-from misgiving.report.figures.risk import reliability_figure, risk_figure
+from misgiving.report.figures.curves import (
+    learning_figure,
+    rates_figure,
+    reliability_figure,
+    risk_figure,
+)
 from misgiving.report.findings import Finding, Status
 from misgiving.report.findings.claims import claims
 from misgiving.report.findings.detectors import (

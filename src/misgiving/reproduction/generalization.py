@@ -9,8 +9,8 @@ from misgiving.evaluation.measures import (
 )
 from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
+from misgiving.results.predictions import save_scores
 from misgiving.results.schema import Measurement
-from misgiving.results.scores import save_scores
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
 FAILURES = "failures"  # the confidences of the measured set, for intervals

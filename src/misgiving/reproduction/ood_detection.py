@@ -19,9 +19,8 @@ from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, policy_sets
 from misgiving.reproduction.protocol import OdinSearch
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import Measurement, OdinPoint
-from misgiving.results.scores import save_scores
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin

@@ -22,9 +22,8 @@ from misgiving.evaluation.measures import measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
-from misgiving.results.scores import save_scores
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.train import Run
 

@@ -1,7 +1,7 @@
-"""The outputs of a model for a set of images, as arrays in one file."""
+"""Arrays of a set of images, in one file each: the outputs of a model, and scores by detector."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -136,3 +136,32 @@ class Predictions:
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error
+
+
+Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
+
+
+class ScoredSet(NamedTuple):
+    """The confidences of a set by detector, and the group of each image."""
+
+    scores: Scores
+    groups: tuple[str, ...]
+
+
+def save_scores(folder: Path, name: str, scores: Scores, groups: tuple[str, ...]) -> None:
+    """Keep the confidences of one set, so that intervals need no model."""
+    arrays = {detector: np.ascontiguousarray(values) for detector, values in scores.items()}
+    with whole_file(scores_path(folder, name)) as partial:
+        save_file(arrays, partial, {"groups": json.dumps(groups)})
+
+
+def load_scores(folder: Path, name: str) -> ScoredSet:
+    """Read what `save_scores` kept."""
+    with safe_open(scores_path(folder, name), framework="np") as file:
+        scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
+        return ScoredSet(scores, tuple(json.loads(file.metadata()["groups"])))
+
+
+def scores_path(folder: Path, name: str) -> Path:
+    """The file of a set's confidences."""
+    return folder / "scores" / f"{name.replace('/', '-')}.safetensors"

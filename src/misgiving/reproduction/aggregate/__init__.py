@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.errors import DataError
-from misgiving.reproduction.aggregate.image_sets import exhibits, write_datasets, write_examples
+from misgiving.reproduction.aggregate.documents import (
+    exhibits,
+    settings,
+    timing,
+    write_datasets,
+    write_examples,
+)
 from misgiving.reproduction.aggregate.intervals import intervals, risk_curves
-from misgiving.reproduction.aggregate.run_settings import settings, timing
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import SWEEP, Unit, units
 from misgiving.reproduction.runner import is_finished

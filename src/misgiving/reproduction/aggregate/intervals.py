@@ -27,9 +27,8 @@ from misgiving.reproduction.ood_detection import CHOSEN
 from misgiving.reproduction.policies import POLICY_SET
 from misgiving.reproduction.protocol import Unit, sweep_name
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, load_scores, scores_path
 from misgiving.results.schema import Result, ResultInterval, RiskPoint
-from misgiving.results.scores import load_scores, scores_path
 
 Trials = tuple[int, ...]
 Values = Mapping[tuple[str, ...], Mapping[int, float]]

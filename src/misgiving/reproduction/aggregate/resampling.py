@@ -15,8 +15,7 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.policies import POLICY_SET
 from misgiving.results.formats import read_document
-from misgiving.results.predictions import Predictions
-from misgiving.results.scores import ScoredSet, load_scores, scores_path
+from misgiving.results.predictions import Predictions, ScoredSet, load_scores, scores_path
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Replicates = Float[np.ndarray, " replicates"]

@@ -1,17 +1,26 @@
-"""The settings and the provenance of a reproduction, as values that the report puts into words."""
+"""The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from misgiving.checkpoint import versions
+from misgiving.data.cache import ImageSet
+from misgiving.data.ood_sets import PAPER_COUNTS
 from misgiving.data.splits import leakage_of
+from misgiving.files import whole_folder
+from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
+from misgiving.reproduction.ood_sources import PAPER_SETS
 from misgiving.reproduction.protocol import DERMOSCOPY, Unit, units
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.formats import read_document
+from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
+    ManifestImage,
     OdinGrid,
+    SetFacts,
     Settings,
     SkippedImage,
     SplitLeakage,
@@ -21,6 +30,7 @@ from misgiving.results.schema import (
 )
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
+EXAMPLES = 6  # of each set
 
 
 def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Settings:
@@ -107,3 +117,75 @@ def _leakage(trial_data: TrialData) -> tuple[SplitLeakage, ...]:
         SplitLeakage(unit.experiment, unit.trial, *leakage_of(trial_data.split(unit), measured))
         for unit in names
     )
+
+
+class Exhibit(NamedTuple):
+    """A set of images in the report; of the first trial where it differs between trials."""
+
+    images: ImageSet
+    facts: SetFacts
+
+
+def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
+    """All sets that are measured, by name."""
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
+    unit = Unit("ood_detection", 0, protocol.models[0])
+    shown = {
+        measured: _exhibit(
+            trial_data.run(unit._replace(experiment="generalization")).images_of(measured),
+            "held-out images of all classes (4.1)",
+        ),
+        f"{measured} (in-distribution classes)": _exhibit(
+            trial_data.run(unit).images_of(measured),
+            f"held-out images of the classes {', '.join(protocol.in_distribution)} "
+            "(in-distribution in 4.2 and 4.3)",
+        ),
+    }
+    for name, (built, images) in trial_data.outliers(0).items():
+        shown[name] = _exhibit(
+            images, built.dataset.contents, row=protocol.row(name), left_out=built.left_out
+        )
+    together = unseen_images(trial_data.images, protocol.unseen)
+    for name, rows in unseen_sets(together, protocol.unseen).items():
+        classes = f"class {name.removeprefix('unseen/')}"
+        classes = "all unseen classes" if name == TOGETHER else classes
+        contents = f"images of {classes}, on which no model of 4.3 was trained"
+        shown[name] = _exhibit(together.select(rows), contents)
+    return shown
+
+
+def _exhibit(images: ImageSet, contents: str, *, row: str = "", left_out: int = 0) -> Exhibit:
+    """Count a set; `row` is that of the paper's Table 1."""
+    facts = SetFacts(
+        contents=contents,
+        images=len(images),
+        groups=len(set(images.groups)),
+        checksum=images.fingerprint,
+        paper_set=row if row in PAPER_SETS else "",
+        paper_images=PAPER_COUNTS.get(row),
+        left_out=left_out,
+    )
+    return Exhibit(images, facts)
+
+
+def write_datasets(out: Path, shown: Mapping[str, Exhibit]) -> None:
+    """Write `datasets.json`, and the images of each set into `manifests/`."""
+    write_document(out / "datasets.json", {name: facts for name, (_, facts) in shown.items()})
+    with whole_folder(out / "manifests") as partial:
+        for name, (images, _) in shown.items():
+            rows = map(ManifestImage, images.ids, images.groups, images.hashes)
+            write_table(partial / f"{name.replace('/', '-')}.csv", ManifestImage, rows)
+
+
+def write_examples(folder: Path, shown: Mapping[str, Exhibit]) -> None:
+    """Write a few images of each set as PNG files.
+
+    They are spread evenly, so that several classes or source pictures are among them.
+    """
+    with whole_folder(folder) as partial:
+        for name, (images, _) in shown.items():
+            examples = partial / name.replace("/", "-")
+            examples.mkdir()
+            positions = np.linspace(0, len(images) - 1, min(EXAMPLES, len(images)))
+            for number, pixels in enumerate(images.read(positions.round().astype(np.int64))):
+                Image.fromarray(pixels).save(examples / f"{number}.png")
