@@ -11,7 +11,7 @@ from standin import Standin, picture
 from misgiving.serve.routes.decisions import _results
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import CaseFilter, Store
+from misgiving.serve.store import CaseQuery, Store
 from misgiving.serve.telemetry import Metrics
 from misgiving.serve.uploads import Upload
 
@@ -298,5 +298,5 @@ def test_many_simultaneous_clients_get_their_own_cases(serving, sqlite_place):
     expected = {level: round(255 * level / 100) / 255 for level in range(40)}
     assert answered == pytest.approx(expected)
     other = Store.open(sqlite_place)
-    assert other.count(CaseFilter()) == 40
+    assert other.count(CaseQuery()) == 40
     other.close()

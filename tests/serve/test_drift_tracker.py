@@ -7,10 +7,10 @@ from databases import emptied
 from sqlalchemy import insert
 
 from misgiving.deferral.drift import DriftMonitor
+from misgiving.serve.database import ARRIVALS, CASES
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.schemas import Case, zulu
 from misgiving.serve.store import Store
-from misgiving.serve.store.migrations import ARRIVALS, CASES
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 

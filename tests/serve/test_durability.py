@@ -13,7 +13,7 @@ from databases import emptied
 from processes import standin_at, wait_until
 from standin import picture
 
-from misgiving.serve.store import CaseFilter, Store
+from misgiving.serve.store import CaseQuery, Store
 
 CLIENTS = 8
 
@@ -92,5 +92,5 @@ def test_a_stopping_service_finishes_its_requests(sqlite_place):
         process.wait(120)
         sender.join()
     store = Store.open(sqlite_place)
-    assert {case["id"] for case in answered} == {case.id for case in store.all(CaseFilter())}
+    assert {case["id"] for case in answered} == {case.id for case in store.all(CaseQuery())}
     store.close()

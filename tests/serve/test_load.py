@@ -10,7 +10,7 @@ import pytest
 from processes import standin_at
 from standin import picture
 
-from misgiving.serve.store import CaseFilter, Store
+from misgiving.serve.store import CaseQuery, Store
 
 CLIENTS = 16
 FILES = [picture(level / 10, size=(300, 225), kind="JPEG") for level in range(10)]
@@ -67,8 +67,8 @@ def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_plac
         grown = megabytes(process) - before
     assert load.statuses == {200: images}
     store = Store.open(sqlite_place)
-    assert store.count(CaseFilter()) == images
-    assert sorted(load.ids) == sorted(case.id for case in store.all(CaseFilter()))
+    assert store.count(CaseQuery()) == images
+    assert sorted(load.ids) == sorted(case.id for case in store.all(CaseQuery()))
     store.close()
     assert grown < 16
 
@@ -79,5 +79,5 @@ def test_under_load_images_beyond_the_queue_are_refused(sqlite_place):
         load.send(300)
     assert set(load.statuses) == {200, 429}
     store = Store.open(sqlite_place)
-    assert store.count(CaseFilter()) == load.statuses[200]
+    assert store.count(CaseQuery()) == load.statuses[200]
     store.close()

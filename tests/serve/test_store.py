@@ -11,10 +11,9 @@ from commands import one_line
 from processes import started
 
 from misgiving.errors import DataError, UsageError
+from misgiving.serve.database import METADATA, MIGRATIONS, engine_for, migrate
 from misgiving.serve.schemas import Case, Review
-from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Store
-from misgiving.serve.store.engines import engine_for
-from misgiving.serve.store.migrations import METADATA, MIGRATIONS, migrate
+from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError, Store
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CHOICES = ("accept", "defer", "ood")
@@ -87,11 +86,11 @@ def test_an_unknown_id_has_no_case(store):
     assert store.case("0" * 31 + "x") is None
 
 
-def pages(store, of, order, limit):
-    page = store.page(of, order, limit=limit)
+def pages(store, of, limit):
+    page = store.page(of, limit=limit)
     found = list(page.cases)
     while page.cursor:
-        page = store.page(of, order, limit=limit, cursor=page.cursor)
+        page = store.page(of, limit=limit, cursor=page.cursor)
         found += page.cases
     return found
 
@@ -102,32 +101,32 @@ def test_pages_hold_every_case_once_in_order(store, many, limit):
         return 0.3 if one.error_probability is None else one.error_probability  # 1 - probability
 
     expected = sorted(many, key=lambda one: (round(doubt(one), 9), one.id), reverse=True)
-    found = pages(store, CaseFilter(), "expected_error", limit)
+    found = pages(store, CaseQuery(), limit)
     assert sorted(one.id for one in found) == sorted(one.id for one in many)
     assert [round(doubt(one), 9) for one in found] == [round(doubt(one), 9) for one in expected]
 
 
 def test_pages_can_start_with_the_newest_case(store, many):
-    assert pages(store, CaseFilter(), "newest", 7) == many[::-1]
+    assert pages(store, CaseQuery(order="newest"), 7) == many[::-1]
 
 
 @pytest.mark.usefixtures("many")
 def test_a_case_without_any_finite_number_comes_first(store):
     mute = case(1000, probability=None, error_probability=None)
     store.add([mute])
-    assert store.page(CaseFilter()).cases[0] == mute
+    assert store.page(CaseQuery()).cases[0] == mute
 
 
 @pytest.mark.parametrize(
     ("of", "wanted"),
     [
-        (CaseFilter(decisions=("defer",)), lambda one: one.decision == "defer"),
-        (CaseFilter(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
-        (CaseFilter(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
-        (CaseFilter(predicted_class="' OR 1=1 --"), lambda _: False),
-        (CaseFilter(reviewed=True), lambda one: int(one.id, 16) < 5),
+        (CaseQuery(decisions=("defer",)), lambda one: one.decision == "defer"),
+        (CaseQuery(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
+        (CaseQuery(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
+        (CaseQuery(predicted_class="' OR 1=1 --"), lambda _: False),
+        (CaseQuery(reviewed=True), lambda one: int(one.id, 16) < 5),
         (
-            CaseFilter(reviewed=False, predicted_class="NV", decisions=("accept",)),
+            CaseQuery(reviewed=False, predicted_class="NV", decisions=("accept",)),
             lambda one: (
                 int(one.id, 16) >= 5 and one.predicted_class == "NV" and one.decision == "accept"
             ),
@@ -176,7 +175,7 @@ def test_an_unknown_case_cannot_be_reviewed(store):
 def test_cases_are_added_together_or_not_at_all(store):
     with pytest.raises(Exception, match=r"(?i)unique"):
         store.add([case(1), case(2), case(1)])
-    assert store.count(CaseFilter()) == 0
+    assert store.count(CaseQuery()) == 0
 
 
 def test_cases_survive_closing_the_store(place):
@@ -256,7 +255,7 @@ def test_decisions_of_older_stores_are_renamed(place):
         )
     engine.dispose()
     migrated = Store.open(place)
-    found = migrated.page(CaseFilter(decisions=("ood",))).cases
+    found = migrated.page(CaseQuery(decisions=("ood",))).cases
     assert [(one.id, one.ood_p_value, one.ood_score) for one in found] == [("01", 0.01, -7.5)]
     assert found[0].acceptance_score == 0.25
     assert migrated.case("02").decision == "accept"
@@ -339,7 +338,7 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
     store.add([case(1)])
     writer = sqlite3.connect(sqlite_place, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
-    assert store.count(CaseFilter()) == 1
+    assert store.count(CaseQuery()) == 1
     writer.close()
     store.close()
 
@@ -363,8 +362,9 @@ def test_several_processes_may_be_the_first_to_open_a_file(tmp_path):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         command = [sys.executable, "-c", OPENING, *places]
         processes = [stack.enter_context(started(command, **pipes)) for _ in range(4)]
-        for word in ["ready", *["opened"] * len(places)]:
-            assert [process.stdout.readline().strip() for process in processes] == [word] * 4
+        assert [process.stdout.readline().strip() for process in processes] == ["ready"] * 4
+        for _ in places:
             for process in processes:
                 process.stdin.write("\n")
                 process.stdin.flush()
+            assert [process.stdout.readline().strip() for process in processes] == ["opened"] * 4

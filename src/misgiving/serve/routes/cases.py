@@ -25,7 +25,7 @@ from misgiving.serve.schemas import (
     Outcome,
     Review,
 )
-from misgiving.serve.store import CaseFilter, ExpectedReview, NewerReviewError, Order
+from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError
 
 router = APIRouter(tags=["cases"])
 
@@ -96,14 +96,6 @@ class Remark(BaseModel):
         return self
 
 
-class CaseQuery(CaseFilter):
-    """Query parameters of the worklist."""
-
-    order: Order = Field(
-        default="expected_error", description="Most likely wrong first, or newest first."
-    )
-
-
 class CasePageQuery(CaseQuery):
     """Query parameters of one page of the worklist."""
 
@@ -117,7 +109,7 @@ class CasePageQuery(CaseQuery):
 def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
     """List the worklist page by page."""
     asked_at = datetime.now(UTC)
-    page = service.store.page(query, query.order, limit=query.limit, cursor=query.cursor)
+    page = service.store.page(query, limit=query.limit, cursor=query.cursor)
     return Cases(
         cases=page.cases,
         cursor=page.cursor,
@@ -131,7 +123,7 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
 def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
-    lines = _csv_chunks(service.store.all(query, query.order))
+    lines = _csv_chunks(service.store.all(query))
     return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
 
 

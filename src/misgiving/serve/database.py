@@ -1,69 +1,54 @@
-"""The database schema: its tables, and the migrations that create them."""
+"""The database: engines for SQLite and PostgreSQL, its tables, and their migrations."""
 
+import importlib.util
+import random
+import sqlite3
+import time
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from sqlalchemy import (
     JSON,
+    URL,
     Boolean,
     Column,
     Connection,
-    Float,
+    Engine,
     Integer,
     MetaData,
-    String,
     Table,
+    create_engine,
+    event,
     func,
+    make_url,
     select,
     text,
 )
+from sqlalchemy.exc import ArgumentError
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
+from misgiving.serve.schemas import Case, Review
 
+CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
+WRITES = "misgiving_writes"
+PATIENCE = 30.0  # seconds
+BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+TYPES = {"probabilities": JSON, "image_kept": Boolean, "reviewed": Boolean}  # others as given
+NOT_STORED = {"review"}  # with the case: reviews have a table of their own
 METADATA = MetaData()
 
 CASES = Table(
     "cases",
     METADATA,
-    Column("id", String, primary_key=True),
-    Column("received", String),
-    Column("name", String),
-    Column("predicted_class", String),
-    Column("probability", Float),
-    Column("probabilities", JSON),
-    Column("error_probability", Float),
-    Column("expected_loss", Float),
-    Column("predicted_loss", Float),
-    Column("ood_p_value", Float),
-    Column("decision", String),
-    Column("reason", String),
-    Column("acceptance_score", Float),
-    Column("ood_score", Float),
-    Column("sha256", String),
-    Column("model_fingerprint", String),
-    Column("policy_fingerprint", String),
-    Column("image_kept", Boolean),
-    Column("reviewed", Boolean),
-    Column("doubt", Float),
+    *(Column(name, TYPES.get(name)) for name in Case.model_fields if name not in NOT_STORED),
+    Column("doubt"),
 )
-
 REVIEWS = Table(
-    "reviews",
-    METADATA,
-    Column("number", Integer, primary_key=True),
-    Column("case_id", String),
-    Column("verdict", String),
-    Column("final_class", String),
-    Column("note", String),
-    Column("reviewer", String),
-    Column("reviewed_at", String),
+    "reviews", METADATA, Column("number"), Column("case_id"), *map(Column, Review.model_fields)
 )
-
-ARRIVALS = Table(
-    "arrivals",
-    METADATA,
-    Column("number", Integer, primary_key=True),
-    Column("case_id", String),
-)
+ARRIVALS = Table("arrivals", METADATA, Column("number"), Column("case_id"))
 """Cases in the order of their arrival in the database: clocks of several machines differ."""
 
 SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
@@ -162,3 +147,80 @@ def migrate(
         for statement in migrations[version - 1]:
             connection.execute(text(statement.format(numbered=NUMBERED[connection.dialect.name])))
         connection.execute(SCHEMA.insert().values(version=version))
+
+
+def engine_for(place: str) -> Engine:
+    """Create an engine for a database URL or the path of an SQLite file.
+
+    Raises:
+        UsageError: The URL is not supported, or its driver is not installed.
+    """
+    url = _url(place)
+    if url.get_backend_name() == "sqlite":
+        return _sqlite(url)
+    if url.get_backend_name() != "postgresql":
+        raise UsageError(
+            f"{shown(place)}: unknown kind of store; give the path of an SQLite file, "
+            "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        )
+    if importlib.util.find_spec("psycopg") is None:
+        raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
+    return create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        connect_args={"client_encoding": "utf8"},
+        hide_parameters=True,  # names and notes must not get into logs
+        pool_size=CONNECTIONS,
+        pool_pre_ping=True,  # reconnects after a restart of the database
+    )
+
+
+def shown(place: str) -> str:
+    """The place without its password."""
+    return _url(place).render_as_string(hide_password=True)
+
+
+def _url(place: str) -> URL:
+    if "://" not in place:
+        return URL.create("sqlite", database=place)
+    try:
+        return make_url(place)
+    except ArgumentError as error:
+        raise UsageError(
+            "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+        ) from error
+
+
+def _sqlite(url: URL) -> Engine:
+    if url.database in (None, "", ":memory:"):
+        raise UsageError("a store in memory loses its cases; name a file")
+    folder = Path(str(url.database)).absolute().parent
+    if not folder.is_dir():
+        raise UsageError(f"{folder}: no such folder for the store; create it first")
+    engine = create_engine(
+        url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": PATIENCE}
+    )
+    event.listen(engine, "connect", _configure)
+    event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _configure(connection: sqlite3.Connection, _: Any) -> None:
+    """Allow readers beside a writer, and make commits survive a loss of power."""
+    connection.isolation_level = None  # SQLAlchemy begins the transactions
+    deadline = time.monotonic() + PATIENCE
+    while True:  # SQLite itself does not wait while others open the same new file
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            break
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF not in BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.005, 0.05))
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _begin(connection: Connection) -> None:
+    """Take the lock of a writer at once: a reader that becomes a writer could be refused it."""
+    immediate = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")

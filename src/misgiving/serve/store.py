@@ -21,6 +21,16 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import DataError, UsageError
+from misgiving.serve.database import (
+    ARRIVALS,
+    CASES,
+    NOT_STORED,
+    REVIEWS,
+    WRITES,
+    engine_for,
+    migrate,
+    shown,
+)
 from misgiving.serve.schemas import (
     NO_NUL,
     Case,
@@ -31,18 +41,14 @@ from misgiving.serve.schemas import (
     Review,
     zulu,
 )
-from misgiving.serve.store.engines import WRITES, engine_for, shown
-from misgiving.serve.store.migrations import ARRIVALS, CASES, REVIEWS, migrate
 
 PAGE_SIZE = 500
-NOT_STORED = {"review", "reviews"}
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-Order = Literal["expected_error", "newest"]
 KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
 
 
-class CaseFilter(Record):
-    """Conditions on cases; None or empty means no condition."""
+class CaseQuery(Record):
+    """Conditions on cases, and their order; None or empty means no condition."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -63,9 +69,12 @@ class CaseFilter(Record):
     reviewed_since: Instant | None = Field(
         default=None, description="Reviewed at this moment or later."
     )
+    order: Literal["expected_error", "newest"] = Field(
+        default="expected_error", description="Most likely wrong first, or newest first."
+    )
 
     def conditions(self) -> ColumnElement[bool]:
-        """The filter as an SQL clause with bound values."""
+        """The conditions as an SQL clause with bound values."""
         clauses: list[ColumnElement[bool]] = []
         if self.decisions:
             clauses.append(CASES.c.decision.in_(self.decisions))
@@ -182,21 +191,14 @@ class Store:
         with self._engine.begin() as connection:
             return [Review.model_validate(row) for row in _rows(connection, query)]
 
-    def page(
-        self,
-        where: CaseFilter,
-        order: Order = "expected_error",
-        *,
-        limit: int = PAGE_SIZE,
-        cursor: str | None = None,
-    ) -> Page:
-        """At most `limit` cases after the case `cursor`, most likely wrong or newest first.
+    def page(self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> Page:
+        """At most `limit` cases after the case `cursor`.
 
         Raises:
             UsageError: The case of the cursor has been deleted.
         """
-        keys = KEYS[order]
-        query = select(CASES).where(where.conditions()).order_by(*(key.desc() for key in keys))
+        keys = KEYS[query.order]
+        found = select(CASES).where(query.conditions()).order_by(*(key.desc() for key in keys))
         with self._engine.begin() as connection:
             if cursor is not None:
                 last = connection.execute(select(*keys).where(CASES.c.id == cursor)).first()
@@ -205,17 +207,17 @@ class Store:
                         f"the case of cursor {cursor} has been deleted; leave the cursor out to "
                         "start with the first case"
                     )
-                query = query.where(tuple_(*keys) < tuple(last))
-            cases = _cases(connection, query.limit(limit + 1))
+                found = found.where(tuple_(*keys) < tuple(last))
+            cases = _cases(connection, found.limit(limit + 1))
         more = len(cases) > limit
         return Page(cases[:limit], cases[limit - 1].id if more else None)
 
-    def all(self, where: CaseFilter, order: Order = "expected_error") -> Iterator[Case]:
+    def all(self, query: CaseQuery) -> Iterator[Case]:
         """Every case, read page by page to bound the memory."""
-        page = self.page(where, order)
+        page = self.page(query)
         yield from page.cases
         while page.cursor is not None:
-            page = self.page(where, order, cursor=page.cursor)
+            page = self.page(query, cursor=page.cursor)
             yield from page.cases
 
     def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[DecidedCase]:
@@ -240,11 +242,11 @@ class Store:
             yield from map(DecidedCase.model_validate, rows)
             after = rows[-1]["number"]
 
-    def count(self, where: CaseFilter) -> int:
+    def count(self, query: CaseQuery) -> int:
         """Number of cases."""
-        query = select(func.count()).select_from(CASES).where(where.conditions())
+        counted = select(func.count()).select_from(CASES).where(query.conditions())
         with self._engine.begin() as connection:
-            return int(connection.scalar(query) or 0)
+            return int(connection.scalar(counted) or 0)
 
     def counts(self) -> dict[Outcome, int]:
         """Number of cases by decision."""
