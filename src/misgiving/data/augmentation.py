@@ -15,7 +15,6 @@ from misgiving.data.preprocessing import AugmentationSettings
 
 Images = Float[Tensor, "batch 3 height width"]
 Planes = Float[Tensor, "batch planes height width"]
-Draws = Float[Tensor, " batch"]
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 CHUNK = 2**19  # values per chunk on a CPU: 2 MiB
@@ -61,7 +60,11 @@ def _vary(
 ) -> None:
     if settings.flips or settings.rotation > 0 or settings.translation > 0:
         affine = _affine(draws, settings, aspect=images.shape[3] / images.shape[2])
-        images = _move(images, affine, scratch[:, :2])
+        grid = scratch[:, :2]
+        _write_grid(affine.to(images), grid)
+        images = F.grid_sample(  # beyond an edge, the image is mirrored at that edge
+            images, grid.permute(0, 2, 3, 1), padding_mode="reflection", align_corners=False
+        )
     if settings.jitter > 0:
         factors = 1 + settings.jitter * _either_way(draws[:, 5:])
         _jitter(images, factors, scratch[:, 2:], out=out)
@@ -90,13 +93,6 @@ def _affine(
 def _either_way(draws: Tensor) -> Tensor:
     """Map [0, 1) to [-1, 1)."""
     return 2 * draws - 1
-
-
-def _move(images: Images, affine: Float[Tensor, "batch 2 3"], grid: Planes) -> Images:
-    """Resample; beyond an edge, the image is mirrored at that edge."""
-    _write_grid(affine.to(images), grid)
-    places = grid.permute(0, 2, 3, 1)
-    return F.grid_sample(images, places, padding_mode="reflection", align_corners=False)
 
 
 def _write_grid(affine: Float[Tensor, "batch 2 3"], grid: Planes) -> None:

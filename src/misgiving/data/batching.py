@@ -55,34 +55,23 @@ def batches(
     order = np.arange(len(images)) if order is None else order
     chunks = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     pinned = torch.device(device).type == "cuda"
-    read = in_order(
-        lambda number: _read(images, chunks[number], pinned=pinned),
-        len(chunks),
-        workers=1,
-        ahead=1 + BATCHES_AHEAD,
-    )
-    return (_on_device(*tensors, device) for tensors in read)
 
+    def read(number: int) -> tuple[Tensor, ...]:
+        """Pixels as bytes, labels and positions, in memory."""
+        indices = chunks[number]
+        numbers = (images.labels[indices].astype(np.int64), indices.astype(np.int64))
+        tensors = map(torch.from_numpy, (images.read(indices), *numbers))
+        return tuple(tensor.pin_memory() if pinned else tensor for tensor in tensors)
 
-def _read(
-    images: ImageSet, indices: Int[np.ndarray, " batch"], *, pinned: bool
-) -> tuple[UInt8[Tensor, "batch size size 3"], Int64[Tensor, " batch"], Int64[Tensor, " batch"]]:
-    """Pixels as bytes, labels and indices, in memory."""
-    pixels, labels, positions = (
-        tensor.pin_memory() if pinned else tensor
-        for tensor in (
-            torch.from_numpy(images.read(indices)),
-            torch.from_numpy(images.labels[indices].astype(np.int64)),
-            torch.from_numpy(indices.astype(np.int64)),
-        )
-    )
-    return pixels, labels, positions
+    ahead = in_order(read, len(chunks), workers=1, ahead=1 + BATCHES_AHEAD)
+    return (_on_device(*tensors, device=device) for tensors in ahead)
 
 
 def _on_device(
     pixels: UInt8[Tensor, "batch size size 3"],
     labels: Int64[Tensor, " batch"],
     indices: Int64[Tensor, " batch"],
+    *,
     device: torch.device | str,
 ) -> Batch:
     pixels, labels, indices = (
