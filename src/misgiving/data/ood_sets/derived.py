@@ -7,6 +7,7 @@ crops are made in the pixels of the image file, before preprocessing.
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +69,7 @@ class Place(NamedTuple):
     """The box or crop of an image, on a grid of `grid` rows and columns."""
 
     box: Box
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     automatic: bool
 
 
@@ -102,21 +103,23 @@ def lesion_of(dataset: Dataset, index: int) -> Lesion | None:
     return None if mask is None else Lesion(mask, automatic=True)
 
 
-def _boxed_by(
-    rule: Callable[[Mask], Box | None], *, margin: float = 0.0
-) -> Callable[[Dataset, int, int], Place | None]:
-    """Box images by a rule for the lesion, with a margin if the lesion was located."""
-
-    def place(dataset: Dataset, index: int, _seed: int) -> Place | None:
-        lesion = lesion_of(dataset, index)
-        if lesion is None:
-            return None
-        rows, columns = lesion.mask.shape
-        margined = margin * min(rows, columns) if lesion.automatic else 0.0
-        box = rule(widened(lesion.mask, margined) if margined else lesion.mask)
-        return None if box is None else Place(box, (rows, columns), lesion.automatic)
-
-    return place
+def _box_lesion(
+    dataset: Dataset,
+    index: int,
+    _seed: int,
+    *,
+    rule: Callable[[Mask], Box | None],
+    margin: float = 0.0,
+) -> Place | None:
+    """Box an image by a rule for the lesion, with a margin if the lesion was located."""
+    lesion = lesion_of(dataset, index)
+    if lesion is None:
+        return None
+    mask, automatic = lesion
+    if automatic and margin:
+        mask = widened(mask, margin * min(mask.shape))
+    box = rule(mask)
+    return None if box is None else Place(box, mask.shape, automatic)
 
 
 def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None:
@@ -132,29 +135,25 @@ def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
-    rows, columns = mask.shape
-    return None if box is None else Place(box, (rows, columns), lesion.automatic)
+    return None if box is None else Place(box, mask.shape, lesion.automatic)
 
 
 def _over_ink(dataset: Dataset, index: int, _seed: int) -> Place | None:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
     darkness = 255 - dataset.images.read(index).image.mean(axis=2)
     box = bounding_box(darkness >= darkness.max() / 2)
-    rows, columns = darkness.shape
-    return None if box is None else Place(box, (rows, columns), automatic=False)
+    return None if box is None else Place(box, darkness.shape, automatic=False)
 
+
+_widely_boxed = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
+_partly_boxed = partial(_box_lesion, rule=box_over_share)
+_boxed_over_image = partial(_box_lesion, rule=box_over_image)
 
 KINDS = {
     "boxes": Kind(_over_ink, blackened, "a black box over the ink"),
-    "b_box": Kind(
-        _boxed_by(bounding_box, margin=BOX_MARGIN), blackened, "a black box over the lesion"
-    ),
-    "b_box_70": Kind(
-        _boxed_by(box_over_share), blackened, "a black box over about 70 % of the lesion"
-    ),
-    "b_box_70_image": Kind(
-        _boxed_by(box_over_image), blackened, "a black box over 70 % of the image"
-    ),
+    "b_box": Kind(_widely_boxed, blackened, "a black box over the lesion"),
+    "b_box_70": Kind(_partly_boxed, blackened, "a black box over about 70 % of the lesion"),
+    "b_box_70_image": Kind(_boxed_over_image, blackened, "a black box over 70 % of the image"),
     "derm_skin": Kind(_skin_beside_lesion, cropped, "only a square of the skin beside the lesion"),
 }
 
@@ -172,8 +171,7 @@ class DerivedImages:
 
     def read(self, index: int) -> HashedImage:
         image, place = self.source.read(index).image, self.places[index]
-        height, width = image.shape[:2]
-        changed = KINDS[self.kind].change(image, place.box.scaled(place.grid, (height, width)))
+        changed = KINDS[self.kind].change(image, place.box.scaled(place.grid, image.shape[:2]))
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:

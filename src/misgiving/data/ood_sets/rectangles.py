@@ -24,7 +24,7 @@ class Box(NamedTuple):
     bottom: int
     right: int
 
-    def scaled(self, old: tuple[int, int], new: tuple[int, int]) -> "Box":
+    def scaled(self, old: tuple[int, ...], new: tuple[int, ...]) -> "Box":
         """The box on another grid: the pixels whose nearest pixel of the old grid is inside.
 
         >>> Box(1, 0, 2, 3).scaled((3, 3), (6, 6))
