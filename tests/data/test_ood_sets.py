@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import Dataset, ImageArray, load_dataset
-from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, build, scikit_image
+from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, build, ood_set
 from misgiving.errors import DataError, UsageError
 
 
@@ -61,7 +61,7 @@ def test_crops_are_cut_out_unchanged(held_out):
 
 def test_no_crop_occurs_twice():
     picture = np.random.default_rng(0).integers(0, 256, (66, 66, 3)).astype(np.uint8)
-    crops = scikit_image._random_crops(picture, 9, np.random.default_rng(0))  # has just nine places
+    crops = ood_set._random_crops(picture, 9, np.random.default_rng(0))  # has just nine places
     assert len({crop.tobytes() for crop in crops}) == 9
 
 
@@ -139,13 +139,13 @@ def test_a_blank_page_is_boxed_as_a_whole():
 
 def test_a_picture_that_the_package_lacks_is_named(held_out):
     with pytest.raises(DataError, match=r"gone\.png: not in this scikit-image"):
-        scikit_image.crops(held_out, 0, pictures=("gone.png",))
+        ood_set.picture_crops(held_out, 0, pictures=("gone.png",))
 
 
 def test_without_scikit_image_the_install_command_is_shown(held_out, monkeypatch):
     def missing(name):
         raise ModuleNotFoundError(name)
 
-    monkeypatch.setattr(scikit_image, "files", missing)
+    monkeypatch.setattr(ood_set, "files", missing)
     with pytest.raises(UsageError, match=r"pip install 'misgiving\[train\]'"):
         build("histology", held_out, seed=0)

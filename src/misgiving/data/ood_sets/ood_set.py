@@ -4,17 +4,19 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
-from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.datasets import Dataset, ImageArray, load_dataset, unlabelled
+from misgiving.data.decoding import Picture, decode
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
-from misgiving.data.ood_sets.scikit_image import crops, histology
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
@@ -33,6 +35,26 @@ PAPER_COUNTS = {
 SCIKIT_IMAGE = "scikit-image"
 FEW = 8  # sources that are named one by one
 
+# Crops of scikit-image's pictures need no download. They are stand-ins, and not the paper's sets.
+CROPS = 256
+CROP_SIZE = 64
+HISTOLOGY = ("ihc.png",)
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "clock_motion.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "moon.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+"""All photographs of everyday things in the package's wheel."""
+
 
 class Built(NamedTuple):
     """An OOD set and facts about its making.
@@ -50,10 +72,70 @@ class Built(NamedTuple):
     seed: int
 
 
+def picture_crops(
+    held_out: Dataset,
+    seed: int,
+    *,
+    name: str = "photographs",
+    pictures: tuple[str, ...] = PHOTOGRAPHS,
+    described: str = f"{len(PHOTOGRAPHS)} photographs",
+) -> Dataset:
+    """Crops at random places, evenly from all pictures; the picture is the group."""
+    size = f"{CROP_SIZE} x {CROP_SIZE}"
+    random = np.random.default_rng(seed)
+    shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
+    cut = [
+        _random_crops(_picture(picture), share, random)
+        for picture, share in zip(pictures, shares, strict=True)
+    ]
+    sources = np.repeat([picture.partition(".")[0] for picture in pictures], shares)
+    return ood_dataset(
+        held_out,
+        name=name,
+        ids=tuple(f"{name}-{number:04d}" for number in range(CROPS)),
+        groups=tuple(sources.tolist()),
+        images=ImageArray(np.concatenate(cut)),
+        contents=f"{CROPS} crops of {size} pixels from {described} in scikit-image",
+    )
+
+
+def histology(held_out: Dataset, seed: int) -> Dataset:
+    """Crops of one immunohistochemistry picture."""
+    return picture_crops(
+        held_out, seed, name="histology", pictures=HISTOLOGY, described="one histology picture"
+    )
+
+
+def _picture(name: str) -> Picture:
+    try:
+        data = (files("skimage") / "data" / name).read_bytes()
+    except ModuleNotFoundError as failure:
+        raise UsageError(
+            "this set needs scikit-image; run: pip install 'misgiving[train]'"
+        ) from failure
+    except FileNotFoundError as failure:
+        raise DataError(f"{name}: not in this scikit-image; install another version") from failure
+    return decode(data, name)
+
+
+def _random_crops(
+    picture: Picture, count: int, random: np.random.Generator
+) -> UInt8[np.ndarray, "count side side 3"]:
+    """Crops at different places."""
+    rows, columns = (side - CROP_SIZE + 1 for side in picture.shape[:2])
+    places = random.choice(rows * columns, size=count, replace=False)
+    return np.stack(
+        [
+            picture[top : top + CROP_SIZE, left : left + CROP_SIZE]
+            for top, left in zip(*np.unravel_index(places, (rows, columns)), strict=True)
+        ]
+    )
+
+
 OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
     "OOD set",
     histology=histology,
-    photographs=crops,
+    photographs=picture_crops,
     **{name: partial(derive, name) for name in KINDS},
 )
 """Makers of all possible images of a set, given held-out images and a seed."""
@@ -126,7 +208,7 @@ def from_place(
         DataError: There is no such place, or it holds no image.
     """
     if place == SCIKIT_IMAGE:
-        whole = crops(held_out, seed, name=name)
+        whole = picture_crops(held_out, seed, name=name)
     else:
         found = _read(name, place)
         if not len(found):
@@ -181,24 +263,11 @@ def readable_set(
     return built._replace(dataset=replace(built.dataset, contents=contents)), bad
 
 
-class ManifestRow(NamedTuple):
-    """One image of a set.
-
-    Attributes:
-        id: As in the set.
-        group: As in the set.
-        sha256: Of the image's rows, columns and 8-bit RGB pixels, in hexadecimal.
-    """
-
-    id: str
-    group: str
-    sha256: str
-
-
 def write_ood_set(built: Built, folder: Path) -> Path:
     """Write PNG files named by id, `manifest.csv` and `manifest.json`, replacing the folder.
 
-    The same set gives the same pixels, and with the same version of Pillow the same bytes. Bytes
+    A row of the manifest has an image's id, group and SHA-256 of rows, columns and RGB pixels. The
+    same set gives the same pixels, and with the same version of Pillow the same bytes. Bytes
     of an id that are not possible in a file name are written as in a web address.
     """
     dataset = built.dataset
@@ -210,7 +279,7 @@ def write_ood_set(built: Built, folder: Path) -> Path:
             Image.fromarray(read.image).save(partial_folder / f"{name}.png")
             height, width = read.image.shape[:2]
             pixels = sha256_of(f"{height} {width} ".encode() + read.image.tobytes())
-            rows.append(ManifestRow(identity, dataset.groups[index], pixels))
+            rows.append((identity, dataset.groups[index], pixels))
         facts = {
             "name": dataset.name,
             "seed": built.seed,
@@ -220,6 +289,6 @@ def write_ood_set(built: Built, folder: Path) -> Path:
             "contents": dataset.contents,
             "checksum": sha256_of_lines(map(",".join, rows)),
         }
-        write_csv(partial_folder / "manifest.csv", ManifestRow._fields, rows)
+        write_csv(partial_folder / "manifest.csv", ("id", "group", "sha256"), rows)
         write_json(partial_folder / "manifest.json", facts)
     return folder
