@@ -175,7 +175,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = dict(json.loads(path.read_text(encoding="utf-8")))
     found = config.get("format")
     if isinstance(found, int) and found > FORMAT:
-        raise DataError(f"{path}: of format {found}, which a newer misgiving wrote; update yours")
+        raise DataError(
+            f"{path}: written by a newer version of misgiving (format {found}); upgrade misgiving"
+        )
     if found != FORMAT:
         raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
     return config

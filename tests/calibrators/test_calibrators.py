@@ -203,7 +203,10 @@ def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_cla
     true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
     expected = 1 - true[np.arange(4000), fresh.argmax(axis=1)]
     known = {"msp": np.exp(log_softmax(fresh, axis=1)).max(axis=1)}
-    assert np.abs(calibrator.error_probabilities(known, fresh) - expected).mean() < 0.05
+    assert (
+        np.abs(calibrator.error(calibrator.acceptance_scores(known, fresh)) - expected).mean()
+        < 0.05
+    )
     assert aurc(calibrator.acceptance_scores(known, fresh), expected > 0.5) < 0.8 * aurc(
         known["msp"], expected > 0.5
     )
@@ -226,14 +229,14 @@ def test_with_too_few_errors_there_is_no_combination():
     assert calibrator.combination is None
     assert COMBINATION not in calibrator.tried
     assert CALIBRATED in calibrator.tried
-    assert calibrator.error_probabilities(scores, logits).min() > 0
+    assert calibrator.error(calibrator.acceptance_scores(scores, logits)).min() > 0
 
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
     scores, logits, labels, groups = drawn(count=4000)
     calibrator = fit_calibrator(scores, logits, labels, groups)
     fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
-    probabilities = calibrator.error_probabilities(fresh, fresh_logits)
+    probabilities = calibrator.error(calibrator.acceptance_scores(fresh, fresh_logits))
     wrong = fresh_logits.argmax(axis=1) != fresh_labels
     assert probabilities.mean() == pytest.approx(wrong.mean(), abs=0.03)
     order = np.argsort(calibrator.acceptance_scores(fresh, fresh_logits))
@@ -244,7 +247,7 @@ def test_without_a_predicted_loss_there_is_no_expected_loss():
     scores, logits, labels, groups = drawn()
     without = {name: values for name, values in scores.items() if name != "predicted_loss"}
     calibrator = fit_calibrator(without, logits, labels, groups)
-    assert calibrator.expected_losses(without) is None
+    assert calibrator.loss is None
 
 
 def test_a_calibrator_survives_json():

@@ -83,7 +83,7 @@ def test_the_state_of_another_training_is_refused(images, resume_file):
     with pytest.raises(StoppedError):
         trained(images, resume=resume_file, stop_after=1)
     other = replace(resume_file, identity={"seed": 6})
-    with pytest.raises(DataError, match=r"run\.unfinished.*seed; .*overwrite"):
+    with pytest.raises(DataError, match=r"run\.unfinished.*seed.*overwrite"):
         trained(images, resume=other)
     assert resume_file.path.exists()
 

@@ -116,7 +116,9 @@ class Bundle:
             DataError: One cannot be decoded; the message names it.
         """
         if len(images) != len(names):
-            raise UsageError(f"{len(images)} images and {len(names)} names; give each one name")
+            raise UsageError(
+                f"got {len(images)} images but {len(names)} names; give one name per image"
+            )
         if not images:
             return []
         squares = [self.square(data, name) for data, name in zip(images, names, strict=True)]
@@ -177,7 +179,8 @@ def _read_facts(folder: Path) -> dict[str, Any]:
     found = facts.get("format")
     if isinstance(found, int) and found > FORMAT:
         raise DataError(
-            f"{folder / FACTS}: of format {found}, which a newer misgiving wrote; update yours"
+            f"{folder / FACTS}: written by a newer version of misgiving (format {found}); "
+            "upgrade misgiving"
         )
     if found != FORMAT:
         raise DataError(

@@ -138,14 +138,6 @@ class Calibrator:
         """The scores that the policy accepts by; higher means more likely correct."""
         return self.with_learned(scores, logits)[self.score].astype(np.float64)
 
-    def error_probabilities(self, scores: Scores, logits: Logits) -> Values:
-        """Probability that the predicted class is wrong."""
-        return self.error(self.acceptance_scores(scores, logits))
-
-    def expected_losses(self, scores: Scores) -> Values | None:
-        """Expected cross-entropy in nats; None for a model without a trained loss estimator."""
-        return None if self.loss is None else self.loss(scores["predicted_loss"])
-
     def to_dict(self) -> dict[str, Any]:
         """The calibrator as JSON values."""
         return asdict(self)

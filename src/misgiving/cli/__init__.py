@@ -68,7 +68,7 @@ def run() -> None:
         signal.signal(number, _stop)
     try:
         if "" in sys.argv[1:]:  # an empty path would stand for the working folder
-            raise UsageError("an argument is empty; leave it out or name something")
+            raise UsageError("an argument is empty; omit it or give it a value")
         with _only_first_process_prints():
             code = app(standalone_mode=False)
     except Exception as error:

@@ -39,7 +39,8 @@ def calibrate(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the draw of one image of each group, and of halves.")
+        int,
+        typer.Option(help="Seed for drawing one image per group and for splitting into halves."),
     ] = 0,
     cache: Cache = None,
     overwrite: Annotated[

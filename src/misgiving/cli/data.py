@@ -48,7 +48,8 @@ def prepare(
 @command
 def ood(
     name: Annotated[
-        str, typer.Argument(help="b_box, b_box_70, b_box_70_image, derm_skin, or a name of yours.")
+        str,
+        typer.Argument(help="b_box, b_box_70, b_box_70_image, derm_skin, or a name of your own."),
     ],
     data: Data,
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the set to.")],
@@ -61,7 +62,7 @@ def ood(
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option(help="Maximum number of images. Default: the paper's count of this set."),
+        typer.Option(help="Maximum number of images. Default: as many as the paper used."),
     ] = None,
     masks: Annotated[
         str | None,

@@ -43,7 +43,7 @@ def predict(
         ),
     ] = None,
 ) -> None:
-    """Predict the class and the loss of images, as a table.
+    """Predict the class and loss of each image, and write a table.
 
     Columns: path, predicted_class, probability (of that class), predicted_loss (higher means more
     likely wrong; trained by ranking, it has no unit; empty for a model without a trained loss
@@ -58,8 +58,8 @@ def predict(
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, has the reason, and the others are empty.
 
-    In CSV, a text that a spreadsheet would compute, such as the path `=1.png` or `-2.png`, has an
-    apostrophe before it; Parquet and JSON lines have the path unchanged.
+    In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
+    `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
 
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues. A bundle (`misgiving export`) needs no torch.

@@ -42,7 +42,7 @@ def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: s
 
 
 @contextmanager
-def progress_bars(stop: str = "stopped; nothing half-written is left") -> Iterator[Progress]:
+def progress_bars(stop: str = "stopped; no partial output was left behind") -> Iterator[Progress]:
     """Bars on a terminal, none elsewhere; a stop becomes an explained failure."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(

@@ -47,7 +47,7 @@ def reproduce(
             metavar="NAME=PLACE",
             help="An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or "
             "`scikit-image` (its photographs). The names nct, imagenet and clin_skin are those of "
-            "the paper's sets; name a stand-in PAPER'S:NAME=PLACE. Can be repeated.",
+            "the paper's sets; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.",
             rich_help_panel=PROTOCOL,
         ),
     ] = None,
@@ -120,7 +120,7 @@ def reproduce(
     Sections 4.1 (generalisation), 4.2 (OOD detection with ODIN) and 4.3 (unseen classes), for the
     plain classifier (vanilla), joint training with a squared error (mse), a ranking estimator that
     does not affect the classifier (detached) and the paper's joint training (proposed). Options
-    that are not given have the values of DATA's protocol. Writes `results.csv`, `intervals.csv`,
+    that you omit default to the protocol for DATA. Writes `results.csv`, `intervals.csv`,
     `report.html` and figures. Finished units of work are kept: the same command resumes, and does
     nothing if nothing has changed.
 

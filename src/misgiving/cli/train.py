@@ -29,8 +29,8 @@ def train(
     model: Annotated[
         ModelName | None,
         typer.Option(
-            help="Train this model of `reproduce`, whatever --auxiliary, --joint-epochs and "
-            "--reads-logits say.",
+            help="Train one of the models that `reproduce` compares; overrides --auxiliary, "
+            "--joint-epochs and --reads-logits.",
             rich_help_panel="Objective",
         ),
     ] = None,

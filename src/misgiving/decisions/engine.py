@@ -193,3 +193,22 @@ def load_policy(folder: Path) -> DecisionEngine:
     DeferralPolicy.load(folder / POLICY)  # an old format is refused before its other files are read
     verify(folder, SEALED, remedy=AGAIN)
     return DecisionEngine.load(folder)
+
+
+def load_engine(folder: Path, classes: tuple[str, ...], *, model: str) -> DecisionEngine:
+    """Read the policy folder of a run; without one, the engine defers every image.
+
+    Args:
+        folder: The policy folder, which need not exist.
+        classes: Names of the model's classes.
+        model: Fingerprint of the model, which the policy must be for.
+
+    Raises:
+        DataError: The policy is damaged, was edited, or belongs to another model.
+    """
+    if not folder.exists():
+        return DecisionEngine(classes=classes)
+    engine = load_policy(folder)
+    if engine.policy is not None:
+        engine.policy.refuse_other_model(model)
+    return engine

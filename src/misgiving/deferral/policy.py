@@ -161,9 +161,11 @@ class DeferralPolicy:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise DataError(f"{path}: cannot be read ({reason}); name a policy's file") from error
+            raise DataError(
+                f"{path}: cannot be read ({reason}); give the path of a policy file"
+            ) from error
         except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is not a policy (no JSON); {AGAIN}") from error
+            raise DataError(f"{path}: is not a policy (not valid JSON); {AGAIN}") from error
         return cls.from_dict(content, name=str(path))
 
 

@@ -21,20 +21,19 @@ class Targets:
     )
     class_max_miss: Mapping[str, float] = option(
         default_factory=dict,
-        text="Highest share of the class's cases that is accepted as another class. Can be "
-        "repeated.",
+        text="Largest share of a class that may be accepted as another class. Can be repeated.",
         panel="Targets",
         metavar="CLASS=RATE,...",
     )
     max_ood_false_alarms: float | None = option(
         None,
-        "Highest share of images like the calibration cases that is called out-of-distribution. "
-        "Default: no image is.",
+        "Largest share of ordinary images that may be flagged as out-of-distribution. "
+        "Default: flag none.",
         panel="Targets",
     )
     simultaneous: bool = option(
         True,
-        "Certify that all targets hold together with the confidence, or each by itself.",
+        "Apply the confidence to all targets jointly, or to each separately.",
         panel="Targets",
         flag="--simultaneous/--each",
     )

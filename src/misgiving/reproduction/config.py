@@ -49,7 +49,8 @@ class ProtocolConfig:
         metavar="NAME,...",
     )
     in_distribution: tuple[str, ...] = option(
-        text="Classes of 4.2 and 4.3; 4.1 has all classes. Default: the paper's five.",
+        text="In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all classes. "
+        "Default: the paper's five.",
         panel="Protocol",
         metavar="CLASS,...",
     )

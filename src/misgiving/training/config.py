@@ -62,7 +62,9 @@ class TrainingConfig:
         panel="Optimisation",
     )
     epochs: int = option(
-        50, "Passes over as many images as the training set has.", panel="Optimisation"
+        50,
+        "Number of epochs; each draws as many images as the training set contains.",
+        panel="Optimisation",
     )
     batch_size: int = option(
         64, "Images in one step, of all processes together.", panel="Optimisation"

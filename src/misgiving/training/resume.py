@@ -110,7 +110,9 @@ class ResumeFile:
             found, wanted = dict(facts["identity"]), self.identity
             names = sorted(found.keys() | wanted.keys())
             if other := [name for name in names if found.get(name) != wanted.get(name)]:
-                raise DataError(f"an unfinished training that differs in {', '.join(other)}")
+                raise DataError(
+                    f"belongs to a training with different settings ({', '.join(other)})"
+                )
         except FileNotFoundError:
             return
         except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:

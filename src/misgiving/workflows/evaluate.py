@@ -15,7 +15,7 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import Dataset, load_dataset, unlabelled
 from misgiving.data.splits import Split
-from misgiving.decisions.engine import DecisionEngine, load_policy
+from misgiving.decisions.engine import DecisionEngine, load_engine
 from misgiving.errors import UsageError
 from misgiving.evaluation.inference import fingerprint_of, predictions_of, untuned_scores
 from misgiving.evaluation.measures import (
@@ -87,7 +87,7 @@ def evaluate_run(
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     folders = _distinct_names(ood)
-    engine = engine_of(run, checkpoint)
+    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
     prepared = partial(
         prepare,
         preprocessing=checkpoint.preprocessing,
@@ -125,21 +125,6 @@ def evaluate_run(
         _write(out, predictions, measurements, decided, sets)
     distributed.wait_for_all()
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
-
-
-def engine_of(run: Path, checkpoint: Checkpoint) -> DecisionEngine:
-    """The decision engine of a run; without a policy if none was calibrated.
-
-    Raises:
-        DataError: It is damaged, was edited, or was made for another model.
-    """
-    folder = run / POLICY_FOLDER
-    if not folder.exists():
-        return DecisionEngine(classes=checkpoint.classes)
-    engine = load_policy(folder)
-    if engine.policy is not None:
-        engine.policy.refuse_other_model(fingerprint_of(checkpoint))
-    return engine
 
 
 def _distinct_names(folders: Sequence[str]) -> dict[str, str]:

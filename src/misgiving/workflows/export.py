@@ -13,14 +13,14 @@ from jaxtyping import Float
 from misgiving.bundle.bundle import Bundle, is_bundle, write_bundle
 from misgiving.bundle.card import LIMITS, NO_GUARANTEE
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS
-from misgiving.checkpoint import Checkpoint, load, versions
+from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load, versions
+from misgiving.decisions.engine import load_engine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.inference import fingerprint_of
 from misgiving.files import whole_folder
 from misgiving.models.joint import outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.workflows.evaluate import engine_of
 
 CLOSE = 1e-4  # how far an output may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared
@@ -43,7 +43,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
     checkpoint = load(run)
-    engine = engine_of(run, checkpoint)
+    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
     engine = replace(engine, detectors=engine.used)
     with whole_folder(out) as partial:
         write_graph(

@@ -63,7 +63,7 @@ class Predictor:
     processes: int = 1
 
     def merged(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
-        """What all processes have found."""
+        """Decisions and bad images of all processes."""
         if self.processes == 1:
             return dict(found)
         from misgiving import distributed
@@ -96,13 +96,13 @@ def predictor_of(
 
 def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving import distributed
-    from misgiving.checkpoint import load
+    from misgiving.checkpoint import POLICY_FOLDER, load
+    from misgiving.decisions.engine import load_engine
     from misgiving.evaluation.inference import fingerprint_of
     from misgiving.training.devices import start_processes
-    from misgiving.workflows.evaluate import engine_of
 
     checkpoint = load(run)
-    engine = engine_of(run, checkpoint)
+    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     return Predictor(
         decide=partial(_decide, checkpoint, engine),
@@ -159,11 +159,13 @@ def predict_files(
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     if resume and out is None:
-        raise UsageError("`resume` continues a file; name it by `out`")
+        raise UsageError("`resume` needs `out`, the file to continue")
     deliver = on_table if out is None else partial(writer_for(out), out)
     if contact_sheet is not None:
         if out is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(f"{contact_sheet}: is the table's file too; name another")
+            raise UsageError(
+                f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
+            )
         refuse_unwritable(contact_sheet)
         import_module("jinja2")  # fail now rather than after all decisions
     predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
