@@ -129,16 +129,16 @@ def test_of_several_targets_that_of_one_in_ten_comes_first():
 )
 def test_false_alarms_are_held_against_what_the_rule_is_calibrated_to(shares, words):
     rows = [row._replace(value=shares.get(row.dataset, row.value)) for row in ood()]
-    assert words in ood_sentence(rows, model="proposed", measured="validation")
+    assert words in ood_sentence(rows, measured="validation")
 
 
 def test_the_sets_with_the_least_and_most_ood_images_found_are_named():
-    said = ood_sentence(list(ood()), model="proposed", measured="validation")
+    said = ood_sentence(list(ood()), measured="validation")
     assert "from 10.0 ± 0.0 % (boxes) to 90.0 ± 0.0 % (histology) are detected" in said
 
 
 def test_a_run_without_the_ood_rule_says_so():
-    assert "not measured" in ood_sentence([], model="proposed", measured="validation")
+    assert "not measured" in ood_sentence([], measured="validation")
 
 
 @pytest.mark.parametrize(("observed", "trials"), [(0.4, 3), (0.2, 0)])

@@ -36,7 +36,6 @@ from misgiving.report.findings.detectors import (
 from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs
 from misgiving.report.published import title
-from misgiving.report.rows import main_model, models_of, select
 from misgiving.report.views import TUNED, ZERO, detection, models, paper
 
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
@@ -141,7 +140,6 @@ def _model_sections(inputs: ReportInputs) -> dict[str, Any]:
 
 
 def _detection_sections(inputs: ReportInputs) -> dict[str, Any]:
-    rule = select(inputs.results, detector="ood_rule", metric="ood_share")
     sets = detection.untuned_sets(inputs)
     return {
         "odin_table": detection.odin_table(inputs),
@@ -153,11 +151,7 @@ def _detection_sections(inputs: ReportInputs) -> dict[str, Any]:
         "chosen_table": detection.chosen_table(inputs),
         "detector_tables": detection.detector_tables(inputs),
         "unseen_table": detection.unseen_table(inputs),
-        "ood_rule": ood_sentence(
-            inputs.results,
-            model=main_model(models_of(rule)) if rule else "",
-            measured=inputs.measured,
-        ),
+        "ood_rule": ood_sentence(inputs.results, measured=inputs.measured),
         "ood_rule_table": detection.ood_rule_table(inputs),
     }
 

@@ -34,7 +34,7 @@ def main_model(models: Sequence[str]) -> str:
     >>> main_model(["vanilla", "proposed"]), main_model(["vanilla"])
     ('proposed', 'vanilla')
     """
-    return "proposed" if "proposed" in models else models[0]
+    return "proposed" if "proposed" in models or not models else models[0]
 
 
 def find(intervals: Iterable[ResultInterval], **wanted: object) -> ResultInterval | None:

@@ -98,6 +98,11 @@ class Finding(NamedTuple):
     differences: tuple[ResultInterval | None, ...] = ()
 
 
+def not_measured(claim: str, reason: str) -> Finding:
+    """The finding of a claim on which the tables have no numbers."""
+    return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
+
+
 def status_of(differences: Iterable[ResultInterval | None]) -> Status:
     """The status of a claim that asks for a gain in every one of these comparisons.
 
@@ -158,35 +163,32 @@ PLAIN = Scale(1.0, 3, "")
 
 
 class Comparison(NamedTuple):
-    """The words for a paired difference: `subject` does `verb` better or worse than `baseline`."""
+    """The words for a paired difference: `subject` does `verb` better or worse than a baseline."""
 
-    claim: str
     subject: str
     verb: str
-    baseline: str
     quantity: str
     scale: Scale = POINTS
 
-    def clause(self, difference: ResultInterval | None) -> str:
+    def clause(self, baseline: str, difference: ResultInterval | None) -> str:
         """One paired difference with its numbers, as a sentence without a full stop."""
         if difference is None:
-            return f"intervals.csv has no difference from {self.baseline} in {self.quantity}"
-        numbers = f"{self.quantity} {self.scale.difference(difference)}"
-        return {
-            Outcome.BETTER: f"{self.subject} {self.verb} better than {self.baseline}: {numbers}",
-            Outcome.WORSE: f"{self.subject} {self.verb} worse than {self.baseline}: {numbers}",
-            Outcome.UNDECIDED: f"no clear difference from {self.baseline}: {numbers}",
-            Outcome.UNKNOWN: f"the difference from {self.baseline} cannot be judged: {numbers}",
+            return capitalized(
+                f"intervals.csv has no difference from {baseline} in {self.quantity}"
+            )
+        start = {
+            Outcome.BETTER: f"{self.subject} {self.verb} better than {baseline}",
+            Outcome.WORSE: f"{self.subject} {self.verb} worse than {baseline}",
+            Outcome.UNDECIDED: f"no clear difference from {baseline}",
+            Outcome.UNKNOWN: f"the difference from {baseline} cannot be judged",
         }[outcome_of(difference)]
+        return capitalized(f"{start}: {self.quantity} {self.scale.difference(difference)}")
 
-    def finding(self, differences: Mapping[str, ResultInterval | None]) -> Finding:
+    def finding(self, claim: str, differences: Mapping[str, ResultInterval | None]) -> Finding:
         """The finding of a claim that asks for a gain over each of these baselines."""
-        clauses = [
-            capitalized(self._replace(baseline=baseline).clause(difference))
-            for baseline, difference in differences.items()
-        ]
+        sentences = [f"{self.clause(*pair)}." for pair in differences.items()]
         judged = tuple(differences.values())
-        return Finding(self.claim, status_of(judged), f"{'. '.join(clauses)}.", judged)
+        return Finding(claim, status_of(judged), " ".join(sentences), judged)
 
 
 def capitalized(text: str) -> str:

@@ -13,6 +13,7 @@ from misgiving.report.findings import (
     Status,
     by_outcome,
     from_baselines,
+    not_measured,
     outcome_of,
     status_of,
 )
@@ -54,8 +55,9 @@ def collapse_finding(histories: Sequence[HistoryRow], *, monitored: str) -> Find
     spreads = [row.spread_ratio for row in last if row.spread_ratio is not None]
     fits = [row.r_squared for row in last if row.r_squared is not None]
     if not spreads:
-        reason = f"histories.csv has no spread of the mse estimate on the {monitored} set"
-        return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
+        return not_measured(
+            claim, f"histories.csv has no spread of the mse estimate on the {monitored} set"
+        )
     collapsed = sum(ratio < COLLAPSED_SPREAD for ratio in spreads)
     status = Status.IN_PART if collapsed else Status.CONTRADICTED
     sentence = (
@@ -70,30 +72,19 @@ def collapse_finding(histories: Sequence[HistoryRow], *, monitored: str) -> Find
 def ranking_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """The order of images by loss, learned by ranking and by mse (Figure 2)."""
     wanted = {"experiment": "generalization", "detector": "predicted_loss", "metric": "spearman"}
-    words = Comparison(
-        claim="Ranking generalises better than mse",
-        subject="the ranking estimator",
-        verb="ranks",
-        baseline="",
-        quantity="Spearman correlation of predicted and true loss",
-        scale=PLAIN,
-    )
     difference = find(intervals, model="proposed", baseline="mse", **wanted)
-    return words.finding({"the mse estimator": difference})
+    quantity = "Spearman correlation of predicted and true loss"
+    words = Comparison("the ranking estimator", "ranks", quantity, PLAIN)
+    return words.finding("Ranking generalises better than mse", {"the mse estimator": difference})
 
 
 def accuracy_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """Balanced accuracy with joint training, and the effect of the joint gradient (Figure 3)."""
     wanted = {"experiment": "generalization", "model": "proposed", "detector": ""}
     differences = select(intervals, **wanted)
-    words = Comparison(
-        claim="Joint training improves the classifier",
-        subject="the proposed model",
-        verb="classifies",
-        baseline="",
-        quantity="balanced accuracy",
-    )
-    finding = words.finding(from_baselines(select(differences, metric="balanced_accuracy")))
+    judged = from_baselines(select(differences, metric="balanced_accuracy"))
+    words = Comparison("the proposed model", "classifies", "balanced accuracy")
+    finding = words.finding("Joint training improves the classifier", judged)
     sentences = [finding.sentence, _cause(finding.differences), _classes(differences)]
     return finding._replace(sentence=" ".join(filter(None, sentences)))
 
@@ -126,21 +117,13 @@ def minority_finding(
     majority: Sequence[str] = (),
     images: Mapping[str, int] | None = None,
 ) -> Finding:
-    """Sensitivity for the rare classes and, beside them, for the frequent ones (Figure 3).
-
-    Args:
-        intervals: The rows of `intervals.csv`.
-        minority: The rare classes, which decide.
-        majority: The frequent classes.
-        images: Measured images of each class.
-    """
+    """Sensitivity for the rare classes, which decide, and for the frequent ones (Figure 3)."""
     claim = "Minority classes gain"
     wanted = {"experiment": "generalization", "model": "proposed", "baseline": "vanilla"}
     rows = select(intervals, detector="", **wanted)
     pairs = {name: find(rows, metric=f"sensitivity/{name}") for name in (*minority, *majority)}
     if not any(pairs.values()):
-        reason = "intervals.csv has no difference in sensitivity"
-        return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
+        return not_measured(claim, "intervals.csv has no difference in sensitivity")
     judged = tuple(pairs[name] for name in minority)
     groups = by_outcome(judged)
     gains = {name: _gain(name, pair, (images or {}).get(name)) for name, pair in pairs.items()}
@@ -162,12 +145,7 @@ def _gain(name: str, pair: ResultInterval | None, images: int | None) -> str:
 
 
 def ood_finding(intervals: Sequence[ResultInterval], *, sets: Iterable[str]) -> Finding:
-    """ODIN's AUROC on the sets on which it was not tuned (Table 1).
-
-    Args:
-        intervals: The rows of `intervals.csv`.
-        sets: Those to judge on.
-    """
+    """ODIN's AUROC on those of `sets` on which it was not tuned (Table 1)."""
     claim = "Joint training helps ODIN"
     wanted = {"experiment": "ood_detection", "model": "proposed", "metric": "auroc"}
     rows = select(intervals, detector="odin", tuned=False, **wanted)
@@ -176,8 +154,7 @@ def ood_finding(intervals: Sequence[ResultInterval], *, sets: Iterable[str]) -> 
     judged = [row for row in untuned if row.dataset not in perfect]
     pairs = {name: select(judged, baseline=name) for name in BASELINES}
     if not pairs["vanilla"]:
-        reason = "intervals.csv has no difference in ODIN's AUROC"
-        return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
+        return not_measured(claim, "intervals.csv has no difference in ODIN's AUROC")
     differences: list[ResultInterval | None] = []
     for found in pairs.values():
         differences += found or [None]
@@ -220,11 +197,6 @@ def _by_set(baseline: str, differences: Sequence[ResultInterval]) -> str:
 def new_classes_finding(intervals: Sequence[ResultInterval]) -> Finding:
     """Detection of classes that were unseen in training (Figure 5)."""
     wanted = {"experiment": "new_classes", "dataset": "unseen_classes", "detector": "odin"}
-    words = Comparison(
-        claim="Joint training reveals unseen classes",
-        subject="with ODIN the proposed model",
-        verb="detects unseen classes",
-        baseline="",
-        quantity="AUROC",
-    )
-    return words.finding(from_baselines(select(intervals, metric="auroc", **wanted)))
+    judged = from_baselines(select(intervals, metric="auroc", **wanted))
+    words = Comparison("with ODIN the proposed model", "detects unseen classes", "AUROC")
+    return words.finding("Joint training reveals unseen classes", judged)

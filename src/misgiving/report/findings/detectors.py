@@ -67,9 +67,9 @@ def error_detection_sentences(intervals: Sequence[ResultInterval], *, measured: 
 def _in_main_model(rows: Sequence[ResultInterval], model: str, score: str) -> Iterator[str]:
     """One clause for each metric."""
     for metric, (quantity, scale) in QUANTITIES.items():
-        words = Comparison("", f"the {model} model's {score}", "ranks errors", "its MSP", quantity)
+        words = Comparison(f"the {model} model's {score}", "ranks errors", quantity, scale)
         for row in select(rows, metric=metric):
-            yield capitalized(words._replace(scale=scale).clause(row))
+            yield words.clause("its MSP", row)
 
 
 def _in_all_models(rows: Sequence[ResultInterval]) -> Iterator[str]:
@@ -109,12 +109,7 @@ def _value(row: ResultInterval) -> str:
 
 
 def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str]) -> str:
-    """The detector with the highest AUROC on the tuning set, on the sets that did not choose it.
-
-    Args:
-        intervals: The rows of `intervals.csv`.
-        sets: Those to judge on.
-    """
+    """The detector with the highest AUROC on the tuning set, on sets that did not choose it."""
     rows = [
         row
         for row in select(intervals, metric="auroc", baseline="")
@@ -144,10 +139,11 @@ def _against(rows: Sequence[ResultInterval], other: str) -> str:
     return f"compared with {ODIN_AND_MSP[other]}'s, {', '.join(counts)}"
 
 
-def ood_sentence(results: Sequence[Result], *, model: str, measured: str) -> str:
+def ood_sentence(results: Sequence[Result], *, measured: str) -> str:
     """False alarms of the OOD rule against their target, and the shares of OOD sets detected."""
-    rows = select(results, detector="ood_rule", metric="ood_share", model=model)
-    rows = select(rows, experiment="ood_detection")
+    every = select(results, detector="ood_rule", metric="ood_share")
+    model = main_model(models_of(every))
+    rows = select(every, experiment="ood_detection", model=model)
     alarms, others = select(rows, dataset=measured), [r for r in rows if r.dataset != measured]
     if not alarms or not others:
         return "The OOD rule was not measured: results.csv lacks it."

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from misgiving.report.findings import POINTS, Finding, Status
 from misgiving.report.rows import distinct, select
+from misgiving.report.wording import count
 from misgiving.results.schema import HistoryRow, Result
 
 SWEPT = ("vanilla", "proposed")
@@ -19,9 +20,7 @@ class SweptRun(NamedTuple):
     """One model of one trial at one learning rate.
 
     Attributes:
-        rate: Learning rate.
         trial: Trials of the same number share seed and split.
-        model: Name of the model.
         epochs: Until balanced accuracy on the monitored set first reaches the level; None if never.
         last: Balanced accuracy on the monitored set after the last epoch.
         final: Balanced accuracy on the measured set.
@@ -82,14 +81,7 @@ def sweep_of(
     own_rate: float,
     monitored: str,
 ) -> Sweep | None:
-    """Gather the sweep; None where vanilla at the protocol's own rate gives no level to reach.
-
-    Args:
-        results: The rows of `results.csv`.
-        histories: The rows of `histories.csv`.
-        own_rate: The learning rate of the experiment `generalization`.
-        monitored: The set that was measured after each epoch.
-    """
+    """Gather the sweep; None where vanilla at the protocol's own rate gives no level to reach."""
     epochs = select(histories, set=monitored)
     vanilla = select(epochs, experiment="generalization", model="vanilla")
     ends = [
@@ -228,7 +220,7 @@ def _higher_rates(sweep: Sweep) -> str:
 
 def _caution(sweep: Sweep) -> str:
     trials = len({run.trial for run in sweep.runs})
-    counted = f"{trials} trial{'s' * (trials != 1)}"
+    counted = count(trials, "trials")
     if trials >= ENOUGH_TRIALS:
         return f"These are signs over {counted}, without an interval"
     return f"With {counted} this is a count and no test: it takes {ENOUGH_TRIALS} that agree"

@@ -1,11 +1,12 @@
 """Target error rates: certified or not, the accepted share, and the error among the accepted."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
 from misgiving.report.findings import POINTS, Outcome, outcome_of
 from misgiving.report.rows import find, main_model, models_of, select
+from misgiving.report.wording import count
 from misgiving.results.schema import Result, ResultInterval
 
 POLICY_SET = "policy_test"
@@ -15,17 +16,6 @@ COMPARED = {
     "coverage": ("Cases accepted", "more", "fewer"),
     "error_among_accepted": ("Error among the accepted", "lower", "higher"),
 }
-
-
-class Policy(NamedTuple):
-    """One calibrated policy of one trial, measured; `error` is None where nothing was accepted."""
-
-    certified: bool
-    coverage: float
-    error: float | None
-    ood: float | None
-    smallest: float | None
-    cases: float | None
 
 
 class TargetStatus(StrEnum):
@@ -39,32 +29,39 @@ class TargetStatus(StrEnum):
 
 
 class TargetResult(NamedTuple):
-    """The policies of one model for one target error rate, trial by trial."""
+    """The policies of one model for one target error rate: their metrics, trial by trial."""
 
     model: str
     target: float
-    policies: tuple[Policy, ...]
+    policies: tuple[Mapping[str, float], ...]
 
     @property
     def detector(self) -> str:
         """The name of these policies in the tables."""
         return f"{PREFIX}{self.target:g}"
 
+    def values(self, metric: str, *, certified: bool | None = None) -> list[float]:
+        """A metric in the trials that have it; all, or where the target was certified or not."""
+        return [
+            policy[metric]
+            for policy in self.policies
+            if metric in policy and certified in (None, policy["attained"] == 1)
+        ]
+
     @property
-    def certified(self) -> list[Policy]:
-        """The policies that accept anything, because the target could be certified."""
-        return [policy for policy in self.policies if policy.certified]
+    def certified(self) -> int:
+        """The number of trials in which the target could be certified."""
+        return len(self.values("attained", certified=True))
 
     @property
     def errors(self) -> list[float]:
         """The error among the accepted of each trial in which some were accepted."""
-        return [policy.error for policy in self.certified if policy.error is not None]
+        return self.values("error_among_accepted", certified=True)
 
     @property
     def smallest(self) -> list[float]:
         """The smallest certifiable error of each trial in which this target was not certified."""
-        refused = [policy.smallest for policy in self.policies if not policy.certified]
-        return [error for error in refused if error is not None]
+        return self.values("smallest_certifiable_error", certified=False)
 
 
 def targets_of(results: Sequence[Result]) -> list[TargetResult]:
@@ -74,26 +71,15 @@ def targets_of(results: Sequence[Result]) -> list[TargetResult]:
         for row in select(results, experiment="generalization", dataset=POLICY_SET)
         if row.detector.startswith(PREFIX)
     ]
-    targets = sorted({float(row.detector.removeprefix(PREFIX)) for row in rows})
+    targets: dict[tuple[str, float], dict[int, dict[str, float]]] = {}
+    for row in sorted(rows, key=lambda row: row.trial):
+        of_target = targets.setdefault((row.model, float(row.detector.removeprefix(PREFIX))), {})
+        of_target.setdefault(row.trial, {"attained": 0.0})[row.metric] = row.value
     return [
-        TargetResult(model, target, tuple(_policy(select(here, trial=t)) for t in trials))
+        TargetResult(model, target, tuple(targets[model, target].values()))
         for model in models_of(rows)
-        for target in targets
-        for here in [select(rows, model=model, detector=f"{PREFIX}{target:g}")]
-        if (trials := sorted({row.trial for row in here}))
+        for target in sorted(target for name, target in targets if name == model)
     ]
-
-
-def _policy(rows: Sequence[Result]) -> Policy:
-    values = {row.metric: row.value for row in rows}
-    return Policy(
-        certified=values.get("attained") == 1.0,
-        coverage=values.get("coverage", 0.0),
-        error=values.get("error_among_accepted"),
-        ood=values.get("ood_share"),
-        smallest=values.get("smallest_certifiable_error"),
-        cases=values.get("calibration_cases"),
-    )
 
 
 def main_target(targets: Sequence[TargetResult]) -> TargetResult:
@@ -135,8 +121,8 @@ def target_sentences(
 
 
 def _accepted(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
-    trials, certified = len(target.policies), len(target.certified)
-    counted = f"{trials} trial{'s' * (trials != 1)}"
+    trials, certified = len(target.policies), target.certified
+    counted = count(trials, "trials")
     smallest = ""
     if target.smallest:
         smallest = f" (smallest certifiable error there: {POINTS.range(target.smallest)} %)"
@@ -156,9 +142,9 @@ def _accepted(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
 def _share(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
     """The accepted share where the target was certified; its interval is one over all trials."""
     found = interval_of(intervals, target, "coverage")
-    if found and len(target.certified) == len(target.policies):
+    if found and target.certified == len(target.policies):
         return f"{POINTS.number(found.estimate)} % of new cases ({POINTS.bounds(found)})"
-    shares = POINTS.range([policy.coverage for policy in target.certified])
+    shares = POINTS.range(target.values("coverage", certified=True))
     return f"{shares} % of new cases (no interval over these trials alone)"
 
 

@@ -208,19 +208,17 @@ def target_table(inputs: ReportInputs, targets: Sequence[TargetResult]) -> Table
 
 
 def _target(inputs: ReportInputs, target: TargetResult) -> list[Cell]:
-    policies = target.policies
-    cases = [f"{policy.cases:g}" for policy in policies if policy.cases is not None]
-    shares = [policy.ood for policy in policies if policy.ood is not None]
+    cases = [f"{cases:g}" for cases in target.values("calibration_cases")]
     status = target_status(inputs.intervals, target)
     met = f"met in {met_in(target)}, no interval" if status is TargetStatus.NO_INTERVAL else status
     return [
         number(f"{100 * target.target:g}"),
-        number(f"{len(target.certified)} of {len(policies)}"),
-        _over_trials(inputs, target, "coverage", [policy.coverage for policy in policies]),
+        number(f"{target.certified} of {len(target.policies)}"),
+        _over_trials(inputs, target, "coverage", target.values("coverage")),
         _over_trials(inputs, target, "error_among_accepted", target.errors),
         Cell(met),
         number(_listed(target.smallest)),
-        _over_trials(inputs, target, "ood_share", shares),
+        _over_trials(inputs, target, "ood_share", target.values("ood_share")),
         number(", ".join(dict.fromkeys(cases)) or ABSENT),
     ]
 
