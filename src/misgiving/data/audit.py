@@ -11,18 +11,11 @@ import numpy as np
 
 from misgiving.data.datasets import Dataset, published_counts
 from misgiving.data.decoding import in_order
-from misgiving.data.duplicates import (
-    NEAR,
-    SAME_CONTENT,
-    SAME_PIXELS,
-    Copy,
-    Traits,
-    copies,
-    traits_of,
-)
+from misgiving.data.duplicates import Hashes, concatenated, near_duplicates, picture_hash
 from misgiving.data.splits import SetNames, count_shared_groups, paper_split
 from misgiving.errors import ExplainedError
 from misgiving.files import write_csv, write_json
+from misgiving.manifests import sha256_of
 
 Report = Callable[[int, int], None]
 """Called with the number of images that are done, and the total."""
@@ -111,13 +104,8 @@ def audit(
 ) -> Audit:
     """Check every image and label of a set; an unreadable image is a finding.
 
-    Only hashes and a thumbnail of each image are kept.
-
-    Args:
-        dataset: The set.
-        sets: A split whose sets are compared. Default: the paper's, by image.
-        seed: Of the paper's split.
-        report: Called with the number of images that are done, and the total.
+    Only hashes and a thumbnail of each image are kept. `sets` is the split whose sets are compared;
+    by default it is the paper's, by image, with this seed.
     """
     split: SetNames | str
     try:
@@ -129,10 +117,9 @@ def audit(
         looks.append(look)
         if report:
             report(len(looks), len(dataset))
-    traits = [None if isinstance(look, str) else look.traits for look in looks]
     checks = [
         _unreadable(dataset, looks),
-        *_duplicates(dataset, copies(traits), split),
+        *_duplicates(dataset, _copies(looks), split),
         *_sizes(dataset, looks),
     ]
     return Audit(
@@ -144,25 +131,62 @@ def audit(
     )
 
 
-class _Look(NamedTuple):
-    """Traits and size of an image that was read."""
+SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
 
-    traits: Traits
+
+class Copy(NamedTuple):
+    """Two images, by position, that show the same, and the kind of agreement."""
+
+    first: int
+    second: int
+    kind: str
+
+
+class _Look(NamedTuple):
+    """Hashes and size of an image that was read; `content` is the SHA-256 of its file."""
+
+    content: str
+    pixels: str
+    picture: Hashes
     height: int
     width: int
     is_grey: bool
 
 
 def _look(dataset: Dataset, index: int) -> _Look | str:
-    """Traits and size of an image, or in one line the reason why it cannot be read."""
+    """Hashes and size of an image, or in one line the reason why it cannot be read."""
     try:
         content, image = dataset.images.read(index)
         height, width, _ = image.shape
         is_grey = bool((image == image[..., :1]).all())
-        return _Look(traits_of(content, image), height, width, is_grey)
+        pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
+        return _Look(content, pixels, picture_hash(image), height, width, is_grey)
     except Exception as failure:  # whatever happens, the other images are still audited
         reason = " ".join(str(failure).split()) or type(failure).__name__
         return reason.encode(errors="backslashreplace").decode()
+
+
+def _copies(looks: Sequence[_Look | str]) -> list[Copy]:
+    """Each image that repeats an earlier one, with the first such; then near duplicates.
+
+    A pair is listed once, by its closest agreement. Unreadable images are no copies.
+    """
+    by_content: dict[str, int] = {}
+    by_pixels: dict[str, int] = {}
+    distinct: dict[int, Hashes] = {}
+    found = []
+    for index, image in enumerate(looks):
+        if isinstance(image, str):
+            continue
+        if (first := by_content.setdefault(image.content, index)) != index:
+            found.append(Copy(first, index, SAME_CONTENT))
+        elif (first := by_pixels.setdefault(image.pixels, index)) != index:
+            found.append(Copy(first, index, SAME_PIXELS))
+        else:
+            distinct[index] = image.picture
+    positions = list(distinct)
+    near = near_duplicates(concatenated(distinct.values()))
+    return found + [Copy(positions[first], positions[second], NEAR) for first, second in near]
 
 
 def _class_counts(dataset: Dataset) -> tuple[ClassCount, ...]:

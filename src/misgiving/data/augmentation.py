@@ -25,12 +25,8 @@ def augment(images: Images, settings: AugmentationSettings, generator: torch.Gen
     """Vary each image at random: flips, rotation and translation, then colours.
 
     Settings of zero copy the images exactly. Each image takes the same number of draws in any case,
-    so that one kind of variation can be left out without changing the others.
-
-    Args:
-        images: In [0, 1]; so is the result.
-        settings: Strength of each kind of variation.
-        generator: On the CPU; its state advances.
+    so that one kind of variation can be left out without changing the others. Values stay in
+    [0, 1]. The generator is on the CPU.
     """
     draws = _draw(len(images), generator)
     varied = uninitialized(images.shape, dtype=images.dtype, device=images.device)

@@ -113,10 +113,7 @@ def readable(
 ) -> tuple[Dataset, list[BadImage]]:
     """The readable images of a set, and the others; each image is decoded.
 
-    Args:
-        dataset: The set.
-        on_bad_image: A rule of `ON_BAD_IMAGE`.
-        report: Called with the number of images that are done, and the total.
+    `report` is called with the number of images that are done, and the total.
 
     Raises:
         BadImages: There is a bad image and the rule is `fail`, or nothing is left.

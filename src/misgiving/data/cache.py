@@ -219,23 +219,19 @@ class _Entry(NamedTuple):
             images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
             verify(self.folder, [RECORD], remedy="prepare the images again")
             record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            hashes = tuple(map(str, record["hashes"]))
+            bad = tuple(BadImage(*map(str, one)) for one in record["bad"])
             checksums = np.array(record["checksums"], dtype=np.int64)
-            stored = _Stored(
-                images,
-                tuple(str(name) for name in record["hashes"]),
-                tuple(BadImage(*map(str, one)) for one in record["bad"]),
-                PixelChecksums(self.folder / RECORD, checksums),
-            )
+            pairs = zip(self.dataset.ids, hashes, strict=True)
+            absent = {name for name, content in pairs if not content}
         except Exception:  # numpy's reader raises almost anything on damaged files
             return None
-        whole = isinstance(images, np.memmap) and images.dtype == np.uint8
-        if not (whole and images.shape == self.shape):
+        mapped = isinstance(images, np.memmap) and images.dtype == np.uint8
+        if not mapped or images.shape != self.shape or len(checksums) != len(images):
             return None
-        if not len(stored.hashes) == len(checksums) == len(images):
+        if absent != {one.image for one in bad}:
             return None
-        pairs = zip(self.dataset.ids, stored.hashes, strict=True)
-        absent = {name for name, content in pairs if not content}
-        return stored if absent == {one.image for one in stored.bad} else None
+        return _Stored(images, hashes, bad, PixelChecksums(self.folder / RECORD, checksums))
 
     def load_current(self) -> _Stored | None:
         """The content, unless a bad image can be read by now, as after a repair."""

@@ -103,9 +103,7 @@ def read_bytes(path: Path) -> bytes:
 def decode(data: bytes, name: str) -> Picture:
     """Upright 8-bit RGB pixels of an encoded image; transparency is blended with white.
 
-    Args:
-        data: An encoded image, such as the bytes of a JPEG file.
-        name: Names the image in errors.
+    Errors name the image by `name`.
     """
     return np.array(decode_reduced(data, name, lambda *_: 1.0).image)
 
@@ -113,10 +111,7 @@ def decode(data: bytes, name: str) -> Picture:
 def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float]) -> Decoded:
     """Decode an image, and let a JPEG decoder reduce it, which leaves out most of its work.
 
-    Args:
-        data: An encoded image.
-        name: Names the image in errors.
-        largest: The largest acceptable reduction, given the upright height and width.
+    `largest` gives the largest acceptable reduction for an upright height and width.
     """
     if not data:
         raise DataError(f"{name}: the file is empty; replace it or remove it from the set")

@@ -15,7 +15,6 @@ from scipy.sparse.csgraph import connected_components
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
-from misgiving.manifests import sha256_of
 
 Pair = tuple[int, int]
 Thumbnails = UInt8[np.ndarray, "pairs side side"]
@@ -35,8 +34,6 @@ LEAST_CORRELATION = 0.98
 LEAST_DETAIL_CORRELATION = 0.975
 MOST_BRIGHTER = 48.0  # grey levels, on average
 FLAT = 0.5  # standard deviation in grey levels below which there is nothing to correlate
-
-SAME_CONTENT, SAME_PIXELS, NEAR = "same content", "same pixels", "near duplicates"
 
 
 class Hashes(NamedTuple):
@@ -150,48 +147,3 @@ def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ..
     _, component = connected_components(joins, directed=False)
     first_name = names[np.unique(component, return_index=True)[1]]
     return tuple(first_name[component[members]].tolist())
-
-
-class Traits(NamedTuple):
-    """SHA-256 of an image's file and pixels, and its picture hash."""
-
-    content: str
-    pixels: str
-    picture: Hashes
-
-
-class Copy(NamedTuple):
-    """Two images, by position, that show the same, and the kind of agreement."""
-
-    first: int
-    second: int
-    kind: str
-
-
-def traits_of(content: str, image: Picture) -> Traits:
-    """Traits of a decoded image whose file has the hash `content`."""
-    pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
-    return Traits(content, pixels, picture_hash(image))
-
-
-def copies(images: Sequence[Traits | None]) -> list[Copy]:
-    """Each image that repeats an earlier one, with the first such; then near duplicates.
-
-    A pair is listed once, by its closest agreement. Unreadable images, None, are no copies.
-    """
-    by_content: dict[str, int] = {}
-    by_pixels: dict[str, int] = {}
-    distinct: dict[int, Hashes] = {}
-    found = []
-    for index, image in enumerate(images):
-        if image is None:
-            continue
-        if (first := by_content.setdefault(image.content, index)) != index:
-            found.append(Copy(first, index, SAME_CONTENT))
-        elif (first := by_pixels.setdefault(image.pixels, index)) != index:
-            found.append(Copy(first, index, SAME_PIXELS))
-        else:
-            distinct[index] = image.picture
-    positions = list(distinct)
-    near = near_duplicates(concatenated(distinct.values()))
-    return found + [Copy(positions[first], positions[second], NEAR) for first, second in near]

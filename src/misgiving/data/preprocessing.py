@@ -107,11 +107,7 @@ class Preprocessing:
         """Square of an encoded image, which is decoded no larger than necessary.
 
         Equal to the square of `decode`, except for rounding where a JPEG is reduced: less than one
-        of 255 grey levels on average over ordinary photographs.
-
-        Args:
-            data: An encoded image, such as the bytes of a JPEG file.
-            name: Names the image in errors.
+        of 255 grey levels on average over ordinary photographs. Errors name the image by `name`.
         """
 
         def largest_reduction(height: int, width: int) -> float:

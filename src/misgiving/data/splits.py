@@ -14,6 +14,7 @@ from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.data.datasets import Dataset
+from misgiving.data.datasets.dataset import refuse_single_images
 from misgiving.errors import DataError, UsageError
 from misgiving.registry import Registry
 from misgiving.results.formats import read_table, write_table
@@ -35,9 +36,9 @@ def paper_split(
     """
     if not 0 < validation_share < 1:
         raise UsageError(f"`validation_share` must be in (0, 1), got {validation_share}")
-    _refuse_seed(seed)
+    _refuse_unusable(labels, seed)
     counts = np.bincount(labels, minlength=len(classes))
-    _refuse_single(counts, classes)
+    refuse_single_images(labels, classes)
     sets = np.full(len(labels), "train", dtype="<U10")
     # 0.07 * 100 is 7.000000000000001 in binary floating point: round up the decimal number
     size = math.ceil(Fraction(str(validation_share)) * len(labels))
@@ -49,20 +50,11 @@ def paper_split(
     return sets
 
 
-def _refuse_seed(seed: int) -> None:
+def _refuse_unusable(labels: Labels, seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"`seed` must be in [0, 2**32), got {seed}")
-
-
-def _refuse_single(counts: Int[np.ndarray, " classes"], classes: Sequence[str]) -> None:
-    if not counts.any():
+    if not len(labels):
         raise DataError("there is no image to split; choose classes that have some")
-    for name, count in zip(classes, counts, strict=True):
-        if count == 1:
-            raise DataError(
-                f"class {name!r} has one image, which cannot be in both sets; "
-                "add images of it or leave the class out"
-            )
 
 
 def _refuse_empty(
@@ -93,7 +85,7 @@ def grouped_split(
     Raises:
         DataError: A class has too few groups to be in all four sets.
     """
-    _refuse_seed(seed)
+    _refuse_unusable(labels, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     _refuse_few_groups(labels, classes, numbered)
@@ -114,8 +106,6 @@ def grouped_split(
 def _refuse_few_groups(
     labels: Labels, classes: Sequence[str], numbered: Int[np.ndarray, " n"]
 ) -> None:
-    if not len(labels):
-        raise DataError("there is no image to split; choose classes that have some")
     for label in np.unique(labels):
         count = len(np.unique(numbered[labels == label]))
         if count < 4:

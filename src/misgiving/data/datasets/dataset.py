@@ -158,15 +158,9 @@ class Dataset:
 
     def refuse_single_images(self) -> None:
         """Refuse a set that has only one class, or a class of one image."""
-        counts = np.bincount(self.labels, minlength=len(self.classes))
-        if np.count_nonzero(counts) < 2:
+        if len(np.unique(self.labels)) < 2:
             raise DataError(f"{self.name}: has fewer than two classes; add images of another")
-        for name, count in zip(self.classes, counts, strict=True):
-            if count == 1:
-                raise DataError(
-                    f"{self.name}: class {name!r} has one image, which cannot be in two sets; "
-                    "add images of it or leave the class out"
-                )
+        refuse_single_images(self.labels, self.classes, data=self.name)
 
     def select(self, indices: Indices) -> "Dataset":
         """These images in this order."""
@@ -195,3 +189,16 @@ class Dataset:
         labels = relabelled[self.labels]
         kept = self.select(np.flatnonzero(labels >= 0))
         return replace(kept, classes=tuple(classes), labels=labels[labels >= 0])
+
+
+def refuse_single_images(
+    labels: Int[np.ndarray, " n"], classes: Sequence[str], *, data: str = "the data"
+) -> None:
+    """Refuse a class of one image, which cannot be in two sets of a split."""
+    counts = np.bincount(labels, minlength=len(classes))
+    for name, count in zip(classes, counts, strict=True):
+        if count == 1:
+            raise DataError(
+                f"{data}: class {name!r} has one image, which cannot be in two sets; "
+                "add images of it or leave the class out"
+            )

@@ -38,9 +38,7 @@ class Member(NamedTuple):
 
     Attributes:
         path: The file.
-        name: Of the array.
-        shape: Of the array.
-        dtype: Of the array.
+        name: Of the array, as its shape and dtype.
         header: Bytes before the values, after decompression.
         start: Position in the file.
         stored: Size in the file.
