@@ -628,7 +628,7 @@ def unpacked(folder):
 @pytest.mark.parametrize("within", ["", "photos/"])
 def test_an_archive_is_unpacked_into_the_folder_of_its_name(get, to, within):
     content = zip_of({within + name: data for name, data in MEMBERS.items()})
-    get("photos.zip", content, unpack=True)
+    get("photos.zip", content)
     assert left_in(to) == ["fetched.json", "photos"]
     assert unpacked(to / "photos") == MEMBERS
 
@@ -636,26 +636,26 @@ def test_an_archive_is_unpacked_into_the_folder_of_its_name(get, to, within):
 def test_files_of_file_managers_are_not_unpacked(get, to):
     litter = {"__MACOSX/photos/._a.jpg": b"x", "photos/.DS_Store": b"x", "photos/._a.jpg": b"x"}
     content = zip_of({**litter, **{f"photos/{name}": data for name, data in MEMBERS.items()}})
-    get("photos.zip", content, unpack=True)
+    get("photos.zip", content)
     assert unpacked(to / "photos") == MEMBERS
 
 
 def test_an_unpacked_archive_is_not_fetched_again(get, site, to):
-    get("photos.zip", zip_of(MEMBERS), unpack=True)
+    get("photos.zip", zip_of(MEMBERS))
     (to / "photos" / ".DS_Store").write_text("made by a file manager")
-    assert get("photos.zip", unpack=True).found == (to / "photos",)
+    assert get("photos.zip").found == (to / "photos",)
     assert len(site.requests) == 1
 
 
 def test_an_unpacked_folder_without_one_of_its_files_is_refused(get, to):
-    get("photos.zip", zip_of(MEMBERS), unpack=True)
+    get("photos.zip", zip_of(MEMBERS))
     (to / "photos" / "a.jpg").unlink()
     with pytest.raises(DataError, match="move it away"):
-        get("photos.zip", unpack=True)
+        get("photos.zip")
 
 
 def test_an_archive_is_kept_on_demand(get, to):
-    get("photos.zip", zip_of(MEMBERS), unpack=True, keep=True)
+    get("photos.zip", zip_of(MEMBERS), keep=True)
     assert left_in(to) == ["fetched.json", "photos", "photos.zip"]
 
 
@@ -663,7 +663,7 @@ def test_an_archive_in_the_folder_is_unpacked_and_kept(get, site, to):
     to.mkdir()
     content = zip_of(MEMBERS)
     (to / "photos.zip").write_bytes(content)
-    get("photos.zip", content, unpack=True, md5=md5(content))
+    get("photos.zip", content, md5=md5(content))
     assert unpacked(to / "photos") == MEMBERS
     assert (to / "photos.zip").exists()
     assert site.requests == []
@@ -673,7 +673,7 @@ def test_another_archive_in_the_folder_is_refused(get, to):
     to.mkdir()
     (to / "photos.zip").write_bytes(zip_of({"x": b"mine"}))
     with pytest.raises(DataError, match="not the published file"):
-        get("photos.zip", zip_of(MEMBERS), unpack=True, md5=md5(zip_of(MEMBERS)))
+        get("photos.zip", zip_of(MEMBERS), md5=md5(zip_of(MEMBERS)))
 
 
 def link():
@@ -684,7 +684,7 @@ def link():
 
 def refused_archive(get, to, content, match):
     with pytest.raises(DataError, match=match) as caught:
-        get("photos.zip", content, unpack=True)
+        get("photos.zip", content)
     assert "\n" not in str(caught.value)
     assert not (to / "photos").exists()
     assert [name for name in left_in(to) if "zip" in name] == []
@@ -738,8 +738,8 @@ def test_an_archive_that_cannot_be_unpacked_for_lack_of_room_is_kept(get, site, 
     with monkeypatch.context() as patched:
         patched.setattr(archives_module.shutil, "copyfileobj", full)
         with pytest.raises(DataError, match="No space left"):
-            get("photos.zip", zip_of(MEMBERS), unpack=True)
-    get("photos.zip", unpack=True)
+            get("photos.zip", zip_of(MEMBERS))
+    get("photos.zip")
     assert unpacked(to / "photos") == MEMBERS
     assert len(site.requests) == 1
 
@@ -749,14 +749,14 @@ def test_room_for_archive_and_folder_is_asked_for_before_the_archive_comes(get, 
     room = len(content) + len(CONTENT) // 2
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, room))
     with pytest.raises(DataError, match="make room"):
-        get("photos.zip", content, unpack=True)
+        get("photos.zip", content)
     assert left_in(to) == [".photos.zip.download.json"]
 
 
 def test_a_process_killed_after_unpacking_leaves_no_archive_for_good(get, to):
-    get("photos.zip", zip_of(MEMBERS), unpack=True)
+    get("photos.zip", zip_of(MEMBERS))
     (to / ".photos.zip.download").write_bytes(zip_of(MEMBERS))
-    get("photos.zip", unpack=True)
+    get("photos.zip")
     assert left_in(to) == ["fetched.json", "photos"]
 
 
@@ -784,10 +784,7 @@ def jpeg(colour=(200, 150, 120)):
 
 def without_checks(published):
     """The same set, whose stand-in files may have any size."""
-    files = tuple(
-        PublishedFile(name=file.name, urls=file.urls, unpack=file.unpack)
-        for file in published.files
-    )
+    files = tuple(PublishedFile(name=file.name, urls=file.urls) for file in published.files)
     return PublishedSet(**{**vars(published), "files": files})
 
 

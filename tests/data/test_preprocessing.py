@@ -17,10 +17,10 @@ from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
     AugmentationSettings,
     Preprocessing,
-    gray_world,
-    shades_of_gray,
 )
 from misgiving.errors import DataError, UsageError
+
+shades_of_gray, gray_world = COLOR_CONSTANCY["shades_of_gray"], COLOR_CONSTANCY["gray_world"]
 
 
 def picture(height=9, width=12, seed=0, highest=250):

@@ -15,10 +15,10 @@ from misgiving.data.preprocessing import (
     COLOR_CONSTANCY,
     CROPS,
     Preprocessing,
-    gray_world,
-    shades_of_gray,
 )
 from misgiving.errors import DataError
+
+shades_of_gray, gray_world = COLOR_CONSTANCY["shades_of_gray"], COLOR_CONSTANCY["gray_world"]
 
 
 def balanced(by):

@@ -6,6 +6,7 @@ The order is the paper's (4.1, setup): centre crop, colour constancy, resize. No
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,6 @@ CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
 """Height and width of a centre crop, given those of the image and the share to keep."""
 
 
-def shades_of_gray(image: Image.Image) -> Image.Image:
-    """Divide by the light's colour, a Minkowski mean with p = 6 (Finlayson & Trezzi, 2004)."""
-    return _divide_by(_illuminant(image, power=6), image)
-
-
-def gray_world(image: Image.Image) -> Image.Image:
-    """Divide by the mean colour, taken as that of the light (Buchsbaum, 1980)."""
-    return _divide_by(_illuminant(image, power=1), image)
-
-
 def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
     """Colour of the light as a unit vector; zeros if no pixel shows it.
 
@@ -57,11 +48,14 @@ def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
     return estimate / length if length > 0 else estimate
 
 
-def _divide_by(illuminant: Illuminant, image: Image.Image) -> Image.Image:
-    """The image under white light; a channel without light is left as it is.
+def divide_by_light(image: Image.Image, *, power: int) -> Image.Image:
+    """The image under white light; the light's colour is taken as a Minkowski mean of the image.
 
-    Values are clipped before the cast to 8 bits, which would turn 300 into 44.
+    A power of 6 is shades of gray (Finlayson & Trezzi, 2004), of 1 gray world (Buchsbaum, 1980). A
+    channel without light is left as it is. Values are clipped before the cast to 8 bits, which
+    would turn 300 into 44.
     """
+    illuminant = _illuminant(image, power=power)
     lit = illuminant > 0
     gains = np.where(lit, 1 / (np.where(lit, illuminant, 1.0) * math.sqrt(3)), 1.0)
     table = np.rint(255 * np.clip(gains[:, None] * VALUES, 0, 1)).astype(np.uint8)
@@ -70,8 +64,8 @@ def _divide_by(illuminant: Illuminant, image: Image.Image) -> Image.Image:
 
 COLOR_CONSTANCY: Registry[Callable[[Image.Image], Image.Image]] = Registry(
     "`color_constancy`",
-    shades_of_gray=shades_of_gray,
-    gray_world=gray_world,
+    shades_of_gray=partial(divide_by_light, power=6),
+    gray_world=partial(divide_by_light, power=1),
     none=lambda image: image,
 )
 

@@ -17,19 +17,22 @@ class PublishedFile:
         urls: Addresses; the next is tried where one fails.
         size: In bytes.
         md5: In hexadecimal.
-        unpack: True for a zip archive that is unpacked into a folder of its name.
     """
 
     name: str
     urls: tuple[str, ...]
     size: int | None = None
     md5: str | None = None
-    unpack: bool = False
+
+    @property
+    def is_archive(self) -> bool:
+        """True for a zip archive, which is unpacked into a folder of its name."""
+        return self.name.endswith(".zip")
 
     @property
     def result(self) -> str:
         """Name of the resulting file or folder."""
-        return self.name.removesuffix(".zip") if self.unpack else self.name
+        return self.name.removesuffix(".zip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,10 +71,8 @@ ISIC2019_BASES = (
 )
 
 
-def _isic2019_file(name: str, *, unpack: bool = False) -> PublishedFile:
-    return PublishedFile(
-        name=name, urls=tuple(base + name for base in ISIC2019_BASES), unpack=unpack
-    )
+def _isic2019_file(name: str) -> PublishedFile:
+    return PublishedFile(name=name, urls=tuple(base + name for base in ISIC2019_BASES))
 
 
 ISIC2019 = PublishedSet(
@@ -84,7 +85,7 @@ ISIC2019 = PublishedSet(
     files=(
         _isic2019_file("ISIC_2019_Training_GroundTruth.csv"),
         _isic2019_file("ISIC_2019_Training_Metadata.csv"),
-        _isic2019_file("ISIC_2019_Training_Input.zip", unpack=True),
+        _isic2019_file("ISIC_2019_Training_Input.zip"),
     ),
 )
 
@@ -113,21 +114,18 @@ HAM10000 = PublishedSet(
             urls=_dataverse("3838943"),
             size=10_808_743,
             md5="6e8d252e09cfdb0189199f15985a5b84",
-            unpack=True,
         ),
         PublishedFile(
             name="HAM10000_images_part_1.zip",
             urls=_dataverse("3172585"),
             size=1_366_522_108,
             md5="4639bfa73ab251610530a97c898e6e46",
-            unpack=True,
         ),
         PublishedFile(
             name="HAM10000_images_part_2.zip",
             urls=_dataverse("3172584"),
             size=1_403_566_547,
             md5="da43d6cc50f6613013be07e8986b384b",
-            unpack=True,
         ),
     ),
 )
@@ -151,7 +149,6 @@ NCT = PublishedSet(
             urls=_zenodo(1214456, "CRC-VAL-HE-7K.zip"),
             size=800_276_929,
             md5="2fd1651b4f94ebd818ebf90ad2b6ce06",
-            unpack=True,
         ),
     ),
 )

@@ -29,14 +29,12 @@ class Fetched:
     """A set that was fetched.
 
     Attributes:
-        folder: The folder that it is in.
         written: Files and folders that were fetched now.
         found: Files and folders that were there already.
         data: Name of the set in other commands.
         published: Description, licence and citation.
     """
 
-    folder: Path
     written: tuple[Path, ...]
     found: tuple[Path, ...]
     data: str
@@ -91,7 +89,6 @@ def fetch(
         for file in published.files:  # a process killed after unpacking leaves the archive
             Partial(folder, file.name).discard()
     return Fetched(
-        folder=folder,
         written=tuple(folder / file.result for file in missing),
         found=tuple(folder / file.result for file in published.files if file not in missing),
         data=published.data.format(folder=folder),
@@ -149,7 +146,7 @@ class _Work:
         if not target.exists():
             return False
         recorded = self.record.get(file.name, {})
-        if file.unpack:
+        if file.is_archive:
             valid = target.is_dir() and recorded.get("unpacked") == contents_of(target)._asdict()
         else:
             digests = Digests.of_file(target) if target.is_file() else Digests()
@@ -165,12 +162,12 @@ class _Work:
     def room_for(self, file: PublishedFile) -> int:
         """Bytes that are still to be written, as far as known; unpacking takes as many again."""
         lacking = (file.size or 0) - Partial(self.folder, file.name).size
-        return max(lacking, 0) + (file.size or 0) * file.unpack
+        return max(lacking, 0) + (file.size or 0) * file.is_archive
 
     def get(self, file: PublishedFile) -> None:
         """Fetch one file; it is recorded before it gets its name."""
         target = self.folder / file.name
-        if file.unpack and target.exists():
+        if file.is_archive and target.exists():
             digests = Digests.of_file(target)
             if file.size not in (None, digests.size) or file.md5 not in (None, digests.md5):
                 raise DataError(f"{target}: is not the published file; move it away to fetch it")
@@ -185,11 +182,11 @@ class _Work:
             report=lambda done, total: self.report(file.name, done, total),
             patience=self.patience,
         )
-        if file.unpack:
+        if file.is_archive:
             self._unpack(file, received)
         else:
             self._note(file, received, None)
-        if not file.unpack or self.keep_archives:
+        if not file.is_archive or self.keep_archives:
             received.path.replace(target)
 
     def _unpack(self, file: PublishedFile, received: Received) -> None:

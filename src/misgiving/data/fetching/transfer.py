@@ -203,7 +203,7 @@ class _Transfer:
             begun_with = version.total if version and offset else None
             total = offered.total or begun_with or self.file.size
             if total is not None:  # unpacking takes at least as many bytes again
-                refuse_full(self.partial.path.parent, total - offset + total * self.file.unpack)
+                refuse_full(self.partial.path.parent, total - offset + total * self.file.is_archive)
             self._catch_up(offset)
             self._append(response, total)
 
