@@ -42,11 +42,7 @@ MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 
 
 def write_report(folder: Path) -> Path:
-    """Write `report.html` and `figures/` from the files of a reproduction; no model is needed.
-
-    Returns:
-        The path of the report.
-    """
+    """Write `report.html`, whose path is returned, and `figures/`; no model is needed."""
     inputs = read_inputs(folder)
     drawn = draw_figures(inputs)
     for name, figure in drawn.items():
@@ -90,31 +86,27 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             **_reliance_section(inputs),
             drawn=drawn,
             missing=lambda file, experiment: _missing(inputs, file, experiment),
-            figure_link=_figure_link,
+            figure_link=figure_link,
             TUNED=TUNED,
             ZERO=ZERO,
         )
     )
 
 
-def _figure_link(figure: Figure, kind: Kind) -> str:
+def figure_link(figure: Figure, kind: Kind) -> str:
     """A figure as a link that holds it."""
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 
 def _overview(inputs: ReportInputs, found: Mapping[str, Finding]) -> dict[str, Any]:
     settings = inputs.settings
-    choices = wording.open_choices(settings)
     counts = Counter(finding.status for finding in found.values())
     return {
         "settings": settings,
-        "image_size": settings.preprocessing["image_size"],
         "findings": found,
-        "odin_tuned_on": title(settings.odin.tuning_set),
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings),
-        "open_choices": choices,
-        "choice_pairs": [(choice.name, choice.value) for choice in choices],
+        "open_choices": wording.open_choices(settings),
         "leakage": [wording.leakage(one, inputs.measured) for one in settings.leakage],
         "remarks": wording.remarks(settings),
         "differences": paper.paper_differences(inputs) if settings.compares_with_paper else [],
@@ -122,6 +114,7 @@ def _overview(inputs: ReportInputs, found: Mapping[str, Finding]) -> dict[str, A
         "sets_table": paper.sets_table(inputs),
         "provenance": paper.provenance(inputs),
         "example_sets": [examples.name for examples in inputs.examples],
+        "title": title,
     }
 
 

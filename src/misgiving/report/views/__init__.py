@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from misgiving.report.figures import DETECTORS
-from misgiving.report.findings import MINUS, POINTS, Outcome, Scale, outcome_of
+from misgiving.report.findings import BASELINES, MINUS, POINTS, Outcome, Scale, outcome_of
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.published import title
 from misgiving.report.rows import Spread, distinct, find, models_of, select, spread
@@ -15,7 +15,6 @@ ABSENT = "\N{EN DASH}"  # not defined for a model, or not measured
 TUNED = "ODIN is tuned on this set"
 ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # the better direction of a metric
-BASELINES = ("vanilla", "detached")
 DECIDED = (Outcome.BETTER, Outcome.WORSE)
 
 
@@ -161,16 +160,23 @@ def estimates(
     """The value of each metric among rows that differ in metric and trial alone."""
     if not rows:
         return [number(ABSENT)] * len(metrics)
-    keys = ("experiment", "model", "dataset", "detector")
-    where = {key: getattr(rows[0], key) for key in keys}
     return [
         estimate(
-            find(inputs.intervals, baseline="", metric=metric, **where),
+            interval_like(inputs, rows[0], metric=metric),
             spread(select(rows, metric=metric)),
             scale,
         )
         for metric, (_, scale) in metrics.items()
     ]
+
+
+def interval_like(
+    inputs: ReportInputs, row: Result, *, metric: str, baseline: str = ""
+) -> ResultInterval | None:
+    """The interval of a metric where a result was measured; None where there is none."""
+    keys = ("experiment", "model", "dataset", "detector")
+    where = {key: getattr(row, key) for key in keys}
+    return find(inputs.intervals, metric=metric, baseline=baseline, **where)
 
 
 def detectors_of(rows: Iterable[Result]) -> list[str]:

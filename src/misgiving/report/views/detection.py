@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 
 from misgiving.report.figures import DETECTORS
-from misgiving.report.findings import POINTS, Scale
+from misgiving.report.findings import BASELINES, POINTS, Scale
 from misgiving.report.findings.detectors import CHOSEN
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.published import title
 from misgiving.report.rows import distinct, models_of, select, spread
 from misgiving.report.views import (
-    BASELINES,
     DOWN,
     TUNED,
     UP,

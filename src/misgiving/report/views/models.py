@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from misgiving.report.figures import DETECTORS
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
+from misgiving.report.findings.detectors import MSP
 from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
 from misgiving.report.findings.target_errors import (
     POLICY_SET,
@@ -30,6 +31,7 @@ from misgiving.report.views import (
     estimates,
     group,
     heads,
+    interval_like,
     mean,
     number,
 )
@@ -118,16 +120,12 @@ def convergence_table(sweep: Sweep) -> Table:
 
 
 def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
-    epochs = ["never" if run.epochs is None else str(run.epochs) for run in runs]
-    finals = [run.final for run in runs]
-    said = [ABSENT if final is None else POINTS.number(final) for final in finals]
-    known = spread_of([final for final in finals if final is not None])
-    diverged = f"{sum(run.diverged for run in runs)} of {len(runs)}"
+    finals = [ABSENT if run.final is None else POINTS.number(run.final) for run in runs]
     return [
-        number(", ".join(epochs)),
-        number(", ".join(said)),
-        mean(known, POINTS),
-        number(diverged),
+        number(", ".join(str(run.epochs or "never") for run in runs)),
+        number(", ".join(finals)),
+        mean(spread_of([run.final for run in runs if run.final is not None]), POINTS),
+        number(f"{sum(run.diverged for run in runs)} of {len(runs)}"),
     ]
 
 
@@ -141,8 +139,8 @@ def error_detection_table(inputs: ReportInputs) -> Table | None:
     rows = _measured(inputs, ERROR_DETECTION)
     present = distinct(rows, "metric")
     metrics = {name: words for name, words in ERROR_DETECTION.items() if name in present}
-    pairs = select(inputs.intervals, baseline="msp")
-    paired = {name: words for name, words in FROM_MSP.items() if name in distinct(pairs, "metric")}
+    pairs = distinct(select(inputs.intervals, baseline=MSP), "metric")
+    paired = {name: words for name, words in FROM_MSP.items() if name in pairs}
     return _score_table(inputs, metrics, paired)
 
 
@@ -158,13 +156,11 @@ def _score_table(inputs: ReportInputs, metrics: Metrics, paired: Metrics) -> Tab
         return None
 
     def cells(here: list[Result]) -> list[Cell]:
-        keys = ("experiment", "model", "dataset", "detector")
-        where = {key: getattr(here[0], key) for key in keys}
         return [
             Cell(DETECTORS.get(here[0].detector, here[0].detector)),
             *estimates(inputs, here, metrics),
             *(
-                difference(find(inputs.intervals, baseline="msp", metric=name, **where), scale)
+                difference(interval_like(inputs, here[0], metric=name, baseline=MSP), scale)
                 for name, (_, scale) in paired.items()
             ),
         ]
