@@ -15,19 +15,11 @@ PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
 KEY = "a-key-of-the-tests-0123456789"
 
 
-class Policy:
-    def summary(self):
-        return ["Of accepted answers at most 5 % are wrong."]
-
-    def to_dict(self):
-        return {"format": 1}
-
-
 class Standin:
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes = CLASSES
-    policy = Policy()
+    policy = None
     fingerprint = "f" * 64
 
     @property

@@ -1,9 +1,11 @@
 import asyncio
 import hashlib
+import json
 import re
 import threading
 
 import pytest
+from calibrated import Calibrated
 from processes import wait_until
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
@@ -272,13 +274,11 @@ def test_ids_increase_with_time(client):
 
 
 def test_a_case_names_the_policy_that_decided(serving, sqlite_place):
-    class Unpoliced(Standin):
-        policy = None
-
-    policed = serving()
-    (with_policy,) = cases_of(send(policed, picture(0.5)))
-    (without,) = cases_of(send(serving(Unpoliced(), Store.open(sqlite_place)), picture(0.5)))
-    assert with_policy["policy_fingerprint"] == hashlib.sha256(b'{"format":1}').hexdigest()
+    model = Calibrated()
+    (with_policy,) = cases_of(send(serving(model), picture(0.5)))
+    (without,) = cases_of(send(serving(Standin(), Store.open(sqlite_place)), picture(0.5)))
+    written = json.dumps(model.policy.to_dict(), sort_keys=True, separators=(",", ":"))
+    assert with_policy["policy_fingerprint"] == hashlib.sha256(written.encode()).hexdigest()
     assert without["policy_fingerprint"] is None
 
 

@@ -3,6 +3,7 @@ import logging
 import re
 
 import pytest
+from calibrated import Calibrated
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 
@@ -13,9 +14,10 @@ from misgiving.serve.telemetry import JsonLines
 
 
 def test_the_model_is_described_with_a_summary_of_its_policy(serving):
-    found = serving(max_bytes=1234, max_files=5, queue=6, timeout=7.0).get("/model").json()
+    model = Calibrated()
+    found = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0).get("/model").json()
     assert found["classes"] == ["dark", "light"]
-    assert found["policy"] == ["Of accepted answers at most 5 % are wrong."]
+    assert found["policy"] == model.policy.summary()
     assert found["card"] == {"name": "standin"}
     assert found["model_fingerprint"] == "f" * 64
     given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}

@@ -10,7 +10,7 @@ from processes import wait_until
 from standin import Standin, picture
 
 from misgiving.serve import service as service_module
-from misgiving.serve.workers import Batcher, WorkerPool, retry_singly
+from misgiving.serve.workers import Batcher, WorkerPool
 
 
 @pytest.fixture
@@ -86,15 +86,22 @@ def test_a_failure_affects_only_its_own_batch(batching):
     assert batcher.alive
 
 
-def test_after_a_failure_each_item_is_tried_alone():
+@pytest.mark.parametrize("retried", [True, False])
+def test_after_a_failure_each_item_is_tried_alone_unless_none_can_have_caused_it(batching, retried):
+    asked = []
+
     def fail_on_zero(items):
+        asked.append(list(items))
         if 0 in items:
             raise ValueError("zero")
         return items
 
-    first, bad, last = retry_singly(fail_on_zero)([1, 0, 2])
-    assert (first, last) == (1, 2)
-    assert isinstance(bad, ValueError)
+    not_retried = KeyError if retried else ValueError
+    batcher = batching(fail_on_zero, size=3, linger=600.0, not_retried=not_retried)
+    first, bad, last = (batcher.submit(number) for number in (1, 0, 2))
+    assert isinstance(bad.exception(60), ValueError)
+    assert (first.exception(60) is None) == (last.exception(60) is None) == retried
+    assert asked == [[1, 0, 2], *[[1], [0], [2]] * retried]
 
 
 def test_cancelled_items_are_skipped(batching):

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.authentication import OPEN, Authentication
 from misgiving.serve.body_limits import BodyLimits
-from misgiving.serve.problems import Problem, ProblemError, documented
+from misgiving.serve.problems import ProblemError, documented
 from misgiving.serve.routes import case_images, cases, decisions, monitoring
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service
@@ -46,11 +46,12 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     """
     settings = settings or Settings()
     service = Service(model, store, settings)
-    app = _Application(
+    app = FastAPI(
         title="misgiving",
         version=importlib.metadata.version("misgiving"),
         description=DESCRIPTION,
         lifespan=_lifespan,
+        responses=documented(HTTPStatus.FORBIDDEN),
         docs_url=None,  # FastAPI's pages would load scripts from elsewhere
         redoc_url=None,
     )
@@ -61,6 +62,8 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))
     for kind, handler in HANDLERS.items():
         app.add_exception_handler(kind, handler)
+    if settings.api_key is not None:
+        _document_key(app.openapi())
     app.add_middleware(Authentication, api_key=settings.api_key)
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(RequestLog, metrics=service.metrics)
@@ -72,30 +75,17 @@ def _page() -> HTMLResponse:
     return HTMLResponse(page.read_bytes())
 
 
-class _Application(FastAPI):
-    """Adds problems, API key and cross-site refusals to the OpenAPI description."""
-
-    def openapi(self) -> dict[str, Any]:
-        if self.openapi_schema is None:
-            schema = super().openapi()
-            components = schema.setdefault("components", {})
-            components.setdefault("schemas", {})["Problem"] = Problem.model_json_schema()
-            has_key = self.state.service.settings.api_key is not None
-            if has_key:
-                components["securitySchemes"] = SCHEMES
-                schema["security"] = [{"bearer": []}, {"basic": []}]
-            for path, operations in schema["paths"].items():
-                for operation in operations.values():
-                    _document_refusals(operation, needs_key=has_key and path not in OPEN)
-        return self.openapi_schema or {}
-
-
-def _document_refusals(operation: dict[str, Any], *, needs_key: bool) -> None:
-    statuses = [HTTPStatus.FORBIDDEN, *([HTTPStatus.UNAUTHORIZED] * needs_key)]
-    for status, response in documented(*statuses).items():
-        operation["responses"][str(status)] = response
-    if not needs_key:
-        operation["security"] = []
+def _document_key(schema: dict[str, Any]) -> None:
+    """Add the API key to the OpenAPI description."""
+    schema["components"]["securitySchemes"] = SCHEMES
+    schema["security"] = [{name: []} for name in SCHEMES]
+    (refusal,) = documented(HTTPStatus.UNAUTHORIZED).values()
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path in OPEN:
+                operation["security"] = []
+            else:
+                operation["responses"]["401"] = refusal
 
 
 @asynccontextmanager

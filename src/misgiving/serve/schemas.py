@@ -4,7 +4,15 @@ import math
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+)
 
 Outcome = Literal["accept", "defer", "ood"]
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL cannot store NUL
@@ -16,8 +24,6 @@ def zulu(moment: datetime) -> str:
 
 
 def _utc(moment: datetime) -> datetime:
-    if moment.tzinfo is None:
-        raise ValueError("a moment needs a time zone, such as Z")
     try:
         return moment.astimezone(UTC)
     except OverflowError as error:
@@ -30,7 +36,7 @@ def _finite_or_none(value: Any) -> Any:
 
 
 Moment = Annotated[datetime, PlainSerializer(zulu)]
-Instant = Annotated[datetime, AfterValidator(_utc)]
+Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from sqlalchemy.exc import OperationalError
@@ -30,21 +30,10 @@ from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.telemetry import ImageNotStoredError, Metrics, record_failure
 from misgiving.serve.uploads import Upload
-from misgiving.serve.workers import Batcher, WorkerPool, retry_singly
+from misgiving.serve.workers import Batcher, WorkerPool
 
 COMMIT_SIZE = 256  # cases in one transaction
 LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits takes
-
-
-@runtime_checkable
-class Policy(Protocol):
-    """A calibrated policy."""
-
-    def summary(self) -> list[str]:
-        """The policy in plain words."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The policy as JSON values."""
 
 
 @runtime_checkable
@@ -54,7 +43,7 @@ class Model(Protocol):
     @property
     def classes(self) -> Sequence[str]: ...
     @property
-    def policy(self) -> Policy | None: ...
+    def policy(self) -> DeferralPolicy | None: ...
     @property
     def card(self) -> Mapping[str, Any]: ...
     @property
@@ -67,13 +56,6 @@ class Model(Protocol):
         """One decision for each image."""
 
 
-class DecodedImage(NamedTuple):
-    """An image as the model sees it, and the hash of its file."""
-
-    square: Square
-    sha256: str
-
-
 class Service:
     """The model, the store, and the threads between them."""
 
@@ -82,8 +64,7 @@ class Service:
         policy, self.policy_fingerprint, self.drift = model.policy, None, None
         if policy is not None:
             self.policy_fingerprint = sha256_of_json(policy.to_dict())
-            if isinstance(policy, DeferralPolicy):
-                self.drift = DriftTracker(policy, store, self.policy_fingerprint)
+            self.drift = DriftTracker(policy, store, self.policy_fingerprint)
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.recent = RecentImages(settings.recent_bytes)
@@ -92,13 +73,10 @@ class Service:
         self._memory = MemoryBudget(settings.max_decoded_bytes)
         self.workers = WorkerPool(settings.threads, overdue=max(LONGEST_DECODING, settings.timeout))
         self._model_batches = Batcher(
-            "model",
-            retry_singly(self._predict),
-            size=settings.batch_size,
-            linger=settings.linger,
+            "model", self._predict, size=settings.batch_size, linger=settings.linger
         )
         self._store_batches = Batcher(
-            "store", retry_singly(store.add, unless=OperationalError), size=COMMIT_SIZE
+            "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
 
     async def decide(self, upload: Upload) -> Case:
@@ -113,13 +91,16 @@ class Service:
             raise DataError(
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
-        image = await self.workers.run(partial(self._decode, upload.name), upload.data)
-        decision = await asyncio.wrap_future(self._model_batches.submit(image.square))
-        case = self._case(upload.name, image, decision)
+        square, sha256 = await self.workers.run(partial(self._decode, upload.name), upload.data)
+        decision = await asyncio.wrap_future(self._model_batches.submit(square))
+        case = self._case(upload.name, sha256, decision)
         if self.files is not None:
-            await self.workers.run(partial(self._keep, self.files, image.sha256), upload.data)
+            try:
+                await self.workers.run(partial(self.files.write, sha256), upload.data)
+            except (OSError, UsageError) as failure:
+                raise ImageNotStoredError from failure
         await asyncio.wrap_future(self._store_batches.submit(case))
-        self.recent.put(case.id, image.square)
+        self.recent.put(case.id, square)
         self.metrics.decisions.labels(case.decision).inc()
         return case
 
@@ -158,8 +139,8 @@ class Service:
         self._store_batches.close()
         self.store.close()
 
-    def _decode(self, name: str, data: bytes) -> DecodedImage:
-        return DecodedImage(self._square(name, data), sha256_of(data))
+    def _decode(self, name: str, data: bytes) -> tuple[Square, str]:
+        return self._square(name, data), sha256_of(data)
 
     def _square(self, name: str, data: bytes) -> Square:
         refuse_slow_jpeg(data, name)
@@ -172,13 +153,7 @@ class Service:
         self.metrics.batch_sizes.observe(len(squares))
         return self.model.decide_squares(np.stack(squares))
 
-    def _keep(self, files: ImageFiles, sha256: str, data: bytes) -> None:
-        try:
-            files.write(sha256, data)
-        except (OSError, UsageError) as failure:
-            raise ImageNotStoredError from failure
-
-    def _case(self, name: str, image: DecodedImage, decision: Decision) -> Case:
+    def _case(self, name: str, sha256: str, decision: Decision) -> Case:
         return Case.model_validate(
             {
                 **decision._asdict(),
@@ -186,7 +161,7 @@ class Service:
                 "id": self._new_id(),
                 "received": datetime.now(UTC),
                 "name": name,
-                "sha256": image.sha256,
+                "sha256": sha256,
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,

@@ -120,20 +120,30 @@ class RequestLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._serve(scope, receive, _HeaderSender(send))
+            await self._serve(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: "_HeaderSender") -> None:
-        started = time.perf_counter()
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_headers)
         except Exception as failure:
             problem = problem_of(failure, self._metrics, path=route_of(scope))
-            if not send.status:
-                await problem.response()(scope, receive, send)
+            if not status:
+                await problem.response()(scope, receive, send_with_headers)
         finally:
-            self._record(scope, send.status, time.perf_counter() - started)
+            self._record(scope, status, time.perf_counter() - started)
 
     def _record(self, scope: Scope, status: int, seconds: float) -> None:
         method = scope["method"] if scope["method"] in METHODS else "other"
@@ -142,21 +152,6 @@ class RequestLog:
         self._metrics.request_seconds.labels(method, path).observe(seconds)
         fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
         log.info("request", extra={"fields": fields})
-
-
-class _HeaderSender:
-    """Adds the headers of every response, and remembers the status."""
-
-    def __init__(self, send: Send) -> None:
-        self._send, self.status = send, 0
-
-    async def __call__(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in HEADERS.items():
-                headers.setdefault(name, value)
-        await self._send(message)
 
 
 def route_of(scope: Scope) -> str:

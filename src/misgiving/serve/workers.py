@@ -69,21 +69,24 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         name: Of the thread.
-        work: Returns the results in the order of the items; an exception as a result fails its
-            item, and a raised one fails the batch.
+        work: Returns the results in the order of the items. After an exception, it is called again
+            for each item alone.
         size: Most items in a batch.
         linger: Seconds that a first item waits for others.
+        not_retried: Exceptions that no item causes: each item would fail as the batch did.
     """
 
     def __init__(
         self,
         name: str,
-        work: Callable[[Sequence[Item]], Sequence[Result | Exception]],
+        work: Callable[[Sequence[Item]], Sequence[Result]],
         *,
         size: int,
         linger: float = 0.0,
+        not_retried: type[Exception] | tuple[()] = (),
     ) -> None:
         self._work, self._size, self._linger = work, size, linger
+        self._not_retried = not_retried
         self._queue: queue.SimpleQueue[Waiting[Item, Result] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -127,36 +130,19 @@ class Batcher(Generic[Item, Result]):
     def _process(self, batch: Sequence[Waiting[Item, Result]]) -> None:
         if not batch:
             return
-        results: Sequence[Result | Exception]
         try:
             results = self._work([item for item, _ in batch])
-        except Exception as failure:  # goes to everyone who waits; the thread keeps running
-            results = [failure] * len(batch)
+        except Exception as failure:  # the thread keeps running
+            self._handle_failure(batch, failure)
+            return
         for (_, future), result in zip(batch, results, strict=True):
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+            future.set_result(result)
 
-
-def retry_singly(
-    work: Callable[[Sequence[Item]], Sequence[Result]],
-    *,
-    unless: type[Exception] | tuple[type[Exception], ...] = (),
-) -> Callable[[Sequence[Item]], Sequence[Result | Exception]]:
-    """Process each item alone after a batch has failed, so that one bad item fails only itself.
-
-    Args:
-        work: Returns the results in the order of the items.
-        unless: Failures that no item causes: each item would fail as the batch did.
-    """
-
-    def process(items: Sequence[Item]) -> Sequence[Result | Exception]:
-        try:
-            return work(items)
-        except Exception as failure:
-            if len(items) == 1 or isinstance(failure, unless):
-                return [failure] * len(items)
-            return [result for item in items for result in process([item])]
-
-    return process
+    def _handle_failure(self, batch: Sequence[Waiting[Item, Result]], failure: Exception) -> None:
+        """Process each item alone, so that one bad item fails only itself."""
+        if len(batch) > 1 and not isinstance(failure, self._not_retried):
+            for one in batch:
+                self._process([one])
+            return
+        for _, future in batch:
+            future.set_exception(failure)

@@ -113,7 +113,7 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
 def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
     policy = service.model.policy
-    if not isinstance(policy, DeferralPolicy):
+    if policy is None:
         return Calibration(unavailable=NO_POLICY)
     certificate, targets = policy.certificate, policy.targets
     points = certificate.calibration_scores.operating_points(confidence=targets.confidence)
