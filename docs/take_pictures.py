@@ -74,11 +74,9 @@ def review(page: Page) -> None:
 
 
 def wide(page: Page) -> Image.Image:
-    """The slider, the worklist, and a deferred case with its important regions."""
+    """The slider, the worklist, and one of the riskiest cases with its important regions."""
     page.locator("#setting summary").first.click()
-    page.get_by_role("checkbox", name="defer").check()
     page.locator(".row").nth(2).click()
-    page.get_by_role("checkbox", name="defer").uncheck()
     page.locator("#saliency").click()
     page.wait_for_selector("#heat", state="visible", timeout=60_000)
     page.evaluate("() => scroll(0, 0)")
