@@ -139,14 +139,9 @@ def prepare(
     set, the first does the work and the others wait. Prepare a whole set and `select` from it, as
     each prepared selection is stored separately.
 
-    Args:
-        dataset: The set.
-        preprocessing: Applied to each image.
-        cache: Folder for prepared sets.
-        report: Called with the number of images that are done, and the total.
-        on_bad_image: `fail` looks at all images and then refuses the unreadable ones; `skip` leaves
-            them out, and `skipped` of the result lists them. The cache records them, so that `fail`
-            still fails later; they are tried again each time.
+    With `on_bad_image="fail"`, all images are read and then the unreadable ones refused; `skip`
+    leaves them out, and `skipped` of the result lists them. The cache records them, so that `fail`
+    still fails later; they are tried again each time.
 
     Raises:
         BadImages: Images cannot be read, and are not skipped.

@@ -279,13 +279,8 @@ def read_split(path: Path) -> Split:
             raise DataError(f"{path}: row {number} has an empty cell; write the split again")
     if len({row.id for row in rows}) < len(rows):
         raise DataError(f"{path}: an id occurs more than once; write the split again")
-    return Split(
-        ids=tuple(row.id for row in rows),
-        hashes=tuple(row.hash for row in rows),
-        sets=tuple(row.set for row in rows),
-        labels=tuple(row.label for row in rows),
-        groups=tuple(row.group for row in rows),
-    )
+    ids, hashes, sets, labels, groups, _ = zip(*rows, strict=True) if rows else ((),) * 6
+    return Split(ids=ids, hashes=hashes, sets=sets, labels=labels, groups=groups)
 
 
 def without_training_images(dataset: Dataset, run: Path) -> Dataset:

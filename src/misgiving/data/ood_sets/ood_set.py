@@ -142,13 +142,10 @@ OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
 
 
 def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) -> Built:
-    """Make a set of `OOD_SETS`.
+    """Make a set of `OOD_SETS` from images that no model was trained on, before preprocessing.
 
-    Args:
-        name: Of the set.
-        held_out: Images that no model was trained on, before preprocessing.
-        seed: Same seed, same bytes.
-        count: Maximum number of images; by default that of the paper's set of this name.
+    The same seed gives the same bytes. `count` is the largest number of images; by default it is
+    that of the paper's set of this name.
 
     Raises:
         UsageError: There is no such set, or the count is below 1.
@@ -195,13 +192,8 @@ def from_place(
 ) -> Built:
     """A set of images from elsewhere, with the preprocessing of the held-out images.
 
-    Args:
-        name: Of the set; the paper's names imply the paper's counts.
-        place: A folder of images at any depth; data as in `load_dataset`, whose groups are the
-            sources; or `scikit-image` for its photographs.
-        held_out: In-distribution images.
-        seed: Of the sample, and of the crops of `scikit-image`.
-        count: Maximum number of images; by default that of the paper's set of this name.
+    The place is a folder of images at any depth; data as in `load_dataset`, whose groups are the
+    sources; or `scikit-image` for crops of its photographs. Seed and count are as in `build`.
 
     Raises:
         UsageError: The count is below 1, or the kind of data is not known.
@@ -239,14 +231,8 @@ def readable_set(
 ) -> tuple[Built, list[BadImage]]:
     """A set in which every image can be read, and the images that were left out.
 
-    Args:
-        name: Of the set.
-        source: Held-out images, of which the set is made or whose preprocessing it shares.
-        place: Place of its images, as in `from_place`; None to derive them from the source.
-        seed: Same seed, same bytes.
-        count: Maximum number of images.
-        on_bad_image: `fail`, or `skip` to leave out unreadable images.
-        report: Called with the number of images that were checked, and the total.
+    It is made as in `from_place`, or without a place as in `build`; the held-out images are the
+    `source`. `report` is called with the number of images that were checked, and the total.
 
     Raises:
         BadImages: Images cannot be read, and are not skipped.
