@@ -69,3 +69,15 @@ def visible(text: str) -> str:
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
         for letter in text
     )
+
+
+def reason_of(failure: BaseException) -> str:
+    r"""The reason of a failure in one line: the system's, or its message, or else its kind.
+
+    >>> reason_of(ValueError("no header\nin a.npy")), reason_of(EOFError())
+    ('no header in a.npy', 'EOFError')
+    >>> reason_of(OSError(28, "No space left on device", "a.npy"))
+    'No space left on device'
+    """
+    text = getattr(failure, "strerror", None) or failure
+    return " ".join(str(text).split()) or type(failure).__name__

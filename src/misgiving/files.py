@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
 from typing import Any
 
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, reason_of
 
 LOCKED, UNLOCKED = ".partial", ".new"  # a temporary file is renamed once it is locked
 FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
@@ -202,5 +202,6 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UsageError(f"{path}: cannot be written ({reason}); name another place") from error
+        raise UsageError(
+            f"{path}: cannot be written ({reason_of(error)}); name another place"
+        ) from error

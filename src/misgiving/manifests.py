@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 
 CHECKSUMS = "checksums.json"
 CHUNK = 2**20  # bytes that are read at a time
@@ -113,8 +113,9 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> 
         try:
             unchanged = sha256_of_file(folder / name) == checksums.get(name)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
-            raise DataError(f"{folder / name}: missing or damaged ({reason}); {remedy}") from error
+            raise DataError(
+                f"{folder / name}: missing or damaged ({reason_of(error)}); {remedy}"
+            ) from error
         if not unchanged:
             raise DataError(f"{folder / name}: damaged or changed after it was written; {remedy}")
 

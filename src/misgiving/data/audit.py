@@ -13,7 +13,7 @@ from misgiving.data.datasets import Dataset, published_counts
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import Hashes, concatenated, near_duplicates, picture_hash
 from misgiving.data.splits import SetNames, count_shared_groups, paper_split
-from misgiving.errors import ExplainedError
+from misgiving.errors import ExplainedError, reason_of
 from misgiving.files import write_csv, write_json
 from misgiving.manifests import sha256_of
 
@@ -162,7 +162,7 @@ def _look(dataset: Dataset, index: int) -> _Look | str:
         pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
         return _Look(content, pixels, picture_hash(image), height, width, is_grey)
     except Exception as failure:  # whatever happens, the other images are still audited
-        reason = " ".join(str(failure).split()) or type(failure).__name__
+        reason = reason_of(failure)
         return reason.encode(errors="backslashreplace").decode()
 
 

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Result = TypeVar("Result")
@@ -84,9 +84,8 @@ def in_order(
 
 def refuse_file(path: Path, failure: OSError) -> NoReturn:
     """Raise the DataError for a file that cannot be read."""
-    reason = failure.strerror or type(failure).__name__
     raise DataError(
-        f"{path}: cannot be read ({reason}); check the path and its permissions"
+        f"{path}: cannot be read ({reason_of(failure)}); check the path and its permissions"
     ) from failure
 
 
@@ -129,10 +128,9 @@ def decode_reduced(data: bytes, name: str, largest: Callable[[int, int], float])
     except Image.DecompressionBombError as failure:
         raise DataError(f"{name}: more than {MAX_PIXELS} pixels; scale it down") from failure
     except Exception as failure:  # Pillow's decoders raise almost anything on damaged files
-        reason = " ".join(str(failure).split()) or type(failure).__name__
         raise DataError(
-            f"{name}: the image cannot be decoded ({reason}); replace it with an intact copy in "
-            "JPEG or PNG, or remove it"
+            f"{name}: the image cannot be decoded ({reason_of(failure)}); replace it with an "
+            "intact copy in JPEG or PNG, or remove it"
         ) from failure
 
 

@@ -20,7 +20,7 @@ from misgiving.deferral.certificate import (
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.targets import Targets
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.files import write_json
 from misgiving.manifests import sha256_of_json
 
@@ -160,9 +160,8 @@ class DeferralPolicy:
         try:
             content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
         except OSError as error:
-            reason = error.strerror or type(error).__name__
             raise DataError(
-                f"{path}: cannot be read ({reason}); give the path of a policy file"
+                f"{path}: cannot be read ({reason_of(error)}); give the path of a policy file"
             ) from error
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: is not a policy (not valid JSON); {AGAIN}") from error

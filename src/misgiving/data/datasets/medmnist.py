@@ -10,7 +10,7 @@ from jaxtyping import Int
 from misgiving.data.datasets.dataset import DERMOSCOPY_AUGMENTATION, Dataset
 from misgiving.data.datasets.npz import Member, PackedImages, members
 from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 
 SETS = ("train", "val", "test")
 
@@ -100,8 +100,7 @@ def _labels(arrays: Mapping[str, Member], name: str, path: Path) -> Int[np.ndarr
         with np.load(path, allow_pickle=False) as file:
             return np.asarray(file[member.name]).reshape(-1).astype(np.int64)
     except Exception as failure:  # numpy's reader raises almost anything on damaged files
-        reason = " ".join(str(failure).split()) or type(failure).__name__
-        cause = f"{member.name} cannot be read ({reason})"
+        cause = f"{member.name} cannot be read ({reason_of(failure)})"
         raise DataError(f"{path}: {cause}; fetch the file again") from failure
 
 

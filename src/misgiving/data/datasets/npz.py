@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.dataset import HashedImage, Indices, file_key
 from misgiving.data.decoding import refuse_file
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 from misgiving.manifests import sha256_of
 
 Rows = UInt8[np.ndarray, "..."]
@@ -70,8 +70,9 @@ def members(path: Path) -> dict[str, Member]:
     except DataError:
         raise
     except Exception as failure:  # the readers raise almost anything on damaged files
-        reason = " ".join(str(failure).split()) or type(failure).__name__
-        raise DataError(f"{path}: not a complete .npz file ({reason}); fetch it again") from failure
+        raise DataError(
+            f"{path}: not a complete .npz file ({reason_of(failure)}); fetch it again"
+        ) from failure
 
 
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:

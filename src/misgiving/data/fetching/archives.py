@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 from zlib import error as zlib_error
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 from misgiving.files import whole_folder
 
 LARGEST_GROWTH = 50  # images hardly compress: an archive that grows more is hostile
@@ -82,8 +82,7 @@ def _damage_explained(archive: Path) -> Iterator[None]:
     try:
         yield
     except DAMAGE as failure:
-        reason = " ".join(str(failure).split())
-        raise BadArchive(f"{archive}: not a valid zip archive ({reason})") from failure
+        raise BadArchive(f"{archive}: not a valid zip archive ({reason_of(failure)})") from failure
 
 
 def _members(

@@ -14,7 +14,7 @@ from typing import Any
 from misgiving.data.fetching.archives import BadArchive, Contents, contents_of, unpack
 from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
 from misgiving.data.fetching.transfer import Partial, Patience, Received, receive, refuse_full
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.files import write_json
 from misgiving.manifests import Digests
 
@@ -103,8 +103,9 @@ def _locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as failure:
-        reason = failure.strerror or type(failure).__name__
-        raise UsageError(f"{folder}: cannot be a folder ({reason}); name another") from failure
+        raise UsageError(
+            f"{folder}: cannot be a folder ({reason_of(failure)}); name another"
+        ) from failure
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
@@ -122,9 +123,8 @@ def _disk_errors_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as failure:
-        reason = failure.strerror or type(failure).__name__
         raise DataError(
-            f"{failure.filename or folder}: cannot be read or written ({reason}); "
+            f"{failure.filename or folder}: cannot be read or written ({reason_of(failure)}); "
             "fix that, or make room, and run the same command again"
         ) from failure
 
