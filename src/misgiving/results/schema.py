@@ -235,8 +235,6 @@ class SetFacts:
     """A set of images in `datasets.json`.
 
     Attributes:
-        contents: A description.
-        images: Their number.
         groups: Independent groups, such as lesions or source pictures.
         checksum: Of all images.
         paper_set: The set of the paper's Table 1 that it is or stands in for; empty for none.
@@ -275,11 +273,8 @@ class SplitLeakage(NamedTuple):
     """Groups and identical images that the sets of a trial share.
 
     Attributes:
-        experiment: `generalization` or `ood_detection`.
-        trial: Its number.
         shared_groups: Groups with images in more than one set.
         leaking_images: Measured images whose group, or a copy of which, is in the training set.
-        measured_images: Images of the measured set.
         separate: Whether neither a group nor an identical image is in two sets.
     """
 
@@ -296,7 +291,6 @@ class Settings:
     """`settings.json`: the data, the settings and the provenance of a reproduction.
 
     Attributes:
-        data: As named in `misgiving reproduce --data`.
         images: Those of 4.1; `in_distribution_images` are those of 4.2 and 4.3.
         classes: Of 4.1, in the order of the data; 4.2 has those of `in_distribution`.
         class_counts: Images by class and set, in the first trial of 4.1.
@@ -304,7 +298,6 @@ class Settings:
         monitored_set: Measured after each epoch of training.
         tuning_set: In-distribution images on which detectors were tuned.
         measured_set: In-distribution images of every table.
-        sizes: Images of each experiment.
         odin: The grid, and the OOD set on which ODIN was tuned.
         learning_rates: All that were tried, the protocol's own among them.
         model: `ModelConfig`, and so with the next three.
@@ -312,14 +305,9 @@ class Settings:
         preprocessing: `Preprocessing`.
         augmentation: `AugmentationSettings`.
         compares_with_paper: Whether the data are dermoscopic images with the paper's classes.
-        versions: Of Python and of packages.
         fingerprint: Of the images of 4.1.
-        leakage: For each trial.
-        missing_units: Units that are not finished.
-        skipped: Images that cannot be read.
         unit_seconds: Training and measuring, summed over units.
         unit_threads: Each number of threads that units had.
-        notes: Remarks on the choices, for the reader.
     """
 
     data: str

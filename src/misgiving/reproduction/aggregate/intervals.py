@@ -4,13 +4,14 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
-from misgiving.metrics.bootstrap import bootstrap, percentile_interval
+from misgiving.metrics.bootstrap import percentile_interval
 from misgiving.metrics.selective import risk_at_coverage
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
@@ -19,13 +20,14 @@ from misgiving.reproduction.aggregate.resampling import (
     Sample,
     Weights,
     has_sample,
+    resampled,
     sample_of,
 )
 from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.new_classes import TOGETHER
 from misgiving.reproduction.ood_detection import CHOSEN
 from misgiving.reproduction.policies import POLICY_SET
-from misgiving.reproduction.protocol import Unit, sweep_name
+from misgiving.reproduction.protocol import Protocol, Unit, sweep_name
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.predictions import Predictions, load_scores, scores_path
 from misgiving.results.schema import Result, ResultInterval, RiskPoint
@@ -56,12 +58,16 @@ def intervals(
     for experiment, trial, model, dataset, detector, metric, value in results:
         key = (experiment, model, dataset, detector, metric)
         values.setdefault(key, {})[trial] = value
-    makers = [
-        _SetIntervals(trial_data, compared, _folders(compared, finished, out), values, number)
-        for number, compared in enumerate(_compared_sets(trial_data))
-    ]
+    measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
+
+    def of_set(number: int, compared: ComparedSet) -> list[ResultInterval]:
+        samples = _samples(compared, finished, out, measured)
+        seed = protocol.seed + number
+        return list(_SetIntervals(compared, protocol, samples, values, seed).rows())
+
+    compared_sets = _compared_sets(trial_data)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter's lock
-        made = pool.map(lambda maker: list(maker.rows()), makers)
+        made = pool.map(of_set, range(len(compared_sets)), compared_sets)
         return [row for rows in made for row in rows]
 
 
@@ -78,49 +84,43 @@ def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
     ]
 
 
-def _folders(
-    compared: ComparedSet, finished: Sequence[Unit], out: Path
-) -> dict[str, dict[int, Path]]:
-    """The folders of finished units by model and trial, without those that diverged."""
-    found: dict[str, dict[int, Path]] = {}
+def _samples(
+    compared: ComparedSet, finished: Sequence[Unit], out: Path, measured: str
+) -> dict[str, dict[int, Sample]]:
+    """The samples of finished units by model and trial, without those that diverged."""
+    found: dict[str, dict[int, Sample]] = {}
     for unit in finished:
-        if unit.experiment == compared.units and has_sample(compared, out / unit.folder):
-            found.setdefault(unit.model, {})[unit.trial] = out / unit.folder
+        folder = out / unit.folder
+        if unit.experiment == compared.units and has_sample(compared, folder):
+            found.setdefault(unit.model, {})[unit.trial] = sample_of(compared, folder, measured)
     return found
 
 
+@dataclass(frozen=True)
 class _SetIntervals:
     """The intervals on one set: of each model, and of differences from models and from MSP.
 
     The same seed and trials meet the same resampled sets, which makes differences paired.
     """
 
-    def __init__(
-        self,
-        trial_data: TrialData,
-        compared: ComparedSet,
-        folders: Mapping[str, Mapping[int, Path]],
-        values: Values,
-        number: int,
-    ) -> None:
-        self._compared, self._folders, self._values = compared, folders, values
-        self._measured = trial_data.evaluation_sets.measured
-        self._protocol = trial_data.protocol
-        self._seed = trial_data.protocol.seed + number
-        self._samples: dict[tuple[int, str], Sample] = {}
-        self._drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = {}
+    compared: ComparedSet
+    protocol: Protocol
+    samples: Mapping[str, Mapping[int, Sample]]
+    values: Values
+    seed: int
+    drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(default_factory=dict)
 
     def rows(self) -> Iterator[ResultInterval]:
-        models = list(self._folders)
+        models = list(self.samples)
         compared = [model for model in models if model != "proposed" and "proposed" in models]
         alone = [(model, "") for model in models]
         for model, baseline in [*alone, *(("proposed", other) for other in compared)]:
-            shared = self._folders[baseline or model]
-            trials = tuple(trial for trial in self._folders[model] if trial in shared)
+            shared = self.samples[baseline or model]
+            trials = tuple(trial for trial in self.samples[model] if trial in shared)
             for key in self._replicates(model, trials):
                 yield from self._row(model, baseline, key, trials)
-        for model, folders in self._folders.items():
-            trials = tuple(folders)
+        for model, samples in self.samples.items():
+            trials = tuple(samples)
             for detector, metric in self._replicates(model, trials):
                 judged = detector in FAILURE_SCORES and metric.partition("/")[0] in FAILURE_METRICS
                 if judged and detector != MSP:
@@ -137,11 +137,11 @@ class _SetIntervals:
         replicates = self._replicates(model, trials)[key]
         if baseline:
             replicates = replicates - self._replicates(other[0], trials)[other[1]]
-        n = min(self._sample(trial, model).size_of(metric) for trial in trials)
+        n = min(self.samples[model][trial].size_of(metric) for trial in trials)
         lower, upper = _bounds(replicates, n)
         if metric == FEW_EVENTS and lower == upper:  # no error among a few: nothing varies
             lower, upper = None, None
-        here = (self._compared.experiment, self._compared.dataset)
+        here = (self.compared.experiment, self.compared.dataset)
         yield ResultInterval(
             experiment=here[0],
             model=model,
@@ -154,30 +154,20 @@ class _SetIntervals:
             upper=upper,
             n=n,
             trials=len(trials),
-            tuned=here == ("ood_detection", self._protocol.search.tuning_set)
+            tuned=here == ("ood_detection", self.protocol.search.tuning_set)
             and detector in ("odin", CHOSEN),
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
-        if trials and (model, trials) not in self._drawn:
-            samples = [self._sample(trial, model) for trial in trials]
-            self._drawn[model, trials] = bootstrap(
-                [sample.statistic for sample in samples],
-                [sample.groups for sample in samples],
-                replicates=self._protocol.replicates,
-                seed=self._seed,
-            )
-        return self._drawn.get((model, trials), {})
-
-    def _sample(self, trial: int, model: str) -> Sample:
-        if (trial, model) not in self._samples:
-            folder = self._folders[model][trial]
-            self._samples[trial, model] = sample_of(self._compared, folder, self._measured)
-        return self._samples[trial, model]
+        if trials and (model, trials) not in self.drawn:
+            samples = [self.samples[model][trial] for trial in trials]
+            replicates = self.protocol.replicates
+            self.drawn[model, trials] = resampled(samples, replicates=replicates, seed=self.seed)
+        return self.drawn.get((model, trials), {})
 
     def _mean(self, model: str, key: Key, trials: Trials) -> float | None:
-        where = (self._compared.experiment, model, self._compared.dataset, *key)
-        values = self._values.get(where, {})
+        where = (self.compared.experiment, model, self.compared.dataset, *key)
+        values = self.values.get(where, {})
         found = [values[trial] for trial in trials if trial in values]
         return float(np.mean(found)) if len(found) == len(trials) else None
 
@@ -190,32 +180,23 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]
 
 def risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[RiskPoint]:
     """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage."""
-    for model in trial_data.protocol.models:
-        folders = [
-            out / unit.folder
+    measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
+    for model in protocol.models:
+        samples = [
+            _risks(out / unit.folder, measured)
             for unit in finished
             if (unit.experiment, unit.model) == ("generalization", model)
             and scores_path(out / unit.folder, FAILURES).is_file()
         ]
-        if folders:
-            yield from _curves(trial_data, model, folders)
-
-
-def _curves(trial_data: TrialData, model: str, folders: Sequence[Path]) -> Iterator[RiskPoint]:
-    measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
-    samples = [_risks(folder, measured) for folder in folders]
-    drawn = bootstrap(
-        [sample.statistic for sample in samples],
-        [sample.groups for sample in samples],
-        replicates=protocol.replicates,
-        seed=protocol.seed,
-    )
-    means = [sample.statistic() for sample in samples]
-    for (detector, coverage), replicates in drawn.items():
-        mean = float(np.mean([of_trial[detector, coverage] for of_trial in means]))
-        lower, upper = percentile_interval(replicates)
-        if not math.isnan(mean):
-            yield RiskPoint(model, detector, float(coverage), mean, lower, upper)
+        if not samples:
+            continue
+        means = [sample.statistic() for sample in samples]
+        drawn = resampled(samples, replicates=protocol.replicates, seed=protocol.seed)
+        for (detector, coverage), replicates in drawn.items():
+            mean = float(np.mean([of_trial[detector, coverage] for of_trial in means]))
+            lower, upper = percentile_interval(replicates)
+            if not math.isnan(mean):
+                yield RiskPoint(model, detector, float(coverage), mean, lower, upper)
 
 
 def _risks(folder: Path, measured: str) -> Sample:

@@ -1,6 +1,6 @@
 """Samples for the bootstrap: one model of one trial on one set, measured under weights."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Real, Shaped
 
 from misgiving.evaluation.measures import failure_measures
+from misgiving.metrics.bootstrap import bootstrap
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
@@ -43,6 +44,16 @@ class Sample(NamedTuple):
         """The number of groups behind a metric."""
         everything = min(len(np.unique(groups)) for groups in self.groups)
         return self.sizes.get(metric, everything)
+
+
+def resampled(samples: Sequence[Sample], *, replicates: int, seed: int) -> Mapping[Key, Replicates]:
+    """Bootstrap replicates of the mean of each metric over these trials."""
+    return bootstrap(
+        [sample.statistic for sample in samples],
+        [sample.groups for sample in samples],
+        replicates=replicates,
+        seed=seed,
+    )
 
 
 def has_sample(compared: ComparedSet, folder: Path) -> bool:
