@@ -36,7 +36,7 @@ SCHEMES = {
 }
 
 
-def create_app(model: Model, store: Store, settings: Settings | None = None) -> FastAPI:
+def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
     """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
@@ -44,7 +44,6 @@ def create_app(model: Model, store: Store, settings: Settings | None = None) -> 
         store: Holds the cases.
         settings: Limits and options; without an API key, only this machine is served.
     """
-    settings = settings or Settings()
     service = Service(model, store, settings)
     app = FastAPI(
         title="misgiving",

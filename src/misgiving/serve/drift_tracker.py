@@ -2,33 +2,47 @@
 
 import math
 import threading
-from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import MappingProxyType
-from typing import NamedTuple
 
-from misgiving.deferral.drift import DriftMonitor, DriftTest
+from pydantic import BaseModel, Field
+
+from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.serve.schemas import Moment
 from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account
 OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
+NO_DRIFT = "There is no evidence that the images have changed since the calibration."
+DRIFT = (
+    "The images are no longer like the calibration cases, so the target error rate may be "
+    "exceeded. Look at the deferred and the accepted cases, and calibrate with new ones."
+)
 
 
-class DriftStatus(NamedTuple):
-    """State of the drift tests.
+class DriftTest(BaseModel):
+    """A sequential test, valid at any time."""
 
-    Attributes:
-        cases: Different images taken into account.
-        complete: False if more cases wait for the next update.
-        tests: One for each kind of change.
-        since: Time of the alarm, by the name of the test.
-    """
+    name: str
+    e_value: float = Field(description="Starts at 1, and grows with the evidence of a change.")
+    highest: float
+    alarm_at: float
+    since: Moment | None = Field(description="Time of the alarm.")
+    sentence: str = Field(description="The latest cases in words.")
+    alarmed_with: str | None = Field(description="The cases before the alarm in words.")
 
-    cases: int = 0
-    complete: bool = True
-    tests: Sequence[DriftTest] = ()
-    since: Mapping[str, datetime] = MappingProxyType({})
+
+class Drift(BaseModel):
+    """Comparison of the cases with the calibration cases."""
+
+    alarm: bool = False
+    summary: str
+    false_alarms: float = Field(
+        default=FALSE_ALARMS, description="Probability of any false alarm, ever."
+    )
+    cases: int = Field(default=0, description="Number of different images that were tested.")
+    complete: bool = Field(default=True, description="False if more cases wait: ask again.")
+    tests: list[DriftTest] = []
 
 
 class DriftTracker:
@@ -45,15 +59,19 @@ class DriftTracker:
         self._since: dict[str, datetime] = {}
         self._lock = threading.Lock()
 
-    def update(self) -> DriftStatus:
+    def update(self) -> Drift:
         """Take the cases since the last update into account."""
         with self._lock:
             complete = self._catch_up()
-            return DriftStatus(
+            return Drift(
+                alarm=bool(self._since),
+                summary=DRIFT if self._since else NO_DRIFT,
                 cases=self._monitor.cases,
                 complete=complete,
-                tests=self._monitor.tests,
-                since=dict(self._since),
+                tests=[
+                    DriftTest(**{**one._asdict(), "since": self._since.get(one.name)})
+                    for one in self._monitor.tests
+                ],
             )
 
     def _catch_up(self) -> bool:

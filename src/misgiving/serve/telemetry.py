@@ -10,7 +10,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
@@ -46,10 +46,10 @@ class Metrics:
     """Metrics of one service; in a registry of its own, so that a process can hold several."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        counter = partial(Counter, namespace="misgiving", registry=self._registry)
-        gauge = partial(Gauge, namespace="misgiving", registry=self._registry)
-        histogram = partial(Histogram, namespace="misgiving", registry=self._registry)
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, namespace="misgiving", registry=self.registry)
+        gauge = partial(Gauge, namespace="misgiving", registry=self.registry)
+        histogram = partial(Histogram, namespace="misgiving", registry=self.registry)
         route = ("method", "path")
         self.requests = counter("requests", "Requests by route and status.", (*route, "status"))
         self.request_seconds = histogram(
@@ -62,10 +62,6 @@ class Metrics:
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.hung_readers = gauge("hung_readers", "Threads that are stuck at one image.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
-
-    def text(self) -> bytes:
-        """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
 
 
 class ImageNotStoredError(Exception):

@@ -14,10 +14,9 @@ from misgiving.serve.body_limits import Ticket
 from misgiving.serve.problems import ProblemError
 from misgiving.serve.settings import Settings
 
-CONTROL = re.compile(
-    r"[\0-\x1f\x7f-\x9f\u2028\u2029]"
-)  # line ends, and NUL, which databases refuse
-RAW = ("image/", "application/octet-stream")
+# Line ends among others, and NUL, which databases refuse
+CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029]")
+RAW = (b"image/", b"application/octet-stream")
 LONGEST_NAME = 255
 OVERHEAD = 10_000  # most bytes of boundary and headers of one file
 LONGEST_HEAD = 8_000  # bytes of the headers of one file
@@ -38,8 +37,10 @@ class Upload(NamedTuple):
     data: bytes | None
 
 
-async def read_uploads(request: Request, ticket: Ticket, settings: Settings) -> list[Upload]:
-    """Read all files of a request.
+async def read_uploads(
+    request: Request, name: str, ticket: Ticket, settings: Settings
+) -> list[Upload]:
+    """Read all files of a request; the name is that of an image that is the body itself.
 
     Raises:
         ProblemError: The body is of another type, malformed or too large, or the queue is full.
@@ -51,8 +52,9 @@ async def read_uploads(request: Request, ticket: Ticket, settings: Settings) -> 
     if kind == b"multipart/form-data":
         form = _Multipart(options.get(b"boundary", b""), ticket, settings)
         return await form.read(request.stream())
-    if kind.startswith(tuple(prefix.encode() for prefix in RAW)):
-        return [await _read_raw(request, ticket, settings)]
+    if kind.startswith(RAW):
+        content = await _read_raw(request, ticket, settings)
+        return [Upload(clean_name(name), content)]
     raise ProblemError(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, ACCEPTED)
 
 
@@ -61,8 +63,7 @@ def clean_name(name: str) -> str:
     return CONTROL.sub("\ufffd", name)[:LONGEST_NAME] or "image"
 
 
-async def _read_raw(request: Request, ticket: Ticket, settings: Settings) -> Upload:
-    name = clean_name(request.query_params.get("name", ""))
+async def _read_raw(request: Request, ticket: Ticket, settings: Settings) -> bytes:
     ticket.take(images=1)
     content = bytearray()
     async for chunk in request.stream():
@@ -70,7 +71,7 @@ async def _read_raw(request: Request, ticket: Ticket, settings: Settings) -> Upl
         content += chunk
         if len(content) > settings.max_bytes:
             raise _too_large(f"the image has more than {settings.max_bytes} bytes; scale it down")
-    return Upload(name, bytes(content))
+    return bytes(content)
 
 
 def _longest_body(settings: Settings) -> int:

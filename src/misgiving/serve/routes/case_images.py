@@ -4,7 +4,7 @@ import io
 import itertools
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 
 import numpy as np
@@ -116,23 +116,21 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
 
 
 def _saliency(model: Model, name: str, square: Square) -> Saliency:
-    probabilities: list[float] = []
-
     def probabilities_of(squares: Squares) -> Sequence[float]:
-        found = [one.probabilities[name] for one in model.decide_squares(squares)]
-        probabilities.extend(found)
-        return found
+        return [one.probabilities[name] for one in model.decide_squares(squares)]
 
-    drops = occlusion(square, probabilities_of)
+    (whole,) = probabilities_of(square[None])
+    drops = occlusion(square, whole, probabilities_of)
     if not math.isfinite(float(drops.sum())):
         raise ProblemError(
             HTTPStatus.UNPROCESSABLE_ENTITY, "the probability of the class is not finite"
         )
-    return Saliency(predicted_class=name, probability=probabilities[0], drops=drops.tolist())
+    return Saliency(predicted_class=name, probability=whole, drops=drops.tolist())
 
 
 def occlusion(
     square: Square,
+    whole: float,
     probabilities_of: Callable[[Squares], Sequence[float]],
     *,
     cells: int = CELLS,
@@ -145,26 +143,18 @@ def occlusion(
 
     Args:
         square: An image as the model sees it.
+        whole: The probability of the class for it.
         probabilities_of: The probability of the class for each of some squares.
         cells: Along each side.
         batch: Most squares at once.
     """
-    whole = probabilities_of(square[None])[0]
-    covered: list[float] = []
-    for squares in _occluded(square, cells, batch):
-        covered.extend(probabilities_of(squares))
-    return whole - np.array(covered, dtype=float).reshape(cells, cells)
-
-
-def _occluded(square: Square, cells: int, batch: int) -> Iterator[Squares]:
-    """The image with a patch over each cell, row by row, in batches."""
     spans = [_span(cell, cells, len(square)) for cell in range(cells)]
-    patches = iter([(rows, columns) for rows in spans for columns in spans])
-    while some := list(itertools.islice(patches, batch)):
-        squares = np.repeat(square[None], len(some), axis=0)
-        for occluded, (rows, columns) in zip(squares, some, strict=True):
-            occluded[rows, columns] = GREY
-        yield squares
+    squares = np.repeat(square[None], cells**2, axis=0)
+    for covered, (rows, columns) in zip(squares, itertools.product(spans, spans), strict=True):
+        covered[rows, columns] = GREY
+    batches = [squares[start : start + batch] for start in range(0, cells**2, batch)]
+    probabilities = np.concatenate([probabilities_of(some) for some in batches])
+    return whole - probabilities.reshape(cells, cells)
 
 
 def _span(cell: int, cells: int, size: int) -> slice:

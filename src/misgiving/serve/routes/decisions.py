@@ -4,9 +4,9 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from misgiving.errors import DataError
@@ -34,16 +34,11 @@ BODY: dict[str, Any] = {
             "image/*": {"schema": BINARY},
             "application/octet-stream": {"schema": BINARY},
         },
-    },
-    "parameters": [
-        {
-            "name": "name",
-            "in": "query",
-            "description": "Name of an image that is the body itself.",
-            "schema": {"type": "string"},
-        }
-    ],
+    }
 }
+
+
+ImageName = Annotated[str, Query(description="Name of an image that is the body itself.")]
 
 
 class Result(BaseModel):
@@ -73,7 +68,7 @@ class Decisions(BaseModel):
         HTTPStatus.SERVICE_UNAVAILABLE,
     ),
 )
-async def decide(request: Request, service: ServiceDep) -> Decisions:
+async def decide(request: Request, service: ServiceDep, name: ImageName = "") -> Decisions:
     """Decide about one or more images.
 
     Each file becomes a case or a problem; a problem with one file does not affect the others. If no
@@ -86,7 +81,7 @@ async def decide(request: Request, service: ServiceDep) -> Decisions:
         try:
             async with asyncio.timeout_at(deadline):
                 service.admission.check(images=1)  # before any of the body is read
-                uploads = await read_uploads(request, ticket, service.settings)
+                uploads = await read_uploads(request, name, ticket, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
