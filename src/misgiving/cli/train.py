@@ -100,5 +100,5 @@ def _show_last_epoch(history: Path) -> None:
     show_table(EpochRecord._fields, (map(_short, row) for row in rows), title="last epoch")
 
 
-def _short(value: float | str | None) -> str:
+def _short(value: int | float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, (int, float)) else value or ""
