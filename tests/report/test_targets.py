@@ -184,7 +184,7 @@ def test_the_finding_comes_before_its_meaning(inputs):
 
 
 def test_each_model_names_its_acceptance_score(inputs):
-    bodies = target_table(inputs, targets_of(inputs.results)).bodies
+    bodies = target_table(inputs).bodies
     assert [body[0][0].small for body in bodies] == [("accepts by MSP",)] * 4
 
 
@@ -215,7 +215,7 @@ def test_values_of_trials_without_an_interval_over_all_are_listed(inputs):
     rows = [row for row in inputs.results if not row.detector.startswith("policy/")]
     trials = [*policy(0, "proposed", 0.1, error=0.041), *policy(1, "proposed", 0.1, smallest=0.2)]
     found = inputs._replace(results=[*rows, *trials], intervals=[])
-    ((row,),) = target_table(found, targets_of(found.results)).bodies
+    ((row,),) = target_table(found).bodies
     assert row[2].text == "1 of 2"
     assert (row[4].text, row[4].small) == ("4.1", ("(no interval)",))
 

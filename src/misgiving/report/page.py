@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from misgiving.report.figures.curves import (
     reliability_figure,
     risk_figure,
 )
-from misgiving.report.findings import Finding, Status
+from misgiving.report.findings import Status
 from misgiving.report.findings.claims import claims
 from misgiving.report.findings.detectors import (
     chosen_sentence,
@@ -39,6 +39,30 @@ from misgiving.report.published import title
 from misgiving.report.views import TUNED, ZERO, detection, models, paper
 
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
+VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
+    detection.accuracies,
+    detection.chosen_table,
+    detection.detector_choices,
+    detection.detector_tables,
+    detection.odin_choices,
+    detection.odin_table,
+    detection.ood_rule_table,
+    detection.tuning_table,
+    detection.unseen_table,
+    models.calibration_table,
+    models.classification_table,
+    models.convergence_table,
+    models.error_detection_table,
+    models.errors_per_trial,
+    models.estimation_table,
+    models.target_table,
+    models.uncalibrated,
+    paper.paper_differences,
+    paper.paper_table,
+    paper.provenance,
+    paper.sets_table,
+)
+"""The templates have the result of each under its name."""
 
 
 def write_report(folder: Path) -> Path:
@@ -75,18 +99,19 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
 
 def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
     """The page as HTML; `drawn` as from `draw_figures`."""
-    found = claims(inputs)
     return (
         environment()
         .get_template("report.html")
         .render(
-            **_overview(inputs, found),
-            **_model_sections(inputs),
-            **_detection_sections(inputs),
-            **_reliance_section(inputs),
+            **{view.__name__: view(inputs) for view in VIEWS},
+            **_sentences(inputs),
+            settings=inputs.settings,
+            sweep=inputs.sweep,
+            example_sets=[examples.name for examples in inputs.examples],
             drawn=drawn,
             missing=lambda file, experiment: _missing(inputs, file, experiment),
             figure_link=figure_link,
+            title=title,
             TUNED=TUNED,
             ZERO=ZERO,
         )
@@ -98,66 +123,24 @@ def figure_link(figure: Figure, kind: Kind) -> str:
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 
-def _overview(inputs: ReportInputs, found: Mapping[str, Finding]) -> dict[str, Any]:
-    settings = inputs.settings
+def _sentences(inputs: ReportInputs) -> dict[str, Any]:
+    settings, intervals, measured = inputs.settings, inputs.intervals, inputs.measured
+    found, targets = claims(inputs), targets_of(inputs.results)
     counts = Counter(finding.status for finding in found.values())
     return {
-        "settings": settings,
         "findings": found,
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings),
         "open_choices": wording.open_choices(settings),
-        "leakage": [wording.leakage(one, inputs.measured) for one in settings.leakage],
+        "leakage": [wording.leakage(one, measured) for one in settings.leakage],
         "remarks": wording.remarks(settings),
-        "differences": paper.paper_differences(inputs) if settings.compares_with_paper else [],
-        "paper_table": paper.paper_table(inputs) if settings.compares_with_paper else None,
-        "sets_table": paper.sets_table(inputs),
-        "provenance": paper.provenance(inputs),
-        "example_sets": [examples.name for examples in inputs.examples],
-        "title": title,
-    }
-
-
-def _model_sections(inputs: ReportInputs) -> dict[str, Any]:
-    measured, sweep = inputs.measured, inputs.sweep
-    return {
-        "sweep": sweep,
-        "classification_table": models.classification_table(inputs),
-        "convergence_table": models.convergence_table(sweep) if sweep else None,
-        "estimation": estimation_sentence(inputs.intervals, measured=measured),
-        "estimation_table": models.estimation_table(inputs),
-        "error_detection": error_detection_sentences(inputs.intervals, measured=measured),
-        "error_detection_table": models.error_detection_table(inputs),
-        "errors_per_trial": models.errors_per_trial(inputs),
-    }
-
-
-def _detection_sections(inputs: ReportInputs) -> dict[str, Any]:
-    sets = detection.untuned_sets(inputs)
-    return {
-        "odin_table": detection.odin_table(inputs),
-        "accuracies": detection.accuracies(inputs),
-        "odin_choices": detection.odin_choices(inputs),
-        "tuning_table": detection.tuning_table(inputs),
-        "chosen": chosen_sentence(inputs.intervals, sets=sets),
-        "detector_choices": detection.detector_choices(inputs),
-        "chosen_table": detection.chosen_table(inputs),
-        "detector_tables": detection.detector_tables(inputs),
-        "unseen_table": detection.unseen_table(inputs),
-        "ood_rule": ood_sentence(inputs.results, measured=inputs.measured),
-        "ood_rule_table": detection.ood_rule_table(inputs),
-    }
-
-
-def _reliance_section(inputs: ReportInputs) -> dict[str, Any]:
-    targets = targets_of(inputs.results)
-    return {
-        "target_sentences": target_sentences(inputs.intervals, targets) if targets else [],
-        "target_table": models.target_table(inputs, targets) if targets else None,
-        "uncalibrated": models.uncalibrated(inputs) if targets else [],
+        "estimation": estimation_sentence(intervals, measured=measured),
+        "error_detection": error_detection_sentences(intervals, measured=measured),
+        "chosen": chosen_sentence(intervals, sets=detection.untuned_sets(inputs)),
+        "ood_rule": ood_sentence(inputs.results, measured=measured),
+        "target_sentences": target_sentences(intervals, targets) if targets else [],
         "reliability": reliability_sentence(inputs.reliability),
         "scaling": scaling_sentence(models.calibration_rows(inputs)),
-        "calibration_table": models.calibration_table(inputs),
     }
 
 

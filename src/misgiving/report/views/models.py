@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from misgiving.report.figures import DETECTORS
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
-from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
+from misgiving.report.findings.sweep import SWEPT, SweptRun
 from misgiving.report.findings.target_errors import (
     POLICY_SET,
     TargetResult,
@@ -13,6 +13,7 @@ from misgiving.report.findings.target_errors import (
     interval_of,
     met_in,
     target_status,
+    targets_of,
 )
 from misgiving.report.inputs import ReportInputs
 from misgiving.report.rows import distinct, find, models_of, select, spread_of
@@ -96,8 +97,11 @@ def _quantity(inputs: ReportInputs, metric: str) -> Block:
     return Block(name, list(filter(None, tags)), [Line("", wanted)])
 
 
-def convergence_table(sweep: Sweep) -> Table:
+def convergence_table(inputs: ReportInputs) -> Table | None:
     """Epochs to the level, and final balanced accuracy, trial by trial."""
+    sweep = inputs.sweep
+    if sweep is None:
+        return None
     numbers = (
         "Epochs to the level, per trial",
         "Final balanced accuracy, per trial",
@@ -181,8 +185,11 @@ def errors_per_trial(inputs: ReportInputs) -> list[float]:
     return [min(counts), max(counts)] if counts else []
 
 
-def target_table(inputs: ReportInputs, targets: Sequence[TargetResult]) -> Table:
+def target_table(inputs: ReportInputs) -> Table | None:
     """Coverage and error of every target, by model."""
+    targets = targets_of(inputs.results)
+    if not targets:
+        return None
     first = heads(
         "Model",
         numbers=(

@@ -142,8 +142,10 @@ def _set(inputs: ReportInputs, paper_set: str) -> Iterator[str]:
             yield f"{title(name)}: {facts.images:,} images instead of {expected:,}."
 
 
-def paper_table(inputs: ReportInputs) -> Table:
-    """Every number that the paper prints, and the same quantity here."""
+def paper_table(inputs: ReportInputs) -> Table | None:
+    """Every number that the paper prints, and the same quantity here; None for other data."""
+    if not inputs.settings.compares_with_paper:
+        return None
     over = [Cell(text, scope="col", rows=2) for text in ("Set", "Metric")]
     wide = [Cell(text, scope="col", columns=3) for text in ("The paper", "Here")]
     inside = Cell("Paper's difference in our interval?", scope="col", rows=2)
