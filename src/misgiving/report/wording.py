@@ -141,12 +141,9 @@ def leakage(found: SplitLeakage, measured: str) -> str:
     )
 
 
-def remarks(settings: Settings) -> list[str]:
+def remarks(settings: Settings) -> Iterator[str]:
     """Remarks on how the numbers were made."""
-    return [*settings.notes, *_remarks(settings)]
-
-
-def _remarks(settings: Settings) -> Iterator[str]:
+    yield from settings.notes
     measured, ood = settings.measured_set, settings.odin.tuning_set
     if settings.tuning_set != measured:
         yield (

@@ -98,11 +98,11 @@ def _draw_auxiliary(
     axes: Axes, rows: Sequence[HistoryRow], lines: Mapping[str, Line], *, name: str
 ) -> None:
     axes.set_title(f"Auxiliary loss, {name}")
-    curves = {name: curve(select(rows, set=name), "auxiliary_loss") for name in lines}
-    drawn = [found for found in curves.values() if found]
-    for set_name, found in curves.items():
-        if found:
-            _draw_curve(axes, found, rows[0].model, label=set_name, line=lines[set_name])
+    drawn = []
+    for set_name, line in lines.items():
+        if found := curve(select(rows, set=set_name), "auxiliary_loss"):
+            _draw_curve(axes, found, rows[0].model, label=set_name, line=line)
+            drawn.append(found)
     lows, highs = [found.lowest.min() for found in drawn], [found.highest.max() for found in drawn]
     if drawn and min(lows) > 0 and max(highs) > LOG_RANGE * min(lows):
         axes.set_yscale("log")
@@ -111,12 +111,7 @@ def _draw_auxiliary(
 
 
 def _draw_curve(
-    axes: Axes,
-    values: Curve,
-    model: str,
-    *,
-    label: str,
-    line: Line | None = None,
+    axes: Axes, values: Curve, model: str, *, label: str, line: Line | None = None
 ) -> None:
     colour = COLOURS.get(model, OTHER_COLOUR)
     style = line or LINES.get(model, "-")

@@ -210,9 +210,7 @@ A gain over vanilla alone may come from anything that differs with an estimator.
 """
 
 
-def from_baselines(
-    differences: Sequence[ResultInterval],
-) -> dict[str, ResultInterval | None]:
+def from_baselines(differences: Sequence[ResultInterval]) -> dict[str, ResultInterval | None]:
     """The differences of the proposed model by the name of the baseline in words."""
     return {
         words: find(differences, model="proposed", baseline=name)

@@ -75,11 +75,7 @@ class Sweep(NamedTuple):
 
 
 def sweep_of(
-    results: Sequence[Result],
-    histories: Sequence[HistoryRow],
-    *,
-    own_rate: float,
-    monitored: str,
+    results: Sequence[Result], histories: Sequence[HistoryRow], *, own_rate: float, monitored: str
 ) -> Sweep | None:
     """Gather the sweep; None where vanilla at the protocol's own rate gives no level to reach."""
     epochs = select(histories, set=monitored)

@@ -135,7 +135,7 @@ def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
 
 def estimation_table(inputs: ReportInputs) -> Table | None:
     """The rank correlation of predicted and true losses, beside that of MSP."""
-    return _score_table(inputs, ESTIMATION, {})
+    return _score_table(inputs, _measured(inputs, ESTIMATION), ESTIMATION)
 
 
 def error_detection_table(inputs: ReportInputs) -> Table | None:
@@ -145,7 +145,7 @@ def error_detection_table(inputs: ReportInputs) -> Table | None:
     metrics = {name: words for name, words in ERROR_DETECTION.items() if name in present}
     pairs = distinct(select(inputs.intervals, baseline=MSP), "metric")
     paired = {name: words for name, words in FROM_MSP.items() if name in pairs}
-    return _score_table(inputs, metrics, paired)
+    return _score_table(inputs, rows, metrics, paired=paired)
 
 
 def _measured(inputs: ReportInputs, metrics: Metrics) -> list[Result]:
@@ -153,29 +153,35 @@ def _measured(inputs: ReportInputs, metrics: Metrics) -> list[Result]:
     return [row for row in rows if row.detector and row.metric in metrics]
 
 
-def _score_table(inputs: ReportInputs, metrics: Metrics, paired: Metrics) -> Table | None:
-    """A row for each score of each model, with values of metrics and differences from MSP."""
-    rows = _measured(inputs, metrics)
-    if not rows:
-        return None
+def _score_table(
+    inputs: ReportInputs,
+    rows: Sequence[Result],
+    metrics: Metrics,
+    *,
+    paired: Metrics | None = None,
+    quantities: Mapping[str, str] | None = None,
+) -> Table | None:
+    """A row for each score or quantity of each model: metrics, and paired differences from MSP."""
+    pairs = paired or {}
+    words = quantities or {name: DETECTORS.get(name, name) for name in detectors_of(rows)}
 
     def cells(here: list[Result]) -> list[Cell]:
         return [
-            Cell(DETECTORS.get(here[0].detector, here[0].detector)),
+            Cell(words[here[0].detector]),
             *estimates(inputs, here, metrics),
             *(
                 difference(interval_like(inputs, here[0], metric=name, baseline=MSP), scale)
-                for name, (_, scale) in paired.items()
+                for name, (_, scale) in pairs.items()
             ),
         ]
 
-    numbers = [name for name, _ in (*metrics.values(), *paired.values())]
-    bodies = [
-        group(model, [cells(select(own, detector=name)) for name in detectors_of(own)])
-        for model in models_of(rows)
-        for own in [select(rows, model=model)]
-    ]
-    return Table([heads("Model", "Score", numbers=numbers)], bodies)
+    numbers = [name for name, _ in (*metrics.values(), *pairs.values())]
+    bodies = []
+    for model in models_of(rows):
+        lines = [select(rows, model=model, detector=name) for name in words]
+        bodies.append(group(model, list(map(cells, filter(None, lines)))))
+    second = "Quantity" if quantities else "Score"
+    return Table([heads("Model", second, numbers=numbers)], bodies) if rows else None
 
 
 def errors_per_trial(inputs: ReportInputs) -> list[float]:
@@ -256,17 +262,4 @@ def calibration_rows(inputs: ReportInputs) -> list[Result]:
 
 def calibration_table(inputs: ReportInputs) -> Table | None:
     """The calibration errors by model; they have no intervals."""
-    rows = calibration_rows(inputs)
-    numbers = [name for name, _ in CALIBRATION.values()]
-    bodies = [
-        group(
-            model,
-            [
-                [Cell(words), *estimates(inputs, here, CALIBRATION)]
-                for name, words in SHOWN.items()
-                if (here := select(rows, model=model, detector=name))
-            ],
-        )
-        for model in models_of(rows)
-    ]
-    return Table([heads("Model", "Quantity", numbers=numbers)], bodies) if rows else None
+    return _score_table(inputs, calibration_rows(inputs), CALIBRATION, quantities=SHOWN)

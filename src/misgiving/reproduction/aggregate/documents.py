@@ -1,6 +1,7 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,9 +60,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         models=protocol.models,
         trials=protocol.trials,
         seed=protocol.seed,
-        learning_rates=tuple(
-            sorted({protocol.training.learning_rate, *protocol.learning_rates}),
-        ),
+        learning_rates=tuple(sorted({protocol.training.learning_rate, *protocol.learning_rates})),
         model=protocol.model.to_dict(),
         training=protocol.training.to_dict(),
         preprocessing=trial_data.preprocessing.to_dict(),
@@ -69,7 +68,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         compares_with_paper=set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         versions=versions(),
         fingerprint=trial_data.images.fingerprint,
-        leakage=_leakage(trial_data),
+        leakage=tuple(_leakage(trial_data)),
         missing_units=tuple(UnitName(*unit) for unit in units(protocol) if unit not in finished),
         skipped=tuple(
             SkippedImage(name, *one) for name, bad in trial_data.skipped().items() for one in bad
@@ -105,18 +104,12 @@ def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
         yield SplitSize(experiment, len(run.images), trained, measured)
 
 
-def _leakage(trial_data: TrialData) -> tuple[SplitLeakage, ...]:
+def _leakage(trial_data: TrialData) -> Iterator[SplitLeakage]:
     """The groups and images that sets share, in each trial of each experiment."""
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    names = [
-        Unit(experiment, trial, protocol.models[0])
-        for experiment in EXPERIMENTS
-        for trial in range(protocol.trials)
-    ]
-    return tuple(
-        SplitLeakage(unit.experiment, unit.trial, *leakage_of(trial_data.split(unit), measured))
-        for unit in names
-    )
+    for experiment, trial in product(EXPERIMENTS, range(protocol.trials)):
+        split = trial_data.split(Unit(experiment, trial, protocol.models[0]))
+        yield SplitLeakage(experiment, trial, *leakage_of(split, measured))
 
 
 class Exhibit(NamedTuple):
