@@ -104,7 +104,7 @@ def with_value(name, value):
         (replace_text("config.json", "{"), "config.json: damaged"),
         (replace_text("config.json", "{}"), "config.json: not of format 3; train again"),
         (with_value("format", 0), "config.json: not of format 3; train again"),
-        (with_value("format", 4), "config.json: of format 4.*update"),
+        (with_value("format", 4), "config.json: .*newer .*format 4.*upgrade"),
         (cut("model.safetensors"), "model.safetensors: damaged"),
         (without_key, "config.json: damaged"),
         (with_value("classes", ["a", "a", "b"]), "config.json.*classes"),

@@ -262,7 +262,7 @@ def written(name, content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_facts(format=FORMAT + 1), f"format {FORMAT + 1}, .*newer .*update"),
+        (with_facts(format=FORMAT + 1), f"newer .*format {FORMAT + 1}.*upgrade"),
         (with_facts(format=1), "format 1, .*misgiving export` again"),
         (with_facts(format=None), "format None, .*misgiving export` again"),
         (with_facts(classes=None), r"bundle\.json: missing or damaged"),
