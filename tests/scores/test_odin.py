@@ -97,7 +97,7 @@ def test_odin_is_not_computed_in_half_precision_under_autocast(classify):
 
 @pytest.fixture(params=[True, False])
 def allowed(request):
-    """What TF32 is allowed in before: both kinds of products, or convolutions alone."""
+    """Allow TF32 beforehand: in both kinds of products, or in convolutions alone."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = cudnn.allow_tf32, matmul.allow_tf32
     cudnn.allow_tf32, matmul.allow_tf32 = True, request.param

@@ -43,7 +43,8 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
     checkpoint = load(run)
-    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
+    fingerprint = fingerprint_of(checkpoint)
+    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
     engine = replace(engine, detectors=engine.used)
     with whole_folder(out) as partial:
         write_graph(
@@ -57,9 +58,9 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             partial,
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
-            fingerprint=fingerprint_of(checkpoint),
+            fingerprint=fingerprint,
             engine=engine,
-            card=card_of(run, checkpoint, engine.policy),
+            card=card_of(run, checkpoint, engine.policy, fingerprint),
         )
         bundle = Bundle.load(partial)
         _refuse_other_outputs(checkpoint, bundle)
@@ -94,7 +95,9 @@ def _relative_difference(ours: Float[np.ndarray, "*n"], theirs: Float[np.ndarray
     return difference / largest if largest else difference
 
 
-def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) -> dict[str, Any]:
+def card_of(
+    run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None, fingerprint: str
+) -> dict[str, Any]:
     """The model card as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
@@ -111,7 +114,7 @@ def card_of(run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None) ->
         "training": checkpoint.configuration.get("training", {}),
         "preprocessing": checkpoint.preprocessing.to_dict(),
         "versions": {**trained.get("versions", {}), **exported_with},
-        "fingerprint": fingerprint_of(checkpoint),
+        "fingerprint": fingerprint,
         "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
         "limits": list(LIMITS),
     }

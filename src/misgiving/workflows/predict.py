@@ -102,13 +102,14 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     from misgiving.training.devices import start_processes
 
     checkpoint = load(run)
-    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
+    fingerprint = fingerprint_of(checkpoint)
+    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     return Predictor(
         decide=partial(_decide, checkpoint, engine),
         preprocessing=checkpoint.preprocessing,
         has_policy=engine.policy is not None,
-        fingerprint=f"{fingerprint_of(checkpoint)}|{engine.policy!r}",
+        fingerprint=f"{fingerprint}|{engine.policy!r}",
         rank=distributed.rank(),
         processes=distributed.count(),
     )
