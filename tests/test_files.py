@@ -8,8 +8,15 @@ import sys
 import pytest
 
 from misgiving import files
-from misgiving.errors import UsageError
-from misgiving.files import clear_abandoned, whole_file, whole_folder, write_csv, write_json
+from misgiving.errors import DataError, UsageError
+from misgiving.files import (
+    clear_abandoned,
+    read_json,
+    whole_file,
+    whole_folder,
+    write_csv,
+    write_json,
+)
 
 
 def names(folder):
@@ -59,6 +66,31 @@ def test_json_refuses_not_a_number(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "config.json", {"loss": float("nan")})
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "damaged"),
+        ("{", "damaged"),
+        ("[1]", "damaged"),
+        ("[" * 100_000, "damaged"),
+        ('{"format": 3}', "newer .*format 3.*upgrade"),
+        ('{"format": 1}', "format 1"),
+        ("{}", "format None"),
+    ],
+)
+def test_json_that_is_damaged_or_of_another_format_is_refused(tmp_path, text, message):
+    path = tmp_path / "facts.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(DataError, match=rf"facts\.json: .*{message}"):
+        read_json(path, version=2, remedy="make it again")
+
+
+def test_json_of_the_wanted_format_is_read(tmp_path):
+    write_json(tmp_path / "facts.json", {"format": 2, "a": [1]})
+    assert read_json(tmp_path / "facts.json", version=2, remedy="")["a"] == [1]
 
 
 def test_a_table_has_unix_line_ends_on_every_system(tmp_path):

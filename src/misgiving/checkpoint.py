@@ -1,10 +1,8 @@
 """One trained model with all that belongs to it: a run folder of safetensors, JSON and CSV."""
 
-import json
 import math
 import platform
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,14 +12,15 @@ from safetensors.torch import load_file, save_file
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
-from misgiving.errors import DataError
-from misgiving.files import whole_folder, write_json
+from misgiving.errors import DataError, explain_damage
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.models.joint import JointClassifier
 from misgiving.results.formats import write_table
 from misgiving.results.schema import EpochRecord
 
 FORMAT = 3
+AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
 OWN_KEYS = (
     *("format", "architecture", "classes", "preprocessing", "class_weights"),
@@ -135,11 +134,16 @@ def load(folder: str | Path) -> Checkpoint:
         DataError: The folder is not a run, or a file in it is missing or damaged.
     """
     folder = Path(folder)
-    config = _read_config(folder / "config.json")
+    if not (folder / "config.json").is_file():
+        raise DataError(
+            f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
+            "wrote"
+        )
+    config = read_json(folder / "config.json", version=FORMAT, remedy=AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
-    with _damage_explained(folder / "split.csv"):
+    with explain_damage(folder / "split.csv", remedy=AGAIN):
         split = read_split(folder / "split.csv")
-    with _damage_explained(folder / "config.json"):
+    with explain_damage(folder / "config.json", remedy=AGAIN):
         taps = config["architecture"]["taps"]
         architecture = Architecture(
             **{**config["architecture"], "taps": None if taps is None else tuple(taps)}
@@ -156,43 +160,13 @@ def load(folder: str | Path) -> Checkpoint:
             folder=folder,
         )
         _check(checkpoint)
-    with _damage_explained(folder / "model.safetensors"):
+    with explain_damage(folder / "model.safetensors", remedy=AGAIN):
         state = load_file(folder / "model.safetensors")
         checkpoint.model.load_state_dict(state)
         for name, tensor in state.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite")
     return checkpoint
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise DataError(
-            f"{path.parent}: not a run (it has no config.json); give a folder that "
-            "`misgiving train` wrote"
-        )
-    with _damage_explained(path):
-        config = dict(json.loads(path.read_text(encoding="utf-8")))
-    found = config.get("format")
-    if isinstance(found, int) and found > FORMAT:
-        raise DataError(
-            f"{path}: written by a newer version of misgiving (format {found}); upgrade misgiving"
-        )
-    if found != FORMAT:
-        raise DataError(f"{path}: not of format {FORMAT}; train again with this version")
-    return config
-
-
-@contextmanager
-def _damage_explained(path: Path) -> Iterator[None]:
-    """Turn any failure to read a file into a refusal that names it."""
-    try:
-        yield
-    except MemoryError:
-        raise
-    except Exception as error:  # a forged file can lead to any
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise DataError(f"{path}: damaged ({reason}); train again") from error
 
 
 def _check(checkpoint: Checkpoint) -> None:

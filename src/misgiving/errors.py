@@ -5,7 +5,12 @@ Messages name parameters in backticks, as they are written in Python: `learning_
 --learning-rate, --no-pretrained, --on-bad-image skip.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
+
+LONGEST_REASON = 200  # characters of a message that another library wrote
 
 
 class ExplainedError(Exception):
@@ -79,5 +84,17 @@ def reason_of(failure: BaseException) -> str:
     >>> reason_of(OSError(28, "No space left on device", "a.npy"))
     'No space left on device'
     """
-    text = getattr(failure, "strerror", None) or failure
-    return " ".join(str(text).split()) or type(failure).__name__
+    text = " ".join(str(getattr(failure, "strerror", None) or failure).split())
+    shown = text if isinstance(failure, ExplainedError) else text[:LONGEST_REASON]
+    return shown or type(failure).__name__
+
+
+@contextmanager
+def explain_damage(path: Path, *, remedy: str) -> Iterator[None]:
+    """Turn any failure to read a file into a DataError that names it and ends in the remedy."""
+    try:
+        yield
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # readers raise almost anything on damaged or forged files
+        raise DataError(f"{path}: missing or damaged ({reason_of(error)}); {remedy}") from error

@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
 from typing import Any
 
-from misgiving.errors import UsageError, reason_of
+from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 
 LOCKED, UNLOCKED = ".partial", ".new"  # a temporary file is renamed once it is locked
 FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
@@ -94,6 +94,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write indented JSON whole or not at all; NaN, which is not JSON, is a ValueError."""
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[str, Any]:
+    """Read a JSON object, which must have this number as its `format` if one is given.
+
+    Raises:
+        DataError: The file is missing, damaged or of another format; the message ends in `remedy`.
+    """
+    with explain_damage(path, remedy=remedy):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("not a JSON object")
+    found = content.get("format")
+    if version is not None and isinstance(found, int) and found > version:
+        raise DataError(
+            f"{path}: written by a newer version of misgiving (format {found}); upgrade misgiving"
+        )
+    if version is not None and found != version:
+        raise DataError(f"{path}: has format {found!r}, and this version reads {version}; {remedy}")
+    return content
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

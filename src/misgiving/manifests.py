@@ -6,12 +6,13 @@ They guard against accidents and unintended edits. They are no signature: anyone
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from misgiving.errors import DataError, reason_of
+from misgiving.errors import DataError, explain_damage
+from misgiving.files import read_json, write_json
 
 CHECKSUMS = "checksums.json"
 CHUNK = 2**20  # bytes that are read at a time
@@ -90,7 +91,7 @@ def seal(folder: Path, names: Iterable[str] | None = None) -> None:
     """Write the checksums of a finished folder's files, by default of all of them."""
     names = (path.name for path in folder.iterdir()) if names is None else names
     checksums = {name: sha256_of_file(folder / name) for name in sorted(names)}
-    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / CHECKSUMS, checksums)
 
 
 def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> None:
@@ -104,25 +105,13 @@ def verify(folder: Path, names: Iterable[str] | None = None, *, remedy: str) -> 
     Raises:
         DataError: A file is missing, damaged or changed, or does not belong to the folder.
     """
-    checksums = _read_checksums(folder / CHECKSUMS, remedy)
+    checksums = read_json(folder / CHECKSUMS, remedy=remedy)
     if names is None:
         names = checksums
         for extra in sorted({path.name for path in folder.iterdir()} - {CHECKSUMS, *names}):
             raise DataError(f"{folder / extra}: does not belong here; remove it, or {remedy}")
     for name in sorted(names):
-        try:
+        with explain_damage(folder / name, remedy=remedy):
             unchanged = sha256_of_file(folder / name) == checksums.get(name)
-        except OSError as error:
-            raise DataError(
-                f"{folder / name}: missing or damaged ({reason_of(error)}); {remedy}"
-            ) from error
         if not unchanged:
             raise DataError(f"{folder / name}: damaged or changed after it was written; {remedy}")
-
-
-def _read_checksums(path: Path, remedy: str) -> Mapping[str, object]:
-    try:
-        checksums = json.loads(path.read_text(encoding="utf-8"))
-        return dict(checksums.items())
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise DataError(f"{path}: missing or damaged; {remedy}") from error
