@@ -9,9 +9,7 @@ import pytest
 from commands import one_line, reseal
 from PIL import Image
 
-from misgiving.data.config import DataConfig
-from misgiving.models.config import ModelConfig
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.train import prepare_run, train_run
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]

@@ -14,11 +14,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from misgiving.cli.calibrate import OodDetector
-from misgiving.data.config import DataConfig
-from misgiving.models.config import ModelConfig
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.train import prepare_run, train_run
 
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from misgiving.cli.failures import failure_of
 from misgiving.cli.options import Fields, Values, command
+from misgiving.configuration import option, require, require_choices
 from misgiving.errors import UsageError
-from misgiving.options import option, require, require_choices
 
 
 @dataclass(frozen=True, kw_only=True)

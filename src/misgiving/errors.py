@@ -54,7 +54,7 @@ class BadImage(NamedTuple):
         return self.reason if name in self.reason else f"{name}: {self.reason}"
 
 
-class BadImages(DataError):
+class BadImagesError(DataError):
     """Images that cannot be read; the message names the first, `images` holds all of them.
 
     `whole` is true if no image of the set can be read.

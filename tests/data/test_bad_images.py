@@ -26,7 +26,7 @@ from misgiving.data.datasets import (
 )
 from misgiving.data.ood_sets import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import BadImages, DataError, UsageError
+from misgiving.errors import BadImagesError, DataError, UsageError
 
 SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
 
@@ -139,14 +139,16 @@ def names(bad):
 
 
 def test_all_bad_images_are_found_at_once(tmp_path):
-    with pytest.raises(BadImages, match=r"3 of 8 images cannot be read \(i1, i4, i6\)") as caught:
+    with pytest.raises(
+        BadImagesError, match=r"3 of 8 images cannot be read \(i1, i4, i6\)"
+    ) as caught:
         prepare(fragile(1, 4, 6), SMALL, cache=tmp_path)
     assert names(caught.value.images) == ["i1", "i4", "i6"]
     assert list(tmp_path.iterdir()) == []
 
 
 def test_one_bad_image_is_reported_with_its_own_reason(tmp_path):
-    with pytest.raises(BadImages, match=r"^i4: it is damaged; replace it; or .*skip"):
+    with pytest.raises(BadImagesError, match=r"^i4: it is damaged; replace it; or .*skip"):
         prepare(fragile(4), SMALL, cache=tmp_path)
 
 
@@ -175,7 +177,7 @@ def test_a_set_prepared_with_skips_still_fails_and_quickly(tmp_path):
     dataset = fragile(1, 4)
     prepare(dataset, SMALL, cache=tmp_path, on_bad_image="skip")
     dataset.images.tried.clear()
-    with pytest.raises(BadImages) as caught:
+    with pytest.raises(BadImagesError) as caught:
         prepare(dataset, SMALL, cache=tmp_path)
     assert names(caught.value.images) == ["i1", "i4"]
     assert set(dataset.images.tried) == {1, 4}
@@ -193,12 +195,12 @@ def test_an_image_that_can_be_read_again_is_used_again(tmp_path):
 
 
 def test_a_class_that_loses_all_its_images_is_an_error(tmp_path):
-    with pytest.raises(BadImages, match="none of the 4 images of class 'odd' can be read"):
+    with pytest.raises(BadImagesError, match="none of the 4 images of class 'odd' can be read"):
         prepare(fragile(1, 3, 5, 7), SMALL, cache=tmp_path, on_bad_image="skip")
 
 
 def test_a_set_that_loses_all_its_images_is_an_error(tmp_path):
-    with pytest.raises(BadImages, match="none of the 8 images can be read"):
+    with pytest.raises(BadImagesError, match="none of the 8 images can be read"):
         prepare(fragile(*range(8)), SMALL, cache=tmp_path, on_bad_image="skip")
 
 
@@ -270,7 +272,7 @@ def test_a_file_repaired_after_skipping_is_used(files):
 def test_all_missing_files_of_a_table_are_reported_at_once(files):
     rows = ["a/0.png,x", "a/nowhere.png,x", "b/1.png,y", "b,y"]
     (files / "t.csv").write_text("\n".join(["path,label", *rows]))
-    with pytest.raises(BadImages) as caught:
+    with pytest.raises(BadImagesError) as caught:
         prepare(load_dataset(f"table:{files / 't.csv'}"), SMALL, cache=files.parent / "cache")
     assert names(caught.value.images) == ["a/nowhere.png", "b"]
 
@@ -323,7 +325,7 @@ def _good(folder):
 def test_an_ood_set_is_built_without_bad_images_and_says_so(files, tmp_path):
     (files / "a" / "2.png").write_bytes(b"")
     source = load_dataset(f"folder:{files}")
-    with pytest.raises(BadImages, match=r"a/2\.png: the file is empty"):
+    with pytest.raises(BadImagesError, match=r"a/2\.png: the file is empty"):
         readable_set("mine", source, place=str(files), seed=0)
     built, bad = readable_set("mine", source, place=str(files), seed=0, on_bad_image="skip")
     assert names(bad) == ["mine-a/2.png"]

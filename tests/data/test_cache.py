@@ -20,14 +20,7 @@ from PIL import Image
 from misgiving.data import cache, decoding
 from misgiving.data.batching import batches
 from misgiving.data.cache import prepare
-from misgiving.data.config import default_cache
-from misgiving.data.datasets import (
-    Dataset,
-    HashedImage,
-    ImageArray,
-    load_dataset,
-    unlabelled,
-)
+from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset, unlabelled
 from misgiving.data.decoding import LOOK_AHEAD, decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
@@ -466,15 +459,6 @@ def test_a_batch_size_below_one_is_refused_at_once(tmp_path):
     prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     with pytest.raises(UsageError, match=r"batch_size.* must be at least 1, got 0"):
         batches(prepared, batch_size=0)
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"), [("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")]
-)
-def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expected):
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    monkeypatch.setenv("HOME", "/h")
-    assert default_cache() == Path(expected)
 
 
 def threads_after(batches_of):

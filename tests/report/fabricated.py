@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
-from misgiving.models.config import ModelConfig
 from misgiving.results.formats import write_document, write_table
 from misgiving.results.schema import (
     Confusion,
@@ -24,7 +23,7 @@ from misgiving.results.schema import (
     SplitLeakage,
     UnitName,
 )
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import ModelConfig, TrainingConfig
 
 BLANK = dict.fromkeys([f"figure-{number}" for number in (2, 3, 4, 5)], Figure(figsize=(1, 1)))
 VOID = {"meta", "img", "br", "hr", "link", "input"}

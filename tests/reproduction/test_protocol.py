@@ -7,10 +7,10 @@ from tiny import TINY
 from misgiving.data.datasets import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.models.config import ModelConfig
 from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.reproduction.ood_sources import DERIVED, OodPlace, ood_places
 from misgiving.reproduction.protocol import DIGITS, chosen_units, protocol_for, units
+from misgiving.training.config import ModelConfig
 
 
 def test_every_unit_has_a_folder_of_its_own():

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tiny import TINY
 
-from misgiving.errors import BadImages
+from misgiving.errors import BadImagesError
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.ood_sources import OodPlace
@@ -49,14 +49,14 @@ def protocol(tmp_path_factory):
 
 
 def test_a_reproduction_fails_on_bad_images_unless_told(protocol, tmp_path):
-    with pytest.raises(BadImages, match="2 of 90 images cannot be read"):
+    with pytest.raises(BadImagesError, match="2 of 90 images cannot be read"):
         TrialData(replace(protocol, on_bad_image="fail"), tmp_path)
 
 
 def test_a_bad_image_of_an_ood_set_fails_too(protocol, tmp_path):
     good = replace(protocol, on_bad_image="fail", data="digits", in_distribution=("0", "1"))
     trial_data = TrialData(replace(good, unseen=("2",), preprocessing={}), tmp_path)
-    with pytest.raises(BadImages, match=r"7\.png: not an image"):
+    with pytest.raises(BadImagesError, match=r"7\.png: not an image"):
         trial_data.outliers(0)
 
 

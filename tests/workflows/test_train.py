@@ -5,11 +5,9 @@ import pytest
 from coloured import coloured_set, split_of
 
 from misgiving.checkpoint import load
-from misgiving.data.config import DataConfig
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
-from misgiving.models.config import ModelConfig
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.evaluate import held_out
 from misgiving.workflows.train import Run, align, prepare_run, train_run
 

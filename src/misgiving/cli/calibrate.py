@@ -6,7 +6,7 @@ import typer
 
 from misgiving.cli.options import BadImages, Cache, Data, Device, RunFolder, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.data.config import default_cache
+from misgiving.configuration import default_cache
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 

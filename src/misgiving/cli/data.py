@@ -9,8 +9,9 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import BadImages, Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
-from misgiving.data.config import DataConfig, default_cache
+from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
+from misgiving.training.config import DataConfig
 
 data_app = typer.Typer(
     no_args_is_help=True,

@@ -7,7 +7,7 @@ import typer
 
 from misgiving.cli.options import BadImages, Cache, Data, Devices, RunFolder, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say, show_table
-from misgiving.data.config import default_cache
+from misgiving.configuration import default_cache
 
 if TYPE_CHECKING:
     from misgiving.metrics.subgroups import Subgroup

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from misgiving.cli.progress import process_number, say
-from misgiving.data.config import default_cache
-from misgiving.errors import BadImage, BadImages, ExplainedError, visible
+from misgiving.configuration import default_cache
+from misgiving.errors import BadImage, BadImagesError, ExplainedError, visible
 from misgiving.files import write_csv
 
 EXTRAS = {
@@ -44,7 +44,7 @@ class Failure(NamedTuple):
 def failure_of(error: Exception) -> Failure | None:
     """Explain an error to the user; None for one that is a defect of the program."""
     if isinstance(error, ExplainedError):
-        images = error.images if isinstance(error, BadImages) else ()
+        images = error.images if isinstance(error, BadImagesError) else ()
         return Failure(str(error), error.exit_code, images if len(images) > 1 else ())
     if hasattr(error, "format_message"):  # typer's own: wrong usage
         return Failure(_usage(error), 2)

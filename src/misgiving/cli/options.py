@@ -11,10 +11,9 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import typer
 
 from misgiving.cli.failures import naming_options
-from misgiving.data.config import DataConfig
+from misgiving.configuration import without_none
 from misgiving.errors import UsageError
-from misgiving.options import without_none
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, TrainingConfig
 
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""

@@ -8,11 +8,10 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
-from misgiving.data.config import DataConfig, default_cache
+from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
-from misgiving.models.config import ModelConfig
 from misgiving.reproduction.config import ModelName, ProtocolConfig
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
     from misgiving.reproduction.runner import Runner

@@ -10,13 +10,12 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
-from misgiving.data.config import DataConfig, default_cache
+from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
-from misgiving.models.config import ModelConfig
 from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 
 @command

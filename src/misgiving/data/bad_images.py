@@ -6,10 +6,10 @@ from typing import TypeVar
 
 import numpy as np
 
+from misgiving.configuration import Registry
 from misgiving.data.datasets import Dataset
 from misgiving.data.decoding import in_order
-from misgiving.errors import BadImage, BadImages, DataError, visible
-from misgiving.registry import Registry
+from misgiving.errors import BadImage, BadImagesError, DataError, visible
 
 Result = TypeVar("Result")
 Rule = Callable[[Sequence[BadImage], int], None]
@@ -61,9 +61,9 @@ def _skip(bad: Sequence[BadImage], total: int) -> None:
 ON_BAD_IMAGE: Registry[Rule] = Registry("`on_bad_image`", **{FAIL: _fail, SKIP: _skip})
 
 
-def refusal(message: str, bad: Sequence[BadImage], total: int) -> BadImages:
+def refusal(message: str, bad: Sequence[BadImage], total: int) -> BadImagesError:
     """The error about these unreadable images among `total`."""
-    error = BadImages(message)
+    error = BadImagesError(message)
     error.images, error.whole = tuple(bad), len(bad) == total
     return error
 
@@ -90,7 +90,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
     """The set without these images.
 
     Raises:
-        BadImages: No image of a class is left.
+        BadImagesError: No image of a class is left.
     """
     names = {one.image for one in bad}
     kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
@@ -116,7 +116,7 @@ def readable(
     `report` is called with the number of images that are done, and the total.
 
     Raises:
-        BadImages: There is a bad image and the rule is `fail`, or nothing is left.
+        BadImagesError: There is a bad image and the rule is `fail`, or nothing is left.
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     bad: list[BadImage] = []

@@ -144,7 +144,7 @@ def prepare(
     still fails later; they are tried again each time.
 
     Raises:
-        BadImages: Images cannot be read, and are not skipped.
+        BadImagesError: Images cannot be read, and are not skipped.
         OSError: The cache cannot be written; nothing of this set is left in it.
     """
     rule = ON_BAD_IMAGE[on_bad_image]

@@ -13,10 +13,10 @@ import numpy as np
 from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
+from misgiving.configuration import Registry
 from misgiving.data.datasets import Dataset
 from misgiving.data.datasets.dataset import refuse_single_images
 from misgiving.errors import DataError, UsageError
-from misgiving.registry import Registry
 from misgiving.results.formats import read_table, write_table
 
 SetNames = Shaped[np.ndarray, " n"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from misgiving.configuration import option
 from misgiving.errors import UsageError
-from misgiving.options import option
 
 
 @dataclass(frozen=True, kw_only=True)

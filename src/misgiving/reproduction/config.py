@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
+from misgiving.configuration import Registry, option, require
 from misgiving.errors import UsageError
-from misgiving.options import option, require
-from misgiving.registry import Registry
 
 ModelName = Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"]
 

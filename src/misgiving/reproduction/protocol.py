@@ -5,19 +5,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
+from misgiving.configuration import Registry, require
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
 from misgiving.data.ood_sets import OOD_SETS
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
-from misgiving.models.config import ModelConfig
-from misgiving.options import require
-from misgiving.registry import Registry
 from misgiving.reproduction.config import ModelName, ProtocolConfig
 from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid
-from misgiving.training.config import TrainingConfig
+from misgiving.training.config import ModelConfig, TrainingConfig
 
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate

@@ -20,9 +20,9 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
+from misgiving.configuration import Registry
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import whole_folder
-from misgiving.registry import Registry
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,

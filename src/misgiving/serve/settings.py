@@ -5,8 +5,8 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from misgiving.configuration import option, require
 from misgiving.errors import UsageError
-from misgiving.options import option, require
 
 SHORTEST_KEY = 16
 

@@ -1,14 +1,94 @@
-"""Configuration of the joint training of a classifier and its loss estimator."""
+"""Configuration of a training: the images, the network and the joint training itself."""
 
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, Literal
 
+from misgiving.configuration import option, require, require_choices
 from misgiving.errors import UsageError
-from misgiving.options import option, require, require_choices
 
 Weighting = Literal["inverse", "sqrt", "none"]
 
 LARGEST = 1e30  # what single precision can still multiply a little
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Preparation and split of the images of a training; None keeps the data set's own setting."""
+
+    image_size: int | None = option(
+        None, "Side of the square images in pixels. Default: 224; digits: 16.", panel="Data"
+    )
+    crop: float | None = option(
+        None,
+        "Share of both sides that the centre crop keeps. Default: 0.85; digits: 1.",
+        panel="Data",
+    )
+    color_constancy: Literal["shades_of_gray", "gray_world", "none"] | None = option(
+        None, "Colour correction. Default: shades_of_gray; digits: none.", panel="Data"
+    )
+    augment: bool = option(
+        True, "Augment by flips, colour jitter, rotation and translation.", panel="Data"
+    )
+    split: Literal["paper", "grouped"] = option(
+        "paper",
+        "Random by image and stratified by class, into train and validation (paper); or by group "
+        "and near duplicate, into train, tune, calibrate and test (grouped).",
+        panel="Data",
+    )
+    validation_share: float = option(
+        0.1,
+        "Share of the images, drawn by class, that the paper's split holds out.",
+        panel="Data",
+    )
+    on_bad_image: Literal["fail", "skip"] = option(
+        "fail",
+        "If images cannot be read: list all of them and fail, or list them, record them and "
+        "continue without them.",
+        panel="Data",
+    )
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+        require(self, "validation_share", 0 < self.validation_share < 1, "be in (0, 1)")
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Changes of the data set's own preprocessing."""
+        changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
+        return {name: value for name, value in changes.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of the network and its initial weights."""
+
+    backbone: str = option("vgg16", "Any timm model, or vgg16_mini.", panel="Model")
+    pretrained: bool = option(True, "Start from timm's ImageNet weights.", panel="Model")
+    weights: Path | None = option(
+        None,
+        "Start from a local safetensors file or torch state dict (timm's names) instead.",
+        panel="Model",
+        metavar="FILE",
+    )
+    dropout: float = option(0.4, "Dropout rate.", panel="Model")
+    taps: tuple[int, ...] | None = option(
+        None,
+        "timm feature levels that the loss estimator reads. Default: the paper's four of a VGG, "
+        "the last four of other backbones.",
+        panel="Model",
+        metavar="I,J,...",
+    )
+    hidden: int = 128  # units of the loss estimator for each tap
+    reads_logits: bool = option(
+        False,
+        "Give the loss estimator one more tap: the classifier's own output, detached.",
+        panel="Model",
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as a run's configuration holds them, with the weights file's name alone."""
+        return {**asdict(self), "weights": self.weights.name if self.weights else None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit_policy import OOD_DETECTOR, calibrator_of, fit_policies
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
-from misgiving.errors import BadImages, DataError, ExplainedError, UsageError
+from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.results.formats import read_document
 from misgiving.results.schema import EarlierCalibration, PolicyCases, PolicyImages, SkippedImage
@@ -200,7 +200,7 @@ def _training_images(
             others = trained_on(align(prepared(load_dataset(data)), checkpoint.classes)[0])
             found = others if training_data else max(found, others, key=len)
         except ExplainedError as failure:
-            if training_data or (isinstance(failure, BadImages) and not failure.whole):
+            if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
                 raise  # else the run's data was moved, and the images that were found must do
     if not len(found):
         raise DataError(

@@ -214,7 +214,7 @@ def predict_images(
         journal: Decisions that are not made again; those that are made are added.
 
     Raises:
-        BadImages: Images cannot be read, and they are not to be skipped, or none can.
+        BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:

@@ -11,7 +11,6 @@ import numpy as np
 from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.config import DataConfig
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
@@ -20,15 +19,9 @@ from misgiving.errors import DataError
 from misgiving.evaluation.inference import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
-from misgiving.models.config import ModelConfig
 from misgiving.models.joint import JointClassifier
-from misgiving.training.config import TrainingConfig
-from misgiving.training.loop import (
-    Step,
-    class_weights,
-    seeded,
-    train,
-)
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import (
     DERMOSCOPY_AUGMENTATION,
     PAPER_PREPROCESSING,
@@ -29,7 +30,6 @@ from misgiving.data.datasets.folders import read_folder, read_labelled_table, un
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
-from misgiving.registry import Registry
 
 __all__ = [
     "DATASETS",

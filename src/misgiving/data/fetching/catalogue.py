@@ -5,7 +5,7 @@ A size or checksum that no source gives is None. The addresses have not been tri
 
 from dataclasses import dataclass
 
-from misgiving.registry import Registry
+from misgiving.configuration import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import Dataset, ImageArray, load_dataset, unlabelled
 from misgiving.data.decoding import Picture, decode
@@ -20,7 +21,6 @@ from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_da
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
-from misgiving.registry import Registry
 
 PAPER_COUNTS = {
     "b_box": 2025,
@@ -235,7 +235,7 @@ def readable_set(
     `source`. `report` is called with the number of images that were checked, and the total.
 
     Raises:
-        BadImages: Images cannot be read, and are not skipped.
+        BadImagesError: Images cannot be read, and are not skipped.
     """
     check = partial(readable, on_bad_image=on_bad_image, report=report)
     if place is None:
