@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.data.datasets import Dataset, load_dataset
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import decode, read_bytes
-from misgiving.data.ood_sets import Built, build, locate_lesion
 from misgiving.data.ood_sets.derived import DerivedImages
-from misgiving.data.ood_sets.lesions import resized
+from misgiving.data.ood_sets.lesions import locate_lesion, resized
+from misgiving.data.ood_sets.ood_set import Built, build
 from misgiving.data.ood_sets.rectangles import Box, bounding_box
 
 Mask = Bool[np.ndarray, "height width"]

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from misgiving.data.datasets import unlabelled
-from misgiving.data.ood_sets import HISTOLOGY, PHOTOGRAPHS
+from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.ood_sets.ood_set import HISTOLOGY, PHOTOGRAPHS
 
 KEPT = 0.8  # share of each side that a crop keeps
 QUALITY = 90

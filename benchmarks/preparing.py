@@ -18,7 +18,7 @@ from pictures import write_pictures
 from PIL import Image
 from side_by_side import Comparison, alternate
 
-from misgiving.data.datasets import ImageFiles, preprocessed
+from misgiving.data.datasets.dataset import ImageFiles, preprocessed
 from misgiving.data.preprocessing import Preprocessing
 
 SIZE = 224

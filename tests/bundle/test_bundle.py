@@ -17,7 +17,7 @@ from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
 from misgiving.bundle.card import LIMITS
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import unlabelled
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.decisions.decision import NO_POLICY
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError

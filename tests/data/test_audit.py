@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from misgiving.data.audit import ClassCount, audit
-from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
 from misgiving.errors import UsageError
 
 SETS = np.array(["train"] * 6 + ["validation"] * 4)

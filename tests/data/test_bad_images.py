@@ -16,15 +16,10 @@ from corpus import build, picture, rgb
 
 from misgiving.data.bad_images import ON_BAD_IMAGE, readable
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import (
-    Dataset,
-    HashedImage,
-    ImageArray,
-    ImageFiles,
-    load_dataset,
-    unlabelled,
-)
-from misgiving.data.ood_sets import readable_set, write_ood_set
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray, ImageFiles
+from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError, UsageError
 

@@ -20,7 +20,9 @@ from PIL import Image
 from misgiving.data import cache, decoding
 from misgiving.data.batching import batches
 from misgiving.data.cache import prepare
-from misgiving.data.datasets import Dataset, HashedImage, ImageArray, load_dataset, unlabelled
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.data.decoding import LOOK_AHEAD, decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError

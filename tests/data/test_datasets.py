@@ -10,16 +10,10 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from misgiving.data.datasets import (
-    DATASETS,
-    Dataset,
-    ImageArray,
-    ImageFiles,
-    load_dataset,
-    npz,
-    published_counts,
-    unlabelled,
-)
+from misgiving.data.datasets import DATASETS, load_dataset, npz
+from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
+from misgiving.data.datasets.dermoscopy import published_counts
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 

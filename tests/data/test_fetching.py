@@ -20,9 +20,11 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.fetching import CATALOGUE, Patience, PublishedFile, PublishedSet, fetch
 from misgiving.data.fetching import archives as archives_module
 from misgiving.data.fetching import transfer as transfer_module
+from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
+from misgiving.data.fetching.fetch import fetch
+from misgiving.data.fetching.transfer import Patience
 from misgiving.errors import DataError, UsageError
 
 CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
@@ -400,7 +402,8 @@ def test_a_complete_partial_file_is_finished_without_the_server(get, site, to):
 SLOW_FETCH = """
 import sys
 from pathlib import Path
-from misgiving.data.fetching import CATALOGUE, PublishedFile, PublishedSet, fetch
+from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
+from misgiving.data.fetching.fetch import fetch
 file = PublishedFile(name="images.npz", urls=(sys.argv[1],))
 CATALOGUE["toy"] = PublishedSet(
     description="", licence="", citation="", data="", files=(file,)

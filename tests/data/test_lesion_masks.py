@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets import build, with_masks
-from misgiving.data.ood_sets.lesions import mask_of
+from misgiving.data.ood_sets.lesions import mask_of, with_masks
+from misgiving.data.ood_sets.ood_set import build
 from misgiving.data.splits import Split, without_training_images, write_split
 from misgiving.errors import DataError, UsageError
 

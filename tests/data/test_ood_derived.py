@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from misgiving.data.datasets import Dataset, ImageArray, load_dataset
-from misgiving.data.ood_sets import PAPER_COUNTS, build
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.ood_sets.lesions import resized
+from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, build
 from misgiving.data.ood_sets.rectangles import (
     Box,
     bounding_box,

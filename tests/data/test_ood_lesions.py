@@ -5,7 +5,8 @@ import pytest
 
 from misgiving.data.datasets import load_dataset
 from misgiving.data.decoding import decode
-from misgiving.data.ood_sets import lesions, locate_lesion
+from misgiving.data.ood_sets import lesions
+from misgiving.data.ood_sets.lesions import locate_lesion
 
 SKIN, BROWN = (225, 175, 160), (120, 70, 55)
 

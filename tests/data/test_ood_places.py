@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets import PAPER_COUNTS, build, from_place, write_ood_set
+from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, build, from_place, write_ood_set
 from misgiving.errors import DataError, UsageError
 
 UNTOLD = ", resampled one by one as their sources are not known"

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from misgiving.data.datasets import Dataset, ImageArray, load_dataset
-from misgiving.data.ood_sets import OOD_SETS, PHOTOGRAPHS, build, ood_set
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.ood_sets import ood_set
+from misgiving.data.ood_sets.ood_set import OOD_SETS, PHOTOGRAPHS, build
 from misgiving.errors import DataError, UsageError
 
 

@@ -13,11 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from misgiving.data.decoding import MAX_PIXELS, decode, read_bytes
-from misgiving.data.preprocessing import (
-    COLOR_CONSTANCY,
-    AugmentationSettings,
-    Preprocessing,
-)
+from misgiving.data.preprocessing import COLOR_CONSTANCY, AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 
 shades_of_gray, gray_world = COLOR_CONSTANCY["shades_of_gray"], COLOR_CONSTANCY["gray_world"]
@@ -388,7 +384,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_preprocessing_imports_no_torch():
-    imports = "import sys, misgiving.data.ood_sets, misgiving.data.splits"
+    imports = "import sys, misgiving.data.ood_sets.ood_set, misgiving.data.splits"
     code = f"{imports}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

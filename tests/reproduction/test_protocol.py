@@ -4,7 +4,7 @@ from typing import get_args
 import pytest
 from tiny import TINY
 
-from misgiving.data.datasets import PAPER_PREPROCESSING
+from misgiving.data.datasets.dataset import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import MODELS, ModelName

@@ -8,7 +8,7 @@ from coloured import split_of
 from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
-from misgiving.data.datasets import ImageFiles
+from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError

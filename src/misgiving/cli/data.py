@@ -85,7 +85,8 @@ def ood(
     Example: misgiving data ood b_box isic2019:ISIC_2019 --run runs/derm --out sets/b_box
     """
     from misgiving.data.datasets import load_dataset
-    from misgiving.data.ood_sets import readable_set, with_masks, write_ood_set
+    from misgiving.data.ood_sets.lesions import with_masks
+    from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
     from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
@@ -156,8 +157,8 @@ def fetch(
 
     Example: misgiving data fetch isic2019 ISIC_2019
     """
-    from misgiving.data.fetching import CATALOGUE
-    from misgiving.data.fetching import fetch as fetch_set
+    from misgiving.data.fetching.catalogue import CATALOGUE
+    from misgiving.data.fetching.fetch import fetch as fetch_set
 
     if name == "list":
         descriptions = ((key, published.description) for key, published in CATALOGUE.items())

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.data.datasets import Dataset, published_counts
+from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.datasets.dermoscopy import published_counts
 from misgiving.data.decoding import in_order
 from misgiving.data.duplicates import Hashes, concatenated, near_duplicates, picture_hash
 from misgiving.data.splits import SetNames, count_shared_groups, paper_split

@@ -7,7 +7,7 @@ from typing import TypeVar
 import numpy as np
 
 from misgiving.configuration import Registry
-from misgiving.data.datasets import Dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order
 from misgiving.errors import BadImage, BadImagesError, DataError, visible
 

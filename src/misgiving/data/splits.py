@@ -14,8 +14,7 @@ from jaxtyping import Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.configuration import Registry
-from misgiving.data.datasets import Dataset
-from misgiving.data.datasets.dataset import refuse_single_images
+from misgiving.data.datasets.dataset import Dataset, refuse_single_images
 from misgiving.errors import DataError, UsageError
 from misgiving.results.formats import read_table, write_table
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from misgiving.data.ood_sets import OOD_SETS
+from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
 
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")

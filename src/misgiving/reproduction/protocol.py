@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args
 
 from misgiving.configuration import Registry, require
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
-from misgiving.data.ood_sets import OOD_SETS
+from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError

@@ -12,8 +12,10 @@ import numpy as np
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import Dataset, load_dataset
-from misgiving.data.ood_sets import PAPER_COUNTS, Built, build, from_place, with_masks
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.ood_sets.lesions import with_masks
+from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, Built, build, from_place
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines

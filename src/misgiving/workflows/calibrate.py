@@ -13,7 +13,8 @@ from misgiving.calibrators.apply import Calibrator
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import Dataset, load_dataset
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, joined_groups, near_duplicates
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy

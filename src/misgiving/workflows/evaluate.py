@@ -13,7 +13,9 @@ from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import Dataset, load_dataset, unlabelled
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import DecisionEngine, load_engine
 from misgiving.errors import UsageError

@@ -18,7 +18,8 @@ from jaxtyping import UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
-from misgiving.data.datasets import Dataset, preprocessed, unlabelled
+from misgiving.data.datasets.dataset import Dataset, preprocessed
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.data.decoding import LOOK_AHEAD, in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision

@@ -8,45 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.configuration import Registry
-from misgiving.data.datasets.dataset import (
-    DERMOSCOPY_AUGMENTATION,
-    PAPER_PREPROCESSING,
-    Dataset,
-    HashedImage,
-    ImageArray,
-    ImageFiles,
-    ImageSource,
-    Metadata,
-    preprocessed,
-)
+from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.datasets.dermoscopy import (
     ISIC_TRUTH,
     ham10000_table,
-    published_counts,
     read_ham10000,
     read_isic2019,
 )
-from misgiving.data.datasets.folders import read_folder, read_labelled_table, unlabelled
+from misgiving.data.datasets.folders import read_folder, read_labelled_table
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
-
-__all__ = [
-    "DATASETS",
-    "DERMOSCOPY_AUGMENTATION",
-    "PAPER_PREPROCESSING",
-    "Dataset",
-    "HashedImage",
-    "ImageArray",
-    "ImageFiles",
-    "ImageSource",
-    "Loader",
-    "Metadata",
-    "load_dataset",
-    "preprocessed",
-    "published_counts",
-    "unlabelled",
-]
 
 
 class Loader(NamedTuple):

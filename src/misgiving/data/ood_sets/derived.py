@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, UInt8
 
-from misgiving.data.datasets import Dataset, HashedImage, ImageSource
+from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageSource
 from misgiving.data.decoding import Picture, decode, in_order, read_bytes
 from misgiving.data.ood_sets.lesions import dark_rim, locate_lesion, mask_of, resized, widened
 from misgiving.data.ood_sets.rectangles import (

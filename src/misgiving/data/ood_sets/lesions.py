@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
-from misgiving.data.datasets import Dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import Picture
 from misgiving.errors import DataError
 

@@ -15,7 +15,9 @@ from PIL import Image
 
 from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
-from misgiving.data.datasets import Dataset, ImageArray, load_dataset, unlabelled
+from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset, ImageArray
+from misgiving.data.datasets.folders import unlabelled
 from misgiving.data.decoding import Picture, decode
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.errors import BadImage, DataError, UsageError

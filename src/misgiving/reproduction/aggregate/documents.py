@@ -10,7 +10,7 @@ from PIL import Image
 
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
-from misgiving.data.ood_sets import PAPER_COUNTS
+from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.data.splits import leakage_of
 from misgiving.files import whole_folder
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
