@@ -4,7 +4,6 @@ A set may be larger than memory.
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -20,7 +19,7 @@ from misgiving.data.datasets.dataset import Dataset, preprocessed
 from misgiving.data.decoding import in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
-from misgiving.files import whole_folder, write_json
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import crc32_of, seal, sha256_of_json, sha256_of_lines, verify
 
 Report = Callable[[int, int], None]
@@ -212,8 +211,8 @@ class _Entry(NamedTuple):
         """The content; None if there is none, or it is damaged."""
         try:
             images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
-            verify(self.folder, [RECORD], remedy="prepare the images again")
-            record = json.loads((self.folder / RECORD).read_text(encoding="utf-8"))
+            verify(self.folder, [RECORD], remedy="")
+            record = read_json(self.folder / RECORD, remedy="")
             hashes = tuple(map(str, record["hashes"]))
             bad = tuple(BadImage(*map(str, one)) for one in record["bad"])
             checksums = np.array(record["checksums"], dtype=np.int64)

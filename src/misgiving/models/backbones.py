@@ -14,7 +14,7 @@ from timm.layers.classifier import ClassifierHead
 from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, reason_of
 
 
 class MiniVgg(VGG):
@@ -58,7 +58,7 @@ def create_backbone(
         except (AssertionError, ValueError, RuntimeError) as error:
             raise UsageError(
                 f"backbone {name!r} cannot take images of {image_size} pixels "
-                f"({_first_line(error)}); choose another `image_size`"
+                f"({reason_of(error)}); choose another `image_size`"
             ) from error
     return cast(nn.Module, model)
 
@@ -83,11 +83,11 @@ def _create_timm(name: str, pretrained: bool, **options: Any) -> Any:
     except Exception as error:
         if pretrained:
             raise UsageError(
-                f"the ImageNet weights of {name!r} could not be loaded ({_first_line(error)}); "
+                f"the ImageNet weights of {name!r} could not be loaded ({reason_of(error)}); "
                 "give a local file as `weights`, or use `pretrained=False`"
             ) from error
         if isinstance(error, RuntimeError):  # an unknown tag after the dot
-            raise UsageError(f"unknown backbone {name!r} ({_first_line(error)})") from error
+            raise UsageError(f"unknown backbone {name!r} ({reason_of(error)})") from error
         raise
 
 
@@ -185,7 +185,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise
     except Exception as error:  # each damage is reported by another class, of three libraries
         raise DataError(
-            f"{path}: not a readable state dict of tensors ({_first_line(error)}); give a "
+            f"{path}: not a readable state dict of tensors ({reason_of(error)}); give a "
             "safetensors file, or what `torch.save(model.state_dict(), path)` wrote"
         ) from error
 
@@ -204,8 +204,3 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         for name, value in content.items()
         if isinstance(name, str) and isinstance(value, Tensor)
     }
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

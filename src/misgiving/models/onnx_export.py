@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of
 from misgiving.models.joint import JointClassifier
 
 
@@ -45,9 +45,9 @@ def write_graph(
     except ModuleNotFoundError:
         raise
     except Exception as error:  # torch raises whatever the backbone's operations raise
-        first = " ".join(str(error).split())[:200] or type(error).__name__
         raise DataError(
-            f"this backbone cannot be exported ({first}); train another, such as resnet18"
+            f"this backbone cannot be exported ({reason_of(error)}); "
+            "train another, such as resnet18"
         ) from error
 
 

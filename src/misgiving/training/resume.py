@@ -19,18 +19,19 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from misgiving import distributed
-from misgiving.errors import DataError
+from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
 from misgiving.results.schema import EpochRecord
 
 FORMAT = 2
 SUFFIX = ".unfinished.safetensors"
+REMEDY = "remove it or use `overwrite=True` to start over"
 
 NamedTensors = Mapping[str, Tensor]
 
@@ -105,24 +106,15 @@ class ResumeFile:
         Raises:
             DataError: The file is damaged or another training's, and `overwrite` is not set.
         """
-        try:
-            tensors, facts = self._read()
-            found, wanted = dict(facts["identity"]), self.identity
-            names = sorted(found.keys() | wanted.keys())
-            if other := [name for name in names if found.get(name) != wanted.get(name)]:
-                raise DataError(
-                    f"belongs to a training with different settings ({', '.join(other)})"
-                )
-        except FileNotFoundError:
+        if not self.path.exists():
             return
-        except (OSError, SafetensorError, LookupError, TypeError, ValueError) as error:
+        try:
+            with explain_damage(self.path, remedy=REMEDY):
+                tensors, facts = self._read()
+        except DataError:
             if self.overwrite:
                 return
-            reason = " ".join(str(error).split())[:200]
-            problem = reason if isinstance(error, DataError) else f"damaged ({reason})"
-            raise DataError(
-                f"{self.path}: {problem}; remove it or use `overwrite=True` to start over"
-            ) from error
+            raise
         _restore(state, tensors, facts)
         self.on_resume(state.epoch, state.step)
 
@@ -130,7 +122,17 @@ class ResumeFile:
         with safe_open(self.path, framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
             if facts["format"] != FORMAT:
-                raise DataError(f"of format {facts['format']}, not {FORMAT}")
+                raise DataError(
+                    f"{self.path}: has format {facts['format']}, and this version reads {FORMAT}; "
+                    f"{REMEDY}"
+                )
+            found, wanted = dict(facts["identity"]), self.identity
+            names = sorted(found.keys() | wanted.keys())
+            if other := [name for name in names if found.get(name) != wanted.get(name)]:
+                raise DataError(
+                    f"{self.path}: belongs to a training with different settings "
+                    f"({', '.join(other)}); {REMEDY}"
+                )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
             for name in file.keys():  # noqa: SIM118  # not a dict
                 group, _, rest = name.partition(".")

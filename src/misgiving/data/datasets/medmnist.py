@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.datasets.dataset import DERMOSCOPY_AUGMENTATION, Dataset
-from misgiving.data.datasets.npz import Member, PackedImages, members
+from misgiving.data.datasets.npz import AGAIN, Member, PackedImages, members
 from misgiving.data.preprocessing import LARGEST_SIDE, AugmentationSettings, Preprocessing
-from misgiving.errors import DataError, reason_of
+from misgiving.errors import DataError, explain_damage
 
 SETS = ("train", "val", "test")
 
@@ -96,12 +96,8 @@ def _labels(arrays: Mapping[str, Member], name: str, path: Path) -> Int[np.ndarr
         raise DataError(f"{path}: {cause}; give each image one label")
     if member.dtype.kind not in "iu":
         raise DataError(f"{path}: {member.name} is {member.dtype}; save labels as integers")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return np.asarray(file[member.name]).reshape(-1).astype(np.int64)
-    except Exception as failure:  # numpy's reader raises almost anything on damaged files
-        cause = f"{member.name} cannot be read ({reason_of(failure)})"
-        raise DataError(f"{path}: {cause}; fetch the file again") from failure
+    with explain_damage(path, remedy=AGAIN), np.load(path, allow_pickle=False) as file:
+        return np.asarray(file[member.name]).reshape(-1).astype(np.int64)
 
 
 def _size(images: tuple[Member, ...], path: Path) -> int:

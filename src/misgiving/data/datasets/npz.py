@@ -21,7 +21,7 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.datasets.dataset import HashedImage, Indices, file_key
 from misgiving.data.decoding import refuse_file
-from misgiving.errors import DataError, reason_of
+from misgiving.errors import DataError, explain_damage
 from misgiving.manifests import sha256_of
 
 Rows = UInt8[np.ndarray, "..."]
@@ -29,6 +29,7 @@ Rows = UInt8[np.ndarray, "..."]
 BLOCK = 2**21  # bytes per block of a small array
 BLOCKS = 1000  # at most, per array
 KEPT = 4  # blocks in memory; threads that read ahead need more than one
+AGAIN = "fetch the .npz file again"
 CHUNK = 2**14  # compressed bytes that are read at a time
 LOCAL_HEADER = 30  # bytes before the name in a zip file
 
@@ -61,18 +62,9 @@ def members(path: Path) -> dict[str, Member]:
     """The arrays of an `.npz` file by name; only headers are read."""
     if path.exists() and not path.is_file():  # reading a pipe would block for ever
         raise DataError(f"{path}: not an ordinary file; name a .npz file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
-            return {entry.filename[:-4]: _member(path, archive, entry) for entry in entries}
-    except OSError as failure:
-        refuse_file(path, failure)
-    except DataError:
-        raise
-    except Exception as failure:  # the readers raise almost anything on damaged files
-        raise DataError(
-            f"{path}: not a complete .npz file ({reason_of(failure)}); fetch it again"
-        ) from failure
+    with explain_damage(path, remedy=AGAIN), zipfile.ZipFile(path) as archive:
+        entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
+        return {entry.filename[:-4]: _member(path, archive, entry) for entry in entries}
 
 
 def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Member:
@@ -88,7 +80,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Mem
     if fortran and len(shape) > 1:
         raise DataError(f"{path}: {name} is stored column by column; save it in C order")
     if header + dtype.itemsize * math.prod(shape) != entry.file_size:
-        raise DataError(f"{path}: {name} is not as long as its header says; fetch the file again")
+        raise DataError(f"{path}: {name} is not as long as its header says; {AGAIN}")
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise DataError(f"{path}: not compressed by numpy; save it with numpy.savez")
     with path.open("rb") as file:
@@ -166,7 +158,7 @@ class InflatedRows:
             refuse_file(self._member.path, failure)
         except zlib.error as failure:
             where = f"{self._member.path}: {self._member.name}"
-            raise DataError(f"{where} is damaged ({failure}); fetch the file again") from failure
+            raise DataError(f"{where} is damaged ({failure}); {AGAIN}") from failure
         return data
 
 

@@ -1,7 +1,6 @@
 """Fetch a published set into a folder, in the layout that the readers of data sets expect."""
 
 import fcntl
-import json
 import os
 import re
 from collections.abc import Callable, Iterator
@@ -14,8 +13,8 @@ from typing import Any
 from misgiving.data.fetching.archives import BadArchive, Contents, contents_of, unpack
 from misgiving.data.fetching.catalogue import CATALOGUE, PublishedFile, PublishedSet
 from misgiving.data.fetching.transfer import Partial, Patience, Received, receive, refuse_full
-from misgiving.errors import DataError, UsageError, reason_of
-from misgiving.files import write_json
+from misgiving.errors import DataError, UsageError, explain_damage, reason_of
+from misgiving.files import read_json, write_json
 from misgiving.manifests import Digests
 
 Report = Callable[[str, int, int | None], None]
@@ -221,10 +220,7 @@ class _Work:
 def _read_record(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {}
-    try:
-        files = json.loads(path.read_text(encoding="utf-8"))["files"]
+    remedy = "move it away, or choose another folder"
+    with explain_damage(path, remedy=remedy):
+        files = read_json(path, remedy=remedy)["files"]
         return {name: dict(recorded) for name, recorded in files.items()}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as failure:
-        raise DataError(
-            f"{path}: cannot be read; move it away, or name another folder"
-        ) from failure

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from misgiving.data.fetching.catalogue import PublishedFile
-from misgiving.errors import DataError
+from misgiving.errors import DataError, reason_of, visible
 from misgiving.files import write_json
 from misgiving.manifests import Digests
 
@@ -326,6 +326,4 @@ def _next_chunk(response: http.client.HTTPResponse) -> bytes:
 
 def _reason(failure: BaseException) -> str:
     """The reason of a failure in one printable line, as servers may send anything."""
-    inner = getattr(failure, "reason", failure)  # urllib wraps some errors
-    words = " ".join(str(inner).split()) or type(inner).__name__
-    return "".join(filter(str.isprintable, words))
+    return visible(reason_of(getattr(failure, "reason", failure)))  # urllib wraps some errors
