@@ -3,7 +3,7 @@ from urllib.parse import urlsplit
 import pytest
 from databases import emptied, postgresql
 from fastapi.testclient import TestClient
-from standin import Standin
+from standin import NO_TIMEOUT, Standin
 
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
@@ -35,7 +35,7 @@ def serving(sqlite_place):
     started = []
 
     def serve(model=None, store=None, **settings):
-        settings.setdefault("threads", 1)
+        settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
         store = store or Store.open(sqlite_place)
         app = create_app(model or Standin(), store, Settings(**settings))
         client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)

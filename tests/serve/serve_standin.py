@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from standin import Standin
+from standin import NO_TIMEOUT, Standin
 
 from misgiving.serve import server
 from misgiving.serve.app import create_app
@@ -18,7 +18,7 @@ def main(place, *options):
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     server.HEAD_SECONDS = given.pop("head_seconds", server.HEAD_SECONDS)
-    settings = Settings(**{"threads": 1} | given)
+    settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     app = create_app(Standin(), Store.open(place), settings)
     print(address(listener), flush=True)

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+from contextlib import closing, suppress
 
 import pytest
 from databases import emptied
@@ -20,8 +21,10 @@ CLIENTS = 8
 
 def ask(where, answered, level):
     """Send images until the connection breaks; collect the returned cases."""
-    connection = http.client.HTTPConnection(*where, timeout=120)
-    try:
+    with (
+        closing(http.client.HTTPConnection(*where, timeout=120)) as connection,
+        suppress(OSError, http.client.HTTPException),
+    ):
         while True:
             body = picture(level, size=(20, 20))
             level = (level + 0.07) % 1
@@ -30,8 +33,6 @@ def ask(where, answered, level):
             content = response.read()
             if response.status == 200:
                 answered.append(json.loads(content)["results"][0]["case"])
-    except (OSError, http.client.HTTPException):
-        connection.close()
 
 
 def answered_before_kill(place, kept, moment):

@@ -2,8 +2,9 @@
 
 import http.client
 import json
-import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,33 +21,31 @@ class Load:
     """Clients that send without a pause, each over its own connection."""
 
     def __init__(self, where):
-        self.where, self.statuses, self.ids = where, Counter(), []
+        self.where, self.statuses, self.ids, self.problems = where, Counter(), [], []
 
     def send(self, images):
-        numbers = iter(range(images))
-        lock = threading.Lock()
-        senders = [
-            threading.Thread(target=self._client, args=(numbers, lock)) for _ in range(CLIENTS)
-        ]
-        for sender in senders:
-            sender.start()
-        for sender in senders:
-            sender.join()
+        with ThreadPoolExecutor(CLIENTS) as clients:
+            shares = [range(first, images, CLIENTS) for first in range(CLIENTS)]
+            for answers in clients.map(self._client, shares):
+                for status, content in answers:
+                    self._count(status, content)
 
-    def _client(self, numbers, lock):
-        connection = http.client.HTTPConnection(*self.where, timeout=60)
-        while True:
-            with lock:
-                number = next(numbers, None)
-            if number is None:
-                return connection.close()
-            body = FILES[number % len(FILES)]
-            connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
-            response = connection.getresponse()
-            content = json.loads(response.read())
-            with lock:
-                self.statuses[response.status] += 1
-                self.ids += [result["case"]["id"] for result in content.get("results", [])]
+    def _client(self, numbers):
+        answers = []
+        with closing(http.client.HTTPConnection(*self.where)) as connection:
+            for number in numbers:
+                body = FILES[number % len(FILES)]
+                connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
+                response = connection.getresponse()
+                answers.append((response.status, json.loads(response.read())))
+        return answers
+
+    def _count(self, status, content):
+        self.statuses[status] += 1
+        if status == 200:
+            self.ids += [result["case"]["id"] for result in content["results"]]
+        elif status != 429:
+            self.problems.append(content["detail"])
 
 
 def megabytes(process):
@@ -65,6 +64,7 @@ def test_under_load_every_image_is_decided_and_memory_stays_constant(sqlite_plac
         before = megabytes(process)
         load.send(images - images // 4)
         grown = megabytes(process) - before
+    assert load.problems == []
     assert load.statuses == {200: images}
     store = Store.open(sqlite_place)
     assert store.count(CaseQuery()) == images
@@ -77,6 +77,7 @@ def test_under_load_images_beyond_the_queue_are_refused(sqlite_place):
     with standin_at(sqlite_place, queue=2, max_files=1) as (_, where):
         load = Load(where)
         load.send(300)
+    assert load.problems == []
     assert set(load.statuses) == {200, 429}
     store = Store.open(sqlite_place)
     assert store.count(CaseQuery()) == load.statuses[200]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import uvicorn
 from calibrated import Calibrated
-from standin import picture
+from standin import NO_TIMEOUT, picture
 
 from misgiving.serve.app import create_app
 from misgiving.serve.schemas import Case, Review
@@ -40,7 +40,7 @@ class Serving:
     """The service on a free port, in a thread."""
 
     def __init__(self, place, **settings):
-        settings.setdefault("threads", 1)
+        settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
         self.store = Store.open(str(place))
         app = create_app(Calibrated(), self.store, Settings(**settings))
         self._app = app

@@ -71,37 +71,39 @@ export function renderRows() {
     Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
   rows.style.height = `${state.shown.length * ROW}px`;
   const old = new Map([...rows.children].map((row) => [row.id, row]));
-  // Unchanged rows stay, so that images are not requested again and the focus is not lost.
-  rows.replaceChildren(...state.shown.slice(first, last).map((one, index) => {
-    const kept = old.get(`case-${one.id}`);
-    return kept?.dataset.state === looks(one, first + index) ? kept : rowOf(one, first + index);
-  }));
-  for (const row of rows.children) {
-    const chosen = row.id === `case-${state.selected}`;
-    row.setAttribute("aria-selected", chosen);
-  }
+  const visible = state.shown.slice(first, last).map((one, index) => {
+    const row = old.get(`case-${one.id}`) ?? newRow(one);
+    draw(row, one, first + index);
+    return row;
+  });
+  // Rows that stay are not moved: a row that leaves the document, even for an instant, loses the
+  // click that has begun on it.
+  for (const row of old.values()) if (!visible.includes(row)) row.remove();
+  visible.forEach((row, index) => {
+    if (rows.children[index] !== row) rows.insertBefore(row, rows.children[index] ?? null);
+  });
   const present = at(`case-${state.selected}`);
   if (present) list.setAttribute("aria-activedescendant", present.id);
   else list.removeAttribute("aria-activedescendant");
 }
 
-// The values that a row shows: if they are unchanged, so is the row.
-function looks(one, position) {
-  return [position, state.shown.length, outcome(one), one.reviewed, one.review?.final_class,
-    drawingOf(one)].join();
-}
-
-function rowOf(one, position) {
-  const now = outcome(one);
+function newRow(one) {
   const row = element("div", "row");
   row.id = `case-${one.id}`;
-  row.dataset.state = looks(one, position);
   row.setAttribute("role", "option");
+  return row;
+}
+
+function draw(row, one, position) {
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", state.shown.length);
+  row.setAttribute("aria-selected", one.id === state.selected);
   row.style.top = `${position * ROW}px`;
-  row.append(thumbnail(one), said(one), ending(one, now));
-  return row;
+  const now = outcome(one);
+  const values = [now, one.reviewed, one.review?.final_class, drawingOf(one)].join();
+  if (row.dataset.values === values) return; // its image is not requested again
+  row.dataset.values = values;
+  row.replaceChildren(thumbnail(one), said(one), ending(one, now));
 }
 
 function said(one) {
