@@ -41,7 +41,7 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Arguments that build the model again, without its weights."""
+    """Arguments of `JointClassifier` that build the model again, without its weights."""
 
     backbone: str
     num_classes: int
@@ -53,16 +53,7 @@ class Architecture:
 
     def build(self, *, pretrained: bool = False) -> JointClassifier:
         """Build the model with random initial weights, or with timm's ImageNet weights."""
-        return JointClassifier(
-            self.backbone,
-            self.num_classes,
-            pretrained=pretrained,
-            dropout=self.dropout,
-            taps=self.taps,
-            hidden=self.hidden,
-            reads_logits=self.reads_logits,
-            image_size=self.image_size,
-        )
+        return JointClassifier(**asdict(self), pretrained=pretrained)
 
 
 @dataclass(frozen=True, kw_only=True)

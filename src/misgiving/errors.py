@@ -5,7 +5,7 @@ Messages name parameters in backticks, as they are written in Python: `learning_
 --learning-rate, --no-pretrained, --on-bad-image skip.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -55,13 +55,16 @@ class BadImage(NamedTuple):
 
 
 class BadImagesError(DataError):
-    """Images that cannot be read; the message names the first, `images` holds all of them.
+    """Images that cannot be read; the message names the first.
 
-    `whole` is true if no image of the set can be read.
+    Attributes:
+        images: All of them.
+        whole: True if no image of the set can be read.
     """
 
-    images: tuple[BadImage, ...] = ()
-    whole: bool = False
+    def __init__(self, message: str, images: Sequence[BadImage] = (), total: int = 0) -> None:
+        super().__init__(message)
+        self.images, self.whole = tuple(images), len(images) == total
 
 
 def visible(text: str) -> str:

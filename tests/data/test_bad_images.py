@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import re
 import shutil
 import tempfile
@@ -139,6 +140,8 @@ def test_all_bad_images_are_found_at_once(tmp_path):
     ) as caught:
         prepare(fragile(1, 4, 6), SMALL, cache=tmp_path)
     assert names(caught.value.images) == ["i1", "i4", "i6"]
+    moved = pickle.loads(pickle.dumps(caught.value))  # to another process
+    assert (moved.images, moved.whole) == (caught.value.images, False)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -53,7 +53,7 @@ def test_a_run_records_settings_and_the_datas_fingerprint(run, tmp_path):
     configuration = load(tmp_path / "run").configuration
     assert configuration["data"]["fingerprint"] == run.images.fingerprint
     assert configuration["data"]["images"] == {"train": 18, "validation": 6}
-    assert TrainingConfig.from_dict(configuration["training"]) == TRAINING
+    assert TrainingConfig(**configuration["training"]) == TRAINING
 
 
 def test_undefined_values_are_empty_cells_in_the_history(run, tmp_path):

@@ -43,9 +43,9 @@ def collected(
 
 def _fail(bad: Sequence[BadImage], total: int) -> None:
     if len(bad) == 1:
-        raise refusal(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
+        raise BadImagesError(f'{bad[0]}; or leave it out with `on_bad_image="skip"`', bad, total)
     if bad:
-        raise refusal(
+        raise BadImagesError(
             f"{len(bad)} of {total} images cannot be read ({first_names(bad)}); repair or remove "
             'them, or leave them out with `on_bad_image="skip"`',
             bad,
@@ -55,17 +55,10 @@ def _fail(bad: Sequence[BadImage], total: int) -> None:
 
 def _skip(bad: Sequence[BadImage], total: int) -> None:
     if len(bad) == total:
-        raise refusal(f"none of the {total} images can be read ({bad[0]})", bad, total)
+        raise BadImagesError(f"none of the {total} images can be read ({bad[0]})", bad, total)
 
 
 ON_BAD_IMAGE: Registry[Rule] = Registry("`on_bad_image`", **{FAIL: _fail, SKIP: _skip})
-
-
-def refusal(message: str, bad: Sequence[BadImage], total: int) -> BadImagesError:
-    """The error about these unreadable images among `total`."""
-    error = BadImagesError(message)
-    error.images, error.whole = tuple(bad), len(bad) == total
-    return error
 
 
 def first_names(bad: Sequence[BadImage]) -> str:
@@ -96,7 +89,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
     kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
     for label in np.setdiff1d(dataset.labels, kept.labels):
         count = int(np.sum(dataset.labels == label))
-        raise refusal(
+        raise BadImagesError(
             f"{dataset.name}: none of the {count} images of class {dataset.classes[label]!r} can be"
             " read; repair them, or take the class out of the data",
             bad,

@@ -1,11 +1,10 @@
 """Configuration of a training: the images, the network and the joint training itself."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from misgiving.configuration import option, require, require_choices
-from misgiving.errors import UsageError
 
 Weighting = Literal["inverse", "sqrt", "none"]
 
@@ -87,7 +86,7 @@ class ModelConfig:
     )
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as a run's configuration holds them, with the weights file's name alone."""
+        """The values as JSON, of the path of the weights only the file's name."""
         return {**asdict(self), "weights": self.weights.name if self.weights else None}
 
 
@@ -218,13 +217,5 @@ class TrainingConfig:
         return self.auxiliary != "none" and self.auxiliary_weight > 0
 
     def to_dict(self) -> dict[str, Any]:
-        """The values as `config.json` holds them."""
+        """The values as JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> "TrainingConfig":
-        """Read the values in a `config.json`; unknown names are refused."""
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(values.keys() - known):
-            raise UsageError(f"unknown training settings {', '.join(unknown)}")
-        return cls(**values)
