@@ -116,9 +116,9 @@ def overlaps(dataset: Dataset, built: Built) -> list[Overlap]:
     prefix = f"{built.dataset.name}-"
     return [
         overlap(
-            real_lesion(dataset, positions[identity.removeprefix(prefix)], place.grid), place.box
+            real_lesion(dataset, positions[identity.removeprefix(prefix)], region.grid), region.box
         )
-        for identity, place in zip(built.dataset.ids, images.places, strict=True)
+        for identity, region in zip(built.dataset.ids, images.regions, strict=True)
     ]
 
 

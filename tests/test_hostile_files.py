@@ -85,7 +85,7 @@ def test_an_array_of_objects_offered_as_medmnist_is_refused(misgiving, tmp_path,
     np.savez(tmp_path / "m.npz", **{**arrays, part: trapped})
     code, _, error = misgiving("data", "prepare", f"medmnist:{tmp_path / 'm.npz'}")
     assert code == 1
-    assert f"{part} holds Python objects" in one_line(error)
+    assert f"{part} contains Python objects" in one_line(error)
 
 
 def test_a_pickle_named_as_a_member_of_medmnist_is_refused(misgiving, tmp_path, mark):

@@ -209,7 +209,7 @@ def refuse_unwritable(path: Path) -> None:
 
 def _refuse_special_file(path: Path) -> None:
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path}: is not an ordinary file; name another to write to")
+        raise UsageError(f"{path}: is not an ordinary file; choose another path")
 
 
 def _make_parent(path: Path) -> None:
@@ -223,5 +223,5 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(
-            f"{path}: cannot be written ({reason_of(error)}); name another place"
+            f"{path}: cannot be written ({reason_of(error)}); choose another path"
         ) from error

@@ -67,7 +67,7 @@ def _all_pairs(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, 
         return sum_of_penalties(predicted, true, margin).to(predicted), count
     order = torch.where(true[:, None] > true, 1.0, -1.0)
     gap = predicted[:, None] - predicted
-    margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample is no pair with itself
+    margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample forms no pair with itself
     return F.relu(margins - order * gap).sum(), count
 
 

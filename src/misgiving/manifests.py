@@ -1,6 +1,6 @@
 """Checksums, and sealed folders that show whether a file was changed.
 
-They guard against accidents and unintended edits. They are no signature: anyone can seal a forgery.
+They guard against accidents and unintended edits, not against forgery: anyone can seal a folder.
 """
 
 import hashlib

@@ -35,7 +35,7 @@ def test_masks_are_found_by_the_name_of_the_file_without_its_folder(photos, tmp_
 
 
 def test_a_folder_without_a_mask_of_any_image_is_refused(photos, tmp_path):
-    with pytest.raises(DataError, match=r"holds no mask of these images.*_segmentation\.png"):
+    with pytest.raises(DataError, match=r"no masks of these images.*_segmentation\.png"):
         with_masks(photos, str(tmp_path / "photos"))
 
 

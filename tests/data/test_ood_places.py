@@ -100,7 +100,7 @@ def test_the_embedded_photographs_can_have_another_name(held_out):
 
 
 def test_an_empty_folder_is_refused(tmp_path, held_out):
-    with pytest.raises(DataError, match="holds no image"):
+    with pytest.raises(DataError, match="no images"):
         from_place("tiles", str(tmp_path), held_out, seed=0)
 
 

@@ -62,7 +62,7 @@ def test_a_class_of_one_image_is_refused_by_name():
 
 
 def test_nothing_cannot_be_split():
-    with pytest.raises(DataError, match="no image to split"):
+    with pytest.raises(DataError, match="no images to split"):
         paper_split(np.array([], dtype=np.int64), CLASSES, seed=0)
 
 

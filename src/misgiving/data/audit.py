@@ -170,7 +170,7 @@ def _look(dataset: Dataset, index: int) -> _Look | str:
 def _copies(looks: Sequence[_Look | str]) -> list[Copy]:
     """Each image that repeats an earlier one, with the first such; then near duplicates.
 
-    A pair is listed once, by its closest agreement. Unreadable images are no copies.
+    A pair is listed once, by its closest agreement. Unreadable images never count as copies.
     """
     by_content: dict[str, int] = {}
     by_pixels: dict[str, int] = {}

@@ -148,7 +148,7 @@ def prepare(
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     if len(dataset) == 0:
-        raise DataError(f"{dataset.name}: there is no image to prepare; choose a set that has some")
+        raise DataError(f"{dataset.name}: no images to prepare; choose a set that has some")
     entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
     stored = entry.load_current() or entry.make(rule, report)
     rule(stored.bad, len(dataset))

@@ -92,7 +92,7 @@ def refuse_file(path: Path, failure: OSError) -> NoReturn:
 def read_bytes(path: Path) -> bytes:
     """Content of an ordinary file, or a DataError that names it."""
     if path.exists() and not path.is_file():  # reading a pipe would block for ever
-        raise DataError(f"{path}: not an ordinary file; remove it or name another")
+        raise DataError(f"{path}: not an ordinary file; remove it or give another path")
     try:
         return path.read_bytes()
     except OSError as failure:

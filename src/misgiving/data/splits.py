@@ -53,7 +53,7 @@ def _refuse_unusable(labels: Labels, seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"`seed` must be in [0, 2**32), got {seed}")
     if not len(labels):
-        raise DataError("there is no image to split; choose classes that have some")
+        raise DataError("there are no images to split; choose classes that have some")
 
 
 def _refuse_empty(

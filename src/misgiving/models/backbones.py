@@ -166,7 +166,7 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
         tensor = found[name]
         plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
         if not plain or not tensor.isfinite().all():
-            raise DataError(f"{path}: {name} does not hold finite numbers; give another file")
+            raise DataError(f"{path}: {name} has values that are not finite; give another file")
     model.load_state_dict({name: found[name] for name in matched}, strict=False)
     return WeightsReport(
         matched=tuple(matched),
@@ -198,7 +198,7 @@ def _read_torch(path: Path) -> dict[str, Tensor]:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
             content = content[wrapper]
     if not isinstance(content, dict):
-        raise TypeError(f"it holds a {type(content).__name__}")
+        raise TypeError(f"it contains a {type(content).__name__}")
     return {
         name.removeprefix("module."): value
         for name, value in content.items()

@@ -116,7 +116,7 @@ def read_ham10000(place: str) -> Dataset:
     folder = existing_folder(place)
     table = ham10000_table(folder)
     if table is None:
-        raise DataError(f"{folder}: lacks HAM10000_metadata.csv; name the folder that holds it")
+        raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
     rows = _ham_rows(table)
     diagnoses = np.array([_ham_diagnosis(table, row) for row in rows])
     present = np.unique(diagnoses)
@@ -152,7 +152,7 @@ def _ham_diagnosis(table: Path, row: TableRow) -> int:
     name = row.cells["dx"].strip().upper()
     if name not in HAM_CLASSES:
         known = ", ".join(HAM_CLASSES).lower()
-        cause = f"row {row.line} has the dx {row.cells['dx']!r}, which is none of {known}"
+        cause = f"row {row.line} has the dx {row.cells['dx']!r}, not one of {known}"
         raise DataError(f"{table}: {cause}; correct it or fetch the table again")
     return HAM_CLASSES.index(name)
 

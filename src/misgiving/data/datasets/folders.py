@@ -106,7 +106,7 @@ def existing_folder(place: str) -> Path:
     folder = Path(place).expanduser()
     if not folder.is_dir():
         found = "a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {found}; name the folder that holds the data")
+        raise DataError(f"{folder}: {found}; give the folder with the data")
     return folder
 
 
@@ -130,7 +130,7 @@ def _images_in(folder: Path, *, instead: str) -> list[Path]:
     paths = _images_below(folder)
     if not paths:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
-        raise DataError(f"{folder}: holds no image ({kinds}); add some or {instead}")
+        raise DataError(f"{folder}: contains no images ({kinds}); add some or {instead}")
     return paths
 
 
@@ -176,11 +176,11 @@ def checked_rows(
         found = ", ".join(header) or "none"
         raise DataError(f"{path}: lacks the column {', '.join(missing)}; its columns are {found}")
     if len(lines) == 1:
-        raise DataError(f"{path}: holds no rows; add one for each image")
+        raise DataError(f"{path}: has no rows; add one for each image")
     for line, cells in lines[1:]:
         if len(cells) != len(header):
             cause = f"row {line} has {len(cells)} cells for {len(header)} columns"
-            raise DataError(f"{path}: {cause}; quote a cell that holds a separator")
+            raise DataError(f"{path}: {cause}; quote cells that contain a separator")
     return [TableRow(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
 
 

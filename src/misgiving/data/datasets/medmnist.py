@@ -103,9 +103,9 @@ def _labels(arrays: Mapping[str, Member], name: str, path: Path) -> Int[np.ndarr
 def _size(images: tuple[Member, ...], path: Path) -> int:
     sizes = {member.shape[1:] for member in images}
     if len(sizes) > 1:
-        raise DataError(f"{path}: its sets hold images of several sizes; make them alike")
+        raise DataError(f"{path}: its sets have images of different sizes; give all one size")
     if not any(member.shape[0] for member in images):
-        raise DataError(f"{path}: holds no image; fetch it again")
+        raise DataError(f"{path}: contains no images; fetch it again")
     size = sizes.pop()[0]
     if not 0 < size <= LARGEST_SIDE:
         raise DataError(f"{path}: images of {size} pixels; choose 1 to {LARGEST_SIDE}")

@@ -61,7 +61,7 @@ class Member(NamedTuple):
 def members(path: Path) -> dict[str, Member]:
     """The arrays of an `.npz` file by name; only headers are read."""
     if path.exists() and not path.is_file():  # reading a pipe would block for ever
-        raise DataError(f"{path}: not an ordinary file; name a .npz file")
+        raise DataError(f"{path}: not an ordinary file; give a .npz file")
     with explain_damage(path, remedy=AGAIN), zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
         return {entry.filename[:-4]: _member(path, archive, entry) for entry in entries}
@@ -76,7 +76,7 @@ def _member(path: Path, archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Mem
             shape, fortran, dtype = np.lib.format.read_array_header_2_0(file)
         header = file.tell()
     if dtype.hasobject:
-        raise DataError(f"{path}: {name} holds Python objects; save it as numbers")
+        raise DataError(f"{path}: {name} contains Python objects; save it as numbers")
     if fortran and len(shape) > 1:
         raise DataError(f"{path}: {name} is stored column by column; save it in C order")
     if header + dtype.itemsize * math.prod(shape) != entry.file_size:

@@ -96,7 +96,7 @@ def _members(
     wanted = [info for info in infos if not _is_hidden(info.filename)]
     members = {PurePosixPath(info.filename): info for info in wanted}
     if len({str(path).lower() for path in members}) < len(wanted) or not members:
-        raise BadArchive(f"{archive}: holds no file, or two of one name")
+        raise BadArchive(f"{archive}: contains no files, or two with the same name")
     if all(path.parts[0] == name and len(path.parts) > 1 for path in members):
         return {path.relative_to(name): info for path, info in members.items()}
     return members

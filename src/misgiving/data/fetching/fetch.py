@@ -71,7 +71,7 @@ def fetch(
     """
     published = CATALOGUE[name]
     if mirror is not None and not re.match(r"https?://(\[[\w:.]+\]|[^/\s\[\]])", mirror):
-        raise UsageError(f"`mirror` {mirror!r} is no web address; write https://HOST/FOLDER")
+        raise UsageError(f"`mirror` {mirror!r} is not a web address; write https://HOST/FOLDER")
     with _locked(folder), _disk_errors_explained(folder):
         work = _Work(
             folder=folder,
@@ -103,7 +103,7 @@ def _locked(folder: Path) -> Iterator[None]:
         handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as failure:
         raise UsageError(
-            f"{folder}: cannot be a folder ({reason_of(failure)}); name another"
+            f"{folder}: cannot be a folder ({reason_of(failure)}); choose another"
         ) from failure
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -154,7 +154,7 @@ class _Work:
         if not valid:
             raise DataError(
                 f"{target}: exists, and is not what was fetched; "
-                "move it away to fetch it, or name another folder"
+                "move it away to fetch it, or choose another folder"
             )
         return True
 

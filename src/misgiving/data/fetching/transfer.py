@@ -83,7 +83,7 @@ def refuse_full(folder: Path, needed: int) -> None:
     if needed > (free := shutil.disk_usage(folder).free):
         raise DataError(
             f"{folder}: needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "make room or name another folder"
+            "make room or choose another folder"
         )
 
 
@@ -142,7 +142,7 @@ def receive(
             causes.append(f"{url}: {failure}")
         if transfer.partial.size:  # another address would start again and lose it
             raise DataError(f"{causes[-1]}; run the same command again to resume")
-    raise DataError(f"{'; '.join(causes)}; run the command again later, or name a mirror")
+    raise DataError(f"{'; '.join(causes)}; run the command again later, or give a mirror")
 
 
 class _Transfer:

@@ -65,7 +65,7 @@ class Lesion(NamedTuple):
     automatic: bool
 
 
-class Place(NamedTuple):
+class Region(NamedTuple):
     """The box or crop of an image, on a grid of `grid` rows and columns."""
 
     box: Box
@@ -74,9 +74,9 @@ class Place(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of derived set: the place and change of each image, and a description."""
+    """A kind of derived set: the region and change of each image, and a description."""
 
-    place: Callable[[Dataset, int, int], Place | None]
+    region: Callable[[Dataset, int, int], Region | None]
     change: Callable[[Picture, Box], Picture]
     sentence: str
 
@@ -110,7 +110,7 @@ def _box_lesion(
     *,
     rule: Callable[[Mask], Box | None],
     margin: float = 0.0,
-) -> Place | None:
+) -> Region | None:
     """Box an image by a rule for the lesion, with a margin if the lesion was located."""
     lesion = lesion_of(dataset, index)
     if lesion is None:
@@ -119,10 +119,10 @@ def _box_lesion(
     if automatic and margin:
         mask = widened(mask, margin * min(mask.shape))
     box = rule(mask)
-    return None if box is None else Place(box, mask.shape, automatic)
+    return None if box is None else Region(box, mask.shape, automatic)
 
 
-def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None:
+def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Region | None:
     image = dataset.images.read(index).image
     lesion = lesion_of(dataset, index)
     if lesion is None:
@@ -135,14 +135,14 @@ def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Place | None
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
-    return None if box is None else Place(box, mask.shape, lesion.automatic)
+    return None if box is None else Region(box, mask.shape, lesion.automatic)
 
 
-def _over_ink(dataset: Dataset, index: int, _seed: int) -> Place | None:
+def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
     """Box the pixels at least half as dark as the darkest; fainter ones are soft edges."""
     darkness = 255 - dataset.images.read(index).image.mean(axis=2)
     box = bounding_box(darkness >= darkness.max() / 2)
-    return None if box is None else Place(box, darkness.shape, automatic=False)
+    return None if box is None else Region(box, darkness.shape, automatic=False)
 
 
 _widely_boxed = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
@@ -164,42 +164,42 @@ class DerivedImages:
 
     source: ImageSource
     kind: str
-    places: tuple[Place, ...]
+    regions: tuple[Region, ...]
 
     def __len__(self) -> int:
         return len(self.source)
 
     def read(self, index: int) -> HashedImage:
-        image, place = self.source.read(index).image, self.places[index]
-        changed = KINDS[self.kind].change(image, place.box.scaled(place.grid, image.shape[:2]))
+        image, region = self.source.read(index).image, self.regions[index]
+        changed = KINDS[self.kind].change(image, region.box.scaled(region.grid, image.shape[:2]))
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
-        """Image and place, on which seed and mask have their effect."""
-        box, grid, _ = self.places[index]
+        """Image and region, on which seed and mask have their effect."""
+        box, grid, _ = self.regions[index]
         return f"{self.kind}|{[*box, *grid]}|{self.source.key(index)}"
 
     def select(self, indices: Int[np.ndarray, " m"]) -> "DerivedImages":
-        places = tuple(self.places[index] for index in indices)
-        return DerivedImages(self.source.select(indices), self.kind, places)
+        regions = tuple(self.regions[index] for index in indices)
+        return DerivedImages(self.source.select(indices), self.kind, regions)
 
 
 def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
-    """Derive a set; masks, and images where necessary, are read now to find the places.
+    """Derive a set; masks, and images where necessary, are read now.
 
     Raises:
-        DataError: No image has a place, or a mask cannot be read.
+        DataError: No image is suitable, or a mask cannot be read.
     """
-    find = KINDS[name].place
+    find = KINDS[name].region
     found = [*in_order(lambda index: find(held_out, index, seed), len(held_out))]
-    places = {index: place for index, place in enumerate(found) if place is not None}
-    if not places:
+    regions = {index: region for index, region in enumerate(found) if region is not None}
+    if not regions:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
-    chosen = held_out.select(np.array([*places]))
+    chosen = held_out.select(np.array([*regions]))
     return ood_dataset(
         held_out,
         name=name,
         ids=tuple(f"{name}-{identity}" for identity in chosen.ids),
         groups=chosen.groups,
-        images=DerivedImages(chosen.images, name, tuple(places.values())),
+        images=DerivedImages(chosen.images, name, tuple(regions.values())),
     )

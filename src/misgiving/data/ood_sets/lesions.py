@@ -1,4 +1,4 @@
-"""Lesions in dermoscopic images: mask files, and a search where there is no mask."""
+"""Lesions in dermoscopic images: mask files, and a search for lesions without one."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -54,10 +54,10 @@ def with_masks(dataset: Dataset, masks: str | None) -> Dataset:
         return replace(dataset, masks=None)
     folder = Path(masks).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder of masks; name another, or {AUTOMATIC}")
+        raise DataError(f"{folder}: no such folder of masks; give another, or {AUTOMATIC}")
     if not any(mask_of(folder, identity) for identity in dataset.ids):
         example = f"{Path(dataset.ids[0]).stem}{MASK_SUFFIX}"
-        raise DataError(f"{folder}: holds no mask of these images; name them as in {example}")
+        raise DataError(f"{folder}: contains no masks of these images; name them as in {example}")
     return replace(dataset, masks=folder)
 
 

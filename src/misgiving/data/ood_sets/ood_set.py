@@ -178,7 +178,7 @@ def _sampled(whole: Dataset, seed: int, count: int | None, *, left_out: int = 0)
 def _description(kept: Dataset) -> str:
     """Number and origin of the images of a set."""
     if isinstance(kept.images, DerivedImages):
-        automatic = sum(place.automatic for place in kept.images.places)
+        automatic = sum(region.automatic for region in kept.images.regions)
         located = f"; lesion located automatically in {automatic}" if automatic else ""
         return f"{len(kept)} images with {KINDS[kept.images.kind].sentence}{located}"
     counts = Counter(kept.groups)
@@ -206,7 +206,7 @@ def from_place(
     else:
         found = _read(name, place)
         if not len(found):
-            raise DataError(f"{place}: holds no image; name another place")
+            raise DataError(f"{place}: contains no images; give another")
         ids = tuple(f"{name}-{identity}" for identity in found.ids)
         whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
     return _sampled(whole, seed, count)
@@ -218,7 +218,7 @@ def _read(name: str, place: str) -> Dataset:
         return load_dataset(place)
     found = unlabelled([folder], name=name)
     inside = tuple(Path(identity).relative_to(folder).as_posix() for identity in found.ids)
-    return replace(found, ids=inside, groups=inside)  # independent of the folder's place
+    return replace(found, ids=inside, groups=inside)  # independent of the folder's path
 
 
 def readable_set(
