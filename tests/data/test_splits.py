@@ -6,7 +6,7 @@ from misgiving.data.splits import (
     Split,
     count_shared_groups,
     grouped_split,
-    leakage_sentence,
+    leakage_of,
     leaks,
     paper_split,
     partition_groups,
@@ -188,10 +188,8 @@ def test_the_leakage_check_names_the_other_sets_of_a_group_and_of_a_copy():
         groups=("x", "x", "x", "y", "z"),
     )
     assert leaks(split) == ("calibrate test tune", "train tune", "test train", "train", "")
-    assert leakage_sentence(split, "test") == (
-        "groups with images in more than one set: 1; images of test with another image "
-        "of their group, or an identical one, in train: 1 of 2"
-    )
+    assert leakage_of(split, "test")[2:] == (1, 1, 2, False)
+    assert "of 2 test images, 1 have" in leakage_of(split, "test").sentence("test")
 
 
 def test_the_table_holds_the_leakage_check_of_each_image(tmp_path):

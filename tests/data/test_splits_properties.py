@@ -14,7 +14,7 @@ from misgiving.data.splits import (
     Split,
     count_shared_groups,
     grouped_split,
-    leakage_sentence,
+    leakage_of,
     leaks,
     paper_split,
     partition_groups,
@@ -142,7 +142,7 @@ def test_a_group_is_shared_when_two_of_its_images_are_in_different_sets(drawn):
     pairs = list(zip(split.groups, split.sets, strict=True))
     apart = {g for g, p in pairs for h, q in pairs if g == h and p != q}
     assert count_shared_groups(split.groups, np.array(split.sets)) == len(apart)
-    clean = leakage_sentence(split, "test").startswith("no group")
+    clean = leakage_of(split, "test").separate
     assert clean == (not any(leaks(split)))
 
 

@@ -128,6 +128,7 @@ def reproduce(
 
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
     """
+    from misgiving.report import wording
     from misgiving.report.page import write_report
     from misgiving.reproduction import aggregate
     from misgiving.reproduction.ood_sources import ood_places
@@ -160,8 +161,8 @@ def reproduce(
         )
         trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks)
         say_skipped(trial_data.images.skipped)
-        for sentence in trial_data.leakage():
-            say(sentence)
+        for found in trial_data.leakage():
+            say(wording.leakage(found, trial_data.evaluation_sets.measured))
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:

@@ -52,7 +52,7 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
-    from misgiving.data.splits import leakage_sentence
+    from misgiving.data.splits import leakage_of
     from misgiving.workflows.train import prepare_run, split_of, train_run
 
     _refuse_existing(out, overwrite)
@@ -78,7 +78,8 @@ def train(
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
     _show_last_epoch(out / "history.csv")
-    say(leakage_sentence(split_of(run), run.evaluation_sets.measured))
+    measured = run.evaluation_sets.measured
+    say(leakage_of(split_of(run), measured).sentence(measured))
     say(f"wrote {out}")
 
 

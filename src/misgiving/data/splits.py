@@ -17,6 +17,7 @@ from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset, refuse_single_images
 from misgiving.errors import DataError, UsageError
 from misgiving.results.formats import read_table, write_table
+from misgiving.results.schema import SplitLeakage
 
 SetNames = Shaped[np.ndarray, " n"]
 """For each image, the name of the set that it is in."""
@@ -215,41 +216,18 @@ def leaks(split: Split) -> tuple[str, ...]:
     )
 
 
-class Leakage(NamedTuple):
-    """Groups and identical images that sets share.
-
-    Attributes:
-        shared_groups: Groups with images in more than one set.
-        leaking_images: Measured images whose group, or an identical image, is in the training set.
-        measured_images: Images of the measured set.
-        separate: True where neither a group nor an identical image is in two sets.
-    """
-
-    shared_groups: int
-    leaking_images: int
-    measured_images: int
-    separate: bool
-
-
-def leakage_of(split: Split, measured: str) -> Leakage:
+def leakage_of(
+    split: Split, measured: str, *, experiment: str = "", trial: int = 0
+) -> SplitLeakage:
     """Count the groups and images that sets share."""
     pairs = list(zip(split.sets, leaks(split), strict=True))
-    return Leakage(
+    return SplitLeakage(
+        experiment,
+        trial,
         shared_groups=count_shared_groups(split.groups, np.array(split.sets)),
         leaking_images=sum(name == measured and "train" in found.split() for name, found in pairs),
         measured_images=sum(name == measured for name, _ in pairs),
         separate=not any(found for _, found in pairs),
-    )
-
-
-def leakage_sentence(split: Split, measured: str) -> str:
-    """Summary of the groups and identical images that the measured set shares with training."""
-    shared, leaking, total, separate = leakage_of(split, measured)
-    if separate:
-        return f"no group and no identical image is in two sets ({total} images in {measured})"
-    return (
-        f"groups with images in more than one set: {shared}; images of {measured} with another "
-        f"image of their group, or an identical one, in train: {leaking} of {total}"
     )
 
 

@@ -128,17 +128,7 @@ def split(settings: Settings) -> str:
 
 def leakage(found: SplitLeakage, measured: str) -> str:
     """Groups and identical images that the sets of a trial share."""
-    start = f"{SECTIONS[found.experiment]}, trial {found.trial}: "
-    if found.separate:
-        return (
-            f"{start}no group and no identical image is in two sets "
-            f"({found.measured_images} images in {measured})"
-        )
-    return (
-        f"{start}{found.shared_groups} groups have images in more than one set; of "
-        f"{found.measured_images} {measured} images, {found.leaking_images} have another image of "
-        "their group, or a copy, in the training set"
-    )
+    return f"{SECTIONS[found.experiment]}, trial {found.trial}: {found.sentence(measured)}"
 
 
 def remarks(settings: Settings) -> Iterator[str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,13 +17,16 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, Built, build, from_place
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_sentence
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.config import MODELS
 from misgiving.reproduction.protocol import SWEEP, Protocol, Unit
+from misgiving.results.schema import SplitLeakage
 from misgiving.training.loop import Step
 from misgiving.workflows.train import Run, align, grouped_images, split_of
+
+EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,15 +112,14 @@ class TrialData:
                 found.setdefault(name, {}).update(dict.fromkeys(set_.images.skipped))
         return {name: tuple(bad) for name, bad in found.items() if bad}
 
-    def leakage(self) -> list[str]:
-        """A sentence for each trial about what the measured and the training set share."""
+    def leakage(self) -> tuple[SplitLeakage, ...]:
+        """The groups and images that sets share, in each trial of each experiment."""
         measured = self.evaluation_sets.measured
-        return [
-            f"{sections}, trial {trial}: {leakage_sentence(self.split(unit), measured)}"
-            for sections, experiment in (("4.1", "generalization"), ("4.2-4.3", "ood_detection"))
-            for trial in range(self.protocol.trials)
+        return tuple(
+            leakage_of(self.split(unit), measured, experiment=unit.experiment, trial=unit.trial)
+            for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials))
             for unit in [Unit(experiment, trial, self.protocol.models[0])]
-        ]
+        )
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""

@@ -270,11 +270,13 @@ class SplitSize(NamedTuple):
 
 
 class SplitLeakage(NamedTuple):
-    """Groups and identical images that the sets of a trial share.
+    """Groups and identical images that the sets of a split share.
 
     Attributes:
+        experiment: Of the trial; empty for a single training.
         shared_groups: Groups with images in more than one set.
         leaking_images: Measured images whose group, or a copy of which, is in the training set.
+        measured_images: Images of the measured set.
         separate: Whether neither a group nor an identical image is in two sets.
     """
 
@@ -284,6 +286,19 @@ class SplitLeakage(NamedTuple):
     leaking_images: int
     measured_images: int
     separate: bool
+
+    def sentence(self, measured: str) -> str:
+        """Summary, given the name of the measured set."""
+        if self.separate:
+            return (
+                "no group and no identical image is in two sets "
+                f"({self.measured_images} images in {measured})"
+            )
+        return (
+            f"{self.shared_groups} groups have images in more than one set; of "
+            f"{self.measured_images} {measured} images, {self.leaking_images} have another image "
+            "of their group, or a copy, in the training set"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,12 +10,11 @@ from PIL import Image
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
-from misgiving.data.splits import leakage_of
 from misgiving.files import whole_folder
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
 from misgiving.reproduction.ood_sources import PAPER_SETS
 from misgiving.reproduction.protocol import DERMOSCOPY, Unit, units
-from misgiving.reproduction.trial_data import TrialData
+from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
     ManifestImage,
@@ -24,13 +22,11 @@ from misgiving.results.schema import (
     SetFacts,
     Settings,
     SkippedImage,
-    SplitLeakage,
     SplitSize,
     UnitName,
     UnitTiming,
 )
 
-EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 EXAMPLES = 6  # of each set
 
 
@@ -68,7 +64,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         compares_with_paper=set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
         versions=versions(),
         fingerprint=trial_data.images.fingerprint,
-        leakage=tuple(_leakage(trial_data)),
+        leakage=trial_data.leakage(),
         missing_units=tuple(UnitName(*unit) for unit in units(protocol) if unit not in finished),
         skipped=tuple(
             SkippedImage(name, *one) for name, bad in trial_data.skipped().items() for one in bad
@@ -102,14 +98,6 @@ def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
             len(run.images_of(name)) for name in ("train", run.evaluation_sets.measured)
         )
         yield SplitSize(experiment, len(run.images), trained, measured)
-
-
-def _leakage(trial_data: TrialData) -> Iterator[SplitLeakage]:
-    """The groups and images that sets share, in each trial of each experiment."""
-    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    for experiment, trial in product(EXPERIMENTS, range(protocol.trials)):
-        split = trial_data.split(Unit(experiment, trial, protocol.models[0]))
-        yield SplitLeakage(experiment, trial, *leakage_of(split, measured))
 
 
 class Exhibit(NamedTuple):
