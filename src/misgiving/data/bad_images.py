@@ -102,7 +102,7 @@ def readable(
     dataset: Dataset,
     *,
     on_bad_image: str = FAIL,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Dataset, list[BadImage]]:
     """The readable images of a set, and the others; each image is decoded.
 
@@ -116,7 +116,6 @@ def readable(
     work = collected(lambda index: dataset.images.read(index).hash, dataset.ids)
     for done, result in enumerate(in_order(work, len(dataset)), start=1):
         bad += [result] if isinstance(result, BadImage) else []
-        if report:
-            report(done, len(dataset))
+        report(done, len(dataset))
     rule(bad, len(dataset))
     return without(dataset, bad), bad

@@ -2,8 +2,6 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,9 +25,11 @@ def write_graph(
     Raises:
         DataError: The backbone has an operation that ONNX does not support.
     """
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it is talkative
     example = torch.zeros(2, 3, size, size)  # with one image, torch would fix the number
     try:
-        with _quiet():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             torch.onnx.export(
                 model.eval(),
                 (example,),
@@ -60,17 +60,3 @@ def _strip_metadata(path: Path) -> None:
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     onnx.save(graph, path)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the warnings and logs of torch's exporter."""
-    logger = logging.getLogger("torch.onnx")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(before)

@@ -59,13 +59,6 @@ class ImageFiles:
         data = read_bytes(path)
         return HashedImage(sha256_of(data), decode(data, str(path)))
 
-    def preprocessed(self, index: int, preprocessing: Preprocessing) -> HashedImage:
-        """Square of one file, decoded no larger than necessary, and the hash of the file."""
-        path = self.paths[index]
-        data = read_bytes(path)
-        square = preprocessing.from_file(data, str(path))
-        return HashedImage(sha256_of(data), square)
-
     def key(self, index: int) -> str:
         return file_key(self.paths[index])
 
@@ -103,8 +96,10 @@ class ImageArray:
 
 def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) -> HashedImage:
     """Square of one image as the model sees it, and the hash of its content."""
-    if isinstance(images, ImageFiles):
-        return images.preprocessed(index, preprocessing)
+    if isinstance(images, ImageFiles):  # which are decoded no larger than necessary
+        path = images.paths[index]
+        data = read_bytes(path)
+        return HashedImage(sha256_of(data), preprocessing.from_file(data, str(path)))
     name, image = images.read(index)
     return HashedImage(name, preprocessing(image))
 

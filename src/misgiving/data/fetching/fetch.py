@@ -44,7 +44,7 @@ def fetch(
     name: str,
     folder: Path,
     *,
-    report: Report | None = None,
+    report: Report = lambda *_: None,
     mirror: str | None = None,
     keep_archives: bool = False,
     patience: Patience | None = None,
@@ -75,7 +75,7 @@ def fetch(
     with _locked(folder), _disk_errors_explained(folder):
         work = _Work(
             folder=folder,
-            report=report or (lambda *_: None),
+            report=report,
             mirror=mirror,
             keep_archives=keep_archives,
             patience=patience or Patience(),

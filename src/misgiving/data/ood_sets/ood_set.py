@@ -40,7 +40,7 @@ FEW = 8  # sources that are named one by one
 # Crops of scikit-image's pictures need no download. They are stand-ins, and not the paper's sets.
 CROPS = 256
 CROP_SIZE = 64
-HISTOLOGY = ("ihc.png",)
+HISTOLOGY = ("ihc.png",)  # immunohistochemistry
 PHOTOGRAPHS = (
     "astronaut.png",
     "brick.png",
@@ -101,13 +101,6 @@ def picture_crops(
     )
 
 
-def histology(held_out: Dataset, seed: int) -> Dataset:
-    """Crops of one immunohistochemistry picture."""
-    return picture_crops(
-        held_out, seed, name="histology", pictures=HISTOLOGY, described="one histology picture"
-    )
-
-
 def _picture(name: str) -> Picture:
     try:
         data = (files("skimage") / "data" / name).read_bytes()
@@ -136,7 +129,9 @@ def _random_crops(
 
 OOD_SETS: Registry[Callable[[Dataset, int], Dataset]] = Registry(
     "OOD set",
-    histology=histology,
+    histology=partial(
+        picture_crops, name="histology", pictures=HISTOLOGY, described="one histology picture"
+    ),
     photographs=picture_crops,
     **{name: partial(derive, name) for name in KINDS},
 )
@@ -229,7 +224,7 @@ def readable_set(
     seed: int,
     count: int | None = None,
     on_bad_image: str = FAIL,
-    report: Callable[[int, int], None] | None = None,
+    report: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Built, list[BadImage]]:
     """A set in which every image can be read, and the images that were left out.
 
