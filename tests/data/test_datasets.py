@@ -200,7 +200,7 @@ def test_a_table_with_a_byte_order_mark_is_read(folder):
     [
         (["file,label", "b/1.jpg,x"], r"lacks the column path; its columns are file, label"),
         (["path;label", "b/1.jpg;x"], r"lacks the column path, label; its columns are path;label"),
-        (["path,label"], r"no rows"),
+        (["path,label"], r".*no rows"),
         ([""], r"lacks the column path, label; its columns are none"),
         (["path,label", "b/1.jpg,x", ",x"], r"row 3 has no path"),
         (["path,label", "b/1.jpg, "], r"row 2 has no label"),

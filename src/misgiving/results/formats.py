@@ -9,7 +9,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from misgiving.errors import DataError
+from misgiving.errors import explain_damage
 from misgiving.files import write_csv, write_json
 
 Row = TypeVar("Row", bound=tuple[Any, ...])
@@ -36,14 +36,11 @@ def read_table(path: Path, kind: Callable[..., Row]) -> list[Row]:
     Raises:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            lines = csv.reader(file, strict=True)
-            header = next(lines, [])
-            columns = _columns(header, get_type_hints(kind))
-            return [kind(*_values(line, lines.line_num, header, columns)) for line in lines]
-    except (OSError, ValueError, csv.Error) as error:
-        raise _unusable(path, error) from error
+    with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8", newline="") as file:
+        lines = csv.reader(file, strict=True)
+        header = next(lines, [])
+        columns = _columns(header, get_type_hints(kind))
+        return [kind(*_values(line, lines.line_num, header, columns)) for line in lines]
 
 
 def _columns(header: Sequence[str], hints: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
@@ -103,10 +100,8 @@ def read_document(path: Path, kind: Callable[..., Document]) -> Document:
     Raises:
         DataError: The file is missing or damaged, or a value is missing or has another type.
     """
-    try:
+    with explain_damage(path, remedy=REMEDY):
         document: Document = _decoded(json.loads(path.read_text(encoding="utf-8")), kind, "")
-    except (OSError, ValueError) as error:
-        raise _unusable(path, error) from error
     return document
 
 
@@ -139,8 +134,3 @@ def _required(value: Any, kind: type, place: str) -> Any:
     if type(value) is not kind:
         raise ValueError(f"{place.strip('.') or 'the document'} is not of type {kind.__name__}")
     return value
-
-
-def _unusable(path: Path, error: Exception) -> DataError:
-    reason = error.strerror if isinstance(error, OSError) else error
-    return DataError(f"{path} cannot be used: {reason}; {REMEDY}")

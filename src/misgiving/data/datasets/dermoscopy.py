@@ -8,7 +8,6 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.datasets.folders import (
     TableRow,
-    checked_rows,
     existing_folder,
     groups_of_rows,
     listing,
@@ -16,7 +15,6 @@ from misgiving.data.datasets.folders import (
     read_table,
     refuse_missing,
 )
-from misgiving.data.decoding import read_bytes
 from misgiving.errors import DataError
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
@@ -117,7 +115,7 @@ def read_ham10000(place: str) -> Dataset:
     table = ham10000_table(folder)
     if table is None:
         raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
-    rows = _ham_rows(table)
+    rows = read_table(table, HAM_COLUMNS, may_have_tabs=True)  # as Dataverse writes it
     diagnoses = np.array([_ham_diagnosis(table, row) for row in rows])
     present = np.unique(diagnoses)
     ids = tuple(row.cells["image_id"].strip() for row in rows)
@@ -137,15 +135,6 @@ def ham10000_table(folder: Path) -> Path | None:
     """The metadata table of a HAM10000 folder, in any spelling; None where there is none."""
     there = {name.lower(): folder / name for name in sorted(listing(folder))}
     return next((there[name] for name in HAM_TABLES if name in there), None)
-
-
-def _ham_rows(table: Path) -> list[TableRow]:
-    """Rows of the table, which Dataverse separates by tabs and others by commas."""
-    text = read_bytes(table).decode("utf-8-sig", errors="replace")
-    if "\t" not in text.partition("\n")[0]:
-        return read_table(table, HAM_COLUMNS)
-    cells = ([cell.strip().strip('"') for cell in line.split("\t")] for line in text.splitlines())
-    return checked_rows(table, list(enumerate(cells, start=1)), HAM_COLUMNS)
 
 
 def _ham_diagnosis(table: Path, row: TableRow) -> int:

@@ -152,11 +152,16 @@ class TableRow(NamedTuple):
     cells: Mapping[str, str]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[TableRow]:
-    """Rows of a UTF-8 CSV file that must have these columns."""
+def read_table(
+    path: Path, columns: Sequence[str], *, may_have_tabs: bool = False
+) -> list[TableRow]:
+    """Rows of a UTF-8 CSV file that must have these columns, separated by commas or else tabs."""
     data = read_bytes(path)
     try:
-        reader = csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        text = data.decode("utf-8-sig")
+        tabs = may_have_tabs and "\t" in text.partition("\n")[0]
+        file = io.StringIO(text, newline="")
+        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
         lines = [(reader.line_num, cells) for cells in reader if cells]
     except UnicodeDecodeError as failure:
         raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from failure
@@ -164,10 +169,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[TableRow]:
         raise DataError(
             f"{path}: row {reader.line_num} is not CSV ({failure}); correct it"
         ) from failure
-    return checked_rows(path, lines, columns)
+    return _checked_rows(path, lines, columns)
 
 
-def checked_rows(
+def _checked_rows(
     path: Path, lines: Sequence[tuple[int, list[str]]], columns: Sequence[str]
 ) -> list[TableRow]:
     """Rows below a header, given all lines of a table with their numbers."""
