@@ -1,13 +1,12 @@
+import signal
 import sys
 from pathlib import Path
 
 import hypothesis
 import jaxtyping
 import pytest
-from coloured import coloured_set
 
-from misgiving import cli
-
+# The package is imported late: the process that shares out the tests does not need it.
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 # A busy machine is no failure, so that time is not judged. The same examples each time, unless
@@ -16,6 +15,11 @@ UNTIMED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.to
 hypothesis.settings.register_profile("check", max_examples=50, derandomize=True, **UNTIMED)
 hypothesis.settings.register_profile("soak", max_examples=1000, print_blob=True, **UNTIMED)
 hypothesis.settings.load_profile("check")
+
+
+# A shell has what it runs in the background ignore Ctrl-C, and processes under test inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -28,6 +32,8 @@ def real_data():
 
 @pytest.fixture
 def images():
+    from coloured import coloured_set
+
     return coloured_set()
 
 
@@ -53,6 +59,8 @@ def cache_home(tmp_path):
 @pytest.fixture
 def misgiving(monkeypatch, capsys, cache_home):
     """Run the command line in this process; gives exit code, standard output and standard error."""
+    from misgiving import cli
+
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     monkeypatch.setenv("COLUMNS", "200")
 

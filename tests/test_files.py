@@ -119,20 +119,20 @@ def test_a_place_below_a_file_is_explained(tmp_path):
 
 
 WRITER = """
-import sys, time
+import sys
 from pathlib import Path
 from misgiving import files
 
 with getattr(files, sys.argv[1])(Path(sys.argv[2])) as partial:
     print(partial.name, flush=True)
-    time.sleep(60)
+    sys.stdin.read()  # until it is killed
 """
 
 
 def writer(kind, path):
     """A process that is in the middle of writing."""
     command = [sys.executable, "-c", WRITER, kind, str(path)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     return process, process.stdout.readline().strip()
 
 

@@ -17,10 +17,13 @@ def test_results_come_in_order_whichever_is_ready_first():
 
 @pytest.mark.parametrize("ahead", [1, 2, LOOK_AHEAD, 3 * LOOK_AHEAD])
 def test_work_runs_so_far_ahead_and_no_further(ahead):
-    begun, most = [], []
-    for taken, _ in enumerate(in_order(begun.append, 4 * LOOK_AHEAD, ahead=ahead), start=1):
-        time.sleep(0.005)  # the threads would go on if they could
-        most.append(len(begun) - taken + 1)
+    begun, most, count = [], [], 4 * LOOK_AHEAD
+    for taken, _ in enumerate(in_order(begun.append, count, ahead=ahead)):
+        deadline = time.monotonic() + 120
+        while len(begun) < min(taken + ahead, count) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(0.002)  # the threads would go on if they could
+        most.append(len(begun) - taken)
     assert max(most) == ahead
 
 
@@ -28,7 +31,7 @@ def test_work_goes_on_while_a_result_is_used():
     begun = threading.Semaphore(0)
     with closing(in_order(lambda _: begun.release(), 10, ahead=5)) as results:
         next(results)
-        assert all(begun.acquire(timeout=10) for _ in range(5))
+        assert all(begun.acquire(timeout=120) for _ in range(5))
 
 
 def test_a_failure_does_not_wait_for_work_that_has_not_begun():
@@ -36,7 +39,7 @@ def test_a_failure_does_not_wait_for_work_that_has_not_begun():
 
     def work(index):
         begun.append(index)
-        time.sleep(0.01)
+        time.sleep(0.1 * (index > 0))
         raise ValueError(index)
 
     with pytest.raises(ValueError, match="0"):
@@ -49,7 +52,7 @@ def test_stopping_early_does_not_wait_for_work_that_has_not_started():
 
     def work(index):
         begun.append(index)
-        time.sleep(0.01)
+        time.sleep(0.1 * (index > 0))
 
     with closing(in_order(work, 1000, ahead=500)) as results:
         next(results)

@@ -1,7 +1,6 @@
-"""Folders as reproductions leave them, with made-up numbers; and the page as its elements."""
+"""Folders as reproductions leave them, with made-up numbers."""
 
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import product
 
 import numpy as np
@@ -26,7 +25,6 @@ from misgiving.results.schema import (
 from misgiving.training.config import ModelConfig, TrainingConfig
 
 BLANK = dict.fromkeys([f"figure-{number}" for number in (2, 3, 4, 5)], Figure(figsize=(1, 1)))
-VOID = {"meta", "img", "br", "hr", "link", "input"}
 CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
 MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
 DETECTORS = {
@@ -48,42 +46,6 @@ OOD_METRICS = (
     "average_precision_out",
 )
 TRIALS = range(3)
-
-
-class Reader(HTMLParser):
-    """Gathers what stands in each kind of element, and elements that are not closed in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.found, self.images, self.links, self.ids = [], [], [], [], set()
-        self.disordered = []
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.ids.add(attributes.get("id"))
-        self.images += [attributes] if tag == "img" else []
-        self.links += [attributes[name] for name in ("src", "href") if name in attributes]
-        if tag not in VOID:
-            self.open.append((tag, attributes.get("class", "")))
-
-    def handle_endtag(self, tag):
-        if self.open.pop()[0] != tag:
-            self.disordered.append(tag)
-
-    def handle_data(self, data):
-        if self.open:
-            self.found.append((*self.open[-1], data))
-
-    def texts(self, tag, kind=None):
-        return [text for name, its, text in self.found if name == tag and kind in (its, None)]
-
-
-def parse(html):
-    reader = Reader()
-    reader.feed(html)
-    return reader
-
-
 TRAINING = TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)
 SETTINGS = Settings(
     data="isic2019-mini",

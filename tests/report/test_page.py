@@ -3,7 +3,8 @@ import re
 import shutil
 
 import pytest
-from fabricated import BLANK, parse
+from elements import parse
+from fabricated import BLANK
 from PIL import Image
 
 from misgiving.errors import DataError

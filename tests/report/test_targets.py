@@ -1,7 +1,8 @@
 from dataclasses import replace
 
 import pytest
-from fabricated import BLANK, parse
+from elements import parse
+from fabricated import BLANK
 from policy_rows import bins, calibrations, interval, ood, policies, policy
 
 from misgiving.report.findings.detectors import (

@@ -1,4 +1,7 @@
+import shutil
+
 import pytest
+from small import SMALL
 from tiny import TINY
 
 from misgiving.reproduction.aggregate import collect
@@ -22,4 +25,13 @@ def reproduction(trial_data, tmp_path_factory):
     out = tmp_path_factory.mktemp("reproduction")
     reproduce_units(trial_data, out, run=on_this_machine(threads=1))
     collect(trial_data, out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def small_reproduction(cache, reproduction, tmp_path_factory):
+    """What `small.py` makes, collected from units that are finished; tests leave it as it is."""
+    out = tmp_path_factory.mktemp("small")
+    shutil.copytree(reproduction / "units", out / "units")
+    collect(TrialData(SMALL, cache), out)
     return out

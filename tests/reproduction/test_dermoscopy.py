@@ -2,11 +2,13 @@
 
 import csv
 import json
+import re
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from elements import parse
 from PIL import Image
 
 from misgiving.report.page import write_report
@@ -183,3 +185,40 @@ def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
         ("proposed", "", "1"),
         ("proposed", "vanilla", "1"),
     }
+
+
+@pytest.fixture(scope="module")
+def page(reproduced):
+    _, out = reproduced
+    return parse((out / "report.html").read_text(encoding="utf-8"))
+
+
+grouped = pytest.mark.parametrize("reproduced", ["grouped"], indirect=True)
+
+
+@grouped
+def test_a_grouped_reproduction_is_tuned_and_monitored_on_the_tuning_set(page):
+    texts = [text.strip() for _, _, text in page.found]
+    for name, expected in {"monitored": "tune", "tuning": "tune", "measured": "test"}.items():
+        assert texts[texts.index(f"{name} set") + 1] == expected
+    remarks = " ".join(page.texts("li"))
+    assert "ODIN is tuned on the in-distribution images of the tune set" in remarks
+    assert "monitored on the tune set" in remarks
+
+
+@grouped
+def test_curves_and_findings_are_of_the_monitored_set(reproduced, page):
+    _, out = reproduced
+    assert {row["set"] for row in table(out / "histories.csv")} == {"train", "tune"}
+    captions = " ".join(page.texts("figcaption"))
+    assert re.search(r"classifiers\s+on\s+the tune set", captions)
+    assert "validation" not in captions
+    summary = " ".join(page.texts("li"))
+    assert "on the tune set (95 % of vanilla's mean final value" in summary
+
+
+def test_the_time_of_the_units_is_on_the_page(page):
+    texts = [text.strip() for _, _, text in page.found]
+    told = texts[texts.index("training and measuring, summed over units") + 1]
+    assert re.fullmatch(r"[\d.]+ minutes", told)
+    assert float(told.split()[0]) > 0

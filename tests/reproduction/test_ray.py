@@ -8,13 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
-from on_cluster import SMALL
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
-from misgiving.reproduction.aggregate import collect
 from misgiving.reproduction.protocol import Unit
-from misgiving.reproduction.trial_data import TrialData
 
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
 HOLD = """
@@ -67,7 +64,7 @@ def unfinished(out):
     return [path for path in out.rglob("*.partial") if path.is_dir()]
 
 
-def until(found, *, seconds=120):
+def until(found, *, seconds=600):
     """What `found` gives as soon as it is something."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
@@ -81,20 +78,19 @@ needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks i
 
 @needs_proc
 def test_a_cluster_whose_worker_is_killed_gives_the_files_of_one_process(
-    environment, two_workers, cache, reproduction, tmp_path
+    environment, two_workers, cache, small_reproduction, tmp_path
 ):
-    shutil.copytree(reproduction / "units", tmp_path / "serial" / "units")
-    collect(TrialData(SMALL, cache), tmp_path / "serial")
-    script = [sys.executable, str(Path(__file__).with_name("on_cluster.py")), two_workers]
-    with subprocess.Popen([*script, str(tmp_path / "ray"), str(cache)], env=environment) as run:
+    script = [sys.executable, str(Path(__file__).with_name("small.py"))]
+    command = [*script, str(tmp_path / "ray"), str(cache), two_workers]
+    with subprocess.Popen(command, env=environment) as run:
         until(lambda: unfinished(tmp_path / "ray" / "units" / "ood_detection"))
         (busy,) = [pid for pid, title in started(environment) if "ray::ood_detection" in title]
         os.kill(busy, signal.SIGKILL)
         assert not (tmp_path / "ray" / Unit("ood_detection", 0, "vanilla").folder).exists()
     assert run.returncode == 0
     for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
-        of_ray, of_one = (tmp_path / place / name for place in ("ray", "serial"))
-        assert of_ray.read_bytes() == of_one.read_bytes()
+        of_ray = (tmp_path / "ray" / name).read_bytes()
+        assert of_ray == (small_reproduction / name).read_bytes()
     assert unfinished(tmp_path / "ray") == []
 
 
@@ -109,13 +105,17 @@ def test_ctrl_c_leaves_neither_a_process_nor_a_half_written_unit(environment, tm
         start_new_session=True,
         text=True,
     ) as run:
-        until(lambda: unfinished(tmp_path / "out"))
-        os.killpg(run.pid, signal.SIGINT)
-        _, errors = run.communicate()
+        try:
+            until(lambda: unfinished(tmp_path / "out"))
+            os.killpg(run.pid, signal.SIGINT)
+            _, errors = run.communicate(timeout=600)
+        finally:
+            if run.poll() is None:
+                run.kill()
     assert errors.splitlines()[-1].startswith("error: stopped;")
     assert run.returncode == 130
     assert unfinished(tmp_path / "out") == []
-    until(lambda: not list(started(mine)), seconds=10)
+    until(lambda: not list(started(mine)))
 
 
 @pytest.mark.soak

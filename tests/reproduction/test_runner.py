@@ -1,6 +1,11 @@
 import json
+import random
 import shutil
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,6 +71,33 @@ def test_a_unit_that_fails_leaves_nothing_but_what_its_training_goes_on_from(
         reproduce_units(trial_data, tmp_path)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]
     assert left == ["vanilla.unfinished.safetensors"]
+
+
+def killed_while_at_work(command, out, moment):
+    """Kill a reproduction a moment after its first unit began; False if it had ended before."""
+    process = subprocess.Popen(command)
+    while process.poll() is None and not (out / "units").exists():
+        time.sleep(0.02)
+    try:
+        process.wait(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return True
+    shutil.rmtree(out)
+    return False
+
+
+def test_a_reproduction_killed_at_a_random_moment_ends_in_the_same_results(
+    small_reproduction, cache, tmp_path
+):
+    out, chance = tmp_path / "killed", random.Random(0)
+    command = [sys.executable, str(Path(__file__).with_name("small.py")), str(out), str(cache)]
+    assert any(killed_while_at_work(command, out, chance.uniform(0.0, 2.0)) for _ in range(20))
+    subprocess.run(command, check=True)
+    for name in ("results.csv", "intervals.csv", "histories.csv", "confusions.csv"):
+        assert (out / name).read_bytes() == (small_reproduction / name).read_bytes()
+    assert [path for path in out.rglob("*.partial") if path.is_dir()] == []
 
 
 @pytest.mark.parametrize("threads", [1, pytest.param(2, marks=pytest.mark.soak)])

@@ -29,7 +29,7 @@ def trained(devices, out, **options):
         "OMP_NUM_THREADS": "1",
     }
     command = [sys.executable, str(SCRIPT), str(devices), str(out), json.dumps(options)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr
     return json.loads(Path(f"{out}.json").read_text()), load_file(f"{out}.weights")
 
@@ -38,7 +38,7 @@ def trained(devices, out, **options):
     "options",
     [
         pytest.param({}, id="proposed"),
-        pytest.param({"auxiliary": "none"}, id="vanilla"),
+        pytest.param({"auxiliary": "none"}, id="vanilla", marks=pytest.mark.soak),
         pytest.param({"pairs": "halves", "sampling": "none"}, id="halves", marks=pytest.mark.soak),
         pytest.param(
             {"auxiliary": "mse", "primary_mean": "plain"}, id="mse", marks=pytest.mark.soak

@@ -77,7 +77,7 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
         return read(*arguments)
 
     def see(done, _):
-        waited.append(enough.wait(timeout=10))
+        waited.append(enough.wait(timeout=120))
         ahead.append(len(decoded) - done)
 
     monkeypatch.setattr(ImageFiles, "preprocessed", watched)
