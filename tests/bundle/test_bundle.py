@@ -13,8 +13,7 @@ import torch
 from bundled import SIDE, noisy_set
 from PIL import Image
 
-from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
-from misgiving.bundle.card import LIMITS
+from misgiving.bundle.bundle import FORMAT, LIMITS, Bundle, is_bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets.folders import unlabelled
@@ -273,12 +272,12 @@ def written(name, content):
         (written("bundle.json", "[]"), r"bundle\.json: missing or damaged"),
         (written("bundle.json", "[" * 100_000), r"bundle\.json: "),
         (written("calibrator.json", "{}"), r"calibrator\.json: missing or damaged"),
-        (written("policy.json", "{}"), r"policy\.json: is not a policy"),
+        (written("policy.json", "{}"), r"policy\.json: has format None"),
         (written("card.json", "1"), r"card\.json: missing or damaged"),
         (written("model.onnx", "nothing"), r"model\.onnx: not a readable graph"),
-        (written("detectors.safetensors", ""), "not readable detectors"),
+        (written("detectors.safetensors", ""), r"detectors\.safetensors: missing or damaged"),
         (without("calibrator.json"), r"calibrator\.json: missing or damaged"),
-        (without("detectors.safetensors"), "not readable detectors"),
+        (without("detectors.safetensors"), r"detectors\.safetensors: missing or damaged"),
         (without("model.onnx"), r"model\.onnx: not a readable graph"),
     ],
 )

@@ -17,21 +17,6 @@ from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 
 
-@pytest.fixture(scope="module")
-def training():
-    return scene(600)
-
-
-@pytest.fixture(scope="module")
-def queries():
-    return scene(50, seed=1)
-
-
-@pytest.fixture(scope="module")
-def detectors(training):
-    return FittedDetectors.fit(training)
-
-
 @pytest.mark.parametrize(
     ("samples", "width", "directions"),
     [(30, 64, 3), (600, 1280, 60), (4000, 300, 256), (5, 20, 1), (600, 20, 20)],

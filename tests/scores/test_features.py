@@ -15,21 +15,6 @@ from misgiving.scores.features import FEATURE_SCORES
 
 
 @pytest.fixture(scope="module")
-def training():
-    return scene(600)
-
-
-@pytest.fixture(scope="module")
-def queries():
-    return scene(50, seed=1)
-
-
-@pytest.fixture(scope="module")
-def detectors(training):
-    return FittedDetectors.fit(training)
-
-
-@pytest.fixture(scope="module")
 def principal(training):
     """Directions of the largest variance by numpy, and a map onto them that keeps the origin."""
     features = training.features.astype(np.float64)

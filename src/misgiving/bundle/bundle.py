@@ -1,8 +1,6 @@
-"""A bundle: from image files to decisions, and its files."""
+"""A bundle: from image files to decisions, with its files and its model card."""
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,19 +8,33 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle.card import CARD, READABLE, readable
 from misgiving.bundle.network import GRAPH, Network, Squares
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.errors import DataError, ExplainedError, UsageError
-from misgiving.files import write_json, write_text
+from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 
 FORMAT = 2
-FACTS = "bundle.json"
+FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
+
+LIMITS = (
+    "The guarantee holds for images drawn as the calibration images were: the same population, "
+    "devices and preparation.",
+    "`misgiving serve` tests whether the acceptance scores, the OOD scores and the accepted share "
+    "still match those of the calibration set. It does not test whether predictions are correct, "
+    "and cannot see a change that moves none of the three; `misgiving predict` tests nothing.",
+    "It is not a medical device and has no regulatory clearance.",
+    "A probability is always that of one of the model's classes: an image of another kind gets one "
+    "too. Detection of OOD images is not guaranteed.",
+    "Scores agree with those of the trained model to about four digits: an image exactly at a "
+    "threshold may be decided differently.",
+    "ODIN needs gradients and is not in the bundle.",
+)
+NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image is deferred."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,8 +71,14 @@ class Bundle:
             DataError: It is not a bundle, or a file is missing, changed, extra or damaged.
         """
         folder = Path(folder)
-        facts = _read_facts(folder)
-        with _damage_explained(folder / FACTS):
+        if not is_bundle(folder):
+            raise DataError(
+                f"{folder}: not a bundle (it has no {FACTS}); give a folder that `misgiving "
+                "export` wrote"
+            )
+        facts = read_json(folder / FACTS, remedy=AGAIN, version=FORMAT)
+        verify(folder, remedy=AGAIN)
+        with explain_damage(folder / FACTS, remedy=AGAIN):
             classes = tuple(facts["classes"])
             preprocessing = Preprocessing.from_dict(facts["preprocessing"])
             estimates_losses, fingerprint = facts["estimates_losses"], facts["fingerprint"]
@@ -81,7 +99,7 @@ class Bundle:
             preprocessing=preprocessing,
             estimates_losses=estimates_losses,
             engine=engine,
-            card=_read_json(folder / CARD),
+            card=read_json(folder / CARD, remedy=AGAIN),
             fingerprint=fingerprint,
         )
 
@@ -145,8 +163,57 @@ def write_bundle(
     write_json(folder / FACTS, facts)
     engine.save(folder)
     write_json(folder / CARD, dict(card))
-    write_text(folder / READABLE, readable(card))
+    write_text(folder / READABLE, _readable(card))
     seal(folder)
+
+
+def _readable(card: Mapping[str, Any]) -> str:
+    """The card as Markdown."""
+    sections = {
+        "Targets": _bullets(card["targets"]),
+        "Limits": _bullets(card["limits"]),
+        "Training data": [f"{card['data']['name']}, images of each class:", "", *_counts(card)],
+        "Training": _facts(
+            {
+                "backbone": card["architecture"]["backbone"],
+                **card["training"],
+                **card["preprocessing"],
+            }
+        ),
+        "Versions": _facts(card["versions"]),
+        "Fingerprints": _facts({"model": card["fingerprint"], "data": card["data"]["fingerprint"]}),
+    }
+    lines = ["# Model card", "", card["what"]]
+    for title, content in sections.items():
+        lines += ["", f"## {title}", "", *content]
+    return "\n".join(lines) + "\n"
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return [f"- {sentence}" for sentence in sentences]
+
+
+def _counts(card: Mapping[str, Any]) -> list[str]:
+    counts: Mapping[str, Mapping[str, int]] = card["class_counts"]
+    rows = [
+        [set_name, *(str(images.get(name, 0)) for name in card["classes"])]
+        for set_name, images in counts.items()
+    ]
+    return _table(["set", *card["classes"]], rows)
+
+
+def _facts(values: Mapping[str, object]) -> list[str]:
+    return _table(["", ""], [[name, str(value)] for name, value in values.items()])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    rule = ["---"] * len(header)
+    return [f"| {' | '.join(map(_cell, row))} |" for row in (header, rule, *rows)]
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def is_bundle(folder: Path) -> bool:
@@ -166,46 +233,3 @@ def is_bundle_not_run(folder: Path) -> bool:
             "`misgiving export` wrote"
         )
     return is_bundle(folder)
-
-
-def _read_facts(folder: Path) -> dict[str, Any]:
-    """Read `bundle.json`, once format and checksums of the bundle are verified."""
-    if not is_bundle(folder):
-        raise DataError(
-            f"{folder}: not a bundle (it has no {FACTS}); give a folder that `misgiving export` "
-            "wrote"
-        )
-    facts = _read_json(folder / FACTS)
-    found = facts.get("format")
-    if isinstance(found, int) and found > FORMAT:
-        raise DataError(
-            f"{folder / FACTS}: written by a newer version of misgiving (format {found}); "
-            "upgrade misgiving"
-        )
-    if found != FORMAT:
-        raise DataError(
-            f"{folder / FACTS}: has format {found!r}, and this version reads {FORMAT}; {AGAIN}"
-        )
-    verify(folder, remedy=AGAIN)
-    return facts
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    with _damage_explained(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            raise TypeError("holds no object")
-        return content
-
-
-@contextmanager
-def _damage_explained(path: Path) -> Iterator[None]:
-    """Turn every failure on a damaged file into one line that names the file."""
-    try:
-        yield
-    except DataError:
-        raise
-    except (ExplainedError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: missing or damaged ({error}); {AGAIN}") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: damaged (nested too deeply); {AGAIN}") from error

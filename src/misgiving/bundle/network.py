@@ -7,7 +7,7 @@ import numpy as np
 import onnxruntime
 from jaxtyping import Float, UInt8
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, reason_of
 
 GRAPH = "model.onnx"
 INPUT = "images"
@@ -67,8 +67,9 @@ def _session(path: Path, threads: int | None) -> Any:
             str(path), sess_options=options, providers=["CPUExecutionProvider"]
         )
     except Exception as error:  # onnxruntime has a class of its own for each kind of failure
-        first = " ".join(str(error).split())[:200]
-        raise DataError(f"{path}: not a readable graph ({first}); export again") from error
+        raise DataError(
+            f"{path}: not a readable graph ({reason_of(error)}); export again"
+        ) from error
 
 
 def _refuse_other_graph(path: Path, session: Any, size: int, num_classes: int) -> None:

@@ -28,7 +28,8 @@ class Decision(NamedTuple):
         ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
         reason: Why, in words.
         expected_loss: Expected cross-entropy in nats.
-        predicted_loss: Output of the loss estimator; higher means more likely wrong. No unit.
+        predicted_loss: Output of the loss estimator, not negated as the score of this name is:
+            higher means more likely wrong. No unit.
         acceptance_score: Higher means more likely correct.
         ood_score: Lower means more likely out-of-distribution.
     """

@@ -1,6 +1,5 @@
 """Decisions from the outputs of any model; a run, a bundle and the service share this code."""
 
-import json
 import math
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -13,8 +12,8 @@ from scipy.special import softmax
 from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.errors import DataError, UsageError
-from misgiving.files import whole_folder, write_json
+from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.results.formats import write_document
 from misgiving.results.predictions import Predictions
@@ -164,10 +163,9 @@ class DecisionEngine:
             DataError: A file is missing or damaged, or of another format.
         """
         policy, path = DeferralPolicy.load(folder / POLICY), folder / CALIBRATOR
-        try:
-            calibrator = Calibrator.from_dict(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise DataError(f"{path}: missing or damaged ({error}); {AGAIN}") from error
+        content = read_json(path, remedy=AGAIN)
+        with explain_damage(path, remedy=AGAIN):
+            calibrator = Calibrator.from_dict(content)
         detectors = FittedDetectors.load(folder / DETECTORS)
         return cls(
             classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors

@@ -25,7 +25,7 @@ RECENT = 100  # cases that a sentence describes; the tests use all
 SMALL = 0.1  # a difference from the usual mean rank that is described as "a little"
 JUMPS = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1.0]])  # how readily wealth changes its stake
 STAKES = np.array([-1.8, -0.9, 0.9, 1.8])  # on a p-value, as a slope: below 2, or all can be lost
-ON_PLACE = np.array([0.0, *STAKES, *(0 * STAKES)])
+ON_LOCATION = np.array([0.0, *STAKES, *(0 * STAKES)])
 ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
 NO_CASE = "No case has arrived yet."
@@ -120,7 +120,7 @@ class RankTest:
 
         Args:
             value: Score of the case; NaN counts as the lowest.
-            tie: Uniform from 0 to 1 and independent of all values: its place among equal ones.
+            tie: Uniform from 0 to 1 and independent of all values: breaks ties with earlier scores.
         """
         value = -math.inf if math.isnan(value) else value
         below, up_to = bisect_left(self._earlier, value), bisect_right(self._earlier, value)
@@ -131,10 +131,10 @@ class RankTest:
 
 
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
-    """Factors of the stakes: none, on the place and on the spread of the ranks."""
+    """Factors of the stakes: none, on the location and on the spread of the ranks."""
     ranks = np.asarray(p_values)[..., None]
     factors: Float[np.ndarray, "*streams stakes"] = (
-        1 + ON_PLACE * (ranks - 0.5) + ON_SPREAD * (abs(2 * ranks - 1) - 0.5)
+        1 + ON_LOCATION * (ranks - 0.5) + ON_SPREAD * (abs(2 * ranks - 1) - 0.5)
     )
     return factors
 
@@ -199,7 +199,7 @@ class DriftMonitor:
             score: Acceptance score.
             ood_score: OOD score, where the policy has a detector.
             accepted: True if the policy accepts the prediction.
-            content: A hash of the image, which decides the case's place among equal scores.
+            content: A hash of the image, which breaks ties between equal scores.
         """
         self.cases += 1
         lowest = -math.inf if ood_score is None else ood_score
@@ -259,9 +259,9 @@ def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:
     """Describe recent ranks by their mean, or by their spread where the mean is usual."""
     if not ranks:
         return NO_CASE
-    place, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
-    usual = abs(place - 0.5) < SMALL
-    if usual and abs(spread - 0.5) > abs(place - 0.5):
+    location, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
+    usual = abs(location - 0.5) < SMALL
+    if usual and abs(spread - 0.5) > abs(location - 0.5):
         little = "a little " if abs(spread - 0.5) < SMALL else ""
         where = "at the ends" if spread > 0.5 else "in the middle"
         return (
@@ -271,9 +271,9 @@ def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:
         )
     little = "a little " if usual else ""
     return (
-        f"{words.subject} {little}{words.higher if place > 0.5 else words.lower} in the last "
-        f"{len(ranks)} cases than before: on average they rank at {_percent(place)}, where 50 % is "
-        "usual."
+        f"{words.subject} {little}{words.higher if location > 0.5 else words.lower} in the last "
+        f"{len(ranks)} cases than before: on average they rank at {_percent(location)}, where 50 % "
+        "is usual."
     )
 
 

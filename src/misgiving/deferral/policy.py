@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -20,8 +20,8 @@ from misgiving.deferral.certificate import (
 from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.targets import Targets
-from misgiving.errors import DataError, UsageError, reason_of
-from misgiving.files import write_json
+from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.files import read_json, write_json
 from misgiving.manifests import sha256_of_json
 
 Scores = Float[np.ndarray, " n"]
@@ -141,15 +141,6 @@ class DeferralPolicy:
         content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
         return {**content, "checksum": sha256_of_json(content)}
 
-    @classmethod
-    def from_dict(cls, content: Any, *, name: str = "policy") -> "DeferralPolicy":
-        """Restore what `to_dict` gave, refused if it was changed; `name` is the file in errors."""
-        fields = _verified(content, name=name)
-        try:
-            return cls(**{**fields, "certificate": _certificate(fields["certificate"])})
-        except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{name}: is not a policy; {AGAIN}") from error
-
     def save(self, path: Path) -> None:
         """Write the policy as JSON, whole or not at all."""
         write_json(path, self.to_dict())
@@ -157,44 +148,17 @@ class DeferralPolicy:
     @classmethod
     def load(cls, path: Path) -> "DeferralPolicy":
         """Read a policy, refused if it was changed after it was written."""
-        try:
-            content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise DataError(
-                f"{path}: cannot be read ({reason_of(error)}); give the path of a policy file"
-            ) from error
-        except (ValueError, RecursionError) as error:
-            raise DataError(f"{path}: is not a policy (not valid JSON); {AGAIN}") from error
-        return cls.from_dict(content, name=str(path))
+        fields = read_json(path, remedy=AGAIN, version=FORMAT)
+        checksum = fields.pop("checksum", None)
+        with explain_damage(path, remedy=AGAIN):
+            if sha256_of_json(fields) != checksum:
+                raise DataError(f"{path}: was changed after it was calibrated; {AGAIN}")
+            del fields["format"]
+            return cls(**{**fields, "certificate": _certificate(fields["certificate"])})
 
 
 def _to_json(threshold: float | None) -> float | str | None:
     return "-inf" if threshold == -math.inf else threshold  # JSON has no infinity
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(constant)
-
-
-def _verified(content: Any, *, name: str) -> dict[str, Any]:
-    """The fields without format number and checksum."""
-    if not isinstance(content, dict) or "checksum" not in content:
-        raise DataError(f"{name}: is not a policy; {AGAIN}")
-    fields = dict(content)
-    written = fields.pop("checksum")
-    if fields.get("format") != FORMAT:
-        raise DataError(
-            f"{name}: has format {fields.get('format')!r}, but this version reads format "
-            f"{FORMAT}; {AGAIN}"
-        )
-    try:
-        unchanged = sha256_of_json(fields) == written
-    except ValueError:  # NaN or infinity
-        unchanged = False
-    if not unchanged:
-        raise DataError(f"{name}: was changed after it was calibrated; {AGAIN}")
-    del fields["format"]
-    return fields
 
 
 def _certificate(fields: Mapping[str, Any]) -> Certificate:

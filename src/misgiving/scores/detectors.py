@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
 from misgiving.results.predictions import Predictions
 from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Training
@@ -104,21 +104,17 @@ class FittedDetectors:
         Raises:
             DataError: The file is missing or damaged.
         """
-        try:
+        with explain_damage(path, remedy="calibrate or export again"):
             with safe_open(path, framework="np") as file:
                 names = json.loads((file.metadata() or {})["names"])
             arrays = load_file(path)
             directions = arrays.pop("directions")
             statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
             statistics = {name: {} for name in names if FEATURE_SCORES[name]}
-            for place, array in arrays.items():
-                name, key = place.split("/")
+            for path_of_array, array in arrays.items():
+                name, key = path_of_array.split("/")
                 statistics[name][key] = array
             return cls(directions=directions, statistics=statistics)
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise DataError(
-                f"{path}: not readable detectors ({error}); calibrate or export again"
-            ) from error
 
 
 def all_scores(
@@ -154,7 +150,10 @@ def scores_of_outputs(
     predicted_losses: Scores | None,
     detectors: FittedDetectors | None,
 ) -> dict[str, Scores]:
-    """Every score of a model's outputs, by name; not finite where a score is not defined."""
+    """Every score of a model's outputs, by name; not finite where a score is not defined.
+
+    `predicted_loss` is negated here, so that it is a confidence like the others.
+    """
     scores = {name: score(logits) for name, score in LOGIT_SCORES.items()}
     if predicted_losses is not None:
         scores["predicted_loss"] = -predicted_losses.astype(np.float64)

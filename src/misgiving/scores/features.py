@@ -155,10 +155,15 @@ def fit_nnguide(training: Training) -> Statistics:
 
 
 def score_nnguide(of: Statistics, _: Logits, features: Reduced) -> Scores:
-    """Energy times that of the ten most similar training samples (Park et al., 2023)."""
-    similarities = unit_vectors(features) @ of["guides"].T
-    count = min(SIMILAR, similarities.shape[1])
-    guidance = np.partition(similarities, -count, axis=1)[:, -count:].mean(axis=1)
+    """Energy times that of the ten most similar training samples (Park et al., 2023).
+
+    They are found in float32, in which only samples that are equally similar may be exchanged.
+    """
+    unit, guides = unit_vectors(features), of["guides"]
+    similarities = unit.astype(np.float32) @ guides.astype(np.float32).T
+    count = min(SIMILAR, len(guides))
+    nearest = guides[np.argpartition(similarities, -count, axis=1)[:, -count:]]
+    guidance = np.einsum("nd,nkd->n", unit, nearest) / count
     return np.asarray(guidance * energy(_head_logits(of, features)))
 
 

@@ -19,7 +19,7 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve.authentication import OPEN, Authentication
 from misgiving.serve.body_limits import BodyLimits
 from misgiving.serve.problems import ProblemError, documented
-from misgiving.serve.routes import case_images, cases, decisions, monitoring
+from misgiving.serve.routes import case_images, cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service
 from misgiving.serve.settings import Settings
@@ -40,8 +40,8 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
     """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
-        model: A `misgiving.bundle.Bundle`, or another model of squares.
-        store: Holds the cases.
+        model: A `misgiving.bundle.bundle.Bundle`, or another model of squares.
+        store: The database of cases.
         settings: Limits and options; without an API key, only this machine is served.
     """
     service = Service(model, store, settings)
@@ -55,7 +55,7 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
         redoc_url=None,
     )
     app.state.service = service
-    for resource in (decisions, cases, case_images, model_routes, monitoring):
+    for resource in (decisions, cases, case_images, model_routes):
         app.include_router(resource.router)
     app.add_api_route("/", _page, include_in_schema=False, response_class=HTMLResponse)
     app.mount("/page", StaticFiles(packages=[("misgiving.serve", "page")]))

@@ -1,4 +1,4 @@
-"""Limits on what clients send: length and time of a body, places in the queue, memory."""
+"""Limits on what clients send: length and time of a body, queue, memory."""
 
 import asyncio
 import math
@@ -145,7 +145,7 @@ class Ticket:
         self.images = self.held_bytes = 0
 
     def take(self, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Take places in the queue, and memory."""
+        """Reserve room in the queue, and memory."""
         self._admission.check(images=images, held_bytes=held_bytes)
         self._admission.images += images
         self._admission.held_bytes += held_bytes

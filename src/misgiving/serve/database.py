@@ -120,7 +120,7 @@ MIGRATIONS: tuple[Statements, ...] = (
 
 
 def migrate(
-    connection: Connection, place: str, migrations: Sequence[Statements] = MIGRATIONS
+    connection: Connection, location: str, migrations: Sequence[Statements] = MIGRATIONS
 ) -> None:
     """Bring a database to the newest schema within the caller's transaction.
 
@@ -131,8 +131,8 @@ def migrate(
         encoding = connection.scalar(text("SHOW server_encoding"))
         if encoding != "UTF8":
             raise DataError(
-                f"{place}: the database has the encoding {encoding}, which cannot hold every file "
-                "name; create one with: createdb --encoding UTF8 --template template0 NAME"
+                f"{location}: the database has the encoding {encoding}, which cannot store every "
+                "file name; create one with: createdb --encoding UTF8 --template template0 NAME"
             )
         # One process migrates at a time; in SQLite, the transaction ensures that.
         connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
@@ -140,7 +140,7 @@ def migrate(
     found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
     if found > len(migrations):
         raise DataError(
-            f"{place}: the store has schema {found}, and this version knows up to "
+            f"{location}: the store has schema {found}, and this version knows up to "
             f"{len(migrations)}; upgrade misgiving, or use another store"
         )
     for version in range(found + 1, len(migrations) + 1):
@@ -149,18 +149,18 @@ def migrate(
         connection.execute(SCHEMA.insert().values(version=version))
 
 
-def engine_for(place: str) -> Engine:
+def engine_for(location: str) -> Engine:
     """Create an engine for a database URL or the path of an SQLite file.
 
     Raises:
         UsageError: The URL is not supported, or its driver is not installed.
     """
-    url = _url(place)
+    url = _url(location)
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
     if url.get_backend_name() != "postgresql":
         raise UsageError(
-            f"{shown(place)}: unknown kind of store; give the path of an SQLite file, "
+            f"{shown(location)}: unknown kind of store; give the path of an SQLite file, "
             "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         )
     if importlib.util.find_spec("psycopg") is None:
@@ -174,16 +174,16 @@ def engine_for(place: str) -> Engine:
     )
 
 
-def shown(place: str) -> str:
-    """The place without its password."""
-    return _url(place).render_as_string(hide_password=True)
+def shown(location: str) -> str:
+    """The location without its password."""
+    return _url(location).render_as_string(hide_password=True)
 
 
-def _url(place: str) -> URL:
-    if "://" not in place:
-        return URL.create("sqlite", database=place)
+def _url(location: str) -> URL:
+    if "://" not in location:
+        return URL.create("sqlite", database=location)
     try:
-        return make_url(place)
+        return make_url(location)
     except ArgumentError as error:
         raise UsageError(
             "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
@@ -192,7 +192,7 @@ def _url(place: str) -> URL:
 
 def _sqlite(url: URL) -> Engine:
     if url.database in (None, "", ":memory:"):
-        raise UsageError("a store in memory loses its cases; name a file")
+        raise UsageError("a store in memory loses its cases; give a file")
     folder = Path(str(url.database)).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder for the store; create it first")

@@ -58,7 +58,7 @@ class ProblemError(Exception):
 
 
 def too_busy(detail: str) -> ProblemError:
-    """A refusal of a request that may be sent again in a moment."""
+    """A refusal of a request that may be sent again soon."""
     return ProblemError(HTTPStatus.TOO_MANY_REQUESTS, detail, headers={"Retry-After": "1"})
 
 

@@ -18,16 +18,16 @@ Outcome = Literal["accept", "defer", "ood"]
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL cannot store NUL
 
 
-def zulu(moment: datetime) -> str:
-    """Format in UTC and with fixed width, so that texts sort like moments."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+def zulu(time: datetime) -> str:
+    """Format in UTC and with fixed width, so that texts sort as times do."""
+    return time.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
-def _utc(moment: datetime) -> datetime:
+def _utc(time: datetime) -> datetime:
     try:
-        return moment.astimezone(UTC)
+        return time.astimezone(UTC)
     except OverflowError as error:
-        raise ValueError("a moment must be in the years 1 to 9999 in UTC") from error
+        raise ValueError("a time must be in the years 1 to 9999 in UTC") from error
 
 
 def _finite_or_none(value: Any) -> Any:

@@ -38,7 +38,7 @@ LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits 
 
 @runtime_checkable
 class Model(Protocol):
-    """A thread-safe model, such as `misgiving.bundle.Bundle`."""
+    """A thread-safe model, such as `misgiving.bundle.bundle.Bundle`."""
 
     @property
     def classes(self) -> Sequence[str]: ...

@@ -64,10 +64,10 @@ class CaseQuery(Record):
         description="The predicted class.",
     )
     received_since: Instant | None = Field(
-        default=None, description="Received at this moment or later."
+        default=None, description="Received at this time or later."
     )
     reviewed_since: Instant | None = Field(
-        default=None, description="Reviewed at this moment or later."
+        default=None, description="Reviewed at this time or later."
     )
     order: Literal["expected_error", "newest"] = Field(
         default="expected_error", description="Most likely wrong first, or newest first."
@@ -90,13 +90,13 @@ class CaseQuery(Record):
         return and_(True, *clauses)
 
 
-def first_id_at(moment: datetime) -> str:
-    """The smallest id of this moment or later; ids start with their time in microseconds.
+def first_id_at(time: datetime) -> str:
+    """The smallest id of this time or later; ids start with their time in microseconds.
 
     >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
     '000000000f4240'
     """
-    return f"{max(0, (moment - EPOCH) // timedelta(microseconds=1)):014x}"
+    return f"{max(0, (time - EPOCH) // timedelta(microseconds=1)):014x}"
 
 
 class Page(NamedTuple):
@@ -128,22 +128,22 @@ class Store:
         self._writing = engine.execution_options(**{WRITES: True})
 
     @classmethod
-    def open(cls, place: str) -> "Store":
+    def open(cls, location: str) -> "Store":
         """Open a database URL or the path of an SQLite file, which is created if there is none.
 
         Raises:
             DataError: It cannot be opened, or a newer version has written it.
-            UsageError: The place is not supported.
+            UsageError: The location is not supported.
         """
-        store = cls(engine_for(place))
+        store = cls(engine_for(location))
         try:
             with store._writing.begin() as connection:
-                migrate(connection, shown(place))
+                migrate(connection, shown(location))
         except SQLAlchemyError as error:
             store.close()
             reason = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"{shown(place)}: the store cannot be opened ({reason}); check the place, or "
+                f"{shown(location)}: the store cannot be opened ({reason}); check the location, or "
                 "choose another one with the option store"
             ) from error
         except BaseException:

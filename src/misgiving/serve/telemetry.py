@@ -160,7 +160,7 @@ class JsonLines(logging.Formatter):
 
     Args:
         names: True if lines may contain file names. Otherwise an exception is logged by its type
-            and place only, since its text may contain anything.
+            and line only, since its text may contain anything.
     """
 
     def __init__(self, *, names: bool = False) -> None:
@@ -168,20 +168,20 @@ class JsonLines(logging.Formatter):
         self._names = names
 
     def format(self, record: logging.LogRecord) -> str:
-        moment = datetime.fromtimestamp(record.created, UTC)
+        created = datetime.fromtimestamp(record.created, UTC)
         content = {
-            "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "time": created.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
             **getattr(record, "fields", {}),
         }
         if record.exc_info and record.exc_info[1]:
-            describe = self.formatException if self._names else _types_and_places
+            describe = self.formatException if self._names else _types_and_lines
             content["traceback"] = describe(record.exc_info)
         return json.dumps(content)
 
 
-def _types_and_places(exc_info: Any) -> str:
+def _types_and_lines(exc_info: Any) -> str:
     """A traceback without the texts of its exceptions, the first cause first."""
     chain: list[BaseException] = [exc_info[1]]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) and cause not in chain:

@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving.bundle.bundle import Bundle, is_bundle, write_bundle
-from misgiving.bundle.card import LIMITS, NO_GUARANTEE
+from misgiving.bundle.bundle import LIMITS, NO_GUARANTEE, Bundle, is_bundle, write_bundle
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load, versions
 from misgiving.decisions.engine import load_engine

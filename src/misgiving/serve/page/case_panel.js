@@ -158,7 +158,7 @@ function keyOf(name, index, one) {
 
 export function pick(key) {
   const one = selectedCase();
-  const index = Object.keys(one.probabilities).findIndex((name, place) => keyOf(name, place, one) === key);
+  const index = Object.keys(one.probabilities).findIndex((name, position) => keyOf(name, position, one) === key);
   at("classes").children[index]?.click();
 }
 

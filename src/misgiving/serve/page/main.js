@@ -26,7 +26,7 @@ const KEYS = {
 };
 const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // keys that other controls use themselves
 const STEADY = ["j", "k", ...MOVES]; // keys that repeat while they are held; others act once
-const PLACES = "body, #list, #list *, #detail, #detail *"; // elements where keys act
+const KEY_TARGETS = "body, #list, #list *, #detail, #detail *"; // elements where keys act
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
@@ -44,7 +44,7 @@ function onKey(event) {
 
 function acts(key, target) {
   if (MOVES.includes(key)) return target.matches("body, #list, #detail");
-  return at("shortcuts").checked && target.matches(PLACES);
+  return at("shortcuts").checked && target.matches(KEY_TARGETS);
 }
 
 function showKeys() {

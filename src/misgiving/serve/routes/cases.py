@@ -135,7 +135,7 @@ def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
-    """Confirm the model's class or name another one; earlier reviews are kept."""
+    """Confirm the model's class or choose another one; earlier reviews are kept."""
     final_class = remark.named or case.predicted_class
     if final_class not in case.probabilities:
         raise UsageError(

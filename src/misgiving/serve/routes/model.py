@@ -1,20 +1,26 @@
-"""`/model` and `/calibration`: the model, its policy, and other operating points."""
+"""`/model`, `/calibration`, `/drift`, `/health` and `/metrics`: the model and its state."""
 
 import importlib.metadata
 import math
 import platform
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from http import HTTPStatus
+from typing import Any, Literal
 
 from fastapi import APIRouter
+from fastapi.responses import Response
+from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.serve.drift_tracker import Drift
+from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep
 
-router = APIRouter(tags=["model"])
+router = APIRouter()
 
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 PACKAGES = ("misgiving", "numpy", "onnxruntime", "pillow", "fastapi", "sqlalchemy")
 NOTICE = (
     "For research, and for experts who check every decision. Not a medical device; not for "
@@ -90,7 +96,13 @@ class Calibration(BaseModel):
     )
 
 
-@router.get("/model")
+class Health(BaseModel):
+    """The service works."""
+
+    status: Literal["ok"]
+
+
+@router.get("/model", tags=["model"])
 async def describe_model(service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
@@ -109,7 +121,7 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
     )
 
 
-@router.get("/calibration")
+@router.get("/calibration", tags=["model"])
 def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
     policy = service.model.policy
@@ -134,6 +146,38 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         ),
         command=command(policy),
     )
+
+
+@router.get("/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
+def check_health(service: ServiceDep) -> Health:
+    """Check the database and the threads; needs no key."""
+    service.store.ping()
+    if not service.alive:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "a thread of the service has ended, or all decoding threads hang; restart the service",
+        )
+    return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    tags=["monitoring"],
+    responses=content("text/plain", {"type": "string"}),
+    response_class=Response,
+)
+async def get_metrics(service: ServiceDep) -> Response:
+    """Get the metrics in Prometheus' text format."""
+    service.metrics.waiting.set(service.admission.images)
+    service.metrics.hung_readers.set(service.workers.hung)
+    service.metrics.held_bytes.set(service.admission.held_bytes)
+    return Response(generate_latest(service.metrics.registry), media_type=PROMETHEUS)
+
+
+@router.get("/drift", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
+def get_drift(service: ServiceDep) -> Drift:
+    """Test for drift; the tests may be read after every case."""
+    return Drift(summary=NO_POLICY) if service.drift is None else service.drift.update()
 
 
 def command(policy: DeferralPolicy) -> str:
