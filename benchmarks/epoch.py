@@ -25,7 +25,7 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
-from misgiving.training.devices import fabric_of
+from misgiving.training.devices import start_fabric
 from misgiving.training.loop import objective_of, train_epoch
 from misgiving.training.resume import TrainingState
 
@@ -117,7 +117,7 @@ def sides(
     model = JointClassifier(backbone, CLASSES, pretrained=False)
     groups = [{"params": list(model.parameters()), "initial_lr": config.learning_rate}]
     optimizer = Adam(groups, fused=True)
-    fabric = fabric_of(config)
+    fabric = start_fabric(config.device, precision=config.precision)
     module, wrapped = fabric.setup(model, optimizer)
     objective = objective_of(config, images, fabric.device)
     state = TrainingState(model=model, optimizer=wrapped)

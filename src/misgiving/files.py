@@ -24,12 +24,12 @@ many countries, at the start of a line, and with the full-width signs of East As
 
 UMASK = os.umask(0o077)  # it can only be read by setting it: once, before there are threads
 os.umask(UMASK)
-LOCK_DELAY = 10.0  # seconds between creating a temporary file and locking it, at the very most
+LOCK_DELAY = 10.0  # seconds, at most, between creating a temporary file and locking it
 
 
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; rename it to `path` if the block ends well."""
+    """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
     _refuse_special_file(path)
     _make_parent(path)
     _remove_abandoned(path)
@@ -47,7 +47,7 @@ def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; rename it to `path`, replacing it, if all is well."""
+    """Yield a temporary folder beside `path`; replace `path` by it if the block succeeds."""
     _make_parent(path)
     _remove_abandoned(path)
     made = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent))
@@ -159,7 +159,7 @@ def clear_abandoned(paths: Iterable[Path]) -> None:
 
 
 def _remove_abandoned(path: Path) -> bool:
-    """Remove temporary files whose lock nobody holds, as their process has ended.
+    """Remove temporary files whose lock is free, as their process has ended.
 
     Returns:
         True if a file is left: its process lives, or may lock it soon.

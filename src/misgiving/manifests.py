@@ -37,7 +37,7 @@ def sha256_of_lines(lines: Iterable[str]) -> str:
 
 
 def sha256_of_json(content: Any) -> str:
-    """SHA-256 of a JSON value, whatever the order of its keys; NaN is a ValueError."""
+    """SHA-256 of a JSON value, regardless of the order of its keys; NaN is a ValueError."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return sha256_of(text.encode())
 

@@ -85,7 +85,7 @@ class Audit:
     def write(self, place: Path) -> Path:
         """Write everything as JSON, and the findings as CSV.
 
-        The place is a folder, for `audit.json` and `findings.csv`, or one of two files, `.json` or
+        `place` is a folder, for `audit.json` and `findings.csv`, or one of two files, `.json` or
         `.csv`, next to which the other is written.
         """
         report, table = place / "audit.json", place / "findings.csv"

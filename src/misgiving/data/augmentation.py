@@ -72,7 +72,7 @@ def _vary(
 def _affine(
     draws: Float[Tensor, "batch 8"], settings: AugmentationSettings, *, aspect: float
 ) -> Float[Tensor, "batch 2 3"]:
-    """Map from places in the result to places in the image, both from -1 to 1 along each side.
+    """Map from positions in the result to positions in the image, both from -1 to 1 on each side.
 
     `aspect`, width over height, keeps the rotation a rotation where the image is not square.
     """

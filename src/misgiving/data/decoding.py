@@ -48,8 +48,8 @@ class Decoded(NamedTuple):
 
     Attributes:
         image: The pixels.
-        height: Of the image in the file, once upright.
-        width: Likewise.
+        height: Height of the upright image in the file.
+        width: Width of the upright image in the file.
         reduction: Pixels of the file per pixel of `image`, along a side.
     """
 

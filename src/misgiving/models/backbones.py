@@ -94,7 +94,7 @@ def _create_timm(name: str, pretrained: bool, **options: Any) -> Any:
 def default_taps(model: nn.Module) -> tuple[int, ...]:
     """Feature levels for the loss estimator: the paper's four in a VGG, elsewhere the last four.
 
-    timm counts the output of a VGG's last pooling as a level of its own; the paper's convolutions
+    timm counts the output of a VGG's last pooling as a separate level; the paper's convolutions
     4, 7, 10 and 13 of VGG-16 are the four levels before it.
     """
     levels = len(_feature_info(model))

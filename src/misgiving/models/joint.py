@@ -59,7 +59,7 @@ class JointClassifier(nn.Module):
         image_size: Side of the images in pixels, for backbones that are built for one size.
 
     Images are float in [0, 1]: the backbone's normalisation is a layer of this module. The
-    estimator draws its initial weights from a generator of its own, so that the classifier gets
+    estimator draws its initial weights from a separate generator, so that the classifier gets
     the same random numbers as one without an estimator.
 
     >>> model = JointClassifier("vgg16_mini", num_classes=3, pretrained=False).eval()
@@ -148,7 +148,7 @@ def outputs_of(
 def _create_estimator(
     channels: Sequence[int], hidden: int, num_classes: int | None
 ) -> LossEstimator:
-    """Draw the initial weights from a generator of its own."""
+    """Draw the initial weights from a separate generator."""
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, ()))
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well

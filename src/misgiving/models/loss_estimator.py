@@ -67,7 +67,7 @@ class _Average(torch.autograd.Function):
 
 
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
-    """Sorted log-probabilities, entropy and log-sum-exp of each sample, whatever the classes.
+    """Sorted log-probabilities, entropy and log-sum-exp of each sample, regardless of class order.
 
     Detached: the estimator learns from the classifier's output without changing it.
 

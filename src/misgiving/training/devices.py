@@ -12,12 +12,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from misgiving.errors import UsageError
-from misgiving.training.config import TrainingConfig
 
 
 def device_named(name: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `mps` stands for on this machine."""
-    return _fabric(name).device
+    return start_fabric(name).device
 
 
 def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.device:
@@ -34,17 +33,13 @@ def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.d
     """
     if devices < 1 or nodes < 1:
         raise UsageError(f"`devices` and `nodes` must be at least 1, got {devices} and {nodes}")
-    return _fabric(device, devices=devices, nodes=nodes).device
+    return start_fabric(device, devices=devices, nodes=nodes).device
 
 
-def fabric_of(config: TrainingConfig) -> Fabric:
-    """Fabric for a training, with all its processes."""
-    return _fabric(
-        config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
-    )
-
-
-def _fabric(device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true") -> Fabric:
+def start_fabric(
+    device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
+) -> Fabric:
+    """Fabric with all processes of the command."""
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it is talkative
     several = devices * nodes > 1
     try:

@@ -35,7 +35,7 @@ from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
-from misgiving.training.devices import compiled, fabric_of, set_up
+from misgiving.training.devices import compiled, set_up, start_fabric
 from misgiving.training.resume import ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
@@ -87,7 +87,9 @@ def train(
         TrainingError: The loss is no longer finite.
         UsageError: The device or precision is not available.
     """
-    fabric = fabric_of(config)
+    fabric = start_fabric(
+        config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
+    )
     objective = objective_of(config, training, fabric.device)
     optimizer = Adam(
         _parameter_groups(model, config),
@@ -274,14 +276,14 @@ def _usable(images: int, batch_size: int, processes: int) -> int:
     """Number of images of an epoch in batches that all processes share equally.
 
     A last batch of one image (for each process) is left out: it has no pairs, and batch
-    normalisation cannot take it. A set that is no larger is used all the same.
+    normalisation cannot take it. A set that is no larger is used anyway.
 
     >>> _usable(17, 8, 1), _usable(15, 8, 1), _usable(15, 8, 2), _usable(10, 8, 2)
     (16, 15, 14, 8)
     """
     shared = images - images % processes
-    lonely = shared % batch_size == processes
-    return shared - processes if lonely and shared > processes else shared
+    single = shared % batch_size == processes
+    return shared - processes if single and shared > processes else shared
 
 
 def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> ImageSet:
@@ -313,6 +315,6 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _mixed_seed(seed: int, *place: int) -> int:
-    """A seed of its own for each place where random numbers are drawn."""
-    return int(np.random.SeedSequence([seed, *place]).generate_state(1)[0])
+def _mixed_seed(seed: int, *use: int) -> int:
+    """A separate seed for each use of random numbers."""
+    return int(np.random.SeedSequence([seed, *use]).generate_state(1)[0])

@@ -142,7 +142,7 @@ class ResumeFile:
     def save(self, state: TrainingState) -> None:
         """Replace the file by the current state.
 
-        All processes take part, since each has random numbers of its own; the first one writes.
+        All processes take part, since each has its own random numbers; the first one writes.
         """
         random = {
             f"random.{name}": distributed.stacked(value)

@@ -35,7 +35,7 @@ LOCAL_HEADER = 30  # bytes before the name in a zip file
 
 
 class Member(NamedTuple):
-    """An array in an `.npz` file, and the place of its values.
+    """An array in an `.npz` file, and the location of its values.
 
     Attributes:
         path: The file.
@@ -166,7 +166,7 @@ class InflatedRows:
 class PackedImages:
     """Images in arrays of an `.npz` file, one array after another.
 
-    The key is that of the file, and the place in it.
+    The key is that of the file, with the array and row in it.
     """
 
     arrays: tuple[Member, ...]

@@ -175,7 +175,7 @@ class DerivedImages:
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
-        """Image and region, on which seed and mask have their effect."""
+        """Image and region; the region depends on seed and mask."""
         box, grid, _ = self.regions[index]
         return f"{self.kind}|{[*box, *grid]}|{self.source.key(index)}"
 

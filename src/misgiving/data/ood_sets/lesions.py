@@ -121,7 +121,7 @@ def _located(image: Picture) -> Mask | None:
 
 
 def _against_skin(channel: UInt8[np.ndarray, "height width"], seen: Mask) -> Plane:
-    """Darkness relative to that of skin in the same place."""
+    """Darkness relative to that of skin at the same position."""
     darkness = 255 - ndimage.gaussian_filter(channel.astype(np.float64), BLUR)
     return np.asarray(darkness - _skin(darkness, seen))
 

@@ -1,4 +1,4 @@
-"""OOD sets by name or from a place, checked, sampled and written as PNG files with a manifest."""
+"""OOD sets by name or from other data: checked, sampled, and written as PNG with a manifest."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -82,7 +82,7 @@ def picture_crops(
     pictures: tuple[str, ...] = PHOTOGRAPHS,
     described: str = f"{len(PHOTOGRAPHS)} photographs",
 ) -> Dataset:
-    """Crops at random places, evenly from all pictures; the picture is the group."""
+    """Crops at random positions, evenly from all pictures; the picture is the group."""
     size = f"{CROP_SIZE} x {CROP_SIZE}"
     random = np.random.default_rng(seed)
     shares = [len(part) for part in np.array_split(np.arange(CROPS), len(pictures))]
@@ -116,7 +116,7 @@ def _picture(name: str) -> Picture:
 def _random_crops(
     picture: Picture, count: int, random: np.random.Generator
 ) -> UInt8[np.ndarray, "count side side 3"]:
-    """Crops at different places."""
+    """Crops at different positions."""
     rows, columns = (side - CROP_SIZE + 1 for side in picture.shape[:2])
     places = random.choice(rows * columns, size=count, replace=False)
     return np.stack(
@@ -189,31 +189,28 @@ def from_place(
 ) -> Built:
     """A set of images from elsewhere, with the preprocessing of the held-out images.
 
-    The place is a folder of images at any depth; data as in `load_dataset`, whose groups are the
+    `place` is a folder of images at any depth; data as in `load_dataset`, whose groups are the
     sources; or `scikit-image` for crops of its photographs. Seed and count are as in `build`.
 
     Raises:
         UsageError: The count is below 1, or the kind of data is not known.
-        DataError: There is no such place, or it holds no image.
+        DataError: `place` does not exist or contains no images.
     """
     if place == SCIKIT_IMAGE:
         whole = picture_crops(held_out, seed, name=name)
     else:
-        found = _read(name, place)
+        folder = Path(place).expanduser()
+        if folder.is_dir():
+            found = unlabelled([folder], name=name)
+            inside = tuple(Path(path).relative_to(folder).as_posix() for path in found.ids)
+            found = replace(found, ids=inside, groups=inside)  # wherever the folder is
+        else:
+            found = load_dataset(place)
         if not len(found):
             raise DataError(f"{place}: contains no images; give another")
         ids = tuple(f"{name}-{identity}" for identity in found.ids)
         whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
     return _sampled(whole, seed, count)
-
-
-def _read(name: str, place: str) -> Dataset:
-    folder = Path(place).expanduser()
-    if not folder.is_dir():
-        return load_dataset(place)
-    found = unlabelled([folder], name=name)
-    inside = tuple(Path(identity).relative_to(folder).as_posix() for identity in found.ids)
-    return replace(found, ids=inside, groups=inside)  # independent of the folder's path
 
 
 def readable_set(

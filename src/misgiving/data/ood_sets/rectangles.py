@@ -1,4 +1,4 @@
-"""Places of boxes and crops in an image, given the pixels of the lesion."""
+"""Positions of boxes and crops in an image, given the pixels of the lesion."""
 
 from bisect import bisect_left
 from operator import itemgetter
@@ -144,7 +144,7 @@ def box_over_image(lesion: Mask) -> Box | None:
 def clean_square(soiled: Mask, random: np.random.Generator) -> Box | None:
     """A random square without a soiled pixel, of the largest possible side.
 
-    Its side is 20 to 35 % of the image's shorter side. All places of that side are equally likely.
+    Its side is 20 to 35 % of the image's shorter side. All its positions are equally likely.
 
     Returns:
         None where not even the smallest square is clean.
