@@ -12,9 +12,9 @@ from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_calibration,
     measure_classification,
+    measure_detection,
     measure_failures,
     measure_loss_estimation,
-    measure_ood,
 )
 from misgiving.models.joint import JointClassifier
 from misgiving.results.predictions import Predictions
@@ -205,6 +205,7 @@ def test_a_value_that_is_not_defined_is_no_measurement(predictions):
 
 
 def test_ood_rows_carry_set_and_detector():
-    rows = measure_ood(np.array([0.9, 0.8]), np.array([0.1]), dataset="nct", detector="odin")
+    inliers, outliers = {"odin": np.array([0.9, 0.8])}, {"odin": np.array([0.1])}
+    rows = measure_detection(inliers, outliers, "nct")
     assert {(row.dataset, row.detector) for row in rows} == {("nct", "odin")}
     assert value(rows, "odin", "auroc") == 1.0

@@ -68,7 +68,7 @@ def test_without_an_error_limit_the_reason_is_the_score(policy):
 
 
 def test_the_reason_for_an_ood_image_says_how_unusual_it_is(policy):
-    third = sorted(policy.calibration_ood_scores)[2]
+    third = sorted(policy.certificate.ood_scores)[2]
     assert "all but 0.75 % of the" in reason(policy, ood_score=third + 1e-9)
     assert "(p = 0.01)" in reason(policy, ood_score=third + 1e-9)
     assert "than all calibration cases" in reason(policy, ood_score=-99.0)

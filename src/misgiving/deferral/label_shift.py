@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.bounds import lower_bound, upper_bound
 from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 
 ROUNDING = 1e-9
@@ -35,37 +36,37 @@ class LabelShiftOutcome:
 
 
 def error_under_label_shift(
-    prevalence: Mapping[str, float],
+    targets: Targets,
     classes: Sequence[str],
     cases: ScoredCases,
     *,
     threshold: float | None,
     ood_limit: float | None,
-    level: float,
     thresholds_tried: int,
-) -> LabelShiftOutcome:
-    """Estimate and bound the error among accepted cases.
+) -> LabelShiftOutcome | None:
+    """Estimate and bound the error among accepted cases; None where no class shares are given.
 
     "Accepted and wrong" is counted by the score alone. "Accepted and correct" depends on the limit:
     if one case, chosen beforehand, were the limit, the other cases would be a simple random sample.
     So the case that sets the limit does not count, and the level is shared among all cases.
 
     Args:
-        prevalence: Shares of some classes; the others share the rest.
+        targets: Shares of some classes (the others share the rest), and the confidence.
         classes: Names of all classes, in the order of the labels.
         cases: The calibration set.
         threshold: Lowest accepted score; None: nothing is accepted.
         ood_limit: Only cases above it are accepted; None: no limit.
-        level: Probability with which the bound may fail.
         thresholds_tried: Number of thresholds among which one was chosen.
     """
+    if targets.prevalence is None:
+        return None
     totals = _by_class(cases, None, classes)
-    shares = complete_shares(prevalence, classes, cases=totals)
+    shares = complete_shares(targets.prevalence, classes, cases=totals)
     if threshold is None:
         return LabelShiftOutcome(shares=tuple(shares.tolist()), estimate=None, bound=None)
     reached, above = cases.scores >= threshold, cases.above(ood_limit)
     correct = _by_class(cases, reached & above & ~cases.wrong, classes)
-    each = level / (2 * np.count_nonzero(shares) * thresholds_tried)
+    each = (1 - targets.confidence) / (2 * np.count_nonzero(shares) * thresholds_tried)
     most_wrong = upper_bound(_by_class(cases, reached & cases.wrong, classes), totals, level=each)
     others = np.ones(len(cases), dtype=bool)
     if cases.ood_scores is not None and ood_limit is not None:

@@ -75,12 +75,6 @@ class DeferralPolicy:
         return self.certificate.ood_threshold
 
     @property
-    def calibration_ood_scores(self) -> Scores | None:
-        """OOD scores of the calibration cases, sorted; None without a detector."""
-        kept = self.certificate.ood_scores
-        return None if kept is None else np.array(kept, dtype=float)
-
-    @property
     def targets(self) -> Targets:
         """Error rates that were asked for."""
         return self.certificate.targets
@@ -113,10 +107,12 @@ class DeferralPolicy:
         if limit is not None:
             ood = ood_scores < limit
             accepted &= np.isfinite(ood_scores) & (ood_scores > limit)
-        calibration = self.calibration_ood_scores
+        calibration = self.certificate.ood_scores
         return Outcomes(
             np.select([ood, accepted], ["ood", "accept"], "defer"),
-            missing if calibration is None else conformal_p_values(ood_scores, calibration),
+            missing
+            if calibration is None
+            else conformal_p_values(ood_scores, np.array(calibration)),
         )
 
     def summary(self) -> list[str]:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank, upper_bound
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
-from misgiving.deferral.label_shift import LabelShiftOutcome, error_under_label_shift
+from misgiving.deferral.label_shift import error_under_label_shift
 from misgiving.deferral.multiple_testing import (
     Thresholds,
     candidate_thresholds,
@@ -69,7 +69,14 @@ def certify_thresholds(
         accepted=int(counts.accepted[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
-        label_shift=_label_shift(plan, calibration, threshold=threshold, ood_limit=limit),
+        label_shift=error_under_label_shift(
+            targets,
+            plan.classes,
+            calibration,
+            threshold=threshold,
+            ood_limit=limit,
+            thresholds_tried=len(plan.thresholds),
+        ),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         calibration_scores=CalibrationScores.from_cases(plan.thresholds, calibration, counts.kept),
     )
@@ -255,26 +262,6 @@ def _refuse_ties(ood_scores: Float[np.ndarray, " n"], limit: float) -> None:
             f"ood_scores equals the limit {limit:g} in {tied} of {len(ood_scores)} calibration "
             "cases, too many for one limit; choose another detector or `max_ood_false_alarms`"
         )
-
-
-def _label_shift(
-    plan: CertificationPlan,
-    calibration: ScoredCases,
-    *,
-    threshold: float | None,
-    ood_limit: float | None,
-) -> LabelShiftOutcome | None:
-    if plan.targets.prevalence is None:
-        return None
-    return error_under_label_shift(
-        plan.targets.prevalence,
-        plan.classes,
-        calibration,
-        threshold=threshold,
-        ood_limit=ood_limit,
-        level=1 - plan.targets.confidence,
-        thresholds_tried=len(plan.thresholds),
-    )
 
 
 def _class_outcomes(

@@ -178,28 +178,17 @@ def measure_calibration(
     return _measurements(dataset, detector, values)
 
 
-def measure_ood(
-    inliers: Float[np.ndarray, " n_in"],
-    outliers: Float[np.ndarray, " n_out"],
-    *,
-    dataset: str,
-    detector: str,
-) -> list[Measurement]:
-    """The five OOD metrics, in-distribution as positives, with average precision beside AUPR."""
-    return _measurements(dataset, detector, ood_metrics(inliers, outliers))
-
-
 def measure_detection(
     inliers: Mapping[str, Float[np.ndarray, " _"]],
     outliers: Mapping[str, Float[np.ndarray, " _"]],
     dataset: str,
 ) -> list[Measurement]:
-    """The OOD metrics of every detector on one set."""
+    """OOD metrics of every detector on one set; in-distribution is the positive class."""
     return [
         measurement
         for detector in inliers
-        for measurement in measure_ood(
-            inliers[detector], outliers[detector], dataset=dataset, detector=detector
+        for measurement in _measurements(
+            dataset, detector, ood_metrics(inliers[detector], outliers[detector])
         )
     ]
 

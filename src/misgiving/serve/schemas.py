@@ -14,7 +14,8 @@ from pydantic import (
     PlainSerializer,
 )
 
-Outcome = Literal["accept", "defer", "ood"]
+from misgiving.decisions.decision import Outcome
+
 NO_NUL = r"^[^\x00]*$"  # PostgreSQL cannot store NUL
 
 

@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from misgiving.decisions.decision import Outcome
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.database import (
     ARRIVALS,
@@ -36,7 +37,6 @@ from misgiving.serve.schemas import (
     Case,
     DecidedCase,
     Instant,
-    Outcome,
     Record,
     Review,
     zulu,

@@ -12,19 +12,12 @@ from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from misgiving.decisions.decision import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import harmless
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
-from misgiving.serve.schemas import (
-    NO_NUL,
-    Case,
-    CaseWithHistory,
-    Instant,
-    Moment,
-    Outcome,
-    Review,
-)
+from misgiving.serve.schemas import NO_NUL, Case, CaseWithHistory, Instant, Moment, Review
 from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError
 
 router = APIRouter(tags=["cases"])
