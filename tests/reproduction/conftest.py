@@ -1,3 +1,5 @@
+import fcntl
+import os
 import shutil
 
 import pytest
@@ -21,10 +23,18 @@ def trial_data(cache):
 
 @pytest.fixture(scope="session")
 def reproduction(trial_data, tmp_path_factory):
-    """A finished tiny reproduction with one thread; tests read it and leave it as it is."""
-    out = tmp_path_factory.mktemp("reproduction")
-    reproduce_units(trial_data, out, run=on_this_machine(threads=1))
-    collect(trial_data, out)
+    """A finished tiny reproduction with one thread; tests read it and leave it as it is.
+
+    All processes of a test run share it: the first that needs it makes it.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = shared / "reproduction"
+    with (shared / "reproduction.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "collected.json").exists():
+            reproduce_units(trial_data, out, run=on_this_machine(threads=1))
+            collect(trial_data, out)
     return out
 
 
