@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 
-from misgiving.reproduction.protocol import DIGITS, OdinSearch
+from misgiving.reproduction.protocol import DIGITS
+from misgiving.results.schema import OdinGrid
 
 TINY = replace(
     DIGITS,
     training=replace(DIGITS.training, epochs=1),
     in_distribution=("0", "1", "2"),
-    search=OdinSearch(tuning_set="histology", temperatures=(1.0, 1000.0), epsilons=(0.0,)),
+    odin=OdinGrid(tuning_set="histology", temperatures=(1.0, 1000.0), epsilons=(0.0,)),
     ood_sets=("histology", "boxes"),
     models=("vanilla", "proposed"),
     trials=2,

@@ -20,7 +20,7 @@ from misgiving.results.schema import (
     SetFacts,
     Settings,
     SplitLeakage,
-    UnitName,
+    Unit,
 )
 from misgiving.training.config import ModelConfig, TrainingConfig
 
@@ -221,7 +221,7 @@ DERMOSCOPY_SETTINGS = replace(
     leakage=(SplitLeakage("generalization", 0, 0, 0, 1682, separate=True),),
     compares_with_paper=True,
     unit_seconds=54321.0,
-    missing_units=(UnitName("generalization", 2, "mse"),),
+    missing_units=(Unit("generalization", 2, "mse"),),
 )
 
 
@@ -258,7 +258,8 @@ def dermoscopy_histories():
     for (rate, bonus), row in product(RATES.items(), histories):
         if row.model in ("vanilla", "proposed") and row.epoch % 2 == 0:
             shift = bonus if row.model == "vanilla" else 0.03
-            yield row._replace(
+            yield replace(
+                row,
                 experiment=f"learning_rate/{rate:g}",
                 epoch=row.epoch // 2,
                 balanced_accuracy=row.balanced_accuracy + shift,

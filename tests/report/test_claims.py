@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.report.findings import PLAIN, POINTS, Outcome, outcome_of, status_of
+from misgiving.report.findings import PLAIN, POINTS, Effect, effect_of, status_of
 from misgiving.report.findings.claims import (
     accuracy_finding,
     collapse_finding,
@@ -12,7 +12,7 @@ from misgiving.report.findings.claims import (
     ood_finding,
     ranking_finding,
 )
-from misgiving.report.rows import models_of, select, spread
+from misgiving.report.inputs import models_of, select, spread
 from misgiving.results.schema import HistoryRow, ResultInterval
 
 
@@ -46,27 +46,27 @@ def test_one_trial_has_no_standard_deviation(results):
 
 
 @pytest.mark.parametrize(
-    ("bounds", "outcome"),
+    ("bounds", "effect"),
     [
-        (ABOVE, Outcome.BETTER),
-        (ACROSS, Outcome.UNDECIDED),
-        (BELOW, Outcome.WORSE),
-        (NONE, Outcome.UNKNOWN),
-        ((0.0, 0.2), Outcome.UNDECIDED),
-        ((-0.2, 0.0), Outcome.UNDECIDED),
+        (ABOVE, Effect.BETTER),
+        (ACROSS, Effect.UNDECIDED),
+        (BELOW, Effect.WORSE),
+        (NONE, Effect.UNKNOWN),
+        ((0.0, 0.2), Effect.UNDECIDED),
+        ((-0.2, 0.0), Effect.UNDECIDED),
     ],
 )
-def test_only_an_interval_that_excludes_zero_decides(bounds, outcome):
-    assert outcome_of(difference(*bounds)) is outcome
+def test_only_an_interval_that_excludes_zero_decides(bounds, effect):
+    assert effect_of(difference(*bounds)) is effect
 
 
 @pytest.mark.parametrize("metric", ["fpr_at_tpr95", "detection_error", "aurc", "errors"])
 def test_less_is_better_for_errors(metric):
-    assert outcome_of(difference(*BELOW, metric=metric)) is Outcome.BETTER
+    assert effect_of(difference(*BELOW, metric=metric)) is Effect.BETTER
 
 
 def test_no_row_decides_nothing():
-    assert outcome_of(None) is Outcome.UNKNOWN
+    assert effect_of(None) is Effect.UNKNOWN
 
 
 @pytest.mark.parametrize(

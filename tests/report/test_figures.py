@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import matplotlib
@@ -18,7 +19,7 @@ from misgiving.report.figures.classes import (
 from misgiving.report.figures.classes import sensitivity_figure as sensitivities_of
 from misgiving.report.figures.curves import curve
 from misgiving.report.figures.curves import learning_figure as learning_of
-from misgiving.report.rows import select
+from misgiving.report.inputs import select
 from misgiving.results.schema import Confusion
 
 sensitivity_figure = partial(sensitivities_of, measured="validation")
@@ -79,7 +80,7 @@ def test_the_third_panel_shows_validation_accuracy_of_every_model_in_percent(his
 @pytest.mark.parametrize(("factor", "scale"), [(1.0, "linear"), (1e4, "log")])
 def test_losses_of_very_different_size_are_drawn_on_a_logarithmic_axis(histories, factor, scale):
     rows = [
-        row._replace(auxiliary_loss=factor if row.epoch == 1 else 1.0)
+        replace(row, auxiliary_loss=factor if row.epoch == 1 else 1.0)
         for row in select(histories, model="mse")
     ]
     assert panels(learning_figure(rows))["mse"].get_yscale() == scale

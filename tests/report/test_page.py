@@ -9,9 +9,8 @@ from PIL import Image
 
 from misgiving.errors import DataError
 from misgiving.report.findings.detectors import estimation_sentence
-from misgiving.report.inputs import read_inputs
+from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import render_page, write_report
-from misgiving.report.rows import select
 from misgiving.results.schema import Result, ResultInterval
 
 CLAIMS = 7

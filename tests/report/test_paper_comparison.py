@@ -21,11 +21,7 @@ BLANK = dict.fromkeys(
 OURS = replace(  # a run in which all that is recorded is the paper's
     DERMOSCOPY_SETTINGS,
     data="isic2019:somewhere",
-    images=SETTINGS.images,
-    in_distribution_images=SETTINGS.in_distribution_images,
-    classes=SETTINGS.classes,
-    in_distribution=SETTINGS.in_distribution,
-    unseen=SETTINGS.unseen,
+    **{name: paper.value for name, paper in SETTINGS.items() if not paper.section},
     split="paper",
     measured_set="validation",
     odin=replace(DERMOSCOPY_SETTINGS.odin, tuning_set="nct"),

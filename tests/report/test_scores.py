@@ -11,9 +11,8 @@ from misgiving.report.findings.detectors import (
     error_detection_sentences,
     estimation_sentence,
 )
-from misgiving.report.inputs import read_inputs
+from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import draw_figures, render_page
-from misgiving.report.rows import select
 from misgiving.report.views.detection import chosen_table, detector_tables
 from misgiving.report.views.models import error_detection_table
 from misgiving.results.schema import RiskPoint
@@ -43,7 +42,7 @@ def test_a_score_beats_msp_only_where_the_paired_interval_says_so(metric, bounds
     assert words in error_detection_sentences([beside_msp(metric, *bounds)], measured="test")[0]
 
 
-def test_every_model_is_counted_under_its_outcome():
+def test_every_model_is_counted_under_its_effect():
     rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("aurc", -0.03, -0.01, model="mse")]
     said = error_detection_sentences(rows, measured="test")[0]
     assert said.endswith(

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
+from fabricated import SETTINGS
 
 from misgiving.report.figures.curves import rates_figure
 from misgiving.report.findings.sweep import faster, only_proposed, speed_finding, sweep_of
+from misgiving.report.inputs import ReportInputs
 from misgiving.results.schema import HistoryRow, Result
 
 OWN = 1e-4
@@ -10,7 +14,9 @@ FAST, SLOW, NEVER = (0.5, 0.77, 0.78, 0.8), VANILLA, (0.1, 0.2, 0.2, 0.2)
 
 
 def read_sweep(results, histories, *, own_rate):
-    return sweep_of(results, histories, own_rate=own_rate, monitored="validation")
+    settings = replace(SETTINGS, training={"learning_rate": own_rate})
+    tables = {"results": results, "histories": histories, "settings": settings, "datasets": {}}
+    return sweep_of(ReportInputs(**{name: [] for name in ReportInputs._fields} | tables))
 
 
 def epochs(experiment, trial, model, values, part="validation"):

@@ -17,9 +17,8 @@ from misgiving.report.findings.target_errors import (
     target_status,
     targets_of,
 )
-from misgiving.report.inputs import read_inputs
+from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import render_page
-from misgiving.report.rows import select
 from misgiving.report.views.models import target_table
 
 POLICY = "policy/0.1"
@@ -151,7 +150,7 @@ def test_understated_errors_are_counted_over_trials(observed, trials):
 
 def test_bins_of_more_images_weigh_more():
     rows = select(bins(), model="proposed", trial=0, quantity="error_probability")
-    heavy = [row._replace(images=980 if row.predicted < 0.15 else 5) for row in rows]
+    heavy = [replace(row, images=980 if row.predicted < 0.15 else 5) for row in rows]
     assert "10.5 % and" in reliability_sentence(heavy)
 
 

@@ -8,10 +8,9 @@ from tiny import TINY
 
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.protocol import Unit
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import load_scores
-from misgiving.results.schema import Settings
+from misgiving.results.schema import Settings, Unit
 
 
 def rows(path):

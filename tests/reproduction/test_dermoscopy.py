@@ -13,10 +13,10 @@ from PIL import Image
 
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.ood_sources import ood_places
-from misgiving.reproduction.protocol import OdinSearch, Unit, protocol_for
+from misgiving.reproduction.protocol import ood_sources, protocol_for
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.schema import OdinGrid, Unit
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 LESIONS = 12  # of each class, with two pictures each
@@ -64,20 +64,19 @@ def isic(tmp_path_factory):
 
 
 def small_protocol(isic, split):
+    share = {} if split == "grouped" else {"validation_share": 0.25}
     protocol = protocol_for(
         f"isic2019:{isic}",
         model={"backbone": "vgg16_mini", "pretrained": False},
         training={"epochs": 1, "batch_size": 16, "device": "cpu"},
-        preprocessing={"image_size": 16},
-        places=ood_places([f"nct:tiles={isic / 'tiles'}"], ["tiles=noise of one source"]),
+        images={"image_size": 16, "split": split} | share,
+        sources=ood_sources([f"nct:tiles={isic / 'tiles'}"], ["tiles=noise of one source"]),
         trials=2,
         models=("vanilla", "proposed"),
         learning_rates=(1e-3,),
-        **({} if split == "grouped" else {"validation_share": 0.25}),
-        split=split,
     )
-    search = OdinSearch(tuning_set="tiles", temperatures=(1.0, 1000.0), epsilons=(0.0, 0.002))
-    return replace(protocol, search=search, replicates=50)
+    grid = OdinGrid(tuning_set="tiles", temperatures=(1.0, 1000.0), epsilons=(0.0, 0.002))
+    return replace(protocol, odin=grid, replicates=50)
 
 
 @pytest.fixture(scope="module", params=["paper", "grouped"])

@@ -8,9 +8,16 @@ from misgiving.data.datasets.dataset import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import MODELS, ModelName
-from misgiving.reproduction.ood_sources import DERIVED, OodPlace, ood_places
-from misgiving.reproduction.protocol import DIGITS, chosen_units, protocol_for, units
-from misgiving.training.config import ModelConfig
+from misgiving.reproduction.protocol import (
+    DERIVED,
+    DIGITS,
+    OodSource,
+    chosen_units,
+    ood_sources,
+    protocol_for,
+    units,
+)
+from misgiving.training.config import DataConfig, ModelConfig
 
 
 def test_every_unit_has_a_folder_of_its_own():
@@ -37,7 +44,6 @@ def test_the_columns_change_what_they_say():
         ({"unseen": ()}, "in_distribution"),
         ({"unseen": ("2",)}, "'2' cannot be both"),
         ({"learning_rates": (1e-3, 1e-3)}, "learning_rates"),
-        ({"split": "random"}, "'random'.*paper, grouped"),
         ({"ood_sets": ("boxes",)}, "tuning_set.*boxes.*'histology'"),
     ],
 )
@@ -72,7 +78,10 @@ def test_the_protocol_of_dermoscopy_is_the_papers():
     assert (training.beta1, training.weight_decay) == (0.9, 5e-4)
     assert (training.sampling, training.class_weights) == ("inverse", "inverse")
     assert (training.auxiliary, training.auxiliary_weight) == ("ranking", 0.5)
-    assert (protocol.trials, protocol.split, protocol.validation_share) == (3, "paper", 0.1)
+    assert (protocol.trials, protocol.images) == (
+        3,
+        DataConfig(split="paper", validation_share=0.1),
+    )
     assert protocol.in_distribution == ("MEL", "NV", "BCC", "AK", "DF")
     assert protocol.unseen == ("BKL", "VASC", "SCC")
     assert (
@@ -99,9 +108,9 @@ def test_without_nct_or_a_stand_in_the_tuning_set_must_be_chosen():
 
 
 def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
-    places = ood_places(["mine=a", "nct:histology=b", "clin_skin=c"], ["histology=two sources"])
-    protocol = protocol_for("isic2019:ISIC_2019", places=places)
-    assert protocol.search.tuning_set == "histology"
+    sources = ood_sources(["mine=a", "nct:histology=b", "clin_skin=c"], ["histology=two sources"])
+    protocol = protocol_for("isic2019:ISIC_2019", sources=sources)
+    assert protocol.odin.tuning_set == "histology"
     assert protocol.row("histology") == "nct"
     assert protocol.ood_sets == (
         "histology",
@@ -112,7 +121,9 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
         "derm_skin",
         "mine",
     )
-    assert places[1] == OodPlace(name="histology", place="b", stands_for="nct", about="two sources")
+    assert sources[1] == OodSource(
+        name="histology", location="b", stands_for="nct", about="two sources"
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,7 +144,7 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
 )
 def test_an_ood_set_that_is_named_wrongly_is_refused(named, about, message):
     with pytest.raises(UsageError, match=message):
-        ood_places(named, about)
+        ood_sources(named, about)
 
 
 def test_the_sweep_has_units_of_the_two_models_that_it_compares():
@@ -169,7 +180,7 @@ def test_data_without_a_protocol_is_refused():
 
 def test_a_share_has_no_meaning_for_the_grouped_split():
     with pytest.raises(UsageError, match="validation_share"):
-        protocol_for("digits", split="grouped", validation_share=0.2)
+        protocol_for("digits", images={"split": "grouped", "validation_share": 0.2})
 
 
 def test_the_names_of_models_are_the_choices_of_the_command_line():

@@ -11,7 +11,7 @@ import pytest
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
-from misgiving.reproduction.protocol import Unit
+from misgiving.results.schema import Unit
 
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
 HOLD = """

@@ -15,7 +15,7 @@ from tiny import TINY
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.protocol import Unit, chosen_units, units
+from misgiving.reproduction.protocol import chosen_units, units
 from misgiving.reproduction.runner import (
     is_finished,
     is_trained,
@@ -23,6 +23,8 @@ from misgiving.reproduction.runner import (
     reproduce_units,
 )
 from misgiving.reproduction.trial_data import Progress, TrialData
+from misgiving.results.schema import Unit
+from misgiving.training.config import DataConfig
 
 
 def test_a_finished_unit_is_not_done_again(trial_data, reproduction):
@@ -33,7 +35,7 @@ def test_a_finished_unit_is_not_done_again(trial_data, reproduction):
     assert finished == []
 
 
-@pytest.mark.parametrize("changes", [{"seed": 9}, {"validation_share": 0.7}])
+@pytest.mark.parametrize("changes", [{"seed": 9}, {"images": DataConfig(validation_share=0.7)}])
 def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache, changes):
     unit = Unit("generalization", 0, "vanilla")
     other = TrialData(replace(TINY, **changes), cache)

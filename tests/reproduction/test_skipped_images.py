@@ -11,11 +11,13 @@ from tiny import TINY
 from misgiving.errors import BadImagesError
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.ood_sources import OodPlace
-from misgiving.reproduction.protocol import OdinSearch
+from misgiving.reproduction.protocol import OodSource
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.schema import OdinGrid
+from misgiving.training.config import DataConfig
 
+FAILING = DataConfig(image_size=16, validation_share=0.4)
 BAD = ("a/1.png", "c/4.png")
 
 
@@ -38,24 +40,22 @@ def protocol(tmp_path_factory):
         in_distribution=("a", "b"),
         unseen=("c",),
         ood_sets=("scans", "boxes"),
-        places=(OodPlace(name="scans", place=str(folder / "scans")),),
-        search=OdinSearch(tuning_set="scans", temperatures=(1.0,), epsilons=(0.0,)),
-        preprocessing={"image_size": 16},
-        validation_share=0.4,
+        sources=(OodSource(name="scans", location=str(folder / "scans")),),
+        odin=OdinGrid(tuning_set="scans", temperatures=(1.0,), epsilons=(0.0,)),
+        images=DataConfig(image_size=16, validation_share=0.4, on_bad_image="skip"),
         models=("vanilla",),
         trials=1,
-        on_bad_image="skip",
     )
 
 
 def test_a_reproduction_fails_on_bad_images_unless_told(protocol, tmp_path):
     with pytest.raises(BadImagesError, match="2 of 90 images cannot be read"):
-        TrialData(replace(protocol, on_bad_image="fail"), tmp_path)
+        TrialData(replace(protocol, images=FAILING), tmp_path)
 
 
 def test_a_bad_image_of_an_ood_set_fails_too(protocol, tmp_path):
-    good = replace(protocol, on_bad_image="fail", data="digits", in_distribution=("0", "1"))
-    trial_data = TrialData(replace(good, unseen=("2",), preprocessing={}), tmp_path)
+    good = replace(protocol, images=DataConfig(), data="digits", in_distribution=("0", "1"))
+    trial_data = TrialData(replace(good, unseen=("2",)), tmp_path)
     with pytest.raises(BadImagesError, match=r"7\.png: not an image"):
         trial_data.outliers(0)
 

@@ -8,8 +8,10 @@ import pytest
 from tiny import TINY
 
 from misgiving.errors import UsageError
-from misgiving.reproduction.protocol import Unit, units
+from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import MEASURING, ONLY_SHOWN, TRAINING, TrialData
+from misgiving.results.schema import Unit
+from misgiving.training.config import DataConfig
 
 
 def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(trial_data):
@@ -41,7 +43,7 @@ def test_a_class_that_the_data_does_not_have_is_refused(cache):
 
 
 def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
-    trial_data = TrialData(replace(TINY, split="grouped"), cache)
+    trial_data = TrialData(replace(TINY, images=DataConfig(split="grouped")), cache)
     run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
     assert trial_data.evaluation_sets == ("tune", "tune", "test")
     assert set(run.sets) == {"train", "tune", "calibrate", "test"}

@@ -8,8 +8,8 @@ from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.evaluate import held_out
-from misgiving.workflows.train import Run, align, prepare_run, train_run
+from misgiving.workflows.evaluate import held_out, name_of
+from misgiving.workflows.train import Run, prepare_run, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
@@ -71,7 +71,7 @@ def test_the_seed_alone_decides_the_run(run, tmp_path):
 
 
 def test_images_are_aligned_with_a_models_classes_by_name(images):
-    aligned, left_out = align(images, ("c", "x", "a"))
+    aligned, left_out = images.align(("c", "x", "a"))
     assert left_out == 8
     assert aligned.classes == ("c", "x", "a")
     for name, label in zip(aligned.ids, aligned.labels, strict=True):
@@ -81,7 +81,7 @@ def test_images_are_aligned_with_a_models_classes_by_name(images):
 
 def test_data_of_other_classes_is_refused(images):
     with pytest.raises(DataError, match=r"\(a, b, c\).*\(x, y\)"):
-        align(images, ("x", "y"))
+        images.align(("x", "y"))
 
 
 def test_training_images_are_left_out_by_content_even_under_another_name(images):
@@ -144,6 +144,18 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
+
+
+@pytest.mark.parametrize("name", ["validation", "tune", "test"])
+def test_measured_images_of_one_set_of_the_split_have_its_name(images, name):
+    split = split_of(images, ["train"] * 10 + [name] * 14)
+    assert name_of(held_out(images, split)[0], split) == name
+
+
+def test_new_images_are_called_test_and_images_of_several_sets_held_out(images):
+    split = split_of(images, ["train"] * 10 + ["tune"] * 7 + ["test"] * 7)
+    assert name_of(held_out(images, split)[0], split) == "held_out"
+    assert name_of(coloured_set(seed=7), split) == "test"
 
 
 def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):

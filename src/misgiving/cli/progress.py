@@ -12,7 +12,7 @@ from rich.table import Table
 from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
-    from misgiving.reproduction.protocol import Unit
+    from misgiving.results.schema import Unit
     from misgiving.training.loop import Step
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")

@@ -26,9 +26,11 @@ TRAINING = (
 @command
 def reproduce(
     protocol: Annotated[Values, Fields(ProtocolConfig, optional=True)],
-    preprocessing: Annotated[Values, Fields(DataConfig, ("image_size",), optional=True)],
     images: Annotated[
-        Values, Fields(DataConfig, ("split", "validation_share", "on_bad_image"), optional=True)
+        Values,
+        Fields(
+            DataConfig, ("image_size", "split", "validation_share", "on_bad_image"), optional=True
+        ),
     ],
     network: Annotated[
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
@@ -131,8 +133,7 @@ def reproduce(
     from misgiving.report import wording
     from misgiving.report.page import write_report
     from misgiving.reproduction import aggregate
-    from misgiving.reproduction.ood_sources import ood_places
-    from misgiving.reproduction.protocol import chosen_units, protocol_for
+    from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
 
@@ -143,10 +144,9 @@ def reproduce(
         data,
         model=network,
         training=training,
-        preprocessing=preprocessing,
-        places=ood_places(ood or (), about or ()),
+        images=images,
+        sources=ood_sources(ood or (), about or ()),
         tuning_set=tuning_set,
-        **images,
         **protocol,
     )
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)

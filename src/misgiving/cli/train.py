@@ -1,7 +1,7 @@
 """`misgiving train`."""
 
 import os
-from dataclasses import replace
+from dataclasses import astuple, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -97,7 +97,8 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
 
 def _show_last_epoch(history: Path) -> None:
     rows = read_table(history, EpochRecord)[-2:]
-    show_table(EpochRecord._fields, (map(_short, row) for row in rows), title="last epoch")
+    header = [field.name for field in fields(EpochRecord)]
+    show_table(header, (map(_short, astuple(row)) for row in rows), title="last epoch")
 
 
 def _short(value: int | float | str | None) -> str:

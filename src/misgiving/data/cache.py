@@ -102,6 +102,23 @@ class ImageSet:
             hashes=tuple(self.hashes[index] for index in indices),
         )
 
+    def align(self, classes: tuple[str, ...]) -> tuple["ImageSet", int]:
+        """The images of these classes, labelled as positions in `classes`, and how many are not.
+
+        Raises:
+            DataError: There is no image of any of these classes.
+        """
+        position = {name: number for number, name in enumerate(classes)}
+        labels = np.array([position.get(name, -1) for name in self.classes])[self.labels]
+        kept = np.flatnonzero(labels >= 0)
+        if not len(kept):
+            raise DataError(
+                f"none of the data's classes ({', '.join(self.classes)}) is one of the model's "
+                f"({', '.join(classes)}); give data with the model's class names"
+            )
+        aligned = replace(self.select(kept), classes=classes, labels=labels[kept])
+        return aligned, len(self) - len(kept)
+
     def read(self, indices: Int[np.ndarray, " m"]) -> UInt8[np.ndarray, "m size size 3"]:
         """Pixels of these images, in this order.
 

@@ -1,19 +1,18 @@
-"""The inputs of the report: a reproduction folder, read by the schema of `results`."""
+"""The inputs of the report: a reproduction folder as rows and documents, and their selection."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report.figures.classes import MAX_EXAMPLES, Examples, Picture
-from misgiving.report.findings.sweep import Sweep, sweep_of
-from misgiving.report.published import READ_OTHERWISE, SETS, SETTINGS, paper_set_of, title
-from misgiving.report.rows import distinct, select
+from misgiving.report.published import MAJORITY, MINORITY, READ_OTHERWISE, SETS, paper_set_of, title
 from misgiving.report.wording import count
-from misgiving.results.formats import REMEDY, read_document, read_table
+from misgiving.results.formats import REMEDY, Row, read_document, read_table
 from misgiving.results.schema import (
     Confusion,
     HistoryRow,
@@ -25,8 +24,19 @@ from misgiving.results.schema import (
     Settings,
 )
 
+MODELS = ("vanilla", "mse", "detached", "proposed", "proposed+logits")
+MAX_EXAMPLES = 8  # pictures of each set
 RAREST = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
+Picture = UInt8[np.ndarray, "height width 3"]
+
+
+class Examples(NamedTuple):
+    """Pictures of one data set, and the lines that stand beside them."""
+
+    name: str
+    caption: str
+    pictures: Sequence[Picture]
 
 
 class ReportInputs(NamedTuple):
@@ -46,16 +56,6 @@ class ReportInputs(NamedTuple):
     def measured(self) -> str:
         """The set behind the numbers of 4.1 and the in-distribution side of 4.2 and 4.3."""
         return self.settings.measured_set
-
-    @property
-    def sweep(self) -> Sweep | None:
-        """The learning rates that were tried; None where even one cannot be judged."""
-        return sweep_of(
-            self.results,
-            self.histories,
-            own_rate=self.settings.training["learning_rate"],
-            monitored=self.settings.monitored_set,
-        )
 
     @property
     def tuned(self) -> set[str]:
@@ -85,12 +85,12 @@ class ReportInputs(NamedTuple):
         counts = self.settings.class_counts
         known = [name for name in counts if any(counts[name].values())]
         rarest = sorted(known, key=lambda name: sum(counts[name].values()))[:RAREST]
-        return self._paper_classes(SETTINGS.minority) or rarest
+        return self._paper_classes(MINORITY) or rarest
 
     @property
     def majority(self) -> list[str]:
         """The paper's densely sampled classes that are here."""
-        return self._paper_classes(SETTINGS.majority)
+        return self._paper_classes(MAJORITY)
 
     def _paper_classes(self, wanted: Iterable[str]) -> list[str]:
         names = {SAME_CLASS.get(name.upper(), name.upper()): name for name in self.settings.classes}
@@ -172,3 +172,59 @@ def _read_picture(path: Path) -> Picture:
             return np.asarray(image.convert("RGB"))
     except OSError as reason:
         raise DataError(f"{path} cannot be used: {reason}; {REMEDY}") from reason
+
+
+def select(rows: Iterable[Row], **wanted: object) -> list[Row]:
+    """The rows whose named fields hold the wanted values."""
+    return [
+        row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())
+    ]
+
+
+def distinct(rows: Iterable[object], field: str) -> list[str]:
+    """The values of a field, each once, in order of appearance."""
+    return list(dict.fromkeys(getattr(row, field) for row in rows))
+
+
+def models_of(rows: Iterable[object]) -> list[str]:
+    """The models that occur: known ones from vanilla to proposed, then any others."""
+    found = distinct(rows, "model")
+    return sorted(found, key=lambda name: MODELS.index(name) if name in MODELS else len(MODELS))
+
+
+def main_model(models: Sequence[str]) -> str:
+    """The model that findings are about: the proposed one, or the first that there is.
+
+    >>> main_model(["vanilla", "proposed"]), main_model(["vanilla"])
+    ('proposed', 'vanilla')
+    """
+    return "proposed" if "proposed" in models or not models else models[0]
+
+
+def find(intervals: Iterable[ResultInterval], **wanted: object) -> ResultInterval | None:
+    """The first interval with the wanted fields; None where there is none."""
+    return next(iter(select(intervals, **wanted)), None)
+
+
+class Spread(NamedTuple):
+    """A value over trials; the standard deviation (n - 1) is None for a single trial."""
+
+    mean: float
+    deviation: float | None
+    values: tuple[float, ...]
+
+
+def spread(rows: Iterable[Result]) -> Spread | None:
+    """Mean, standard deviation and values of rows that differ in the trial alone.
+
+    >>> spread([])
+    """
+    return spread_of([row.value for row in rows])
+
+
+def spread_of(numbers: Iterable[float]) -> Spread | None:
+    """Mean, standard deviation and values; None where there are none."""
+    values = tuple(numbers)
+    if not values:
+        return None
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else None, values)

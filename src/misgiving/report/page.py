@@ -33,6 +33,7 @@ from misgiving.report.findings.detectors import (
     reliability_sentence,
     scaling_sentence,
 )
+from misgiving.report.findings.sweep import sweep_of
 from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs
 from misgiving.report.published import title
@@ -79,7 +80,7 @@ def write_report(folder: Path) -> Path:
 
 def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
     """The report's figures under the names of their files; some only with data for them."""
-    classes, sweep = inputs.settings.classes, inputs.sweep
+    classes, sweep = inputs.settings.classes, sweep_of(inputs)
     drawn = {
         "figure-2": learning_figure(inputs.histories, monitored=inputs.settings.monitored_set),
         "figure-3": sensitivity_figure(inputs.results, classes=classes, measured=inputs.measured),
@@ -106,7 +107,7 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             **{view.__name__: view(inputs) for view in VIEWS},
             **_sentences(inputs),
             settings=inputs.settings,
-            sweep=inputs.sweep,
+            sweep=sweep_of(inputs),
             example_sets=[examples.name for examples in inputs.examples],
             drawn=drawn,
             missing=lambda file, experiment: _missing(inputs, file, experiment),

@@ -75,35 +75,54 @@ def table_1(paper_set: str) -> Iterator[Published]:
         yield Published("Table 1", "ood_detection", paper_set, "odin", metric, *pair)
 
 
-class PaperSettings(NamedTuple):
-    """Sections 2 and 4 of the paper."""
+class PaperSetting(NamedTuple):
+    """A setting of Sections 2 and 4 of the paper.
 
-    data: str = "isic2019"
-    images: int = 25_331
-    in_distribution_images: int = 21_826
-    classes: tuple[str, ...] = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
-    in_distribution: tuple[str, ...] = ("MEL", "NV", "BCC", "AK", "DF")
-    unseen: tuple[str, ...] = ("BKL", "VASC", "SCC")
-    minority: tuple[str, ...] = ("BCC", "AK", "DF")
-    majority: tuple[str, ...] = ("NV", "MEL")
-    backbone: str = "vgg16"
-    image_size: int = 224
-    epochs: int = 50
-    batch_size: int = 64
-    learning_rate: float = 1e-4
-    decay_factor: float = 0.5
-    decay_every: int = 10
-    beta1: float = 0.9
-    weight_decay: float = 5e-4
-    dropout: float = 0.4
-    auxiliary_weight: float = 0.5
-    crop: float = 0.85
-    validation_share: float = 0.1
-    split: str = "paper"
-    trials: int = 3
+    Attributes:
+        value: The paper's.
+        name: In words.
+        section: The configuration in which a run records it; empty for the settings themselves.
+        unit: In words.
+    """
+
+    value: float | tuple[str, ...]
+    name: str
+    section: str = ""
+    unit: str = ""
+
+    def text(self, value: float | tuple[str, ...]) -> str:
+        """A value of this setting in words."""
+        if isinstance(value, tuple):
+            return ", ".join(value)
+        return f"{value:,}{self.unit}" if isinstance(value, int) else f"{value:g}{self.unit}"
 
 
-SETTINGS = PaperSettings()
+CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
+MINORITY, MAJORITY = ("BCC", "AK", "DF"), ("NV", "MEL")
+SETTINGS = {
+    "images": PaperSetting(25_331, "Images of 4.1"),
+    "in_distribution_images": PaperSetting(21_826, "Images of 4.2"),
+    "trials": PaperSetting(3, "Trials"),
+    "classes": PaperSetting(CLASSES, "Classes of 4.1"),
+    "in_distribution": PaperSetting(
+        ("MEL", "NV", "BCC", "AK", "DF"), "In-distribution classes of 4.2"
+    ),
+    "unseen": PaperSetting(("BKL", "VASC", "SCC"), "Unseen classes of 4.3"),
+    "image_size": PaperSetting(224, "Image size", "preprocessing", " px"),
+    "epochs": PaperSetting(50, "Epochs", "training"),
+    "batch_size": PaperSetting(64, "Batch size", "training"),
+    "learning_rate": PaperSetting(1e-4, "Learning rate", "training"),
+    "decay_factor": PaperSetting(0.5, "Learning-rate decay factor", "training"),
+    "decay_every": PaperSetting(10, "Epochs between decays", "training"),
+    "beta1": PaperSetting(0.9, "Adam's beta1", "training"),
+    "weight_decay": PaperSetting(5e-4, "Weight decay", "training"),
+    "auxiliary_weight": PaperSetting(0.5, "Weight of the auxiliary loss", "training"),
+    "dropout": PaperSetting(0.4, "Dropout", "model"),
+    "crop": PaperSetting(0.85, "Crop", "preprocessing", " of the width"),
+}
+"""By the name under which a run records it."""
+
+VALIDATION_SHARE = 0.1
 
 
 def paper_set_of(name: str, stands_for: str = "") -> str:

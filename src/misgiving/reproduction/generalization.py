@@ -1,6 +1,5 @@
 """Section 4.1 of the paper: classification, loss estimation, and the sweep of learning rates."""
 
-from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_classification,
@@ -22,21 +21,21 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     Learned scores are among the failure scores where they were fitted on other images than are
     measured.
     """
-    run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
-    measured = run.evaluation_sets.measured
-    predictions = predictions_of(checkpoint, run.images_of(measured))
-    predictions.save(folder / "predictions" / f"{measured}.safetensors")
-    sets = policy_sets(run, checkpoint, predictions)
+    run, measured, predictions = trained.run, trained.measured, trained.predictions
+    class_weights = trained.checkpoint.class_weights
+    sets = policy_sets(trained)
     detectors = FittedDetectors.fit(sets.training)
-    of_policies, calibrator = measure_policies(sets, detectors, folder, seed=run.training.seed)
+    of_policies, calibrator = measure_policies(
+        sets, detectors, trained.folder, seed=run.training.seed
+    )
     confidences = all_scores(predictions, detectors)
     if calibrator is not None and run.evaluation_sets.has_tuning_set:
         confidences = dict(calibrator.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
-    save_scores(folder, FAILURES, failure_scores, predictions.groups)
+    save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)
     return [
         *measure_classification(predictions, measured),
-        *measure_loss_estimation(predictions, measured, class_weights=checkpoint.class_weights),
+        *measure_loss_estimation(predictions, measured, class_weights=class_weights),
         *measure_failures(predictions, failure_scores, measured),
         *of_policies,
     ]
@@ -47,11 +46,11 @@ def measure_learning_rate(trained: TrainedUnit) -> list[Measurement]:
 
     Only learning curves are compared, and weights fill disks.
     """
-    measured = trained.run.evaluation_sets.measured
-    predictions = predictions_of(trained.checkpoint, trained.run.images_of(measured))
-    predictions.save(trained.folder / "predictions" / f"{measured}.safetensors")
     (trained.folder / "run" / "model.safetensors").unlink()
-    return [*measure_classification(predictions, measured), divergence(measured, yes=False)]
+    return [
+        *measure_classification(trained.predictions, trained.measured),
+        divergence(trained.measured, yes=False),
+    ]
 
 
 def divergence(dataset: str, *, yes: bool) -> Measurement:

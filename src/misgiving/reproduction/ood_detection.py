@@ -12,18 +12,17 @@ from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit_policy import OOD_DETECTOR
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.evaluation.inference import Scores, odin_scores, plain_scores, predictions_of
+from misgiving.evaluation.inference import Scores, odin_scores, plain_scores
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, policy_sets
-from misgiving.reproduction.protocol import OdinSearch
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
-from misgiving.results.schema import Measurement, OdinPoint
+from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import best_of_grid, id_only_odin
+from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
 
 CHOSEN = "best_on_tuning"
 
@@ -39,14 +38,14 @@ class TunedDetectors:
         self,
         checkpoint: Checkpoint,
         fitted: FittedDetectors,
-        search: OdinSearch,
+        search: OdinGrid,
         *,
         inliers: ImageSet,
         outliers: ImageSet,
     ) -> None:
         """Tune ODIN on these in-distribution images and these images of the tuning set."""
         self._checkpoint, self._fitted = checkpoint, fitted
-        grid = search.grid()
+        grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
         of_inliers, of_outliers = (
             odin_scores(checkpoint, images, points) for images in (inliers, outliers)
@@ -95,19 +94,16 @@ class Detection(NamedTuple):
 
 def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
     """Tune the detectors of one model, and measure them on every OOD set."""
-    run, checkpoint, folder = trained.run, trained.checkpoint, trained.folder
-    search = trained.trial_data.protocol.search
-    measured = run.evaluation_sets.measured
+    run, measured, folder = trained.run, trained.measured, trained.folder
+    search = trained.trial_data.protocol.odin
     inliers = run.images_of(measured)
-    predictions = predictions_of(checkpoint, inliers)
-    predictions.save(folder / "predictions" / f"{measured}.safetensors")
-    sets = policy_sets(run, checkpoint, predictions)
+    sets = policy_sets(trained)
     fitted = FittedDetectors.fit(sets.training)
     outliers = {
         name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
     }
     detectors = TunedDetectors(
-        checkpoint,
+        trained.checkpoint,
         fitted,
         search,
         inliers=run.images_of(run.evaluation_sets.tuning),
@@ -121,7 +117,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     ]
     write_table(folder / "odin_grid.csv", OdinPoint, grid)
     rows = [
-        *measure_classification(predictions, measured),
+        *measure_classification(trained.predictions, measured),
         *_choices(detectors, search.tuning_set),
         # only the inliers that did not set the limit
         measure_ood_rule(all_scores(sets.test, fitted), limit, measured),

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.checkpoint import Checkpoint
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import DecisionEngine
@@ -21,11 +20,11 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors
-from misgiving.workflows.train import Run
 
 POLICY_SET = "policy_test"  # the images on which policies are measured
 TARGETS = (0.05, 0.1, 0.2)
@@ -49,8 +48,9 @@ class PolicySets(NamedTuple):
     calibration_fingerprint: str
 
 
-def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> PolicySets:
-    """Predict the sets that are not predicted yet; `measured` is the set of the tables."""
+def policy_sets(trained: TrainedUnit) -> PolicySets:
+    """Predict the sets that are not predicted yet."""
+    run, checkpoint, measured = trained.run, trained.checkpoint, trained.predictions
     training = predictions_of(checkpoint, run.images_of("train"))
     if run.evaluation_sets.has_tuning_set:
         calibrated_on = run.images_of("calibrate")
@@ -60,7 +60,7 @@ def policy_sets(run: Run, checkpoint: Checkpoint, measured: Predictions) -> Poli
         return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
     thirds = partition_groups(measured.groups, 3, seed=run.training.seed)
     tune, calibration, test = (measured.select(rows) for rows in thirds)
-    calibrated_on = run.images_of(run.evaluation_sets.measured).select(thirds[1])
+    calibrated_on = run.images_of(trained.measured).select(thirds[1])
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
 
 

@@ -1,22 +1,23 @@
 """The paper's three experiments over trials: all settings, and the units of work they make."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, NamedTuple, get_args
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 from misgiving.configuration import Registry, require
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE
 from misgiving.data.ood_sets.ood_set import OOD_SETS
-from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.data.splits import SPLITS
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import ModelName, ProtocolConfig
-from misgiving.reproduction.ood_sources import DERIVED, PAPER_SETS, OodPlace
-from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES, odin_grid
-from misgiving.training.config import ModelConfig, TrainingConfig
+from misgiving.results.schema import OdinGrid, Unit
+from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
+PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
+"""The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
+
+DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
+RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
 
@@ -31,16 +32,25 @@ def sweep_name(rate: float) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OdinSearch:
-    """The grid over which ODIN is tuned, and the set it is tuned on (the paper's: NCT)."""
+class OodSource:
+    """An OOD set of given images, which are not derived from the data.
 
-    tuning_set: str
-    temperatures: Sequence[float] = TEMPERATURES
-    epsilons: Sequence[float] = EPSILONS
+    Attributes:
+        name: Describes the content; the paper's names are for the paper's sets.
+        location: A folder of images, data as in `misgiving train DATA`, or `scikit-image`.
+        stands_for: The set of the paper that this one stands in for; empty for none.
+        about: Content and number of sources, for the report.
+    """
 
-    def grid(self) -> list[Odin]:
-        """All points of the grid."""
-        return odin_grid(self.temperatures, self.epsilons)
+    name: str
+    location: str
+    stands_for: str = ""
+    about: str = ""
+
+    @property
+    def row(self) -> str:
+        """The row of the paper's Table 1 beside which it is shown; empty for a set of one's own."""
+        return self.stands_for or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,50 +60,40 @@ class Protocol(ProtocolConfig):
     Attributes:
         data: The images, as in `misgiving train DATA`.
         ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
-        places: Origins of those that are neither derived nor embedded.
-        search: ODIN's grid and tuning set.
+        sources: Those that are neither derived nor embedded.
+        odin: ODIN's grid, and the set that it is tuned on (the paper's: NCT).
         model: The network.
         training: How to train it, before the changes of each model.
-        preprocessing: Changes of the data's own preprocessing.
-        augmentation: None for the data's own.
-        split: As in `DataConfig`, with the next two.
-        validation_share: Share of images that the paper's split holds out.
-        on_bad_image: `fail` or `skip`.
+        images: Their preparation and split.
         replicates: Number of bootstrap samples for each interval.
         notes: Sentences about the choices, for the report.
     """
 
     data: str
     ood_sets: tuple[str, ...]
-    places: tuple[OodPlace, ...] = ()
-    search: OdinSearch
+    sources: tuple[OodSource, ...] = ()
+    odin: OdinGrid
     model: ModelConfig
     training: TrainingConfig
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    augmentation: AugmentationSettings | None = None
-    split: str = "paper"
-    validation_share: float = 0.1
-    on_bad_image: str = FAIL
+    images: DataConfig
     replicates: int = 1000
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        SPLITS[self.split]
-        ON_BAD_IMAGE[self.on_bad_image]
         distinct = bool(self.ood_sets) and len(set(self.ood_sets)) == len(self.ood_sets)
         require(self, "ood_sets", distinct, "name at least one OOD set, and each once")
-        for name in set(self.ood_sets) - {place.name for place in self.places}:
+        for name in set(self.ood_sets) - {source.name for source in self.sources}:
             OOD_SETS[name]
-        if self.search.tuning_set not in self.ood_sets:
+        if self.odin.tuning_set not in self.ood_sets:
             raise UsageError(
                 f"`tuning_set` must be one of the OOD sets {', '.join(self.ood_sets)}, got "
-                f"{self.search.tuning_set!r}"
+                f"{self.odin.tuning_set!r}"
             )
 
     def row(self, ood_set: str) -> str:
         """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
-        rows = {place.name: place.row for place in self.places}
+        rows = {source.name: source.row for source in self.sources}
         return rows.get(ood_set, ood_set)
 
 
@@ -102,12 +102,12 @@ DIGITS = Protocol(
     in_distribution=("0", "1", "2", "3", "4", "5", "6"),
     unseen=("7", "8", "9"),
     ood_sets=("histology", "photographs", "boxes"),
-    search=OdinSearch(
+    odin=OdinGrid(
         tuning_set="histology", temperatures=(1.0, 10.0, 1000.0), epsilons=(0.0, 0.0014, 0.004)
     ),
     model=ModelConfig(backbone="vgg16_mini", pretrained=False),
     training=TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, device="cpu"),
-    validation_share=0.85,
+    images=DataConfig(validation_share=0.85),
     models=get_args(ModelName),
     replicates=500,
     notes=(
@@ -123,9 +123,11 @@ DERMOSCOPY = Protocol(
     in_distribution=("MEL", "NV", "BCC", "AK", "DF"),
     unseen=("BKL", "VASC", "SCC"),
     ood_sets=DERIVED,
-    search=OdinSearch(tuning_set=DERIVED[0]),  # `protocol_for` takes NCT or its stand-in
+    # `protocol_for` takes NCT or its stand-in
+    odin=OdinGrid(tuning_set=DERIVED[0], temperatures=TEMPERATURES, epsilons=EPSILONS),
     model=ModelConfig(),
     training=TrainingConfig(),
+    images=DataConfig(),
     learning_rates=(3e-4, 1e-3),
 )
 """The paper's own settings, section 4; they are the defaults of everything named here."""
@@ -146,13 +148,63 @@ PROTOCOLS: Registry[Protocol] = Registry(
 """By kind of data; a folder or a table of one's own must name its classes."""
 
 
+def ood_sources(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSource, ...]:
+    """OOD sets from `NAME=PLACE` or `STANDS_FOR:NAME=PLACE`, with descriptions `NAME=TEXT`.
+
+    >>> ood_sources(["nct:histology=tiles"], ["histology=two sources"])[0].stands_for
+    'nct'
+    """
+    texts = dict(_name_and_value("about", text) for text in about)
+    sources: list[OodSource] = []
+    for text in named:
+        names, location = _name_and_value("ood", text)
+        stands_for, _, name = names.rpartition(":")
+        if not re.fullmatch(r"(?!unseen-)[A-Za-z0-9][\w.-]*", name) or name in RESERVED:
+            raise UsageError(f"`ood` {text}: {name!r} cannot be the name of a set; choose another")
+        if stands_for and stands_for not in PAPER_SETS:
+            known = ", ".join(PAPER_SETS)
+            raise UsageError(
+                f"`ood` {text}: {stands_for!r} is not a set of the paper; choose from {known}"
+            )
+        _refuse_clash(text, name, stands_for, location, {known.name for known in sources})
+        of_set = {"name": name, "location": location, "stands_for": stands_for}
+        sources.append(OodSource(**of_set, about=texts.pop(name, "")))
+    for name in texts:
+        raise UsageError(f"`about` {name}=...: there is no `ood` set of this name")
+    return tuple(sources)
+
+
+def _refuse_clash(
+    text: str, name: str, stands_for: str, location: str, taken: Collection[str]
+) -> None:
+    if name in taken:
+        raise UsageError(f"`ood` {text}: {name!r} is named twice; choose another name")
+    if name in DERIVED:
+        raise UsageError(
+            f"`ood` {text}: {name} is derived from held-out images; give its stand-in another "
+            f'name: `ood="{name}:NAME={location}"`'
+        )
+    if location == "scikit-image" and name in PAPER_SETS:
+        raise UsageError(
+            f"`ood` {text}: these pictures are not the paper's; name them for what they are: "
+            f'`ood="{stands_for or name}:photographs={location}"`'
+        )
+
+
+def _name_and_value(parameter: str, text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals and value):
+        raise UsageError(f"`{parameter}` must be written NAME=..., got {text!r}")
+    return name, value
+
+
 def protocol_for(
     data: str,
     *,
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
-    preprocessing: Mapping[str, Any] | None = None,
-    places: tuple[OodPlace, ...] = (),
+    images: Mapping[str, Any] | None = None,
+    sources: tuple[OodSource, ...] = (),
     tuning_set: str | None = None,
     **changes: Any,
 ) -> Protocol:
@@ -162,8 +214,8 @@ def protocol_for(
         data: As in `misgiving train DATA`.
         model: Changes of the network.
         training: Changes of the training.
-        preprocessing: Changes of the data's own preprocessing.
-        places: OOD sets that come from somewhere, in addition to the protocol's.
+        images: Changes of their preparation and split.
+        sources: OOD sets in addition to the protocol's.
         tuning_set: The set to tune ODIN on; by default NCT, or what stands in for it.
         changes: Of the other settings.
 
@@ -172,63 +224,45 @@ def protocol_for(
     """
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
-    if changes.get("split") == "grouped" and "validation_share" in changes:
+    images = images or {}
+    if images.get("split") == "grouped" and "validation_share" in images:
         raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
-    named = dict.fromkeys((*protocol.ood_sets, *(place.name for place in places)))
-    ood_sets = _ordered(tuple(named), places)
-    search = replace(protocol.search, tuning_set=_tuning_set(protocol, places, tuning_set))
     return replace(
         protocol,
         data=data,
-        ood_sets=ood_sets,
-        places=places,
-        search=search,
+        ood_sets=_ordered(protocol.ood_sets, sources),
+        sources=sources,
+        odin=replace(protocol.odin, tuning_set=_tuning_set(protocol, sources, tuning_set)),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
-        preprocessing=preprocessing or {},
+        images=replace(protocol.images, **images),
         **changes,
     )
 
 
-def _ordered(names: tuple[str, ...], places: tuple[OodPlace, ...]) -> tuple[str, ...]:
+def _ordered(names: tuple[str, ...], sources: tuple[OodSource, ...]) -> tuple[str, ...]:
     """In the order of the paper's Table 1, then the user's own sets as they were named."""
-    rows = {place.name: place.row for place in places}
+    rows = {name: name for name in names} | {source.name: source.row for source in sources}
 
     def position(name: str) -> int:
-        row = rows.get(name, name)
+        row = rows[name]
         return PAPER_SETS.index(row) if row in PAPER_SETS else len(PAPER_SETS)
 
-    return tuple(sorted(names, key=position))
+    return tuple(sorted(rows, key=position))
 
 
-def _tuning_set(protocol: Protocol, places: tuple[OodPlace, ...], asked: str | None) -> str:
+def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str | None) -> str:
     if asked is not None or protocol.data == "digits":
-        return asked or protocol.search.tuning_set
-    for place in places:
-        if place.row == "nct":
-            return place.name
+        return asked or protocol.odin.tuning_set
+    for source in sources:
+        if source.row == "nct":
+            return source.name
     raise UsageError(
         'ODIN is tuned on NCT: name its images by `ood="nct=FOLDER"`, or a stand-in by '
         f'`ood="nct:NAME=FOLDER"`, or choose `tuning_set` from {", ".join(DERIVED)}'
     )
-
-
-class Unit(NamedTuple):
-    """One model of one trial; `ood_detection` units also serve 4.3, which uses the same models."""
-
-    experiment: str
-    trial: int
-    model: str
-
-    @property
-    def folder(self) -> Path:
-        """Folder of the unit, relative to that of the reproduction."""
-        return Path("units", self.experiment, f"trial-{self.trial}", self.model)
-
-    def __str__(self) -> str:
-        return f"{self.experiment}, trial {self.trial}, {self.model}"
 
 
 def units(protocol: Protocol) -> list[Unit]:

@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
-from misgiving.reproduction.protocol import Protocol, Unit
+from misgiving.reproduction.protocol import Protocol
 from misgiving.reproduction.runner import (
     Records,
     Runner,
@@ -30,6 +30,7 @@ from misgiving.reproduction.runner import (
     threads_of,
 )
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.schema import Unit
 
 RETRIES = 3  # of a unit whose worker or node was lost
 PATIENCE = 60.0  # seconds until a shared folder shows what another node has written

@@ -22,6 +22,7 @@ from threadpoolctl import threadpool_limits
 from misgiving.checkpoint import load
 from misgiving.configuration import Registry
 from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
 from misgiving.reproduction.generalization import (
     divergence,
@@ -30,10 +31,10 @@ from misgiving.reproduction.generalization import (
 )
 from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
-from misgiving.reproduction.protocol import Protocol, Unit, units
+from misgiving.reproduction.protocol import Protocol, units
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.results.formats import read_document, write_document, write_table
-from misgiving.results.schema import Measurement, Result, UnitTiming
+from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
 from misgiving.workflows.train import train_run
@@ -235,7 +236,7 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
 
 
 def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
-    """Train the model of a unit, unless the folder has it already."""
+    """Train the model of a unit, unless the folder has it already, and predict the measured set."""
     run = trial_data.run(unit)
     if (folder / "run").is_dir():
         checkpoint = load(folder / "run")
@@ -248,4 +249,7 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
             on_step=trial_data.progress.on_step,
         )
     checkpoint.model.to(device_named(run.training.device))
-    return TrainedUnit(trial_data, unit, run, checkpoint, folder)
+    measured = run.evaluation_sets.measured
+    predictions = predictions_of(checkpoint, run.images_of(measured))
+    predictions.save(folder / "predictions" / f"{measured}.safetensors")
+    return TrainedUnit(trial_data, unit, run, checkpoint, predictions, folder)

@@ -21,10 +21,11 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leaka
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.config import MODELS
-from misgiving.reproduction.protocol import SWEEP, Protocol, Unit
-from misgiving.results.schema import SplitLeakage
+from misgiving.reproduction.protocol import SWEEP, Protocol
+from misgiving.results.predictions import Predictions
+from misgiving.results.schema import SplitLeakage, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import Run, align, grouped_images, split_of
+from misgiving.workflows.train import Run, draw_sets, grouped_images, split_of
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
@@ -54,13 +55,13 @@ class TrialData:
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
         self.dataset.refuse_single_images()
-        self.preprocessing = replace(self.dataset.preprocessing, **protocol.preprocessing)
-        self.augmentation = protocol.augmentation or self.dataset.augmentation
+        self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
+        self.augmentation = self.dataset.augmentation
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
-        self.images = grouped_images(self._prepare(self.dataset), protocol.split)
+        self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
-        self.inliers, _ = align(self.images, protocol.in_distribution)
+        self.inliers, _ = self.images.align(protocol.in_distribution)
         self._code = code_fingerprint()
         self._training_code = code_fingerprint((*ONLY_SHOWN, *MEASURING), of=TRAINING)
         self._outliers: dict[int, dict[str, OodImages]] = {}
@@ -69,7 +70,7 @@ class TrialData:
     @property
     def evaluation_sets(self) -> EvaluationSets:
         """Sets that are monitored, tuned on and measured."""
-        return SPLITS[self.protocol.split].evaluation_sets
+        return SPLITS[self.protocol.images.split].evaluation_sets
 
     def run(self, unit: Unit) -> Run:
         """The training run of a unit; all models of a trial see the same split and batches."""
@@ -127,7 +128,7 @@ class TrialData:
         record = {
             "unit": unit._asdict(),
             "data": self.protocol.data,
-            "split": [self.protocol.split, self.protocol.validation_share],
+            "split": [self.protocol.images.split, self.protocol.images.validation_share],
             "model": run.model.to_dict(),
             "training": run.training.to_dict(),
             "preprocessing": run.preprocessing.to_dict(),
@@ -144,7 +145,7 @@ class TrialData:
 
     def _detection_record(self, trial: int) -> dict[str, Any]:
         return {
-            "search": asdict(self.protocol.search),
+            "search": asdict(self.protocol.odin),
             "unseen": self.protocol.unseen,
             "seed": self.protocol.seed,
             "outliers": {
@@ -159,26 +160,20 @@ class TrialData:
         everything = self.dataset.restrict(self.protocol.in_distribution)
         measured = self._sets(self.inliers, seed) == self.evaluation_sets.measured
         held_out = everything.select(np.flatnonzero(measured))
-        place = next((place for place in self.protocol.places if place.name == name), None)
-        if place is None:
-            built, source = build(name, held_out, seed=seed), "of held-out images: "
+        source = next((one for one in self.protocol.sources if one.name == name), None)
+        if source is None:
+            built, about = build(name, held_out, seed=seed), "of held-out images: "
         else:
-            count = PAPER_COUNTS.get(place.row)
-            built = from_place(name, place.place, held_out, seed=seed, count=count)
-            source = f"{place.about}; " if place.about else ""
-        contents = f"{source}{built.dataset.contents}"
+            count = PAPER_COUNTS.get(source.row)
+            built = from_place(name, source.location, held_out, seed=seed, count=count)
+            about = f"{source.about}; " if source.about else ""
+        contents = f"{about}{built.dataset.contents}"
         return built._replace(dataset=replace(built.dataset, contents=contents))
 
     def _sets(self, images: ImageSet, seed: int) -> SetNames:
         key = (images is self.inliers, seed)
         if key not in self._drawn:
-            self._drawn[key] = SPLITS[self.protocol.split].draw(
-                images.labels,
-                images.classes,
-                images.groups,
-                validation_share=self.protocol.validation_share,
-                seed=seed,
-            )
+            self._drawn[key] = draw_sets(images, self.protocol.images, seed=seed)
         return self._drawn[key]
 
     def _prepare(self, dataset: Dataset) -> ImageSet:
@@ -187,18 +182,33 @@ class TrialData:
             self.preprocessing,
             cache=self.cache,
             report=self.progress.on_image,
-            on_bad_image=self.protocol.on_bad_image,
+            on_bad_image=self.protocol.images.on_bad_image,
         )
 
 
 class TrainedUnit(NamedTuple):
-    """A unit with its trained model, ready to be measured; `folder` takes what is written."""
+    """A unit with its trained model, ready to be measured.
+
+    Attributes:
+        trial_data: The images of its reproduction.
+        unit: Its name.
+        run: Its training.
+        checkpoint: The trained model.
+        predictions: For the measured set.
+        folder: For results.
+    """
 
     trial_data: TrialData
     unit: Unit
     run: Run
     checkpoint: Checkpoint
+    predictions: Predictions
     folder: Path
+
+    @property
+    def measured(self) -> str:
+        """The set of the predictions."""
+        return self.run.evaluation_sets.measured
 
 
 def _readable(built: Built, images: ImageSet) -> OodImages:

@@ -12,14 +12,15 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from misgiving.errors import explain_damage
 from misgiving.files import write_csv, write_json
 
-Row = TypeVar("Row", bound=tuple[Any, ...])
+Row = TypeVar("Row")
 Document = TypeVar("Document")
 REMEDY = "run the command that wrote it again"
 
 
 def write_table(path: Path, kind: Callable[..., Row], rows: Iterable[Row]) -> None:
-    """Write rows of one NamedTuple, whole or not at all; None and NaN become empty cells."""
-    write_csv(path, list(get_type_hints(kind)), (list(map(_cell, row)) for row in rows))
+    """Write rows of one kind, whole or not at all; None and NaN become empty cells."""
+    names = list(get_type_hints(kind))
+    write_csv(path, names, ([_cell(getattr(row, name)) for name in names] for row in rows))
 
 
 def _cell(value: object) -> object:

@@ -1,6 +1,10 @@
-"""The rows and documents that runs, evaluations and reproductions write."""
+"""The rows and documents that runs, evaluations and reproductions write.
+
+Rows are NamedTuples, or dataclasses where one has the columns of another.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -53,7 +57,17 @@ class ResultInterval(NamedTuple):
     tuned: bool
 
 
-class EpochRecord(NamedTuple):
+@dataclass(frozen=True)
+class OfUnit:
+    """The unit that a row is about, as its first columns."""
+
+    experiment: str
+    trial: int
+    model: str
+
+
+@dataclass(frozen=True)
+class EpochRecord:
     """One row of a run's `history.csv`: a set, measured in evaluation mode after an epoch.
 
     The training set is measured without augmentation or dropout on a fixed random draw of as many
@@ -73,21 +87,9 @@ class EpochRecord(NamedTuple):
     r_squared: float | None
 
 
-class HistoryRow(NamedTuple):
-    """One row of `histories.csv`: an `EpochRecord` of one unit."""
-
-    experiment: str
-    trial: int
-    model: str
-    epoch: int
-    set: str
-    primary_loss: float
-    auxiliary_loss: float | None
-    accuracy: float
-    balanced_accuracy: float
-    rank_correlation: float | None
-    spread_ratio: float | None
-    r_squared: float | None
+@dataclass(frozen=True)
+class HistoryRow(EpochRecord, OfUnit):
+    """One row of `histories.csv`."""
 
 
 class Confusion(NamedTuple):
@@ -101,7 +103,8 @@ class Confusion(NamedTuple):
     images: int
 
 
-class ReliabilityBin(NamedTuple):
+@dataclass(frozen=True)
+class ReliabilityBin:
     """One row of a unit's `reliability.csv`: the mean prediction of some images, and the outcome.
 
     The quantity is `error_probability` or `expected_loss`.
@@ -113,16 +116,9 @@ class ReliabilityBin(NamedTuple):
     images: int
 
 
-class ReliabilityRow(NamedTuple):
-    """One row of a reproduction's `reliability.csv`: a `ReliabilityBin` of one unit."""
-
-    experiment: str
-    trial: int
-    model: str
-    quantity: str
-    predicted: float
-    observed: float
-    images: int
+@dataclass(frozen=True)
+class ReliabilityRow(ReliabilityBin, OfUnit):
+    """One row of a reproduction's `reliability.csv`."""
 
 
 class RiskPoint(NamedTuple):
@@ -214,12 +210,23 @@ class ManifestImage(NamedTuple):
     sha256: str
 
 
-class UnitName(NamedTuple):
-    """One model of one trial of one experiment."""
+class Unit(NamedTuple):
+    """One model of one trial of one experiment.
+
+    Units of `ood_detection` also serve `new_classes`, which measures the same models.
+    """
 
     experiment: str
     trial: int
     model: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the unit, relative to that of the reproduction."""
+        return Path("units", self.experiment, f"trial-{self.trial}", self.model)
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, trial {self.trial}, {self.model}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -351,7 +358,7 @@ class Settings:
     versions: dict[str, str]
     fingerprint: str
     leakage: tuple[SplitLeakage, ...]
-    missing_units: tuple[UnitName, ...]
+    missing_units: tuple[Unit, ...]
     skipped: tuple[SkippedImage, ...]
     unit_seconds: float
     unit_threads: tuple[int, ...]

@@ -11,7 +11,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -167,7 +167,7 @@ class ResumeFile:
             "epoch": state.epoch,
             "step": state.step,
             "loss_sums": state.loss_sums.tolist(),
-            "history": state.history,
+            "history": list(map(astuple, state.history)),
             "best_accuracy": state.best_accuracy,
         }
         contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}

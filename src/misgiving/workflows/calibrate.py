@@ -27,7 +27,6 @@ from misgiving.results.formats import read_document
 from misgiving.results.schema import EarlierCalibration, PolicyCases, PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
-from misgiving.workflows.train import align
 
 OWN_SETS = ("tune", "calibrate")
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
@@ -91,7 +90,7 @@ def calibrate_run(
         on_bad_image=on_bad_image,
     )
     everything = prepared(load_dataset(data))
-    images, unknown = align(everything, checkpoint.classes)
+    images, unknown = everything.align(checkpoint.classes)
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
@@ -198,7 +197,7 @@ def _training_images(
     data = training_data or ("" if complete else known)
     if data:
         try:
-            others = trained_on(align(prepared(load_dataset(data)), checkpoint.classes)[0])
+            others = trained_on(prepared(load_dataset(data)).align(checkpoint.classes)[0])
             found = others if training_data else max(found, others, key=len)
         except ExplainedError as failure:
             if training_data or (isinstance(failure, BadImagesError) and not failure.whole):

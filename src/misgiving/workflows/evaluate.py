@@ -41,7 +41,6 @@ from misgiving.workflows.policy_evaluation import (
     measure_decisions,
     measure_shares,
 )
-from misgiving.workflows.train import align
 
 SKIPPED = "skipped.csv"
 
@@ -101,7 +100,7 @@ def evaluate_run(
     everything = prepared(source)
     images, summary = _images_to_measure(checkpoint, everything, source.name, set_name)
     predictions = predictions_of(checkpoint, images)
-    dataset = set_name or _name_of_set(images, checkpoint.split)
+    dataset = set_name or name_of(images, checkpoint.split)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
@@ -142,7 +141,7 @@ def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
 def _images_to_measure(
     checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
 ) -> tuple[ImageSet, list[str]]:
-    known, unknown = align(everything, checkpoint.classes)
+    known, unknown = everything.align(checkpoint.classes)
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
     summary = [f"{name}: {len(everything)} images; {len(images)} are measured"]
     if set_name is None:
@@ -196,11 +195,11 @@ def _of_set(images: ImageSet, split: Split, set_name: str) -> ImageSet:
     return images.select(rows)
 
 
-def _name_of_set(images: ImageSet, split: Split) -> str:
-    """`validation` for images of the split, `test` for new images, `held_out` for both."""
-    known = set(split.hashes)
-    met = [content in known for content in images.hashes]
-    return "validation" if all(met) else "held_out" if any(met) else "test"
+def name_of(images: ImageSet, split: Split) -> str:
+    """The set of the split that these images are in, `test` if all are new, else `held_out`."""
+    set_of = dict(zip(split.hashes, split.sets, strict=True))
+    sets = {set_of.get(content, "test") for content in images.hashes}
+    return sets.pop() if len(sets) == 1 else "held_out"
 
 
 def _detection(

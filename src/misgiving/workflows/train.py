@@ -15,7 +15,6 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
-from misgiving.errors import DataError
 from misgiving.evaluation.inference import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
@@ -76,27 +75,30 @@ def prepare_run(
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     preprocessing = replace(dataset.preprocessing, **images.preprocessing)
-    kind = SPLITS[images.split]
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
     )
     grouped = grouped_images(prepared, images.split)
-    sets = kind.draw(
-        grouped.labels,
-        grouped.classes,
-        grouped.groups,
-        validation_share=images.validation_share,
-        seed=training.seed,
-    )
     return Run(
         data=data,
         images=grouped,
-        sets=sets,
+        sets=draw_sets(grouped, images, seed=training.seed),
         preprocessing=preprocessing,
         augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
         model=model,
         training=training,
-        evaluation_sets=kind.evaluation_sets,
+        evaluation_sets=SPLITS[images.split].evaluation_sets,
+    )
+
+
+def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
+    """Split images at random: the name of the set of each."""
+    return SPLITS[config.split].draw(
+        images.labels,
+        images.classes,
+        images.groups,
+        validation_share=config.validation_share,
+        seed=seed,
     )
 
 
@@ -233,22 +235,3 @@ def _configuration(run: Run) -> dict[str, Any]:
         "training": run.training.to_dict(),
         "augmentation": run.augmentation.to_dict(),
     }
-
-
-def align(images: ImageSet, classes: tuple[str, ...]) -> tuple[ImageSet, int]:
-    """The images of these classes, labelled as positions in `classes`, and how many are left out.
-
-    Raises:
-        DataError: There is no image of any of these classes.
-    """
-    position = {name: number for number, name in enumerate(classes)}
-    known = np.array([position.get(name, -1) for name in images.classes])
-    labels = known[images.labels]
-    kept = np.flatnonzero(labels >= 0)
-    if not len(kept):
-        raise DataError(
-            f"none of the data's classes ({', '.join(images.classes)}) is one of the model's "
-            f"({', '.join(classes)}); give data with the model's class names"
-        )
-    aligned = replace(images.select(kept), classes=classes, labels=labels[kept])
-    return aligned, len(images) - len(kept)

@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any te
     "svg.hashsalt": "misgiving",  # without one, the ids in an SVG are drawn anew each time
     "svg.fonttype": "path",
 }
-DETECTORS = {
+DETECTOR_TITLES = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",
     "odin_id_only": "ODIN, without OOD data",

@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -13,7 +13,7 @@ from PIL import Image
 
 from misgiving.report.figures import (
     COLOURS,
-    DETECTORS,
+    DETECTOR_TITLES,
     INK,
     MARKERS,
     OTHER_COLOUR,
@@ -21,15 +21,23 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.rows import Spread, distinct, models_of, select, spread
+from misgiving.report.inputs import (
+    MAX_EXAMPLES,
+    Examples,
+    Picture,
+    Spread,
+    distinct,
+    models_of,
+    select,
+    spread,
+)
 from misgiving.results.schema import Confusion, Result
 
 Counts = Int[np.ndarray, "true predicted"]
 DARK = 0.55  # share of a class from which white figures are easier to read than black ones
-MIN_COLUMNS, MAX_EXAMPLES = 6, 8
+MIN_COLUMNS = 6  # of example images
 CAPTION_WIDTH = 3.3  # of an example image
 THUMBNAIL = 112  # pixels: what a printed inch shows, so that the page stays small
-Picture = UInt8[np.ndarray, "height width 3"]
 Groups = Mapping[str, Mapping[str, Spread]]  # from the label on the axis and the model
 
 
@@ -72,8 +80,8 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
     names = {
         name: name.removeprefix("unseen/").replace("unseen_classes", "all") for name in datasets
     }
-    shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTORS]
-    detectors = {name: DETECTORS.get(name, name) for name in shown}
+    shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTOR_TITLES]
+    detectors = {name: DETECTOR_TITLES.get(name, name) for name in shown}
     wrapped = {name: textwrap.fill(label, 10) for name, label in detectors.items()}
     figure = Figure(figsize=(10, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
@@ -180,14 +188,6 @@ def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
     )
     axes.set(xlabel="predicted class", ylabel="true class (images over trials)")
     axes.grid(visible=False)
-
-
-class Examples(NamedTuple):
-    """Pictures of one data set, and the lines that stand beside them."""
-
-    name: str
-    caption: str
-    pictures: Sequence[Picture]
 
 
 @styled

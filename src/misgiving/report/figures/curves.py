@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from misgiving.report.figures import (
     COLOURS,
-    DETECTORS,
+    DETECTOR_TITLES,
     INK,
     LINES,
     MARKERS,
@@ -22,7 +22,7 @@ from misgiving.report.figures import (
 )
 from misgiving.report.findings import POINTS
 from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
-from misgiving.report.rows import distinct, models_of, select
+from misgiving.report.inputs import distinct, models_of, select
 from misgiving.results.schema import HistoryRow, ReliabilityRow, RiskPoint
 
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
@@ -235,7 +235,7 @@ def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> None:
         [100 * row.risk for row in rows],
         color=colour,
         linestyle=SCORE_LINES.get(detector, "-"),
-        label=DETECTORS.get(detector, detector),
+        label=DETECTOR_TITLES.get(detector, detector),
     )
     ends = [
         (100 * row.coverage, 100 * row.lower, 100 * row.upper)

@@ -1,10 +1,10 @@
-"""The outcome of a paired difference, the status of a claim, and the numbers in words."""
+"""The effect of a paired difference, the status of a claim, and the numbers in words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from misgiving.report.rows import find
+from misgiving.report.inputs import find
 from misgiving.results.schema import ResultInterval
 
 MINUS = "\N{MINUS SIGN}"
@@ -23,8 +23,8 @@ LOWER_IS_BETTER = frozenset(
 )  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash
 
 
-class Outcome(StrEnum):
-    """The outcome of a paired difference: only an interval that excludes zero decides."""
+class Effect(StrEnum):
+    """The effect of a paired difference: only an interval that excludes zero decides."""
 
     BETTER = "better"
     UNDECIDED = "the interval includes zero"
@@ -32,24 +32,24 @@ class Outcome(StrEnum):
     UNKNOWN = "no interval"
 
 
-def outcome_of(difference: ResultInterval | None) -> Outcome:
+def effect_of(difference: ResultInterval | None) -> Effect:
     """Judge a paired difference by its interval alone."""
     if difference is None or difference.lower is None or difference.upper is None:
-        return Outcome.UNKNOWN
+        return Effect.UNKNOWN
     if difference.lower <= 0 <= difference.upper:
-        return Outcome.UNDECIDED
+        return Effect.UNDECIDED
     rises = difference.lower > 0
     falling = difference.metric.partition("/")[0] in LOWER_IS_BETTER
-    return Outcome.WORSE if rises == falling else Outcome.BETTER
+    return Effect.WORSE if rises == falling else Effect.BETTER
 
 
-def by_outcome(
+def by_effect(
     differences: Iterable[ResultInterval | None],
-) -> dict[Outcome, list[ResultInterval | None]]:
-    """The differences under each outcome."""
-    groups: dict[Outcome, list[ResultInterval | None]] = {outcome: [] for outcome in Outcome}
+) -> dict[Effect, list[ResultInterval | None]]:
+    """The differences under each effect."""
+    groups: dict[Effect, list[ResultInterval | None]] = {effect: [] for effect in Effect}
     for difference in differences:
-        groups[outcome_of(difference)].append(difference)
+        groups[effect_of(difference)].append(difference)
     return groups
 
 
@@ -110,14 +110,14 @@ def status_of(differences: Iterable[ResultInterval | None]) -> Status:
     gains there are, as chance alone yields some of those. Intervals of a single trial leave out
     the variation between trainings: they support a claim in part at most, and contradict none.
     """
-    groups = by_outcome(differences)
-    better, worse = groups[Outcome.BETTER], groups[Outcome.WORSE]
+    groups = by_effect(differences)
+    better, worse = groups[Effect.BETTER], groups[Effect.WORSE]
     if any(row is not None and row.trials > 1 for row in worse):
         return Status.CONTRADICTED
     if not better or worse:
         return Status.INCONCLUSIVE
     single = any(row is not None and row.trials == 1 for row in better)
-    others = groups[Outcome.UNDECIDED] or groups[Outcome.UNKNOWN]
+    others = groups[Effect.UNDECIDED] or groups[Effect.UNKNOWN]
     return Status.IN_PART if others or single else Status.SUPPORTED
 
 
@@ -147,7 +147,7 @@ class Scale(NamedTuple):
         if interval.lower is None or interval.upper is None:
             return "no interval available"
         ends = [self.number(bound) for bound in (interval.lower, interval.upper)]
-        undecided = interval.baseline and outcome_of(interval) is Outcome.UNDECIDED
+        undecided = interval.baseline and effect_of(interval) is Effect.UNDECIDED
         included = ", which includes zero" if undecided else ""
         given = ", given these trained models" if interval.trials == 1 else ""
         return f"95 % interval {ends[0]} to {ends[1]}{included}{given}"
@@ -177,11 +177,11 @@ class Comparison(NamedTuple):
                 f"intervals.csv has no difference from {baseline} in {self.quantity}"
             )
         start = {
-            Outcome.BETTER: f"{self.subject} {self.verb} better than {baseline}",
-            Outcome.WORSE: f"{self.subject} {self.verb} worse than {baseline}",
-            Outcome.UNDECIDED: f"no clear difference from {baseline}",
-            Outcome.UNKNOWN: f"the difference from {baseline} cannot be judged",
-        }[outcome_of(difference)]
+            Effect.BETTER: f"{self.subject} {self.verb} better than {baseline}",
+            Effect.WORSE: f"{self.subject} {self.verb} worse than {baseline}",
+            Effect.UNDECIDED: f"no clear difference from {baseline}",
+            Effect.UNKNOWN: f"the difference from {baseline} cannot be judged",
+        }[effect_of(difference)]
         return capitalized(f"{start}: {self.quantity} {self.scale.difference(difference)}")
 
     def finding(self, claim: str, differences: Mapping[str, ResultInterval | None]) -> Finding:

@@ -7,20 +7,19 @@ from misgiving.report.findings import (
     PLAIN,
     POINTS,
     Comparison,
+    Effect,
     Finding,
-    Outcome,
     Scale,
     Status,
-    by_outcome,
+    by_effect,
+    effect_of,
     from_baselines,
     not_measured,
-    outcome_of,
     status_of,
 )
-from misgiving.report.findings.sweep import speed_finding
-from misgiving.report.inputs import ReportInputs
+from misgiving.report.findings.sweep import speed_finding, sweep_of
+from misgiving.report.inputs import ReportInputs, distinct, find, select
 from misgiving.report.published import title
-from misgiving.report.rows import distinct, find, select
 from misgiving.results.schema import HistoryRow, ResultInterval
 
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
@@ -41,7 +40,7 @@ def claims(inputs: ReportInputs) -> dict[str, Finding]:
             majority=inputs.majority,
             images=inputs.measured_images,
         ),
-        "speed": speed_finding(inputs.sweep),
+        "speed": speed_finding(sweep_of(inputs)),
         "ood": ood_finding(intervals, sets=inputs.claimed_sets),
         "new_classes": new_classes_finding(intervals),
     }
@@ -91,22 +90,22 @@ def accuracy_finding(intervals: Sequence[ResultInterval]) -> Finding:
 
 def _cause(differences: Sequence[ResultInterval | None]) -> str:
     """The cause of a gain over vanilla, where there is one."""
-    vanilla, detached = map(outcome_of, differences)
-    if vanilla is not Outcome.BETTER:
+    vanilla, detached = map(effect_of, differences)
+    if vanilla is not Effect.BETTER:
         return ""
-    if detached is Outcome.BETTER:
+    if detached is Effect.BETTER:
         return "So the gain comes with the joint gradient."
     return "So the gain over vanilla cannot be attributed to the joint gradient."
 
 
 def _classes(differences: Iterable[ResultInterval]) -> str:
     against = select(differences, baseline="vanilla")
-    groups = by_outcome(row for row in against if row.metric.startswith("sensitivity/"))
+    groups = by_effect(row for row in against if row.metric.startswith("sensitivity/"))
     if not (total := sum(map(len, groups.values()))):
         return ""
     return (
-        f"Against vanilla, sensitivity is higher for {len(groups[Outcome.BETTER])} of {total} "
-        f"classes and lower for {len(groups[Outcome.WORSE])}, with intervals that exclude zero."
+        f"Against vanilla, sensitivity is higher for {len(groups[Effect.BETTER])} of {total} "
+        f"classes and lower for {len(groups[Effect.WORSE])}, with intervals that exclude zero."
     )
 
 
@@ -125,12 +124,12 @@ def minority_finding(
     if not any(pairs.values()):
         return not_measured(claim, "intervals.csv has no difference in sensitivity")
     judged = tuple(pairs[name] for name in minority)
-    groups = by_outcome(judged)
+    groups = by_effect(judged)
     gains = {name: _gain(name, pair, (images or {}).get(name)) for name, pair in pairs.items()}
     sentence = (
         f"Against vanilla, the proposed model's sensitivity is higher for "
-        f"{len(groups[Outcome.BETTER])} of {len(minority)} minority classes and lower for "
-        f"{len(groups[Outcome.WORSE])}: {'; '.join(gains[name] for name in minority)}."
+        f"{len(groups[Effect.BETTER])} of {len(minority)} minority classes and lower for "
+        f"{len(groups[Effect.WORSE])}: {'; '.join(gains[name] for name in minority)}."
     )
     if majority:
         sentence += f" Frequent classes: {'; '.join(gains[name] for name in majority)}."
@@ -176,16 +175,16 @@ def _by_set(baseline: str, differences: Sequence[ResultInterval]) -> str:
     if not differences:
         return f"There is no comparison with {baseline}."
     words = {
-        Outcome.BETTER: f"higher than {baseline}'s",
-        Outcome.WORSE: f"lower than {baseline}'s",
-        Outcome.UNDECIDED: f"not clearly different from {baseline}'s (interval includes zero)",
-        Outcome.UNKNOWN: "without an interval",
+        Effect.BETTER: f"higher than {baseline}'s",
+        Effect.WORSE: f"lower than {baseline}'s",
+        Effect.UNDECIDED: f"not clearly different from {baseline}'s (interval includes zero)",
+        Effect.UNKNOWN: "without an interval",
     }
-    groups = by_outcome(differences)
+    groups = by_effect(differences)
     counts = [
-        f"{words[outcome]} on {len(found)} "
+        f"{words[effect]} on {len(found)} "
         f"({', '.join(map(title, distinct(filter(None, found), 'dataset')))})"
-        for outcome, found in groups.items()
+        for effect, found in groups.items()
         if found
     ]
     return (

@@ -7,15 +7,15 @@ from misgiving.report.findings import (
     PLAIN,
     POINTS,
     Comparison,
+    Effect,
     Order,
-    Outcome,
     Scale,
-    by_outcome,
+    by_effect,
     capitalized,
     order_of,
 )
+from misgiving.report.inputs import Spread, distinct, find, main_model, models_of, select, spread
 from misgiving.report.published import title
-from misgiving.report.rows import Spread, distinct, find, main_model, models_of, select, spread
 from misgiving.results.schema import ReliabilityRow, Result, ResultInterval
 
 MSP = "msp"
@@ -31,10 +31,10 @@ QUANTITIES: dict[str, tuple[str, Scale]] = {
     "error_auroc": ("AUROC for errors", POINTS),
 }
 COUNTED = {
-    Outcome.BETTER: "better than MSP's in",
-    Outcome.UNDECIDED: "not clearly different in",
-    Outcome.WORSE: "worse in",
-    Outcome.UNKNOWN: "without an interval in",
+    Effect.BETTER: "better than MSP's in",
+    Effect.UNDECIDED: "not clearly different in",
+    Effect.WORSE: "worse in",
+    Effect.UNKNOWN: "without an interval in",
 }
 ESTIMATES = {
     "spearman": "Spearman correlation with the true loss",
@@ -74,10 +74,10 @@ def _in_main_model(rows: Sequence[ResultInterval], model: str, score: str) -> It
 
 def _in_all_models(rows: Sequence[ResultInterval]) -> Iterator[str]:
     for metric, (quantity, _) in QUANTITIES.items():
-        groups = by_outcome(select(rows, metric=metric))
+        groups = by_effect(select(rows, metric=metric))
         counts = [
-            f"{COUNTED[outcome]} {len(found)} ({', '.join(models_of(filter(None, found)))})"
-            for outcome, found in groups.items()
+            f"{COUNTED[effect]} {len(found)} ({', '.join(models_of(filter(None, found)))})"
+            for effect, found in groups.items()
             if found
         ]
         if counts:

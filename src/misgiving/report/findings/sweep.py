@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from misgiving.report.findings import POINTS, Finding, Status
-from misgiving.report.rows import distinct, select
+from misgiving.report.inputs import ReportInputs, distinct, select
 from misgiving.report.wording import count
 from misgiving.results.schema import HistoryRow, Result
 
@@ -74,10 +74,10 @@ class Sweep(NamedTuple):
         return not run.diverged and run.last is not None and run.last >= self.level
 
 
-def sweep_of(
-    results: Sequence[Result], histories: Sequence[HistoryRow], *, own_rate: float, monitored: str
-) -> Sweep | None:
+def sweep_of(inputs: ReportInputs) -> Sweep | None:
     """Gather the sweep; None where vanilla at the protocol's own rate gives no level to reach."""
+    results, histories = inputs.results, inputs.histories
+    own_rate, monitored = inputs.settings.training["learning_rate"], inputs.settings.monitored_set
     epochs = select(histories, set=monitored)
     vanilla = select(epochs, experiment="generalization", model="vanilla")
     ends = [

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from misgiving.report.findings import POINTS, Outcome, outcome_of
-from misgiving.report.rows import find, main_model, models_of, select
+from misgiving.report.findings import POINTS, Effect, effect_of
+from misgiving.report.inputs import find, main_model, models_of, select
 from misgiving.report.wording import count
 from misgiving.results.schema import Result, ResultInterval
 
@@ -176,13 +176,13 @@ def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iter
     rows = select(intervals, detector=target.detector, **where)
     for metric, (start, better, worse) in COMPARED.items():
         pairs = [row for row in select(rows, metric=metric) if row.baseline]
-        degrees = {Outcome.BETTER: better, Outcome.WORSE: worse}
+        degrees = {Effect.BETTER: better, Effect.WORSE: worse}
         clauses = [
-            f"{degrees[outcome]} than with {row.baseline}, {POINTS.difference(row)}"
+            f"{degrees[effect]} than with {row.baseline}, {POINTS.difference(row)}"
             for row in pairs
-            if (outcome := outcome_of(row)) in degrees
+            if (effect := effect_of(row)) in degrees
         ]
-        others = [row.baseline for row in pairs if outcome_of(row) not in degrees]
+        others = [row.baseline for row in pairs if effect_of(row) not in degrees]
         clauses += [f"no clear difference from {', '.join(others)}"] if others else []
         if clauses:
             yield f"{start}: {'; '.join(clauses)}."

@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from misgiving.report.figures import DETECTORS
-from misgiving.report.findings import BASELINES, MINUS, POINTS, Outcome, Scale, outcome_of
-from misgiving.report.inputs import ReportInputs
+from misgiving.report.figures import DETECTOR_TITLES
+from misgiving.report.findings import BASELINES, MINUS, POINTS, Effect, Scale, effect_of
+from misgiving.report.inputs import ReportInputs, Spread, distinct, find, models_of, select, spread
 from misgiving.report.published import title
-from misgiving.report.rows import Spread, distinct, find, models_of, select, spread
 from misgiving.report.wording import count
 from misgiving.results.schema import Result, ResultInterval
 
@@ -15,7 +14,7 @@ ABSENT = "\N{EN DASH}"  # not defined for a model, or not measured
 TUNED = "ODIN is tuned on this set"
 ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # the better direction of a metric
-DECIDED = (Outcome.BETTER, Outcome.WORSE)
+DECIDED = (Effect.BETTER, Effect.WORSE)
 
 
 class Cell(NamedTuple):
@@ -100,12 +99,12 @@ def difference(pair: ResultInterval | None, scale: Scale) -> Cell:
     """A paired difference above its interval, marked where this includes zero."""
     if pair is None:
         return Cell(ABSENT, kind="difference")
-    outcome = outcome_of(pair)
-    mark = f" {ZERO}" if outcome is Outcome.UNDECIDED else ""
+    effect = effect_of(pair)
+    mark = f" {ZERO}" if effect is Effect.UNDECIDED else ""
     return Cell(
         f"{scale.number(pair.estimate, sign='+')}{mark}",
         (bounds(pair, scale),),
-        kind="difference decided" if outcome in DECIDED else "difference",
+        kind="difference decided" if effect in DECIDED else "difference",
     )
 
 
@@ -121,7 +120,7 @@ def pair_of(inputs: ReportInputs, baseline: str, line: Line) -> ResultInterval |
 
 def value(inputs: ReportInputs, line: Line, model: str, pair: ResultInterval | None) -> Cell:
     """The mean over trials, bold where the pair's interval shows this model to be the better."""
-    better = {Outcome.BETTER: "proposed", Outcome.WORSE: "vanilla"}.get(outcome_of(pair))
+    better = {Effect.BETTER: "proposed", Effect.WORSE: "vanilla"}.get(effect_of(pair))
     values = spread(select(inputs.results, model=model, **line.wanted))
     return mean(values, POINTS, bold=model == better)
 
@@ -182,8 +181,8 @@ def interval_like(
 def detectors_of(rows: Iterable[Result]) -> list[str]:
     """The detectors that occur: known ones in their order, then any others."""
     present = distinct(rows, "detector")
-    return [name for name in DETECTORS if name in present] + [
-        name for name in present if name not in DETECTORS
+    return [name for name in DETECTOR_TITLES if name in present] + [
+        name for name in present if name not in DETECTOR_TITLES
     ]
 
 

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from misgiving.report.figures import DETECTORS
+from misgiving.report.figures import DETECTOR_TITLES
 from misgiving.report.findings import BASELINES, POINTS, Scale
 from misgiving.report.findings.detectors import CHOSEN
-from misgiving.report.inputs import ReportInputs
+from misgiving.report.inputs import ReportInputs, distinct, models_of, select, spread
 from misgiving.report.published import title
-from misgiving.report.rows import distinct, models_of, select, spread
 from misgiving.report.views import (
     DOWN,
     TUNED,
@@ -86,8 +85,8 @@ def tuning_table(inputs: ReportInputs) -> Table | None:
 def unseen_table(inputs: ReportInputs) -> Table | None:
     """AUROC for unseen classes, by each ODIN and by the detector chosen on the tuning set."""
     rows = select(inputs.results, experiment="new_classes", metric="auroc")
-    names = [name for name in DETECTORS if name in ODINS or name == CHOSEN]
-    blocks = _auroc_blocks(inputs, rows, {name: DETECTORS[name] for name in names})
+    names = [name for name in DETECTOR_TITLES if name in ODINS or name == CHOSEN]
+    blocks = _auroc_blocks(inputs, rows, {name: DETECTOR_TITLES[name] for name in names})
     return comparison_table(inputs, blocks, "Set", "Detector")
 
 
@@ -139,7 +138,7 @@ def detector_choices(inputs: ReportInputs) -> list[str]:
     """The detector with the highest AUROC on the tuning set by model, trial by trial."""
     named = select(inputs.results, experiment="ood_detection", metric="chosen")
     return [
-        f"{model} {' / '.join(DETECTORS.get(row.detector, row.detector) for row in rows)}"
+        f"{model} {' / '.join(DETECTOR_TITLES.get(row.detector, row.detector) for row in rows)}"
         for model in models_of(named)
         if (rows := sorted(select(named, model=model), key=lambda row: row.trial))
     ]
@@ -160,7 +159,7 @@ def untuned_sets(inputs: ReportInputs) -> list[str]:
 def chosen_table(inputs: ReportInputs) -> Table:
     """The chosen detector beside ODIN and MSP, on the sets that did not choose it."""
     first = [Cell(text, scope="col", rows=2) for text in ("Set", "Model")]
-    wide = [Cell(DETECTORS[name], scope="col", columns=len(MAIN)) for name in COMPARED]
+    wide = [Cell(DETECTOR_TITLES[name], scope="col", columns=len(MAIN)) for name in COMPARED]
     names = [name for _ in COMPARED for name, _ in MAIN.values()]
     rows = all_detectors(inputs)
     bodies = []
@@ -193,7 +192,7 @@ def _detector_rows(inputs: ReportInputs, rows: Sequence[Result]) -> list[list[Ce
     dataset, lines = rows[0].dataset, []
     is_tuned = dataset in inputs.tuned
     for detector in detectors_of(rows):
-        name, here = DETECTORS.get(detector, detector), TUNED_HERE.get(detector)
+        name, here = DETECTOR_TITLES.get(detector, detector), TUNED_HERE.get(detector)
         words = f"{name} ({here})" if is_tuned and here else name
         lines.append([Cell(words), *estimates(inputs, select(rows, detector=detector), METRICS)])
     return group(title(dataset), lines, [TUNED] if is_tuned else [])

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 
-from misgiving.report.figures import DETECTORS
+from misgiving.report.figures import DETECTOR_TITLES
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
-from misgiving.report.findings.sweep import SWEPT, SweptRun
+from misgiving.report.findings.sweep import SWEPT, SweptRun, sweep_of
 from misgiving.report.findings.target_errors import (
     POLICY_SET,
     TargetResult,
@@ -15,8 +15,7 @@ from misgiving.report.findings.target_errors import (
     target_status,
     targets_of,
 )
-from misgiving.report.inputs import ReportInputs
-from misgiving.report.rows import distinct, find, models_of, select, spread_of
+from misgiving.report.inputs import ReportInputs, distinct, find, models_of, select, spread_of
 from misgiving.report.views import (
     ABSENT,
     DOWN,
@@ -99,7 +98,7 @@ def _quantity(inputs: ReportInputs, metric: str) -> Block:
 
 def convergence_table(inputs: ReportInputs) -> Table | None:
     """Epochs to the level, and final balanced accuracy, trial by trial."""
-    sweep = inputs.sweep
+    sweep = sweep_of(inputs)
     if sweep is None:
         return None
     numbers = (
@@ -163,7 +162,7 @@ def _score_table(
 ) -> Table | None:
     """A row for each score or quantity of each model: metrics, and paired differences from MSP."""
     pairs = paired or {}
-    words = quantities or {name: DETECTORS.get(name, name) for name in detectors_of(rows)}
+    words = quantities or {name: DETECTOR_TITLES.get(name, name) for name in detectors_of(rows)}
 
     def cells(here: list[Result]) -> list[Cell]:
         return [
@@ -210,7 +209,7 @@ def target_table(inputs: ReportInputs) -> Table | None:
     bodies = []
     for model in dict.fromkeys(target.model for target in targets):
         names = distinct(select(scores, model=model), "detector")
-        score = " / ".join(DETECTORS.get(name, name) for name in names)
+        score = " / ".join(DETECTOR_TITLES.get(name, name) for name in names)
         lines = [_target(inputs, target) for target in targets if target.model == model]
         bodies.append(group(model, lines, [f"accepts by {score}"] if score else []))
     return Table([[*first, *heads("Target met?", numbers=last)]], bodies)

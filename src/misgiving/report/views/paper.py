@@ -1,7 +1,6 @@
 """The sets, the provenance, and the comparison with the paper: settings and every number."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from misgiving.report import wording
 from misgiving.report.findings import POINTS
@@ -13,6 +12,7 @@ from misgiving.report.published import (
     SETS,
     SETTINGS,
     TUNING_SET,
+    VALIDATION_SHARE,
     Published,
     table_1,
     title,
@@ -38,29 +38,6 @@ from misgiving.results.schema import Settings
 NAMES = {metric: name for metric, (name, _) in METRICS.items()}
 NAMES["balanced_accuracy"] = f"Balanced accuracy {UP}"
 OPTIONAL = {"paper_images": "Images in the paper", "left_out": "Left out"}
-COUNTED = {
-    "images": "Images of 4.1",
-    "in_distribution_images": "Images of 4.2",
-    "trials": "Trials",
-}
-CLASSES = {
-    "classes": "Classes of 4.1",
-    "in_distribution": "In-distribution classes of 4.2",
-    "unseen": "Unseen classes of 4.3",
-}
-COMPARED = {  # a setting of the paper: where this run records it, its name and its unit
-    "image_size": ("preprocessing", "Image size", " px"),
-    "epochs": ("training", "Epochs", ""),
-    "batch_size": ("training", "Batch size", ""),
-    "learning_rate": ("training", "Learning rate", ""),
-    "decay_factor": ("training", "Learning-rate decay factor", ""),
-    "decay_every": ("training", "Epochs between decays", ""),
-    "beta1": ("training", "Adam's beta1", ""),
-    "weight_decay": ("training", "Weight decay", ""),
-    "auxiliary_weight": ("training", "Weight of the auxiliary loss", ""),
-    "dropout": ("model", "Dropout", ""),
-    "crop": ("preprocessing", "Crop", " of the width"),
-}
 
 
 def paper_differences(inputs: ReportInputs) -> list[str]:
@@ -69,39 +46,32 @@ def paper_differences(inputs: ReportInputs) -> list[str]:
     tuning = settings.odin.tuning_set
     elsewhere = f"ODIN is tuned on {title(tuning)} instead of NCT."
     return [
-        *(f"{words}: {found} instead of {paper}." for words, found, paper in _instead(settings)),
+        *_instead(settings),
         *_otherwise(settings),
         *(line for paper_set in SETS for line in _set(inputs, paper_set)),
         *([] if inputs.paper_set(tuning) == TUNING_SET else [elsewhere]),
     ]
 
 
-def _instead(settings: Settings) -> list[tuple[str, str, str]]:
-    """The name, our value and the paper's of each setting that differs."""
-
-    def both(name: str, record: str = "") -> tuple[Any, Any]:
-        ours = getattr(settings, record)[name] if record else getattr(settings, name)
-        return ours, getattr(SETTINGS, name)
-
-    is_isic = settings.data.partition(":")[0] == SETTINGS.data
-    counts = ((words, *both(name)) for name, words in COUNTED.items())
-    classes = ((words, *both(name)) for name, words in CLASSES.items())
-    others = ((words, unit, *both(name, at)) for name, (at, words, unit) in COMPARED.items())
-    return [
-        *([] if is_isic else [("Data", settings.data, "ISIC 2019")]),
-        *((words, f"{a:,}", f"{b:,}") for words, a, b in counts if a != b),
-        *((words, ", ".join(a), ", ".join(b)) for words, a, b in classes if set(a) != set(b)),
-        *((words, f"{a:g}{unit}", f"{b:g}{unit}") for words, unit, a, b in others if a != b),
-    ]
+def _instead(settings: Settings) -> Iterator[str]:
+    """Our value and the paper's of each setting that differs; classes may have another order."""
+    if settings.data.partition(":")[0] != "isic2019":
+        yield f"Data: {settings.data} instead of ISIC 2019."
+    for key, paper in SETTINGS.items():
+        section = getattr(settings, paper.section) if paper.section else vars(settings)
+        ours, theirs = section[key], paper.value
+        same = set(ours) == set(theirs) if isinstance(theirs, tuple) else ours == theirs
+        if not same:
+            yield f"{paper.name}: {paper.text(ours)} instead of {paper.text(theirs)}."
 
 
 def _otherwise(settings: Settings) -> Iterator[str]:
     """The differences in procedure."""
     training, backbone = settings.training, str(settings.model["backbone"])
     absent = [name for name, strength in settings.augmentation.items() if not strength]
-    grouped, share = settings.split != SETTINGS.split, settings.validation_share
+    grouped, share = settings.split != "paper", settings.validation_share
     sentences = {
-        f"Network: {backbone} instead of VGG-16.": backbone.partition(".")[0] != SETTINGS.backbone,
+        f"Network: {backbone} instead of VGG-16.": backbone.partition(".")[0] != "vgg16",
         f"Initial weights: {wording.weights(settings)}; the paper uses those of ImageNet.": (
             settings.model["weights"] or not settings.model["pretrained"]
         ),
@@ -119,8 +89,8 @@ def _otherwise(settings: Settings) -> Iterator[str]:
         f"Augmentation without {', '.join(absent)}.": absent,
         "Split: by group instead of by image, so that no group is in two sets; about 70 % of the "
         "images are trained on instead of 90 %.": grouped,
-        f"Share of validation images: {share:g} instead of {SETTINGS.validation_share:g}.": (
-            not grouped and share != SETTINGS.validation_share
+        f"Share of validation images: {share:g} instead of {VALIDATION_SHARE:g}.": (
+            not grouped and share != VALIDATION_SHARE
         ),
         f"Measured set: {settings.measured_set}; the paper measures its validation set.": (
             settings.measured_set != "validation"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from misgiving.reproduction.aggregate.documents import (
 )
 from misgiving.reproduction.aggregate.intervals import intervals, risk_curves
 from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import SWEEP, Unit, units
+from misgiving.reproduction.protocol import SWEEP, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
@@ -29,6 +30,7 @@ from misgiving.results.schema import (
     Result,
     ResultInterval,
     RiskPoint,
+    Unit,
 )
 
 COLLECTED = "collected.json"
@@ -68,19 +70,13 @@ def collect(trial_data: TrialData, out: Path) -> None:
         row for unit in finished for row in read_table(out / unit.folder / "results.csv", Result)
     ]
     write_table(out / "results.csv", Result, results)
-    write_table(
-        out / "histories.csv",
-        HistoryRow,
-        _of_units(finished, out, "run/history.csv", EpochRecord, HistoryRow),
-    )
+    histories = _of_units(finished, out, "run/history.csv", EpochRecord, HistoryRow)
+    write_table(out / "histories.csv", HistoryRow, histories)
     write_table(out / "confusions.csv", Confusion, _confusions(trial_data, finished, out))
     compared = intervals(trial_data, finished, out, results)
     write_table(out / "intervals.csv", ResultInterval, compared)
-    write_table(
-        out / RELIABILITY,
-        ReliabilityRow,
-        _of_units(finished, out, RELIABILITY, ReliabilityBin, ReliabilityRow),
-    )
+    bins = _of_units(finished, out, RELIABILITY, ReliabilityBin, ReliabilityRow)
+    write_table(out / RELIABILITY, ReliabilityRow, bins)
     write_table(out / "risk_coverage.csv", RiskPoint, risk_curves(trial_data, finished, out))
     shown = exhibits(trial_data)
     write_datasets(out, shown)
@@ -114,16 +110,16 @@ def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
 
 
 def _of_units(
-    finished: Sequence[Unit], out: Path, place: str, kind: type[Any], row: Callable[..., Row]
+    finished: Sequence[Unit], out: Path, name: str, kind: type[Any], row: Callable[..., Row]
 ) -> Iterator[Row]:
     """The rows of a table of each unit, with its experiment, trial and model.
 
     A unit lacks its history where training diverged, and its bins where no policy could be set.
     """
     for unit in finished:
-        path = out / unit.folder / place
+        path = out / unit.folder / name
         for found in read_table(path, kind) if path.exists() else ():
-            yield row(**unit._asdict(), **found._asdict())
+            yield row(*unit, *astuple(found))
 
 
 def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:

@@ -12,18 +12,16 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
-from misgiving.reproduction.ood_sources import PAPER_SETS
-from misgiving.reproduction.protocol import DERMOSCOPY, Unit, units
+from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
 from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
     ManifestImage,
-    OdinGrid,
     SetFacts,
     Settings,
     SkippedImage,
     SplitSize,
-    UnitName,
+    Unit,
     UnitTiming,
 )
 
@@ -42,17 +40,13 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         in_distribution=protocol.in_distribution,
         unseen=protocol.unseen,
         class_counts=_class_counts(trial_data),
-        split=protocol.split,
-        validation_share=protocol.validation_share,
+        split=protocol.images.split,
+        validation_share=protocol.images.validation_share,
         monitored_set=sets.monitored,
         tuning_set=sets.tuning,
         measured_set=sets.measured,
         sizes=tuple(_sizes(trial_data)),
-        odin=OdinGrid(
-            tuning_set=protocol.search.tuning_set,
-            temperatures=tuple(protocol.search.temperatures),
-            epsilons=tuple(protocol.search.epsilons),
-        ),
+        odin=protocol.odin,
         models=protocol.models,
         trials=protocol.trials,
         seed=protocol.seed,
@@ -65,7 +59,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         versions=versions(),
         fingerprint=trial_data.images.fingerprint,
         leakage=trial_data.leakage(),
-        missing_units=tuple(UnitName(*unit) for unit in units(protocol) if unit not in finished),
+        missing_units=tuple(unit for unit in units(protocol) if unit not in finished),
         skipped=tuple(
             SkippedImage(name, *one) for name, bad in trial_data.skipped().items() for one in bad
         ),

@@ -27,10 +27,10 @@ from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.new_classes import TOGETHER
 from misgiving.reproduction.ood_detection import CHOSEN
 from misgiving.reproduction.policies import POLICY_SET
-from misgiving.reproduction.protocol import Protocol, Unit, sweep_name
+from misgiving.reproduction.protocol import Protocol, sweep_name
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.predictions import Predictions, load_scores, scores_path
-from misgiving.results.schema import Result, ResultInterval, RiskPoint
+from misgiving.results.schema import Result, ResultInterval, RiskPoint, Unit
 
 Trials = tuple[int, ...]
 Values = Mapping[tuple[str, ...], Mapping[int, float]]
@@ -154,7 +154,7 @@ class _SetIntervals:
             upper=upper,
             n=n,
             trials=len(trials),
-            tuned=here == ("ood_detection", self.protocol.search.tuning_set)
+            tuned=here == ("ood_detection", self.protocol.odin.tuning_set)
             and detector in ("odin", CHOSEN),
         )
 
