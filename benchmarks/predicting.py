@@ -23,7 +23,7 @@ from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
-from misgiving.workflows.predict import predict_images
+from misgiving.workflows.predict import predict_images, predictor_of
 
 CLASSES = tuple("abcdefgh")
 BATCH_SIZE = 64
@@ -77,7 +77,7 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 def ours(run: Path, folder: Path) -> np.ndarray:
     """The probability of each predicted class, by `predict`."""
-    decisions = predict_images(run, [folder], device="cpu", batch_size=BATCH_SIZE)
+    decisions = predict_images(predictor_of(run, device="cpu"), [folder], batch_size=BATCH_SIZE)
     return np.array([row.probability for row in decisions])
 
 

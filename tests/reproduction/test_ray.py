@@ -223,4 +223,4 @@ def test_a_worker_with_other_data_or_code_is_refused():
 
 def test_a_worker_without_the_commands_folder_says_so(tmp_path):
     with pytest.raises(UsageError, match="a worker cannot enter it"):
-        cluster._enter(tmp_path / "elsewhere")
+        cluster.enter(tmp_path / "elsewhere")

@@ -8,7 +8,6 @@ from coloured import split_of
 from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
-from misgiving.data.datasets.dataset import ImageFiles
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
@@ -57,7 +56,7 @@ def on_its_own(checkpoint, path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
-    predicted = predict_images(run, [photos], device="cpu", batch_size=batch_size)
+    predicted = predict_images(predictor_of(run, device="cpu"), [photos], batch_size=batch_size)
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
@@ -68,7 +67,7 @@ def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size
 
 def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, monkeypatch):
     decoded, enough, waited, ahead = [], threading.Event(), [], []
-    read = ImageFiles.preprocessed
+    read = Preprocessing.from_file
 
     def watched(*arguments):
         decoded.append(arguments)
@@ -80,28 +79,31 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
         waited.append(enough.wait(timeout=120))
         ahead.append(len(decoded) - done)
 
-    monkeypatch.setattr(ImageFiles, "preprocessed", watched)
-    predict_images(run, [photos], device="cpu", batch_size=LOOK_AHEAD + 1, on_image=see)
+    monkeypatch.setattr(Preprocessing, "from_file", watched)
+    predict_images(
+        predictor_of(run, device="cpu"), [photos], batch_size=LOOK_AHEAD + 1, on_image=see
+    )
     assert all(waited)
     assert max(ahead) <= LOOK_AHEAD + 1
 
 
 def test_progress_tells_how_many_images_are_predicted(run, photos):
     reports = []
-    predict_images(
-        run, [photos], device="cpu", batch_size=16, on_image=lambda *seen: reports.append(seen)
-    )
+    predictor = predictor_of(run, device="cpu")
+    predict_images(predictor, [photos], batch_size=16, on_image=lambda *seen: reports.append(seen))
     assert reports == [(min(done, COUNT), COUNT) for done in range(16, COUNT + 16, 16)]
 
 
 def test_a_batch_size_below_one_is_refused(run, photos):
     with pytest.raises(UsageError, match=r"batch_size.* at least 1"):
-        predict_images(run, [photos], device="cpu", batch_size=0)
+        predict_images(predictor_of(run, device="cpu"), [photos], batch_size=0)
 
 
 def test_a_bundle_answers_as_its_run_does(exported, photos):
     run, bundle = exported
-    ours, theirs = (predict_images(place, [photos], device="cpu") for place in (bundle, run))
+    ours, theirs = (
+        predict_images(predictor_of(place, device="cpu"), [photos]) for place in (bundle, run)
+    )
     assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
     numbers = [[*row[2:4], *row[6:-1]] for row in ours]
     np.testing.assert_allclose(numbers, [[*row[2:4], *row[6:-1]] for row in theirs], rtol=2e-3)
@@ -132,11 +134,11 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_pat
     names = sorted(photos.iterdir())
     path.write_bytes(names[0].read_bytes())
     journal = DecisionJournal()
-    (before,) = predict_images(exported[1], [path], journal=journal)
+    (before,) = predict_images(predictor_of(exported[1]), [path], journal=journal)
     path.write_bytes(names[2].read_bytes())
-    (after,) = predict_images(exported[1], [path], journal=journal)
+    (after,) = predict_images(predictor_of(exported[1]), [path], journal=journal)
     assert before != after
-    assert [after] == predict_images(exported[1], [path])
+    assert [after] == predict_images(predictor_of(exported[1]), [path])
 
 
 def test_numbers_that_are_not_finite_are_not_there(exported, photos):

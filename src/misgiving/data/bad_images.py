@@ -1,44 +1,19 @@
 """Unreadable images: all of them are found, and then refused or left out."""
 
-import errno
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 import numpy as np
 
 from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.decoding import in_order
-from misgiving.errors import BadImage, BadImagesError, DataError, visible
+from misgiving.data.decoding import collected, in_order
+from misgiving.errors import BadImage, BadImagesError, visible
 
-Result = TypeVar("Result")
 Rule = Callable[[Sequence[BadImage], int], None]
 """Called with the unreadable images and the total; raises if they are not skipped."""
 
 FAIL, SKIP = "fail", "skip"
 NAMED = 3  # bad images that are named in one line
-MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
-
-
-def collected(
-    work: Callable[[int], Result], ids: Sequence[str]
-) -> Callable[[int], Result | BadImage]:
-    """The same work, which returns a bad image where one cannot be read.
-
-    A machine without memory or file handles is not the image's fault, and stays an error.
-    """
-
-    def attempt(index: int) -> Result | BadImage:
-        try:
-            return work(index)
-        except DataError as failure:
-            cause = failure.__cause__
-            out_of_handles = isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS
-            if cause is not None and (out_of_handles or isinstance(cause, MemoryError)):
-                raise cause from failure
-            return BadImage(ids[index], visible(str(failure)))
-
-    return attempt
 
 
 def _fail(bad: Sequence[BadImage], total: int) -> None:

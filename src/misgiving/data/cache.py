@@ -14,9 +14,9 @@ from typing import IO, NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, Rule, collected, without
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, Rule, without
 from misgiving.data.datasets.dataset import Dataset, preprocessed
-from misgiving.data.decoding import in_order
+from misgiving.data.decoding import collected, in_order
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
 from misgiving.files import read_json, whole_folder, write_json

@@ -1,11 +1,12 @@
 """Read and decode image files: any format and mode becomes an upright 8-bit RGB image."""
 
+import errno
 import io
 import os
 import threading
 import warnings
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple, NoReturn, TypeVar
@@ -15,7 +16,7 @@ from jaxtyping import UInt8
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from misgiving.errors import DataError, reason_of
+from misgiving.errors import BadImage, DataError, reason_of, visible
 
 Picture = UInt8[np.ndarray, "height width 3"]
 Result = TypeVar("Result")
@@ -41,6 +42,7 @@ SIDEWAYS = (5, 6, 7, 8)  # orientations that swap height and width
 
 WORKERS = min(8, os.cpu_count() or 1)
 LOOK_AHEAD = 4 * WORKERS  # decoded images that may wait, which bounds memory
+MACHINE_ERRORS = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # no fault of the file
 
 
 class Decoded(NamedTuple):
@@ -80,6 +82,27 @@ def in_order(
             yield pending.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def collected(
+    work: Callable[[int], Result], ids: Sequence[str]
+) -> Callable[[int], Result | BadImage]:
+    """The same work, which returns a bad image where one cannot be read.
+
+    A machine without memory or file handles is not the image's fault, and stays an error.
+    """
+
+    def attempt(index: int) -> Result | BadImage:
+        try:
+            return work(index)
+        except DataError as failure:
+            cause = failure.__cause__
+            out_of_handles = isinstance(cause, OSError) and cause.errno in MACHINE_ERRORS
+            if cause is not None and (out_of_handles or isinstance(cause, MemoryError)):
+                raise cause from failure
+            return BadImage(ids[index], visible(str(failure)))
+
+    return attempt
 
 
 def refuse_file(path: Path, failure: OSError) -> NoReturn:

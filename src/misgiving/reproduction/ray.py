@@ -26,8 +26,8 @@ from misgiving.reproduction.runner import (
     Runner,
     finish,
     is_finished,
-    threads_at,
     threads_of,
+    trial_data_of_process,
 )
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import Unit
@@ -207,25 +207,15 @@ def _require_success(task: Any, unit: Unit) -> None:
         ) from error
 
 
-_trial_data_of_worker: TrialData | None = None
-
-
 def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
-    trial_data = _prepared(task)
+    enter(task.started_in)
+    trial_data = trial_data_of_process(task.protocol, task.cache, task.threads)
     refuse_other_worker(trial_data.record(unit), record)
     finish(trial_data, unit, task.out, record, threads=task.threads)
 
 
-def _prepared(task: Task) -> TrialData:
-    global _trial_data_of_worker  # kept for all units of this worker
-    if _trial_data_of_worker is None:  # Ray gives a worker to one reproduction only
-        _enter(task.started_in)
-        with threads_at(task.threads):
-            _trial_data_of_worker = TrialData(task.protocol, task.cache)
-    return _trial_data_of_worker
-
-
-def _enter(folder: Path) -> None:
+def enter(folder: Path) -> None:
+    """Make a folder the worker's working folder, which relative paths start from."""
     try:
         os.chdir(folder)
     except OSError as error:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -170,12 +170,9 @@ def _in_processes(
     trial_data: TrialData, records: Records, out: Path, *, jobs: int, threads: int
 ) -> None:
     context = get_context("spawn")  # a forked process would inherit torch's dead threads
-    setup = (trial_data.protocol, trial_data.cache, threads)
-    with ProcessPoolExecutor(jobs, context, _set_up_process, setup) as pool:
-        futures = {
-            pool.submit(_finish_in_process, unit, out, record, threads): unit
-            for unit, record in records.items()
-        }
+    work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, threads, out)
+    with ProcessPoolExecutor(jobs, context) as pool:
+        futures = {pool.submit(work, *record): record[0] for record in records.items()}
         try:
             for future in as_completed(futures):
                 future.result()
@@ -189,19 +186,18 @@ def _in_processes(
             raise
 
 
-_trial_data_of_process: TrialData | None = None
+def _finish_in_process(
+    protocol: Protocol, cache: Path, threads: int, out: Path, unit: Unit, record: dict[str, Any]
+) -> None:
+    trial_data = trial_data_of_process(protocol, cache, threads)
+    finish(trial_data, unit, out, record, threads=threads)
 
 
-def _set_up_process(protocol: Protocol, cache: Path, threads: int) -> None:
-    global _trial_data_of_process  # kept for all units of this process
+@lru_cache(maxsize=1)
+def trial_data_of_process(protocol: Protocol, cache: Path, threads: int) -> TrialData:
+    """Prepared images, kept for all units of this process."""
     with threads_at(threads):
-        _trial_data_of_process = TrialData(protocol, cache)
-
-
-def _finish_in_process(unit: Unit, out: Path, record: dict[str, Any], threads: int) -> None:
-    if _trial_data_of_process is None:
-        raise RuntimeError("the process was not set up")
-    finish(_trial_data_of_process, unit, out, record, threads=threads)
+        return TrialData(protocol, cache)
 
 
 def _measure_ood_detection(trained: TrainedUnit) -> Results:

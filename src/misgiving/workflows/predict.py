@@ -4,23 +4,23 @@ Nothing here needs torch, unless the model is a run.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
-from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP, collected
-from misgiving.data.datasets.dataset import Dataset, preprocessed
+from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled
-from misgiving.data.decoding import LOOK_AHEAD, in_order
+from misgiving.data.decoding import LOOK_AHEAD, collected, in_order, read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.errors import BadImage, DataError, UsageError
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -52,6 +50,7 @@ class Predictor:
         preprocessing: Applied to an image before.
         has_policy: False if every image is deferred.
         fingerprint: Of the model and its policy.
+        merged: Merges what all processes have found, by position of the image.
         rank: The number of this process among those of the command, from 0.
         processes: How many share the images.
     """
@@ -60,17 +59,9 @@ class Predictor:
     preprocessing: Preprocessing
     has_policy: bool
     fingerprint: str
+    merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
     rank: int = 0
     processes: int = 1
-
-    def merged(self, found: Mapping[Key, Value]) -> dict[Key, Value]:
-        """Decisions and bad images of all processes."""
-        if self.processes == 1:
-            return dict(found)
-        from misgiving import distributed
-
-        with distributed.explain_lost_process():
-            return distributed.merged(found)
 
 
 def predictor_of(
@@ -111,6 +102,7 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
         preprocessing=checkpoint.preprocessing,
         has_policy=engine.policy is not None,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
+        merged=distributed.explain_lost_process()(distributed.merged),
         rank=distributed.rank(),
         processes=distributed.count(),
     )
@@ -194,10 +186,9 @@ def predict_files(
 
 
 def predict_images(
-    model: Path | Predictor,
+    predictor: Predictor,
     images: Sequence[Path],
     *,
-    device: str = "auto",
     batch_size: int = 64,
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
@@ -206,9 +197,8 @@ def predict_images(
     """Decide on image files and all images in folders, in their order.
 
     Args:
-        model: A run, a bundle, or a predictor of one.
+        predictor: A run or a bundle.
         images: Files, and folders.
-        device: Of a run.
         batch_size: Images in one forward pass.
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
@@ -221,7 +211,6 @@ def predict_images(
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
     dataset = unlabelled(images, name="images")
-    predictor = model if isinstance(model, Predictor) else predictor_of(model, device=device)
     journal = DecisionJournal() if journal is None else journal
     found = predictor.merged(_kept(dataset, journal))
     remaining = [index for index in range(len(dataset)) if index not in found]
@@ -273,13 +262,13 @@ def _batches(
     dataset: Dataset, share: Sequence[int], preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[list[tuple[int, _ReadImage | BadImage]]]:
     """Batches of images with their positions; threads read the next while one is decided on."""
+    names = [dataset.ids[index] for index in share]
 
     def read(position: int) -> _ReadImage:
-        index = share[position]
-        key = dataset.images.key(index)  # before it is read: a file that changes then is read again
-        return _ReadImage(key, preprocessed(dataset.images, index, preprocessing).image)
+        path, key = names[position], dataset.images.key(share[position])
+        # the key comes first: a file that changes in between is read again
+        return _ReadImage(key, preprocessing.from_file(read_bytes(Path(path)), path))
 
-    names = [dataset.ids[index] for index in share]
     ahead = max(batch_size, LOOK_AHEAD)
     readings: Generator[_ReadImage | BadImage] = in_order(
         collected(read, names), len(share), ahead=ahead
