@@ -10,7 +10,7 @@ from commands import one_line, reseal
 from PIL import Image
 
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.train import prepare_run, train_run
+from misgiving.workflows.train import prepare_training, train_run
 
 QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]
@@ -42,7 +42,7 @@ def whole(places):
 
 @pytest.fixture(scope="module")
 def trained(whole, places):
-    run = prepare_run(
+    run = prepare_training(
         f"folder:{whole}",
         model=ModelConfig(backbone="vgg16_mini", pretrained=False),
         training=TrainingConfig(epochs=1, batch_size=16, device="cpu"),

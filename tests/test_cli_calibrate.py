@@ -17,7 +17,7 @@ from misgiving.cli.calibrate import OodDetector
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.train import prepare_run, train_run
+from misgiving.workflows.train import prepare_training, train_run
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def places(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(places):
     """A small network on the digits that is often wrong; 1,528 images are held out."""
-    run = prepare_run(
+    run = prepare_training(
         "digits",
         model=ModelConfig(backbone="vgg16_mini", pretrained=False, reads_logits=True),
         training=TrainingConfig(epochs=8, batch_size=16, learning_rate=1e-3, device="cpu"),

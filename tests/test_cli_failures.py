@@ -73,7 +73,7 @@ def test_a_disk_that_is_full_at_any_moment_is_one_line_and_the_next_run_works(
         patched.setattr(module, name, raising(full()))
         code, _, error = train()
     assert code == 1
-    assert "No space left on device; check the place, its free space" in one_line(error)
+    assert "No space left on device; check the path, free space" in one_line(error)
     assert nothing_is_left(tmp_path)
     code, _, error = train()
     assert code == 0, error
@@ -88,7 +88,7 @@ def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(train, 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert code == 1
-    assert ": File too large; check the place" in one_line(error)
+    assert ": File too large; check the path" in one_line(error)
     assert str(tmp_path / "run") in error  # it, or what a stopped training goes on from
     assert nothing_is_left(tmp_path)
     assert train()[0] == 0
@@ -146,7 +146,7 @@ def test_a_read_only_disk_is_refused_before_training_and_its_cache_is_used(
     assert "is not a writable folder; choose another --out" in one_line(error)
     code, _, error = misgiving("data", "prepare", f"folder:{photos}", "--image-size", "8", *cache)
     assert code == 1
-    assert "Read-only file system; check the place" in one_line(error)
+    assert "Read-only file system; check the path" in one_line(error)
     data = ["train", f"folder:{photos}", "--out", tmp_path / "run", *TRAIN, *cache]
     code, _, error = misgiving(*data)
     assert code == 0, error

@@ -111,7 +111,7 @@ def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
     trial_data, _ = reproduced
     for trial in range(2):
         trained = set(
-            trial_data.run(Unit("ood_detection", trial, "vanilla")).images_of("train").ids
+            trial_data.setup(Unit("ood_detection", trial, "vanilla")).images_of("train").ids
         )
         for name in ("b_box", "b_box_70", "b_box_70_image", "derm_skin"):
             ids = trial_data.outliers(trial)[name].images.ids
@@ -129,7 +129,7 @@ def test_the_sweep_has_results_and_intervals(reproduced):
 
 def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):
     trial_data, out = reproduced
-    runs = [trial_data.run(Unit("generalization", trial, "vanilla")) for trial in range(2)]
+    runs = [trial_data.setup(Unit("generalization", trial, "vanilla")) for trial in range(2)]
     for row in table(out / "intervals.csv"):
         if row["experiment"] == "generalization" and row["metric"] == "sensitivity/DF":
             counts = []
@@ -142,7 +142,7 @@ def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):
 
 def test_confusions_add_up_to_the_measured_images(reproduced):
     trial_data, out = reproduced
-    run = trial_data.run(Unit("generalization", 0, "vanilla"))
+    run = trial_data.setup(Unit("generalization", 0, "vanilla"))
     counts = [
         int(row["images"])
         for row in table(out / "confusions.csv")

@@ -78,7 +78,9 @@ def test_derived_images_are_those_of_the_held_out_ones_and_of_no_other(protocol,
     """One that is shifted by a bad image would come from an image that was trained on."""
     trial_data = TrialData(protocol, tmp_path)
     boxes = trial_data.outliers(0)["boxes"].built.dataset
-    held_out = trial_data.run(units_of(protocol)[0]).images_of(trial_data.evaluation_sets.measured)
+    held_out = trial_data.setup(units_of(protocol)[0]).images_of(
+        trial_data.evaluation_sets.measured
+    )
     assert boxes.ids == tuple(f"boxes-{identity}" for identity in held_out.ids)
 
 

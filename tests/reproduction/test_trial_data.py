@@ -15,7 +15,7 @@ from misgiving.training.config import DataConfig
 
 
 def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(trial_data):
-    parts = {unit: trial_data.run(unit).sets for unit in units(TINY)}
+    parts = {unit: trial_data.setup(unit).sets for unit in units(TINY)}
     for trial in range(2):
         vanilla, proposed = (parts[Unit("generalization", trial, m)] for m in TINY.models)
         assert np.array_equal(vanilla, proposed)
@@ -24,7 +24,7 @@ def test_all_models_of_a_trial_see_the_same_split_and_trials_differ(trial_data):
 
 
 def test_models_of_4_2_are_trained_on_in_distribution_classes_alone(trial_data):
-    run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
+    run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
     assert run.images.classes == TINY.in_distribution
     assert {
         name for name in np.array(trial_data.images.ids)[trial_data.images.labels >= 7]
@@ -32,7 +32,7 @@ def test_models_of_4_2_are_trained_on_in_distribution_classes_alone(trial_data):
 
 
 def test_boxes_are_made_of_held_out_images(trial_data):
-    run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
+    run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
     sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
     assert sources <= set(run.images_of("validation").ids)
 
@@ -44,7 +44,7 @@ def test_a_class_that_the_data_does_not_have_is_refused(cache):
 
 def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
     trial_data = TrialData(replace(TINY, images=DataConfig(split="grouped")), cache)
-    run = trial_data.run(Unit("ood_detection", 0, "vanilla"))
+    run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))
     assert trial_data.evaluation_sets == ("tune", "tune", "test")
     assert set(run.sets) == {"train", "tune", "calibrate", "test"}
     sources = set(trial_data.outliers(0)["boxes"].built.dataset.groups)
@@ -52,8 +52,8 @@ def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
 
 
 def test_a_swept_rate_changes_the_rate_alone(trial_data):
-    usual = trial_data.run(Unit("generalization", 1, "proposed"))
-    swept = trial_data.run(Unit("learning_rate/0.0003", 1, "proposed"))
+    usual = trial_data.setup(Unit("generalization", 1, "proposed"))
+    swept = trial_data.setup(Unit("learning_rate/0.0003", 1, "proposed"))
     assert swept.training == replace(usual.training, learning_rate=3e-4)
     assert np.array_equal(swept.sets, usual.sets)
 

@@ -9,7 +9,7 @@ from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.evaluate import held_out, name_of
-from misgiving.workflows.train import Run, prepare_run, train_run
+from misgiving.workflows.train import TrainingSetup, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
 TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
@@ -18,7 +18,7 @@ TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
 @pytest.fixture
 def run(images):
     parts = np.array(["train"] * 18 + ["validation"] * 6)
-    return Run(
+    return TrainingSetup(
         data="coloured",
         images=images,
         sets=parts,
@@ -117,7 +117,7 @@ def test_a_part_that_the_split_does_not_have_is_refused_with_those_it_has(images
 
 def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
     runs = [
-        prepare_run(
+        prepare_training(
             "digits",
             images=DataConfig(),
             model=MODEL,
@@ -134,7 +134,7 @@ def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
 
 
 def test_settings_change_the_datas_own_preprocessing(tmp_path):
-    run = prepare_run(
+    run = prepare_training(
         "digits",
         images=DataConfig(image_size=24, augment=False),
         model=MODEL,

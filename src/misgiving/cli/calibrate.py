@@ -49,7 +49,7 @@ def calibrate(
 ) -> None:
     """Calibrate the deferral policy of a run: which answers it may give, with a guarantee.
 
-    Uses the tuning and the calibration set of the run's split if DATA holds them (train with
+    Uses the tuning and the calibration set of the run's split if DATA contains them (train with
     --split grouped); else halves, drawn by group, of the images on which the model was not trained.
     Writes RUN/policy, which `predict` and `evaluate` then apply: accept, defer or ood.
 

@@ -58,7 +58,7 @@ def ood(
     place: Annotated[
         str | None,
         typer.Option(
-            metavar="PLACE", help="Sample the images in this place instead of deriving them."
+            metavar="PLACE", help="Folder or data to sample from, instead of deriving images."
         ),
     ] = None,
     count: Annotated[

@@ -19,7 +19,7 @@ def export(
 ) -> None:
     """Export a run as a bundle: a folder that makes decisions without torch.
 
-    It holds one ONNX graph (`model.onnx`: images in [0, 1] to logits, predicted losses and
+    It contains one ONNX graph (`model.onnx`: images in [0, 1] to logits, predicted losses and
     features), preprocessing, the policy with everything it needs, a model card (`card.md`,
     `card.json`), and checksums. The graph is compared with the model before the bundle is written.
 

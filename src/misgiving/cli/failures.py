@@ -51,9 +51,9 @@ def failure_of(error: Exception) -> Failure | None:
     if isinstance(error, ModuleNotFoundError):
         return _missing_extra(error)
     if isinstance(error, OSError):
-        place = f"{error.filename}: " if error.filename else ""
+        file = f"{error.filename}: " if error.filename else ""
         reason = error.strerror or str(error)
-        return Failure(f"{place}{reason}; check the place, its free space and its permissions")
+        return Failure(f"{file}{reason}; check the path, free space and permissions")
     return _out_of_memory(error)
 
 
@@ -140,10 +140,10 @@ def list_bad_images(bad: Sequence[BadImage]) -> None:
     for one in bad[:SHOWN]:
         sys.stderr.write(f"  {one}\n")
     if len(bad) > SHOWN:
-        place = default_cache() / "bad-images.csv"
+        path = default_cache() / "bad-images.csv"
         try:
-            write_csv(place, BadImage._fields, bad)
-            where = f"all of them are in {place}"
+            write_csv(path, BadImage._fields, bad)
+            where = f"all of them are in {path}"
         except Exception as failure:  # another failure is being reported already
-            where = f"the whole list cannot be written to {place} ({failure})"
+            where = f"the whole list cannot be written to {path} ({failure})"
         sys.stderr.write(f"  and {len(bad) - SHOWN} more; {where}\n")

@@ -64,7 +64,7 @@ Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))
 
 
 class _Group(NamedTuple):
-    """A parameter of a command that stands for several options."""
+    """A parameter of a command that collects several options."""
 
     make: Callable[..., Any]
     wanted: Sequence[Fields]

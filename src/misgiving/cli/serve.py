@@ -83,23 +83,23 @@ def _store_beside(model: Path) -> str:
     return str(whole.with_name(f"{whole.name}.cases.sqlite"))
 
 
-def _serve(bundle: "Bundle", place: str, settings: Settings, listener: socket) -> None:
+def _serve(bundle: "Bundle", location: str, settings: Settings, listener: socket) -> None:
     from misgiving.serve.app import create_app
     from misgiving.serve.server import address, run
     from misgiving.serve.store import Store
 
-    app = create_app(bundle, Store.open(place), settings)
+    app = create_app(bundle, Store.open(location), settings)
     say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
-    say(_storage(place, settings.keep_images))
+    say(_storage(location, settings.keep_images))
     try:
         run(app, listener, settings)
     except KeyboardInterrupt:  # uvicorn has shut down in order, and passes the signal on
         say("stopped")
 
 
-def _storage(place: str, images: Path | None) -> str:
+def _storage(location: str, images: Path | None) -> str:
     """Describe the storage without a database's address, which may hold a password."""
-    cases = "the database" if "://" in place else place
+    cases = "the database" if "://" in location else location
     if images is None:
         return f"cases are kept in {cases}; images only until this stops (--keep-images keeps them)"
     return f"cases are kept in {cases}, images in {images}"

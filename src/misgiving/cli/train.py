@@ -53,14 +53,14 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     from misgiving.data.splits import leakage_of
-    from misgiving.workflows.train import prepare_run, split_of, train_run
+    from misgiving.workflows.train import prepare_training, split_of, train_run
 
     _refuse_existing(out, overwrite)
     if model is not None:
         training = replace(training, **MODELS[model].training)
         network = replace(network, **MODELS[model].model)
     with progress_bars() as progress:
-        run = prepare_run(
+        setup = prepare_training(
             data,
             images=images,
             model=network,
@@ -68,9 +68,9 @@ def train(
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
         )
-        say_skipped(run.images.skipped)
+        say_skipped(setup.images.skipped)
         train_run(
-            run,
+            setup,
             out,
             overwrite=overwrite,
             on_step=Steps(progress, training.epochs).show,
@@ -78,13 +78,13 @@ def train(
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
     _show_last_epoch(out / "history.csv")
-    measured = run.evaluation_sets.measured
-    say(leakage_of(split_of(run), measured).sentence(measured))
+    measured = setup.evaluation_sets.measured
+    say(leakage_of(split_of(setup), measured).sentence(measured))
     say(f"wrote {out}")
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuse, before any work is done, a place that cannot or must not be written to."""
+    """Refuse, before any work is done, a folder that cannot or must not be written to."""
     if not os.path.lexists(out):
         probe = next(parent for parent in out.absolute().parents if parent.exists())
         if not (probe.is_dir() and os.access(probe, os.W_OK)):

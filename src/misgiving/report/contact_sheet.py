@@ -50,7 +50,7 @@ def _rank(one: DecisionRow) -> tuple[bool, float]:
 
 
 def _thumbnail(path: Path) -> str | None:
-    """The image as a link that holds it; None where the file can no longer be read."""
+    """The image as a data URL; None where the file can no longer be read."""
     try:
         image = Image.fromarray(decode(read_bytes(path), str(path)))
     except DataError:

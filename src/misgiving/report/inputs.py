@@ -148,14 +148,14 @@ def _read_examples(folder: Path, inputs: ReportInputs) -> list[Examples]:
     Within a row of the paper, the set of the paper's name comes before others.
     """
 
-    def place(name: str) -> tuple[int, bool]:
+    def order(name: str) -> tuple[int, bool]:
         if name.startswith(inputs.measured):
             return -1, False
         paper_set = inputs.paper_set(name)
         return list(SETS).index(paper_set) if paper_set else len(SETS), name in READ_OTHERWISE
 
     found = []
-    for name in sorted(inputs.datasets, key=place):
+    for name in sorted(inputs.datasets, key=order):
         paths = (folder / name.replace("/", "-")).glob("*.png")
         numbered = sorted(paths, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
         if pictures := [_read_picture(path) for path in numbered[:MAX_EXAMPLES]]:

@@ -120,7 +120,7 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
 
 
 def figure_link(figure: Figure, kind: Kind) -> str:
-    """A figure as a link that holds it."""
+    """A figure as a data URL."""
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 

@@ -21,15 +21,15 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     Learned scores are among the failure scores where they were fitted on other images than are
     measured.
     """
-    run, measured, predictions = trained.run, trained.measured, trained.predictions
+    setup, measured, predictions = trained.setup, trained.measured, trained.predictions
     class_weights = trained.checkpoint.class_weights
     sets = policy_sets(trained)
     detectors = FittedDetectors.fit(sets.training)
     of_policies, calibrator = measure_policies(
-        sets, detectors, trained.folder, seed=run.training.seed
+        sets, detectors, trained.folder, seed=setup.training.seed
     )
     confidences = all_scores(predictions, detectors)
-    if calibrator is not None and run.evaluation_sets.has_tuning_set:
+    if calibrator is not None and setup.evaluation_sets.has_tuning_set:
         confidences = dict(calibrator.with_learned(confidences, predictions.logits))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)

@@ -94,9 +94,9 @@ class Detection(NamedTuple):
 
 def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
     """Tune the detectors of one model, and measure them on every OOD set."""
-    run, measured, folder = trained.run, trained.measured, trained.folder
+    setup, measured, folder = trained.setup, trained.measured, trained.folder
     search = trained.trial_data.protocol.odin
-    inliers = run.images_of(measured)
+    inliers = setup.images_of(measured)
     sets = policy_sets(trained)
     fitted = FittedDetectors.fit(sets.training)
     outliers = {
@@ -106,10 +106,10 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         trained.checkpoint,
         fitted,
         search,
-        inliers=run.images_of(run.evaluation_sets.tuning),
+        inliers=setup.images_of(setup.evaluation_sets.tuning),
         outliers=outliers[search.tuning_set],
     )
-    limit = ood_limit(sets.calibration, fitted, seed=run.training.seed)
+    limit = ood_limit(sets.calibration, fitted, seed=setup.training.seed)
     detection = Detection(detectors, detectors(inliers), limit)
     save_scores(folder, measured, detection.inliers, inliers.groups)
     grid = [

@@ -50,17 +50,18 @@ class PolicySets(NamedTuple):
 
 def policy_sets(trained: TrainedUnit) -> PolicySets:
     """Predict the sets that are not predicted yet."""
-    run, checkpoint, measured = trained.run, trained.checkpoint, trained.predictions
-    training = predictions_of(checkpoint, run.images_of("train"))
-    if run.evaluation_sets.has_tuning_set:
-        calibrated_on = run.images_of("calibrate")
+    setup, checkpoint, measured = trained.setup, trained.checkpoint, trained.predictions
+    training = predictions_of(checkpoint, setup.images_of("train"))
+    if setup.evaluation_sets.has_tuning_set:
+        calibrated_on = setup.images_of("calibrate")
         tune, calibration = (
-            predictions_of(checkpoint, images) for images in (run.images_of("tune"), calibrated_on)
+            predictions_of(checkpoint, images)
+            for images in (setup.images_of("tune"), calibrated_on)
         )
         return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
-    thirds = partition_groups(measured.groups, 3, seed=run.training.seed)
+    thirds = partition_groups(measured.groups, 3, seed=setup.training.seed)
     tune, calibration, test = (measured.select(rows) for rows in thirds)
-    calibrated_on = run.images_of(trained.measured).select(thirds[1])
+    calibrated_on = setup.images_of(trained.measured).select(thirds[1])
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
 
 

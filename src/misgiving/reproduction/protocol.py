@@ -294,7 +294,7 @@ def chosen_units(
 ) -> list[Unit]:
     """The units of one experiment, trial or model; None means all of them.
 
-    `new_classes` has the units of `ood_detection`; `learning_rate` stands for the whole sweep.
+    `new_classes` has the units of `ood_detection`; `learning_rate` means the whole sweep.
 
     Raises:
         UsageError: There is no such unit.

@@ -141,7 +141,7 @@ def _cluster(address: str) -> Iterator[None]:
     """Join a cluster, or start one that ends with the block.
 
     Running tasks end with the connection and are not cancelled one by one: Ray 2.60 aborts the
-    whole process if a task is cancelled at the moment at which it ends.
+    whole process if a task is cancelled just as it ends.
     """
     try:
         _join(address)

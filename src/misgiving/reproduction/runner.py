@@ -233,19 +233,19 @@ def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
 
 def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
     """Train the model of a unit, unless the folder has it already, and predict the measured set."""
-    run = trial_data.run(unit)
+    setup = trial_data.setup(unit)
     if (folder / "run").is_dir():
         checkpoint = load(folder / "run")
     else:
         checkpoint = train_run(
-            run,
+            setup,
             folder / "run",
             resume_file=resume_path(folder.with_name(unit.model)),
             overwrite=True,
             on_step=trial_data.progress.on_step,
         )
-    checkpoint.model.to(device_named(run.training.device))
-    measured = run.evaluation_sets.measured
-    predictions = predictions_of(checkpoint, run.images_of(measured))
+    checkpoint.model.to(device_named(setup.training.device))
+    measured = setup.evaluation_sets.measured
+    predictions = predictions_of(checkpoint, setup.images_of(measured))
     predictions.save(folder / "predictions" / f"{measured}.safetensors")
-    return TrainedUnit(trial_data, unit, run, checkpoint, predictions, folder)
+    return TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)

@@ -25,7 +25,7 @@ from misgiving.reproduction.protocol import SWEEP, Protocol
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SplitLeakage, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import Run, draw_sets, grouped_images, split_of
+from misgiving.workflows.train import TrainingSetup, draw_sets, grouped_images, split_of
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
@@ -72,7 +72,7 @@ class TrialData:
         """Sets that are monitored, tuned on and measured."""
         return SPLITS[self.protocol.images.split].evaluation_sets
 
-    def run(self, unit: Unit) -> Run:
+    def setup(self, unit: Unit) -> TrainingSetup:
         """The training run of a unit; all models of a trial see the same split and batches."""
         images = self.inliers if unit.experiment == "ood_detection" else self.images
         seed = self.protocol.seed + unit.trial
@@ -81,7 +81,7 @@ class TrialData:
         if unit.experiment.startswith(SWEEP):
             rate = float(unit.experiment.removeprefix(SWEEP))
             training = replace(training, learning_rate=rate)
-        return Run(
+        return TrainingSetup(
             data=self.protocol.data,
             images=images,
             sets=self._sets(images, seed),
@@ -103,7 +103,7 @@ class TrialData:
 
     def split(self, unit: Unit) -> Split:
         """The split of a unit."""
-        return split_of(self.run(unit))
+        return split_of(self.setup(unit))
 
     def skipped(self) -> dict[str, tuple[BadImage, ...]]:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
@@ -124,17 +124,17 @@ class TrialData:
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
-        run = self.run(unit)
+        setup = self.setup(unit)
         record = {
             "unit": unit._asdict(),
             "data": self.protocol.data,
             "split": [self.protocol.images.split, self.protocol.images.validation_share],
-            "model": run.model.to_dict(),
-            "training": run.training.to_dict(),
-            "preprocessing": run.preprocessing.to_dict(),
-            "augmentation": run.augmentation.to_dict(),
-            "images": [run.images.fingerprint, sha256_of_lines(run.images.groups)],
-            "weights": run.model.weights and sha256_of_file(run.model.weights),
+            "model": setup.model.to_dict(),
+            "training": setup.training.to_dict(),
+            "preprocessing": setup.preprocessing.to_dict(),
+            "augmentation": setup.augmentation.to_dict(),
+            "images": [setup.images.fingerprint, sha256_of_lines(setup.images.groups)],
+            "weights": setup.model.weights and sha256_of_file(setup.model.weights),
             "training_code": self._training_code,
             "code": self._code,
             "versions": versions(),
@@ -192,7 +192,7 @@ class TrainedUnit(NamedTuple):
     Attributes:
         trial_data: The images of its reproduction.
         unit: Its name.
-        run: Its training.
+        setup: Of its training.
         checkpoint: The trained model.
         predictions: For the measured set.
         folder: For results.
@@ -200,7 +200,7 @@ class TrainedUnit(NamedTuple):
 
     trial_data: TrialData
     unit: Unit
-    run: Run
+    setup: TrainingSetup
     checkpoint: Checkpoint
     predictions: Predictions
     folder: Path
@@ -208,7 +208,7 @@ class TrainedUnit(NamedTuple):
     @property
     def measured(self) -> str:
         """The set of the predictions."""
-        return self.run.evaluation_sets.measured
+        return self.setup.evaluation_sets.measured
 
 
 def _readable(built: Built, images: ImageSet) -> OodImages:
@@ -268,8 +268,8 @@ def code_fingerprint(
         of: Files and folders to take; None for all.
     """
     root = Path(str(files("misgiving")))
-    apart = [root / place for place in (*left_out, "__main__.py")]
-    within = [root] if of is None else [root / place for place in of]
+    apart = [root / name for name in (*left_out, "__main__.py")]
+    within = [root] if of is None else [root / name for name in of]
     return sha256_of_chunks(
         chunk
         for path in sorted(root.rglob("*.py"))
@@ -278,5 +278,5 @@ def code_fingerprint(
     )
 
 
-def _is_in(path: Path, places: Iterable[Path]) -> bool:
-    return any(path == place or place in path.parents for place in places)
+def _is_in(path: Path, roots: Iterable[Path]) -> bool:
+    return any(path == root or root in path.parents for root in roots)

@@ -1,7 +1,7 @@
 """Every file that a run, an evaluation or a reproduction writes: one writer and one reader each.
 
 `schema` has the type of every row and document, `formats` writes and reads them as CSV and JSON,
-`predictions` holds arrays.
+`predictions` has arrays.
 
 | file | content |
 |---|---|
@@ -14,7 +14,7 @@
 | a reproduction's `results.csv`, `intervals.csv`, `histories.csv` |
   `Result`, `ResultInterval`, `HistoryRow` |
 | its `confusions.csv`, `reliability.csv`, `risk_coverage.csv` |
-  `Confusion`, `ReliabilityRow`, `RiskPoint` |
+  `Confusion`, `ReliabilityRow`, `RiskPoint`; `reproduction.aggregate.collect` writes all six |
 | its `settings.json`, `datasets.json`, `manifests/*.csv` |
   `Settings`, `SetFacts` by name, `ManifestImage` |
 """

@@ -106,32 +106,32 @@ def read_document(path: Path, kind: Callable[..., Document]) -> Document:
     return document
 
 
-def _decoded(value: Any, hint: Any, place: str) -> Any:
-    """A value of the wanted type; `place` names it in errors, as in `skipped.0.image`."""
+def _decoded(value: Any, hint: Any, where: str) -> Any:
+    """A value of the wanted type; `where` names it in errors, as in `skipped.0.image`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
     if origin is UnionType:
-        return None if value is None else _decoded(value, arguments[0], place)
+        return None if value is None else _decoded(value, arguments[0], where)
     if origin is tuple:
-        items = enumerate(_required(value, list, place))
-        return tuple(_decoded(item, arguments[0], f"{place}.{number}") for number, item in items)
+        items = enumerate(_required(value, list, where))
+        return tuple(_decoded(item, arguments[0], f"{where}.{number}") for number, item in items)
     if origin is dict:
-        items = _required(value, dict, place).items()
-        return {name: _decoded(item, arguments[1], f"{place}.{name}") for name, item in items}
+        items = _required(value, dict, where).items()
+        return {name: _decoded(item, arguments[1], f"{where}.{name}") for name, item in items}
     if is_dataclass(hint) or hasattr(hint, "_fields"):
-        return _fields(_required(value, dict, place), hint, place)
-    return float(value) if hint is float and type(value) is int else _required(value, hint, place)
+        return _fields(_required(value, dict, where), hint, where)
+    return float(value) if hint is float and type(value) is int else _required(value, hint, where)
 
 
-def _fields(values: Mapping[str, Any], kind: Any, place: str) -> Any:
+def _fields(values: Mapping[str, Any], kind: Any, where: str) -> Any:
     hints = get_type_hints(kind)
     if missing := [name for name in hints if name not in values]:
-        raise ValueError(f"{place.strip('.') or 'the document'} lacks {', '.join(missing)}")
-    return kind(**{name: _decoded(values[name], hints[name], f"{place}.{name}") for name in hints})
+        raise ValueError(f"{where.strip('.') or 'the document'} lacks {', '.join(missing)}")
+    return kind(**{name: _decoded(values[name], hints[name], f"{where}.{name}") for name in hints})
 
 
-def _required(value: Any, kind: type, place: str) -> Any:
+def _required(value: Any, kind: type, where: str) -> Any:
     if type(value) is not kind:
-        raise ValueError(f"{place.strip('.') or 'the document'} is not of type {kind.__name__}")
+        raise ValueError(f"{where.strip('.') or 'the document'} is not of type {kind.__name__}")
     return value

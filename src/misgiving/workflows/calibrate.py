@@ -266,7 +266,7 @@ def _usable(
         CHOSEN_ON: np.isin(groups, groups[sets == chosen_on]),
     }
     reasons = [
-        next((reason for reason, holds in rules.items() if holds[row]), "")
+        next((reason for reason, applies in rules.items() if applies[row]), "")
         for row in range(len(images))
     ]
     counts = Counter(filter(None, reasons))

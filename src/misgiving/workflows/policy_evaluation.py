@@ -117,7 +117,7 @@ def _worse(group: Subgroup) -> str:
         "error": ("wrong among accepted", group.errors, group.accepted),
         "deferral": ("deferred", group.deferred, group.cases),
     }
-    said = (counts[quantity] for quantity in group.worse)
+    worse = (counts[quantity] for quantity in group.worse)
     return f"fares worse: {group.name} {group.value}: " + ", ".join(
-        f"{words} {_share(events, cases)}" for words, events, cases in said
+        f"{words} {_share(events, cases)}" for words, events, cases in worse
     )

@@ -25,7 +25,7 @@ from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class TrainingSetup:
     """Images, sets and settings of one training.
 
     Attributes:
@@ -53,7 +53,7 @@ class Run:
         return self.images.select(np.flatnonzero(self.sets == set_name))
 
 
-def prepare_run(
+def prepare_training(
     data: str,
     *,
     images: DataConfig,
@@ -61,7 +61,7 @@ def prepare_run(
     training: TrainingConfig,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
-) -> Run:
+) -> TrainingSetup:
     """Load, prepare and split data for one training.
 
     Args:
@@ -79,7 +79,7 @@ def prepare_run(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
     )
     grouped = grouped_images(prepared, images.split)
-    return Run(
+    return TrainingSetup(
         data=data,
         images=grouped,
         sets=draw_sets(grouped, images, seed=training.seed),
@@ -111,7 +111,7 @@ def grouped_images(images: ImageSet, split: str) -> ImageSet:
 
 
 def train_run(
-    run: Run,
+    setup: TrainingSetup,
     folder: Path,
     *,
     resume_file: Path | None = None,
@@ -126,7 +126,7 @@ def train_run(
     was stopped resumes there.
 
     Args:
-        run: What to train, and how.
+        setup: What to train, and how.
         folder: The run folder; it appears whole.
         resume_file: File for the state, which the caller removes; None for one beside `folder`,
             which is removed when the run is complete.
@@ -136,34 +136,34 @@ def train_run(
         on_resume: Called with the epoch and the step after which training resumes.
     """
     architecture = Architecture(
-        num_classes=len(run.images.classes),
-        image_size=run.preprocessing.image_size,
-        backbone=run.model.backbone,
-        dropout=run.model.dropout,
-        taps=run.model.taps,
-        hidden=run.model.hidden,
-        reads_logits=run.model.reads_logits,
+        num_classes=len(setup.images.classes),
+        image_size=setup.preprocessing.image_size,
+        backbone=setup.model.backbone,
+        dropout=setup.model.dropout,
+        taps=setup.model.taps,
+        hidden=setup.model.hidden,
+        reads_logits=setup.model.reads_logits,
     )
-    model = _initial_model(run, architecture, on_weights)
+    model = _initial_model(setup, architecture, on_weights)
     resume = ResumeFile(
         path=resume_file or resume_path(folder),
-        identity=_identity(run, model),
+        identity=_identity(setup, model),
         overwrite=overwrite,
         on_resume=on_resume,
     )
     with stop_on_sigterm() as stop:
         history = train(
             model,
-            run.images_of("train"),
-            run.images_of(run.evaluation_sets.monitored),
-            run.training,
-            augmentation=run.augmentation,
+            setup.images_of("train"),
+            setup.images_of(setup.evaluation_sets.monitored),
+            setup.training,
+            augmentation=setup.augmentation,
             on_step=on_step,
-            monitored_name=run.evaluation_sets.monitored,
+            monitored_name=setup.evaluation_sets.monitored,
             resume=resume,
             stop=stop,
         )
-    checkpoint = _checkpoint(run, model, architecture)
+    checkpoint = _checkpoint(setup, model, architecture)
     if distributed.is_first():
         save(folder, checkpoint, history=history)
         if resume_file is None:
@@ -172,29 +172,31 @@ def train_run(
     return checkpoint
 
 
-def _checkpoint(run: Run, model: JointClassifier, architecture: Architecture) -> Checkpoint:
+def _checkpoint(
+    setup: TrainingSetup, model: JointClassifier, architecture: Architecture
+) -> Checkpoint:
     """The trained model with all that belongs to it."""
-    labels, classes = run.images_of("train").labels, run.images.classes
+    labels, classes = setup.images_of("train").labels, setup.images.classes
     # The estimator learned the loss without class weights where its target was the plain one.
-    weighting = "none" if run.training.target == "plain" else run.training.class_weights
+    weighting = "none" if setup.training.target == "plain" else setup.training.class_weights
     return Checkpoint(
         model=model,
         architecture=architecture,
         classes=classes,
-        preprocessing=run.preprocessing,
-        split=split_of(run),
+        preprocessing=setup.preprocessing,
+        split=split_of(setup),
         class_weights=tuple(class_weights(labels, len(classes), weighting).tolist()),
-        estimates_losses=run.training.estimates_losses,
-        configuration=_configuration(run),
+        estimates_losses=setup.training.estimates_losses,
+        configuration=_configuration(setup),
     )
 
 
-def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
+def _identity(setup: TrainingSetup, model: JointClassifier) -> dict[str, Any]:
     """Settings, data and versions that must be the same for a training to resume, as JSON."""
     identity = {
-        **_configuration(run),
-        "preprocessing": run.preprocessing.to_dict(),
-        "split": sha256_of_lines(map(str, run.sets)),
+        **_configuration(setup),
+        "preprocessing": setup.preprocessing.to_dict(),
+        "split": sha256_of_lines(map(str, setup.sets)),
         "first weights": model_fingerprint(model),
         "versions": versions(),
     }
@@ -202,36 +204,38 @@ def _identity(run: Run, model: JointClassifier) -> dict[str, Any]:
 
 
 def _initial_model(
-    run: Run, architecture: Architecture, on_weights: Callable[[WeightsReport], None]
+    setup: TrainingSetup, architecture: Architecture, on_weights: Callable[[WeightsReport], None]
 ) -> JointClassifier:
-    with seeded(run.training.seed):
-        model = architecture.build(pretrained=run.model.pretrained and run.model.weights is None)
-    if run.model.weights is not None:
-        on_weights(load_weights(model.backbone, run.model.weights))
+    with seeded(setup.training.seed):
+        model = architecture.build(
+            pretrained=setup.model.pretrained and setup.model.weights is None
+        )
+    if setup.model.weights is not None:
+        on_weights(load_weights(model.backbone, setup.model.weights))
     return model
 
 
-def split_of(run: Run) -> Split:
+def split_of(setup: TrainingSetup) -> Split:
     """The content of `split.csv`."""
-    images = run.images
+    images = setup.images
     return Split(
         ids=images.ids,
         hashes=images.hashes,
-        sets=tuple(str(name) for name in run.sets),
+        sets=tuple(str(name) for name in setup.sets),
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )
 
 
-def _configuration(run: Run) -> dict[str, Any]:
+def _configuration(setup: TrainingSetup) -> dict[str, Any]:
     return {
         "data": {
-            "name": run.data,
-            "fingerprint": run.images.fingerprint,
-            "images": {name: int(np.sum(run.sets == name)) for name in np.unique(run.sets)},
-            "skipped": [one._asdict() for one in run.images.skipped],
+            "name": setup.data,
+            "fingerprint": setup.images.fingerprint,
+            "images": {name: int(np.sum(setup.sets == name)) for name in np.unique(setup.sets)},
+            "skipped": [one._asdict() for one in setup.images.skipped],
         },
-        "model": run.model.to_dict(),
-        "training": run.training.to_dict(),
-        "augmentation": run.augmentation.to_dict(),
+        "model": setup.model.to_dict(),
+        "training": setup.training.to_dict(),
+        "augmentation": setup.augmentation.to_dict(),
     }

@@ -66,7 +66,7 @@ def sensitivity_figure(
     labels["balanced_accuracy"] = "balanced\naccuracy"
     _draw_groups(axes, grouped(rows, "metric", labels), bars=True)
     axes.set_ylim(0, 104)
-    if len(labels) > 1 and axes.has_data():  # the mean of the classes stands apart from them
+    if len(labels) > 1 and axes.has_data():  # separates the mean from the classes
         axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
     return figure
 
@@ -142,10 +142,10 @@ def _draw_spread(
 def matrices(confusions: Sequence[Confusion], classes: Sequence[str]) -> Mapping[str, Counts]:
     """Images of each true class (row) by predicted class, summed over the trials of 4.1."""
     rows = select(confusions, experiment="generalization")
-    place = {name: index for index, name in enumerate(classes)}
+    position = {name: index for index, name in enumerate(classes)}
     found = {model: np.zeros((len(classes), len(classes)), dtype=int) for model in models_of(rows)}
     for row in rows:
-        found[row.model][place[row.true], place[row.predicted]] += row.images
+        found[row.model][position[row.true], position[row.predicted]] += row.images
     return found
 
 

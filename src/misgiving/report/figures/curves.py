@@ -28,8 +28,8 @@ from misgiving.results.schema import HistoryRow, ReliabilityRow, RiskPoint
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 SET_LINES: tuple[Line, Line] = ((0, (3.0, 1.5)), "-")  # of the training and the monitored set
 APART = 0.17  # of the two models at one rate
-ABOVE = 1.12  # where "never" stands, over the longest time that was needed
-# Okabe and Ito's palette; MSP, against which all are held, is black in every panel
+ABOVE = 1.12  # height of "never", as a multiple of the longest time that was needed
+# Okabe and Ito's palette; MSP, with which all are compared, is black in every panel
 SCORE_COLOURS = {
     "msp": INK,
     "entropy": "#e69f00",
@@ -155,9 +155,9 @@ def rates_figure(sweep: Sweep) -> Figure:
 def _draw_epochs(axes: Axes, sweep: Sweep) -> None:
     longest = max([run.epochs for run in sweep.runs if run.epochs] or [1])
     never = ABOVE * longest
-    for model, place, runs in _columns(sweep):
+    for model, position, runs in _columns(sweep):
         heights = [never if run.epochs is None else float(run.epochs) for run in runs]
-        _dots(axes, model, place, heights, label=model if place < 0.5 else None)
+        _dots(axes, model, position, heights, label=model if position < 0.5 else None)
     axes.set_ylim(0, 1.06 * never)
     ticks = [tick for tick in axes.get_yticks() if 0 <= tick < 0.97 * never]
     axes.set_yticks([*ticks, never], [*(f"{tick:g}" for tick in ticks), "never"])
@@ -166,11 +166,11 @@ def _draw_epochs(axes: Axes, sweep: Sweep) -> None:
 def _draw_finals(axes: Axes, sweep: Sweep) -> None:
     finals = [100 * run.final for run in sweep.runs if run.final is not None]
     floor = min(finals, default=0.0) - 4
-    for model, place, runs in _columns(sweep):
+    for model, position, runs in _columns(sweep):
         ended = [100 * run.final for run in runs if run.final is not None]
-        _dots(axes, model, place, ended)
+        _dots(axes, model, position, ended)
         lost = [floor] * sum(run.diverged for run in runs)
-        _dots(axes, model, place, lost, marker="x")
+        _dots(axes, model, position, lost, marker="x")
     axes.set_ylim(floor - 2, max(finals, default=100.0) + 3)
 
 
@@ -183,14 +183,14 @@ def _columns(sweep: Sweep) -> Iterable[tuple[str, float, list[SweptRun]]]:
 def _dots(
     axes: Axes,
     model: str,
-    place: float,
+    position: float,
     heights: list[float],
     *,
     label: str | None = None,
     marker: str | None = None,
 ) -> None:
     """The trials beside each other."""
-    across = place + 0.08 * (np.arange(len(heights)) - (len(heights) - 1) / 2)
+    across = position + 0.08 * (np.arange(len(heights)) - (len(heights) - 1) / 2)
     shape = marker or MARKERS[model]
     axes.plot(across, heights, shape, color=COLOURS[model], markersize=5.5, alpha=0.8, label=label)
 

@@ -124,7 +124,7 @@ def _runs(
 
 
 class Count(NamedTuple):
-    """The number of pairs of trials in which something holds."""
+    """The number of pairs of trials in which a condition is met."""
 
     times: int
     pairs: int
@@ -134,7 +134,7 @@ class Count(NamedTuple):
 
     @property
     def always(self) -> bool:
-        """True if it holds in each of at least one pair."""
+        """True if there are pairs, and it is met in each."""
         return self.times == self.pairs > 0
 
 

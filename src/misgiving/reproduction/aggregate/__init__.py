@@ -1,4 +1,4 @@
-"""Collect the finished units of a reproduction into the files that the report is made of."""
+"""Collect the finished units of a reproduction: `results.csv` and the report's other inputs."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence

@@ -75,23 +75,23 @@ def timing(folder: Path) -> UnitTiming:
 
 
 def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
-    run = trial_data.run(Unit("generalization", 0, trial_data.protocol.models[0]))
+    setup = trial_data.setup(Unit("generalization", 0, trial_data.protocol.models[0]))
     return {
         name: {
-            str(part): int(np.sum((run.images.labels == label) & (run.sets == part)))
-            for part in np.unique(run.sets)
+            str(part): int(np.sum((setup.images.labels == label) & (setup.sets == part)))
+            for part in np.unique(setup.sets)
         }
-        for label, name in enumerate(run.images.classes)
+        for label, name in enumerate(setup.images.classes)
     }
 
 
 def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
     for experiment in EXPERIMENTS:
-        run = trial_data.run(Unit(experiment, 0, trial_data.protocol.models[0]))
+        setup = trial_data.setup(Unit(experiment, 0, trial_data.protocol.models[0]))
         trained, measured = (
-            len(run.images_of(name)) for name in ("train", run.evaluation_sets.measured)
+            len(setup.images_of(name)) for name in ("train", setup.evaluation_sets.measured)
         )
-        yield SplitSize(experiment, len(run.images), trained, measured)
+        yield SplitSize(experiment, len(setup.images), trained, measured)
 
 
 class Exhibit(NamedTuple):
@@ -107,11 +107,11 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     unit = Unit("ood_detection", 0, protocol.models[0])
     shown = {
         measured: _exhibit(
-            trial_data.run(unit._replace(experiment="generalization")).images_of(measured),
+            trial_data.setup(unit._replace(experiment="generalization")).images_of(measured),
             "held-out images of all classes (4.1)",
         ),
         f"{measured} (in-distribution classes)": _exhibit(
-            trial_data.run(unit).images_of(measured),
+            trial_data.setup(unit).images_of(measured),
             f"held-out images of the classes {', '.join(protocol.in_distribution)} "
             "(in-distribution in 4.2 and 4.3)",
         ),
