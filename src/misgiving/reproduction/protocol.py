@@ -18,6 +18,8 @@ PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_sk
 
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
+"""Names of other sets in the results, which no OOD set can have."""
+
 SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
 SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
 

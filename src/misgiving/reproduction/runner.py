@@ -209,7 +209,7 @@ def _measure_ood_detection(trained: TrainedUnit) -> Results:
     }
 
 
-EXPERIMENTS: Registry[Callable[[TrainedUnit], Results]] = Registry(
+MEASURES: Registry[Callable[[TrainedUnit], Results]] = Registry(
     "experiment",
     generalization=lambda trained: {"generalization": measure_generalization(trained)},
     ood_detection=_measure_ood_detection,
@@ -220,7 +220,7 @@ EXPERIMENTS: Registry[Callable[[TrainedUnit], Results]] = Registry(
 def _results(trial_data: TrialData, unit: Unit, folder: Path) -> list[Result]:
     """Train and measure; a diverged training is a result too."""
     try:
-        measure = EXPERIMENTS[unit.experiment.partition("/")[0]]
+        measure = MEASURES[unit.experiment.partition("/")[0]]
         results = measure(_trained(trial_data, unit, folder))
     except TrainingError:
         results = {unit.experiment: [divergence(trial_data.evaluation_sets.measured, yes=True)]}

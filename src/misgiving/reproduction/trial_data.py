@@ -17,7 +17,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, Built, build, from_place
-from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split, leakage_of
+from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.config import MODELS
@@ -101,10 +101,6 @@ class TrialData:
             }
         return self._outliers[trial]
 
-    def split(self, unit: Unit) -> Split:
-        """The split of a unit."""
-        return split_of(self.setup(unit))
-
     def skipped(self) -> dict[str, tuple[BadImage, ...]]:
         """The images of the data and of the OOD sets of all trials that cannot be read."""
         found = {self.protocol.data: dict.fromkeys(self.images.skipped)}
@@ -115,12 +111,12 @@ class TrialData:
 
     def leakage(self) -> tuple[SplitLeakage, ...]:
         """The groups and images that sets share, in each trial of each experiment."""
-        measured = self.evaluation_sets.measured
-        return tuple(
-            leakage_of(self.split(unit), measured, experiment=unit.experiment, trial=unit.trial)
-            for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials))
-            for unit in [Unit(experiment, trial, self.protocol.models[0])]
-        )
+        found = []
+        for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
+            unit = Unit(experiment, trial, self.protocol.models[0])
+            split, measured = split_of(self.setup(unit)), self.evaluation_sets.measured
+            found.append(leakage_of(split, measured, experiment=experiment, trial=trial))
+        return tuple(found)
 
     def record(self, unit: Unit) -> dict[str, Any]:
         """Settings, data and code that must be the same for a unit to be used again, as JSON."""
