@@ -165,7 +165,7 @@ def fetch(
         show_table(("name", "description"), descriptions)
         return
     if folder is None:
-        raise UsageError(f"name the folder to write to: misgiving data fetch {name} FOLDER")
+        raise UsageError(f"give the folder to write to: misgiving data fetch {name} FOLDER")
     with progress_bars("stopped; the same command resumes") as progress:
         fetched = fetch_set(
             name,

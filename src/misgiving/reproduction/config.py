@@ -79,7 +79,7 @@ class ProtocolConfig:
         require(
             self, "seed", 0 <= self.seed <= 2**32 - 1 - self.trials, "be in [0, 2**32 - trials)"
         )
-        require(self, "models", bool(self.models), "name at least one model")
+        require(self, "models", bool(self.models), "have at least one model")
         for name in self.models:
             MODELS[name]
         rates = tuple(f"{rate:g}" for rate in self.learning_rates)  # as experiments are named
@@ -88,7 +88,7 @@ class ProtocolConfig:
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
-                "class; name them by `in_distribution` and `unseen`"
+                "class; set `in_distribution` and `unseen`"
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")

@@ -84,7 +84,7 @@ class Protocol(ProtocolConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         distinct = bool(self.ood_sets) and len(set(self.ood_sets)) == len(self.ood_sets)
-        require(self, "ood_sets", distinct, "name at least one OOD set, and each once")
+        require(self, "ood_sets", distinct, "have at least one OOD set, and each once")
         for name in set(self.ood_sets) - {source.name for source in self.sources}:
             OOD_SETS[name]
         if self.odin.tuning_set not in self.ood_sets:
@@ -172,7 +172,7 @@ def ood_sources(named: Sequence[str], about: Sequence[str] = ()) -> tuple[OodSou
         of_set = {"name": name, "location": location, "stands_for": stands_for}
         sources.append(OodSource(**of_set, about=texts.pop(name, "")))
     for name in texts:
-        raise UsageError(f"`about` {name}=...: there is no `ood` set of this name")
+        raise UsageError(f"`about` {name}=...: no `ood` set has this name")
     return tuple(sources)
 
 

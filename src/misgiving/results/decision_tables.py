@@ -187,7 +187,7 @@ def _lock(file: IO[bytes], out: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        raise UsageError(f"{out}: another process is writing it; name another file") from error
+        raise UsageError(f"{out}: another process is writing it; choose another file") from error
 
 
 def _read(file: IO[bytes], path: Path, first: bytes) -> dict[str, DecisionRow]:

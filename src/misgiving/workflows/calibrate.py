@@ -205,7 +205,7 @@ def _training_images(
     if not len(found):
         raise DataError(
             f"{training_data or known}: contains none of the model's training images, on which its "
-            "detectors are fitted; name the data it was trained on by `training_data`"
+            "detectors are fitted; give the data that it was trained on as `training_data`"
         )
     return found
 

@@ -38,7 +38,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
         DataError: The graph cannot be exported or its outputs differ from the model's.
     """
     if out.exists() and not is_bundle(out):
-        raise UsageError(f"{out}: exists and is not a bundle; name another folder")
+        raise UsageError(f"{out}: exists and is not a bundle; choose another folder")
     if out.exists() and not overwrite:
         raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
     checkpoint = load(run)
