@@ -28,9 +28,8 @@ types: $(VENV)/.dev ## Static types, strict.
 imports: $(VENV)/.dev ## Import contracts between layers.
 	$(BIN)/lint-imports
 
-# Bytecode is kept, whatever the environment says: else each process compiles everything anew.
 test: $(VENV)/.dev ## Tests and doctests, one process per core.
-	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 docs-check: $(VENV)/.dev ## The documentation: its commands, examples and links.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs tests/docs

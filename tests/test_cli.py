@@ -312,9 +312,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path):
     def small_files_only():
         resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 
-    result = subprocess.run(
-        [sys.executable, "-m", "misgiving", "train", f"folder:{photos}", "--out", tmp_path / "run",
-         "--cache", tmp_path / "cache", "--image-size", "64", *QUICK],
+    result = subprocess.run(  # -B: bytecode, too, would be cut off, and the next process fail
+        [sys.executable, "-B", "-m", "misgiving", "train", f"folder:{photos}", "--out",
+         tmp_path / "run", "--cache", tmp_path / "cache", "--image-size", "64", *QUICK],
         preexec_fn=small_files_only, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 1

@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -79,8 +80,11 @@ def test_a_disk_that_is_full_at_any_moment_is_one_line_and_the_next_run_works(
     assert code == 0, error
 
 
-def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(train, tmp_path):
+def test_a_limit_on_the_size_of_files_stops_the_weights_and_nothing_else(
+    train, tmp_path, monkeypatch
+):
     """Weights are written by a library that has its own kind of error."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be cut off
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:

@@ -307,7 +307,7 @@ except OSError as failure:
 
 
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path)]
+    command = [sys.executable, "-B", "-c", FULL_DISK, str(tmp_path)]  # nor bytecode that is cut off
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "File too large" in done.stdout
     assert left_in(tmp_path) == []
