@@ -173,17 +173,6 @@ def test_the_log_likelihood_agrees_with_scikit_learn():
 
 
 @pytest.mark.parametrize("score", SCORES)
-@pytest.mark.parametrize("seed", range(3))
-def test_a_weight_counts_as_that_many_repetitions(score, seed):
-    probabilities, labels = predictions(seed, count=9)
-    weights = np.random.default_rng(seed).poisson(1, size=(2, 5, 9))
-    weighted = score(probabilities, labels, weights=weights)
-    for row in np.ndindex(2, 5):
-        repeated = (np.repeat(values, weights[row], axis=0) for values in (probabilities, labels))
-        assert weighted[row] == pytest.approx(score(*repeated), abs=1e-12)
-
-
-@pytest.mark.parametrize("score", SCORES)
 def test_a_score_leaves_the_probabilities_as_they_are(score):
     probabilities, labels = predictions(0)
     score(probabilities, labels)
@@ -191,21 +180,14 @@ def test_a_score_leaves_the_probabilities_as_they_are(score):
 
 
 @pytest.mark.parametrize("score", SCORES)
-def test_without_any_weight_a_score_is_undefined(score):
-    assert np.isnan(score(*predictions(0), weights=np.zeros((2, 40)))).all()
-
-
-@pytest.mark.parametrize("score", SCORES)
-def test_without_weights_a_score_is_a_plain_float(score):
+def test_a_score_is_a_plain_float(score):
     assert type(score(*predictions(0))) is float
 
 
-def test_an_impossible_label_makes_only_its_replicates_infinite():
+def test_an_impossible_label_makes_the_likelihood_infinite():
     probabilities, labels = np.array([[1.0, 0.0], [0.5, 0.5]]), np.array([1, 0])
-    weights = np.array([[1, 1], [0, 1], [2, 0]])
-    found = negative_log_likelihood(probabilities, labels, weights=weights)
-    np.testing.assert_allclose(found, [inf, log(2), inf])
     assert negative_log_likelihood(probabilities, labels) == inf
+    assert negative_log_likelihood(probabilities[1:], labels[1:]) == pytest.approx(log(2))
 
 
 OF_CLASSES = [*SCORES, classwise_calibration_error]

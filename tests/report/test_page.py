@@ -8,7 +8,6 @@ from fabricated import BLANK
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report.findings.detectors import estimation_sentence
 from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import render_page, write_report
 from misgiving.results.schema import Result, ResultInterval
@@ -259,35 +258,6 @@ def test_a_refused_folder_keeps_its_former_report(folder):
 def test_no_partial_file_is_left(finished, report):
     assert report.exists()
     assert not [path for path in finished.rglob("*") if path.name.endswith(".partial")]
-
-
-def estimate(detector, lower, upper):
-    middle = None if lower is None else (lower + upper) / 2
-    return ResultInterval(
-        "generalization", "proposed", "", "validation", detector, "error_auroc",
-        0.7 if middle is None else middle, lower, upper, 100, 3, False,
-    )  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("predicted", "words"),
-    [
-        ((0.80, 0.84), "a higher AUROC for errors, 0.820 (95 % interval 0.800 to 0.840) against"),
-        ((0.60, 0.69), "a lower AUROC for errors"),
-        ((0.65, 0.71), "no clearly different AUROC for errors"),
-        ((0.73, 0.80), "no clearly different AUROC for errors"),
-        ((None, None), "no clearly different AUROC for errors, 0.700 (no interval"),
-    ],
-)
-def test_predicted_loss_and_msp_differ_only_where_their_intervals_are_disjoint(predicted, words):
-    rows = [estimate("predicted_loss", *predicted), estimate("msp", 0.70, 0.74)]
-    assert words in estimation_sentence(rows, measured="validation")
-
-
-def test_predicted_loss_and_msp_without_intervals_cannot_be_compared():
-    assert "cannot be compared" in estimation_sentence(
-        [estimate("msp", 0.7, 0.74)], measured="validation"
-    )
 
 
 def test_names_that_are_markup_are_shown_and_not_executed(folder):

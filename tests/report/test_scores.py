@@ -62,12 +62,24 @@ def test_differences_between_models_are_not_taken_for_those_from_msp():
     assert "inconclusive" in error_detection_sentences([row], measured="test")[0]
 
 
-def test_scores_with_a_paired_difference_are_not_compared_by_unpaired_intervals():
-    where, measured = {"dataset": "validation"}, {"measured": "validation"}
-    rows = [interval(name, "error_auroc", 0.7, 0.8, **where) for name in ("predicted_loss", "msp")]
-    paired = interval("predicted_loss", "error_auroc", 0.0, 0.1, baseline="msp", **where)
-    assert "AUROC for errors" in estimation_sentence(rows, **measured)
-    assert "AUROC for errors" not in estimation_sentence([*rows, paired], **measured)
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ((0.01, 0.03), "orders images by their true loss better than its MSP"),
+        ((-0.03, -0.01), "orders images by their true loss worse than its MSP"),
+        ((-0.01, 0.03), "No clear difference from its MSP"),
+    ],
+)
+def test_predicted_loss_estimates_better_than_msp_only_where_the_paired_interval_says_so(
+    bounds, words
+):
+    rows = [beside_msp("spearman", *bounds)]
+    assert words in estimation_sentence(rows, measured="test")
+
+
+def test_without_a_paired_difference_the_estimates_are_not_compared():
+    rows = [beside_msp("spearman", 0.01, 0.03)._replace(baseline="")]
+    assert "has no difference from its MSP" in estimation_sentence(rows, measured="test")
 
 
 def scores_of(table):

@@ -5,6 +5,7 @@ python shared_training.py DEVICES OUT [VALUE_OF_TRAINING_CONFIG...]
 
 import json
 import sys
+from dataclasses import astuple
 from pathlib import Path
 
 import torch
@@ -33,7 +34,8 @@ def main(devices, out, options):
         save_file(
             {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"
         )
-        told = {"steps": steps, "history": history, "logits": predicted.logits.tolist()}
+        records = [astuple(record) for record in history]
+        told = {"steps": steps, "history": records, "logits": predicted.logits.tolist()}
         Path(f"{out}.json").write_text(json.dumps(told))
     distributed.wait_for_all()
 

@@ -10,14 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
 from misgiving.errors import UsageError
-from misgiving.metrics._weighted import (
-    MetricValue,
-    Weights,
-    checked_arrays,
-    checked_weights,
-    metric_value,
-    ratio,
-)
+from misgiving.metrics._weighted import checked_arrays
 from misgiving.metrics.classification import Classes, check_classes
 
 Scheme = Literal["mass", "width"]
@@ -119,9 +112,7 @@ def classwise_calibration_error(
     return float(np.mean(errors))
 
 
-def brier_score(
-    probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
-) -> MetricValue:
+def brier_score(probabilities: Probabilities, labels: Classes) -> float:
     """Brier score: mean squared distance of the probabilities from the one-hot label.
 
     Summed over the classes (Brier, 1950): from 0 to 2. With two classes it is twice the score of
@@ -132,28 +123,20 @@ def brier_score(
     """
     distances = _checked(probabilities, labels)
     distances[np.arange(len(labels)), labels] -= 1.0
-    squared = (distances**2).sum(axis=1)
-    counts = checked_weights(weights, len(labels))
-    return metric_value(ratio(counts @ squared, counts.sum(axis=-1)), weights)
+    return float((distances**2).sum(axis=1).mean())
 
 
-def negative_log_likelihood(
-    probabilities: Probabilities, labels: Classes, *, weights: Weights | None = None
-) -> MetricValue:
+def negative_log_likelihood(probabilities: Probabilities, labels: Classes) -> float:
     """Cross-entropy: mean negative natural logarithm of the true class's probability.
 
-    Infinite where a sample with weight has a probability of 0 for its true class: nothing is
-    clipped.
+    Infinite where a sample has a probability of 0 for its true class: nothing is clipped.
 
     >>> negative_log_likelihood(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([0, 0]))
     inf
     """
     of_true = _checked(probabilities, labels)[np.arange(len(labels)), labels]
-    impossible = of_true == 0
-    counts = checked_weights(weights, len(labels))
-    losses = -np.log(np.where(impossible, 1.0, of_true))
-    means = ratio(counts @ losses, counts.sum(axis=-1))
-    return metric_value(np.where(counts @ impossible > 0, np.inf, means), weights)
+    with np.errstate(divide="ignore"):
+        return float(-np.log(of_true).mean())
 
 
 def _edges_of_mass(predicted: Predicted, bins: int) -> Float[np.ndarray, " edges"]:

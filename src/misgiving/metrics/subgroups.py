@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import beta, fisher_exact
+from scipy.stats import binomtest, fisher_exact
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import checked_arrays
@@ -143,10 +143,8 @@ def _proportion(counts: _Counts, confidence: float) -> tuple[int, float, float, 
     events, of = counts
     if not of:
         return events, float("nan"), float("nan"), float("nan")
-    tail = (1 - confidence) / 2
-    lower = float(beta.ppf(tail, events, of - events + 1)) if events else 0.0
-    upper = float(beta.isf(tail, events + 1, of - events)) if events < of else 1.0
-    return events, events / of, lower, upper
+    found = binomtest(events, of).proportion_ci(confidence, method="exact")
+    return events, events / of, float(found.low), float(found.high)
 
 
 def _comparisons(outcomes: _Outcomes, members: Cases) -> Iterator[tuple[str, float]]:

@@ -36,10 +36,6 @@ COUNTED = {
     Effect.WORSE: "worse in",
     Effect.UNKNOWN: "without an interval in",
 }
-ESTIMATES = {
-    "spearman": "Spearman correlation with the true loss",
-    "error_auroc": "AUROC for errors",
-}
 CHOSEN = "best_on_tuning"
 ODIN_AND_MSP = {"odin": "ODIN", "msp": "MSP"}
 RATE = 0.05  # of false alarms, to which the OOD rule is calibrated
@@ -85,27 +81,16 @@ def _in_all_models(rows: Sequence[ResultInterval]) -> Iterator[str]:
 
 
 def estimation_sentence(intervals: Sequence[ResultInterval], *, measured: str) -> str:
-    """The proposed model's predicted loss against its MSP, where their difference is not paired."""
+    """The proposed model's predicted loss against its MSP, as estimates of the true loss."""
     wanted = {"experiment": "generalization", "model": "proposed", "dataset": measured}
-    rows = select(intervals, **wanted)
-    clauses = []
-    for metric, words in ESTIMATES.items():
-        here = select(rows, metric=metric)
-        predicted, plain = (
-            find(here, detector=name, baseline="") for name in ("predicted_loss", MSP)
-        )
-        paired = find(here, detector="predicted_loss", baseline=MSP)
-        if predicted and plain and not paired:
-            order = order_of(predicted, plain)
-            kind = f"a {order}" if order in (Order.HIGHER, Order.LOWER) else "no clearly different"
-            clauses.append(f"{kind} {words}, {_value(predicted)} against {_value(plain)}")
-    if not clauses:
-        return "Predicted loss and MSP cannot be compared: intervals.csv lacks one of them."
-    return f"Compared with its MSP, the proposed model's predicted loss has {'; '.join(clauses)}."
-
-
-def _value(row: ResultInterval) -> str:
-    return f"{PLAIN.number(row.estimate)} ({PLAIN.bounds(row)})"
+    rows = select(intervals, **wanted, detector="predicted_loss", baseline=MSP)
+    words = Comparison(
+        "the proposed model's predicted loss",
+        "orders images by their true loss",
+        "Spearman correlation with the true loss",
+        PLAIN,
+    )
+    return f"{words.clause('its MSP', find(rows, metric='spearman'))}."
 
 
 def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str]) -> str:

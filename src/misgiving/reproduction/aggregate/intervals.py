@@ -38,7 +38,8 @@ Values = Mapping[tuple[str, ...], Mapping[int, float]]
 
 FEW_EVENTS = "error_among_accepted"
 MSP = "msp"  # the baseline of every acceptance score
-FAILURE_METRICS = (
+BESIDE_MSP = (
+    "spearman",
     "error_auroc",
     "aurc",
     "excess_aurc",
@@ -122,7 +123,7 @@ class _SetIntervals:
         for model, samples in self.samples.items():
             trials = tuple(samples)
             for detector, metric in self._replicates(model, trials):
-                judged = detector in FAILURE_SCORES and metric.partition("/")[0] in FAILURE_METRICS
+                judged = detector in FAILURE_SCORES and metric.partition("/")[0] in BESIDE_MSP
                 if judged and detector != MSP:
                     yield from self._row(model, MSP, (detector, metric), trials)
 
