@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.ood_sets.ood_set import HISTOLOGY, PHOTOGRAPHS
 
 KEPT = 0.8  # share of each side that a crop keeps
@@ -36,7 +36,7 @@ def _originals(count: int, source: Path | None) -> list[Image.Image]:
         shipped = files("skimage") / "data"
         paths = [Path(str(shipped / name)) for name in (*PHOTOGRAPHS, *HISTOLOGY)]
     else:
-        paths = [Path(name) for name in unlabelled([source], name="pictures").ids]
+        paths = [Path(name) for name in unlabelled_images([source], name="pictures").ids]
     chosen = np.linspace(0, len(paths) - 1, min(count, len(paths))).round().astype(int)
     return [Image.open(paths[position]).convert("RGB") for position in chosen]
 

@@ -128,7 +128,7 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
     code, _, error = misgiving(*arguments, "--overwrite")
     assert code == 0, error
-    assert "These images have calibrated 1 other policy of this run before" in error
+    assert "calibrated with these images before (1)" in error
     assert (with_policy / "policy" / "policy.json").read_bytes() != before
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from misgiving.bundle.bundle import FORMAT, LIMITS, Bundle, is_bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.decisions.decision import NO_POLICY
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
@@ -95,7 +95,7 @@ def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_
         *sorted((real_data / "ood" / "clinical_skin").iterdir())[:10],
     ]
     preprocessing = load(exported[0]).preprocessing
-    images = prepare(unlabelled(files, name="real"), preprocessing, cache=tmp_path)
+    images = prepare(unlabelled_images(files, name="real"), preprocessing, cache=tmp_path)
     images = replace(images, classes=bundle.classes)
     found = bundle.decide([path.read_bytes() for path in files], [path.name for path in files])
     assert_agree(found, decisions_of(exported[0], images)[1])

@@ -19,7 +19,7 @@ from misgiving.data.bad_images import ON_BAD_IMAGE, readable
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray, ImageFiles
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImagesError, DataError, UsageError
@@ -81,7 +81,7 @@ def test_no_file_is_executed(corpus):
 
 def test_a_set_of_odd_and_bad_files_is_prepared_without_the_bad_ones(corpus, tmp_path):
     folder, cases = corpus
-    dataset = unlabelled([folder], name="corpus")
+    dataset = unlabelled_images([folder], name="corpus")
     images = prepare(dataset, SMALL, cache=tmp_path, on_bad_image="skip")
     bad = sorted(str(folder / case.name) for case in cases if case.refused)
     assert sorted(one.image for one in images.skipped) == bad
@@ -310,7 +310,9 @@ def test_a_file_without_permission_is_a_bad_image_until_it_is_given(files):
 
 def test_a_reason_is_one_line_that_no_terminal_obeys(tmp_path):
     (tmp_path / "line\nbreak\x1b[31m.png").write_bytes(b"")
-    _, bad = readable(unlabelled([tmp_path, *_good(tmp_path)], name="x"), on_bad_image="skip")
+    _, bad = readable(
+        unlabelled_images([tmp_path, *_good(tmp_path)], name="x"), on_bad_image="skip"
+    )
     assert "line\\nbreak\\x1b[31m.png: the file is empty" in str(bad[0])
     assert str(bad[0]).isprintable()
 

@@ -22,7 +22,7 @@ from misgiving.data.batching import batches
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import LOOK_AHEAD, decode
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError
@@ -105,7 +105,7 @@ def test_hashes_are_those_of_the_files(folder, tmp_path):
 def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
     path = tmp_path / "0.jpg"
     Image.fromarray(pixels(1, side=64)[0]).save(path)
-    prepared = prepare(unlabelled([path], name="one"), SMALL, cache=tmp_path / "cache")
+    prepared = prepare(unlabelled_images([path], name="one"), SMALL, cache=tmp_path / "cache")
     data = path.read_bytes()
     np.testing.assert_array_equal(prepared.images[0], SMALL.from_file(data, "x"))
     assert (prepared.images[0] != SMALL(decode(data, "x"))).any()

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from misgiving.data.datasets import DATASETS, load_dataset, npz
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
 from misgiving.data.datasets.dermoscopy import published_counts
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 
@@ -384,7 +384,7 @@ def test_a_folder_that_may_not_be_listed_is_named(folder, monkeypatch):
 
 
 def test_unlabelled_images_come_from_files_and_folders_without_repeats(folder):
-    dataset = unlabelled([folder / "b/2.PNG", folder / "b"], name="new")
+    dataset = unlabelled_images([folder / "b/2.PNG", folder / "b"], name="new")
     assert dataset.ids == (str(folder / "b/2.PNG"), str(folder / "b/1.jpg"))
     assert dataset.labels.tolist() == [0, 0]
 
@@ -393,7 +393,7 @@ def test_unlabelled_images_come_from_files_and_folders_without_repeats(folder):
 def test_unlabelled_places_without_images_are_named(tmp_path, place, says):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=f"{place}: {says}"):
-        unlabelled([tmp_path / place], name="new")
+        unlabelled_images([tmp_path / place], name="new")
 
 
 HAM = "HAM10000_metadata.csv"

@@ -274,7 +274,7 @@ def test_one_trial_contradicts_no_claim():
 def test_the_sentence_on_ood_images_names_the_sets_under_each_outcome():
     rows = [odin("black_boxes", ABOVE), odin("photographs", ACROSS), odin("skin", NONE)]
     said = ood_finding(rows, sets=["black_boxes", "photographs", "skin"]).sentence
-    assert "Of 3 untuned sets" in said
+    assert "Of the 3 sets" in said
     assert "higher than vanilla's on 1 (black boxes)" in said
     assert "includes zero) on 1 (photographs)" in said
     assert "without an interval on 1 (skin)" in said

@@ -121,7 +121,7 @@ class Units:
         self._done, self._count = count - todo, count
         self._progress.update(self._task, total=count, completed=self._done, visible=todo > 0)
         if self._done:
-            self._progress.console.print(f"{self._done} of {count} units were finished before")
+            self._progress.console.print(f"{self._done} of {count} units were already finished")
 
     def show(self, unit: "Unit") -> None:
         self._done += 1

@@ -6,7 +6,7 @@ import numpy as np
 
 from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.decoding import collected, in_order
+from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import BadImage, BadImagesError, visible
 
 Rule = Callable[[Sequence[BadImage], int], None]
@@ -88,7 +88,7 @@ def readable(
     """
     rule = ON_BAD_IMAGE[on_bad_image]
     bad: list[BadImage] = []
-    work = collected(lambda index: dataset.images.read(index).hash, dataset.ids)
+    work = returning_bad_images(lambda index: dataset.images.read(index).hash, dataset.ids)
     for done, result in enumerate(in_order(work, len(dataset)), start=1):
         bad += [result] if isinstance(result, BadImage) else []
         report(done, len(dataset))

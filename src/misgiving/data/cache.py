@@ -16,7 +16,7 @@ from jaxtyping import Int, UInt8
 
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, Rule, without
 from misgiving.data.datasets.dataset import Dataset, preprocessed
-from misgiving.data.decoding import collected, in_order
+from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
 from misgiving.files import read_json, whole_folder, write_json
@@ -56,7 +56,7 @@ class PixelChecksums:
     def _refuse(self) -> None:
         try:
             self._record.unlink(missing_ok=True)
-            remedy = "run the same command again to prepare the images again"
+            remedy = "run the same command again; it prepares the images anew"
         except OSError:  # a read-only cache
             remedy = "remove that folder and run the same command again"
         raise DataError(f"{self._record.parent}: a prepared image was damaged or changed; {remedy}")
@@ -250,7 +250,7 @@ class _Entry(NamedTuple):
         if stored is None:
             return None
         bad = {one.image for one in stored.bad}
-        read = collected(self.dataset.images.read, self.dataset.ids)
+        read = returning_bad_images(self.dataset.images.read, self.dataset.ids)
         still_bad = (
             isinstance(read(index), BadImage)
             for index, name in enumerate(self.dataset.ids)
@@ -278,7 +278,7 @@ class _Entry(NamedTuple):
         checksums: list[int] = []
         bad: list[BadImage] = []
         nothing = np.zeros(self.shape[1:], dtype=np.uint8)
-        work = collected(
+        work = returning_bad_images(
             lambda index: preprocessed(self.dataset.images, index, self.preprocessing),
             self.dataset.ids,
         )

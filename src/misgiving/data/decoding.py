@@ -84,7 +84,7 @@ def in_order(
         pool.shutdown(cancel_futures=True)
 
 
-def collected(
+def returning_bad_images(
     work: Callable[[int], Result], ids: Sequence[str]
 ) -> Callable[[int], Result | BadImage]:
     """The same work, which returns a bad image where one cannot be read.

@@ -62,13 +62,13 @@ def reason_for(policy: DeferralPolicy, decision: str, numbers: Mapping[str, floa
     """
     if decision == "ood":
         return ood_reason(numbers["ood_p_value"], len(policy.certificate.ood_scores or ()))
-    score, likeness = numbers["acceptance_score"], numbers["ood_score"]
+    score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
     limit, threshold = policy.ood_threshold, policy.accept_threshold
-    if not math.isfinite(score) or (limit is not None and not math.isfinite(likeness)):
+    if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
         return NOT_FINITE
     if threshold is None:
         return NO_THRESHOLD
-    if likeness == limit:
+    if ood_score == limit:
         return AT_OOD_THRESHOLD
     if threshold == -math.inf:
         return ALL_ACCEPTED

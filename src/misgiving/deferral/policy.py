@@ -93,7 +93,7 @@ class DeferralPolicy:
         """
         limit, threshold = self.ood_threshold, self.accept_threshold
         if limit is not None and ood_scores is None:
-            raise UsageError(f"ood_scores is missing; give the confidences of {self.ood_detector}")
+            raise UsageError(f"ood_scores is missing; give the scores of {self.ood_detector}")
         if ood_scores is not None and len(ood_scores) != len(scores):
             raise UsageError(
                 f"ood_scores has length {len(ood_scores)} but scores has length {len(scores)}; "

@@ -10,21 +10,21 @@ from misgiving.errors import UsageError
 ModelName = Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"]
 
 
-class Column(NamedTuple):
+class ModelVariant(NamedTuple):
     """Changes of the training and of the network that define a model of the tables."""
 
     training: Mapping[str, Any]
     model: Mapping[str, Any] = {}
 
 
-MODELS: Registry[Column] = Registry(
+MODELS: Registry[ModelVariant] = Registry(
     "model",
     **{
-        "vanilla": Column({"auxiliary": "none"}),
-        "mse": Column({"auxiliary": "mse"}),
-        "detached": Column({"auxiliary": "ranking", "joint_epochs": 0}),
-        "proposed": Column({"auxiliary": "ranking"}),
-        "proposed+logits": Column({"auxiliary": "ranking"}, {"reads_logits": True}),
+        "vanilla": ModelVariant({"auxiliary": "none"}),
+        "mse": ModelVariant({"auxiliary": "mse"}),
+        "detached": ModelVariant({"auxiliary": "ranking", "joint_epochs": 0}),
+        "proposed": ModelVariant({"auxiliary": "ranking"}),
+        "proposed+logits": ModelVariant({"auxiliary": "ranking"}, {"reads_logits": True}),
     },
 )
 """The columns of every table."""

@@ -1,7 +1,8 @@
 """Scores of features, fitted on a model's predictions for its training set.
 
-To add one, write a function that fits and one that scores, and enter both in `FEATURE_SCORES`. All
-compute in float64 on features in principal coordinates (see `detectors`).
+To add one, write a function that fits and one that scores, enter both in `FEATURE_SCORES`, and add
+the name to `OodDetector` in `cli/calibrate.py`. All compute in float64 on features in principal
+coordinates (see `detectors`).
 
 Left out, though they too need only logits or features:
 

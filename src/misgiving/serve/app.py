@@ -63,6 +63,7 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
         app.add_exception_handler(kind, handler)
     if settings.api_key is not None:
         _document_key(app.openapi())
+    # A request passes RequestLog (log, headers), BodyLimits (size, time) and Authentication.
     app.add_middleware(Authentication, api_key=settings.api_key)
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(RequestLog, metrics=service.metrics)

@@ -61,8 +61,8 @@ def start_fabric(
     return fabric
 
 
-def set_up(
-    fabric: Fabric, model: nn.Module, optimizer: Optimizer, probe: Callable[[], Tensor]
+def wrap_for_processes(
+    fabric: Fabric, model: nn.Module, optimizer: Optimizer, used_outputs: Callable[[], Tensor]
 ) -> tuple[nn.Module, Optimizer]:
     """Wrap the model and its optimiser in Fabric.
 
@@ -70,14 +70,14 @@ def set_up(
         fabric: With all its processes.
         model: On the CPU.
         optimizer: Of its parameters.
-        probe: Gives a number that depends on every parameter that the objective depends on.
+        used_outputs: Gives a number that depends on every parameter that the objective depends on.
             Processes would wait for the gradients of others: `vanilla` does not use its loss
             estimator, and some networks have layers for other tasks.
     """
     unused = []
     if fabric.world_size > 1:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        gradients = torch.autograd.grad(probe(), trained, allow_unused=True)
+        gradients = torch.autograd.grad(used_outputs(), trained, allow_unused=True)
         unused = [p for p, gradient in zip(trained, gradients, strict=True) if gradient is None]
     for parameter in unused:
         parameter.requires_grad_(False)

@@ -35,11 +35,11 @@ from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
-from misgiving.training.devices import compiled, set_up, start_fabric
+from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
 from misgiving.training.resume import ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
-"""Eq. 2 of logits, predicted losses and labels."""
+"""Computes Eq. 2 from logits, predicted losses and labels."""
 
 
 class Step(NamedTuple):
@@ -97,8 +97,8 @@ def train(
         weight_decay=config.weight_decay,
         fused=True,  # a third of the time on a CPU, which matters for a VGG-16
     )
-    probe = partial(_outputs_used, model, training, config)
-    module, fabric_optimizer = set_up(fabric, model, optimizer, probe)
+    used_outputs = partial(_outputs_used, model, training, config)
+    module, fabric_optimizer = wrap_for_processes(fabric, model, optimizer, used_outputs)
     forward = compiled(module, fabric.device) if config.compiled else module
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
     state = TrainingState(model=model, optimizer=fabric_optimizer)

@@ -173,9 +173,8 @@ def _repeated(times: int) -> list[str]:
     if not times:
         return []
     return [
-        f"These images have calibrated {times} other {'policy' if times == 1 else 'policies'} of "
-        "this run before: the confidence holds for a policy that was chosen beforehand, not for "
-        "the one that looks best."
+        f"Policies of this run were calibrated with these images before ({times}): the confidence "
+        "holds for a policy that was chosen beforehand, not for the one that looks best."
     ]
 
 

@@ -15,7 +15,7 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import DecisionEngine, load_engine
 from misgiving.errors import UsageError
@@ -107,7 +107,7 @@ def evaluate_run(
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
     outliers = {
-        name: prepared(unlabelled([Path(folder)], name=name)) for name, folder in folders.items()
+        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
     }
     measurements += _detection(checkpoint, images, outliers, engine)
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
@@ -128,8 +128,8 @@ def evaluate_run(
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
 
 
-def _distinct_names(folders: Sequence[str]) -> dict[str, str]:
-    names = {Path(folder).resolve().name: folder for folder in folders}
+def _distinct_names(folders: Sequence[str]) -> dict[str, Path]:
+    names = {Path(folder).resolve().name: Path(folder) for folder in folders}
     if len(names) < len(folders):
         raise UsageError(
             f"`ood`: two folders of {', '.join(folders)} have the same name; rename one, so that "

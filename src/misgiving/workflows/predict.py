@@ -19,8 +19,8 @@ from jaxtyping import UInt8
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.datasets.folders import unlabelled
-from misgiving.data.decoding import LOOK_AHEAD, collected, in_order, read_bytes
+from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.errors import BadImage, DataError, UsageError
@@ -149,7 +149,7 @@ def predict_files(
         nodes: Machines.
         batch_size: Images in one forward pass.
         on_image: Called with the number of finished images and of all.
-        on_table: Called with the table where it is not written.
+        on_table: Called with the table if `out` is None.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     if resume and out is None:
@@ -210,7 +210,7 @@ def predict_images(
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
-    dataset = unlabelled(images, name="images")
+    dataset = unlabelled_images(images, name="images")
     journal = DecisionJournal() if journal is None else journal
     found = predictor.merged(_kept(dataset, journal))
     remaining = [index for index in range(len(dataset)) if index not in found]
@@ -271,7 +271,7 @@ def _batches(
 
     ahead = max(batch_size, LOOK_AHEAD)
     readings: Generator[_ReadImage | BadImage] = in_order(
-        collected(read, names), len(share), ahead=ahead
+        returning_bad_images(read, names), len(share), ahead=ahead
     )
     with closing(readings):
         numbered = zip(share, readings, strict=True)

@@ -75,7 +75,7 @@ def read_labelled_table(place: str) -> Dataset:
     )
 
 
-def unlabelled(places: Sequence[Path], *, name: str) -> Dataset:
+def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
     """These image files, and all images in these folders at any depth, without classes.
 
     Raises:

@@ -17,7 +17,7 @@ from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.datasets.folders import unlabelled
+from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import Picture, decode
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.errors import BadImage, DataError, UsageError
@@ -201,7 +201,7 @@ def from_place(
     else:
         folder = Path(place).expanduser()
         if folder.is_dir():
-            found = unlabelled([folder], name=name)
+            found = unlabelled_images([folder], name=name)
             inside = tuple(Path(path).relative_to(folder).as_posix() for path in found.ids)
             found = replace(found, ids=inside, groups=inside)  # wherever the folder is
         else:

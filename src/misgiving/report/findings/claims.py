@@ -188,7 +188,7 @@ def _by_set(baseline: str, differences: Sequence[ResultInterval]) -> str:
         if found
     ]
     return (
-        f"Of {len(differences)} untuned sets, the proposed model's ODIN AUROC is "
+        f"Of the {len(differences)} sets that ODIN was not tuned on, the proposed model's AUROC is "
         f"{', '.join(counts)}."
     )
 
