@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from misgiving.losses import ranking_loss
 
-COMPARED = (64, 128, 256, 384, 512, 1024, 2048, 4096, 8192)
+COMPARED = (64, 128, 256, 384, 512, 640, 1024, 2048, 4096, 8192)
 ALONE = (16_384, 32_768, 65_536)
 
 RankingLoss = Callable[[Tensor, Tensor], Tensor]

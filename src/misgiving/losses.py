@@ -21,7 +21,7 @@ Pairs = Literal["all", "halves"]
 Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
 
-LARGEST_MATRIX = 384  # samples; counting the pairs of a larger batch is faster than listing them
+LARGEST_MATRIX = 512  # samples; counting the pairs of a larger batch is faster than listing them
 
 AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
 """Loss of predicted against true losses; the true ones get no gradient."""
@@ -42,7 +42,7 @@ def ranking_loss(
     2019; the middle of an odd batch has no partner). It prints a sum; the mean keeps the weight of
     this term independent of the batch size. The loss of a batch without a pair is 0.
 
-    Up to 384 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
+    Up to 512 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
     O(B) memory (`ranking_by_counting`), except on MPS, which has no float64.
 
     >>> true = torch.tensor([0.1, 2.0])
