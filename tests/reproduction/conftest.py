@@ -40,7 +40,7 @@ def reproduction(trial_data, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_reproduction(cache, reproduction, tmp_path_factory):
-    """What `small.py` makes, collected from units that are finished; tests leave it as it is."""
+    """Result of `small.py`, collected from finished units; tests leave it as it is."""
     out = tmp_path_factory.mktemp("small")
     shutil.copytree(reproduction / "units", out / "units")
     collect(TrialData(SMALL, cache), out)
