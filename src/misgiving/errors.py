@@ -64,7 +64,7 @@ class BadImagesError(DataError):
 
     def __init__(self, message: str, images: Sequence[BadImage] = (), total: int = 0) -> None:
         super().__init__(message)
-        self.images, self.whole = tuple(images), len(images) == total
+        self.images, self.whole = tuple(images), 0 < total == len(images)
 
 
 def visible(text: str) -> str:

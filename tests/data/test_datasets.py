@@ -644,7 +644,7 @@ def test_a_file_that_is_not_packed_is_refused(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("place", "says"), [("none.npz", r"none\.npz: .*No such file"), (".", "not an ordinary file")]
+    ("place", "says"), [("none.npz", r"none\.npz: .*no such file"), (".", "not an ordinary file")]
 )
 def test_a_packed_file_that_is_none_is_named(tmp_path, place, says):
     with pytest.raises(DataError, match=says):

@@ -156,6 +156,8 @@ def test_new_images_are_called_test_and_images_of_several_sets_held_out(images):
     split = split_of(images, ["train"] * 10 + ["tune"] * 7 + ["test"] * 7)
     assert name_of(held_out(images, split)[0], split) == "held_out"
     assert name_of(coloured_set(seed=7), split) == "test"
+    mixed = replace(images, hashes=(*images.hashes[-7:], *map(str, range(17))))
+    assert name_of(mixed, split) == "held_out"
 
 
 def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):

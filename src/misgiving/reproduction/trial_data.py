@@ -17,6 +17,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, Built, build, from_place
+from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
@@ -56,7 +57,8 @@ class TrialData:
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
         self.dataset.refuse_single_images()
         self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
-        self.augmentation = self.dataset.augmentation
+        own, none = self.dataset.augmentation, AugmentationSettings.none()
+        self.augmentation = own if protocol.images.augment else none
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)

@@ -111,9 +111,9 @@ class ResumeFile:
         try:
             with explain_damage(self.path, remedy=REMEDY):
                 tensors, facts = self._read()
-        except DataError:
-            if self.overwrite:
-                return
+        except DataError as failure:
+            if self.overwrite and not isinstance(failure.__cause__, RuntimeError):
+                return  # torch raises a RuntimeError where memory runs out, which is no damage
             raise
         _restore(state, tensors, facts)
         self.on_resume(state.epoch, state.step)

@@ -196,10 +196,10 @@ def _of_set(images: ImageSet, split: Split, set_name: str) -> ImageSet:
 
 
 def name_of(images: ImageSet, split: Split) -> str:
-    """The set of the split that these images are in, `test` if all are new, else `held_out`."""
+    """The one set of the split that these images are in, `test` if all are new, or `held_out`."""
     set_of = dict(zip(split.hashes, split.sets, strict=True))
-    sets = {set_of.get(content, "test") for content in images.hashes}
-    return sets.pop() if len(sets) == 1 else "held_out"
+    sets = {set_of.get(content) for content in images.hashes}
+    return (sets.pop() or "test") if len(sets) == 1 else "held_out"
 
 
 def _detection(

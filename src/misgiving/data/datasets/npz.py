@@ -60,8 +60,8 @@ class Member(NamedTuple):
 
 def members(path: Path) -> dict[str, Member]:
     """The arrays of an `.npz` file by name; only headers are read."""
-    if path.exists() and not path.is_file():  # reading a pipe would block for ever
-        raise DataError(f"{path}: not an ordinary file; give a .npz file")
+    if not path.is_file():  # reading a pipe would block for ever
+        raise DataError(f"{path}: no such file, or not an ordinary file; check the path")
     with explain_damage(path, remedy=AGAIN), zipfile.ZipFile(path) as archive:
         entries = [entry for entry in archive.infolist() if entry.filename.endswith(".npy")]
         return {entry.filename[:-4]: _member(path, archive, entry) for entry in entries}
