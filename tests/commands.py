@@ -1,6 +1,7 @@
 """What tests of the command line share."""
 
 import json
+import subprocess
 
 from misgiving.checkpoint import SEALED
 from misgiving.files import write_json
@@ -12,6 +13,17 @@ def one_line(error):
     lines = [line for line in error.splitlines() if line.strip()]
     assert len(lines) == 1, error
     return lines[0]
+
+
+def killed(process, moment):
+    """Kill a process after a moment; False if it had ended before."""
+    try:
+        process.communicate(timeout=moment)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return True
+    return False
 
 
 def reseal(run, **changes):

@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from commands import one_line
+from commands import killed, one_line
 
 TRAIN = [
     *(sys.executable, "-m", "misgiving", "train", "digits", "--backbone", "vgg16_mini"),
@@ -87,11 +87,7 @@ def killed_after(moment, out, cache, epochs):
     """Kill a training a moment after its first state; False if it had ended and was removed."""
     process = training(out, cache, epochs)
     until_saved(process, out)
-    try:
-        process.communicate(timeout=moment)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
+    if killed(process, moment):
         return True
     shutil.rmtree(out)
     return False

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import killed
 from threadpoolctl import threadpool_info
 from tiny import TINY
 
@@ -80,11 +81,7 @@ def killed_while_at_work(command, out, moment):
     process = subprocess.Popen(command)
     while process.poll() is None and not (out / "units").exists():
         time.sleep(0.02)
-    try:
-        process.wait(timeout=moment)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    if killed(process, moment):
         return True
     shutil.rmtree(out)
     return False

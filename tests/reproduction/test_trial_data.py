@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import TINY
 
+from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import UsageError
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import MEASURING, ONLY_SHOWN, TRAINING, TrialData
@@ -104,3 +105,9 @@ def source_of(module):
     place = PACKAGE / module.replace(".", "/")
     found = (place.with_suffix(".py"), place / "__init__.py")
     return next((path for path in found if path.is_file()), None)
+
+
+def test_images_are_augmented_only_where_the_configuration_says_so(cache):
+    plain = TrialData(replace(TINY, images=replace(TINY.images, augment=False)), cache)
+    assert plain.augmentation == AugmentationSettings.none()
+    assert TrialData(TINY, cache).augmentation != AugmentationSettings.none()

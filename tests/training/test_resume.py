@@ -127,6 +127,22 @@ def test_a_damaged_state_is_refused_by_name(images, resume_file, damage):
         trained(images, resume=resume_file)
 
 
+def test_a_state_that_memory_cannot_hold_is_kept_even_if_it_may_be_overwritten(
+    images, resume_file, monkeypatch
+):
+    with pytest.raises(StoppedError):
+        trained(images, resume=resume_file, stop_after=3)
+    content = resume_file.path.read_bytes()
+
+    def fail(_):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(ResumeFile, "_read", fail)
+    with pytest.raises(DataError, match="can't allocate memory"):
+        trained(images, resume=replace(resume_file, overwrite=True))
+    assert resume_file.path.read_bytes() == content
+
+
 def test_the_state_is_saved_beside_the_run(tmp_path):
     assert resume_path(tmp_path / "my.run") == tmp_path / "my.run.unfinished.safetensors"
 
