@@ -90,6 +90,16 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
+def leave() -> None:
+    """End this process's part in the exchange.
+
+    A thread of gloo may still hold tensors that were exchanged. If the interpreter ended first,
+    the thread could not release them, and the process would abort.
+    """
+    if _together():
+        distributed.destroy_process_group()
+
+
 @contextmanager
 def explain_lost_process() -> Iterator[None]:
     """Explain a failure that is due to the end of another process."""

@@ -113,3 +113,20 @@ def test_more_devices_than_there_are_is_explained():
         start_processes("cuda", devices=2)
     with pytest.raises(UsageError, match="at least 1"):
         start_processes("cpu", devices=0)
+
+
+def test_processes_leave_the_exchange_before_the_interpreter_ends(tmp_path):
+    script = tmp_path / "script.py"  # which the first process starts again for the second
+    script.write_text("""
+import atexit
+from torch.distributed import is_initialized
+atexit.register(lambda: print("in the exchange at the end:", is_initialized(), flush=True))
+from misgiving.training.devices import start_processes
+start_processes("cpu", devices=2)
+assert is_initialized()
+""")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["in the exchange at the end: False"] * 2

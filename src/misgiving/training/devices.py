@@ -1,5 +1,6 @@
 """Devices and processes, as lightning-fabric starts them."""
 
+import atexit
 import logging
 import os
 import shutil
@@ -11,6 +12,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from misgiving import distributed
 from misgiving.errors import UsageError
 
 
@@ -52,6 +54,7 @@ def start_fabric(
         )
         if several:
             fabric.launch()
+            atexit.register(distributed.leave)
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
