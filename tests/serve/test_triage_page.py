@@ -155,6 +155,7 @@ def test_a_reload_keeps_filters_slider_order_and_selection(opened):
     page.locator("#order").select_option("newest")
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("7.5")
+    playwright.expect(page.locator(".row")).to_have_count(4)  # all are deferred at this target
     page.locator(".row").nth(1).click()
     chosen = page.locator("#case-name").inner_text()
     shown = names(page)
