@@ -1,7 +1,6 @@
 """Several processes of one command: sharing the work and gathering the results.
 
-All of this also works in a single process, where it changes nothing. Processes are started by
-`misgiving.training.devices.start_processes`, torchrun or SLURM.
+In a single process it changes nothing. `training.devices`, torchrun or SLURM start the others.
 """
 
 from collections.abc import Iterator, Mapping
@@ -88,16 +87,6 @@ def wait_for_all() -> None:
     """Wait until every process has reached this line."""
     if _together():
         distributed.barrier()
-
-
-def leave() -> None:
-    """End this process's part in the exchange.
-
-    A thread of gloo may still hold tensors that were exchanged. If the interpreter ended first,
-    the thread could not release them, and the process would abort.
-    """
-    if _together():
-        distributed.destroy_process_group()
 
 
 @contextmanager

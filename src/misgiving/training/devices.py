@@ -10,9 +10,9 @@ from typing import cast
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.distributed import destroy_process_group
 from torch.optim import Optimizer
 
-from misgiving import distributed
 from misgiving.errors import UsageError
 
 
@@ -22,13 +22,10 @@ def device_named(name: str) -> torch.device:
 
 
 def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.device:
-    """Start the other processes of this command, or join those that are there.
+    """Start the other processes of this command, or join them, and return this one's device.
 
     On one machine, the command starts itself again for every further device. torchrun and SLURM
     start all processes themselves; `devices` and `nodes` then say how many they are.
-
-    Returns:
-        The device of this process.
 
     Raises:
         UsageError: The devices are not available.
@@ -54,7 +51,8 @@ def start_fabric(
         )
         if several:
             fabric.launch()
-            atexit.register(distributed.leave)
+            # A thread of gloo that holds exchanged tensors at the very end aborts the process.
+            atexit.register(destroy_process_group)
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
