@@ -1,7 +1,4 @@
-"""Several processes of one command: sharing the work and gathering the results.
-
-In a single process it changes nothing. `training.devices`, torchrun or SLURM start the others.
-"""
+"""Share work among the processes of a command and gather results; one alone does all of it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

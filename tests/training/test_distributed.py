@@ -123,6 +123,7 @@ from torch.distributed import is_initialized
 atexit.register(lambda: print("in the exchange at the end:", is_initialized(), flush=True))
 from misgiving.training.devices import start_processes
 start_processes("cpu", devices=2)
+start_processes("cpu", devices=2)  # as a program does that trains and then evaluates
 assert is_initialized()
 """)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
@@ -130,3 +131,4 @@ assert is_initialized()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["in the exchange at the end: False"] * 2
+    assert "Error" not in done.stderr

@@ -9,8 +9,7 @@ from typing import cast
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.distributed import destroy_process_group
+from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from misgiving.errors import UsageError
@@ -52,7 +51,9 @@ def start_fabric(
         if several:
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
-            atexit.register(destroy_process_group)
+            atexit.register(
+                lambda: distributed.is_initialized() and distributed.destroy_process_group()
+            )
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
