@@ -82,19 +82,19 @@ def engine_of(made, *, ood_detector="knn"):
         for seed, size in enumerate((150, 300, 300))
     )
     detectors = FittedDetectors.fit(train)
-    calibrator = calibrator_of(tune, detectors)
+    fitted = calibrator_of(tune, detectors)
     (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
-        calibrator,
+        fitted,
         [Targets(max_error=0.4, max_ood_false_alarms=0.1)],
         seed=0,
         calibration_fingerprint="cases",
         ood_detector=ood_detector,
     )
     return DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+        classes=policy.classes, policy=policy, calibrator=fitted.calibrator, detectors=detectors
     )
 
 

@@ -101,14 +101,16 @@ def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_
     assert_agree(found, decisions_of(exported[0], images)[1])
 
 
-def test_probabilities_are_calibrated_and_of_every_class(exported, bundle):
+def test_probabilities_are_of_every_class_and_agree_with_the_error(exported, bundle):
     images = noisy_set(20, seed=12)
     predictions, _ = decisions_of(exported[0], images)
-    expected = load_policy(exported[0] / "policy").calibrator.scaling(predictions.logits)
-    for one, row in zip(bundle.decide_squares(images.images), expected, strict=True):
+    scaled = load_policy(exported[0] / "policy").calibrator.scaling(predictions.logits)
+    for one, row in zip(bundle.decide_squares(images.images), scaled, strict=True):
         assert tuple(one.probabilities) == bundle.classes
-        np.testing.assert_allclose(list(one.probabilities.values()), row, atol=1e-5)
+        assert one.predicted_class == bundle.classes[row.argmax()]
         assert one.probability == one.probabilities[one.predicted_class]
+        assert one.probability + one.error_probability == pytest.approx(1.0)
+        assert sum(one.probabilities.values()) == pytest.approx(1.0)
 
 
 def test_a_square_is_that_of_training(bundle, exported):

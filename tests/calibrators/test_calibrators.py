@@ -13,13 +13,14 @@ from misgiving.calibrators.apply import (
     COMBINATION,
     Calibrator,
     Scaling,
+    named_classes,
 )
 from misgiving.calibrators.fit import (
+    cross_fitted,
     fit_calibrator,
     fit_combination,
     fit_isotonic,
     fit_scaling,
-    out_of_fold_scores,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
@@ -140,10 +141,16 @@ def _out_of_fold_loss(c, table, wrong, groups):
     return sum(means) / len(means)
 
 
+def by_logits(_):
+    return None
+
+
 def test_the_log_odds_are_those_of_the_predicted_class_by_hand():
     scaling = Scaling(temperature=2.0, biases=(0.5, 0.0, -1.0))
     logits = np.array([[4.0, 1.0, -2.0], [0.0, 3.0, 2.9]])
-    for row, found in zip(logits.tolist(), scaling.log_odds(logits), strict=True):
+    for row, found in zip(
+        logits.tolist(), scaling.log_odds(logits, logits.argmax(axis=1)), strict=True
+    ):
         powers = [math.exp(z / 2 + b) for z, b in zip(row, (0.5, 0.0, -1.0), strict=True)]
         right = powers[row.index(max(row))] / sum(powers)
         assert found == pytest.approx(math.log(right / (1 - right)))
@@ -153,17 +160,17 @@ def test_the_log_odds_differ_where_probabilities_round_to_certainty():
     scaling = Scaling(temperature=1.0, biases=(0.0, 0.0))
     surer = np.array([[900.0, 0.0], [950.0, 0.0]])
     assert scaling(surer)[:, 0].tolist() == [1.0, 1.0]
-    assert scaling.log_odds(surer).tolist() == [900.0, 950.0]
+    assert scaling.log_odds(surer, np.zeros(2, dtype=int)).tolist() == [900.0, 950.0]
 
 
 def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
     scores, logits, labels, groups = drawn()
-    before = out_of_fold_scores(scores, logits, labels, groups)
+    before = cross_fitted(scores, logits, labels, groups, by_logits).scores
     assert before.keys() == {CALIBRATED, COMBINATION}
     _, first = next(iter(GroupKFold(5).split(labels, groups=groups)))
     changed = labels.copy()
     changed[first] = (labels[first] + 1) % 3
-    after = out_of_fold_scores(scores, logits, changed, groups)
+    after = cross_fitted(scores, logits, changed, groups, by_logits).scores
     others = np.setdiff1d(np.arange(len(labels)), first)
     for name, values in before.items():
         np.testing.assert_array_equal(values[first], after[name][first])
@@ -172,18 +179,20 @@ def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
 
 def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
     scores, logits, labels, groups = drawn()
-    found = out_of_fold_scores(scores, logits, labels, groups)[CALIBRATED]
+    found = cross_fitted(scores, logits, labels, groups, by_logits).scores[CALIBRATED]
     for kept, left_out in GroupKFold(5).split(labels, groups=groups):
         scaling = fit_scaling(logits[kept], labels[kept])
-        np.testing.assert_allclose(found[left_out], scaling.log_odds(logits[left_out]))
+        np.testing.assert_allclose(
+            found[left_out], scaling.log_odds(logits[left_out], logits[left_out].argmax(axis=1))
+        )
 
 
 def test_the_combination_is_chosen_where_it_is_better_out_of_fold():
     scores, logits, labels, groups = drawn(informative=True)
     wrong = logits.argmax(axis=1) != labels
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     assert calibrator.score == COMBINATION
-    combined = out_of_fold_scores(scores, logits, labels, groups)[COMBINATION]
+    combined = cross_fitted(scores, logits, labels, groups, by_logits).scores[COMBINATION]
     assert calibrator.tried[COMBINATION] == aurc(combined, wrong)
     assert calibrator.tried[COMBINATION] < min(
         value for name, value in calibrator.tried.items() if name != COMBINATION
@@ -197,7 +206,7 @@ def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_cla
     labels = np.array([random.choice(3, p=row) for row in true])
     scores = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
     groups = np.arange(600)
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     assert calibrator.score in (CALIBRATED, COMBINATION)
     fresh = random.normal(size=(4000, 3)) * 2
     true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
@@ -216,7 +225,7 @@ def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing():
     scores, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
     perfect = {**scores, "msp": 1.0 - wrong + 0.001 * scores["msp"]}
-    calibrator = fit_calibrator(perfect, logits, labels, groups)
+    calibrator = fit_calibrator(perfect, logits, labels, groups).calibrator
     assert calibrator.score == "msp"
     np.testing.assert_array_equal(calibrator.acceptance_scores(perfect, logits), perfect["msp"])
 
@@ -225,7 +234,7 @@ def test_with_too_few_errors_there_is_no_combination():
     scores, logits, _, groups = drawn()
     labels = logits.argmax(axis=1)
     labels[:3] = (labels[:3] + 1) % 3
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     assert calibrator.combination is None
     assert COMBINATION not in calibrator.tried
     assert CALIBRATED in calibrator.tried
@@ -234,7 +243,7 @@ def test_with_too_few_errors_there_is_no_combination():
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
     scores, logits, labels, groups = drawn(count=4000)
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
     probabilities = calibrator.error(calibrator.acceptance_scores(fresh, fresh_logits))
     wrong = fresh_logits.argmax(axis=1) != fresh_labels
@@ -246,13 +255,13 @@ def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confiden
 def test_without_a_predicted_loss_there_is_no_expected_loss():
     scores, logits, labels, groups = drawn()
     without = {name: values for name, values in scores.items() if name != "predicted_loss"}
-    calibrator = fit_calibrator(without, logits, labels, groups)
+    calibrator = fit_calibrator(without, logits, labels, groups).calibrator
     assert calibrator.loss is None
 
 
 def test_a_calibrator_survives_json():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
     assert again == calibrator
     np.testing.assert_array_equal(
@@ -269,7 +278,63 @@ def test_scores_that_are_not_finite_are_refused():
 
 def test_a_missing_score_is_named():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups)
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
     del scores["knn"]
     with pytest.raises(DataError, match="knn"):
         calibrator.acceptance_scores(scores, logits)
+
+
+@pytest.mark.parametrize("factors", [None, [1.0, 1.0, 1.0], [1.0, 4.0, 0.5]])
+def test_the_named_class_has_the_largest_product_of_probability_and_weight(factors):
+    _, logits, labels, _ = drawn()
+    scaling = fit_scaling(logits, labels)
+    found = named_classes(scaling, None if factors is None else np.array(factors), logits)
+    for row, name in zip(logits, found, strict=True):
+        if factors is None:
+            expected = row.argmax()
+        else:
+            powers = [
+                math.exp(z / scaling.temperature + b)
+                for z, b in zip(row.tolist(), scaling.biases, strict=True)
+            ]
+            expected = np.argmax(
+                [f * p / sum(powers) for f, p in zip(factors, powers, strict=True)]
+            )
+        assert name == expected
+
+
+def test_classes_of_the_tuning_set_are_named_without_their_group():
+    scores, logits, labels, groups = drawn()
+    found = cross_fitted(scores, logits, labels, groups, lambda _: np.ones(3)).named
+    for kept, left_out in GroupKFold(5).split(labels, groups=groups):
+        scaled = fit_scaling(logits[kept], labels[kept])(logits[left_out])
+        np.testing.assert_array_equal(found[left_out], scaled.argmax(axis=1))
+
+
+def test_the_named_class_has_the_probability_that_its_error_leaves():
+    scores, logits, labels, groups = drawn()
+    calibrator = fit_calibrator(scores, logits, labels, groups, lambda _: np.ones(3)).calibrator
+    named, errors = calibrator.named(logits), np.linspace(0.01, 0.9, len(labels))
+    shown, scaled = calibrator.probabilities(logits, named, errors), calibrator.scaling(logits)
+    np.testing.assert_allclose(shown[np.arange(len(labels)), named], 1 - errors)
+    np.testing.assert_allclose(shown.sum(axis=1), 1.0)
+    first, second = ([k for k in range(3) if k != named[0]][i] for i in (0, 1))
+    assert shown[0, first] / shown[0, second] == pytest.approx(scaled[0, first] / scaled[0, second])
+
+
+def test_classes_whose_probabilities_vanish_share_the_error():
+    scores, logits, labels, groups = drawn()
+    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    certain = np.array([[9e4, 0.0, 0.0]])
+    shown = calibrator.probabilities(certain, np.array([0]), np.array([0.2]))
+    np.testing.assert_allclose(shown, [[0.8, 0.1, 0.1]])
+
+
+def test_errors_are_fitted_on_the_classes_that_are_named():
+    scores, logits, labels, groups = drawn(count=4000)
+    shifted = logits + np.array([2.0, 0.0, -2.0])  # the largest logit is not the most probable
+    by_rule = fit_calibrator(scores, shifted, labels, groups, lambda _: np.ones(3)).calibrator
+    accepted_by = by_rule.acceptance_scores(scores, shifted)
+    wrong = by_rule.named(shifted) != labels
+    assert (shifted.argmax(axis=1) != labels).mean() > wrong.mean() + 0.05
+    assert by_rule.error(accepted_by).mean() == pytest.approx(wrong.mean(), abs=0.02)

@@ -173,6 +173,7 @@ def calibrator_of(drawn):
     )
     return Calibrator(
         scaling=Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"])),
+        weights=None,
         score=drawn["score"],
         combination=combination,
         error=isotonic(drawn["error"]),

@@ -11,6 +11,7 @@ from misgiving.decisions.decision import (
     AT_OOD_THRESHOLD,
     NO_THRESHOLD,
     NOT_FINITE,
+    SURPASSED,
     Decision,
     reason_for,
 )
@@ -45,12 +46,14 @@ def policy():
     )
 
 
-def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan):
+def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan, named="a", probabilities=None):
     """The reason for what the policy decides."""
-    outcomes = policy.decide(np.array([score]), np.array([ood_score]))
+    acceptable = np.array([not error > policy.max_error_probability])
+    outcomes = policy.decide(np.array([score]), np.array([ood_score]), acceptable=acceptable)
     numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
     numbers["ood_p_value"] = float(outcomes.p_values[0])
-    return reason_for(policy, outcomes.decisions[0].item(), numbers)
+    given = probabilities or {"a": 1 - error, "b": error}
+    return reason_for(policy, outcomes.decisions[0].item(), numbers, named, given)
 
 
 def test_reasons_name_the_error_and_its_limit_where_they_are_known(policy):
@@ -64,7 +67,7 @@ def test_a_reason_never_contradicts_its_decision(policy):
 
 
 def test_without_an_error_limit_the_reason_is_the_score(policy):
-    assert "score 0.00 is below" in reason(replace(policy, error_limit=None), score=0.0, error=0.9)
+    assert "score 0.00 is below" in reason(replace(policy, error_limit=None), score=0.0, error=0.4)
 
 
 def test_the_reason_for_an_ood_image_says_how_unusual_it_is(policy):
@@ -86,6 +89,38 @@ def test_scores_that_are_missing_or_exactly_at_the_limit_are_named(policy):
 def test_a_policy_that_accepts_nothing_or_everything_says_so(policy, threshold, expected):
     certificate = replace(policy.certificate, accept_threshold=threshold)
     assert reason(replace(policy, certificate=certificate)) == expected
+
+
+def test_an_answer_that_is_more_likely_wrong_than_right_is_deferred_whatever_its_score(policy):
+    assert "0.62 is above 0.50" in reason(policy, score=1.0, error=0.62)
+    everything = replace(policy.certificate, accept_threshold=-math.inf)
+    assert "0.62 is above 0.50" in reason(replace(policy, certificate=everything), error=0.62)
+    limit = replace(policy, max_error_probability=0.7)
+    assert "score 1.00 is at least" in reason(limit, score=1.0, error=0.62)
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ("balanced", "relative to its share"),
+        ("costs", "missing it costs 10"),
+        ("logits", "largest logit"),
+        ("most_probable", "calibrated probability"),
+    ],
+)
+def test_the_reason_says_why_another_class_than_the_most_probable_is_named(policy, rule, words):
+    ruled = replace(policy, rule=rule, costs={"a": 10.0} if rule == "costs" else {})
+    said = reason(ruled, score=0.0, error=0.8)
+    assert words in said
+    assert "b is more probable" in said
+    assert words not in reason(ruled, score=0.0, error=0.2)
+
+
+def test_an_answer_that_another_class_surpasses_is_deferred_for_that(policy):
+    decided = {"acceptance_score": 1.0, "ood_score": 9.0, "ood_p_value": 0.9}
+    limit = replace(policy, max_error_probability=0.9)
+    numbers = {**decided, "error_probability": 0.6}
+    assert SURPASSED in reason_for(limit, "defer", numbers, "a", {"a": 0.4, "b": 0.6})
 
 
 def test_the_probability_is_that_of_the_predicted_class():

@@ -34,6 +34,7 @@ def plan_for_all(max_error, rank, cases):
         rank=rank,
         accepted=np.array([50]),
         wrong=np.array([5]),
+        expected=cases - rank,
     )
 
 

@@ -188,12 +188,20 @@ facts = st.fixed_dictionaries(
 images = st.lists(st.tuples(anything, anything, shares), min_size=1, max_size=12)
 
 
-def decided(policy, rows):
-    return policy.decide(*np.array(rows, dtype=float).T[:2])
+def decided(policy, rows, acceptable=None):
+    return policy.decide(*np.array(rows, dtype=float).T[:2], acceptable=acceptable)
 
 
-def decisions(known, rows):
-    return decided(policy(**known), rows).decisions.tolist()
+def decisions(known, rows, acceptable=None):
+    return decided(policy(**known), rows, acceptable).decisions.tolist()
+
+
+@given(facts, images, st.data())
+def test_what_is_not_acceptable_is_deferred_and_all_else_is_decided_as_before(known, rows, data):
+    marked = data.draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    plain, masked = decisions(known, rows), decisions(known, rows, np.array(marked))
+    for before, after, acceptable in zip(plain, masked, marked, strict=True):
+        assert after == ("defer" if before == "accept" and not acceptable else before)
 
 
 @given(facts, images)
@@ -243,11 +251,16 @@ def test_mapping_scores_and_thresholds_alike_changes_no_decision(known, rows, st
 
 @given(facts, images)
 def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(known, rows):
-    for (score, ood_score, error), outcome in zip(rows, decisions(known, rows), strict=True):
+    acceptable = np.array([error <= 0.5 for *_, error in rows])
+    found = decisions(known, rows, acceptable)
+    for (score, ood_score, error), outcome in zip(rows, found, strict=True):
         numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
-        reason = reason_for(policy(**known), outcome, {**numbers, "ood_p_value": 0.5})
-        if "probability of error" in reason:
+        shown = {"a": 1 - error, "b": error}
+        reason = reason_for(policy(**known), outcome, {**numbers, "ood_p_value": 0.5}, "a", shown)
+        if "probability of error" in reason and error <= 0.5:
             assert (error <= known["error_limit"]) == (outcome == "accept")
+        elif error > 0.5:
+            assert outcome != "accept"
 
 
 names = st.text(min_size=1, max_size=5).filter(lambda name: name.isprintable())

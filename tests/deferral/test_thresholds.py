@@ -43,6 +43,63 @@ def test_targets_are_met_in_all_but_few_draws(drawn_cases, classes):
     assert (errors > 0.1).sum() / 2000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
 
 
+def masked(cases, seed):
+    """Cases of which every third is never accepted; these are more often wrong."""
+    acceptable = np.random.default_rng(seed).random(cases.scores.shape) > 0.3
+    return replace(cases, acceptable=acceptable, wrong=cases.wrong | ~acceptable)
+
+
+def test_what_is_not_acceptable_counts_as_a_case_but_never_as_accepted(sets, classes):
+    targets = Targets(
+        max_error=0.15,
+        class_max_miss={"MEL": 0.3},
+        max_ood_false_alarms=0.1,
+        prevalence={"MEL": 0.5},
+    )
+    tuning, cases = (masked(one, seed) for seed, one in enumerate(sets))
+    found = certify_thresholds(tuning, cases, targets, classes=classes)
+    reached = cases.scores >= found.accept_threshold
+    accepted = reached & cases.acceptable & (cases.ood_scores > found.ood_threshold)
+    assert (found.accepted, found.cases) == (accepted.sum(), 400)
+    assert found.wrong == (accepted & cases.wrong).sum() < (reached & cases.wrong).sum()
+    (outcome,) = found.class_outcomes
+    of_class = cases.labels == 1
+    assert outcome.cases == of_class.sum()
+    assert outcome.missed == (reached & cases.acceptable & cases.wrong & of_class).sum()
+    points = found.calibration_scores.operating_points(confidence=0.95)
+    (point,) = [one for one in points if one.threshold == found.accept_threshold]
+    assert (point.accepted, point.wrong) == (found.accepted, found.wrong)
+    last = points[-1]  # the candidate that accepts everything
+    assert last.accepted == (cases.acceptable & (cases.ood_scores > found.ood_threshold)).sum()
+    shares = np.array(found.label_shift.shares)
+    totals = np.bincount(cases.labels, minlength=3)
+    wrong = shares @ (np.bincount(cases.labels[accepted & cases.wrong], minlength=3) / totals)
+    right = shares @ (np.bincount(cases.labels[accepted & ~cases.wrong], minlength=3) / totals)
+    assert found.label_shift.estimate == pytest.approx(wrong / (wrong + right))
+
+
+def test_targets_are_met_in_all_but_few_draws_where_some_are_never_accepted(drawn_cases, classes):
+    population, random = masked(drawn_cases(20_000, 3), 5), np.random.default_rng(0)
+    tuning = masked(drawn_cases(200, 4), 6)
+    plan = CertificationPlan.from_tuning(tuning, TARGETS, classes=classes, cases=200)
+    drawn = population[random.integers(len(population), size=(2000, 200))]
+    position = plan.loosest_certified(plan.count(drawn))
+    thresholds = plan.thresholds[position[position >= 0]]
+    errors = np.array(
+        [
+            population.wrong[(population.scores >= t) & population.acceptable].mean()
+            for t in thresholds
+        ]
+    )
+    assert (position >= 0).mean() > 0.2
+    assert (errors > 0.1).sum() / 2000 <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 2000)
+
+
+def test_where_nothing_is_acceptable_nothing_is_accepted(sets, classes):
+    tuning, cases = (replace(one, acceptable=np.zeros(len(one), dtype=bool)) for one in sets)
+    assert certify_thresholds(tuning, cases, TARGETS, classes=classes).accept_threshold is None
+
+
 @pytest.mark.parametrize("change", [np.exp, lambda s: s**3 - 7, np.sqrt], ids=["exp", "^3", "sqrt"])
 def test_only_the_order_of_scores_matters(change, sets, classes):
     tuning, cases = sets

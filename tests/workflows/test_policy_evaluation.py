@@ -12,12 +12,13 @@ from misgiving.workflows.policy_evaluation import measure_decisions
 CLASSES = ("a", "b")
 
 
-def decided_as(decisions):
+def decided_as(decisions, choices=None):
+    named = np.zeros(len(decisions), dtype=int) if choices is None else choices
     return [
         Decision(
             decision=decision,
-            predicted_class="a",
-            probabilities={"a": 0.9, "b": 0.1},
+            predicted_class=CLASSES[name],
+            probabilities={"a": 0.9 - 0.8 * name, "b": 0.1 + 0.8 * name},
             error_probability=0.1,
             ood_p_value=0.5,
             reason="because",
@@ -26,7 +27,7 @@ def decided_as(decisions):
             acceptance_score=1.0,
             ood_score=1.0,
         )
-        for decision in decisions
+        for decision, name in zip(decisions, named, strict=True)
     ]
 
 
@@ -61,6 +62,13 @@ def test_shares_and_the_error_among_the_accepted_are_counted():
     assert "accepted 2 of 4 (50.0%, 95 % interval 6.8% to 93.2%)" in decided.summary[0]
 
 
+def test_an_error_is_that_of_the_named_class_and_not_of_the_largest_logit():
+    decisions, labels = decided_as(["accept"] * 4, [1, 1, 0, 0]), [1, 1, 1, 0]
+    decided = measure_decisions(decisions, predictions(labels, [0] * 4), "test", {}, seed=0)
+    values = {row.metric: row.value for row in decided.measurements}
+    assert values["error_among_accepted"] == 0.25
+
+
 def test_without_an_accepted_image_there_is_no_error():
     decided = measure_decisions(
         decided_as(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
@@ -76,7 +84,7 @@ def test_subgroups_are_compared_on_one_image_of_each_group():
     decisions = ["defer" if scanner == "old" else "accept" for scanner in scanners]
     groups = tuple(f"lesion-{number // 4 * 2 + number % 4 // 2}" for number in range(count))
     decided = measure_decisions(
-        decided_as(decisions),
+        decided_as(decisions, labels),
         predictions(labels, labels, groups),
         "test",
         {"scanner": scanners},
@@ -113,7 +121,7 @@ def test_no_group_is_called_worse_where_all_are_alike(quantity):
     decisions = random.choice(["accept", "defer"], size=300)
     sexes = random.choice(["female", "male", ""], size=300).tolist()
     decided = measure_decisions(
-        decided_as(decisions.tolist()),
+        decided_as(decisions.tolist(), labels[::-1]),
         predictions(labels, labels[::-1]),
         "test",
         {"sex": sexes},

@@ -5,13 +5,15 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy.special import logsumexp, softmax
 
 from misgiving.errors import DataError
 
 Logits = Float[np.ndarray, "n classes"]
 Values = Float[np.ndarray, " n"]
+Classes = Int[np.ndarray, " n"]
+ByClass = Float[np.ndarray, " classes"]
 Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 
@@ -24,27 +26,27 @@ class Scaling:
     """Temperature scaling with class biases: softmax(z / T + b) of logits z.
 
     After Guo et al. (2017) and Alexandari et al. (2020). Balanced sampling and class weights shift
-    the class frequencies that the softmax implies; the biases b shift them back. They change
-    probabilities alone: the predicted class stays that of the largest logit.
+    the class frequencies that the softmax implies; the biases b shift them back.
     """
 
     temperature: float
     biases: tuple[float, ...]
 
     def __call__(self, logits: Logits) -> Logits:
-        return np.asarray(softmax(self._scaled(logits), axis=1))
+        return np.asarray(softmax(self.logarithms(logits), axis=1))
 
-    def log_odds(self, logits: Logits) -> Values:
-        """Log-odds of the predicted class, that of the largest logit, against all others.
+    def log_odds(self, logits: Logits, named: Classes) -> Values:
+        """Log-odds of the named classes against all others.
 
-        Ordered as its probability, without the ties of probabilities that round to 1.
+        Ordered as their probability, without the ties of probabilities that round to 1.
         """
-        scaled, predicted = self._scaled(logits), logits.argmax(axis=1)[:, None]
-        of_predicted = np.take_along_axis(scaled, predicted, axis=1)[:, 0]
-        np.put_along_axis(scaled, predicted, -np.inf, axis=1)
-        return np.asarray(of_predicted - logsumexp(scaled, axis=1))
+        scaled, columns = self.logarithms(logits), named[:, None]
+        of_named = np.take_along_axis(scaled, columns, axis=1)[:, 0]
+        np.put_along_axis(scaled, columns, -np.inf, axis=1)
+        return np.asarray(of_named - logsumexp(scaled, axis=1))
 
-    def _scaled(self, logits: Logits) -> Logits:
+    def logarithms(self, logits: Logits) -> Logits:
+        """Logarithms of the probabilities, up to a constant of each row."""
         return np.asarray(logits / np.float64(self.temperature) + np.asarray(self.biases))
 
 
@@ -77,11 +79,22 @@ class Combination:
         )
 
 
+def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
+    """Name the class whose probability times its weight is largest; without weights, by logit."""
+    if weights is None:
+        return np.asarray(logits.argmax(axis=1))
+    return np.asarray((scaling.logarithms(logits) + np.log(weights)).argmax(axis=1))
+
+
 def learned_scores(
-    scaling: Scaling, combination: Combination | None, scores: Scores, logits: Logits
+    scaling: Scaling,
+    combination: Combination | None,
+    scores: Scores,
+    logits: Logits,
+    named: Classes,
 ) -> dict[str, Values]:
-    """Log-odds that the predicted class is right (`calibrated`), and `combination` if learned."""
-    learned = {CALIBRATED: scaling.log_odds(logits)}
+    """Log-odds that the named class is right (`calibrated`), and `combination` if learned."""
+    learned = {CALIBRATED: scaling.log_odds(logits, named)}
     if combination is not None:
         learned[COMBINATION] = combination({**scores, **learned})
     return learned
@@ -106,6 +119,7 @@ class Calibrator:
 
     Attributes:
         scaling: From logits to class probabilities.
+        weights: Factor of each class's probability when a class is named; None: by the logits.
         score: Name of the acceptance score.
         combination: From several scores to one; None where there was too little to learn from.
         error: From the acceptance score to the probability of an error.
@@ -116,6 +130,7 @@ class Calibrator:
     """
 
     scaling: Scaling
+    weights: tuple[float, ...] | None
     score: str
     combination: Combination | None
     error: Isotonic
@@ -130,13 +145,33 @@ class Calibrator:
         used = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
         return tuple(name for name in used if name not in (CALIBRATED, COMBINATION))
 
+    def named(self, logits: Logits) -> Classes:
+        """The class that is named for each image."""
+        weights = None if self.weights is None else np.array(self.weights)
+        return named_classes(self.scaling, weights, logits)
+
     def with_learned(self, scores: Scores, logits: Logits) -> Scores:
         """Add the learned scores to these."""
-        return {**scores, **learned_scores(self.scaling, self.combination, scores, logits)}
+        named = self.named(logits)
+        return {**scores, **learned_scores(self.scaling, self.combination, scores, logits, named)}
 
     def acceptance_scores(self, scores: Scores, logits: Logits) -> Values:
         """The scores that the policy accepts by; higher means more likely correct."""
         return self.with_learned(scores, logits)[self.score].astype(np.float64)
+
+    def probabilities(self, logits: Logits, named: Classes, errors: Values) -> Logits:
+        """Class probabilities in which the named class has 1 - its error probability.
+
+        The other classes share the error probability in the proportion of their own.
+        """
+        shown, columns = self.scaling(logits), named[:, None]
+        np.put_along_axis(shown, columns, 0.0, axis=1)
+        rest = shown.sum(axis=1, keepdims=True)
+        equal = np.full_like(shown, 1 / (shown.shape[1] - 1))  # where the others round to 0
+        shares = np.divide(shown, rest, out=equal, where=rest > 0)
+        probabilities: Logits = shares * errors[:, None]
+        np.put_along_axis(probabilities, columns, 1 - errors[:, None], axis=1)
+        return probabilities
 
     def to_dict(self) -> dict[str, Any]:
         """The calibrator as JSON values."""
@@ -154,7 +189,7 @@ class Calibrator:
             name: None if values[name] is None else kind(**_with_tuples(values[name]))
             for name, kind in maps.items()
         }
-        return cls(**{**values, **fitted})
+        return cls(**_with_tuples({**values, **fitted}))
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from scipy.optimize import minimize
@@ -14,7 +17,9 @@ from sklearn.preprocessing import StandardScaler
 from misgiving.calibrators.apply import (
     CALIBRATED,
     COMBINATION,
+    ByClass,
     Calibrator,
+    Classes,
     Combination,
     Isotonic,
     Logits,
@@ -23,6 +28,7 @@ from misgiving.calibrators.apply import (
     Values,
     columns,
     learned_scores,
+    named_classes,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
@@ -35,10 +41,11 @@ PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that 
     log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
 )
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
+ClassWeights = Callable[[Classes], ByClass | None]
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
 
 
-def fit_scaling(logits: Logits, labels: Int[np.ndarray, " n"]) -> Scaling:
+def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
     """Fit temperature and biases by maximum likelihood with a weak prior.
 
     The prior keeps the bias finite for a class with few or no cases, and the temperature where
@@ -100,31 +107,42 @@ def fit_combination(
     )
 
 
-def out_of_fold_scores(
+class Fold(NamedTuple):
+    """Named classes, and learned scores, of images that they were not learned on."""
+
+    named: Classes
+    scores: dict[str, Values]
+
+
+def cross_fitted(
     scores: Scores,
     logits: Logits,
-    labels: Int[np.ndarray, " n"],
+    labels: Classes,
     groups: Shaped[np.ndarray, " n"],
-) -> dict[str, Values]:
-    """Learned scores of each sample, fitted on the other groups alone (cross-fitting).
+    weigh: ClassWeights,
+) -> Fold:
+    """Named classes and learned scores of each sample, fitted on the other groups alone.
 
-    Empty where there are too few groups, and without the combination where there are too few
-    errors or right answers to learn from.
+    Where there are too few groups, classes are named in sample and there is no learned score; there
+    is no combination where there are too few errors or right answers to learn from.
     """
     if len(np.unique(groups)) < 2 * FOLDS:
-        return {}
+        return Fold(named_classes(fit_scaling(logits, labels), weigh(labels), logits), {})
     folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
-    found = [
-        learned_scores(
-            *_fit_learned(_rows(scores, kept), logits[kept], labels[kept], groups[kept]),
-            _rows(scores, left_out),
-            logits[left_out],
+    found = []
+    for kept, left_out in folds:
+        scaling, weights, combination = _fit_learned(
+            _rows(scores, kept), logits[kept], labels[kept], groups[kept], weigh
         )
-        for kept, left_out in folds
-    ]
+        named, others = named_classes(scaling, weights, logits[left_out]), _rows(scores, left_out)
+        learned = learned_scores(scaling, combination, others, logits[left_out], named)
+        found.append(Fold(named, learned))
     order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
-    names = [name for name in found[0] if all(name in of_fold for of_fold in found)]
-    return {name: np.concatenate([of_fold[name] for of_fold in found])[order] for name in names}
+    names = [name for name in found[0].scores if all(name in one.scores for one in found)]
+    return Fold(
+        np.concatenate([one.named for one in found])[order],
+        {name: np.concatenate([one.scores[name] for one in found])[order] for name in names},
+    )
 
 
 def _rows(scores: Scores, rows: Int[np.ndarray, " _"]) -> dict[str, Float[np.ndarray, " _"]]:
@@ -134,14 +152,17 @@ def _rows(scores: Scores, rows: Int[np.ndarray, " _"]) -> dict[str, Float[np.nda
 def _fit_learned(
     scores: Scores,
     logits: Logits,
-    labels: Int[np.ndarray, " n"],
+    labels: Classes,
     groups: Shaped[np.ndarray, " n"],
-) -> tuple[Scaling, Combination | None]:
-    scaling, wrong = fit_scaling(logits, labels), logits.argmax(axis=1) != labels
+    weigh: ClassWeights,
+) -> tuple[Scaling, ByClass | None, Combination | None]:
+    scaling, weights = fit_scaling(logits, labels), weigh(labels)
+    named = named_classes(scaling, weights, logits)
+    wrong = named != labels
     if not _can_learn(wrong, groups):
-        return scaling, None
-    known = {**scores, **learned_scores(scaling, None, scores, logits)}
-    return scaling, fit_combination(known, wrong, groups)
+        return scaling, weights, None
+    known = {**scores, **learned_scores(scaling, None, scores, logits, named)}
+    return scaling, weights, fit_combination(known, wrong, groups)
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
@@ -152,12 +173,27 @@ def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) 
     return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
 
 
+class Fitted(NamedTuple):
+    """A calibrator, and the tuning set as images that it was not fitted on.
+
+    Attributes:
+        calibrator: Fitted on the whole tuning set.
+        named: The class of each tuning image, cross-fitted.
+        scores: Its acceptance score, cross-fitted.
+    """
+
+    calibrator: Calibrator
+    named: Classes
+    scores: Values
+
+
 def fit_calibrator(
     scores: Scores,
     logits: Logits,
-    labels: Int[np.ndarray, " n"],
+    labels: Classes,
     groups: Shaped[np.ndarray, " n"],
-) -> Calibrator:
+    weigh: ClassWeights = lambda _: None,
+) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
     The acceptance score is the one with the lowest AURC, out of fold for learned scores; of equal
@@ -168,24 +204,26 @@ def fit_calibrator(
         logits: Class scores before the softmax.
         labels: True classes.
         groups: Samples of one group stay in one fold.
+        weigh: From true classes to the weights by which classes are named; None: by the logits.
 
     Raises:
         DataError: There are too few samples, or a score is not finite.
     """
     used = {name: scores[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in scores}
     _refuse_unusable(used)
-    wrong = logits.argmax(axis=1) != labels
-    out_of_fold = out_of_fold_scores(used, logits, labels, groups)
-    scaling, combination = _fit_learned(used, logits, labels, groups)
-    candidates = {name: used[name] for name in SINGLE if name in used} | out_of_fold
+    held_out = cross_fitted(used, logits, labels, groups, weigh)
+    scaling, weights, combination = _fit_learned(used, logits, labels, groups, weigh)
+    candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
+    wrong = held_out.named != labels
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
     score = min(tried, key=lambda name: tried[name])
     losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
-    return Calibrator(
+    calibrator = Calibrator(
         scaling=scaling,
+        weights=None if weights is None else tuple(weights.tolist()),
         score=score,
-        combination=combination if COMBINATION in out_of_fold else None,
+        combination=combination if COMBINATION in held_out.scores else None,
         error=fit_isotonic(
             candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
         ),
@@ -193,6 +231,7 @@ def fit_calibrator(
         tried=tried,
         samples=len(labels),
     )
+    return Fitted(calibrator, held_out.named, candidates[score].astype(np.float64))
 
 
 def _refuse_unusable(scores: Scores) -> None:

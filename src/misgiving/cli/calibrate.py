@@ -7,6 +7,7 @@ import typer
 from misgiving.cli.options import BadImages, Cache, Data, Device, RunFolder, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
@@ -21,6 +22,7 @@ def calibrate(
     run: RunFolder,
     data: Data,
     targets: Targets,
+    rule: DecisionRule,
     settings: Annotated[Values, BadImages, Device],
     ood_detector: Annotated[
         OodDetector,
@@ -68,6 +70,7 @@ def calibrate(
             run,
             data,
             targets,
+            rule=rule,
             cache=cache or default_cache(),
             training_data=training_data,
             ood_detector=ood_detector,

@@ -10,7 +10,8 @@ NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
 NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
 AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
-ALL_ACCEPTED = "the policy accepts every image that is in-distribution"
+SURPASSED = "another class is more probable than the one named"
+ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
 
 
 Outcome = Literal["accept", "defer", "ood"]
@@ -21,10 +22,11 @@ class Decision(NamedTuple):
 
     Attributes:
         decision: "accept", "defer" or "ood"; always "defer" without a policy.
-        predicted_class: Name of the class with the largest logit.
+        predicted_class: The class that is named, by the rule of the policy; without a policy, the
+            one with the largest logit.
         probabilities: By class, in the order of the logits; calibrated where there is a policy, and
-            NaN where a logit is not finite.
-        error_probability: Probability that the predicted class is wrong.
+            NaN where outputs are not finite. That of the named class is 1 - `error_probability`.
+        error_probability: Probability that the named class is wrong.
         ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
         reason: Why, in words.
         expected_loss: Expected cross-entropy in nats.
@@ -47,32 +49,58 @@ class Decision(NamedTuple):
 
     @property
     def probability(self) -> float:
-        """Probability of the predicted class."""
+        """Probability of the named class."""
         return self.probabilities[self.predicted_class]
 
 
-def reason_for(policy: DeferralPolicy, decision: str, numbers: Mapping[str, float]) -> str:
-    """Explain a decision by the number that decided it.
+def reason_for(
+    policy: DeferralPolicy,
+    decision: str,
+    numbers: Mapping[str, float],
+    named: str,
+    probabilities: Mapping[str, float],
+) -> str:
+    """Explain a decision by the number that decided it, and a name by the rule that gave it.
 
     Args:
         policy: The policy that decided.
         decision: Its decision for the image.
         numbers: `acceptance_score`, `ood_score`, `ood_p_value` and `error_probability`; NaN for one
             that is missing.
+        named: The class that is named.
+        probabilities: Of the classes.
     """
+    reason = _decision_reason(policy, decision, numbers)
+    most = max(probabilities, key=lambda name: probabilities[name])
+    if not probabilities[most] > probabilities[named]:  # also where they are NaN
+        return reason
+    why = {
+        "most_probable": "by its calibrated probability, before the other scores",
+        "balanced": "for its probability relative to its share of the cases",
+        "costs": f"because missing it costs {policy.costs.get(named, 1.0):g}",
+        "logits": "by the largest logit",
+    }[policy.rule]
+    return f"{reason}; {named} is named {why}, though {most} is more probable"
+
+
+def _decision_reason(policy: DeferralPolicy, decision: str, numbers: Mapping[str, float]) -> str:
     if decision == "ood":
         return ood_reason(numbers["ood_p_value"], len(policy.certificate.ood_scores or ()))
     score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
     limit, threshold = policy.ood_threshold, policy.accept_threshold
+    error, highest = numbers["error_probability"], policy.max_error_probability
     if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
         return NOT_FINITE
     if threshold is None:
         return NO_THRESHOLD
-    if ood_score == limit:
-        return AT_OOD_THRESHOLD
-    if threshold == -math.inf:
-        return ALL_ACCEPTED
-    return _threshold_reason(policy, threshold, score, numbers["error_probability"])
+    reasons = {
+        AT_OOD_THRESHOLD: ood_score == limit,
+        error_reason(error, highest, accepted=False): error > highest,
+        SURPASSED: decision == "defer" and score >= threshold,
+        ALL_ACCEPTED: threshold == -math.inf,
+        _threshold_reason(policy, threshold, score, error): True,
+    }
+    return next(reason for reason, applies in reasons.items() if applies)
 
 
 def _threshold_reason(policy: DeferralPolicy, threshold: float, score: float, error: float) -> str:

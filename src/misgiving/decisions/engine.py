@@ -1,16 +1,17 @@
 """Decisions from the outputs of any model; a run, a bundle and the service share this code."""
 
 import math
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from scipy.special import softmax
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibrators.apply import Calibrator, Classes
 from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json
@@ -68,6 +69,14 @@ class DecisionEngine:
         needed = {self.policy.ood_detector, *self.calibrator.needed}
         return self.detectors.only([name for name in self.detectors.names if name in needed])
 
+    @cached_property
+    def rule(self) -> DecisionRule | None:
+        """The rule by which the policy names classes."""
+        if self.policy is None:
+            return None
+        names = (field.name for field in fields(DecisionRule))
+        return DecisionRule(**{name: getattr(self.policy, name) for name in names})
+
     def decide_predictions(self, predictions: Predictions) -> list[Decision]:
         """Decide for a set of images, refused unless the policy is that of their model.
 
@@ -90,23 +99,28 @@ class DecisionEngine:
             predicted_losses: Outputs of a trained loss estimator.
         """
         columns = self._measure(logits, features, predicted_losses)
+        named, probabilities = self._name_classes(logits, columns["error_probability"])
         outcomes: list[Outcome] = ["defer"] * len(logits)
-        if self.policy is not None:
-            decided = self.policy.decide(columns["acceptance_score"], columns["ood_score"])
+        if self.policy is not None and self.rule is not None:
+            decided = self.policy.decide(
+                columns["acceptance_score"],
+                columns["ood_score"],
+                acceptable=self.rule.acceptable(columns["error_probability"], probabilities, named),
+            )
             outcomes, columns["ood_p_value"] = decided.decisions.tolist(), decided.p_values
-        probabilities = self._class_probabilities(logits).tolist()
-        named = logits.argmax(axis=1).tolist()
         decisions = []
         for row, outcome in enumerate(outcomes):
             numbers = {name: float(values[row]) for name, values in columns.items()}
+            by_class = dict(zip(self.classes, probabilities[row].tolist(), strict=True))
+            name = self.classes[named[row]]
             decisions.append(
                 Decision(
                     decision=outcome,
-                    predicted_class=self.classes[named[row]],
-                    probabilities=dict(zip(self.classes, probabilities[row], strict=True)),
+                    predicted_class=name,
+                    probabilities=by_class,
                     reason=NO_POLICY
                     if self.policy is None
-                    else reason_for(self.policy, outcome, numbers),
+                    else reason_for(self.policy, outcome, numbers, name, by_class),
                     **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
                 )
             )
@@ -133,13 +147,24 @@ class DecisionEngine:
             columns["ood_score"][finite] = scores[self.policy.ood_detector]
         return columns
 
-    def _class_probabilities(self, logits: Logits) -> Logits:
-        """Calibrated where there is a calibrator; NaN where a logit is not finite."""
-        probabilities = np.full(logits.shape, np.nan)
+    def _name_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Logits]:
+        """The named class of each image, and class probabilities that agree with its error.
+
+        Where the error is not available, these are the calibrated ones, or NaN.
+        """
+        named, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
         finite = np.isfinite(logits).all(axis=1)
-        scaling = partial(softmax, axis=1) if self.calibrator is None else self.calibrator.scaling
-        probabilities[finite] = scaling(logits[finite].astype(np.float64))
-        return probabilities
+        known = logits[finite].astype(np.float64)
+        if self.calibrator is None:
+            probabilities[finite] = softmax(known, axis=1)
+            return named, probabilities
+        named[finite] = self.calibrator.named(known)
+        probabilities[finite] = self.calibrator.scaling(known)
+        judged = finite & np.isfinite(errors)
+        probabilities[judged] = self.calibrator.probabilities(
+            logits[judged].astype(np.float64), named[judged], errors[judged]
+        )
+        return named, probabilities
 
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:

@@ -1,11 +1,13 @@
 """Fit calibrators and policies on predictions."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import fit_calibrator
+from misgiving.calibrators.fit import Fitted, fit_calibrator
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
 from misgiving.deferral.targets import Targets
@@ -14,31 +16,58 @@ from misgiving.errors import DataError, UsageError
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 
+MOST_PROBABLE_RULE, LOGITS_RULE = DecisionRule(), DecisionRule(rule="logits")
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 
 
-def calibrator_of(tune: Predictions, detectors: FittedDetectors) -> Calibrator:
-    """Fit a calibrator on the tuning set."""
-    scores = all_scores(tune, detectors)
-    return fit_calibrator(scores, tune.logits, tune.labels, np.array(tune.groups))
+def calibrator_of(
+    tune: Predictions, detectors: FittedDetectors, rule: DecisionRule = MOST_PROBABLE_RULE
+) -> Fitted:
+    """Fit a calibrator on the tuning set, for the classes that a rule names."""
+    return fit_calibrator(
+        all_scores(tune, detectors),
+        tune.logits,
+        tune.labels,
+        np.array(tune.groups),
+        weigh=partial(rule.class_weights, tune.classes),
+    )
 
 
 def cases_of(
     predictions: Predictions,
     detectors: FittedDetectors,
     calibrator: Calibrator,
+    rule: DecisionRule,
     *,
     ood_detector: str = OOD_DETECTOR,
+    cross_fitted: Fitted | None = None,
 ) -> ScoredCases:
-    """All images as cases of a policy; draw one of each group before anything is certified."""
+    """All images as cases of a policy; draw one of each group before anything is certified.
+
+    Args:
+        predictions: Of the images.
+        detectors: Fitted on the training set.
+        calibrator: Fitted on the tuning set, for the classes that the rule names.
+        rule: Names the classes.
+        ood_detector: Name of the OOD score.
+        cross_fitted: Classes and scores of the tuning set, where these are its images.
+    """
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
         raise UsageError(f"unknown detector {ood_detector!r}; choose from {', '.join(scores)}")
+    if cross_fitted is None:
+        named = calibrator.named(predictions.logits)
+        accepted_by = calibrator.acceptance_scores(scores, predictions.logits)
+    else:
+        named, accepted_by = cross_fitted.named, cross_fitted.scores
+    errors = calibrator.error(accepted_by)
+    probabilities = calibrator.probabilities(predictions.logits, named, errors)
     return ScoredCases(
-        scores=calibrator.acceptance_scores(scores, predictions.logits),
+        scores=accepted_by,
         ood_scores=scores[ood_detector],
-        wrong=predictions.errors,
+        wrong=named != predictions.labels,
         labels=predictions.labels,
+        acceptable=rule.acceptable(errors, probabilities, named),
     )
 
 
@@ -46,9 +75,10 @@ def fit_policies(
     tune: Predictions,
     calibration: Predictions,
     detectors: FittedDetectors,
-    calibrator: Calibrator,
+    fitted: Fitted,
     targets: Sequence[Targets],
     *,
+    rule: DecisionRule = MOST_PROBABLE_RULE,
     seed: int,
     calibration_fingerprint: str,
     ood_detector: str = OOD_DETECTOR,
@@ -59,19 +89,26 @@ def fit_policies(
         tune: For everything that is chosen, candidate thresholds included.
         calibration: For thresholds alone; one image of each group is drawn.
         detectors: Fitted on the training set.
-        calibrator: Fitted on the tuning set.
+        fitted: A calibrator, fitted on the tuning set for the classes that the rule names.
         targets: Target error rates, one for each policy.
+        rule: Names the classes.
         seed: Seed of that draw.
         calibration_fingerprint: Identifies the images of the calibration set.
         ood_detector: Name of the OOD score.
     """
     _refuse_two_models(tune, calibration)
     _refuse_shared_groups(tune.groups, calibration.groups)
+    calibrator = fitted.calibrator
     tuning_cases, calibration_cases = (
-        cases_of(predictions, detectors, calibrator, ood_detector=ood_detector)[
-            one_per_group(predictions.groups, seed=seed)
-        ]
-        for predictions in (tune, calibration)
+        cases_of(
+            predictions,
+            detectors,
+            calibrator,
+            rule,
+            ood_detector=ood_detector,
+            cross_fitted=cross_fitted,
+        )[one_per_group(predictions.groups, seed=seed)]
+        for predictions, cross_fitted in ((tune, fitted), (calibration, None))
     )
     policies = []
     for target in targets:
@@ -87,6 +124,9 @@ def fit_policies(
                 model_fingerprint=calibration.model,
                 calibration_fingerprint=calibration_fingerprint,
                 seed=seed,
+                rule=rule.rule,
+                costs=rule.costs,
+                max_error_probability=rule.max_error_probability,
                 error_limit=None
                 if threshold is None
                 else float(calibrator.error(np.array([threshold]))[0]),

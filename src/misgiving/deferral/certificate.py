@@ -25,7 +25,7 @@ class ClassOutcome:
         name: The class.
         rate: The target.
         cases: Calibration cases of the class.
-        missed: How many are accepted as another class, by the score alone; at the strictest
+        missed: How many are accepted as another class, without the OOD limit; at the strictest
             threshold where none meets all targets.
         smallest_certifiable_rate: Smallest target that some threshold would meet.
     """
@@ -109,7 +109,9 @@ def _accepting(certificate: Certificate) -> list[str]:
         ),
     ]
     if certificate.accept_threshold == -math.inf:
-        lines.append("The score defers nothing: the target is met with every prediction accepted.")
+        lines.append(
+            "The score defers nothing: the target is met with every acceptable prediction accepted."
+        )
     return lines
 
 

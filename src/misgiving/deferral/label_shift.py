@@ -46,9 +46,9 @@ def error_under_label_shift(
 ) -> LabelShiftOutcome | None:
     """Estimate and bound the error among accepted cases; None where no class shares are given.
 
-    "Accepted and wrong" is counted by the score alone. "Accepted and correct" depends on the limit:
-    if one case, chosen beforehand, were the limit, the other cases would be a simple random sample.
-    So the case that sets the limit does not count, and the level is shared among all cases.
+    "Accepted and wrong" is counted without the OOD limit. "Accepted and correct" depends on it: if
+    one case, chosen beforehand, were the limit, the other cases would be a simple random sample. So
+    the case that sets the limit does not count, and the level is shared among all cases.
 
     Args:
         targets: Shares of some classes (the others share the rest), and the confidence.
@@ -64,10 +64,11 @@ def error_under_label_shift(
     shares = complete_shares(targets.prevalence, classes, cases=totals)
     if threshold is None:
         return LabelShiftOutcome(shares=tuple(shares.tolist()), estimate=None, bound=None)
-    reached, above = cases.scores >= threshold, cases.above(ood_limit)
-    correct = _by_class(cases, reached & above & ~cases.wrong, classes)
+    reached, eligible = cases.scores >= threshold, cases.eligible(ood_limit)
+    correct = _by_class(cases, reached & eligible & ~cases.wrong, classes)
     each = (1 - targets.confidence) / (2 * np.count_nonzero(shares) * thresholds_tried)
-    most_wrong = upper_bound(_by_class(cases, reached & cases.wrong, classes), totals, level=each)
+    wrong = _by_class(cases, reached & cases.eligible() & cases.wrong, classes)
+    most_wrong = upper_bound(wrong, totals, level=each)
     others = np.ones(len(cases), dtype=bool)
     if cases.ood_scores is not None and ood_limit is not None:
         others[np.argmax(cases.ood_scores == ood_limit)] = False
@@ -76,7 +77,7 @@ def error_under_label_shift(
     return LabelShiftOutcome(
         shares=tuple(shares.tolist()),
         estimate=estimated_error(
-            _by_class(cases, reached & above & cases.wrong, classes), correct, totals, shares
+            _by_class(cases, reached & eligible & cases.wrong, classes), correct, totals, shares
         ),
         bound=bounded_error(most_wrong, least_correct, shares=shares),
     )

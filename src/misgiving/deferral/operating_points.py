@@ -39,7 +39,7 @@ class CalibrationScores:
         thresholds: Candidate thresholds, fixed by the tuning set, strictest first.
         scores: Acceptance scores.
         wrong: True where the predicted class is wrong.
-        kept: True where the case lies above the OOD limit: only then can it be accepted.
+        kept: True where the case is acceptable and above the OOD limit: else it is never accepted.
     """
 
     thresholds: tuple[float, ...]

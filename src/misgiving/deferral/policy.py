@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from misgiving.deferral.bounds import conformal_p_values
 from misgiving.deferral.certificate import (
@@ -26,7 +26,7 @@ from misgiving.manifests import sha256_of_json
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 3
+FORMAT = 4
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -54,6 +54,9 @@ class DeferralPolicy:
         calibration_fingerprint: The images of the calibration set.
         seed: Of the draw of one image from each group.
         error_limit: The threshold as an error probability; None: the score is no function of it.
+        rule: Name of the rule by which classes are named.
+        costs: Costs of missing a class, by its name, where the rule has costs.
+        max_error_probability: Highest error probability of an answer that can be accepted.
     """
 
     certificate: Certificate
@@ -63,6 +66,9 @@ class DeferralPolicy:
     calibration_fingerprint: str
     seed: int
     error_limit: float | None = None
+    rule: str = "most_probable"
+    costs: Mapping[str, float] = field(default_factory=dict)
+    max_error_probability: float = 0.5
 
     @property
     def accept_threshold(self) -> float | None:
@@ -84,12 +90,20 @@ class DeferralPolicy:
         """Names of the classes, in the order of the labels."""
         return self.certificate.classes
 
-    def decide(self, scores: Scores, ood_scores: Scores | None = None) -> Outcomes:
+    def decide(
+        self,
+        scores: Scores,
+        ood_scores: Scores | None = None,
+        *,
+        acceptable: Bool[np.ndarray, " n"] | None = None,
+    ) -> Outcomes:
         """Accept, defer or call out-of-distribution, image by image.
 
         Args:
             scores: Acceptance scores, as in the calibration.
             ood_scores: Higher means more in-distribution.
+            acceptable: False where an image is deferred whatever its score, as in the calibration;
+                None: all are acceptable.
         """
         limit, threshold = self.ood_threshold, self.accept_threshold
         if limit is not None and ood_scores is None:
@@ -104,6 +118,8 @@ class DeferralPolicy:
         ood_scores = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
         ood = np.zeros(len(scores), dtype=bool)
         accepted = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
+        if acceptable is not None:
+            accepted &= acceptable
         if limit is not None:
             ood = ood_scores < limit
             accepted &= np.isfinite(ood_scores) & (ood_scores > limit)
@@ -117,7 +133,11 @@ class DeferralPolicy:
 
     def summary(self) -> list[str]:
         """Sentences for people: targets, observations and limits of the guarantee."""
-        return summarize(self.certificate)
+        return [
+            *summarize(self.certificate),
+            "The error is that of all accepted answers together, not of each one. An answer is "
+            f"never accepted with an error probability above {self.max_error_probability:g}.",
+        ]
 
     def refuse_other_model(self, fingerprint: str) -> None:
         """Refuse to decide for another model than the one that was calibrated."""

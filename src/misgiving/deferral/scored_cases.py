@@ -22,14 +22,17 @@ class ScoredCases:
     Attributes:
         scores: Acceptance scores; higher means more likely correct.
         ood_scores: Higher means more in-distribution; None without a detector.
-        wrong: True where the predicted class is wrong.
+        wrong: True where the named class is wrong.
         labels: Position of the true class.
+        acceptable: False where an image is deferred whatever its score, by a rule that was fixed
+            before; None: all are acceptable.
     """
 
     scores: Scores
     ood_scores: Scores | None = None
     wrong: Bool[np.ndarray, "*draws n"]
     labels: Int[np.ndarray, "*draws n"]
+    acceptable: Bool[np.ndarray, "*draws n"] | None = None
 
     def __len__(self) -> int:
         return int(self.scores.shape[-1])
@@ -41,15 +44,19 @@ class ScoredCases:
             ood_scores=ood,
             wrong=self.wrong[chosen],
             labels=self.labels[chosen],
+            acceptable=None if self.acceptable is None else self.acceptable[chosen],
         )
 
-    def above(
-        self, ood_limit: Float[np.ndarray, "*draws"] | np.floating | float | None
+    def eligible(
+        self, ood_limit: Float[np.ndarray, "*draws"] | np.floating | float | None = None
     ) -> Bool[np.ndarray, "*draws n"]:
-        """Mark the cases above the OOD limit; without a limit, all of them."""
-        if ood_limit is None or self.ood_scores is None:
-            return np.ones(self.scores.shape, dtype=bool)
-        return self.ood_scores > np.asarray(ood_limit)[..., None]
+        """Mark the acceptable cases above the OOD limit, if there is one."""
+        marked = np.ones(self.scores.shape, dtype=bool)
+        if self.acceptable is not None:
+            marked &= self.acceptable
+        if ood_limit is not None and self.ood_scores is not None:
+            marked &= self.ood_scores > np.asarray(ood_limit)[..., None]
+        return marked
 
 
 def one_per_group(groups: Sequence[str], *, seed: int) -> Int[np.ndarray, " groups"]:
@@ -72,7 +79,7 @@ def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]
         raise DataError(
             f"the {set_name} set has {len(cases)} cases; give at least {FEWEST_CASES} groups"
         )
-    for name in ("ood_scores", "wrong", "labels"):
+    for name in ("ood_scores", "wrong", "labels", "acceptable"):
         values = getattr(cases, name)
         if values is not None and len(values) != len(cases):
             raise UsageError(

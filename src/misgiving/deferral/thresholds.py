@@ -87,11 +87,11 @@ class ThresholdCounts(NamedTuple):
 
     Attributes:
         ood_limit: None without an OOD rule.
-        kept: Cases above the limit: the only ones that certify the error.
+        kept: Acceptable cases above the limit: the only ones that certify the error.
         accepted: Kept cases that are accepted.
         wrong: How many of these are wrong.
-        missed: For each class with a target, its cases that are accepted as another class, by the
-            score alone.
+        missed: For each class with a target, its cases that are accepted as another class, without
+            the OOD limit.
         class_cases: For each class with a target, all of its cases.
     """
 
@@ -115,6 +115,7 @@ class CertificationPlan:
         rank: Rank of the OOD limit among the calibration cases, lowest first; None: no OOD rule.
         accepted: Tuning cases that each threshold accepts.
         wrong: How many of these are wrong.
+        expected: Calibration cases that can be accepted, as expected from the tuning set.
     """
 
     targets: Targets
@@ -124,6 +125,7 @@ class CertificationPlan:
     rank: int | None
     accepted: Int[np.ndarray, " thresholds"]
     wrong: Int[np.ndarray, " thresholds"]
+    expected: int
 
     @classmethod
     def from_tuning(
@@ -139,8 +141,8 @@ class CertificationPlan:
             rank = ood_limit_rank(cases, rate=targets.max_ood_false_alarms, level=targets.level)
             same_share = max(1, round(rank / cases * len(tuning)))
             limit = kth_lowest(ood_scores, same_share)
-        kept = tuning.above(limit)
-        thresholds = candidate_thresholds(tuning.scores)
+        kept, acceptable = tuning.eligible(limit), tuning.eligible()
+        thresholds = candidate_thresholds(tuning.scores[acceptable if acceptable.any() else ...])
         return cls(
             targets=targets,
             classes=tuple(classes),
@@ -149,6 +151,7 @@ class CertificationPlan:
             rank=rank,
             accepted=counts_by_threshold(tuning.scores, kept, thresholds),
             wrong=counts_by_threshold(tuning.scores, kept & tuning.wrong, thresholds),
+            expected=round((cases - (rank or 0)) * float(acceptable.mean())),
         )
 
     def refuse_unsupported(self, calibration: ScoredCases) -> None:
@@ -176,7 +179,7 @@ class CertificationPlan:
         limit = None
         if self.rank is not None:
             limit = kth_lowest(_required_ood_scores(calibration), self.rank)
-        kept = calibration.above(limit)
+        kept, acceptable = calibration.eligible(limit), calibration.eligible()
         of_class = [
             calibration.labels == self.classes.index(name) for name in self.targets.class_max_miss
         ]
@@ -189,7 +192,7 @@ class CertificationPlan:
             kept=kept,
             accepted=reaching(kept),
             wrong=reaching(kept & calibration.wrong),
-            missed=[reaching(members & calibration.wrong) for members in of_class],
+            missed=[reaching(members & acceptable & calibration.wrong) for members in of_class],
             class_cases=[members.sum(axis=-1) for members in of_class],
         )
 
@@ -206,7 +209,7 @@ class CertificationPlan:
         levels = starting_levels(
             self.accepted,
             self.wrong,
-            cases=self.cases - (self.rank or 0),
+            cases=self.expected,
             max_error=target,
             level=self.targets.level,
         )

@@ -41,6 +41,7 @@ from misgiving.scores.detectors import all_scores
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
 Confidences = Float[np.ndarray, " n"]
+Classes = Int[np.ndarray, " n"]
 Weights = Real[np.ndarray, "*replicates n"]
 
 FAILURE_SCORES = (
@@ -56,19 +57,29 @@ COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
 
 
-def measure_classification(predictions: Predictions, dataset: str) -> list[Measurement]:
-    """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors."""
-    labels, choices, classes = predictions.labels, predictions.choices, predictions.classes
+def measure_classification(
+    predictions: Predictions, dataset: str, *, detector: str = "", named: Classes | None = None
+) -> list[Measurement]:
+    """Accuracy, balanced accuracy, sensitivity per class, macro AUROC, and the count of errors.
+
+    Args:
+        predictions: Of the set.
+        dataset: Its name in the results.
+        detector: What named the classes, in the results.
+        named: The classes; None for those of the largest logits.
+    """
+    labels, classes = predictions.labels, predictions.classes
+    choices = predictions.choices if named is None else named
     per_class = sensitivities(labels, choices, num_classes=len(classes))
     values = {
         "accuracy": accuracy(labels, choices),
         "balanced_accuracy": balanced_accuracy(labels, choices, num_classes=len(classes)),
         "auroc": macro_auroc(labels, predictions.probabilities),
-        "errors": predictions.errors.sum(),
+        "errors": (choices != labels).sum(),
         "images": len(predictions),
         **{f"sensitivity/{name}": value for name, value in zip(classes, per_class, strict=True)},
     }
-    return _measurements(dataset, "", values)
+    return _measurements(dataset, detector, values)
 
 
 def measure_loss_estimation(
@@ -107,15 +118,21 @@ def _ordering(
 
 
 def failure_measures(
-    confidences: Confidences, predictions: Predictions, *, weights: Weights | None = None
+    confidences: Confidences,
+    predictions: Predictions,
+    *,
+    named: Classes | None = None,
+    weights: Weights | None = None,
 ) -> dict[str, Measured]:
     """Measures of failure prediction by an acceptance score, by name.
 
     AUROC for errors; the areas under risk over coverage (AURC), its excess over the oracle's
     (E-AURC), of the generalised risk (AUGRC), and of the risk that weighs classes alike; the risk
-    at coverages and the coverage at risks. Errors are 0 or 1.
+    at coverages and the coverage at risks. Errors are 0 or 1, of the `named` classes, or else of
+    those of the largest logits.
     """
-    errors, labels = predictions.errors, predictions.labels
+    labels = predictions.labels
+    errors = predictions.errors if named is None else named != labels
     return {
         "error_auroc": error_auroc(confidences, errors, weights=weights),
         "aurc": aurc(confidences, errors, weights=weights),
@@ -140,7 +157,11 @@ def failure_measures(
 
 
 def measure_failures(
-    predictions: Predictions, confidences: Mapping[str, Confidences], dataset: str
+    predictions: Predictions,
+    confidences: Mapping[str, Confidences],
+    dataset: str,
+    *,
+    named: Classes | None = None,
 ) -> list[Measurement]:
     """Every failure measure of every failure score among these confidences."""
     return [
@@ -148,7 +169,7 @@ def measure_failures(
         for name in FAILURE_SCORES
         if name in confidences
         for measurement in _measurements(
-            dataset, name, failure_measures(confidences[name], predictions)
+            dataset, name, failure_measures(confidences[name], predictions, named=named)
         )
     ]
 
@@ -159,15 +180,16 @@ def measure_calibration(
     *,
     dataset: str,
     detector: str,
+    named: Classes | None = None,
 ) -> list[Measurement]:
-    """Calibration of class probabilities: of the predicted class, by class, and as a whole.
+    """Calibration of class probabilities: of the named class, by class, and as a whole.
 
     `ece` has bins of equal mass, `ece_width` of equal width; both are of the probability of the
-    class that the model predicts, which is the one shown, whether or not it is the largest.
+    class that is named, or else of the largest logit, whether or not it is the largest.
     """
     labels = predictions.labels
-    shown = probabilities[np.arange(len(labels)), predictions.choices]
-    right = ~predictions.errors
+    named = predictions.choices if named is None else named
+    shown, right = probabilities[np.arange(len(labels)), named], named == labels
     values = {
         "ece": expected_calibration_error(shown, right, scheme="mass"),
         "ece_width": expected_calibration_error(shown, right, scheme="width"),
@@ -204,7 +226,13 @@ def measure_scaling(
     return [
         row
         for name, probabilities in named.items()
-        for row in measure_calibration(probabilities, predictions, dataset=dataset, detector=name)
+        for row in measure_calibration(
+            probabilities,
+            predictions,
+            dataset=dataset,
+            detector=name,
+            named=calibrator.named(predictions.logits),
+        )
     ]
 
 

@@ -8,10 +8,11 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.calibrators.apply import Calibrator
+from misgiving.calibrators.fit import Fitted
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import DecisionEngine
-from misgiving.decisions.fit_policy import calibrator_of, cases_of, fit_policies
+from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of, cases_of, fit_policies
 from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
@@ -75,20 +76,21 @@ def measure_policies(
     """
     rate = _max_ood_false_alarms(sets.calibration)
     try:
-        calibrator = calibrator_of(sets.tune, detectors)
+        fitted = calibrator_of(sets.tune, detectors, LOGITS_RULE)
         found = fit_policies(
             sets.tune,
             sets.calibration,
             detectors,
-            calibrator,
+            fitted,
             [Targets(max_error=target, max_ood_false_alarms=rate) for target in TARGETS],
+            rule=LOGITS_RULE,
             seed=seed,
             calibration_fingerprint=sets.calibration_fingerprint,
         )
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
         return [], None
-    policies = dict(zip(TARGETS, found, strict=True))
+    policies, calibrator = dict(zip(TARGETS, found, strict=True)), fitted.calibrator
     decisions = {}
     for target, policy in policies.items():
         write_json(folder / "policies" / f"{target:g}.json", policy.to_dict())
@@ -97,7 +99,7 @@ def measure_policies(
         )
         decisions[target] = engine.decide_predictions(sets.test)
     _save_decisions(folder, sets.test, decisions)
-    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, calibrator))
+    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, fitted))
     quantities = _quantities(sets.test, decisions[TARGETS[0]])
     bins = [
         ReliabilityBin(name, float(mean), float(found), int(count))
@@ -125,13 +127,18 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     return rate if tolerance_rank(len(set(calibration.groups)), rate=rate, level=level) else None
 
 
-def _cases(
-    sets: PolicySets, detectors: FittedDetectors, calibrator: Calibrator
-) -> Iterator[CaseRow]:
+def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iterator[CaseRow]:
     """The cases of all policies, so that other targets can be tried and the guarantee checked."""
     named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
     for name, predictions in named.items():
-        cases = cases_of(predictions, detectors, calibrator)
+        cases = cases_of(
+            predictions,
+            detectors,
+            fitted.calibrator,
+            LOGITS_RULE,
+            cross_fitted=fitted if predictions is sets.tune else None,
+        )
+        acceptable = cases.eligible()
         for row, group in enumerate(predictions.groups):
             yield CaseRow(
                 set=name,
@@ -139,6 +146,7 @@ def _cases(
                 label=predictions.classes[cases.labels[row]],
                 wrong=bool(cases.wrong[row]),
                 acceptance_score=float(cases.scores[row]),
+                acceptable=bool(acceptable[row]),
                 ood_score=None if cases.ood_scores is None else float(cases.ood_scores[row]),
             )
 

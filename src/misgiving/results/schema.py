@@ -147,6 +147,7 @@ class CaseRow(NamedTuple):
     group: str
     label: str
     wrong: bool
+    acceptable: bool
     acceptance_score: float
     ood_score: float | None
 

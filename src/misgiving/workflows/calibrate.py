@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibrators.fit import cross_fitted
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
@@ -17,13 +17,22 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, joined_groups, near_duplicates
 from misgiving.data.splits import Split, partition_groups
+from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
-from misgiving.decisions.fit_policy import OOD_DETECTOR, calibrator_of, fit_policies
+from misgiving.decisions.fit_policy import (
+    MOST_PROBABLE_RULE,
+    OOD_DETECTOR,
+    calibrator_of,
+    fit_policies,
+)
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
+from misgiving.metrics.classification import sensitivities
 from misgiving.results.formats import read_document
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EarlierCalibration, PolicyCases, PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
@@ -55,6 +64,7 @@ def calibrate_run(
     *,
     cache: Path,
     training_data: str | None = None,
+    rule: DecisionRule = MOST_PROBABLE_RULE,
     ood_detector: str = OOD_DETECTOR,
     seed: int = 0,
     device: str = "auto",
@@ -71,6 +81,7 @@ def calibrate_run(
         cache: Folder for prepared images.
         training_data: Data with the images that the model was trained on; None for `data`, or else
             the data of the run.
+        rule: Names the classes.
         ood_detector: The score of the OOD rule.
         seed: Of the draw of one image from each group, and of halves if `data` is one set.
         device: Where to compute.
@@ -94,11 +105,8 @@ def calibrate_run(
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
-    policy, calibrator, detectors = _fit(
-        checkpoint, sets, targets, seed=seed, ood_detector=ood_detector
-    )
-    engine = DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    engine, policy, remarks = _fit(
+        checkpoint, sets, targets, rule, seed=seed, ood_detector=ood_detector
     )
     earlier, fingerprint = _earlier_calibrations(run), sets.calibration.fingerprint
     cases = PolicyCases(
@@ -111,15 +119,12 @@ def calibrate_run(
     )
     save_policy(run / POLICY_FOLDER, engine, cases)
     trained_on = checkpoint.split.sets.count("train")
-    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
     summary = [
         *sets.summary,
         *skipped_sentences(everything.skipped, len(everything), of=data),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
-        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
-        f"of: {tried}",
-        *policy.summary(),
+        *remarks,
         *_repeated(sum(one.fingerprint == fingerprint for one in earlier)),
     ]
     return CalibrationResult(policy, summary)
@@ -129,25 +134,74 @@ def _fit(
     checkpoint: Checkpoint,
     sets: CalibrationSets,
     targets: Targets,
+    rule: DecisionRule,
     *,
     seed: int,
     ood_detector: str,
-) -> tuple[DeferralPolicy, Calibrator, FittedDetectors]:
-    """Fit detectors, the calibrator and the policy, each on its own set."""
+) -> tuple[DecisionEngine, DeferralPolicy, list[str]]:
+    """Fit detectors, the calibrator and the policy, each on its own set; also sentences on them."""
     trained, tune, calibration = (predictions_of(checkpoint, images) for images in sets[:3])
     detectors = FittedDetectors.fit(trained)
-    calibrator = calibrator_of(tune, detectors)
+    fitted = calibrator_of(tune, detectors, rule)
     (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
-        calibrator,
+        fitted,
         [targets],
+        rule=rule,
         seed=seed,
         calibration_fingerprint=sets.calibration.fingerprint,
         ood_detector=ood_detector,
     )
-    return policy, calibrator, detectors
+    calibrator = fitted.calibrator
+    engine = DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
+    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
+    sentences = [
+        f"classes are named by the rule {rule.rule}; sensitivities on the tuning set:",
+        *sensitivity_sentences(tune, rule),
+        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
+        f"of: {tried}",
+        *policy.summary(),
+    ]
+    if not targets.class_max_miss:
+        sentences += unbounded_misses(engine.decide_predictions(calibration), calibration)
+    return engine, policy, sentences
+
+
+def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
+    """The sensitivity for each class by rule; that of costs only where these are given."""
+    rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
+    sentences = []
+    for rule in [*rules, *([chosen] if chosen.costs else [])]:
+        weigh = partial(rule.class_weights, tune.classes)
+        named = cross_fitted({}, tune.logits, tune.labels, np.array(tune.groups), weigh).named
+        found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
+        shares = (
+            f"{name} {share:.0%}"
+            for name, share in zip(tune.classes, found, strict=True)
+            if not np.isnan(share)
+        )
+        sentences.append(f"{rule.rule}: {', '.join(shares)}")
+    return sentences
+
+
+def unbounded_misses(decisions: Sequence[Decision], calibration: Predictions) -> list[str]:
+    """A warning about the class that is most often accepted as another one."""
+    cases, missed = Counter[str](), Counter[str]()
+    for label, decision in zip(calibration.labels, decisions, strict=True):
+        name = calibration.classes[label]
+        cases[name] += 1
+        missed[name] += decision.decision == "accept" and decision.predicted_class != name
+    worst = max(cases, key=lambda name: missed[name] / cases[name])
+    if not missed[worst]:
+        return []
+    return [
+        f"Warning: no class has a target. {missed[worst]} of {cases[worst]} calibration images of "
+        f"{worst} are accepted as another class; bound this by `class_max_miss`."
+    ]
 
 
 def _identities(images: ImageSet) -> PolicyImages:

@@ -1,6 +1,7 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -99,22 +100,24 @@ def evaluate_run(
     source = load_dataset(data)
     everything = prepared(source)
     images, summary = _images_to_measure(checkpoint, everything, source.name, set_name)
+    outliers = {
+        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
+    }
+    rows, remarks = _rows_for_policy(run, engine, images, set_name)
     predictions = predictions_of(checkpoint, images)
+    if distributed.is_first():
+        predictions.save(out / "predictions.safetensors")
     dataset = set_name or name_of(images, checkpoint.split)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
-    outliers = {
-        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
-    }
     measurements += _detection(checkpoint, images, outliers, engine)
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     sets = {source.name: everything, **outliers}
     for name, of in sets.items():
         summary += skipped_sentences(of.skipped, len(of), of=name)
-    rows, remarks = _rows_for_policy(run, engine, images, set_name)
     summary += remarks
     decided = None
     if len(rows):
@@ -123,7 +126,7 @@ def evaluate_run(
         measurements += decided.measurements
         summary += decided.summary
     if distributed.is_first():
-        _write(out, predictions, measurements, decided, sets)
+        _write(out, measurements, decided, sets)
     distributed.wait_for_all()
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
 
@@ -218,7 +221,8 @@ def _detection(
             inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
         )
         if engine.policy is not None:
-            decisions = engine.decide_predictions(predictions_of(checkpoint, images))
+            found = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
+            decisions = engine.decide_predictions(found)
             rows += measure_shares(decisions, name)
     return rows
 
@@ -260,24 +264,27 @@ def _evaluate_policy(
     """Measure decisions, and before them learned scores and calibration."""
     if engine.policy is None or engine.calibrator is None:
         raise ValueError("the engine has no policy")
+    named = engine.calibrator.named(predictions.logits)
     learned = engine.calibrator.with_learned(
         all_scores(predictions, engine.used), predictions.logits
     )
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
     decisions = engine.decide_predictions(predictions)
     decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
+    rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
     return decided._replace(
+        summary=[rule, *decided.summary],
         measurements=[
-            *measure_failures(predictions, scores, dataset),
+            *measure_classification(predictions, dataset, detector="policy", named=named),
+            *measure_failures(predictions, scores, dataset, named=named),
             *measure_scaling(predictions, engine.calibrator, dataset),
             *decided.measurements,
-        ]
+        ],
     )
 
 
 def _write(
     out: Path,
-    predictions: Predictions,
     measurements: list[Measurement],
     decided: PolicyEvaluation | None,
     sets: Mapping[str, ImageSet],
@@ -288,5 +295,4 @@ def _write(
         write_table(out / SKIPPED, SkippedImage, skipped)
     if decided is not None:
         decided.write(out)
-    predictions.save(out / "predictions.safetensors")
     write_table(out / "measurements.csv", Measurement, measurements)

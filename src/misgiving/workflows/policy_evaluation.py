@@ -62,12 +62,13 @@ def measure_decisions(
         seed: Of the draw of one image from each group, for the audit.
     """
     outcomes = np.array([one.decision for one in decisions])
-    accepted, wrong = outcomes == "accept", predictions.errors
+    names = [predictions.classes[label] for label in predictions.labels]
+    accepted = outcomes == "accept"
+    wrong = np.array([one.predicted_class for one in decisions]) != np.array(names)
     measurements = measure_shares(decisions, dataset)
     if accepted.any():
         error = float(wrong[accepted].mean())
         measurements.append(Measurement(dataset, "policy", "error_among_accepted", error))
-    names = [predictions.classes[label] for label in predictions.labels]
     rows = one_per_group(predictions.groups, seed=seed)
     subgroups = audit(
         {

@@ -1,0 +1,94 @@
+"""Rules that name the class of an image, chosen before a policy is calibrated."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from misgiving.configuration import option, require, require_choices
+from misgiving.errors import UsageError
+
+RuleName = Literal["most_probable", "balanced", "costs", "logits"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecisionRule:
+    """The class that is named, and the answers that are never accepted."""
+
+    rule: RuleName = option(
+        "most_probable",
+        "Class that is named: the one with the highest calibrated probability (most_probable), the "
+        "highest probability relative to its share of the tuning set (balanced), the least "
+        "expected cost (costs), or the largest logit (logits).",
+        panel="Decisions",
+    )
+    costs: Mapping[str, float] = option(
+        default_factory=dict,
+        text="Cost of naming another class for a case of this class; 1 for classes not given. "
+        "Implies the rule costs. Can be repeated.",
+        panel="Decisions",
+        metavar="CLASS=COST,...",
+        flag="--cost",
+    )
+    max_error_probability: float = option(
+        0.5,
+        "Never accept an answer whose error probability is higher.",
+        panel="Decisions",
+    )
+
+    def __post_init__(self) -> None:
+        if self.costs and self.rule == "most_probable":
+            object.__setattr__(self, "rule", "costs")
+        require_choices(self)
+        if bool(self.costs) != (self.rule == "costs"):
+            raise UsageError(
+                f"`costs` are for `rule` 'costs', got {self.rule!r}; give both or neither"
+            )
+        for name, cost in self.costs.items():
+            if not 0 < cost < np.inf:
+                raise UsageError(f"`costs` of {name} must be positive, got {cost}")
+        limit = self.max_error_probability
+        require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
+
+    def class_weights(
+        self, classes: Sequence[str], labels: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " classes"] | None:
+        """Factor of each class's probability: the class with the largest product is named.
+
+        The expected cost of naming class j is the sum of c_k p_k over the other classes k, which is
+        least where c_j p_j is largest.
+
+        Args:
+            classes: Names of the classes, in the order of the labels.
+            labels: True classes of the tuning set; a class without cases counts as one case.
+
+        Returns:
+            None for the rule `logits`, which uses no probability.
+        """
+        if unknown := sorted(self.costs.keys() - set(classes)):
+            raise UsageError(
+                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
+            )
+        if self.rule == "logits":
+            return None
+        if self.rule == "balanced":
+            return len(labels) / np.maximum(np.bincount(labels, minlength=len(classes)), 1)
+        return np.array([self.costs.get(name, 1.0) for name in classes])
+
+    def acceptable(
+        self,
+        errors: Float[np.ndarray, " n"],
+        probabilities: Float[np.ndarray, "n classes"],
+        named: Int[np.ndarray, " n"],
+    ) -> Bool[np.ndarray, " n"]:
+        """Mark the answers that can be accepted: their error probability is not too high.
+
+        Nor may another class have a higher probability, unless the rule weighs classes.
+        """
+        of_named = np.take_along_axis(probabilities, named[:, None], axis=1)[:, 0]
+        unsurpassed = probabilities.max(axis=1) <= of_named
+        if self.rule in ("balanced", "costs"):
+            unsurpassed[:] = True
+        return np.asarray((errors <= self.max_error_probability) & unsurpassed)
