@@ -57,12 +57,18 @@ class Calibrated(Standin):
             for name in ("acceptance_score", "ood_score", "error_probability")
         }
         (outcome,), (p_value,) = self.policy.decide(
-            np.array([numbers["acceptance_score"]]), np.array([numbers["ood_score"]])
+            np.array([numbers["acceptance_score"]]),
+            np.array([numbers["ood_score"]]),
+            acceptable=np.array(
+                [numbers["error_probability"] <= self.policy.max_error_probability]
+            ),
         )
         numbers["ood_p_value"] = float(p_value)
         return known._replace(
             decision=str(outcome),
-            reason=reason_for(self.policy, outcome, numbers),
+            reason=reason_for(
+                self.policy, outcome, numbers, known.predicted_class, known.probabilities
+            ),
             ood_p_value=float(p_value),
         )
 

@@ -1,11 +1,12 @@
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin, picture
 
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.routes.model import command
@@ -54,12 +55,22 @@ def test_operating_points_agree_with_the_calibration_cases(client):
         ),
     ],
 )
-def test_the_command_changes_only_the_target_error_rate(targets, misgiving, tmp_path):
-    policy = replace(made_policy(targets, classes=("dark", "light spot")), seed=7)
-    asked = []
+@pytest.mark.parametrize(
+    "rule",
+    [
+        DecisionRule(),
+        DecisionRule(rule="balanced"),
+        DecisionRule(costs={"light spot": 10.000001, "dark": 2.0}, max_error_probability=0.4000001),
+    ],
+    ids=["most_probable", "balanced", "costs"],
+)
+def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving, tmp_path):
+    made = made_policy(targets, classes=("dark", "light spot"))
+    policy, asked = replace(made, seed=7, **asdict(rule)), []
 
     def calibrate_run(run, data, targets_asked, **options):
-        asked.append((str(run), data, targets_asked, options["ood_detector"], options["seed"]))
+        named = [options[name] for name in ("rule", "ood_detector", "seed")]
+        asked.append((str(run), data, targets_asked, *named))
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -67,7 +78,7 @@ def test_the_command_changes_only_the_target_error_rate(targets, misgiving, tmp_
         patch.chdir(tmp_path)
         words = shlex.split(command(policy).replace("{max_error}", "0.2"))
         assert misgiving(*words[1:])[0] == 2
-    assert asked == [("RUN", "NEW_CASES", replace(targets, max_error=0.2), "knn", 7)]
+    assert asked == [("RUN", "NEW_CASES", replace(targets, max_error=0.2), rule, "knn", 7)]
 
 
 def test_a_policy_that_accepts_nothing_says_so(serving):

@@ -50,7 +50,7 @@ def test_a_predicted_class_that_is_not_the_most_probable_is_explained(opened):
     page.get_by_role("option").filter(has_text="quite.png").click()
     playwright.expect(note).to_be_hidden()
     page.get_by_role("option").filter(has_text="sure.png").click()
-    playwright.expect(note).to_contain_text("predicts light")
+    playwright.expect(note).to_contain_text("light is named")
     playwright.expect(note).to_contain_text("dark is more probable")
 
 

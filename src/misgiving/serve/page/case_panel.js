@@ -95,8 +95,8 @@ function renderShares(one) {
   }));
   const [likeliest, most] = shares[0];
   at("shares-note").hidden = !(most > one.probabilities[one.predicted_class]);
-  at("shares-note").textContent = `The model predicts ${one.predicted_class}, although ${likeliest} is `
-    + "more probable by the calibrated probabilities.";
+  at("shares-note").textContent = `${one.predicted_class} is named, although ${likeliest} is more `
+    + "probable: the reason above says why.";
 }
 
 function renderFacts(one) {

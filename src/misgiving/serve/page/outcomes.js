@@ -22,7 +22,10 @@ export function outcome(one) {
 // As in the policy: null is not a finite number and must be deferred (JavaScript compares it as 0).
 function isUsable(one) {
   if (one.acceptance_score == null || one.error_probability == null) return false;
-  const limit = state.calibration.policy.ood_threshold;
+  const { ood_threshold: limit, max_error_probability: highest, rule } = state.calibration.policy;
+  const named = one.probabilities[one.predicted_class], weighed = ["balanced", "costs"].includes(rule);
+  const surpassed = !weighed && Object.values(one.probabilities).some((share) => share > named);
+  if (one.error_probability > highest || surpassed) return false;
   return limit == null || (one.ood_score != null && one.ood_score > limit);
 }
 

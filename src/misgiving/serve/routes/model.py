@@ -79,6 +79,10 @@ class SavedPolicy(BaseModel):
     )
     ood_threshold: float | None
     class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
+    rule: str = Field(description="Rule by which the class is named.")
+    max_error_probability: float = Field(
+        description="Highest error probability of an answer that can be accepted."
+    )
 
 
 class Calibration(BaseModel):
@@ -143,6 +147,8 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             threshold=None if threshold is None else _finite(threshold),
             ood_threshold=policy.ood_threshold,
             class_targets=list(targets.class_max_miss),
+            rule=policy.rule,
+            max_error_probability=policy.max_error_probability,
         ),
         command=command(policy),
     )
@@ -185,21 +191,23 @@ def command(policy: DeferralPolicy) -> str:
     targets = policy.targets
     words = ["misgiving", "calibrate", "RUN", "NEW_CASES", "--max-error", "{max_error}"]
     words += ["--confidence", str(targets.confidence)]
-    for pair in _pairs(targets.class_max_miss):
-        words += ["--class-max-miss", shlex.quote(pair)]
+    words += _repeated("--class-max-miss", targets.class_max_miss)
     if targets.max_ood_false_alarms is not None:
         words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
     if not targets.simultaneous:
         words.append("--each")
     if targets.prevalence:
-        words += ["--prevalence", shlex.quote(",".join(_pairs(targets.prevalence)))]
+        words += _repeated("--prevalence", targets.prevalence)
+    words += ["--max-error-probability", str(policy.max_error_probability), "--rule", policy.rule]
+    words += _repeated("--cost", policy.costs)
     if policy.ood_detector is not None:
         words += ["--ood-detector", shlex.quote(policy.ood_detector)]
     return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
 
 
-def _pairs(values: Mapping[str, float]) -> list[str]:
-    return [f"{name}={value}" for name, value in values.items()]
+def _repeated(flag: str, values: Mapping[str, float]) -> list[str]:
+    pairs = (shlex.quote(f"{name}={value}") for name, value in values.items())
+    return [word for pair in pairs for word in (flag, pair)]
 
 
 def _finite(threshold: float) -> float | None:
