@@ -238,6 +238,65 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
 
 
+def test_ood_images_are_measured_with_the_policy_of_the_run(misgiving, with_policy, tmp_path):
+    (tmp_path / "photographs").mkdir()
+    for number, pixels in enumerate(load_sample_images().images):
+        Image.fromarray(pixels).save(tmp_path / "photographs" / f"{number}.png")
+    code, _, error = misgiving(
+        "evaluate", with_policy, "digits", "--set", "validation", "--out", tmp_path / "out",
+        "--ood", tmp_path / "photographs", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, error
+    rows = table(tmp_path / "out" / "measurements.csv")
+    found = {row["metric"]: float(row["value"]) for row in rows if row["dataset"] == "photographs"}
+    assert 0 <= found["auroc"] <= 1
+    shares = [found[name] for name in ("coverage", "deferred_share", "ood_share")]
+    assert sum(shares) == pytest.approx(1.0)
+
+
+def test_an_ood_folder_that_is_missing_is_refused_before_anything_is_computed(
+    misgiving, with_policy, tmp_path, monkeypatch
+):
+    computed = []
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", computed.append)
+    code, _, error = misgiving(
+        "evaluate", with_policy, "digits", "--ood", tmp_path / "nowhere", "--device", "cpu"
+    )
+    assert code == 1
+    assert "nowhere" in one_line(error)
+    assert computed == []
+
+
+def test_every_output_has_a_probability_that_is_one_less_the_error(misgiving, with_policy):
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 0, error
+    rows = table(with_policy / "evaluation" / "decisions.csv")
+    assert rows
+    for row in rows:
+        error = float(row["error_probability"])
+        assert float(row["probability"]) + error == pytest.approx(1.0)
+        if row["decision"] == "accept":
+            assert error <= 0.5
+
+
+def test_costs_are_recorded_and_named_in_the_reasons(misgiving, run_folder):
+    code, _, error = misgiving(
+        "calibrate", run_folder, "digits", "--max-error", "0.2", "--cost", "3=10", "--device", "cpu"
+    )
+    assert code == 0, error
+    for rule in ("most_probable", "balanced", "logits", "costs"):
+        assert re.search(rf"{rule}: 0 \d+%, .*3 \d+%", error)
+    assert re.search(r"Warning: no class has a target. .* accepted as another class", error)
+    policy = json.loads((run_folder / "policy" / "policy.json").read_text())
+    assert (policy["rule"], policy["costs"]) == ("costs", {"3": 10.0})
+    misgiving("evaluate", run_folder, "digits", "--set", "validation", "--device", "cpu")
+    rows = table(run_folder / "evaluation" / "decisions.csv")
+    costly = [row for row in rows if "missing it costs 10" in row["reason"]]
+    assert costly
+    assert {row["predicted_class"] for row in costly} == {"3"}
+    assert max(float(row["probability"]) for row in costly) <= 0.5
+
+
 def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
     code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
