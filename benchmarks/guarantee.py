@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -21,8 +22,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
-from scipy.special import expit, ndtri
+from scipy.special import expit, ndtri, softmax
 
+from misgiving.calibrators.apply import Calibrator
+from misgiving.calibrators.fit import fit_calibrator
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
 from misgiving.deferral.targets import Targets
@@ -31,6 +35,7 @@ from misgiving.errors import DataError
 from misgiving.files import write_text
 from misgiving.results.formats import read_table
 from misgiving.results.schema import CaseRow
+from misgiving.scores.logits import LOGIT_SCORES
 
 SIZES = (50, 200, 1000)
 ERRORS = (0.05, 0.1, 0.2)
@@ -43,6 +48,14 @@ DRAWS, TUNES, SIMULATED = 2000, 10, 20_000
 SHAPES = {"well ranked": 2.5, "weakly ranked": 0.75, "confident errors": 2.5}
 BASE_ERRORS = (0.1, 0.3, 0.45)
 CLASS_SHARE = 0.15
+RULE_CLASSES, RULE_SHARES = ("NV", "MEL", "BCC", "AK", "DF"), (0.6, 0.17, 0.12, 0.08, 0.03)
+RULE_TUNING = 400
+RULES = (
+    DecisionRule(),
+    DecisionRule(rule="balanced"),
+    DecisionRule(costs={"MEL": 10.0}),
+    DecisionRule(rule="logits"),
+)
 HEADER = (
     "population",
     "target",
@@ -120,7 +133,8 @@ def main() -> None:
     parser.add_argument("--fault", choices=["fit-on-calibration"], help="to see it break")
     asked = parser.parse_args()
     started = time.perf_counter()
-    populations = [*simulated(asked.seed), *chain.from_iterable(map(read, asked.places))]
+    made = (simulated(asked.seed), with_rules(asked.seed), *map(read, asked.places))
+    populations = list(chain.from_iterable(made))
     rows = [
         row
         for number, population in enumerate(populations)
@@ -172,6 +186,68 @@ def _with_labels(
     watched = random.random(len(ranks)) < np.where(wrong, 0.25, of_right)
     ood_scores = 0.5 * ndtri(ranks) + random.normal(size=len(ranks))
     return ScoredCases(scores=ranks, ood_scores=ood_scores, wrong=wrong, labels=watched.astype(int))
+
+
+def with_rules(seed: int) -> Iterator[Population]:
+    """Populations whose classes are named by each rule, after a network with class weights.
+
+    The true probabilities are the softmax of normal logits; the network's logits are scaled, and
+    shifted towards rare classes as class weights shift them. A tuning set fits the calibrator.
+    """
+    shares = np.array(RULE_SHARES)
+    random = np.random.default_rng([seed, 8])
+    sizes = (RULE_TUNING, SIMULATED)
+    true = [2 * random.normal(size=(size, len(shares))) + np.log(shares) for size in sizes]
+    cumulated = (softmax(logits, axis=1).cumsum(axis=1)[:, :-1] for logits in true)
+    labels = [(below < random.random((len(below), 1))).sum(axis=1) for below in cumulated]
+    tuning, fresh = (1.7 * z - np.log(shares) for z in true)
+    for rule in RULES:
+        fitted = fit_calibrator(
+            _logit_scores(tuning),
+            tuning,
+            labels[0],
+            np.arange(RULE_TUNING),
+            weigh=partial(rule.class_weights, RULE_CLASSES),
+        )
+        calibrator = fitted.calibrator
+        named = [fitted.named, calibrator.named(fresh)]
+        accepted_by = [fitted.scores, calibrator.acceptance_scores(_logit_scores(fresh), fresh)]
+        tune, cases = (
+            _ruled_cases(rule, calibrator, *one, random)
+            for one in zip((tuning, fresh), named, accepted_by, labels, strict=True)
+        )
+        yield Population(
+            name=f"rule {rule.rule}",
+            cases=cases,
+            groups=np.arange(SIMULATED),
+            classes=RULE_CLASSES,
+            watched=RULE_CLASSES[1],
+            tune=tune,
+        )
+
+
+def _logit_scores(logits: Float[np.ndarray, "n classes"]) -> dict[str, Float[np.ndarray, " n"]]:
+    return {name: score(logits) for name, score in LOGIT_SCORES.items()}
+
+
+def _ruled_cases(
+    rule: DecisionRule,
+    calibrator: Calibrator,
+    logits: Float[np.ndarray, "n classes"],
+    named: Int[np.ndarray, " n"],
+    scores: Float[np.ndarray, " n"],
+    labels: Int[np.ndarray, " n"],
+    random: np.random.Generator,
+) -> ScoredCases:
+    errors = calibrator.error(scores)
+    probabilities = calibrator.probabilities(logits, named, errors)
+    return ScoredCases(
+        scores=scores,
+        ood_scores=logits.max(axis=1) + random.normal(size=len(labels)),
+        wrong=named != labels,
+        labels=labels,
+        acceptable=rule.acceptable(errors, probabilities, named),
+    )
 
 
 def read(place: Path) -> Iterator[Population]:
@@ -239,6 +315,7 @@ def _cases(rows: Sequence[CaseRow], classes: Sequence[str]) -> ScoredCases:
         ood_scores=np.array([row.ood_score for row in rows], dtype=float),
         wrong=np.array([row.wrong for row in rows]),
         labels=np.array([classes.index(row.label) for row in rows]),
+        acceptable=np.array([row.acceptable for row in rows]),
     )
 
 
@@ -333,7 +410,7 @@ def true_shares(
     order = np.argsort(ood_scores)
     for threshold in np.unique(position[position >= 0]):
         draws = position == threshold
-        accepted = cases.scores >= plan.thresholds[threshold]
+        accepted = cases.eligible() & (cases.scores >= plan.thresholds[threshold])
         above = np.searchsorted(ood_scores[order], limits[draws], side="right")
         for into, counted in (
             (truth.accepted, accepted),
@@ -382,13 +459,15 @@ def row(
 
 def references(population: Population, targets: Targets, size: int) -> tuple[float, float]:
     """Coverage of the best single test of the error, and of the oracle; without an OOD rule."""
-    cases, weights = population.cases, population.weights
+    cases = population.cases
+    weights = population.weights * cases.eligible()
     order = np.argsort(-cases.scores, kind="stable")
     last = np.append(np.diff(cases.scores[order]) != 0, True)
     of_class = cases.labels == population.classes.index(population.watched)
     accepted = np.cumsum(weights[order])[last]
     wrong = np.cumsum((weights * cases.wrong)[order])[last]
-    missed = np.cumsum((weights * cases.wrong * of_class)[order])[last] / (weights @ of_class)
+    missed = np.cumsum((weights * cases.wrong * of_class)[order])[last]
+    missed /= population.weights @ of_class
     kept = missed <= max(targets.class_max_miss.values(), default=1.0)
     within = kept & (wrong <= targets.max_error * accepted)
     expected = np.rint(size * accepted).astype(int)
