@@ -148,9 +148,23 @@ class TrainingConfig:
     batch_size: int = option(
         64, "Images in one step, of all processes together.", panel="Optimisation"
     )
-    learning_rate: float = option(1e-4, "Adam's initial learning rate.", panel="Optimisation")
+    optimizer: Literal["adam", "adamw"] = option(
+        "adam",
+        "Adam with an L2 penalty, or AdamW with decoupled weight decay of all but biases and "
+        "normalisation.",
+        panel="Optimisation",
+    )
+    learning_rate: float = option(1e-4, "Initial learning rate.", panel="Optimisation")
+    schedule: Literal["steps", "cosine"] = option(
+        "steps",
+        "Reduce the learning rate by steps, or along a cosine from its initial value to zero.",
+        panel="Optimisation",
+    )
+    warmup_epochs: int = option(
+        0, "Epochs in which the learning rate rises from zero.", panel="Optimisation"
+    )
     decay_every: int = option(
-        10, "Epochs between reductions of the learning rate.", panel="Optimisation"
+        10, "Epochs between reductions of the learning rate by steps.", panel="Optimisation"
     )
     decay_factor: float = option(0.5, "Factor of each reduction.", panel="Optimisation")
     estimator_rate: float = option(
@@ -159,7 +173,15 @@ class TrainingConfig:
         panel="Optimisation",
     )
     beta1: float = option(0.9, "Adam's decay of the first moment (momentum).", panel="Optimisation")
-    weight_decay: float = option(5e-4, "Adam's L2 penalty.", panel="Optimisation")
+    weight_decay: float = option(
+        5e-4, "Adam's L2 penalty, or AdamW's weight decay.", panel="Optimisation"
+    )
+    average_decay: float = option(
+        0.0,
+        "Decay of the exponential moving average of the weights, which replaces them; 0: no "
+        "average.",
+        panel="Optimisation",
+    )
     keep: Literal["last", "best"] = option(
         "last",
         "Keep the weights of the last epoch, or of the one with the best balanced accuracy on the "
@@ -208,7 +230,10 @@ class TrainingConfig:
         for name in ("weight_decay", "auxiliary_weight", "margin"):
             require(self, name, 0 <= getattr(self, name) <= LARGEST, "be from 0 to 1e30")
         require(self, "seed", 0 <= self.seed < 2**32, "be from 0 to 2**32 - 1")
-        require(self, "beta1", 0 <= self.beta1 < 1, "be in [0, 1)")
+        for name in ("beta1", "average_decay"):
+            require(self, name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
+        rises = 0 <= self.warmup_epochs < self.epochs
+        require(self, "warmup_epochs", rises, f"be at least 0 and below the {self.epochs} epochs")
         require(self, "joint_epochs", (self.joint_epochs or 0) >= 0, "not be negative")
 
     @property

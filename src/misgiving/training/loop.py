@@ -14,7 +14,6 @@ import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Adam
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
@@ -36,6 +35,7 @@ from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
+from misgiving.training.optimisation import averaged, optimizer_of, schedule_of
 from misgiving.training.resume import ResumeFile, TrainingState
 
 ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
@@ -91,17 +91,11 @@ def train(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
     objective = objective_of(config, training, fabric.device)
-    optimizer = Adam(
-        _parameter_groups(model, config),
-        betas=(config.beta1, 0.999),
-        weight_decay=config.weight_decay,
-        fused=True,  # a third of the time on a CPU, which matters for a VGG-16
-    )
     used_outputs = partial(_outputs_used, model, training, config)
-    module, fabric_optimizer = wrap_for_processes(fabric, model, optimizer, used_outputs)
+    module, optimizer = wrap_for_processes(fabric, model, optimizer_of(model, config), used_outputs)
     forward = compiled(module, fabric.device) if config.compiled else module
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
-    state = TrainingState(model=model, optimizer=fabric_optimizer)
+    state = TrainingState(model=model, optimizer=optimizer, average=averaged(model, config))
     rank = distributed.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         if resume is not None:
@@ -114,13 +108,21 @@ def train(
                 if distributed.any_of(stop()):
                     _stop(state, resume)
             records = [
-                measure(fabric, module, images, config, objective, epoch=state.epoch, set_name=name)
+                measure(
+                    fabric,
+                    module if state.average is None else state.average.module,
+                    images,
+                    config,
+                    objective,
+                    epoch=state.epoch,
+                    set_name=name,
+                )
                 for name, images in sets.items()
             ]
             state.end_epoch(records, keep_best=config.keep == "best")
             if resume is not None:
                 resume.save(state)
-    state.restore_best()
+    state.restore_kept()
     model.to("cpu", torch.float32).eval()
     return state.history
 
@@ -146,9 +148,7 @@ def train_epoch(
     ours = remaining[distributed.rank() :: processes]
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
-    decay = config.decay_factor ** ((state.epoch - 1) // config.decay_every)
-    for group in state.optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * decay
+    schedule = schedule_of(state.optimizer, config, steps)
     forward.train()
     for images, labels, _ in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
@@ -160,12 +160,15 @@ def train_epoch(
         shares = (output.logits, output.predicted_losses, labels)
         batch = (gathered(share, len(labels) * processes) for share in shares)
         losses = objective(*batch)  # Eq. 2: total = primary + lambda * auxiliary
+        schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
         fabric.backward(losses.total * processes)
         state.optimizer.step()
         total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
         state.step += 1
+        if state.average is not None:
+            state.average.update(state.model, step=(state.epoch - 1) * steps + state.step)
         if not math.isfinite(total):
             raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
         state.loss_sums += means
@@ -251,17 +254,6 @@ def class_weights(
     )
     powers = {"inverse": 1.0, "sqrt": 0.5}
     return torch.tensor(balanced ** powers[weighting], dtype=torch.float32)
-
-
-def _parameter_groups(
-    model: JointClassifier, config: TrainingConfig
-) -> list[dict[str, list[nn.Parameter] | float]]:
-    rates = [(model.backbone, 1.0), (model.loss_estimator, config.estimator_rate)]
-    return [
-        {"params": list(module.parameters()), "initial_lr": config.learning_rate * rate}
-        for module, rate in rates
-        if module is not None
-    ]
 
 
 def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:

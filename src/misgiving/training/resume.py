@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
+from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,7 +30,7 @@ from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
 from misgiving.results.schema import EpochRecord
 
-FORMAT = 2
+FORMAT = 3
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
 
@@ -48,6 +49,7 @@ class TrainingState:
     Attributes:
         model: The model that is trained.
         optimizer: Its optimizer.
+        average: Moving average of its weights, which is what is kept; None without one.
         epoch: The current epoch, from 1.
         step: Finished steps of the current epoch.
         loss_sums: Sums of the primary and the auxiliary loss over these steps.
@@ -59,6 +61,7 @@ class TrainingState:
 
     model: nn.Module
     optimizer: Optimizer
+    average: ModelEmaV3 | None = None
     epoch: int = 1
     step: int = 0
     loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
@@ -72,15 +75,19 @@ class TrainingState:
         self.history += records
         accuracy = records[-1].balanced_accuracy
         if keep_best and accuracy > self.best_accuracy:  # the first of equals
-            state = self.model.state_dict()
             self.best_accuracy = accuracy
-            self.best_weights = {name: t.detach().cpu().clone() for name, t in state.items()}
+            self.best_weights = {
+                name: value.detach().cpu().clone() for name, value in self.kept_weights().items()
+            }
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, np.zeros(2)
 
-    def restore_best(self) -> None:
-        """Give the model the weights of its best epoch, if they were kept."""
-        if self.best_weights:
-            self.model.load_state_dict(self.best_weights)
+    def kept_weights(self) -> NamedTensors:
+        """The weights that are measured and kept: the average, or else the model's own."""
+        return (self.model if self.average is None else self.average.module).state_dict()
+
+    def restore_kept(self) -> None:
+        """Give the model the weights of its best epoch if they were kept, or else of the last."""
+        self.model.load_state_dict(self.best_weights or self.kept_weights())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +162,10 @@ class ResumeFile:
             for number, values in state.optimizer.state_dict()["state"].items()
             for name, value in values.items()
         }
+        average = {} if state.average is None else state.average.module.state_dict()
         tensors = {
             **{f"model.{name}": value for name, value in state.model.state_dict().items()},
+            **{f"average.{name}": value for name, value in average.items()},
             **{f"best.{name}": value for name, value in state.best_weights.items()},
             **optimizer,
             **random,
@@ -179,6 +188,8 @@ def _restore(
     state: TrainingState, tensors: Mapping[str, NamedTensors], facts: Mapping[str, Any]
 ) -> None:
     state.model.load_state_dict(tensors["model"])
+    if state.average is not None:
+        state.average.module.load_state_dict(tensors["average"])
     _restore_optimizer(state, tensors["optimizer"])
     state.epoch, state.step = facts["epoch"], facts["step"]
     state.loss_sums = np.array(facts["loss_sums"])
