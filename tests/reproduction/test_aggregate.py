@@ -4,6 +4,7 @@ import shutil
 
 import numpy as np
 import pytest
+from scipy import stats
 from tiny import TINY
 
 from misgiving.metrics.ood import ood_metrics
@@ -196,3 +197,26 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduc
         ("proposed", "expected_loss"),
     }
     assert len(set(counts.values())) == 1
+
+
+def test_a_difference_has_a_t_interval_over_trials_that_redraw_the_split(reproduction):
+    wanted = {"experiment": "generalization", "metric": "balanced_accuracy", "detector": ""}
+    results = rows(reproduction / "results.csv")
+    values = {
+        model: {row["trial"]: float(row["value"]) for row in chosen(results, model=model, **wanted)}
+        for model in ("proposed", "vanilla")
+    }
+    differences = [values["proposed"][trial] - values["vanilla"][trial] for trial in "01"]
+    sizes = read_document(reproduction / "settings.json", Settings).sizes
+    (size,) = [one for one in sizes if one.experiment == "generalization"]
+    spread = abs(differences[0] - differences[1]) / 2**0.5  # standard deviation of two values
+    margin = 12.706204736432095 * spread * (1 / 2 + size.measured / size.trained) ** 0.5
+    (row,) = chosen(
+        rows(reproduction / "intervals.csv"), model="proposed", baseline="vanilla", **wanted
+    )
+    assert float(row["trial_lower"]) == pytest.approx(np.mean(differences) - margin)
+    assert float(row["trial_upper"]) == pytest.approx(np.mean(differences) + margin)
+    error = margin / 12.706204736432095
+    assert float(row["p_value"]) == pytest.approx(
+        2 * stats.t.sf(abs(np.mean(differences)) / error, 1)
+    )

@@ -18,6 +18,7 @@ from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
 from misgiving.cli.failures import failure_of, show_failure
+from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
 from misgiving.cli.progress import process_number
 from misgiving.cli.reproduce import reproduce
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (train, evaluate, calibrate, predict, export, serve, reproduce):
+for function in (plan, train, evaluate, calibrate, predict, export, serve, reproduce):
     app.command()(function)
 app.add_typer(data_app, name="data")
 

@@ -94,6 +94,14 @@ class TrialData:
             training=training,
         )
 
+    def split_ratio(self, experiment: str) -> float:
+        """Measured images for each training image of an experiment, in the first trial."""
+        setup = self.setup(Unit(experiment, 0, self.protocol.models[0]))
+        trained, measured = (
+            len(setup.images_of(name)) for name in ("train", self.evaluation_sets.measured)
+        )
+        return measured / trained
+
     def outliers(self, trial: int) -> Mapping[str, OodImages]:
         """The OOD sets of a trial; derived sets come from images that were not trained on."""
         if trial not in self._outliers:

@@ -38,9 +38,13 @@ class ResultInterval(NamedTuple):
     The baseline is a model, or `msp` for the difference of the detector from MSP in one model.
 
     Attributes:
-        lower: None, as `upper`, where no interval can be given.
+        lower: Of the bootstrap over groups, given these trained models; None, as `upper`, where no
+            interval can be given.
         n: Independent groups: of the smaller of two sets, and for a sensitivity of its class.
         tuned: Whether the detector was tuned on this set.
+        trial_lower: Of the t-interval over trials, which judges a difference between models; None,
+            as `trial_upper` and `p_value`, with a single trial.
+        p_value: Two-sided, of a value of zero, by the same t-test; not adjusted.
     """
 
     experiment: str
@@ -55,6 +59,9 @@ class ResultInterval(NamedTuple):
     n: int
     trials: int
     tuned: bool
+    trial_lower: float | None = None
+    trial_upper: float | None = None
+    p_value: float | None = None
 
 
 @dataclass(frozen=True)

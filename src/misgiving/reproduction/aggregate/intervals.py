@@ -13,6 +13,7 @@ from jaxtyping import Float
 from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import percentile_interval
 from misgiving.metrics.selective import risk_at_coverage
+from misgiving.metrics.trials import t_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
     Key,
@@ -63,8 +64,9 @@ def intervals(
 
     def of_set(number: int, compared: ComparedSet) -> list[ResultInterval]:
         samples = _samples(compared, finished, out, measured)
+        ratio = trial_data.split_ratio(compared.units)
         seed = protocol.seed + number
-        return list(_SetIntervals(compared, protocol, samples, values, seed).rows())
+        return list(_SetIntervals(compared, protocol, samples, values, ratio, seed).rows())
 
     compared_sets = _compared_sets(trial_data)
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter's lock
@@ -108,6 +110,7 @@ class _SetIntervals:
     protocol: Protocol
     samples: Mapping[str, Mapping[int, Sample]]
     values: Values
+    split_ratio: float
     seed: int
     drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(default_factory=dict)
 
@@ -131,10 +134,11 @@ class _SetIntervals:
         """One interval; none where either side was not measured in every trial."""
         detector, metric = key
         other = (model, (MSP, metric)) if baseline == MSP else (baseline, key)
-        mean = self._mean(model, key, trials)
-        subtracted = self._mean(*other, trials) if baseline else 0.0
-        if mean is None or subtracted is None:  # the baseline has no such detector, for one
+        by_trial = self._by_trial(model, key, trials)
+        subtracted = self._by_trial(*other, trials) if baseline else np.zeros(len(trials))
+        if by_trial is None or subtracted is None:  # the baseline has no such detector, for one
             return
+        differences = by_trial - subtracted
         replicates = self._replicates(model, trials)[key]
         if baseline:
             replicates = replicates - self._replicates(other[0], trials)[other[1]]
@@ -150,13 +154,14 @@ class _SetIntervals:
             dataset=here[1],
             detector=detector,
             metric=metric,
-            estimate=mean - subtracted,
+            estimate=float(differences.mean()),
             lower=lower,
             upper=upper,
             n=n,
             trials=len(trials),
             tuned=here == ("ood_detection", self.protocol.odin.tuning_set)
             and detector in ("odin", CHOSEN),
+            **_over_trials(differences, self.split_ratio),
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
@@ -166,11 +171,23 @@ class _SetIntervals:
             self.drawn[model, trials] = resampled(samples, replicates=replicates, seed=self.seed)
         return self.drawn.get((model, trials), {})
 
-    def _mean(self, model: str, key: Key, trials: Trials) -> float | None:
+    def _by_trial(
+        self, model: str, key: Key, trials: Trials
+    ) -> Float[np.ndarray, " trials"] | None:
         where = (self.compared.experiment, model, self.compared.dataset, *key)
         values = self.values.get(where, {})
         found = [values[trial] for trial in trials if trial in values]
-        return float(np.mean(found)) if len(found) == len(trials) else None
+        return np.array(found) if len(found) == len(trials) else None
+
+
+def _over_trials(
+    values: Float[np.ndarray, " trials"], split_ratio: float
+) -> dict[str, float | None]:
+    """The t-interval over trials, which redraw the split."""
+    if len(values) < 2:
+        return {}
+    _, lower, upper, p_value = t_interval(values, split_ratio=split_ratio)
+    return {"trial_lower": lower, "trial_upper": upper, "p_value": p_value}
 
 
 def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]:

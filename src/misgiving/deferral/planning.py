@@ -1,0 +1,174 @@
+"""Before a training: what a calibration set of a given size can certify."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from misgiving.deferral.bounds import tolerance_rank, upper_bound
+from misgiving.deferral.multiple_testing import SHARE_OF_BEST
+from misgiving.deferral.targets import Targets
+from misgiving.errors import UsageError
+
+WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
+MOST_CASES = 1_000_000  # in which enough cases are searched
+
+
+class RatePlan(NamedTuple):
+    """Rates that a number of cases certifies, if so large a share of them is wrong.
+
+    Attributes:
+        wrong_share: Assumed share of wrong (for a class: missed) cases.
+        smallest: Smallest rate that is certified.
+        needed: Cases that certify the target; None where it is not above `wrong_share`.
+    """
+
+    wrong_share: float
+    smallest: float
+    needed: int | None
+
+
+class ClassPlan(NamedTuple):
+    """A class with a target: its calibration cases, and the rates that they certify."""
+
+    name: str
+    rate: float
+    cases: int
+    rates: tuple[RatePlan, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertificationOutlook:
+    """Rates that a calibration set can certify, before its cases are known.
+
+    Attributes:
+        targets: The error rates that are asked for.
+        cases: Calibration cases: one for each group.
+        error: Rates of errors, if all cases are accepted.
+        accepted_half: The same, if half of them are accepted.
+        classes: For each class with a target.
+        ood_cases: Cases that `max_ood_false_alarms` needs; None without that target.
+    """
+
+    targets: Targets
+    cases: int
+    error: tuple[RatePlan, ...]
+    accepted_half: tuple[RatePlan, ...]
+    classes: tuple[ClassPlan, ...]
+    ood_cases: int | None
+
+    @property
+    def within_reach(self) -> bool:
+        """True if the targets are certified should no case be wrong."""
+        return (
+            self.error[0].smallest <= self.targets.max_error
+            and all(of.rates[0].smallest <= of.rate for of in self.classes)
+            and (self.ood_cases is None or self.ood_cases <= self.cases)
+        )
+
+
+def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> CertificationOutlook:
+    """Compute the rates that so many calibration cases of each class can certify.
+
+    The error is tested at the level that the most promising threshold has, which is less than the
+    whole; a policy that must try several thresholds certifies somewhat less.
+
+    Args:
+        cases_by_class: Calibration cases, one for each group, by class.
+        targets: The error rates to certify.
+
+    Raises:
+        UsageError: A target is for an unknown class.
+    """
+    for name in targets.class_max_miss:
+        if name not in cases_by_class:
+            raise UsageError(f"unknown class {name!r}; choose from {', '.join(cases_by_class)}")
+    cases, level = sum(cases_by_class.values()), SHARE_OF_BEST * targets.level
+    rate = targets.max_ood_false_alarms
+    return CertificationOutlook(
+        targets=targets,
+        cases=cases,
+        error=_rates(cases, targets.max_error, level),
+        accepted_half=_rates(cases // 2, targets.max_error, level),
+        classes=tuple(
+            ClassPlan(
+                name,
+                limit,
+                cases_by_class[name],
+                _rates(cases_by_class[name], limit, targets.level),
+            )
+            for name, limit in targets.class_max_miss.items()
+        ),
+        ood_cases=None if rate is None else _cases_for_ood(rate, targets.level),
+    )
+
+
+def _rates(cases: int, target: float, level: float) -> tuple[RatePlan, ...]:
+    return tuple(
+        RatePlan(share, _smallest(cases, share, level), _needed(share, target, level))
+        for share in WRONG_SHARES
+    )
+
+
+def _smallest(cases: int, share: float, level: float) -> float:
+    return float(upper_bound(math.ceil(share * cases - 1e-9), cases, level=level))
+
+
+def _needed(share: float, target: float, level: float) -> int | None:
+    """The smallest number of cases from which on the target is certified.
+
+    >>> _needed(0.0, 0.05, 0.05), _needed(0.05, 0.05, 0.05)
+    (59, None)
+    """
+    if share >= target:
+        return None
+    enough = 1
+    while enough < MOST_CASES and _smallest(enough, share, level) > target:
+        enough *= 2
+    # One more wrong case may undo it, so that larger sizes are looked at as well.
+    sizes: Int[np.ndarray, " sizes"] = np.arange(enough // 2, 4 * enough + 1)
+    wrong = np.ceil(share * sizes - 1e-9).astype(int)
+    fails = np.flatnonzero(upper_bound(wrong, sizes, level=level) > target)
+    return int(sizes[fails[-1]]) + 1 if len(fails) else int(sizes[0])
+
+
+def _cases_for_ood(rate: float, level: float) -> int:
+    """Cases from which on an OOD rule can be certified (Wilks, 1941)."""
+    needed = math.ceil(math.log(level) / math.log1p(-rate))
+    return needed if tolerance_rank(needed, rate=rate, level=level) else needed + 1
+
+
+def outlook_sentences(outlook: CertificationOutlook) -> list[str]:
+    """Describe an outlook in words, the targets first."""
+    targets = outlook.targets
+    reach = "can" if outlook.within_reach else "cannot"
+    sentences = [
+        f"These {outlook.cases} calibration cases {reach} certify the targets if none is wrong.",
+        _sentence(
+            f"Error of at most {targets.max_error:.3g}, all {outlook.cases} cases accepted",
+            outlook.error,
+        ),
+        _sentence(f"If {outlook.cases // 2} are accepted", outlook.accepted_half),
+    ]
+    sentences += [
+        _sentence(f"{of.name}: at most {of.rate:.3g} of {of.cases} cases missed", of.rates)
+        for of in outlook.classes
+    ]
+    if outlook.ood_cases is not None:
+        sentences.append(
+            f"False alarms of at most {targets.max_ood_false_alarms:.3g} need {outlook.ood_cases} "
+            f"cases; there are {outlook.cases}."
+        )
+    return sentences
+
+
+def _sentence(start: str, rates: Sequence[RatePlan]) -> str:
+    parts = [
+        f"{rate.wrong_share:.0%} wrong: {math.ceil(1000 * rate.smallest) / 10:g} % is certified, "
+        + ("the target is out of reach" if rate.needed is None else f"needs {rate.needed} cases")
+        for rate in rates
+    ]
+    return f"{start}. With {'; '.join(parts)}."
