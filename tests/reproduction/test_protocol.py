@@ -32,6 +32,8 @@ def test_the_columns_change_what_they_say():
     assert trainings["detached"].joint_epochs == 0
     assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
     assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
+    assert trainings["proposed_halves"] == replace(TINY.training, pairs="halves")
+    assert trainings["proposed_sum"] == replace(TINY.training, reduction="sum")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,15 @@ from misgiving.results.schema import (
     Settings,
 )
 
-MODELS = ("vanilla", "mse", "detached", "proposed", "proposed+logits")
+MODELS = (
+    "vanilla",
+    "mse",
+    "detached",
+    "proposed",
+    "proposed_halves",
+    "proposed_sum",
+    "proposed+logits",
+)
 MAX_EXAMPLES = 8  # pictures of each set
 RAREST = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease

@@ -7,7 +7,9 @@ from typing import Any, Literal, NamedTuple
 from misgiving.configuration import Registry, option, require
 from misgiving.errors import UsageError
 
-ModelName = Literal["vanilla", "mse", "detached", "proposed", "proposed+logits"]
+ModelName = Literal[
+    "vanilla", "mse", "detached", "proposed", "proposed_halves", "proposed_sum", "proposed+logits"
+]
 
 
 class ModelVariant(NamedTuple):
@@ -24,10 +26,17 @@ MODELS: Registry[ModelVariant] = Registry(
         "mse": ModelVariant({"auxiliary": "mse"}),
         "detached": ModelVariant({"auxiliary": "ranking", "joint_epochs": 0}),
         "proposed": ModelVariant({"auxiliary": "ranking"}),
+        "proposed_halves": ModelVariant({"auxiliary": "ranking", "pairs": "halves"}),
+        "proposed_sum": ModelVariant({"auxiliary": "ranking", "reduction": "sum"}),
         "proposed+logits": ModelVariant({"auxiliary": "ranking"}, {"reads_logits": True}),
     },
 )
-"""The columns of every table."""
+"""The columns of every table.
+
+Eq. 1 as printed is a sum over pairs (`proposed_sum`). `proposed` takes the mean, which makes the
+same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pairs each sample of
+one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019).
+"""
 
 PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
@@ -42,8 +51,8 @@ class ProtocolConfig:
     )
     models: tuple[ModelName, ...] = option(
         PAPER_MODELS,
-        "Models to compare: vanilla, mse, detached, proposed, proposed+logits. Default: all on the "
-        "digits, else the first four.",
+        "Models to compare: vanilla, mse, detached, proposed; and proposed_halves, proposed_sum "
+        "(other readings of Eq. 1), proposed+logits. Default: the first four.",
         panel="Protocol",
         metavar="NAME,...",
     )

@@ -3,12 +3,12 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import ModelName, ProtocolConfig
+from misgiving.reproduction.config import ProtocolConfig
 from misgiving.results.schema import OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -110,7 +110,6 @@ DIGITS = Protocol(
     model=ModelConfig(backbone="vgg16_mini", pretrained=False),
     training=TrainingConfig(epochs=40, batch_size=16, learning_rate=1e-3, device="cpu"),
     images=DataConfig(validation_share=0.85),
-    models=get_args(ModelName),
     replicates=500,
     notes=(
         "Only 15 % of the digits are trained on, so that enough validation errors (at least 30) "

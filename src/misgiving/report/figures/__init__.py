@@ -15,6 +15,8 @@ COLOURS = {
     "mse": "#e69f00",
     "detached": "#009e73",
     "proposed": "#0072b2",
+    "proposed_halves": "#d55e00",
+    "proposed_sum": "#f0e442",
     "proposed+logits": "#cc79a7",
 }
 OTHER_COLOUR = "#56b4e9"
