@@ -1,14 +1,14 @@
 """`misgiving train`."""
 
 import os
-from dataclasses import astuple, fields, replace
+from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import Cache, Data, command
+from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
@@ -16,15 +16,23 @@ from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.recipes import RECIPES, RecipeName
 
 
 @command
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
-    images: DataConfig,
-    network: ModelConfig,
-    training: TrainingConfig,
+    images: Annotated[Values, Fields(DataConfig, optional=True)],
+    network: Annotated[Values, Fields(ModelConfig, optional=True)],
+    training: Annotated[Values, Fields(TrainingConfig, optional=True)],
+    recipe: Annotated[
+        RecipeName,
+        typer.Option(
+            help="Settings for what is not given: a small strong network with AdamW, a cosine "
+            "schedule and a split by group (modern), or Section 4.1 of the paper (paper)."
+        ),
+    ] = "modern",
     model: Annotated[
         ModelName | None,
         typer.Option(
@@ -41,8 +49,9 @@ def train(
 ) -> None:
     """Train a classifier together with its loss estimator.
 
-    Splits DATA into a training and a validation set, stratified by class, or by group into four
-    sets; trains with the paper's settings unless told otherwise; and writes the folder RUN:
+    Splits DATA by group into a training, a tuning, a calibration and a test set, or with
+    `--recipe paper` at random into a training and a validation set; trains; and writes the folder
+    RUN:
     `model.safetensors`, `config.json`, `split.csv` (the set of every image, and the other sets that
     hold its group or a copy of it) and `history.csv` (losses, accuracy and rank correlation of
     predicted and true losses, per epoch and set).
@@ -57,14 +66,13 @@ def train(
 
     _refuse_existing(out, overwrite)
     if model is not None:
-        training = replace(training, **MODELS[model].training)
-        network = replace(network, **MODELS[model].model)
+        training = {**training, **MODELS[model].training}
+        network = {**network, **MODELS[model].model}
+    configured = RECIPES[recipe].configure(images, network, training)
     with progress_bars() as progress:
         setup = prepare_training(
             data,
-            images=images,
-            model=network,
-            training=training,
+            **configured._asdict(),
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
         )
@@ -73,7 +81,7 @@ def train(
             setup,
             out,
             overwrite=overwrite,
-            on_step=Steps(progress, training.epochs).show,
+            on_step=Steps(progress, configured.training.epochs).show,
             on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )

@@ -1,0 +1,60 @@
+"""Recipes: settings of a training that belong together."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+from misgiving.configuration import Registry
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+
+RecipeName = Literal["modern", "paper"]
+
+
+class TrainingConfigs(NamedTuple):
+    """The three configurations of a training."""
+
+    images: DataConfig
+    model: ModelConfig
+    training: TrainingConfig
+
+
+class Recipe(NamedTuple):
+    """Settings that differ from the paper's, which the configurations have by default."""
+
+    images: Mapping[str, Any] = {}
+    model: Mapping[str, Any] = {}
+    training: Mapping[str, Any] = {}
+
+    def configure(
+        self, images: Mapping[str, Any], model: Mapping[str, Any], training: Mapping[str, Any]
+    ) -> TrainingConfigs:
+        """The configurations of this recipe, with the given settings in place of its own."""
+        return TrainingConfigs(
+            DataConfig(**{**self.images, **images}),
+            ModelConfig(**{**self.model, **model}),
+            TrainingConfig(**{**self.training, **training}),
+        )
+
+
+RECIPES: Registry[Recipe] = Registry(
+    "recipe",
+    paper=Recipe(),
+    modern=Recipe(
+        images={"color_constancy": "none", "crop": 1.0, "split": "grouped"},
+        model={"backbone": "tf_efficientnet_lite0", "dropout": 0.2},
+        training={
+            "optimizer": "adamw",
+            "weight_decay": 0.05,
+            "learning_rate": 1e-3,
+            "schedule": "cosine",
+            "warmup_epochs": 1,
+            "average_decay": 0.999,
+            "epochs": 30,
+            "batch_size": 32,
+            "class_weights": "none",
+            "sampling": "none",
+            "target": "plain",
+            "estimator_rate": 10.0,
+        },
+    ),
+)
+"""`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`."""
