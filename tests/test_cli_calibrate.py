@@ -81,6 +81,7 @@ def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(misgiving, r
         "--device", "cpu",
     )  # fmt: skip
     assert code == 0, error
+    assert "unit: image. The data name no patients" in error
     assert "left out: 269 images on which the model was trained" in error
     assert "left out: 41 images of groups on which the model was trained" in error  # alike
     assert "halves of 1487 images, drawn by group with seed 0" in error
@@ -128,8 +129,26 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
     assert (with_policy / "policy" / "policy.json").read_bytes() == before
     code, _, error = misgiving(*arguments, "--overwrite")
     assert code == 0, error
-    assert "calibrated with these images before (1)" in error
+    assert "calibrated before with 1487 of these images" in error
     assert (with_policy / "policy" / "policy.json").read_bytes() != before
+
+
+def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run_folder):
+    for number in range(3):
+        code, _, error = misgiving(
+            "calibrate", run_folder, "digits", "--max-error", "0.2", "--seed", number,
+            "--overwrite", "--device", "cpu",
+        )  # fmt: skip
+        assert code == 0, error
+        assert ("calibrated before with" in error) == (number > 0)
+        policy = json.loads((run_folder / "policy" / "policy.json").read_text())
+        assert (policy["repeated"] or {}).get("calibrations", 0) == number
+    cases = json.loads((run_folder / "policy" / "cases.json").read_text())
+    groups = len({group for name in ("tune", "calibration") for group in cases[name]["groups"]})
+    assert f"before with 1487 of these images ({groups} groups), in 2 earlier calib" in error
+    calibrations = cases["calibrations"]
+    assert [of["repeated_images"] for of in calibrations] == [0, 1487, 1487]
+    assert len({of["fingerprint"] for of in calibrations}) == 3  # of different halves
 
 
 def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
@@ -138,6 +157,12 @@ def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
         "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
     )
     assert code == 0, error
+    assert "calibrated before with 1487 of these images" in error  # its record is whole
+    (with_policy / "policy" / "cases.json").unlink()
+    code, _, error = misgiving(
+        "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
+    )
+    assert "Warning: the record of earlier calibrations cannot be read" in error
     assert misgiving("evaluate", with_policy, "digits", "--device", "cpu")[0] == 0
 
 

@@ -239,6 +239,30 @@ def test_isic_images_of_one_lesion_are_a_group_and_others_stand_alone(isic):
     assert dataset.groups == ("HAM_1", "ISIC_2", "HAM_1")
 
 
+def test_isic_images_of_one_patient_are_a_group_where_the_patient_is_named(isic):
+    assert load_dataset(f"isic2019:{isic}").group_columns == ("lesion_id",)
+    write_table(
+        isic / "ISIC_2019_Training_Metadata.csv",
+        "image,lesion_id,patient_id",
+        *("ISIC_1,HAM_1,IP_1", "ISIC_2,HAM_2,IP_1", "ISIC_3,HAM_3,IP_2"),
+    )
+    dataset = load_dataset(f"isic2019:{isic}")
+    assert dataset.groups == ("IP_1", "IP_1", "IP_2")
+    assert dataset.group_columns == ("patient_id", "lesion_id")
+
+
+def test_a_table_groups_by_patient_and_does_not_describe_images_by_it(folder):
+    table = write_table(
+        folder / "t.csv",
+        *("path,label,patient,lesion,sex", "b/1.jpg,x,7,1,f", "a/0.bmp,y,7,2,f"),
+        *("a/4.TIFF,y,,,m",),
+    )
+    dataset = load_dataset(f"table:{table}")
+    assert dataset.groups == ("7", "7", "a/4.TIFF")
+    assert dataset.group_columns == ("patient", "lesion")
+    assert list(dataset.metadata) == ["sex"]
+
+
 def replace_in(name, old, new):
     def damage(folder):
         path = folder / name

@@ -11,7 +11,6 @@ from misgiving.data.duplicates import (
     Hashes,
     concatenated,
     image_hashes,
-    joined_groups,
     near_duplicates,
     picture_hash,
 )
@@ -155,27 +154,6 @@ def test_prepared_images_are_read_in_blocks(monkeypatch):
     assert asked == [3, 3, 1]
     for index, image in enumerate(images):
         assert found.bits[index].tolist() == picture_hash(image).bits[0].tolist()
-
-
-def test_joined_groups_are_the_connected_components():
-    generator = np.random.default_rng(0)
-    groups = [f"g{number:02d}" for number in generator.integers(0, 30, 60)]
-    pairs = [tuple(map(int, pair)) for pair in generator.integers(0, 60, (14, 2))]
-    expected = list(groups)
-    for _ in range(60):  # spread the least name until nothing changes
-        for first, second in pairs:
-            least = min(expected[first], expected[second])
-            touched = {expected[first], expected[second]}
-            expected = [least if name in touched else name for name in expected]
-    assert joined_groups(groups, pairs) == tuple(expected)
-
-
-def test_without_images_there_are_no_groups():
-    assert joined_groups([], []) == ()
-
-
-def test_groups_without_pairs_stay_as_they_are():
-    assert joined_groups(["b", "a", "b"], []) == ("b", "a", "b")
 
 
 def real_images(real_data, step):

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from misgiving.deferral.policy import FORMAT, DeferralPolicy
+from misgiving.deferral.policy import FORMAT, DeferralPolicy, RepeatedCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
@@ -212,3 +212,30 @@ def test_the_summary_names_a_class_target_that_no_threshold_certifies(
     lines = replace(policies("plain"), certificate=found).summary()
     assert any("MEL" in line and "3 %" in line for line in lines)
     assert not any("smallest certifiable error" in line for line in lines)  # the class fails
+
+
+@pytest.mark.parametrize(
+    ("unit", "said"), [("patient", "For one image of each patient,"), ("image", "For images,")]
+)
+def test_the_summary_names_the_unit(unit, said, policies):
+    policy = replace(policies("plain"), unit=unit)
+    assert sum(line.startswith(said) for line in policy.summary()) == 1
+
+
+def test_a_policy_keeps_that_its_cases_were_used_before(policies, tmp_path):
+    repeated = RepeatedCases(calibrations=2, images=7, groups=5)
+    policy = replace(policies("plain"), unit="patient", repeated=repeated)
+    policy.save(tmp_path / "policy.json")
+    loaded = DeferralPolicy.load(tmp_path / "policy.json")
+    assert loaded == policy
+    assert "calibrated before with 7 of these images (5 groups), in 2" in loaded.summary()[-1]
+
+
+def test_the_summary_says_which_classes_keep_their_shares(drawn_cases, classes, policies):
+    asked = Targets(max_error=0.3, prevalence={"MEL": 0.1})
+    found = certify_thresholds(drawn_cases(300, 1), drawn_cases(400, 2), asked, classes=classes)
+    lines = replace(policies("plain"), certificate=found).summary()
+    assert any("(NV, BCC: as in the calibration set, in proportion)" in line for line in lines)
+    every = replace(asked, prevalence={"MEL": 0.1, "NV": 0.4, "BCC": 0.5})
+    lines = replace(policies("plain"), certificate=replace(found, targets=every)).summary()
+    assert not any("in proportion" in line for line in lines)

@@ -23,8 +23,8 @@ Data = Annotated[
     typer.Argument(
         metavar="DATA",
         help="`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, "
-        "label, optional group), `isic2019:FOLDER`, `ham10000:FOLDER` (the official layouts) or "
-        "`medmnist:FILE.npz`.",
+        "label, optional patient, lesion or group), `isic2019:FOLDER`, `ham10000:FOLDER` (the "
+        "official layouts) or `medmnist:FILE.npz`.",
     ),
 ]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]

@@ -71,11 +71,12 @@ class ImageSet:
         rows: For each image of this set, its row in `images`.
         labels: Positions in `classes`.
         ids: Unique.
-        groups: Images of one group show the same thing.
+        groups: Images of one group are not independent.
         hashes: SHA-256 of the content that each image was decoded from, in hexadecimal.
         classes: Class names.
         skipped: Unreadable images, which the whole set was left without.
         checksums: Detect damage of the stored pixels; None where there are no checksums.
+        group_columns: Columns of the data that define the groups; none: each image is its own.
     """
 
     images: UInt8[np.ndarray, "stored size size 3"]
@@ -87,6 +88,7 @@ class ImageSet:
     classes: tuple[str, ...]
     skipped: tuple[BadImage, ...] = ()
     checksums: PixelChecksums | None = None
+    group_columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -181,6 +183,7 @@ def prepare(
         classes=kept.classes,
         skipped=stored.bad,
         checksums=stored.checksums,
+        group_columns=kept.group_columns,
     )
 
 

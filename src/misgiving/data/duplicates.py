@@ -4,19 +4,17 @@ Dermoscopic images look alike, a blob in the middle, so that a hash alone would 
 ones. A pair must agree in a difference hash (Krawetz, 2013) and in its grey thumbnails.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int, UInt8, UInt64
 from PIL import Image
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
+from misgiving.data.groups import Pair
 
-Pair = tuple[int, int]
 Thumbnails = UInt8[np.ndarray, "pairs side side"]
 Grey = Float32[np.ndarray, "pairs side side"]
 
@@ -133,17 +131,3 @@ def _detail(grey: Grey) -> Grey:
     squares = grey.reshape(len(grey), COARSE_SIDE, side, COARSE_SIDE, side)
     detail: Grey = (squares - squares.mean(axis=(2, 4), keepdims=True)).reshape(grey.shape)
     return detail
-
-
-def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:
-    """Group of each image after joining the groups of near duplicates, named by the first name.
-
-    >>> joined_groups(["c", "b", "a", "d"], [(0, 1), (1, 2)])
-    ('a', 'a', 'a', 'd')
-    """
-    names, members = np.unique(np.array(groups), return_inverse=True)
-    first, second = members[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
-    joins = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
-    _, component = connected_components(joins, directed=False)
-    first_name = names[np.unique(component, return_index=True)[1]]
-    return tuple(first_name[component[members]].tolist())

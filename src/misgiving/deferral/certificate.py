@@ -83,14 +83,19 @@ class Certificate:
         return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
 
 
-def summarize(certificate: Certificate) -> list[str]:
-    """Sentences on what is certified, what was observed, and what the guarantee leaves open."""
+def summarize(certificate: Certificate, *, unit: str) -> list[str]:
+    """Sentences on what is certified, what was observed, and what the guarantee leaves open.
+
+    Args:
+        certificate: To describe.
+        unit: The word for a group: a patient, a lesion, an image, or another group.
+    """
     accepting = certificate.accept_threshold is not None
     return [
         *(_accepting(certificate) if accepting else _deferring_everything(certificate)),
         *_ood_rule(certificate),
         *_label_shift(certificate),
-        _scope(certificate),
+        _scope(certificate, unit),
     ]
 
 
@@ -163,23 +168,27 @@ def _label_shift(certificate: Certificate) -> list[str]:
         f"{name} {_percent(share)}"
         for name, share in zip(certificate.classes, outcome.shares, strict=True)
     )
+    given = certificate.targets.prevalence or {}
+    others = [name for name in certificate.classes if name not in given]
+    kept = f" ({', '.join(others)}: as in the calibration set, in proportion)" if others else ""
     return [
-        f"With the class shares {shares}, the error among the accepted is estimated at "
+        f"With the class shares {shares}{kept}, the error among the accepted is estimated at "
         f"{_percent(outcome.estimate)}; with a confidence of "
         f"{_percent(certificate.targets.confidence)}, for this bound by itself, it is at most "
         f"{_percent(outcome.bound, up=True)}, if only the class shares change."
     ]
 
 
-def _scope(certificate: Certificate) -> str:
+def _scope(certificate: Certificate, unit: str) -> str:
     targets = certificate.targets
     several = targets.class_max_miss or targets.max_ood_false_alarms is not None
     together = (
         "all targets together hold" if targets.simultaneous else "each target by itself holds"
     )
+    cases = "images" if unit == "image" else f"one image of each {unit}"
     return (
-        f"For one image of each group, drawn from the population of the {certificate.cases} "
-        f"calibration cases, {together if several else 'the target holds'} with a confidence of "
+        f"For {cases}, drawn from the population of the {certificate.cases} calibration cases, "
+        f"{together if several else 'the target holds'} with a confidence of "
         f"{_percent(targets.confidence)}. This does not extend to other devices, other populations "
         "or a retrained model."
     )

@@ -51,7 +51,8 @@ def error_under_label_shift(
     the case that sets the limit does not count, and the level is shared among all cases.
 
     Args:
-        targets: Shares of some classes (the others share the rest), and the confidence.
+        targets: Shares of some classes, and the confidence. The other classes share the rest, in
+            the proportions of the calibration set.
         classes: Names of all classes, in the order of the labels.
         cases: The calibration set.
         threshold: Lowest accepted score; None: nothing is accepted.

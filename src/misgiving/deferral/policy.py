@@ -26,8 +26,23 @@ from misgiving.manifests import sha256_of_json
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 4
+FORMAT = 5
 AGAIN = "run `misgiving calibrate` again"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepeatedCases:
+    """Cases, for tuning or calibration, that earlier calibrations of the same run had used.
+
+    Attributes:
+        calibrations: Number of earlier calibrations.
+        images: Images that they had used.
+        groups: Groups of which they had used an image.
+    """
+
+    calibrations: int
+    images: int
+    groups: int
 
 
 class Outcomes(NamedTuple):
@@ -57,6 +72,8 @@ class DeferralPolicy:
         rule: Name of the rule by which classes are named.
         costs: Costs of missing a class, by its name, where the rule has costs.
         max_error_probability: Highest error probability of an answer that can be accepted.
+        unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
+        repeated: Cases that earlier calibrations had used; None: there are none.
     """
 
     certificate: Certificate
@@ -69,6 +86,8 @@ class DeferralPolicy:
     rule: str = "most_probable"
     costs: Mapping[str, float] = field(default_factory=dict)
     max_error_probability: float = 0.5
+    unit: str = "group"
+    repeated: RepeatedCases | None = None
 
     @property
     def accept_threshold(self) -> float | None:
@@ -134,9 +153,10 @@ class DeferralPolicy:
     def summary(self) -> list[str]:
         """Sentences for people: targets, observations and limits of the guarantee."""
         return [
-            *summarize(self.certificate),
+            *summarize(self.certificate, unit=self.unit),
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
+            *([] if self.repeated is None else [_repetition(self.repeated)]),
         ]
 
     def refuse_other_model(self, fingerprint: str) -> None:
@@ -170,7 +190,19 @@ class DeferralPolicy:
             if sha256_of_json(fields) != checksum:
                 raise DataError(f"{path}: was changed after it was calibrated; {AGAIN}")
             del fields["format"]
-            return cls(**{**fields, "certificate": _certificate(fields["certificate"])})
+            fields["certificate"] = _certificate(fields["certificate"])
+            if fields["repeated"] is not None:
+                fields["repeated"] = RepeatedCases(**fields["repeated"])
+            return cls(**fields)
+
+
+def _repetition(repeated: RepeatedCases) -> str:
+    earlier = f"{repeated.calibrations} earlier calibration{'s' * (repeated.calibrations > 1)}"
+    return (
+        f"Warning: calibrated before with {repeated.images} of these images "
+        f"({repeated.groups} groups), in {earlier} of this run. The confidence holds for one "
+        "calibration that was chosen beforehand, and not for the best-looking of several."
+    )
 
 
 def _to_json(threshold: float | None) -> float | str | None:

@@ -39,7 +39,8 @@ class Targets:
     )
     prevalence: Mapping[str, float] | None = option(
         None,
-        "Also bound the error for these shares of classes; the other classes share the rest.",
+        "Also bound the error for these shares of classes. Classes that are not named share the "
+        "rest, in the proportions of the calibration set.",
         panel="Targets",
         metavar="CLASS=SHARE,...",
     )

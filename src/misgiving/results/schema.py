@@ -183,11 +183,18 @@ class SkippedImage(NamedTuple):
     reason: str
 
 
-class EarlierCalibration(NamedTuple):
-    """A policy that a run has or had: the fingerprint of its calibration set, and its target."""
+class RecordedCalibration(NamedTuple):
+    """A policy that a run has or had: the fingerprint of its calibration set, and its target.
+
+    Attributes:
+        repeated_images: Its images, for tuning or calibration, that earlier calibrations had used.
+        repeated_groups: Its groups of which earlier calibrations had used an image.
+    """
 
     fingerprint: str
     max_error: float
+    repeated_images: int
+    repeated_groups: int
 
 
 class PolicyImages(NamedTuple):
@@ -200,11 +207,19 @@ class PolicyImages(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyCases:
-    """`cases.json` of a policy: its images, and all calibrations of the run in their order."""
+    """`cases.json` of a policy: its images, and all calibrations of the run in their order.
+
+    Attributes:
+        group_columns: Columns of the data that define the groups; none: each image is its own.
+        calibrations: The last is that of this policy.
+        earlier: All images that the calibrations before it used, for tuning or calibration.
+    """
 
     data: str
     seed: int
-    calibrations: tuple[EarlierCalibration, ...]
+    group_columns: tuple[str, ...]
+    calibrations: tuple[RecordedCalibration, ...]
+    earlier: PolicyImages
     tune: PolicyImages
     calibration: PolicyImages
     skipped: tuple[SkippedImage, ...]

@@ -1,7 +1,7 @@
 """`misgiving calibrate`: set the deferral policy of a run, on images that nothing was chosen on."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,8 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.duplicates import concatenated, image_hashes, joined_groups, near_duplicates
+from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
+from misgiving.data.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.data.splits import Split, partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
@@ -26,16 +27,17 @@ from misgiving.decisions.fit_policy import (
     fit_policies,
 )
 from misgiving.decisions.rules import DecisionRule
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
 from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import EarlierCalibration, PolicyCases, PolicyImages, SkippedImage
+from misgiving.results.schema import PolicyCases, PolicyImages, RecordedCalibration, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
+from misgiving.workflows.calibration_history import OFFERED, read_history
 
 OWN_SETS = ("tune", "calibrate")
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
@@ -105,14 +107,25 @@ def calibrate_run(
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    history, unreadable = read_history(run)
+    repeated = history.repeated((sets.tuning, sets.calibration))
     engine, policy, remarks = _fit(
-        checkpoint, sets, targets, rule, seed=seed, ood_detector=ood_detector
+        checkpoint, sets, targets, rule, seed=seed, ood_detector=ood_detector, repeated=repeated
     )
-    earlier, fingerprint = _earlier_calibrations(run), sets.calibration.fingerprint
     cases = PolicyCases(
         data=data,
         seed=seed,
-        calibrations=(*earlier, EarlierCalibration(fingerprint, targets.max_error)),
+        group_columns=images.group_columns,
+        calibrations=(
+            *history.calibrations,
+            RecordedCalibration(
+                sets.calibration.fingerprint,
+                targets.max_error,
+                repeated.images if repeated else 0,
+                repeated.groups if repeated else 0,
+            ),
+        ),
+        earlier=history.images,
         tune=_identities(sets.tuning),
         calibration=_identities(sets.calibration),
         skipped=tuple(SkippedImage(data, *bad) for bad in everything.skipped),
@@ -120,12 +133,13 @@ def calibrate_run(
     save_policy(run / POLICY_FOLDER, engine, cases)
     trained_on = checkpoint.split.sets.count("train")
     summary = [
+        *unit_sentences(images.group_columns, images.groups, images.ids),
         *sets.summary,
         *skipped_sentences(everything.skipped, len(everything), of=data),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
         *remarks,
-        *_repeated(sum(one.fingerprint == fingerprint for one in earlier)),
+        *unreadable,
     ]
     return CalibrationResult(policy, summary)
 
@@ -138,6 +152,7 @@ def _fit(
     *,
     seed: int,
     ood_detector: str,
+    repeated: RepeatedCases | None,
 ) -> tuple[DecisionEngine, DeferralPolicy, list[str]]:
     """Fit detectors, the calibrator and the policy, each on its own set; also sentences on them."""
     trained, tune, calibration = (predictions_of(checkpoint, images) for images in sets[:3])
@@ -155,6 +170,8 @@ def _fit(
         ood_detector=ood_detector,
     )
     calibrator = fitted.calibrator
+    unit = unit_of(sets.calibration.group_columns)
+    policy = replace(policy, unit=unit, repeated=repeated)
     engine = DecisionEngine(
         classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
     )
@@ -208,28 +225,10 @@ def _identities(images: ImageSet) -> PolicyImages:
     return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
 
 
-def _earlier_calibrations(run: Path) -> tuple[EarlierCalibration, ...]:
-    """Earlier policies of the run; none where they cannot be read."""
-    try:
-        return read_document(run / POLICY_FOLDER / CASES, PolicyCases).calibrations
-    except DataError:
-        return ()
-
-
 def policy_hashes(run: Path) -> frozenset[str]:
     """Hashes of the images that the run's policy was fitted on."""
     cases = read_document(run / POLICY_FOLDER / CASES, PolicyCases)
     return frozenset(cases.tune.hashes + cases.calibration.hashes)
-
-
-def _repeated(times: int) -> list[str]:
-    """A warning where the same images have certified policies before."""
-    if not times:
-        return []
-    return [
-        f"Policies of this run were calibrated with these images before ({times}): the confidence "
-        "holds for a policy that was chosen beforehand, not for the one that looks best."
-    ]
 
 
 def _training_images(
@@ -340,14 +339,14 @@ def with_joined_groups(
 
     Joined are images of one named group, of one group of the run's split, and near duplicates.
     """
-    named = [*_named_groups(training, "training"), *_named_groups(images, "offered")]
+    named = [*_named_groups(training, "training "), *_named_groups(images, OFFERED)]
     contents = [*training.hashes, *images.hashes]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
     hashes = [image_hashes(of) for of in (training, images)]
     pairs = [
         *near_duplicates(concatenated(hashes)),
-        *_chained(contents),
-        *_chained([group_of.get(content, "") for content in contents]),
+        *chained(contents),
+        *chained([group_of.get(content, "") for content in contents]),
     ]
     groups = joined_groups(named, pairs)
     return replace(images, groups=groups[len(training) :]), sorted(set(groups[: len(training)]))
@@ -356,15 +355,6 @@ def with_joined_groups(
 def _named_groups(images: ImageSet, prefix: str) -> list[str]:
     """Names of groups; a prefix marks those that are only an image's own name in its data."""
     return [
-        f"{prefix} {group}" if group == identity else group
+        f"{prefix}{group}" if group == identity else group
         for group, identity in zip(images.groups, images.ids, strict=True)
     ]
-
-
-def _chained(keys: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Pairs of neighbours with the same key; an empty key joins nothing."""
-    last: dict[str, int] = {}
-    for position, key in enumerate(keys):
-        if key and key in last:
-            yield last[key], position
-        last[key] = position

@@ -12,7 +12,8 @@ from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.duplicates import image_hashes, joined_groups, near_duplicates
+from misgiving.data.duplicates import image_hashes, near_duplicates
+from misgiving.data.groups import joined_groups
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.evaluation.inference import model_fingerprint
@@ -232,6 +233,7 @@ def _configuration(setup: TrainingSetup) -> dict[str, Any]:
         "data": {
             "name": setup.data,
             "fingerprint": setup.images.fingerprint,
+            "group_columns": list(setup.images.group_columns),
             "images": {name: int(np.sum(setup.sets == name)) for name in np.unique(setup.sets)},
             "skipped": [one._asdict() for one in setup.images.skipped],
         },

@@ -113,7 +113,8 @@ class Dataset:
         classes: Class names; a label is a position in it.
         labels: One per image.
         ids: Unique: the path inside the folder, or the image's own name.
-        groups: Images of one group show the same thing, such as a lesion; by default the id.
+        groups: Images of one group are not independent, such as those of a patient or a lesion; by
+            default the id.
         images: Source of the pixels.
         preprocessing: Suits this kind of data.
         augmentation: Suits this kind of data.
@@ -121,6 +122,7 @@ class Dataset:
         masks: Folder of lesion masks, named by an image's id and `_segmentation.png`, as large as
             the image and white on the lesion.
         metadata: More columns, such as the patient's age band.
+        group_columns: Columns of the data that define the groups; none: each image is its own.
     """
 
     name: str
@@ -134,6 +136,7 @@ class Dataset:
     contents: str = ""
     masks: Path | None = None
     metadata: Metadata = field(default_factory=dict)
+    group_columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         sizes = {len(self.labels), len(self.ids), len(self.groups), len(self.images)}

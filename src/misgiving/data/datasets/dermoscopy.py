@@ -9,12 +9,12 @@ from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.datasets.folders import (
     TableRow,
     existing_folder,
-    groups_of_rows,
     listing,
     metadata_of_rows,
     read_table,
     refuse_missing,
 )
+from misgiving.data.groups import groups_of_rows
 from misgiving.errors import DataError
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
@@ -81,6 +81,7 @@ def read_isic2019(place: str) -> Dataset:
     by_id = {row.cells["image"]: row for row in read_table(metadata, ["image", "lesion_id"])}
     refuse_missing(metadata, [identity for identity in ids if identity not in by_id])
     described = [by_id[identity] for identity in ids]
+    named = groups_of_rows([row.cells for row in described], ids)
     images = existing_folder(str(folder / "ISIC_2019_Training_Input"))
     there = listing(images)  # one listing instead of 25,331 look-ups
     refuse_missing(images, [f"{name}.jpg" for name in ids if f"{name}.jpg" not in there])
@@ -89,7 +90,8 @@ def read_isic2019(place: str) -> Dataset:
         classes=tuple(columns[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=groups_of_rows(described, "lesion_id", ids),
+        groups=named.groups,
+        group_columns=named.columns,
         images=ImageFiles(tuple(images / f"{name}.jpg" for name in ids)),
         masks=_first_folder(folder, ["masks"]),
         metadata=metadata_of_rows(described, ISIC_METADATA),
@@ -119,12 +121,14 @@ def read_ham10000(place: str) -> Dataset:
     diagnoses = np.array([_ham_diagnosis(table, row) for row in rows])
     present = np.unique(diagnoses)
     ids = tuple(row.cells["image_id"].strip() for row in rows)
+    named = groups_of_rows([row.cells for row in rows], ids)
     return Dataset(
         name=place,
         classes=tuple(HAM_CLASSES[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=groups_of_rows(rows, "lesion_id", ids),
+        groups=named.groups,
+        group_columns=named.columns,
         images=_ham_images(folder, ids),
         masks=_first_folder(folder, HAM_MASKS),
         metadata=metadata_of_rows(rows, HAM_METADATA),

@@ -13,10 +13,11 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import read_bytes, refuse_file
+from misgiving.data.groups import UNITS, groups_of_rows
 from misgiving.errors import DataError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
-OWN_COLUMNS = ("path", "label", "group")
+OWN_COLUMNS = ("path", "label", *UNITS)
 AGES = (30, 50, 70)
 AGE_BANDS = ("under 30", "30-49", "50-69", "70 or older")
 FEW = 12  # a column with at most so many values is kept as it is
@@ -42,9 +43,10 @@ def read_folder(place: str) -> Dataset:
 
 
 def read_labelled_table(place: str) -> Dataset:
-    """A CSV file with the columns `path` and `label`, and optionally `group`.
+    """A CSV file with the columns `path` and `label`, and optionally columns of groups.
 
-    Paths are relative to the file's folder. Other columns become metadata.
+    Paths are relative to the file's folder. Images that share a `group`, a `patient` (or
+    `patient_id`) or a `lesion` (`lesion_id`) are one group. Other columns become metadata.
     """
     table = Path(place).expanduser()
     folder = table.parent.absolute()
@@ -64,12 +66,14 @@ def read_labelled_table(place: str) -> Dataset:
         for path in lines
     )
     others = [name for name in rows[0].cells if name not in OWN_COLUMNS]
+    named = groups_of_rows([row.cells for row in rows], ids)
     return Dataset(
         name=place,
         classes=tuple(classes.tolist()),
         labels=labels,
         ids=ids,
-        groups=groups_of_rows(rows, "group", ids),
+        groups=named.groups,
+        group_columns=named.columns,
         images=ImageFiles(tuple(lines)),
         metadata=metadata_of_rows(rows, {name: name for name in others}),
     )
@@ -187,12 +191,6 @@ def _checked_rows(
             cause = f"row {line} has {len(cells)} cells for {len(header)} columns"
             raise DataError(f"{path}: {cause}; quote cells that contain a separator")
     return [TableRow(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
-
-
-def groups_of_rows(rows: Sequence[TableRow], column: str, ids: Sequence[str]) -> tuple[str, ...]:
-    """The group of each image in a column, or its id where the cell is empty or missing."""
-    groups = (row.cells.get(column, "").strip() for row in rows)
-    return tuple(group or identity for group, identity in zip(groups, ids, strict=True))
 
 
 def metadata_of_rows(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Metadata:

@@ -1,0 +1,105 @@
+"""Groups of images that are not independent: of one patient, one lesion or one named group."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+Pair = tuple[int, int]
+
+UNITS = {
+    "group": "group",
+    "patient": "patient",
+    "patient_id": "patient",
+    "lesion": "lesion",
+    "lesion_id": "lesion",
+}
+"""Columns of tables that define groups, the first one to name them, and what each identifies."""
+
+
+class NamedGroups(NamedTuple):
+    """The group of each image, and the columns that define it; none: each image is its own."""
+
+    groups: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> NamedGroups:
+    """Put images that share a group, a patient or a lesion into one group.
+
+    Columns without any value are ignored. An image for which no column has a value is a group of
+    its own, named by its id.
+
+    >>> cells = [("ann", "1"), ("ann", "2"), ("", "2"), ("", "")]
+    >>> rows = [dict(zip(("patient", "lesion_id"), row)) for row in cells]
+    >>> groups_of_rows(rows, ["a", "b", "c", "d"])
+    NamedGroups(groups=('ann', 'ann', 'ann', 'd'), columns=('patient', 'lesion_id'))
+    """
+    cells = {column: [row.get(column, "").strip() for row in rows] for column in UNITS}
+    cells = {column: values for column, values in cells.items() if any(values)}
+    first = next(iter(cells), "")
+    named = list(ids)
+    for column, values in reversed(cells.items()):
+        named = [
+            name if not value else value if column == first else f"{column} {value}"
+            for name, value in zip(named, values, strict=True)
+        ]
+    if len(cells) > 1:
+        pairs = (pair for keys in cells.values() for pair in chained(keys))
+        named = list(joined_groups(named, pairs))
+    return NamedGroups(tuple(named), tuple(cells))
+
+
+def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:
+    """Group of each image after joining the groups of these pairs, named by the first name.
+
+    >>> joined_groups(["c", "b", "a", "d"], [(0, 1), (1, 2)])
+    ('a', 'a', 'a', 'd')
+    """
+    names, members = np.unique(np.array(groups), return_inverse=True)
+    first, second = members[np.array([*pairs], dtype=np.int64).reshape(-1, 2)].T
+    joins = coo_array((np.ones(len(first)), (first, second)), shape=(len(names), len(names)))
+    _, component = connected_components(joins, directed=False)
+    first_name = names[np.unique(component, return_index=True)[1]]
+    return tuple(first_name[component[members]].tolist())
+
+
+def chained(keys: Sequence[str]) -> Iterator[Pair]:
+    """Pairs of neighbours with the same key; an empty key joins nothing."""
+    last: dict[str, int] = {}
+    for position, key in enumerate(keys):
+        if key and key in last:
+            yield last[key], position
+        last[key] = position
+
+
+def unit_of(columns: Sequence[str]) -> str:
+    """The unit of a guarantee, given the columns that define the groups.
+
+    >>> unit_of(("patient_id", "lesion_id")), unit_of(())
+    ('patient', 'image')
+    """
+    return UNITS[columns[0]] if columns else "image"
+
+
+def unit_sentences(columns: Sequence[str], groups: Sequence[str], ids: Sequence[str]) -> list[str]:
+    """Sentences on the unit of a guarantee, and on what it leaves dependent."""
+    unit = unit_of(columns)
+    if unit == "image":
+        return [
+            "unit: image. The data name no patients, lesions or groups; images of one patient are "
+            "not independent."
+        ]
+    named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
+    unknown = "The data name no patients; lesions of one patient are not independent."
+    alone = sum(group == identity for group, identity in zip(groups, ids, strict=True))
+    return [
+        f"unit: {unit} ({named}). {unknown if unit == 'lesion' else ''}".rstrip(),
+        *[
+            f"Warning: {alone} of {len(ids)} images have no value in the {named}; each counts as a "
+            f"{unit} of its own."
+        ]
+        * bool(alone),
+    ]
