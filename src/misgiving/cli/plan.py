@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from misgiving.cli.options import Data, command
-from misgiving.cli.progress import say
+from misgiving.cli.progress import say, show_table
 from misgiving.deferral.targets import Targets
 
 
@@ -17,13 +17,17 @@ def plan(
 ) -> None:
     """Say before training what a calibration set of DATA can certify.
 
-    Splits DATA by group, as `train --split grouped` does, and counts the calibration cases. For
-    error rates of 0, 1, 3 and 5 % among them, it gives the smallest rate that they would certify,
-    and the number of cases that the target needs.
+    Splits DATA by group, as `train` does by default, and counts the calibration cases by class.
+    Then it assumes that 0, 1, 3 or 5 % of the accepted answers are wrong, and gives the smallest
+    error rate that these cases would certify, and how many more cases the target would need; the
+    same for each class with a target.
 
     Example: misgiving plan isic2019:ISIC_2019 --max-error 0.05 --class-max-miss MEL=0.1
     """
     from misgiving.workflows.plan import plan_data
 
-    for sentence in plan_data(data, targets, seed=seed).summary:
+    found = plan_data(data, targets, seed=seed)
+    for sentence in found.summary:
         say(sentence)
+    show_table(("class", "images", "cases"), found.classes, title="calibration set")
+    show_table(found.header, found.rows, title="what it certifies")

@@ -62,6 +62,7 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     from misgiving.data.splits import leakage_of
+    from misgiving.workflows.plan import training_outlook
     from misgiving.workflows.train import prepare_training, split_of, train_run
 
     _refuse_existing(out, overwrite)
@@ -77,6 +78,8 @@ def train(
             on_image=Bar(progress, "preparing images").at,
         )
         say_skipped(setup.images.skipped)
+        for sentence in training_outlook(setup.images, setup.sets):
+            say(sentence)
         train_run(
             setup,
             out,

@@ -1,7 +1,7 @@
 """Before a training: what a calibration set of a given size can certify."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,12 +23,13 @@ class RatePlan(NamedTuple):
     Attributes:
         wrong_share: Assumed share of wrong (for a class: missed) cases.
         smallest: Smallest rate that is certified.
-        needed: Cases that certify the target; None where it is not above `wrong_share`.
+        more: Further calibration cases that are needed for the target; None: no number is enough,
+            as the target is not above `wrong_share`.
     """
 
     wrong_share: float
     smallest: float
-    needed: int | None
+    more: int | None
 
 
 class ClassPlan(NamedTuple):
@@ -60,15 +61,6 @@ class CertificationOutlook:
     classes: tuple[ClassPlan, ...]
     ood_cases: int | None
 
-    @property
-    def within_reach(self) -> bool:
-        """True if the targets are certified should no case be wrong."""
-        return (
-            self.error[0].smallest <= self.targets.max_error
-            and all(of.rates[0].smallest <= of.rate for of in self.classes)
-            and (self.ood_cases is None or self.ood_cases <= self.cases)
-        )
-
 
 def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> CertificationOutlook:
     """Compute the rates that so many calibration cases of each class can certify.
@@ -92,7 +84,7 @@ def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> C
         targets=targets,
         cases=cases,
         error=_rates(cases, targets.max_error, level),
-        accepted_half=_rates(cases // 2, targets.max_error, level),
+        accepted_half=_rates(cases, targets.max_error, level, accepted=0.5),
         classes=tuple(
             ClassPlan(
                 name,
@@ -106,11 +98,16 @@ def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> C
     )
 
 
-def _rates(cases: int, target: float, level: float) -> tuple[RatePlan, ...]:
-    return tuple(
-        RatePlan(share, _smallest(cases, share, level), _needed(share, target, level))
-        for share in WRONG_SHARES
-    )
+def _rates(
+    cases: int, target: float, level: float, *, accepted: float = 1.0
+) -> tuple[RatePlan, ...]:
+    rates = []
+    for share in WRONG_SHARES:
+        smallest = _smallest(int(accepted * cases), share, level)
+        needed = _needed(share, target, level)
+        more = None if needed is None else max(0, math.ceil(needed / accepted) - cases)
+        rates.append(RatePlan(share, smallest, 0 if smallest <= target else more))
+    return tuple(rates)
 
 
 def _smallest(cases: int, share: float, level: float) -> float:
@@ -139,36 +136,3 @@ def _cases_for_ood(rate: float, level: float) -> int:
     """Cases from which on an OOD rule can be certified (Wilks, 1941)."""
     needed = math.ceil(math.log(level) / math.log1p(-rate))
     return needed if tolerance_rank(needed, rate=rate, level=level) else needed + 1
-
-
-def outlook_sentences(outlook: CertificationOutlook) -> list[str]:
-    """Describe an outlook in words, the targets first."""
-    targets = outlook.targets
-    reach = "can" if outlook.within_reach else "cannot"
-    sentences = [
-        f"These {outlook.cases} calibration cases {reach} certify the targets if none is wrong.",
-        _sentence(
-            f"Error of at most {targets.max_error:.3g}, all {outlook.cases} cases accepted",
-            outlook.error,
-        ),
-        _sentence(f"If {outlook.cases // 2} are accepted", outlook.accepted_half),
-    ]
-    sentences += [
-        _sentence(f"{of.name}: at most {of.rate:.3g} of {of.cases} cases missed", of.rates)
-        for of in outlook.classes
-    ]
-    if outlook.ood_cases is not None:
-        sentences.append(
-            f"False alarms of at most {targets.max_ood_false_alarms:.3g} need {outlook.ood_cases} "
-            f"cases; there are {outlook.cases}."
-        )
-    return sentences
-
-
-def _sentence(start: str, rates: Sequence[RatePlan]) -> str:
-    parts = [
-        f"{rate.wrong_share:.0%} wrong: {math.ceil(1000 * rate.smallest) / 10:g} % is certified, "
-        + ("the target is out of reach" if rate.needed is None else f"needs {rate.needed} cases")
-        for rate in rates
-    ]
-    return f"{start}. With {'; '.join(parts)}."

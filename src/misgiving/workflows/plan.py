@@ -1,22 +1,60 @@
 """`misgiving plan`: before a training, what the calibration set of a split can certify."""
 
+import math
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
-from misgiving.data.splits import grouped_split
-from misgiving.deferral.planning import CertificationOutlook, outlook_sentences, plan_certification
+from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.groups import unit_of, unit_sentences
+from misgiving.data.splits import SetNames, grouped_split
+from misgiving.deferral.planning import (
+    WRONG_SHARES,
+    CertificationOutlook,
+    RatePlan,
+    plan_certification,
+)
+from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
+
+RAREST = 3  # classes that `train` names
+
+
+class ClassCounts(NamedTuple):
+    """Images of a class in the calibration set, and the cases of it that count: one per group."""
+
+    name: str
+    images: int
+    cases: int
 
 
 class DataPlan(NamedTuple):
-    """The outlook of a data set, its calibration cases by class, and sentences about both."""
+    """What the calibration set of a split can certify, its classes, and sentences about both."""
 
     outlook: CertificationOutlook
-    cases_by_class: dict[str, int]
+    classes: tuple[ClassCounts, ...]
     summary: list[str]
+
+    @property
+    def header(self) -> tuple[str, ...]:
+        """Headings of the rows."""
+        return "if so many are wrong", *map(_percent, WRONG_SHARES)
+
+    @property
+    def rows(self) -> list[tuple[str, ...]]:
+        """Cells of a table of the outlook: what is certified, by the share of wrong answers."""
+        outlook, error = self.outlook, self.outlook.targets.max_error
+        rows = [
+            *_rows(f"error, all {outlook.cases} cases accepted", outlook.error, error),
+            *_rows(f"error, {outlook.cases // 2} accepted", outlook.accepted_half, error),
+        ]
+        for of in outlook.classes:
+            rows += _rows(f"missed {of.name}, {of.cases} cases", of.rates, of.rate, of=of.name)
+        return rows
 
 
 def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
@@ -32,15 +70,86 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     """
     dataset = load_dataset(data)
     sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
-    chosen = np.flatnonzero(sets == "calibrate")
-    label_of = {dataset.groups[row]: int(dataset.labels[row]) for row in chosen}
-    counts = Counter(label_of.values())
-    cases = {name: counts[label] for label, name in enumerate(dataset.classes)}
-    outlook = plan_certification(cases, targets)
-    by_class = ", ".join(f"{name} {count}" for name, count in cases.items())
+    classes = _count(dataset, sets)
+    outlook = plan_certification({of.name: of.cases for of in classes}, targets)
+    unit, images = unit_of(dataset.group_columns), sum(of.images for of in classes)
+    counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
-        f"{dataset.name}: {len(dataset)} images; the calibration set has {len(chosen)} images of "
-        f"{outlook.cases} groups ({by_class})",
-        *outlook_sentences(outlook),
+        f"{dataset.name}: {len(dataset)} images of {len(set(dataset.groups))} groups",
+        *unit_sentences(dataset.group_columns, dataset.groups, dataset.ids),
+        f"The calibration set, a tenth of the groups, has {images} images. "
+        f"{counted} counts: {outlook.cases} cases.",
+        *_verdict(outlook),
     ]
-    return DataPlan(outlook, cases, summary)
+    return DataPlan(outlook, classes, summary)
+
+
+def training_outlook(images: ImageSet, sets: SetNames) -> list[str]:
+    """Two sentences on the calibration set of a split; none where the split has no such set."""
+    if "calibrate" not in sets:
+        return []
+    classes = _count(images, sets)
+    found = plan_certification({of.name: of.cases for of in classes}, Targets(max_error=0.5))
+    rarest = sorted(classes, key=lambda of: of.cases)[:RAREST]
+    unit = unit_of(images.group_columns)
+    counted = "copies count once" if unit == "image" else f"one image of each {unit}"
+    first, *others = (
+        f"{_percent(of.smallest)} if {_percent(of.wrong_share)} are" for of in found.error
+    )
+    return [
+        f"The calibration set has {sum(of.images for of in classes)} images, {found.cases} cases "
+        f"({counted}); the rarest classes are "
+        f"{', '.join(f'{of.name} {of.cases}' for of in rarest)}.",
+        f"With all accepted, it certifies an error of {first} wrong, {', '.join(others)}; "
+        "`misgiving plan` says what a target needs.",
+    ]
+
+
+def _count(images: Dataset | ImageSet, sets: SetNames) -> tuple[ClassCounts, ...]:
+    """Calibration cases by class, drawn as `calibrate` draws them."""
+    chosen = np.flatnonzero(sets == "calibrate")
+    labels = images.labels[chosen]
+    drawn = one_per_group([images.groups[row] for row in chosen], seed=0)
+    found, cases = Counter(labels.tolist()), Counter(labels[drawn].tolist())
+    return tuple(
+        ClassCounts(name, found[label], cases[label]) for label, name in enumerate(images.classes)
+    )
+
+
+def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
+    """Sentences on the targets and on the meaning of the table."""
+    targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
+    needs = {f"an error of {_percent(targets.max_error)}": outlook.error[0].more or 0}
+    needs |= {
+        f"{_percent(of.rate)} of {of.name} missed": of.rates[0].more or 0 for of in outlook.classes
+    }
+    if rate is not None and outlook.ood_cases is not None:
+        needs[f"{_percent(rate)} OOD false alarms"] = max(0, outlook.ood_cases - outlook.cases)
+    if short := [f"{target} needs {more} more cases" for target, more in needs.items() if more]:
+        yield f"Too few cases, even if no accepted answer is wrong: {'; '.join(short)}."
+    else:
+        yield f"Enough cases for {', '.join(needs)}, if no accepted answer is wrong."
+    yield (
+        "How many are wrong, only a trained model shows. What is certified holds with a confidence "
+        f"of {_percent(targets.confidence)}, so it lies above that share."
+    )
+    yield "The calibration set gets a tenth of the data: one more case takes about ten groups more."
+
+
+def _rows(
+    title: str, rates: Sequence[RatePlan], target: float, *, of: str = ""
+) -> list[tuple[str, ...]]:
+    more = ("never" if rate.more is None else str(rate.more) for rate in rates)
+    return [
+        (f"{title}: certified", *(_percent(rate.smallest) for rate in rates)),
+        (f"  more cases{of and f' of {of}'} for {_percent(target)}", *more),
+    ]
+
+
+def _percent(rate: float) -> str:
+    """Percentage with one digit, rounded up.
+
+    >>> _percent(0.05), _percent(0.01111)
+    ('5 %', '1.2 %')
+    """
+    return f"{math.ceil(1000 * rate - 1e-9) / 10:g} %"

@@ -1,0 +1,127 @@
+"""`misgiving plan`, through the command."""
+
+import math
+import re
+
+import numpy as np
+import pytest
+from commands import one_line
+from PIL import Image
+from scipy.stats import beta
+
+from misgiving.errors import UsageError
+
+
+def percent(share):
+    return f"{math.ceil(1000 * share) / 10:g} %"
+
+
+def cells_of(output, start):
+    """Cells of the table row that starts with these words."""
+    (line,) = (line for line in output.splitlines() if start in line)
+    return [cell.strip() for cell in re.split("[│┃]", line)[1:-1]]
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Sixty images of two classes in a folder, and the rows of a table of them."""
+    rows = []
+    for number in range(60):
+        path = tmp_path / "pictures" / "xy"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), number, dtype=np.uint8)).save(path)
+        rows.append((path, "xy"[number % 2], number))
+    return tmp_path, rows
+
+
+def test_the_table_has_the_bounds_of_clopper_and_pearson(misgiving):
+    code, output, error = misgiving("plan", "digits", "--max-error", "0.05")
+    assert code == 0, error
+    shares = (0.0, 0.01, 0.03, 0.05)
+    wrong = [math.ceil(share * 180 - 1e-9) for share in shares]
+    expected = [percent(beta.isf(0.8 * 0.05, k + 1, 180 - k)) for k in wrong]
+    assert cells_of(output, "all 180 cases accepted") == [
+        "error, all 180 cases accepted: certified",
+        *expected,
+    ]
+    assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
+    assert "Enough cases for an error of 5 %, if no accepted answer is wrong." in error
+    assert "unit: image" in error
+
+
+def test_a_class_needs_more_cases_of_its_own(misgiving):
+    _, output, error = misgiving(
+        "plan", "digits", "--max-error", "0.1", "--class-max-miss", "3=0.1"
+    )
+    _, images, cases = cells_of(output, "│ 3 ")
+    assert images == cases
+    needed = math.ceil(math.log(0.025) / math.log(0.9))  # without a miss: 0.9**n = 0.025
+    assert f"10 % of 3 missed needs {needed - int(cases)} more cases" in error
+    assert cells_of(output, "more cases of 3 for 10 %")[1] == str(needed - int(cases))
+
+
+def test_ood_false_alarms_need_cases_too(misgiving):
+    _, _, error = misgiving(
+        "plan", "digits", "--max-error", "0.1", "--max-ood-false-alarms", "0.01", "--each"
+    )
+    needed = math.ceil(math.log(0.05) / math.log(0.99))
+    assert f"1 % OOD false alarms needs {needed - 180} more cases" in error
+
+
+def test_a_folder_has_images_as_its_unit(misgiving, pictures):
+    code, output, error = misgiving("plan", f"folder:{pictures[0] / 'pictures'}", "--max-error=0.1")
+    assert code == 0, error
+    assert "One image of each image counts" not in error
+    assert "60 images" in error
+    assert "Each image counts: 6 cases." in error
+    assert cells_of(output, "│ x ") == ["x", "3", "3"]
+
+
+def test_one_image_of_each_patient_counts(misgiving, pictures):
+    folder, rows = pictures
+    lines = [f"{path},{label},p{number // 3}" for path, label, number in rows]
+    (folder / "t.csv").write_text("\n".join(["path,label,patient", *lines]))
+    code, output, error = misgiving("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1")
+    assert code == 0, error
+    assert "60 images of 20 groups" in error
+    assert "unit: patient (column patient)." in error
+    assert "has 6 images. One image of each patient counts: 2 cases." in error
+    assert "error, all 2 cases accepted" in output
+
+
+def test_tables_fit_100_columns(misgiving, real_data, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    code, output, error = misgiving(
+        "plan", f"isic2019:{real_data / 'isic2019-half'}", "--max-error", "0.05",
+        "--class-max-miss", "MEL=0.1",
+    )  # fmt: skip
+    assert code == 0, error
+    assert max(map(len, output.splitlines())) <= 100
+    assert "unit: lesion (column lesion_id)" in error
+    assert cells_of(output, "missed MEL")[0].endswith("certified")  # nothing is wrapped
+
+
+def test_an_unknown_class_is_refused_in_one_line(misgiving):
+    code, _, error = misgiving("plan", "digits", "--max-error=0.1", "--class-max-miss", "ELM=0.1")
+    assert code == 2
+    assert "unknown class 'ELM'" in one_line(error)
+
+
+@pytest.mark.parametrize(("split", "lines"), [("grouped", 2), ("paper", 0)])
+def test_train_says_first_what_its_calibration_set_can_certify(
+    misgiving, tmp_path, monkeypatch, split, lines
+):
+    def refuse(*_, **__):
+        raise UsageError("the training has begun")
+
+    monkeypatch.setattr("misgiving.workflows.train.train_run", refuse)
+    _, _, error = misgiving(
+        "train", "digits", "--out", tmp_path / "run", "--split", split, "--device", "cpu"
+    )
+    *said, last = error.splitlines()
+    assert "the training has begun" in last
+    assert len(said) == lines
+    if lines:
+        cases = re.match(r"The calibration set has 1\d\d images, (\d+) cases", said[0]).group(1)
+        expected = percent(beta.isf(0.8 * 0.05, 1, int(cases)))
+        assert said[1].startswith(f"With all accepted, it certifies an error of {expected} if 0 %")
