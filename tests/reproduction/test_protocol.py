@@ -30,6 +30,7 @@ def test_the_columns_change_what_they_say():
     assert not trainings["vanilla"].estimates_losses
     assert trainings["mse"].auxiliary == "mse"
     assert trainings["detached"].joint_epochs == 0
+    assert trainings["posthoc"] == replace(TINY.training, posthoc=True)
     assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
     assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
     assert trainings["proposed_halves"] == replace(TINY.training, pairs="halves")

@@ -16,7 +16,7 @@ from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
-from misgiving.losses import AUXILIARY_LOSSES, PAIRS
+from misgiving.losses import AUXILIARY_LOSSES, PAIRS, ranking_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import class_weights, seeded, train
@@ -24,6 +24,7 @@ from misgiving.training.loop import class_weights, seeded, train
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
 DETACHED = {"joint_epochs": 0}
+POSTHOC = {"posthoc": True}
 
 
 def build(**options):
@@ -87,6 +88,52 @@ def test_the_classifier_of_detached_is_bit_for_bit_that_of_vanilla(images):
     (vanilla, _), (detached, _) = trained(images, **VANILLA), trained(images, **DETACHED)
     assert same(vanilla.backbone, detached.backbone)
     assert not same(vanilla.loss_estimator, detached.loss_estimator)
+
+
+@pytest.mark.parametrize(
+    "kept", [{}, {"keep": "best"}, {"average_decay": 0.9}, {"keep": "best", "average_decay": 0.5}]
+)
+def test_the_classifier_of_posthoc_is_bit_for_bit_that_of_vanilla(images, kept):
+    vanilla, history = trained(images, epochs=4, **VANILLA, **kept)
+    posthoc, longer = trained(images, epochs=4, **POSTHOC, **kept)
+    assert same(vanilla.backbone, posthoc.backbone)
+    assert not same(vanilla.loss_estimator, posthoc.loss_estimator)
+    assert all(parameter.requires_grad for parameter in posthoc.parameters())
+    assert str(longer[:8]) == str(history)  # as text, in which NaN is equal to itself
+
+
+def test_posthoc_trains_the_estimator_alone_on_the_frozen_classifier_in_a_plain_loop(images):
+    posthoc, _ = trained(images, decay_every=1, **POSTHOC)
+    model, _ = trained(images, decay_every=1, **VANILLA)
+    estimator, weights = model.loss_estimator, torch.tensor([1.0, 1.0, 1.0])
+    optimizer = Adam(estimator.parameters(), 1e-3, weight_decay=5e-4, fused=True)
+    for epoch, rate in ((3, 1e-3), (4, 5e-4)):
+        optimizer.param_groups[0]["lr"] = rate
+        random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]
+        generator = torch.Generator().manual_seed(int(random))
+        order = sampling_order(images.labels, class_weighted="inverse", seed=5, epoch=epoch)
+        for pixels, labels, _ in batches(images, batch_size=8, order=order):
+            output = model(augment(pixels, AugmentationSettings(), generator))
+            losses = F.cross_entropy(output.logits, labels, weights, reduction="none").detach()
+            optimizer.zero_grad()
+            (0.5 * ranking_loss(output.predicted_losses, losses)).backward()
+            optimizer.step()
+    assert same(posthoc.loss_estimator, estimator)
+
+
+def test_the_history_of_posthoc_has_estimates_in_its_second_half(images):
+    steps = []
+    history = train(build(), images, images, replace(CONFIG, **POSTHOC), on_step=steps.append)
+    assert [record.epoch for record in history] == [1, 1, 2, 2, 3, 3, 4, 4]
+    assert all(math.isnan(record.auxiliary_loss) for record in history[:4])
+    assert all(math.isfinite(record.auxiliary_loss) for record in history[4:])
+    assert len({record.primary_loss for record in history[3:]}) == 1  # one set, one classifier
+    assert [(step.epoch, step.epochs) for step in steps[::3]] == [(e, 4) for e in (1, 2, 3, 4)]
+
+
+def test_posthoc_keeps_the_last_estimator_of_the_best_classifier():
+    classifier, estimator = replace(CONFIG, keep="best", **POSTHOC).phases
+    assert (classifier.keep, estimator.keep) == ("best", "last")
 
 
 def test_joint_training_changes_the_classifier(images):
@@ -203,6 +250,8 @@ def test_an_unknown_precision_is_explained(images):
         ({"beta1": 1.0}, "beta1"),
         ({"auxiliary": "huber"}, "auxiliary.*ranking, mse, none.*'huber'"),
         ({"joint_epochs": -1}, "joint_epochs"),
+        ({"joint_epochs": 0, "posthoc": True}, "joint_epochs.*posthoc"),
+        ({"auxiliary": "none", "posthoc": True}, "auxiliary.*posthoc.*'none'"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")

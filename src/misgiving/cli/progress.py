@@ -91,14 +91,14 @@ class Bytes:
 class Steps:
     """The running epoch, with its mean losses so far."""
 
-    def __init__(self, progress: Progress, epochs: int) -> None:
-        self._progress, self._epochs = progress, epochs
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self._task = progress.add_task("training", visible=False)
 
     def show(self, step: "Step") -> None:
         auxiliary = "" if step.auxiliary != step.auxiliary else f"  auxiliary {step.auxiliary:.3f}"
         description = (
-            f"epoch {step.epoch}/{self._epochs}  primary loss {step.primary:.3f}{auxiliary}"
+            f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}{auxiliary}"
         )
         self._progress.update(
             self._task,

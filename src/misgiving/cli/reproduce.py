@@ -152,7 +152,7 @@ def reproduce(
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
     run = None if collect else _runner(jobs, threads, ray, gpus_per_unit)
     with progress_bars() as progress:
-        units, steps = Units(progress), Steps(progress, chosen_protocol.training.epochs)
+        units, steps = Units(progress), Steps(progress)
         callbacks = Progress(
             on_start=units.start,
             on_unit=units.show,

@@ -37,7 +37,7 @@ def train(
         ModelName | None,
         typer.Option(
             help="Train one of the models that `reproduce` compares; overrides --auxiliary, "
-            "--joint-epochs and --reads-logits.",
+            "--joint-epochs, --posthoc and --reads-logits.",
             rich_help_panel="Objective",
         ),
     ] = None,
@@ -84,7 +84,7 @@ def train(
             setup,
             out,
             overwrite=overwrite,
-            on_step=Steps(progress, configured.training.epochs).show,
+            on_step=Steps(progress).show,
             on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )

@@ -28,6 +28,7 @@ MODELS = (
     "vanilla",
     "mse",
     "detached",
+    "posthoc",
     "proposed",
     "proposed_halves",
     "proposed_sum",

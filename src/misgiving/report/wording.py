@@ -59,7 +59,7 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
         OpenChoice("ties of true losses", "count as -1, as Eq. 1 says", (ESTIMATOR,)),
         OpenChoice(
             "gradient of the estimator into the backbone",
-            f"{gradient}; never in detached",
+            f"{gradient}; never in detached and posthoc",
             (ESTIMATOR,),
         ),
         OpenChoice("target of the estimator", TARGETS[training["target"]], (ESTIMATOR,)),

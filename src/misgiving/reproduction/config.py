@@ -8,7 +8,14 @@ from misgiving.configuration import Registry, option, require
 from misgiving.errors import UsageError
 
 ModelName = Literal[
-    "vanilla", "mse", "detached", "proposed", "proposed_halves", "proposed_sum", "proposed+logits"
+    "vanilla",
+    "mse",
+    "detached",
+    "posthoc",
+    "proposed",
+    "proposed_halves",
+    "proposed_sum",
+    "proposed+logits",
 ]
 
 
@@ -25,6 +32,7 @@ MODELS: Registry[ModelVariant] = Registry(
         "vanilla": ModelVariant({"auxiliary": "none"}),
         "mse": ModelVariant({"auxiliary": "mse"}),
         "detached": ModelVariant({"auxiliary": "ranking", "joint_epochs": 0}),
+        "posthoc": ModelVariant({"auxiliary": "ranking", "posthoc": True}),
         "proposed": ModelVariant({"auxiliary": "ranking"}),
         "proposed_halves": ModelVariant({"auxiliary": "ranking", "pairs": "halves"}),
         "proposed_sum": ModelVariant({"auxiliary": "ranking", "reduction": "sum"}),
@@ -32,6 +40,10 @@ MODELS: Registry[ModelVariant] = Registry(
     },
 )
 """The columns of every table.
+
+vanilla, detached and posthoc have the same classifier. The estimator of detached learns beside it;
+that of posthoc afterwards, from the frozen classifier, as in DEUP (Jain et al., 2021; the paper's
+reference 9).
 
 Eq. 1 as printed is a sum over pairs (`proposed_sum`). `proposed` takes the mean, which makes the
 same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pairs each sample of
@@ -51,8 +63,9 @@ class ProtocolConfig:
     )
     models: tuple[ModelName, ...] = option(
         PAPER_MODELS,
-        "Models to compare: vanilla, mse, detached, proposed; and proposed_halves, proposed_sum "
-        "(other readings of Eq. 1), proposed+logits. Default: the first four.",
+        "Models to compare: vanilla, mse, detached, proposed; and posthoc (the estimator is "
+        "trained after the classifier), proposed_halves, proposed_sum (other readings of Eq. 1), "
+        "proposed+logits. Default: the first four.",
         panel="Protocol",
         metavar="NAME,...",
     )

@@ -1,6 +1,6 @@
 """Configuration of a training: the images, the network and the joint training itself."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -123,6 +123,12 @@ class TrainingConfig:
         "Default: always.",
         panel="Objective",
     )
+    posthoc: bool = option(
+        False,
+        "Train the loss estimator after the classifier, which is then frozen, in as many epochs "
+        "again.",
+        panel="Objective",
+    )
     class_weights: Weighting = option(
         "inverse",
         "Class weights in the loss: N / (K n_k) for a class of n_k of N images (inverse), its "
@@ -235,11 +241,31 @@ class TrainingConfig:
         rises = 0 <= self.warmup_epochs < self.epochs
         require(self, "warmup_epochs", rises, f"be at least 0 and below the {self.epochs} epochs")
         require(self, "joint_epochs", (self.joint_epochs or 0) >= 0, "not be negative")
+        if self.posthoc:
+            require(self, "auxiliary", self.estimates_losses, "train a loss estimator in `posthoc`")
+            never = self.joint_epochs is None
+            require(self, "joint_epochs", never, "be left out in `posthoc`, which is never joint")
 
     @property
     def estimates_losses(self) -> bool:
         """True if the loss estimator is trained."""
         return self.auxiliary != "none" and self.auxiliary_weight > 0
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of the classifier, and with `posthoc` as many of the estimator."""
+        return 2 * self.epochs if self.posthoc else self.epochs
+
+    @property
+    def phases(self) -> tuple["TrainingConfig", ...]:
+        """The training itself, or with `posthoc` that of the classifier and that of the estimator.
+
+        The last estimator is kept: a frozen classifier has no best epoch.
+        """
+        if not self.posthoc:
+            return (self,)
+        classifier = replace(self, auxiliary="none", posthoc=False)
+        return classifier, replace(self, keep="last")
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON."""

@@ -70,7 +70,7 @@ def wrap_for_processes(
 
     Args:
         fabric: With all its processes.
-        model: On the CPU.
+        model: Moved to the device of Fabric.
         optimizer: Of its parameters.
         used_outputs: Gives a number that depends on every parameter that the objective depends on.
             Processes would wait for the gradients of others: `vanilla` does not use its loss

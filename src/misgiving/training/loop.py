@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, NoReturn
@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
@@ -43,9 +44,10 @@ ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
 
 
 class Step(NamedTuple):
-    """A finished step of an epoch, with the mean losses of the epoch so far."""
+    """A finished step of one of the epochs, with the mean losses of this epoch so far."""
 
     epoch: int
+    epochs: int
     step: int
     steps: int
     primary: float
@@ -66,6 +68,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
+
+    With `posthoc`, the epochs of the classifier alone are followed by those of the estimator.
 
     The model ends in evaluation mode, on the CPU. With several processes, each sees a share of
     every batch, and the objective is that of the whole batch.
@@ -90,41 +94,61 @@ def train(
     fabric = start_fabric(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
-    objective = objective_of(config, training, fabric.device)
-    used_outputs = partial(_outputs_used, model, training, config)
-    module, optimizer = wrap_for_processes(fabric, model, optimizer_of(model, config), used_outputs)
-    forward = compiled(module, fabric.device) if config.compiled else module
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
+    wrap = partial(_wrapped, fabric, model, optimizer_of(model, config), training)
+    module, optimizer = wrap(config.phases[0])
     state = TrainingState(model=model, optimizer=optimizer, average=averaged(model, config))
     rank = distributed.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         if resume is not None:
             resume.restore(state)
-        while state.epoch <= config.epochs:
-            for step in train_epoch(
-                fabric, forward, state, training, config, objective, augmentation
+        for phase in config.phases:
+            if phase.posthoc:
+                module, state.optimizer = wrap(phase)
+            for step in _train_phase(
+                fabric, module, state, training, phase, sets, augmentation, resume
             ):
-                on_step(step)
+                on_step(step._replace(epochs=config.total_epochs))
                 if distributed.any_of(stop()):
                     _stop(state, resume)
-            records = [
-                measure(
-                    fabric,
-                    module if state.average is None else state.average.module,
-                    images,
-                    config,
-                    objective,
-                    epoch=state.epoch,
-                    set_name=name,
-                )
-                for name, images in sets.items()
-            ]
-            state.end_epoch(records, keep_best=config.keep == "best")
-            if resume is not None:
-                resume.save(state)
-    state.restore_kept()
     model.to("cpu", torch.float32).eval()
     return state.history
+
+
+def _train_phase(
+    fabric: Fabric,
+    module: nn.Module,
+    state: TrainingState,
+    training: ImageSet,
+    config: TrainingConfig,
+    sets: Mapping[str, ImageSet],
+    augmentation: AugmentationSettings | None,
+    resume: ResumeFile | None,
+) -> Iterator[Step]:
+    """Take the remaining steps of a phase, and measure and save after each of its epochs."""
+    objective = objective_of(config, training, fabric.device)
+    forward = compiled(module, fabric.device) if config.compiled else module
+    while state.epoch <= config.total_epochs:
+        yield from train_epoch(fabric, forward, state, training, config, objective, augmentation)
+        records = [
+            measure(
+                fabric,
+                module if state.average is None else state.average.module,
+                images,
+                config,
+                objective,
+                epoch=state.epoch,
+                set_name=name,
+            )
+            for name, images in sets.items()
+        ]
+        state.end_epoch(records, keep_best=config.keep == "best")
+        if state.epoch > config.total_epochs:
+            state.end_phase()
+        if resume is not None:
+            resume.save(state)
+    if config.posthoc:
+        state.model.requires_grad_(True)  # `_wrapped` froze the classifier
 
 
 def train_epoch(
@@ -149,7 +173,8 @@ def train_epoch(
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
-    forward.train()
+    earlier = (state.epoch - 1 - (config.total_epochs - config.epochs)) * steps  # of this phase
+    forward.train(not config.posthoc)  # dropout and statistics of a frozen classifier stay off
     for images, labels, _ in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
@@ -160,7 +185,7 @@ def train_epoch(
         shares = (output.logits, output.predicted_losses, labels)
         batch = (gathered(share, len(labels) * processes) for share in shares)
         losses = objective(*batch)  # Eq. 2: total = primary + lambda * auxiliary
-        schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
+        schedule.step_update(earlier + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
         fabric.backward(losses.total * processes)
@@ -168,11 +193,12 @@ def train_epoch(
         total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
         state.step += 1
         if state.average is not None:
-            state.average.update(state.model, step=(state.epoch - 1) * steps + state.step)
+            state.average.update(state.model, step=earlier + state.step)
         if not math.isfinite(total):
             raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
         state.loss_sums += means
-        yield Step(state.epoch, state.step, steps, *(state.loss_sums / state.step).tolist())
+        means = (state.loss_sums / state.step).tolist()
+        yield Step(state.epoch, config.total_epochs, state.step, steps, *means)
 
 
 def objective_of(
@@ -256,10 +282,26 @@ def class_weights(
     return torch.tensor(balanced ** powers[weighting], dtype=torch.float32)
 
 
+def _wrapped(
+    fabric: Fabric,
+    model: JointClassifier,
+    optimizer: Optimizer,
+    images: ImageSet,
+    config: TrainingConfig,
+) -> tuple[nn.Module, Optimizer]:
+    """The model and its optimizer, wrapped for one phase; `posthoc` freezes the classifier."""
+    if config.posthoc:
+        model.backbone.requires_grad_(False)
+    return wrap_for_processes(
+        fabric, model, optimizer, partial(_outputs_used, model, images, config)
+    )
+
+
 def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:
     """A sum that depends on all parameters that the objective depends on."""
     model.eval()  # draws no dropout and updates no statistics
-    output = model(next(iter(batches(images, batch_size=1))).images)
+    device = next(model.parameters()).device
+    output = model(next(iter(batches(images, batch_size=1, device=device))).images)
     used = [output.logits, *([output.predicted_losses] if config.estimates_losses else [])]
     return torch.cat([values.flatten() for values in used]).sum()
 

@@ -30,7 +30,7 @@ from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
 from misgiving.results.schema import EpochRecord
 
-FORMAT = 3
+FORMAT = 4
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
 
@@ -85,9 +85,13 @@ class TrainingState:
         """The weights that are measured and kept: the average, or else the model's own."""
         return (self.model if self.average is None else self.average.module).state_dict()
 
-    def restore_kept(self) -> None:
-        """Give the model the weights of its best epoch if they were kept, or else of the last."""
+    def end_phase(self) -> None:
+        """Give the model the weights of its best epoch if they were kept, or else of the last.
+
+        A later phase starts from them; its first step replaces the average.
+        """
         self.model.load_state_dict(self.best_weights or self.kept_weights())
+        self.best_accuracy, self.best_weights = -math.inf, {}
 
 
 @dataclass(frozen=True, kw_only=True)

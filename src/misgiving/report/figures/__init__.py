@@ -14,6 +14,7 @@ COLOURS = {
     "vanilla": "#7a7a7a",
     "mse": "#e69f00",
     "detached": "#009e73",
+    "posthoc": "#6b4c9a",
     "proposed": "#0072b2",
     "proposed_halves": "#d55e00",
     "proposed_sum": "#f0e442",
