@@ -151,6 +151,29 @@ def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run
     assert len({of["fingerprint"] for of in calibrations}) == 3  # of different halves
 
 
+def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_folder, tmp_path):
+    from misgiving.data.datasets import load_dataset
+
+    digits = load_dataset("digits")
+    lines = ["path,label,patient"]
+    for row in range(300, 600):
+        Image.fromarray(digits.images.read(row).image).save(tmp_path / f"{row}.png")
+        lines.append(f"{row}.png,{digits.labels[row]},p{row // 3}")
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    code, _, error = misgiving(
+        "calibrate", run_folder, f"table:{tmp_path / 't.csv'}", "--max-error", "0.3",
+        "--training-data", "digits", "--device", "cpu",
+    )  # fmt: skip
+    assert code == 0, error
+    assert "unit: patient (column patient)." in error
+    assert "For one image of each patient, drawn from the population" in error
+    policy = json.loads((run_folder / "policy" / "policy.json").read_text())
+    cases = json.loads((run_folder / "policy" / "cases.json").read_text())
+    assert policy["unit"] == "patient"
+    assert cases["group_columns"] == ["patient"]
+    assert policy["certificate"]["cases"] == len(set(cases["calibration"]["groups"])) <= 50
+
+
 def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
     (with_policy / "policy" / "policy.json").write_text("{")
     code, _, error = misgiving(

@@ -40,7 +40,7 @@ def test_groups_without_pairs_stay_as_they_are():
         (["patient", "lesion"], ["p,1", ",1", "q,2"], [0, 0, 1]),  # the lesion tells the patient
         (["group", "patient"], ["g,p", "h,p", "k,q"], [0, 0, 1]),  # a group finer than patients
         (["group", "patient"], ["g,p", "g,q", "h,r"], [0, 0, 1]),  # a group of patients
-        (["patient", "lesion"], ["7,8", "8,7", ",9"], [0, 1, 2]),  # a patient is not a lesion
+        (["patient", "lesion"], ["7,8", ",7", "8,9"], [0, 1, 2]),  # a patient is not a lesion
         (["patient", "lesion"], [",", ",", "p,"], [0, 1, 2]),
     ],
 )

@@ -4,15 +4,19 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import Data, command
+from misgiving.cli.options import Data, Fields, Values, command
 from misgiving.cli.progress import say, show_table
 from misgiving.deferral.targets import Targets
+
+PLANNED = Fields(
+    Targets, ("max_error", "confidence", "class_max_miss", "max_ood_false_alarms", "simultaneous")
+)
 
 
 @command
 def plan(
     data: Data,
-    targets: Targets,
+    targets: Annotated[Values, PLANNED],
     seed: Annotated[int, typer.Option(help="Seed of the split, as in `train`.")] = 0,
 ) -> None:
     """Say before training what a calibration set of DATA can certify.
@@ -26,7 +30,7 @@ def plan(
     """
     from misgiving.workflows.plan import plan_data
 
-    found = plan_data(data, targets, seed=seed)
+    found = plan_data(data, Targets(**targets), seed=seed)
     for sentence in found.summary:
         say(sentence)
     show_table(("class", "images", "cases"), found.classes, title="calibration set")

@@ -50,8 +50,8 @@ def train(
     """Train a classifier together with its loss estimator.
 
     Splits DATA by group into a training, a tuning, a calibration and a test set, or with
-    `--recipe paper` at random into a training and a validation set; trains; and writes the folder
-    RUN:
+    `--recipe paper` at random into a training and a validation set; says what the calibration set
+    can certify (`plan` says more); trains; and writes the folder RUN:
     `model.safetensors`, `config.json`, `split.csv` (the set of every image, and the other sets that
     hold its group or a copy of it) and `history.csv` (losses, accuracy and rank correlation of
     predicted and true losses, per epoch and set).

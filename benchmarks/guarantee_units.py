@@ -1,0 +1,260 @@
+"""Measure what becomes of a guarantee when its unit is not what is independent, or not what counts.
+
+    python benchmarks/guarantee_units.py [--draws 2000] [--out TABLE.md]
+
+*Patients.* Each simulated patient has 6 to 20 lesions and an effect that these share: it is added
+to the log-odds of every error. All lesions of some patients are calibration cases. The policy is
+certified by the library's own code, with the lesion as the unit (every lesion counts as a case) and
+with the patient as the unit (one lesion of each counts), and compared with the population.
+
+*Photographs.* Each simulated lesion has a difficulty, and more photographs the more difficult it is
+(base errors are by photograph). One photograph of each lesion is a calibration case, and the policy
+is compared with the population by lesion, as is certified, and by photograph.
+
+Prints two Markdown tables; the same seed gives the same tables.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from guarantee import DRAWS, TUNES
+from jaxtyping import Float, Int
+from scipy.optimize import brentq
+from scipy.special import expit, ndtri
+
+from misgiving.deferral.scored_cases import ScoredCases
+from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.files import write_text
+
+GROUPS = 4000
+LESIONS = (6, 20)
+MEAN_LESIONS = 13
+EFFECTS = (0.0, 0.5, 1.0, 2.0)  # standard deviation of the patients' log-odds
+BASE_ERRORS = (0.1, 0.3)
+ERRORS = (0.05, 0.1, 0.2)
+PATIENTS = (50, 200)
+SLOPE = 1.5  # of the log-odds of an error in the score, or in the difficulty
+REPEATS = (0.0, 0.25, 0.5, 1.0)  # slope of the log of further photographs in the difficulty
+PHOTOGRAPHED = 1000  # lesions in a calibration set
+MOST_PHOTOGRAPHS = 10
+
+Positions = Int[np.ndarray, "sets n"]
+
+
+@dataclass(frozen=True)
+class Population:
+    """All cases of a simulated population, with those of one group in a row."""
+
+    cases: ScoredCases
+    groups: Int[np.ndarray, " n"]
+
+    def one_of_each(self, sets: int, groups: int, random: np.random.Generator) -> Positions:
+        """Draw groups with replacement, and one case of each."""
+        starts, sizes = self._extents()
+        drawn = random.integers(len(starts), size=(sets, groups))
+        return np.asarray(starts[drawn] + random.integers(sizes[drawn]))
+
+    def whole_groups(self, sets: int, groups: int, random: np.random.Generator) -> Positions:
+        """Draw groups with replacement and take all their cases, as many in every set."""
+        starts, sizes = self._extents()
+        drawn = random.integers(len(starts), size=(sets, 2 * groups))
+        each = [
+            np.concatenate([np.arange(starts[one], starts[one] + sizes[one]) for one in row])
+            for row in drawn
+        ]
+        return np.stack([row[: MEAN_LESIONS * groups] for row in each])
+
+    def errors(
+        self, thresholds: Float[np.ndarray, " t"], weights: Float[np.ndarray, " n"]
+    ) -> Float[np.ndarray, " t"]:
+        """Share of wrong answers among the accepted ones, at each threshold."""
+        accepted = self.cases.scores >= thresholds[:, None]
+        wrong = (accepted & self.cases.wrong) @ weights
+        return np.asarray(wrong / np.maximum(accepted @ weights, 1e-12))
+
+    @property
+    def by_group(self) -> Float[np.ndarray, " n"]:
+        """Weights with which all groups count alike."""
+        sizes = np.bincount(self.groups)
+        return np.asarray(1 / (sizes[self.groups] * len(sizes)))
+
+    @property
+    def by_case(self) -> Float[np.ndarray, " n"]:
+        """Weights with which all cases count alike."""
+        return np.full(len(self.groups), 1 / len(self.groups))
+
+    def _extents(self) -> tuple[Int[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
+        sizes = np.bincount(self.groups)
+        return np.cumsum(sizes) - sizes, sizes
+
+
+class Certified(NamedTuple):
+    """Of each draw: the true errors of its policy by two weightings, and whether it has any."""
+
+    by_group: Float[np.ndarray, " draws"]
+    by_case: Float[np.ndarray, " draws"]
+    accepting: Float[np.ndarray, " draws"]
+    coverage: Float[np.ndarray, " draws"]
+
+
+def main() -> None:
+    """Print the tables, or write them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--draws", type=int, default=DRAWS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, help="write the tables here")
+    asked = parser.parse_args()
+    text = "\n".join((patients_table(asked), photographs_table(asked)))
+    print(text)
+    if asked.out:
+        write_text(asked.out, text)
+
+
+def patients(effect: float, base: float, random: np.random.Generator) -> Population:
+    """Lesions of patients whose errors share an effect."""
+    groups = np.repeat(np.arange(GROUPS), random.integers(LESIONS[0], LESIONS[1] + 1, GROUPS))
+    ranks = random.random(len(groups))
+    shared = effect * random.normal(size=GROUPS)[groups]
+    return _population(ranks, shared - SLOPE * ndtri(ranks), base, groups, random)
+
+
+def photographs(repeats: float, base: float, random: np.random.Generator) -> Population:
+    """Photographs of lesions, more of them where a lesion is more difficult."""
+    difficulty = random.normal(size=5 * GROUPS)
+    further = random.poisson(np.exp(repeats * difficulty))
+    groups = np.repeat(np.arange(5 * GROUPS), 1 + np.minimum(further, MOST_PHOTOGRAPHS - 1))
+    seen = difficulty[groups] + 0.5 * random.normal(size=len(groups))
+    return _population(-seen, SLOPE * difficulty[groups], base, groups, random)
+
+
+def _population(
+    scores: Float[np.ndarray, " n"],
+    log_odds: Float[np.ndarray, " n"],
+    base: float,
+    groups: Int[np.ndarray, " n"],
+    random: np.random.Generator,
+) -> Population:
+    offset: float = brentq(lambda offset: expit(offset + log_odds).mean() - base, -20, 20)
+    wrong = random.random(len(groups)) < expit(offset + log_odds)
+    labels = np.zeros(len(groups), dtype=np.int64)
+    return Population(ScoredCases(scores=scores, wrong=wrong, labels=labels), groups)
+
+
+def certify(
+    population: Population,
+    tuning: Positions,
+    calibration: Positions,
+    target: float,
+) -> Certified:
+    """Certify calibration sets, a share of them with each tuning set."""
+    parts = []
+    for tune, chosen in zip(tuning, np.split(calibration, len(tuning)), strict=True):
+        plan = CertificationPlan.from_tuning(
+            population.cases[tune],
+            Targets(max_error=target),
+            classes=("all",),
+            cases=chosen.shape[1],
+        )
+        position = plan.loosest_certified(plan.count(population.cases[chosen]))
+        coverage = (population.cases.scores >= plan.thresholds[:, None]).mean(axis=1)
+        errors = (
+            population.errors(plan.thresholds, weights)
+            for weights in (population.by_group, population.by_case)
+        )
+        accepting = position >= 0
+        values = (np.where(accepting, of[position], 0.0) for of in (*errors, coverage))
+        by_group, by_case, covered = values
+        parts.append(Certified(by_group, by_case, accepting.astype(float), covered))
+    return Certified(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def patients_table(asked: argparse.Namespace) -> str:
+    """Share of draws whose policy misses its target, by the unit of the guarantee."""
+    rows = []
+    for effect in EFFECTS:
+        for base in BASE_ERRORS:
+            random = np.random.default_rng([asked.seed, round(10 * effect), round(10 * base)])
+            population = patients(effect, base, random)
+            for count in PATIENTS:
+                draw = population.whole_groups
+                sets = draw(TUNES, count, random), draw(asked.draws, count, random)
+                draw = population.one_of_each
+                ones = draw(TUNES, count, random), draw(asked.draws, count, random)
+                for target in ERRORS:
+                    by_lesion = certify(population, *sets, target)
+                    by_patient = certify(population, *ones, target)
+                    rows.append(
+                        (
+                            f"{effect:g}",
+                            f"{base:g}",
+                            f"{count} ({MEAN_LESIONS * count})",
+                            f"{target:g}",
+                            *_cells(by_lesion.by_case, target, by_lesion),
+                            *_cells(by_patient.by_group, target, by_patient),
+                        )
+                    )
+    header = (
+        "patient effect",
+        "base error",
+        "patients (lesions)",
+        "target",
+        *(f"{what}, {unit}" for unit in ("lesion", "patient") for what in ("missed", "coverage")),
+    )
+    return _markdown(header, rows)
+
+
+def photographs_table(asked: argparse.Namespace) -> str:
+    """Errors by lesion, as certified, and by photograph."""
+    rows = []
+    for repeats in REPEATS:
+        for base in BASE_ERRORS:
+            random = np.random.default_rng([asked.seed, round(100 * repeats), round(10 * base), 1])
+            population = photographs(repeats, base, random)
+            for target in ERRORS:
+                found = certify(
+                    population,
+                    population.one_of_each(TUNES, PHOTOGRAPHED, random),
+                    population.one_of_each(asked.draws, PHOTOGRAPHED, random),
+                    target,
+                )
+                kept = found.accepting > 0
+                means = [of[kept].mean() for of in (found.by_group, found.by_case)]
+                rows.append(
+                    (
+                        f"{repeats:g}",
+                        f"{len(population.groups) / (5 * GROUPS):.2f}",
+                        f"{base:g}",
+                        f"{target:g}",
+                        *(f"{mean:.4f}" for mean in means),
+                        *(
+                            f"{np.mean(of > target + 1e-9):.3f}"
+                            for of in (found.by_group, found.by_case)
+                        ),
+                    )
+                )
+    header = (
+        "more photographs by difficulty",
+        "photographs per lesion",
+        "base error",
+        "target",
+        *(f"{what} by {unit}" for what in ("error", "missed") for unit in ("lesion", "photograph")),
+    )
+    return _markdown(header, rows)
+
+
+def _cells(errors: Float[np.ndarray, " draws"], target: float, found: Certified) -> tuple[str, str]:
+    return f"{np.mean(errors > target + 1e-9):.3f}", f"{found.coverage.mean():.2f}"
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines: Iterator[Sequence[str]] = iter([header, ["---"] * len(header), *rows])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
