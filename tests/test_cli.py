@@ -12,7 +12,10 @@ from PIL import Image
 
 from misgiving import cli
 
-QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+QUICK = [
+    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
+    "--device", "cpu",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -98,14 +101,44 @@ def test_every_option_says_what_it_does(command):
     assert [p.name for p in parameters if not getattr(p, "help", None)] == []
 
 
-def test_the_defaults_of_train_are_the_papers():
+def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     from typer.main import get_command
 
-    from misgiving.training.config import TrainingConfig
+    texts = {p.name: p.help for p in get_command(cli.app).commands["train"].params}
+    assert texts["epochs"].endswith("Default: 30 (paper: 50).")
+    assert texts["margin"].endswith("Default: 1.0.")
+    assert texts["split"].endswith("Default: grouped (paper: paper).")
+    assert texts["augment"].endswith("Default: yes.")
+    assert texts["crop"].endswith("Default: 1.0.")
 
-    parameters = {p.name: p.default for p in get_command(cli.app).commands["train"].params}
-    for name, value in TrainingConfig().to_dict().items():
-        assert parameters[name] == value, name
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ([], {"optimizer": "adamw", "schedule": "cosine", "class_weights": "none"}),
+        (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
+        (["--recipe", "modern", "--optimizer", "adam"], {"optimizer": "adam", "warmup": 0.08}),
+        (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
+    ],
+)
+def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
+    from misgiving.workflows import train as workflow
+
+    class Stop(Exception):
+        pass
+
+    found = {}
+
+    def prepare(data, **configurations):
+        found.update(configurations)
+        raise Stop
+
+    monkeypatch.setattr(workflow, "prepare_training", prepare)
+    with pytest.raises(Stop):
+        misgiving("train", "digits", "--out", "run", *options)
+    training = found["training"].to_dict()
+    assert {name: training[name] for name in wanted} == wanted
+    assert found["images"].split == ("paper" if "paper" in options else "grouped")
 
 
 def test_training_writes_a_run(run_folder):

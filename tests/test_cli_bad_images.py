@@ -12,7 +12,10 @@ from PIL import Image
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.train import prepare_training, train_run
 
-QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+QUICK = [
+    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
+    "--device", "cpu",
+]  # fmt: skip
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]
 BAD = {"blue/3.png": b"", "blue/8.png": b"not an image", "red/2.png": b"\x89PNG\r\n\x1a\ncut"}
 

@@ -19,7 +19,10 @@ from misgiving.files import disk_errors
 from misgiving.workflows import predict
 from misgiving.workflows import train as runs
 
-QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+QUICK = [
+    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
+    "--device", "cpu",
+]  # fmt: skip
 TRAIN = [*QUICK, "--image-size", "16", "--validation-share", "0.5"]
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has a total of 79 GiB"
 

@@ -14,7 +14,10 @@ from misgiving.errors import DataError
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
 
-QUICK = ["--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1", "--device", "cpu"]
+QUICK = [
+    "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",
+    "--device", "cpu",
+]  # fmt: skip
 
 
 class Mark:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -46,11 +46,13 @@ class Fields:
         config: The dataclass.
         names: Names of the fields; every `option` if empty.
         optional: Hand over only what is given, whatever the defaults of the fields.
+        defaults: Configurations by name, whose values the help gives as defaults.
     """
 
     config: type
     names: tuple[str, ...] = ()
     optional: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Field[Any]]:
         for one in fields(self.config):
@@ -70,7 +72,7 @@ class _Group(NamedTuple):
     wanted: Sequence[Fields]
 
     def parameters(self) -> list[Parameter]:
-        return [_parameter(one, fields.optional) for fields in self.wanted for one in fields]
+        return [_parameter(one, fields) for fields in self.wanted for one in fields]
 
     def fill(self, given: Values) -> Any:
         """Take the values of these options out of `given`, and make the parameter's value."""
@@ -113,10 +115,10 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _parameter(one: Field[Any], optional: bool) -> Parameter:
+def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
     """The parameter of which typer makes the option of a field."""
     kind, flag = without_none(one.type), one.metadata["flag"]
-    default = None if optional or one.default_factory is not MISSING else one.default
+    default = None if wanted.optional or one.default_factory is not MISSING else one.default
     if get_origin(kind) is tuple:
         kind, default = str, ",".join(map(str, default)) if isinstance(default, tuple) else default
     elif get_origin(kind) is Mapping:
@@ -125,7 +127,7 @@ def _parameter(one: Field[Any], optional: bool) -> Parameter:
         flag = f"--{one.name.replace('_', '-')}"  # without a --no-... beside it
     made = typer.Option(
         *filter(None, [flag]),
-        help=one.metadata["text"],
+        help=one.metadata["text"] + _defaults_of(one.name, wanted.defaults),
         rich_help_panel=one.metadata["panel"],
         metavar=one.metadata["metavar"],
     )
@@ -135,6 +137,22 @@ def _parameter(one: Field[Any], optional: bool) -> Parameter:
         default=Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind | None if default is None else kind, made],
     )
+
+
+def _defaults_of(name: str, configurations: Mapping[str, Any]) -> str:
+    """Sentence on the default of a field: the first configuration's, and those that differ."""
+    words = {True: "yes", False: "no"}
+    values = {key: getattr(one, name) for key, one in configurations.items()}
+    texts = {
+        key: words[value] if isinstance(value, bool) else str(value)
+        for key, value in values.items()
+        if value is not None
+    }
+    if not texts:
+        return ""
+    first, *others = texts.items()
+    different = [f"{key}: {text}" for key, text in others if text != first[1]]
+    return f" Default: {first[1]}" + (f" ({', '.join(different)})." if different else ".")
 
 
 def _value(one: Field[Any], given: Any) -> Any:

@@ -18,14 +18,21 @@ from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.recipes import RECIPES, RecipeName
 
+DEFAULTS = {name: recipe.configure() for name, recipe in RECIPES.items()}
+IMAGES = Fields(DataConfig, optional=True, defaults={k: v.images for k, v in DEFAULTS.items()})
+NETWORK = Fields(ModelConfig, optional=True, defaults={k: v.model for k, v in DEFAULTS.items()})
+TRAINING = Fields(
+    TrainingConfig, optional=True, defaults={k: v.training for k, v in DEFAULTS.items()}
+)
+
 
 @command
 def train(
     data: Data,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
-    images: Annotated[Values, Fields(DataConfig, optional=True)],
-    network: Annotated[Values, Fields(ModelConfig, optional=True)],
-    training: Annotated[Values, Fields(TrainingConfig, optional=True)],
+    images: Annotated[Values, IMAGES],
+    network: Annotated[Values, NETWORK],
+    training: Annotated[Values, TRAINING],
     recipe: Annotated[
         RecipeName,
         typer.Option(
@@ -61,15 +68,16 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
-    from misgiving.data.splits import leakage_of
-    from misgiving.workflows.plan import training_outlook
-    from misgiving.workflows.train import prepare_training, split_of, train_run
-
-    _refuse_existing(out, overwrite)
     if model is not None:
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
+    _refuse_existing(out, overwrite)
+
+    from misgiving.data.splits import leakage_of
+    from misgiving.workflows.plan import training_outlook
+    from misgiving.workflows.train import prepare_training, split_of, train_run
+
     with progress_bars() as progress:
         setup = prepare_training(
             data,

@@ -1,14 +1,19 @@
-"""Rules that name the class of an image, chosen before a policy is calibrated."""
+"""Rules that name the class of an image, chosen before a policy is calibrated.
 
+The command line reads its options from here, so NumPy is imported only where it is used.
+"""
+
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import numpy as np
-from jaxtyping import Bool, Float, Int
+from typing import TYPE_CHECKING, Literal
 
 from misgiving.configuration import option, require, require_choices
 from misgiving.errors import UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Bool, Float, Int
 
 RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 
@@ -47,14 +52,14 @@ class DecisionRule:
                 f"`costs` are for `rule` 'costs', got {self.rule!r}; give both or neither"
             )
         for name, cost in self.costs.items():
-            if not 0 < cost < np.inf:
+            if not 0 < cost < math.inf:
                 raise UsageError(f"`costs` of {name} must be positive, got {cost}")
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
 
     def class_weights(
-        self, classes: Sequence[str], labels: Int[np.ndarray, " n"]
-    ) -> Float[np.ndarray, " classes"] | None:
+        self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
+    ) -> "Float[np.ndarray, ' classes'] | None":
         """Factor of each class's probability: the class with the largest product is named.
 
         The expected cost of naming class j is the sum of c_k p_k over the other classes k, which is
@@ -67,6 +72,8 @@ class DecisionRule:
         Returns:
             None for the rule `logits`, which uses no probability.
         """
+        import numpy as np
+
         if unknown := sorted(self.costs.keys() - set(classes)):
             raise UsageError(
                 f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
@@ -79,14 +86,16 @@ class DecisionRule:
 
     def acceptable(
         self,
-        errors: Float[np.ndarray, " n"],
-        probabilities: Float[np.ndarray, "n classes"],
-        named: Int[np.ndarray, " n"],
-    ) -> Bool[np.ndarray, " n"]:
+        errors: "Float[np.ndarray, ' n']",
+        probabilities: "Float[np.ndarray, 'n classes']",
+        named: "Int[np.ndarray, ' n']",
+    ) -> "Bool[np.ndarray, ' n']":
         """Mark the answers that can be accepted: their error probability is not too high.
 
         Nor may another class have a higher probability, unless the rule weighs classes.
         """
+        import numpy as np
+
         of_named = np.take_along_axis(probabilities, named[:, None], axis=1)[:, 0]
         unsurpassed = probabilities.max(axis=1) <= of_named
         if self.rule in ("balanced", "costs"):

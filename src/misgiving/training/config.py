@@ -20,11 +20,11 @@ class DataConfig:
     )
     crop: float | None = option(
         None,
-        "Share of both sides that the centre crop keeps. Default: 0.85; digits: 1.",
+        "Share of both sides that the centre crop keeps. Recipe paper: 0.85; digits: 1.",
         panel="Data",
     )
     color_constancy: Literal["shades_of_gray", "gray_world", "none"] | None = option(
-        None, "Colour correction. Default: shades_of_gray; digits: none.", panel="Data"
+        None, "Colour correction. Recipe paper: shades_of_gray; digits: none.", panel="Data"
     )
     augment: bool = option(
         True, "Augment by flips, colour jitter, rotation and translation.", panel="Data"
@@ -166,8 +166,8 @@ class TrainingConfig:
         "Reduce the learning rate by steps, or along a cosine from its initial value to zero.",
         panel="Optimisation",
     )
-    warmup_epochs: int = option(
-        0, "Epochs in which the learning rate rises from zero.", panel="Optimisation"
+    warmup: float = option(
+        0.0, "Share of the steps in which the learning rate rises from zero.", panel="Optimisation"
     )
     decay_every: int = option(
         10, "Epochs between reductions of the learning rate by steps.", panel="Optimisation"
@@ -236,10 +236,8 @@ class TrainingConfig:
         for name in ("weight_decay", "auxiliary_weight", "margin"):
             require(self, name, 0 <= getattr(self, name) <= LARGEST, "be from 0 to 1e30")
         require(self, "seed", 0 <= self.seed < 2**32, "be from 0 to 2**32 - 1")
-        for name in ("beta1", "average_decay"):
+        for name in ("beta1", "average_decay", "warmup"):
             require(self, name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
-        rises = 0 <= self.warmup_epochs < self.epochs
-        require(self, "warmup_epochs", rises, f"be at least 0 and below the {self.epochs} epochs")
         require(self, "joint_epochs", (self.joint_epochs or 0) >= 0, "not be negative")
         if self.posthoc:
             require(self, "auxiliary", self.estimates_losses, "train a loss estimator in `posthoc`")

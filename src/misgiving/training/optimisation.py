@@ -40,7 +40,8 @@ def _groups(module: nn.Module, config: TrainingConfig) -> list[dict[str, Any]]:
 
 def schedule_of(optimizer: Optimizer, config: TrainingConfig, steps: int) -> Scheduler:
     """The learning rate at each step; an epoch has so many `steps`."""
-    settings: dict[str, Any] = {"t_in_epochs": False, "warmup_t": config.warmup_epochs * steps}
+    warmup = int(config.warmup * config.epochs * steps)
+    settings: dict[str, Any] = {"t_in_epochs": False, "warmup_t": warmup}
     if config.schedule == "cosine":
         return CosineLRScheduler(optimizer, t_initial=config.epochs * steps, **settings)
     return StepLRScheduler(

@@ -25,7 +25,10 @@ class Recipe(NamedTuple):
     training: Mapping[str, Any] = {}
 
     def configure(
-        self, images: Mapping[str, Any], model: Mapping[str, Any], training: Mapping[str, Any]
+        self,
+        images: Mapping[str, Any] = {},
+        model: Mapping[str, Any] = {},
+        training: Mapping[str, Any] = {},
     ) -> TrainingConfigs:
         """The configurations of this recipe, with the given settings in place of its own."""
         return TrainingConfigs(
@@ -37,7 +40,6 @@ class Recipe(NamedTuple):
 
 RECIPES: Registry[Recipe] = Registry(
     "recipe",
-    paper=Recipe(),
     modern=Recipe(
         images={"color_constancy": "none", "crop": 1.0, "split": "grouped"},
         model={"backbone": "tf_efficientnet_lite0", "dropout": 0.2},
@@ -46,7 +48,7 @@ RECIPES: Registry[Recipe] = Registry(
             "weight_decay": 0.05,
             "learning_rate": 1e-3,
             "schedule": "cosine",
-            "warmup_epochs": 1,
+            "warmup": 0.08,
             "average_decay": 0.999,
             "epochs": 30,
             "batch_size": 32,
@@ -56,5 +58,6 @@ RECIPES: Registry[Recipe] = Registry(
             "estimator_rate": 10.0,
         },
     ),
+    paper=Recipe(),
 )
 """`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`."""
