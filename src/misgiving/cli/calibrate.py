@@ -4,6 +4,7 @@ from typing import Annotated, Literal, get_args
 
 import typer
 
+from misgiving.cli.failures import options_of, with_options
 from misgiving.cli.options import BadImages, Cache, Data, Device, RunFolder, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
@@ -19,6 +20,7 @@ OodDetector = Literal[
 
 @command
 def calibrate(
+    context: typer.Context,
     run: RunFolder,
     data: Data,
     targets: Targets,
@@ -79,5 +81,5 @@ def calibrate(
             **settings,
         )
     for sentence in result.summary:
-        say(sentence)
+        say(with_options(sentence, options_of(context)))
     say(f"wrote {run / POLICY_FOLDER}")

@@ -95,16 +95,20 @@ def show_failure(failure: Failure) -> None:
 @contextmanager
 def naming_options(context: Any) -> Iterator[None]:
     """Let explained failures name the options of a command instead of parameters of the library."""
-    options = {
+    try:
+        yield
+    except ExplainedError as error:
+        error.args = (with_options(str(error), options_of(context)),)
+        raise
+
+
+def options_of(context: Any) -> dict[str, list[str]]:
+    """The flags of a command's options by parameter."""
+    return {
         one.name or "": [*one.opts, *one.secondary_opts]
         for one in context.command.params
         if one.param_type_name == "option"
     }
-    try:
-        yield
-    except ExplainedError as error:
-        error.args = (with_options(str(error), options),)
-        raise
 
 
 def with_options(message: str, options: Mapping[str, Sequence[str]]) -> str:

@@ -90,12 +90,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     A parameter whose type is a dataclass becomes one option for each field that is an `option`, and
     receives the filled dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
-    dictionary. Failures name the command's own options where the library names parameters.
+    dictionary; one of type `typer.Context` receives the command's context. Failures name the command's own options where the library names parameters.
     """
     groups: dict[str, _Group] = {}
+    context_name = None
     parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in signature(function, eval_str=True).parameters.values():
         kind = parameter.annotation
+        if kind is typer.Context:
+            context_name = parameter.name
+            continue
         wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
         if wanted or is_dataclass(kind):
             group = _Group(dict, wanted) if wanted else _Group(kind, [Fields(kind)])
@@ -108,6 +112,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(context: Any, **given: Any) -> None:
         with naming_options(context):
             filled = {name: group.fill(given) for name, group in groups.items()}
+            if context_name is not None:
+                filled[context_name] = context
             function(**filled, **given)
 
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]

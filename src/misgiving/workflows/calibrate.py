@@ -197,11 +197,11 @@ def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
         named = cross_fitted({}, tune.logits, tune.labels, np.array(tune.groups), weigh).named
         found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
         shares = (
-            f"{name} {share:.0%}"
+            f"{name}: {100 * share:.0f} %"
             for name, share in zip(tune.classes, found, strict=True)
             if not np.isnan(share)
         )
-        sentences.append(f"{rule.rule}: {', '.join(shares)}")
+        sentences.append(f"  {rule.rule}: {', '.join(shares)}")
     return sentences
 
 
