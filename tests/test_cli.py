@@ -129,7 +129,7 @@ def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, op
 
     found = {}
 
-    def prepare(data, **configurations):
+    def prepare(_, **configurations):
         found.update(configurations)
         raise Stop
 

@@ -5,7 +5,16 @@ from typing import Annotated, Literal, get_args
 import typer
 
 from misgiving.cli.failures import options_of, with_options
-from misgiving.cli.options import BadImages, Cache, Data, Device, RunFolder, Values, command
+from misgiving.cli.options import (
+    BadImages,
+    Cache,
+    Context,
+    Data,
+    Device,
+    RunFolder,
+    Values,
+    command,
+)
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
 from misgiving.decisions.rules import DecisionRule
@@ -20,7 +29,7 @@ OodDetector = Literal[
 
 @command
 def calibrate(
-    context: typer.Context,
+    context: Context,
     run: RunFolder,
     data: Data,
     targets: Targets,

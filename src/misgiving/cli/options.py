@@ -27,6 +27,7 @@ Data = Annotated[
         "official layouts) or `medmnist:FILE.npz`.",
     ),
 ]
+Context = Annotated[Any, typer.Context]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 Cache = Annotated[
     Path | None,
@@ -90,14 +91,15 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     A parameter whose type is a dataclass becomes one option for each field that is an `option`, and
     receives the filled dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
-    dictionary; one of type `typer.Context` receives the command's context. Failures name the command's own options where the library names parameters.
+    dictionary; one of type `Context` receives the command's context. Failures name the command's
+    own options where the library names parameters.
     """
     groups: dict[str, _Group] = {}
     context_name = None
     parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in signature(function, eval_str=True).parameters.values():
         kind = parameter.annotation
-        if kind is typer.Context:
+        if kind == Context:
             context_name = parameter.name
             continue
         wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
