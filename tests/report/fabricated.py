@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.metrics.trials import t_interval
 from misgiving.results.formats import write_document, write_table
 from misgiving.results.schema import (
     Confusion,
@@ -20,6 +21,7 @@ from misgiving.results.schema import (
     SetFacts,
     Settings,
     SplitLeakage,
+    SplitSize,
     Unit,
 )
 from misgiving.training.config import ModelConfig, TrainingConfig
@@ -60,7 +62,10 @@ SETTINGS = Settings(
     monitored_set="validation",
     tuning_set="validation",
     measured_set="validation",
-    sizes=(),
+    sizes=(
+        SplitSize("generalization", 230, 150, 80),
+        SplitSize("ood_detection", 230, 150, 80),
+    ),
     odin=OdinGrid(
         tuning_set="histology",
         temperatures=(1.0, 2.0, 5.0, 10.0, 100.0, 1000.0),
@@ -156,7 +161,10 @@ def synthetic_results():
 
 
 def synthetic_intervals(results):
-    """Plausible ones: the mean over trials, give or take; none for a set cut from one picture."""
+    """Plausible ones: the mean over trials, give or take; none for a set cut from one picture.
+
+    Those over trials are of the differences of these rows.
+    """
     cells = {}
     for row in results:
         if row.metric not in ("temperature", "epsilon"):
@@ -170,10 +178,15 @@ def synthetic_intervals(results):
             estimate = means[model] - means.get(baseline, 0.0)
             half = 0.08 if dataset == "boxes" else 0.025
             bounds = (estimate - half, estimate + half)
+            others = models.get(baseline, [0.0] * len(models[model]))
+            if len(others) != len(models[model]):  # a trial of one diverged
+                continue
+            values = np.array(models[model]) - others
+            over_trials = t_interval(values, split_ratio=80 / 150)[1:]
             yield ResultInterval(
                 experiment, model, baseline, dataset, detector, metric, estimate,
                 *((None, None) if dataset == "clinical_skin" else bounds),
-                n=230, trials=3, tuned=dataset == "histology",
+                230, 3, dataset == "histology", *over_trials,
             )  # fmt: skip
 
 

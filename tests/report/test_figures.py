@@ -53,7 +53,18 @@ def test_a_curve_is_mean_and_range_over_trials_in_order_of_epochs(histories):
     for index, epoch in enumerate(range(1, 13)):
         values = [row.auxiliary_loss for row in rows if row.epoch == epoch]
         expected = (epoch, sum(values) / len(values), min(values), max(values))
-        assert [column[index] for column in found] == pytest.approx(expected)
+        assert [column[index] for column in found[:4]] == pytest.approx(expected)
+
+
+def test_every_trial_has_its_dot_at_the_last_epoch(histories):
+    axes = panels(learning_figure(histories))["accuracy"]
+    dots = {line.get_color(): line for line in axes.lines if line.get_marker() == "o"}
+    for model, colour in COLOURS.items():
+        last = select(histories, model=model, set="validation", epoch=12)
+        if last:
+            expected = [100 * row.accuracy for row in last]
+            assert dots[colour].get_ydata() == pytest.approx(expected)
+            assert set(dots[colour].get_xdata()) == {12}
 
 
 def test_a_quantity_that_was_never_measured_has_no_curve(histories):

@@ -15,7 +15,7 @@ from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import draw_figures, render_page
 from misgiving.report.views.detection import chosen_table, detector_tables
 from misgiving.report.views.models import error_detection_table
-from misgiving.results.schema import RiskPoint
+from misgiving.results.schema import Result, RiskPoint
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,8 @@ def test_every_model_is_counted_under_its_effect():
     rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("aurc", -0.03, -0.01, model="mse")]
     said = error_detection_sentences(rows, measured="test")[0]
     assert said.endswith(
-        "Over all models: AURC better than MSP's in 1 (mse), worse in 1 (proposed)."
+        "Over all models: AURC better than MSP's in 1 (mse), worse in 1 (proposed) "
+        "(given these trained models, unadjusted)."
     )
 
 
@@ -139,6 +140,17 @@ def test_risks_are_drawn_in_percent_in_the_order_of_coverage():
     line = lines_of(risk_figure(rows).axes[0])["MSP"]
     assert line.get_xdata()[0] == pytest.approx(5)
     assert line.get_ydata()[-1] == pytest.approx(20)
+
+
+def test_every_trial_has_its_dot_at_80_percent_accepted():
+    rows = select(risk_points(), model="mse", detector="msp")
+    where = ("mse", "validation", "msp", "risk_at_coverage/0.8")
+    values = (0.11, 0.12, 0.13)
+    trials = [Result("generalization", trial, *where, v) for trial, v in enumerate(values)]
+    trials += [row._replace(metric="risk_at_coverage/0.5") for row in trials]
+    (dots,) = [line for line in risk_figure(rows, trials).axes[0].lines if line.get_marker() == "o"]
+    assert list(dots.get_xdata()) == [80, 80, 80]
+    assert dots.get_ydata() == pytest.approx([11, 12, 13])
 
 
 def test_a_curve_without_an_interval_is_drawn_without_a_band():

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 from tiny import TINY
 
 from misgiving.metrics.ood import ood_metrics
+from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import load_scores
@@ -200,7 +202,8 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduc
 
 
 def test_a_difference_has_a_t_interval_over_trials_that_redraw_the_split(reproduction):
-    wanted = {"experiment": "generalization", "metric": "balanced_accuracy", "detector": ""}
+    where = {"experiment": "ood_detection", "dataset": "boxes", "detector": "odin"}
+    wanted = {**where, "metric": "auroc"}
     results = rows(reproduction / "results.csv")
     values = {
         model: {row["trial"]: float(row["value"]) for row in chosen(results, model=model, **wanted)}
@@ -208,15 +211,34 @@ def test_a_difference_has_a_t_interval_over_trials_that_redraw_the_split(reprodu
     }
     differences = [values["proposed"][trial] - values["vanilla"][trial] for trial in "01"]
     sizes = read_document(reproduction / "settings.json", Settings).sizes
-    (size,) = [one for one in sizes if one.experiment == "generalization"]
+    (size,) = [one for one in sizes if one.experiment == "ood_detection"]
     spread = abs(differences[0] - differences[1]) / 2**0.5  # standard deviation of two values
-    margin = 12.706204736432095 * spread * (1 / 2 + size.measured / size.trained) ** 0.5
+    error = spread * (1 / 2 + size.measured / size.trained) ** 0.5
+    margin = 12.706204736432095 * error
     (row,) = chosen(
         rows(reproduction / "intervals.csv"), model="proposed", baseline="vanilla", **wanted
     )
     assert float(row["trial_lower"]) == pytest.approx(np.mean(differences) - margin)
     assert float(row["trial_upper"]) == pytest.approx(np.mean(differences) + margin)
-    error = margin / 12.706204736432095
     assert float(row["p_value"]) == pytest.approx(
         2 * stats.t.sf(abs(np.mean(differences)) / error, 1)
     )
+
+
+FALLING = ("fpr", "detection_error", "aurc", "augrc", "excess", "balanced_aurc", "risk", "error_a")
+
+
+def test_the_report_lists_every_metric_of_a_claim_that_got_worse(reproduction, tmp_path):
+    page = write_report(shutil.copytree(reproduction, tmp_path / "copy")).read_text("utf-8")
+    harms = page[page.index('id="harms"') : page.index('id="claims"')]
+    listed = re.findall(r'<td class="number">([+\N{MINUS SIGN}][\d.]+)', harms)
+    expected = []
+    paired = rows(reproduction / "intervals.csv")
+    for row in chosen(paired, model="proposed", baseline="vanilla"):
+        claimed = row["experiment"] == "generalization" or row["detector"] in ("odin", "")
+        if claimed and row["lower"] and float(row["lower"]) * float(row["upper"]) > 0:
+            falling = row["metric"].startswith((*FALLING, "ood_share"))
+            if (float(row["lower"]) > 0) == falling:
+                expected.append(abs(float(row["estimate"])))
+    assert expected
+    assert len(listed) == len(expected)

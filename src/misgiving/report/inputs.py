@@ -1,6 +1,7 @@
 """The inputs of the report: a reproduction folder as rows and documents, and their selection."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import NamedTuple
@@ -10,7 +11,14 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.report.published import MAJORITY, MINORITY, READ_OTHERWISE, SETS, paper_set_of, title
+from misgiving.report.published import (
+    MINORITY,
+    READ_OTHERWISE,
+    SETS,
+    claimed_gains,
+    paper_set_of,
+    title,
+)
 from misgiving.report.wording import count
 from misgiving.results.formats import REMEDY, Row, read_document, read_table
 from misgiving.results.schema import (
@@ -77,16 +85,28 @@ class ReportInputs(NamedTuple):
     def claimed_sets(self) -> list[str]:
         """The untuned sets on which the paper's claim about ODIN is judged.
 
-        Beside the paper these are its own and their stand-ins, each once: another reading of one,
-        or a set of the user's own, is measured but is no evidence for or against the paper.
+        Beside the paper these are its own and their stand-ins where it claims a gain, each once:
+        another reading of one, or a set of the user's own, is measured but is no evidence for or
+        against the paper.
         """
-        rows = select(self.intervals, experiment="ood_detection", detector="odin", metric="auroc")
+        rows = select(self.results, experiment="ood_detection", detector="odin", metric="auroc")
         untuned = [name for name in distinct(rows, "dataset") if name not in self.tuned]
         if not self.settings.compares_with_paper:
             return untuned
+        gained = claimed_gains("auroc")
         return [
-            name for name in untuned if name not in READ_OTHERWISE and self.paper_set(name) in SETS
+            name
+            for name in untuned
+            if name not in READ_OTHERWISE and self.paper_set(name) in gained
         ]
+
+    def split_ratio(self, experiment: str) -> float:
+        """Measured images for each training image of an experiment's splits."""
+        of = "ood_detection" if experiment == "new_classes" else experiment  # the same models
+        for size in self.settings.sizes:
+            if size.experiment == of:
+                return size.measured / size.trained
+        raise DataError(f"settings.json has no sizes of {of}; {REMEDY}")
 
     @property
     def minority(self) -> list[str]:
@@ -94,22 +114,8 @@ class ReportInputs(NamedTuple):
         counts = self.settings.class_counts
         known = [name for name in counts if any(counts[name].values())]
         rarest = sorted(known, key=lambda name: sum(counts[name].values()))[:RAREST]
-        return self._paper_classes(MINORITY) or rarest
-
-    @property
-    def majority(self) -> list[str]:
-        """The paper's densely sampled classes that are here."""
-        return self._paper_classes(MAJORITY)
-
-    def _paper_classes(self, wanted: Iterable[str]) -> list[str]:
         names = {SAME_CLASS.get(name.upper(), name.upper()): name for name in self.settings.classes}
-        return [names[name] for name in wanted if name in names]
-
-    @property
-    def measured_images(self) -> dict[str, int]:
-        """Images of each class in the measured set of 4.1."""
-        counts = self.settings.class_counts
-        return {name: sets[self.measured] for name, sets in counts.items() if self.measured in sets}
+        return [names[name] for name in MINORITY if name in names] or rarest
 
     def paper_set(self, dataset: str) -> str:
         """The row of the paper's Table 1 beside which a set is shown; empty for none."""
@@ -184,10 +190,15 @@ def _read_picture(path: Path) -> Picture:
 
 
 def select(rows: Iterable[Row], **wanted: object) -> list[Row]:
-    """The rows whose named fields hold the wanted values."""
-    return [
-        row for row in rows if all(getattr(row, name) == value for name, value in wanted.items())
-    ]
+    """The rows whose named fields hold the wanted values.
+
+    Tables have tens of thousands of rows and a report selects from them thousands of times.
+    """
+    if not wanted:
+        return list(rows)
+    fields, values = attrgetter(*wanted), tuple(wanted.values())
+    expected = values if len(values) > 1 else values[0]
+    return [row for row in rows if fields(row) == expected]
 
 
 def distinct(rows: Iterable[object], field: str) -> list[str]:
@@ -213,6 +224,29 @@ def main_model(models: Sequence[str]) -> str:
 def find(intervals: Iterable[ResultInterval], **wanted: object) -> ResultInterval | None:
     """The first interval with the wanted fields; None where there is none."""
     return next(iter(select(intervals, **wanted)), None)
+
+
+def differences_by_trial(
+    results: Iterable[Result], model: str, baseline: str, *parts: Mapping[str, object]
+) -> dict[int, float]:
+    """Model minus baseline in each trial that has both; of several parts, the mean over them.
+
+    Args:
+        results: Values by trial.
+        model: The model.
+        baseline: The model that it is compared with.
+        parts: Fields by which the rows of each part are found.
+    """
+    known = list(results)
+    of_parts = []
+    for wanted in parts:
+        rows = select(known, **wanted)
+        ours, theirs = (
+            {row.trial: row.value for row in select(rows, model=name)} for name in (model, baseline)
+        )
+        of_parts.append({trial: ours[trial] - theirs[trial] for trial in ours.keys() & theirs})
+    complete = set.intersection(*(set(values) for values in of_parts)) if of_parts else set()
+    return {trial: fmean(values[trial] for values in of_parts) for trial in sorted(complete)}
 
 
 class Spread(NamedTuple):

@@ -23,8 +23,9 @@ from misgiving.report.figures.curves import (
     reliability_figure,
     risk_figure,
 )
-from misgiving.report.findings import Status
-from misgiving.report.findings.claims import claims
+from misgiving.report.findings import GIVEN
+from misgiving.report.findings.claims import ENOUGH_TRIALS, Status, verdicts
+from misgiving.report.findings.collapse import collapse_sentence
 from misgiving.report.findings.detectors import (
     chosen_sentence,
     error_detection_sentences,
@@ -33,14 +34,17 @@ from misgiving.report.findings.detectors import (
     reliability_sentence,
     scaling_sentence,
 )
-from misgiving.report.findings.sweep import sweep_of
+from misgiving.report.findings.sweep import speed_sentence, sweep_of
 from misgiving.report.findings.target_errors import target_sentences, targets_of
-from misgiving.report.inputs import ReportInputs, read_inputs
+from misgiving.report.inputs import ReportInputs, read_inputs, select
 from misgiving.report.published import title
-from misgiving.report.views import TUNED, ZERO, detection, models, paper
+from misgiving.report.views import TUNED, ZERO, claims, detection, models, paper
 
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
+    claims.claims_table,
+    claims.harms_table,
+    claims.unjudged_sets,
     detection.accuracies,
     detection.chosen_table,
     detection.detector_choices,
@@ -92,7 +96,8 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
     if sweep and sweep.higher:
         drawn["learning-rates"] = rates_figure(sweep)
     if inputs.risk_coverage:
-        drawn["risk-coverage"] = risk_figure(inputs.risk_coverage)
+        results = select(inputs.results, experiment="generalization", dataset=inputs.measured)
+        drawn["risk-coverage"] = risk_figure(inputs.risk_coverage, results)
     if inputs.reliability:
         drawn["reliability"] = reliability_figure(inputs.reliability)
     return drawn
@@ -113,6 +118,8 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             missing=lambda file, experiment: _missing(inputs, file, experiment),
             figure_link=figure_link,
             title=title,
+            ENOUGH_TRIALS=ENOUGH_TRIALS,
+            GIVEN=GIVEN,
             TUNED=TUNED,
             ZERO=ZERO,
         )
@@ -126,10 +133,12 @@ def figure_link(figure: Figure, kind: Kind) -> str:
 
 def _sentences(inputs: ReportInputs) -> dict[str, Any]:
     settings, intervals, measured = inputs.settings, inputs.intervals, inputs.measured
-    found, targets = claims(inputs), targets_of(inputs.results)
-    counts = Counter(finding.status for finding in found.values())
+    found, targets = verdicts(inputs), targets_of(inputs.results)
+    counts = Counter(verdict.status for verdict in found.values())
     return {
-        "findings": found,
+        "verdicts": found,
+        "collapse": collapse_sentence(inputs.histories, monitored=settings.monitored_set),
+        "speed": speed_sentence(sweep_of(inputs)),
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings),
         "open_choices": wording.open_choices(settings),

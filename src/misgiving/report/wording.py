@@ -153,8 +153,9 @@ def remarks(settings: Settings) -> Iterator[str]:
         "highest mean confidence on in-distribution images alone (Hsu et al., 2020)."
     )
     yield (
-        "Intervals resample groups of images, the same in every trial that shares them, and "
-        "trials with replacement; with few trials they understate the variation between trials."
+        "Bootstrap intervals resample groups of images, the same in every trial that shares them, "
+        "and trials with replacement; with few trials they understate the variation between "
+        "trials, so that claims are judged by t-intervals over trials."
     )
     for size in settings.sizes:
         yield (

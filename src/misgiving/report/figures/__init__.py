@@ -53,29 +53,6 @@ STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any te
     "svg.hashsalt": "misgiving",  # without one, the ids in an SVG are drawn anew each time
     "svg.fonttype": "path",
 }
-DETECTOR_TITLES = {
-    "odin": "ODIN",
-    "odin_default": "ODIN, untuned",
-    "odin_id_only": "ODIN, without OOD data",
-    "best_on_tuning": "best on tuning",
-    "msp": "MSP",
-    "entropy": "entropy",
-    "energy": "energy",
-    "gen": "GEN",
-    "max_logit": "max logit",
-    "max_logit_norm": "max logit, norm",
-    "predicted_loss": "predicted loss",
-    "calibrated": "calibrated",
-    "combination": "combination",
-    "mahalanobis": "Mahalanobis",
-    "relative_mahalanobis": "relative Mahalanobis",
-    "knn": "kNN",
-    "vim": "ViM",
-    "nnguide": "NNGuide",
-    "nci": "NCI",
-    "fdbd": "fDBD",
-    "kl_matching": "KL matching",
-}
 PLOTTED = (
     "odin",
     "odin_default",

@@ -13,7 +13,6 @@ from PIL import Image
 
 from misgiving.report.figures import (
     COLOURS,
-    DETECTOR_TITLES,
     INK,
     MARKERS,
     OTHER_COLOUR,
@@ -31,6 +30,7 @@ from misgiving.report.inputs import (
     select,
     spread,
 )
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.results.schema import Confusion, Result
 
 Counts = Int[np.ndarray, "true predicted"]

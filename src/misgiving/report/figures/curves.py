@@ -11,7 +11,6 @@ from matplotlib.ticker import MaxNLocator
 
 from misgiving.report.figures import (
     COLOURS,
-    DETECTOR_TITLES,
     INK,
     LINES,
     MARKERS,
@@ -23,7 +22,8 @@ from misgiving.report.figures import (
 from misgiving.report.findings import POINTS
 from misgiving.report.findings.sweep import SWEPT, Sweep, SweptRun
 from misgiving.report.inputs import distinct, models_of, select
-from misgiving.results.schema import HistoryRow, ReliabilityRow, RiskPoint
+from misgiving.report.names import DETECTOR_TITLES
+from misgiving.results.schema import HistoryRow, ReliabilityRow, Result, RiskPoint
 
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 SET_LINES: tuple[Line, Line] = ((0, (3.0, 1.5)), "-")  # of the training and the monitored set
@@ -46,6 +46,8 @@ SCORE_LINES: dict[str, Line] = {
     "combination": (0, (5.0, 1.0)),
 }
 COLUMNS = 3
+DOT = 3.0  # size of the mark of a trial
+DOTTED = 0.8  # the coverage at which every trial has its dot
 QUANTITIES = {
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
@@ -54,12 +56,13 @@ AREAS = 10.0, 60.0  # of the marks with fewest and most images; equal prediction
 
 
 class Curve(NamedTuple):
-    """A quantity per epoch: mean, lowest and highest over trials."""
+    """A quantity per epoch: mean, lowest and highest over trials; and of each at the last epoch."""
 
     epochs: Float[np.ndarray, " epochs"]
     mean: Float[np.ndarray, " epochs"]
     lowest: Float[np.ndarray, " epochs"]
     highest: Float[np.ndarray, " epochs"]
+    last: Float[np.ndarray, " trials"]
 
 
 def curve(rows: Sequence[HistoryRow], field: str) -> Curve | None:
@@ -71,8 +74,11 @@ def curve(rows: Sequence[HistoryRow], field: str) -> Curve | None:
     if not by_epoch:
         return None
     epochs = sorted(by_epoch)
-    summaries = [[summary(by_epoch[e]) for e in epochs] for summary in (np.mean, min, max)]
-    return Curve(np.array(epochs, dtype=float), *(np.array(values) for values in summaries))
+    mean, lowest, highest = (
+        np.array([summary(by_epoch[epoch]) for epoch in epochs]) for summary in (np.mean, min, max)
+    )
+    last = np.array(by_epoch[epochs[-1]])
+    return Curve(np.array(epochs, dtype=float), mean, lowest, highest, last)
 
 
 @styled
@@ -119,6 +125,8 @@ def _draw_curve(
     axes.fill_between(
         values.epochs, values.lowest, values.highest, color=colour, alpha=0.15, linewidth=0
     )
+    ends = np.full(len(values.last), values.epochs[-1])
+    axes.plot(ends, values.last, "o", color=colour, markersize=DOT, label="_trials")
 
 
 def _finish_epochs(axes: Axes) -> None:
@@ -196,8 +204,12 @@ def _dots(
 
 
 @styled
-def risk_figure(points: Sequence[RiskPoint]) -> Figure:
-    """A panel for each model, a line with its band for each failure score."""
+def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> Figure:
+    """A panel for each model, a line with its band for each failure score.
+
+    `trials` are the results of 4.1; those at `DOTTED` are drawn as a dot for each trial.
+    """
+    dotted = select(trials, metric=f"risk_at_coverage/{DOTTED:g}")
     models = models_of(points)
     columns = min(len(models), COLUMNS)
     rows = -(-len(models) // columns)
@@ -207,24 +219,28 @@ def risk_figure(points: Sequence[RiskPoint]) -> Figure:
         axes.set_visible(False)
     for axes, model in zip(panels.flat, models, strict=False):
         axes.set_title(model)
-        _draw_scores(axes, select(points, model=model))
+        _draw_scores(axes, select(points, model=model), select(dotted, model=model))
     for axes in panels[:, 0]:
         axes.set_ylabel("error among accepted (%)")
     for index, axes in enumerate(panels.flat[: len(models)]):
         is_last = index + columns >= len(models)  # of its column, even if the last row is not full
         axes.tick_params(labelbottom=is_last)
         axes.set_xlabel("accepted (%)" if is_last else "")
-    lines = {str(line.get_label()): line for axes in panels.flat for line in axes.lines}
+    drawn = (line for axes in panels.flat for line in axes.lines)
+    lines = {str(line.get_label()): line for line in drawn if line.get_marker() == "None"}
     figure.legend(handles=list(lines.values()), loc="outside upper right", ncols=len(lines))
     return figure
 
 
-def _draw_scores(axes: Axes, points: Sequence[RiskPoint]) -> None:
+def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Result]) -> None:
     present = distinct(points, "detector")
     known = [name for name in SCORE_COLOURS if name in present]
     for detector in [*known, *(name for name in present if name not in known)]:
         rows = sorted(select(points, detector=detector), key=lambda point: point.coverage)
         _draw_line(axes, detector, rows)
+        risks = [100 * row.value for row in select(trials, detector=detector)]
+        colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
+        axes.plot([100 * DOTTED] * len(risks), risks, "o", color=colour, markersize=DOT)
     axes.set_ylim(bottom=0)
 
 

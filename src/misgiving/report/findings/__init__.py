@@ -1,13 +1,14 @@
-"""The effect of a paired difference, the status of a claim, and the numbers in words."""
+"""The effect of a paired difference by its bootstrap interval, and the numbers in words."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from misgiving.report.inputs import find
 from misgiving.results.schema import ResultInterval
 
 MINUS = "\N{MINUS SIGN}"
+GIVEN = "given these trained models, unadjusted"
+"""The label of every bootstrap interval: it resamples images, and no training."""
 LOWER_IS_BETTER = frozenset(
     {
         "fpr_at_tpr95",
@@ -19,12 +20,13 @@ LOWER_IS_BETTER = frozenset(
         "balanced_aurc",
         "risk_at_coverage",
         "error_among_accepted",
+        "ood_share",
     }
 )  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash
 
 
 class Effect(StrEnum):
-    """The effect of a paired difference: only an interval that excludes zero decides."""
+    """The effect of a paired difference, given these trained models."""
 
     BETTER = "better"
     UNDECIDED = "the interval includes zero"
@@ -33,7 +35,7 @@ class Effect(StrEnum):
 
 
 def effect_of(difference: ResultInterval | None) -> Effect:
-    """Judge a paired difference by its interval alone."""
+    """Judge a paired difference by its bootstrap interval alone."""
     if difference is None or difference.lower is None or difference.upper is None:
         return Effect.UNKNOWN
     if difference.lower <= 0 <= difference.upper:
@@ -73,54 +75,6 @@ def order_of(first: ResultInterval | None, second: ResultInterval | None) -> Ord
     return Order.LOWER if known[1] < known[2] else Order.OVERLAPPING
 
 
-class Status(StrEnum):
-    """The status of a claim of the paper in this run."""
-
-    SUPPORTED = "supported"
-    IN_PART = "supported in part"
-    CONTRADICTED = "contradicted"
-    INCONCLUSIVE = "inconclusive"
-
-
-class Finding(NamedTuple):
-    """The evidence on one claim.
-
-    Attributes:
-        claim: A sentence without a full stop.
-        status: Decided by `differences`, or where there are none, by counts over trials.
-        sentence: The evidence in words.
-        differences: The paired differences that were judged; None where one is missing.
-    """
-
-    claim: str
-    status: Status
-    sentence: str
-    differences: tuple[ResultInterval | None, ...] = ()
-
-
-def not_measured(claim: str, reason: str) -> Finding:
-    """The finding of a claim on which the tables have no numbers."""
-    return Finding(claim, Status.INCONCLUSIVE, f"Not measured: {reason}.")
-
-
-def status_of(differences: Iterable[ResultInterval | None]) -> Status:
-    """The status of a claim that asks for a gain in every one of these comparisons.
-
-    One interval that excludes zero in the wrong direction contradicts the claim, however many
-    gains there are, as chance alone yields some of those. Intervals of a single trial leave out
-    the variation between trainings: they support a claim in part at most, and contradict none.
-    """
-    groups = by_effect(differences)
-    better, worse = groups[Effect.BETTER], groups[Effect.WORSE]
-    if any(row is not None and row.trials > 1 for row in worse):
-        return Status.CONTRADICTED
-    if not better or worse:
-        return Status.INCONCLUSIVE
-    single = any(row is not None and row.trials == 1 for row in better)
-    others = groups[Effect.UNDECIDED] or groups[Effect.UNKNOWN]
-    return Status.IN_PART if others or single else Status.SUPPORTED
-
-
 class Scale(NamedTuple):
     """The unit and the precision of a metric's values in words.
 
@@ -143,23 +97,44 @@ class Scale(NamedTuple):
         return ends[0] if ends[0] == ends[1] else " to ".join(ends)
 
     def bounds(self, interval: ResultInterval) -> str:
-        """The interval in words; of a difference also whether it includes zero."""
+        """The bootstrap interval in words; of a difference also whether it includes zero."""
         if interval.lower is None or interval.upper is None:
             return "no interval available"
         ends = [self.number(bound) for bound in (interval.lower, interval.upper)]
         undecided = interval.baseline and effect_of(interval) is Effect.UNDECIDED
         included = ", which includes zero" if undecided else ""
-        given = ", given these trained models" if interval.trials == 1 else ""
-        return f"95 % interval {ends[0]} to {ends[1]}{included}{given}"
+        return f"95 % interval {ends[0]} to {ends[1]}{included}, {GIVEN}"
 
     def difference(self, interval: ResultInterval) -> str:
         """A signed difference with its unit and interval."""
         estimate = self.number(interval.estimate, sign="+")
         return f"{estimate}{self.unit} ({self.bounds(interval)})"
 
+    def brief(self, interval: ResultInterval) -> str:
+        """A signed difference with the ends of its interval alone, in a sentence that labels it."""
+        ends = [self.number(end) for end in (interval.lower, interval.upper) if end is not None]
+        return f"{self.number(interval.estimate, sign='+')}{self.unit} ({' to '.join(ends)})"
+
+    def by_trial(self, differences: Mapping[int, float]) -> str:
+        """The signed differences trial by trial; their range where they are many."""
+        values = [differences[trial] for trial in sorted(differences)]
+        if len(values) > MOST_LISTED:
+            return f"{len(values)} values from {self.range(values)}"
+        return ", ".join(self.number(value, sign="+") for value in values)
+
 
 POINTS = Scale(100.0, 1, " points")
 PLAIN = Scale(1.0, 3, "")
+MOST_LISTED = 10  # trials whose values are listed one by one
+WITHOUT_UNIT = (
+    *("spearman", "spearman_plain", "order_agreement"),
+    *("aurc", "augrc", "excess_aurc", "balanced_aurc"),
+)
+
+
+def scale_of(metric: str) -> Scale:
+    """The scale on which a metric is written: in points, or as it is."""
+    return PLAIN if metric in WITHOUT_UNIT else POINTS
 
 
 class Comparison(NamedTuple):
@@ -184,12 +159,6 @@ class Comparison(NamedTuple):
         }[effect_of(difference)]
         return capitalized(f"{start}: {self.quantity} {self.scale.difference(difference)}")
 
-    def finding(self, claim: str, differences: Mapping[str, ResultInterval | None]) -> Finding:
-        """The finding of a claim that asks for a gain over each of these baselines."""
-        sentences = [f"{self.clause(*pair)}." for pair in differences.items()]
-        judged = tuple(differences.values())
-        return Finding(claim, status_of(judged), " ".join(sentences), judged)
-
 
 def capitalized(text: str) -> str:
     """The text with its first letter in upper case.
@@ -200,19 +169,9 @@ def capitalized(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-BASELINES = {
-    "vanilla": "vanilla",
-    "detached": "detached (a ranking estimator without a gradient into the classifier)",
-}
-"""The baselines that a gain from joint training is judged against, and their names in words.
+BASELINES = ("vanilla", "detached")
+"""The baselines that stand beside the proposed model in every table.
 
-A gain over vanilla alone may come from anything that differs with an estimator.
+`detached`, a ranking estimator without a gradient into the classifier, shows the effect of the
+joint gradient; a difference from vanilla alone may come from anything that an estimator changes.
 """
-
-
-def from_baselines(differences: Sequence[ResultInterval]) -> dict[str, ResultInterval | None]:
-    """The differences of the proposed model by the name of the baseline in words."""
-    return {
-        words: find(differences, model="proposed", baseline=name)
-        for name, words in BASELINES.items()
-    }

@@ -1,201 +1,244 @@
-"""The claims of the paper, each with its status and its evidence."""
+"""The five primary claims of the paper, each judged over trials and shown with its harms."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
 
+from misgiving.metrics.trials import TrialInterval, holm, t_interval
 from misgiving.report.findings import (
-    BASELINES,
+    GIVEN,
+    MINUS,
     PLAIN,
     POINTS,
-    Comparison,
     Effect,
-    Finding,
     Scale,
-    Status,
-    by_effect,
+    capitalized,
     effect_of,
-    from_baselines,
-    not_measured,
-    status_of,
+    scale_of,
 )
-from misgiving.report.findings.sweep import speed_finding, sweep_of
-from misgiving.report.inputs import ReportInputs, distinct, find, select
+from misgiving.report.inputs import ReportInputs, differences_by_trial, select
+from misgiving.report.names import detector_name, metric_name
 from misgiving.report.published import title
-from misgiving.results.schema import HistoryRow, ResultInterval
+from misgiving.report.wording import count, listed
+from misgiving.results.schema import ResultInterval
 
-COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
-PERFECT = 0.9995  # an AUROC from here on is shown as 100.0 %, where nothing is left to gain
-RATIO = Scale(1.0, 2, "")
+MODEL = "proposed"
+LEVEL = 0.05
+ENOUGH_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
+NAMED_HARMS = 3  # in a sentence; the table of harms has all
+Fields = Mapping[str, object]
 
 
-def claims(inputs: ReportInputs) -> dict[str, Finding]:
-    """The finding on each claim, in the order of the report."""
-    intervals = inputs.intervals
+class Status(StrEnum):
+    """The status of a claim of the paper in this run."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Claim(NamedTuple):
+    """A claim that the proposed model gains over a baseline, in one quantity of each trial.
+
+    Attributes:
+        statement: A sentence without a full stop.
+        quantity: In words; higher is better.
+        baseline: The model that the proposed one is compared with.
+        parts: Fields that find the parts in `results.csv`; the quantity is their mean.
+        family: Fields that find all metrics of this claim in `intervals.csv`, for its harms.
+        scale: Of the quantity.
+    """
+
+    statement: str
+    quantity: str
+    baseline: str
+    parts: Sequence[Fields]
+    family: Sequence[Fields]
+    scale: Scale = POINTS
+
+
+def primary_claims(inputs: ReportInputs) -> dict[str, Claim]:
+    """The claims that are tested, in the order of the paper; fixed before any run."""
+    minority, sets, measured = inputs.minority, inputs.claimed_sets, inputs.measured
+    classified: Fields = {"experiment": "generalization", "dataset": measured, "detector": ""}
+    of_loss: Fields = {"experiment": "generalization", "detector": "predicted_loss"}
+    odin: Fields = {"experiment": "ood_detection", "detector": "odin"}
+    unseen: Fields = {"experiment": "new_classes", "detector": "odin"}
+    sensitivities = [{**classified, "metric": f"sensitivity/{name}"} for name in minority]
     return {
-        "collapse": collapse_finding(inputs.histories, monitored=inputs.settings.monitored_set),
-        "ranking": ranking_finding(intervals),
-        "accuracy": accuracy_finding(intervals),
-        "minority": minority_finding(
-            intervals,
-            minority=inputs.minority,
-            majority=inputs.majority,
-            images=inputs.measured_images,
+        "accuracy": Claim(
+            "Joint training improves the classifier",
+            "balanced accuracy",
+            "vanilla",
+            [{**classified, "metric": "balanced_accuracy"}],
+            [
+                {"experiment": "generalization"},
+                {"experiment": "ood_detection", "dataset": measured, "detector": ""},
+            ],
         ),
-        "speed": speed_finding(sweep_of(inputs)),
-        "ood": ood_finding(intervals, sets=inputs.claimed_sets),
-        "new_classes": new_classes_finding(intervals),
+        "minority": Claim(
+            "Minority classes gain",
+            f"mean sensitivity for {listed(minority)}",
+            "vanilla",
+            sensitivities,
+            sensitivities,
+        ),
+        "ranking": Claim(
+            "Ranking generalises better than mse",
+            "Spearman correlation of predicted and true loss",
+            "mse",
+            [{**of_loss, "dataset": measured, "metric": "spearman"}],
+            [of_loss],
+            PLAIN,
+        ),
+        "ood": Claim(
+            "Joint training helps ODIN",
+            f"mean AUROC of ODIN on {listed(map(title, sets))}",
+            "vanilla",
+            [{**odin, "dataset": name, "metric": "auroc"} for name in sets],
+            [odin],
+        ),
+        "new_classes": Claim(
+            "Joint training reveals unseen classes",
+            "AUROC of ODIN for unseen classes",
+            "vanilla",
+            [{**unseen, "dataset": "unseen_classes", "metric": "auroc"}],
+            [unseen],
+        ),
     }
 
 
-def collapse_finding(histories: Sequence[HistoryRow], *, monitored: str) -> Finding:
-    """Collapse of the mse estimate to a constant on the monitored set (Figure 2)."""
-    claim = "The mse estimate collapses to the mean loss"
-    rows = select(histories, experiment="generalization", model="mse", set=monitored)
-    last = [row for row in rows if row.epoch == max(other.epoch for other in rows)]
-    spreads = [row.spread_ratio for row in last if row.spread_ratio is not None]
-    fits = [row.r_squared for row in last if row.r_squared is not None]
-    if not spreads:
-        return not_measured(
-            claim, f"histories.csv has no spread of the mse estimate on the {monitored} set"
+class Verdict(NamedTuple):
+    """A claim with the evidence of a run.
+
+    Attributes:
+        claim: The claim.
+        differences: Proposed minus baseline by trial.
+        interval: t-interval of their mean, whose variance counts that splits share images; None
+            with fewer than two trials.
+        p_value: Of a difference of zero, adjusted for the number of primary claims by Holm.
+        compared: The bootstrap intervals of all metrics of the claim.
+    """
+
+    claim: Claim
+    differences: Mapping[int, float]
+    interval: TrialInterval | None
+    p_value: float
+    compared: Sequence[ResultInterval]
+
+    @property
+    def status(self) -> Status:
+        """Only the adjusted test over enough trials decides."""
+        few = len(self.differences) < ENOUGH_TRIALS
+        if self.interval is None or few or self.p_value > LEVEL:
+            return Status.INCONCLUSIVE
+        return Status.SUPPORTED if self.interval.mean > 0 else Status.CONTRADICTED
+
+    @property
+    def harms(self) -> list[ResultInterval]:
+        """The metrics in which the proposed model is worse than the baseline, the worst first.
+
+        The bootstrap interval excludes zero: this holds for these trained models.
+        """
+        return worst_first(row for row in self.compared if effect_of(row) is Effect.WORSE)
+
+    @property
+    def sentence(self) -> str:
+        """The evidence in words."""
+        return " ".join([self._over_trials(), self._worse()])
+
+    def _over_trials(self) -> str:
+        claim, scale = self.claim, self.claim.scale
+        if not self.differences:
+            models = f"{MODEL} and {claim.baseline}"
+            return f"Not measured: results.csv has no {claim.quantity} of both {models}."
+        trials = count(len(self.differences), "trials")
+        start = f"{capitalized(claim.quantity)}, {MODEL} {MINUS} {claim.baseline}"
+        values = f"By trial: {scale.by_trial(self.differences)}."
+        if self.interval is None:
+            return f"{start}, in {trials}: {values} One trial has no interval over trials."
+        mean, *ends = map(scale.number, self.interval[:3])
+        mean = scale.number(self.interval.mean, sign="+")
+        few = (
+            f" With fewer than {ENOUGH_TRIALS} trials nothing is decided."
+            if len(self.differences) < ENOUGH_TRIALS
+            else ""
         )
-    collapsed = sum(ratio < COLLAPSED_SPREAD for ratio in spreads)
-    status = Status.IN_PART if collapsed else Status.CONTRADICTED
-    sentence = (
-        f"The mse estimate is constant in {collapsed} of {len(spreads)} trials: after the last "
-        f"epoch its spread on the {monitored} set is {RATIO.range(spreads)} of that of the true "
-        f"losses (below {COLLAPSED_SPREAD} counts as constant), and R² is "
-        f"{RATIO.range(fits) if fits else 'unknown'}."
-    )
-    return Finding(claim, Status.SUPPORTED if collapsed == len(spreads) else status, sentence)
+        return (
+            f"{start}: {mean}{scale.unit} (95 % t-interval over {trials} {ends[0]} to {ends[1]}, "
+            f"unadjusted; {p_text(self.p_value)} after Holm's adjustment). {values}{few}"
+        )
+
+    def _worse(self) -> str:
+        judged = [row for row in self.compared if effect_of(row) is not Effect.UNKNOWN]
+        if not (harms := self.harms):
+            return (
+                f"No harm is seen in the {count(len(judged), 'metrics')} of this claim with an "
+                f"interval ({GIVEN})."
+            )
+        named = [
+            f"{harm_name(row)} {scale_of(row.metric).brief(row)}" for row in harms[:NAMED_HARMS]
+        ]
+        more = len(harms) - len(named)
+        return (
+            f"Worse in {len(harms)} of {count(len(judged), 'metrics')} ({GIVEN}): "
+            f"{'; '.join(named)}{f'; and {more} more' if more else ''}."
+        )
 
 
-def ranking_finding(intervals: Sequence[ResultInterval]) -> Finding:
-    """The order of images by loss, learned by ranking and by mse (Figure 2)."""
-    wanted = {"experiment": "generalization", "detector": "predicted_loss", "metric": "spearman"}
-    difference = find(intervals, model="proposed", baseline="mse", **wanted)
-    quantity = "Spearman correlation of predicted and true loss"
-    words = Comparison("the ranking estimator", "ranks", quantity, PLAIN)
-    return words.finding("Ranking generalises better than mse", {"the mse estimator": difference})
-
-
-def accuracy_finding(intervals: Sequence[ResultInterval]) -> Finding:
-    """Balanced accuracy with joint training, and the effect of the joint gradient (Figure 3)."""
-    wanted = {"experiment": "generalization", "model": "proposed", "detector": ""}
-    differences = select(intervals, **wanted)
-    judged = from_baselines(select(differences, metric="balanced_accuracy"))
-    words = Comparison("the proposed model", "classifies", "balanced accuracy")
-    finding = words.finding("Joint training improves the classifier", judged)
-    sentences = [finding.sentence, _cause(finding.differences), _classes(differences)]
-    return finding._replace(sentence=" ".join(filter(None, sentences)))
-
-
-def _cause(differences: Sequence[ResultInterval | None]) -> str:
-    """The cause of a gain over vanilla, where there is one."""
-    vanilla, detached = map(effect_of, differences)
-    if vanilla is not Effect.BETTER:
-        return ""
-    if detached is Effect.BETTER:
-        return "So the gain comes with the joint gradient."
-    return "So the gain over vanilla cannot be attributed to the joint gradient."
-
-
-def _classes(differences: Iterable[ResultInterval]) -> str:
-    against = select(differences, baseline="vanilla")
-    groups = by_effect(row for row in against if row.metric.startswith("sensitivity/"))
-    if not (total := sum(map(len, groups.values()))):
-        return ""
-    return (
-        f"Against vanilla, sensitivity is higher for {len(groups[Effect.BETTER])} of {total} "
-        f"classes and lower for {len(groups[Effect.WORSE])}, with intervals that exclude zero."
-    )
-
-
-def minority_finding(
-    intervals: Sequence[ResultInterval],
-    *,
-    minority: Sequence[str],
-    majority: Sequence[str] = (),
-    images: Mapping[str, int] | None = None,
-) -> Finding:
-    """Sensitivity for the rare classes, which decide, and for the frequent ones (Figure 3)."""
-    claim = "Minority classes gain"
-    wanted = {"experiment": "generalization", "model": "proposed", "baseline": "vanilla"}
-    rows = select(intervals, detector="", **wanted)
-    pairs = {name: find(rows, metric=f"sensitivity/{name}") for name in (*minority, *majority)}
-    if not any(pairs.values()):
-        return not_measured(claim, "intervals.csv has no difference in sensitivity")
-    judged = tuple(pairs[name] for name in minority)
-    groups = by_effect(judged)
-    gains = {name: _gain(name, pair, (images or {}).get(name)) for name, pair in pairs.items()}
-    sentence = (
-        f"Against vanilla, the proposed model's sensitivity is higher for "
-        f"{len(groups[Effect.BETTER])} of {len(minority)} minority classes and lower for "
-        f"{len(groups[Effect.WORSE])}: {'; '.join(gains[name] for name in minority)}."
-    )
-    if majority:
-        sentence += f" Frequent classes: {'; '.join(gains[name] for name in majority)}."
-    return Finding(claim, status_of(judged), sentence, judged)
-
-
-def _gain(name: str, pair: ResultInterval | None, images: int | None) -> str:
-    if pair is None:
-        return f"{name} not measured"
-    known = f"{pair.n} groups / {images} images" if images else f"{pair.n} groups"
-    return f"{name} ({known}) {POINTS.difference(pair)}"
-
-
-def ood_finding(intervals: Sequence[ResultInterval], *, sets: Iterable[str]) -> Finding:
-    """ODIN's AUROC on those of `sets` on which it was not tuned (Table 1)."""
-    claim = "Joint training helps ODIN"
-    wanted = {"experiment": "ood_detection", "model": "proposed", "metric": "auroc"}
-    rows = select(intervals, detector="odin", tuned=False, **wanted)
-    untuned = [row for row in rows if row.dataset in set(sets)]
-    perfect = {row.dataset for row in untuned if _is_perfect(intervals, row)}
-    judged = [row for row in untuned if row.dataset not in perfect]
-    pairs = {name: select(judged, baseline=name) for name in BASELINES}
-    if not pairs["vanilla"]:
-        return not_measured(claim, "intervals.csv has no difference in ODIN's AUROC")
-    differences: list[ResultInterval | None] = []
-    for found in pairs.values():
-        differences += found or [None]
-    sentences = [_by_set(name, found) for name, found in pairs.items()]
-    if perfect:
-        names = ", ".join(map(title, sorted(perfect)))
-        sentences.append(f"Both models separate {names} perfectly, so it is left out.")
-    return Finding(claim, status_of(differences), " ".join(sentences), tuple(differences))
-
-
-def _is_perfect(intervals: Sequence[ResultInterval], pair: ResultInterval) -> bool:
-    """True if both models of a pair separate the set perfectly, as the paper's do B-Box-70."""
-    same = {name: getattr(pair, name) for name in ("experiment", "dataset", "detector", "metric")}
-    values = [find(intervals, model=name, baseline="", **same) for name in (pair.model, "vanilla")]
-    return all(value is not None and value.estimate >= PERFECT for value in values)
-
-
-def _by_set(baseline: str, differences: Sequence[ResultInterval]) -> str:
-    if not differences:
-        return f"There is no comparison with {baseline}."
-    words = {
-        Effect.BETTER: f"higher than {baseline}'s",
-        Effect.WORSE: f"lower than {baseline}'s",
-        Effect.UNDECIDED: f"not clearly different from {baseline}'s (interval includes zero)",
-        Effect.UNKNOWN: "without an interval",
+def verdicts(inputs: ReportInputs) -> dict[str, Verdict]:
+    """Judge every primary claim."""
+    claims = primary_claims(inputs)
+    differences = {name: _differences(inputs, claim) for name, claim in claims.items()}
+    intervals = {
+        name: _interval(inputs, claim, differences[name]) for name, claim in claims.items()
     }
-    groups = by_effect(differences)
-    counts = [
-        f"{words[effect]} on {len(found)} "
-        f"({', '.join(map(title, distinct(filter(None, found), 'dataset')))})"
-        for effect, found in groups.items()
-        if found
-    ]
-    return (
-        f"Of the {len(differences)} sets that ODIN was not tuned on, the proposed model's AUROC is "
-        f"{', '.join(counts)}."
-    )
+    # a claim without a test keeps its place among those that are adjusted for
+    adjusted = holm([found.p_value if found else 1.0 for found in intervals.values()])
+    return {
+        name: Verdict(claim, differences[name], intervals[name], p_value, _compared(inputs, claim))
+        for (name, claim), p_value in zip(claims.items(), adjusted, strict=True)
+    }
 
 
-def new_classes_finding(intervals: Sequence[ResultInterval]) -> Finding:
-    """Detection of classes that were unseen in training (Figure 5)."""
-    wanted = {"experiment": "new_classes", "dataset": "unseen_classes", "detector": "odin"}
-    judged = from_baselines(select(intervals, metric="auroc", **wanted))
-    words = Comparison("with ODIN the proposed model", "detects unseen classes", "AUROC")
-    return words.finding("Joint training reveals unseen classes", judged)
+def _differences(inputs: ReportInputs, claim: Claim) -> dict[int, float]:
+    """By trial; a part that no trial has, such as a class without a measured image, is left out."""
+    measured = [part for part in claim.parts if select(inputs.results, **part)]
+    return differences_by_trial(inputs.results, MODEL, claim.baseline, *measured)
+
+
+def _interval(
+    inputs: ReportInputs, claim: Claim, differences: Mapping[int, float]
+) -> TrialInterval | None:
+    if len(differences) < 2:
+        return None
+    ratio = inputs.split_ratio(str(claim.parts[0]["experiment"]))
+    return t_interval(list(differences.values()), split_ratio=ratio)
+
+
+def _compared(inputs: ReportInputs, claim: Claim) -> list[ResultInterval]:
+    paired = select(inputs.intervals, model=MODEL, baseline=claim.baseline)
+    return [row for wanted in claim.family for row in select(paired, **wanted)]
+
+
+def worst_first(harms: Iterable[ResultInterval]) -> list[ResultInterval]:
+    """Harms by the size of the difference; all metrics are shares or correlations."""
+    return sorted(harms, key=lambda row: -abs(row.estimate))
+
+
+def harm_name(row: ResultInterval) -> str:
+    """The metric, detector and set of a difference in words."""
+    by = f" of {detector_name(row.detector)}" if row.detector else ""
+    if row.experiment == "generalization":
+        return f"{metric_name(row.metric)}{by}"
+    on = f" on {title(row.dataset)}" if row.detector else " of the models of 4.2"
+    return f"{metric_name(row.metric)}{by}{on}"
+
+
+def p_text(p_value: float) -> str:
+    """A p-value in words.
+
+    >>> p_text(0.0321), p_text(0.0001)
+    ('p = 0.032', 'p < 0.001')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"

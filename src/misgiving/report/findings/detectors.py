@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from misgiving.report.findings import (
+    GIVEN,
     PLAIN,
     POINTS,
     Comparison,
@@ -50,7 +51,8 @@ def error_detection_sentences(intervals: Sequence[ResultInterval], *, measured: 
         if here := select(rows, detector=detector):
             main = main_model(models_of(here))
             clauses = ". ".join(_in_main_model(select(here, model=main), main, words))
-            sentences.append(f"{clauses}. Over all models: {'; '.join(_in_all_models(here))}.")
+            counts = "; ".join(_in_all_models(here))
+            sentences.append(f"{clauses}. Over all models: {counts} ({GIVEN}).")
         else:
             learned = "" if detector == "predicted_loss" else LEARNED
             sentences.append(
@@ -107,7 +109,7 @@ def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str])
     clauses = [_against(select(rows, model=model), name) for name in ODIN_AND_MSP]
     return (
         f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
-        f"on the other sets, {'; '.join(clauses)}. Only disjoint intervals count as a difference."
+        f"on the other sets, {'; '.join(clauses)} ({GIVEN}). Only disjoint intervals count."
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from misgiving.report.findings import POINTS, Effect, effect_of
+from misgiving.report.findings import GIVEN, POINTS, Effect, effect_of
 from misgiving.report.inputs import find, main_model, models_of, select
 from misgiving.report.wording import count
 from misgiving.results.schema import Result, ResultInterval
@@ -178,11 +178,11 @@ def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iter
         pairs = [row for row in select(rows, metric=metric) if row.baseline]
         degrees = {Effect.BETTER: better, Effect.WORSE: worse}
         clauses = [
-            f"{degrees[effect]} than with {row.baseline}, {POINTS.difference(row)}"
+            f"{degrees[effect]} than with {row.baseline}, {POINTS.brief(row)}"
             for row in pairs
             if (effect := effect_of(row)) in degrees
         ]
         others = [row.baseline for row in pairs if effect_of(row) not in degrees]
         clauses += [f"no clear difference from {', '.join(others)}"] if others else []
         if clauses:
-            yield f"{start}: {'; '.join(clauses)}."
+            yield f"{start}: {'; '.join(clauses)} ({GIVEN})."

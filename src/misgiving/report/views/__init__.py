@@ -3,9 +3,18 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from misgiving.report.figures import DETECTOR_TITLES
 from misgiving.report.findings import BASELINES, MINUS, POINTS, Effect, Scale, effect_of
-from misgiving.report.inputs import ReportInputs, Spread, distinct, find, models_of, select, spread
+from misgiving.report.inputs import (
+    ReportInputs,
+    Spread,
+    differences_by_trial,
+    distinct,
+    find,
+    models_of,
+    select,
+    spread,
+)
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import title
 from misgiving.report.wording import count
 from misgiving.results.schema import Result, ResultInterval
@@ -13,6 +22,7 @@ from misgiving.results.schema import Result, ResultInterval
 ABSENT = "\N{EN DASH}"  # not defined for a model, or not measured
 TUNED = "ODIN is tuned on this set"
 ZERO = "\N{WHITE CIRCLE}"  # marks a difference whose interval includes zero
+OVER_TRIALS = "t "  # before a t-interval over trials
 DOWN, UP = "\N{DOWNWARDS ARROW}", "\N{UPWARDS ARROW}"  # the better direction of a metric
 DECIDED = (Effect.BETTER, Effect.WORSE)
 
@@ -24,7 +34,6 @@ class Cell(NamedTuple):
     small: tuple[str, ...] = ()
     kind: str = ""
     scope: str = ""
-    bold: bool = False
     rows: int = 1
     columns: int = 1
 
@@ -68,42 +77,52 @@ def group(name: str, lines: Sequence[list[Cell]], tags: Sequence[str] = ()) -> R
     return [[first, *line] if index == 0 else line for index, line in enumerate(lines)]
 
 
-def number(text: str, small: str = "", *, bold: bool = False) -> Cell:
+def number(text: str, small: str = "") -> Cell:
     """A cell with a number, and a fainter one below it."""
-    return Cell(text, (small,) if small else (), kind="number", bold=bold)
+    return Cell(text, (small,) if small else (), kind="number")
 
 
-def mean(values: Spread | None, scale: Scale, *, bold: bool = False) -> Cell:
+def mean(values: Spread | None, scale: Scale) -> Cell:
     """The mean over trials above the standard deviation."""
     if values is None:
         return number(ABSENT)
     deviation = "" if values.deviation is None else f"± {scale.number(values.deviation)}"
-    return number(scale.number(values.mean), deviation, bold=bold)
+    return number(scale.number(values.mean), deviation)
 
 
-def bounds(interval: ResultInterval, scale: Scale) -> str:
+def bounds(lower: float | None, upper: float | None, scale: Scale) -> str:
     """The ends of an interval in brackets."""
-    if interval.lower is None or interval.upper is None:
+    if lower is None or upper is None:
         return "(no interval)"
-    return f"({scale.number(interval.lower)} to {scale.number(interval.upper)})"
+    return f"({scale.number(lower)} to {scale.number(upper)})"
 
 
 def estimate(interval: ResultInterval | None, values: Spread | None, scale: Scale) -> Cell:
     """A value above its interval or, where there is none, above the spread over trials."""
     if interval is None:
         return mean(values, scale)
-    return number(scale.number(interval.estimate), bounds(interval, scale))
+    return number(scale.number(interval.estimate), bounds(interval.lower, interval.upper, scale))
 
 
-def difference(pair: ResultInterval | None, scale: Scale) -> Cell:
-    """A paired difference above its interval, marked where this includes zero."""
+def difference(
+    pair: ResultInterval | None, scale: Scale, by_trial: Mapping[int, float] | None = None
+) -> Cell:
+    """A paired difference above its bootstrap interval, marked where this includes zero.
+
+    Below stand the t-interval over trials, and the difference of each trial where it is given.
+    """
     if pair is None:
         return Cell(ABSENT, kind="difference")
     effect = effect_of(pair)
     mark = f" {ZERO}" if effect is Effect.UNDECIDED else ""
+    lines = [bounds(pair.lower, pair.upper, scale)]
+    if pair.trial_lower is not None:
+        lines.append(f"{OVER_TRIALS}{bounds(pair.trial_lower, pair.trial_upper, scale)}")
+    if by_trial:
+        lines.append(scale.by_trial(by_trial))
     return Cell(
         f"{scale.number(pair.estimate, sign='+')}{mark}",
-        (bounds(pair, scale),),
+        tuple(lines),
         kind="difference decided" if effect in DECIDED else "difference",
     )
 
@@ -113,16 +132,20 @@ def minus(baseline: str) -> str:
     return f"proposed {MINUS} {baseline}"
 
 
+def pair_cell(inputs: ReportInputs, baseline: str, line: Line) -> Cell:
+    """The paired difference of the proposed model from a baseline, with that of each trial."""
+    by_trial = differences_by_trial(inputs.results, "proposed", baseline, line.wanted)
+    return difference(pair_of(inputs, baseline, line), POINTS, by_trial)
+
+
 def pair_of(inputs: ReportInputs, baseline: str, line: Line) -> ResultInterval | None:
     """The paired difference of the proposed model from a baseline; None where there is none."""
     return find(inputs.intervals, model="proposed", baseline=baseline, **line.wanted)
 
 
-def value(inputs: ReportInputs, line: Line, model: str, pair: ResultInterval | None) -> Cell:
-    """The mean over trials, bold where the pair's interval shows this model to be the better."""
-    better = {Effect.BETTER: "proposed", Effect.WORSE: "vanilla"}.get(effect_of(pair))
-    values = spread(select(inputs.results, model=model, **line.wanted))
-    return mean(values, POINTS, bold=model == better)
+def value(inputs: ReportInputs, line: Line, model: str) -> Cell:
+    """The mean over trials."""
+    return mean(spread(select(inputs.results, model=model, **line.wanted)), POINTS)
 
 
 def comparison_table(
@@ -140,11 +163,10 @@ def comparison_table(
     baselines = [name for name in BASELINES if {name, "proposed"} <= set(shown)]
 
     def cells(line: Line) -> list[Cell]:
-        pairs = {name: pair_of(inputs, name, line) for name in baselines}
         return [
             *([Cell(line.text)] if len(titles) > 1 else []),
-            *(value(inputs, line, model, pairs.get("vanilla")) for model in shown),
-            *(difference(pair, POINTS) for pair in pairs.values()),
+            *(value(inputs, line, model) for model in shown),
+            *(pair_cell(inputs, name, line) for name in baselines),
         ]
 
     return Table(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from misgiving.report.figures import DETECTOR_TITLES
 from misgiving.report.findings import BASELINES, POINTS, Scale
 from misgiving.report.findings.detectors import CHOSEN
 from misgiving.report.inputs import ReportInputs, distinct, models_of, select, spread
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import title
 from misgiving.report.views import (
     DOWN,
@@ -56,14 +56,7 @@ def _odin_rows(inputs: ReportInputs, rows: Sequence[Result]) -> list[list[Cell]]
     dataset, models = rows[0].dataset, models_of(rows)
     wanted = {"experiment": "ood_detection", "dataset": dataset, "detector": "odin"}
     lines = [Line(metric, {**wanted, "metric": metric}) for metric in METRICS]
-    pairs = [pair_of(inputs, "vanilla", line) for line in lines]
-    cells = [
-        [
-            Cell(model),
-            *(value(inputs, line, model, pair) for line, pair in zip(lines, pairs, strict=True)),
-        ]
-        for model in models
-    ]
+    cells = [[Cell(model), *(value(inputs, line, model) for line in lines)] for model in models]
     cells += [
         [Cell(minus(name)), *(difference(pair_of(inputs, name, line), POINTS) for line in lines)]
         for name in BASELINES

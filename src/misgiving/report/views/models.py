@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-from misgiving.report.figures import DETECTOR_TITLES
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
 from misgiving.report.findings.sweep import SWEPT, SweptRun, sweep_of
@@ -16,6 +15,7 @@ from misgiving.report.findings.target_errors import (
     targets_of,
 )
 from misgiving.report.inputs import ReportInputs, distinct, find, models_of, select, spread_of
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.views import (
     ABSENT,
     DOWN,

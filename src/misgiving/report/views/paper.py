@@ -24,10 +24,10 @@ from misgiving.report.views import (
     Line,
     Rows,
     Table,
-    difference,
     group,
     heads,
     number,
+    pair_cell,
     pair_of,
     set_tags,
     value,
@@ -118,7 +118,7 @@ def paper_table(inputs: ReportInputs) -> Table | None:
         return None
     over = [Cell(text, scope="col", rows=2) for text in ("Set", "Metric")]
     wide = [Cell(text, scope="col", columns=3) for text in ("The paper", "Here")]
-    inside = Cell("Paper's difference in our interval?", scope="col", rows=2)
+    inside = Cell("Paper's difference in our t-interval?", scope="col", rows=2)
     names = heads(numbers=("vanilla", "proposed", "difference") * 2)
     return Table([[*over, *wide, inside], names], list(_bodies(inputs)))
 
@@ -152,12 +152,12 @@ def _paper_tags(inputs: ReportInputs, name: str, paper_set: str) -> Iterator[str
 def _row(inputs: ReportInputs, dataset: str, cell: Published) -> list[Cell]:
     wanted = {"experiment": cell.experiment, "dataset": dataset, "detector": cell.detector}
     line = Line(NAMES[cell.metric], {**wanted, "metric": cell.metric})
-    pair = pair_of(inputs, "vanilla", line)
-    ours = [value(inputs, line, model, pair) for model in ("vanilla", "proposed")]
-    inside = ABSENT
-    if pair is not None and pair.lower is not None and pair.upper is not None:
-        inside = "yes" if pair.lower <= cell.difference <= pair.upper else "no"
-    return [Cell(line.text), *_paper(cell), *ours, difference(pair, POINTS), Cell(inside)]
+    pair, inside = pair_of(inputs, "vanilla", line), ABSENT
+    ours = [value(inputs, line, model) for model in ("vanilla", "proposed")]
+    if pair is not None and pair.trial_lower is not None and pair.trial_upper is not None:
+        inside = "yes" if pair.trial_lower <= cell.difference <= pair.trial_upper else "no"
+    difference = pair_cell(inputs, "vanilla", line)
+    return [Cell(line.text), *_paper(cell), *ours, difference, Cell(inside)]
 
 
 def _paper(cell: Published) -> list[Cell]:
