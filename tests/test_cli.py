@@ -73,6 +73,7 @@ def test_help_imports_no_heavy_library():
         ("calibrate run digits --max-error 0.1 --ood-detector nearest", ["knn", "predicted_loss"]),
         ("calibrate run digits --max-error 1.5", ["between 0 and 1"]),
         ("reproduce --split groupd", ["paper", "grouped"]),
+        ("reproduce --odin-criterion aupr", ["auroc", "fpr_at_tpr95"]),
         ("reproduce --models vanila", ["vanilla", "proposed+logits"]),
     ],
 )

@@ -13,7 +13,7 @@ from PIL import Image
 
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.protocol import ood_sources, protocol_for
+from misgiving.reproduction.protocol import ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import OdinGrid, Unit
@@ -75,7 +75,12 @@ def small_protocol(isic, split):
         models=("vanilla", "proposed"),
         learning_rates=(1e-3,),
     )
-    grid = OdinGrid(tuning_set="tiles", temperatures=(1.0, 1000.0), epsilons=(0.0, 0.002))
+    grid = OdinGrid(
+        tuning_set="tiles",
+        temperatures=(1.0, 1000.0),
+        epsilons=(0.0, 0.002),
+        criterion="auroc" if split == "paper" else "fpr_at_tpr95",
+    )
     return replace(protocol, odin=grid, replicates=50)
 
 
@@ -107,7 +112,22 @@ def test_every_set_of_the_table_is_measured_by_every_odin(reproduced):
     assert {(name, odin) for name in names for odin in odins} <= found
 
 
-def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
+def test_odin_is_tuned_by_the_criterion_of_the_protocol(reproduced, page):
+    trial_data, out = reproduced
+    criterion = trial_data.protocol.odin.criterion
+    best = max if criterion == "auroc" else min
+    for unit in (unit for unit in units(trial_data.protocol) if unit.experiment == "ood_detection"):
+        grid = table(out / unit.folder / "odin_grid.csv")
+        expected = best(grid, key=lambda point: float(point[criterion]))
+        chosen = [
+            row["value"]
+            for row in table(out / unit.folder / "results.csv")
+            if row["detector"] == "odin" and row["metric"] in ("temperature", "epsilon")
+        ]
+        assert list(map(float, chosen)) == [float(expected[k]) for k in ("temperature", "epsilon")]
+    texts = [text.strip() for _, _, text in page.found]
+    told = texts[texts.index("criterion of ODIN's tuning") + 1]
+    assert told == {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}[criterion]
     trial_data, _ = reproduced
     for trial in range(2):
         trained = set(

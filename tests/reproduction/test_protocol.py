@@ -61,8 +61,10 @@ def test_a_protocol_takes_what_is_changed():
         "digits",
         training={"epochs": 7},
         model={"backbone": "test_convnext"},
+        odin={"criterion": "fpr_at_tpr95"},
         trials=5,
     )
+    assert changed.odin == replace(DIGITS.odin, criterion="fpr_at_tpr95")
     assert (changed.trials, changed.training.epochs) == (5, 7)
     assert changed.model.backbone == "test_convnext"
     assert changed.training.batch_size == DIGITS.training.batch_size

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 from misgiving.errors import UsageError
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.odin import Odin
-from misgiving.scores.odin_tuning import id_only_odin, odin_grid, score_grid, tune_odin
+from misgiving.scores.odin_tuning import (
+    best_of_grid,
+    id_only_odin,
+    odin_grid,
+    score_grid,
+    tune_odin,
+)
 
 CLASSES = 5
 
@@ -167,8 +173,30 @@ def test_tuning_chooses_the_point_with_the_highest_auroc_by_brute_force(classify
             odin = Odin(temperature=temperature, epsilon=epsilon)
             inlier, outlier = odin(classify, images), odin(classify, outliers)
             aurocs[odin] = (inlier[:, None] > outlier).double().mean().item()
-    assert {point: auroc for point, auroc in tuning.grid} == pytest.approx(aurocs)
+    assert {point: auroc for point, auroc, _ in tuning.grid} == pytest.approx(aurocs)
     assert tuning.best == max(aurocs, key=aurocs.get)
+
+
+def test_tuning_for_fpr_takes_the_lowest_where_the_highest_auroc_is_elsewhere():
+    first, second = Odin(temperature=1.0, epsilon=0.0), Odin(temperature=2.0, epsilon=0.0)
+    inliers = np.arange(20.0)  # the strictest threshold that accepts 19 of them is 1
+    rates = {"auroc": first, "fpr_at_tpr95": second}
+    outliers = {
+        first: np.full(10, 1.0),  # AUROC 0.925, all accepted
+        second: np.repeat([0.0, 19.0], 5),  # AUROC (0.975 + 0.025) / 2, half accepted
+    }
+    for criterion, best in rates.items():
+        tuning = best_of_grid(
+            {first: inliers, second: inliers}, outliers, [first, second], criterion=criterion
+        )
+        assert tuning.best == best
+        assert [trial.fpr_at_tpr95 for trial in tuning.grid] == [1.0, 0.5]
+        assert [trial.auroc for trial in tuning.grid] == pytest.approx([0.925, 0.5])
+
+
+def test_an_unknown_criterion_is_refused():
+    with pytest.raises(UsageError, match=r"'f1'.*auroc, fpr_at_tpr95"):
+        best_of_grid({Odin(): np.ones(2)}, {Odin(): np.ones(2)}, [Odin()], criterion="f1")
 
 
 def test_the_choice_without_ood_images_maximises_the_mean_confidence(classify, images):

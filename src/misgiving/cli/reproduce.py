@@ -11,6 +11,7 @@ from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import ModelName, ProtocolConfig
+from misgiving.results.schema import OdinGrid
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def reproduce(
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
     ],
     training: Annotated[Values, Fields(TrainingConfig, TRAINING, optional=True)],
+    odin: Annotated[Values, Fields(OdinGrid, optional=True)],
     data: Annotated[
         str, typer.Option(metavar="DATA", help="As for `train`; `digits` ships with scikit-learn.")
     ] = "digits",
@@ -145,6 +147,7 @@ def reproduce(
         model=network,
         training=training,
         images=images,
+        odin=odin,
         sources=ood_sources(ood or (), about or ()),
         tuning_set=tuning_set,
         **protocol,

@@ -1,7 +1,7 @@
 """Settings and provenance of a run in words."""
 
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 from misgiving.errors import visible
 from misgiving.report.published import title
@@ -45,6 +45,9 @@ TARGETS = {
 }
 
 
+CRITERIA = {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}
+
+
 def open_choices(settings: Settings) -> list[OpenChoice]:
     """The choices that the paper leaves open, as taken in this run."""
     training = settings.training
@@ -55,7 +58,7 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
     return [
         OpenChoice("margin of Eq. 1", f"{training['margin']:g}", (ESTIMATOR,)),
         OpenChoice("pairs of Eq. 1", PAIRS[training["pairs"]], (ESTIMATOR,)),
-        OpenChoice("reduction of Eq. 1", training["reduction"], (ESTIMATOR,)),
+        OpenChoice("reduction of Eq. 1", _reduction(training), (ESTIMATOR,)),
         OpenChoice("ties of true losses", "count as -1, as Eq. 1 says", (ESTIMATOR,)),
         OpenChoice(
             "gradient of the estimator into the backbone",
@@ -69,9 +72,20 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
         OpenChoice("learning rate of the estimator", rate, (ESTIMATOR,)),
         OpenChoice("pooling before the 128-unit layers", "global average", (ESTIMATOR,)),
         OpenChoice("checkpoint", f"{training['keep']} epoch", (ESTIMATOR, CLASSIFIER, DETECTION)),
+        OpenChoice("learning-rate decay in 4.2 and 4.3", "as in 4.1", (DETECTION,)),
+        OpenChoice("strengths of the augmentation", augmentation(settings), (CLASSIFIER,)),
+        OpenChoice("criterion of ODIN's tuning", CRITERIA[settings.odin.criterion], (DETECTION,)),
         OpenChoice("ODIN's perturbed image", "not clipped to [0, 1]", (DETECTION,)),
         OpenChoice("AUPR", aupr, (DETECTION,)),
     ]
+
+
+def _reduction(training: Mapping[str, Any]) -> str:
+    batch = training["batch_size"]
+    pairs = batch * (batch - 1) if training["pairs"] == "all" else batch // 2
+    if training["reduction"] == "sum":
+        return "sum, as printed"
+    return f"mean; the sum, as printed, is {pairs:,} times as large at a batch of {batch}"
 
 
 def run_settings(settings: Settings) -> dict[str, str]:
@@ -105,11 +119,14 @@ def run_settings(settings: Settings) -> dict[str, str]:
         "auxiliary weight (Eq. 2)": f"{training['auxiliary_weight']:g}",
         "crop": f"{images['crop']:g}",
         "colour constancy": str(images["color_constancy"]),
-        "augmentation": ", ".join(
-            f"{name} {value}" for name, value in settings.augmentation.items()
-        ),
+        "augmentation": augmentation(settings),
         "device and precision": f"{training['device']}, {training['precision']}",
     }
+
+
+def augmentation(settings: Settings) -> str:
+    """The strength of each kind of augmentation."""
+    return ", ".join(f"{name} {value}" for name, value in settings.augmentation.items())
 
 
 def weights(settings: Settings) -> str:

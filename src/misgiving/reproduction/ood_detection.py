@@ -50,7 +50,7 @@ class TunedDetectors:
         of_inliers, of_outliers = (
             odin_scores(checkpoint, images, points) for images in (inliers, outliers)
         )
-        self.tuning = best_of_grid(of_inliers, of_outliers, grid)
+        self.tuning = best_of_grid(of_inliers, of_outliers, grid, criterion=search.criterion)
         self.odins = {
             "odin": self.tuning.best,
             "odin_default": Odin(),
@@ -113,7 +113,8 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     detection = Detection(detectors, detectors(inliers), limit)
     save_scores(folder, measured, detection.inliers, inliers.groups)
     grid = [
-        OdinPoint(odin.temperature, odin.epsilon, auroc) for odin, auroc in detectors.tuning.grid
+        OdinPoint(odin.temperature, odin.epsilon, *measured)
+        for odin, *measured in detectors.tuning.grid
     ]
     write_table(folder / "odin_grid.csv", OdinPoint, grid)
     rows = [

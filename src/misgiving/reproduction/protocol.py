@@ -205,6 +205,7 @@ def protocol_for(
     model: Mapping[str, Any] | None = None,
     training: Mapping[str, Any] | None = None,
     images: Mapping[str, Any] | None = None,
+    odin: Mapping[str, Any] | None = None,
     sources: tuple[OodSource, ...] = (),
     tuning_set: str | None = None,
     **changes: Any,
@@ -216,6 +217,7 @@ def protocol_for(
         model: Changes of the network.
         training: Changes of the training.
         images: Changes of their preparation and split.
+        odin: Changes of ODIN's tuning.
         sources: OOD sets in addition to the protocol's.
         tuning_set: The set to tune ODIN on; by default NCT, or what stands in for it.
         changes: Of the other settings.
@@ -235,7 +237,9 @@ def protocol_for(
         data=data,
         ood_sets=_ordered(protocol.ood_sets, sources),
         sources=sources,
-        odin=replace(protocol.odin, tuning_set=_tuning_set(protocol, sources, tuning_set)),
+        odin=replace(
+            protocol.odin, tuning_set=_tuning_set(protocol, sources, tuning_set), **(odin or {})
+        ),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
         images=replace(protocol.images, **images),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from misgiving.errors import explain_damage
 from misgiving.files import write_csv, write_json
@@ -121,7 +121,8 @@ def _decoded(value: Any, hint: Any, where: str) -> Any:
         return {name: _decoded(item, arguments[1], f"{where}.{name}") for name, item in items}
     if is_dataclass(hint) or hasattr(hint, "_fields"):
         return _fields(_required(value, dict, where), hint, where)
-    return float(value) if hint is float and type(value) is int else _required(value, hint, where)
+    kind = str if origin is Literal else hint
+    return float(value) if kind is float and type(value) is int else _required(value, kind, where)
 
 
 def _fields(values: Mapping[str, Any], kind: Any, where: str) -> Any:

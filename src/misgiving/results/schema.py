@@ -5,7 +5,9 @@ Rows are NamedTuples, or dataclasses where one has the columns of another.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from misgiving.configuration import option, require_choices
 
 
 class Measurement(NamedTuple):
@@ -140,11 +142,12 @@ class RiskPoint(NamedTuple):
 
 
 class OdinPoint(NamedTuple):
-    """One row of `odin_grid.csv`: a point of ODIN's grid with its AUROC on the tuning set."""
+    """One row of `odin_grid.csv`: a point of ODIN's grid, measured on the tuning set."""
 
     temperature: float
     epsilon: float
     auroc: float
+    fpr_at_tpr95: float
 
 
 class CaseRow(NamedTuple):
@@ -283,11 +286,20 @@ class SetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class OdinGrid:
-    """ODIN's grid, and the OOD set on which its best point was chosen."""
+    """ODIN's grid, and the OOD set and the criterion by which its best point was chosen."""
 
     tuning_set: str
     temperatures: tuple[float, ...]
     epsilons: tuple[float, ...]
+    criterion: Literal["auroc", "fpr_at_tpr95"] = option(
+        "auroc",
+        "Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper names neither.",
+        panel="Protocol",
+        flag="--odin-criterion",
+    )
+
+    def __post_init__(self) -> None:
+        require_choices(self)
 
 
 class SplitSize(NamedTuple):

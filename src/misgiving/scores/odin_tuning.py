@@ -1,6 +1,6 @@
 """The choice of ODIN's temperature and epsilon on a grid."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from misgiving.configuration import Registry
 from misgiving.errors import UsageError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.scores.odin import Classifier, Odin, score_points
@@ -15,14 +16,22 @@ from misgiving.scores.odin import Classifier, Odin, score_points
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 EPSILONS = tuple(round(0.0002 * step, 4) for step in range(21))
 
+CRITERIA: Registry[Callable[["Trial"], float]] = Registry(
+    "criterion of ODIN's tuning",
+    auroc=lambda trial: trial.auroc,
+    fpr_at_tpr95=lambda trial: -trial.fpr_at_tpr95,
+)
+"""The best point has the highest value; ODIN's own paper takes the lowest FPR@TPR95."""
+
 GridScores = Mapping[Odin, Float[np.ndarray, " _"]]  # sets differ in size
 
 
 class Trial(NamedTuple):
-    """One point of the grid and how well it separates the tuning sets (AUROC)."""
+    """One point of the grid and how well it separates the tuning sets."""
 
     detector: Odin
     auroc: float
+    fpr_at_tpr95: float
 
 
 class Tuning(NamedTuple):
@@ -38,8 +47,10 @@ def tune_odin(
     outliers: Iterable[Tensor],
     temperatures: Sequence[float] = TEMPERATURES,
     epsilons: Sequence[float] = EPSILONS,
+    *,
+    criterion: str = "auroc",
 ) -> Tuning:
-    """Choose ODIN's temperature and epsilon by the AUROC on a named tuning set (paper, 4.2).
+    """Choose ODIN's temperature and epsilon on a named tuning set (paper, 4.2).
 
     The set that is used here must be marked as tuned wherever its results are shown. Of equal
     points the first in the grid wins. The search shares its work: one unperturbed forward pass,
@@ -51,11 +62,11 @@ def tune_odin(
         outliers: Batches of images of the tuning set.
         temperatures: Grid over T.
         epsilons: Grid over eta, in [0, 1] pixel units.
+        criterion: Take the highest `auroc`, or the lowest `fpr_at_tpr95`; the paper names none.
     """
     grid = odin_grid(temperatures, epsilons)
-    return best_of_grid(
-        score_grid(classify, inliers, grid), score_grid(classify, outliers, grid), grid
-    )
+    ours, theirs = (score_grid(classify, images, grid) for images in (inliers, outliers))
+    return best_of_grid(ours, theirs, grid, criterion=criterion)
 
 
 def odin_grid(temperatures: Sequence[float], epsilons: Sequence[float]) -> list[Odin]:
@@ -63,15 +74,21 @@ def odin_grid(temperatures: Sequence[float], epsilons: Sequence[float]) -> list[
     return [Odin(temperature=t, epsilon=e) for t in temperatures for e in epsilons]
 
 
-def best_of_grid(inliers: GridScores, outliers: GridScores, candidates: Sequence[Odin]) -> Tuning:
-    """Compare points of a grid by the AUROC of their scores; of equal points the first is best."""
+def best_of_grid(
+    inliers: GridScores,
+    outliers: GridScores,
+    candidates: Sequence[Odin],
+    *,
+    criterion: str = "auroc",
+) -> Tuning:
+    """Compare points of a grid by one of `CRITERIA`; of equal points the first is best."""
     if not candidates:
         raise UsageError("the grid is empty; give at least one temperature and one epsilon")
-    trials = tuple(
-        Trial(point, float(ood_metrics(inliers[point], outliers[point])["auroc"]))
-        for point in candidates
-    )
-    return Tuning(max(trials, key=lambda trial: trial.auroc).detector, trials)
+    trials = []
+    for point in candidates:
+        metrics = ood_metrics(inliers[point], outliers[point])
+        trials.append(Trial(point, float(metrics["auroc"]), float(metrics["fpr_at_tpr95"])))
+    return Tuning(max(trials, key=CRITERIA[criterion]).detector, tuple(trials))
 
 
 def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:
