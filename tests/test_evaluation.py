@@ -34,6 +34,7 @@ def predictions():
         ids=names,
         groups=names,
         classes=("a", "b", "c"),
+        taps=random.normal(size=(40, 7)).astype(np.float32),
     )
 
 
@@ -60,8 +61,16 @@ def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
     np.testing.assert_allclose(
         predictions.predicted_losses, output.predicted_losses.detach(), atol=1e-5
     )
+    taps = model.full_output(torch.from_numpy(pixels)).taps.detach()
+    np.testing.assert_allclose(predictions.taps, taps, atol=1e-5)
     assert predictions.ids == images.ids
     np.testing.assert_array_equal(predictions.labels, images.labels)
+
+
+def test_a_selection_keeps_the_taps_of_its_images(predictions):
+    rows = np.array([5, 2])
+    np.testing.assert_array_equal(predictions.select(rows).taps, predictions.taps[rows])
+    assert replace(predictions, taps=None).select(rows).taps is None
 
 
 def test_an_estimator_that_was_not_trained_predicts_nothing(model, images):
@@ -79,6 +88,7 @@ def test_predictions_survive_their_file(predictions, tmp_path, estimate):
     saved.save(tmp_path / "p.safetensors")
     loaded = Predictions.load(tmp_path / "p.safetensors")
     np.testing.assert_array_equal(loaded.logits, saved.logits)
+    np.testing.assert_array_equal(loaded.taps, saved.taps)
     assert (loaded.predicted_losses is None) == (not estimate)
     assert (loaded.ids, loaded.groups, loaded.classes) == (saved.ids, saved.groups, saved.classes)
 
@@ -193,13 +203,8 @@ def test_a_fingerprint_changes_with_any_weight(model):
 
 
 def test_a_value_that_is_not_defined_is_no_measurement(predictions):
-    absent = predictions.labels == 2
-    arrays = {name: getattr(predictions, name) for name in predictions.__dataclass_fields__}
-    kept = np.flatnonzero(~absent)
-    for name in ("logits", "features", "predicted_losses", "labels"):
-        arrays[name] = arrays[name][kept]
-    arrays["ids"] = arrays["groups"] = tuple(str(row) for row in kept)
-    metrics = {m.metric for m in measure_classification(Predictions(**arrays), "test")}
+    without_c = predictions.select(np.flatnonzero(predictions.labels != 2))
+    metrics = {m.metric for m in measure_classification(without_c, "test")}
     assert "sensitivity/a" in metrics
     assert "sensitivity/c" not in metrics
 

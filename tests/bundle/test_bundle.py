@@ -179,10 +179,10 @@ def test_a_bundle_holds_these_files_and_no_others(exported):
 
 
 def test_outputs_that_are_not_finite_are_deferred(bundle):
-    logits, predicted_losses, features = bundle.network(noisy_set(3, seed=15).images)
-    expected = bundle.engine.decide(logits, features, predicted_losses)
+    logits, predicted_losses, features, taps = bundle.network(noisy_set(3, seed=15).images)
+    expected = bundle.engine.decide(logits, features, predicted_losses, taps)
     logits[1] = np.nan
-    found = bundle.engine.decide(logits, features, predicted_losses)
+    found = bundle.engine.decide(logits, features, predicted_losses, taps)
     assert found[1].decision == "defer"
     assert found[1].acceptance_score is found[1].error_probability is None
     assert np.isnan(list(found[1].probabilities.values())).all()

@@ -3,7 +3,7 @@ import timm
 import torch
 
 from misgiving.errors import UsageError
-from misgiving.models.joint import JointClassifier, outputs_of
+from misgiving.models.joint import JointClassifier, full_outputs_of, outputs_of
 
 FAMILIES = ["vgg16_mini", "test_vit", "test_convnext", "test_resnet", "test_efficientnet"]
 
@@ -133,10 +133,23 @@ def test_two_models_in_a_row_have_different_estimators():
     assert not torch.equal(*heads)
 
 
-def test_features_are_dropped_where_nobody_wants_them(images):
-    kept, dropped = (outputs_of(build().eval(), [images], keep_features=k) for k in (True, False))
-    assert kept.features.shape[1] > 0
-    assert dropped.features.shape == (2, 0)
+def test_all_outputs_are_those_of_a_call_and_the_averages_of_the_taps(images):
+    model = build().train()
+    few, all_of_them = outputs_of(model, [images]), full_outputs_of(model, [images])
+    assert few.features.shape == (2, 0)
+    with torch.no_grad():
+        called = model.eval()(images)
+        taps = model.backbone.forward_intermediates(
+            model.normalise(images), indices=list(model.taps), intermediates_only=True
+        )
+    averages = torch.cat([tap.flatten(2).mean(dim=2) for tap in taps], dim=1)
+    for found, expected in zip(all_of_them, (*called, averages), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_a_model_without_taps_has_no_averages(images):
+    model = build(taps=()).eval()
+    assert full_outputs_of(model, [images]).taps.shape == (2, 0)
 
 
 def test_an_estimator_that_reads_logits_has_one_more_tap_and_leaves_the_classifier_as_it_is(images):

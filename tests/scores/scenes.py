@@ -30,8 +30,9 @@ def predictions(features, labels, head):
         groups=names,
         classes=tuple(map(str, range(len(head.bias)))),
         head=head,
+        taps=features,
     )
 
 
 def scores_of(detectors, some):
-    return detectors(some.logits, some.features)
+    return detectors(some.logits, some.features, some.taps)

@@ -175,6 +175,7 @@ def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
         "mahalanobis",
         "relative_mahalanobis",
         "knn",
+        "knn_taps",
         "kl_matching",
     )
 

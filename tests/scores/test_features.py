@@ -1,6 +1,7 @@
 """Each score of features against its equation in scalar loops, and against pytorch-ood."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scenes import CLASSES, WIDTH, predictions, scene, scores_of
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
+from misgiving.errors import UsageError
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.scores.features import FEATURE_SCORES
 
@@ -64,6 +66,32 @@ def test_knn_is_the_distance_to_the_30th_of_600_unit_neighbours(
         unit = query / math.sqrt(sum(query**2))
         expected.append(-sorted(math.sqrt(sum((unit - other) ** 2)) for other in bank)[29])
     np.testing.assert_allclose(scores_of(detectors, queries)["knn"], expected, rtol=1e-9)
+
+
+def test_knn_of_taps_is_the_distance_to_the_tenth_of_the_standardised_neighbours(training, queries):
+    rng = np.random.default_rng(2)
+    taps = rng.normal(size=(len(training), 7)).astype(np.float32) * [1, 2, 3, 4, 5, 6, 0] + 1
+    asked = rng.normal(size=(len(queries), 7)).astype(np.float32)
+    known = replace(training, taps=taps)
+    found = scores_of(FittedDetectors.fit(known, ["knn_taps"]), replace(queries, taps=asked))
+    scale = [*taps.std(axis=0)[:6], 1.0]  # the last is constant
+    expected = []
+    for row in asked:
+        distances = [
+            math.sqrt(sum(((a - b) / s) ** 2 for a, b, s in zip(row, other, scale, strict=True)))
+            for other in taps
+        ]
+        expected.append(-sorted(distances)[9])
+    np.testing.assert_allclose(found["knn_taps"], expected, rtol=1e-6)
+
+
+def test_a_score_of_taps_needs_taps(training, queries):
+    without = replace(training, taps=None)
+    assert "knn_taps" not in FittedDetectors.fit(without).names
+    with pytest.raises(UsageError, match="knn_taps"):
+        FittedDetectors.fit(without, ["knn_taps"])
+    with pytest.raises(UsageError, match="knn_taps"):
+        scores_of(FittedDetectors.fit(training, ["knn_taps"]), replace(queries, taps=None))
 
 
 def test_vim_is_the_energy_less_the_scaled_residual(training, queries):
@@ -189,7 +217,9 @@ def theirs(training, queries, principal):
 IN_SINGLE_PRECISION = {"vim": 3e-4, "nnguide": 1e-5, "nci": 1e-5, "fdbd": 1e-5}
 
 
-@pytest.mark.parametrize("name", FEATURE_SCORES)
+@pytest.mark.parametrize(
+    "name", sorted(FEATURE_SCORES.keys() - {"knn_taps"})
+)  # which it does not have
 def test_every_score_of_features_is_that_of_pytorch_ood(name, detectors, queries, theirs):
     assert np.ptp(theirs[name]) > 0
     np.testing.assert_allclose(
@@ -232,7 +262,7 @@ def test_a_class_mean_itself_is_at_no_negative_distance(training):
 
 
 def test_knn_does_not_change_when_a_feature_vector_is_scaled(detectors, queries):
-    scaled = detectors(queries.logits, queries.features * np.float32(4.0))["knn"]
+    scaled = detectors.only(["knn"])(queries.logits, queries.features * np.float32(4.0))["knn"]
     np.testing.assert_allclose(scaled, scores_of(detectors, queries)["knn"], rtol=1e-12)
 
 
@@ -241,6 +271,6 @@ def test_a_score_that_is_not_defined_is_not_finite_and_no_failure(detectors, que
     mean = detectors.statistics["nci"]["mean"] @ detectors.directions
     features = np.vstack([queries.features, mean]).astype(np.float64)
     logits = np.vstack([queries.logits, queries.logits[:1]])
-    scores = detectors(logits, features)["nci"]
+    scores = detectors.only(["nci"])(logits, features)["nci"]
     assert np.isfinite(scores[:-1]).all()
     assert not np.isfinite(scores[-1]) or abs(scores[-1]) < 10

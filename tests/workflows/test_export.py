@@ -13,7 +13,7 @@ from misgiving.checkpoint import load
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.inference import predictions_of
-from misgiving.models.joint import outputs_of
+from misgiving.models.joint import full_outputs_of
 from misgiving.workflows import export as exporting
 from misgiving.workflows.export import export_run
 
@@ -39,8 +39,9 @@ def assert_gives_what_the_model_gives(path, model, size):
     random = np.random.default_rng(0)
     for count in (1, 2, 7):
         images = pixels_of(random.integers(0, 256, (count, size, size, 3), dtype=np.uint8))
-        found = session.run(["logits", "predicted_losses", "features"], {"images": images.numpy()})
-        for ours, theirs in zip(found, outputs_of(model, [images]), strict=True):
+        names = ["logits", "predicted_losses", "features", "taps"]
+        found = session.run(names, {"images": images.numpy()})
+        for ours, theirs in zip(found, full_outputs_of(model, [images]), strict=True):
             largest = float(theirs.abs().max())
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5 * largest)
 

@@ -17,7 +17,7 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 
-FORMAT = 2
+FORMAT = 3
 FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
 
@@ -122,9 +122,9 @@ class Bundle:
 
     def decide_squares(self, squares: Squares) -> list[Decision]:
         """Decide for preprocessed images, in their order."""
-        logits, predicted_losses, features = self.network(squares)
+        logits, predicted_losses, features, taps = self.network(squares)
         return self.engine.decide(
-            logits, features, predicted_losses if self.estimates_losses else None
+            logits, features, predicted_losses if self.estimates_losses else None, taps
         )
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> list[Decision]:

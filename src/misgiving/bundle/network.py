@@ -1,4 +1,4 @@
-"""The ONNX graph of a model: from squares to logits, predicted losses and features."""
+"""The ONNX graph of a model: from squares to its outputs."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from misgiving.errors import DataError, UsageError, reason_of
 
 GRAPH = "model.onnx"
 INPUT = "images"
-OUTPUTS = ("logits", "predicted_losses", "features")
+OUTPUTS = ("logits", "predicted_losses", "features", "taps")
 BATCH = 32  # images in one run of the graph, which bounds its memory
 ONLY_ERRORS = 3  # of onnxruntime's levels
 
@@ -39,7 +39,7 @@ class Network:
         _refuse_other_graph(path, self._session, size, num_classes)
 
     def __call__(self, squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
-        """Logits, predicted losses and features of preprocessed images."""
+        """Logits, predicted losses, features and tap averages of preprocessed images."""
         if squares.dtype != np.uint8 or squares.shape[1:] != (self.size, self.size, 3):
             raise UsageError(
                 f"squares are {squares.dtype} of shape {squares.shape}; give 8-bit RGB images of "

@@ -22,8 +22,9 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
 OodDetector = Literal[
-    "knn", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd", "kl_matching",
-    "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm", "predicted_loss",
+    "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
+    "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
+    "predicted_loss",
 ]  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
 
 Logits = Float[np.ndarray, "n classes"]
 Features = Float[np.ndarray, "n width"]
+Taps = Float[np.ndarray, "n channels"]
 Values = Float[np.ndarray, " n"]
 
 POLICY, CALIBRATOR, DETECTORS = "policy.json", "calibrator.json", "detectors.safetensors"
@@ -86,10 +87,19 @@ class DecisionEngine:
         if self.policy is not None:
             self.policy.refuse_other_model(predictions.model)
         self.refuse_other_classes(predictions.classes)
-        return self.decide(predictions.logits, predictions.features, predictions.predicted_losses)
+        return self.decide(
+            predictions.logits,
+            predictions.features,
+            predictions.predicted_losses,
+            predictions.taps,
+        )
 
     def decide(
-        self, logits: Logits, features: Features, predicted_losses: Values | None = None
+        self,
+        logits: Logits,
+        features: Features,
+        predicted_losses: Values | None = None,
+        taps: Taps | None = None,
     ) -> list[Decision]:
         """Decide image by image; one whose outputs are not finite is deferred.
 
@@ -97,8 +107,9 @@ class DecisionEngine:
             logits: Class scores before the softmax.
             features: Input of the last linear layer.
             predicted_losses: Outputs of a trained loss estimator.
+            taps: Averages of the activations that the estimator reads.
         """
-        columns = self._measure(logits, features, predicted_losses)
+        columns = self._measure(logits, features, predicted_losses, taps)
         named, probabilities = self._name_classes(logits, columns["error_probability"])
         outcomes: list[Outcome] = ["defer"] * len(logits)
         if self.policy is not None and self.rule is not None:
@@ -127,7 +138,11 @@ class DecisionEngine:
         return decisions
 
     def _measure(
-        self, logits: Logits, features: Features, predicted_losses: Values | None
+        self,
+        logits: Logits,
+        features: Features,
+        predicted_losses: Values | None,
+        taps: Taps | None,
     ) -> dict[str, Values]:
         """Numbers by the field of a decision; NaN where there is none or outputs are not finite."""
         columns = {name: np.full(len(logits), np.nan) for name in NUMBERS}
@@ -137,7 +152,8 @@ class DecisionEngine:
             return columns
         finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
         losses = None if predicted_losses is None else predicted_losses[finite]
-        scores = scores_of_outputs(logits[finite], features[finite], losses, self.used)
+        averages = None if taps is None else taps[finite]
+        scores = scores_of_outputs(logits[finite], features[finite], losses, averages, self.used)
         accepted_by = self.calibrator.acceptance_scores(scores, logits[finite])
         columns["acceptance_score"][finite] = accepted_by
         columns["error_probability"][finite] = self.calibrator.error(accepted_by)

@@ -13,7 +13,7 @@ from misgiving.data.batching import batches
 from misgiving.data.cache import ImageSet
 from misgiving.errors import UsageError
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
-from misgiving.models.joint import JointClassifier, Output, outputs_of
+from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.results.predictions import Head, Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin
@@ -42,8 +42,8 @@ def predict(
     if not len(images):
         raise UsageError("there are no images to predict")
     share = images.select(distributed.share_of(len(images)))
-    outputs = outputs_of(model, image_batches(share, batch_size, device_of(model)))
-    output = Output(*(distributed.gathered(output, len(images)) for output in outputs))
+    outputs = full_outputs_of(model, image_batches(share, batch_size, device_of(model)))
+    output = FullOutput(*(distributed.gathered(output, len(images)) for output in outputs))
     return Predictions(
         logits=output.logits.numpy(),
         features=output.features.numpy(),
@@ -54,6 +54,7 @@ def predict(
         classes=images.classes,
         head=_linear_head(model),
         model=model_fingerprint(model),
+        taps=output.taps.numpy() if output.taps.shape[1] else None,
     )
 
 

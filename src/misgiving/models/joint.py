@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from misgiving.errors import UsageError
 from misgiving.models.backbones import create_backbone, default_taps, normalisation, tap_channels
-from misgiving.models.loss_estimator import LossEstimator
+from misgiving.models.loss_estimator import LossEstimator, averages
 
 Images = Float[Tensor, "batch 3 height width"]
 
@@ -24,6 +24,15 @@ class Output(NamedTuple):
     logits: Float[Tensor, "batch classes"]
     predicted_losses: Float[Tensor, " batch"]
     features: Float[Tensor, "batch width"]
+
+
+class FullOutput(NamedTuple):
+    """`Output`, and the averages of the taps over height and width, side by side."""
+
+    logits: Float[Tensor, "batch classes"]
+    predicted_losses: Float[Tensor, " batch"]
+    features: Float[Tensor, "batch width"]
+    taps: Float[Tensor, "batch channels"]
 
 
 class Normalise(nn.Module):
@@ -103,6 +112,15 @@ class JointClassifier(nn.Module):
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""
+        return self._run(images, detach_taps)[0]
+
+    def full_output(self, images: Images) -> FullOutput:
+        """The outputs of `forward` with the averages of the taps."""
+        output, activations = self._run(images, detach_taps=True)
+        taps = averages(activations) or [output.features[:, :0]]
+        return FullOutput(*output, torch.cat(taps, dim=1))
+
+    def _run(self, images: Images, detach_taps: bool) -> tuple[Output, list[Tensor]]:
         normalised, activations = self.normalise(images), []
         if self.taps:
             final, activations = self.backbone.forward_intermediates(
@@ -113,10 +131,10 @@ class JointClassifier(nn.Module):
         features = self.backbone.forward_head(final, pre_logits=True)
         logits = self.backbone.get_classifier()(features)
         if self.loss_estimator is None:
-            return Output(logits, torch.full_like(logits[:, 0], torch.nan), features)
+            return Output(logits, torch.full_like(logits[:, 0], torch.nan), features), []
         if detach_taps:
             activations = [activation.detach() for activation in activations]
-        return Output(logits, self.loss_estimator(activations, logits), features)
+        return Output(logits, self.loss_estimator(activations, logits), features), activations
 
     def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Compute the logits alone, without the loss estimator."""
@@ -126,23 +144,30 @@ class JointClassifier(nn.Module):
 
 
 @torch.no_grad()
-def outputs_of(
-    model: nn.Module, batches: Iterable[Tensor], *, keep_features: bool = True
-) -> Output:
+def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> Output:
     """Run a joint model in evaluation mode over batches; all outputs in float32 on the CPU.
 
-    The model returns to the mode it was in, and no random number is drawn. Without `keep_features`
-    the features have no columns, which saves memory.
+    The model returns to the mode it was in, and no random number is drawn. The features have no
+    columns, which saves memory.
     """
+    outputs = (Output(*model(images)) for images in batches)
+    kept = (output._replace(features=output.features[:, :0]) for output in outputs)
+    return Output(*_evaluated(model, kept))
+
+
+@torch.no_grad()
+def full_outputs_of(model: JointClassifier, batches: Iterable[Tensor]) -> FullOutput:
+    """All outputs as in `outputs_of`, with features and the averages of the taps."""
+    return FullOutput(*_evaluated(model, map(model.full_output, batches)))
+
+
+def _evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[Tensor]:
+    """Compute outputs in evaluation mode, and put the batches together."""
     was_training = model.training
     model.eval()
-    outputs = []
-    for images in batches:
-        output = Output(*model(images))
-        kept = output if keep_features else output._replace(features=output.features[:, :0])
-        outputs.append(Output(*(tensor.float().cpu() for tensor in kept)))
+    batches = [tuple(tensor.float().cpu() for tensor in output) for output in outputs]
     model.train(was_training)
-    return Output(*(torch.cat(tensors) for tensors in zip(*outputs, strict=True)))
+    return [torch.cat(tensors) for tensors in zip(*batches, strict=True)]
 
 
 def _create_estimator(

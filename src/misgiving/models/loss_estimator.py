@@ -33,10 +33,7 @@ class LossEstimator(nn.Module):
         activations: Sequence[Float[Tensor, "batch _ _ _"]],
         logits: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        taps: list[Tensor] = [
-            _Average.apply(activation)  # type: ignore[no-untyped-call]
-            for activation in activations
-        ]
+        taps = averages(activations)
         if self.reads_logits and logits is not None:
             taps.append(shape_of_logits(logits))
         projected = [
@@ -44,6 +41,14 @@ class LossEstimator(nn.Module):
         ]
         predicted: Tensor = self.head(torch.cat(projected, dim=1))
         return predicted.squeeze(1)
+
+
+def averages(activations: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Tensor]:
+    """Mean of each activation over height and width."""
+    return [
+        _Average.apply(activation)  # type: ignore[no-untyped-call]
+        for activation in activations
+    ]
 
 
 class _Average(torch.autograd.Function):

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from misgiving.errors import DataError, reason_of
-from misgiving.models.joint import JointClassifier
+from misgiving.models.joint import FullOutput, JointClassifier
 
 
 def write_graph(
@@ -20,7 +20,7 @@ def write_graph(
         path: The ONNX file.
         size: Side of the images in pixels.
         inputs: Name of the images.
-        outputs: Names of logits, predicted losses and features.
+        outputs: Names of the values of a `FullOutput`.
 
     Raises:
         DataError: The backbone has an operation that ONNX does not support.
@@ -31,7 +31,7 @@ def write_graph(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                model.eval(),
+                _AllOutputs(model).eval(),
                 (example,),
                 path,
                 dynamo=True,
@@ -49,6 +49,17 @@ def write_graph(
             f"this backbone cannot be exported ({reason_of(error)}); "
             "train another, such as resnet18"
         ) from error
+
+
+class _AllOutputs(torch.nn.Module):
+    """A model whose call gives the averages of the taps as well."""
+
+    def __init__(self, model: JointClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> FullOutput:
+        return self.model.full_output(images)
 
 
 def _strip_metadata(path: Path) -> None:

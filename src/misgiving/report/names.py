@@ -17,6 +17,7 @@ DETECTOR_TITLES = {
     "mahalanobis": "Mahalanobis",
     "relative_mahalanobis": "relative Mahalanobis",
     "knn": "kNN",
+    "knn_taps": "kNN of taps",
     "vim": "ViM",
     "nnguide": "NNGuide",
     "nci": "NCI",

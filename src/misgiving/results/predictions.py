@@ -37,6 +37,8 @@ class Predictions:
         classes: Names of the classes, in the order of the logits.
         head: The last linear layer; None where the model has none of that kind.
         model: Fingerprint of the model's weights; empty where unknown.
+        taps: Averages of the activations that the loss estimator reads, side by side; None where
+            there are none.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -48,13 +50,14 @@ class Predictions:
     classes: tuple[str, ...]
     head: Head | None = None
     model: str = ""
+    taps: Float[np.ndarray, "n channels"] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, rows: Int[np.ndarray, " _"]) -> "Predictions":
         """Predictions for these images alone, in this order."""
-        losses = self.predicted_losses
+        losses, taps = self.predicted_losses, self.taps
         return replace(
             self,
             logits=self.logits[rows],
@@ -63,6 +66,7 @@ class Predictions:
             labels=self.labels[rows],
             ids=tuple(self.ids[row] for row in rows),
             groups=tuple(self.groups[row] for row in rows),
+            taps=None if taps is None else taps[rows],
         )
 
     @property
@@ -102,6 +106,8 @@ class Predictions:
         arrays = {"logits": self.logits, "features": self.features, "labels": self.labels}
         if self.predicted_losses is not None:
             arrays["predicted_losses"] = self.predicted_losses
+        if self.taps is not None:
+            arrays["taps"] = self.taps
         if self.head is not None:
             arrays |= {"head_weight": self.head.weight, "head_bias": self.head.bias}
         names = {"ids": self.ids, "groups": self.groups, "classes": self.classes}
@@ -133,6 +139,7 @@ class Predictions:
                 if "head_weight" in arrays
                 else None,
                 model="".join(json.loads(names.get("model", "[]"))),
+                taps=arrays.get("taps"),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
 from misgiving.results.predictions import Predictions
-from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Training
+from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Taps, Training
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
 
 MOST_DIRECTIONS = 256
@@ -44,19 +44,25 @@ class FittedDetectors:
 
         Args:
             training: Predictions for the images that the model was trained on.
-            names: Which of `FEATURE_SCORES`; None: all that the model's last layer allows.
+            names: Which of `FEATURE_SCORES`; None: all that the model's last layer and the
+                predictions allow.
         """
         if names is None:
             names = [
                 name
                 for name, score in FEATURE_SCORES.items()
-                if training.head is not None or not score.needs_head
+                if (training.head is not None or not score.needs_head)
+                and (training.taps is not None or not score.reads_taps)
             ]
         fits = {name: FEATURE_SCORES[name].fit for name in names}
         _refuse_unusable(training)
         directions = principal_directions(training.features)
         reduced = _reduce(training, directions)
-        statistics = {name: fit(reduced) for name, fit in fits.items()}
+        taps = reduced._replace(features=_known(training.taps, names, len(training)))
+        statistics = {
+            name: fit(taps if FEATURE_SCORES[name].reads_taps else reduced)
+            for name, fit in fits.items()
+        }
         return cls(directions=directions, statistics=statistics)
 
     @property
@@ -68,23 +74,32 @@ class FittedDetectors:
         """Keep these of the scores, as they were fitted."""
         return replace(self, statistics={name: self.statistics[name] for name in names})
 
-    def __call__(self, logits: Logits, features: Features) -> dict[str, Scores]:
+    def __call__(
+        self, logits: Logits, features: Features, taps: Taps | None = None
+    ) -> dict[str, Scores]:
         """Score predictions of the same model; not finite where a score is not defined."""
         if features.shape[1] != self.directions.shape[1]:
             raise UsageError(
                 f"features have {features.shape[1]} values, and the detectors were fitted on "
                 f"{self.directions.shape[1]}; use the same model"
             )
+        taps = _known(taps, self.names, len(logits))
         arrays = [array for kept in self.statistics.values() for array in kept.values()]
         rows = max(1, CELLS // max((len(array) for array in arrays if array.ndim), default=1))
         starts = range(0, max(1, len(logits)), rows)
-        chunks = [self._score(logits[at : at + rows], features[at : at + rows]) for at in starts]
+        chunks = [
+            self._score(*(array[at : at + rows] for array in (logits, features, taps)))
+            for at in starts
+        ]
         return {name: np.concatenate([chunk[name] for chunk in chunks]) for name in self.names}
 
-    def _score(self, logits: Logits, features: Features) -> dict[str, Scores]:
+    def _score(self, logits: Logits, features: Features, taps: Taps) -> dict[str, Scores]:
         wide, reduced = logits.astype(np.float64), features.astype(np.float64) @ self.directions.T
+        averages = taps.astype(np.float64)
         return {
-            name: FEATURE_SCORES[name].score(statistics, wide, reduced)
+            name: FEATURE_SCORES[name].score(
+                statistics, wide, averages if FEATURE_SCORES[name].reads_taps else reduced
+            )
             for name, statistics in self.statistics.items()
         }
 
@@ -129,7 +144,11 @@ def all_scores(
         outputs = np.hstack([predictions.logits, predictions.features])
         _refuse_not_finite("logits or features", np.isfinite(outputs).all(axis=1))
     scores = scores_of_outputs(
-        predictions.logits, predictions.features, predictions.predicted_losses, detectors
+        predictions.logits,
+        predictions.features,
+        predictions.predicted_losses,
+        predictions.taps,
+        detectors,
     )
     for name in () if detectors is None else detectors.names:
         _refuse_not_finite(f"scores of {name}", np.isfinite(scores[name]))
@@ -148,6 +167,7 @@ def scores_of_outputs(
     logits: Logits,
     features: Features,
     predicted_losses: Scores | None,
+    taps: Taps | None,
     detectors: FittedDetectors | None,
 ) -> dict[str, Scores]:
     """Every score of a model's outputs, by name; not finite where a score is not defined.
@@ -157,7 +177,16 @@ def scores_of_outputs(
     scores = {name: score(logits) for name, score in LOGIT_SCORES.items()}
     if predicted_losses is not None:
         scores["predicted_loss"] = -predicted_losses.astype(np.float64)
-    return scores if detectors is None else scores | detectors(logits, features)
+    return scores if detectors is None else scores | detectors(logits, features, taps)
+
+
+def _known(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
+    """The averages of the taps, which some scores need; no columns where they are not known."""
+    if taps is not None:
+        return taps
+    if reading := [name for name in names if FEATURE_SCORES[name].reads_taps]:
+        raise UsageError(f"{reading[0]} needs the averages of the taps; predict again")
+    return np.zeros((count, 0))
 
 
 def principal_directions(features: Features) -> Float[np.ndarray, "directions width"]:

@@ -24,12 +24,14 @@ from misgiving.configuration import Registry
 from misgiving.scores.logits import Logits, Scores, energy, unit_vectors
 
 Features = Float[np.ndarray, "n width"]
+Taps = Float[np.ndarray, "n channels"]
 Reduced = Float[np.ndarray, "n directions"]
 Matrix = Float[np.ndarray, "directions directions"]
 Statistics = Mapping[str, Shaped[np.ndarray, "..."]]
 """Arrays that a score keeps of the training set, by name."""
 
 NEIGHBOURS = 50  # of `knn`: the paper's for CIFAR-10
+TAP_NEIGHBOURS = 10  # of `knn_taps`
 SIMILAR = 10  # training samples that guide `nnguide`
 RIDGE = 1e-6  # on the diagonal of a scatter matrix
 SMALLEST_DISTANCE = 1e-8
@@ -40,7 +42,8 @@ class Training(NamedTuple):
 
     Attributes:
         logits: Class scores before the softmax.
-        features: Along the principal directions, about the features' own origin.
+        features: Along the principal directions, about the features' own origin; or, for a score
+            that reads them, the averages of the taps.
         labels: True classes.
         head: `weight` and `bias` of the last layer in these coordinates; zero for a model without a
             linear head.
@@ -59,11 +62,13 @@ class FeatureScore(NamedTuple):
         fit: From training predictions to the statistics that are kept.
         score: From statistics, float64 logits and reduced features to scores.
         needs_head: Uses the weights of the last linear layer.
+        reads_taps: Takes the averages of the taps in place of the reduced features.
     """
 
     fit: Callable[[Training], Statistics]
     score: Callable[[Statistics, Logits, Reduced], Scores]
     needs_head: bool = False
+    reads_taps: bool = False
 
 
 def _whitening(centred: Reduced) -> Matrix:
@@ -125,6 +130,28 @@ def score_knn(of: Statistics, _: Logits, features: Reduced) -> Scores:
     unit, k = unit_vectors(features), of["k"].item()
     nearest = np.argpartition(unit @ of["neighbours"].T, -k, axis=1)[:, -k]
     return -np.asarray(np.linalg.norm(unit - of["neighbours"][nearest], axis=1))
+
+
+def fit_knn_taps(training: Training) -> Statistics:
+    """Standardised tap averages of the training set."""
+    mean, scale = training.features.mean(axis=0), training.features.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    k = min(TAP_NEIGHBOURS, max(1, len(training.features) // 20))
+    neighbours = (training.features - mean) / scale
+    return {"mean": mean, "scale": scale, "neighbours": neighbours, "k": np.array(k)}
+
+
+def score_knn_taps(of: Statistics, _: Logits, taps: Taps) -> Scores:
+    """Negated distance of standardised tap averages to the k-th nearest of training.
+
+    Early layers keep what the last one drops, such as colour and texture, so that images of another
+    kind are far away there (Lee et al., 2018, also read several layers). k is 10, or a twentieth of
+    the samples where that is less.
+    """
+    standard, neighbours, k = (taps - of["mean"]) / of["scale"], of["neighbours"], of["k"].item()
+    squares = (neighbours**2).sum(axis=1) - 2 * standard @ neighbours.T  # but for a constant
+    nearest = np.argpartition(squares, k - 1, axis=1)[:, k - 1]
+    return -np.asarray(np.linalg.norm(standard - neighbours[nearest], axis=1))
 
 
 def _head_logits(head: Statistics, features: Reduced) -> Logits:
@@ -220,6 +247,7 @@ FEATURE_SCORES: Registry[FeatureScore] = Registry(
     mahalanobis=FeatureScore(fit_mahalanobis, score_mahalanobis),
     relative_mahalanobis=FeatureScore(fit_relative, score_relative),
     knn=FeatureScore(fit_knn, score_knn),
+    knn_taps=FeatureScore(fit_knn_taps, score_knn_taps, reads_taps=True),
     vim=FeatureScore(fit_vim, score_vim, needs_head=True),
     nnguide=FeatureScore(fit_nnguide, score_nnguide, needs_head=True),
     nci=FeatureScore(fit_about_mean, score_nci, needs_head=True),

@@ -239,7 +239,7 @@ def measure(
     # No activations are kept, so that batches can be larger than in training.
     batch_size = max(config.batch_size // distributed.count(), 64)
     batched = batches(share, batch_size=batch_size, device=fabric.device)
-    output = outputs_of(model, (batch.images for batch in batched), keep_features=False)
+    output = outputs_of(model, (batch.images for batch in batched))
     logits = gathered(output.logits, len(images))
     predicted_losses = gathered(output.predicted_losses, len(images))
     losses = objective(logits, predicted_losses, torch.from_numpy(np.asarray(images.labels)))

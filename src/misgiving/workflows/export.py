@@ -18,7 +18,7 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.inference import fingerprint_of
 from misgiving.files import whole_folder
-from misgiving.models.joint import outputs_of
+from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
 
 CLOSE = 1e-4  # how far an output may be off, as a share of the largest
@@ -72,7 +72,7 @@ def _refuse_other_outputs(checkpoint: Checkpoint, bundle: Bundle) -> None:
     squares = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)
     squares[0], squares[1] = 0, random.integers(0, 256, 3)
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
-    expected = outputs_of(checkpoint.model, [images])
+    expected = full_outputs_of(checkpoint.model, [images])
     for name, ours, theirs in zip(OUTPUTS, bundle.network(squares), expected, strict=True):
         off = _relative_difference(ours, theirs.numpy())
         if not off <= CLOSE:

@@ -113,12 +113,14 @@ def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
     import torch
 
     from misgiving.evaluation.inference import device_of
-    from misgiving.models.joint import outputs_of
+    from misgiving.models.joint import full_outputs_of
 
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
-    output = outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
+    output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
     losses = output.predicted_losses.numpy() if checkpoint.estimates_losses else None
-    return engine.decide(output.logits.numpy(), output.features.numpy(), losses)
+    return engine.decide(
+        output.logits.numpy(), output.features.numpy(), losses, output.taps.numpy()
+    )
 
 
 def predict_files(

@@ -76,7 +76,7 @@ def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
     predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
     config = read_document(folder / "run" / "config.json", dict[str, Any])
     losses = predictions.true_losses(config["class_weights"])
-    predictions = replace(predictions, features=predictions.features[:, :0].copy())
+    predictions = replace(predictions, features=predictions.features[:, :0].copy(), taps=None)
     estimates = experiment == "generalization"
     scores = load_scores(folder, FAILURES).scores if estimates else {}
 
