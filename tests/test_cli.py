@@ -181,6 +181,23 @@ def test_evaluate_measures_how_well_ood_images_are_detected(
         assert any(detector in row and "fpr_at_tpr95" in row for row in rows)
 
 
+def test_evaluate_takes_a_folder_of_ood_images_by_name(misgiving, run_folder, photos, tmp_path):
+    for name in ("a", "b=c"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (20, 20)).save(tmp_path / name / "1.png")
+    a, b = tmp_path / "a", tmp_path / "b=c"
+    command = ("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
+    code, _, _ = misgiving(*command, "--ood", f"b_box={a}", "--ood", a, "--ood", b)
+    assert code == 0
+    with (run_folder / "evaluation" / "measurements.csv").open() as file:
+        measured = {r["dataset"] for r in csv.DictReader(file) if r["metric"] == "auroc"}
+    assert {"b_box", "a", "b=c"} <= measured
+    code, _, error = misgiving(*command, "--ood", f"a={b}", "--ood", a)
+    assert code == 2
+    assert "--ood" in one_line(error)
+    assert "'a' is named twice" in error
+
+
 def test_measuring_on_training_images_must_be_asked_for(misgiving, run_folder, photos):
     code, _, error = misgiving(
         "evaluate", run_folder, f"folder:{photos}", "--set", "train", "--device", "cpu"

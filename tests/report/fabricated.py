@@ -93,7 +93,13 @@ SETTINGS = Settings(
 
 def facts_of(**changes):
     known = {"contents": "Images that stand for this set", "images": 230, "groups": 41}
-    known |= {"checksum": "c0ffee", "paper_set": "", "paper_images": None, "left_out": 0}
+    known |= {
+        "checksum": "c0ffee",
+        "paper_set": "",
+        "paper_images": None,
+        "left_out": 0,
+        "origin": "",
+    }
     return SetFacts(**(known | changes))
 
 
@@ -304,7 +310,8 @@ def write_dermoscopy(folder):
     for name, (_, known) in reversed(DERMOSCOPY_SETS.items()):
         row = {"paper_set": name, **known}
         paper = PAPER_IMAGES.get(row["paper_set"])
-        account[name] = facts_of(images=300, groups=300, paper_images=paper, **row)
+        origin = "made here" if name == row["paper_set"] else "given"
+        account[name] = facts_of(images=300, groups=300, paper_images=paper, origin=origin, **row)
     account |= {
         name: facts_of(contents="Unseen", images=99, groups=90) for name in DERMOSCOPY_UNSEEN
     }

@@ -102,6 +102,7 @@ def test_sets_that_are_missing_smaller_or_stood_in_for_are_told(inputs):
     said = paper_differences(inputs)
     assert "Clin-Skin: not measured." in said
     assert "B-Box: 300 images instead of 2,025." in said
+    assert "B-Box: made here of held-out images instead of the published set." in said
     assert "ImageNet: photographs (Photographs of things) stands in for it." in said
 
 

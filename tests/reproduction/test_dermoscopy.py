@@ -35,7 +35,7 @@ def lesion_picture(random, label):
 @pytest.fixture(scope="module")
 def isic(tmp_path_factory):
     folder = tmp_path_factory.mktemp("isic")
-    for name in ("ISIC_2019_Training_Input", "masks", "tiles"):
+    for name in ("ISIC_2019_Training_Input", "masks", "tiles", "published"):
         (folder / name).mkdir()
     random = np.random.default_rng(0)
     truth, metadata = [], []
@@ -54,6 +54,7 @@ def isic(tmp_path_factory):
         if number < 12:
             tile = random.integers(0, 256, (32, 32, 3)).astype(np.uint8)
             Image.fromarray(tile).save(folder / "tiles" / f"{number}.png")
+            Image.fromarray(tile[::-1]).save(folder / "published" / f"boxed{number}.png")
     for name, header, rows in (
         ("GroundTruth", ["image", *CLASSES, "UNK"], truth),
         ("Metadata", ["image", "age_approx", "anatom_site_general", "lesion_id", "sex"], metadata),
@@ -65,12 +66,15 @@ def isic(tmp_path_factory):
 
 def small_protocol(isic, split):
     share = {} if split == "grouped" else {"validation_share": 0.25}
+    published = [f"b_box={isic / 'published'}"] if split == "grouped" else []
     protocol = protocol_for(
         f"isic2019:{isic}",
         model={"backbone": "vgg16_mini", "pretrained": False},
         training={"epochs": 1, "batch_size": 16, "device": "cpu"},
         images={"image_size": 16, "split": split} | share,
-        sources=ood_sources([f"nct:tiles={isic / 'tiles'}"], ["tiles=noise of one source"]),
+        sources=ood_sources(
+            [f"nct:tiles={isic / 'tiles'}", *published], ["tiles=noise of one source"]
+        ),
         trials=2,
         models=("vanilla", "proposed"),
         learning_rates=(1e-3,),
@@ -128,12 +132,15 @@ def test_odin_is_tuned_by_the_criterion_of_the_protocol(reproduced, page):
     texts = [text.strip() for _, _, text in page.found]
     told = texts[texts.index("criterion of ODIN's tuning") + 1]
     assert told == {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}[criterion]
+
+
+def test_derived_sets_come_from_images_that_were_not_trained_on(reproduced):
     trial_data, _ = reproduced
     for trial in range(2):
         trained = set(
             trial_data.setup(Unit("ood_detection", trial, "vanilla")).images_of("train").ids
         )
-        for name in ("b_box", "b_box_70", "b_box_70_image", "derm_skin"):
+        for name in ("b_box_70", "b_box_70_image", "derm_skin"):
             ids = trial_data.outliers(trial)[name].images.ids
             assert trained.isdisjoint(identity.removeprefix(f"{name}-") for identity in ids)
 
@@ -177,6 +184,26 @@ def test_the_account_says_for_what_a_set_stands_and_what_is_in_it(reproduced):
     assert account["tiles"]["paper_set"] == "nct"
     assert account["tiles"]["contents"].startswith("noise of one source")
     assert account["b_box"]["paper_images"] == 2025
+
+
+def test_a_published_set_replaces_the_one_that_is_made_here(reproduced, page):
+    trial_data, out = reproduced
+    account = json.loads((out / "datasets.json").read_text())
+    names = [row["id"] for row in table(out / "manifests" / "b_box.csv")]
+    given = [f"b_box-boxed{number}.png" for number in range(12)]
+    differences = [text for text in page.texts("li") if text.startswith("B-Box:")]
+    if trial_data.protocol.images.split == "grouped":
+        assert sorted(names) == sorted(given)
+        assert account["b_box"]["origin"] == "published set"
+        assert differences == ["B-Box: 12 images instead of 2,025."]
+    else:
+        assert not set(names) & set(given)
+        assert account["b_box"]["origin"] == "made here"
+        made = "B-Box: made here of held-out images instead of the published set."
+        assert made in differences
+    assert account["tiles"]["origin"] == "given"
+    assert account["b_box_70"]["origin"] == "made here"
+    assert account["validation" if len(differences) > 1 else "test"]["origin"] == ""
 
 
 def test_the_manifest_of_a_set_has_a_line_for_each_image(reproduced):

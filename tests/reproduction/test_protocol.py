@@ -11,6 +11,7 @@ from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.reproduction.protocol import (
     DERIVED,
     DIGITS,
+    PUBLISHED,
     OodSource,
     chosen_units,
     ood_sources,
@@ -131,6 +132,16 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
     )
 
 
+def test_a_set_that_is_given_under_the_name_of_a_derived_one_replaces_it():
+    sources = ood_sources(["nct=tiles", "derm_skin=skin", "b_box_70=boxes", "mine=a"])
+    protocol = protocol_for("isic2019:ISIC_2019", sources=sources)
+    given = ("nct", "b_box_70", "derm_skin")
+    assert protocol.ood_sets == ("nct", *DERIVED, "mine")
+    assert [name for name in protocol.ood_sets if protocol.origin(name) == PUBLISHED] == [*given]
+    assert protocol.origin("b_box") == "made here"
+    assert protocol.origin("mine") == "given"
+
+
 @pytest.mark.parametrize(
     ("named", "about", "message"),
     [
@@ -142,7 +153,7 @@ def test_what_stands_in_for_nct_tunes_odin_and_takes_its_row():
         (["ntc:histology=a"], [], "'ntc'"),
         (["unseen-BKL=a"], [], "'unseen-BKL' cannot be the name"),
         (["nct=a", "nct=b"], [], "'nct' is named twice"),
-        (["b_box=a"], [], "b_box is derived from held-out images"),
+        (["b_box=scikit-image"], [], "b_box:photographs=scikit-image"),
         (["imagenet=scikit-image"], [], "imagenet:photographs=scikit-image"),
         (["nct=a"], ["imagenet=b"], "about.*imagenet"),
     ],

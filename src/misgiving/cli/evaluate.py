@@ -21,7 +21,9 @@ def evaluate(
     ood: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="FOLDER", help="A folder of out-of-distribution images. Can be repeated."
+            metavar="[NAME=]FOLDER",
+            help="A folder of out-of-distribution images, such as `b_box=FOLDER`. Default name: "
+            "that of the folder. Can be repeated.",
         ),
     ] = None,
     set_name: Annotated[

@@ -49,8 +49,10 @@ def reproduce(
         typer.Option(
             metavar="NAME=PLACE",
             help="An OOD set: a folder of images, `table:FILE.csv`, `medmnist:FILE.npz` or "
-            "`scikit-image` (its photographs). The names nct, imagenet and clin_skin are those of "
-            "the paper's sets; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be repeated.",
+            "`scikit-image` (its photographs). The names nct, b_box, b_box_70, b_box_70_image, "
+            "imagenet, clin_skin and derm_skin are for the paper's sets as published, which "
+            "replace those made here; for a stand-in, write PAPER_NAME:OWN_NAME=PLACE. Can be "
+            "repeated.",
             rich_help_panel=PROTOCOL,
         ),
     ] = None,

@@ -133,6 +133,12 @@ class ReportInputs(NamedTuple):
         paper_set = self.paper_set(dataset)
         return bool(paper_set) and paper_set not in (dataset, READ_OTHERWISE.get(dataset))
 
+    def origin(self, dataset: str) -> str:
+        """`published set` or `made here` for a set of the paper's name; empty for others."""
+        facts = self.datasets.get(dataset)
+        bears_name = self.paper_set(dataset) and not self.stands_in(dataset)
+        return facts.origin if facts and bears_name else ""
+
 
 def read_inputs(folder: Path) -> ReportInputs:
     """Read a reproduction folder.

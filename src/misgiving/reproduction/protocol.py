@@ -16,6 +16,7 @@ from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
+PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
 """Names of other sets in the results, which no OOD set can have."""
@@ -38,7 +39,7 @@ class OodSource:
     """An OOD set of given images, which are not derived from the data.
 
     Attributes:
-        name: Describes the content; the paper's names are for the paper's sets.
+        name: Describes the content; the paper's names are for the published sets.
         location: A folder of images, data as in `misgiving train DATA`, or `scikit-image`.
         stands_for: The set of the paper that this one stands in for; empty for none.
         about: Content and number of sources, for the report.
@@ -62,7 +63,7 @@ class Protocol(ProtocolConfig):
     Attributes:
         data: The images, as in `misgiving train DATA`.
         ood_sets: Out-of-distribution sets of 4.2 in the order of the table.
-        sources: Those that are neither derived nor embedded.
+        sources: Those that are given; one with the name of a derived set replaces it.
         odin: ODIN's grid, and the set that it is tuned on (the paper's: NCT).
         model: The network.
         training: How to train it, before the changes of each model.
@@ -97,6 +98,12 @@ class Protocol(ProtocolConfig):
         """The row of the paper's Table 1 that an OOD set belongs to, or its own name."""
         rows = {source.name: source.row for source in self.sources}
         return rows.get(ood_set, ood_set)
+
+    def origin(self, ood_set: str) -> str:
+        """Origin of an OOD set, as in `SetFacts`."""
+        if all(source.name != ood_set for source in self.sources):
+            return "made here"
+        return PUBLISHED if ood_set in PAPER_SETS else "given"
 
 
 DIGITS = Protocol(
@@ -180,11 +187,6 @@ def _refuse_clash(
 ) -> None:
     if name in taken:
         raise UsageError(f"`ood` {text}: {name!r} is named twice; choose another name")
-    if name in DERIVED:
-        raise UsageError(
-            f"`ood` {text}: {name} is derived from held-out images; give its stand-in another "
-            f'name: `ood="{name}:NAME={location}"`'
-        )
     if location == "scikit-image" and name in PAPER_SETS:
         raise UsageError(
             f"`ood` {text}: these pictures are not the paper's; name them for what they are: "

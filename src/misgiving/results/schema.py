@@ -273,6 +273,8 @@ class SetFacts:
         paper_set: The set of the paper's Table 1 that it is or stands in for; empty for none.
         paper_images: Images of that set in the paper.
         left_out: Images from which no sample of this set could be made.
+        origin: `published set` if it was given under the paper's name, `given` under another, or
+            `made here`; empty for the images of the data.
     """
 
     contents: str
@@ -282,6 +284,7 @@ class SetFacts:
     paper_set: str
     paper_images: int | None
     left_out: int
+    origin: str
 
 
 @dataclass(frozen=True, kw_only=True)

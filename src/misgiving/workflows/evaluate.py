@@ -78,7 +78,7 @@ def evaluate_run(
         data: The data as the user names it; images that the model was trained on are left out.
         out: Folder for `predictions.safetensors` and `measurements.csv`.
         cache: Folder for prepared images.
-        ood: Folders of out-of-distribution images.
+        ood: Folders of out-of-distribution images, by name as in `b_box=FOLDER` or without.
         set_name: Measure only this set of the run's split.
         device: Where to compute.
         devices: Processes on each machine.
@@ -131,14 +131,19 @@ def evaluate_run(
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
 
 
-def _distinct_names(folders: Sequence[str]) -> dict[str, Path]:
-    names = {Path(folder).resolve().name: Path(folder) for folder in folders}
-    if len(names) < len(folders):
-        raise UsageError(
-            f"`ood`: two folders of {', '.join(folders)} have the same name; rename one, so that "
-            "rows differ"
-        )
-    return names
+def _distinct_names(named: Sequence[str]) -> dict[str, Path]:
+    """Folders by name, from NAME=FOLDER or the folder alone."""
+    folders: dict[str, Path] = {}
+    for text in named:
+        name, equals, place = text.partition("=")
+        if not equals or Path(text).is_dir():  # a folder's own name may contain the sign
+            name, place = Path(text).resolve().name, text
+        if name in folders:
+            raise UsageError(
+                f"`ood` {text}: {name!r} is named twice; write NAME={place}, so that rows differ"
+            )
+        folders[name] = Path(place)
+    return folders
 
 
 def _images_to_measure(

@@ -209,7 +209,7 @@ def detectors_of(rows: Iterable[Result]) -> list[str]:
 
 
 def set_tags(inputs: ReportInputs, dataset: str, *, full: bool = False) -> list[str]:
-    """Facts about a set: its size, the paper's set that it stands in for, and ODIN's tuning.
+    """Facts about a set: its size, the paper's set that it is or stands in for, ODIN's tuning.
 
     `full` adds its contents.
     """
@@ -217,6 +217,7 @@ def set_tags(inputs: ReportInputs, dataset: str, *, full: bool = False) -> list[
     tags = []
     if inputs.stands_in(dataset):
         tags.append(f"stands in for {title(inputs.paper_set(dataset))}")
+    tags += filter(None, [inputs.origin(dataset)])
     if facts is not None:
         tags += [facts.contents] if full else []
         tags += [count(facts.images, "images"), count(facts.groups, "groups")]

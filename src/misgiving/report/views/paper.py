@@ -110,6 +110,8 @@ def _set(inputs: ReportInputs, paper_set: str) -> Iterator[str]:
             yield f"{paper.title}: {title(name)} ({facts.contents}) stands in for it."
         elif facts.images != expected:
             yield f"{title(name)}: {facts.images:,} images instead of {expected:,}."
+        if inputs.origin(name) == "made here":
+            yield f"{title(name)}: made here of held-out images instead of the published set."
 
 
 def paper_table(inputs: ReportInputs) -> Table | None:
@@ -173,6 +175,7 @@ def sets_table(inputs: ReportInputs) -> Table:
     bodies = []
     for name, facts in inputs.datasets.items():
         tags = [f"stands in for {title(inputs.paper_set(name))}"] * inputs.stands_in(name)
+        tags += filter(None, [inputs.origin(name)])
         counts = [getattr(facts, key) for key in ("images", "groups", *shown)]
         cells = [number(ABSENT if count is None else str(count)) for count in counts]
         line = [Cell(facts.contents), *cells, number(facts.checksum[:12])]

@@ -118,7 +118,11 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     }
     for name, (built, images) in trial_data.outliers(0).items():
         shown[name] = _exhibit(
-            images, built.dataset.contents, row=protocol.row(name), left_out=built.left_out
+            images,
+            built.dataset.contents,
+            row=protocol.row(name),
+            left_out=built.left_out,
+            origin=protocol.origin(name),
         )
     together = unseen_images(trial_data.images, protocol.unseen)
     for name, rows in unseen_sets(together, protocol.unseen).items():
@@ -129,7 +133,9 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     return shown
 
 
-def _exhibit(images: ImageSet, contents: str, *, row: str = "", left_out: int = 0) -> Exhibit:
+def _exhibit(
+    images: ImageSet, contents: str, *, row: str = "", left_out: int = 0, origin: str = ""
+) -> Exhibit:
     """Count a set; `row` is that of the paper's Table 1."""
     facts = SetFacts(
         contents=contents,
@@ -139,6 +145,7 @@ def _exhibit(images: ImageSet, contents: str, *, row: str = "", left_out: int = 
         paper_set=row if row in PAPER_SETS else "",
         paper_images=PAPER_COUNTS.get(row),
         left_out=left_out,
+        origin=origin,
     )
     return Exhibit(images, facts)
 
