@@ -42,6 +42,37 @@ def trapezoid(positives, negatives):
     return auc(recall, precision)
 
 
+def aupr_of_odin_pytorch(positives, negatives):
+    """Precision TPR / (TPR + FPR), in rectangles with the precision of the stricter threshold."""
+    area, looser, last = 0.0, 1.0, 0.0
+    for threshold in sorted({*positives, *negatives}):
+        recall, fpr = np.mean(positives >= threshold), np.mean(negatives >= threshold)
+        last = recall / (recall + fpr)
+        area += (looser - recall) * last
+        looser = recall
+    return area + looser * last
+
+
+@pytest.mark.parametrize("name", ["aupr_in", "aupr_out"])
+def test_for_sets_of_one_size_aupr_is_near_that_of_odin_pytorch(name):
+    random = np.random.default_rng(0)
+    inliers, outliers = random.normal(1, 1, 1000), random.normal(0, 1, 1000)
+    sides = (inliers, outliers) if name == "aupr_in" else (-outliers, -inliers)
+    assert ood_metrics(inliers, outliers)[name] == pytest.approx(
+        aupr_of_odin_pytorch(*sides), abs=2e-3
+    )
+
+
+def test_for_sets_of_unequal_size_aupr_depends_on_the_sizes_and_that_of_odin_pytorch_does_not():
+    random = np.random.default_rng(0)
+    inliers, outliers = random.normal(size=9000), random.normal(size=1000)  # no signal at all
+    measured = ood_metrics(inliers, outliers)
+    assert measured["aupr_in"] == pytest.approx(0.9, abs=0.02)
+    assert measured["aupr_out"] == pytest.approx(0.1, abs=0.02)
+    assert aupr_of_odin_pytorch(inliers, outliers) == pytest.approx(0.5, abs=0.02)
+    assert aupr_of_odin_pytorch(-outliers, -inliers) == pytest.approx(0.5, abs=0.02)
+
+
 ORACLES = {
     "fpr_at_tpr95": swept_fpr,
     "detection_error": swept_detection_error,

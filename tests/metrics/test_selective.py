@@ -1,5 +1,5 @@
 from fractions import Fraction
-from itertools import permutations
+from itertools import pairwise, permutations
 from math import ceil
 
 import numpy as np
@@ -40,6 +40,33 @@ def area_of_generalised_risk(losses):
     count = len(losses)
     heights = [sum(losses[:k]) / count for k in range(count + 1)]
     return sum((heights[k] + heights[k + 1]) / 2 / count for k in range(count))
+
+
+def aurc_of_fd_shifts(confidences, losses):
+    """Trapezoids between the distinct thresholds; the first risk holds down to coverage 0."""
+    points = []
+    for threshold in sorted(set(confidences), reverse=True):
+        accepted = losses[confidences >= threshold]
+        points.append((len(accepted) / len(losses), accepted.mean()))
+    points = [(0.0, points[0][1]), *points]
+    return sum((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
+
+
+@pytest.mark.parametrize("count", [10, 100, 1000])
+def test_without_ties_aurc_differs_from_fd_shifts_by_half_the_range_of_risks_over_n(count):
+    random = np.random.default_rng(count)
+    confidences, errors = random.permutation(count) / count, random.integers(2, size=count)
+    first, whole = errors[np.argmax(confidences)], errors.mean()
+    difference = aurc_of_fd_shifts(confidences, errors) - aurc(confidences, errors)
+    assert difference == pytest.approx((first - whole) / (2 * count), abs=1e-12)
+    assert abs(difference) <= 0.5 / count
+
+
+def test_over_a_large_tie_aurc_differs_from_fd_shifts_however_many_samples_there_are():
+    confidences, errors = np.r_[1.0, np.zeros(99)], np.r_[0, np.ones(99, dtype=int)]
+    # in random order the risk is 1 - 1/k after k samples; a straight line is far below it
+    assert aurc(confidences, errors) == pytest.approx(1 - sum(1 / k for k in range(1, 101)) / 100)
+    assert aurc_of_fd_shifts(confidences, errors) == pytest.approx(0.99 * 0.99 / 2)
 
 
 @pytest.mark.parametrize("measure", MEASURES)

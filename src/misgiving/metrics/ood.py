@@ -46,7 +46,9 @@ def ood_metrics(
       outliers accepted. Thresholds that accept all or none are among them, so at most 0.5.
     - `auroc`: probability that an inlier has a higher confidence than an outlier, ties half.
     - `aupr_in`, `aupr_out`: area under precision over recall with either set as positives, by the
-      trapezoid over scikit-learn's curve, which starts at recall 0, precision 1.
+      trapezoid over scikit-learn's curve, which starts at recall 0, precision 1. Precision is
+      of counts; odin-pytorch's script takes TPR / (TPR + FPR), and rectangles with the precision
+      of the stricter threshold, which does not depend on the sizes.
     - `average_precision_in`, `average_precision_out`: mean precision over steps of recall, without
       interpolation.
 

@@ -42,6 +42,10 @@ def aurc(
 ) -> MetricValue:
     """AURC: mean selective risk over coverages k / n, k = 1 to n (Geifman and El-Yaniv, 2017).
 
+    fd-shifts integrates straight lines between distinct thresholds, from coverage 0 with the first
+    risk: without ties more by (first risk - mean error) / 2n, over ties by an amount that need not
+    vanish with n.
+
     Weights must be whole numbers: a sample of weight w counts as w samples.
 
     >>> aurc(np.array([0.9, 0.5]), np.array([0, 1]))
