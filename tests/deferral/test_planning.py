@@ -52,6 +52,11 @@ def test_no_more_cases_are_needed_where_the_target_is_certified():
         assert rate.more == 0
 
 
+def test_a_number_of_cases_that_nobody_has_is_not_searched():
+    found = plan_certification({"a": 180}, Targets(max_error=0.0301)).error
+    assert [rate.more is None for rate in found] == [False, False, True, True]
+
+
 def test_calibration_certifies_the_planned_rate_where_no_case_is_wrong():
     smallest = plan_certification({"a": 200}, Targets(max_error=0.5)).error[0].smallest
     random = np.random.default_rng(0)

@@ -101,6 +101,13 @@ def test_tables_fit_100_columns(misgiving, real_data, monkeypatch):
     assert cells_of(output, "missed MEL")[0].endswith("certified")  # nothing is wrapped
 
 
+def test_a_target_just_above_the_share_of_errors_needs_very_many_cases(misgiving):
+    _, output, _ = misgiving("plan", "digits", "--max-error", "0.0301")
+    rows = [line.split("│")[1:-1] for line in output.splitlines() if "more cases" in line]
+    assert [[cell.strip() for cell in row[3:]] for row in rows] == [["> 100000", "never"]] * 2
+    assert rows[0][0].strip() == "more cases for 3.01 %"
+
+
 def test_an_unknown_class_is_refused_in_one_line(misgiving):
     code, _, error = misgiving("plan", "digits", "--max-error=0.1", "--class-max-miss", "ELM=0.1")
     assert code == 2

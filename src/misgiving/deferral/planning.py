@@ -14,7 +14,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
-MOST_CASES = 1_000_000  # in which enough cases are searched
+MOST_CASES = 100_000  # up to which enough cases are searched
 
 
 class RatePlan(NamedTuple):
@@ -23,8 +23,8 @@ class RatePlan(NamedTuple):
     Attributes:
         wrong_share: Assumed share of wrong (for a class: missed) cases.
         smallest: Smallest rate that is certified.
-        more: Further calibration cases that are needed for the target; None: no number is enough,
-            as the target is not above `wrong_share`.
+        more: Further calibration cases that are needed for the target; None: not even 100,000 cases
+            are enough, as where the target is not above `wrong_share`.
     """
 
     wrong_share: float
@@ -125,6 +125,8 @@ def _needed(share: float, target: float, level: float) -> int | None:
     enough = 1
     while enough < MOST_CASES and _smallest(enough, share, level) > target:
         enough *= 2
+    if enough > MOST_CASES:
+        return None
     # One more wrong case may undo it, so that larger sizes are looked at as well.
     sizes: Int[np.ndarray, " sizes"] = np.arange(enough // 2, 4 * enough + 1)
     wrong = np.ceil(share * sizes - 1e-9).astype(int)

@@ -13,6 +13,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.groups import unit_of, unit_sentences
 from misgiving.data.splits import SetNames, grouped_split
 from misgiving.deferral.planning import (
+    MOST_CASES,
     WRONG_SHARES,
     CertificationOutlook,
     RatePlan,
@@ -119,13 +120,17 @@ def _count(images: Dataset | ImageSet, sets: SetNames) -> tuple[ClassCounts, ...
 def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
     """Sentences on the targets and on the meaning of the table."""
     targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
-    needs = {f"an error of {_percent(targets.max_error)}": outlook.error[0].more or 0}
+    needs = {f"an error of {100 * targets.max_error:.3g} %": outlook.error[0].more}
     needs |= {
-        f"{_percent(of.rate)} of {of.name} missed": of.rates[0].more or 0 for of in outlook.classes
+        f"{100 * of.rate:.3g} % of {of.name} missed": of.rates[0].more for of in outlook.classes
     }
     if rate is not None and outlook.ood_cases is not None:
-        needs[f"{_percent(rate)} OOD false alarms"] = max(0, outlook.ood_cases - outlook.cases)
-    if short := [f"{target} needs {more} more cases" for target, more in needs.items() if more]:
+        needs[f"{100 * rate:.3g} % OOD false alarms"] = max(0, outlook.ood_cases - outlook.cases)
+    if short := [
+        f"{target} needs {f'more than {MOST_CASES}' if more is None else more} more cases"
+        for target, more in needs.items()
+        if more != 0
+    ]:
         yield f"Too few cases, even if no accepted answer is wrong: {'; '.join(short)}."
     else:
         yield f"Enough cases for {', '.join(needs)}, if no accepted answer is wrong."
@@ -139,10 +144,14 @@ def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
 def _rows(
     title: str, rates: Sequence[RatePlan], target: float, *, of: str = ""
 ) -> list[tuple[str, ...]]:
-    more = ("never" if rate.more is None else str(rate.more) for rate in rates)
+    many = f"> {MOST_CASES}"
+    more = (
+        str(rate.more) if rate.more is not None else many if rate.wrong_share < target else "never"
+        for rate in rates
+    )
     return [
         (f"{title}: certified", *(_percent(rate.smallest) for rate in rates)),
-        (f"  more cases{of and f' of {of}'} for {_percent(target)}", *more),
+        (f"  more cases{of and f' of {of}'} for {100 * target:.3g} %", *more),
     ]
 
 
