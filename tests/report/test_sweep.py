@@ -6,6 +6,7 @@ from fabricated import SETTINGS
 from misgiving.report.figures.curves import rates_figure
 from misgiving.report.findings.sweep import faster, only_proposed, speed_sentence, sweep_of
 from misgiving.report.inputs import ReportInputs
+from misgiving.report.views.models import sweep_tables
 from misgiving.results.schema import HistoryRow, Result
 
 OWN = 1e-4
@@ -110,6 +111,37 @@ def test_a_run_without_a_sweep_says_so_and_still_counts_epochs():
 def test_without_a_level_there_is_no_sweep():
     assert read_sweep([], [], own_rate=OWN) is None
     assert "not swept" in speed_sentence(None)
+
+
+def test_other_weights_stand_beside_the_protocols_own_in_order_and_trial_by_trial():
+    def measured(experiment, detector, metric, *values):
+        return [
+            Result(experiment, trial, "proposed", "validation", detector, metric, value)
+            for trial, value in enumerate(values)
+        ]
+
+    results = [
+        *measured("auxiliary_weight/20", "", "balanced_accuracy", 0.5, 0.4),
+        *measured("auxiliary_weight/20", "predicted_loss", "spearman", 0.25, 0.75),
+        *measured("auxiliary_weight/20", "", "diverged", 0.0, 0.0, 1.0),
+        *measured("auxiliary_weight/3", "", "balanced_accuracy", 0.6, 0.7),
+        *measured("generalization", "", "balanced_accuracy", 0.8, 0.9),
+        *measured("generalization", "predicted_loss", "aurc", 0.125, 0.125),
+    ]
+    blank = {name: [] for name in ReportInputs._fields} | {"datasets": {}}
+    (table,) = sweep_tables(
+        ReportInputs(**blank | {"results": results, "settings": SETTINGS})
+    ).values()
+    lines = [[cell.text for cell in body[0]] for body in table.bodies]
+    assert [line[:3] for line in lines] == [
+        ["0.5", "proposed", "80.0, 90.0"],
+        ["3", "proposed", "60.0, 70.0"],
+        ["20", "proposed", "50.0, 40.0"],
+    ]
+    assert table.bodies[0][0][0].small == ("the protocol's own",)
+    assert lines[2][3:5] == ["45.0", "0.500"]
+    assert [line[-1] for line in lines] == ["0 of 2", "0 of 2", "1 of 3"]
+    assert lines[0][5] == "0.125"
 
 
 def test_every_run_has_a_mark_in_the_figure_and_a_cross_where_it_diverged():

@@ -151,7 +151,7 @@ def test_the_sweep_has_results_and_intervals(reproduced):
         rows = [row for row in table(out / name) if row["experiment"] == "learning_rate/0.001"]
         assert {row["model"] for row in rows} == {"vanilla", "proposed"}
     settings = json.loads((out / "settings.json").read_text())
-    assert settings["learning_rates"] == [0.0001, 0.001]
+    assert settings["sweeps"]["learning_rate"] == [0.0001, 0.001]
 
 
 def test_a_sensitivity_counts_the_lesions_of_its_class(reproduced):

@@ -52,10 +52,18 @@ def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
     assert sources <= set(run.images_of("test").ids)
 
 
-def test_a_swept_rate_changes_the_rate_alone(trial_data):
+@pytest.mark.parametrize(
+    ("experiment", "change"),
+    [
+        ("learning_rate/0.0003", {"learning_rate": 3e-4}),
+        ("margin/0.25", {"margin": 0.25}),
+        ("auxiliary_weight/2016", {"auxiliary_weight": 2016.0}),
+    ],
+)
+def test_a_swept_setting_changes_alone(trial_data, experiment, change):
     usual = trial_data.setup(Unit("generalization", 1, "proposed"))
-    swept = trial_data.setup(Unit("learning_rate/0.0003", 1, "proposed"))
-    assert swept.training == replace(usual.training, learning_rate=3e-4)
+    swept = trial_data.setup(Unit(experiment, 1, "proposed"))
+    assert swept.training == replace(usual.training, **change)
     assert np.array_equal(swept.sets, usual.sets)
 
 

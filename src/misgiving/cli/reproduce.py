@@ -19,7 +19,16 @@ if TYPE_CHECKING:
 
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (
-    *("class_weights", "sampling", "epochs", "batch_size", "learning_rate", "estimator_rate"),
+    *(
+        "auxiliary_weight",
+        "margin",
+        "class_weights",
+        "sampling",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "estimator_rate",
+    ),
     *("device", "precision"),
 )
 
@@ -102,8 +111,8 @@ def reproduce(
     experiment: Annotated[
         str | None,
         typer.Option(
-            help="Run only units of generalization, ood_detection (which new_classes shares) or "
-            "learning_rate, without a report.",
+            help="Run only units of generalization, ood_detection (which new_classes shares), "
+            "learning_rate, margin or auxiliary_weight, without a report.",
             rich_help_panel=UNITS,
         ),
     ] = None,

@@ -60,6 +60,7 @@ VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
     models.error_detection_table,
     models.errors_per_trial,
     models.estimation_table,
+    models.sweep_tables,
     models.target_table,
     models.uncalibrated,
     paper.paper_differences,

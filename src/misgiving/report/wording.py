@@ -48,6 +48,13 @@ TARGETS = {
 CRITERIA = {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}
 
 
+SWEPT = {
+    "learning_rate": "learning rates",
+    "margin": "margins",
+    "auxiliary_weight": "auxiliary weights",
+}
+
+
 def open_choices(settings: Settings) -> list[OpenChoice]:
     """The choices that the paper leaves open, as taken in this run."""
     training = settings.training
@@ -105,7 +112,10 @@ def run_settings(settings: Settings) -> dict[str, str]:
         "ODIN epsilons": listed(settings.odin.epsilons),
         "models": listed(settings.models),
         "trials": f"{settings.trials}, from seed {settings.seed}",
-        "learning rates tried": listed(settings.learning_rates),
+        **{
+            f"{SWEPT.get(setting, setting)} tried": listed(values)
+            for setting, values in settings.sweeps.items()
+        },
         "backbone": settings.model["backbone"],
         "initial weights": weights(settings),
         "image size": f"{images['image_size']} px",

@@ -54,6 +54,32 @@ PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
 
+class Sweep(NamedTuple):
+    """The option with other values of a setting, and the models that are trained at each."""
+
+    option: str
+    models: tuple[ModelName, ...]
+
+
+_JOINT: tuple[ModelName, ...] = ("proposed", "proposed_halves", "proposed_sum", "proposed+logits")
+SWEEPS = {
+    "learning_rate": Sweep("learning_rates", ("vanilla", "proposed")),  # the paper's comparison
+    "margin": Sweep("margins", _JOINT),
+    "auxiliary_weight": Sweep("auxiliary_weights", _JOINT),
+}
+"""Settings of the training with which 4.1 is repeated, in experiments named SETTING/VALUE."""
+
+
+def swept(experiment: str) -> dict[str, Any]:
+    """The setting that an experiment changes, with its value; empty if it belongs to no sweep.
+
+    >>> swept("margin/0.5"), swept("generalization")
+    ({'margin': 0.5}, {})
+    """
+    setting, slash, value = experiment.partition("/")
+    return {setting: float(value)} if slash else {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:
     """Trials, models and classes of a reproduction."""
@@ -94,6 +120,20 @@ class ProtocolConfig:
         panel="Protocol",
         metavar="RATE,...",
     )
+    margins: tuple[float, ...] = option(
+        (),
+        "Other margins of Eq. 1 at which 4.1 is repeated, for each model `proposed...`. Default: "
+        "none.",
+        panel="Protocol",
+        metavar="MARGIN,...",
+    )
+    auxiliary_weights: tuple[float, ...] = option(
+        (),
+        "Other values of lambda (Eq. 2) at which 4.1 is repeated, for each model `proposed...`. "
+        "Default: none.",
+        panel="Protocol",
+        metavar="WEIGHT,...",
+    )
     seed: int = option(0, "Seed of the first trial.", panel="Machine")
 
     def __post_init__(self) -> None:
@@ -104,9 +144,10 @@ class ProtocolConfig:
         require(self, "models", bool(self.models), "have at least one model")
         for name in self.models:
             MODELS[name]
-        rates = tuple(f"{rate:g}" for rate in self.learning_rates)  # as experiments are named
-        for parameter, names in (("models", self.models), ("learning_rates", rates)):
-            require(self, parameter, len(set(names)) == len(names), "have each value once")
+        require(self, "models", len(set(self.models)) == len(self.models), "have each model once")
+        require(self, "learning_rates", all(map(bool, self.learning_rates)), "be positive")
+        for sweep in SWEEPS.values():
+            self._check(sweep)
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
@@ -114,3 +155,12 @@ class ProtocolConfig:
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
+
+    def _check(self, sweep: Sweep) -> None:
+        values = getattr(self, sweep.option)
+        names = {f"{value:g}" for value in values}  # as experiments are named
+        require(self, sweep.option, len(names) == len(values), "have each value once")
+        require(self, sweep.option, all(value >= 0 for value in values), "not be negative")
+        swept = not values or not set(sweep.models).isdisjoint(self.models)
+        some = f"need one of the models {', '.join(sweep.models)}"
+        require(self, sweep.option, swept or sweep.option == "learning_rates", some)

@@ -1,4 +1,4 @@
-"""Section 4.1 of the paper: classification, loss estimation, and the sweep of learning rates."""
+"""Section 4.1 of the paper: classification, loss estimation, and sweeps of settings."""
 
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
@@ -41,15 +41,19 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     ]
 
 
-def measure_learning_rate(trained: TrainedUnit) -> list[Measurement]:
-    """Measure classification at another learning rate, and remove the model's weights.
-
-    Only learning curves are compared, and weights fill disks.
-    """
+def measure_swept(trained: TrainedUnit) -> list[Measurement]:
+    """Measure a model with another value of a setting, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
+    predictions, measured = trained.predictions, trained.measured
+    confidences = all_scores(predictions)
+    failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     return [
-        *measure_classification(trained.predictions, trained.measured),
-        divergence(trained.measured, yes=False),
+        *measure_classification(predictions, measured),
+        *measure_loss_estimation(
+            predictions, measured, class_weights=trained.checkpoint.class_weights
+        ),
+        *measure_failures(predictions, failure_scores, measured),
+        divergence(measured, yes=False),
     ]
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import ProtocolConfig
+from misgiving.reproduction.config import SWEEPS, ModelName, ProtocolConfig
 from misgiving.results.schema import OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -20,18 +20,6 @@ PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
 """Names of other sets in the results, which no OOD set can have."""
-
-SWEPT = ("vanilla", "proposed")  # "allows training with higher learning rates" compares these two
-SWEEP = "learning_rate/"  # an experiment of this kind is named by its rate
-
-
-def sweep_name(rate: float) -> str:
-    """The experiment that sweeps this learning rate.
-
-    >>> sweep_name(3e-4)
-    'learning_rate/0.0003'
-    """
-    return f"{SWEEP}{rate:g}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -272,6 +260,16 @@ def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str |
     )
 
 
+def sweep_experiments(protocol: Protocol) -> dict[str, tuple[ModelName, ...]]:
+    """The experiments of the sweeps, each with its models; the protocol's own values need none."""
+    return {
+        f"{setting}/{value:g}": sweep.models
+        for setting, sweep in SWEEPS.items()
+        for value in getattr(protocol, sweep.option)
+        if value != getattr(protocol.training, setting)
+    }
+
+
 def units(protocol: Protocol) -> list[Unit]:
     """All units, trial by trial, so that the first trial's comparison is ready first."""
     return [
@@ -282,12 +280,11 @@ def units(protocol: Protocol) -> list[Unit]:
             for model in protocol.models
         ),
         *(
-            Unit(sweep_name(rate), trial, model)
+            Unit(experiment, trial, model)
             for trial in range(protocol.trials)
-            for rate in protocol.learning_rates
-            if rate != protocol.training.learning_rate
+            for experiment, models in sweep_experiments(protocol).items()
             for model in protocol.models
-            if model in SWEPT
+            if model in models
         ),
     ]
 
@@ -301,7 +298,8 @@ def chosen_units(
 ) -> list[Unit]:
     """The units of one experiment, trial or model; None means all of them.
 
-    `new_classes` has the units of `ood_detection`; `learning_rate` means the whole sweep.
+    `new_classes` has the units of `ood_detection`; `learning_rate`, `margin` and
+    `auxiliary_weight` mean whole sweeps.
 
     Raises:
         UsageError: There is no such unit.

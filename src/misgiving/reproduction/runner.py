@@ -24,10 +24,11 @@ from misgiving.configuration import Registry
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
+from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
-    measure_learning_rate,
+    measure_swept,
 )
 from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
@@ -213,7 +214,7 @@ MEASURES: Registry[Callable[[TrainedUnit], Results]] = Registry(
     "experiment",
     generalization=lambda trained: {"generalization": measure_generalization(trained)},
     ood_detection=_measure_ood_detection,
-    learning_rate=lambda trained: {trained.unit.experiment: measure_learning_rate(trained)},
+    **dict.fromkeys(SWEEPS, lambda trained: {trained.unit.experiment: measure_swept(trained)}),
 )
 
 

@@ -21,8 +21,8 @@ from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
-from misgiving.reproduction.config import MODELS
-from misgiving.reproduction.protocol import SWEEP, Protocol
+from misgiving.reproduction.config import MODELS, swept
+from misgiving.reproduction.protocol import Protocol
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SplitLeakage, Unit
 from misgiving.training.loop import Step
@@ -80,9 +80,7 @@ class TrialData:
         seed = self.protocol.seed + unit.trial
         column = MODELS[unit.model]
         training = replace(self.protocol.training, seed=seed, **column.training)
-        if unit.experiment.startswith(SWEEP):
-            rate = float(unit.experiment.removeprefix(SWEEP))
-            training = replace(training, learning_rate=rate)
+        training = replace(training, **swept(unit.experiment))
         return TrainingSetup(
             data=self.protocol.data,
             images=images,

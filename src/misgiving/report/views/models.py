@@ -14,7 +14,15 @@ from misgiving.report.findings.target_errors import (
     target_status,
     targets_of,
 )
-from misgiving.report.inputs import ReportInputs, distinct, find, models_of, select, spread_of
+from misgiving.report.inputs import (
+    ReportInputs,
+    distinct,
+    find,
+    models_of,
+    select,
+    spread,
+    spread_of,
+)
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.views import (
     ABSENT,
@@ -57,6 +65,17 @@ ERROR_DETECTION: Metrics = {
 FROM_MSP: Metrics = {
     "aurc": (f"AURC {MINUS} MSP's", PLAIN),
     "error_auroc": (f"Error AUROC {MINUS} MSP's", POINTS),
+}
+
+SWEPT_SETTINGS = {
+    "margin": "Margin of Eq. 1",
+    "auxiliary_weight": "Weight of the auxiliary loss (Eq. 2)",
+}
+SWEEP_COLUMNS = {
+    ("", "balanced_accuracy"): (f"Mean {UP}", POINTS),
+    ("predicted_loss", "spearman"): (f"Spearman, predicted loss {UP}", PLAIN),
+    ("predicted_loss", "aurc"): (f"AURC, predicted loss {DOWN}", PLAIN),
+    ("msp", "aurc"): (f"AURC, MSP {DOWN}", PLAIN),
 }
 
 CALIBRATION: Metrics = {
@@ -129,6 +148,47 @@ def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
         number(", ".join(finals)),
         mean(spread_of([run.final for run in runs if run.final is not None]), POINTS),
         number(f"{sum(run.diverged for run in runs)} of {len(runs)}"),
+    ]
+
+
+def sweep_tables(inputs: ReportInputs) -> dict[str, Table]:
+    """Other margins and weights of the auxiliary loss beside the protocol's own, by setting."""
+    tables = {}
+    for setting, words in SWEPT_SETTINGS.items():
+        experiments = {
+            float(name.removeprefix(f"{setting}/")): name
+            for name in distinct(inputs.results, "experiment")
+            if name.startswith(f"{setting}/")
+        }
+        models = models_of(row for row in inputs.results if row.experiment in experiments.values())
+        own = inputs.settings.training[setting]
+        if models:
+            columns = [name for name, _ in SWEEP_COLUMNS.values()]
+            bodies = [
+                group(
+                    f"{value:g}",
+                    [[Cell(model), *_swept(inputs, experiment, model)] for model in models],
+                    ["the protocol's own"] if value == own else [],
+                )
+                for value, experiment in sorted({**experiments, own: "generalization"}.items())
+            ]
+            numbers = ("Balanced accuracy, per trial", *columns, "Diverged")
+            tables[words] = Table([heads(words, "Model", numbers=numbers)], bodies)
+    return tables
+
+
+def _swept(inputs: ReportInputs, experiment: str, model: str) -> list[Cell]:
+    rows = select(inputs.results, experiment=experiment, model=model, dataset=inputs.measured)
+    accuracies = [row.value for row in select(rows, detector="", metric="balanced_accuracy")]
+    diverged = sum(row.value for row in select(rows, metric="diverged"))
+    trials = {row.trial for row in rows}
+    return [
+        number(_listed(accuracies)),
+        *(
+            mean(spread(select(rows, detector=detector, metric=metric)), scale)
+            for (detector, metric), (_, scale) in SWEEP_COLUMNS.items()
+        ),
+        number(f"{diverged:g} of {len(trials)}"),
     ]
 
 

@@ -15,8 +15,9 @@ from misgiving.reproduction.aggregate.documents import (
     write_examples,
 )
 from misgiving.reproduction.aggregate.intervals import intervals, risk_curves
+from misgiving.reproduction.config import swept
 from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import SWEEP, units
+from misgiving.reproduction.protocol import units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
@@ -127,7 +128,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> I
     measured = trial_data.evaluation_sets.measured
     for unit in finished:
         path = out / unit.folder / "predictions" / f"{measured}.safetensors"
-        if unit.experiment.startswith(SWEEP) or not path.exists():  # none where training diverged
+        if swept(unit.experiment) or not path.exists():  # none where training diverged
             continue
         found = Predictions.load(path)
         counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))

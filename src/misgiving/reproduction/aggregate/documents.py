@@ -11,6 +11,7 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
+from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
 from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
@@ -50,7 +51,12 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         models=protocol.models,
         trials=protocol.trials,
         seed=protocol.seed,
-        learning_rates=tuple(sorted({protocol.training.learning_rate, *protocol.learning_rates})),
+        sweeps={
+            setting: tuple(
+                sorted({getattr(protocol.training, setting), *getattr(protocol, sweep.option)})
+            )
+            for setting, sweep in SWEEPS.items()
+        },
         model=protocol.model.to_dict(),
         training=protocol.training.to_dict(),
         preprocessing=trial_data.preprocessing.to_dict(),

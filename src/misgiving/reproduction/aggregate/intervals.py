@@ -28,7 +28,7 @@ from misgiving.reproduction.generalization import FAILURES
 from misgiving.reproduction.new_classes import TOGETHER
 from misgiving.reproduction.ood_detection import CHOSEN
 from misgiving.reproduction.policies import POLICY_SET
-from misgiving.reproduction.protocol import Protocol, sweep_name
+from misgiving.reproduction.protocol import Protocol, sweep_experiments
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.predictions import Predictions, load_scores, scores_path
 from misgiving.results.schema import Result, ResultInterval, RiskPoint, Unit
@@ -77,13 +77,12 @@ def intervals(
 def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
-    rates = [sweep_name(rate) for rate in protocol.learning_rates]
     return [
         *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
         ComparedSet("generalization", POLICY_SET, "generalization"),
         *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
         *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
-        *(ComparedSet(name, measured, name) for name in rates),
+        *(ComparedSet(name, measured, name) for name in sweep_experiments(protocol)),
     ]
 
 
