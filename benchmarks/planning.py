@@ -10,6 +10,7 @@ calibrated for a target that was named beforehand. Prints a Markdown table.
 import argparse
 import csv
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from misgiving.workflows.plan import DataPlan, plan_data
 from misgiving.workflows.train import prepare_training, train_run
 
 SIDE = 16
+FEWEST = 40  # images of a class
 UNREACHABLE = 1e-4  # a target so low that `calibrate` names the smallest that it certifies
 HEADER = (
     "data",
@@ -96,7 +98,9 @@ def relabelled(isic: Path, folder: Path, what: str) -> Path:
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("path", "label", "lesion"))
-        writer.writerows(row for row in zip(paths, labels, dataset.groups, strict=True) if row[1])
+        counts = Counter(labels)
+        rows = zip(paths, labels, dataset.groups, strict=True)
+        writer.writerows(row for row in rows if row[1] and counts[row[1]] >= FEWEST)
     return table
 
 
