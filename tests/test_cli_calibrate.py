@@ -84,7 +84,7 @@ def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(misgiving, r
     assert "unit: image. The data name no patients" in error
     assert "left out: 269 images on which the model was trained" in error
     assert "left out: 41 images of groups on which the model was trained" in error  # alike
-    assert "halves of 1487 images, drawn by group with seed 0" in error
+    assert "a quarter of 1487 images, drawn by group with seed 0, and the rest: " in error
     assert "whose AURC on the tuning set is the lowest of: msp" in error
     assert "at most 20 %" in error
     assert "at most 30 % of 3 cases are accepted as another class" in error
@@ -148,7 +148,7 @@ def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run
     assert f"before with 1487 of these images ({groups} groups), in 2 earlier calib" in error
     calibrations = cases["calibrations"]
     assert [of["repeated_images"] for of in calibrations] == [0, 1487, 1487]
-    assert len({of["fingerprint"] for of in calibrations}) == 3  # of different halves
+    assert len({of["fingerprint"] for of in calibrations}) == 3  # of different draws
 
 
 def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_folder, tmp_path):

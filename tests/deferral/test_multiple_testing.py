@@ -57,11 +57,11 @@ def test_most_of_the_level_starts_where_power_and_coverage_are_best(max_error):
     accepted, wrong = np.array([40, 80, 120, 160, 200]), np.array([0, 2, 7, 20, 60])
     levels = starting_levels(accepted, wrong, cases=300, max_error=max_error, level=0.05)
     values = [
-        power(round(300 * n / 200), (k + 1) / (n + 2), max_error, 0.04) * (n / 200) ** 0.2
+        power(round(300 * n / 200), (k + 1) / (n + 2), max_error, 0.045) * (n / 200) ** 0.05
         for n, k in zip(accepted, wrong, strict=True)
     ]
-    expected = np.full(5, 0.002)
-    expected[np.argmax(values)] += 0.04
+    expected = np.full(5, 0.001)
+    expected[np.argmax(values)] += 0.045
     np.testing.assert_allclose(levels, expected)
 
 

@@ -33,9 +33,9 @@ def test_a_grouped_run_has_its_own_sets_and_its_test_set_is_not_used(images):
     assert "left out: 8 images on which the model was trained" in found.summary
 
 
-def test_other_images_are_halved_by_group(images):
-    found = chosen(images, ("train",) * 4 + ("validation",) * 20)
-    assert len(found.tuning) == len(found.calibration) == 10
+def test_a_quarter_of_other_images_tunes_and_the_rest_certifies(images):
+    found = chosen(images, ("train",) * 8 + ("validation",) * 16)
+    assert (len(found.tuning), len(found.calibration)) == (4, 12)
     assert not set(found.tuning.groups) & set(found.calibration.groups)
 
 
@@ -73,7 +73,7 @@ def test_copies_are_one_case_and_on_one_side(images):
     )
     training = images.select(np.arange(8))
     found = choose_sets(split_of(training, ("train",) * 8), copies, training, seed=0)
-    assert len(set(found.tuning.groups)) == len(set(found.calibration.groups)) == 8
+    assert (len(set(found.tuning.groups)), len(set(found.calibration.groups))) == (4, 12)
     assert not set(found.tuning.hashes) & set(found.calibration.hashes)
 
 
@@ -104,7 +104,7 @@ def test_images_on_which_the_epoch_was_chosen_set_no_policy(images):
     assert len(chosen(images, SETS, keep="best").tuning) == 6  # may be chosen on once more
 
 
-def test_where_the_epoch_was_chosen_on_tune_its_images_are_not_halved(images):
+def test_where_the_epoch_was_chosen_on_tune_its_images_are_left_out(images):
     sets = ("train",) * 4 + ("tune",) * 6 + ("",) * 14
     found = chosen(images, sets, keep="best")
     assert {*found.tuning.ids, *found.calibration.ids} == set(images.ids[10:])

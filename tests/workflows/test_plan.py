@@ -39,7 +39,7 @@ def test_the_table_has_the_bounds_of_clopper_and_pearson(misgiving):
     assert code == 0, error
     shares = (0.0, 0.01, 0.03, 0.05)
     wrong = [math.ceil(share * 180 - 1e-9) for share in shares]
-    expected = [percent(beta.isf(0.8 * 0.05, k + 1, 180 - k)) for k in wrong]
+    expected = [percent(beta.isf(0.9 * 0.05, k + 1, 180 - k)) for k in wrong]
     assert cells_of(output, "all 180 cases accepted") == [
         "error, all 180 cases accepted: certified",
         *expected,
@@ -130,5 +130,5 @@ def test_train_says_first_what_its_calibration_set_can_certify(
     assert len(said) == lines
     if lines:
         cases = re.match(r"The calibration set has 1\d\d images, (\d+) cases", said[0]).group(1)
-        expected = percent(beta.isf(0.8 * 0.05, 1, int(cases)))
+        expected = percent(beta.isf(0.9 * 0.05, 1, int(cases)))
         assert said[1].startswith(f"With all accepted, it certifies an error of {expected} if 0 %")

@@ -54,7 +54,7 @@ def calibrate(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Seed for drawing one image per group and for splitting into halves."),
+        typer.Option(help="Seed for drawing one image per group and the quarter to tune on."),
     ] = 0,
     cache: Cache = None,
     overwrite: Annotated[
@@ -64,7 +64,8 @@ def calibrate(
     """Calibrate the deferral policy of a run: which answers it may give, with a guarantee.
 
     Uses the tuning and the calibration set of the run's split if DATA contains them (train with
-    --split grouped); else halves, drawn by group, of the images on which the model was not trained.
+    --split grouped). Else a quarter, by group, of the images on which the model was not trained is
+    used for tuning, and the rest for the certification.
     Writes RUN/policy, which `predict` and `evaluate` then apply: accept, defer or ood.
 
     If the targets cannot be certified, the policy defers everything, and the command reports what

@@ -12,8 +12,8 @@ from misgiving.deferral.bounds import binomial_cdf
 
 MOST_THRESHOLDS = 50
 SPREAD_STARTS = (0.2, 0.4, 0.6, 0.8, 1.0)  # coverages at which the procedure starts in any case
-SHARE_OF_BEST = 0.8  # of the error budget, for the most promising threshold
-WEIGHT_OF_COVERAGE = 0.2  # against the power of a start; chosen with the share on simulated data
+SHARE_OF_BEST = 0.9  # of the error budget, for the most promising threshold
+WEIGHT_OF_COVERAGE = 0.05  # against the power of a start; chosen with the share on simulated data
 
 Thresholds = Float[np.ndarray, " thresholds"]
 Counts = Int[np.ndarray, "*draws thresholds"]

@@ -40,6 +40,7 @@ from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
 
 OWN_SETS = ("tune", "calibrate")
+QUARTERS = 4  # of the images, one for tuning; see docs/deferral.md
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
 
 
@@ -85,7 +86,8 @@ def calibrate_run(
             the data of the run.
         rule: Names the classes.
         ood_detector: The score of the OOD rule.
-        seed: Of the draw of one image from each group, and of halves if `data` is one set.
+        seed: Of the draw of one image from each group, and of the quarter to tune on if `data` is
+            one set.
         device: Where to compute.
         on_image: Called with the number of prepared images and of all.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
@@ -267,14 +269,15 @@ def choose_sets(
 ) -> CalibrationSets:
     """Choose the images to fit calibrators on, and those to certify with.
 
-    These are the run's sets `tune` and `calibrate` where the data has them; otherwise halves, by
-    group, of the images that the model was not trained on. The run's set `test` is never used.
+    These are the run's sets `tune` and `calibrate` where the data has them; otherwise a quarter, by
+    group, of the images that the model was not trained on, and the other three quarters. The run's
+    set `test` is never used.
 
     Args:
         split: The split of the run.
         images: Images to choose from.
         training: The model's training images.
-        seed: Of the halves.
+        seed: Of the draw of the quarter.
         keep: The epoch that the run kept; images that the `best` was chosen on are not used.
     """
     joined, trained_groups = with_joined_groups(split, images, training)
@@ -294,9 +297,10 @@ def choose_sets(
         if keep == "best" and chosen_on.any():
             usable = usable.select(np.flatnonzero(~chosen_on))
             summary.append(f"left out: {chosen_on.sum()} images {CHOSEN_ON}")
-        halves = partition_groups(usable.groups, 2, seed=seed)
-        tuning, calibration = (usable.select(rows) for rows in halves)
-        source = f"halves of {len(usable)} images, drawn by group with seed {seed}"
+        quarter = partition_groups(usable.groups, QUARTERS, seed=seed)[0]
+        rest = np.setdiff1d(np.arange(len(usable)), quarter)
+        tuning, calibration = usable.select(quarter), usable.select(rest)
+        source = f"a quarter of {len(usable)} images, drawn by group with seed {seed}, and the rest"
     counts = [f"{len(of)} images ({len(set(of.groups))} groups)" for of in (tuning, calibration)]
     summary.append(f"{source}: {counts[0]} to fit and choose on, {counts[1]} to certify with")
     return CalibrationSets(training, tuning, calibration, summary)

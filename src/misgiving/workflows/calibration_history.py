@@ -1,7 +1,7 @@
 """Cases that earlier calibrations of a run have used.
 
 Choosing the best of several calibrations voids the confidence also where their cases only overlap,
-as halves do that are drawn with other seeds.
+as sets do that are drawn with other seeds.
 """
 
 from collections.abc import Sequence
