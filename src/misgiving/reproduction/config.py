@@ -162,5 +162,5 @@ class ProtocolConfig:
         require(self, sweep.option, len(names) == len(values), "have each value once")
         require(self, sweep.option, all(value >= 0 for value in values), "not be negative")
         swept = not values or not set(sweep.models).isdisjoint(self.models)
-        some = f"need one of the models {', '.join(sweep.models)}"
+        some = f"be left out without one of the models {', '.join(sweep.models)}"
         require(self, sweep.option, swept or sweep.option == "learning_rates", some)
