@@ -136,7 +136,7 @@ def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
         yield f"Enough cases for {', '.join(needs)}, if no accepted answer is wrong."
     yield (
         "How many are wrong, only a trained model shows. What is certified holds with a confidence "
-        f"of {_percent(targets.confidence)}, so it lies above that share."
+        f"of {100 * targets.confidence:g} %, so it lies above that share."
     )
     yield "The calibration set gets a tenth of the data: one more case takes about ten groups more."
 
