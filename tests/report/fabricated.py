@@ -173,7 +173,7 @@ def synthetic_intervals(results):
     """
     cells = {}
     for row in results:
-        if row.metric not in ("temperature", "epsilon"):
+        if row.metric not in ("temperature", "epsilon", "errors"):  # as a reproduction has them
             key = (row.experiment, row.dataset, row.detector, row.metric)
             cells.setdefault(key, {}).setdefault(row.model, []).append(row.value)
     for (experiment, dataset, detector, metric), models in cells.items():

@@ -48,6 +48,7 @@ SCORE_LINES: dict[str, Line] = {
 COLUMNS = 3
 DOT = 3.0  # size of the mark of a trial
 DOTTED = 0.8  # the coverage at which every trial has its dot
+SIDE = 1.5  # between the dots of two scores, in percent of coverage
 QUANTITIES = {
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
@@ -235,12 +236,14 @@ def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> F
 def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Result]) -> None:
     present = distinct(points, "detector")
     known = [name for name in SCORE_COLOURS if name in present]
-    for detector in [*known, *(name for name in present if name not in known)]:
+    shown = [*known, *(name for name in present if name not in known)]
+    for index, detector in enumerate(shown):
         rows = sorted(select(points, detector=detector), key=lambda point: point.coverage)
         _draw_line(axes, detector, rows)
         risks = [100 * row.value for row in select(trials, detector=detector)]
         colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
-        axes.plot([100 * DOTTED] * len(risks), risks, "o", color=colour, markersize=DOT)
+        across = 100 * DOTTED + SIDE * (index - (len(shown) - 1) / 2)
+        axes.plot([across] * len(risks), risks, "o", color=colour, markersize=DOT)
     axes.set_ylim(bottom=0)
 
 
