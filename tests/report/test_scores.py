@@ -142,6 +142,14 @@ def test_risks_are_drawn_in_percent_in_the_order_of_coverage():
     assert line.get_ydata()[-1] == pytest.approx(20)
 
 
+def test_every_panel_of_risks_shows_the_whole_of_the_worst_model():
+    rows = [RiskPoint(model, "msp", 1.0, risk, None, None)
+            for model, risk in (("vanilla", 0.05), ("proposed", 0.3))]  # fmt: skip
+    for axes in risk_figure(rows).axes[:2]:
+        assert axes.get_ylim()[0] == 0
+        assert axes.get_ylim()[1] >= 30
+
+
 def test_every_trial_has_its_dot_at_80_percent_accepted():
     rows = select(risk_points(), model="mse", detector="msp")
     where = ("mse", "validation", "msp", "risk_at_coverage/0.8")

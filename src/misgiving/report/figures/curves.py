@@ -221,6 +221,7 @@ def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> F
     for axes, model in zip(panels.flat, models, strict=False):
         axes.set_title(model)
         _draw_scores(axes, select(points, model=model), select(dotted, model=model))
+    panels[0, 0].set_ylim(bottom=0)  # of all panels, once all are drawn
     for axes in panels[:, 0]:
         axes.set_ylabel("error among accepted (%)")
     for index, axes in enumerate(panels.flat[: len(models)]):
@@ -244,7 +245,6 @@ def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Resul
         colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
         across = 100 * DOTTED + SIDE * (index - (len(shown) - 1) / 2)
         axes.plot([across] * len(risks), risks, "o", color=colour, markersize=DOT)
-    axes.set_ylim(bottom=0)
 
 
 def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> None:
