@@ -74,9 +74,10 @@ def review(page: Page) -> None:
 
 
 def wide(page: Page) -> Image.Image:
-    """The slider, the worklist, and one of the riskiest cases with its important regions."""
+    """The slider, the deferred cases, and one of them with its important regions."""
     page.locator("#setting summary").first.click()
-    page.locator(".row").nth(2).click()
+    page.get_by_label("defer", exact=True).check()
+    page.locator(".row").first.click()
     page.locator("#saliency").click()
     page.wait_for_selector("#heat", state="visible", timeout=60_000)
     page.evaluate("() => scroll(0, 0)")
@@ -84,9 +85,10 @@ def wide(page: Page) -> Image.Image:
 
 
 def phone(page: Page) -> Image.Image:
-    """The worklist and a case, side by side."""
+    """The worklist and a deferred case, side by side."""
     worklist = picture(page)
-    page.locator(".row").nth(2).click()
+    page.get_by_label("defer", exact=True).check()
+    page.locator(".row").first.click()
     page.wait_for_function("() => document.getElementById('case-image').naturalWidth > 0")
     case = picture(page)
     both = Image.new("RGB", (worklist.width + GAP + case.width, case.height), GROUND)
