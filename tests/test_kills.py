@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from commands import killed, one_line
+from commands import killed
 
 TRAIN = [
     *(sys.executable, "-m", "misgiving", "train", "digits", "--backbone", "vgg16_mini"),
@@ -127,8 +127,9 @@ def test_a_training_that_is_terminated_is_saved_and_resumes_there(tmp_path):
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 130
-    assert "same command" in one_line(said)
-    place = re.search(r"in epoch \d+, after step \d+", said)[0]
+    failure = said.splitlines()[-1]  # after the lines on the calibration set
+    assert "same command" in failure
+    place = re.search(r"in epoch \d+, after step \d+", failure)[0]
     again = training(run, tmp_path / "cache", 10_000)
     try:
         assert any(place in line for line in again.stderr)  # ends where it finds it

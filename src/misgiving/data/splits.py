@@ -190,7 +190,9 @@ def partition_groups(
     """Positions in `count` random sets of about equally many groups, none of them in two sets."""
     names, members = np.unique(np.array(groups), return_inverse=True)
     if len(names) < count:
-        raise DataError(f"{len(names)} groups cannot be divided into {count} sets; give more")
+        raise DataError(
+            f"{len(names)} groups of images cannot be divided into {count} sets; give more images"
+        )
     set_of = np.random.default_rng(seed).permutation(len(names)) % count
     return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
 
