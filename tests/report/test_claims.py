@@ -247,6 +247,24 @@ def test_a_harm_to_two_claims_is_listed_once_with_both(read):
     assert line[1].text == "1, 2"
 
 
+@pytest.mark.parametrize(
+    ("detector", "metric", "words"),
+    [
+        ("msp", "coverage_at_risk/0.05", "share accepted by MSP at 5 % error"),
+        ("msp", "risk_at_coverage/0.8", "error at 80 % accepted by MSP"),
+        ("msp", "error_auroc", "AUROC of MSP for errors"),
+        ("policy/0.1", "coverage", "share accepted by a policy for 10 % error"),
+        ("policy/0.1", "error_among_accepted",
+         "error among the images accepted by a policy for 10 % error"),
+    ],
+)  # fmt: skip
+def test_a_harm_says_what_a_score_or_a_policy_does(read, detector, metric, words):
+    ends = (-0.2, -0.1) if metric.startswith("coverage") or "auroc" in metric else (0.1, 0.2)
+    row = paired("accuracy", *ends, detector=detector, metric=metric)
+    (line,) = harms_table(read(of_all(MIXED), [row])).bodies[0]
+    assert line[0].text == words
+
+
 def test_a_difference_from_another_baseline_is_no_harm_of_a_claim(read):
     rows = [paired("ranking", -0.2, -0.1, baseline="vanilla")]
     rows += [paired("accuracy", -0.2, -0.1, model="mse"), paired("ood", -0.2, -0.1, baseline="mse")]

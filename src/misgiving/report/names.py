@@ -25,43 +25,45 @@ DETECTOR_TITLES = {
     "kl_matching": "KL matching",
 }
 METRIC_NAMES = {
+    "accuracy": "accuracy",
     "balanced_accuracy": "balanced accuracy",
-    "spearman": "Spearman correlation with the true loss",
-    "error_auroc": "AUROC for errors",
-    "aurc": "AURC",
-    "augrc": "AUGRC",
-    "excess_aurc": "E-AURC",
-    "balanced_aurc": "balanced AURC",
-    "fpr_at_tpr95": "FPR@TPR95",
-    "detection_error": "DTERR",
-    "auroc": "AUROC",
-    "aupr_in": "AUPR-In",
-    "aupr_out": "AUPR-Out",
-    "average_precision_in": "average precision, In",
-    "average_precision_out": "average precision, Out",
-    "coverage": "share accepted",
-    "ood_share": "share called OOD",
-    "error_among_accepted": "error among the accepted",
+    "spearman": "Spearman correlation{of} with the true loss",
+    "error_auroc": "AUROC{of} for errors",
+    "aurc": "AURC{of}",
+    "augrc": "AUGRC{of}",
+    "excess_aurc": "E-AURC{of}",
+    "balanced_aurc": "balanced AURC{of}",
+    "fpr_at_tpr95": "FPR@TPR95{of}",
+    "detection_error": "DTERR{of}",
+    "auroc": "AUROC{of}",
+    "aupr_in": "AUPR-In{of}",
+    "aupr_out": "AUPR-Out{of}",
+    "average_precision_in": "average precision (in){of}",
+    "average_precision_out": "average precision (out){of}",
+    "coverage": "share accepted{by}",
+    "ood_share": "share called OOD{by}",
+    "error_among_accepted": "error among the images accepted{by}",
+    "risk_at_coverage": "error at {level:g} % accepted{by}",
+    "coverage_at_risk": "share accepted{by} at {level:g} % error",
 }
 OF_CLASS, OF_POLICY = "sensitivity/", "policy/"
-AT_LEVEL = {
-    "risk_at_coverage": "error at {:g} % accepted",
-    "coverage_at_risk": "share accepted at {:g} % error",
-}
 
 
-def metric_name(metric: str) -> str:
-    """A metric in words.
+def metric_name(metric: str, detector: str = "") -> str:
+    """A metric in words, with the detector, score or policy that it measures if there is one.
 
-    >>> metric_name("aurc"), metric_name("sensitivity/MEL"), metric_name("risk_at_coverage/0.8")
-    ('AURC', 'sensitivity for MEL', 'error at 80 % accepted')
+    >>> metric_name("sensitivity/MEL"), metric_name("aurc", "msp")
+    ('sensitivity for MEL', 'AURC of MSP')
+    >>> metric_name("coverage_at_risk/0.05", "msp")
+    'share accepted by MSP at 5 % error'
     """
     name, _, level = metric.partition("/")
     if metric.startswith(OF_CLASS):
         return f"sensitivity for {level}"
-    if name in AT_LEVEL:
-        return AT_LEVEL[name].format(100 * float(level))
-    return METRIC_NAMES.get(metric, metric)
+    of, by = (f" {word} {detector_name(detector)}" if detector else "" for word in ("of", "by"))
+    if name not in METRIC_NAMES:
+        return f"{metric}{of}"
+    return METRIC_NAMES[name].format(of=of, by=by, level=100 * float(level or 0))
 
 
 def detector_name(detector: str) -> str:

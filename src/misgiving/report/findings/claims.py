@@ -17,7 +17,7 @@ from misgiving.report.findings import (
     scale_of,
 )
 from misgiving.report.inputs import ReportInputs, differences_by_trial, select
-from misgiving.report.names import detector_name, metric_name
+from misgiving.report.names import metric_name
 from misgiving.report.published import title
 from misgiving.report.wording import count, listed
 from misgiving.results.schema import ResultInterval
@@ -228,11 +228,10 @@ def worst_first(harms: Iterable[ResultInterval]) -> list[ResultInterval]:
 
 def harm_name(row: ResultInterval) -> str:
     """The metric, detector and set of a difference in words."""
-    by = f" of {detector_name(row.detector)}" if row.detector else ""
+    name = metric_name(row.metric, row.detector)
     if row.experiment == "generalization":
-        return f"{metric_name(row.metric)}{by}"
-    on = f" on {title(row.dataset)}" if row.detector else " of the models of 4.2"
-    return f"{metric_name(row.metric)}{by}{on}"
+        return name
+    return f"{name} on {title(row.dataset)}" if row.detector else f"{name} of the models of 4.2"
 
 
 def p_text(p_value: float) -> str:
