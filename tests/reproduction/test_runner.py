@@ -26,6 +26,7 @@ from misgiving.reproduction.runner import (
 )
 from misgiving.reproduction.trial_data import Progress, TrialData
 from misgiving.results.formats import read_document, read_table
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Result, Settings, Unit
 from misgiving.training.config import DataConfig
 
@@ -206,6 +207,42 @@ def test_a_swept_margin_is_measured_with_its_estimator_and_stands_in_the_report(
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<h3>Margin of Eq. 1</h3>" in html
     assert "<h3>Weight of the auxiliary loss" not in html
+
+
+@pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
+def test_posthoc_starts_from_the_finished_vanilla_and_ends_as_if_it_had_trained_it(
+    cache, reproduction, tmp_path, experiment
+):
+    steps = []
+    progress = Progress(on_step=steps.append)
+    trial_data = TrialData(replace(TINY, models=("vanilla", "posthoc")), cache, progress)
+    vanilla, posthoc = (Unit(experiment, 1, model) for model in trial_data.protocol.models)
+    shutil.copytree(reproduction / vanilla.folder, tmp_path / "taken" / vanilla.folder)
+    run = on_this_machine(threads=1)
+    reproduce_units(trial_data, tmp_path / "taken", run=run, chosen=[posthoc])
+    assert {step.epoch for step in steps} == {2}
+    steps.clear()
+    reproduce_units(trial_data, tmp_path / "alone", run=run, chosen=[posthoc])
+    assert {step.epoch for step in steps} == {1, 2}
+    for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
+        taken, alone = (tmp_path / place / posthoc.folder / name for place in ("taken", "alone"))
+        assert taken.read_bytes() == alone.read_bytes()
+    logits = [
+        Predictions.load(tmp_path / "taken" / unit.folder / "predictions/validation.safetensors")
+        .logits.tobytes()
+        for unit in (vanilla, posthoc)
+    ]  # fmt: skip
+    assert logits[0] == logits[1]
+
+
+def test_posthoc_does_not_start_from_a_vanilla_of_other_settings(cache, reproduction, tmp_path):
+    steps = []
+    protocol = replace(TINY, models=("vanilla", "posthoc"), seed=1)  # its trial 0 has another seed
+    trial_data = TrialData(protocol, cache, Progress(on_step=steps.append))
+    vanilla, posthoc = (Unit("generalization", 0, model) for model in protocol.models)
+    shutil.copytree(reproduction / vanilla.folder, tmp_path / vanilla.folder)
+    reproduce_units(trial_data, tmp_path, chosen=[posthoc])
+    assert {step.epoch for step in steps} == {1, 2}
 
 
 def test_nothing_cannot_be_collected(trial_data, tmp_path):

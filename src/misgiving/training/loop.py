@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, NoReturn
@@ -64,6 +64,7 @@ def train(
     augmentation: AugmentationSettings | None = None,
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
+    history: Sequence[EpochRecord] = (),
     resume: ResumeFile | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
@@ -82,6 +83,8 @@ def train(
         augmentation: Augmentation of the training images.
         monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
+        history: Records of the epochs in which the model was trained already; with `posthoc`, of
+            the whole training of the classifier.
         resume: File of the state: read at the start, written after every epoch.
         stop: Asked after every step; if true, the state is saved and training ends.
 
@@ -97,7 +100,13 @@ def train(
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
     wrap = partial(_wrapped, fabric, model, optimizer_of(model, config), training)
     module, optimizer = wrap(config.phases[0])
-    state = TrainingState(model=model, optimizer=optimizer, average=averaged(model, config))
+    state = TrainingState(
+        model=model,
+        optimizer=optimizer,
+        average=averaged(model, config),
+        epoch=1 + max((record.epoch for record in history), default=0),
+        history=list(history),
+    )
     rank = distributed.rank()  # processes draw different dropout masks
     with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
         if resume is not None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from misgiving import distributed
-from misgiving.checkpoint import Architecture, Checkpoint, save, versions
+from misgiving.checkpoint import Architecture, Checkpoint, load, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
@@ -20,6 +20,8 @@ from misgiving.evaluation.inference import model_fingerprint
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
+from misgiving.results.formats import read_table
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.loop import Step, class_weights, seeded, train
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
@@ -117,6 +119,7 @@ def train_run(
     *,
     resume_file: Path | None = None,
     overwrite: bool = False,
+    classifier: Path | None = None,
     on_step: Callable[[Step], None] = lambda *_: None,
     on_weights: Callable[[WeightsReport], None] = lambda *_: None,
     on_resume: Callable[[int, int], None] = lambda *_: None,
@@ -132,6 +135,8 @@ def train_run(
         resume_file: File for the state, which the caller removes; None for one beside `folder`,
             which is removed when the run is complete.
         overwrite: Start over if the saved state is damaged or another training's.
+        classifier: Run folder of `vanilla` with the same settings, images and seed. With
+            `posthoc`, its classifier is taken instead of trained again, which gives the same run.
         on_step: Called after every step.
         on_weights: Called with what a weights file has filled.
         on_resume: Called with the epoch and the step after which training resumes.
@@ -152,6 +157,10 @@ def train_run(
         overwrite=overwrite,
         on_resume=on_resume,
     )
+    earlier: list[EpochRecord] = []
+    if classifier is not None:
+        model.load_state_dict(load(classifier).model.state_dict())
+        earlier = read_table(classifier / "history.csv", EpochRecord)
     with stop_on_sigterm() as stop:
         history = train(
             model,
@@ -161,6 +170,7 @@ def train_run(
             augmentation=setup.augmentation,
             on_step=on_step,
             monitored_name=setup.evaluation_sets.monitored,
+            history=earlier,
             resume=resume,
             stop=stop,
         )
