@@ -17,12 +17,8 @@ from misgiving.report.figures.classes import (
     new_classes_figure,
     sensitivity_figure,
 )
-from misgiving.report.figures.curves import (
-    learning_figure,
-    rates_figure,
-    reliability_figure,
-    risk_figure,
-)
+from misgiving.report.figures.curves import learning_figure, reliability_figure, risk_figure
+from misgiving.report.figures.sweeps import rates_figure, values_figure
 from misgiving.report.findings import GIVEN
 from misgiving.report.findings.claims import ENOUGH_TRIALS, Status, verdicts
 from misgiving.report.findings.collapse import collapse_sentence
@@ -34,7 +30,12 @@ from misgiving.report.findings.detectors import (
     reliability_sentence,
     scaling_sentence,
 )
-from misgiving.report.findings.sweep import speed_sentence, sweep_of
+from misgiving.report.findings.sweep import (
+    speed_sentence,
+    sweep_of,
+    swept_sentence,
+    swept_settings,
+)
 from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs, select
 from misgiving.report.published import title
@@ -96,6 +97,9 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
         drawn["confusions"] = confusion_figure(inputs.confusions, classes=classes)
     if sweep and sweep.higher:
         drawn["learning-rates"] = rates_figure(sweep)
+    measured = select(inputs.results, dataset=inputs.measured)
+    for setting in swept_settings(inputs):
+        drawn[f"sweep-{setting.name}"] = values_figure(setting, measured)
     if inputs.risk_coverage:
         results = select(inputs.results, experiment="generalization", dataset=inputs.measured)
         drawn["risk-coverage"] = risk_figure(inputs.risk_coverage, results)
@@ -140,6 +144,10 @@ def _sentences(inputs: ReportInputs) -> dict[str, Any]:
         "verdicts": found,
         "collapse": collapse_sentence(inputs.histories, monitored=settings.monitored_set),
         "speed": speed_sentence(sweep_of(inputs)),
+        "swept": [
+            (setting, swept_sentence(setting, select(inputs.results, dataset=measured)))
+            for setting in swept_settings(inputs)
+        ],
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings),
         "open_choices": wording.open_choices(settings),

@@ -9,7 +9,8 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator
+# Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
+# a yellow that can be seen on white
 COLOURS = {
     "vanilla": "#7a7a7a",
     "mse": "#e69f00",
@@ -17,13 +18,31 @@ COLOURS = {
     "posthoc": "#6b4c9a",
     "proposed": "#0072b2",
     "proposed_halves": "#d55e00",
-    "proposed_sum": "#f0e442",
+    "proposed_sum": "#b59b00",
     "proposed+logits": "#cc79a7",
 }
 OTHER_COLOUR = "#56b4e9"
-LINES = {"vanilla": "--", "mse": ":", "detached": "-.", "proposed": "-"}
 Line = str | tuple[int, tuple[float, ...]]
-MARKERS = {"vanilla": "s", "mse": "^", "detached": "D", "proposed": "o"}
+LINES: dict[str, Line] = {
+    "vanilla": "--",
+    "mse": ":",
+    "detached": "-.",
+    "posthoc": (0, (1.0, 1.0)),
+    "proposed": "-",
+    "proposed_halves": (0, (5.0, 1.0)),
+    "proposed_sum": (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
+    "proposed+logits": (0, (8.0, 2.0)),
+}
+MARKERS = {
+    "vanilla": "s",
+    "mse": "^",
+    "detached": "D",
+    "posthoc": "p",
+    "proposed": "o",
+    "proposed_halves": "v",
+    "proposed_sum": "P",
+    "proposed+logits": "<",
+}
 INK = "#2b2b2b"
 STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
     "font.family": "DejaVu Sans",

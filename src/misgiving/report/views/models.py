@@ -4,7 +4,14 @@ from collections.abc import Mapping, Sequence
 
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
-from misgiving.report.findings.sweep import SWEPT, SweptRun, sweep_of
+from misgiving.report.findings.sweep import (
+    SWEPT,
+    SWEPT_QUANTITIES,
+    SweptRun,
+    SweptSetting,
+    sweep_of,
+    swept_settings,
+)
 from misgiving.report.findings.target_errors import (
     POLICY_SET,
     TargetResult,
@@ -65,17 +72,6 @@ ERROR_DETECTION: Metrics = {
 FROM_MSP: Metrics = {
     "aurc": (f"AURC {MINUS} MSP's", PLAIN),
     "error_auroc": (f"Error AUROC {MINUS} MSP's", POINTS),
-}
-
-SWEPT_SETTINGS = {
-    "margin": "Margin of Eq. 1",
-    "auxiliary_weight": "Weight of the auxiliary loss (Eq. 2)",
-}
-SWEEP_COLUMNS = {
-    ("", "balanced_accuracy"): (f"Mean {UP}", POINTS),
-    ("predicted_loss", "spearman"): (f"Spearman, predicted loss {UP}", PLAIN),
-    ("predicted_loss", "aurc"): (f"AURC, predicted loss {DOWN}", PLAIN),
-    ("msp", "aurc"): (f"AURC, MSP {DOWN}", PLAIN),
 }
 
 CALIBRATION: Metrics = {
@@ -153,28 +149,24 @@ def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
 
 def sweep_tables(inputs: ReportInputs) -> dict[str, Table]:
     """Other margins and weights of the auxiliary loss beside the protocol's own, by setting."""
-    tables = {}
-    for setting, words in SWEPT_SETTINGS.items():
-        experiments = {
-            float(name.removeprefix(f"{setting}/")): name
-            for name in distinct(inputs.results, "experiment")
-            if name.startswith(f"{setting}/")
-        }
-        models = models_of(row for row in inputs.results if row.experiment in experiments.values())
-        own = inputs.settings.training[setting]
-        if models:
-            columns = [name for name, _ in SWEEP_COLUMNS.values()]
-            bodies = [
-                group(
-                    f"{value:g}",
-                    [[Cell(model), *_swept(inputs, experiment, model)] for model in models],
-                    ["the protocol's own"] if value == own else [],
-                )
-                for value, experiment in sorted({**experiments, own: "generalization"}.items())
-            ]
-            numbers = ("Balanced accuracy, per trial", *columns, "Diverged")
-            tables[words] = Table([heads(words, "Model", numbers=numbers)], bodies)
-    return tables
+    return {setting.name: _sweep_table(inputs, setting) for setting in swept_settings(inputs)}
+
+
+def _sweep_table(inputs: ReportInputs, setting: SweptSetting) -> Table:
+    bodies = [
+        group(
+            f"{value:g}",
+            [[Cell(model), *_swept(inputs, experiment, model)] for model in setting.models],
+            ["the protocol's own"] if value == setting.own else [],
+        )
+        for value, experiment in setting.experiments.items()
+    ]
+    means = [
+        f"{words} {DOWN if metric == 'aurc' else UP}"
+        for (_, metric), (words, _) in SWEPT_QUANTITIES.items()
+    ]
+    numbers = ("Balanced accuracy, per trial", *means, "Diverged")
+    return Table([heads(setting.words, "Model", numbers=numbers)], bodies)
 
 
 def _swept(inputs: ReportInputs, experiment: str, model: str) -> list[Cell]:
@@ -186,7 +178,7 @@ def _swept(inputs: ReportInputs, experiment: str, model: str) -> list[Cell]:
         number(_listed(accuracies)),
         *(
             mean(spread(select(rows, detector=detector, metric=metric)), scale)
-            for (detector, metric), (_, scale) in SWEEP_COLUMNS.items()
+            for (detector, metric), (_, scale) in SWEPT_QUANTITIES.items()
         ),
         number(f"{diverged:g} of {len(trials)}"),
     ]
