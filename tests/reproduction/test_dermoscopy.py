@@ -1,6 +1,7 @@
 """The paper's protocol from end to end, on small drawn lesions in the layout of ISIC 2019."""
 
 import csv
+import hashlib
 import json
 import re
 import shutil
@@ -8,12 +9,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from commands import one_line
 from elements import parse
 from PIL import Image
 
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate import collect
-from misgiving.reproduction.protocol import ood_sources, protocol_for, units
+from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import OdinGrid, Unit
@@ -261,6 +263,77 @@ def test_curves_and_findings_are_of_the_monitored_set(reproduced, page):
     assert "validation" not in captions
     summary = " ".join(page.texts("li"))
     assert "on the tune set (95 % of vanilla's mean final value" in summary
+
+
+@pytest.fixture
+def reproduce(misgiving, isic, tmp_path):
+    """The command on the drawn lesions: one epoch of a small network, one trial, one model."""
+
+    def run(*given):
+        return misgiving(
+            "reproduce", "--data", f"isic2019:{isic}", "--out", tmp_path / "out",
+            "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
+            "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
+            "--models", "vanilla", "--learning-rates", "none", "--tuning-set", "b_box",
+            *(word for one in given for word in ("--ood", one)),
+        )  # fmt: skip
+
+    return run
+
+
+def test_the_command_takes_published_sets_in_place_of_all_that_it_would_make(
+    reproduce, isic, tmp_path
+):
+    given = {name: tmp_path / name for name in DERIVED}
+    for count, folder in enumerate(given.values(), start=6):
+        folder.mkdir()
+        for number in range(count):
+            shutil.copy(isic / "published" / f"boxed{number}.png", folder)
+    code, _, error = reproduce(*(f"{name}={folder}" for name, folder in given.items()))
+    assert code == 0, error
+    out = tmp_path / "out"
+    account = json.loads((out / "datasets.json").read_text())
+    record = json.loads(
+        (out / Unit("ood_detection", 0, "vanilla").folder / "unit.json").read_text()
+    )
+    measured = {row["dataset"] for row in table(out / "results.csv") if row["detector"] == "odin"}
+    page = parse((out / "report.html").read_text(encoding="utf-8"))
+    for name, folder in given.items():
+        files = sorted(folder.iterdir())
+        hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+        labelled = "".join(f"{value}:0\n" for value in hashes)
+        fingerprint = hashlib.sha256(labelled.encode()).hexdigest()
+        assert name in measured
+        assert (account[name]["images"], account[name]["origin"]) == (len(files), "published set")
+        assert account[name]["checksum"] == fingerprint
+        assert record["detection"]["outliers"][name][0] == fingerprint
+        manifest = {row["id"]: row["sha256"] for row in table(out / "manifests" / f"{name}.csv")}
+        expected = [f"{name}-{path.name}" for path in files]
+        assert manifest == dict(zip(expected, hashes, strict=True))
+    assert not any("made here of held-out images" in text for text in page.texts("li"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("b_boxx={published}", ("--ood b_boxx=", "b_box=...")),
+        ("b/box={published}", ("--ood b/box=", "choose another")),
+        ("b_box={empty}", ("empty: contains no images", "name another folder")),
+        ("b_box={published}/boxed0.png", ("boxed0.png: is a file", "name a folder of images")),
+        ("b_box={published}/gone", ("gone: no such folder", "name a folder of images")),
+        ("b_box", ("--ood must be written NAME=...",)),
+    ],
+)
+def test_a_set_that_cannot_be_taken_is_refused_in_one_line_before_any_image_is_prepared(
+    reproduce, isic, tmp_path, given, words
+):
+    (tmp_path / "empty").mkdir()
+    code, _, error = reproduce(given.format(published=isic / "published", empty=tmp_path / "empty"))
+    assert code != 0
+    line = one_line(error)
+    assert all(word in line for word in words), line
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
 
 
 def test_the_time_of_the_units_is_on_the_page(page):

@@ -156,6 +156,8 @@ def test_a_set_that_is_given_under_the_name_of_a_derived_one_replaces_it():
         (["a/b=a"], [], "'a/b' cannot be the name"),
         (["ntc:histology=a"], [], "'ntc'"),
         (["unseen-BKL=a"], [], "'unseen-BKL' cannot be the name"),
+        (["b_boxx=a"], [], "'b_boxx' can be taken for the paper's set b_box; write b_box="),
+        (["Derm-Skin=a"], [], "'Derm-Skin' can be taken for .* derm_skin"),
         (["nct=a", "nct=b"], [], "'nct' is named twice"),
         (["b_box=scikit-image"], [], "b_box:photographs=scikit-image"),
         (["imagenet=scikit-image"], [], "imagenet:photographs=scikit-image"),

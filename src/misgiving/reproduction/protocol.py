@@ -3,6 +3,7 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from typing import Any
 
 from misgiving.configuration import Registry, require
@@ -20,6 +21,8 @@ PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
 """Names of other sets in the results, which no OOD set can have."""
+
+ALIKE = 0.9  # names of which so much agrees are taken for misspelt ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +185,12 @@ def _refuse_clash(
 ) -> None:
     if name in taken:
         raise UsageError(f"`ood` {text}: {name!r} is named twice; choose another name")
+    close = get_close_matches(name.lower().replace("-", "_"), PAPER_SETS, n=1, cutoff=ALIKE)
+    if close and name not in PAPER_SETS:
+        raise UsageError(
+            f"`ood` {text}: {name!r} can be taken for the paper's set {close[0]}; write "
+            f"{close[0]}=..., or another name for a set that is not the paper's"
+        )
     if location == "scikit-image" and name in PAPER_SETS:
         raise UsageError(
             f"`ood` {text}: these pictures are not the paper's; name them for what they are: "

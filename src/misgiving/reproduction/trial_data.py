@@ -16,7 +16,14 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.ood_sets.lesions import with_masks
-from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, Built, build, from_place
+from misgiving.data.ood_sets.ood_set import (
+    PAPER_COUNTS,
+    SCIKIT_IMAGE,
+    Built,
+    build,
+    from_place,
+    images_at,
+)
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
@@ -56,6 +63,9 @@ class TrialData:
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
         self.dataset.refuse_single_images()
+        for source in protocol.sources:
+            if source.location != SCIKIT_IMAGE:
+                images_at(source.location, source.name)  # refused before anything is prepared
         self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
         own, none = self.dataset.augmentation, AugmentationSettings.none()
         self.augmentation = own if protocol.images.augment else none

@@ -15,7 +15,7 @@ from PIL import Image
 
 from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import DATASETS, load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import Picture, decode
@@ -199,18 +199,33 @@ def from_place(
     if place == SCIKIT_IMAGE:
         whole = picture_crops(held_out, seed, name=name)
     else:
-        folder = Path(place).expanduser()
-        if folder.is_dir():
-            found = unlabelled_images([folder], name=name)
-            inside = tuple(Path(path).relative_to(folder).as_posix() for path in found.ids)
-            found = replace(found, ids=inside, groups=inside)  # wherever the folder is
-        else:
-            found = load_dataset(place)
-        if not len(found):
-            raise DataError(f"{place}: contains no images; give another")
+        found = images_at(place, name)
         ids = tuple(f"{name}-{identity}" for identity in found.ids)
         whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
     return _sampled(whole, seed, count)
+
+
+def images_at(place: str, name: str) -> Dataset:
+    """The images of a folder at any depth, or data as in `load_dataset`; none is opened.
+
+    Raises:
+        UsageError: It is neither a folder nor one of the forms of data.
+        DataError: It contains no images.
+    """
+    folder = Path(place).expanduser()
+    if folder.is_dir():
+        found = unlabelled_images([folder], name=name)
+        inside = tuple(Path(path).relative_to(folder).as_posix() for path in found.ids)
+        return replace(found, ids=inside, groups=inside)  # wherever the folder is
+    if place.partition(":")[0] not in DATASETS:
+        what = "is a file" if folder.is_file() else "no such folder"
+        raise UsageError(
+            f"{place}: {what}; name a folder of images, table:FILE.csv or medmnist:FILE.npz"
+        )
+    found = load_dataset(place)
+    if not len(found):
+        raise DataError(f"{place}: contains no images; give another")
+    return found
 
 
 def readable_set(
