@@ -24,7 +24,6 @@ from misgiving.data.ood_sets.ood_set import (
     from_place,
     images_at,
 )
-from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
@@ -33,7 +32,13 @@ from misgiving.reproduction.protocol import Protocol
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SplitLeakage, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import TrainingSetup, draw_sets, grouped_images, split_of
+from misgiving.workflows.train import (
+    TrainingSetup,
+    augmentation_of,
+    draw_sets,
+    grouped_images,
+    split_of,
+)
 
 EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
@@ -67,8 +72,7 @@ class TrialData:
             if source.location != SCIKIT_IMAGE:
                 images_at(source.location, source.name)  # refused before anything is prepared
         self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
-        own, none = self.dataset.augmentation, AugmentationSettings.none()
-        self.augmentation = own if protocol.images.augment else none
+        self.augmentation = augmentation_of(self.dataset, protocol.images)
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)

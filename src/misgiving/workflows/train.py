@@ -12,6 +12,7 @@ from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, load, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.groups import joined_groups
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
@@ -87,11 +88,16 @@ def prepare_training(
         images=grouped,
         sets=draw_sets(grouped, images, seed=training.seed),
         preprocessing=preprocessing,
-        augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
+        augmentation=augmentation_of(dataset, images),
         model=model,
         training=training,
         evaluation_sets=SPLITS[images.split].evaluation_sets,
     )
+
+
+def augmentation_of(dataset: Dataset, config: DataConfig) -> AugmentationSettings:
+    """The augmentation of a data set; none where the configuration says so."""
+    return dataset.augmentation if config.augment else AugmentationSettings.none()
 
 
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
