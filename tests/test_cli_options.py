@@ -8,7 +8,8 @@ import typer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from misgiving.cli.failures import failure_of
+from misgiving.cli import app
+from misgiving.cli.failures import SET_BY_TRAIN, failure_of, options_of
 from misgiving.cli.options import Fields, Values, command
 from misgiving.configuration import option, require, require_choices
 from misgiving.errors import UsageError
@@ -49,9 +50,9 @@ def bake():
 
 
 def invoke(function, *words):
-    app = typer.Typer()
-    app.command()(function)
-    return app(list(words), standalone_mode=False)
+    alone = typer.Typer()
+    alone.command()(function)
+    return alone(list(words), standalone_mode=False)
 
 
 def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):
@@ -129,6 +130,21 @@ def test_failures_name_options_in_place_of_parameters():
     with pytest.raises(UsageError) as caught:
         invoke(burn)
     assert str(caught.value) == "change --flour, --no-salted, --vegan, --cold or `gas`"
+
+
+def test_a_command_names_the_option_of_train_that_set_what_its_failure_is_about():
+    @command
+    def burn():
+        raise UsageError('use `split="paper"`, `keep="last"` or `unknown=1`')
+
+    with pytest.raises(UsageError) as caught:
+        invoke(burn)
+    assert str(caught.value) == "use train --split paper, train --keep last or `unknown=1`"
+
+
+def test_train_has_the_options_that_other_commands_refer_to():
+    of_train = options_of(typer.Context(typer.main.get_command(app).commands["train"]))
+    assert {name: [f"train {of_train[name][0]}"] for name in SET_BY_TRAIN} == SET_BY_TRAIN
 
 
 def test_a_configuration_refuses_a_value_that_is_no_choice():

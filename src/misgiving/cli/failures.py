@@ -31,6 +31,8 @@ SMALLER = (
 QUOTES = "'\""
 PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
 SHOWN = 50  # bad images on the screen
+SET_BY_TRAIN = {"split": ["train --split"], "keep": ["train --keep"]}
+"""Options of `train` that messages of other commands refer to, by parameter."""
 
 
 class Failure(NamedTuple):
@@ -103,8 +105,8 @@ def naming_options(context: Any) -> Iterator[None]:
 
 
 def options_of(context: Any) -> dict[str, list[str]]:
-    """The flags of a command's options by parameter."""
-    return {
+    """The flags of a command's options by parameter, and those of `train` that concern it."""
+    return SET_BY_TRAIN | {
         one.name or "": [*one.opts, *one.secondary_opts]
         for one in context.command.params
         if one.param_type_name == "option"
