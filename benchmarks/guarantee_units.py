@@ -11,8 +11,8 @@ with the patient as the unit (one lesion of each counts), and compared with the 
 (base errors are by photograph). One photograph of each lesion is a calibration case, and the policy
 is compared with the population by lesion, as is certified, and by photograph.
 
-*Seeds.* A data set is divided at random into a tuning and a calibration set ten times, and the
-policy with the highest coverage is kept; a quarter of the draws.
+*Seeds.* A data set is divided at random ten times, a quarter for tuning and the rest for
+calibration, and the policy with the highest coverage is kept; a quarter of the draws.
 
 Prints three Markdown tables; the same seed gives the same tables.
 """
@@ -30,6 +30,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
+from misgiving.data.splits import QUARTERS
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan
@@ -46,7 +47,7 @@ SLOPE = 1.5  # of the log-odds of an error in the score, or in the difficulty
 REPEATS = (0.0, 0.25, 0.5, 1.0)  # slope of the log of further photographs in the difficulty
 PHOTOGRAPHED = 1000  # lesions in a calibration set
 MOST_PHOTOGRAPHS = 10
-HALVED = (200, 1000)  # cases of a data set that is divided into halves
+DIVIDED = (200, 1000)  # cases of a data set, a quarter of them for tuning
 SEEDS = 10
 
 Positions = Int[np.ndarray, "sets n"]
@@ -275,10 +276,10 @@ def seeds_table(asked: argparse.Namespace) -> str:
     for base in BASE_ERRORS:
         random = np.random.default_rng([asked.seed, round(10 * base), 2])
         population = patients(0.0, base, random)
-        for count in HALVED:
+        for count in DIVIDED:
             sets = population.one_of_each(asked.draws // 4, count, random)
             for target in ERRORS:
-                missed = np.array([_halved(population, one, target, random) for one in sets])
+                missed = np.array([_divided(population, one, target, random) for one in sets])
                 rows.append(
                     (f"{base:g}", str(count), f"{target:g}", *(f"{m:.3f}" for m in missed.mean(0)))
                 )
@@ -286,12 +287,12 @@ def seeds_table(asked: argparse.Namespace) -> str:
     return _markdown(header, rows)
 
 
-def _halved(
+def _divided(
     population: Population, cases: Int[np.ndarray, " n"], target: float, random: np.random.Generator
 ) -> tuple[bool, bool]:
-    """Whether the first of several halvings misses the target, and the one that accepts most."""
+    """Whether the first of several divisions misses the target, and the one that accepts most."""
     order = np.stack([random.permutation(cases) for _ in range(SEEDS)])
-    tuning, calibration = np.split(order, 2, axis=1)
+    tuning, calibration = np.split(order, [len(cases) // QUARTERS], axis=1)
     found = certify(population, tuning, calibration, target)
     missed = found.by_case > target + 1e-9
     best = int(np.argmax(found.coverage))

@@ -153,11 +153,44 @@ def test_no_group_is_on_two_sides_of_a_grouped_split(seed):
         assert len(sides) == 1
 
 
-def test_a_grouped_split_gives_a_tenth_of_each_class_to_each_held_out_set():
-    sets = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=1)
-    for part in ("tune", "calibrate", "test"):
+@pytest.mark.parametrize("seed", range(5))
+def test_a_grouped_split_gives_each_set_its_share_of_each_class(seed):
+    sets = grouped_split(GROUPED, CLASSES, lesions(GROUPED), seed=seed)
+    for part, percent in {"train": 70, "tune": 5, "calibrate": 15, "test": 10}.items():
         counts = np.bincount(GROUPED[sets == part], minlength=3)
-        assert np.abs(counts - [12, 45, 3.6]).max() <= 3
+        assert np.abs(counts - np.array([120, 450, 36]) * percent / 100).max() <= 5
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("count", [4, 5, 9, 19])
+def test_every_set_has_a_class_of_at_least_four_groups(count, seed):
+    labels = np.repeat([0, 1, 2], [120, 450, count])
+    sets = grouped_split(labels, CLASSES, lesions(labels, of_lesion=1), seed=seed)
+    assert {*sets[labels == 2]} == {"train", "tune", "calibrate", "test"}
+
+
+def test_fewer_groups_than_folds_are_split_too():
+    labels = np.repeat([0, 1], 20)
+    sets = grouped_split(labels, CLASSES, lesions(labels, of_lesion=5), seed=0)
+    for name in ("train", "tune", "calibrate", "test"):
+        assert np.bincount(labels[sets == name]).tolist() == [5, 5]
+
+
+def test_a_group_of_a_rare_class_is_drawn_into_any_of_the_sets():
+    labels = np.repeat([0, 1], 20)
+    groups = lesions(labels, of_lesion=5)
+    drawn = [grouped_split(labels, CLASSES, groups, seed=seed)[0] for seed in range(20)]
+    assert {*drawn} == {"train", "tune", "calibrate", "test"}
+
+
+def test_a_set_gives_away_no_group_that_it_alone_has_of_another_class():
+    """Group 43 has images of both rare classes."""
+    labels = np.repeat([2, 0, 1], [40, 4, 4])
+    groups = [str(number) for number in [*range(44), 43, 44, 45, 46]]
+    for seed in range(30):
+        sets = grouped_split(labels, CLASSES, groups, seed=seed)
+        for label in range(3):
+            assert {*sets[labels == label]} == {"train", "tune", "calibrate", "test"}
 
 
 def test_the_seed_decides_a_grouped_split():
@@ -171,6 +204,8 @@ def test_a_class_of_three_groups_cannot_be_in_four_sets():
     labels = np.repeat([0, 1], [60, 9])
     with pytest.raises(DataError, match=r"'NV' has 3 groups.*paper"):
         grouped_split(labels, CLASSES, lesions(labels), seed=0)
+    with pytest.raises(DataError, match=r"'NV' has 1 group,"):
+        grouped_split(labels, CLASSES, lesions(labels, of_lesion=9), seed=0)
 
 
 def test_classes_of_fewer_than_ten_images_have_no_tenths():

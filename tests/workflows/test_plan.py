@@ -38,10 +38,10 @@ def test_the_table_has_the_bounds_of_clopper_and_pearson(misgiving):
     code, output, error = misgiving("plan", "digits", "--max-error", "0.05")
     assert code == 0, error
     shares = (0.0, 0.01, 0.03, 0.05)
-    wrong = [math.ceil(share * 180 - 1e-9) for share in shares]
-    expected = [percent(beta.isf(0.9 * 0.05, k + 1, 180 - k)) for k in wrong]
-    assert cells_of(output, "all 180 cases accepted") == [
-        "error, all 180 cases accepted: certified",
+    wrong = [math.ceil(share * 269 - 1e-9) for share in shares]
+    expected = [percent(beta.isf(0.9 * 0.05, k + 1, 269 - k)) for k in wrong]
+    assert cells_of(output, "all 269 cases accepted") == [
+        "error, all 269 cases accepted: certified",
         *expected,
     ]
     assert cells_of(output, "if so many")[1:] == ["0 %", "1 %", "3 %", "5 %"]
@@ -65,7 +65,7 @@ def test_ood_false_alarms_need_cases_too(misgiving):
         "plan", "digits", "--max-error", "0.1", "--max-ood-false-alarms", "0.01", "--each"
     )
     needed = math.ceil(math.log(0.05) / math.log(0.99))
-    assert f"1 % OOD false alarms needs {needed - 180} more cases" in error
+    assert f"1 % OOD false alarms needs {needed - 269} more cases" in error
 
 
 def test_a_folder_has_images_as_its_unit(misgiving, pictures):
@@ -73,8 +73,8 @@ def test_a_folder_has_images_as_its_unit(misgiving, pictures):
     assert code == 0, error
     assert "One image of each image counts" not in error
     assert "60 images" in error
-    assert "Each image counts: 6 cases." in error
-    assert cells_of(output, "│ x ") == ["x", "3", "3"]
+    assert "Each image counts: 9 cases." in error
+    assert cells_of(output, "│ x ") == ["x", "4", "4"]
 
 
 def test_one_image_of_each_patient_counts(misgiving, pictures):
@@ -85,8 +85,8 @@ def test_one_image_of_each_patient_counts(misgiving, pictures):
     assert code == 0, error
     assert "60 images of 20 groups" in error
     assert "unit: patient (column patient)." in error
-    assert "has 6 images. One image of each patient counts: 2 cases." in error
-    assert "error, all 2 cases accepted" in output
+    assert "has 9 images. One image of each patient counts: 3 cases." in error
+    assert "error, all 3 cases accepted" in output
 
 
 def test_tables_fit_100_columns(misgiving, real_data, monkeypatch):
@@ -106,6 +106,16 @@ def test_a_target_just_above_the_share_of_errors_needs_very_many_cases(misgiving
     rows = [line.split("│")[1:-1] for line in output.splitlines() if "more cases" in line]
     assert [[cell.strip() for cell in row[3:]] for row in rows] == [["> 100000", "never"]] * 2
     assert rows[0][0].strip() == "more cases for 3.01 %"
+
+
+def test_a_class_with_too_few_groups_is_refused_with_the_option_of_train(misgiving, pictures):
+    folder, rows = pictures
+    lines = [f"{path},{label},{label if label == 'y' else path}" for path, label, _ in rows]
+    (folder / "t.csv").write_text("\n".join(["path,label,patient", *lines]))
+    code, _, error = misgiving("plan", f"table:{folder / 't.csv'}", "--max-error", "0.1")
+    assert code == 1
+    assert "class 'y' has 1 group, too few" in one_line(error)
+    assert one_line(error).endswith("leave the class out or use train --split paper")
 
 
 def test_an_unknown_class_is_refused_in_one_line(misgiving):
@@ -129,6 +139,6 @@ def test_train_says_first_what_its_calibration_set_can_certify(
     assert "the training has begun" in last
     assert len(said) == lines
     if lines:
-        cases = re.match(r"The calibration set has 1\d\d images, (\d+) cases", said[0]).group(1)
+        cases = re.match(r"The calibration set has 2\d\d images, (\d+) cases", said[0]).group(1)
         expected = percent(beta.isf(0.9 * 0.05, 1, int(cases)))
         assert said[1].startswith(f"With all accepted, it certifies an error of {expected} if 0 %")

@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.configuration import Registry
@@ -24,7 +25,9 @@ SetNames = Shaped[np.ndarray, " n"]
 
 Labels = Int[np.ndarray, " n"]
 
-TENTHS = {0: "tune", 1: "calibrate", 2: "test"}  # of a grouped split; the other seven: train
+GROUPED_SETS = ("train", "calibrate", "test", "tune")
+TENTHS = 10  # of a grouped split: one for the test, two for a policy, the others for training
+QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/deferral.md
 
 
 def paper_split(
@@ -78,28 +81,25 @@ def _refuse_empty(
 def grouped_split(
     labels: Labels, classes: Sequence[str], groups: Sequence[str], *, seed: int
 ) -> SetNames:
-    """Split by group into `train`, `tune`, `calibrate` and `test`: 7, 1, 1 and 1 tenths.
+    """Split by group into `train`, `tune`, `calibrate` and `test`: 70, 5, 15 and 10 %.
 
-    No group is in two sets, and every set has images of every class, in about equal shares.
+    No group is in two sets, and every set has images of every class, in about equal shares. A set
+    that has none of a rare class receives one of its groups, drawn at random, from the set with the
+    most of them. So a class with four groups has one in each set; one with fewer is refused.
 
     Raises:
         DataError: A class has too few groups to be in all four sets.
     """
     _refuse_unusable(labels, seed)
-    sets = np.full(len(labels), "train", dtype="<U10")
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     _refuse_few_groups(labels, classes, numbered)
-    folds = StratifiedGroupKFold(n_splits=10, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The least populated class")  # checked below
-        for number, (_, members) in enumerate(folds.split(labels, labels, numbered)):
-            sets[members] = TENTHS.get(number, "train")
-    for name in ("train", *TENTHS.values()):
-        for label in np.setdiff1d(labels, labels[sets == name]):
-            raise DataError(
-                f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
-                "try another `seed`, add images of it or leave the class out"
-            )
+    tenth = _stratified_folds(labels, numbered, TENTHS, seed)
+    sets = np.full(len(labels), "train", dtype="<U10")
+    sets[tenth == 0] = "test"
+    of_policies = np.flatnonzero((tenth == 1) | (tenth == 2))
+    quarter = _stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
+    sets[of_policies] = np.where(quarter == 0, "tune", "calibrate")
+    _complete(sets, labels, classes, numbered, seed)
     return sets
 
 
@@ -108,16 +108,69 @@ def _refuse_few_groups(
 ) -> None:
     for label in np.unique(labels):
         count = len(np.unique(numbered[labels == label]))
-        if count < 4:
+        if count < len(GROUPED_SETS):
             raise DataError(
-                f"class {classes[label]!r} has {count} groups, too few for the four sets of a "
-                'grouped split; add images of it, leave the class out or use `split="paper"`'
+                f"class {classes[label]!r} has {count} group{'s' * (count > 1)}, too few for the "
+                "four sets of a grouped split; add images of it, leave the class out or use "
+                '`split="paper"`'
             )
-    if (most := int(np.bincount(labels).max())) < 10:
+    if (most := int(np.bincount(labels).max())) < TENTHS:
         raise DataError(
             f"no class has more than {most} images, too few for the tenths of a grouped split; "
             'add images or use `split="paper"`'
         )
+
+
+def _stratified_folds(
+    labels: Labels, numbered: Int[np.ndarray, " n"], count: int, seed: int
+) -> Int[np.ndarray, " n"]:
+    """The fold of each image, drawn by group; the last one where there are too few images."""
+    drawn = np.full(len(labels), count - 1)
+    most = np.bincount(labels, minlength=1).max()
+    if min(most, len(np.unique(numbered))) >= count:  # scikit-learn requires this
+        folds = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The least populated class")
+            for number, (_, members) in enumerate(folds.split(labels, labels, numbered)):
+                drawn[members] = number
+    return drawn
+
+
+def _complete(
+    sets: SetNames,
+    labels: Labels,
+    classes: Sequence[str],
+    numbered: Int[np.ndarray, " n"],
+    seed: int,
+) -> None:
+    """Move a group into each set that lacks a class, from the set with the most groups of it."""
+    random = np.random.default_rng(seed)
+    for label, name in product(np.unique(labels).tolist(), GROUPED_SETS):
+        if (labels[sets == name] == label).any():
+            continue
+        found = {
+            other: _spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS
+        }
+        spare = max(found.values(), key=len)
+        if not len(spare):
+            raise DataError(
+                f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
+                "try another `seed`, add images of it or leave the class out"
+            )
+        sets[numbered == random.choice(spare)] = name
+
+
+def _spare_groups(
+    labels: Labels,
+    numbered: Int[np.ndarray, " n"],
+    within: Bool[np.ndarray, " n"],
+    label: int,
+) -> Int[np.ndarray, " _"]:
+    """Groups of a class in a set without which the set still has all its classes."""
+    pairs = np.unique(np.column_stack([numbered, labels])[within], axis=0)
+    only = np.bincount(pairs[:, 1], minlength=label + 1) < 2
+    needed = pairs[only[pairs[:, 1]], 0]
+    return np.setdiff1d(pairs[pairs[:, 1] == label, 0], needed)
 
 
 class EvaluationSets(NamedTuple):

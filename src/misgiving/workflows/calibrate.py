@@ -17,7 +17,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
 from misgiving.data.groups import chained, joined_groups, unit_of, unit_sentences
-from misgiving.data.splits import Split, partition_groups
+from misgiving.data.splits import QUARTERS, Split, partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
 from misgiving.decisions.fit_policy import (
@@ -40,7 +40,6 @@ from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
 
 OWN_SETS = ("tune", "calibrate")
-QUARTERS = 4  # of the images, one for tuning; see docs/deferral.md
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
 
 

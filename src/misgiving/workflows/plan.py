@@ -78,7 +78,7 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     summary = [
         f"{dataset.name}: {len(dataset)} images of {len(set(dataset.groups))} groups",
         *unit_sentences(dataset.group_columns, dataset.groups, dataset.ids),
-        f"The calibration set, a tenth of the groups, has {images} images. "
+        f"The calibration set, 15 % of the groups, has {images} images. "
         f"{counted} counts: {outlook.cases} cases.",
         *_verdict(outlook),
     ]
@@ -138,7 +138,9 @@ def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
         "How many are wrong, only a trained model shows. What is certified holds with a confidence "
         f"of {100 * targets.confidence:g} %, so it lies above that share."
     )
-    yield "The calibration set gets a tenth of the data: one more case takes about ten groups more."
+    yield (
+        "The calibration set gets 15 % of the data: one more case takes about seven groups more."
+    )
 
 
 def _rows(
