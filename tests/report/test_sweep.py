@@ -112,7 +112,7 @@ def test_speed_is_a_count_over_trials_and_no_test():
 
 def test_a_run_without_a_sweep_says_so_and_still_counts_epochs():
     said = speed_sentence(read_sweep([], runs(), own_rate=OWN))
-    assert "No other learning rate has both models finished" in said
+    assert "No other learning rate was tried" in said
     assert "3 of 3 pairs of trials at 0.0001" in said
 
 

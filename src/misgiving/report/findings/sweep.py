@@ -166,6 +166,8 @@ def speed_sentence(sweep: Sweep | None) -> str:
 
 
 def _higher_rates(sweep: Sweep) -> str:
+    if not sweep.higher:
+        return "No other learning rate was tried"
     if not any(sweep.pairs(rate) for rate in sweep.higher):
         return "No other learning rate has both models finished in one trial"
     counts = [f"{only_proposed(sweep, rate)} at {rate:g}" for rate in sweep.higher]
