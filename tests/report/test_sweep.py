@@ -107,6 +107,7 @@ def test_speed_is_a_count_over_trials_and_no_test():
     rows = runs(FAST, rates=[("0.001", (NEVER, FAST))], trials=6)
     said = speed_sentence(read_sweep([], rows, own_rate=OWN))
     assert "only the proposed model trains to that level in 6 of 6 pairs" in said
+    assert "(of 6 runs of vanilla, 0 end at the level and 0 diverged; of 6 runs of proposed" in said
     assert said.endswith("These are counts over 6 trials without a test.")
 
 

@@ -165,7 +165,7 @@ def _sweep_table(inputs: ReportInputs, setting: SweptSetting) -> Table:
         f"{words} {DOWN if metric == 'aurc' else UP}"
         for (_, metric), (words, _) in SWEPT_QUANTITIES.items()
     ]
-    numbers = ("Balanced accuracy, per trial", *means, "Diverged")
+    numbers = ("Balanced accuracy, % per trial", *means, "Diverged")
     return Table([heads(setting.words, "Model", numbers=numbers)], bodies)
 
 
