@@ -110,7 +110,7 @@ class DecisionEngine:
             taps: Averages of the activations that the estimator reads.
         """
         columns = self._measure(logits, features, predicted_losses, taps)
-        named, probabilities = self._name_classes(logits, columns["error_probability"])
+        named, scaled, probabilities = self._name_classes(logits, columns["error_probability"])
         outcomes: list[Outcome] = ["defer"] * len(logits)
         if self.policy is not None and self.rule is not None:
             decided = self.policy.decide(
@@ -123,7 +123,7 @@ class DecisionEngine:
         for row, outcome in enumerate(outcomes):
             numbers = {name: float(values[row]) for name, values in columns.items()}
             by_class = dict(zip(self.classes, probabilities[row].tolist(), strict=True))
-            name = self.classes[named[row]]
+            name, most = self.classes[named[row]], self.classes[scaled[row]]
             decisions.append(
                 Decision(
                     decision=outcome,
@@ -131,7 +131,7 @@ class DecisionEngine:
                     probabilities=by_class,
                     reason=NO_POLICY
                     if self.policy is None
-                    else reason_for(self.policy, outcome, numbers, name, by_class),
+                    else reason_for(self.policy, outcome, numbers, name, by_class, scaled=most),
                     **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
                 )
             )
@@ -163,24 +163,26 @@ class DecisionEngine:
             columns["ood_score"][finite] = scores[self.policy.ood_detector]
         return columns
 
-    def _name_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Logits]:
-        """The named class of each image, and class probabilities that agree with its error.
+    def _name_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
+        """The named class of each image, the most probable one after scaling, and probabilities.
 
-        Where the error is not available, these are the calibrated ones, or NaN.
+        These agree with the error; where it is not available, they are the scaled ones, or NaN.
         """
         named, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
+        scaled = named.copy()
         finite = np.isfinite(logits).all(axis=1)
         known = logits[finite].astype(np.float64)
         if self.calibrator is None:
             probabilities[finite] = softmax(known, axis=1)
-            return named, probabilities
+            return named, scaled, probabilities
         named[finite] = self.calibrator.named(known)
+        scaled[finite] = self.calibrator.scaling.logarithms(known).argmax(axis=1)
         probabilities[finite] = self.calibrator.scaling(known)
         judged = finite & np.isfinite(errors)
         probabilities[judged] = self.calibrator.probabilities(
             logits[judged].astype(np.float64), named[judged], errors[judged]
         )
-        return named, probabilities
+        return named, scaled, probabilities
 
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:
