@@ -315,6 +315,52 @@ def test_an_ood_folder_that_is_missing_is_refused_before_anything_is_computed(
     assert computed == []
 
 
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_computed(
+    misgiving, with_policy, tmp_path, monkeypatch, place
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", None)
+    out = tmp_path / place
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--out", out, "--device", "cpu")
+    assert code == 2
+    assert "is not a writable folder; choose another --out" in one_line(error)
+
+
+def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
+    misgiving, with_policy, tmp_path, monkeypatch
+):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        pixels = load_sample_images().images[0][:200, :200]
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+    asked = []
+
+    def scores_of_two_sets(_checkpoint, images, _detectors):
+        asked.append(images)
+        if len(asked) > 2:
+            raise KeyboardInterrupt
+        return {"msp": np.linspace(0, 1, len(images))}
+
+    out = with_policy / "evaluation"
+    arguments = ["evaluate", with_policy, "digits", "--set", "validation", "--device", "cpu"]
+    ood = ["--ood", tmp_path / "first", "--ood", tmp_path / "second"]
+    monkeypatch.setattr("misgiving.workflows.evaluate.untuned_scores", scores_of_two_sets)
+    code, _, error = misgiving(*arguments, *ood)
+    assert code == 130
+    assert "contains what was finished" in one_line(error)
+    measured = {row["dataset"] for row in table(out / "measurements.csv")}
+    assert measured == {"validation", "first"}
+    assert len(table(out / "decisions.csv")) == 1528
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", stopped)
+    assert misgiving(*arguments)[0] == 130
+    assert not any(out.iterdir())  # nothing is left to be taken for that of the new evaluation
+
+
 def test_every_output_has_a_probability_that_is_one_less_the_error(misgiving, with_policy):
     code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error

@@ -58,7 +58,8 @@ def evaluate(
     from misgiving.workflows.evaluate import evaluate_run
 
     out = out or run / "evaluation"
-    with progress_bars() as progress:
+    stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
+    with progress_bars(stop) as progress:
         evaluation = evaluate_run(
             run,
             data,

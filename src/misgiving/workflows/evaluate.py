@@ -1,6 +1,6 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
     measure_scaling,
 )
+from misgiving.files import refuse_unwritable_folder
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
@@ -43,7 +44,7 @@ from misgiving.workflows.policy_evaluation import (
     measure_shares,
 )
 
-SKIPPED = "skipped.csv"
+PREDICTIONS, MEASUREMENTS, SKIPPED = "predictions.safetensors", "measurements.csv", "skipped.csv"
 
 
 class Evaluation(NamedTuple):
@@ -71,12 +72,13 @@ def evaluate_run(
 ) -> Evaluation:
     """Measure a run, and write predictions and measurements.
 
+    What is finished is written at once, an OOD set at a time, in place of an earlier evaluation.
     Several processes share the images; each has the whole result, and the first writes it.
 
     Args:
         run: A run folder.
         data: The data as the user names it; images that the model was trained on are left out.
-        out: Folder for `predictions.safetensors` and `measurements.csv`.
+        out: Folder for predictions, measurements and decisions.
         cache: Folder for prepared images.
         ood: Folders of out-of-distribution images, by name as in `b_box=FOLDER` or without.
         set_name: Measure only this set of the run's split.
@@ -86,6 +88,7 @@ def evaluate_run(
         on_image: Called with the number of prepared images and of all.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
+    refuse_unwritable_folder(out)
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     folders = _distinct_names(ood)
@@ -104,16 +107,16 @@ def evaluate_run(
         name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
     }
     rows, remarks = _rows_for_policy(run, engine, images, set_name)
+    _remove_earlier(out)
     predictions = predictions_of(checkpoint, images)
     if distributed.is_first():
-        predictions.save(out / "predictions.safetensors")
+        predictions.save(out / PREDICTIONS)
     dataset = set_name or name_of(images, checkpoint.split)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
-    measurements += _detection(checkpoint, images, outliers, engine)
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     sets = {source.name: everything, **outliers}
     for name, of in sets.items():
@@ -125,7 +128,9 @@ def evaluate_run(
         decided = _evaluate_policy(engine, predictions.select(rows), dataset, metadata)
         measurements += decided.measurements
         summary += decided.summary
-    if distributed.is_first():
+    _write(out, measurements, decided, sets)
+    for found in _detection(checkpoint, images, outliers, engine):
+        measurements += found
         _write(out, measurements, decided, sets)
     distributed.wait_for_all()
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
@@ -215,21 +220,20 @@ def _detection(
     inliers: ImageSet,
     outliers: Mapping[str, ImageSet],
     engine: DecisionEngine,
-) -> list[Measurement]:
-    """OOD metrics, with ODIN's defaults: tuned on the measured sets it would look too good."""
+) -> Iterator[list[Measurement]]:
+    """OOD metrics by set, with ODIN's defaults: tuned on these sets it would look too good."""
     if not outliers:
-        return []
+        return
     inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
-    rows = []
     for name, images in outliers.items():
-        rows += measure_detection(
+        rows = measure_detection(
             inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
         )
         if engine.policy is not None:
             found = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
             decisions = engine.decide_predictions(found)
             rows += measure_shares(decisions, name)
-    return rows
+        yield rows
 
 
 def _rows_for_policy(
@@ -288,16 +292,24 @@ def _evaluate_policy(
     )
 
 
+def _remove_earlier(out: Path) -> None:
+    """Remove the files of an earlier evaluation, in the first process."""
+    if distributed.is_first():
+        for name in (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS):
+            (out / name).unlink(missing_ok=True)
+
+
 def _write(
     out: Path,
     measurements: list[Measurement],
     decided: PolicyEvaluation | None,
     sets: Mapping[str, ImageSet],
 ) -> None:
-    for name in (SKIPPED, DECISIONS, SUBGROUPS):  # of an earlier evaluation
-        (out / name).unlink(missing_ok=True)
+    """Write everything but the predictions, in the first process."""
+    if not distributed.is_first():
+        return
     if skipped := [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]:
         write_table(out / SKIPPED, SkippedImage, skipped)
     if decided is not None:
         decided.write(out)
-    write_table(out / "measurements.csv", Measurement, measurements)
+    write_table(out / MEASUREMENTS, Measurement, measurements)
