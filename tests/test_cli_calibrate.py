@@ -235,13 +235,33 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
     ],
 )
-def test_targets_that_cannot_be_certified_are_refused_in_one_line(
-    misgiving, run_folder, arguments, says
+def test_targets_that_cannot_be_certified_are_refused_before_anything_is_computed(
+    misgiving, run_folder, arguments, says, monkeypatch
 ):
+    monkeypatch.setattr("misgiving.workflows.calibrate.predictions_of", None)
     code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, "--device", "cpu")
     assert code in (1, 2)
     assert says in one_line(error)
     assert not (run_folder / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--class-max-miss", "eleven=0.1"], "--class-max-miss has the unknown class 'eleven'"),
+        (["--prevalence", "3=0.1,eleven=0.1"], "--prevalence has the unknown class 'eleven'"),
+        (["--cost", "eleven=10"], "--cost has the unknown class 'eleven'"),
+        (["--ood-detector", "predicted_loss"], "--ood-detector is 'predicted_loss', which this"),
+    ],
+)
+def test_a_name_that_the_model_does_not_know_is_refused_before_any_image_is_read(
+    misgiving, run_folder, arguments, says, monkeypatch
+):
+    reseal(run_folder, estimates_losses=False)
+    monkeypatch.setattr("misgiving.workflows.calibrate.load_dataset", None)
+    code, _, error = misgiving("calibrate", run_folder, "digits", "--max-error", "0.1", *arguments)
+    assert code == 2
+    assert says in one_line(error)
 
 
 def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):

@@ -57,6 +57,13 @@ class DecisionRule:
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
 
+    def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
+        """Refuse costs of classes that are not among these."""
+        if unknown := [name for name in self.costs if name not in classes]:
+            raise UsageError(
+                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
+            )
+
     def class_weights(
         self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
     ) -> "Float[np.ndarray, ' classes'] | None":
@@ -74,10 +81,7 @@ class DecisionRule:
         """
         import numpy as np
 
-        if unknown := sorted(self.costs.keys() - set(classes)):
-            raise UsageError(
-                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
-            )
+        self.refuse_unknown_classes(classes)
         if self.rule == "logits":
             return None
         if self.rule == "balanced":

@@ -28,9 +28,11 @@ from misgiving.decisions.fit_policy import (
 )
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
+from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
-from misgiving.evaluation.inference import predictions_of
+from misgiving.evaluation.inference import predictions_of, score_names
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions
@@ -95,6 +97,7 @@ def calibrate_run(
         DataError: The images cannot support a policy.
     """
     checkpoint = load(run)
+    _refuse_unknown_names(checkpoint, targets, rule, ood_detector)
     checkpoint.model.to(device_named(device))
     prepared = partial(
         prepare,
@@ -108,6 +111,7 @@ def calibrate_run(
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    _refuse_few_cases(sets, targets, seed=seed)
     history, unreadable = read_history(run)
     repeated = history.repeated((sets.tuning, sets.calibration))
     engine, policy, remarks = _fit(
@@ -143,6 +147,27 @@ def calibrate_run(
         *unreadable,
     ]
     return CalibrationResult(policy, summary)
+
+
+def _refuse_unknown_names(
+    checkpoint: Checkpoint, targets: Targets, rule: DecisionRule, ood_detector: str
+) -> None:
+    """Refuse classes and detectors that the model does not have, before any image is read."""
+    targets.refuse_unknown_classes(checkpoint.classes)
+    rule.refuse_unknown_classes(checkpoint.classes)
+    if ood_detector not in (known := score_names(checkpoint)):
+        raise UsageError(
+            f"`ood_detector` is {ood_detector!r}, which this model does not have; choose from "
+            f"{', '.join(known)}"
+        )
+
+
+def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> None:
+    """Refuse sets that cannot certify the targets whatever the model says of their images."""
+    drawn = one_per_group(sets.calibration.groups, seed=seed)
+    refuse_few("tuning", len(set(sets.tuning.groups)))
+    refuse_few("calibration", len(drawn))
+    refuse_too_few(targets, sets.calibration.classes, sets.calibration.labels[drawn])
 
 
 def _fit(
