@@ -196,7 +196,7 @@ def _fit(
         ood_detector=ood_detector,
     )
     calibrator = fitted.calibrator
-    unit = unit_of(sets.calibration.group_columns)
+    unit = unit_of(sets.calibration.group_columns, sets.calibration.groups)
     policy = replace(policy, unit=unit, repeated=repeated)
     engine = DecisionEngine(
         classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors

@@ -73,7 +73,8 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
     classes = _count(dataset, sets)
     outlook = plan_certification({of.name: of.cases for of in classes}, targets)
-    unit, images = unit_of(dataset.group_columns), sum(of.images for of in classes)
+    unit = unit_of(dataset.group_columns, dataset.groups)
+    images = sum(of.images for of in classes)
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
         f"{dataset.name}: {len(dataset)} images of {len(set(dataset.groups))} groups",
@@ -92,14 +93,14 @@ def training_outlook(images: ImageSet, sets: SetNames) -> list[str]:
     classes = _count(images, sets)
     found = plan_certification({of.name: of.cases for of in classes}, Targets(max_error=0.5))
     rarest = sorted(classes, key=lambda of: of.cases)[:RAREST]
-    unit = unit_of(images.group_columns)
+    unit = unit_of(images.group_columns, images.groups)
     counted = "copies count once" if unit == "image" else f"one image of each {unit}"
     first, *others = (
         f"{_percent(of.smallest)} if {_percent(of.wrong_share)} are" for of in found.error
     )
     return [
-        f"The calibration set has {sum(of.images for of in classes)} images, {found.cases} cases "
-        f"({counted}); the rarest classes are "
+        f"The calibration set has {sum(of.images for of in classes)} images, {found.cases} cases: "
+        f"{counted}; the rarest classes are "
         f"{', '.join(f'{of.name} {of.cases}' for of in rarest)}.",
         f"With all accepted, it certifies an error of {first} wrong, {', '.join(others)}; "
         "`misgiving plan` says what a target needs.",
