@@ -23,10 +23,11 @@ class DecisionRule:
     """The class that is named, and the answers that are never accepted."""
 
     rule: RuleName = option(
-        "most_probable",
+        None,  # `costs` where these are given, or else `most_probable`
         "Class that is named: the one with the highest calibrated probability (most_probable), the "
         "highest probability relative to its share of the tuning set (balanced), the least "
-        "expected cost (costs), or the largest logit (logits).",
+        "expected cost (costs), or the largest logit (logits). Default: most_probable, or costs "
+        "where these are given.",
         panel="Decisions",
     )
     costs: Mapping[str, float] = option(
@@ -44,8 +45,8 @@ class DecisionRule:
     )
 
     def __post_init__(self) -> None:
-        if self.costs and self.rule == "most_probable":
-            object.__setattr__(self, "rule", "costs")
+        if self.rule is None:
+            object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
         if bool(self.costs) != (self.rule == "costs"):
             raise UsageError(

@@ -109,6 +109,20 @@ class DeferralPolicy:
         """Names of the classes, in the order of the labels."""
         return self.certificate.classes
 
+    @property
+    def naming(self) -> str:
+        """Sentence on the class that is named, with the costs that decide it, if any."""
+        costs = ", ".join(f"missing {name} costs {cost:g}" for name, cost in self.costs.items())
+        others = " and missing any other class costs 1" * (len(self.costs) < len(self.classes))
+        words = {
+            "most_probable": "the class with the highest calibrated probability is named",
+            "balanced": "the class with the highest probability relative to its share of the "
+            "tuning set is named",
+            "costs": f"the class with the least expected cost is named, where {costs}{others}",
+            "logits": "the class with the largest logit is named",
+        }
+        return f"Rule {self.rule}: {words[self.rule]}."
+
     def decide(
         self,
         scores: Scores,
@@ -154,10 +168,21 @@ class DeferralPolicy:
         """Sentences for people: targets, observations and limits of the guarantee."""
         return [
             *summarize(self.certificate, unit=self.unit),
+            self.naming,
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
+            *([] if self.max_error_probability <= 0.5 else [self._more_likely_wrong]),
             *([] if self.repeated is None else [_repetition(self.repeated)]),
         ]
+
+    @property
+    def _more_likely_wrong(self) -> str:
+        weighs = self.rule in ("balanced", "costs")
+        surpassed = ", although another class is more probable" if weighs else ""
+        return (
+            "Warning: answers that are more likely wrong than right can be accepted"
+            f"{surpassed}; up to a `max_error_probability` of 0.5 none is."
+        )
 
     def refuse_other_model(self, fingerprint: str) -> None:
         """Refuse to decide for another model than the one that was calibrated."""

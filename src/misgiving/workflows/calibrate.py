@@ -203,7 +203,7 @@ def _fit(
     )
     tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
     sentences = [
-        f"classes are named by the rule {rule.rule}; sensitivities on the tuning set:",
+        "sensitivities on the tuning set, by the rule that names the class:",
         *sensitivity_sentences(tune, rule),
         f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
         f"of: {tried}",

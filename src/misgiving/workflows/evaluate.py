@@ -280,9 +280,8 @@ def _evaluate_policy(
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
     decisions = engine.decide_predictions(predictions)
     decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
-    rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
     return decided._replace(
-        summary=[rule, *decided.summary],
+        summary=[engine.policy.naming, *decided.summary],
         measurements=[
             *measure_classification(predictions, dataset, detector="policy", named=named),
             *measure_failures(predictions, scores, dataset, named=named),
