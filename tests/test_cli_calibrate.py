@@ -185,7 +185,15 @@ def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
     code, _, error = misgiving(
         "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
     )
-    assert "Warning: the record of earlier calibrations cannot be read" in error
+    unknown = "Warning: the record of an earlier calibration of this run could not be read"
+    assert unknown in error
+    policy = json.loads((with_policy / "policy" / "policy.json").read_text())
+    assert policy["repeated"] == {"calibrations": 0, "images": 0, "groups": 0, "complete": False}
+    code, _, error = misgiving(
+        "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
+    )
+    assert unknown in error  # of a calibration after the next one, too
+    assert "calibrated before with 1487 of these images" in error
     assert misgiving("evaluate", with_policy, "digits", "--device", "cpu")[0] == 0
 
 

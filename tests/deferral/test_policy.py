@@ -252,12 +252,15 @@ def test_the_summary_warns_where_answers_may_be_more_likely_wrong_than_right(
 
 
 def test_a_policy_keeps_that_its_cases_were_used_before(policies, tmp_path):
-    repeated = RepeatedCases(calibrations=2, images=7, groups=5)
+    repeated = RepeatedCases(calibrations=2, images=7, groups=5, complete=True)
     policy = replace(policies("plain"), unit="patient", repeated=repeated)
     policy.save(tmp_path / "policy.json")
     loaded = DeferralPolicy.load(tmp_path / "policy.json")
     assert loaded == policy
     assert "calibrated before with 7 of these images (5 groups), in 2" in loaded.summary()[-1]
+    unknown = replace(policy, repeated=replace(repeated, groups=0, complete=False))
+    assert "could not be read, so it is not known" in unknown.summary()[-1]
+    assert not any("calibrated before" in line for line in unknown.summary())
 
 
 def test_the_summary_says_which_classes_keep_their_shares(drawn_cases, classes, policies):

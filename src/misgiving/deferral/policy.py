@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from misgiving.manifests import sha256_of_json
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 5
+FORMAT = 6
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -38,11 +38,13 @@ class RepeatedCases:
         calibrations: Number of earlier calibrations.
         images: Images that they had used.
         groups: Groups of which they had used an image.
+        complete: False where the record of one could not be read: there may be more.
     """
 
     calibrations: int
     images: int
     groups: int
+    complete: bool
 
 
 class Outcomes(NamedTuple):
@@ -73,7 +75,7 @@ class DeferralPolicy:
         costs: Costs of missing a class, by its name, where the rule has costs.
         max_error_probability: Highest error probability of an answer that can be accepted.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
-        repeated: Cases that earlier calibrations had used; None: there are none.
+        repeated: Cases that earlier calibrations had used; None: it is known that there are none.
     """
 
     certificate: Certificate
@@ -172,7 +174,7 @@ class DeferralPolicy:
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
             *([] if self.max_error_probability <= 0.5 else [self._more_likely_wrong]),
-            *([] if self.repeated is None else [_repetition(self.repeated)]),
+            *([] if self.repeated is None else _repetition(self.repeated)),
         ]
 
     @property
@@ -221,13 +223,22 @@ class DeferralPolicy:
             return cls(**fields)
 
 
-def _repetition(repeated: RepeatedCases) -> str:
-    earlier = f"{repeated.calibrations} earlier calibration{'s' * (repeated.calibrations > 1)}"
-    return (
-        f"Warning: calibrated before with {repeated.images} of these images "
-        f"({repeated.groups} groups), in {earlier} of this run. The confidence holds for one "
-        "calibration that was chosen beforehand, and not for the best-looking of several."
-    )
+def _repetition(repeated: RepeatedCases) -> Iterator[str]:
+    """Warnings about cases that were used before, or may have been."""
+    if not repeated.complete:
+        yield (
+            "Warning: the record of an earlier calibration of this run could not be read, so it is "
+            "not known which cases it used."
+        )
+    if repeated.groups:
+        several = "s" * (repeated.calibrations != 1)
+        counted = f"{repeated.calibrations} earlier calibration{several}"
+        earlier = counted if repeated.complete else "earlier calibrations"
+        yield (
+            f"Warning: calibrated before with {repeated.images} of these images "
+            f"({repeated.groups} groups), in {earlier} of this run. The confidence holds for one "
+            "calibration that was chosen beforehand, and not for the best-looking of several."
+        )
 
 
 def _to_json(threshold: float | None) -> float | str | None:

@@ -112,7 +112,7 @@ def calibrate_run(
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     _refuse_few_cases(sets, targets, seed=seed)
-    history, unreadable = read_history(run)
+    history = read_history(run)
     repeated = history.repeated((sets.tuning, sets.calibration))
     engine, policy, remarks = _fit(
         checkpoint, sets, targets, rule, seed=seed, ood_detector=ood_detector, repeated=repeated
@@ -131,6 +131,7 @@ def calibrate_run(
             ),
         ),
         earlier=history.images,
+        complete=history.complete,
         tune=_identities(sets.tuning),
         calibration=_identities(sets.calibration),
         skipped=tuple(SkippedImage(data, *bad) for bad in everything.skipped),
@@ -144,7 +145,6 @@ def calibrate_run(
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
         *remarks,
-        *unreadable,
     ]
     return CalibrationResult(policy, summary)
 
