@@ -305,12 +305,13 @@ def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there(re
     assert unjudged_sets(read(of_all(MIXED), rows)) == ["histology"]
 
 
-def test_the_table_of_claims_comes_first_and_harms_come_before_the_claims_in_words(read):
+def test_harms_come_first_in_the_summary_and_in_the_report(read):
     html = render_page(read(of_all(GAINS), [FPR]), BLANK)
-    table, harms, words = (
-        html.index(part) for part in ("<table>", 'id="harms"', "helps ODIN: supported.")
-    )
-    assert table < harms < words
+    parts = ("Harms: proposed is", "claims of the paper: ", 'id="harms"', 'id="claims"')
+    counted, tally, harms, claims = map(html.index, parts)
+    table, words = html.index("Holm-adjusted"), html.index("helps ODIN: supported.")
+    assert counted < tally < harms < claims < table < words
+    assert "A harm needs less evidence than a gain" in html[harms:claims]
     assert "given these trained models, unadjusted" in html[harms:words]
     assert "Rule of evidence: the bootstrap interval excludes zero" in html[harms:words]
 
