@@ -27,7 +27,8 @@ RECIPES = {
     "paper": ["--recipe=paper"],
 }
 COMMON = ["--split=grouped", "--image-size=128", "--batch-size=32"]
-COMMON += ["--backbone=tf_efficientnet_lite0"]
+BACKBONE = "tf_efficientnet_lite0"
+COMMON += [f"--backbone={BACKBONE}"]
 MEASURED = {
     "accuracy": ("", "accuracy"),
     "balanced accuracy": ("", "balanced_accuracy"),
@@ -46,13 +47,13 @@ def main() -> None:
     parser.add_argument("--options", default="", help="further options of `train`, with commas")
     asked = parser.parse_args()
     further = [f"--epochs={asked.epochs}", *filter(None, asked.options.split(","))]
-    header = ("recipe", *MEASURED, "minutes")
+    header = ("recipe", "backbone", *MEASURED, "minutes")
     print("| " + " | ".join(header) + " |", "|---" * len(header) + "|", sep="\n")
     for recipe, options in RECIPES.items():
         folders = [asked.out / f"{recipe}-{seed}" for seed in range(asked.seeds)]
         for seed, folder in enumerate(folders):
             make(folder, asked.data, [*COMMON, *options, *further, f"--seed={seed}"])
-        print(f"| {recipe} | {' | '.join(cells(folders))} |", flush=True)
+        print(f"| {recipe} | {BACKBONE} | {' | '.join(cells(folders))} |", flush=True)
 
 
 def make(folder: Path, data: str, options: list[str]) -> None:
