@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
 from typing import Any
@@ -118,17 +119,16 @@ def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[st
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Write a table whole or not at all."""
-    write_text(path, csv_text(header, rows))
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(csv_lines(header, rows))
 
 
-def csv_text(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Format a table as comma-separated values with Unix line ends."""
-    lines = []
-    for cells in (header, *rows):
+def csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
+    """Lines of a table as comma-separated values, with Unix line ends."""
+    for cells in chain([header], rows):
         line = io.StringIO()
         csv.writer(line, lineterminator="\r\n").writerow(cells)  # so that \r and \n are quoted
-        lines.append(line.getvalue().removesuffix("\r\n") + "\n")
-    return "".join(lines)
+        yield line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def harmless(text: str) -> str:

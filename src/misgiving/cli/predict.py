@@ -85,7 +85,7 @@ def predict(
             on_table=show,
             **settings,
         )
-    decisions = table.decisions
+    decisions = list(table.decisions)
     say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
         say(f"wrote {out} ({len(decisions)} images)")

@@ -65,6 +65,11 @@ class FittedDetectors:
         }
         return cls(directions=directions, statistics=statistics)
 
+    @classmethod
+    def none(cls, width: int) -> "FittedDetectors":
+        """No score, for features of this width."""
+        return cls(directions=np.zeros((0, width)), statistics={})
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the scores."""

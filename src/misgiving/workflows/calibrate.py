@@ -16,7 +16,6 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
-from misgiving.data.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.data.splits import QUARTERS, Split, partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
@@ -31,6 +30,7 @@ from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
 from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
+from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions

@@ -10,7 +10,6 @@ import numpy as np
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.groups import unit_of, unit_sentences
 from misgiving.data.splits import SetNames, grouped_split
 from misgiving.deferral.planning import (
     MOST_CASES,
@@ -21,6 +20,7 @@ from misgiving.deferral.planning import (
 )
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
+from misgiving.groups import unit_of, unit_sentences
 
 RAREST = 3  # classes that `train` names
 

@@ -14,10 +14,10 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
-from misgiving.data.groups import joined_groups
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.evaluation.inference import model_fingerprint
+from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier

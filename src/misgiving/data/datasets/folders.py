@@ -13,8 +13,8 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import read_bytes, refuse_file
-from misgiving.data.groups import UNITS, groups_of_rows
 from misgiving.errors import DataError
+from misgiving.groups import UNITS, groups_of_rows
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 OWN_COLUMNS = ("path", "label", *UNITS)

@@ -1,0 +1,133 @@
+"""Files of predictions, read as columns by name: `.csv`, `.parquet` and `.npz`."""
+
+import csv
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from misgiving.errors import DataError
+
+Column = Sequence[Any] | np.ndarray
+
+NUMERIC = ("logit_", "probability_", "feature_", "predicted_loss")  # how such columns begin
+MOST_BYTES = 2**34  # of arrays in an `.npz`, which may be compressed to almost nothing
+LINES = 50_000  # read at a time
+
+
+def is_number(value: Any) -> bool:
+    """True for what `float` accepts."""
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def at(row: int, column: str, problem: str) -> str:
+    """A problem with its place; rows are counted from 1."""
+    return f"row {row + 1}, column {column}: {problem}"
+
+
+def _read_csv(path: Path) -> dict[str, Column]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        header, chunks = _csv_chunks(file)
+        numeric = [name.startswith(NUMERIC) for name in header]
+        cells: list[list[Any]] = [[] for _ in header]
+        for start, chunk in chunks:
+            for column, values in enumerate(zip(*chunk, strict=True)):
+                if numeric[column]:
+                    cells[column].append(_chunk_numbers(header[column], values, start))
+                else:
+                    cells[column] += values
+    return {
+        name: np.concatenate(of) if is_numeric and of else of
+        for name, is_numeric, of in zip(header, numeric, cells, strict=True)
+    }
+
+
+def _csv_chunks(file: IO[str]) -> tuple[list[str], Iterator[tuple[int, list[list[str]]]]]:
+    """The header, and the rows in chunks with the position of their first."""
+    lines = csv.reader(file, strict=True)
+    header = [name.strip() for name in next(lines, [])]
+    if len(header) == 1 and ";" in header[0]:
+        raise DataError("columns are separated by semicolons; separate them by commas")
+    if repeated := sorted(name for name in set(header) if header.count(name) > 1):
+        raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
+
+    return header, _chunks((row for row in lines if row), len(header))  # blank lines at the end
+
+
+def _chunks(rows: Iterator[list[str]], width: int) -> Iterator[tuple[int, list[list[str]]]]:
+    start = 0
+    while chunk := list(islice(rows, LINES)):
+        for number, row in enumerate(chunk, start + 1):
+            if len(row) != width:
+                raise DataError(
+                    f"row {number} has {len(row)} cells, and the header {width}; give one cell for "
+                    "each column"
+                )
+        yield start, chunk
+        start += len(chunk)
+
+
+def _chunk_numbers(name: str, values: Sequence[str], start: int) -> Float[np.ndarray, " _"]:
+    try:
+        return np.array(values, dtype=np.float64)
+    except ValueError:
+        row = next(row for row, value in enumerate(values) if not is_number(value))
+        raise DataError(at(start + row, name, f"{values[row]!r} is not a number")) from None
+
+
+def _read_npz(path: Path) -> dict[str, Column]:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MOST_BYTES:
+        raise DataError(
+            f"its arrays have {size / 2**30:.0f} GiB; give {MOST_BYTES // 2**30} or less"
+        )
+    with np.load(path, allow_pickle=False) as arrays:
+        return {name: _plain(name, arrays) for name in arrays.files}
+
+
+def _plain(name: str, arrays: Any) -> Column:
+    try:
+        array: np.ndarray = arrays[name]
+    except ValueError as error:
+        if "allow_pickle" in str(error):
+            raise DataError(
+                f"{name} holds Python objects, which are not read; save text as an array of text"
+            ) from None
+        raise
+    if not array.ndim:
+        raise DataError(f"{name} is one value; give one for each image")
+    return array
+
+
+def _read_parquet(path: Path) -> dict[str, Column]:
+    from pyarrow import parquet, types
+
+    table = parquet.read_table(path)
+    if repeated := [name for name in table.column_names if table.column_names.count(name) > 1]:
+        raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
+
+    def plain(column: Any) -> Column:
+        kind = column.type
+        if types.is_floating(kind) or (types.is_integer(kind) and not column.null_count):
+            return np.asarray(column.to_numpy())
+        values = column.to_pylist()
+        return np.array(values) if types.is_list(kind) or types.is_fixed_size_list(kind) else values
+
+    return {name: plain(table[name]) for name in table.column_names}
+
+
+READERS: dict[str, Callable[[Path], dict[str, Column]]] = {
+    ".csv": _read_csv,
+    ".npz": _read_npz,
+    ".parquet": _read_parquet,
+}
+"""By suffix."""
