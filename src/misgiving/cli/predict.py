@@ -9,6 +9,7 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import BadImages, Devices, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import BadImage
+from misgiving.results.review_files import DecisionFormat
 
 if TYPE_CHECKING:
     from misgiving.results.decision_tables import DecisionTable
@@ -24,6 +25,7 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
     ],
     settings: Annotated[Values, BadImages, Devices],
+    file_format: DecisionFormat,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -61,13 +63,18 @@ def predict(
     In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
     `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
 
+    --format fiftyone writes a FiftyOneImageClassificationDataset: class and confidence of each
+    image, with the decision, its reason and its numbers as attributes. --format label-studio
+    writes tasks with pre-annotations, of which likely errors that differ from each other come
+    first, and beside FILE its labelling configuration (.xml).
+
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues. A bundle (`misgiving export`) needs no torch.
     """
     from misgiving.report.contact_sheet import worst_first
     from misgiving.workflows.predict import predict_files
 
-    stop = "stopped" if out is None else "stopped; add --resume to continue"
+    stop = "stopped" if out is None or file_format.ordered else "stopped; add --resume to continue"
     with progress_bars(stop) as progress:
 
         def show(table: "DecisionTable") -> None:
@@ -81,6 +88,7 @@ def predict(
             out=out,
             resume=resume,
             contact_sheet=contact_sheet,
+            file_format=file_format,
             on_image=Bar(progress, "predicting").at,
             on_table=show,
             **settings,
@@ -89,5 +97,7 @@ def predict(
     say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
         say(f"wrote {out} ({len(decisions)} images)")
+        for beside in file_format.beside(out):
+            say(f"wrote {beside}")
     if contact_sheet is not None:
         say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")

@@ -4,7 +4,7 @@ Nothing here needs torch, unless the model is a run.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
@@ -30,8 +30,8 @@ from misgiving.results.decision_tables import (
     DecisionRow,
     DecisionTable,
     decision_journal,
-    writer_for,
 )
+from misgiving.results.review_files import DecisionFormat, DecisionSource
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
+Features = Float[np.ndarray, "n width"]
+Feature = Float[np.ndarray, " width"]
+TABLE = DecisionFormat()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,7 +49,8 @@ class Predictor:
     """A run or a bundle that is ready to decide.
 
     Attributes:
-        decide: From preprocessed images to decisions.
+        decide: From preprocessed images to decisions and features.
+        classes: Names of the classes.
         preprocessing: Applied to an image before.
         has_policy: False if every image is deferred.
         fingerprint: Of the model and its policy.
@@ -55,7 +59,8 @@ class Predictor:
         processes: How many share the images.
     """
 
-    decide: Callable[[Squares], list[Decision]]
+    decide: Callable[[Squares], tuple[list[Decision], Features]]
+    classes: tuple[str, ...]
     preprocessing: Preprocessing
     has_policy: bool
     fingerprint: str
@@ -79,7 +84,8 @@ def predictor_of(
         raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
     bundle = Bundle.load(model)
     return Predictor(
-        decide=bundle.decide_squares,
+        decide=bundle.decide_with_features,
+        classes=bundle.classes,
         preprocessing=bundle.preprocessing,
         has_policy=bundle.policy is not None,
         fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
@@ -99,6 +105,7 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     return Predictor(
         decide=partial(_decide, checkpoint, engine),
+        classes=checkpoint.classes,
         preprocessing=checkpoint.preprocessing,
         has_policy=engine.policy is not None,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
@@ -108,7 +115,9 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     )
 
 
-def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares) -> list[Decision]:
+def _decide(
+    checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
+) -> tuple[list[Decision], Features]:
     """Run the model of a checkpoint on preprocessed images, and decide."""
     import torch
 
@@ -118,9 +127,8 @@ def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
     losses = output.predicted_losses.numpy() if checkpoint.estimates_losses else None
-    return engine.decide(
-        output.logits.numpy(), output.features.numpy(), losses, output.taps.numpy()
-    )
+    features = output.features.numpy()
+    return engine.decide(output.logits.numpy(), features, losses, output.taps.numpy()), features
 
 
 def predict_files(
@@ -130,6 +138,7 @@ def predict_files(
     out: Path | None = None,
     resume: bool = False,
     contact_sheet: Path | None = None,
+    file_format: DecisionFormat = TABLE,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -138,7 +147,9 @@ def predict_files(
     on_table: Callable[[DecisionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
 ) -> DecisionTable:
-    """Decide on images, and write a table and a contact sheet, each whole or not at all.
+    """Decide on images, and write a table or a file for another tool, and a contact sheet.
+
+    Each is written whole or not at all.
 
     Args:
         model: A run or a bundle.
@@ -146,6 +157,7 @@ def predict_files(
         out: The table; None for none. Decisions are kept beside it until it is there.
         resume: Start with the decisions that an earlier attempt has kept.
         contact_sheet: The page of images that were not accepted; None for none.
+        file_format: Of `out`: a table, or a file for another tool.
         device: Of a run.
         devices: Processes on each machine that share the images of a run.
         nodes: Machines.
@@ -154,19 +166,11 @@ def predict_files(
         on_table: Called with the table if `out` is None.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
-    if resume and out is None:
-        raise UsageError("`resume` needs `out`, the file to continue")
-    deliver = on_table if out is None else partial(writer_for(out), out)
-    if contact_sheet is not None:
-        if out is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(
-                f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
-            )
-        refuse_unwritable(contact_sheet)
-        import_module("jinja2")  # fail now rather than after all decisions
+    _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
     predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
     if predictor.rank:  # the first process keeps and writes for all
-        out, contact_sheet, deliver = None, None, on_table
+        out, contact_sheet, on_table = None, None, lambda _: None
+    features: dict[int, Feature] = {}
     with decision_journal(out, predictor.fingerprint, resume=resume) as journal:
         decisions = predict_images(
             predictor,
@@ -175,16 +179,44 @@ def predict_files(
             on_image=on_image,
             on_bad_image=on_bad_image,
             journal=journal,
+            on_features=features.update if file_format.ordered else lambda _: None,
         )
+        features = predictor.merged(features)
         table = DecisionTable.of(
             decisions, has_policy=predictor.has_policy, unreadable=on_bad_image == SKIP
         )
-        deliver(table)
+        if out is None:
+            on_table(table)
+        else:
+            source = DecisionSource(predictor.classes, predictor.fingerprint, features)
+            file_format.write(out, table, source)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(decisions))
     return table
+
+
+def _refuse_outputs(
+    out: Path | None,
+    contact_sheet: Path | None,
+    images: Sequence[Path],
+    file_format: DecisionFormat,
+    *,
+    resume: bool,
+) -> None:
+    """Refuse what cannot be written, before any work is done."""
+    if resume and out is None:
+        raise UsageError("`resume` needs `out`, the file to continue")
+    file_format.refuse(out, images, resume=resume)
+    if contact_sheet is None:
+        return
+    if out is not None and contact_sheet.resolve() == out.resolve():
+        raise UsageError(
+            f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
+        )
+    refuse_unwritable(contact_sheet)
+    import_module("jinja2")
 
 
 def predict_images(
@@ -195,6 +227,7 @@ def predict_images(
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
     journal: DecisionJournal | None = None,
+    on_features: Callable[[Mapping[int, Feature]], None] = lambda _: None,
 ) -> list[DecisionRow]:
     """Decide on image files and all images in folders, in their order.
 
@@ -205,6 +238,7 @@ def predict_images(
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
         journal: Decisions that are not made again; those that are made are added.
+        on_features: Called with the features of images on which was decided, by their positions.
 
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
@@ -224,13 +258,15 @@ def predict_images(
         bad |= {index: one for index, one in batch if isinstance(one, BadImage)}
         read = {index: one for index, one in batch if isinstance(one, _ReadImage)}
         if read:
-            decided = predictor.decide(np.stack([image.pixels for image in read.values()]))
+            squares = np.stack([image.pixels for image in read.values()])
+            decided, vectors = predictor.decide(squares)
             rows = {
                 index: _row(dataset.ids[index], decision)
                 for index, decision in zip(read, decided, strict=True)
             }
             journal.add({read[index].key: row for index, row in rows.items()})
             found |= rows
+            on_features(dict(zip(read, vectors, strict=True)))
         on_image(len(found) + len(bad), len(dataset))
     found, bad = predictor.merged(found), predictor.merged(bad)
     rule(list(bad.values()), len(dataset))
