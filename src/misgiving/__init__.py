@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from misgiving.evaluation.inference import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.joint import JointClassifier, Output
+    from misgiving.models.joint import JointClassifier, Output, attach
     from misgiving.models.loss_estimator import LossEstimator
     from misgiving.results.predictions import Predictions
     from misgiving.scores.odin import Odin
@@ -35,6 +35,7 @@ _HOMES = {
     "Output": "models.joint",
     "Predictions": "results.predictions",
     "TrainingConfig": "training.config",
+    "attach": "models.joint",
     "joint_objective": "losses",
     "load": "checkpoint",
     "load_dataset": "data.datasets",
@@ -57,6 +58,7 @@ __all__ = [
     "Output",
     "Predictions",
     "TrainingConfig",
+    "attach",
     "joint_objective",
     "load",
     "load_dataset",

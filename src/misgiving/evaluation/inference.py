@@ -59,8 +59,8 @@ def predict(
 
 
 def _linear_head(model: JointClassifier) -> Head | None:
-    layer = model.backbone.get_classifier()
-    if not isinstance(layer, torch.nn.Linear):
+    layer = model.head
+    if layer is None:
         return None
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
     return Head(layer.weight.detach().float().cpu().numpy(), bias.float().cpu().numpy())

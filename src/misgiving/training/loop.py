@@ -157,7 +157,7 @@ def _train_phase(
         if resume is not None:
             resume.save(state)
     if config.posthoc:
-        state.model.requires_grad_(True)  # `_wrapped` froze the classifier
+        state.model.freeze_classifier(False)  # `_wrapped` froze it
 
 
 def train_epoch(
@@ -183,7 +183,7 @@ def train_epoch(
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
     earlier = (state.epoch - 1 - (config.total_epochs - config.epochs)) * steps  # of this phase
-    forward.train(not config.posthoc)  # dropout and statistics of a frozen classifier stay off
+    forward.train()  # dropout and statistics of a frozen classifier stay off
     for images, labels, _ in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
@@ -300,7 +300,7 @@ def _wrapped(
 ) -> tuple[nn.Module, Optimizer]:
     """The model and its optimizer, wrapped for one phase; `posthoc` freezes the classifier."""
     if config.posthoc:
-        model.backbone.requires_grad_(False)
+        model.freeze_classifier()
     return wrap_for_processes(
         fabric, model, optimizer, partial(_outputs_used, model, images, config)
     )
