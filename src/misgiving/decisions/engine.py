@@ -4,13 +4,14 @@ import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.special import softmax
 
 from misgiving.calibrators.apply import Calibrator, Classes
-from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
+from misgiving.decisions.decision import NO_POLICY, Decision, reason_for
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -37,6 +38,22 @@ NUMBERS = (
     "ood_score",
     "ood_p_value",
 )
+
+
+class DecidedArrays(NamedTuple):
+    """Decisions for a set of images.
+
+    Attributes:
+        outcomes: "accept", "defer" or "ood".
+        named: Position of the named class.
+        probabilities: Of the classes; NaN where they are not available.
+        numbers: The numbers of a `Decision` by field; NaN where one is not available.
+    """
+
+    outcomes: Shaped[np.ndarray, " n"]
+    named: Classes
+    probabilities: Logits
+    numbers: dict[str, Values]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,9 +101,7 @@ class DecisionEngine:
         Raises:
             DataError: The predictions are another model's.
         """
-        if self.policy is not None:
-            self.policy.refuse_other_model(predictions.model)
-        self.refuse_other_classes(predictions.classes)
+        self.refuse_other_predictions(predictions)
         return self.decide(
             predictions.logits,
             predictions.features,
@@ -109,33 +124,42 @@ class DecisionEngine:
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the estimator reads.
         """
-        columns = self._measure(logits, features, predicted_losses, taps)
-        named, probabilities = self._name_classes(logits, columns["error_probability"])
-        outcomes: list[Outcome] = ["defer"] * len(logits)
+        decided = self.decide_arrays(logits, features, predicted_losses, taps)
+        return [self._decision(decided, row) for row in range(len(logits))]
+
+    def decide_arrays(
+        self,
+        logits: Logits,
+        features: Features,
+        predicted_losses: Values | None = None,
+        taps: Taps | None = None,
+    ) -> DecidedArrays:
+        """Decide as `decide` does, without a record of each image, of which there may be many."""
+        numbers = self._measure(logits, features, predicted_losses, taps)
+        named, probabilities = self._name_classes(logits, numbers["error_probability"])
+        outcomes = np.full(len(logits), "defer")
         if self.policy is not None and self.rule is not None:
             decided = self.policy.decide(
-                columns["acceptance_score"],
-                columns["ood_score"],
-                acceptable=self.rule.acceptable(columns["error_probability"], probabilities, named),
+                numbers["acceptance_score"],
+                numbers["ood_score"],
+                acceptable=self.rule.acceptable(numbers["error_probability"], probabilities, named),
             )
-            outcomes, columns["ood_p_value"] = decided.decisions.tolist(), decided.p_values
-        decisions = []
-        for row, outcome in enumerate(outcomes):
-            numbers = {name: float(values[row]) for name, values in columns.items()}
-            by_class = dict(zip(self.classes, probabilities[row].tolist(), strict=True))
-            name = self.classes[named[row]]
-            decisions.append(
-                Decision(
-                    decision=outcome,
-                    predicted_class=name,
-                    probabilities=by_class,
-                    reason=NO_POLICY
-                    if self.policy is None
-                    else reason_for(self.policy, outcome, numbers, name, by_class),
-                    **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
-                )
-            )
-        return decisions
+            outcomes, numbers["ood_p_value"] = decided.decisions, decided.p_values
+        return DecidedArrays(outcomes, named, probabilities, numbers)
+
+    def _decision(self, decided: DecidedArrays, row: int) -> Decision:
+        numbers = {name: float(values[row]) for name, values in decided.numbers.items()}
+        by_class = dict(zip(self.classes, decided.probabilities[row].tolist(), strict=True))
+        name, outcome = self.classes[decided.named[row]], decided.outcomes[row].item()
+        return Decision(
+            decision=outcome,
+            predicted_class=name,
+            probabilities=by_class,
+            reason=NO_POLICY
+            if self.policy is None
+            else reason_for(self.policy, outcome, numbers, name, by_class),
+            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+        )
 
     def _measure(
         self,
@@ -181,6 +205,12 @@ class DecisionEngine:
             logits[judged].astype(np.float64), named[judged], errors[judged]
         )
         return named, probabilities
+
+    def refuse_other_predictions(self, predictions: Predictions) -> None:
+        """Refuse predictions of another model than that of the policy."""
+        if self.policy is not None:
+            self.policy.refuse_other_model(predictions.model)
+        self.refuse_other_classes(predictions.classes)
 
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:
