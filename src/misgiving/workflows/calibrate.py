@@ -16,7 +16,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
 from misgiving.data.splits import QUARTERS, Split, partition_groups
-from misgiving.decisions.engine import CASES, save_policy
+from misgiving.decisions.engine import save_policy
 from misgiving.decisions.fit_policy import (
     MOST_PROBABLE_RULE,
     OOD_DETECTOR,
@@ -29,8 +29,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
-from misgiving.results.formats import read_document
-from misgiving.results.schema import PolicyCases, PolicyImages, RecordedCalibration, SkippedImage
+from misgiving.results.schema import PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
@@ -104,8 +103,8 @@ def calibrate_run(
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
-    history, unreadable = read_history(run)
-    repeated = history.repeated((sets.tuning, sets.calibration))
+    tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
+    history, unreadable = read_history(run / POLICY_FOLDER)
     engine, policy, remarks = _fit(
         checkpoint,
         sets,
@@ -113,25 +112,17 @@ def calibrate_run(
         rule=rule,
         seed=seed,
         ood_detector=ood_detector,
-        repeated=repeated,
+        repeated=history.repeated((tune, calibration)),
     )
-    cases = PolicyCases(
+    cases = history.with_calibration(
+        tune,
+        calibration,
         data=data,
         seed=seed,
         group_columns=images.group_columns,
-        calibrations=(
-            *history.calibrations,
-            RecordedCalibration(
-                sets.calibration.fingerprint,
-                targets.max_error,
-                repeated.images if repeated else 0,
-                repeated.groups if repeated else 0,
-            ),
-        ),
-        earlier=history.images,
-        tune=_identities(sets.tuning),
-        calibration=_identities(sets.calibration),
-        skipped=tuple(SkippedImage(data, *bad) for bad in everything.skipped),
+        fingerprint=sets.calibration.fingerprint,
+        max_error=targets.max_error,
+        skipped=[SkippedImage(data, *bad) for bad in everything.skipped],
     )
     save_policy(run / POLICY_FOLDER, engine, cases)
     trained_on = checkpoint.split.sets.count("train")
@@ -162,12 +153,6 @@ def _fit(checkpoint: Checkpoint, sets: CalibrationSets, **options: Any) -> Fitte
 
 def _identities(images: ImageSet) -> PolicyImages:
     return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
-
-
-def policy_hashes(run: Path) -> frozenset[str]:
-    """Hashes of the images that the run's policy was fitted on."""
-    cases = read_document(run / POLICY_FOLDER / CASES, PolicyCases)
-    return frozenset(cases.tune.hashes + cases.calibration.hashes)
 
 
 def _training_images(

@@ -1,4 +1,4 @@
-"""Cases that earlier calibrations of a run have used.
+"""Cases that earlier calibrations for a model have used.
 
 Choosing the best of several calibrations voids the confidence also where their cases only overlap,
 as sets do that are drawn with other seeds.
@@ -8,24 +8,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from misgiving.checkpoint import POLICY_FOLDER
-from misgiving.data.cache import ImageSet
 from misgiving.decisions.engine import CASES
 from misgiving.deferral.policy import RepeatedCases
 from misgiving.errors import DataError
 from misgiving.results.formats import read_document
-from misgiving.results.schema import PolicyCases, PolicyImages, RecordedCalibration
+from misgiving.results.schema import (
+    PolicyCases,
+    PolicyImages,
+    RecordedCalibration,
+    SkippedImage,
+)
 
 OFFERED = "offered "  # before the group of an image that is only its own name in its data
 
 
 class History(NamedTuple):
-    """Earlier calibrations of a run, and all images that they used, for tuning or calibration."""
+    """Earlier calibrations, and all images that they used, for tuning or calibration."""
 
     calibrations: tuple[RecordedCalibration, ...] = ()
     images: PolicyImages = PolicyImages((), (), ())
 
-    def repeated(self, sets: Sequence[ImageSet]) -> RepeatedCases | None:
+    def repeated(self, sets: Sequence[PolicyImages]) -> RepeatedCases | None:
         """Cases of these sets that earlier calibrations used; None if there are none.
 
         An image is known by its content, and a group also by its name.
@@ -46,13 +49,53 @@ class History(NamedTuple):
             groups=len(groups),
         )
 
+    def with_calibration(
+        self,
+        tune: PolicyImages,
+        calibration: PolicyImages,
+        *,
+        data: str,
+        seed: int,
+        group_columns: tuple[str, ...],
+        fingerprint: str,
+        max_error: float,
+        skipped: Sequence[SkippedImage] = (),
+    ) -> PolicyCases:
+        """The record of one more calibration.
 
-def read_history(run: Path) -> tuple[History, list[str]]:
-    """The earlier calibrations of a run; also a warning where their record cannot be read."""
-    if not (run / POLICY_FOLDER).exists():
+        Args:
+            tune: Its tuning set.
+            calibration: Its calibration set.
+            data: Its data, as the user names them.
+            seed: Of its draws.
+            group_columns: Columns of the data that define the groups.
+            fingerprint: Identifies the calibration set.
+            max_error: Its target.
+            skipped: Images that cannot be read.
+        """
+        repeated = self.repeated((tune, calibration))
+        counts = (repeated.images, repeated.groups) if repeated else (0, 0)
+        return PolicyCases(
+            data=data,
+            seed=seed,
+            group_columns=group_columns,
+            calibrations=(
+                *self.calibrations,
+                RecordedCalibration(fingerprint, max_error, *counts),
+            ),
+            earlier=self.images,
+            tune=tune,
+            calibration=calibration,
+            skipped=tuple(skipped),
+        )
+
+
+def read_history(policy: Path) -> tuple[History, list[str]]:
+    """Earlier calibrations, from a policy's folder; also a warning where it cannot be read."""
+    if not policy.exists():
         return History(), []
     try:
-        cases = read_document(run / POLICY_FOLDER / CASES, PolicyCases)
+        cases = read_document(policy / CASES, PolicyCases)
     except DataError:
         return History(), [
             "Warning: the record of earlier calibrations cannot be read, so it is not known "
@@ -64,3 +107,9 @@ def read_history(run: Path) -> tuple[History, list[str]]:
         for image, content, group in zip(*images, strict=True)
     }
     return History(cases.calibrations, PolicyImages(*zip(*used.values(), strict=True))), []
+
+
+def policy_hashes(policy: Path) -> frozenset[str]:
+    """Hashes of the images that a policy was fitted on."""
+    cases = read_document(policy / CASES, PolicyCases)
+    return frozenset(cases.tune.hashes + cases.calibration.hashes)

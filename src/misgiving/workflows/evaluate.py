@@ -34,7 +34,7 @@ from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibrate import policy_hashes
+from misgiving.workflows.calibration_history import policy_hashes
 from misgiving.workflows.policy_evaluation import (
     DECISIONS,
     SUBGROUPS,
@@ -241,7 +241,7 @@ def _rows_for_policy(
     """
     if engine.policy is None:
         return np.arange(0), []
-    known = policy_hashes(run)
+    known = policy_hashes(run / POLICY_FOLDER)
     rows = np.flatnonzero([content not in known for content in images.hashes])
     if len(rows) == len(images):
         return rows, []
