@@ -92,9 +92,13 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write indented JSON whole or not at all; NaN, which is not JSON, is a ValueError."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, compact: bool = False) -> None:
+    """Write JSON whole or not at all; NaN, which is not JSON, is a ValueError.
+
+    Indented, or `compact` where there may be a million values: that is ten times as fast.
+    """
+    indent = None if compact else 2
+    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
 
 
 def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[str, Any]:

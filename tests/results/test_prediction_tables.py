@@ -5,7 +5,7 @@ import torch
 from scipy.special import softmax
 
 from misgiving.errors import DataError
-from misgiving.results.prediction_tables import PredictionTable, is_prediction_file
+from misgiving.results.prediction_tables import PredictionTable
 from misgiving.results.predictions import Predictions
 
 HEADER = "id,label,probability_cat,probability_dog,probability_owl"
@@ -152,19 +152,6 @@ def test_unlabelled_rows_are_refused_where_labels_are_needed(tmp_path):
     table = PredictionTable.read(csv_file(tmp_path, *ROWS))
     with pytest.raises(DataError, match="1 of 4 rows have no label, the first is 'd'"):
         table.refuse_unlabelled()
-
-
-@pytest.mark.parametrize(
-    ("name", "answer"),
-    [("p.csv", True), ("p.NPZ", True), ("p.safetensors", True), ("run", False), ("p.onnx", False)],
-)
-def test_prediction_files_are_known_by_their_suffix(tmp_path, name, answer):
-    assert is_prediction_file(tmp_path / name) is answer
-
-
-def test_a_folder_is_no_prediction_file(tmp_path):
-    (tmp_path / "run.csv").mkdir()
-    assert not is_prediction_file(tmp_path / "run.csv")
 
 
 BAD_LINES = {

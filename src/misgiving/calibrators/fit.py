@@ -159,7 +159,7 @@ def _fit_learned(
     scaling, weights = fit_scaling(logits, labels), weigh(labels)
     named = named_classes(scaling, weights, logits)
     wrong = named != labels
-    if not _can_learn(wrong, groups):
+    if not scores or not _can_learn(wrong, groups):
         return scaling, weights, None
     known = {**scores, **learned_scores(scaling, None, scores, logits, named)}
     return scaling, weights, fit_combination(known, wrong, groups)

@@ -1,28 +1,38 @@
 """`misgiving predict`."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import BadImages, Devices, Values, command
+from misgiving.cli.options import BadImages, Devices, Values, command, is_prediction_file
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import BadImage
+from misgiving.errors import BadImage, UsageError
 from misgiving.results.review_files import DecisionFormat
 
 if TYPE_CHECKING:
-    from misgiving.results.decision_tables import DecisionTable
+    from misgiving.results.decision_tables import DecisionRow, DecisionTable
 
 
 @command
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A folder that `train` or `export` wrote."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder that `train` or `export` wrote; for predictions, also one that "
+            "`calibrate` wrote.",
+        ),
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Image files, or folders of them; or one file of predictions: .csv, .npz or "
+            ".parquet.",
+        ),
     ],
     settings: Annotated[Values, BadImages, Devices],
     file_format: DecisionFormat,
@@ -70,8 +80,10 @@ def predict(
 
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues. A bundle (`misgiving export`) needs no torch.
+
+    For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
+    and each row has a decision.
     """
-    from misgiving.report.contact_sheet import worst_first
     from misgiving.workflows.predict import predict_files
 
     stop = "stopped" if out is None or file_format.ordered else "stopped; add --resume to continue"
@@ -82,6 +94,11 @@ def predict(
                 progress.stop()  # while it runs, it captures what is written to the screen
                 typer.echo(table.csv(), nl=False)
 
+        if any(map(is_prediction_file, images)):
+            other = file_format != DecisionFormat()
+            for_images = {"resume": resume, "contact_sheet": contact_sheet, "format": other}
+            _decide_table(model, images, out, show, for_images)
+            return
         table = predict_files(
             model,
             images,
@@ -93,7 +110,17 @@ def predict(
             on_table=show,
             **settings,
         )
-    decisions = list(table.decisions)
+    _say_what_was_written(list(table.decisions), out, contact_sheet, file_format)
+
+
+def _say_what_was_written(
+    decisions: list["DecisionRow"],
+    out: Path | None,
+    contact_sheet: Path | None,
+    file_format: DecisionFormat,
+) -> None:
+    from misgiving.report.contact_sheet import worst_first
+
     say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
         say(f"wrote {out} ({len(decisions)} images)")
@@ -101,3 +128,22 @@ def predict(
             say(f"wrote {beside}")
     if contact_sheet is not None:
         say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")
+
+
+def _decide_table(
+    policy: Path,
+    files: list[Path],
+    out: Path | None,
+    show: Callable[["DecisionTable"], None],
+    for_images: Mapping[str, object],
+) -> None:
+    """Decide on a file of predictions, for which some options are not."""
+    from misgiving.workflows.predictions import predict_table
+
+    if len(files) > 1:
+        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+    if given := [name for name, value in for_images.items() if value]:
+        raise UsageError(f"`{given[0]}` is for images, and {files[0]} is a file of predictions")
+    count = predict_table(policy, files[0], out=out, on_table=show)
+    if out is not None:
+        say(f"wrote {out} ({count} images)")

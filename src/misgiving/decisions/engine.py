@@ -247,7 +247,7 @@ def save_policy(folder: Path, engine: DecisionEngine, cases: object) -> None:
     """Write a policy folder, whole or not at all, with a record of its calibration `cases`."""
     with whole_folder(folder) as partial_folder:
         engine.save(partial_folder)
-        write_document(partial_folder / CASES, cases)
+        write_document(partial_folder / CASES, cases, compact=True)
         seal(partial_folder, SEALED)
 
 

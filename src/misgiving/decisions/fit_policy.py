@@ -158,11 +158,11 @@ def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> No
 
 
 class FittedEngine(NamedTuple):
-    """An engine that decides by a policy, and sentences on how both were fitted."""
+    """An engine, its policy, and sentences on how they were fitted."""
 
     engine: DecisionEngine
     policy: DeferralPolicy
-    summary: list[str]
+    notes: list[str]
 
 
 def fit_engine(
@@ -209,16 +209,15 @@ def fit_engine(
         classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
     )
     tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
-    summary = [
+    notes = [
         f"classes are named by the rule {rule.rule}; sensitivities on the tuning set:",
         *sensitivity_sentences(tune, rule),
         f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
         f"of: {tried}",
-        *policy.summary(),
     ]
     if not targets.class_max_miss:
-        summary += unbounded_misses(engine, calibration)
-    return FittedEngine(engine, policy, summary)
+        notes += unbounded_misses(engine, calibration)
+    return FittedEngine(engine, policy, notes)
 
 
 def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:

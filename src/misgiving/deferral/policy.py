@@ -1,9 +1,8 @@
 """Deferral policy: certified thresholds applied to one model, with its file format."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json
 from misgiving.manifests import sha256_of_json
+from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
@@ -169,17 +169,17 @@ class DeferralPolicy:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values with a format number and a checksum."""
-        fields = asdict(self)
+        fields = encoded(self)
         certificate = fields["certificate"]
         certificate["accept_threshold"] = _to_json(self.accept_threshold)
         scores = certificate["calibration_scores"]
         scores["thresholds"] = [_to_json(threshold) for threshold in scores["thresholds"]]
-        content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
+        content = {"format": FORMAT, **fields}
         return {**content, "checksum": sha256_of_json(content)}
 
     def save(self, path: Path) -> None:
         """Write the policy as JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), compact=True)
 
     @classmethod
     def load(cls, path: Path) -> "DeferralPolicy":

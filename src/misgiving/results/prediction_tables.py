@@ -161,11 +161,6 @@ class PredictionTable:
             raise DataError(name + visible(str(error).removeprefix(name))) from error
 
 
-def is_prediction_file(path: Path) -> bool:
-    """True if a path names a file of predictions, and not a run or a bundle, by its suffix."""
-    return path.suffix.lower() in (*READERS, ".safetensors") and not path.is_dir()
-
-
 def _on_host(values: Any) -> Column:
     """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
     if isinstance(values, list | tuple | np.ndarray):

@@ -105,7 +105,7 @@ def calibrate_run(
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
     history, unreadable = read_history(run / POLICY_FOLDER)
-    engine, policy, remarks = _fit(
+    engine, policy, notes = _fit(
         checkpoint,
         sets,
         targets=targets,
@@ -132,7 +132,8 @@ def calibrate_run(
         *skipped_sentences(everything.skipped, len(everything), of=data),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
-        *remarks,
+        *notes,
+        *policy.summary(),
         *unreadable,
     ]
     return CalibrationResult(policy, summary)

@@ -4,13 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from misgiving import distributed
-from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
@@ -26,32 +24,18 @@ from misgiving.evaluation.measures import (
     measure_detection,
     measure_failures,
     measure_loss_estimation,
-    measure_scaling,
 )
-from misgiving.metrics.subgroups import Subgroup
-from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import policy_hashes
 from misgiving.workflows.policy_evaluation import (
-    DECISIONS,
-    SUBGROUPS,
-    PolicyEvaluation,
-    measure_decisions,
+    Evaluation,
+    distinct_names,
+    evaluate_policy,
     measure_shares,
+    write_evaluation,
 )
-
-SKIPPED = "skipped.csv"
-
-
-class Evaluation(NamedTuple):
-    """Measurements of a run, sentences about its images, and subgroups if it has a policy."""
-
-    measurements: list[Measurement]
-    summary: list[str]
-    subgroups: list[Subgroup]
 
 
 @distributed.explain_lost_process()
@@ -88,7 +72,7 @@ def evaluate_run(
     """
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
-    folders = _distinct_names(ood)
+    folders = distinct_names(ood)
     engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
     prepared = partial(
         prepare,
@@ -122,28 +106,14 @@ def evaluate_run(
     decided = None
     if len(rows):
         metadata = _metadata_of(source, images.select(rows))
-        decided = _evaluate_policy(engine, predictions.select(rows), dataset, metadata)
+        decided = evaluate_policy(engine, predictions.select(rows), dataset, metadata)
         measurements += decided.measurements
         summary += decided.summary
     if distributed.is_first():
-        _write(out, measurements, decided, sets)
+        skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
+        write_evaluation(out, measurements, decided, skipped)
     distributed.wait_for_all()
     return Evaluation(measurements, summary, decided.subgroups if decided else [])
-
-
-def _distinct_names(named: Sequence[str]) -> dict[str, Path]:
-    """Folders by name, from NAME=FOLDER or the folder alone."""
-    folders: dict[str, Path] = {}
-    for text in named:
-        name, equals, place = text.partition("=")
-        if not equals or Path(text).is_dir():  # a folder's own name may contain the sign
-            name, place = Path(text).resolve().name, text
-        if name in folders:
-            raise UsageError(
-                f"`ood` {text}: {name!r} is named twice; write NAME={place}, so that rows differ"
-            )
-        folders[name] = Path(place)
-    return folders
 
 
 def _images_to_measure(
@@ -258,46 +228,3 @@ def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:
         column: [values[position[identity]] for identity in images.ids]
         for column, values in source.metadata.items()
     }
-
-
-def _evaluate_policy(
-    engine: DecisionEngine,
-    predictions: Predictions,
-    dataset: str,
-    metadata: Mapping[str, Sequence[str]],
-) -> PolicyEvaluation:
-    """Measure decisions, and before them learned scores and calibration."""
-    if engine.policy is None or engine.calibrator is None:
-        raise ValueError("the engine has no policy")
-    named = engine.calibrator.named(predictions.logits)
-    learned = engine.calibrator.with_learned(
-        all_scores(predictions, engine.used), predictions.logits
-    )
-    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
-    decisions = engine.decide_predictions(predictions)
-    decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
-    rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
-    return decided._replace(
-        summary=[rule, *decided.summary],
-        measurements=[
-            *measure_classification(predictions, dataset, detector="policy", named=named),
-            *measure_failures(predictions, scores, dataset, named=named),
-            *measure_scaling(predictions, engine.calibrator, dataset),
-            *decided.measurements,
-        ],
-    )
-
-
-def _write(
-    out: Path,
-    measurements: list[Measurement],
-    decided: PolicyEvaluation | None,
-    sets: Mapping[str, ImageSet],
-) -> None:
-    for name in (SKIPPED, DECISIONS, SUBGROUPS):  # of an earlier evaluation
-        (out / name).unlink(missing_ok=True)
-    if skipped := [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]:
-        write_table(out / SKIPPED, SkippedImage, skipped)
-    if decided is not None:
-        decided.write(out)
-    write_table(out / "measurements.csv", Measurement, measurements)

@@ -6,13 +6,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.decisions.decision import Decision, Outcome
+from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.bounds import two_sided_interval
 from misgiving.deferral.scored_cases import one_per_group
+from misgiving.errors import UsageError
+from misgiving.evaluation.measures import (
+    measure_classification,
+    measure_failures,
+    measure_scaling,
+)
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import LabelledDecision, Measurement
+from misgiving.results.schema import LabelledDecision, Measurement, SkippedImage
+from misgiving.scores.detectors import all_scores
 
 CLASS = "class"
 SHARES: dict[str, Outcome] = {
@@ -20,7 +29,16 @@ SHARES: dict[str, Outcome] = {
     "deferred_share": "defer",
     "ood_share": "ood",
 }
-DECISIONS, SUBGROUPS = "decisions.csv", "subgroups.csv"
+MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
+SKIPPED = "skipped.csv"
+
+
+class Evaluation(NamedTuple):
+    """Measurements of a run, sentences about its images, and subgroups if it has a policy."""
+
+    measurements: list[Measurement]
+    summary: list[str]
+    subgroups: list[Subgroup]
 
 
 class PolicyEvaluation(NamedTuple):
@@ -42,6 +60,66 @@ class PolicyEvaluation(NamedTuple):
         """Write `decisions.csv` and `subgroups.csv`."""
         write_table(folder / DECISIONS, LabelledDecision, self.decisions)
         write_table(folder / SUBGROUPS, Subgroup, self.subgroups)
+
+
+def distinct_names(named: Sequence[str]) -> dict[str, Path]:
+    """Folders or files by name, from NAME=PATH or the path alone."""
+    folders: dict[str, Path] = {}
+    for text in named:
+        name, equals, place = text.partition("=")
+        if not equals or Path(text).exists():  # its own name may contain the sign
+            there = Path(text).resolve()
+            name, place = there.name if there.is_dir() else there.stem, text
+        if name in folders:
+            raise UsageError(
+                f"`ood` {text}: {name!r} is named twice; write NAME={place}, so that rows differ"
+            )
+        folders[name] = Path(place)
+    return folders
+
+
+def write_evaluation(
+    out: Path,
+    measurements: Sequence[Measurement],
+    decided: PolicyEvaluation | None,
+    skipped: Sequence[SkippedImage] = (),
+) -> None:
+    """Write the tables of an evaluation in place of those of an earlier one."""
+    for name in (SKIPPED, DECISIONS, SUBGROUPS):
+        (out / name).unlink(missing_ok=True)
+    if skipped:
+        write_table(out / SKIPPED, SkippedImage, skipped)
+    if decided is not None:
+        decided.write(out)
+    write_table(out / MEASUREMENTS, Measurement, measurements)
+
+
+def evaluate_policy(
+    engine: DecisionEngine,
+    predictions: Predictions,
+    dataset: str,
+    metadata: Mapping[str, Sequence[str]],
+) -> PolicyEvaluation:
+    """Measure decisions, and before them learned scores and calibration."""
+    if engine.policy is None or engine.calibrator is None:
+        raise ValueError("the engine has no policy")
+    named = engine.calibrator.named(predictions.logits)
+    learned = engine.calibrator.with_learned(
+        all_scores(predictions, engine.used), predictions.logits
+    )
+    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
+    decisions = engine.decide_predictions(predictions)
+    decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
+    rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
+    return decided._replace(
+        summary=[rule, *decided.summary],
+        measurements=[
+            *measure_classification(predictions, dataset, detector="policy", named=named),
+            *measure_failures(predictions, scores, dataset, named=named),
+            *measure_scaling(predictions, engine.calibrator, dataset),
+            *decided.measurements,
+        ],
+    )
 
 
 def measure_decisions(

@@ -261,7 +261,7 @@ def predict_images(
             squares = np.stack([image.pixels for image in read.values()])
             decided, vectors = predictor.decide(squares)
             rows = {
-                index: _row(dataset.ids[index], decision)
+                index: row_of(dataset.ids[index], decision)
                 for index, decision in zip(read, decided, strict=True)
             }
             journal.add({read[index].key: row for index, row in rows.items()})
@@ -317,7 +317,8 @@ def _batches(
             yield batch
 
 
-def _row(path: str, decision: Decision) -> DecisionRow:
+def row_of(path: str, decision: Decision) -> DecisionRow:
+    """The row of a table for a decision."""
     values = {name: getattr(decision, name, None) for name in DecisionRow._fields}
     probability = decision.probability if math.isfinite(decision.probability) else None
     return DecisionRow._make({**values, "path": path, "probability": probability}.values())

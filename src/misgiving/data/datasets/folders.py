@@ -203,14 +203,14 @@ def metadata_of_rows(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Me
     """
     cells = rows[0].cells if rows else {}
     found = {
-        name: _banded(name, [row.cells[column].strip() for row in rows])
+        name: banded(name, [row.cells[column].strip() for row in rows])
         for column, name in columns.items()
         if column in cells
     }
     return {name: values for name, values in found.items() if values}
 
 
-def _banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
+def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
     """A column of few values as it is, and numbers in bands; empty if neither is possible."""
     if name == "age":
         return tuple(map(age_band, values))

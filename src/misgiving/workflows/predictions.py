@@ -1,0 +1,184 @@
+"""`predict` and `evaluate` on files of predictions, without a model and without torch."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from misgiving.data.datasets.folders import banded
+from misgiving.decisions.engine import CASES, POLICY, DecisionEngine, load_policy
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.measures import (
+    measure_classification,
+    measure_detection,
+    measure_failures,
+    measure_loss_estimation,
+)
+from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
+from misgiving.results.formats import read_document
+from misgiving.results.prediction_tables import SETS, PredictionTable
+from misgiving.results.schema import Measurement, PolicyCases
+from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.workflows.policy_evaluation import (
+    Evaluation,
+    distinct_names,
+    evaluate_policy,
+    measure_shares,
+    write_evaluation,
+)
+from misgiving.workflows.predict import row_of
+from misgiving.workflows.prediction_sets import of_model, rows_not_used
+
+POLICY_FOLDER = "policy"  # in a run
+MANY = 10_000  # images that are decided on at a time
+EVERYTHING = "predictions"  # name of the measured set where the table names none
+
+
+def policy_folder(path: Path) -> Path:
+    """The policy's folder, given that folder or a run.
+
+    Raises:
+        DataError: There is no policy.
+    """
+    folder = path if (path / POLICY).exists() else path / POLICY_FOLDER
+    if not (folder / POLICY).exists():
+        raise DataError(f"{path}: contains no policy; give a folder that `calibrate` wrote")
+    return folder
+
+
+def _read(path: Path, engine: DecisionEngine | None) -> PredictionTable:
+    """A table, refused unless it is of the engine's classes and model, where it names one."""
+    table = PredictionTable.read(path)
+    if engine is not None and engine.policy is not None:
+        table = of_model(table, engine.policy.model_fingerprint)
+        engine.refuse_other_predictions(table.predictions)
+    return table
+
+
+def predict_table(
+    policy: Path,
+    predictions: Path,
+    *,
+    out: Path | None = None,
+    on_table: Callable[[DecisionTable], None] = lambda _: None,
+) -> int:
+    """Decide on each row of a file of predictions, and write a table, whole or not at all.
+
+    Args:
+        policy: A policy folder, or a run that has one.
+        predictions: The file.
+        out: The table; None for none.
+        on_table: Called with the table if `out` is None.
+
+    Returns:
+        The number of rows.
+    """
+    deliver = on_table if out is None else partial(writer_for(out), out)
+    engine = load_policy(policy_folder(policy))
+    table = _read(predictions, engine)
+    deliver(DecisionTable.of(_decided(engine, table), has_policy=True))
+    return len(table)
+
+
+def _decided(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
+    names = table.images or table.predictions.ids
+    for start in range(0, len(table), MANY):
+        rows = np.arange(start, min(start + MANY, len(table)))
+        decisions = engine.decide_predictions(table.predictions.select(rows))
+        for row, decision in zip(rows, decisions, strict=True):
+            yield row_of(names[row], decision)
+
+
+def evaluate_table(
+    predictions: Path,
+    *,
+    out: Path,
+    policy: Path | None = None,
+    ood: Sequence[str] = (),
+    set_name: str | None = None,
+) -> Evaluation:
+    """Measure predictions, and a policy on those that it was not fitted on.
+
+    Args:
+        predictions: The file; every row has a label.
+        out: Folder for `measurements.csv`, and `decisions.csv` and `subgroups.csv` of a policy.
+        policy: A policy folder, or a run that has one; None: only the predictions are measured.
+        ood: Files of predictions for out-of-distribution images, as NAME=FILE or without name.
+        set_name: Measure only this set; None: `test`, or else all rows but `train`.
+    """
+    folder = None if policy is None else policy_folder(policy)
+    engine = None if folder is None else load_policy(folder)
+    table, summary = _rows_to_measure(_read(predictions, engine), set_name)
+    outliers = {name: _read(path, engine) for name, path in distinct_names(ood).items()}
+    for name, of in outliers.items():
+        if of.predictions.classes != table.predictions.classes:
+            raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
+    dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
+    measured = table.predictions
+    measurements = [
+        *measure_classification(measured, dataset),
+        *measure_loss_estimation(measured, dataset),
+        *measure_failures(measured, all_scores(measured), dataset),
+        *_detection(table, outliers, engine),
+    ]
+    decided = None
+    if folder is not None and engine is not None:
+        rows, remarks = _rows_for_policy(table, folder, named=set_name is not None)
+        decided = evaluate_policy(
+            engine, measured.select(rows), dataset, _metadata(table.select(rows))
+        )
+        summary += [*remarks, *decided.summary]
+        measurements += decided.measurements
+    write_evaluation(out, measurements, decided)
+    return Evaluation(measurements, summary, decided.subgroups if decided else [])
+
+
+def _rows_to_measure(
+    table: PredictionTable, set_name: str | None
+) -> tuple[PredictionTable, list[str]]:
+    sets = np.array(table.sets or [""] * len(table))
+    wanted = set_name or ("test" if (sets == "test").any() else None)
+    rows = np.flatnonzero(sets != "train" if wanted is None else sets == wanted)
+    if not len(rows):
+        choices = ", ".join(name for name in SETS if (sets == name).any()) or "none"
+        raise UsageError(f"no row is in the set {wanted!r}; the sets of this file: {choices}")
+    chosen = table.select(rows)
+    chosen.refuse_unlabelled()
+    which = f"set {wanted}" if wanted else "all but the training images"
+    return chosen, [f"measured: {len(rows)} of {len(table)} rows ({which})"]
+
+
+def _detection(
+    table: PredictionTable, outliers: Mapping[str, PredictionTable], engine: DecisionEngine | None
+) -> list[Measurement]:
+    """OOD metrics of each set, and the decisions on it."""
+    detectors: FittedDetectors | None = engine.detectors if engine else None
+    rows: list[Measurement] = []
+    inliers = all_scores(table.predictions, detectors) if outliers else {}
+    for name, of in outliers.items():
+        rows += measure_detection(inliers, all_scores(of.predictions, detectors), name)
+        if engine is not None:
+            rows += measure_shares(engine.decide_predictions(of.predictions), name)
+    return rows
+
+
+def _rows_for_policy(
+    table: PredictionTable, folder: Path, *, named: bool
+) -> tuple[Int[np.ndarray, " _"], list[str]]:
+    """Rows that the policy was not fitted on; all, and a warning, if the set was named or none."""
+    unused = rows_not_used(table, read_document(folder / CASES, PolicyCases))
+    if len(unused) == len(table):
+        return unused, []
+    counted = f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows"
+    if named or not len(unused):
+        everything = np.arange(len(table))
+        return everything, [f"Warning: {counted}; the numbers of its decisions are optimistic"]
+    return unused, [f"{counted}; its decisions are measured on the others"]
+
+
+def _metadata(table: PredictionTable) -> dict[str, Sequence[str]]:
+    """Columns by which decisions are audited: those of few values, and numbers in bands."""
+    columns = {name: banded(name, values) for name, values in table.metadata.items()}
+    return {name: values for name, values in columns.items() if values}

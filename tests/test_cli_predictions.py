@@ -1,0 +1,217 @@
+"""Commands on files of predictions, in place of a run and its data."""
+
+import csv
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from commands import one_line
+
+from misgiving import Deferral, PredictionTable
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def write_rows(path, count=400, seed=0, **columns):
+    """A file by hand, as from another framework."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    logits = rng.normal(size=(count, 3)) + 3 * np.eye(3)[labels]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    columns = {
+        "id": [f"{seed}-{number}" for number in range(count)],
+        "label": [CLASSES[label] for label in labels],
+        **{f"probability_{name}": shares[:, at] for at, name in enumerate(CLASSES)},
+        **columns,
+    }
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(misgiving):
+    return lambda *arguments: Result(*misgiving(*arguments))
+
+
+@pytest.fixture
+def policy(run, tmp_path):
+    table = write_rows(tmp_path / "predictions.csv")
+    options = ("--max-error", 0.1, "--out", tmp_path / "policy")
+    assert run("calibrate", table, *options).code == 0
+    return tmp_path / "policy"
+
+
+def test_from_a_file_to_decisions(run, policy, tmp_path):
+    new = write_rows(tmp_path / "new.csv", 200, seed=1)
+    result = run("predict", policy, new, "--out", tmp_path / "decisions.csv")
+    assert result.code == 0
+    rows = read(tmp_path / "decisions.csv")
+    assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
+    expected = Deferral.load(policy).decide(PredictionTable.read(new))
+    assert [row["decision"] for row in rows] == [one.decision for one in expected]
+    assert [row["predicted_class"] for row in rows] == [one.predicted_class for one in expected]
+    accepted = [row for row in rows if row["decision"] == "accept"]
+    assert len(accepted) > 100
+    for row in rows:
+        assert float(row["probability"]) + float(row["error_probability"]) == pytest.approx(1, 1e-5)
+
+
+def test_calibrate_says_what_python_says(run, policy, tmp_path):
+    result = run(
+        "calibrate",
+        tmp_path / "predictions.csv",
+        "--max-error",
+        0.1,
+        "--out",
+        policy,
+        "--overwrite",
+        "--seed",
+        1,
+        "--rule",
+        "balanced",
+    )
+    assert result.code == 0
+    assert "predictions.csv: 400 images" in result.err
+    assert "a quarter of 400 images, drawn by group with seed 1" in result.err
+    assert "calibrated before with 400 of these images" in result.err
+    table = PredictionTable.read(tmp_path / "predictions.csv")
+    again = Deferral(max_error=0.1, seed=1, rule="balanced").fit(table)
+    assert Deferral.load(policy).policy_.certificate == again.policy_.certificate
+    assert json.loads((policy / "cases.json").read_text())["seed"] == 1
+
+
+def test_new_predictions_need_no_labels_and_name_their_images(run, policy, tmp_path):
+    names = [f"scans/{number}.png" for number in range(20)]
+    new = write_rows(tmp_path / "new.csv", 20, seed=2, label=[""] * 20, image=names)
+    result = run("predict", policy, new)
+    assert result.code == 0
+    assert [line.split(",")[0] for line in result.out.splitlines()[1:]] == names
+
+
+def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path):
+    sites = ["north", "south"] * 150
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, site=sites)
+    folder = tmp_path / "evaluation"
+    assert run("evaluate", new, "--policy", policy, "--out", folder).code == 0
+    values = {
+        (row["detector"], row["metric"]): float(row["value"])
+        for row in read(folder / "measurements.csv")
+    }
+    table = PredictionTable.read(new).predictions
+    assert values["", "accuracy"] == pytest.approx((table.choices == table.labels).mean())
+    decisions = [one.decision for one in Deferral.load(policy).decide(table)]
+    assert values["policy", "coverage"] == pytest.approx(decisions.count("accept") / 300)
+    assert [row["decision"] for row in read(folder / "decisions.csv")] == decisions
+    groups = {(row["name"], row["value"]) for row in read(folder / "subgroups.csv")}
+    assert {("site", "north"), ("site", "south"), ("class", "owl")} <= groups
+
+
+def test_cases_of_the_policy_are_not_measured_unless_there_are_no_others(run, policy, tmp_path):
+    own = tmp_path / "predictions.csv"
+    both = tmp_path / "both.csv"
+    more = write_rows(tmp_path / "more.csv", 100, seed=4).read_text().splitlines()[1:]
+    both.write_text(own.read_text() + "\n".join(more) + "\n")
+    result = run("evaluate", both, "--policy", policy, "--out", tmp_path / "one")
+    assert "fitted on 400 of these 500 rows; its decisions are measured on the others" in result.err
+    assert len(read(tmp_path / "one" / "decisions.csv")) == 100
+    result = run("evaluate", own, "--policy", policy, "--out", tmp_path / "two")
+    assert "Warning: the policy was fitted on 400 of these 400 rows" in result.err
+    assert "optimistic" in result.err
+    assert len(read(tmp_path / "two" / "decisions.csv")) == 400
+
+
+def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 100, set=["test"] * 60 + ["train"] * 40)
+    flat = {f"probability_{name}": [1 / 3] * 30 for name in CLASSES}
+    far = write_rows(tmp_path / "far.csv", 30, seed=9, label=[""] * 30, **flat)
+    result = run("evaluate", table, "--ood", f"flat={far}", "--out", tmp_path / "out")
+    assert result.code == 0
+    rows = read(tmp_path / "out" / "measurements.csv")
+    values = {(row["dataset"], row["detector"], row["metric"]): float(row["value"]) for row in rows}
+    assert values["test", "", "images"] == 60
+    assert values["flat", "msp", "auroc"] == 1
+    assert not (tmp_path / "out" / "decisions.csv").exists()
+
+
+def test_plan_counts_the_calibration_cases(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 400)
+    result = run("plan", table, "--max-error", 0.05)
+    assert result.code == 0
+    assert (
+        "three quarters of the groups, has 300 images. Each image counts: 300 cases" in result.err
+    )
+    named = write_rows(tmp_path / "u.csv", 100, set=["tune"] * 40 + ["calibrate"] * 60)
+    result = run("plan", named, "--max-error", 0.05)
+    assert "The calibration set has 60 images." in result.err
+
+
+REFUSED = {
+    "no out": (["calibrate", "t.csv", "--max-error", "0.1"], "give --out, the folder"),
+    "with data": (
+        ["calibrate", "t.csv", "digits", "--max-error", "0.1", "--out", "p"],
+        "leave out DATA, here 'digits'",
+    ),
+    "training data": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--training-data", "digits"],
+        "--training-data is for a run",
+    ),
+    "no data": (["calibrate", "run", "--max-error", "0.1"], "a run needs DATA"),
+    "out of a run": (
+        ["calibrate", "run", "digits", "--max-error", "0.1", "--out", "p"],
+        "--out is for a file of predictions",
+    ),
+    "a detector of features": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--ood-detector", "vim"],
+        "unknown detector 'vim'; choose from",
+    ),
+    "an unknown class": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--class-max-miss", "MEL=0.1"],
+        "MEL",
+    ),
+    "no such file": (["calibrate", "u.csv", "--max-error", "0.1", "--out", "p"], "no such file"),
+    "no policy": (["predict", "run", "t.csv"], "contains no policy"),
+    "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
+    "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
+    "a table of another kind": (["predict", "policy", "t.csv", "--out", "d.xlsx"], "ends in .csv"),
+    "evaluate without out": (["evaluate", "t.csv"], "give --out, the folder"),
+    "evaluate with data": (["evaluate", "t.csv", "digits", "--out", "e"], "leave out DATA"),
+    "evaluate a run with a policy": (["evaluate", "run", "digits", "--policy", "p"], "has its own"),
+    "evaluate a run alone": (["evaluate", "run"], "a run needs DATA"),
+    "a set that is not there": (
+        ["evaluate", "t.csv", "--out", "e", "--set", "test"],
+        "no row is in the set 'test'; the sets of this file: none",
+    ),
+    "one ood name twice": (
+        ["evaluate", "t.csv", "--out", "e", "--ood", "a=t.csv", "--ood", "a=t.csv"],
+        "'a' is named twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.usefixtures("policy")
+def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, case):
+    arguments, message = REFUSED[case]
+    write_rows(tmp_path / "t.csv")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*arguments)
+    assert result.code in (1, 2)
+    assert message in one_line(result.err)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,253 @@
+"""Deferral policies for the predictions of models that were trained elsewhere."""
+
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from scipy.special import softmax
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from misgiving import Deferral, PredictionTable
+from misgiving.decisions.fit_policy import fit_engine
+from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.targets import Targets
+from misgiving.errors import DataError, UsageError
+from misgiving.results.predictions import Predictions
+from misgiving.scores.detectors import FittedDetectors
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def outputs(count, seed=0, signal=3.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    return rng.normal(size=(count, 3)) + signal * np.eye(3)[labels], labels
+
+
+def named_rows(count, seed=0, **columns):
+    logits, labels = outputs(count, seed)
+    return {
+        "logits": logits,
+        "label": [CLASSES[label] for label in labels],
+        "classes": CLASSES,
+        "id": [f"{seed}-{number}" for number in range(count)],
+        **columns,
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return Deferral(max_error=0.1).fit(outputs(300), outputs(600, 1))
+
+
+def test_arrays_give_the_policy_that_predictions_give(fitted):
+    def predictions(name, count, seed):
+        logits, labels = outputs(count, seed)
+        ids = tuple(f"{name} {number}" for number in range(1, count + 1))
+        return Predictions(
+            logits=logits,
+            features=np.zeros((count, 0)),
+            predicted_losses=None,
+            labels=labels,
+            ids=ids,
+            groups=ids,
+            classes=("0", "1", "2"),
+            model="unnamed",
+        )
+
+    sets = predictions("tuning", 300, 0), predictions("calibration", 600, 1)
+    direct = fit_engine(
+        *sets,
+        FittedDetectors.none(),
+        Targets(max_error=0.1),
+        rule=DecisionRule(),
+        seed=0,
+        calibration_fingerprint=fitted.policy_.calibration_fingerprint,
+        unit="image",
+        ood_detector="max_logit",
+    )
+    assert direct.policy == fitted.policy_
+    again = Deferral(max_error=0.1).fit(*sets)
+    assert again.policy_.certificate == fitted.policy_.certificate
+
+
+def test_decisions_on_new_outputs(fitted):
+    logits, labels = outputs(2000, 2)
+    decisions = fitted.decide(logits)
+    accepted = np.array([one.decision == "accept" for one in decisions])
+    named = np.array([int(one.predicted_class) for one in decisions])
+    assert 0.5 < accepted.mean() < 1
+    assert (named != labels)[accepted].mean() < 0.1
+    assert all(one.probability + one.error_probability == pytest.approx(1) for one in decisions)
+
+
+def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
+    logits, labels = outputs(50, 3)
+    expected = fitted.decide(logits)
+    frame = pandas.DataFrame({f"logit_{name}": logits[:, int(name)] for name in "012"})
+    forms = [
+        torch.tensor(logits),
+        logits.tolist(),
+        (logits, labels),
+        {"logits": logits},
+        {"probabilities": softmax(logits, axis=1)},
+        frame,
+        PredictionTable.from_columns(frame),
+        PredictionTable.from_columns(frame).predictions,
+    ]
+    for form in forms[:4] + forms[5:]:
+        assert fitted.decide(form) == expected
+    likely = fitted.decide(forms[4])  # a constant is added to the logits of each image
+    assert [one.predicted_class for one in likely] == [one.predicted_class for one in expected]
+
+
+def test_an_image_whose_logits_are_not_finite_is_refused(fitted):
+    with pytest.raises(DataError, match="row 1, column logit_1: nan is not a finite number"):
+        fitted.decide(np.array([[0.0, np.nan, 1.0]]))
+
+
+def test_conventions_of_scikit_learn(fitted):
+    wanted = {"max_error": 0.1, "class_max_miss": {"cat": 0.2}, "seed": 3}
+    deferral = Deferral(**wanted)
+    assert deferral.get_params() == {**Deferral().get_params(), **wanted}
+    assert clone(deferral).get_params() == deferral.get_params()
+    assert deferral.set_params(max_error=0.2).max_error == 0.2
+    check_is_fitted(fitted)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(deferral)
+    for call in (lambda: deferral.decide(np.zeros((1, 3))), deferral.summary):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            call()
+
+
+def test_parameters_are_those_of_targets_and_rules():
+    given = set(inspect.signature(Deferral).parameters)
+    assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule()), "ood_detector", "seed"}
+
+
+def test_a_bad_parameter_is_refused_by_fit():
+    with pytest.raises(UsageError, match="`max_error` must be between 0 and 1"):
+        Deferral(max_error=5.0).fit(outputs(30), outputs(30, 1))
+
+
+def test_saved_and_loaded(fitted, tmp_path):
+    fitted.save(tmp_path / "policy")
+    loaded = Deferral.load(tmp_path / "policy")
+    assert loaded.policy_ == fitted.policy_
+    assert loaded.classes_ == ("0", "1", "2")
+    assert loaded.get_params() == {
+        **fitted.get_params(),
+        "class_max_miss": {},
+        "costs": {},
+        "ood_detector": "max_logit",
+    }
+    logits = outputs(20, 4)[0]
+    assert loaded.decide(logits) == fitted.decide(logits)
+    assert loaded.summary() in fitted.summary()
+    assert "Certified: at most 10 %" in loaded.summary()
+
+
+def test_saving_a_loaded_policy_where_it_was_changes_nothing(fitted, tmp_path):
+    fitted.save(tmp_path / "policy")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "policy").iterdir()}
+    Deferral.load(tmp_path / "policy").save(tmp_path / "policy")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "policy").iterdir()} == before
+
+
+def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
+    table = PredictionTable.from_columns(named_rows(400))
+    Deferral(max_error=0.1).fit(table).save(tmp_path / "policy")
+    second = Deferral(max_error=0.1, seed=1).fit(table)
+    assert "calibrated before" not in second.summary()
+    second.save(tmp_path / "policy")
+    assert "calibrated before with 400 of these images" in second.summary()
+    assert "calibrated before" in Deferral.load(tmp_path / "policy").summary()
+    other = PredictionTable.from_columns(named_rows(400, seed=5))
+    third = Deferral(max_error=0.1).fit(other)
+    third.save(tmp_path / "policy")
+    assert "calibrated before" not in third.summary()
+
+
+def test_one_table_is_divided_by_its_sets():
+    sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
+    deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))
+    assert deferral.cases_.tune.images == tuple(f"0-{number}" for number in range(100))
+    assert deferral.cases_.calibration.images == tuple(f"0-{number}" for number in range(100, 300))
+
+
+def test_one_table_without_sets_is_divided_by_group():
+    patients = [f"p{number // 4}" for number in range(400)]
+    deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
+    tune, calibration = deferral.cases_.tune, deferral.cases_.calibration
+    assert len(tune.images) == 100
+    assert len(calibration.images) == 300
+    assert not set(tune.groups) & set(calibration.groups)
+    assert deferral.policy_.unit == "patient"
+    assert deferral.policy_.certificate.cases == 75
+    assert "drawn by group with seed 7" in deferral.summary()
+
+
+def test_training_images_with_features_fit_detectors():
+    rng = np.random.default_rng(0)
+    sets = ["train"] * 200 + ["tune"] * 100 + ["calibrate"] * 200
+    features = rng.normal(size=(500, 8)) + 10
+    rows = named_rows(500, set=sets, features=features)
+    deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.1).fit(rows)
+    assert deferral.policy_.ood_detector == "knn"
+    new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
+    near, far = deferral.decide(new)
+    assert (near.decision, far.decision) == ("accept", "ood")
+    with pytest.raises(UsageError, match="features have 0 values"):
+        deferral.decide(rows["logits"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"set": ["tune"] * 400}, "no row is in the set 'calibrate'"),
+        ({"label": [""] * 400}, "100 of 100 rows have no label"),
+        ({"group": ["one"] * 400}, "1 groups of images cannot be divided into 4 sets"),
+    ],
+)
+def test_tables_that_cannot_support_a_policy(change, message):
+    with pytest.raises(DataError, match=message):
+        Deferral().fit(named_rows(400, **change))
+
+
+def test_sets_of_two_models_are_refused():
+    sets = [named_rows(100, seed, model=[f"model {seed}"] * 100) for seed in (0, 1)]
+    with pytest.raises(DataError, match="are of two models"):
+        Deferral().fit(*sets)
+
+
+def test_a_policy_is_for_its_model_and_classes():
+    rows = named_rows(400, model=["resnet"] * 400)
+    deferral = Deferral(max_error=0.1).fit(rows)
+    logits = rows["logits"][:1]
+    assert deferral.decide(logits)[0].predicted_class in CLASSES
+    with pytest.raises(DataError, match="calibrated for the model resnet, not for vit"):
+        deferral.decide({"logits": logits, "model": ["vit"]})
+    with pytest.raises(DataError, match="must be the same in the same order"):
+        deferral.decide({"logits": logits, "classes": ["dog", "cat", "owl"]})
+
+
+def test_three_arrays_are_refused():
+    with pytest.raises(UsageError, match="give a pair of logits and labels, not 3 arrays"):
+        Deferral().fit((1, 2, 3), (1, 2, 3))
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys, numpy as np; from misgiving import Deferral;"
+        "x = np.random.default_rng(0).normal(size=(400, 3)); y = x.argmax(1);"
+        "d = Deferral(max_error=0.2).fit((x[:100], y[:100]), (x[100:], y[100:]));"
+        "d.decide(x); print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
