@@ -13,6 +13,7 @@ from misgiving.errors import BadImage, UsageError
 from misgiving.results.review_files import DecisionFormat
 
 if TYPE_CHECKING:
+    from misgiving.decisions.expected_performance import ExpectedPerformance
     from misgiving.results.decision_tables import DecisionRow, DecisionTable
 
 
@@ -67,6 +68,9 @@ def predict(
     calibration cases that look at least as unusual), acceptance_score (higher means more likely
     correct) and ood_score (lower means more likely out-of-distribution).
 
+    With a policy, the command also estimates how many answers are right, without labels, and says
+    whether the images differ from the calibration cases: then the estimate is not to be trusted.
+
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, has the reason, and the others are empty.
 
@@ -99,7 +103,7 @@ def predict(
             for_images = {"resume": resume, "contact_sheet": contact_sheet, "format": other}
             _decide_table(model, images, out, show, for_images)
             return
-        table = predict_files(
+        table, expected = predict_files(
             model,
             images,
             out=out,
@@ -111,6 +115,7 @@ def predict(
             **settings,
         )
     _say_what_was_written(list(table.decisions), out, contact_sheet, file_format)
+    _say_expected(expected)
 
 
 def _say_what_was_written(
@@ -144,6 +149,12 @@ def _decide_table(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     if given := [name for name, value in for_images.items() if value]:
         raise UsageError(f"`{given[0]}` is for images, and {files[0]} is a file of predictions")
-    count = predict_table(policy, files[0], out=out, on_table=show)
+    count, expected = predict_table(policy, files[0], out=out, on_table=show)
     if out is not None:
         say(f"wrote {out} ({count} images)")
+    _say_expected(expected)
+
+
+def _say_expected(expected: "ExpectedPerformance | None") -> None:
+    for sentence in expected.summary if expected else ():
+        say(sentence)

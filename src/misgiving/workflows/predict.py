@@ -4,6 +4,7 @@ Nothing here needs torch, unless the model is a run.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
+from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import refuse_unwritable, write_text
 from misgiving.results.decision_tables import (
@@ -50,9 +52,8 @@ class Predictor:
 
     Attributes:
         decide: From preprocessed images to decisions and features.
-        classes: Names of the classes.
+        engine: Of the decisions; without a policy, every image is deferred.
         preprocessing: Applied to an image before.
-        has_policy: False if every image is deferred.
         fingerprint: Of the model and its policy.
         merged: Merges what all processes have found, by position of the image.
         rank: The number of this process among those of the command, from 0.
@@ -60,9 +61,8 @@ class Predictor:
     """
 
     decide: Callable[[Squares], tuple[list[Decision], Features]]
-    classes: tuple[str, ...]
+    engine: "DecisionEngine"
     preprocessing: Preprocessing
-    has_policy: bool
     fingerprint: str
     merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
     rank: int = 0
@@ -85,9 +85,8 @@ def predictor_of(
     bundle = Bundle.load(model)
     return Predictor(
         decide=bundle.decide_with_features,
-        classes=bundle.classes,
+        engine=bundle.engine,
         preprocessing=bundle.preprocessing,
-        has_policy=bundle.policy is not None,
         fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
     )
 
@@ -105,9 +104,8 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     return Predictor(
         decide=partial(_decide, checkpoint, engine),
-        classes=checkpoint.classes,
+        engine=engine,
         preprocessing=checkpoint.preprocessing,
-        has_policy=engine.policy is not None,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
         merged=distributed.explain_lost_process()(distributed.merged),
         rank=distributed.rank(),
@@ -131,6 +129,13 @@ def _decide(
     return engine.decide(output.logits.numpy(), features, losses, output.taps.numpy()), features
 
 
+class Predicted(NamedTuple):
+    """Decisions, and the performance to expect of them; None where it cannot be estimated."""
+
+    table: DecisionTable
+    expected: ExpectedPerformance | None
+
+
 def predict_files(
     model: Path,
     images: Sequence[Path],
@@ -146,7 +151,7 @@ def predict_files(
     on_image: OnImage = lambda *_: None,
     on_table: Callable[[DecisionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
-) -> DecisionTable:
+) -> Predicted:
     """Decide on images, and write a table or a file for another tool, and a contact sheet.
 
     Each is written whole or not at all.
@@ -183,18 +188,22 @@ def predict_files(
         )
         features = predictor.merged(features)
         table = DecisionTable.of(
-            decisions, has_policy=predictor.has_policy, unreadable=on_bad_image == SKIP
+            decisions,
+            has_policy=predictor.engine.policy is not None,
+            unreadable=on_bad_image == SKIP,
         )
         if out is None:
             on_table(table)
         else:
-            source = DecisionSource(predictor.classes, predictor.fingerprint, features)
+            source = DecisionSource(predictor.engine.classes, predictor.fingerprint, features)
             file_format.write(out, table, source)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(decisions))
-    return table
+    numbers = DecidedNumbers()
+    deque(numbers.through(decisions), maxlen=0)
+    return Predicted(table, numbers.expected(predictor.engine))
 
 
 def _refuse_outputs(

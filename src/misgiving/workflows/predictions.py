@@ -9,6 +9,7 @@ from jaxtyping import Int
 
 from misgiving.data.datasets.folders import banded
 from misgiving.decisions.engine import CASES, POLICY, DecisionEngine, load_policy
+from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
     measure_classification,
@@ -63,7 +64,7 @@ def predict_table(
     *,
     out: Path | None = None,
     on_table: Callable[[DecisionTable], None] = lambda _: None,
-) -> int:
+) -> tuple[int, ExpectedPerformance | None]:
     """Decide on each row of a file of predictions, and write a table, whole or not at all.
 
     Args:
@@ -73,13 +74,15 @@ def predict_table(
         on_table: Called with the table if `out` is None.
 
     Returns:
-        The number of rows.
+        The number of rows, and the performance to expect; None where it cannot be estimated.
     """
     deliver = on_table if out is None else partial(writer_for(out), out)
     engine = load_policy(policy_folder(policy))
     table = _read(predictions, engine)
-    deliver(DecisionTable.of(_decided(engine, table), has_policy=True))
-    return len(table)
+    numbers = DecidedNumbers()
+    rows = numbers.through(_decided(engine, table))
+    deliver(DecisionTable.of(rows, has_policy=True))
+    return len(table), numbers.expected(engine)
 
 
 def _decided(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:

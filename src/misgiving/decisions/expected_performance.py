@@ -1,0 +1,186 @@
+"""Expected errors of images without labels, if these are drawn like the calibration cases."""
+
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from misgiving.decisions.engine import DecisionEngine
+from misgiving.deferral.drift import DriftMonitor
+from misgiving.results.decision_tables import DecisionRow
+
+Values = Float[np.ndarray, " n"]
+
+FEWEST_CASES = 20  # calibration cases from which an estimate is corrected
+DRAWS = 10_000
+MOST_TESTED = 5000  # images that are tested for drift, drawn at random
+LEVEL = 0.05
+NUMBERS = ("error_probability", "acceptance_score", "ood_score")
+
+
+class ExpectedError(NamedTuple):
+    """The share of wrong answers that is expected, with an interval for the share in this set."""
+
+    images: int
+    error: float
+    lower: float
+    upper: float
+
+    def __str__(self) -> str:
+        return (
+            f"{100 * (1 - self.error):.1f} % right ({100 * (1 - self.upper):.1f} to "
+            f"{100 * (1 - self.lower):.1f} %) of {self.images}"
+        )
+
+
+class ExpectedPerformance(NamedTuple):
+    """Expected errors of a set of images without labels.
+
+    Attributes:
+        everything: Of all images whose outputs are finite.
+        accepted: Of those that are accepted; None: too few cases or none is accepted.
+        drift: Sentences of the tests that found the images to differ from the calibration cases.
+    """
+
+    everything: ExpectedError
+    accepted: ExpectedError | None
+    drift: tuple[str, ...]
+
+    @property
+    def summary(self) -> list[str]:
+        """Sentences for people."""
+        found = [f"Expected without labels: {self.everything} images."]
+        if self.accepted is not None:
+            found.append(f"Among those accepted: {self.accepted}.")
+        if self.drift:
+            return [
+                *found,
+                "Do not trust these estimates: the images differ from the calibration cases. "
+                + " ".join(self.drift),
+            ]
+        return [
+            *found,
+            "These estimates hold for images drawn like the calibration cases, from which no "
+            "difference was found. A change that leaves the scores alone, such as another mix of "
+            "classes, is not seen.",
+        ]
+
+
+def expected_performance(
+    engine: DecisionEngine,
+    *,
+    errors: Values,
+    scores: Values,
+    ood_scores: Values,
+    accepted: Bool[np.ndarray, " n"],
+    names: Sequence[str],
+) -> ExpectedPerformance | None:
+    """Estimate the errors of images without labels, and test whether the estimate may hold.
+
+    The mean error probability is corrected by the mean difference between errors and error
+    probabilities of the calibration cases, which the calibrator has not seen. The interval has 95 %
+    of a predictive distribution: the correction is drawn from a normal distribution, and the number
+    of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
+    one group count as independent, so that it is too narrow where there are many of each group.
+
+    Args:
+        engine: With the policy by which the images were decided.
+        errors: Error probabilities; images where one is not finite are left out.
+        scores: Acceptance scores.
+        ood_scores: OOD scores; NaN without a detector.
+        accepted: True for the accepted images.
+        names: Of the images, to break ties in the tests for drift.
+
+    Returns:
+        None without a policy, or with fewer than 20 calibration cases or no image.
+    """
+    known = np.isfinite(errors)
+    if engine.policy is None or engine.calibrator is None or not known.any():
+        return None
+    cases = engine.policy.certificate.calibration_scores
+    case_scores, wrong = np.array(cases.scores), np.array(cases.wrong)
+    residuals = wrong - engine.calibrator.error(case_scores)
+    if len(residuals) < FEWEST_CASES:
+        return None
+    threshold = engine.policy.accept_threshold
+    taken = np.array(cases.kept) & (case_scores >= (np.inf if threshold is None else threshold))
+    both = known & accepted
+    return ExpectedPerformance(
+        everything=_expected(errors[known], residuals),
+        accepted=_expected(errors[both], residuals[taken])
+        if both.any() and taken.sum() >= FEWEST_CASES
+        else None,
+        drift=_drift(engine, scores[known], ood_scores[known], accepted[known], names, known),
+    )
+
+
+def _expected(errors: Values, residuals: Float[np.ndarray, " cases"]) -> ExpectedError:
+    mean, correction = float(errors.mean()), float(residuals.mean())
+    # one right and one wrong case more: that none was wrong does not mean that none can be
+    widened = np.concatenate([residuals, [1 - mean, -mean]])
+    spread = widened.std(ddof=1) / np.sqrt(len(residuals))
+    random = np.random.default_rng(0)
+    means = (mean + correction + spread * random.standard_normal(DRAWS)).clip(0, 1)
+    shares = random.binomial(len(errors), means) / len(errors)
+    lower, upper = np.quantile(shares, [LEVEL / 2, 1 - LEVEL / 2])
+    return ExpectedError(
+        len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
+    )
+
+
+def _drift(
+    engine: DecisionEngine,
+    scores: Values,
+    ood_scores: Values,
+    accepted: Bool[np.ndarray, " n"],
+    names: Sequence[str],
+    known: Bool[np.ndarray, " all"],
+) -> tuple[str, ...]:
+    """Sentences of the alarms, with the images in a random order, since they may be sorted."""
+    if engine.policy is None:
+        return ()
+    monitor = DriftMonitor(engine.policy)
+    rows = np.flatnonzero(known)
+    for at in np.random.default_rng(0).permutation(len(scores))[:MOST_TESTED]:
+        monitor.update(
+            score=float(scores[at]),
+            ood_score=float(ood_scores[at]),
+            accepted=bool(accepted[at]),
+            content=names[rows[at]],
+        )
+    return tuple(test.alarmed_with for test in monitor.tests if test.alarmed_with)
+
+
+class DecidedNumbers:
+    """The numbers of decisions, kept while their rows pass, for the performance to expect."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._numbers = {name: array("d") for name in NUMBERS}
+        self._accepted = array("b")
+
+    def through(self, rows: Iterable[DecisionRow]) -> Iterator[DecisionRow]:
+        """Pass rows on, and keep their numbers; rows of unreadable images have none."""
+        for row in rows:
+            if row.decision is not None:
+                self._names.append(row.path)
+                self._accepted.append(row.decision == "accept")
+                for name, values in self._numbers.items():
+                    number = getattr(row, name)
+                    values.append(math.nan if number is None else number)
+            yield row
+
+    def expected(self, engine: DecisionEngine) -> ExpectedPerformance | None:
+        """The performance to expect of all rows that have passed."""
+        errors, scores, ood_scores = map(np.array, self._numbers.values())
+        return expected_performance(
+            engine,
+            errors=errors,
+            scores=scores,
+            ood_scores=ood_scores,
+            accepted=np.array(self._accepted, dtype=bool),
+            names=self._names,
+        )

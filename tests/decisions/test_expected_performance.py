@@ -1,0 +1,113 @@
+"""Expected errors of images without labels."""
+
+import numpy as np
+import pytest
+
+from misgiving import Deferral
+from misgiving.decisions.expected_performance import DecidedNumbers, expected_performance
+from misgiving.workflows.predict import row_of
+
+
+def outputs(count, seed, signal=3.0, classes=3):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, classes, count)
+    return rng.normal(size=(count, classes)) + signal * np.eye(classes)[labels], labels
+
+
+@pytest.fixture(scope="module")
+def deferral():
+    found = Deferral(max_error=0.1, max_ood_false_alarms=0.05)
+    return found.fit(outputs(150, 0), outputs(400, 1))
+
+
+def expected_of(deferral, logits):
+    decided = deferral.engine_.decide_arrays(logits, np.zeros((len(logits), 0)))
+    return expected_performance(
+        deferral.engine_,
+        errors=decided.numbers["error_probability"],
+        scores=decided.numbers["acceptance_score"],
+        ood_scores=decided.numbers["ood_score"],
+        accepted=decided.outcomes == "accept",
+        names=[str(number) for number in range(len(logits))],
+    ), decided
+
+
+def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration_cases(deferral):
+    logits, labels = outputs(400, 1)
+    cases = deferral.decide(logits)
+    residuals = [
+        (one.predicted_class != str(label)) - one.error_probability
+        for one, label in zip(cases, labels, strict=True)
+    ]
+    new = outputs(300, 2)[0]
+    errors = [one.error_probability for one in deferral.decide(new)]
+    found, _ = expected_of(deferral, new)
+    assert found.everything.images == 300
+    assert found.everything.error == pytest.approx(np.mean(errors) + np.mean(residuals), abs=1e-9)
+    assert found.everything.lower < found.everything.error < found.everything.upper
+
+
+def test_on_the_calibration_cases_themselves_it_is_their_error(deferral):
+    logits, labels = outputs(400, 1)
+    found, decided = expected_of(deferral, logits)
+    wrong = decided.named != labels
+    accepted = decided.outcomes == "accept"
+    assert found.everything.error == pytest.approx(wrong.mean(), abs=1e-9)
+    assert found.accepted.error == pytest.approx(wrong[accepted].mean(), abs=1e-9)
+    assert found.accepted.images == accepted.sum()
+
+
+def test_the_interval_covers_the_error_of_new_batches(deferral):
+    covered = []
+    for seed in range(100, 200):
+        logits, labels = outputs(100, seed)
+        found, decided = expected_of(deferral, logits)
+        error = (decided.named != labels).mean()
+        covered.append(found.everything.lower <= error <= found.everything.upper)
+    assert np.mean(covered) >= 0.88
+
+
+def test_images_of_another_kind_are_noticed(deferral):
+    same, _ = expected_of(deferral, outputs(600, 3)[0])
+    other, _ = expected_of(deferral, outputs(600, 4, signal=1.0)[0])
+    assert not same.drift
+    assert "no difference was found" in same.summary[-1]
+    assert other.drift
+    assert "Do not trust these estimates" in other.summary[-1]
+    assert "less sure" in other.summary[-1]
+
+
+def test_sentences_are_of_right_answers(deferral):
+    found, decided = expected_of(deferral, outputs(300, 5)[0])
+    of = found.everything
+    shown = f"{100 - 100 * of.error:.1f} % right ({100 - 100 * of.upper:.1f} to "
+    assert found.summary[0].startswith(f"Expected without labels: {shown}")
+    assert f"of {(decided.outcomes == 'accept').sum()}." in found.summary[1]
+
+
+def test_images_without_finite_outputs_are_left_out(deferral):
+    logits = outputs(50, 6)[0]
+    found, _ = expected_of(deferral, np.concatenate([logits, np.full((3, 3), np.nan)]))
+    assert found.everything.images == 50
+    assert expected_of(deferral, np.full((3, 3), np.nan))[0] is None
+
+
+def test_few_calibration_cases_give_no_estimate():
+    deferral = Deferral(max_error=0.5).fit(outputs(60, 0), outputs(19, 1))
+    assert expected_of(deferral, outputs(50, 2)[0])[0] is None
+
+
+def test_where_nothing_is_accepted_only_the_whole_is_estimated():
+    deferral = Deferral(max_error=0.001).fit(outputs(60, 0), outputs(100, 1))
+    found, _ = expected_of(deferral, outputs(50, 2)[0])
+    assert found.accepted is None
+    assert len(found.summary) == 2
+
+
+def test_numbers_of_rows_are_those_of_arrays(deferral):
+    logits = outputs(40, 7)[0]
+    rows = [row_of(str(at), one) for at, one in enumerate(deferral.decide(logits))]
+    numbers = DecidedNumbers()
+    passed = list(numbers.through([*rows, rows[0]._replace(decision=None)]))
+    assert passed[:-1] == rows
+    assert numbers.expected(deferral.engine_) == expected_of(deferral, logits)[0]
