@@ -29,7 +29,7 @@ UNSURE = SURE._replace(
 OOD = SURE._replace(path="/images/e.png", decision="ood", ood_p_value=0.01, error_probability=0.5)
 BROKEN = DecisionRow("/images/broken.png", unreadable="not an image")
 DECISIONS = [SURE, UNSURE, BROKEN, OOD]
-SOURCE = DecisionSource(CLASSES, "model|policy")
+SOURCE = DecisionSource(CLASSES, "model|policy", {})
 
 
 def written(tmp_path, format, decisions=DECISIONS, *, source=SOURCE, **options):

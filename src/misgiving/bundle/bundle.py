@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from misgiving.bundle.graph_files import write_metadata
 from misgiving.bundle.network import GRAPH, Network, Squares
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
@@ -17,7 +18,7 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 
-FORMAT = 3
+FORMAT = 4
 FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
 
@@ -148,6 +149,14 @@ class Bundle:
         return self.decide_squares(np.stack(squares))
 
 
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write a bundle in place of anything, or of a bundle that is not to be replaced."""
+    if out.exists() and not is_bundle(out):
+        raise UsageError(f"{out}: exists and is not a bundle; choose another folder")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
+
+
 def write_bundle(
     folder: Path,
     *,
@@ -157,7 +166,14 @@ def write_bundle(
     engine: DecisionEngine,
     card: Mapping[str, Any],
 ) -> None:
-    """Write everything else of a bundle beside the graph in `folder`, and seal it."""
+    """Write everything else of a bundle beside the graph in `folder`, and seal it.
+
+    Classes and thresholds are also put into the metadata of the graph.
+    """
+    described = {"classes": list(engine.classes), "fingerprint": fingerprint}
+    if engine.policy is not None:
+        described |= engine.policy.settings()
+    write_metadata(folder / GRAPH, described | {"preprocessing": preprocessing.to_dict()})
     facts = {
         "format": FORMAT,
         "classes": list(engine.classes),

@@ -15,7 +15,8 @@ EXTRAS = {
     module: extra
     for extra, modules in {
         "data": "sklearn",
-        "train": "torch timm lightning_fabric matplotlib skimage onnx onnxscript",
+        "onnx": "onnx",
+        "train": "torch timm lightning_fabric matplotlib skimage onnxscript",
         "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
         "sqlalchemy uvicorn",
         "parquet": "pyarrow",

@@ -159,6 +159,19 @@ class DeferralPolicy:
             *([] if self.repeated is None else [_repetition(self.repeated)]),
         ]
 
+    def settings(self) -> dict[str, Any]:
+        """What it decides by, as JSON values: thresholds, scores, the rule and its targets."""
+        return {
+            "accept_threshold": _to_json(self.accept_threshold),
+            "ood_threshold": _to_json(self.ood_threshold),
+            "score": self.score,
+            "ood_detector": self.ood_detector,
+            "rule": self.rule,
+            "costs": dict(self.costs),
+            "max_error_probability": self.max_error_probability,
+            "targets": dict(vars(self.targets)),
+        }
+
     def refuse_other_model(self, fingerprint: str) -> None:
         """Refuse to decide for another model than the one that was calibrated."""
         if fingerprint != self.model_fingerprint:

@@ -3,7 +3,8 @@
 FiftyOne's file is a `FiftyOneImageClassificationDataset`: one label per image, with the decision,
 its reason and its numbers as attributes. Label Studio's is a list of tasks with a predicted
 annotation each, in the order of review, beside a labelling configuration. Images that could not be
-read are in neither.
+read are in neither. The command line reads its options from here, so NumPy is imported only where
+it is used.
 """
 
 import math
@@ -11,24 +12,24 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import quoteattr
-
-import numpy as np
-from jaxtyping import Float
 
 from misgiving.configuration import option
 from misgiving.errors import UsageError
 from misgiving.files import write_json, write_text
 from misgiving.manifests import sha256_of
-from misgiving.metrics.review_order import review_order
 from misgiving.results.decision_tables import (
     POLICY_COLUMNS,
     DecisionRow,
     DecisionTable,
     writer_for,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from jaxtyping import Float
 
 QUESTION, IMAGE = "class", "image"  # names of the tags in the labelling configuration
 ATTRIBUTES = ("predicted_loss", *POLICY_COLUMNS)
@@ -48,7 +49,7 @@ class DecisionSource(NamedTuple):
 
     classes: tuple[str, ...]
     fingerprint: str
-    features: Mapping[int, Float[np.ndarray, " width"]] = {}
+    features: "Mapping[int, Float[np.ndarray, ' width']]"
 
     @property
     def version(self) -> str:
@@ -194,7 +195,7 @@ def _known(row: DecisionRow, names: Sequence[str]) -> dict[str, Any]:
 
 
 def in_review_order(
-    decisions: Sequence[DecisionRow], features: Mapping[int, Float[np.ndarray, " width"]]
+    decisions: Sequence[DecisionRow], features: "Mapping[int, Float[np.ndarray, ' width']]"
 ) -> list[DecisionRow]:
     """Images that could be read: likely errors first, and no near copies in a row.
 
@@ -202,6 +203,10 @@ def in_review_order(
         decisions: On images.
         features: By position; the order is by error alone if those of an image are missing.
     """
+    import numpy as np
+
+    from misgiving.metrics.review_order import review_order
+
     read = [row for row, decision in enumerate(decisions) if decision.unreadable is None]
     errors = np.array([_error_probability(decisions[row]) for row in read])
     known = bool(read) and all(row in features for row in read)
