@@ -42,9 +42,15 @@ def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration
     new = outputs(300, 2)[0]
     errors = [one.error_probability for one in deferral.decide(new)]
     found, _ = expected_of(deferral, new)
-    assert found.everything.images == 300
-    assert found.everything.error == pytest.approx(np.mean(errors) + np.mean(residuals), abs=1e-9)
-    assert found.everything.lower < found.everything.error < found.everything.upper
+    assert found.errors.everything.images == 300
+    assert found.errors.everything.error == pytest.approx(
+        np.mean(errors) + np.mean(residuals), abs=1e-9
+    )
+    assert (
+        found.errors.everything.lower
+        < found.errors.everything.error
+        < found.errors.everything.upper
+    )
 
 
 def test_on_the_calibration_cases_themselves_it_is_their_error(deferral):
@@ -52,9 +58,9 @@ def test_on_the_calibration_cases_themselves_it_is_their_error(deferral):
     found, decided = expected_of(deferral, logits)
     wrong = decided.named != labels
     accepted = decided.outcomes == "accept"
-    assert found.everything.error == pytest.approx(wrong.mean(), abs=1e-9)
-    assert found.accepted.error == pytest.approx(wrong[accepted].mean(), abs=1e-9)
-    assert found.accepted.images == accepted.sum()
+    assert found.errors.everything.error == pytest.approx(wrong.mean(), abs=1e-9)
+    assert found.errors.accepted.error == pytest.approx(wrong[accepted].mean(), abs=1e-9)
+    assert found.errors.accepted.images == accepted.sum()
 
 
 def test_the_interval_covers_the_error_of_new_batches(deferral):
@@ -63,7 +69,7 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
         logits, labels = outputs(100, seed)
         found, decided = expected_of(deferral, logits)
         error = (decided.named != labels).mean()
-        covered.append(found.everything.lower <= error <= found.everything.upper)
+        covered.append(found.errors.everything.lower <= error <= found.errors.everything.upper)
     assert np.mean(covered) >= 0.88
 
 
@@ -73,13 +79,13 @@ def test_images_of_another_kind_are_noticed(deferral):
     assert not same.drift
     assert "no difference was found" in same.summary[-1]
     assert other.drift
-    assert "Do not trust these estimates" in other.summary[-1]
+    assert "Do not trust this" in other.summary[-1]
     assert "less sure" in other.summary[-1]
 
 
 def test_sentences_are_of_right_answers(deferral):
     found, decided = expected_of(deferral, outputs(300, 5)[0])
-    of = found.everything
+    of = found.errors.everything
     shown = f"{100 - 100 * of.error:.1f} % right ({100 - 100 * of.upper:.1f} to "
     assert found.summary[0].startswith(f"Expected without labels: {shown}")
     assert f"of {(decided.outcomes == 'accept').sum()}." in found.summary[1]
@@ -88,7 +94,7 @@ def test_sentences_are_of_right_answers(deferral):
 def test_images_without_finite_outputs_are_left_out(deferral):
     logits = outputs(50, 6)[0]
     found, _ = expected_of(deferral, np.concatenate([logits, np.full((3, 3), np.nan)]))
-    assert found.everything.images == 50
+    assert found.errors.everything.images == 50
     assert expected_of(deferral, np.full((3, 3), np.nan))[0] is None
 
 
@@ -100,7 +106,7 @@ def test_few_calibration_cases_give_no_estimate():
 def test_where_nothing_is_accepted_only_the_whole_is_estimated():
     deferral = Deferral(max_error=0.001).fit(outputs(60, 0), outputs(100, 1))
     found, _ = expected_of(deferral, outputs(50, 2)[0])
-    assert found.accepted is None
+    assert found.errors.accepted is None
     assert len(found.summary) == 2
 
 

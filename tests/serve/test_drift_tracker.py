@@ -6,6 +6,8 @@ from calibrated import made_policy
 from databases import emptied
 from sqlalchemy import insert
 
+from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
+from misgiving.decisions.expected_performance import TRUST, expected_errors
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.database import ARRIVALS, CASES
 from misgiving.serve.drift_tracker import DriftTracker
@@ -166,3 +168,27 @@ def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
     store.add(drawn(50))
     looks = [watch.update() for _ in range(3)]
     assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]
+
+
+def test_right_answers_are_expected_of_the_latest_cases(store):
+    policy = made_policy()
+    calibrator = Calibrator(
+        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
+        weights=None,
+        score="msp",
+        combination=None,
+        error=Isotonic(knots=(0.5, 1.0), values=(0.5, 0.0)),
+        loss=None,
+        tried={},
+        samples=400,
+    )
+    watch = DriftTracker(policy, store, "p" * 64, calibrator)
+    assert watch.update().expected == ""
+    cases = drawn(40)
+    store.add([*cases, a_case(50, score=None)])
+    errors = np.array([1 - case.acceptance_score for case in cases])
+    accepted = np.array([case.decision == "accept" for case in cases])
+    found = expected_errors(policy, calibrator, errors, accepted)
+    assert found.everything.images == 40
+    assert watch.update().expected == " ".join([*found.sentences, TRUST])
+    assert DriftTracker(policy, store, "p" * 64).update().expected == ""

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from misgiving.bundle.graph_files import write_metadata
 from misgiving.bundle.network import GRAPH, Network, Squares
+from misgiving.calibrators.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
@@ -103,6 +104,11 @@ class Bundle:
             card=read_json(folder / CARD, remedy=AGAIN),
             fingerprint=fingerprint,
         )
+
+    @property
+    def calibrator(self) -> Calibrator | None:
+        """From scores to probabilities; None without a policy."""
+        return self.engine.calibrator
 
     @property
     def policy(self) -> DeferralPolicy | None:

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
+from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.drift import DriftMonitor
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.results.decision_tables import DecisionRow
 
 Values = Float[np.ndarray, " n"]
@@ -19,6 +21,13 @@ DRAWS = 10_000
 MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
 NUMBERS = ("error_probability", "acceptance_score", "ood_score")
+
+
+TRUST = (
+    "This holds for images drawn like the calibration cases, from which no difference was found. A "
+    "change that leaves the scores alone, such as another mix of classes, is not seen."
+)
+DISTRUST = "Do not trust this: the images differ from the calibration cases."
 
 
 class ExpectedError(NamedTuple):
@@ -36,37 +45,38 @@ class ExpectedError(NamedTuple):
         )
 
 
-class ExpectedPerformance(NamedTuple):
-    """Expected errors of a set of images without labels.
+class ExpectedErrors(NamedTuple):
+    """Expected errors of all images whose outputs are finite, and of the accepted ones.
 
-    Attributes:
-        everything: Of all images whose outputs are finite.
-        accepted: Of those that are accepted; None: too few cases or none is accepted.
-        drift: Sentences of the tests that found the images to differ from the calibration cases.
+    `accepted` is None where no image is, or too few calibration cases are.
     """
 
     everything: ExpectedError
     accepted: ExpectedError | None
+
+    @property
+    def sentences(self) -> list[str]:
+        """Both in words."""
+        found = [f"Expected without labels: {self.everything} images."]
+        return found if self.accepted is None else [*found, f"Of those accepted: {self.accepted}."]
+
+
+class ExpectedPerformance(NamedTuple):
+    """Expected errors of a set of images without labels, and whether to trust them.
+
+    Attributes:
+        errors: Of all images, and of the accepted ones.
+        drift: Sentences of the tests that found the images to differ from the calibration cases.
+    """
+
+    errors: ExpectedErrors
     drift: tuple[str, ...]
 
     @property
     def summary(self) -> list[str]:
         """Sentences for people."""
-        found = [f"Expected without labels: {self.everything} images."]
-        if self.accepted is not None:
-            found.append(f"Among those accepted: {self.accepted}.")
-        if self.drift:
-            return [
-                *found,
-                "Do not trust these estimates: the images differ from the calibration cases. "
-                + " ".join(self.drift),
-            ]
-        return [
-            *found,
-            "These estimates hold for images drawn like the calibration cases, from which no "
-            "difference was found. A change that leaves the scores alone, such as another mix of "
-            "classes, is not seen.",
-        ]
+        differ = [f"{DISTRUST} {' '.join(self.drift)}"]
+        return [*self.errors.sentences, *(differ if self.drift else [TRUST])]
 
 
 def expected_performance(
@@ -80,12 +90,6 @@ def expected_performance(
 ) -> ExpectedPerformance | None:
     """Estimate the errors of images without labels, and test whether the estimate may hold.
 
-    The mean error probability is corrected by the mean difference between errors and error
-    probabilities of the calibration cases, which the calibrator has not seen. The interval has 95 %
-    of a predictive distribution: the correction is drawn from a normal distribution, and the number
-    of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
-    one group count as independent, so that it is too narrow where there are many of each group.
-
     Args:
         engine: With the policy by which the images were decided.
         errors: Error probabilities; images where one is not finite are left out.
@@ -95,25 +99,62 @@ def expected_performance(
         names: Of the images, to break ties in the tests for drift.
 
     Returns:
-        None without a policy, or with fewer than 20 calibration cases or no image.
+        None without a policy, or where `expected_errors` is None.
+    """
+    if engine.policy is None or engine.calibrator is None:
+        return None
+    found = expected_errors(engine.policy, engine.calibrator, errors, accepted)
+    if found is None:
+        return None
+    monitor, rows = DriftMonitor(engine.policy), np.flatnonzero(np.isfinite(errors))
+    # in a random order, since the images may be sorted
+    for row in np.random.default_rng(0).permutation(rows)[:MOST_TESTED]:
+        monitor.update(
+            score=float(scores[row]),
+            ood_score=float(ood_scores[row]),
+            accepted=bool(accepted[row]),
+            content=names[row],
+        )
+    alarms = tuple(test.alarmed_with for test in monitor.tests if test.alarmed_with)
+    return ExpectedPerformance(found, alarms)
+
+
+def expected_errors(
+    policy: DeferralPolicy,
+    calibrator: Calibrator,
+    errors: Values,
+    accepted: Bool[np.ndarray, " n"],
+) -> ExpectedErrors | None:
+    """Estimate the errors of images that are drawn like the calibration cases.
+
+    The mean error probability is corrected by the mean difference between errors and error
+    probabilities of the calibration cases, which the calibrator has not seen. The interval has 95 %
+    of a predictive distribution: the correction is drawn from a normal distribution, and the number
+    of errors, given the corrected mean, from a binomial one, which is a little too wide. Images of
+    one group count as independent, so that it is too narrow where there are many of each group.
+
+    Args:
+        policy: By which the images were decided.
+        calibrator: That of the policy.
+        errors: Error probabilities; images where one is not finite are left out.
+        accepted: True for the accepted images.
+
+    Returns:
+        None with fewer than 20 calibration cases, or without an image.
     """
     known = np.isfinite(errors)
-    if engine.policy is None or engine.calibrator is None or not known.any():
+    cases = policy.certificate.calibration_scores
+    scores = np.array(cases.scores)
+    residuals = np.array(cases.wrong) - calibrator.error(scores)
+    if len(residuals) < FEWEST_CASES or not known.any():
         return None
-    cases = engine.policy.certificate.calibration_scores
-    case_scores, wrong = np.array(cases.scores), np.array(cases.wrong)
-    residuals = wrong - engine.calibrator.error(case_scores)
-    if len(residuals) < FEWEST_CASES:
-        return None
-    threshold = engine.policy.accept_threshold
-    taken = np.array(cases.kept) & (case_scores >= (np.inf if threshold is None else threshold))
-    both = known & accepted
-    return ExpectedPerformance(
-        everything=_expected(errors[known], residuals),
-        accepted=_expected(errors[both], residuals[taken])
+    threshold = np.inf if policy.accept_threshold is None else policy.accept_threshold
+    taken, both = np.array(cases.kept) & (scores >= threshold), known & accepted
+    return ExpectedErrors(
+        _expected(errors[known], residuals),
+        _expected(errors[both], residuals[taken])
         if both.any() and taken.sum() >= FEWEST_CASES
         else None,
-        drift=_drift(engine, scores[known], ood_scores[known], accepted[known], names, known),
     )
 
 
@@ -129,29 +170,6 @@ def _expected(errors: Values, residuals: Float[np.ndarray, " cases"]) -> Expecte
     return ExpectedError(
         len(errors), min(max(mean + correction, 0.0), 1.0), float(lower), float(upper)
     )
-
-
-def _drift(
-    engine: DecisionEngine,
-    scores: Values,
-    ood_scores: Values,
-    accepted: Bool[np.ndarray, " n"],
-    names: Sequence[str],
-    known: Bool[np.ndarray, " all"],
-) -> tuple[str, ...]:
-    """Sentences of the alarms, with the images in a random order, since they may be sorted."""
-    if engine.policy is None:
-        return ()
-    monitor = DriftMonitor(engine.policy)
-    rows = np.flatnonzero(known)
-    for at in np.random.default_rng(0).permutation(len(scores))[:MOST_TESTED]:
-        monitor.update(
-            score=float(scores[at]),
-            ood_score=float(ood_scores[at]),
-            accepted=bool(accepted[at]),
-            content=names[rows[at]],
-        )
-    return tuple(test.alarmed_with for test in monitor.tests if test.alarmed_with)
 
 
 class DecidedNumbers:

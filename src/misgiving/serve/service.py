@@ -12,6 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
+from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
@@ -45,6 +46,8 @@ class Model(Protocol):
     @property
     def policy(self) -> DeferralPolicy | None: ...
     @property
+    def calibrator(self) -> Calibrator | None: ...
+    @property
     def card(self) -> Mapping[str, Any]: ...
     @property
     def fingerprint(self) -> str: ...
@@ -64,7 +67,7 @@ class Service:
         policy, self.policy_fingerprint, self.drift = model.policy, None, None
         if policy is not None:
             self.policy_fingerprint = sha256_of_json(policy.to_dict())
-            self.drift = DriftTracker(policy, store, self.policy_fingerprint)
+            self.drift = DriftTracker(policy, store, self.policy_fingerprint, model.calibrator)
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.recent = RecentImages(settings.recent_bytes)

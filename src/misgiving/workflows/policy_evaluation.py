@@ -1,6 +1,6 @@
 """Decisions of a policy, measured on a labelled set: on all of it, and by subgroup."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from misgiving.results.schema import LabelledDecision, Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 
 CLASS = "class"
+MANY = 10_000  # images that are decided on at a time
 SHARES: dict[str, Outcome] = {
     "coverage": "accept",
     "deferred_share": "defer",
@@ -108,7 +109,7 @@ def evaluate_policy(
         all_scores(predictions, engine.used), predictions.logits
     )
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
-    decisions = engine.decide_predictions(predictions)
+    decisions = [*_decided(engine, predictions)]
     decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
     rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
     return decided._replace(
@@ -120,6 +121,17 @@ def evaluate_policy(
             *decided.measurements,
         ],
     )
+
+
+def _decided(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
+    """Decide on part after part, and keep the probability of the named class alone.
+
+    There may be a million images, and half of the memory would be that of the other classes.
+    """
+    for start in range(0, len(predictions), MANY):
+        rows = np.arange(start, min(start + MANY, len(predictions)))
+        for one in engine.decide_predictions(predictions.select(rows)):
+            yield one._replace(probabilities={one.predicted_class: one.probability})
 
 
 def measure_decisions(
