@@ -21,6 +21,7 @@ EXTRAS = {
         "sqlalchemy uvicorn",
         "parquet": "pyarrow",
         "ray": "ray",
+        "transformers": "transformers",
     }.items()
     for module in modules.split()
 }

@@ -33,8 +33,12 @@ CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
     both=lambda height, width, share: (share * height, share * width),
     square=lambda height, width, share: (min(share * width, float(height)),) * 2,
     resized=lambda height, width, share: (share * min(height, width),) * 2,
+    resized_floor=lambda height, width, share: (share * min(height, width),) * 2,
+    squashed=lambda height, width, share: (share * height, share * width),
 )
 """Height and width of a centre crop, given those of the image and the share to keep."""
+
+RESIZED_FIRST = ("resized", "resized_floor", "squashed")
 
 
 def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
@@ -90,7 +94,9 @@ class Preprocessing:
         crop: Share of the side that the centre crop keeps, in (0, 1]; the paper's 0.85.
         crop_shape: `both` crops both sides; `square` takes a square of `crop` times the width;
             `resized` is torchvision's: the shorter side is resized to `image_size / crop` pixels,
-            and then the centre is cropped. Colour constancy then comes first.
+            and then the centre is cropped. `resized_floor` rounds the crop's edges down, as
+            transformers does; `squashed` resizes both sides to `image_size / crop` pixels before
+            it crops. In these three, colour constancy comes first.
         color_constancy: `shades_of_gray`, `gray_world` or `none`.
         interpolation: `bilinear`, `bicubic`, `lanczos`, `box` or `nearest`, as in Pillow.
         reduce_jpeg: Let the decoder of a large JPEG reduce it first, which is faster; without it,
@@ -109,7 +115,7 @@ class Preprocessing:
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
         require(self, "crop", 0 < self.crop <= 1, "be in (0, 1]")
         CROPS[self.crop_shape]
-        if self.crop_shape == "resized":
+        if self.crop_shape in RESIZED_FIRST:
             require(self, "crop", self.crop >= LEAST_CROP, f"be at least {LEAST_CROP} if resized")
         COLOR_CONSTANCY[self.color_constancy]
         INTERPOLATIONS[self.interpolation]
@@ -134,7 +140,7 @@ class Preprocessing:
         return self._square(decode_reduced(data, name, largest_reduction))
 
     def _square(self, decoded: Decoded) -> Square:
-        if self.crop_shape == "resized":
+        if self.crop_shape in RESIZED_FIRST:
             return self._resized_square(decoded)
         kept = [edge / decoded.reduction for edge in self._kept(decoded.height, decoded.width)]
         left, top = math.floor(kept[0]), math.floor(kept[1])
@@ -153,8 +159,9 @@ class Preprocessing:
         return left, top, left + columns, top + rows
 
     def _resized_square(self, decoded: Decoded) -> Square:
-        """Resize the shorter side, and then crop, with the roundings of torchvision."""
-        longest = LONGEST * min(decoded.width, decoded.height)
+        """Resize, and then crop, with the roundings of torchvision or of transformers."""
+        squashed = self.crop_shape == "squashed"
+        longest = math.inf if squashed else LONGEST * min(decoded.width, decoded.height)
         sides = [min(side, longest) for side in (decoded.width, decoded.height)]
         edges = [
             ((side - kept) / 2 / decoded.reduction, (side + kept) / 2 / decoded.reduction)
@@ -164,10 +171,13 @@ class Preprocessing:
         image = COLOR_CONSTANCY[self.color_constancy](decoded.image)
         shorter = round(self.image_size / self.crop)
         width, height = (int(shorter * side / min(sides)) for side in sides)
+        if squashed:
+            width, height = shorter, shorter
         resized = image.resize(
             (width, height), INTERPOLATIONS[self.interpolation], box=(left, top, right, bottom)
         )
-        left, top = (round((side - self.image_size) / 2) for side in (width, height))
+        rounded = round if self.crop_shape == "resized" else math.floor
+        left, top = (rounded((side - self.image_size) / 2) for side in (width, height))
         return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
 
     def to_dict(self) -> dict[str, Any]:

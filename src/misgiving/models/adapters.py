@@ -320,9 +320,10 @@ def _body(module: nn.Module, trial: _Trial) -> Sequence[str]:
 
 
 def _has_positions(trial: _Trial, name: str) -> bool:
-    """True if the output of a part, or of something in it, has more than one position."""
+    """True if the output of a part has positions, or of something in a part that is not called."""
+    if shape := trial.shapes.get(name):
+        return len(shape) > 2
+    inside = f"{name}."
     return any(
-        len(shape) > 2 and sum(side > 1 for side in shape[1:]) > 1
-        for called, shape in trial.shapes.items()
-        if called == name or called.startswith(f"{name}.")
+        len(shape) > 2 for called, shape in trial.shapes.items() if called.startswith(inside)
     )

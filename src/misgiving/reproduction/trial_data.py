@@ -136,7 +136,8 @@ class TrialData:
         found = []
         for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
             unit = Unit(experiment, trial, self.protocol.models[0])
-            split, measured = split_of(self.setup(unit)), self.evaluation_sets.measured
+            setup, measured = self.setup(unit), self.evaluation_sets.measured
+            split = split_of(setup.images, setup.sets)
             found.append(leakage_of(split, measured, experiment=experiment, trial=trial))
         return tuple(found)
 
