@@ -2,11 +2,14 @@
 
 import csv
 import json
+import sys
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from commands import one_line
+from PIL import Image
+from scipy.stats import binomtest
 
 from misgiving import Deferral, PredictionTable
 
@@ -146,6 +149,46 @@ def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):
     assert values["test", "", "images"] == 60
     assert values["flat", "msp", "auroc"] == 1
     assert not (tmp_path / "out" / "decisions.csv").exists()
+
+
+def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path):
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    images = ["a.png", "missing.png"] * 150
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, image=images, site=["n", "s"] * 150)
+    folder = tmp_path / "evaluation"
+    result = run("evaluate", new, "--policy", policy, "--out", folder)
+    lines = [*result.out.splitlines(), *result.err.splitlines()]
+    assert len(lines) <= 10
+    topics = [line.partition(":")[0] for line in result.out.splitlines()]
+    assert topics == ["Accuracy", "Acceptance", "Certified", "Groups", "OOD"]
+    accepted = [row for row in read(folder / "decisions.csv") if row["decision"] == "accept"]
+    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
+    low, high = binomtest(wrong, len(accepted)).proportion_ci(0.95, method="exact")
+    assert (
+        f"of these, {100 * wrong / len(accepted):.1f} % (95 % interval {100 * low:.1f} % to "
+        f"{100 * high:.1f} %) are wrong"
+    ) in result.out
+    page = (folder / "report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "The file cannot be read." in page
+    assert str(folder / "report.html") in result.err
+
+
+def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
+    run, tmp_path, monkeypatch
+):
+    table, folder = write_rows(tmp_path / "t.csv", 50), tmp_path / "out"
+    folder.mkdir()
+    (folder / "report.html").write_text("of before")
+    for name in [name for name in sys.modules if name.startswith("misgiving.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("evaluate", table, "--out", folder)
+    assert result.code == 0
+    assert "matplotlib is not installed; run: pip install 'misgiving[report]'" in result.err
+    assert "Accuracy: " in result.out
+    assert read(folder / "measurements.csv")
+    assert not (folder / "report.html").exists()
 
 
 def test_plan_counts_the_calibration_cases(run, tmp_path):

@@ -1,5 +1,6 @@
 """Deferral policies for the predictions of models that were trained elsewhere."""
 
+import html
 import inspect
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pandas
 import pytest
 import torch
 from scipy.special import softmax
+from scipy.stats import binomtest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
@@ -251,3 +253,49 @@ def test_no_torch_is_needed():
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_report_on_a_policy_shows_its_certificate_and_says_that_it_is_optimistic(
+    fitted, tmp_path
+):
+    path = fitted.report(tmp_path / "report.html")
+    page = html.unescape(path.read_text())
+    certificate = fitted.policy_.certificate
+    scores = certificate.calibration_scores
+    assert "These are the calibration cases" in page
+    for sentence in fitted.policy_.summary():
+        assert sentence in page
+    right = 600 - sum(scores.wrong)
+    low, high = binomtest(right, 600).proportion_ci(0.95, method="exact")
+    assert (
+        f"{right / 6:.1f} % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) of 600" in page
+    )
+    assert f"the policy accepts {certificate.accepted / 6:.1f} % (95 %" in page
+    assert f"of these, {100 * certificate.wrong / certificate.accepted:.1f} % (95 %" in page
+    assert f"{certificate.accepted} of 600" in page
+    assert "the policy</small>" in page
+    assert "Most doubtful" not in page
+
+
+def test_the_report_on_test_images_leaves_out_the_cases_of_the_policy(tmp_path):
+    deferral = Deferral(max_error=0.1, seed=3).fit(named_rows(600))
+    new = named_rows(200, seed=7)
+    rows = {
+        name: [*old[:50], *new[name]] if name != "classes" else old
+        for name, old in named_rows(600).items()
+    }
+    rows["logits"] = np.array(rows["logits"])
+    page = deferral.report(tmp_path / "report.html", rows).read_text()
+    assert "fitted on 50 of these 250 rows; its decisions are measured on the others" in page
+    decisions = deferral.decide(new)
+    wrong = sum(one.predicted_class != of for one, of in zip(decisions, new["label"], strict=True))
+    assert f"{(200 - wrong) / 2:.1f} % (95 % interval" in page
+    accepted = sum(one.decision == "accept" for one in decisions)
+    assert f"the policy accepts {accepted / 2:.1f} % (95 % interval" in page
+    assert "Most doubtful" in page
+    own = deferral.report(tmp_path / "own.html", named_rows(600)).read_text()
+    assert "the numbers of its decisions are optimistic" in own
+    with pytest.raises(DataError, match="have no label"):
+        deferral.report(tmp_path / "report.html", new["logits"])
+    with pytest.raises(NotFittedError):
+        Deferral().report(tmp_path / "report.html")

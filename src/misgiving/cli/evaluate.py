@@ -1,7 +1,7 @@
 """`misgiving evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -17,12 +17,9 @@ from misgiving.cli.options import (
     refuse_data,
     require_data,
 )
-from misgiving.cli.progress import Bar, progress_bars, say, show_table
+from misgiving.cli.progress import Bar, process_number, progress_bars, say
 from misgiving.configuration import default_cache
-from misgiving.errors import UsageError
-
-if TYPE_CHECKING:
-    from misgiving.metrics.subgroups import Subgroup
+from misgiving.errors import UsageError, visible
 
 
 @command
@@ -60,13 +57,13 @@ def evaluate(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder for measurements.csv and predictions. Default: RUN/evaluation; required "
-            "for a file of predictions.",
+            help="Folder for report.html, measurements.csv and predictions. Default: "
+            "RUN/evaluation; required for a file of predictions.",
         ),
     ] = None,
     cache: Cache = None,
 ) -> None:
-    """Measure a trained model on images that it was not trained on.
+    """Measure a trained model on images that it was not trained on, and write a report.
 
     Leaves out the images of DATA on which the model was trained (recognised by their content) and
     reports how many. Measures classification, loss estimation (predicted loss, and MSP for
@@ -77,6 +74,10 @@ def evaluate(
     deferred and called OOD, and errors among the accepted, by class and by every column of
     metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
     `subgroups.csv`.
+
+    `report.html` is one file that needs no network: the findings in five sentences, risk and
+    coverage, classes and groups in the order of harm, confusion, reliability, and the images of
+    the most confident errors and of the most doubtful answers.
 
     A file of predictions in place of RUN and DATA is measured in the same way; `calibrate --help`
     describes its columns.
@@ -107,21 +108,7 @@ def evaluate(
             )
     for sentence in evaluation.summary:
         say(sentence)
-    measurements = ((*row[:3], f"{row.value:.4g}") for row in evaluation.measurements)
-    show_table(("dataset", "detector", "metric", "value"), measurements)
-    if evaluation.subgroups:
-        header = ("group", "cases", "accepted", "wrong among accepted", "deferred", "fares worse")
-        show_table(header, map(_subgroup_row, evaluation.subgroups))
-    say(f"wrote {out}")
-
-
-def _subgroup_row(group: "Subgroup") -> tuple[object, ...]:
-    error = f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
-    return (
-        f"{group.name}: {group.value}",
-        group.cases,
-        f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
-        error if group.accepted else "-",
-        f"{group.deferral:.0%}",
-        ", ".join(group.worse),
-    )
+    for sentence in evaluation.findings if process_number() == 0 else ():
+        typer.echo(visible(sentence))
+    say(f"the report is {evaluation.report}" if evaluation.report else "there is no report")
+    say(f"every measurement is in {out}")

@@ -16,7 +16,8 @@ EXTRAS = {
     for extra, modules in {
         "data": "sklearn",
         "onnx": "onnx",
-        "train": "torch timm lightning_fabric matplotlib skimage onnxscript",
+        "train": "torch timm lightning_fabric skimage onnxscript",
+        "report": "matplotlib",
         "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
         "sqlalchemy uvicorn",
         "parquet": "pyarrow",

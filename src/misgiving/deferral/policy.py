@@ -156,8 +156,13 @@ class DeferralPolicy:
             *summarize(self.certificate, unit=self.unit),
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
-            *([] if self.repeated is None else [_repetition(self.repeated)]),
+            *self.warnings,
         ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what weakens the guarantee."""
+        return [] if self.repeated is None else [_repetition(self.repeated)]
 
     def settings(self) -> dict[str, Any]:
         """What it decides by, as JSON values: thresholds, scores, the rule and its targets."""

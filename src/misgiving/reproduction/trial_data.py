@@ -250,6 +250,7 @@ ONLY_SHOWN = (
     "workflows/calibration_history.py",
     "workflows/deferral.py",
     "workflows/evaluate.py",
+    "workflows/evaluation_report.py",
     "workflows/export.py",
     "workflows/policy_evaluation.py",
     "workflows/predict.py",

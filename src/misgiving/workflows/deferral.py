@@ -16,10 +16,17 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 from misgiving.groups import unit_of, unit_sentences
 from misgiving.manifests import sha256_of_lines
+from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.formats import read_document
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.results.schema import PolicyCases
 from misgiving.workflows.calibration_history import History, read_history
+from misgiving.workflows.evaluation_report import (
+    calibration_cases,
+    evaluated_images,
+    write_report,
+)
+from misgiving.workflows.policy_evaluation import measure_decisions
 from misgiving.workflows.prediction_sets import (
     Sets,
     counts_of,
@@ -29,6 +36,7 @@ from misgiving.workflows.prediction_sets import (
     split_table,
     table_of,
 )
+from misgiving.workflows.predictions import metadata_of, pictures_of, rows_for_policy
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
 WITH_FEATURES, WITHOUT_FEATURES = "knn", "max_logit"  # OOD detectors
@@ -188,6 +196,44 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """What was fitted and what it certifies, in lines for people."""
         self._engine  # noqa: B018  # refuses where nothing is fitted
         return "\n".join([*self.notes_, *self.policy_.summary()])
+
+    def report(self, path: str | Path, test: Any = None) -> Path:
+        """Write a report on the policy as one HTML file, and return its path.
+
+        Without `test` it shows what was certified and what was observed on the calibration cases;
+        with `test` the decisions on those of its images that the policy was not fitted on.
+
+        Args:
+            path: The file.
+            test: Labelled images, in one of the forms that `fit` takes.
+
+        Raises:
+            DataError: An image of `test` has no label.
+            ModuleNotFoundError: matplotlib or jinja2 is not installed.
+        """
+        engine = self._engine
+        if test is None:
+            evaluated = calibration_cases(engine, self.notes_)
+            return write_report(Path(path), evaluated, findings_of(evaluated))
+        table = self.as_table(test)
+        table.refuse_unlabelled()
+        rows, remarks, warnings = rows_for_policy(table, self.cases_, named=False)
+        table = table.select(rows)
+        metadata, predictions = metadata_of(table), table.predictions
+        decisions = engine.decide_predictions(predictions)
+        evaluated = evaluated_images(
+            "decisions of a deferral policy",
+            predictions,
+            metadata,
+            policy=self.policy_,
+            decided=measure_decisions(
+                decisions, predictions, "test", metadata, seed=self.policy_.seed
+            ),
+            picture=pictures_of(table, Path()),
+            warnings=warnings,
+            notes=[*self.notes_, *remarks],
+        )
+        return write_report(Path(path), evaluated, findings_of(evaluated))
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.

@@ -25,10 +25,17 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.report.evaluation import Detection, ScoredImages
+from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import policy_hashes
+from misgiving.workflows.evaluation_report import (
+    evaluated_images,
+    report_if_installed,
+    shown_detector,
+)
 from misgiving.workflows.policy_evaluation import (
     Evaluation,
     distinct_names,
@@ -60,7 +67,7 @@ def evaluate_run(
     Args:
         run: A run folder.
         data: The data as the user names it; images that the model was trained on are left out.
-        out: Folder for `predictions.safetensors` and `measurements.csv`.
+        out: Folder for `report.html`, `predictions.safetensors` and the tables.
         cache: Folder for prepared images.
         ood: Folders of out-of-distribution images, by name as in `b_box=FOLDER` or without.
         set_name: Measure only this set of the run's split.
@@ -83,11 +90,11 @@ def evaluate_run(
     )
     source = load_dataset(data)
     everything = prepared(source)
-    images, summary = _images_to_measure(checkpoint, everything, source.name, set_name)
+    images, summary, warnings = _images_to_measure(checkpoint, everything, source.name, set_name)
     outliers = {
         name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
     }
-    rows, remarks = _rows_for_policy(run, engine, images, set_name)
+    rows, remarks, doubts = _rows_for_policy(run, engine, images, set_name)
     predictions = predictions_of(checkpoint, images)
     if distributed.is_first():
         predictions.save(out / "predictions.safetensors")
@@ -97,7 +104,8 @@ def evaluate_run(
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
-    measurements += _detection(checkpoint, images, outliers, engine)
+    detected, detection = _detection(checkpoint, images, outliers, engine)
+    measurements += detected
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     sets = {source.name: everything, **outliers}
     for name, of in sets.items():
@@ -105,20 +113,38 @@ def evaluate_run(
     summary += remarks
     decided = None
     if len(rows):
-        metadata = _metadata_of(source, images.select(rows))
-        decided = evaluate_policy(engine, predictions.select(rows), dataset, metadata)
+        images, predictions = images.select(rows), predictions.select(rows)
+        metadata = _metadata_of(source, images)
+        decided = evaluate_policy(engine, predictions, dataset, metadata)
         measurements += decided.measurements
-        summary += decided.summary
+    evaluated = evaluated_images(
+        source.name,
+        predictions,
+        _metadata_of(source, images),
+        policy=engine.policy,
+        decided=decided,
+        picture=lambda row: images.read(np.array([row]))[0],
+        warnings=[*warnings, *doubts],
+        notes=[*summary],
+        detection=detection,
+    )
+    summary += [*warnings, *doubts]
+    report, findings = None, findings_of(evaluated)
     if distributed.is_first():
         skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
         write_evaluation(out, measurements, decided, skipped)
+        report, missing = report_if_installed(out, evaluated, findings)
+        summary += missing
     distributed.wait_for_all()
-    return Evaluation(measurements, summary, decided.subgroups if decided else [])
+    subgroups = decided.subgroups if decided else []
+    sentences = [*map(str, findings.sentences)]
+    return Evaluation(measurements, summary, subgroups, sentences, report)
 
 
 def _images_to_measure(
     checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
-) -> tuple[ImageSet, list[str]]:
+) -> tuple[ImageSet, list[str], list[str]]:
+    """The images, sentences about them, and warnings."""
     known, unknown = everything.align(checkpoint.classes)
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
     summary = [f"{name}: {len(everything)} images; {len(images)} are measured"]
@@ -126,16 +152,17 @@ def _images_to_measure(
         summary.append(f"left out: {trained} images on which the model was trained")
     else:
         summary.append(f"only the set {set_name!r} of the run's split")
+    warnings = []
     if set_name == "train":
-        summary.append("these numbers are optimistic: the model was trained on these images")
+        warnings.append("these numbers are optimistic: the model was trained on these images")
     if checkpoint.configuration.get("training", {}).get("keep") == "best":
-        summary.append(
+        warnings.append(
             "the run kept the epoch that was best on its validation set, on which numbers are "
             "optimistic"
         )
     if unknown:
         summary.append(f"left out: {unknown} images of classes that the model does not know")
-    return images, summary
+    return images, summary, warnings
 
 
 def held_out(
@@ -185,40 +212,47 @@ def _detection(
     inliers: ImageSet,
     outliers: Mapping[str, ImageSet],
     engine: DecisionEngine,
-) -> list[Measurement]:
-    """OOD metrics, with ODIN's defaults: tuned on the measured sets it would look too good."""
+) -> tuple[list[Measurement], Detection | None]:
+    """OOD metrics, and the scores for the report.
+
+    ODIN has its defaults: tuned on the measured sets it would look too good.
+    """
     if not outliers:
-        return []
+        return [], None
     inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
-    rows = []
+    detector = shown_detector(engine)
+    rows, found = [], {}
     for name, images in outliers.items():
-        rows += measure_detection(
-            inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
-        )
+        scores, outcomes = untuned_scores(checkpoint, images, engine.detectors), None
+        rows += measure_detection(inlier_scores, scores, name)
         if engine.policy is not None:
-            found = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
-            decisions = engine.decide_predictions(found)
+            outputs = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
+            decisions = engine.decide_predictions(outputs)
             rows += measure_shares(decisions, name)
-    return rows
+            outcomes = np.array([one.decision for one in decisions])
+        found[name] = ScoredImages(scores[detector], images.groups, outcomes)
+    of_inliers = ScoredImages(inlier_scores[detector], inliers.groups)
+    return rows, Detection(detector, of_inliers, found)
 
 
 def _rows_for_policy(
     run: Path, engine: DecisionEngine, images: ImageSet, set_name: str | None
-) -> tuple[Int[np.ndarray, " n"], list[str]]:
-    """Positions of the images on which the policy is measured: those that it was not fitted on.
+) -> tuple[Int[np.ndarray, " n"], list[str], list[str]]:
+    """Positions of the images on which the policy is measured, remarks and warnings.
 
-    With `set_name`, all images of the set, and a warning.
+    These are the images that it was not fitted on; with `set_name`, all of the set, and a warning.
     """
     if engine.policy is None:
-        return np.arange(0), []
+        return np.arange(0), [], []
     known = policy_hashes(run / POLICY_FOLDER)
     rows = np.flatnonzero([content not in known for content in images.hashes])
     if len(rows) == len(images):
-        return rows, []
+        return rows, [], []
     counted = f"the policy was fitted on {len(images) - len(rows)} of these {len(images)} images"
     if set_name is not None:
-        return np.arange(len(images)), [f"{counted}: the numbers of its decisions are optimistic"]
-    return rows, [f"{counted}; its decisions are measured on the others"]
+        doubt = f"{counted}: the numbers of its decisions are optimistic"
+        return np.arange(len(images)), [], [doubt]
+    return rows, [f"{counted}; its decisions are measured on the others"], []
 
 
 def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:

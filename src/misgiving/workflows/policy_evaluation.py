@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.decisions.decision import Decision, Outcome
 from misgiving.decisions.engine import DecisionEngine
-from misgiving.deferral.bounds import two_sided_interval
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import UsageError
 from misgiving.evaluation.measures import (
@@ -25,6 +25,7 @@ from misgiving.scores.detectors import all_scores
 
 CLASS = "class"
 MANY = 10_000  # images that are decided on at a time
+Mask = Bool[np.ndarray, " n"]
 SHARES: dict[str, Outcome] = {
     "coverage": "accept",
     "deferred_share": "defer",
@@ -32,14 +33,25 @@ SHARES: dict[str, Outcome] = {
 }
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
 SKIPPED = "skipped.csv"
+REPORT = "report.html"
 
 
 class Evaluation(NamedTuple):
-    """Measurements of a run, sentences about its images, and subgroups if it has a policy."""
+    """What was measured.
+
+    Attributes:
+        measurements: Rows of `measurements.csv`.
+        summary: Sentences about the images, and warnings.
+        subgroups: Those of the policy, if there is one.
+        findings: What the report begins with.
+        report: The report; None where it needs a package that is not installed.
+    """
 
     measurements: list[Measurement]
     summary: list[str]
     subgroups: list[Subgroup]
+    findings: list[str]
+    report: Path | None
 
 
 class PolicyEvaluation(NamedTuple):
@@ -49,13 +61,11 @@ class PolicyEvaluation(NamedTuple):
         decisions: One for each image.
         measurements: Shares of decisions and the error among the accepted, over all images.
         subgroups: The same by class and metadata, on one image of each group.
-        summary: Sentences, with one for each subgroup that fares significantly worse.
     """
 
     decisions: list[LabelledDecision]
     measurements: list[Measurement]
     subgroups: list[Subgroup]
-    summary: list[str]
 
     def write(self, folder: Path) -> None:
         """Write `decisions.csv` and `subgroups.csv`."""
@@ -86,7 +96,7 @@ def write_evaluation(
     skipped: Sequence[SkippedImage] = (),
 ) -> None:
     """Write the tables of an evaluation in place of those of an earlier one."""
-    for name in (SKIPPED, DECISIONS, SUBGROUPS):
+    for name in (SKIPPED, DECISIONS, SUBGROUPS, REPORT):
         (out / name).unlink(missing_ok=True)
     if skipped:
         write_table(out / SKIPPED, SkippedImage, skipped)
@@ -111,9 +121,7 @@ def evaluate_policy(
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
     decisions = [*_decided(engine, predictions)]
     decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
-    rule = f"the classes of its decisions are named by the rule {engine.policy.rule}"
     return decided._replace(
-        summary=[rule, *decided.summary],
         measurements=[
             *measure_classification(predictions, dataset, detector="policy", named=named),
             *measure_failures(predictions, scores, dataset, named=named),
@@ -159,32 +167,38 @@ def measure_decisions(
     if accepted.any():
         error = float(wrong[accepted].mean())
         measurements.append(Measurement(dataset, "policy", "error_among_accepted", error))
-    rows = one_per_group(predictions.groups, seed=seed)
-    subgroups = audit(
-        {
-            column: [values[row] for row in rows]
-            for column, values in {CLASS: names, **metadata}.items()
-        },
-        accepted[rows],
-        outcomes[rows] == "ood",
-        wrong[rows],
-    )
-    cases, taken = len(rows), int(accepted[rows].sum())
-    overall = f"policy, on one image of each of {cases} groups: accepted {_share(taken, cases)}"
-    if taken:
-        overall += f"; wrong among these {_share(int((wrong & accepted)[rows].sum()), taken)}"
     return PolicyEvaluation(
         decisions=[
             LabelledDecision(identity, name, *(getattr(one, field) for field in _FIELDS))
             for identity, name, one in zip(predictions.ids, names, decisions, strict=True)
         ],
         measurements=measurements,
-        subgroups=subgroups,
-        summary=[overall, *(_worse(group) for group in subgroups if group.worse)],
+        subgroups=audit_groups(
+            predictions, metadata, accepted, outcomes == "ood", wrong, seed=seed
+        ),
     )
 
 
 _FIELDS = LabelledDecision._fields[2:]  # those of a decision
+
+
+def audit_groups(
+    predictions: Predictions,
+    metadata: Mapping[str, Sequence[str]],
+    accepted: Mask,
+    ood: Mask,
+    wrong: Mask,
+    *,
+    seed: int,
+) -> list[Subgroup]:
+    """Audit decisions by class and metadata, on one image of each group, drawn with the seed."""
+    names = [predictions.classes[label] for label in predictions.labels]
+    rows = one_per_group(predictions.groups, seed=seed)
+    columns = {
+        column: [values[row] for row in rows]
+        for column, values in {CLASS: names, **metadata}.items()
+    }
+    return audit(columns, accepted[rows], ood[rows], wrong[rows])
 
 
 def measure_shares(decisions: Sequence[Decision], dataset: str) -> list[Measurement]:
@@ -194,21 +208,3 @@ def measure_shares(decisions: Sequence[Decision], dataset: str) -> list[Measurem
         Measurement(dataset, "policy", name, outcomes.count(outcome) / len(outcomes))
         for name, outcome in SHARES.items()
     ]
-
-
-def _share(events: int, cases: int) -> str:
-    """A share with its exact interval, in words."""
-    low, high = two_sided_interval(events, cases, level=0.05)
-    return f"{events} of {cases} ({events / cases:.1%}, 95 % interval {low:.1%} to {high:.1%})"
-
-
-def _worse(group: Subgroup) -> str:
-    counts = {
-        "coverage": ("accepted", group.accepted, group.cases),
-        "error": ("wrong among accepted", group.errors, group.accepted),
-        "deferral": ("deferred", group.deferred, group.cases),
-    }
-    worse = (counts[quantity] for quantity in group.worse)
-    return f"fares worse: {group.name} {group.value}: " + ", ".join(
-        f"{words} {_share(events, cases)}" for words, events, cases in worse
-    )

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.datasets.folders import banded
+from misgiving.data.decoding import Picture, picture_of
 from misgiving.decisions.engine import CASES, POLICY, DecisionEngine, load_policy
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import DataError, UsageError
@@ -17,11 +18,18 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.report.evaluation import Detection, ScoredImages
+from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.results.formats import read_document
 from misgiving.results.prediction_tables import SETS, PredictionTable
 from misgiving.results.schema import Measurement, PolicyCases
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import all_scores
+from misgiving.workflows.evaluation_report import (
+    evaluated_images,
+    report_if_installed,
+    shown_detector,
+)
 from misgiving.workflows.policy_evaluation import (
     Evaluation,
     distinct_names,
@@ -49,10 +57,10 @@ def policy_folder(path: Path) -> Path:
     return folder
 
 
-def _read(path: Path, engine: DecisionEngine | None) -> PredictionTable:
+def _read(path: Path, engine: DecisionEngine) -> PredictionTable:
     """A table, refused unless it is of the engine's classes and model, where it names one."""
     table = PredictionTable.read(path)
-    if engine is not None and engine.policy is not None:
+    if engine.policy is not None:
         table = of_model(table, engine.policy.model_fingerprint)
         engine.refuse_other_predictions(table.predictions)
     return table
@@ -106,13 +114,14 @@ def evaluate_table(
 
     Args:
         predictions: The file; every row has a label.
-        out: Folder for `measurements.csv`, and `decisions.csv` and `subgroups.csv` of a policy.
+        out: Folder for `report.html` and `measurements.csv`, and for `decisions.csv` and
+            `subgroups.csv` of a policy.
         policy: A policy folder, or a run that has one; None: only the predictions are measured.
         ood: Files of predictions for out-of-distribution images, as NAME=FILE or without name.
         set_name: Measure only this set; None: `test`, or else all rows but `train`.
     """
     folder = None if policy is None else policy_folder(policy)
-    engine = None if folder is None else load_policy(folder)
+    engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
     table, summary = _rows_to_measure(_read(predictions, engine), set_name)
     outliers = {name: _read(path, engine) for name, path in distinct_names(ood).items()}
     for name, of in outliers.items():
@@ -120,22 +129,43 @@ def evaluate_table(
             raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     measured = table.predictions
+    detected, detection = _detection(table, outliers, engine)
     measurements = [
         *measure_classification(measured, dataset),
         *measure_loss_estimation(measured, dataset),
         *measure_failures(measured, all_scores(measured), dataset),
-        *_detection(table, outliers, engine),
+        *detected,
     ]
     decided = None
-    if folder is not None and engine is not None:
-        rows, remarks = _rows_for_policy(table, folder, named=set_name is not None)
-        decided = evaluate_policy(
-            engine, measured.select(rows), dataset, _metadata(table.select(rows))
-        )
-        summary += [*remarks, *decided.summary]
+    warnings: list[str] = []
+    if folder is not None:
+        cases = read_document(folder / CASES, PolicyCases)
+        rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
+        table = table.select(rows)
+        decided = evaluate_policy(engine, table.predictions, dataset, metadata_of(table))
+        summary += remarks
         measurements += decided.measurements
     write_evaluation(out, measurements, decided)
-    return Evaluation(measurements, summary, decided.subgroups if decided else [])
+    evaluated = evaluated_images(
+        predictions.name,
+        table.predictions,
+        metadata_of(table),
+        policy=engine.policy,
+        decided=decided,
+        picture=pictures_of(table, predictions.parent),
+        warnings=warnings,
+        notes=[*summary],
+        detection=detection,
+    )
+    findings = findings_of(evaluated)
+    report, missing = report_if_installed(out, evaluated, findings)
+    return Evaluation(
+        measurements,
+        [*summary, *warnings, *missing],
+        decided.subgroups if decided else [],
+        [*map(str, findings.sentences)],
+        report,
+    )
 
 
 def _rows_to_measure(
@@ -154,34 +184,50 @@ def _rows_to_measure(
 
 
 def _detection(
-    table: PredictionTable, outliers: Mapping[str, PredictionTable], engine: DecisionEngine | None
-) -> list[Measurement]:
-    """OOD metrics of each set, and the decisions on it."""
-    detectors: FittedDetectors | None = engine.detectors if engine else None
+    table: PredictionTable, outliers: Mapping[str, PredictionTable], engine: DecisionEngine
+) -> tuple[list[Measurement], Detection | None]:
+    """OOD metrics of each set, and the decisions on it; and the scores for the report."""
+    if not outliers:
+        return [], None
     rows: list[Measurement] = []
-    inliers = all_scores(table.predictions, detectors) if outliers else {}
+    inliers, found = all_scores(table.predictions, engine.detectors), {}
+    detector = shown_detector(engine)
     for name, of in outliers.items():
-        rows += measure_detection(inliers, all_scores(of.predictions, detectors), name)
-        if engine is not None:
-            rows += measure_shares(engine.decide_predictions(of.predictions), name)
-    return rows
+        scores, outcomes = all_scores(of.predictions, engine.detectors), None
+        rows += measure_detection(inliers, scores, name)
+        if engine.policy is not None:
+            decisions = engine.decide_predictions(of.predictions)
+            rows += measure_shares(decisions, name)
+            outcomes = np.array([one.decision for one in decisions])
+        found[name] = ScoredImages(scores[detector], of.predictions.groups, outcomes)
+    of_table = ScoredImages(inliers[detector], table.predictions.groups)
+    return rows, Detection(detector, of_table, found)
 
 
-def _rows_for_policy(
-    table: PredictionTable, folder: Path, *, named: bool
-) -> tuple[Int[np.ndarray, " _"], list[str]]:
-    """Rows that the policy was not fitted on; all, and a warning, if the set was named or none."""
-    unused = rows_not_used(table, read_document(folder / CASES, PolicyCases))
+def pictures_of(table: PredictionTable, folder: Path) -> Callable[[int], Picture | None] | None:
+    """Reads the image of a row, whose path is relative to the folder; None: none is named."""
+    images = table.images
+    return None if images is None else lambda row: picture_of(folder / images[row])
+
+
+def rows_for_policy(
+    table: PredictionTable, cases: PolicyCases, *, named: bool
+) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
+    """Rows that the policy was not fitted on, remarks and warnings.
+
+    All rows, and a warning, if the set was named or there are no others.
+    """
+    unused = rows_not_used(table, cases)
     if len(unused) == len(table):
-        return unused, []
+        return unused, [], []
     counted = f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows"
     if named or not len(unused):
         everything = np.arange(len(table))
-        return everything, [f"Warning: {counted}; the numbers of its decisions are optimistic"]
-    return unused, [f"{counted}; its decisions are measured on the others"]
+        return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]
+    return unused, [f"{counted}; its decisions are measured on the others"], []
 
 
-def _metadata(table: PredictionTable) -> dict[str, Sequence[str]]:
+def metadata_of(table: PredictionTable) -> dict[str, Sequence[str]]:
     """Columns by which decisions are audited: those of few values, and numbers in bands."""
     columns = {name: banded(name, values) for name, values in table.metadata.items()}
     return {name: values for name, values in columns.items() if values}
