@@ -6,6 +6,7 @@ import onnxruntime
 import pytest
 from graphs import tensorflow_graph
 from onnx import TensorProto, helper
+from PIL import Image
 
 from misgiving.bundle.graph_interface import GraphInterface, read_interface
 from misgiving.bundle.network import Network
@@ -70,10 +71,14 @@ def test_a_graph_sees_scaled_and_normalised_pixels(tmp_path, channels, mean, std
 
 
 def test_a_graph_of_bytes_sees_the_bytes_of_the_image(tmp_path):
-    square = np.arange(48, dtype=np.uint8).reshape(SIZE, SIZE, 3) * 5
-    model = identity(["n", SIZE, SIZE, 3], TensorProto.UINT8)
-    found = input_values(tmp_path, model, GraphInterface(scale=255.0), square)
+    square = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    colour = identity(["n", SIZE, SIZE, 3], TensorProto.UINT8)
+    found = input_values(tmp_path, colour, GraphInterface(scale=255.0), square)
     np.testing.assert_array_equal(found, square.ravel())
+    grey = identity(["n", SIZE, SIZE, 1], TensorProto.UINT8)
+    found = input_values(tmp_path, grey, GraphInterface(scale=255.0), square)
+    expected = np.asarray(Image.fromarray(square).convert("L"))
+    np.testing.assert_array_equal(found, expected.ravel())
 
 
 @pytest.mark.parametrize(

@@ -84,9 +84,8 @@ def _external_files(path: Path, model: Any) -> set[Path]:
         for entry in tensor.external_data:
             if entry.key != "location":
                 continue
-            named = Path(entry.value)
-            file = (folder / named).resolve()
-            if named.is_absolute() or not file.is_relative_to(folder):
+            file = (folder / entry.value).resolve()
+            if not file.is_relative_to(folder):
                 raise DataError(
                     f"{path}: its weights are to be read from {entry.value!r}, which is outside "
                     "its folder; this is refused, whoever made the file"

@@ -237,7 +237,7 @@ def pixel_map(
     weight = interface.scale * colours / np.broadcast_to(std, images.channels)[:, None]
     bias = np.broadcast_to(-mean / std, images.channels)
     if images.kind == "UINT8":
-        bias = bias + 0.5  # the conversion to whole numbers cuts off
+        bias = bias + 0.5  # the conversion to whole numbers cuts off, and Pillow rounds
     return weight.astype(np.float32), bias.astype(np.float32)
 
 
