@@ -86,7 +86,7 @@ def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
     export_run(run, tmp_path / "bundle")
     files = sorted((place / "new").rglob("*.png"))[::9]
     by_run, by_bundle = (
-        list(predict_files(model, files, device="cpu").decisions)
+        list(predict_files(model, files, device="cpu").table.decisions)
         for model in (run, tmp_path / "bundle")
     )
     assert len({row.decision for row in by_run}) > 1
