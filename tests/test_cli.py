@@ -106,7 +106,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     from typer.main import get_command
 
     texts = {p.name: p.help for p in get_command(cli.app).commands["train"].params}
-    assert texts["epochs"].endswith("Default: 30 (paper: 50).")
+    assert texts["epochs"].endswith("Default: 12 (paper: 50).")
     assert texts["margin"].endswith("Default: 1.0.")
     assert texts["split"].endswith("Default: grouped (paper: paper).")
     assert texts["augment"].endswith("Default: yes.")

@@ -185,7 +185,15 @@ def test_a_damaged_policy_can_be_replaced(misgiving, with_policy):
     code, _, error = misgiving(
         "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
     )
-    assert "Warning: the record of earlier calibrations cannot be read" in error
+    unknown = "Warning: the record of an earlier calibration of this run could not be read"
+    assert unknown in error
+    policy = json.loads((with_policy / "policy" / "policy.json").read_text())
+    assert policy["repeated"] == {"calibrations": 0, "images": 0, "groups": 0, "complete": False}
+    code, _, error = misgiving(
+        "calibrate", with_policy, "digits", "--max-error", "0.3", "--overwrite", "--device", "cpu"
+    )
+    assert unknown in error  # of a calibration after the next one, too
+    assert "calibrated before with 1487 of these images" in error
     assert misgiving("evaluate", with_policy, "digits", "--device", "cpu")[0] == 0
 
 
@@ -235,13 +243,33 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], "prevalence"),
     ],
 )
-def test_targets_that_cannot_be_certified_are_refused_in_one_line(
-    misgiving, run_folder, arguments, says
+def test_targets_that_cannot_be_certified_are_refused_before_anything_is_computed(
+    misgiving, run_folder, arguments, says, monkeypatch
 ):
+    monkeypatch.setattr("misgiving.workflows.calibrate.predictions_of", None)
     code, _, error = misgiving("calibrate", run_folder, "digits", *arguments, "--device", "cpu")
     assert code in (1, 2)
     assert says in one_line(error)
     assert not (run_folder / "policy").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--class-max-miss", "eleven=0.1"], "--class-max-miss has the unknown class 'eleven'"),
+        (["--prevalence", "3=0.1,eleven=0.1"], "--prevalence has the unknown class 'eleven'"),
+        (["--cost", "eleven=10"], "--cost has the unknown class 'eleven'"),
+        (["--ood-detector", "predicted_loss"], "--ood-detector is 'predicted_loss', which this"),
+    ],
+)
+def test_a_name_that_the_model_does_not_know_is_refused_before_any_image_is_read(
+    misgiving, run_folder, arguments, says, monkeypatch
+):
+    reseal(run_folder, estimates_losses=False)
+    monkeypatch.setattr("misgiving.workflows.calibrate.load_dataset", None)
+    code, _, error = misgiving("calibrate", run_folder, "digits", "--max-error", "0.1", *arguments)
+    assert code == 2
+    assert says in one_line(error)
 
 
 def test_predict_applies_the_policy(misgiving, with_policy, tmp_path):
@@ -316,6 +344,52 @@ def test_an_ood_folder_that_is_missing_is_refused_before_anything_is_computed(
     assert code == 1
     assert "nowhere" in one_line(error)
     assert computed == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/folder"])
+def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_computed(
+    misgiving, with_policy, tmp_path, monkeypatch, place
+):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", None)
+    out = tmp_path / place
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--out", out, "--device", "cpu")
+    assert code == 2
+    assert "is not a writable folder; choose another --out" in one_line(error)
+
+
+def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
+    misgiving, with_policy, tmp_path, monkeypatch
+):
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        pixels = load_sample_images().images[0][:200, :200]
+        Image.fromarray(pixels).save(tmp_path / name / "0.png")
+    asked = []
+
+    def scores_of_two_sets(_checkpoint, images, _detectors):
+        asked.append(images)
+        if len(asked) > 2:
+            raise KeyboardInterrupt
+        return {"msp": np.linspace(0, 1, len(images))}
+
+    out = with_policy / "evaluation"
+    arguments = ["evaluate", with_policy, "digits", "--set", "validation", "--device", "cpu"]
+    ood = ["--ood", tmp_path / "first", "--ood", tmp_path / "second"]
+    monkeypatch.setattr("misgiving.workflows.evaluate.untuned_scores", scores_of_two_sets)
+    code, _, error = misgiving(*arguments, *ood)
+    assert code == 130
+    assert "contains what was finished" in one_line(error)
+    measured = {row["dataset"] for row in table(out / "measurements.csv")}
+    assert measured == {"validation", "first"}
+    assert len(table(out / "decisions.csv")) == 1528
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", stopped)
+    assert misgiving(*arguments)[0] == 130
+    assert not any(out.iterdir())  # nothing is left to be taken for that of the new evaluation
 
 
 def test_every_output_has_a_probability_that_is_one_less_the_error(misgiving, with_policy):

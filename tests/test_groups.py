@@ -50,6 +50,25 @@ def test_images_that_share_a_group_a_patient_or_a_lesion_are_one_group(columns, 
     assert [first_seen.index(group) for group in found.groups] == expected
 
 
+def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
+    rows = rows_of(["patient", "lesion"], ",1", "mary,1", ",2", ",2")
+    found = groups_of_rows(rows, ["a", "b", "c", "d"])
+    assert found.groups == ("mary", "mary", "lesion 2", "lesion 2")
+
+
+def test_images_without_a_patient_count_by_lesion_and_that_is_said():
+    rows = rows_of(["patient", "lesion"], "mary,1", ",1", ",2", ",2", ",3")
+    found = groups_of_rows(rows, list("abcde"))
+    first, *warnings = unit_sentences(found.columns, found.groups, tuple("abcde"))
+    assert first == "unit: patient (columns patient, lesion)."
+    assert warnings == [
+        "Warning: 3 of 5 images have no value in the column patient, and count by lesion. Lesions "
+        "of one patient are not independent."
+    ]
+    assert unit_of(found.columns, found.groups) == "patient (lesion where no patient is named)"
+    assert unit_of(found.columns, found.groups[:2]) == "patient"
+
+
 def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
     assert groups_of_rows(rows, ["a", "b", "c"]).columns == ("patient_id", "lesion_id")
@@ -57,10 +76,10 @@ def test_the_columns_that_define_groups_are_those_with_values():
 
 
 def test_a_patient_is_the_unit_where_one_is_known():
-    assert unit_of(("patient_id", "lesion_id")) == "patient"
-    assert unit_of(("lesion_id",)) == "lesion"
-    assert unit_of(("group", "patient")) == "group"
-    assert unit_of(()) == "image"
+    assert unit_of(("patient_id", "lesion_id"), ()) == "patient"
+    assert unit_of(("lesion_id",), ("lesion_id 3",)) == "lesion"
+    assert unit_of(("group", "patient"), ()) == "group"
+    assert unit_of((), ()) == "image"
 
 
 @pytest.mark.parametrize(

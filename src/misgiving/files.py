@@ -211,6 +211,13 @@ def refuse_unwritable(path: Path) -> None:
         pass
 
 
+def refuse_unwritable_folder(out: Path) -> None:
+    """Refuse a folder that cannot be made or written to, before any work is done for it."""
+    place = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        raise UsageError(f"{out}: {place} is not a writable folder; choose another `out`")
+
+
 def _refuse_special_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not an ordinary file; choose another path")

@@ -29,8 +29,9 @@ class NamedGroups(NamedTuple):
 def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> NamedGroups:
     """Put images that share a group, a patient or a lesion into one group.
 
-    Columns without any value are ignored. An image for which no column has a value is a group of
-    its own, named by its id.
+    Columns without any value are ignored. A group is named by the least value of the first column
+    that its images have; else by another column and its value, as in "lesion 3"; else by the id of
+    its only image.
 
     >>> cells = [("ann", "1"), ("ann", "2"), ("", "2"), ("", "")]
     >>> rows = [dict(zip(("patient", "lesion_id"), row)) for row in cells]
@@ -44,8 +45,8 @@ def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> Nam
 
 def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) -> NamedGroups:
     """Group images as `groups_of_rows` does, by the columns of a table."""
-    known = [column for column in UNITS if column in columns]
-    cells = {column: [value.strip() for value in columns[column]] for column in known}
+    given = [column for column in UNITS if column in columns]
+    cells = {column: [value.strip() for value in columns[column]] for column in given}
     cells = {column: values for column, values in cells.items() if any(values)}
     first = next(iter(cells), "")
     named = list(ids)
@@ -57,6 +58,9 @@ def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) 
     if len(cells) > 1:
         pairs = (pair for keys in cells.values() for pair in chained(keys))
         named = list(joined_groups(named, pairs))
+        pairs_of_names = [*zip(named, cells[first], strict=True)]
+        known = {group: value for group, value in sorted(pairs_of_names, reverse=True) if value}
+        named = [known.get(group, group) for group in named]
     return NamedGroups(tuple(named), tuple(cells))
 
 
@@ -83,28 +87,45 @@ def chained(keys: Sequence[str]) -> Iterator[Pair]:
         last[key] = position
 
 
-def unit_of(columns: Sequence[str]) -> str:
-    """The unit of a guarantee, given the columns that define the groups.
+def unit_of(columns: Sequence[str], groups: Sequence[str]) -> str:
+    """The unit of a guarantee, given the columns that define the groups, and the groups' names.
 
-    >>> unit_of(("patient_id", "lesion_id")), unit_of(())
+    >>> unit_of(("patient_id", "lesion_id"), ("ann", "bo")), unit_of((), ("a", "b"))
     ('patient', 'image')
+    >>> unit_of(("patient", "lesion"), ("ann", "lesion 2"))
+    'patient (lesion where no patient is named)'
     """
-    return UNITS[columns[0]] if columns else "image"
+    if not columns:
+        return "image"
+    unit = UNITS[columns[0]]
+    others = [UNITS[column] for column in columns[1:] if _named_by(column, groups)]
+    return f"{unit} ({' or '.join(others)} where no {unit} is named)" if others else unit
+
+
+def _named_by(column: str, groups: Sequence[str]) -> int:
+    """Number of images whose group is named by this column, which is not the first."""
+    return sum(group.startswith(f"{column} ") for group in groups)
 
 
 def unit_sentences(columns: Sequence[str], groups: Sequence[str], ids: Sequence[str]) -> list[str]:
     """Sentences on the unit of a guarantee, and on what it leaves dependent."""
-    unit = unit_of(columns)
-    if unit == "image":
+    if not columns:
         return [
             "unit: image. The data name no patients, lesions or groups; images of one patient are "
             "not independent."
         ]
     named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
-    unknown = "The data name no patients; lesions of one patient are not independent."
+    dependent = "Lesions of one patient are not independent."
+    unit, unknown = UNITS[columns[0]], f"The data name no patients. {dependent}"
     alone = sum(group == identity for group, identity in zip(groups, ids, strict=True))
     return [
         f"unit: {unit} ({named}). {unknown if unit == 'lesion' else ''}".rstrip(),
+        *(
+            f"Warning: {count} of {len(ids)} images have no value in the column {columns[0]}, and "
+            f"count by {UNITS[column]}. {dependent if UNITS[column] == 'lesion' else ''}".rstrip()
+            for column in columns[1:]
+            if (count := _named_by(column, groups))
+        ),
         *[
             f"Warning: {alone} of {len(ids)} images have no value in the {named}; each counts as a "
             f"{unit} of its own."

@@ -46,14 +46,14 @@ def policy():
     )
 
 
-def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan, named="a", probabilities=None):
+def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan, named="a", scaled="a"):
     """The reason for what the policy decides."""
     acceptable = np.array([not error > policy.max_error_probability])
     outcomes = policy.decide(np.array([score]), np.array([ood_score]), acceptable=acceptable)
     numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
     numbers["ood_p_value"] = float(outcomes.p_values[0])
-    given = probabilities or {"a": 1 - error, "b": error}
-    return reason_for(policy, outcomes.decisions[0].item(), numbers, named, given)
+    shown = {"a": 1 - error, "b": error}
+    return reason_for(policy, outcomes.decisions[0].item(), numbers, named, shown, scaled=scaled)
 
 
 def test_reasons_name_the_error_and_its_limit_where_they_are_known(policy):
@@ -103,24 +103,38 @@ def test_an_answer_that_is_more_likely_wrong_than_right_is_deferred_whatever_its
     ("rule", "words"),
     [
         ("balanced", "relative to its share"),
-        ("costs", "missing it costs 10"),
+        ("costs", "because missing it costs 10, and missing b 1"),
         ("logits", "largest logit"),
         ("most_probable", "calibrated probability"),
     ],
 )
 def test_the_reason_says_why_another_class_than_the_most_probable_is_named(policy, rule, words):
     ruled = replace(policy, rule=rule, costs={"a": 10.0} if rule == "costs" else {})
-    said = reason(ruled, score=0.0, error=0.8)
+    said = reason(ruled, score=0.0, error=0.8, scaled="b")
     assert words in said
     assert "b is more probable" in said
-    assert words not in reason(ruled, score=0.0, error=0.2)
+    assert words not in reason(ruled, score=0.0, error=0.2, scaled="b")
+
+
+@pytest.mark.parametrize("rule", ["balanced", "costs"])
+def test_a_rule_that_did_not_change_the_name_is_not_its_reason(policy, rule):
+    """The class named was the most probable one until the error estimator lowered it."""
+    ruled = replace(policy, rule=rule, costs={"b": 2.0} if rule == "costs" else {})
+    said = reason(ruled, score=0.0, error=0.8, scaled="a")
+    assert "a is named by its calibrated probability, before the other scores" in said
+
+
+def test_an_image_that_is_never_accepted_is_not_deferred_for_want_of_a_threshold(policy):
+    nothing = replace(policy, certificate=replace(policy.certificate, accept_threshold=None))
+    assert "0.62 is above 0.50" in reason(nothing, error=0.62)
+    assert reason(nothing, error=0.3) == NO_THRESHOLD
 
 
 def test_an_answer_that_another_class_surpasses_is_deferred_for_that(policy):
     decided = {"acceptance_score": 1.0, "ood_score": 9.0, "ood_p_value": 0.9}
     limit = replace(policy, max_error_probability=0.9)
     numbers = {**decided, "error_probability": 0.6}
-    assert SURPASSED in reason_for(limit, "defer", numbers, "a", {"a": 0.4, "b": 0.6})
+    assert SURPASSED in reason_for(limit, "defer", numbers, "a", {"a": 0.4, "b": 0.6}, scaled="a")
 
 
 def test_the_probability_is_that_of_the_predicted_class():

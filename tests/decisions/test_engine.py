@@ -13,6 +13,7 @@ from misgiving.decisions.fit_policy import (
     cases_of,
     fit_policies,
 )
+from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of_json
@@ -65,13 +66,14 @@ def calibrator(fitted):
     return fitted.calibrator
 
 
-def calibrated_on(tune, calibration, detectors, fitted, **targets):
+def calibrated_on(tune, calibration, detectors, fitted, *, rule=MOST_PROBABLE_RULE, **targets):
     (policy,) = fit_policies(
         tune,
         calibration,
         detectors,
         fitted,
         [Targets(**{"max_error": 0.1, **targets})],
+        rule=rule,
         seed=0,
         calibration_fingerprint="cases",
     )
@@ -123,6 +125,22 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, det
         assert 0 < one.error_probability < 1
         assert one.expected_loss >= 0
         assert one.reason
+
+
+def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(sets, detectors):
+    rule, (_, tune, calibration) = DecisionRule(costs={"a": 2.0}), sets
+    fitted = calibrator_of(tune, detectors, rule)
+    engine = calibrated_on(tune, calibration, detectors, fitted, rule=rule)
+    fresh = predictions("fresh", 3000, seed=9)
+    most = fitted.calibrator.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
+    reasons = {True: [], False: []}
+    for one, scaled in zip(engine.decide_predictions(fresh), most, strict=True):
+        if "is named" in one.reason:
+            reasons[one.predicted_class != CLASSES[scaled]].append(one.reason)
+    assert reasons[True]
+    assert reasons[False]
+    assert all("a is named because missing it costs 2" in reason for reason in reasons[True])
+    assert all("by its calibrated probability" in reason for reason in reasons[False])
 
 
 def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():

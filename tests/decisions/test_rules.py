@@ -56,6 +56,7 @@ def test_costs_imply_their_rule():
     [
         ({"rule": "costs"}, "costs"),
         ({"rule": "balanced", "costs": {"MEL": 2.0}}, "costs.*balanced"),
+        ({"rule": "most_probable", "costs": {"MEL": 2.0}}, "costs.*most_probable"),
         ({"costs": {"MEL": 0.0}}, "MEL.*0"),
         ({"costs": {"MEL": math.inf}}, "MEL.*inf"),
         ({"costs": {"MEL": math.nan}}, "MEL.*nan"),

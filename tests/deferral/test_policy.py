@@ -222,13 +222,45 @@ def test_the_summary_names_the_unit(unit, said, policies):
     assert sum(line.startswith(said) for line in policy.summary()) == 1
 
 
+@pytest.mark.parametrize(
+    ("rule", "costs", "said"),
+    [
+        ("most_probable", {}, "the class with the highest calibrated probability is named"),
+        ("balanced", {}, "the highest probability relative to its share of the tuning set"),
+        (
+            "costs",
+            {"MEL": 10.0, "NV": 0.5},
+            "where missing MEL costs 10, missing NV costs 0.5 and missing any other class costs 1.",
+        ),
+        ("logits", {}, "the largest logit"),
+    ],
+)
+def test_the_summary_names_the_rule_and_its_costs(rule, costs, said, policies):
+    lines = replace(policies("plain"), rule=rule, costs=costs).summary()
+    (line,) = [line for line in lines if f"Rule {rule}:" in line]
+    assert said in line
+
+
+@pytest.mark.parametrize(("highest", "warned"), [(0.4, False), (0.5, False), (0.7, True)])
+def test_the_summary_warns_where_answers_may_be_more_likely_wrong_than_right(
+    highest, warned, policies
+):
+    lines = replace(policies("plain"), max_error_probability=highest).summary()
+    assert any(line.startswith("Warning: answers that are more") for line in lines) == warned
+    weighed = replace(policies("plain"), max_error_probability=highest, rule="balanced").summary()
+    assert any("although another class is more probable" in line for line in weighed) == warned
+
+
 def test_a_policy_keeps_that_its_cases_were_used_before(policies, tmp_path):
-    repeated = RepeatedCases(calibrations=2, images=7, groups=5)
+    repeated = RepeatedCases(calibrations=2, images=7, groups=5, complete=True)
     policy = replace(policies("plain"), unit="patient", repeated=repeated)
     policy.save(tmp_path / "policy.json")
     loaded = DeferralPolicy.load(tmp_path / "policy.json")
     assert loaded == policy
     assert "calibrated before with 7 of these images (5 groups), in 2" in loaded.summary()[-1]
+    unknown = replace(policy, repeated=replace(repeated, groups=0, complete=False))
+    assert "could not be read, so it is not known" in unknown.summary()[-1]
+    assert not any("calibrated before" in line for line in unknown.summary())
 
 
 def test_the_summary_says_which_classes_keep_their_shares(drawn_cases, classes, policies):

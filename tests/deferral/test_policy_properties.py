@@ -256,7 +256,8 @@ def test_a_reason_in_terms_of_the_error_is_never_on_the_other_side_of_its_limit(
     for (score, ood_score, error), outcome in zip(rows, found, strict=True):
         numbers = {"acceptance_score": score, "ood_score": ood_score, "error_probability": error}
         shown = {"a": 1 - error, "b": error}
-        reason = reason_for(policy(**known), outcome, {**numbers, "ood_p_value": 0.5}, "a", shown)
+        numbers["ood_p_value"] = 0.5
+        reason = reason_for(policy(**known), outcome, numbers, "a", shown, scaled="a")
         if "probability of error" in reason and error <= 0.5:
             assert (error <= known["error_limit"]) == (outcome == "accept")
         elif error > 0.5:

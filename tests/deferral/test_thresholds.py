@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from misgiving.deferral.certificate import summarize
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
@@ -97,7 +98,11 @@ def test_targets_are_met_in_all_but_few_draws_where_some_are_never_accepted(draw
 
 def test_where_nothing_is_acceptable_nothing_is_accepted(sets, classes):
     tuning, cases = (replace(one, acceptable=np.zeros(len(one), dtype=bool)) for one in sets)
-    assert certify_thresholds(tuning, cases, TARGETS, classes=classes).accept_threshold is None
+    found = certify_thresholds(tuning, cases, TARGETS, classes=classes)
+    assert found.accept_threshold is None
+    first, *others = summarize(found, unit="image")
+    assert "none of the 400 calibration cases can be accepted at any threshold" in first
+    assert not [sentence for sentence in (first, *others) if "certif" in sentence]
 
 
 @pytest.mark.parametrize("change", [np.exp, lambda s: s**3 - 7, np.sqrt], ids=["exp", "^3", "sqrt"])

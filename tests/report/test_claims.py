@@ -153,6 +153,20 @@ def test_minority_classes_are_judged_by_their_mean_sensitivity(read):
     assert found.claim.quantity == "mean sensitivity for BCC, AK, DF"
 
 
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (("MEL", "BCC", "AK"), "mean sensitivity for BCC, AK"),
+        (("a", "b", "c", "d"), "mean sensitivity for the rarest classes, d, c, b"),
+    ],
+)
+def test_classes_that_only_are_the_rarest_are_called_so(read, classes, words):
+    counts = {name: {"train": 9 - index} for index, name in enumerate(classes)}
+    settings = replace(SETTINGS, classes=classes, class_counts=counts)
+    claim = verdicts(read(of_all(MIXED), settings=settings))["minority"].claim
+    assert claim.quantity == words
+
+
 def test_a_minority_class_that_no_trial_measures_is_left_out(read):
     found = verdicts(read(list(rows_of("minority", GAINS))))["minority"]
     assert list(found.differences.values()) == pytest.approx(list(GAINS))
@@ -291,18 +305,29 @@ def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there(re
     assert unjudged_sets(read(of_all(MIXED), rows)) == ["histology"]
 
 
-def test_the_table_of_claims_comes_first_and_harms_come_before_the_claims_in_words(read):
+def test_harms_come_first_in_the_summary_and_in_the_report(read):
     html = render_page(read(of_all(GAINS), [FPR]), BLANK)
-    table, harms, words = (
-        html.index(part) for part in ("<table>", 'id="harms"', "helps ODIN: supported.")
-    )
-    assert table < harms < words
+    parts = ("Harms: proposed is", "claims of the paper: ", 'id="harms"', 'id="claims"')
+    counted, tally, harms, claims = map(html.index, parts)
+    table, words = html.index("Holm-adjusted"), html.index("helps ODIN: supported.")
+    assert counted < tally < harms < claims < table < words
+    assert "A harm needs less evidence than a gain" in html[harms:claims]
     assert "given these trained models, unadjusted" in html[harms:words]
     assert "Rule of evidence: the bootstrap interval excludes zero" in html[harms:words]
 
 
+def test_the_summary_counts_the_harms_that_the_table_lists(read):
+    rows = [FPR, paired("minority", -0.2, -0.1), paired("ranking", -0.2, 0.1)]
+    rows += [paired("ood", None, None, dataset="histology")]
+    page = parse(render_page(read(of_all(GAINS), rows), BLANK))
+    (said,) = (text for text in page.texts("p", "") if text.startswith("Harms: "))
+    assert said.startswith("Harms: proposed is worse than the baseline in 2 of 3 metrics of these")
+    assert len(harms_table(read(of_all(GAINS), rows)).bodies[0]) == 2
+
+
 def test_a_run_without_harms_says_by_which_rule(read):
     html = render_page(read(of_all(GAINS)), BLANK)
+    assert "Harms: proposed is worse than the baseline in 0 of 0 metrics" in html
     assert harms_table(read(of_all(GAINS))) is None
     assert "No metric of a claim is worse" in html
 

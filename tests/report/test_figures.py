@@ -130,6 +130,27 @@ def test_every_trial_has_its_dot(results):
     assert axes.lines[0].get_ydata() == pytest.approx([100 * row.value for row in rows])
 
 
+def test_whiskers_end_where_a_share_does(results):
+    wide = [
+        row._replace(value=1.0 if row.trial else 0.1)
+        for row in select(results, metric="sensitivity/DF", model="vanilla")
+    ]
+    axes = sensitivity_figure(wide, classes=["DF"]).axes[0]
+    (whisker,) = axes.collections
+    ((_, low), (_, high)) = whisker.get_segments()[0]
+    assert low == pytest.approx(100 * (0.7 - np.std([0.1, 1, 1], ddof=1)))
+    assert high == 100
+
+
+def test_the_trials_of_the_training_set_are_open_dots(histories):
+    dots = [
+        line.get_fillstyle()
+        for line in panels(learning_figure(histories))["mse"].lines
+        if line.get_marker() == "o"
+    ]
+    assert dots == ["none", "full"]
+
+
 def test_a_single_trial_is_drawn_without_whiskers(results):
     axes = sensitivity_figure(select(results, trial=0), classes=CLASSES).axes[0]
     assert not axes.collections

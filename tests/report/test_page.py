@@ -14,7 +14,7 @@ from misgiving.report.page import render_page, write_report
 CLAIMS = 5
 OPEN = {
     "learning-rate decay in 4.2 and 4.3": "as in 4.1",
-    "strengths of the augmentation": ("flips True, jitter 0.2, rotation 180.0, translation 0.1"),
+    "strengths of the augmentation": "flips yes, jitter 0.2, rotation 180, translation 0.1",
     "criterion of ODIN's tuning": "highest AUROC",
 }
 
@@ -155,7 +155,7 @@ def test_the_other_detectors_are_folded_away(report):
 def test_a_figure_names_the_open_choices_that_bear_on_it(reader):
     lines = reader.texts("p", "holds")
     assert "margin of Eq. 1: 1; pairs of Eq. 1: all ordered pairs" in lines[0]
-    assert "mean; the sum, as printed, is 4,032 times as large at a batch of 64" in lines[0]
+    assert "mean (the sum, as printed, is 4,032 times as large at a batch of 64)" in lines[0]
     assert "checkpoint: last epoch" in lines[0]
     assert "AUPR" not in lines[0]
 

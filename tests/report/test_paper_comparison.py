@@ -6,13 +6,14 @@ import pytest
 from fabricated import DERMOSCOPY_SETTINGS, facts_of
 from matplotlib.figure import Figure
 
+from misgiving.report import wording
 from misgiving.report.inputs import read_inputs
 from misgiving.report.page import draw_figures, render_page
 from misgiving.report.published import SETS, SETTINGS, table_1
 from misgiving.report.views import ABSENT, ZERO
 from misgiving.report.views.paper import paper_differences, paper_table
 from misgiving.results.formats import write_table
-from misgiving.results.schema import Confusion, Result, ResultInterval
+from misgiving.results.schema import Confusion, Result, ResultInterval, SplitLeakage
 
 BLANK = dict.fromkeys(
     ["figure-2", "figure-3", "figure-4", "figure-5", "confusions", "learning-rates"],
@@ -167,6 +168,17 @@ def test_unfinished_units_leakage_and_time_are_on_the_page(dermoscopy):
         "4.1, trial 0: no group and no identical image is in two sets (1682 images in test)" in html
     )
     assert "15.1 hours" in html
+
+
+def test_trials_whose_sets_share_the_same_are_listed_together():
+    found = [
+        SplitLeakage(experiment, trial, shared, shared, 90, separate=not shared)
+        for experiment, shared in (("generalization", 0), ("ood_detection", 2))
+        for trial in range(3)
+    ]
+    found[-1] = found[-1]._replace(shared_groups=5)
+    lines = [line.partition(":")[0] for line in wording.leakage(found, "test")]
+    assert lines == ["4.1, trials 0, 1, 2", "4.2 and 4.3, trials 0, 1", "4.2 and 4.3, trial 2"]
 
 
 def test_examples_stand_in_the_order_of_the_paper(inputs):

@@ -46,28 +46,29 @@ def test_every_model_is_counted_under_its_effect():
     rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("aurc", -0.03, -0.01, model="mse")]
     said = error_detection_sentences(rows, measured="test")[0]
     assert said.endswith(
-        "Over all models: AURC better than MSP's in 1 (mse), worse in 1 (proposed) "
-        "(given these trained models, unadjusted)."
+        "Over all models, given these trained models, unadjusted: AURC better than MSP's in 1 "
+        "(mse), worse than MSP's in 1 (proposed)."
     )
 
 
 def test_a_score_without_a_difference_cannot_be_judged():
     predicted, calibrated, combination = error_detection_sentences([], measured="test")
-    assert "inconclusive" in predicted
+    assert "was not compared with MSP" in predicted
     assert "grouped split" in calibrated
     assert "grouped split" in combination
 
 
 def test_differences_between_models_are_not_taken_for_those_from_msp():
     row = beside_msp("aurc", -0.03, -0.01)._replace(baseline="vanilla")
-    assert "inconclusive" in error_detection_sentences([row], measured="test")[0]
+    said = error_detection_sentences([row], measured="test")[0]
+    assert said.startswith("Predicted loss was not compared with MSP")
 
 
 @pytest.mark.parametrize(
     ("bounds", "words"),
     [
-        ((0.01, 0.03), "orders images by their true loss better than its MSP"),
-        ((-0.03, -0.01), "orders images by their true loss worse than its MSP"),
+        ((0.01, 0.03), "ranks the true losses better than its MSP"),
+        ((-0.03, -0.01), "ranks the true losses worse than its MSP"),
         ((-0.01, 0.03), "No clear difference from its MSP"),
     ],
 )

@@ -118,6 +118,13 @@ def test_the_account_says_from_how_many_sources_a_set_is(reproduction):
     )
 
 
+def test_only_a_set_that_is_made_of_held_out_images_says_so(reproduction):
+    account = json.loads((reproduction / "datasets.json").read_text())
+    contents = {name: account[name]["contents"] for name in ("histology", "boxes")}
+    assert contents["boxes"].startswith("of held-out images: ")
+    assert contents["histology"].startswith("256 crops of 64 x 64 pixels from one histology")
+
+
 def test_every_set_has_example_images(reproduction):
     account = json.loads((reproduction / "datasets.json").read_text())
     for name in account:

@@ -67,7 +67,12 @@ class Calibrated(Standin):
         return known._replace(
             decision=str(outcome),
             reason=reason_for(
-                self.policy, outcome, numbers, known.predicted_class, known.probabilities
+                self.policy,
+                outcome,
+                numbers,
+                known.predicted_class,
+                known.probabilities,
+                scaled=known.predicted_class,
             ),
             ood_p_value=float(p_value),
         )

@@ -39,6 +39,8 @@ def test_operating_points_agree_with_the_calibration_cases(client):
         assert setting["error"] <= setting["bound"]
     assert found["policy"]["threshold"] == policy.accept_threshold
     assert found["policy"]["ood_threshold"] == policy.ood_threshold
+    assert found["policy"]["naming"] == policy.naming
+    assert policy.naming in client.get("/model").json()["policy"]
 
 
 @pytest.mark.parametrize(

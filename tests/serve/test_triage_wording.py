@@ -162,6 +162,9 @@ def test_the_slider_previews_decisions_and_does_not_change_the_policy(opened):
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     playwright.expect(page.locator("#target-text")).to_have_text("30.0 %")
+    playwright.expect(page.locator("#setting-note")).to_contain_text(
+        "Rule most_probable: the class"
+    )
     badges = page.locator(".row .badge").all_inner_texts
     playwright.expect(page.locator(".row .was").first).to_have_text("was defer")
     assert badges().count("unfamiliar") == 1

@@ -1,5 +1,6 @@
 """The images that a policy is fitted on."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ from coloured import coloured_set, split_of
 from misgiving.errors import UsageError
 from misgiving.results.schema import PolicyImages
 from misgiving.workflows.calibrate import choose_sets
-from misgiving.workflows.calibration_history import History
+from misgiving.workflows.calibration_history import History, read_history
 
 SETS = ("train",) * 8 + ("tune",) * 6 + ("calibrate",) * 6 + ("test",) * 4
 
@@ -155,6 +156,19 @@ def test_repeated_are_equal_images_and_other_images_of_a_named_group(images):
     assert (found.images, found.groups) == (2, 2)  # one for tuning, one for calibration
     found = used(("new photograph", "its content", "lesion-3")).repeated(sets)
     assert (found.images, found.groups) == (0, 1)
+
+
+def test_the_images_of_a_record_of_another_format_are_known(images, tmp_path):
+    (tmp_path / "policy").mkdir()
+    path = tmp_path / "policy" / "cases.json"
+    used = {"images": ["x"], "hashes": [images.hashes[3]], "groups": ["?"]}
+    path.write_text(json.dumps({"data": "digits", "calibration": used, "tune": None}))
+    found = read_history(tmp_path).repeated([images])
+    assert (found.images, found.groups, found.complete) == (1, 1, False)
+    path.write_text("{")
+    found = read_history(tmp_path).repeated([images])
+    assert (found.images, found.groups, found.complete) == (0, 0, False)
+    assert read_history(tmp_path / "elsewhere").repeated([images]) is None
 
 
 def test_images_of_another_place_that_only_have_the_same_name_are_not_repeated(images):

@@ -95,7 +95,8 @@ def evaluate(
         if policy is not None:
             raise UsageError("`policy` is for a file of predictions; a run has its own")
         out = out or run / "evaluation"
-        with progress_bars() as progress:
+        stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
+        with progress_bars(stop) as progress:
             evaluation = evaluate_run(
                 run,
                 require_data(run, data),

@@ -175,8 +175,8 @@ def reproduce(
         )
         trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks)
         say_skipped(trial_data.images.skipped)
-        for found in trial_data.leakage():
-            say(wording.leakage(found, trial_data.evaluation_sets.measured))
+        for line in wording.leakage(trial_data.leakage(), trial_data.evaluation_sets.measured):
+            say(line)
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:

@@ -12,6 +12,7 @@ from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
+from misgiving.files import refuse_unwritable_folder
 from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
@@ -105,9 +106,7 @@ def train(
 def refuse_existing(out: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a folder that cannot or must not be written to."""
     if not os.path.lexists(out):
-        probe = next(parent for parent in out.absolute().parents if parent.exists())
-        if not (probe.is_dir() and os.access(probe, os.W_OK)):
-            raise UsageError(f"{out}: {probe} is not a writable folder; choose another --out")
+        refuse_unwritable_folder(out)
     elif not overwrite:
         raise UsageError(f"{out} exists; choose another --out or use --overwrite")
     elif out.is_symlink() or not (out / "split.csv").is_file():

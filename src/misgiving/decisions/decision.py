@@ -59,8 +59,10 @@ def reason_for(
     numbers: Mapping[str, float],
     named: str,
     probabilities: Mapping[str, float],
+    *,
+    scaled: str,
 ) -> str:
-    """Explain a decision by the number that decided it, and a name by the rule that gave it.
+    """Explain a decision by the number that decided it, and a name by what gave it.
 
     Args:
         policy: The policy that decided.
@@ -68,18 +70,21 @@ def reason_for(
         numbers: `acceptance_score`, `ood_score`, `ood_p_value` and `error_probability`; NaN for one
             that is missing.
         named: The class that is named.
-        probabilities: Of the classes.
+        probabilities: Of the classes, as they are shown.
+        scaled: The most probable class before the error estimator changed the probabilities; the
+            rules `balanced` and `costs` have changed the name only where they name another.
     """
     reason = _decision_reason(policy, decision, numbers)
     most = max(probabilities, key=lambda name: probabilities[name])
     if not probabilities[most] > probabilities[named]:  # also where they are NaN
         return reason
+    costs = [f"{policy.costs.get(name, 1.0):g}" for name in (named, scaled)]
     why = {
         "most_probable": "by its calibrated probability, before the other scores",
         "balanced": "for its probability relative to its share of the cases",
-        "costs": f"because missing it costs {policy.costs.get(named, 1.0):g}",
+        "costs": f"because missing it costs {costs[0]}, and missing {scaled} {costs[1]}",
         "logits": "by the largest logit",
-    }[policy.rule]
+    }[policy.rule if policy.rule == "logits" or named != scaled else "most_probable"]
     return f"{reason}; {named} is named {why}, though {most} is more probable"
 
 
@@ -91,11 +96,12 @@ def _decision_reason(policy: DeferralPolicy, decision: str, numbers: Mapping[str
     error, highest = numbers["error_probability"], policy.max_error_probability
     if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
         return NOT_FINITE
+    if error > highest:
+        return error_reason(error, highest, accepted=False)
     if threshold is None:
         return NO_THRESHOLD
     reasons = {
         AT_OOD_THRESHOLD: ood_score == limit,
-        error_reason(error, highest, accepted=False): error > highest,
         SURPASSED: decision == "defer" and score >= threshold,
         ALL_ACCEPTED: threshold == -math.inf,
         _threshold_reason(policy, threshold, score, error): True,

@@ -46,12 +46,14 @@ class DecidedArrays(NamedTuple):
     Attributes:
         outcomes: "accept", "defer" or "ood".
         named: Position of the named class.
+        scaled: Position of the class with the largest calibrated probability.
         probabilities: Of the classes; NaN where they are not available.
         numbers: The numbers of a `Decision` by field; NaN where one is not available.
     """
 
     outcomes: Shaped[np.ndarray, " n"]
     named: Classes
+    scaled: Classes
     probabilities: Logits
     numbers: dict[str, Values]
 
@@ -136,7 +138,7 @@ class DecisionEngine:
     ) -> DecidedArrays:
         """Decide as `decide` does, without a record of each image, of which there may be many."""
         numbers = self._measure(logits, features, predicted_losses, taps)
-        named, probabilities = self._name_classes(logits, numbers["error_probability"])
+        named, scaled, probabilities = self._name_classes(logits, numbers["error_probability"])
         outcomes = np.full(len(logits), "defer")
         if self.policy is not None and self.rule is not None:
             decided = self.policy.decide(
@@ -145,19 +147,20 @@ class DecisionEngine:
                 acceptable=self.rule.acceptable(numbers["error_probability"], probabilities, named),
             )
             outcomes, numbers["ood_p_value"] = decided.decisions, decided.p_values
-        return DecidedArrays(outcomes, named, probabilities, numbers)
+        return DecidedArrays(outcomes, named, scaled, probabilities, numbers)
 
     def _decision(self, decided: DecidedArrays, row: int) -> Decision:
         numbers = {name: float(values[row]) for name, values in decided.numbers.items()}
         by_class = dict(zip(self.classes, decided.probabilities[row].tolist(), strict=True))
-        name, outcome = self.classes[decided.named[row]], decided.outcomes[row].item()
+        name, most = self.classes[decided.named[row]], self.classes[decided.scaled[row]]
+        outcome = decided.outcomes[row].item()
         return Decision(
             decision=outcome,
             predicted_class=name,
             probabilities=by_class,
             reason=NO_POLICY
             if self.policy is None
-            else reason_for(self.policy, outcome, numbers, name, by_class),
+            else reason_for(self.policy, outcome, numbers, name, by_class, scaled=most),
             **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
         )
 
@@ -187,24 +190,26 @@ class DecisionEngine:
             columns["ood_score"][finite] = scores[self.policy.ood_detector]
         return columns
 
-    def _name_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Logits]:
-        """The named class of each image, and class probabilities that agree with its error.
+    def _name_classes(self, logits: Logits, errors: Values) -> tuple[Classes, Classes, Logits]:
+        """The named class of each image, the most probable one after scaling, and probabilities.
 
-        Where the error is not available, these are the calibrated ones, or NaN.
+        These agree with the error; where it is not available, they are the scaled ones, or NaN.
         """
         named, probabilities = logits.argmax(axis=1), np.full(logits.shape, np.nan)
+        scaled = named.copy()
         finite = np.isfinite(logits).all(axis=1)
         known = logits[finite].astype(np.float64)
         if self.calibrator is None:
             probabilities[finite] = softmax(known, axis=1)
-            return named, probabilities
+            return named, scaled, probabilities
         named[finite] = self.calibrator.named(known)
+        scaled[finite] = self.calibrator.scaling.logarithms(known).argmax(axis=1)
         probabilities[finite] = self.calibrator.scaling(known)
         judged = finite & np.isfinite(errors)
         probabilities[judged] = self.calibrator.probabilities(
             logits[judged].astype(np.float64), named[judged], errors[judged]
         )
-        return named, probabilities
+        return named, scaled, probabilities
 
     def refuse_other_predictions(self, predictions: Predictions) -> None:
         """Refuse predictions of another model than that of the policy."""

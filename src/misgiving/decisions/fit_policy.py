@@ -210,7 +210,7 @@ def fit_engine(
     )
     tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
     notes = [
-        f"classes are named by the rule {rule.rule}; sensitivities on the tuning set:",
+        "sensitivities on the tuning set, by the rule that names the class:",
         *sensitivity_sentences(tune, rule),
         f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
         f"of: {tried}",

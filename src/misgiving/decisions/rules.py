@@ -23,10 +23,11 @@ class DecisionRule:
     """The class that is named, and the answers that are never accepted."""
 
     rule: RuleName = option(
-        "most_probable",
+        None,  # `costs` where these are given, or else `most_probable`
         "Class that is named: the one with the highest calibrated probability (most_probable), the "
         "highest probability relative to its share of the tuning set (balanced), the least "
-        "expected cost (costs), or the largest logit (logits).",
+        "expected cost (costs), or the largest logit (logits). Default: most_probable, or costs "
+        "where these are given.",
         panel="Decisions",
     )
     costs: Mapping[str, float] = option(
@@ -44,8 +45,8 @@ class DecisionRule:
     )
 
     def __post_init__(self) -> None:
-        if self.costs and self.rule == "most_probable":
-            object.__setattr__(self, "rule", "costs")
+        if self.rule is None:
+            object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
         if bool(self.costs) != (self.rule == "costs"):
             raise UsageError(
@@ -56,6 +57,13 @@ class DecisionRule:
                 raise UsageError(f"`costs` of {name} must be positive, got {cost}")
         limit = self.max_error_probability
         require(self, "max_error_probability", 0 < limit <= 1, "be above 0 and at most 1")
+
+    def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
+        """Refuse costs of classes that are not among these."""
+        if unknown := [name for name in self.costs if name not in classes]:
+            raise UsageError(
+                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
+            )
 
     def class_weights(
         self, classes: Sequence[str], labels: "Int[np.ndarray, ' n']"
@@ -74,10 +82,7 @@ class DecisionRule:
         """
         import numpy as np
 
-        if unknown := sorted(self.costs.keys() - set(classes)):
-            raise UsageError(
-                f"`costs` has the unknown class {unknown[0]!r}; choose from {', '.join(classes)}"
-            )
+        self.refuse_unknown_classes(classes)
         if self.rule == "logits":
             return None
         if self.rule == "balanced":

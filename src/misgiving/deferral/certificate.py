@@ -121,6 +121,12 @@ def _accepting(certificate: Certificate) -> list[str]:
 
 
 def _deferring_everything(certificate: Certificate) -> list[str]:
+    if not any(certificate.calibration_scores.kept):
+        return [
+            f"Every prediction is deferred: none of the {certificate.cases} calibration cases can "
+            "be accepted at any threshold. Each has too high an error probability, a class that is "
+            "more probable than the one named, or too low an OOD score."
+        ]
     together = " together with the class targets" if certificate.class_outcomes else ""
     first = (
         "Every prediction is deferred: no threshold certifies at most "

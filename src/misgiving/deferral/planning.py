@@ -11,7 +11,6 @@ from jaxtyping import Int
 from misgiving.deferral.bounds import tolerance_rank, upper_bound
 from misgiving.deferral.multiple_testing import SHARE_OF_BEST
 from misgiving.deferral.targets import Targets
-from misgiving.errors import UsageError
 
 WRONG_SHARES = (0.0, 0.01, 0.03, 0.05)
 MOST_CASES = 100_000  # up to which enough cases are searched
@@ -75,9 +74,7 @@ def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> C
     Raises:
         UsageError: A target is for an unknown class.
     """
-    for name in targets.class_max_miss:
-        if name not in cases_by_class:
-            raise UsageError(f"unknown class {name!r}; choose from {', '.join(cases_by_class)}")
+    targets.refuse_unknown_classes(tuple(cases_by_class))
     cases, level = sum(cases_by_class.values()), SHARE_OF_BEST * targets.level
     rate = targets.max_ood_false_alarms
     return CertificationOutlook(

@@ -1,7 +1,7 @@
 """Deferral policy: certified thresholds applied to one model, with its file format."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 5
+FORMAT = 6
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -38,11 +38,13 @@ class RepeatedCases:
         calibrations: Number of earlier calibrations.
         images: Images that they had used.
         groups: Groups of which they had used an image.
+        complete: False where the record of one could not be read: there may be more.
     """
 
     calibrations: int
     images: int
     groups: int
+    complete: bool
 
 
 class Outcomes(NamedTuple):
@@ -73,7 +75,7 @@ class DeferralPolicy:
         costs: Costs of missing a class, by its name, where the rule has costs.
         max_error_probability: Highest error probability of an answer that can be accepted.
         unit: The unit of the guarantee: a patient, a lesion, an image, or another group.
-        repeated: Cases that earlier calibrations had used; None: there are none.
+        repeated: Cases that earlier calibrations had used; None: it is known that there are none.
     """
 
     certificate: Certificate
@@ -108,6 +110,20 @@ class DeferralPolicy:
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels."""
         return self.certificate.classes
+
+    @property
+    def naming(self) -> str:
+        """Sentence on the class that is named, with the costs that decide it, if any."""
+        costs = ", ".join(f"missing {name} costs {cost:g}" for name, cost in self.costs.items())
+        others = " and missing any other class costs 1" * (len(self.costs) < len(self.classes))
+        words = {
+            "most_probable": "the class with the highest calibrated probability is named",
+            "balanced": "the class with the highest probability relative to its share of the "
+            "tuning set is named",
+            "costs": f"the class with the least expected cost is named, where {costs}{others}",
+            "logits": "the class with the largest logit is named",
+        }
+        return f"Rule {self.rule}: {words[self.rule]}."
 
     def decide(
         self,
@@ -154,6 +170,7 @@ class DeferralPolicy:
         """Sentences for people: targets, observations and limits of the guarantee."""
         return [
             *summarize(self.certificate, unit=self.unit),
+            self.naming,
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
             *self.warnings,
@@ -162,7 +179,10 @@ class DeferralPolicy:
     @property
     def warnings(self) -> list[str]:
         """Sentences on what weakens the guarantee."""
-        return [] if self.repeated is None else [_repetition(self.repeated)]
+        return [
+            *([] if self.max_error_probability <= 0.5 else [self._more_likely_wrong]),
+            *([] if self.repeated is None else _repetition(self.repeated)),
+        ]
 
     def settings(self) -> dict[str, Any]:
         """What it decides by, as JSON values: thresholds, scores, the rule and its targets."""
@@ -176,6 +196,15 @@ class DeferralPolicy:
             "max_error_probability": self.max_error_probability,
             "targets": dict(vars(self.targets)),
         }
+
+    @property
+    def _more_likely_wrong(self) -> str:
+        weighs = self.rule in ("balanced", "costs")
+        surpassed = ", although another class is more probable" if weighs else ""
+        return (
+            "Warning: answers that are more likely wrong than right can be accepted"
+            f"{surpassed}; up to a `max_error_probability` of 0.5 none is."
+        )
 
     def refuse_other_model(self, fingerprint: str) -> None:
         """Refuse to decide for another model than the one that was calibrated."""
@@ -214,13 +243,22 @@ class DeferralPolicy:
             return cls(**fields)
 
 
-def _repetition(repeated: RepeatedCases) -> str:
-    earlier = f"{repeated.calibrations} earlier calibration{'s' * (repeated.calibrations > 1)}"
-    return (
-        f"Warning: calibrated before with {repeated.images} of these images "
-        f"({repeated.groups} groups), in {earlier} of this run. The confidence holds for one "
-        "calibration that was chosen beforehand, and not for the best-looking of several."
-    )
+def _repetition(repeated: RepeatedCases) -> Iterator[str]:
+    """Warnings about cases that were used before, or may have been."""
+    if not repeated.complete:
+        yield (
+            "Warning: the record of an earlier calibration of this run could not be read, so it is "
+            "not known which cases it used."
+        )
+    if repeated.groups:
+        several = "s" * (repeated.calibrations != 1)
+        counted = f"{repeated.calibrations} earlier calibration{several}"
+        earlier = counted if repeated.complete else "earlier calibrations"
+        yield (
+            f"Warning: calibrated before with {repeated.images} of these images "
+            f"({repeated.groups} groups), in {earlier} of this run. The confidence holds for one "
+            "calibration that was chosen beforehand, and not for the best-looking of several."
+        )
 
 
 def _to_json(threshold: float | None) -> float | str | None:

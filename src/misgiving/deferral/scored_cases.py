@@ -73,12 +73,17 @@ def one_per_group(groups: Sequence[str], *, seed: int) -> Int[np.ndarray, " grou
     return np.sort(order[firsts])
 
 
+def refuse_few(set_name: str, cases: int) -> None:
+    """Refuse a set of so few cases that it cannot be used."""
+    if cases < FEWEST_CASES:
+        raise DataError(
+            f"the {set_name} set has {cases} cases; give at least {FEWEST_CASES} groups"
+        )
+
+
 def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]) -> None:
     """Refuse a set that no policy can be tuned or calibrated with."""
-    if len(cases) < FEWEST_CASES:
-        raise DataError(
-            f"the {set_name} set has {len(cases)} cases; give at least {FEWEST_CASES} groups"
-        )
+    refuse_few(set_name, len(cases))
     for name in ("ood_scores", "wrong", "labels", "acceptable"):
         values = getattr(cases, name)
         if values is not None and len(values) != len(cases):

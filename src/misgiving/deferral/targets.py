@@ -1,6 +1,6 @@
 """Deferral targets: the error rates that a policy must meet."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from misgiving.configuration import option
@@ -56,6 +56,16 @@ class Targets:
         for name, share in (self.prevalence or {}).items():
             if not 0 <= share <= 1:
                 raise UsageError(f"`prevalence` of {name} must be from 0 to 1, got {share}")
+
+    def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
+        """Refuse rates or shares of classes that are not among these."""
+        named = {"class_max_miss": self.class_max_miss, "prevalence": self.prevalence or {}}
+        for parameter, given in named.items():
+            if unknown := [name for name in given if name not in classes]:
+                raise UsageError(
+                    f"`{parameter}` has the unknown class {unknown[0]!r}; choose from "
+                    f"{', '.join(classes)}"
+                )
 
     @property
     def level(self) -> float:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank, upper_bound
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
-from misgiving.deferral.label_shift import error_under_label_shift
+from misgiving.deferral.label_shift import complete_shares, error_under_label_shift
 from misgiving.deferral.multiple_testing import (
     Thresholds,
     candidate_thresholds,
@@ -132,9 +132,7 @@ class CertificationPlan:
         cls, tuning: ScoredCases, targets: Targets, *, classes: Sequence[str], cases: int
     ) -> "CertificationPlan":
         """Plan the certification with so many calibration cases."""
-        for name in (*targets.class_max_miss, *(targets.prevalence or {})):
-            if name not in classes:
-                raise UsageError(f"unknown class {name!r}; choose from {', '.join(classes)}")
+        targets.refuse_unknown_classes(classes)
         rank, limit = None, None
         if targets.max_ood_false_alarms is not None:
             ood_scores = _required_ood_scores(tuning)
@@ -156,20 +154,7 @@ class CertificationPlan:
 
     def refuse_unsupported(self, calibration: ScoredCases) -> None:
         """Refuse targets that these calibration cases cannot certify even if none is wrong."""
-        for name, rate in self.targets.class_max_miss.items():
-            cases = int((calibration.labels == self.classes.index(name)).sum())
-            if not cases:
-                raise DataError(
-                    f"`class_max_miss` of {name}: the class has no calibration cases; add some, or "
-                    "drop the target"
-                )
-            smallest = 1 - self.targets.level ** (1 / cases)
-            if smallest > rate:
-                raise DataError(
-                    f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
-                    f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
-                    "cases"
-                )
+        refuse_too_few(self.targets, self.classes, calibration.labels)
         if self.rank is not None:
             ood_scores = _required_ood_scores(calibration)
             _refuse_ties(ood_scores, float(kth_lowest(ood_scores, self.rank)))
@@ -225,6 +210,32 @@ class CertificationPlan:
         for rate, missed, cases in zip(rates, counts.missed, counts.class_cases, strict=True):
             selected &= fixed_sequence(missed, cases, rate=rate, level=self.targets.level)
         return selected
+
+
+def refuse_too_few(targets: Targets, classes: Sequence[str], labels: Int[np.ndarray, " n"]) -> None:
+    """Refuse targets that calibration cases with these labels cannot certify if none is wrong.
+
+    Needs no score, so it can be asked before a model has seen an image.
+    """
+    counts = np.bincount(labels, minlength=len(classes))
+    for name, rate in targets.class_max_miss.items():
+        cases = int(counts[classes.index(name)])
+        if not cases:
+            raise DataError(
+                f"`class_max_miss` of {name}: the class has no calibration cases; add some, or "
+                "drop the target"
+            )
+        smallest = 1 - targets.level ** (1 / cases)
+        if smallest > rate:
+            raise DataError(
+                f"`class_max_miss` of {name} is {rate:g}, but {cases} calibration cases "
+                f"certify {math.ceil(smallest * 1000) / 1000:g} at best; ask for more, or add "
+                "cases"
+            )
+    if targets.max_ood_false_alarms is not None:
+        ood_limit_rank(len(labels), rate=targets.max_ood_false_alarms, level=targets.level)
+    if targets.prevalence is not None:
+        complete_shares(targets.prevalence, classes, cases=counts)
 
 
 def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:

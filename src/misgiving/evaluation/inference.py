@@ -15,7 +15,8 @@ from misgiving.errors import UsageError
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.results.predictions import Head, Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
+from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
 
@@ -102,6 +103,14 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
         "estimates_losses": checkpoint.estimates_losses,
     }
     return sha256_of_json(facts)
+
+
+def score_names(checkpoint: Checkpoint) -> list[str]:
+    """Names of all scores of a model, once detectors are fitted, in the order of `all_scores`."""
+    head = checkpoint.model.head is not None
+    predicted = ["predicted_loss"] if checkpoint.estimates_losses else []
+    fitted = scores_with(head=head, taps=bool(checkpoint.model.taps))
+    return [*LOGIT_SCORES, *predicted, *fitted]
 
 
 def untuned_scores(

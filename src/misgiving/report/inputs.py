@@ -114,8 +114,17 @@ class ReportInputs(NamedTuple):
         counts = self.settings.class_counts
         known = [name for name in counts if any(counts[name].values())]
         rarest = sorted(known, key=lambda name: sum(counts[name].values()))[:RAREST]
+        return self._of_paper or rarest
+
+    @property
+    def has_minority(self) -> bool:
+        """True if the minority classes are the paper's."""
+        return bool(self._of_paper)
+
+    @property
+    def _of_paper(self) -> list[str]:
         names = {SAME_CLASS.get(name.upper(), name.upper()): name for name in self.settings.classes}
-        return [names[name] for name in MINORITY if name in names] or rarest
+        return [names[name] for name in MINORITY if name in names]
 
     def paper_set(self, dataset: str) -> str:
         """The row of the paper's Table 1 beside which a set is shown; empty for none."""

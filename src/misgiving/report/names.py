@@ -3,7 +3,7 @@
 DETECTOR_TITLES = {
     "odin": "ODIN",
     "odin_default": "ODIN, untuned",
-    "odin_id_only": "ODIN, without OOD data",
+    "odin_id_only": "ODIN, without OOD images",
     "best_on_tuning": "best on tuning",
     "msp": "MSP",
     "entropy": "entropy",

@@ -19,7 +19,7 @@ from misgiving.report.figures.classes import (
 from misgiving.report.figures.curves import learning_figure, reliability_figure, risk_figure
 from misgiving.report.figures.sweeps import rates_figure, values_figure
 from misgiving.report.findings import GIVEN
-from misgiving.report.findings.claims import ENOUGH_TRIALS, Status, verdicts
+from misgiving.report.findings.claims import ENOUGH_TRIALS, Status, harms_sentence, verdicts
 from misgiving.report.findings.collapse import collapse_sentence
 from misgiving.report.findings.detectors import (
     chosen_sentence,
@@ -136,6 +136,7 @@ def _sentences(inputs: ReportInputs) -> dict[str, Any]:
     counts = Counter(verdict.status for verdict in found.values())
     return {
         "verdicts": found,
+        "harms": harms_sentence(found.values()),
         "collapse": collapse_sentence(inputs.histories, monitored=settings.monitored_set),
         "speed": speed_sentence(sweep_of(inputs)),
         "swept": [
@@ -145,7 +146,7 @@ def _sentences(inputs: ReportInputs) -> dict[str, Any]:
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings),
         "open_choices": wording.open_choices(settings),
-        "leakage": [wording.leakage(one, measured) for one in settings.leakage],
+        "leakage": wording.leakage(settings.leakage, measured),
         "remarks": wording.remarks(settings),
         "estimation": estimation_sentence(intervals, measured=measured),
         "error_detection": error_detection_sentences(intervals, measured=measured),

@@ -43,11 +43,16 @@ TARGETS = {
     "trained": "the loss as trained on, with class weights",
     "plain": "the plain cross-entropy",
 }
-
-
+MEANS = {
+    "weighted": "divided by the sum of the weights",
+    "plain": "divided by the number of images",
+}
+WEIGHTINGS = {
+    "inverse": "inverse to the frequency",
+    "sqrt": "inverse to the square root of the frequency",
+    "none": "none",
+}
 CRITERIA = {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}
-
-
 SWEPT = {
     "learning_rate": "learning rates",
     "margin": "margins",
@@ -60,8 +65,9 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
     training = settings.training
     joint = training["joint_epochs"]
     gradient = "always" if joint is None else f"in the first {joint} epochs"
-    rate = f"{training['estimator_rate']:g} x the classifier's"
-    aupr = "count-based precision, trapezoid; average precision is in results.csv"
+    multiple = training["estimator_rate"]
+    rate = "the classifier's" if multiple == 1 else f"{multiple:g} times the classifier's"
+    aupr = "count-based precision, trapezoid (average precision is in results.csv)"
     return [
         OpenChoice("margin of Eq. 1", f"{training['margin']:g}", (ESTIMATOR,)),
         OpenChoice("pairs of Eq. 1", PAIRS[training["pairs"]], (ESTIMATOR,)),
@@ -69,13 +75,17 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
         OpenChoice("ties of true losses", "count as -1, as Eq. 1 says", (ESTIMATOR,)),
         OpenChoice(
             "gradient of the estimator into the backbone",
-            f"{gradient}; never in detached and posthoc",
+            f"{gradient}, but never in detached and posthoc",
             (ESTIMATOR,),
         ),
         OpenChoice("target of the estimator", TARGETS[training["target"]], (ESTIMATOR,)),
-        OpenChoice("mean of the weighted cross-entropy", training["primary_mean"], (CLASSIFIER,)),
-        OpenChoice("class weights of the loss", training["class_weights"], (CLASSIFIER,)),
-        OpenChoice("class weights of the sampler", training["sampling"], (CLASSIFIER,)),
+        OpenChoice(
+            "mean of the weighted cross-entropy", MEANS[training["primary_mean"]], (CLASSIFIER,)
+        ),
+        OpenChoice(
+            "class weights of the loss", WEIGHTINGS[training["class_weights"]], (CLASSIFIER,)
+        ),
+        OpenChoice("class weights of the sampler", WEIGHTINGS[training["sampling"]], (CLASSIFIER,)),
         OpenChoice("learning rate of the estimator", rate, (ESTIMATOR,)),
         OpenChoice("pooling before the 128-unit layers", "global average", (ESTIMATOR,)),
         OpenChoice("checkpoint", f"{training['keep']} epoch", (ESTIMATOR, CLASSIFIER, DETECTION)),
@@ -92,7 +102,7 @@ def _reduction(training: Mapping[str, Any]) -> str:
     pairs = batch * (batch - 1) if training["pairs"] == "all" else batch // 2
     if training["reduction"] == "sum":
         return "sum, as printed"
-    return f"mean; the sum, as printed, is {pairs:,} times as large at a batch of {batch}"
+    return f"mean (the sum, as printed, is {pairs:,} times as large at a batch of {batch})"
 
 
 def run_settings(settings: Settings) -> dict[str, str]:
@@ -115,6 +125,7 @@ def run_settings(settings: Settings) -> dict[str, str]:
         **{
             f"{SWEPT.get(setting, setting)} tried": listed(values)
             for setting, values in settings.sweeps.items()
+            if len(values) > 1
         },
         "backbone": settings.model["backbone"],
         "initial weights": weights(settings),
@@ -136,7 +147,10 @@ def run_settings(settings: Settings) -> dict[str, str]:
 
 def augmentation(settings: Settings) -> str:
     """The strength of each kind of augmentation."""
-    return ", ".join(f"{name} {value}" for name, value in settings.augmentation.items())
+    return ", ".join(
+        f"{name} {('no', 'yes')[value] if isinstance(value, bool) else f'{value:g}'}"
+        for name, value in settings.augmentation.items()
+    )
 
 
 def weights(settings: Settings) -> str:
@@ -150,12 +164,18 @@ def split(settings: Settings) -> str:
     """The split of the images."""
     if settings.split == "grouped":
         return "by group (such as a lesion) and near duplicate, into train, tune, calibrate, test"
-    return f"by image, {settings.validation_share:.0%} validation"
+    return f"by image, {100 * settings.validation_share:g} % validation"
 
 
-def leakage(found: SplitLeakage, measured: str) -> str:
-    """Groups and identical images that the sets of a trial share."""
-    return f"{SECTIONS[found.experiment]}, trial {found.trial}: {found.sentence(measured)}"
+def leakage(found: Iterable[SplitLeakage], measured: str) -> list[str]:
+    """Groups and identical images that sets share; trials that share the same stand together."""
+    trials: dict[tuple[str, str], list[int]] = {}
+    for one in found:
+        trials.setdefault((one.experiment, one.sentence(measured)), []).append(one.trial)
+    return [
+        f"{SECTIONS[experiment]}, trial{'s' * (len(numbers) > 1)} {listed(numbers)}: {sentence}"
+        for (experiment, sentence), numbers in trials.items()
+    ]
 
 
 def remarks(settings: Settings) -> Iterator[str]:
@@ -172,12 +192,12 @@ def remarks(settings: Settings) -> Iterator[str]:
         yield (
             f"ODIN is tuned on the {measured} images and on {ood}, as in the paper. The same "
             f"{measured} images are the in-distribution side of every other row, which makes "
-            "these slightly optimistic too; untuned ODIN is not affected."
+            "those rows slightly optimistic too; untuned ODIN is not affected."
         )
     yield f"After each epoch, training is monitored on the {settings.monitored_set} set."
     yield (
-        "ODIN without OOD data takes the highest temperature of the grid, and the epsilon with the "
-        "highest mean confidence on in-distribution images alone (Hsu et al., 2020)."
+        "ODIN without OOD images takes the highest temperature of the grid, and the epsilon with "
+        "the highest mean confidence on in-distribution images alone (Hsu et al., 2020)."
     )
     yield (
         "Bootstrap intervals resample groups of images, the same in every trial that shares them, "

@@ -118,9 +118,9 @@ DIGITS = Protocol(
         "easy task would leave next to none. With 15 %, a "
         "difference over trials would count 5.7 test images for each training image, and nothing "
         "could be decided.",
-        "The learning rate is ten times the paper's, batches have 16 images and 12 epochs, with "
-        "decays every 3, replace its 50 and 10, because this small network starts from random "
-        "weights and has few images.",
+        "The learning rate is ten times the paper's, a batch has 16 images, and training takes 12 "
+        "epochs with a decay every 3 (the paper: 50 and 10), because this small network starts "
+        "from random weights and has few images.",
     ),
 )
 

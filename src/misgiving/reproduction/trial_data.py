@@ -15,6 +15,7 @@ from misgiving.data.bad_images import skipped_sentences, without
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
+from misgiving.data.ood_sets.derived import KINDS
 from misgiving.data.ood_sets.lesions import with_masks
 from misgiving.data.ood_sets.ood_set import (
     PAPER_COUNTS,
@@ -181,7 +182,8 @@ class TrialData:
         held_out = everything.select(np.flatnonzero(measured))
         source = next((one for one in self.protocol.sources if one.name == name), None)
         if source is None:
-            built, about = build(name, held_out, seed=seed), "of held-out images: "
+            built = build(name, held_out, seed=seed)
+            about = "of held-out images: " if name in KINDS else ""
         else:
             count = PAPER_COUNTS.get(source.row)
             built = from_place(name, source.location, held_out, seed=seed, count=count)

@@ -216,6 +216,7 @@ class PolicyCases:
         group_columns: Columns of the data that define the groups; none: each image is its own.
         calibrations: The last is that of this policy.
         earlier: All images that the calibrations before it used, for tuning or calibration.
+        complete: False where the record of an earlier calibration could not be read.
     """
 
     data: str
@@ -223,6 +224,7 @@ class PolicyCases:
     group_columns: tuple[str, ...]
     calibrations: tuple[RecordedCalibration, ...]
     earlier: PolicyImages
+    complete: bool
     tune: PolicyImages
     calibration: PolicyImages
     skipped: tuple[SkippedImage, ...]

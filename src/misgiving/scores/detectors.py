@@ -48,12 +48,7 @@ class FittedDetectors:
                 predictions allow.
         """
         if names is None:
-            names = [
-                name
-                for name, score in FEATURE_SCORES.items()
-                if (training.head is not None or not score.needs_head)
-                and (training.taps is not None or not score.reads_taps)
-            ]
+            names = scores_with(head=training.head is not None, taps=training.taps is not None)
         fits = {name: FEATURE_SCORES[name].fit for name in names}
         _refuse_unusable(training)
         directions = principal_directions(training.features)
@@ -137,6 +132,15 @@ class FittedDetectors:
                 name, key = path_of_array.split("/")
                 statistics[name][key] = array
             return cls(directions=directions, statistics=statistics)
+
+
+def scores_with(*, head: bool, taps: bool) -> list[str]:
+    """Names of the `FEATURE_SCORES` of a model, by whether it has a linear head and taps."""
+    return [
+        name
+        for name, score in FEATURE_SCORES.items()
+        if (head or not score.needs_head) and (taps or not score.reads_taps)
+    ]
 
 
 def all_scores(

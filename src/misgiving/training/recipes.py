@@ -49,8 +49,7 @@ RECIPES: Registry[Recipe] = Registry(
             "learning_rate": 1e-3,
             "schedule": "cosine",
             "warmup": 0.08,
-            "average_decay": 0.999,
-            "epochs": 30,
+            "epochs": 12,
             "batch_size": 32,
             "class_weights": "none",
             "sampling": "none",
@@ -60,7 +59,8 @@ RECIPES: Registry[Recipe] = Registry(
     ),
     paper=Recipe(),
 )
-"""`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`."""
+"""`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
+chosen by `benchmarks/recipes.py` (docs/recipes.md)."""
 
 ATTACHED = TrainingConfig(
     optimizer="adamw",

@@ -25,9 +25,11 @@ from misgiving.decisions.fit_policy import (
 )
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
+from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
-from misgiving.evaluation.inference import predictions_of
+from misgiving.evaluation.inference import predictions_of, score_names
 from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.results.schema import PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
@@ -90,6 +92,7 @@ def calibrate_run(
         DataError: The images cannot support a policy.
     """
     checkpoint = load(run)
+    _refuse_unknown_names(checkpoint, targets, rule, ood_detector)
     checkpoint.model.to(device_named(device))
     prepared = partial(
         prepare,
@@ -103,8 +106,9 @@ def calibrate_run(
     training = _training_images(checkpoint, images, training_data, prepared)
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    _refuse_few_cases(sets, targets, seed=seed)
     tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
-    history, unreadable = read_history(run / POLICY_FOLDER)
+    history = read_history(run / POLICY_FOLDER)
     engine, policy, notes = _fit(
         checkpoint,
         sets,
@@ -134,9 +138,29 @@ def calibrate_run(
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
         *notes,
         *policy.summary(),
-        *unreadable,
     ]
     return CalibrationResult(policy, summary)
+
+
+def _refuse_unknown_names(
+    checkpoint: Checkpoint, targets: Targets, rule: DecisionRule, ood_detector: str
+) -> None:
+    """Refuse classes and detectors that the model does not have, before any image is read."""
+    targets.refuse_unknown_classes(checkpoint.classes)
+    rule.refuse_unknown_classes(checkpoint.classes)
+    if ood_detector not in (known := score_names(checkpoint)):
+        raise UsageError(
+            f"`ood_detector` is {ood_detector!r}, which this model does not have; choose from "
+            f"{', '.join(known)}"
+        )
+
+
+def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> None:
+    """Refuse sets that cannot certify the targets whatever the model says of their images."""
+    drawn = one_per_group(sets.calibration.groups, seed=seed)
+    refuse_few("tuning", len(set(sets.tuning.groups)))
+    refuse_few("calibration", len(drawn))
+    refuse_too_few(targets, sets.calibration.classes, sets.calibration.labels[drawn])
 
 
 def _fit(checkpoint: Checkpoint, sets: CalibrationSets, **options: Any) -> FittedEngine:
@@ -147,7 +171,7 @@ def _fit(checkpoint: Checkpoint, sets: CalibrationSets, **options: Any) -> Fitte
         calibration,
         FittedDetectors.fit(trained),
         calibration_fingerprint=sets.calibration.fingerprint,
-        unit=unit_of(sets.calibration.group_columns),
+        unit=unit_of(sets.calibration.group_columns, sets.calibration.groups),
         **options,
     )
 

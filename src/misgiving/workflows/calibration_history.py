@@ -11,6 +11,7 @@ from typing import NamedTuple
 from misgiving.decisions.engine import CASES
 from misgiving.deferral.policy import RepeatedCases
 from misgiving.errors import DataError
+from misgiving.files import read_json
 from misgiving.results.formats import read_document
 from misgiving.results.schema import (
     PolicyCases,
@@ -23,13 +24,17 @@ OFFERED = "offered "  # before the group of an image that is only its own name i
 
 
 class History(NamedTuple):
-    """Earlier calibrations, and all images that they used, for tuning or calibration."""
+    """Earlier calibrations, and all images that they used, for tuning or calibration.
+
+    It is not complete where the record of one could not be read.
+    """
 
     calibrations: tuple[RecordedCalibration, ...] = ()
     images: PolicyImages = PolicyImages((), (), ())
+    complete: bool = True
 
     def repeated(self, sets: Sequence[PolicyImages]) -> RepeatedCases | None:
-        """Cases of these sets that earlier calibrations used; None if there are none.
+        """Cases of these sets that earlier calibrations used; None if it is known of none.
 
         An image is known by its content, and a group also by its name.
         """
@@ -41,12 +46,13 @@ class History(NamedTuple):
             for content, group in zip(images.hashes, images.groups, strict=True)
         ]
         groups = {group for used, group in cases if used or group in named}
-        if not groups:
+        if not groups and self.complete:
             return None
         return RepeatedCases(
             calibrations=len(self.calibrations),
             images=sum(used for used, _ in cases),
             groups=len(groups),
+            complete=self.complete,
         )
 
     def with_calibration(
@@ -84,29 +90,49 @@ class History(NamedTuple):
                 RecordedCalibration(fingerprint, max_error, *counts),
             ),
             earlier=self.images,
+            complete=self.complete,
             tune=tune,
             calibration=calibration,
             skipped=tuple(skipped),
         )
 
 
-def read_history(policy: Path) -> tuple[History, list[str]]:
-    """Earlier calibrations, from a policy's folder; also a warning where it cannot be read."""
+def read_history(policy: Path) -> History:
+    """The earlier calibrations, from a policy's folder."""
+    path = policy / CASES
     if not policy.exists():
-        return History(), []
+        return History()
     try:
-        cases = read_document(policy / CASES, PolicyCases)
+        cases = read_document(path, PolicyCases)
     except DataError:
-        return History(), [
-            "Warning: the record of earlier calibrations cannot be read, so it is not known "
-            "whether they used these cases."
-        ]
+        return History(images=_merged(_readable_sets(path)), complete=False)
+    images = _merged([cases.earlier, cases.tune, cases.calibration])
+    return History(cases.calibrations, images, cases.complete)
+
+
+def _merged(sets: Sequence[PolicyImages]) -> PolicyImages:
+    """The images of all sets, each content once."""
     used = {
         content: (image, content, group)
-        for images in (cases.earlier, cases.tune, cases.calibration)
+        for images in sets
         for image, content, group in zip(*images, strict=True)
     }
-    return History(cases.calibrations, PolicyImages(*zip(*used.values(), strict=True))), []
+    return PolicyImages(*zip(*used.values(), strict=True)) if used else PolicyImages((), (), ())
+
+
+def _readable_sets(path: Path) -> list[PolicyImages]:
+    """The sets of images in a record of another format, as far as they can be read."""
+    try:
+        content = read_json(path, remedy="")
+    except DataError:
+        return []
+    sets = [content.get(name) for name in ("earlier", "tune", "calibration")]
+    columns = [[of.get(name) for name in PolicyImages._fields] for of in sets if type(of) is dict]
+    return [
+        PolicyImages(*zip(*rows, strict=True))
+        for lists in columns
+        if all(type(one) is list for one in lists) and (rows := [*zip(*lists, strict=False)])
+    ]
 
 
 def policy_hashes(policy: Path) -> frozenset[str]:

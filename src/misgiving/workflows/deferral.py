@@ -147,7 +147,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             rule=rule,
             seed=self.seed,
             calibration_fingerprint=sha256_of_lines(certified.hashes),
-            unit=unit_of(columns),
+            unit=unit_of(columns, sets.calibration.predictions.groups),
             ood_detector=self.ood_detector or default,
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
@@ -242,11 +242,10 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """
         folder, engine, cases = Path(folder), self._engine, self.cases_
         if (folder / CASES).exists() and not self._is_saved(folder):
-            history, warnings = read_history(folder)
+            history = read_history(folder)
             repeated = history.repeated((cases.tune, cases.calibration))
             self.policy_ = replace(self.policy_, repeated=repeated)
             self.engine_ = engine = replace(engine, policy=self.policy_)
-            self.notes_ += warnings
             cases = history.with_calibration(
                 cases.tune,
                 cases.calibration,

@@ -25,6 +25,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.files import refuse_unwritable_folder
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.schema import Measurement, SkippedImage
@@ -37,10 +38,13 @@ from misgiving.workflows.evaluation_report import (
     shown_detector,
 )
 from misgiving.workflows.policy_evaluation import (
+    PREDICTIONS,
     Evaluation,
+    PolicyEvaluation,
     distinct_names,
     evaluate_policy,
     measure_shares,
+    remove_earlier,
     write_evaluation,
 )
 
@@ -77,6 +81,7 @@ def evaluate_run(
         on_image: Called with the number of prepared images and of all.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
+    refuse_unwritable_folder(out)
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     folders = distinct_names(ood)
@@ -95,28 +100,35 @@ def evaluate_run(
         name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
     }
     rows, remarks, doubts = _rows_for_policy(run, engine, images, set_name)
+    _remove_earlier(out)
     predictions = predictions_of(checkpoint, images)
     if distributed.is_first():
-        predictions.save(out / "predictions.safetensors")
+        predictions.save(out / PREDICTIONS)
     dataset = set_name or name_of(images, checkpoint.split)
     measurements = [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
         *measure_failures(predictions, all_scores(predictions), dataset),
     ]
-    detected, detection = _detection(checkpoint, images, outliers, engine)
-    measurements += detected
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     sets = {source.name: everything, **outliers}
     for name, of in sets.items():
         summary += skipped_sentences(of.skipped, len(of), of=name)
     summary += remarks
-    decided = None
+    decided, measured = None, images
     if len(rows):
         images, predictions = images.select(rows), predictions.select(rows)
         metadata = _metadata_of(source, images)
         decided = evaluate_policy(engine, predictions, dataset, metadata)
         measurements += decided.measurements
+    skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
+    _write(out, measurements, decided, skipped)
+
+    def add(found: list[Measurement]) -> None:
+        measurements.extend(found)
+        _write(out, measurements, decided, skipped)
+
+    detection = _detection(checkpoint, measured, outliers, engine, add)
     evaluated = evaluated_images(
         source.name,
         predictions,
@@ -131,8 +143,6 @@ def evaluate_run(
     summary += [*warnings, *doubts]
     report, findings = None, findings_of(evaluated)
     if distributed.is_first():
-        skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
-        write_evaluation(out, measurements, decided, skipped)
         report, missing = report_if_installed(out, evaluated, findings)
         summary += missing
     distributed.wait_for_all()
@@ -207,32 +217,49 @@ def name_of(images: ImageSet, split: Split) -> str:
     return (sets.pop() or "test") if len(sets) == 1 else "held_out"
 
 
+def _remove_earlier(out: Path) -> None:
+    if distributed.is_first():
+        remove_earlier(out)
+
+
+def _write(
+    out: Path,
+    measurements: list[Measurement],
+    decided: PolicyEvaluation | None,
+    skipped: Sequence[SkippedImage],
+) -> None:
+    """Write everything but the predictions and the report, in the first process."""
+    if distributed.is_first():
+        write_evaluation(out, measurements, decided, skipped)
+
+
 def _detection(
     checkpoint: Checkpoint,
     inliers: ImageSet,
     outliers: Mapping[str, ImageSet],
     engine: DecisionEngine,
-) -> tuple[list[Measurement], Detection | None]:
-    """OOD metrics, and the scores for the report.
+    add: Callable[[list[Measurement]], None],
+) -> Detection | None:
+    """Add OOD metrics set by set; gives the scores for the report.
 
     ODIN has its defaults: tuned on the measured sets it would look too good.
     """
     if not outliers:
-        return [], None
+        return None
     inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
-    detector = shown_detector(engine)
-    rows, found = [], {}
+    detector, found = shown_detector(engine), {}
+    of_inliers = ScoredImages(inlier_scores[detector], inliers.groups)
     for name, images in outliers.items():
         scores, outcomes = untuned_scores(checkpoint, images, engine.detectors), None
-        rows += measure_detection(inlier_scores, scores, name)
+        rows = measure_detection(inlier_scores, scores, name)
         if engine.policy is not None:
             outputs = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
             decisions = engine.decide_predictions(outputs)
             rows += measure_shares(decisions, name)
             outcomes = np.array([one.decision for one in decisions])
         found[name] = ScoredImages(scores[detector], images.groups, outcomes)
-    of_inliers = ScoredImages(inlier_scores[detector], inliers.groups)
-    return rows, Detection(detector, of_inliers, found)
+        add(rows)
+    return Detection(detector, of_inliers, found)
 
 
 def _rows_for_policy(

@@ -126,7 +126,7 @@ def _plan(
 ) -> DataPlan:
     classes = _count(images, sets)
     outlook = plan_certification({of.name: of.cases for of in classes}, targets)
-    unit, count = unit_of(columns), sum(of.images for of in classes)
+    unit, count = unit_of(columns, images.groups), sum(of.images for of in classes)
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
         f"{name}: {len(images)} images of {len(set(images.groups))} groups",
@@ -145,14 +145,14 @@ def training_outlook(images: ImageSet, sets: SetNames) -> list[str]:
     classes = _count(images, sets)
     found = plan_certification({of.name: of.cases for of in classes}, Targets(max_error=0.5))
     rarest = sorted(classes, key=lambda of: of.cases)[:RAREST]
-    unit = unit_of(images.group_columns)
+    unit = unit_of(images.group_columns, images.groups)
     counted = "copies count once" if unit == "image" else f"one image of each {unit}"
     first, *others = (
         f"{_percent(of.smallest)} if {_percent(of.wrong_share)} are" for of in found.error
     )
     return [
-        f"The calibration set has {sum(of.images for of in classes)} images, {found.cases} cases "
-        f"({counted}); the rarest classes are "
+        f"The calibration set has {sum(of.images for of in classes)} images, {found.cases} cases: "
+        f"{counted}; the rarest classes are "
         f"{', '.join(f'{of.name} {of.cases}' for of in rarest)}.",
         f"With all accepted, it certifies an error of {first} wrong, {', '.join(others)}; "
         "`misgiving plan` says what a target needs.",

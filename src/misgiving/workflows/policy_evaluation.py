@@ -32,7 +32,7 @@ SHARES: dict[str, Outcome] = {
     "ood_share": "ood",
 }
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
-SKIPPED = "skipped.csv"
+PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
 
 
@@ -89,15 +89,19 @@ def distinct_names(named: Sequence[str]) -> dict[str, Path]:
     return folders
 
 
+def remove_earlier(out: Path) -> None:
+    """Remove the files of an earlier evaluation, so that none lies beside new ones."""
+    for name in (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT):
+        (out / name).unlink(missing_ok=True)
+
+
 def write_evaluation(
     out: Path,
     measurements: Sequence[Measurement],
     decided: PolicyEvaluation | None,
     skipped: Sequence[SkippedImage] = (),
 ) -> None:
-    """Write the tables of an evaluation in place of those of an earlier one."""
-    for name in (SKIPPED, DECISIONS, SUBGROUPS, REPORT):
-        (out / name).unlink(missing_ok=True)
+    """Write the tables of an evaluation."""
     if skipped:
         write_table(out / SKIPPED, SkippedImage, skipped)
     if decided is not None:

@@ -18,6 +18,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.files import refuse_unwritable_folder
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
@@ -35,6 +36,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    remove_earlier,
     write_evaluation,
 )
 from misgiving.workflows.predict import row_of
@@ -120,6 +122,7 @@ def evaluate_table(
         ood: Files of predictions for out-of-distribution images, as NAME=FILE or without name.
         set_name: Measure only this set; None: `test`, or else all rows but `train`.
     """
+    refuse_unwritable_folder(out)
     folder = None if policy is None else policy_folder(policy)
     engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
     table, summary = _rows_to_measure(_read(predictions, engine), set_name)
@@ -145,6 +148,7 @@ def evaluate_table(
         decided = evaluate_policy(engine, table.predictions, dataset, metadata_of(table))
         summary += remarks
         measurements += decided.measurements
+    remove_earlier(out)
     write_evaluation(out, measurements, decided)
     evaluated = evaluated_images(
         predictions.name,

@@ -90,7 +90,7 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
     right.set_title("AUROC by detector, for all unseen classes (%)")
     _draw_groups(right, grouped(pooled, "detector", wrapped), legend=False)
     for axes in (left, right):
-        axes.axhline(50, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        axes.axhline(50, color="#6b6b6b", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     return figure
 
 
@@ -131,7 +131,8 @@ def _draw_spread(
             position, 100 * values.mean, MARKERS.get(model, "o"), color=colour, markersize=6.5
         )
     if values.deviation is not None:
-        bounds = 100 * (values.mean + values.deviation * np.array([-1.0, 1.0]))
+        ends = values.mean + values.deviation * np.array([-1.0, 1.0])
+        bounds = 100 * ends.clip(0, 1)
         axes.vlines(position, *bounds, color=INK if bars else colour, linewidth=1.0)
     across = position + 0.22 * width * np.linspace(-1, 1, max(len(values.values), 2))
     heights = [100 * value for value in values.values]

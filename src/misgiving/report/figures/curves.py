@@ -41,10 +41,10 @@ SCORE_LINES: dict[str, Line] = {
     "max_logit_norm": ":",
     "combination": (0, (5.0, 1.0)),
 }
-COLUMNS = 3
+ONE_ROW, COLUMNS = 4, 3  # models beside each other; columns where there are more
 DOT = 3.0  # size of the mark of a trial
 DOTTED = 0.8  # the coverage at which every trial has its dot
-SIDE = 1.5  # between the dots of two scores, in percent of coverage
+SIDE = 2.2  # between the dots of two scores, in percent of coverage
 QUANTITIES = {
     "right": ("share that is right (%)", 100.0),
     "error_probability": ("error probability (%)", 100.0),
@@ -126,7 +126,8 @@ def _draw_curve(
         values.epochs, values.lowest, values.highest, color=colour, alpha=0.15, linewidth=0
     )
     ends = np.full(len(values.last), values.epochs[-1])
-    axes.plot(ends, values.last, "o", color=colour, markersize=DOT, label="_trials")
+    fill = "none" if line == SET_LINES[0] else "full"
+    axes.plot(ends, values.last, "o", color=colour, markersize=DOT, fillstyle=fill, label="_trials")
 
 
 def _finish_epochs(axes: Axes) -> None:
@@ -146,7 +147,7 @@ def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> F
     """
     dotted = select(trials, metric=f"risk_at_coverage/{DOTTED:g}")
     models = models_of(points)
-    columns = min(len(models), COLUMNS)
+    columns = len(models) if len(models) <= ONE_ROW else COLUMNS
     rows = -(-len(models) // columns)
     figure = Figure(figsize=(10, 2.7 * rows + 0.3))
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)

@@ -60,6 +60,7 @@ class Claim(NamedTuple):
 def primary_claims(inputs: ReportInputs) -> dict[str, Claim]:
     """The claims that are tested, in the order of the paper; fixed before any run."""
     minority, sets, measured = inputs.minority, inputs.claimed_sets, inputs.measured
+    rarest = "" if inputs.has_minority else "the rarest classes, "
     classified: Fields = {"experiment": "generalization", "dataset": measured, "detector": ""}
     of_loss: Fields = {"experiment": "generalization", "detector": "predicted_loss"}
     odin: Fields = {"experiment": "ood_detection", "detector": "odin"}
@@ -78,7 +79,7 @@ def primary_claims(inputs: ReportInputs) -> dict[str, Claim]:
         ),
         "minority": Claim(
             "Minority classes gain",
-            f"mean sensitivity for {listed(minority)}",
+            f"mean sensitivity for {rarest}{listed(minority)}",
             "vanilla",
             sensitivities,
             sensitivities,
@@ -135,6 +136,11 @@ class Verdict(NamedTuple):
         return Status.SUPPORTED if self.interval.mean > 0 else Status.CONTRADICTED
 
     @property
+    def judged(self) -> list[ResultInterval]:
+        """The metrics with a bootstrap interval, in which a harm would be seen."""
+        return [row for row in self.compared if effect_of(row) is not Effect.UNKNOWN]
+
+    @property
     def harms(self) -> list[ResultInterval]:
         """The metrics in which the proposed model is worse than the baseline, the worst first.
 
@@ -170,18 +176,15 @@ class Verdict(NamedTuple):
         )
 
     def _worse(self) -> str:
-        judged = [row for row in self.compared if effect_of(row) is not Effect.UNKNOWN]
         if not (harms := self.harms):
-            return (
-                f"No harm is seen in the {count(len(judged), 'metrics')} of this claim with an "
-                f"interval ({GIVEN})."
-            )
+            metrics = count(len(self.judged), "metrics")
+            return f"No harm is seen in the {metrics} of this claim with an interval ({GIVEN})."
         named = [
             f"{harm_name(row)} {scale_of(row.metric).brief(row)}" for row in harms[:NAMED_HARMS]
         ]
         more = len(harms) - len(named)
         return (
-            f"Worse in {len(harms)} of {count(len(judged), 'metrics')} ({GIVEN}): "
+            f"Worse in {len(harms)} of {count(len(self.judged), 'metrics')} ({GIVEN}): "
             f"{'; '.join(named)}{f'; and {more} more' if more else ''}."
         )
 
@@ -219,6 +222,17 @@ def _interval(
 def _compared(inputs: ReportInputs, claim: Claim) -> list[ResultInterval]:
     paired = select(inputs.intervals, model=MODEL, baseline=claim.baseline)
     return [row for wanted in claim.family for row in select(paired, **wanted)]
+
+
+def harms_sentence(found: Iterable[Verdict]) -> str:
+    """The number of harms among all metrics of the claims, each counted once."""
+    known = list(found)
+    judged = {row for verdict in known for row in verdict.judged}
+    harms = {row for verdict in known for row in verdict.harms}
+    return (
+        f"Harms: {MODEL} is worse than the baseline in {len(harms)} of "
+        f"{count(len(judged), 'metrics')} of these claims ({GIVEN})."
+    )
 
 
 def worst_first(harms: Iterable[ResultInterval]) -> list[ResultInterval]:

@@ -26,7 +26,11 @@ JUDGED = {
     "combination": "combination",
 }
 """The scores that are compared with MSP in words."""
-LEARNED = "; it is measured only with a grouped split, which has a set to learn it on"
+UNMEASURED = {
+    "predicted_loss": "intervals.csv has no such difference",
+    "calibrated": "this needs a grouped split, which has a set to learn it on",
+    "combination": "this needs a grouped split, which has a set to learn it on",
+}
 QUANTITIES: dict[str, tuple[str, Scale]] = {
     "aurc": ("AURC", PLAIN),
     "error_auroc": ("AUROC for errors", POINTS),
@@ -34,7 +38,7 @@ QUANTITIES: dict[str, tuple[str, Scale]] = {
 COUNTED = {
     Effect.BETTER: "better than MSP's in",
     Effect.UNDECIDED: "not clearly different in",
-    Effect.WORSE: "worse in",
+    Effect.WORSE: "worse than MSP's in",
     Effect.UNKNOWN: "without an interval in",
 }
 CHOSEN = "best_on_tuning"
@@ -52,12 +56,10 @@ def error_detection_sentences(intervals: Sequence[ResultInterval], *, measured: 
             main = main_model(models_of(here))
             clauses = ". ".join(_in_main_model(select(here, model=main), main, words))
             counts = "; ".join(_in_all_models(here))
-            sentences.append(f"{clauses}. Over all models: {counts} ({GIVEN}).")
+            sentences.append(f"{clauses}. Over all models, {GIVEN}: {counts}.")
         else:
-            learned = "" if detector == "predicted_loss" else LEARNED
             sentences.append(
-                f"{capitalized(words)} against MSP is inconclusive: intervals.csv has no such "
-                f"difference{learned}."
+                f"{capitalized(words)} was not compared with MSP: {UNMEASURED[detector]}."
             )
     return sentences
 
@@ -88,7 +90,7 @@ def estimation_sentence(intervals: Sequence[ResultInterval], *, measured: str) -
     rows = select(intervals, **wanted, detector="predicted_loss", baseline=MSP)
     words = Comparison(
         "the proposed model's predicted loss",
-        "orders images by their true loss",
+        "ranks the true losses",
         "Spearman correlation with the true loss",
         PLAIN,
     )
@@ -109,7 +111,7 @@ def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str])
     clauses = [_against(select(rows, model=model), name) for name in ODIN_AND_MSP]
     return (
         f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
-        f"on the other sets, {'; '.join(clauses)} ({GIVEN}). Only disjoint intervals count."
+        f"on the other sets, {'; '.join(clauses)}. Only disjoint intervals count, {GIVEN}."
     )
 
 

@@ -166,6 +166,8 @@ def speed_sentence(sweep: Sweep | None) -> str:
 
 
 def _higher_rates(sweep: Sweep) -> str:
+    if not sweep.higher:
+        return "No other learning rate was tried"
     if not any(sweep.pairs(rate) for rate in sweep.higher):
         return "No other learning rate has both models finished in one trial"
     counts = [f"{only_proposed(sweep, rate)} at {rate:g}" for rate in sweep.higher]
@@ -173,10 +175,12 @@ def _higher_rates(sweep: Sweep) -> str:
     for model in SWEPT:
         runs = [run for rate in sweep.higher for run in sweep.at(rate, model)]
         usable, diverged = sum(map(sweep.is_usable, runs)), sum(run.diverged for run in runs)
-        ends.append(f"{model}, {usable} of {len(runs)} end at the level and {diverged} diverge")
+        ends.append(
+            f"of {len(runs)} runs of {model}, {usable} end at the level and {diverged} diverged"
+        )
     return (
         f"At rates above {sweep.rates[0]:g}, only the proposed model trains to that level in "
-        f"{', '.join(counts)} (runs of {'; runs of '.join(ends)})"
+        f"{', '.join(counts)} ({'; '.join(ends)})"
     )
 
 

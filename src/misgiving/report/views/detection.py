@@ -130,11 +130,13 @@ def odin_choices(inputs: ReportInputs) -> list[str]:
 def detector_choices(inputs: ReportInputs) -> list[str]:
     """The detector with the highest AUROC on the tuning set by model, trial by trial."""
     named = select(inputs.results, experiment="ood_detection", metric="chosen")
-    return [
-        f"{model} {' / '.join(DETECTOR_TITLES.get(row.detector, row.detector) for row in rows)}"
-        for model in models_of(named)
-        if (rows := sorted(select(named, model=model), key=lambda row: row.trial))
-    ]
+    clauses = []
+    for model in models_of(named):
+        rows = sorted(select(named, model=model), key=lambda row: row.trial)
+        chosen = [DETECTOR_TITLES.get(row.detector, row.detector) for row in rows]
+        same = len(set(chosen)) == 1
+        clauses.append(f"{model} {f'{chosen[0]} in each' if same else ' / '.join(chosen)}")
+    return clauses
 
 
 def all_detectors(inputs: ReportInputs) -> list[Result]:

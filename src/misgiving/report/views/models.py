@@ -165,7 +165,7 @@ def _sweep_table(inputs: ReportInputs, setting: SweptSetting) -> Table:
         f"{words} {DOWN if metric == 'aurc' else UP}"
         for (_, metric), (words, _) in SWEPT_QUANTITIES.items()
     ]
-    numbers = ("Balanced accuracy, per trial", *means, "Diverged")
+    numbers = ("Balanced accuracy, % per trial", *means, "Diverged")
     return Table([heads(setting.words, "Model", numbers=numbers)], bodies)
 
 
@@ -261,7 +261,7 @@ def target_table(inputs: ReportInputs) -> Table | None:
     bodies = []
     for model in dict.fromkeys(target.model for target in targets):
         names = distinct(select(scores, model=model), "detector")
-        score = " / ".join(DETECTOR_TITLES.get(name, name) for name in names)
+        score = " or ".join(DETECTOR_TITLES.get(name, name) for name in names)
         lines = [_target(inputs, target) for target in targets if target.model == model]
         bodies.append(group(model, lines, [f"accepts by {score}"] if score else []))
     return Table([[*first, *heads("Target met?", numbers=last)]], bodies)

@@ -62,9 +62,10 @@ function explain(point) {
     ? ` The saved policy itself is certified for at most ${atMost(policy.max_error)}.` : "";
   const basis = `With ${percent(confidence, 0)} confidence, the bounds hold for all operating points `
     + `at once, for images like the ${cases} calibration cases.`;
-  if (!point) return `No operating point has so low a bound: everything would be deferred.${classes}`;
+  const rest = `${classes} ${policy.naming}`;
+  if (!point) return `No operating point has so low a bound: everything would be deferred.${rest}`;
   return `${point.wrong} of ${point.accepted} accepted calibration cases are wrong. `
-    + basis + own + classes;
+    + basis + own + rest;
 }
 
 function drawCurve(aim, point) {

@@ -80,6 +80,7 @@ class SavedPolicy(BaseModel):
     ood_threshold: float | None
     class_targets: list[str] = Field(description="Classes with a limit on missed cases.")
     rule: str = Field(description="Rule by which the class is named.")
+    naming: str = Field(description="Sentence on that rule, with its costs.")
     max_error_probability: float = Field(
         description="Highest error probability of an answer that can be accepted."
     )
@@ -148,6 +149,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             ood_threshold=policy.ood_threshold,
             class_targets=list(targets.class_max_miss),
             rule=policy.rule,
+            naming=policy.naming,
             max_error_probability=policy.max_error_probability,
         ),
         command=command(policy),
