@@ -163,12 +163,12 @@ def test_the_images_of_a_record_of_another_format_are_known(images, tmp_path):
     path = tmp_path / "policy" / "cases.json"
     used = {"images": ["x"], "hashes": [images.hashes[3]], "groups": ["?"]}
     path.write_text(json.dumps({"data": "digits", "calibration": used, "tune": None}))
-    found = read_history(tmp_path).repeated([images])
+    found = read_history(tmp_path / "policy").repeated([identities(images, range(24))])
     assert (found.images, found.groups, found.complete) == (1, 1, False)
     path.write_text("{")
-    found = read_history(tmp_path).repeated([images])
+    found = read_history(tmp_path / "policy").repeated([identities(images, range(24))])
     assert (found.images, found.groups, found.complete) == (0, 0, False)
-    assert read_history(tmp_path / "elsewhere").repeated([images]) is None
+    assert read_history(tmp_path / "elsewhere").repeated([identities(images, range(24))]) is None
 
 
 def test_images_of_another_place_that_only_have_the_same_name_are_not_repeated(images):
