@@ -62,7 +62,7 @@ class Population(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """What is asked in one row: `positions` are the cases of each data set."""
+    """The question of one row: `positions` are the cases of each data set."""
 
     population: Population
     max_error: float

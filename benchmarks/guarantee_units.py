@@ -290,7 +290,7 @@ def seeds_table(asked: argparse.Namespace) -> str:
 def _divided(
     population: Population, cases: Int[np.ndarray, " n"], target: float, random: np.random.Generator
 ) -> tuple[bool, bool]:
-    """Whether the first of several divisions misses the target, and the one that accepts most."""
+    """Misses of the target: by the first of several divisions, and by the one that accepts most."""
     order = np.stack([random.permutation(cases) for _ in range(SEEDS)])
     tuning, calibration = np.split(order, [len(cases) // QUARTERS], axis=1)
     found = certify(population, tuning, calibration, target)

@@ -10,8 +10,8 @@ from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import ModelName, ProtocolConfig
-from misgiving.results.schema import OdinGrid
+from misgiving.reproduction.config import ProtocolConfig
+from misgiving.results.schema import ModelName, OdinGrid
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable_folder
-from misgiving.reproduction.config import MODELS, ModelName
+from misgiving.reproduction.config import MODELS
 from misgiving.results.formats import read_table
-from misgiving.results.schema import EpochRecord
+from misgiving.results.schema import EpochRecord, ModelName
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.recipes import RECIPES, RecipeName
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import UInt8
@@ -24,6 +24,7 @@ from misgiving.results.formats import REMEDY, Row, read_document, read_table
 from misgiving.results.schema import (
     Confusion,
     HistoryRow,
+    ModelName,
     ReliabilityRow,
     Result,
     ResultInterval,
@@ -32,16 +33,7 @@ from misgiving.results.schema import (
     Settings,
 )
 
-MODELS = (
-    "vanilla",
-    "mse",
-    "detached",
-    "posthoc",
-    "proposed",
-    "proposed_halves",
-    "proposed_sum",
-    "proposed+logits",
-)
+MODELS = get_args(ModelName)
 MAX_EXAMPLES = 8  # pictures of each set
 RAREST = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease

@@ -2,21 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from misgiving.configuration import Registry, option, require
 from misgiving.errors import UsageError
-
-ModelName = Literal[
-    "vanilla",
-    "mse",
-    "detached",
-    "posthoc",
-    "proposed",
-    "proposed_halves",
-    "proposed_sum",
-    "proposed+logits",
-]
+from misgiving.results.schema import ModelName
 
 
 class ModelVariant(NamedTuple):

@@ -9,8 +9,8 @@ from typing import Any
 from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import SWEEPS, ModelName, ProtocolConfig
-from misgiving.results.schema import OdinGrid, Unit
+from misgiving.reproduction.config import SWEEPS, ProtocolConfig
+from misgiving.results.schema import ModelName, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 

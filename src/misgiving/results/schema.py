@@ -9,6 +9,18 @@ from typing import Any, Literal, NamedTuple
 
 from misgiving.configuration import option, require_choices
 
+ModelName = Literal[
+    "vanilla",
+    "mse",
+    "detached",
+    "posthoc",
+    "proposed",
+    "proposed_halves",
+    "proposed_sum",
+    "proposed+logits",
+]
+"""The models that a reproduction compares, in the order of its tables."""
+
 
 class Measurement(NamedTuple):
     """One value: of a metric, on a data set, by a detector (empty where none applies)."""

@@ -37,7 +37,7 @@ class ClassCounts(NamedTuple):
 
 
 class DataPlan(NamedTuple):
-    """What the calibration set of a split can certify, its classes, and sentences about both."""
+    """The outlook of the calibration set of a split, its classes, and sentences about both."""
 
     outlook: CertificationOutlook
     classes: tuple[ClassCounts, ...]
