@@ -34,16 +34,23 @@ def at(row: int, column: str, problem: str) -> str:
 
 
 def _read_csv(path: Path) -> dict[str, Column]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        header, chunks = _csv_chunks(file)
-        numeric = [name.startswith(NUMERIC) for name in header]
-        cells: list[list[Any]] = [[] for _ in header]
-        for start, chunk in chunks:
-            for column, values in enumerate(zip(*chunk, strict=True)):
-                if numeric[column]:
-                    cells[column].append(_chunk_numbers(header[column], values, start))
-                else:
-                    cells[column] += values
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return _csv_columns(file)
+    except UnicodeDecodeError as error:
+        raise DataError("is not UTF-8; save it as UTF-8 text") from error
+
+
+def _csv_columns(file: IO[str]) -> dict[str, Column]:
+    header, chunks = _csv_chunks(file)
+    numeric = [name.startswith(NUMERIC) for name in header]
+    cells: list[list[Any]] = [[] for _ in header]
+    for start, chunk in chunks:
+        for column, values in enumerate(zip(*chunk, strict=True)):
+            if numeric[column]:
+                cells[column].append(_chunk_numbers(header[column], values, start))
+            else:
+                cells[column] += values
     return {
         name: np.concatenate(of) if is_numeric and of else of
         for name, is_numeric, of in zip(header, numeric, cells, strict=True)
@@ -54,8 +61,9 @@ def _csv_chunks(file: IO[str]) -> tuple[list[str], Iterator[tuple[int, list[list
     """The header, and the rows in chunks with the position of their first."""
     lines = csv.reader(file, strict=True)
     header = [name.strip() for name in next(lines, [])]
-    if len(header) == 1 and ";" in header[0]:
-        raise DataError("columns are separated by semicolons; separate them by commas")
+    for separator, name in ((";", "semicolons"), ("\t", "tabs")):
+        if len(header) == 1 and separator in header[0]:
+            raise DataError(f"columns are separated by {name}; separate them by commas")
     if repeated := sorted(name for name in set(header) if header.count(name) > 1):
         raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
 
@@ -96,33 +104,45 @@ def _read_npz(path: Path) -> dict[str, Column]:
 
 def _plain(name: str, arrays: Any) -> Column:
     try:
-        array: np.ndarray = arrays[name]
+        array: Any = arrays[name]
     except ValueError as error:
         if "allow_pickle" in str(error):
             raise DataError(
                 f"{name} holds Python objects, which are not read; save text as an array of text"
             ) from None
         raise
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{name} is not an array; leave it out")
     if not array.ndim:
         raise DataError(f"{name} is one value; give one for each image")
-    return array
+    return np.asarray(array)
 
 
 def _read_parquet(path: Path) -> dict[str, Column]:
-    from pyarrow import parquet, types
+    from pyarrow import parquet
 
-    table = parquet.read_table(path)
-    if repeated := [name for name in table.column_names if table.column_names.count(name) > 1]:
+    with parquet.ParquetFile(path) as file:
+        table = file.read()
+    names = table.column_names
+    if repeated := [name for name in names if names.count(name) > 1]:
         raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
+    return {name: _parquet_column(name, table[name]) for name in names}
 
-    def plain(column: Any) -> Column:
-        kind = column.type
-        if types.is_floating(kind) or (types.is_integer(kind) and not column.null_count):
-            return np.asarray(column.to_numpy())
-        values = column.to_pylist()
-        return np.array(values) if types.is_list(kind) or types.is_fixed_size_list(kind) else values
 
-    return {name: plain(table[name]) for name in table.column_names}
+def _parquet_column(name: str, column: Any) -> Column:
+    from pyarrow import compute, types
+
+    kind = column.type
+    if types.is_floating(kind) or (types.is_integer(kind) and not column.null_count):
+        return np.asarray(column.to_numpy())
+    if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+        lengths = np.asarray(compute.fill_null(compute.list_value_length(column), -1))
+        if (other := lengths != lengths[:1]).any() or -1 in lengths[:1]:
+            row = int(other.argmax())
+            raise DataError(at(row, name, "its list is missing, or has another length than others"))
+        return np.array(column.to_pylist())
+    values: Column = column.to_pylist()
+    return values
 
 
 READERS: dict[str, Callable[[Path], dict[str, Column]]] = {

@@ -33,8 +33,10 @@ from misgiving.results.prediction_files import READERS, Column, at, is_number
 from misgiving.results.predictions import Predictions
 
 SETS = ("train", "tune", "calibrate", "test")
+NOT_NUMBERS = "cVmM"  # complex values, records and times, of which NumPy would take a part
 UNKNOWN = -1  # the label of an image whose true class is not known
 ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from adding up to 1
+LONGEST = 400  # characters of a message, which may quote a cell or name a thousand classes
 LEAST_PROBABILITY = 1e-12  # logits are finite
 OUTPUTS = {"logits": "logit_", "probabilities": "probability_"}
 OWN_COLUMNS = ("label", "id", "set", "predicted_loss", "image", "model", "classes", *UNITS)
@@ -158,7 +160,14 @@ class PredictionTable:
             return cls.from_columns(columns)
         except DataError as error:
             name = f"{path}: "
-            raise DataError(name + visible(str(error).removeprefix(name))) from error
+            raise DataError(name + _shortened(visible(str(error).removeprefix(name)))) from error
+        except MemoryError as error:
+            raise DataError(f"{path}: does not fit into memory; give fewer rows") from error
+
+
+def _shortened(message: str) -> str:
+    """A message with its place and its remedy, and without the middle of what is quoted."""
+    return message if len(message) <= LONGEST else f"{message[:LONGEST]} ... {message[-100:]}"
 
 
 def _on_host(values: Any) -> Column:
@@ -248,6 +257,8 @@ def _features(columns: dict[str, Column], count: int) -> Matrix:
 def _numbers(name: str, values: Column) -> Float[np.ndarray, " n"]:
     """A column of finite numbers."""
     array = _flat(name, values)
+    if getattr(array, "dtype", np.dtype(float)).kind in NOT_NUMBERS:
+        raise DataError(at(0, name, f"{array[0]!r} is not a number"))
     try:
         numbers: Float[np.ndarray, " n"] = np.asarray(array, dtype=np.float64)
     except (TypeError, ValueError):

@@ -1,7 +1,8 @@
 """Decisions of a policy, measured on a labelled set: on all of it, and by subgroup."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import NamedTuple
 
 import numpy as np
@@ -123,8 +124,9 @@ def evaluate_policy(
         all_scores(predictions, engine.used), predictions.logits
     )
     scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
-    decisions = [*_decided(engine, predictions)]
-    decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
+    decided = measure_decisions(
+        _decided(engine, predictions), predictions, dataset, metadata, seed=engine.policy.seed
+    )
     return decided._replace(
         measurements=[
             *measure_classification(predictions, dataset, detector="policy", named=named),
@@ -136,18 +138,14 @@ def evaluate_policy(
 
 
 def _decided(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
-    """Decide on part after part, and keep the probability of the named class alone.
-
-    There may be a million images, and half of the memory would be that of the other classes.
-    """
+    """Decide on part after part, since there may be a million images."""
     for start in range(0, len(predictions), MANY):
         rows = np.arange(start, min(start + MANY, len(predictions)))
-        for one in engine.decide_predictions(predictions.select(rows)):
-            yield one._replace(probabilities={one.predicted_class: one.probability})
+        yield from engine.decide_predictions(predictions.select(rows))
 
 
 def measure_decisions(
-    decisions: Sequence[Decision],
+    decisions: Iterable[Decision],
     predictions: Predictions,
     dataset: str,
     metadata: Mapping[str, Sequence[str]],
@@ -163,24 +161,30 @@ def measure_decisions(
         metadata: Values of each image by column.
         seed: Of the draw of one image from each group, for the audit.
     """
-    outcomes = np.array([one.decision for one in decisions])
     names = [predictions.classes[label] for label in predictions.labels]
+    rows = [
+        _labelled(identity, name, one)
+        for identity, name, one in zip(predictions.ids, names, decisions, strict=True)
+    ]
+    outcomes = np.array([row.decision for row in rows])
     accepted = outcomes == "accept"
-    wrong = np.array([one.predicted_class for one in decisions]) != np.array(names)
-    measurements = measure_shares(decisions, dataset)
+    wrong = np.array([row.predicted_class != row.true_class for row in rows], dtype=bool)
+    measurements = measure_shares(rows, dataset)
     if accepted.any():
         error = float(wrong[accepted].mean())
         measurements.append(Measurement(dataset, "policy", "error_among_accepted", error))
     return PolicyEvaluation(
-        decisions=[
-            LabelledDecision(identity, name, *(getattr(one, field) for field in _FIELDS))
-            for identity, name, one in zip(predictions.ids, names, decisions, strict=True)
-        ],
+        decisions=rows,
         measurements=measurements,
         subgroups=audit_groups(
             predictions, metadata, accepted, outcomes == "ood", wrong, seed=seed
         ),
     )
+
+
+def _labelled(identity: str, name: str, decision: Decision) -> LabelledDecision:
+    row = LabelledDecision(identity, name, *(getattr(decision, field) for field in _FIELDS))
+    return row._replace(reason=intern(row.reason))  # one text for the many with the same reason
 
 
 _FIELDS = LabelledDecision._fields[2:]  # those of a decision
@@ -205,7 +209,9 @@ def audit_groups(
     return audit(columns, accepted[rows], ood[rows], wrong[rows])
 
 
-def measure_shares(decisions: Sequence[Decision], dataset: str) -> list[Measurement]:
+def measure_shares(
+    decisions: Sequence[Decision] | Sequence[LabelledDecision], dataset: str
+) -> list[Measurement]:
     """The shares of a set that are accepted, deferred and OOD."""
     outcomes = [one.decision for one in decisions]
     return [
