@@ -15,6 +15,7 @@ from trained_elsewhere import (
     pixels_of,
     resnet,
     save_pretrained,
+    timm_resnet,
     train,
     vit,
     write_folder,
@@ -47,13 +48,15 @@ IMAGENET = (
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Images that are new to the models, and two models that were trained without this package."""
+    """Images that are new to three models, which were trained without this package."""
     folder = tmp_path_factory.mktemp("elsewhere")
     write_folder(folder / "new", hard_set(360, seed=3))
     transformer = train(vit(), lambda output: output.logits, 0.5, 0.5, steps=20)
     save_pretrained(folder / "vit", transformer)
     network = train(resnet(), lambda logits: logits, *IMAGENET, steps=30)
     save_file(network.state_dict(), folder / "resnet.safetensors")
+    network = train(timm_resnet(), lambda logits: logits, *IMAGENET, steps=30)
+    torch.save(network.state_dict(), folder / "timm.pt")
     return folder
 
 
@@ -64,6 +67,7 @@ def attached(place, kind, **changes):
             "torchvision:resnet18",
             {"weights": place / "resnet.safetensors", "image_size": 16},
         ),
+        "timm": ("resnet10t", {"weights": place / "timm.pt", "image_size": 16}),
     }[kind]
     run = place / f"run-{kind}"
     if not run.exists() or changes:
@@ -78,13 +82,14 @@ def attached(place, kind, **changes):
     return run
 
 
-@pytest.mark.parametrize("kind", ["transformers", "torchvision"])
+@pytest.mark.parametrize("kind", ["transformers", "torchvision", "timm"])
 def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
     run, data = attached(place, kind), f"folder:{place / 'new'}"
     targets = Targets(max_error=0.2, max_ood_false_alarms=0.2)
     calibrate_run(run, data, targets, cache=place / "cache", device="cpu")
     export_run(run, tmp_path / "bundle")
-    files = sorted((place / "new").rglob("*.png"))[::9]
+    # a calibration image may lie exactly at a threshold, where rounding decides
+    files = sorted(write_folder(tmp_path / "later", hard_set(40, seed=13)).rglob("*.png"))
     by_run, by_bundle = (
         list(predict_files(model, files, device="cpu").table.decisions)
         for model in (run, tmp_path / "bundle")
@@ -106,20 +111,35 @@ def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
             )
 
 
-def test_the_logits_of_the_run_are_bit_for_bit_the_models(place):
+def logits_by_transformers(place, images):
     import transformers
 
-    model = load(attached(place, "transformers")).model
-    theirs = transformers.AutoModelForImageClassification.from_pretrained(place / "vit").eval()
+    model = transformers.AutoModelForImageClassification.from_pretrained(place / "vit").eval()
+    return model((images - 0.5) / 0.5).logits
+
+
+def logits_by_timm(place, images):
+    model = timm_resnet()
+    model.load_state_dict(torch.load(place / "timm.pt"))
+    mean, std = IMAGENET
+    return model((images - mean) / std)
+
+
+@pytest.mark.parametrize(
+    ("kind", "theirs"), [("transformers", logits_by_transformers), ("timm", logits_by_timm)]
+)
+def test_the_logits_of_the_run_are_bit_for_bit_the_models(place, kind, theirs):
+    model = load(attached(place, kind)).model
     images = pixels_of(hard_set(10, seed=5))
     with torch.no_grad():
-        expected = theirs((images - 0.5) / 0.5).logits
+        expected = theirs(place, images)
         assert torch.equal(model(images).logits, expected)
         assert torch.equal(model.classify(images), expected)
 
 
-def test_the_estimator_knows_errors_of_images_that_are_new_to_both(place):
-    checkpoint = load(attached(place, "transformers"))
+@pytest.mark.parametrize("kind", ["transformers", "timm"])
+def test_the_estimator_knows_errors_of_images_that_are_new_to_both(place, kind):
+    checkpoint = load(attached(place, kind))
     found = predict(checkpoint.model, hard_set(300, seed=11))
     wrong, losses = found.errors, found.predicted_losses
     assert 0.03 < wrong.mean() < 0.6

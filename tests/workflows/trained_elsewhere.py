@@ -85,6 +85,13 @@ def resnet():
     return resnet18(num_classes=3).eval()
 
 
+def timm_resnet():
+    import timm
+
+    torch.manual_seed(0)
+    return timm.create_model("resnet10t", num_classes=3).eval()
+
+
 def picture(height, width, seed=0):
     random = np.random.default_rng(seed)
     return Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))

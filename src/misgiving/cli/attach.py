@@ -47,8 +47,9 @@ def attach(
     The classifier stays as it is: its logits are the same, bit for bit. DATA are labelled images
     that it was not trained on. They are split by group into a training, a tuning, a calibration and
     a test set; the estimator learns the losses of the training set, on activations that are
-    computed once. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`,
-    `export` and `serve`. Nothing is downloaded.
+    computed once. These losses are held out, not cross-fitted: nothing of the classifier is
+    trained. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and
+    `serve`. Nothing is downloaded.
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
     """

@@ -202,7 +202,7 @@ def attach(
     taps: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     hidden: int = 128,
-    reads_logits: bool = False,
+    reads_logits: bool = True,
     image_size: int | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -219,7 +219,7 @@ def attach(
         taps: As in `JointClassifier`.
         classes: Names of the classes, in the order of the logits.
         hidden: As in `JointClassifier`.
-        reads_logits: As in `JointClassifier`.
+        reads_logits: As in `JointClassifier`, but on by default: it ranks losses better.
         image_size: As in `JointClassifier`.
         mean: As in `JointClassifier`.
         std: As in `JointClassifier`.

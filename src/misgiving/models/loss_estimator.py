@@ -77,12 +77,13 @@ class _Average(torch.autograd.Function):
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
     """Sorted log-probabilities, entropy and log-sum-exp of each sample, regardless of class order.
 
-    Detached: the estimator learns from the classifier's output without changing it.
+    Detached: the estimator learns from the classifier's output without changing it. In single
+    precision or better, as the averages of a module in half precision are.
 
     >>> shape_of_logits(torch.tensor([[0.0, 0.0]])).exp().round(decimals=2)
     tensor([[0.5000, 0.5000, 2.0000, 2.0000]])
     """
-    logits = logits.detach()
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = logits.log_softmax(dim=1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1, keepdim=True)
     ordered = log_probabilities.sort(dim=1, descending=True).values
