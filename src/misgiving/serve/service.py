@@ -17,6 +17,7 @@ from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
+from misgiving.results.review_lists import Listing
 from misgiving.serve.body_limits import Admission
 from misgiving.serve.decode_limits import (
     MemoryBudget,
@@ -82,8 +83,12 @@ class Service:
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
 
-    async def decide(self, upload: Upload) -> Case:
+    async def decide(self, upload: Upload, listed: Listing | None = None) -> Case:
         """Decide about one file, and commit the case before it is returned.
+
+        Args:
+            upload: The file.
+            listed: What a list of images says of it, where it comes from one.
 
         Raises:
             DataError: The file cannot be read.
@@ -96,7 +101,7 @@ class Service:
             )
         square, sha256 = await self.workers.run(partial(self._decode, upload.name), upload.data)
         decision = await asyncio.wrap_future(self._model_batches.submit(square))
-        case = self._case(upload.name, sha256, decision)
+        case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
             try:
                 await self.workers.run(partial(self.files.write, sha256), upload.data)
@@ -156,7 +161,8 @@ class Service:
         self.metrics.batch_sizes.observe(len(squares))
         return self.model.decide_squares(np.stack(squares))
 
-    def _case(self, name: str, sha256: str, decision: Decision) -> Case:
+    def _case(self, name: str, sha256: str, decision: Decision, listed: Listing | None) -> Case:
+        of_list = {} if listed is None else {"place": listed.place, "remark": listed.remark}
         return Case.model_validate(
             {
                 **decision._asdict(),
@@ -168,6 +174,7 @@ class Service:
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,
+                **of_list,
             }
         )
 

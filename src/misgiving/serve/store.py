@@ -44,7 +44,12 @@ from misgiving.serve.schemas import (
 
 PAGE_SIZE = 500
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
+LAST = 2**31 - 1  # place of a case that is in no list
+KEYS = {
+    "expected_error": (CASES.c.doubt, CASES.c.id),
+    "newest": (CASES.c.id,),
+    "listed": (-func.coalesce(CASES.c.place, LAST), CASES.c.id),
+}
 
 
 class CaseQuery(Record):
@@ -69,8 +74,9 @@ class CaseQuery(Record):
     reviewed_since: Instant | None = Field(
         default=None, description="Reviewed at this time or later."
     )
-    order: Literal["expected_error", "newest"] = Field(
-        default="expected_error", description="Most likely wrong first, or newest first."
+    order: Literal["expected_error", "newest", "listed"] = Field(
+        default="expected_error",
+        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
     )
 
     def conditions(self) -> ColumnElement[bool]:
@@ -241,6 +247,13 @@ class Store:
                 return
             yield from map(DecidedCase.model_validate, rows)
             after = rows[-1]["number"]
+
+    def listed(self) -> set[tuple[str, int, str | None]]:
+        """Hash, place and remark of every case that came from a list."""
+        columns = (CASES.c.sha256, CASES.c.place, CASES.c.remark)
+        with self._engine.begin() as connection:
+            found = connection.execute(select(*columns).where(CASES.c.place.is_not(None)))
+            return {(row[0], row[1], row[2]) for row in found}
 
     def count(self, query: CaseQuery) -> int:
         """Number of cases."""

@@ -59,7 +59,7 @@ def policy_folder(path: Path) -> Path:
     return folder
 
 
-def _read(path: Path, engine: DecisionEngine) -> PredictionTable:
+def read_predictions(path: Path, engine: DecisionEngine) -> PredictionTable:
     """A table, refused unless it is of the engine's classes and model, where it names one."""
     table = PredictionTable.read(path)
     if engine.policy is not None:
@@ -88,14 +88,15 @@ def predict_table(
     """
     deliver = on_table if out is None else partial(writer_for(out), out)
     engine = load_policy(policy_folder(policy))
-    table = _read(predictions, engine)
+    table = read_predictions(predictions, engine)
     numbers = DecidedNumbers()
-    rows = numbers.through(_decided(engine, table))
+    rows = numbers.through(decided_rows(engine, table))
     deliver(DecisionTable.of(rows, has_policy=True))
     return len(table), numbers.expected(engine)
 
 
-def _decided(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
+def decided_rows(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
+    """Decisions on the rows of a table, with the path of each image, or else its id."""
     names = table.images or table.predictions.ids
     for start in range(0, len(table), MANY):
         rows = np.arange(start, min(start + MANY, len(table)))
@@ -125,8 +126,8 @@ def evaluate_table(
     refuse_unwritable_folder(out)
     folder = None if policy is None else policy_folder(policy)
     engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
-    table, summary = _rows_to_measure(_read(predictions, engine), set_name)
-    outliers = {name: _read(path, engine) for name, path in distinct_names(ood).items()}
+    table, summary = _rows_to_measure(read_predictions(predictions, engine), set_name)
+    outliers = {name: read_predictions(path, engine) for name, path in distinct_names(ood).items()}
     for name, of in outliers.items():
         if of.predictions.classes != table.predictions.classes:
             raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
