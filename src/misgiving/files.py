@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
@@ -129,12 +130,16 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
 
 def csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Lines of a table as comma-separated values, with Unix line ends."""
+    line = io.StringIO()
+    writer = csv.writer(line, lineterminator="\r\n")  # so that \r and \n are quoted
     for cells in chain([header], rows):
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\r\n").writerow(cells)  # so that \r and \n are quoted
+        writer.writerow(cells)
         yield line.getvalue().removesuffix("\r\n") + "\n"
+        line.seek(0)
+        line.truncate()
 
 
+@lru_cache  # classes, decisions and most reasons are repeated
 def harmless(text: str) -> str:
     """Put an apostrophe before text that a spreadsheet would compute.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Shaped
 from scipy.special import softmax
 
 from misgiving.calibrators.apply import Calibrator, Classes
-from misgiving.decisions.decision import NO_POLICY, Decision, reason_for
+from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -127,7 +127,16 @@ class DecisionEngine:
             taps: Averages of the activations that the estimator reads.
         """
         decided = self.decide_arrays(logits, features, predicted_losses, taps)
-        return [self._decision(decided, row) for row in range(len(logits))]
+        numbers = zip(*(values.tolist() for values in decided.numbers.values()), strict=True)
+        rows = zip(
+            decided.outcomes.tolist(),
+            decided.named.tolist(),
+            decided.scaled.tolist(),
+            decided.probabilities.tolist(),
+            (dict(zip(decided.numbers, row, strict=True)) for row in numbers),
+            strict=True,
+        )
+        return [self._decision(*row) for row in rows]
 
     def decide_arrays(
         self,
@@ -149,11 +158,16 @@ class DecisionEngine:
             outcomes, numbers["ood_p_value"] = decided.decisions, decided.p_values
         return DecidedArrays(outcomes, named, scaled, probabilities, numbers)
 
-    def _decision(self, decided: DecidedArrays, row: int) -> Decision:
-        numbers = {name: float(values[row]) for name, values in decided.numbers.items()}
-        by_class = dict(zip(self.classes, decided.probabilities[row].tolist(), strict=True))
-        name, most = self.classes[decided.named[row]], self.classes[decided.scaled[row]]
-        outcome = decided.outcomes[row].item()
+    def _decision(
+        self,
+        outcome: Outcome,
+        named: int,
+        scaled: int,
+        probabilities: list[float],
+        numbers: dict[str, float],
+    ) -> Decision:
+        by_class = dict(zip(self.classes, probabilities, strict=True))
+        name, most = self.classes[named], self.classes[scaled]
         return Decision(
             decision=outcome,
             predicted_class=name,

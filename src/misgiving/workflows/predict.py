@@ -44,6 +44,7 @@ Squares = UInt8[np.ndarray, "n size size 3"]
 Features = Float[np.ndarray, "n width"]
 Feature = Float[np.ndarray, " width"]
 TABLE = DecisionFormat()
+OF_DECISION = DecisionRow._fields[3:-1]  # as they are in a `Decision`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -328,6 +329,9 @@ def _batches(
 
 def row_of(path: str, decision: Decision) -> DecisionRow:
     """The row of a table for a decision."""
-    values = {name: getattr(decision, name, None) for name in DecisionRow._fields}
-    probability = decision.probability if math.isfinite(decision.probability) else None
-    return DecisionRow._make({**values, "path": path, "probability": probability}.values())
+    return DecisionRow(
+        path,
+        decision.predicted_class,
+        decision.probability if math.isfinite(decision.probability) else None,
+        *(getattr(decision, name) for name in OF_DECISION),
+    )
