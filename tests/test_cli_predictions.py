@@ -106,6 +106,56 @@ def test_new_predictions_need_no_labels_and_name_their_images(run, policy, tmp_p
     assert [line.split(",")[0] for line in result.out.splitlines()[1:]] == names
 
 
+@pytest.mark.parametrize("tool", ["fiftyone", "label-studio"])
+def test_decisions_on_predictions_go_to_other_tools(run, policy, tmp_path, monkeypatch, tool):
+    names = [f"scans/{number}.png" for number in range(30)]
+    copies = np.tile(np.eye(3), (10, 1))  # ten of each of three images
+    features = {f"feature_{at}": copies[:, at] for at in range(3)}
+    (tmp_path / "data").mkdir()
+    new = write_rows(tmp_path / "data" / "new.csv", 30, seed=2, image=names, **features)
+    monkeypatch.chdir(tmp_path)
+    options = ("--format", tool, "--image-root", tmp_path, "--image-url", "s3://bucket/")
+    assert run("predict", policy, new, "--out", "o.json", *options).code == 0
+    made = json.loads((tmp_path / "o.json").read_text())
+    decisions = Deferral.load(policy).decide(PredictionTable.read(new))
+    expected = {
+        f"s3://bucket/data/{name}": (one.predicted_class, one.decision)
+        for name, one in zip(names, decisions, strict=True)
+    }
+    if tool == "fiftyone":
+        found = {
+            path: (label["label"], label["attributes"]["decision"])
+            for path, label in made["labels"].items()
+        }
+    else:
+        found = {
+            task["data"]["image"]: (task["data"]["predicted_class"], task["data"]["decision"])
+            for task in made
+        }
+        assert (tmp_path / "o.xml").exists()
+        kinds = [int(task["data"]["image"].split("/")[-1][:-4]) % 3 for task in made[:3]]
+        assert sorted(kinds) == [0, 1, 2]  # no two copies among the first
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (["a.png", "", "c.png"], "no image in row 2; --format fiftyone needs the path"),
+        (["a.png", "b.png", "a.png"], "names the image 'a.png' twice; give each image one row"),
+        (["a.png", "b.png", "/c.png"], "/c.png: is not in --image-root"),
+    ],
+)
+def test_images_that_another_tool_would_not_find_are_refused(run, policy, tmp_path, images, says):
+    new = write_rows(tmp_path / "new.csv", 3, seed=2, image=images)
+    out = tmp_path / "o.json"
+    options = ("--format", "fiftyone", "--image-root", tmp_path)
+    result = run("predict", policy, new, "--out", out, *options)
+    assert result.code in (1, 2)
+    assert says in one_line(result.err)
+    assert not out.exists()
+
+
 def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path):
     sites = ["north", "south"] * 150
     new = write_rows(tmp_path / "new.csv", 300, seed=3, site=sites)
@@ -230,6 +280,18 @@ REFUSED = {
     "no policy": (["predict", "run", "t.csv"], "contains no policy"),
     "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
     "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
+    "a tool without images": (
+        ["predict", "policy", "t.csv", "--format", "fiftyone", "--out", "o.json"],
+        "t.csv: has no column image; --format fiftyone needs the path of each image",
+    ),
+    "a tool without a file": (
+        ["predict", "policy", "t.csv", "--format", "fiftyone"],
+        "needs --out",
+    ),
+    "an address without a tool": (
+        ["predict", "policy", "t.csv", "--image-url", "s3://b/"],
+        "are for another tool's --format",
+    ),
     "a table of another kind": (["predict", "policy", "t.csv", "--out", "d.xlsx"], "ends in .csv"),
     "evaluate without out": (["evaluate", "t.csv"], "give --out, the folder"),
     "evaluate with data": (["evaluate", "t.csv", "digits", "--out", "e"], "leave out DATA"),

@@ -86,7 +86,7 @@ def predict(
     continues. A bundle (`misgiving export`) needs no torch.
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
-    and each row has a decision.
+    and each row has a decision. --format then needs the column image.
     """
     from misgiving.workflows.predict import predict_files
 
@@ -99,9 +99,8 @@ def predict(
                 typer.echo(table.csv(), nl=False)
 
         if any(map(is_prediction_file, images)):
-            other = file_format != DecisionFormat()
-            for_images = {"resume": resume, "contact_sheet": contact_sheet, "format": other}
-            _decide_table(model, images, out, show, for_images)
+            for_images = {"resume": resume, "contact_sheet": contact_sheet}
+            _decide_table(model, images, out, file_format, show, for_images)
             return
         table, expected = predict_files(
             model,
@@ -128,17 +127,22 @@ def _say_what_was_written(
 
     say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
-        say(f"wrote {out} ({len(decisions)} images)")
-        for beside in file_format.beside(out):
-            say(f"wrote {beside}")
+        _say_files(out, len(decisions), file_format)
     if contact_sheet is not None:
         say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")
+
+
+def _say_files(out: Path, count: int, file_format: DecisionFormat) -> None:
+    say(f"wrote {out} ({count} images)")
+    for beside in file_format.beside(out):
+        say(f"wrote {beside}")
 
 
 def _decide_table(
     policy: Path,
     files: list[Path],
     out: Path | None,
+    file_format: DecisionFormat,
     show: Callable[["DecisionTable"], None],
     for_images: Mapping[str, object],
 ) -> None:
@@ -149,9 +153,11 @@ def _decide_table(
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     if given := [name for name, value in for_images.items() if value]:
         raise UsageError(f"`{given[0]}` is for images, and {files[0]} is a file of predictions")
-    count, expected = predict_table(policy, files[0], out=out, on_table=show)
+    count, expected = predict_table(
+        policy, files[0], out=out, file_format=file_format, on_table=show
+    )
     if out is not None:
-        say(f"wrote {out} ({count} images)")
+        _say_files(out, count, file_format)
     _say_expected(expected)
 
 

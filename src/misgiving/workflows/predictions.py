@@ -1,7 +1,7 @@
 """`predict` and `evaluate` on files of predictions, without a model and without torch."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from misgiving.evaluation.measures import (
 from misgiving.files import refuse_unwritable_folder
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.report.evaluation.findings import findings_of
-from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
+from misgiving.results.decision_tables import DecisionRow, DecisionTable
 from misgiving.results.formats import read_document
 from misgiving.results.prediction_tables import SETS, PredictionTable
+from misgiving.results.review_files import DecisionFormat, DecisionSource
 from misgiving.results.schema import Measurement, PolicyCases
 from misgiving.scores.detectors import all_scores
 from misgiving.workflows.evaluation_report import (
@@ -39,7 +40,7 @@ from misgiving.workflows.policy_evaluation import (
     remove_earlier,
     write_evaluation,
 )
-from misgiving.workflows.predict import row_of
+from misgiving.workflows.predict import TABLE, row_of
 from misgiving.workflows.prediction_sets import of_model, rows_not_used
 
 POLICY_FOLDER = "policy"  # in a run
@@ -73,36 +74,74 @@ def predict_table(
     predictions: Path,
     *,
     out: Path | None = None,
+    file_format: DecisionFormat = TABLE,
     on_table: Callable[[DecisionTable], None] = lambda _: None,
 ) -> tuple[int, ExpectedPerformance | None]:
-    """Decide on each row of a file of predictions, and write a table, whole or not at all.
+    """Decide on each row of a file of predictions, and write a file, whole or not at all.
 
     Args:
         policy: A policy folder, or a run that has one.
         predictions: The file.
-        out: The table; None for none.
+        out: The file; None for none.
+        file_format: Of `out`: a table, or a file for another tool, which needs paths of images.
         on_table: Called with the table if `out` is None.
 
     Returns:
         The number of rows, and the performance to expect; None where it cannot be estimated.
     """
-    deliver = on_table if out is None else partial(writer_for(out), out)
+    file_format.refuse(out, [], resume=False)
     engine = load_policy(policy_folder(policy))
     table = read_predictions(predictions, engine)
+    names = None
+    if file_format.format != TABLE.format:
+        names = _image_files(predictions, table, file_format)
     numbers = DecidedNumbers()
-    rows = numbers.through(decided_rows(engine, table))
-    deliver(DecisionTable.of(rows, has_policy=True))
+    decided = DecisionTable.of(numbers.through(decided_rows(engine, table, names)), has_policy=True)
+    if out is None:
+        on_table(decided)
+    else:
+        features = table.predictions.features
+        known = dict(enumerate(features)) if file_format.ordered and features.shape[1] else {}
+        file_format.write(out, decided, DecisionSource(engine.classes, _identity(engine), known))
     return len(table), numbers.expected(engine)
 
 
-def decided_rows(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
-    """Decisions on the rows of a table, with the path of each image, or else its id."""
-    names = table.images or table.predictions.ids
+def _image_files(path: Path, table: PredictionTable, file_format: DecisionFormat) -> list[str]:
+    """Paths of the images, which another tool is to show.
+
+    Raises:
+        DataError: The table does not name the image of each row.
+        UsageError: One is not in the folder that the tool knows.
+    """
+    images = table.images
+    if images is None or not all(images):
+        what = "no column image" if images is None else f"no image in row {images.index('') + 1}"
+        raise DataError(
+            f"{path}: has {what}; `format` {file_format.format} needs the path of each image"
+        )
+    if repeated := next((image for image, count in Counter(images).items() if count > 1), None):
+        raise DataError(f"{path}: names the image {repeated!r} twice; give each image one row")
+    files = [path.parent / image for image in images]
+    for file in files:
+        file_format.address(file)
+    return [*map(str, files)]
+
+
+def _identity(engine: DecisionEngine) -> str:
+    """Fingerprint of model and policy."""
+    return f"{engine.policy.model_fingerprint if engine.policy else ''}|{engine.policy!r}"
+
+
+def decided_rows(
+    engine: DecisionEngine, table: PredictionTable, names: Sequence[str] | None = None
+) -> Iterator[DecisionRow]:
+    """Decisions on the rows of a table, with these names, or the path of each image, or its id."""
+    shown = names or table.images or table.predictions.ids
     for start in range(0, len(table), MANY):
         rows = np.arange(start, min(start + MANY, len(table)))
         decisions = engine.decide_predictions(table.predictions.select(rows))
-        for row, decision in zip(rows, decisions, strict=True):
-            yield row_of(names[row], decision)
+        for name, decision in zip(shown[start : start + MANY], decisions, strict=True):
+            yield row_of(name, decision)
 
 
 def evaluate_table(
