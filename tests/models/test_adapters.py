@@ -105,7 +105,9 @@ def test_features_are_the_input_of_the_last_linear_layer_whose_output_the_logits
     assert model.head is model.backbone.head
 
 
-@pytest.mark.parametrize("form", [lambda logits: 2 * logits, lambda logits: logits.mul_(2)])
+@pytest.mark.parametrize(
+    "form", [lambda logits: 2 * logits, lambda logits: 1 * logits, lambda logits: logits.mul_(2)]
+)
 def test_without_such_a_layer_features_are_the_averages_of_the_last_tap(form):
     module = Wrapped(learned_statistics(InPlace()), form)
     model = attached(module, taps=["module.first", "module.twice"])
@@ -357,10 +359,11 @@ def test_a_module_that_gives_no_logits_is_refused_in_one_line(make, message):
         attached(make(), taps=None)
 
 
-def test_a_tap_without_channels_is_refused():
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(0), nn.Unflatten(0, (2, -1)))
-    module.append(nn.Linear(4 * 14 * 14, 3))
-    with pytest.raises(UsageError, match=r"'1' for 2 images has the shape \(1568,\)"):
+@pytest.mark.parametrize(("axes", "shape"), [((0, -1), r"\(1568,\)"), ((0, 1), r"\(8, 14, 14\)")])
+def test_a_tap_without_channels_or_images_is_refused(axes, shape):
+    flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
+    with pytest.raises(UsageError, match=rf"'1' for 2 images has the shape {shape}"):
         attached(module, taps=["1"])
 
 
@@ -369,3 +372,34 @@ def test_a_module_that_cannot_be_copied_is_refused():
     module.cached = module(noise())
     with pytest.raises(UsageError, match="cannot be copied"):
         attached(module)
+
+
+def test_reading_a_module_leaves_each_of_its_parts_in_its_mode():
+    module = InPlace().train()
+    module.norm.eval()
+    JointClassifier(module, taps=["first"], image_size=16)
+    assert not module.norm.training
+    assert all(part.training for part in module.modules() if part is not module.norm)
+
+
+SIZES = {
+    "transformers": {"config": SimpleNamespace(image_size=16)},
+    "transformers, of both sides": {"config": SimpleNamespace(image_size=[16, 16])},
+    "timm": {"pretrained_cfg": {"input_size": (3, 16, 16)}},
+    "torchvision": {"image_size": 16},
+}
+
+
+@pytest.mark.parametrize("noted", SIZES.values(), ids=SIZES)
+def test_the_size_of_the_images_is_what_the_module_notes(noted):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    for name, value in noted.items():
+        setattr(module, name, value)
+    assert attach(module, taps=["0"]).reader.num_classes == 3
+
+
+def test_channels_are_first_where_height_and_width_are_as_many_and_no_other_size_is_taken():
+    module = nn.Sequential(nn.Conv2d(3, 14, 3), nn.Flatten(), nn.Linear(14**3, 3)).eval()
+    model, images = attached(module, taps=["0"]), noise()
+    expected = module[0](images).mean(dim=(2, 3))
+    torch.testing.assert_close(model.full_output(images).taps, expected)
