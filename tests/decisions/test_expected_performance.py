@@ -2,9 +2,14 @@
 
 import numpy as np
 import pytest
+from scipy.stats import ks_2samp
 
 from misgiving import Deferral
-from misgiving.decisions.expected_performance import DecidedNumbers, expected_performance
+from misgiving.decisions.expected_performance import (
+    DecidedNumbers,
+    compare_distributions,
+    expected_performance,
+)
 from misgiving.workflows.predict import row_of
 
 
@@ -81,6 +86,32 @@ def test_images_of_another_kind_are_noticed(deferral):
     assert other.drift
     assert "Do not trust this" in other.summary[-1]
     assert "less sure" in other.summary[-1]
+
+
+def test_a_small_change_of_a_whole_set_is_noticed_where_no_sequential_test_alarms(deferral):
+    found, decided = expected_of(deferral, outputs(150, 21, signal=2.6)[0])
+    assert len(found.drift) == 1
+    calibration = deferral.policy_.certificate.ood_scores
+    gap = 100 * ks_2samp(decided.numbers["ood_score"], calibration).statistic
+    assert (
+        f"OOD scores differs from that of the calibration cases by up to {gap:.0f}"
+        in (found.drift[0])
+    )
+
+
+def test_sets_that_are_drawn_alike_are_seldom_found_to_differ(deferral):
+    found = [expected_of(deferral, outputs(100, seed)[0])[0].drift for seed in range(300, 340)]
+    assert sum(map(bool, found)) <= 4  # 3 % are expected
+
+
+@pytest.mark.parametrize(("sizes", "shift"), [((300, 500), 0.2), ((484, 620), 0.1), ((50, 90), 0)])
+def test_distributions_are_compared_by_kolmogorov_and_smirnovs_test(sizes, shift):
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(shift, size=sizes[0]), rng.normal(size=sizes[1])
+    expected = ks_2samp(first, second)
+    gap, p_value = compare_distributions(first, second)
+    assert gap == pytest.approx(expected.statistic, abs=1e-12)
+    assert p_value == pytest.approx(expected.pvalue, rel=0.2)
 
 
 def test_sentences_are_of_right_answers(deferral):

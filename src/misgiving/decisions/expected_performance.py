@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import kolmogorov
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.engine import DecisionEngine
@@ -20,12 +21,14 @@ FEWEST_CASES = 20  # calibration cases from which an estimate is corrected
 DRAWS = 10_000
 MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
+DIFFERENT = 0.02  # probability that equal distributions are found to differ
 NUMBERS = ("error_probability", "acceptance_score", "ood_score")
 
 
 TRUST = (
-    "This holds for images drawn like the calibration cases, from which no difference was found. A "
-    "change that leaves the scores alone, such as another mix of classes, is not seen."
+    "This holds for images drawn like the calibration cases, one of each group, from which no "
+    "difference was found. A change that leaves the scores alone, such as another mix of classes, "
+    "is not seen."
 )
 DISTRUST = "Do not trust this: the images differ from the calibration cases."
 
@@ -106,17 +109,55 @@ def expected_performance(
     found = expected_errors(engine.policy, engine.calibrator, errors, accepted)
     if found is None:
         return None
-    monitor, rows = DriftMonitor(engine.policy), np.flatnonzero(np.isfinite(errors))
+    known = np.isfinite(errors)
+    numbers = {"scores": scores[known], "ood_scores": ood_scores[known]}
+    kept_names = [name for name, one in zip(names, known, strict=True) if one]
+    drift = _drift(engine.policy, **numbers, accepted=accepted[known], names=kept_names)
+    return ExpectedPerformance(found, tuple(drift))
+
+
+def _drift(
+    policy: DeferralPolicy,
+    *,
+    scores: Values,
+    ood_scores: Values,
+    accepted: Bool[np.ndarray, " n"],
+    names: Sequence[str],
+) -> Iterator[str]:
+    """Sentences of the tests that find images to differ from the calibration cases."""
+    monitor, certificate = DriftMonitor(policy), policy.certificate
     # in a random order, since the images may be sorted
-    for row in np.random.default_rng(0).permutation(rows)[:MOST_TESTED]:
+    for row in np.random.default_rng(0).permutation(len(scores))[:MOST_TESTED]:
         monitor.update(
             score=float(scores[row]),
             ood_score=float(ood_scores[row]),
             accepted=bool(accepted[row]),
             content=names[row],
         )
-    alarms = tuple(test.alarmed_with for test in monitor.tests if test.alarmed_with)
-    return ExpectedPerformance(found, alarms)
+    yield from (test.alarmed_with for test in monitor.tests if test.alarmed_with)
+    compared = {"acceptance scores": (scores, certificate.calibration_scores.scores)}
+    if certificate.ood_scores is not None:
+        compared["OOD scores"] = (ood_scores, certificate.ood_scores)
+    for name, (new, calibration) in compared.items():
+        gap, p_value = compare_distributions(new, np.array(calibration))
+        if p_value <= DIFFERENT / len(compared):
+            yield (
+                f"The distribution of their {name} differs from that of the calibration cases by "
+                f"up to {100 * gap:.0f} percentage points."
+            )
+
+
+def compare_distributions(first: Values, second: Float[np.ndarray, " m"]) -> tuple[float, float]:
+    """Kolmogorov and Smirnov's test: the largest difference of two distributions, and its p-value.
+
+    For a set that is complete it finds smaller changes than the tests of `DriftMonitor`, which hold
+    at any time. The p-value is that for large sets, and too high where values are equal.
+    """
+    values = np.concatenate([first, second])
+    below = (np.searchsorted(np.sort(of), values, side="right") / len(of) for of in (first, second))
+    gap = float(np.abs(np.subtract(*below)).max())
+    effective = len(first) * len(second) / len(values)
+    return gap, float(kolmogorov(math.sqrt(effective) * gap))
 
 
 def expected_errors(
