@@ -231,6 +231,7 @@ def test_a_policy_that_is_given_is_used_and_the_predictions_are_compared(
     _, summary = make(tmp_path / "b2", interface=interface)
     assert summary == [f"Warning: {UNCHECKED}"]
     assert UNCHECKED in (tmp_path / "b2" / "card.md").read_text()
+    assert UNCHECKED not in (tmp_path / "b1" / "card.md").read_text()
 
 
 @pytest.mark.parametrize(

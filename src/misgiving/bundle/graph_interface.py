@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
+from misgiving.bundle.image_processors import is_image_processor, settings_of_file
 from misgiving.configuration import option, require, require_choices, without_none
 from misgiving.errors import DataError, UsageError
 from misgiving.files import read_json
@@ -31,10 +32,11 @@ class GraphInterface:
         None, "Side of the images in pixels, if the graph does not say.", panel=IMAGES
     )
     crop: float = option(1.0, "Share that the centre crop keeps.", panel=IMAGES)
-    crop_shape: Literal["both", "square", "resized"] = option(
+    crop_shape: Literal["both", "square", "resized", "resized_floor", "squashed"] = option(
         "resized",
-        "`resized`: resize the shorter side, then crop, as torchvision does; `both`: crop both "
-        "sides, then resize them to a square; `square`: crop a square.",
+        "`resized`: resize the shorter side, then crop, as torchvision does; `resized_floor`: as "
+        "transformers does; `squashed`: resize to a square, then crop; `both`: crop both sides, "
+        "then resize them to a square; `square`: crop a square.",
         panel=IMAGES,
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = option(
@@ -123,6 +125,9 @@ def _value(name: str, value: Any, kind: Any) -> Any:
 def read_interface(path: Path | None, given: Mapping[str, Any]) -> GraphInterface:
     """An interface from a JSON file, in which `given` values take precedence.
 
+    The file has fields of the interface, or is the `preprocessor_config.json` of an image
+    processor of Hugging Face.
+
     Raises:
         DataError: The file is missing or damaged, or has a wrong value.
     """
@@ -130,6 +135,8 @@ def read_interface(path: Path | None, given: Mapping[str, Any]) -> GraphInterfac
         return GraphInterface.from_dict(given)
     values = read_json(path, remedy='write settings such as {"scale": 255, "mean": [0, 0, 0]}')
     try:
+        if is_image_processor(values):
+            values = settings_of_file(values)
         GraphInterface.from_dict(values)
     except UsageError as error:
         raise DataError(f"{path}: {error}") from error

@@ -66,7 +66,8 @@ def export(
         typer.Option(
             metavar="FILE.json",
             help="Settings of the graph's images, input and outputs, by the names of the options "
-            "below, such as image_size; options take precedence.",
+            "below, such as image_size; or preprocessor_config.json of Hugging Face. Options take "
+            "precedence.",
             rich_help_panel=GRAPH,
         ),
     ] = None,

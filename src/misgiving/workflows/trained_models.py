@@ -14,15 +14,15 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
+from misgiving.bundle.image_processors import settings_of_processor
 from misgiving.configuration import Registry
-from misgiving.data.preprocessing import INTERPOLATIONS, Preprocessing
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
 
 CLOSE = 1e-5  # how far a normalised pixel may be from the image processor's
-WITHOUT_CROP = 384  # pixels from which on ConvNeXt's image processor does not crop
 AGAIN = "save the model again by its `save_pretrained`"
 
 
@@ -248,36 +248,22 @@ def _image_processing(folder: Path) -> tuple[_Normalised, tuple[str, ...]]:
 
 def _preprocessing_of(folder: Path, settings: Mapping[str, Any]) -> _Normalised:
     """What the settings of an image processor say."""
-    size, cropped = dict(settings.get("size") or {}), dict(settings.get("crop_size") or {})
-    shorter = size.get("shortest_edge")
-    resized, aspect = shorter or size.get("height"), shorter is not None
-    side = cropped.get("height") if settings.get("do_center_crop") else resized
-    if shorter and settings.get("crop_pct"):  # as ConvNeXt's does
-        side, aspect = shorter, shorter < WITHOUT_CROP
-        resized = int(shorter / settings["crop_pct"]) if aspect else shorter
-    if not settings.get("do_resize") or not isinstance(side, int) or not isinstance(resized, int):
+    try:
+        found = settings_of_processor(settings)
+    except UsageError as error:
         raise DataError(
-            f"{folder}: its image processor does not resize images to one square; attach it in "
+            f"{folder}: its image processor cannot be reproduced here: {error}; attach it in "
             "Python by `misgiving.attach`"
-        )
-    scale = 255 * settings["rescale_factor"] if settings.get("do_rescale") else 255.0
-    normalises = settings.get("do_normalize")
-    mean = settings["image_mean"] if normalises else (0.0, 0.0, 0.0)
-    std = settings["image_std"] if normalises else (1.0, 1.0, 1.0)
-    filters = {int(of): name for name, of in INTERPOLATIONS.items()}
+        ) from error
+    names = ("image_size", "crop", "crop_shape", "interpolation")
     preprocessing = Preprocessing(
-        image_size=side,
-        crop=side / resized,
-        crop_shape="resized_floor" if aspect else "squashed",
-        color_constancy="none",
-        interpolation=filters[int(settings.get("resample", Image.Resampling.BILINEAR))],
-        reduce_jpeg=False,
+        **{name: found[name] for name in names}, color_constancy="none", reduce_jpeg=False
     )
-    return _Normalised(
-        preprocessing,
-        tuple(float(value) / scale for value in mean),
-        tuple(float(value) / scale for value in std),
+    mean, std = (
+        tuple(float(value) / found["scale"] for value in np.broadcast_to(found[name], 3))
+        for name in ("mean", "std")
     )
+    return _Normalised(preprocessing, mean, std)
 
 
 def _difference(normalised: _Normalised, processor: Any) -> float:
