@@ -226,7 +226,7 @@ FILES = {
     "a damaged member": ("p.npz", cut, "missing or damaged"),
     "a truncated member": ("p.npz", short_member, "missing or damaged"),
     "a member that is no array": ("p.npz", not_an_array, "notes.txt is not an array"),
-    "a zip bomb": ("p.npz", bomb, "its arrays have 20 GiB; give 16 or less"),
+    "a zip bomb": ("p.npz", bomb, "its arrays have 20 GiB, over 100 times the size"),
     "an impossible shape": ("p.npz", huge_shape, "does not fit into memory; give fewer rows"),
     # parquet and others
     "no parquet": ("p.parquet", lambda path: path.write_bytes(b"PAR1"), "missing or damaged"),
