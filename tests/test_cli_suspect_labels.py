@@ -224,6 +224,8 @@ def test_counts_and_files_that_cannot_be_used_are_one_line(misgiving, tmp_path):
         code, _, error = misgiving("data", "rank", table, *options)
         assert code == 2
         assert expected in one_line(error)
+    code, _, error = misgiving("data", "rank", "no run", tmp_path, "--out", tmp_path)
+    assert "is not an ordinary file" in one_line(error)  # before the model is loaded
     code, _, error = misgiving("data", "audit", table, "--model", tmp_path)
     assert code == 2
     assert "leave out --model" in one_line(error)

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from commands import one_line
 from standin import Standin, picture
-from triage import names, needs_chromium, playwright
+from triage import names, needs_chromium, no_pictures, playwright, stored
 
 from misgiving.errors import DataError
 from misgiving.results.review_lists import Listing, SuspectLabel, read_review_list
@@ -132,12 +132,13 @@ def test_serve_refuses_a_list_before_it_loads_the_model(misgiving, tmp_path, exp
 @needs_chromium
 def test_the_page_shows_a_list_in_its_order_with_the_remarks(page_service, opened, suspects):
     service = page_service._app.state.service
-    page = opened()
+    page = opened(prepare=no_pictures)
     assert page.locator("#listed").is_hidden()
     with ThreadPoolExecutor() as elsewhere:  # the browser's loop runs in this thread
         elsewhere.submit(
             add_listed_cases, service, read_review_list(suspects), lambda *_: None
         ).result()
+    stored(page_service, 1, id="f" * 32, name="newer.png")
     page.goto(page.url.partition("#")[0] + "#order=listed")
     page.reload()
     page.wait_for_selector("body[data-ready]")
@@ -145,9 +146,12 @@ def test_the_page_shows_a_list_in_its_order_with_the_remarks(page_service, opene
         "light.png",
         "dark.png",
         "doubtful.png",
+        "newer.png",
     ]
+    assert "order=listed" in page.locator("#csv").get_attribute("href")
     playwright.expect(page.locator(".row .why").first).to_contain_text("suggested class light")
     page.locator(".row").first.click()
+    playwright.expect(page.locator("#case-remark")).to_be_visible()
     playwright.expect(page.locator("#case-remark")).to_contain_text(
         "Number 1 of the list: labelled"
     )
