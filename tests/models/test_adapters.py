@@ -330,6 +330,7 @@ REFUSED = {
     "too many classes": ({"classes": ["a", "b"]}, "gives 3 logits for an image, not 2"),
     "one number for three channels": ({"mean": [0.5], "std": [0.5]}, "3 numbers each"),
     "a mean alone": ({"mean": [0.5] * 3}, "`mean` and `std`"),
+    "a deviation of zero": ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "3 numbers each"),
     "no units": ({"hidden": 0}, "hidden"),
 }
 
@@ -403,3 +404,50 @@ def test_channels_are_first_where_height_and_width_are_as_many_and_no_other_size
     model, images = attached(module, taps=["0"]), noise()
     expected = module[0](images).mean(dim=(2, 3))
     torch.testing.assert_close(model.full_output(images).taps, expected)
+
+
+def test_an_attached_model_is_in_evaluation_mode_and_knows_its_classes():
+    model = attached(classes=CLASSES)
+    assert not model.training
+    assert model.classes == tuple(CLASSES)
+
+
+def test_reading_a_module_changes_no_statistics():
+    module = InPlace().train()
+    before = state_of(module)
+    JointClassifier(module, taps=["first"], image_size=16)
+    assert_same_state(state_of(module), before)
+
+
+class Second(nn.Module):
+    """Gives nothing, and then the activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return None, self.layer(images)
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = Second(), nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.head(self.body(images)[1].mean(dim=(2, 3)))
+
+
+def test_a_tap_is_the_first_tensor_of_what_a_submodule_gives():
+    model, images = attached(Pairs().eval(), taps=["body"]), noise()
+    expected = model.backbone.body.layer(images).mean(dim=(2, 3))
+    torch.testing.assert_close(model.full_output(images).taps, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_all_outputs_are_in_single_precision_and_the_mode_stays(training):
+    model = attached(learned_statistics(InPlace()).bfloat16()).train(training)
+    output = full_outputs_of(model, [noise().bfloat16()])
+    assert {tensor.dtype for tensor in output} == {torch.float32}
+    assert model.training is training
