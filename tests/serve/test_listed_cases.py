@@ -1,7 +1,9 @@
 """Lists of images that become cases: of suspect labels, and of what to label next."""
 
+import asyncio
 import csv
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from commands import one_line
@@ -14,6 +16,7 @@ from misgiving.serve.listed_cases import add_listed_cases
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.uploads import Upload
 from misgiving.workflows.suspect_labels import LabelAudit
 
 LEVELS = {"light": 0.9, "dark": 0.05, "doubtful": 0.4}
@@ -78,6 +81,16 @@ def test_cases_of_no_list_come_last_and_pages_hold_every_case_once(service, susp
         places += [one.place for one in page.cases]
         cursor = page.cursor
     assert (places, cursor) == ([1, 2, 3, None], None)
+
+
+def test_listed_images_do_not_count_as_decided_traffic(service, suspects):
+    images = read_review_list(suspects)
+    add_listed_cases(service, images, lambda *_: None)
+    counted = service.metrics.registry.get_sample_value
+    assert counted("misgiving_decisions_total", {"decision": "accept"}) is None
+    upload = Upload("sent.png", Path(images[0].path).read_bytes())
+    asyncio.run(service.decide(upload))
+    assert counted("misgiving_decisions_total", {"decision": "accept"}) == 1
 
 
 def test_images_that_cannot_be_read_are_named_and_the_others_become_cases(

@@ -58,6 +58,8 @@ class Drift(BaseModel):
 class DriftTracker:
     """Feeds the cases that one policy decided to its drift tests, each image once; thread-safe.
 
+    Cases of a list of images take no part, because a list is a selection.
+
     Its state follows from the store, so it survives a restart.
     """
 

@@ -109,7 +109,8 @@ class Service:
                 raise ImageNotStoredError from failure
         await asyncio.wrap_future(self._store_batches.submit(case))
         self.recent.put(case.id, square)
-        self.metrics.decisions.labels(case.decision).inc()
+        if listed is None:
+            self.metrics.decisions.labels(case.decision).inc()
         return case
 
     async def square(self, case: Case) -> Square | None:

@@ -229,14 +229,15 @@ class Store:
     def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[DecidedCase]:
         """Cases that one policy decided, after this number, in the order of arrival.
 
-        If several processes write to PostgreSQL, one may commit a lower number after another's
-        higher one.
+        Those of a list of images are left out: they are a selection, and no sample of the images
+        that the service gets. If several processes write to PostgreSQL, one may commit a lower
+        number after another's higher one.
         """
         columns = [CASES.c[name] for name in DecidedCase.model_fields if name != "number"]
         query = (
             select(ARRIVALS.c.number, *columns)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
-            .where(CASES.c.policy_fingerprint == policy_fingerprint)
+            .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.place.is_(None))
             .order_by(ARRIVALS.c.number)
             .limit(PAGE_SIZE)
         )
