@@ -320,3 +320,26 @@ def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, case):
     assert result.code in (1, 2)
     assert message in one_line(result.err)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_logits_are_refused_beside_probabilities(run, policy, tmp_path):
+    likely = write_rows(tmp_path / "likely.csv", 60, seed=5)
+    rows = read(likely)
+    logits = tmp_path / "logits.csv"
+    with logits.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", *(f"logit_{name}" for name in CLASSES)])
+        for row in rows:
+            shares = [np.log(float(row[f"probability_{name}"])) for name in CLASSES]
+            writer.writerow([row["id"], row["label"], *shares])
+    out = tmp_path / "out"
+    for arguments, name in (
+        (("predict", policy, logits, "--out", tmp_path / "d.csv"), "logits.csv"),
+        (("evaluate", logits, "--policy", policy, "--out", out), "logits.csv"),
+        (("data", "rank", policy, logits, "--out", tmp_path / "r.csv"), "logits.csv"),
+        (("evaluate", likely, "--ood", f"far={logits}", "--out", out), "far"),
+    ):
+        result = run(*arguments)
+        assert result.code == 1
+        assert f"{name}: has logits, and " in one_line(result.err)
+        assert not [*tmp_path.glob("d.csv"), *tmp_path.glob("r.csv"), *tmp_path.glob("out")]

@@ -26,7 +26,7 @@ from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 6
+FORMAT = 7
 AGAIN = "run `misgiving calibrate` again"
 
 

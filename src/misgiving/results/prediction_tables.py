@@ -64,9 +64,12 @@ class PredictionTable:
         images: Path of each image; None where the table does not say.
         group_columns: Columns that define the groups; none: each image is its own.
         metadata: Other columns by name.
+        outputs: `logits`, or `probabilities`, of which the logits are then the logarithms; empty
+            where it is not known.
     """
 
     predictions: Predictions
+    outputs: str = ""
     sets: tuple[str, ...] | None = None
     images: tuple[str, ...] | None = None
     group_columns: tuple[str, ...] = ()
@@ -114,7 +117,7 @@ class PredictionTable:
         """
         known = {str(name): _on_host(columns[name]) for name in columns.keys()}  # noqa: SIM118  # a frame is no dict
         count = _refuse_lengths(known)
-        classes, logits = _outputs(known, count)
+        outputs, classes, logits = _outputs(known, count)
         given = [name for name in OWN_COLUMNS if name in known and name != "classes"]
         texts = {
             name: _texts(_flat(name, known.pop(name))) for name in given if name != "predicted_loss"
@@ -134,6 +137,7 @@ class PredictionTable:
                 classes=classes,
                 model=_model(texts.get("model")),
             ),
+            outputs=outputs,
             sets=sets,
             images=tuple(texts["image"]) if "image" in texts else None,
             group_columns=named.columns,
@@ -191,8 +195,8 @@ def _refuse_lengths(columns: Mapping[str, Column]) -> int:
     return count
 
 
-def _outputs(columns: dict[str, Column], count: int) -> tuple[tuple[str, ...], Matrix]:
-    """Take the names of the classes, and the logits, or the logarithms of probabilities."""
+def _outputs(columns: dict[str, Column], count: int) -> tuple[str, tuple[str, ...], Matrix]:
+    """Take the kind of outputs, the classes, and the logits or the logarithms of probabilities."""
     listed = columns.pop("classes", None)
     found = {kind: _matrix(columns, kind, prefix) for kind, prefix in OUTPUTS.items()}
     kind = next((kind for kind, of in found.items() if of is not None), None)
@@ -210,7 +214,7 @@ def _outputs(columns: dict[str, Column], count: int) -> tuple[tuple[str, ...], M
             raise DataError(f"classes has {len(names)} names, and {kind} {values.shape[1]} columns")
     if len(set(names)) != len(names) or len(names) < 2:
         raise DataError(f"{kind} need two classes or more with different names, got {names}")
-    return names, values if kind == "logits" else _log(values, OUTPUTS[kind], names)
+    return kind, names, values if kind == "logits" else _log(values, OUTPUTS[kind], names)
 
 
 def _matrix(

@@ -118,6 +118,15 @@ def calibrate_run(
         ood_detector=ood_detector,
         repeated=history.repeated((tune, calibration)),
     )
+    trained_on = checkpoint.split.sets.count("train")
+    notes = [
+        *unit_sentences(images.group_columns, images.groups, images.ids),
+        *sets.summary,
+        *skipped_sentences(everything.skipped, len(everything), of=data),
+        *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
+        f"detectors are fitted on {len(training)} of the {trained_on} training images",
+        *notes,
+    ]
     cases = history.with_calibration(
         tune,
         calibration,
@@ -126,20 +135,11 @@ def calibrate_run(
         group_columns=images.group_columns,
         fingerprint=sets.calibration.fingerprint,
         max_error=targets.max_error,
+        notes=notes,
         skipped=[SkippedImage(data, *bad) for bad in everything.skipped],
     )
     save_policy(run / POLICY_FOLDER, engine, cases)
-    trained_on = checkpoint.split.sets.count("train")
-    summary = [
-        *unit_sentences(images.group_columns, images.groups, images.ids),
-        *sets.summary,
-        *skipped_sentences(everything.skipped, len(everything), of=data),
-        *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
-        f"detectors are fitted on {len(training)} of the {trained_on} training images",
-        *notes,
-        *policy.summary(),
-    ]
-    return CalibrationResult(policy, summary)
+    return CalibrationResult(policy, [*notes, *policy.summary()])
 
 
 def _refuse_unknown_names(

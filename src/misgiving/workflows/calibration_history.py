@@ -65,6 +65,8 @@ class History(NamedTuple):
         group_columns: tuple[str, ...],
         fingerprint: str,
         max_error: float,
+        notes: Sequence[str],
+        outputs: str = "logits",
         skipped: Sequence[SkippedImage] = (),
     ) -> PolicyCases:
         """The record of one more calibration.
@@ -77,6 +79,8 @@ class History(NamedTuple):
             group_columns: Columns of the data that define the groups.
             fingerprint: Identifies the calibration set.
             max_error: Its target.
+            notes: Sentences on how it was fitted.
+            outputs: `logits` or `probabilities`.
             skipped: Images that cannot be read.
         """
         repeated = self.repeated((tune, calibration))
@@ -84,6 +88,8 @@ class History(NamedTuple):
         return PolicyCases(
             data=data,
             seed=seed,
+            outputs=outputs,
+            notes=tuple(notes),
             group_columns=group_columns,
             calibrations=(
                 *self.calibrations,

@@ -20,6 +20,7 @@ from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.formats import read_document
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.results.schema import PolicyCases
+from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.calibration_history import History, read_history
 from misgiving.workflows.evaluation_report import (
     calibration_cases,
@@ -33,6 +34,8 @@ from misgiving.workflows.prediction_sets import (
     fit_detectors,
     identities,
     of_model,
+    refuse_copies,
+    refuse_other_outputs,
     split_table,
     table_of,
 )
@@ -67,7 +70,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         engine_: Turns outputs into decisions.
         policy_: Thresholds, and what they certify.
         cases_: The images that it was fitted on.
-        notes_: Sentences on how it was fitted.
 
     >>> import numpy as np
     >>> rng = np.random.default_rng(0)
@@ -136,7 +138,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         targets, rule = self._targets(), self._rule()
         sets = self._sets(tuning, calibration, training, classes)
         detectors, remark = fit_detectors(sets.training)
-        default = WITH_FEATURES if WITH_FEATURES in detectors.names else WITHOUT_FEATURES
         tune, certified = identities(sets.tuning), identities(sets.calibration)
         columns = sets.calibration.group_columns
         fitted = fit_engine(
@@ -148,9 +149,11 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             seed=self.seed,
             calibration_fingerprint=sha256_of_lines(certified.hashes),
             unit=unit_of(columns, sets.calibration.predictions.groups),
-            ood_detector=self.ood_detector or default,
+            ood_detector=self.ood_detector or _default_detector(detectors),
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
+        groups, ids = tune.groups + certified.groups, tune.images + certified.images
+        units = unit_sentences(columns, groups, ids)
         self.cases_ = History().with_calibration(
             tune,
             certified,
@@ -159,10 +162,9 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             group_columns=columns,
             fingerprint=self.policy_.calibration_fingerprint,
             max_error=targets.max_error,
+            notes=[*units, *sets.summary, remark, *fitted.notes],
+            outputs=sets.calibration.outputs,
         )
-        groups, ids = tune.groups + certified.groups, tune.images + certified.images
-        units = unit_sentences(columns, groups, ids)
-        self.notes_ = [*units, *sets.summary, remark, *fitted.notes]
         return self
 
     @property
@@ -190,12 +192,13 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         engine = self._engine
         table = table_of(data, engine.classes)
         engine.refuse_other_classes(table.predictions.classes)
+        refuse_other_outputs(table, self.cases_.outputs)
         return of_model(table, self.policy_.model_fingerprint)
 
     def summary(self) -> str:
         """What was fitted and what it certifies, in lines for people."""
         self._engine  # noqa: B018  # refuses where nothing is fitted
-        return "\n".join([*self.notes_, *self.policy_.summary()])
+        return "\n".join([*self.cases_.notes, *self.policy_.summary()])
 
     def report(self, path: str | Path, test: Any = None) -> Path:
         """Write a report on the policy as one HTML file, and return its path.
@@ -213,7 +216,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """
         engine = self._engine
         if test is None:
-            evaluated = calibration_cases(engine, self.notes_)
+            evaluated = calibration_cases(engine, self.cases_.notes)
             return write_report(Path(path), evaluated, findings_of(evaluated))
         table = self.as_table(test)
         table.refuse_unlabelled()
@@ -231,7 +234,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             ),
             picture=pictures_of(table, Path()),
             warnings=warnings,
-            notes=[*self.notes_, *remarks],
+            notes=[*self.cases_.notes, *remarks],
         )
         return write_report(Path(path), evaluated, findings_of(evaluated))
 
@@ -254,6 +257,8 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 group_columns=cases.group_columns,
                 fingerprint=self.policy_.calibration_fingerprint,
                 max_error=self.policy_.targets.max_error,
+                notes=cases.notes,
+                outputs=cases.outputs,
             )
         save_policy(folder, engine, cases)
 
@@ -275,21 +280,22 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         policy = engine.policy
         if policy is None:
             raise ValueError("a policy folder has a policy")
-        targets = policy.targets
+        targets, detectors = policy.targets, engine.detectors or FittedDetectors.none()
+        by_default = policy.ood_detector == _default_detector(detectors)
         found = cls(
             max_error=targets.max_error,
-            class_max_miss=targets.class_max_miss,
+            class_max_miss=dict(targets.class_max_miss) or None,
             max_ood_false_alarms=targets.max_ood_false_alarms,
             confidence=targets.confidence,
             simultaneous=targets.simultaneous,
             prevalence=targets.prevalence,
             rule=cast(RuleName, policy.rule),
-            costs=policy.costs,
+            costs=dict(policy.costs) or None,
             max_error_probability=policy.max_error_probability,
-            ood_detector=policy.ood_detector,
+            ood_detector=None if by_default else policy.ood_detector,
             seed=policy.seed,
         )
-        found.engine_, found.policy_, found.notes_ = engine, policy, []
+        found.engine_, found.policy_ = engine, policy
         found.cases_ = read_document(folder / CASES, PolicyCases)
         return found
 
@@ -319,6 +325,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 table_of(tuning, classes, "tuning"),
                 table_of(calibration, classes, "calibration"),
             )
+            refuse_copies(*tables)
             counts = counts_of(*tables)
             sets = Sets(
                 None, *tables, [f"{counts[0]} to fit and choose on, {counts[1]} to certify with"]
@@ -330,3 +337,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return sets._replace(
             tuning=of_model(sets.tuning, UNNAMED), calibration=of_model(sets.calibration, UNNAMED)
         )
+
+
+def _default_detector(detectors: FittedDetectors) -> str:
+    return WITH_FEATURES if WITH_FEATURES in detectors.names else WITHOUT_FEATURES

@@ -25,7 +25,8 @@ from misgiving.workflows.graph_checks import compare, dry_run
 
 UNCHECKED = (
     "It was not checked that this graph, with this preprocessing, made the predictions on which "
-    "the policy was calibrated: they name no images. The guarantee holds only if it did."
+    "the policy was calibrated: this takes predictions with the path of each image, and none were "
+    "given. The guarantee holds only if it did."
 )
 VERSIONS = ("misgiving", "onnx", "onnxruntime")
 
@@ -97,7 +98,7 @@ def export_graph(
             table, summary = _computable(table, wrapped.network.outputs)
             if deferral is not None:
                 engine = deferral.fit(table, data=str(predictions)).engine_
-                summary += deferral.notes_
+                summary += deferral.cases_.notes
         facts = {"classes": known, "preprocessing": preprocessing.to_dict()}
         fingerprint = sha256_of_json({"graph": wrapped.fingerprint, **facts})
         engine = _engine_of_graph(engine, wrapped.network.outputs, fingerprint)

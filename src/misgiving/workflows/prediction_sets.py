@@ -98,6 +98,47 @@ def of_model(table: PredictionTable, name: str) -> PredictionTable:
     return replace(table, predictions=replace(table.predictions, model=name))
 
 
+def refuse_other_outputs(
+    table: PredictionTable,
+    outputs: str,
+    *,
+    name: str = "the predictions",
+    other: str = "the policy",
+) -> None:
+    """Refuse probabilities beside logits: scores such as the largest logit cannot be compared.
+
+    Args:
+        table: The predictions.
+        outputs: Kind of the others.
+        name: Of the predictions, for the message.
+        other: Name of the others.
+    """
+    if table.outputs and outputs and table.outputs != outputs:
+        raise DataError(
+            f"{name}: has {table.outputs}, and {other} {outputs}, with which its scores cannot be "
+            f"compared; give {outputs}"
+        )
+
+
+def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None:
+    """Refuse a calibration set that has the images of the tuning set under other names.
+
+    An image is known by its logits. Rounded ones are alike for many images, so that only rows that
+    occur once count, and more than half of these must occur in both sets.
+    """
+    first, second = (
+        np.unique(np.ascontiguousarray(of.predictions.logits), axis=0, return_counts=True)
+        for of in (tuning, calibration)
+    )
+    once = [{row.tobytes() for row in rows[counts == 1]} for rows, counts in (first, second)]
+    shared = len(once[0] & once[1])
+    if 2 * shared > min(map(len, once)):
+        raise DataError(
+            f"{shared} rows of the calibration set are also in the tuning set; give images that "
+            "nothing was chosen on"
+        )
+
+
 def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, str]:
     """Detectors fitted on the training images, if there are features; and a sentence on them."""
     if training is None or not training.predictions.features.shape[1]:

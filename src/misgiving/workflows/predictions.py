@@ -41,7 +41,7 @@ from misgiving.workflows.policy_evaluation import (
     write_evaluation,
 )
 from misgiving.workflows.predict import TABLE, row_of
-from misgiving.workflows.prediction_sets import of_model, rows_not_used
+from misgiving.workflows.prediction_sets import of_model, refuse_other_outputs, rows_not_used
 
 POLICY_FOLDER = "policy"  # in a run
 MANY = 10_000  # images that are decided on at a time
@@ -60,9 +60,16 @@ def policy_folder(path: Path) -> Path:
     return folder
 
 
-def read_predictions(path: Path, engine: DecisionEngine) -> PredictionTable:
-    """A table, refused unless it is of the engine's classes and model, where it names one."""
+def read_predictions(
+    path: Path, engine: DecisionEngine, cases: PolicyCases | None = None
+) -> PredictionTable:
+    """A table, refused unless it is of the engine's classes and model, where it names one.
+
+    `cases` are those of the engine's policy.
+    """
     table = PredictionTable.read(path)
+    if cases is not None:
+        refuse_other_outputs(table, cases.outputs, name=str(path))
     if engine.policy is not None:
         table = of_model(table, engine.policy.model_fingerprint)
         engine.refuse_other_predictions(table.predictions)
@@ -90,8 +97,9 @@ def predict_table(
         The number of rows, and the performance to expect; None where it cannot be estimated.
     """
     file_format.refuse(out, [], resume=False)
-    engine = load_policy(policy_folder(policy))
-    table = read_predictions(predictions, engine)
+    folder = policy_folder(policy)
+    engine, cases = load_policy(folder), read_document(folder / CASES, PolicyCases)
+    table = read_predictions(predictions, engine, cases)
     names = None
     if file_format.format != TABLE.format:
         names = _image_files(predictions, table, file_format)
@@ -165,11 +173,15 @@ def evaluate_table(
     refuse_unwritable_folder(out)
     folder = None if policy is None else policy_folder(policy)
     engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
-    table, summary = _rows_to_measure(read_predictions(predictions, engine), set_name)
-    outliers = {name: read_predictions(path, engine) for name, path in distinct_names(ood).items()}
+    cases = None if folder is None else read_document(folder / CASES, PolicyCases)
+    table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
+    outliers = {
+        name: read_predictions(path, engine, cases) for name, path in distinct_names(ood).items()
+    }
     for name, of in outliers.items():
         if of.predictions.classes != table.predictions.classes:
             raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
+        refuse_other_outputs(of, table.outputs, name=name, other=str(predictions))
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     measured = table.predictions
     detected, detection = _detection(table, outliers, engine)
@@ -181,8 +193,7 @@ def evaluate_table(
     ]
     decided = None
     warnings: list[str] = []
-    if folder is not None:
-        cases = read_document(folder / CASES, PolicyCases)
+    if cases is not None:
         rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
         table = table.select(rows)
         decided = evaluate_policy(engine, table.predictions, dataset, metadata_of(table))
