@@ -311,15 +311,56 @@ def test_images_are_normalised_only_where_mean_and_deviation_are_given():
 
 
 DEFAULTS = [
-    ("resnet18", ("layer1", "layer2", "layer3", "layer4"), 64),
-    ("squeezenet1_1", tuple(f"features.{level}" for level in (9, 10, 11, 12)), 64),
-    ("mobilenet_v3_small", tuple(f"features.{level}" for level in (9, 10, 11, 12)), 64),
+    ("resnet18", {}, "layer{}", (1, 2, 3, 4), 64),
+    ("squeezenet1_1", {}, "features.{}", (9, 10, 11, 12), 64),
+    ("mobilenet_v3_small", {}, "features.{}", (8, 9, 10, 11), 64),
+    ("mobilenet_v2", {"width_mult": 0.25}, "features.{}", (14, 15, 16, 17), 64),
+    ("densenet121", {}, "features.denseblock{}", (1, 2, 3, 4), 32),
 ]
+STAGES = {"depths": [1, 1, 2, 1]}
+WIDTHS = {"hidden_sizes": [8, 16, 24, 32], **STAGES}
+SWIN = {**STAGES, "embed_dim": 8, "num_heads": [1, 2, 2, 4], "window_size": 4, "patch_size": 2}
+HUGGING_FACE = [
+    ("ViT", {"num_hidden_layers": 4}, "vit.layers.{}", (0, 1, 2, 3)),
+    ("Dinov2", {"num_hidden_layers": 5}, "dinov2.encoder.layer.{}", (1, 2, 3, 4)),
+    ("Beit", {"num_hidden_layers": 5}, "beit.layers.{}", (1, 2, 3, 4)),
+    ("Swin", SWIN, "swin.encoder.layers.{}", (0, 1, 2, 3)),
+    ("ConvNext", WIDTHS, "convnext.encoder.stages.{}", (0, 1, 2, 3)),
+    ("ResNet", WIDTHS, "resnet.encoder.stages.{}", (0, 1, 2, 3)),
+    ("MobileNetV2", {"depth_multiplier": 0.35}, "mobilenet_v2.layer.{}", (12, 13, 14, 15)),
+]
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
 
 
-@pytest.mark.parametrize(("name", "taps", "side"), DEFAULTS)
-def test_by_default_the_last_four_blocks_of_the_body_are_read(name, taps, side):
-    assert attach(network(name), image_size=side).taps == taps
+@pytest.mark.parametrize(("name", "options", "pattern", "levels", "side"), DEFAULTS)
+def test_by_default_the_last_four_blocks_of_the_body_are_read(name, options, pattern, levels, side):
+    taps = tuple(map(pattern.format, levels))
+    assert attach(network(name, **options), image_size=side).taps == taps
+
+
+@pytest.mark.parametrize(("name", "options", "pattern", "levels"), HUGGING_FACE)
+def test_by_default_the_last_four_blocks_of_a_transformers_model_are_read(
+    name, options, pattern, levels
+):
+    import transformers
+
+    known = getattr(transformers, f"{name}Config")
+    small = {} if name == "Swin" else {key: SMALL[key] for key in SMALL if hasattr(known(), key)}
+    config = known(image_size=64, **small | options)
+    module = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    assert attach(module, image_size=64).taps == tuple(map(pattern.format, levels))
+
+
+def test_by_default_the_blocks_of_a_small_transformer_and_of_a_wrapped_network_are_read():
+    module = torchvision.models.VisionTransformer(16, 8, 5, 2, 16, 32, num_classes=3)
+    layers = tuple(f"encoder.layers.encoder_layer_{number}" for number in (1, 2, 3, 4))
+    assert attached(module, taps=None).taps == layers
+    normalised = nn.Sequential(nn.BatchNorm2d(3), network("resnet18"))
+    assert attached(normalised, taps=None).taps == tuple(f"1.layer{at}" for at in (1, 2, 3, 4))
+
+
+def test_without_blocks_of_one_class_the_last_layers_with_weights_are_read():
+    assert attached(ChannelsLast().eval(), taps=None).taps == ("embed", "block")
 
 
 REFUSED = {

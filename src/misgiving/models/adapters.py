@@ -21,7 +21,7 @@ from misgiving.models.loss_estimator import averages
 
 USUAL_SIZE = 224  # pixels, where a module does not say for which size it is made
 DEFAULT_TAPS = 4
-MAJORITY = 0.9  # share of the weights by which one submodule is the body of a network
+MAJORITY = 0.85  # of the submodules; the longest stage of a ResNet or ConvNeXt has up to 0.75
 INPUT_OF_HEAD = "input of the last linear layer"  # no name of a submodule has spaces
 
 Keep = Callable[[str, tuple[Any, ...], Any], None]
@@ -298,32 +298,42 @@ def _channel_axis(module: nn.Module, trial: _Trial, tap: str, size: int) -> int:
 def _body(module: nn.Module, trial: _Trial) -> Sequence[str]:
     """The last four blocks of a network.
 
-    They are sought among the parts with weights whose outputs have positions. A part that holds
-    nearly all of these weights, as the encoder of a transformer does, is looked into.
+    Blocks are the parts of one class: the class whose parts contain most of the submodules that are
+    called. A part that contains nearly all of these, as an encoder does, is looked into.
     """
-    prefix = ""
-    while True:
-        weights = {
-            name: sum(one.numel() for one in part.parameters())
-            for name, part in module.get_submodule(prefix.rstrip(".")).named_children()
-            if _has_positions(trial, f"{prefix}{name}")
-        }
-        weights = {f"{prefix}{name}": count for name, count in weights.items() if count}
-        largest = max(weights, key=lambda name: weights[name], default=None)
-        if largest is None:
-            return ()
-        inside = any(name.startswith(f"{largest}.") for name in trial.shapes)
-        if not inside or weights[largest] < MAJORITY * sum(weights.values()):
-            readable = [name for name in weights if len(trial.shapes.get(name, ())) > 2]
-            return readable[-DEFAULT_TAPS:]
-        prefix = f"{largest}."
+    parts = _parts(module, trial, "")
+    while parts:
+        called = {name: _count_called(trial, name) for name in parts}
+        kinds: dict[type[nn.Module], list[str]] = {}
+        for name in parts:
+            kinds.setdefault(type(module.get_submodule(name)), []).append(name)
+        blocks = max(kinds.values(), key=lambda names: sum(called[name] for name in names))
+        largest = max(blocks, key=lambda name: called[name])
+        single = called[largest] > MAJORITY * sum(called[name] for name in blocks)
+        if not single:
+            return blocks[-DEFAULT_TAPS:]
+        inside = _parts(module, trial, largest)
+        if not inside:
+            return parts[-DEFAULT_TAPS:]
+        parts = inside
+    return ()
 
 
-def _has_positions(trial: _Trial, name: str) -> bool:
-    """True if the output of a part has positions, or of something in a part that is not called."""
-    if shape := trial.shapes.get(name):
-        return len(shape) > 2
-    inside = f"{name}."
-    return any(
-        len(shape) > 2 for called, shape in trial.shapes.items() if called.startswith(inside)
-    )
+def _parts(module: nn.Module, trial: _Trial, parent: str) -> list[str]:
+    """Parts with weights whose outputs have positions.
+
+    A part without such an output, as a list of blocks that is not called, stands for its own parts.
+    """
+    found = []
+    for child, part in module.get_submodule(parent).named_children():
+        name = f"{parent}.{child}" if parent else child
+        if not any(True for _ in part.parameters()):
+            continue
+        readable = len(trial.shapes.get(name, ())) > 2
+        found += [name] if readable else _parts(module, trial, name)
+    return found
+
+
+def _count_called(trial: _Trial, part: str) -> int:
+    """Number of submodules of a part, itself included, that were called."""
+    return sum(f"{name}.".startswith(f"{part}.") for name in trial.shapes)
