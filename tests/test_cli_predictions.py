@@ -253,6 +253,22 @@ def test_plan_counts_the_calibration_cases(run, tmp_path):
     assert "The calibration set has 60 images." in result.err
 
 
+@pytest.mark.parametrize("sets", [{}, {"set": ["tune"] * 40 + ["calibrate"] * 60}])
+def test_plan_of_predictions_sends_no_one_to_a_trained_model(run, tmp_path, sets):
+    result = run("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)
+    assert "trained model" not in result.err
+    assert "How many of the accepted are wrong, `misgiving calibrate` shows" in result.err
+
+
+def test_every_command_counts_all_unlabelled_rows(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 100, label=[""] * 90 + ["cat"] * 10)
+    for command in ("plan", "calibrate"):
+        out = [] if command == "plan" else ["--out", tmp_path / "p"]
+        result = run(command, table, "--max-error", 0.05, *out)
+        assert result.code == 1
+        assert "90 of 100 rows have no label, the first is '0-0'" in one_line(result.err)
+
+
 REFUSED = {
     "no out": (["calibrate", "t.csv", "--max-error", "0.1"], "give --out, the folder"),
     "with data": (

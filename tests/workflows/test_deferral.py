@@ -208,7 +208,7 @@ def test_training_images_with_features_fit_detectors():
     ("change", "message"),
     [
         ({"set": ["tune"] * 400}, "no row is in the set 'calibrate'"),
-        ({"label": [""] * 400}, "100 of 100 rows have no label"),
+        ({"label": [""] * 400}, "400 of 400 rows have no label"),
         ({"group": ["one"] * 400}, "1 groups of images cannot be divided into 4 sets"),
     ],
 )

@@ -62,21 +62,31 @@ class DataPlan(NamedTuple):
 
 
 class CalibrationShare(NamedTuple):
-    """The share of the data that is the calibration set, and a sentence on what a case takes."""
+    """The share of the data that is the calibration set.
+
+    Attributes:
+        described: In words.
+        more: Sentence on what one more case takes; may be empty.
+        wrong: Sentence on what shows how many answers are wrong.
+    """
 
     described: str
     more: str
+    wrong: str
 
 
+BY_CALIBRATION = "How many of the accepted are wrong, `misgiving calibrate` shows."
 GROUPED = CalibrationShare(
     ", 15 % of the groups,",
     "The calibration set gets 15 % of the data: one more case takes about seven groups more.",
+    "How many are wrong, only a trained model shows.",
 )
 DRAWN = CalibrationShare(
     ", three quarters of the groups,",
     "The calibration set gets three quarters of the data: four groups more are three more cases.",
+    BY_CALIBRATION,
 )
-NAMED = CalibrationShare("", "")
+NAMED = CalibrationShare("", "", BY_CALIBRATION)
 
 
 def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
@@ -107,10 +117,12 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
     """
     table = PredictionTable.read(path)
     sets, share = np.array(table.sets or (), dtype=object), NAMED
-    if "calibrate" not in sets:
+    if "calibrate" in sets:
+        table.select(np.flatnonzero(sets == "calibrate")).refuse_unlabelled()
+    else:
+        table.refuse_unlabelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN
         sets[partition_groups(table.predictions.groups, QUARTERS, seed=seed)[0]] = "tune"
-    table.select(np.flatnonzero(sets == "calibrate")).refuse_unlabelled()
     columns = table.group_columns
     return _plan(table.predictions, sets, targets, name=str(path), columns=columns, share=share)
 
@@ -122,7 +134,7 @@ def _plan(
     *,
     name: str,
     columns: tuple[str, ...],
-    share: "CalibrationShare",
+    share: CalibrationShare,
 ) -> DataPlan:
     classes = _count(images, sets)
     outlook = plan_certification({of.name: of.cases for of in classes}, targets)
@@ -133,7 +145,7 @@ def _plan(
         *unit_sentences(columns, images.groups, images.ids),
         f"The calibration set{share.described} has {count} images. "
         f"{counted} counts: {outlook.cases} cases.",
-        *_verdict(outlook, share.more),
+        *_verdict(outlook, share),
     ]
     return DataPlan(outlook, classes, summary)
 
@@ -170,7 +182,7 @@ def _count(images: Dataset | ImageSet | Predictions, sets: SetNames) -> tuple[Cl
     )
 
 
-def _verdict(outlook: CertificationOutlook, more: str) -> Iterator[str]:
+def _verdict(outlook: CertificationOutlook, share: CalibrationShare) -> Iterator[str]:
     """Sentences on the targets and on the meaning of the table."""
     targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
     needs = {f"an error of {100 * targets.max_error:.3g} %": outlook.error[0].more}
@@ -188,11 +200,11 @@ def _verdict(outlook: CertificationOutlook, more: str) -> Iterator[str]:
     else:
         yield f"Enough cases for {', '.join(needs)}, if no accepted answer is wrong."
     yield (
-        "How many are wrong, only a trained model shows. What is certified holds with a confidence "
-        f"of {100 * targets.confidence:g} %, so it lies above that share."
+        f"{share.wrong} What is certified holds with a confidence of "
+        f"{100 * targets.confidence:g} %, so it lies above that share."
     )
-    if more:
-        yield more
+    if share.more:
+        yield share.more
 
 
 def _rows(

@@ -32,7 +32,7 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
     """The sets that a table names, or else a quarter of it, by group, to tune on, and the rest.
 
     Raises:
-        DataError: A set is missing, or there are too few groups.
+        DataError: A set or a label is missing, or there are too few groups.
     """
     if table.sets is not None:
         training, tuning, calibration = (
@@ -46,6 +46,7 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
                 )
         source = "the sets tune and calibrate"
     else:
+        table.refuse_unlabelled()
         groups = table.predictions.groups
         count = max(QUARTERS, math.ceil(len(set(groups)) / MOST_TUNED))
         drawn = partition_groups(groups, count, seed=seed)[0]
