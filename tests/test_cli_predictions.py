@@ -224,6 +224,18 @@ def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path)
     assert str(folder / "report.html") in result.err
 
 
+def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path):
+    patients = [f"p{row // 2}" for row in range(300)]
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, patient=patients, site=["n", "s"] * 150)
+    for options in ([], ["--policy", policy]):
+        result = run("evaluate", new, *options, "--out", tmp_path / "out")
+        accuracy, groups = (
+            line for line in result.out.splitlines() if line.startswith(("Accuracy", "Groups"))
+        )
+        assert "of 300 images (150 patients) are named" in accuracy
+        assert groups.endswith(" patients, one image of each.")
+
+
 def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
     run, tmp_path, monkeypatch
 ):

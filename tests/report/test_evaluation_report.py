@@ -255,8 +255,26 @@ def test_groups_that_are_worse_come_first_and_are_named():
     low, high = binomtest(15, 20).proportion_ci(0.95, method="exact")
     assert texts(of)["Groups"] == (
         "significantly worse than the others: site south: wrong 75.0 % (95 % interval "
-        f"{100 * low:.1f} % to {100 * high:.1f} %) of 20."
+        f"{100 * low:.1f} % to {100 * high:.1f} %) of 20 images."
     )
+
+
+@pytest.mark.parametrize(
+    ("unit", "noun"),
+    [
+        ("patient", "patients"),
+        ("group", "groups"),
+        ("patient (lesion where no patient is named)", "groups"),
+        ("image", "groups"),  # near copies count once
+    ],
+)
+def test_subgroups_of_grouped_images_name_what_they_count(unit, noun):
+    answers = made(groups=np.arange(120) // 2)
+    single = made(wrong=np.arange(60) < 20, groups=np.arange(60), count=60)
+    drawn = evaluated(single, ["north"] * 40 + ["south"] * 20).errors
+    sentences = texts(Evaluated(title="t", answers=answers, errors=drawn, unit=unit))
+    assert f"of 120 images (60 {noun}) are named" in sentences["Accuracy"]
+    assert sentences["Groups"].endswith(f"of 40 {noun}, one image of each.")
 
 
 class Page(HTMLParser):

@@ -228,6 +228,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             "decisions of a deferral policy",
             predictions,
             metadata,
+            unit=unit_of(table.group_columns, predictions.groups),
             policy=self.policy_,
             decided=measure_decisions(
                 decisions, predictions, "test", metadata, seed=self.policy_.seed

@@ -26,6 +26,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.files import refuse_unwritable_folder
+from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.schema import Measurement, SkippedImage
@@ -133,6 +134,7 @@ def evaluate_run(
         source.name,
         predictions,
         _metadata_of(source, images),
+        unit=unit_of(images.group_columns, images.groups),
         policy=engine.policy,
         decided=decided,
         picture=lambda row: images.read(np.array([row]))[0],

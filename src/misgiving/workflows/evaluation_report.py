@@ -60,6 +60,7 @@ def evaluated_images(
     predictions: Predictions,
     metadata: Mapping[str, Sequence[str]],
     *,
+    unit: str,
     policy: DeferralPolicy | None = None,
     decided: PolicyEvaluation | None = None,
     picture: Callable[[int], Picture | None] | None = None,
@@ -73,6 +74,7 @@ def evaluated_images(
         title: Name of the data.
         predictions: Of the images.
         metadata: Values of each image by column.
+        unit: What a group of them is.
         policy: Its certificate is shown.
         decided: Its decisions on these images.
         picture: Reads an image.
@@ -96,6 +98,7 @@ def evaluated_images(
         decisions=decided.subgroups if decided else (),
         detection=detection,
         seed=seed,
+        unit=unit,
     )
 
 

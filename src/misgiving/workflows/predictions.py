@@ -19,6 +19,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.files import refuse_unwritable_folder
+from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.decision_tables import DecisionRow, DecisionTable
@@ -205,6 +206,7 @@ def evaluate_table(
         predictions.name,
         table.predictions,
         metadata_of(table),
+        unit=unit_of(table.group_columns, table.predictions.groups),
         policy=engine.policy,
         decided=decided,
         picture=pictures_of(table, predictions.parent),

@@ -90,6 +90,7 @@ class Evaluated:
         decisions: The same for the decisions of the policy; as many, or none without a policy.
         detection: None where there are no OOD images.
         seed: Of the bootstrap.
+        unit: What a group is: a patient, a lesion, an image or another group.
     """
 
     title: str
@@ -101,3 +102,11 @@ class Evaluated:
     decisions: Sequence[Subgroup] = ()
     detection: Detection | None = None
     seed: int = 0
+    unit: str = "group"
+
+    @property
+    def units(self) -> str:
+        """Word for the groups, which are the images where each image is a group of its own."""
+        if self.answers.num_groups == len(self.answers):
+            return "images"
+        return f"{self.unit}s" if self.unit in ("patient", "lesion") else "groups"

@@ -89,7 +89,7 @@ def findings_of(evaluated: Evaluated) -> Findings:
         _accuracy(evaluated),
         _acceptance(evaluated, decided),
         _certified(evaluated),
-        _groups(subgroups),
+        _groups(subgroups, evaluated.units),
         _ood(evaluated, ood),
     ]
     return Findings(sentences, decided, subgroups, ood)
@@ -128,7 +128,7 @@ def _accuracy(evaluated: Evaluated) -> Finding:
     everything = np.ones(len(answers), dtype=bool)
     (right,) = shares([(~answers.wrong, everything)], answers.groups, seed=evaluated.seed)
     groups = answers.num_groups
-    of = f" ({groups} groups)" if groups < len(answers) else ""
+    of = f" ({groups} {evaluated.units})" if groups < len(answers) else ""
     return Finding("Accuracy", f"{right} of {len(answers)} images{of} are named correctly.")
 
 
@@ -207,30 +207,32 @@ def _exact(share: float) -> str:
     return f"{100 * share:.6g} %"
 
 
-def _groups(found: Sequence[Harm]) -> Finding:
+def _groups(found: Sequence[Harm], units: str) -> Finding:
+    """What fares worse; of each group one image counts, so the cases are groups, not images."""
+    counted = units if units == "images" else f"{units}, one image of each"
     if not found:
         return Finding("Groups", "not measured: classes and metadata of the cases are not known.")
     worse = [one for one in found if one.worse]
     if worse:
         more = len(worse) - NAMED
-        listed = "; ".join(_harm(one) for one in worse[:NAMED])
+        listed = "; ".join(_harm(one, counted) for one in worse[:NAMED])
         rest = f"; and {more} more" if more > 0 else ""
         return Finding("Groups", f"significantly worse than the others: {listed}{rest}.")
     return Finding(
         "Groups",
         "none is significantly worse than the others. The highest error, by its lower bound, is "
-        f"that of {found[0].name}: wrong {_share(found[0].errors, 'error')}.",
+        f"that of {found[0].name}: wrong {_share(found[0].errors, 'error')} {counted}.",
     )
 
 
-def _harm(harm: Harm) -> str:
+def _harm(harm: Harm, counted: str) -> str:
     """The first quantity that is worse, with its interval, and the names of the others."""
     words, *others = harm.worse
     group, quantity = harm.errors, "error"
     if not harm.errors.worse and harm.decisions:
         group, quantity = harm.decisions, harm.decisions.worse[0]
     also = f", also worse: {', '.join(others)}" if others else ""
-    return f"{harm.name}: {words} {_share(group, quantity)}{also}"
+    return f"{harm.name}: {words} {_share(group, quantity)} {counted}{also}"
 
 
 def _share(group: Subgroup, quantity: str) -> str:
