@@ -56,6 +56,13 @@ def test_a_run_records_versions(checkpoint, tmp_path):
     )
 
 
+@pytest.mark.parametrize("content", [{"model_type": "vit"}, {"architectures": ["X"]}])
+def test_a_hugging_face_folder_is_recognised(tmp_path, content):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="a Hugging Face model, not a run; run `misgiving attach"):
+        load(tmp_path)
+
+
 def test_a_run_holds_no_pickle(checkpoint, tmp_path):
     save(tmp_path / "run", checkpoint)
     names = {path.name for path in (tmp_path / "run").iterdir()}

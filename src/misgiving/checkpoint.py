@@ -168,6 +168,7 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
             "or `misgiving attach` wrote"
         )
+    _refuse_hugging_face(folder)
     config = read_json(folder / "config.json", version=FORMAT, remedy=AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
     with explain_damage(folder / "split.csv", remedy=AGAIN):
@@ -193,6 +194,15 @@ def load(folder: str | Path) -> Checkpoint:
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite")
     return checkpoint
+
+
+def _refuse_hugging_face(folder: Path) -> None:
+    content = read_json(folder / "config.json", remedy=AGAIN)
+    if "format" not in content and {"model_type", "architectures"} & content.keys():
+        raise DataError(
+            f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
+            "RUN` first"
+        )
 
 
 def _check(checkpoint: Checkpoint) -> None:

@@ -109,6 +109,40 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         fitted.decide(probabilities)
 
 
+def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
+    logits = torch.tensor(outputs(20, 5)[0]).bfloat16()
+    expected = fitted.decide(logits.float().numpy())
+    for given in (logits, list(logits), logits.requires_grad_()):
+        assert fitted.decide(given) == expected
+    columns = {"probabilities": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
+    columns |= {"predicted_loss": torch.tensor([0.5, 2.0]), "features": torch.ones(2, 3)}
+    halves = {name: of.bfloat16() for name, of in columns.items()}
+    halves["label"] = list(torch.tensor([1, 0]))
+    table = PredictionTable.from_columns(halves).predictions
+    np.testing.assert_array_equal(np.exp(table.logits), columns["probabilities"])
+    np.testing.assert_array_equal(table.predicted_losses, [0.5, 2.0])
+    assert table.features.shape == (2, 3)
+    assert table.labels.tolist() == [1, 0]
+
+
+def test_arrays_of_different_lengths_are_refused_in_a_whole_sentence():
+    logits, labels = outputs(300)
+    told = "column label has 299 rows, and logits has 300; give one value for each image"
+    with pytest.raises(DataError, match=told):
+        Deferral().fit((logits, labels[:-1]))
+
+
+def test_names_as_labels_of_arrays_need_classes():
+    logits, labels = outputs(60)
+    names = [CLASSES[label] for label in labels]
+    with pytest.raises(
+        DataError, match=r"unknown class '\w+'; give `classes`, the names in the or"
+    ):
+        Deferral().fit((logits, names), (logits, names))
+    with pytest.raises(DataError, match=r"unknown class '7'; choose from 0, 1, 2$"):
+        Deferral().fit((logits, [7] * 60), (logits, labels))
+
+
 def test_an_image_whose_logits_are_not_finite_is_refused(fitted):
     with pytest.raises(DataError, match="row 1, column logit_1: nan is not a finite number"):
         fitted.decide(np.array([[0.0, np.nan, 1.0]]))

@@ -176,9 +176,17 @@ def _shortened(message: str) -> str:
 
 def _on_host(values: Any) -> Column:
     """Values as they are, or as an array: of a tensor, and of a column of a data frame."""
+    if isinstance(values, list | tuple) and any(hasattr(one, "detach") for one in values[:1]):
+        return np.stack([np.asarray(_on_host(one)) for one in values])
     if isinstance(values, list | tuple | np.ndarray):
         return values
-    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+    if not hasattr(values, "detach"):
+        return np.asarray(values)
+    tensor = values.detach().cpu()
+    try:
+        return np.asarray(tensor)
+    except TypeError:  # NumPy has no bfloat16
+        return np.asarray(tensor.float())
 
 
 def _refuse_lengths(columns: Mapping[str, Column]) -> int:
@@ -189,7 +197,10 @@ def _refuse_lengths(columns: Mapping[str, Column]) -> int:
     first, count = next(iter(counts.items()))
     for name, other in counts.items():
         if other != count:
-            raise DataError(f"column {name} has {other} rows, and {first} has {count}; give each")
+            raise DataError(
+                f"column {name} has {other} rows, and {first} has {count}; give one value "
+                "for each image"
+            )
     if not count:
         raise DataError("no rows; give one for each image")
     return count
@@ -320,8 +331,10 @@ def _labels(
     found = [positions.get(text) for text in texts]
     if None in found:
         row = found.index(None)
-        choices = ", ".join(map(str, classes))
-        raise DataError(at(row, "label", f"unknown class {texts[row]!r}; choose from {choices}"))
+        remedy = f"choose from {', '.join(map(str, classes))}"
+        if [*classes] == [*map(str, range(len(classes)))] and not is_number(texts[row]):
+            remedy = "give `classes`, the names in the order of the columns"
+        raise DataError(at(row, "label", f"unknown class {texts[row]!r}; {remedy}"))
     return np.array(found, dtype=np.int64)
 
 
