@@ -224,6 +224,23 @@ def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path)
     assert str(folder / "report.html") in result.err
 
 
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (None, "drawn like the calibration cases, from which no difference"),
+        ("patient", "drawn like the calibration cases, one of each patient, from which no"),
+        ("group", "drawn like the calibration cases, one of each group, from which no"),
+    ],
+)
+def test_predict_names_the_unit_of_the_cases(run, tmp_path, column, expected):
+    groups = {} if column is None else {column: [f"p{row // 2}" for row in range(600)]}
+    table = write_rows(tmp_path / "t.csv", 600, **groups)
+    assert run("calibrate", table, "--max-error", 0.2, "--out", tmp_path / "p").code == 0
+    new = write_rows(tmp_path / "new.csv", 100, seed=1)
+    result = run("predict", tmp_path / "p", new, "--out", tmp_path / "d.csv")
+    assert expected in result.err
+
+
 def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path):
     patients = [f"p{row // 2}" for row in range(300)]
     new = write_rows(tmp_path / "new.csv", 300, seed=3, patient=patients, site=["n", "s"] * 150)

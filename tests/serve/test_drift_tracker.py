@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -7,7 +8,7 @@ from databases import emptied
 from sqlalchemy import insert
 
 from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
-from misgiving.decisions.expected_performance import TRUST, expected_errors
+from misgiving.decisions.expected_performance import expected_errors, trust
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.database import ARRIVALS, CASES
 from misgiving.serve.drift_tracker import DriftTracker
@@ -204,5 +205,7 @@ def test_right_answers_are_expected_of_the_latest_cases(store):
     accepted = np.array([case.decision == "accept" for case in cases])
     found = expected_errors(policy, calibrator, errors, accepted)
     assert found.everything.images == 40
-    assert watch.update().expected == " ".join([*found.sentences, TRUST])
+    assert watch.update().expected == " ".join([*found.sentences, trust("group")])
+    patients = DriftTracker(replace(policy, unit="patient"), store, "p" * 64, calibrator)
+    assert "calibration cases, one of each patient, from" in patients.update().expected
     assert DriftTracker(policy, store, "p" * 64).update().expected == ""

@@ -23,14 +23,21 @@ MOST_TESTED = 5000  # images that are tested for drift, drawn at random
 LEVEL = 0.05
 DIFFERENT = 0.02  # probability that equal distributions are found to differ
 NUMBERS = ("error_probability", "acceptance_score", "ood_score")
-
-
-TRUST = (
-    "This holds for images drawn like the calibration cases, one of each group, from which no "
-    "difference was found. A change that leaves the scores alone, such as another mix of classes, "
-    "is not seen."
-)
 DISTRUST = "Do not trust this: the images differ from the calibration cases."
+
+
+def trust(unit: str) -> str:
+    """Sentences on what an estimate holds for, where no difference was found.
+
+    Args:
+        unit: What a case is: a patient, a lesion, an image, or another group.
+    """
+    one = "" if unit == "image" else f" one of each {unit},"
+    return (
+        f"This holds for images drawn like the calibration cases,{one} from which no difference "
+        "was found. A change that leaves the scores alone, such as another mix of classes, is not "
+        "seen."
+    )
 
 
 class ExpectedError(NamedTuple):
@@ -70,16 +77,18 @@ class ExpectedPerformance(NamedTuple):
     Attributes:
         errors: Of all images, and of the accepted ones.
         drift: Sentences of the tests that found the images to differ from the calibration cases.
+        unit: What a calibration case is: a patient, a lesion, an image, or another group.
     """
 
     errors: ExpectedErrors
     drift: tuple[str, ...]
+    unit: str
 
     @property
     def summary(self) -> list[str]:
         """Sentences for people."""
         differ = [f"{DISTRUST} {' '.join(self.drift)}"]
-        return [*self.errors.sentences, *(differ if self.drift else [TRUST])]
+        return [*self.errors.sentences, *(differ if self.drift else [trust(self.unit)])]
 
 
 def expected_performance(
@@ -113,7 +122,7 @@ def expected_performance(
     numbers = {"scores": scores[known], "ood_scores": ood_scores[known]}
     kept_names = [name for name, one in zip(names, known, strict=True) if one]
     drift = _drift(engine.policy, **numbers, accepted=accepted[known], names=kept_names)
-    return ExpectedPerformance(found, tuple(drift))
+    return ExpectedPerformance(found, tuple(drift), engine.policy.unit)
 
 
 def _drift(

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.decisions.expected_performance import DISTRUST, TRUST, expected_errors
+from misgiving.decisions.expected_performance import DISTRUST, expected_errors, trust
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.serve.schemas import Moment
@@ -105,7 +105,8 @@ class DriftTracker:
         found = expected_errors(self._policy, self._calibrator, errors, accepted)
         if found is None:
             return ""
-        return " ".join([*found.sentences, DISTRUST if self._since else TRUST])
+        last = DISTRUST if self._since else trust(self._policy.unit)
+        return " ".join([*found.sentences, last])
 
     def _catch_up(self) -> bool:
         taken = 0
