@@ -298,6 +298,20 @@ def test_every_command_counts_all_unlabelled_rows(run, tmp_path):
         assert "90 of 100 rows have no label, the first is '0-0'" in one_line(result.err)
 
 
+def test_a_file_without_the_features_of_the_policy_is_named(run, tmp_path):
+    features = {f"feature_{at}": np.random.default_rng(at).normal(size=400) for at in range(8)}
+    sets = ["train"] * 100 + ["tune"] * 100 + ["calibrate"] * 200
+    table = write_rows(tmp_path / "t.csv", 400, set=sets, **features)
+    options = ("--max-error", 0.1, "--max-ood-false-alarms", 0.1, "--out", tmp_path / "policy")
+    assert run("calibrate", table, *options).code == 0
+    result = run("predict", tmp_path / "policy", write_rows(tmp_path / "new.csv", 20, seed=1))
+    assert result.code == 1
+    assert one_line(result.err).endswith(
+        "new.csv: the policy needs the columns feature_0 to feature_7, and there are none; predict "
+        "again with all of them"
+    )
+
+
 REFUSED = {
     "no out": (["calibrate", "t.csv", "--max-error", "0.1"], "give --out, the folder"),
     "with data": (
@@ -315,7 +329,7 @@ REFUSED = {
     ),
     "a detector of features": (
         ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--ood-detector", "vim"],
-        "unknown detector 'vim'; choose from",
+        "--ood-detector 'vim' needs a run: predictions in a file have no last layer; choose from",
     ),
     "an unknown class": (
         ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--class-max-miss", "MEL=0.1"],
@@ -323,6 +337,11 @@ REFUSED = {
     ),
     "no such file": (["calibrate", "u.csv", "--max-error", "0.1", "--out", "p"], "no such file"),
     "no policy": (["predict", "run", "t.csv"], "contains no policy"),
+    "images with a policy": (
+        ["predict", "policy", "a.png"],
+        "policy: a policy, not a model; `misgiving predict` takes a file of predictions with it, ",
+    ),
+    "serve a policy": (["serve", "policy"], "`misgiving export GRAPH.onnx --policy policy --out "),
     "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
     "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
     "a tool without images": (

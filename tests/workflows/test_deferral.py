@@ -234,8 +234,39 @@ def test_training_images_with_features_fit_detectors():
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     near, far = deferral.decide(new)
     assert (near.decision, far.decision) == ("accept", "ood")
-    with pytest.raises(UsageError, match="features have 0 values"):
+    with pytest.raises(
+        DataError, match="needs the columns feature_0 to feature_7, and there are no"
+    ):
         deferral.decide(rows["logits"])
+    few = {"logits": rows["logits"][:2], "features": features[:2, :3]}
+    with pytest.raises(DataError, match="feature_0 to feature_7, and there are 3"):
+        deferral.decide(few)
+
+
+def test_a_policy_that_reads_predicted_losses_names_their_column():
+    losses = np.random.default_rng(0).normal(size=500)
+    rows = named_rows(500, predicted_loss=losses)
+    deferral = Deferral(max_error=0.1, ood_detector="predicted_loss").fit(rows)
+    assert deferral.decide({name: rows[name][:2] for name in ("logits", "predicted_loss")})
+    with pytest.raises(DataError, match="the policy needs the column predicted_loss; predict aga"):
+        deferral.decide(rows["logits"])
+
+
+MISSING_SCORES = {
+    "knn": "needs features of training images: columns feature_0, ..., and rows of the set train",
+    "predicted_loss": "needs the column predicted_loss",
+    "knn_taps": "needs a run: predictions in a file have no tap averages",
+    "vim": "needs a run: predictions in a file have no last layer",
+    "vom": "unknown detector 'vom'; choose from msp, ",
+}
+
+
+@pytest.mark.parametrize("name", MISSING_SCORES)
+def test_a_detector_says_what_it_needs(name):
+    with pytest.raises(UsageError) as failure:
+        Deferral(max_error=0.1, ood_detector=name).fit(named_rows(400))
+    assert MISSING_SCORES[name] in str(failure.value)
+    assert "choose from msp, energy" in str(failure.value)
 
 
 @pytest.mark.parametrize(

@@ -254,6 +254,12 @@ def is_bundle_not_run(folder: Path) -> bool:
     Raises:
         DataError: It is neither.
     """
+    if not is_bundle(folder) and (folder / POLICY).is_file():
+        raise DataError(
+            f"{folder}: a policy, not a model; `misgiving predict` takes a file of predictions "
+            f"with it, and `misgiving export GRAPH.onnx --policy {folder} --out BUNDLE` makes a "
+            "model to serve"
+        )
     if not is_bundle(folder) and not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "

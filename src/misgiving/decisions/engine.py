@@ -226,10 +226,21 @@ class DecisionEngine:
         return named, scaled, probabilities
 
     def refuse_other_predictions(self, predictions: Predictions) -> None:
-        """Refuse predictions of another model than that of the policy."""
+        """Refuse predictions of another model, or without columns that the policy reads."""
         if self.policy is not None:
             self.policy.refuse_other_model(predictions.model)
         self.refuse_other_classes(predictions.classes)
+        if self.used is None or self.policy is None or self.calibrator is None:
+            return
+        width, given = self.used.directions.shape[1], predictions.features.shape[1]
+        if self.used.names and given != width:
+            raise DataError(
+                f"the policy needs the columns feature_0 to feature_{width - 1}, and there "
+                f"are {given or 'none'}; predict again with all of them"
+            )
+        needed = {self.policy.ood_detector, *self.calibrator.needed}
+        if "predicted_loss" in needed and predictions.predicted_losses is None:
+            raise DataError("the policy needs the column predicted_loss; predict again with it")
 
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:

@@ -19,8 +19,10 @@ from misgiving.errors import DataError, UsageError
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.features import FEATURE_SCORES
 
 MOST_PROBABLE_RULE, LOGITS_RULE = DecisionRule(), DecisionRule(rule="logits")
+PREDICTED_LOSS = "predicted_loss"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 
 
@@ -58,7 +60,7 @@ def cases_of(
     """
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
-        raise UsageError(f"unknown detector {ood_detector!r}; choose from {', '.join(scores)}")
+        raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
     if cross_fitted is None:
         named = calibrator.named(predictions.logits)
         accepted_by = calibrator.acceptance_scores(scores, predictions.logits)
@@ -73,6 +75,22 @@ def cases_of(
         labels=predictions.labels,
         acceptable=rule.acceptable(errors, probabilities, named),
     )
+
+
+def _missing(ood_detector: str) -> str:
+    """What a score needs that the predictions do not have."""
+    known = FEATURE_SCORES.get(ood_detector)
+    if ood_detector == PREDICTED_LOSS:
+        needs = f"the column {PREDICTED_LOSS}"
+    elif known is None:
+        return f"unknown detector {ood_detector!r}"
+    elif known.reads_taps:
+        needs = "a run: predictions in a file have no tap averages"
+    elif known.needs_head:
+        needs = "a run: predictions in a file have no last layer"
+    else:
+        needs = "features of training images: columns feature_0, ..., and rows of the set train"
+    return f"`ood_detector` {ood_detector!r} needs {needs}"
 
 
 def fit_policies(

@@ -73,7 +73,10 @@ def read_predictions(
         refuse_other_outputs(table, cases.outputs, name=str(path))
     if engine.policy is not None:
         table = of_model(table, engine.policy.model_fingerprint)
-        engine.refuse_other_predictions(table.predictions)
+        try:
+            engine.refuse_other_predictions(table.predictions)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
     return table
 
 
