@@ -56,6 +56,13 @@ def test_a_run_records_versions(checkpoint, tmp_path):
     )
 
 
+@pytest.mark.parametrize("content", [{"model_type": "vit"}, {"architectures": ["X"]}])
+def test_a_hugging_face_folder_is_recognised(tmp_path, content):
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="a Hugging Face model, not a run; run `misgiving attach"):
+        load(tmp_path)
+
+
 def test_a_run_holds_no_pickle(checkpoint, tmp_path):
     save(tmp_path / "run", checkpoint)
     names = {path.name for path in (tmp_path / "run").iterdir()}
@@ -104,7 +111,7 @@ def with_value(name, value):
         (replace_text("config.json", "{"), "config.json: .*damaged"),
         (replace_text("config.json", "{}"), "config.json: .*train again"),
         (with_value("format", 0), "config.json: .*train again"),
-        (with_value("format", 4), "config.json: .*newer .*format 4.*upgrade"),
+        (with_value("format", 99), "config.json: .*newer .*format 99.*upgrade"),
         (cut("model.safetensors"), "model.safetensors: .*damaged"),
         (without_key, "config.json: .*damaged"),
         (with_value("classes", ["a", "a", "b"]), "config.json.*classes"),

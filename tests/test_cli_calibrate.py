@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from misgiving.cli.calibrate import OodDetector
+from misgiving.evaluation.inference import untuned_scores
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -297,8 +298,10 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     )  # fmt: skip
     assert code == 0, error
     assert "1487 of these 1528 images: the numbers of its decisions are optimistic" in error
-    assert "class: 3" in output
-    assert "policy, on one image of each of 1528 groups: accepted" in error
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "1487 of these 1528 images: the numbers of its decisions are optimistic" in page
+    assert "class 3</th>" in page
+    assert page.count("data:image/jpeg") == 24
     groups = table(tmp_path / "out" / "subgroups.csv")
     assert sum(int(row["cases"]) for row in groups) == 1528
     decisions = table(tmp_path / "out" / "decisions.csv")
@@ -312,6 +315,7 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     assert measured["coverage"] == pytest.approx(len(accepted) / 1528)
     wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
     assert measured["error_among_accepted"] == pytest.approx(wrong / len(accepted))
+    assert f"the policy accepts {len(accepted) / 15.28:.1f} % (95 % interval" in output
 
 
 def test_ood_images_are_measured_with_the_policy_of_the_run(misgiving, with_policy, tmp_path):
@@ -364,11 +368,11 @@ def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
         Image.fromarray(pixels).save(tmp_path / name / "0.png")
     asked = []
 
-    def scores_of_two_sets(_checkpoint, images, _detectors):
+    def scores_of_two_sets(checkpoint, images, detectors):
         asked.append(images)
         if len(asked) > 2:
             raise KeyboardInterrupt
-        return {"msp": np.linspace(0, 1, len(images))}
+        return untuned_scores(checkpoint, images, detectors)
 
     out = with_policy / "evaluation"
     arguments = ["evaluate", with_policy, "digits", "--set", "validation", "--device", "cpu"]
@@ -423,7 +427,7 @@ def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
     code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
     assert "1487 of these 1528 images; its decisions are measured on the others" in error
-    assert "coverage" in output
+    assert "of 41 images are named correctly" in output
     assert len(table(with_policy / "evaluation" / "decisions.csv")) == 1528 - 1487
 
 

@@ -15,26 +15,31 @@ if TYPE_CHECKING:
     from misgiving.evaluation.inference import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
-    from misgiving.models.joint import JointClassifier, Output
+    from misgiving.models.joint import JointClassifier, Output, attach
     from misgiving.models.loss_estimator import LossEstimator
+    from misgiving.results.prediction_tables import PredictionTable
     from misgiving.results.predictions import Predictions
     from misgiving.scores.odin import Odin
     from misgiving.scores.odin_tuning import tune_odin
     from misgiving.training.config import TrainingConfig
     from misgiving.training.loop import train
+    from misgiving.workflows.deferral import Deferral
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
     "Bundle": "bundle.bundle",
     "Decision": "decisions.decision",
     "DecisionEngine": "decisions.engine",
+    "Deferral": "workflows.deferral",
     "DeferralPolicy": "deferral.policy",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
     "Odin": "scores.odin",
     "Output": "models.joint",
+    "PredictionTable": "results.prediction_tables",
     "Predictions": "results.predictions",
     "TrainingConfig": "training.config",
+    "attach": "models.joint",
     "joint_objective": "losses",
     "load": "checkpoint",
     "load_dataset": "data.datasets",
@@ -50,13 +55,16 @@ __all__ = [
     "Bundle",
     "Decision",
     "DecisionEngine",
+    "Deferral",
     "DeferralPolicy",
     "JointClassifier",
     "LossEstimator",
     "Odin",
     "Output",
+    "PredictionTable",
     "Predictions",
     "TrainingConfig",
+    "attach",
     "joint_objective",
     "load",
     "load_dataset",

@@ -3,12 +3,13 @@
 import math
 import platform
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split, read_split, write_split
@@ -16,10 +17,11 @@ from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.models.joint import JointClassifier
+from misgiving.models.sources import ModuleSource
 from misgiving.results.formats import write_table
 from misgiving.results.schema import EpochRecord
 
-FORMAT = 3
+FORMAT = 4
 AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
 OWN_KEYS = (
@@ -41,19 +43,55 @@ PACKAGES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Arguments of `JointClassifier` that build the model again, without its weights."""
+    """What builds a model again, without its weights: arguments of `JointClassifier`.
+
+    Attributes:
+        backbone: Name of a timm model, or of the class of a model that was trained elsewhere.
+        num_classes: As in `JointClassifier`, and so are the others.
+        attached: What builds the frozen classifier that was trained elsewhere; None for a timm
+            model that was trained here.
+    """
 
     backbone: str
     num_classes: int
     image_size: int
     dropout: float = 0.4
-    taps: tuple[int, ...] | None = None
+    taps: tuple[int, ...] | tuple[str, ...] | None = None
     hidden: int = 128
     reads_logits: bool = False
+    attached: ModuleSource | None = None
 
     def build(self, *, pretrained: bool = False) -> JointClassifier:
         """Build the model with random initial weights, or with timm's ImageNet weights."""
-        return JointClassifier(**asdict(self), pretrained=pretrained)
+        if self.attached is not None:
+            return self.around(self.attached.build())
+        settings = {one.name: getattr(self, one.name) for one in fields(self)}
+        del settings["attached"]
+        return JointClassifier(**settings, pretrained=pretrained)
+
+    def around(self, module: nn.Module) -> JointClassifier:
+        """The model around a classifier that `attached` stands for, which is frozen."""
+        model = JointClassifier(
+            module,
+            self.num_classes,
+            taps=self.taps,
+            hidden=self.hidden,
+            reads_logits=self.reads_logits,
+            image_size=self.image_size,
+            mean=self.attached.mean if self.attached else None,
+            std=self.attached.std if self.attached else None,
+        )
+        return model.freeze_classifier()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Architecture":
+        """Inverse of `asdict`, for values in a file."""
+        taps, attached = values["taps"], values["attached"]
+        changed = {
+            "taps": None if taps is None else tuple(taps),
+            "attached": None if attached is None else ModuleSource.from_dict(attached),
+        }
+        return cls(**{**values, **changed})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +166,15 @@ def load(folder: str | Path) -> Checkpoint:
     if not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
-            "wrote"
+            "or `misgiving attach` wrote"
         )
+    _refuse_hugging_face(folder)
     config = read_json(folder / "config.json", version=FORMAT, remedy=AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
     with explain_damage(folder / "split.csv", remedy=AGAIN):
         split = read_split(folder / "split.csv")
     with explain_damage(folder / "config.json", remedy=AGAIN):
-        taps = config["architecture"]["taps"]
-        architecture = Architecture(
-            **{**config["architecture"], "taps": None if taps is None else tuple(taps)}
-        )
+        architecture = Architecture.from_dict(config["architecture"])
         checkpoint = Checkpoint(
             model=architecture.build().eval(),
             architecture=architecture,
@@ -158,6 +194,15 @@ def load(folder: str | Path) -> Checkpoint:
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite")
     return checkpoint
+
+
+def _refuse_hugging_face(folder: Path) -> None:
+    content = read_json(folder / "config.json", remedy=AGAIN)
+    if "format" not in content and {"model_type", "architectures"} & content.keys():
+        raise DataError(
+            f"{folder}: a Hugging Face model, not a run; run `misgiving attach {folder} DATA --out "
+            "RUN` first"
+        )
 
 
 def _check(checkpoint: Checkpoint) -> None:

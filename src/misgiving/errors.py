@@ -97,7 +97,7 @@ def explain_damage(path: Path, *, remedy: str) -> Iterator[None]:
     """Turn any failure to read a file into a DataError that names it and ends in the remedy."""
     try:
         yield
-    except (DataError, MemoryError):
+    except (DataError, MemoryError, ModuleNotFoundError):
         raise
     except Exception as error:  # readers raise almost anything on damaged or forged files
         raise DataError(f"{path}: missing or damaged ({reason_of(error)}); {remedy}") from error

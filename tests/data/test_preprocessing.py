@@ -11,9 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from torchvision import transforms
 
 from misgiving.data.decoding import MAX_PIXELS, decode, read_bytes
-from misgiving.data.preprocessing import COLOR_CONSTANCY, AugmentationSettings, Preprocessing
+from misgiving.data.preprocessing import (
+    COLOR_CONSTANCY,
+    INTERPOLATIONS,
+    AugmentationSettings,
+    Preprocessing,
+)
 from misgiving.errors import DataError, UsageError
 
 shades_of_gray, gray_world = COLOR_CONSTANCY["shades_of_gray"], COLOR_CONSTANCY["gray_world"]
@@ -106,6 +112,47 @@ def test_a_square_crop_of_a_tall_picture_is_a_share_of_its_width():
     np.testing.assert_array_equal(result, np.asarray(expected))
 
 
+@pytest.mark.parametrize("size", [(40, 61), (83, 30), (24, 24), (24, 239), (7, 5)])
+@pytest.mark.parametrize(("shorter", "side"), [(32, 28), (29, 24), (16, 16)])
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_resizing_and_then_cropping_gives_what_torchvision_gives(
+    size, shorter, side, interpolation
+):
+    image = picture(*size)
+    mode = transforms.InterpolationMode(interpolation)
+    steps = transforms.Compose([transforms.Resize(shorter, mode), transforms.CenterCrop(side)])
+    process = plain(
+        image_size=side, crop=side / shorter, crop_shape="resized", interpolation=interpolation
+    )
+    np.testing.assert_array_equal(process(image), np.asarray(steps(Image.fromarray(image))))
+
+
+def test_a_long_narrow_picture_takes_no_more_memory_than_others():
+    process = plain(image_size=64, crop_shape="resized")
+    picture = np.zeros((2, 60_000, 3), dtype=np.uint8)
+    picture[:, 29_998:30_002] = 255
+    square = process(picture)
+    assert square.shape == (64, 64, 3)
+    assert (square == 255).all()  # the middle, and some around it
+
+
+@pytest.mark.parametrize("interpolation", INTERPOLATIONS)
+def test_a_whole_picture_is_resized_as_pillow_does(interpolation):
+    image = Image.fromarray(picture(40, 61))
+    expected = image.resize((8, 8), Image.Resampling[interpolation.upper()])
+    result = plain(interpolation=interpolation)(np.asarray(image))
+    np.testing.assert_array_equal(result, np.asarray(expected))
+
+
+def test_a_jpeg_that_is_not_reduced_has_the_pixels_of_the_decoder():
+    data = encoded(textured(640, 640), "JPEG")
+    with Image.open(io.BytesIO(data)) as decoded:
+        expected = decoded.resize((16, 16), Image.Resampling.BILINEAR)
+    exact = plain(image_size=16, reduce_jpeg=False).from_file(data, "it")
+    np.testing.assert_array_equal(exact, np.asarray(expected))
+    assert (plain(image_size=16).from_file(data, "it") != exact).any()
+
+
 def test_the_light_is_estimated_inside_the_crop():
     image = picture(40, 40)
     rim = image.copy()
@@ -133,7 +180,10 @@ def test_the_picture_given_is_not_changed():
 
 
 @given(
-    st.integers(1, 30), st.integers(1, 30), st.floats(0.01, 1), st.sampled_from(["both", "square"])
+    st.integers(1, 30),
+    st.integers(1, 30),
+    st.floats(0.01, 1),
+    st.sampled_from(["both", "square", "resized"]),
 )
 @settings(max_examples=30, deadline=None)
 def test_any_picture_gives_the_size_asked_for(height, width, crop, shape):
@@ -208,7 +258,10 @@ def test_a_jpeg_is_decoded_no_larger_than_its_square_takes(cropped_sizes, size, 
 
 
 @given(
-    st.integers(1, 400), st.integers(1, 400), st.floats(0.1, 1), st.sampled_from(["both", "square"])
+    st.integers(1, 400),
+    st.integers(1, 400),
+    st.floats(0.1, 1),
+    st.sampled_from(["both", "square", "resized"]),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_jpeg_is_not_decoded_smaller_than_its_square_takes(height, width, crop, shape):

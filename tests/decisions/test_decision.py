@@ -56,6 +56,19 @@ def reason(policy, *, score=1.0, ood_score=9.0, error=math.nan, named="a", scale
     return reason_for(policy, outcomes.decisions[0].item(), numbers, named, shown, scaled=scaled)
 
 
+@pytest.mark.parametrize(
+    ("detector", "expected"),
+    [
+        ("knn", "less like the training images than all calibration cases (p = 0.0025)"),
+        ("max_logit", "lower OOD score than all calibration cases (p = 0.0025)"),
+        ("predicted_loss", "lower OOD score than all calibration cases (p = 0.0025)"),
+    ],
+)
+def test_only_a_detector_of_training_features_speaks_of_training_images(policy, detector, expected):
+    by_detector = replace(policy, ood_detector=detector)
+    assert reason(by_detector, ood_score=-9.0) == expected
+
+
 def test_reasons_name_the_error_and_its_limit_where_they_are_known(policy):
     assert "0.31 is above 0.12" in reason(policy, score=0.0, error=0.31)
     assert "0.02 is within 0.12" in reason(policy, score=1.0, error=0.02)

@@ -54,8 +54,11 @@ def test_costs_imply_their_rule():
 @pytest.mark.parametrize(
     ("values", "names"),
     [
-        ({"rule": "costs"}, "costs"),
-        ({"rule": "balanced", "costs": {"MEL": 2.0}}, "costs.*balanced"),
+        ({"rule": "costs"}, "`rule` 'costs' needs `costs`: give the cost of"),
+        (
+            {"rule": "balanced", "costs": {"MEL": 2.0}},
+            "`costs` are for `rule` 'costs', got 'balanced'; leave out one",
+        ),
         ({"rule": "most_probable", "costs": {"MEL": 2.0}}, "costs.*most_probable"),
         ({"costs": {"MEL": 0.0}}, "MEL.*0"),
         ({"costs": {"MEL": math.inf}}, "MEL.*inf"),

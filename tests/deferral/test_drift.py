@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -257,6 +258,17 @@ def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(dra
     found = show(DriftMonitor(policy), policy, cases)
     assert found["familiarity"].since < 40
     assert "less like the training images" in found["familiarity"].sentence
+
+
+@pytest.mark.parametrize("detector", ["max_logit", "predicted_loss"])
+def test_a_score_that_knows_no_training_image_is_described_as_a_score(drawn_cases, detector):
+    policy = replace(made_policy(drawn_cases), ood_detector=detector)
+    cases = drawn_cases(100, 7)
+    cases.ood_scores[:] -= 2
+    found = show(DriftMonitor(policy), policy, cases)["familiarity"]
+    for sentence in (found.sentence, found.alarmed_with):
+        assert sentence.startswith("The OOD scores are lower in the last ")
+        assert "training images" not in sentence
 
 
 def test_an_alarm_stays_although_cases_become_ordinary_again(drawn_cases):

@@ -38,14 +38,44 @@ def test_the_readme_has_fewer_than_900_words():
     assert len(README.split()) < 900
 
 
+def examples(text):
+    return re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)
+
+
 def test_the_readme_example_computes_the_joint_objective():
-    (example,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (example,) = (one for one in examples(README) if "joint_objective" in one)
     names = {}
     exec(example, names)
     objective, weight = names["objective"], 0.5
     expected = objective.primary + weight * objective.auxiliary
     assert objective.total.item() == pytest.approx(expected.item())
     assert all(p.grad is not None for p in names["model"].loss_estimator.parameters())
+
+
+def test_the_readme_makes_a_policy_of_a_table(tmp_path, monkeypatch, misgiving):
+    (example,) = (one for one in examples(README) if "predictions.csv" in one)
+    assert len(example.strip().splitlines()) <= 10
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 201
+    lines = [line for line in COMMAND.findall(README) if "predictions.csv" in line]
+    assert [line.split()[0] for line in lines] == ["calibrate", "evaluate"]
+    for line in lines:
+        code, _, error = misgiving(*shlex.split(line))
+        assert code == 0, error
+    assert (
+        "Certified: at most 10 %"
+        in misgiving("calibrate", *shlex.split(lines[0])[1:], "--overwrite")[2]
+    )
+
+
+def test_the_examples_of_the_page_on_predictions_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "predictions.md").read_text(encoding="utf-8")
+    names = {}
+    for example in examples(page):
+        exec(example, names)
+    assert names["again"].policy_ == names["deferral"].policy_
 
 
 @pytest.mark.parametrize("line", COMMANDS)

@@ -83,7 +83,7 @@ def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(
 def test_without_a_policy_there_are_no_columns_for_one():
     table = DecisionTable.of(DECISIONS[:1], has_policy=False)
     assert table.columns == ("path", "predicted_class", "probability", "predicted_loss")
-    assert table.rows == [('a "quoted".png', "mel, or not", 0.75, -1.5)]
+    assert [*table.rows] == [('a "quoted".png', "mel, or not", 0.75, -1.5)]
 
 
 def test_numbers_in_parquet_are_numbers_also_where_all_are_missing(tmp_path):

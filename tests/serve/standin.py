@@ -20,7 +20,7 @@ class Standin:
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes = CLASSES
-    policy = None
+    policy = calibrator = None
     fingerprint = "f" * 64
 
     @property

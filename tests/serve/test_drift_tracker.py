@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -6,6 +7,8 @@ from calibrated import made_policy
 from databases import emptied
 from sqlalchemy import insert
 
+from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
+from misgiving.decisions.expected_performance import expected_errors, trust
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.database import ARRIVALS, CASES
 from misgiving.serve.drift_tracker import DriftTracker
@@ -145,6 +148,19 @@ def test_an_image_counts_once_and_cases_of_other_policies_do_not(store, watch):
     assert watch.update().cases == 2
 
 
+def test_images_of_a_list_are_a_selection_and_take_no_part(store, watch, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.store.PAGE_SIZE", 3)
+    cases, listed = drawn(30), {"place": 1, "remark": "suspect"}
+    selection = [a_case(n, score=0.5, likeness=-400.0) for n in range(100, 160)]
+    chosen = [case.model_copy(update=listed) for case in selection]
+    store.add([*chosen[:25], *cases[:15], *chosen[25:], *cases[15:]])
+    seen = watch.update()
+    assert (seen.cases, seen.alarm) == (30, False)
+    assert e_values(seen) == {name: test.e_value for name, test in monitored(cases).items()}
+    store.add([selection[0].model_copy(update={"id": "f" * 32})])  # sent by a client as well
+    assert watch.update().cases == 31
+
+
 def test_a_score_that_is_not_finite_counts_as_the_lowest(store, watch):
     store.add([a_case(n, score=None, likeness=None) for n in range(40)])
     seen = watch.update()
@@ -166,3 +182,30 @@ def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
     store.add(drawn(50))
     looks = [watch.update() for _ in range(3)]
     assert [(seen.cases, seen.complete) for seen in looks] == [(20, False), (40, False), (50, True)]
+
+
+def test_right_answers_are_expected_of_the_latest_cases(store):
+    policy = made_policy()
+    calibrator = Calibrator(
+        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
+        weights=None,
+        score="msp",
+        combination=None,
+        error=Isotonic(knots=(0.5, 1.0), values=(0.5, 0.0)),
+        loss=None,
+        tried={},
+        samples=400,
+    )
+    watch = DriftTracker(policy, store, "p" * 64, calibrator)
+    assert watch.update().expected == ""
+    cases = drawn(40)
+    listed = a_case(51, score=0.5).model_copy(update={"place": 1})
+    store.add([*cases, a_case(50, score=None), listed])
+    errors = np.array([1 - case.acceptance_score for case in cases])
+    accepted = np.array([case.decision == "accept" for case in cases])
+    found = expected_errors(policy, calibrator, errors, accepted)
+    assert found.everything.images == 40
+    assert watch.update().expected == " ".join([*found.sentences, trust("group")])
+    patients = DriftTracker(replace(policy, unit="patient"), store, "p" * 64, calibrator)
+    assert "calibration cases, one of each patient, from" in patients.update().expected
+    assert DriftTracker(policy, store, "p" * 64).update().expected == ""

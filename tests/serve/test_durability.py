@@ -36,7 +36,7 @@ def ask(where, answered, level):
 
 
 def answered_before_kill(place, kept, moment):
-    """Kill a service under load some seconds after its first case; return its cases."""
+    """Kill a service under load some seconds after its second case; return its cases."""
     answered = []
     with standin_at(place, keep_images=str(kept)) as (process, where):
         senders = [
@@ -45,7 +45,7 @@ def answered_before_kill(place, kept, moment):
         ]
         for sender in senders:
             sender.start()
-        wait_until(lambda: answered)
+        wait_until(lambda: len(answered) > 1)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         for sender in senders:

@@ -12,13 +12,22 @@ from pathlib import Path
 
 import pytest
 from commands import one_line
+from graphs import (
+    deferral,
+    tensorflow_probabilities,
+    write_images,
+    write_predictions,
+    write_tensorflow_graph,
+)
 from processes import split, standin_at, started, wait_until
 from standin import KEY, picture
 
 from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.cli.serve import _bundle, _storage
 from misgiving.serve import server
 from misgiving.workflows import export as exporting
+from misgiving.workflows.export_graph import export_graph
 
 
 def serve(*arguments):
@@ -52,6 +61,31 @@ def is_answered_by(case, bundle):
     numbers = ("error_probability", "expected_loss", "predicted_loss")
     for name in (*numbers, "acceptance_score", "ood_score"):
         assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
+
+
+def test_a_graph_that_was_made_elsewhere_is_served(tmp_path):
+    write_tensorflow_graph(tmp_path / "net.onnx")
+    paths, labels = write_images(tmp_path / "images", 160, seed=1)
+    predictions = write_predictions(
+        tmp_path / "p.csv", paths, labels, tensorflow_probabilities(paths), prefix="probability"
+    )
+    interface = GraphInterface(scale=255.0, crop_shape="both", outputs="probabilities")
+    bundle, _ = export_graph(
+        tmp_path / "net.onnx",
+        tmp_path / "bundle",
+        interface=interface,
+        predictions=predictions,
+        deferral=deferral(),
+    )
+    with serve(tmp_path / "bundle", "--store", tmp_path / "cases.sqlite") as process:
+        case, model = answered(process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=120)
+    (expected,) = bundle.decide([picture(0.7)], ["image"])
+    assert case["decision"] == expected.decision
+    assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert case["predicted_loss"] is None
+    assert model["model_fingerprint"] == bundle.fingerprint
 
 
 def test_a_bundle_is_served_without_torch_and_stops_cleanly(exported, tmp_path):

@@ -59,7 +59,6 @@ def test_shares_and_the_error_among_the_accepted_are_counted():
         "ood_share": 0.25,
         "error_among_accepted": 0.5,
     }
-    assert "accepted 2 of 4 (50.0%, 95 % interval 6.8% to 93.2%)" in decided.summary[0]
 
 
 def test_an_error_is_that_of_the_named_class_and_not_of_the_largest_logit():
@@ -74,7 +73,6 @@ def test_without_an_accepted_image_there_is_no_error():
         decided_as(["defer"] * 4), predictions([0, 1] * 2, [0] * 4), "t", {}, seed=0
     )
     assert "error_among_accepted" not in {row.metric for row in decided.measurements}
-    assert "wrong" not in decided.summary[0]
 
 
 def test_subgroups_are_compared_on_one_image_of_each_group():
@@ -94,8 +92,6 @@ def test_subgroups_are_compared_on_one_image_of_each_group():
     assert found["scanner", "old"].cases == found["scanner", "new"].cases == 50
     assert found["scanner", "old"].worse == ("coverage", "deferral")
     assert found["scanner", "new"].worse == ()
-    assert any("fares worse: scanner old" in line for line in decided.summary)
-    assert not any("scanner new" in line for line in decided.summary)
 
 
 def test_decisions_and_subgroups_are_written(tmp_path):

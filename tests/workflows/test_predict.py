@@ -145,10 +145,11 @@ def test_numbers_that_are_not_finite_are_not_there(exported, photos):
     predictor = predictor_of(exported[1])
 
     def broken(squares):
+        decisions, features = predictor.decide(squares)
         return [
             one._replace(probabilities=dict.fromkeys(one.probabilities, float("nan")))
-            for one in predictor.decide(squares)
-        ]
+            for one in decisions
+        ], features
 
     rows = predict_images(replace(predictor, decide=broken), [photos])
     assert {row.probability for row in rows} == {None}

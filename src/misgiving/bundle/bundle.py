@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
+from misgiving.bundle.graph_files import write_metadata
 from misgiving.bundle.network import GRAPH, Network, Squares
+from misgiving.calibrators.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
@@ -17,7 +19,7 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 
-FORMAT = 3
+FORMAT = 4
 FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
 
@@ -104,6 +106,11 @@ class Bundle:
         )
 
     @property
+    def calibrator(self) -> Calibrator | None:
+        """From scores to probabilities; None without a policy."""
+        return self.engine.calibrator
+
+    @property
     def policy(self) -> DeferralPolicy | None:
         """The deferral policy; None where none was calibrated."""
         return self.engine.policy
@@ -122,10 +129,15 @@ class Bundle:
 
     def decide_squares(self, squares: Squares) -> list[Decision]:
         """Decide for preprocessed images, in their order."""
+        return self.decide_with_features(squares)[0]
+
+    def decide_with_features(
+        self, squares: Squares
+    ) -> tuple[list[Decision], Float[np.ndarray, "n width"]]:
+        """Decide for preprocessed images; also gives their features, by which they are compared."""
         logits, predicted_losses, features, taps = self.network(squares)
-        return self.engine.decide(
-            logits, features, predicted_losses if self.estimates_losses else None, taps
-        )
+        losses = predicted_losses if self.estimates_losses else None
+        return self.engine.decide(logits, features, losses, taps), features
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> list[Decision]:
         """Decide for encoded images, in their order.
@@ -143,6 +155,14 @@ class Bundle:
         return self.decide_squares(np.stack(squares))
 
 
+def refuse_existing(out: Path, *, overwrite: bool) -> None:
+    """Refuse to write a bundle in place of anything, or of a bundle that is not to be replaced."""
+    if out.exists() and not is_bundle(out):
+        raise UsageError(f"{out}: exists and is not a bundle; choose another folder")
+    if out.exists() and not overwrite:
+        raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
+
+
 def write_bundle(
     folder: Path,
     *,
@@ -152,7 +172,14 @@ def write_bundle(
     engine: DecisionEngine,
     card: Mapping[str, Any],
 ) -> None:
-    """Write everything else of a bundle beside the graph in `folder`, and seal it."""
+    """Write everything else of a bundle beside the graph in `folder`, and seal it.
+
+    Classes and thresholds are also put into the metadata of the graph.
+    """
+    described = {"classes": list(engine.classes), "fingerprint": fingerprint}
+    if engine.policy is not None:
+        described |= engine.policy.settings()
+    write_metadata(folder / GRAPH, described | {"preprocessing": preprocessing.to_dict()})
     facts = {
         "format": FORMAT,
         "classes": list(engine.classes),
@@ -227,6 +254,12 @@ def is_bundle_not_run(folder: Path) -> bool:
     Raises:
         DataError: It is neither.
     """
+    if not is_bundle(folder) and (folder / POLICY).is_file():
+        raise DataError(
+            f"{folder}: a policy, not a model; `misgiving predict` takes a file of predictions "
+            f"with it, and `misgiving export GRAPH.onnx --policy {folder} --out BUNDLE` makes a "
+            "model to serve"
+        )
     if not is_bundle(folder) and not (folder / "config.json").is_file():
         raise DataError(
             f"{folder}: neither a run nor a bundle; give a folder that `misgiving train` or "

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from misgiving.cli.attach import attach
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
@@ -32,7 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for function in (plan, train, evaluate, calibrate, predict, export, serve, reproduce):
+for function in (plan, train, attach, evaluate, calibrate, predict, export, serve, reproduce):
     app.command()(function)
 app.add_typer(data_app, name="data")
 

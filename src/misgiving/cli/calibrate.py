@@ -1,5 +1,6 @@
 """`misgiving calibrate`."""
 
+from pathlib import Path
 from typing import Annotated, Literal, get_args
 
 import typer
@@ -9,11 +10,14 @@ from misgiving.cli.options import (
     BadImages,
     Cache,
     Context,
-    Data,
+    DataOrNone,
     Device,
-    RunFolder,
+    RunOrPredictions,
     Values,
     command,
+    is_prediction_file,
+    refuse_data,
+    require_data,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
@@ -21,6 +25,7 @@ from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
+POLICY_FOLDER = "policy"  # in a run
 OodDetector = Literal[
     "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
     "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
@@ -31,19 +36,24 @@ OodDetector = Literal[
 @command
 def calibrate(
     context: Context,
-    run: RunFolder,
-    data: Data,
+    run: RunOrPredictions,
     targets: Targets,
     rule: DecisionRule,
     settings: Annotated[Values, BadImages, Device],
+    data: DataOrNone = None,
     ood_detector: Annotated[
-        OodDetector,
+        OodDetector | None,
         typer.Option(
             metavar="NAME",
-            help=f"Score that detects OOD images: {', '.join(get_args(OodDetector))}.",
+            help=f"Score that detects OOD images: {', '.join(get_args(OodDetector))}. Default: "
+            "knn, or max_logit for predictions without features of training images.",
             rich_help_panel="Targets",
         ),
-    ] = "knn",
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="POLICY", help="Folder for the policy of a file of predictions."),
+    ] = None,
     training_data: Annotated[
         str | None,
         typer.Option(
@@ -58,10 +68,10 @@ def calibrate(
     ] = 0,
     cache: Cache = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the policy of RUN.")
+        bool, typer.Option("--overwrite", help="Replace the policy that is there.")
     ] = False,
 ) -> None:
-    """Calibrate the deferral policy of a run: which answers it may give, with a guarantee.
+    """Calibrate the deferral policy of a model: which answers it may give, with a guarantee.
 
     Uses the tuning and the calibration set of the run's split if DATA contains them (train with
     --split grouped). Else a quarter, by group, of the images on which the model was not trained is
@@ -71,26 +81,68 @@ def calibrate(
     If the targets cannot be certified, the policy defers everything, and the command reports what
     these cases could certify. Choose the targets before looking at results.
 
-    Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
-    """
-    from misgiving.checkpoint import POLICY_FOLDER
-    from misgiving.workflows.calibrate import calibrate_run
+    A model that was trained elsewhere is calibrated by a file of its predictions (.csv, .npz or
+    .parquet) in place of RUN and DATA: columns logit_CLASS or probability_CLASS for each class, and
+    label; optional are id, group, set, features and metadata. The policy is written to --out.
 
-    if (run / POLICY_FOLDER).exists() and not overwrite:
-        raise UsageError(f"{run} has a policy; use --overwrite to replace it")
-    with progress_bars() as progress:
-        result = calibrate_run(
-            run,
-            data,
-            targets,
-            rule=rule,
-            cache=cache or default_cache(),
-            training_data=training_data,
-            ood_detector=ood_detector,
-            seed=seed,
-            on_image=Bar(progress, "preparing images").at,
-            **settings,
-        )
-    for sentence in result.summary:
+    Example: misgiving calibrate RUN isic2019:ISIC_2019 --max-error 0.1 --max-ood-false-alarms 0.05
+
+    Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
+    """
+    folder = _policy_folder(run, data, out, training_data)
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder} exists; use --overwrite to replace it")
+    if is_prediction_file(run):
+        sentences = _calibrate_table(run, folder, targets, rule, ood_detector, seed)
+    else:
+        from misgiving.decisions.fit_policy import OOD_DETECTOR
+        from misgiving.workflows.calibrate import calibrate_run
+
+        with progress_bars() as progress:
+            sentences = calibrate_run(
+                run,
+                str(data),
+                targets,
+                rule=rule,
+                cache=cache or default_cache(),
+                training_data=training_data,
+                ood_detector=ood_detector or OOD_DETECTOR,
+                seed=seed,
+                on_image=Bar(progress, "preparing images").at,
+                **settings,
+            ).summary
+    for sentence in sentences:
         say(with_options(sentence, options_of(context)))
-    say(f"wrote {run / POLICY_FOLDER}")
+    say(f"wrote {folder}")
+
+
+def _policy_folder(run: Path, data: str | None, out: Path | None, training: str | None) -> Path:
+    """The folder to be written."""
+    if is_prediction_file(run):
+        refuse_data(run, data)
+        if training is not None:
+            raise UsageError("`training_data` is for a run; name training images in the column set")
+        if out is None:
+            raise UsageError(f"{run}: give `out`, the folder for the policy")
+        return out
+    require_data(run, data)
+    if out is not None:
+        raise UsageError("`out` is for a file of predictions; the policy of a run is in its folder")
+    return run / POLICY_FOLDER
+
+
+def _calibrate_table(
+    path: Path,
+    out: Path,
+    targets: Targets,
+    rule: DecisionRule,
+    ood_detector: str | None,
+    seed: int,
+) -> list[str]:
+    from misgiving.results.prediction_tables import PredictionTable
+    from misgiving.workflows.deferral import Deferral
+
+    table = PredictionTable.read(path)
+    deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
+    deferral.fit(table, data=str(path)).save(out)
+    return [f"{path}: {len(table)} images", *deferral.summary().splitlines()]

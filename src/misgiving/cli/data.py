@@ -2,16 +2,31 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import BadImages, Cache, Data, Fields, Values, command
+from misgiving.cli.options import (
+    DATA,
+    BadImages,
+    Cache,
+    Data,
+    Device,
+    Fields,
+    Values,
+    command,
+    is_prediction_file,
+)
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
+from misgiving.files import refuse_unwritable_folder
 from misgiving.training.config import DataConfig
+
+if TYPE_CHECKING:
+    from misgiving.results.decision_tables import DecisionTable
+    from misgiving.workflows.suspect_labels import LabelAudit
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -112,20 +127,73 @@ def ood(
 @data_app.command()
 @command
 def audit(
-    data: Data,
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="DATA|PREDICTIONS",
+            help=f"{DATA} Or a file of predictions: .csv, .npz or .parquet.",
+        ),
+    ],
+    settings: Annotated[Values, BadImages, Device],
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for the findings. Default: none.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the paper's split that is checked.")] = 0,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Also list suspect labels, by this trained run."),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the paper's split that is checked, and of folds.")
+    ] = 0,
+    cache: Cache = None,
 ) -> None:
-    """Check images and labels: counts, damaged files, duplicates, groups in several sets.
+    """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
     Compares the counts by class with the published ones, and reports unreadable files, exact and
     near duplicates, groups of several images, groups that the paper's split would put into both of
     its sets, and contradictory labels.
 
-    Example: misgiving data audit isic2019:ISIC_2019 --out audit
+    With --model, or for a file of predictions, also lists images whose label is probably wrong,
+    most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score
+    (from 0.5 to 1) and the reason. A model knows the labels that it was trained on: for images of
+    its training set (in a file, `train` in the column `set`) logistic regressions on the features
+    are cross-fitted instead. Where there are features, the labels of similar images count as well.
+    `misgiving serve --cases` opens the list.
+
+    Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
     """
+    if out is not None:
+        refuse_unwritable_folder(out.parent if out.suffix else out)
+    if is_prediction_file(Path(data)):
+        from misgiving.workflows.suspect_labels import audit_table
+
+        if model is not None:
+            raise UsageError(f"{data} is a file of predictions; leave out `model`")
+        _show_suspects(audit_table(Path(data), seed=seed), out)
+        return
+    if (Path(data) / "config.json").is_file():
+        raise UsageError(f"{data} is a run; give DATA, and the run as `model`")
+    _audit_images(data, out, seed)
+    if model is None:
+        return
+    from misgiving.workflows.suspect_labels import audit_run
+
+    with progress_bars() as progress:
+        labels = audit_run(
+            model,
+            data,
+            cache=cache or default_cache(),
+            seed=seed,
+            on_image=Bar(progress, "preparing images").at,
+            **settings,
+        )
+    _show_suspects(labels, out)
+
+
+SHOWN = 20  # suspect labels on the screen
+
+
+def _audit_images(data: str, out: Path | None, seed: int) -> None:
     from misgiving.data.audit import audit as audit_images
     from misgiving.data.datasets import load_dataset
 
@@ -136,6 +204,82 @@ def audit(
     show_table(("check", "count", "remark"), found.summary())
     if out is not None:
         say(f"wrote {found.write(out)}")
+
+
+def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
+    rows = [(one.path or one.id, *one[2:5], one.why) for one in audit.suspects]
+    header = ("image", "label", "suggested class", "score", "why")
+    if rows:
+        show_table(header, rows[:SHOWN], title="suspect labels")
+    for sentence in audit.summary:
+        say(sentence)
+    if out is not None:
+        say(f"wrote {audit.write(out)}")
+    elif len(rows) > SHOWN:
+        say(f"{len(rows) - SHOWN} more; --out FOLDER writes all")
+
+
+@data_app.command()
+@command
+def rank(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder that `train` or `export` wrote. For predictions, a policy, or nothing.",
+        ),
+    ],
+    settings: Annotated[Values, BadImages, Device],
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Image files, or folders of them; or one file of predictions: .csv, .npz or "
+            ".parquet.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
+        ),
+    ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Number of images to list. Default: all.")
+    ] = None,
+) -> None:
+    """Order unlabelled images by what to label next: likely errors that differ from each other.
+
+    The first image is the most likely error; each next one has the largest product of its error
+    probability and its distance, in features, to the images before it. The table has the columns of
+    `misgiving predict`. Without a policy, an error is as probable as all classes but the predicted
+    one. Of a file of predictions in which some rows have a label, the others are ordered.
+    `misgiving serve --cases` opens the table.
+
+    Example: misgiving data rank runs/derm new_photos --count 100 --out next.csv
+    """
+    from misgiving.workflows.rank import rank_images, rank_table
+
+    def show(table: "DecisionTable") -> None:
+        typer.echo(table.csv(), nl=False)
+
+    files = images or [model]
+    if is_prediction_file(files[0]):
+        if len(files) > 1:
+            raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+        policy = model if images else None
+        ranked = rank_table(files[0], policy=policy, out=out, count=count, on_table=show)
+    elif not images:
+        raise UsageError(f"{model}: give IMAGES as well, or a file of predictions alone")
+    else:
+        with progress_bars() as progress:
+            bar = Bar(progress, "predicting")
+            options = {"out": out, "count": count, "on_image": bar.at, **settings}
+            ranked = rank_images(model, images, on_table=show, **options)
+    if out is not None:
+        say(f"wrote {out} ({ranked} images)")
 
 
 @data_app.command()

@@ -1,49 +1,69 @@
 """`misgiving evaluate`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import BadImages, Cache, Data, Devices, RunFolder, Values, command
-from misgiving.cli.progress import Bar, progress_bars, say, show_table
+from misgiving.cli.options import (
+    BadImages,
+    Cache,
+    DataOrNone,
+    Devices,
+    RunOrPredictions,
+    Values,
+    command,
+    is_prediction_file,
+    refuse_data,
+    require_data,
+)
+from misgiving.cli.progress import Bar, process_number, progress_bars, say
 from misgiving.configuration import default_cache
-
-if TYPE_CHECKING:
-    from misgiving.metrics.subgroups import Subgroup
+from misgiving.errors import UsageError, visible
 
 
 @command
 def evaluate(
-    run: RunFolder,
-    data: Data,
+    run: RunOrPredictions,
     settings: Annotated[Values, BadImages, Devices],
+    data: DataOrNone = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="POLICY",
+            help="For a file of predictions: the policy to measure, a folder that `calibrate` "
+            "wrote. A run has its own.",
+        ),
+    ] = None,
     ood: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="[NAME=]FOLDER",
-            help="A folder of out-of-distribution images, such as `b_box=FOLDER`. Default name: "
-            "that of the folder. Can be repeated.",
+            metavar="[NAME=]PATH",
+            help="A folder of out-of-distribution images, such as `b_box=FOLDER`; for a file of "
+            "predictions, another such file. Default name: that of the folder or file. Can be "
+            "repeated.",
         ),
     ] = None,
     set_name: Annotated[
         str | None,
         typer.Option(
             "--set",
-            help="Measure only this set of the run's split, such as validation or test. Default: "
-            "all images that the model was not trained on.",
+            help="Measure only this set of the run's split, or of the column set, such as "
+            "validation or test. Default: all images that the model was not trained on; of a file "
+            "of predictions its set test, if it has one.",
         ),
     ] = None,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Folder for measurements.csv and predictions. Default: RUN/evaluation.",
+            help="Folder for report.html, measurements.csv and predictions. Default: "
+            "RUN/evaluation; required for a file of predictions.",
         ),
     ] = None,
     cache: Cache = None,
 ) -> None:
-    """Measure a trained model on images that it was not trained on.
+    """Measure a trained model on images that it was not trained on, and write a report.
 
     Leaves out the images of DATA on which the model was trained (recognised by their content) and
     reports how many. Measures classification, loss estimation (predicted loss, and MSP for
@@ -54,39 +74,42 @@ def evaluate(
     deferred and called OOD, and errors among the accepted, by class and by every column of
     metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
     `subgroups.csv`.
-    """
-    from misgiving.workflows.evaluate import evaluate_run
 
-    out = out or run / "evaluation"
-    stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
-    with progress_bars(stop) as progress:
-        evaluation = evaluate_run(
-            run,
-            data,
-            ood=ood or [],
-            set_name=set_name,
-            out=out,
-            cache=cache or default_cache(),
-            on_image=Bar(progress, "preparing images").at,
-            **settings,
-        )
+    `report.html` is one file that needs no network: the findings in five sentences, risk and
+    coverage, classes and groups in the order of harm, confusion, reliability, and the images of
+    the most confident errors and of the most doubtful answers.
+
+    A file of predictions in place of RUN and DATA is measured in the same way; `calibrate --help`
+    describes its columns.
+    """
+    if is_prediction_file(run):
+        from misgiving.workflows.predictions import evaluate_table
+
+        refuse_data(run, data)
+        if out is None:
+            raise UsageError(f"{run}: give `out`, the folder for the measurements")
+        evaluation = evaluate_table(run, out=out, policy=policy, ood=ood or [], set_name=set_name)
+    else:
+        from misgiving.workflows.evaluate import evaluate_run
+
+        if policy is not None:
+            raise UsageError("`policy` is for a file of predictions; a run has its own")
+        out = out or run / "evaluation"
+        stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
+        with progress_bars(stop) as progress:
+            evaluation = evaluate_run(
+                run,
+                require_data(run, data),
+                ood=ood or [],
+                set_name=set_name,
+                out=out,
+                cache=cache or default_cache(),
+                on_image=Bar(progress, "preparing images").at,
+                **settings,
+            )
     for sentence in evaluation.summary:
         say(sentence)
-    measurements = ((*row[:3], f"{row.value:.4g}") for row in evaluation.measurements)
-    show_table(("dataset", "detector", "metric", "value"), measurements)
-    if evaluation.subgroups:
-        header = ("group", "cases", "accepted", "wrong among accepted", "deferred", "fares worse")
-        show_table(header, map(_subgroup_row, evaluation.subgroups))
-    say(f"wrote {out}")
-
-
-def _subgroup_row(group: "Subgroup") -> tuple[object, ...]:
-    error = f"{group.error:.0%} ({group.error_lower:.0%} to {group.error_upper:.0%})"
-    return (
-        f"{group.name}: {group.value}",
-        group.cases,
-        f"{group.coverage:.0%} ({group.coverage_lower:.0%} to {group.coverage_upper:.0%})",
-        error if group.accepted else "-",
-        f"{group.deferral:.0%}",
-        ", ".join(group.worse),
-    )
+    for sentence in evaluation.findings if process_number() == 0 else ():
+        typer.echo(visible(sentence))
+    say(f"the report is {evaluation.report}" if evaluation.report else "there is no report")
+    say(f"every measurement is in {out}")

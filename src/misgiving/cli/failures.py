@@ -15,11 +15,14 @@ EXTRAS = {
     module: extra
     for extra, modules in {
         "data": "sklearn",
-        "train": "torch timm lightning_fabric matplotlib skimage onnx onnxscript",
+        "onnx": "onnx",
+        "train": "torch timm lightning_fabric skimage onnxscript",
+        "report": "matplotlib",
         "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
         "sqlalchemy uvicorn",
         "parquet": "pyarrow",
         "ray": "ray",
+        "transformers": "transformers",
     }.items()
     for module in modules.split()
 }

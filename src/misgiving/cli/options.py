@@ -15,20 +15,28 @@ from misgiving.configuration import without_none
 from misgiving.errors import UsageError
 from misgiving.training.config import DataConfig, TrainingConfig
 
+PREDICTIONS = (".csv", ".npz", ".parquet", ".safetensors")
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
 
-Data = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, "
-        "label, optional patient, lesion or group), `isic2019:FOLDER`, `ham10000:FOLDER` (the "
-        "official layouts) or `medmnist:FILE.npz`.",
-    ),
+DATA = (
+    "`digits`, `folder:FOLDER` (a folder per class), `table:FILE.csv` (columns path, label, "
+    "optional patient, lesion or group), `isic2019:FOLDER`, `ham10000:FOLDER` (the official "
+    "layouts) or `medmnist:FILE.npz`."
+)
+Data = Annotated[str, typer.Argument(metavar="DATA", help=DATA)]
+DataOrNone = Annotated[
+    str | None, typer.Argument(metavar="[DATA]", help=f"For a RUN: {DATA}", show_default=False)
 ]
 Context = Annotated[Any, typer.Context]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
+RunOrPredictions = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN|PREDICTIONS",
+        help="A folder that `train` wrote, or a file of predictions: .csv, .npz or .parquet.",
+    ),
+]
 Cache = Annotated[
     Path | None,
     typer.Option(
@@ -37,6 +45,33 @@ Cache = Annotated[
         rich_help_panel="Data",
     ),
 ]
+
+
+def is_prediction_file(path: Path) -> bool:
+    """True for a file of predictions in place of a run or of data, by its suffix.
+
+    >>> is_prediction_file(Path("p.csv")), is_prediction_file(Path("table:p.csv"))
+    (True, False)
+    """
+    if path.suffix.lower() not in PREDICTIONS or path.is_dir():
+        return False
+    return path.exists() or not re.match(r"\w+:", str(path))
+
+
+def refuse_data(predictions: Path, data: str | None) -> None:
+    """Refuse DATA beside a file of predictions, which has all that is needed."""
+    if data is not None:
+        raise UsageError(f"{predictions} is a file of predictions; leave out DATA, here {data!r}")
+
+
+def require_data(run: Path, data: str | None) -> str:
+    """DATA, which a run needs."""
+    if data is None:
+        raise UsageError(
+            f"{run}: a run needs DATA; give it, or a file of predictions "
+            f"({', '.join(PREDICTIONS)}) in place of both"
+        )
+    return data
 
 
 @dataclass(frozen=True)

@@ -1,29 +1,42 @@
 """`misgiving predict`."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import BadImages, Devices, Values, command
+from misgiving.cli.options import BadImages, Devices, Values, command, is_prediction_file
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.errors import BadImage
+from misgiving.errors import BadImage, UsageError
+from misgiving.results.review_files import DecisionFormat
 
 if TYPE_CHECKING:
-    from misgiving.results.decision_tables import DecisionTable
+    from misgiving.decisions.expected_performance import ExpectedPerformance
+    from misgiving.results.decision_tables import DecisionRow, DecisionTable
 
 
 @command
 def predict(
     model: Annotated[
         Path,
-        typer.Argument(metavar="MODEL", help="A folder that `train` or `export` wrote."),
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder that `train` or `export` wrote; for predictions, also one that "
+            "`calibrate` wrote.",
+        ),
     ],
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGES...", help="Image files, or folders of them.")
+        list[Path],
+        typer.Argument(
+            metavar="IMAGES...",
+            help="Image files, or folders of them; or one file of predictions: .csv, .npz or "
+            ".parquet.",
+        ),
     ],
     settings: Annotated[Values, BadImages, Devices],
+    file_format: DecisionFormat,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -55,19 +68,29 @@ def predict(
     calibration cases that look at least as unusual), acceptance_score (higher means more likely
     correct) and ood_score (lower means more likely out-of-distribution).
 
+    With a policy, the command also estimates how many answers are right, without labels, and says
+    whether the images differ from the calibration cases: then the estimate is not to be trusted.
+
     With --on-bad-image skip, an image that cannot be read has a row too: the last column,
     unreadable, has the reason, and the others are empty.
 
     In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
     `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
 
+    --format fiftyone writes a FiftyOneImageClassificationDataset: class and confidence of each
+    image, with the decision, its reason and its numbers as attributes. --format label-studio
+    writes tasks with pre-annotations, of which likely errors that differ from each other come
+    first, and beside FILE its labelling configuration (.xml).
+
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues. A bundle (`misgiving export`) needs no torch.
+
+    For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
+    and each row has a decision. --format then needs the column image.
     """
-    from misgiving.report.contact_sheet import worst_first
     from misgiving.workflows.predict import predict_files
 
-    stop = "stopped" if out is None else "stopped; add --resume to continue"
+    stop = "stopped" if out is None or file_format.ordered else "stopped; add --resume to continue"
     with progress_bars(stop) as progress:
 
         def show(table: "DecisionTable") -> None:
@@ -75,19 +98,69 @@ def predict(
                 progress.stop()  # while it runs, it captures what is written to the screen
                 typer.echo(table.csv(), nl=False)
 
-        table = predict_files(
+        if any(map(is_prediction_file, images)):
+            for_images = {"resume": resume, "contact_sheet": contact_sheet}
+            _decide_table(model, images, out, file_format, show, for_images)
+            return
+        table, expected = predict_files(
             model,
             images,
             out=out,
             resume=resume,
             contact_sheet=contact_sheet,
+            file_format=file_format,
             on_image=Bar(progress, "predicting").at,
             on_table=show,
             **settings,
         )
-    decisions = table.decisions
+    _say_what_was_written(list(table.decisions), out, contact_sheet, file_format)
+    _say_expected(expected)
+
+
+def _say_what_was_written(
+    decisions: list["DecisionRow"],
+    out: Path | None,
+    contact_sheet: Path | None,
+    file_format: DecisionFormat,
+) -> None:
+    from misgiving.report.contact_sheet import worst_first
+
     say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
     if out is not None:
-        say(f"wrote {out} ({len(decisions)} images)")
+        _say_files(out, len(decisions), file_format)
     if contact_sheet is not None:
         say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")
+
+
+def _say_files(out: Path, count: int, file_format: DecisionFormat) -> None:
+    say(f"wrote {out} ({count} images)")
+    for beside in file_format.beside(out):
+        say(f"wrote {beside}")
+
+
+def _decide_table(
+    policy: Path,
+    files: list[Path],
+    out: Path | None,
+    file_format: DecisionFormat,
+    show: Callable[["DecisionTable"], None],
+    for_images: Mapping[str, object],
+) -> None:
+    """Decide on a file of predictions, for which some options are not."""
+    from misgiving.workflows.predictions import predict_table
+
+    if len(files) > 1:
+        raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+    if given := [name for name, value in for_images.items() if value]:
+        raise UsageError(f"`{given[0]}` is for images, and {files[0]} is a file of predictions")
+    count, expected = predict_table(
+        policy, files[0], out=out, file_format=file_format, on_table=show
+    )
+    if out is not None:
+        _say_files(out, count, file_format)
+    _say_expected(expected)
+
+
+def _say_expected(expected: "ExpectedPerformance | None") -> None:
+    for sentence in expected.summary if expected else ():
+        say(sentence)

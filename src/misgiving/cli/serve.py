@@ -1,7 +1,7 @@
 """`misgiving serve`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import command
-from misgiving.cli.progress import say
+from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.serve.settings import Settings
 
 if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
+    from misgiving.results.review_lists import ListedImage
 
 KEY = "MISGIVING_API_KEY"
 
@@ -41,6 +43,14 @@ def serve(
             "RUN_OR_BUNDLE.cases.sqlite, beside the folder.",
         ),
     ] = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.csv",
+            help="Decide on the images of a list that `data audit`, `data rank` or `predict` "
+            "wrote, and show them in its order.",
+        ),
+    ] = None,
     api_key_file: Annotated[
         Path | None,
         typer.Option(
@@ -53,14 +63,16 @@ def serve(
     The API is described at /openapi.json. Without a key, only this machine can connect. Every image
     is stored as a case before its decision is returned. Not a medical device.
     """
+    from misgiving.results.review_lists import read_review_list
     from misgiving.serve.server import listen, read_key
 
     settings = replace(settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
+    images = [] if cases is None else read_review_list(cases)
     with (
         listen(host, port, has_key=settings.api_key is not None) as listener,
         _bundle(model, settings.threads) as bundle,
     ):
-        _serve(bundle, store or _store_beside(model), settings, listener)
+        _serve(bundle, store or _store_beside(model), settings, listener, images)
 
 
 @contextmanager
@@ -83,12 +95,24 @@ def _store_beside(model: Path) -> str:
     return str(whole.with_name(f"{whole.name}.cases.sqlite"))
 
 
-def _serve(bundle: "Bundle", location: str, settings: Settings, listener: socket) -> None:
+def _serve(
+    bundle: "Bundle",
+    location: str,
+    settings: Settings,
+    listener: socket,
+    images: "Sequence[ListedImage]",
+) -> None:
     from misgiving.serve.app import create_app
+    from misgiving.serve.listed_cases import add_listed_cases
     from misgiving.serve.server import address, run
     from misgiving.serve.store import Store
 
     app = create_app(bundle, Store.open(location), settings)
+    if images:
+        with progress_bars() as progress:
+            bar = Bar(progress, "deciding")
+            say_skipped(add_listed_cases(app.state.service, images, bar.at))
+        say(f"{len(images)} listed images: {address(listener)}/#order=listed")
     say(f"serving on {address(listener)}; Ctrl-C stops. Not a medical device")
     say(_storage(location, settings.keep_images))
     try:

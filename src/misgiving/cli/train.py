@@ -73,7 +73,7 @@ def train(
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
-    _refuse_existing(out, overwrite)
+    refuse_existing(out, overwrite)
 
     from misgiving.data.splits import leakage_of
     from misgiving.workflows.plan import training_outlook
@@ -97,13 +97,13 @@ def train(
             on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
-    _show_last_epoch(out / "history.csv")
+    show_last_epoch(out / "history.csv")
     measured = setup.evaluation_sets.measured
-    say(leakage_of(split_of(setup), measured).sentence(measured))
+    say(leakage_of(split_of(setup.images, setup.sets), measured).sentence(measured))
     say(f"wrote {out}")
 
 
-def _refuse_existing(out: Path, overwrite: bool) -> None:
+def refuse_existing(out: Path, overwrite: bool) -> None:
     """Refuse, before any work is done, a folder that cannot or must not be written to."""
     if not os.path.lexists(out):
         refuse_unwritable_folder(out)
@@ -113,7 +113,8 @@ def _refuse_existing(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} is not a run; --overwrite replaces only runs")
 
 
-def _show_last_epoch(history: Path) -> None:
+def show_last_epoch(history: Path) -> None:
+    """Print the last records of a `history.csv` as a table."""
     rows = read_table(history, EpochRecord)[-2:]
     header = [field.name for field in fields(EpochRecord)]
     show_table(header, (map(_short, astuple(row)) for row in rows), title="last epoch")

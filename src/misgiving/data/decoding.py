@@ -122,6 +122,14 @@ def read_bytes(path: Path) -> bytes:
         refuse_file(path, failure)
 
 
+def picture_of(path: Path) -> Picture | None:
+    """The pixels of a file; None where it can no longer be read."""
+    try:
+        return decode(read_bytes(path), str(path))
+    except DataError:
+        return None
+
+
 def decode(data: bytes, name: str) -> Picture:
     """Upright 8-bit RGB pixels of an encoded image; transparency is blended with white.
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
-from misgiving.data.groups import Pair
+from misgiving.groups import Pair
 
 Thumbnails = UInt8[np.ndarray, "pairs side side"]
 Grey = Float32[np.ndarray, "pairs side side"]

@@ -22,6 +22,8 @@ Illuminant = Float[np.ndarray, "3"]
 
 SATURATED = 255
 LARGEST_SIDE = 4096  # a larger square is a typing error, and would fill the memory
+LONGEST = 10  # times the shorter side; of a longer image, the middle is resized
+LEAST_CROP = 0.01  # of the shorter side of an image that is resized first
 VALUES = np.arange(256) / 255.0
 UNSATURATED = [1] * SATURATED + [0]
 SPARE = 1.25  # decoded pixels per pixel of the result, along a side; with fewer, edges get harder
@@ -30,8 +32,13 @@ CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
     "`crop_shape`",
     both=lambda height, width, share: (share * height, share * width),
     square=lambda height, width, share: (min(share * width, float(height)),) * 2,
+    resized=lambda height, width, share: (share * min(height, width),) * 2,
+    resized_floor=lambda height, width, share: (share * min(height, width),) * 2,
+    squashed=lambda height, width, share: (share * height, share * width),
 )
 """Height and width of a centre crop, given those of the image and the share to keep."""
+
+RESIZED_FIRST = ("resized", "resized_floor", "squashed")
 
 
 def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
@@ -68,6 +75,15 @@ COLOR_CONSTANCY: Registry[Callable[[Image.Image], Image.Image]] = Registry(
     none=lambda image: image,
 )
 
+INTERPOLATIONS: Registry[Image.Resampling] = Registry(
+    "`interpolation`",
+    bilinear=Image.Resampling.BILINEAR,
+    bicubic=Image.Resampling.BICUBIC,
+    lanczos=Image.Resampling.LANCZOS,
+    box=Image.Resampling.BOX,
+    nearest=Image.Resampling.NEAREST,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
@@ -76,21 +92,33 @@ class Preprocessing:
     Attributes:
         image_size: Side of the result in pixels.
         crop: Share of the side that the centre crop keeps, in (0, 1]; the paper's 0.85.
-        crop_shape: `both` crops both sides; `square` takes a square of `crop` times the width.
+        crop_shape: `both` crops both sides; `square` takes a square of `crop` times the width;
+            `resized` is torchvision's: the shorter side is resized to `image_size / crop` pixels,
+            and then the centre is cropped. `resized_floor` rounds the crop's edges down, as
+            transformers does; `squashed` resizes both sides to `image_size / crop` pixels before
+            it crops. In these three, colour constancy comes first.
         color_constancy: `shades_of_gray`, `gray_world` or `none`.
+        interpolation: `bilinear`, `bicubic`, `lanczos`, `box` or `nearest`, as in Pillow.
+        reduce_jpeg: Let the decoder of a large JPEG reduce it first, which is faster; without it,
+            pixels are exactly those of Pillow's decoder.
     """
 
     image_size: int = 224
     crop: float = 0.85
     crop_shape: str = "both"
     color_constancy: str = "shades_of_gray"
+    interpolation: str = "bilinear"
+    reduce_jpeg: bool = True
 
     def __post_init__(self) -> None:
         possible = 1 <= self.image_size <= LARGEST_SIDE
         require(self, "image_size", possible, f"be from 1 to {LARGEST_SIDE} pixels")
         require(self, "crop", 0 < self.crop <= 1, "be in (0, 1]")
         CROPS[self.crop_shape]
+        if self.crop_shape in RESIZED_FIRST:
+            require(self, "crop", self.crop >= LEAST_CROP, f"be at least {LEAST_CROP} if resized")
         COLOR_CONSTANCY[self.color_constancy]
+        INTERPOLATIONS[self.interpolation]
 
     def __call__(self, image: Picture) -> Square:
         """Square of an upright image."""
@@ -104,12 +132,16 @@ class Preprocessing:
         """
 
         def largest_reduction(height: int, width: int) -> float:
+            if not self.reduce_jpeg:
+                return 1.0
             kept = CROPS[self.crop_shape](height, width, self.crop)
             return min(kept) / (SPARE * self.image_size)
 
         return self._square(decode_reduced(data, name, largest_reduction))
 
     def _square(self, decoded: Decoded) -> Square:
+        if self.crop_shape in RESIZED_FIRST:
+            return self._resized_square(decoded)
         kept = [edge / decoded.reduction for edge in self._kept(decoded.height, decoded.width)]
         left, top = math.floor(kept[0]), math.floor(kept[1])
         cropped = decoded.image.crop((left, top, math.ceil(kept[2]), math.ceil(kept[3])))
@@ -117,7 +149,7 @@ class Preprocessing:
         # The crop begins within a reduced pixel; half a pixel of error changes fine textures.
         within = (kept[0] - left, kept[1] - top, kept[2] - left, kept[3] - top)
         size = (self.image_size, self.image_size)
-        return np.array(balanced.resize(size, Image.Resampling.BILINEAR, box=within))
+        return np.array(balanced.resize(size, INTERPOLATIONS[self.interpolation], box=within))
 
     def _kept(self, height: int, width: int) -> tuple[int, int, int, int]:
         """Left, top, right and bottom edge of the crop in an image of this size."""
@@ -125,6 +157,28 @@ class Preprocessing:
         rows, columns = (max(1, round(side)) for side in crop)
         top, left = (height - rows) // 2, (width - columns) // 2
         return left, top, left + columns, top + rows
+
+    def _resized_square(self, decoded: Decoded) -> Square:
+        """Resize, and then crop, with the roundings of torchvision or of transformers."""
+        squashed = self.crop_shape == "squashed"
+        longest = math.inf if squashed else LONGEST * min(decoded.width, decoded.height)
+        sides = [min(side, longest) for side in (decoded.width, decoded.height)]
+        edges = [
+            ((side - kept) / 2 / decoded.reduction, (side + kept) / 2 / decoded.reduction)
+            for side, kept in zip((decoded.width, decoded.height), sides, strict=True)
+        ]
+        (left, right), (top, bottom) = edges
+        image = COLOR_CONSTANCY[self.color_constancy](decoded.image)
+        shorter = round(self.image_size / self.crop)
+        width, height = (int(shorter * side / min(sides)) for side in sides)
+        if squashed:
+            width, height = shorter, shorter
+        resized = image.resize(
+            (width, height), INTERPOLATIONS[self.interpolation], box=(left, top, right, bottom)
+        )
+        rounded = round if self.crop_shape == "resized" else math.floor
+        left, top = (rounded((side - self.image_size) / 2) for side in (width, height))
+        return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

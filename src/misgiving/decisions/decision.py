@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.scores.features import FEATURE_SCORES
 
 NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
 NOT_FINITE = "the model gave no finite score, so the image is deferred"
@@ -90,7 +91,9 @@ def reason_for(
 
 def _decision_reason(policy: DeferralPolicy, decision: str, numbers: Mapping[str, float]) -> str:
     if decision == "ood":
-        return ood_reason(numbers["ood_p_value"], len(policy.certificate.ood_scores or ()))
+        cases = len(policy.certificate.ood_scores or ())
+        known = policy.ood_detector in FEATURE_SCORES
+        return ood_reason(numbers["ood_p_value"], cases, training_images=known)
     score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
     limit, threshold = policy.ood_threshold, policy.accept_threshold
     error, highest = numbers["error_probability"], policy.max_error_probability
@@ -117,15 +120,21 @@ def _threshold_reason(policy: DeferralPolicy, threshold: float, score: float, er
     return error_reason(error, limit, accepted=accepted)
 
 
-def ood_reason(p_value: float, cases: int) -> str:
-    """Reason of an OOD image, from its p-value among so many calibration cases.
+def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
+    """Reason of an OOD image.
 
-    >>> ood_reason(9 / 1001, 1000)
+    Args:
+        p_value: Among the calibration cases.
+        cases: Number of these.
+        training_images: True if the OOD score compares an image with those of the training.
+
+    >>> ood_reason(9 / 1001, 1000, training_images=True)
     'less like the training images than all but 0.8 % of the calibration cases (p = 0.009)'
     """
     below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
     share = f" but {100 * below / cases:.2g} % of the" if below else ""
-    return f"less like the training images than all{share} calibration cases (p = {p_value:.2g})"
+    less = "less like the training images than" if training_images else "lower OOD score than"
+    return f"{less} all{share} calibration cases (p = {p_value:.2g})"
 
 
 def error_reason(error: float, limit: float, *, accepted: bool) -> str:

@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy.special import softmax
 
 from misgiving.calibrators.apply import Calibrator, Classes
@@ -37,6 +38,24 @@ NUMBERS = (
     "ood_score",
     "ood_p_value",
 )
+
+
+class DecidedArrays(NamedTuple):
+    """Decisions for a set of images.
+
+    Attributes:
+        outcomes: "accept", "defer" or "ood".
+        named: Position of the named class.
+        scaled: Position of the class with the largest calibrated probability.
+        probabilities: Of the classes; NaN where they are not available.
+        numbers: The numbers of a `Decision` by field; NaN where one is not available.
+    """
+
+    outcomes: Shaped[np.ndarray, " n"]
+    named: Classes
+    scaled: Classes
+    probabilities: Logits
+    numbers: dict[str, Values]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -84,9 +103,7 @@ class DecisionEngine:
         Raises:
             DataError: The predictions are another model's.
         """
-        if self.policy is not None:
-            self.policy.refuse_other_model(predictions.model)
-        self.refuse_other_classes(predictions.classes)
+        self.refuse_other_predictions(predictions)
         return self.decide(
             predictions.logits,
             predictions.features,
@@ -109,33 +126,57 @@ class DecisionEngine:
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the estimator reads.
         """
-        columns = self._measure(logits, features, predicted_losses, taps)
-        named, scaled, probabilities = self._name_classes(logits, columns["error_probability"])
-        outcomes: list[Outcome] = ["defer"] * len(logits)
+        decided = self.decide_arrays(logits, features, predicted_losses, taps)
+        numbers = zip(*(values.tolist() for values in decided.numbers.values()), strict=True)
+        rows = zip(
+            decided.outcomes.tolist(),
+            decided.named.tolist(),
+            decided.scaled.tolist(),
+            decided.probabilities.tolist(),
+            (dict(zip(decided.numbers, row, strict=True)) for row in numbers),
+            strict=True,
+        )
+        return [self._decision(*row) for row in rows]
+
+    def decide_arrays(
+        self,
+        logits: Logits,
+        features: Features,
+        predicted_losses: Values | None = None,
+        taps: Taps | None = None,
+    ) -> DecidedArrays:
+        """Decide as `decide` does, without a record of each image, of which there may be many."""
+        numbers = self._measure(logits, features, predicted_losses, taps)
+        named, scaled, probabilities = self._name_classes(logits, numbers["error_probability"])
+        outcomes = np.full(len(logits), "defer")
         if self.policy is not None and self.rule is not None:
             decided = self.policy.decide(
-                columns["acceptance_score"],
-                columns["ood_score"],
-                acceptable=self.rule.acceptable(columns["error_probability"], probabilities, named),
+                numbers["acceptance_score"],
+                numbers["ood_score"],
+                acceptable=self.rule.acceptable(numbers["error_probability"], probabilities, named),
             )
-            outcomes, columns["ood_p_value"] = decided.decisions.tolist(), decided.p_values
-        decisions = []
-        for row, outcome in enumerate(outcomes):
-            numbers = {name: float(values[row]) for name, values in columns.items()}
-            by_class = dict(zip(self.classes, probabilities[row].tolist(), strict=True))
-            name, most = self.classes[named[row]], self.classes[scaled[row]]
-            decisions.append(
-                Decision(
-                    decision=outcome,
-                    predicted_class=name,
-                    probabilities=by_class,
-                    reason=NO_POLICY
-                    if self.policy is None
-                    else reason_for(self.policy, outcome, numbers, name, by_class, scaled=most),
-                    **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
-                )
-            )
-        return decisions
+            outcomes, numbers["ood_p_value"] = decided.decisions, decided.p_values
+        return DecidedArrays(outcomes, named, scaled, probabilities, numbers)
+
+    def _decision(
+        self,
+        outcome: Outcome,
+        named: int,
+        scaled: int,
+        probabilities: list[float],
+        numbers: dict[str, float],
+    ) -> Decision:
+        by_class = dict(zip(self.classes, probabilities, strict=True))
+        name, most = self.classes[named], self.classes[scaled]
+        return Decision(
+            decision=outcome,
+            predicted_class=name,
+            probabilities=by_class,
+            reason=NO_POLICY
+            if self.policy is None
+            else reason_for(self.policy, outcome, numbers, name, by_class, scaled=most),
+            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+        )
 
     def _measure(
         self,
@@ -184,6 +225,23 @@ class DecisionEngine:
         )
         return named, scaled, probabilities
 
+    def refuse_other_predictions(self, predictions: Predictions) -> None:
+        """Refuse predictions of another model, or without columns that the policy reads."""
+        if self.policy is not None:
+            self.policy.refuse_other_model(predictions.model)
+        self.refuse_other_classes(predictions.classes)
+        if self.used is None or self.policy is None or self.calibrator is None:
+            return
+        width, given = self.used.directions.shape[1], predictions.features.shape[1]
+        if self.used.names and given != width:
+            raise DataError(
+                f"the policy needs the columns feature_0 to feature_{width - 1}, and there "
+                f"are {given or 'none'}; predict again with all of them"
+            )
+        needed = {self.policy.ood_detector, *self.calibrator.needed}
+        if "predicted_loss" in needed and predictions.predicted_losses is None:
+            raise DataError("the policy needs the column predicted_loss; predict again with it")
+
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:
             raise DataError(
@@ -219,7 +277,7 @@ def save_policy(folder: Path, engine: DecisionEngine, cases: object) -> None:
     """Write a policy folder, whole or not at all, with a record of its calibration `cases`."""
     with whole_folder(folder) as partial_folder:
         engine.save(partial_folder)
-        write_document(partial_folder / CASES, cases)
+        write_document(partial_folder / CASES, cases, compact=True)
         seal(partial_folder, SEALED)
 
 

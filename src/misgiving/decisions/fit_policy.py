@@ -1,22 +1,28 @@
-"""Fit calibrators and policies on predictions."""
+"""Fit calibrators and policies on predictions, and say in sentences what was found."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import Fitted, fit_calibrator
+from misgiving.calibrators.fit import Fitted, cross_fitted, fit_calibrator
+from misgiving.decisions.engine import DecisionEngine
 from misgiving.decisions.rules import DecisionRule
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
+from misgiving.metrics.classification import sensitivities
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.features import FEATURE_SCORES
 
 MOST_PROBABLE_RULE, LOGITS_RULE = DecisionRule(), DecisionRule(rule="logits")
+PREDICTED_LOSS = "predicted_loss"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 
 
@@ -54,7 +60,7 @@ def cases_of(
     """
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
-        raise UsageError(f"unknown detector {ood_detector!r}; choose from {', '.join(scores)}")
+        raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
     if cross_fitted is None:
         named = calibrator.named(predictions.logits)
         accepted_by = calibrator.acceptance_scores(scores, predictions.logits)
@@ -69,6 +75,22 @@ def cases_of(
         labels=predictions.labels,
         acceptable=rule.acceptable(errors, probabilities, named),
     )
+
+
+def _missing(ood_detector: str) -> str:
+    """What a score needs that the predictions do not have."""
+    known = FEATURE_SCORES.get(ood_detector)
+    if ood_detector == PREDICTED_LOSS:
+        needs = f"the column {PREDICTED_LOSS}"
+    elif known is None:
+        return f"unknown detector {ood_detector!r}"
+    elif known.reads_taps:
+        needs = "a run: predictions in a file have no tap averages"
+    elif known.needs_head:
+        needs = "a run: predictions in a file have no last layer"
+    else:
+        needs = "features of training images: columns feature_0, ..., and rows of the set train"
+    return f"`ood_detector` {ood_detector!r} needs {needs}"
 
 
 def fit_policies(
@@ -151,3 +173,101 @@ def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> No
             f"group {shared[0]!r} is in the tuning set and in the calibration set "
             f"({len(shared)} are); give groups that nothing was chosen on"
         )
+
+
+class FittedEngine(NamedTuple):
+    """An engine, its policy, and sentences on how they were fitted."""
+
+    engine: DecisionEngine
+    policy: DeferralPolicy
+    notes: list[str]
+
+
+def fit_engine(
+    tune: Predictions,
+    calibration: Predictions,
+    detectors: FittedDetectors,
+    targets: Targets,
+    *,
+    rule: DecisionRule = MOST_PROBABLE_RULE,
+    seed: int,
+    calibration_fingerprint: str,
+    unit: str,
+    ood_detector: str = OOD_DETECTOR,
+    repeated: RepeatedCases | None = None,
+) -> FittedEngine:
+    """Fit the calibrator and the policy, each on its own set.
+
+    Args:
+        tune: For everything that is chosen.
+        calibration: For thresholds alone.
+        detectors: Fitted on the training set.
+        targets: Target error rates.
+        rule: Names the classes.
+        seed: Of the draw of one image from each group.
+        calibration_fingerprint: Identifies the images of the calibration set.
+        unit: The unit of the guarantee.
+        ood_detector: Name of the OOD score.
+        repeated: Cases that earlier calibrations had used; None: there are none.
+    """
+    fitted = calibrator_of(tune, detectors, rule)
+    (policy,) = fit_policies(
+        tune,
+        calibration,
+        detectors,
+        fitted,
+        [targets],
+        rule=rule,
+        seed=seed,
+        calibration_fingerprint=calibration_fingerprint,
+        ood_detector=ood_detector,
+    )
+    policy, calibrator = replace(policy, unit=unit, repeated=repeated), fitted.calibrator
+    engine = DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
+    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
+    notes = [
+        "sensitivities on the tuning set, by the rule that names the class:",
+        *sensitivity_sentences(tune, rule),
+        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
+        f"of: {tried}",
+    ]
+    if not targets.class_max_miss:
+        notes += unbounded_misses(engine, calibration)
+    return FittedEngine(engine, policy, notes)
+
+
+def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
+    """The sensitivity for each class by rule; that of costs only where these are given."""
+    rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
+    sentences = []
+    for rule in [*rules, *([chosen] if chosen.costs else [])]:
+        weigh = partial(rule.class_weights, tune.classes)
+        named = cross_fitted({}, tune.logits, tune.labels, np.array(tune.groups), weigh).named
+        found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
+        shares = (
+            f"{name}: {100 * share:.0f} %"
+            for name, share in zip(tune.classes, found, strict=True)
+            if not np.isnan(share)
+        )
+        sentences.append(f"  {rule.rule}: {', '.join(shares)}")
+    return sentences
+
+
+def unbounded_misses(engine: DecisionEngine, calibration: Predictions) -> list[str]:
+    """A warning about the class that is most often accepted as another one."""
+    decided = engine.decide_arrays(
+        calibration.logits, calibration.features, calibration.predicted_losses, calibration.taps
+    )
+    labels, count = calibration.labels, len(calibration.classes)
+    missed = labels[(decided.outcomes == "accept") & (decided.named != labels)]
+    cases, misses = np.bincount(labels, minlength=count), np.bincount(missed, minlength=count)
+    worst = int((misses / np.maximum(cases, 1)).argmax())
+    if not misses[worst]:
+        return []
+    return [
+        f"Warning: no class has a target. {misses[worst]} of {cases[worst]} calibration images of "
+        f"{calibration.classes[worst]} are accepted as another class; bound this by "
+        "`class_max_miss`."
+    ]

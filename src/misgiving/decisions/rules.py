@@ -48,9 +48,13 @@ class DecisionRule:
         if self.rule is None:
             object.__setattr__(self, "rule", "costs" if self.costs else "most_probable")
         require_choices(self)
-        if bool(self.costs) != (self.rule == "costs"):
+        if self.rule == "costs" and not self.costs:
             raise UsageError(
-                f"`costs` are for `rule` 'costs', got {self.rule!r}; give both or neither"
+                "`rule` 'costs' needs `costs`: give the cost of an error for one class or more"
+            )
+        if self.costs and self.rule != "costs":
+            raise UsageError(
+                f"`costs` are for `rule` 'costs', got {self.rule!r}; leave out one of them"
             )
         for name, cost in self.costs.items():
             if not 0 < cost < math.inf:

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.scores.features import FEATURE_SCORES
 
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
 TESTS = 3  # which share it
@@ -72,7 +73,9 @@ RANKED = {
         "more like the training images",
         "The images' familiarity scores",
     ),
+    "ood_scores": RankWording("The OOD scores are", "lower", "higher", "The OOD scores"),
 }
+"""By test; that of familiarity has other words where its score knows no training image."""
 
 
 class Wealth:
@@ -177,6 +180,9 @@ class DriftMonitor:
         self.alarms: dict[str, int] = {}
         self._alarmed_with: dict[str, str] = {}
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
+        self._familiarity = RANKED[
+            "familiarity" if policy.ood_detector in FEATURE_SCORES else "ood_scores"
+        ]
         self._ranks: dict[str, RankTest] = {}
         if certificate.ood_scores is not None:
             self._ranks["familiarity"] = RankTest(certificate.ood_scores)
@@ -211,7 +217,7 @@ class DriftMonitor:
         for name, test in self._tests().items():
             if name not in self.alarms and test.wealth.highest >= math.log(self._alarm_at[name]):
                 self.alarms[name] = self.cases
-                self._alarmed_with[name] = _describe(name, test)
+                self._alarmed_with[name] = self._describe(name, test)
 
     @property
     def tests(self) -> list[DriftTest]:
@@ -223,7 +229,7 @@ class DriftMonitor:
                 highest=_finite_exp(test.wealth.highest),
                 alarm_at=self._alarm_at[name],
                 since=self.alarms.get(name),
-                sentence=_describe(name, test),
+                sentence=self._describe(name, test),
                 alarmed_with=self._alarmed_with.get(name),
             )
             for name, test in self._tests().items()
@@ -233,6 +239,18 @@ class DriftMonitor:
         acceptance = {} if self._acceptance is None else {"acceptance": self._acceptance}
         return {**self._ranks, **acceptance}
 
+    def _describe(self, name: str, test: RankTest | AcceptanceTest) -> str:
+        if isinstance(test, RankTest):
+            words = self._familiarity if name == "familiarity" else RANKED[name]
+            return describe_ranks(words, list(test.recent))
+        if not test.recent:
+            return NO_CASE
+        lower, upper = test.interval
+        return (
+            f"{_percent(np.mean(test.recent))} of the last {len(test.recent)} cases are accepted; "
+            f"{_percent(lower)} to {_percent(upper)} are expected from the calibration cases."
+        )
+
 
 def tie_breaker(content: str) -> float:
     """Pseudo-random number from 0 to 1 that is the same for the same content.
@@ -241,18 +259,6 @@ def tie_breaker(content: str) -> float:
     True
     """
     return int(hashlib.sha256(content.encode()).hexdigest()[:13], 16) / 16**13
-
-
-def _describe(name: str, test: RankTest | AcceptanceTest) -> str:
-    if isinstance(test, RankTest):
-        return describe_ranks(RANKED[name], list(test.recent))
-    if not test.recent:
-        return NO_CASE
-    lower, upper = test.interval
-    return (
-        f"{_percent(np.mean(test.recent))} of the last {len(test.recent)} cases are accepted; "
-        f"{_percent(lower)} to {_percent(upper)} are expected from the calibration cases."
-    )
 
 
 def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:

@@ -1,9 +1,8 @@
 """Deferral policy: certified thresholds applied to one model, with its file format."""
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +22,11 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json
 from misgiving.manifests import sha256_of_json
+from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 6
+FORMAT = 7
 AGAIN = "run `misgiving calibrate` again"
 
 
@@ -173,9 +173,29 @@ class DeferralPolicy:
             self.naming,
             "The error is that of all accepted answers together, not of each one. An answer is "
             f"never accepted with an error probability above {self.max_error_probability:g}.",
+            *self.warnings,
+        ]
+
+    @property
+    def warnings(self) -> list[str]:
+        """Sentences on what weakens the guarantee."""
+        return [
             *([] if self.max_error_probability <= 0.5 else [self._more_likely_wrong]),
             *([] if self.repeated is None else _repetition(self.repeated)),
         ]
+
+    def settings(self) -> dict[str, Any]:
+        """What it decides by, as JSON values: thresholds, scores, the rule and its targets."""
+        return {
+            "accept_threshold": _to_json(self.accept_threshold),
+            "ood_threshold": _to_json(self.ood_threshold),
+            "score": self.score,
+            "ood_detector": self.ood_detector,
+            "rule": self.rule,
+            "costs": dict(self.costs),
+            "max_error_probability": self.max_error_probability,
+            "targets": dict(vars(self.targets)),
+        }
 
     @property
     def _more_likely_wrong(self) -> str:
@@ -196,17 +216,17 @@ class DeferralPolicy:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON values with a format number and a checksum."""
-        fields = asdict(self)
+        fields = encoded(self)
         certificate = fields["certificate"]
         certificate["accept_threshold"] = _to_json(self.accept_threshold)
         scores = certificate["calibration_scores"]
         scores["thresholds"] = [_to_json(threshold) for threshold in scores["thresholds"]]
-        content = json.loads(json.dumps({"format": FORMAT, **fields}, allow_nan=False))
+        content = {"format": FORMAT, **fields}
         return {**content, "checksum": sha256_of_json(content)}
 
     def save(self, path: Path) -> None:
         """Write the policy as JSON, whole or not at all."""
-        write_json(path, self.to_dict())
+        write_json(path, self.to_dict(), compact=True)
 
     @classmethod
     def load(cls, path: Path) -> "DeferralPolicy":

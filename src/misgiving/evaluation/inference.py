@@ -60,8 +60,8 @@ def predict(
 
 
 def _linear_head(model: JointClassifier) -> Head | None:
-    layer = model.backbone.get_classifier()
-    if not isinstance(layer, torch.nn.Linear):
+    layer = model.head
+    if layer is None:
         return None
     bias = torch.zeros(layer.out_features) if layer.bias is None else layer.bias.detach()
     return Head(layer.weight.detach().float().cpu().numpy(), bias.float().cpu().numpy())
@@ -107,7 +107,7 @@ def fingerprint_of(checkpoint: Checkpoint) -> str:
 
 def score_names(checkpoint: Checkpoint) -> list[str]:
     """Names of all scores of a model, once detectors are fitted, in the order of `all_scores`."""
-    head = isinstance(checkpoint.model.backbone.get_classifier(), torch.nn.Linear)
+    head = checkpoint.model.head is not None
     predicted = ["predicted_loss"] if checkpoint.estimates_losses else []
     fitted = scores_with(head=head, taps=bool(checkpoint.model.taps))
     return [*LOGIT_SCORES, *predicted, *fitted]

@@ -15,6 +15,7 @@ from timm.models.vgg import VGG, ConvMlp
 from torch import Tensor, nn
 
 from misgiving.errors import DataError, UsageError, reason_of
+from misgiving.models.adapters import Reading
 
 
 class MiniVgg(VGG):
@@ -122,6 +123,47 @@ def tap_channels(model: nn.Module, taps: Sequence[int]) -> tuple[int, ...]:
 def _feature_info(model: nn.Module) -> Sequence[Mapping[str, Any]]:
     info = cast(Any, model.feature_info)
     return cast("Sequence[Mapping[str, Any]]", getattr(info, "info", info))
+
+
+@dataclass(frozen=True)
+class TimmReader:
+    """Reads the activations of a timm model by its feature levels."""
+
+    taps: tuple[int, ...]
+    channels: tuple[int, ...]
+    num_classes: int
+
+    def __call__(self, model: Any, images: Tensor) -> Reading:
+        """Run the model once."""
+        activations: list[Tensor] = []
+        if self.taps:
+            final, activations = model.forward_intermediates(images, indices=list(self.taps))
+        else:
+            final = model.forward_features(images)
+        features = model.forward_head(final, pre_logits=True)
+        return Reading(model.get_classifier()(features), features, activations)
+
+    def classify(self, model: Any, images: Tensor) -> Tensor:
+        """Compute the logits alone."""
+        logits: Tensor = model.forward_head(model.forward_features(images))
+        return logits
+
+    def head(self, model: Any) -> nn.Module | None:
+        """The linear layer that gives the logits."""
+        return cast(nn.Module, model.get_classifier())
+
+
+def read_timm(model: nn.Module, taps: Sequence[int] | Sequence[str] | None = None) -> TimmReader:
+    """Read a timm model at these feature levels, by default those of `default_taps`.
+
+    Raises:
+        UsageError: A level does not exist.
+    """
+    chosen = default_taps(model) if taps is None else tuple(taps)
+    if names := [tap for tap in chosen if not isinstance(tap, int)]:
+        raise UsageError(f"`taps` of a timm model are feature levels such as 0, got {names[0]!r}")
+    levels = cast("tuple[int, ...]", chosen)
+    return TimmReader(levels, tap_channels(model, levels), int(cast(Any, model).num_classes))
 
 
 def normalisation(model: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:

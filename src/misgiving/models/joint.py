@@ -1,14 +1,16 @@
 """The classifier F and its loss estimator G as one module (paper, section 3; Figure 1)."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from copy import deepcopy
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from misgiving.errors import UsageError
-from misgiving.models.backbones import create_backbone, default_taps, normalisation, tap_channels
+from misgiving.errors import UsageError, reason_of
+from misgiving.models.adapters import ModuleReader, read_module
+from misgiving.models.backbones import TimmReader, create_backbone, normalisation, read_timm
 from misgiving.models.loss_estimator import LossEstimator, averages
 
 Images = Float[Tensor, "batch 3 height width"]
@@ -18,7 +20,8 @@ class Output(NamedTuple):
     """Outputs of the joint model for a batch.
 
     A higher predicted loss means that the prediction is more likely wrong; trained by ranking, it
-    has no unit. `features` are the input of the last linear layer.
+    has no unit. `features` are the input of the last linear layer, or of a module that does not end
+    in one the averages of the last tap.
     """
 
     logits: Float[Tensor, "batch classes"]
@@ -36,20 +39,31 @@ class FullOutput(NamedTuple):
 
 
 class Normalise(nn.Module):
-    """Normalise images in [0, 1] as the backbone's weights expect."""
+    """Normalise images in [0, 1] as the backbone's weights expect.
+
+    Args:
+        mean: For each channel.
+        std: For each channel.
+        channels_last: Store the channels last, which changes no value.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
+    ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean)[:, None, None])
         self.register_buffer("std", torch.tensor(std)[:, None, None])
+        self.channels_last = channels_last
 
     def forward(self, images: Images) -> Images:
+        normalised = (images - self.mean).div_(self.std)
+        if not self.channels_last:
+            return normalised
         # Convolutions on a CPU take half the time with channels last. Arithmetic on three channels
         # does not, so that the memory format changes after it.
-        normalised = (images - self.mean).div_(self.std)
         return normalised.contiguous(memory_format=torch.channels_last)
 
 
@@ -57,15 +71,26 @@ class JointClassifier(nn.Module):
     """A classifier with a loss estimator that reads its intermediate activations.
 
     Args:
-        backbone: Any timm model by name, or `vgg16_mini`.
-        num_classes: Number of classes K.
-        pretrained: Start from timm's ImageNet weights.
-        dropout: timm's dropout rate of the backbone, before the last layer.
-        taps: timm feature levels that the estimator reads; by default the paper's four in a VGG,
-            the last four elsewhere. Empty: no loss estimator, and all predicted losses are NaN.
+        backbone: Any timm model by name, or `vgg16_mini`; or any module from images (N, 3, H, W) to
+            logits, which may come in a tuple or in an object with `.logits`. A module is not
+            copied: training this model trains it.
+        num_classes: Number of classes K; a module has as many as it has logits.
+        pretrained: Start a timm model from its ImageNet weights.
+        dropout: Dropout rate of a timm model, before the last layer.
+        taps: What the estimator reads. Of a timm model feature levels: by default the paper's four
+            in a VGG, the last four elsewhere; empty: no loss estimator, and all predicted losses
+            are NaN. Of a module names of submodules, as in `named_modules`: by default the last
+            four blocks of its body.
         hidden: Units of the estimator's linear layer for each tap.
         reads_logits: Give the estimator one more tap, the classifier's own output (detached).
-        image_size: Side of the images in pixels, for backbones that are built for one size.
+        image_size: Side of the images in pixels, for models that are built for one size.
+        mean: Mean of each channel, by which images are normalised for a module; by default they
+            are not. A timm model is given its own.
+        std: Standard deviation of each channel.
+
+    Attributes:
+        classes: Names of the classes in the order of the logits, where `attach` was given some.
+        frozen: True while the classifier is frozen.
 
     Images are float in [0, 1]: the backbone's normalisation is a layer of this module. The
     estimator draws its initial weights from a separate generator, so that the classifier gets
@@ -75,40 +100,62 @@ class JointClassifier(nn.Module):
     >>> logits, predicted_losses, features = model(torch.rand(2, 3, 32, 32))
     >>> logits.shape, predicted_losses.shape, features.shape
     (torch.Size([2, 3]), torch.Size([2]), torch.Size([2, 64]))
+    >>> layers = torch.nn.Conv2d(3, 8, 3), torch.nn.Flatten(), torch.nn.Linear(288, 5)
+    >>> model = JointClassifier(torch.nn.Sequential(*layers), taps=["0"], image_size=8)
+    >>> model(torch.rand(2, 3, 8, 8)).logits.shape
+    torch.Size([2, 5])
     """
 
     def __init__(
         self,
-        backbone: str,
-        num_classes: int,
+        backbone: str | nn.Module,
+        num_classes: int | None = None,
         *,
         pretrained: bool = True,
         dropout: float = 0.4,
-        taps: Sequence[int] | None = None,
+        taps: Sequence[int] | Sequence[str] | None = None,
         hidden: int = 128,
         reads_logits: bool = False,
         image_size: int | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
+        self.classes: tuple[str, ...] | None = None
+        self.frozen = False
         if hidden < 1:
             raise UsageError(f"`hidden` must be at least 1, got {hidden}")
         if not 0 <= dropout < 1:
             raise UsageError(f"`dropout` must be in [0, 1), got {dropout}")
-        self.backbone: Any = create_backbone(
-            backbone,
-            num_classes=num_classes,
-            pretrained=pretrained,
-            dropout=dropout,
-            image_size=image_size,
-        )
-        self.taps = default_taps(self.backbone) if taps is None else tuple(taps)
-        self.normalise = Normalise(*normalisation(self.backbone))
-        channels = tap_channels(self.backbone, self.taps)
-        read = num_classes if reads_logits else None
-        self.loss_estimator = _create_estimator(channels, hidden, read) if self.taps else None
-        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
+        self.reader: ModuleReader | TimmReader
+        if isinstance(backbone, nn.Module):
+            self.backbone: nn.Module = backbone
+            self.reader = read_module(backbone, taps, image_size, num_classes=num_classes)
+            self.normalise = _normalisation_by(mean, std)
+        else:
+            self.backbone = create_backbone(
+                backbone,
+                num_classes=_at_least_two(num_classes),
+                pretrained=pretrained,
+                dropout=dropout,
+                image_size=image_size,
+            )
+            self.reader = read_timm(self.backbone, taps)
+            self.normalise = Normalise(*normalisation(self.backbone), channels_last=True)
+        self.loss_estimator = _create_estimator(self, hidden, reads_logits)
+        if not isinstance(backbone, nn.Module):  # another layout changes the last bits of a module
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
+
+    @property
+    def taps(self) -> tuple[int, ...] | tuple[str, ...]:
+        """Feature levels or submodules that the estimator reads."""
+        return self.reader.taps
+
+    @property
+    def head(self) -> nn.Linear | None:
+        """The last linear layer, which gives the logits of the features; None without one."""
+        layer = self.reader.head(self.backbone)
+        return layer if isinstance(layer, nn.Linear) else None
 
     def forward(self, images: Images, *, detach_taps: bool = False) -> Output:
         """Classify and estimate losses; `detach_taps` keeps the estimator's gradient out of F."""
@@ -121,15 +168,7 @@ class JointClassifier(nn.Module):
         return FullOutput(*output, torch.cat(taps, dim=1))
 
     def _run(self, images: Images, detach_taps: bool) -> tuple[Output, list[Tensor]]:
-        normalised, activations = self.normalise(images), []
-        if self.taps:
-            final, activations = self.backbone.forward_intermediates(
-                normalised, indices=list(self.taps)
-            )
-        else:
-            final = self.backbone.forward_features(normalised)
-        features = self.backbone.forward_head(final, pre_logits=True)
-        logits = self.backbone.get_classifier()(features)
+        logits, features, activations = self.reader(self.backbone, self.normalise(images))
         if self.loss_estimator is None:
             return Output(logits, torch.full_like(logits[:, 0], torch.nan), features), []
         if detach_taps:
@@ -138,9 +177,89 @@ class JointClassifier(nn.Module):
 
     def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Compute the logits alone, without the loss estimator."""
-        final = self.backbone.forward_features(self.normalise(images))
-        logits: Tensor = self.backbone.forward_head(final)
-        return logits
+        return self.reader.classify(self.backbone, self.normalise(images))
+
+    def freeze_classifier(self, frozen: bool = True) -> "JointClassifier":
+        """Keep the classifier in evaluation mode and without gradients, or end this.
+
+        Batch normalisation and dropout stay off in `train`. The loss estimator can be trained.
+        """
+        self.frozen = frozen
+        self.backbone.requires_grad_(not frozen)
+        return self.train(self.training)
+
+    def train(self, mode: bool = True) -> "JointClassifier":
+        """Set the mode, except of a frozen classifier."""
+        super().train(mode)
+        if self.frozen:
+            self.backbone.eval()
+        return self
+
+
+def attach(
+    module: nn.Module,
+    *,
+    taps: Sequence[str] | None = None,
+    classes: Sequence[str] | None = None,
+    hidden: int = 128,
+    reads_logits: bool = True,
+    image_size: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> JointClassifier:
+    """Give a trained classifier a loss estimator that is still to be trained.
+
+    The classifier is a frozen copy: its logits are bit for bit those of the module in evaluation
+    mode, and the module itself stays as it is, whatever happens to the copy. Train the estimator
+    with `fit_estimator`, or in a loop of your own, on images that the classifier was not trained
+    on: on those that it was, it makes too few errors to learn from.
+
+    Args:
+        module: Any module from images (N, 3, H, W) to logits.
+        taps: As in `JointClassifier`.
+        classes: Names of the classes, in the order of the logits.
+        hidden: As in `JointClassifier`.
+        reads_logits: As in `JointClassifier`, but on by default: it ranks losses better.
+        image_size: As in `JointClassifier`.
+        mean: As in `JointClassifier`.
+        std: As in `JointClassifier`.
+
+    Raises:
+        UsageError: The module cannot be copied or read, or has another number of classes.
+    """
+    try:
+        copied = deepcopy(module)
+    except Exception as error:  # whatever the module's attributes raise
+        raise UsageError(
+            f"the module cannot be copied ({reason_of(error)}); give one that was not yet called, "
+            "with the same weights"
+        ) from error
+    model = JointClassifier(
+        copied,
+        None if classes is None else len(classes),
+        taps=taps,
+        hidden=hidden,
+        reads_logits=reads_logits,
+        image_size=image_size,
+        mean=mean,
+        std=std,
+    )
+    model.classes = None if classes is None else tuple(classes)
+    return model.freeze_classifier().eval()
+
+
+def _normalisation_by(mean: Sequence[float] | None, std: Sequence[float] | None) -> nn.Module:
+    if mean is None and std is None:
+        return nn.Identity()
+    if mean is None or std is None or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+        raise UsageError(f"`mean` and `std` must be 3 numbers each, got {mean} and {std}")
+    return Normalise(mean, std)
+
+
+def _at_least_two(num_classes: int | None) -> int:
+    if num_classes is None or num_classes < 2:
+        raise UsageError(f"`num_classes` must be at least 2, got {num_classes}")
+    return num_classes
 
 
 @torch.no_grad()
@@ -171,10 +290,18 @@ def _evaluated(model: nn.Module, outputs: Iterable[tuple[Tensor, ...]]) -> list[
 
 
 def _create_estimator(
-    channels: Sequence[int], hidden: int, num_classes: int | None
-) -> LossEstimator:
-    """Draw the initial weights from a separate generator."""
+    model: JointClassifier, hidden: int, reads_logits: bool
+) -> LossEstimator | None:
+    """Draw the initial weights from a separate generator; on the device of the backbone."""
+    reader = model.reader
+    if not reader.taps:
+        return None
+    read = reader.num_classes if reads_logits else None
     with torch.random.fork_rng(devices=[]):
         seed = int(torch.randint(2**62, ()))
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
-        return LossEstimator(channels, hidden, num_classes=num_classes)
+        estimator = LossEstimator(reader.channels, hidden, num_classes=read)
+    weight = next((one for one in model.backbone.parameters() if one.is_floating_point()), None)
+    if weight is None:
+        return estimator
+    return estimator.to(weight.device, torch.promote_types(weight.dtype, torch.float32))

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 class LossEstimator(nn.Module):
     """Pool, project and concatenate the tapped activations, then predict each sample's loss.
 
-    Each tap goes through global average pooling, a linear layer of `hidden` units and ReLU; one
-    linear layer reads them all (paper, section 3; Figure 1). The output is unbounded: a ranking
-    needs no scale, and a squared error finds its own.
+    Each tap, of shape (N, C, ...), goes through global average pooling, a linear layer of `hidden`
+    units and ReLU; one linear layer reads them all (paper, section 3; Figure 1). A tap of shape
+    (N, C) is taken as an average. The output is unbounded: a ranking needs no scale, and a squared
+    error finds its own.
 
     With `num_classes` there is one more tap, which the paper does not have: the classifier's own
     output (`shape_of_logits`), through as many units.
@@ -30,7 +31,7 @@ class LossEstimator(nn.Module):
 
     def forward(
         self,
-        activations: Sequence[Float[Tensor, "batch _ _ _"]],
+        activations: Sequence[Float[Tensor, "batch _ ..."]],
         logits: Float[Tensor, "batch classes"] | None = None,
     ) -> Float[Tensor, " batch"]:
         taps = averages(activations)
@@ -43,16 +44,18 @@ class LossEstimator(nn.Module):
         return predicted.squeeze(1)
 
 
-def averages(activations: Sequence[Float[Tensor, "batch _ _ _"]]) -> list[Tensor]:
-    """Mean of each activation over height and width."""
+def averages(activations: Sequence[Float[Tensor, "batch _ ..."]]) -> list[Tensor]:
+    """Mean of each activation over its positions; what has none is an average already."""
     return [
         _Average.apply(activation)  # type: ignore[no-untyped-call]
+        if activation.dim() > 2
+        else activation
         for activation in activations
     ]
 
 
 class _Average(torch.autograd.Function):
-    """Mean over height and width, whose gradient is a view of one number per channel.
+    """Mean over all positions, whose gradient is a view of one number per channel.
 
     The gradient of `Tensor.mean` is a full tensor with channels first. Added to the backbone's own
     gradient, it changes the memory format of that too, and the backward pass of a VGG-16 takes a
@@ -62,24 +65,25 @@ class _Average(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, activation: Tensor) -> Tensor:
         ctx.shape = activation.shape
-        return activation.mean(dim=(2, 3))
+        return activation.mean(dim=tuple(range(2, activation.dim())))
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        height, width = ctx.shape[2:]
-        shares: Tensor = gradient / (height * width)
-        return shares[:, :, None, None].expand(ctx.shape)
+        positions = ctx.shape[2:]
+        shares: Tensor = gradient / positions.numel()
+        return shares[(..., *[None] * len(positions))].expand(ctx.shape)
 
 
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:
     """Sorted log-probabilities, entropy and log-sum-exp of each sample, regardless of class order.
 
-    Detached: the estimator learns from the classifier's output without changing it.
+    Detached: the estimator learns from the classifier's output without changing it. In single
+    precision or better, as the averages of a module in half precision are.
 
     >>> shape_of_logits(torch.tensor([[0.0, 0.0]])).exp().round(decimals=2)
     tensor([[0.5000, 0.5000, 2.0000, 2.0000]])
     """
-    logits = logits.detach()
+    logits = logits.detach().to(torch.promote_types(logits.dtype, torch.float32))
     log_probabilities = logits.log_softmax(dim=1)
     entropy = -(log_probabilities.exp() * log_probabilities).sum(dim=1, keepdim=True)
     ordered = log_probabilities.sort(dim=1, descending=True).values

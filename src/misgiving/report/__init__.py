@@ -1,17 +1,1 @@
-"""The report of a reproduction, and the contact sheet of predictions, as single HTML files."""
-
-from functools import cache
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-
-@cache
-def environment() -> Environment:
-    """The templates of this package; everything that they insert is escaped."""
-    return Environment(
-        loader=PackageLoader("misgiving.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+"""Reports of a reproduction and of an evaluation, and contact sheets, as single HTML files."""

@@ -8,9 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from misgiving.data.decoding import decode, read_bytes
-from misgiving.errors import DataError
-from misgiving.report import environment
+from misgiving.data.decoding import Picture, picture_of
+from misgiving.report.rendering import environment
 from misgiving.results.decision_tables import DecisionRow
 
 MOST = 500  # images on a sheet, which a browser still scrolls through
@@ -29,7 +28,11 @@ def contact_sheet(decisions: Sequence[DecisionRow]) -> str:
             total=counts.total(),
             not_accepted=len(ordered),
             cards=[
-                (one, f"{100 * (one.probability or 0.0):.0f}", _thumbnail(Path(one.path)))
+                (
+                    one,
+                    f"{100 * (one.probability or 0.0):.0f}",
+                    thumbnail_link(picture_of(Path(one.path))),
+                )
                 for one in ordered[:MOST]
             ],
         )
@@ -49,12 +52,11 @@ def _rank(one: DecisionRow) -> tuple[bool, float]:
     return True, -3.0 if one.probability is None else one.probability - 2
 
 
-def _thumbnail(path: Path) -> str | None:
-    """The image as a data URL; None where the file can no longer be read."""
-    try:
-        image = Image.fromarray(decode(read_bytes(path), str(path)))
-    except DataError:
+def thumbnail_link(picture: Picture | None) -> str | None:
+    """A small JPEG of a picture as a data URL; None where there is no picture."""
+    if picture is None:
         return None
+    image = Image.fromarray(picture)
     image.thumbnail((SIDE, SIDE))
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)

@@ -1,6 +1,5 @@
 """The report: one HTML file without external resources, made from a reproduction folder alone."""
 
-import base64
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +8,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from misgiving.files import whole_file, write_text
-from misgiving.report import environment, wording
-from misgiving.report.figures import KINDS, Kind, render
+from misgiving.report import wording
+from misgiving.report.figures import KINDS, figure_link, render
 from misgiving.report.figures.classes import (
     confusion_figure,
     examples_figure,
@@ -39,9 +38,9 @@ from misgiving.report.findings.sweep import (
 from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs, select
 from misgiving.report.published import title
+from misgiving.report.rendering import environment
 from misgiving.report.views import TUNED, ZERO, claims, detection, models, paper
 
-MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
     claims.claims_table,
     claims.harms_table,
@@ -129,11 +128,6 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             ZERO=ZERO,
         )
     )
-
-
-def figure_link(figure: Figure, kind: Kind) -> str:
-    """A figure as a data URL."""
-    return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 
 def _sentences(inputs: ReportInputs) -> dict[str, Any]:

@@ -137,7 +137,8 @@ class TrialData:
         found = []
         for experiment, trial in product(EXPERIMENTS, range(self.protocol.trials)):
             unit = Unit(experiment, trial, self.protocol.models[0])
-            split, measured = split_of(self.setup(unit)), self.evaluation_sets.measured
+            setup, measured = self.setup(unit), self.evaluation_sets.measured
+            split = split_of(setup.images, setup.sets)
             found.append(leakage_of(split, measured, experiment=experiment, trial=trial))
         return tuple(found)
 
@@ -248,11 +249,19 @@ ONLY_SHOWN = (
     "reproduction/aggregate",
     "reproduction/ray.py",
     "workflows/calibrate.py",
-    "workflows/policy_evaluation.py",
+    "workflows/calibration_history.py",
+    "workflows/deferral.py",
     "workflows/evaluate.py",
+    "workflows/evaluation_report.py",
     "workflows/export.py",
+    "workflows/policy_evaluation.py",
     "workflows/predict.py",
+    "workflows/prediction_sets.py",
+    "workflows/predictions.py",
     "results/decision_tables.py",
+    "results/prediction_files.py",
+    "results/prediction_tables.py",
+    "results/review_files.py",
     "metrics/bootstrap.py",
     "metrics/subgroups.py",
     "models/onnx_export.py",

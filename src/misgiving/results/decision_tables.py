@@ -9,14 +9,15 @@ kill is ignored.
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from misgiving.errors import UsageError
-from misgiving.files import csv_text, harmless, whole_file, write_text
+from misgiving.files import csv_lines, harmless, whole_file, write_csv
 from misgiving.manifests import sha256_of
 
 Value = str | float | None
@@ -42,31 +43,40 @@ class DecisionRow(NamedTuple):
 PREDICTION_COLUMNS = DecisionRow._fields[:4]
 POLICY_COLUMNS = DecisionRow._fields[4:-1]
 UNREADABLE = "unreadable"
+BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
 
 
 class DecisionTable(NamedTuple):
-    """Decisions in the order of the images, and the columns that are written of them."""
+    """Decisions in the order of the images, and the columns that are written of them.
+
+    Decisions that are made one after another, without end in memory, can be written once.
+    """
 
     columns: tuple[str, ...]
-    decisions: list[DecisionRow]
+    decisions: Iterable[DecisionRow]
 
     @classmethod
     def of(
-        cls, decisions: list[DecisionRow], *, has_policy: bool, unreadable: bool = False
+        cls, decisions: Iterable[DecisionRow], *, has_policy: bool, unreadable: bool = False
     ) -> "DecisionTable":
         """Choose the columns: those of a policy, and of unreadable images, only if they apply."""
         columns = PREDICTION_COLUMNS + (POLICY_COLUMNS if has_policy else ())
         return cls((*columns, UNREADABLE) if unreadable else columns, decisions)
 
     @property
-    def rows(self) -> list[tuple[Value, ...]]:
+    def rows(self) -> Iterator[tuple[Value, ...]]:
         """The values of the columns."""
-        return [tuple(getattr(row, name) for name in self.columns) for row in self.decisions]
+        return (tuple(getattr(row, name) for name in self.columns) for row in self.decisions)
+
+    @property
+    def csv_rows(self) -> Iterator[list[str]]:
+        """Numbers in six digits, None as an empty cell, and no text that a spreadsheet computes."""
+        return ([_cell(value) for value in row] for row in self.rows)
 
     def csv(self) -> str:
-        """Numbers in six digits, None as an empty cell, and no text that a spreadsheet computes."""
-        return csv_text(self.columns, [[_cell(value) for value in row] for row in self.rows])
+        """The table as comma-separated values."""
+        return "".join(csv_lines(self.columns, self.csv_rows))
 
 
 def _cell(value: Value) -> str:
@@ -76,25 +86,25 @@ def _cell(value: Value) -> str:
 
 
 def _write_csv(path: Path, table: DecisionTable) -> None:
-    write_text(path, table.csv())
+    write_csv(path, table.columns, table.csv_rows)
 
 
 def _write_lines(path: Path, table: DecisionTable) -> None:
     lines = (json.dumps(dict(zip(table.columns, row, strict=True))) for row in table.rows)
-    write_text(path, "".join(f"{line}\n" for line in lines))
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"{line}\n" for line in lines)
 
 
 def _write_parquet(path: Path, table: DecisionTable) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    types = [pyarrow.string() if name in TEXTS else pyarrow.float64() for name in table.columns]
-    columns = [
-        pyarrow.array([getattr(row, name) for row in table.decisions], type=kind)
-        for name, kind in zip(table.columns, types, strict=True)
-    ]
-    with whole_file(path) as partial:
-        parquet.write_table(pyarrow.table(columns, names=list(table.columns)), partial)
+    texts, numbers = pyarrow.string(), pyarrow.float64()
+    schema = pyarrow.schema([(name, texts if name in TEXTS else numbers) for name in table.columns])
+    rows = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    with whole_file(path) as partial, parquet.ParquetWriter(partial, schema) as writer:
+        while batch := list(islice(rows, BATCH)):
+            writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
 
 
 WRITERS: dict[str, Callable[[Path, DecisionTable], None]] = {

@@ -14,6 +14,7 @@ from misgiving.files import write_csv, write_json
 
 Row = TypeVar("Row")
 Document = TypeVar("Document")
+PLAIN = {str, int, float, bool, NoneType}
 REMEDY = "run the command that wrote it again"
 
 
@@ -80,19 +81,23 @@ def _parsed(text: str, hint: Any) -> Any:
     return hint(text)
 
 
-def write_document(path: Path, content: object) -> None:
+def write_document(path: Path, content: object, *, compact: bool = False) -> None:
     """Write a dataclass, or a mapping of them, as JSON, whole or not at all."""
-    write_json(path, _encoded(content))
+    write_json(path, encoded(content), compact=compact)
 
 
-def _encoded(value: Any) -> Any:
+def encoded(value: Any) -> Any:
+    """Make JSON values of dataclasses, named tuples, mappings and sequences."""
     if is_dataclass(value):
-        return {name: _encoded(getattr(value, name)) for name in get_type_hints(type(value))}
+        return {name: encoded(getattr(value, name)) for name in get_type_hints(type(value))}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return _encoded(value._asdict())
+        return encoded(value._asdict())
     if isinstance(value, Mapping):
-        return {str(key): _encoded(item) for key, item in value.items()}
-    return list(map(_encoded, value)) if isinstance(value, (tuple, list)) else value
+        return {str(key): encoded(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        plain = set(map(type, value)) <= PLAIN  # as a million names are
+        return list(value) if plain else list(map(encoded, value))
+    return value
 
 
 def read_document(path: Path, kind: Callable[..., Document]) -> Document:
@@ -114,8 +119,7 @@ def _decoded(value: Any, hint: Any, where: str) -> Any:
     if origin is UnionType:
         return None if value is None else _decoded(value, arguments[0], where)
     if origin is tuple:
-        items = enumerate(_required(value, list, where))
-        return tuple(_decoded(item, arguments[0], f"{where}.{number}") for number, item in items)
+        return _items(_required(value, list, where), arguments[0], where)
     if origin is dict:
         items = _required(value, dict, where).items()
         return {name: _decoded(item, arguments[1], f"{where}.{name}") for name, item in items}
@@ -123,6 +127,12 @@ def _decoded(value: Any, hint: Any, where: str) -> Any:
         return _fields(_required(value, dict, where), hint, where)
     kind = str if origin is Literal else hint
     return float(value) if kind is float and type(value) is int else _required(value, kind, where)
+
+
+def _items(values: Sequence[Any], kind: Any, where: str) -> tuple[Any, ...]:
+    if set(map(type, values)) == {kind}:  # as a million names are
+        return tuple(values)
+    return tuple(_decoded(item, kind, f"{where}.{number}") for number, item in enumerate(values))
 
 
 def _fields(values: Mapping[str, Any], kind: Any, where: str) -> Any:

@@ -60,6 +60,11 @@ class FittedDetectors:
         }
         return cls(directions=directions, statistics=statistics)
 
+    @classmethod
+    def none(cls) -> "FittedDetectors":
+        """No score at all."""
+        return cls(directions=np.zeros((0, 0)), statistics={})
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the scores."""
@@ -73,6 +78,8 @@ class FittedDetectors:
         self, logits: Logits, features: Features, taps: Taps | None = None
     ) -> dict[str, Scores]:
         """Score predictions of the same model; not finite where a score is not defined."""
+        if not self.statistics:
+            return {}
         if features.shape[1] != self.directions.shape[1]:
             raise UsageError(
                 f"features have {features.shape[1]} values, and the detectors were fitted on "

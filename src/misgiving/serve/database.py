@@ -116,6 +116,10 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE cases RENAME COLUMN score TO acceptance_score",
         "UPDATE cases SET decision = 'ood' WHERE decision = 'foreign'",
     ),
+    (
+        "ALTER TABLE cases ADD COLUMN place INTEGER",
+        "ALTER TABLE cases ADD COLUMN remark TEXT",
+    ),
 )
 
 

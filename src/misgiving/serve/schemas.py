@@ -82,6 +82,8 @@ class Case(Record):
     model_fingerprint: str
     policy_fingerprint: str | None
     image_kept: bool = Field(description="True if the service stores the file.")
+    place: int | None = Field(default=None, description="In the list of `serve --cases`, from 1.")
+    remark: str | None = Field(default=None, description="What this list says of the image.")
     reviewed: bool = False
     review: Review | None = Field(default=None, description="The last review.")
 

@@ -12,10 +12,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
+from misgiving.calibrators.apply import Calibrator
 from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
+from misgiving.results.review_lists import Listing
 from misgiving.serve.body_limits import Admission
 from misgiving.serve.decode_limits import (
     MemoryBudget,
@@ -45,6 +47,8 @@ class Model(Protocol):
     @property
     def policy(self) -> DeferralPolicy | None: ...
     @property
+    def calibrator(self) -> Calibrator | None: ...
+    @property
     def card(self) -> Mapping[str, Any]: ...
     @property
     def fingerprint(self) -> str: ...
@@ -64,7 +68,7 @@ class Service:
         policy, self.policy_fingerprint, self.drift = model.policy, None, None
         if policy is not None:
             self.policy_fingerprint = sha256_of_json(policy.to_dict())
-            self.drift = DriftTracker(policy, store, self.policy_fingerprint)
+            self.drift = DriftTracker(policy, store, self.policy_fingerprint, model.calibrator)
         self.metrics = Metrics()
         self.admission = Admission(settings)
         self.recent = RecentImages(settings.recent_bytes)
@@ -79,8 +83,12 @@ class Service:
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
 
-    async def decide(self, upload: Upload) -> Case:
+    async def decide(self, upload: Upload, listed: Listing | None = None) -> Case:
         """Decide about one file, and commit the case before it is returned.
+
+        Args:
+            upload: The file.
+            listed: What a list of images says of it, where it comes from one.
 
         Raises:
             DataError: The file cannot be read.
@@ -93,7 +101,7 @@ class Service:
             )
         square, sha256 = await self.workers.run(partial(self._decode, upload.name), upload.data)
         decision = await asyncio.wrap_future(self._model_batches.submit(square))
-        case = self._case(upload.name, sha256, decision)
+        case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
             try:
                 await self.workers.run(partial(self.files.write, sha256), upload.data)
@@ -101,7 +109,8 @@ class Service:
                 raise ImageNotStoredError from failure
         await asyncio.wrap_future(self._store_batches.submit(case))
         self.recent.put(case.id, square)
-        self.metrics.decisions.labels(case.decision).inc()
+        if listed is None:
+            self.metrics.decisions.labels(case.decision).inc()
         return case
 
     async def square(self, case: Case) -> Square | None:
@@ -153,7 +162,8 @@ class Service:
         self.metrics.batch_sizes.observe(len(squares))
         return self.model.decide_squares(np.stack(squares))
 
-    def _case(self, name: str, sha256: str, decision: Decision) -> Case:
+    def _case(self, name: str, sha256: str, decision: Decision, listed: Listing | None) -> Case:
+        of_list = {} if listed is None else {"place": listed.place, "remark": listed.remark}
         return Case.model_validate(
             {
                 **decision._asdict(),
@@ -165,6 +175,7 @@ class Service:
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,
+                **of_list,
             }
         )
 

@@ -44,7 +44,12 @@ from misgiving.serve.schemas import (
 
 PAGE_SIZE = 500
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-KEYS = {"expected_error": (CASES.c.doubt, CASES.c.id), "newest": (CASES.c.id,)}
+LAST = 2**31 - 1  # place of a case that is in no list
+KEYS = {
+    "expected_error": (CASES.c.doubt, CASES.c.id),
+    "newest": (CASES.c.id,),
+    "listed": (-func.coalesce(CASES.c.place, LAST), CASES.c.id),
+}
 
 
 class CaseQuery(Record):
@@ -69,8 +74,9 @@ class CaseQuery(Record):
     reviewed_since: Instant | None = Field(
         default=None, description="Reviewed at this time or later."
     )
-    order: Literal["expected_error", "newest"] = Field(
-        default="expected_error", description="Most likely wrong first, or newest first."
+    order: Literal["expected_error", "newest", "listed"] = Field(
+        default="expected_error",
+        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
     )
 
     def conditions(self) -> ColumnElement[bool]:
@@ -223,14 +229,15 @@ class Store:
     def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[DecidedCase]:
         """Cases that one policy decided, after this number, in the order of arrival.
 
-        If several processes write to PostgreSQL, one may commit a lower number after another's
-        higher one.
+        Those of a list of images are left out: they are a selection, and no sample of the images
+        that the service gets. If several processes write to PostgreSQL, one may commit a lower
+        number after another's higher one.
         """
         columns = [CASES.c[name] for name in DecidedCase.model_fields if name != "number"]
         query = (
             select(ARRIVALS.c.number, *columns)
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
-            .where(CASES.c.policy_fingerprint == policy_fingerprint)
+            .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.place.is_(None))
             .order_by(ARRIVALS.c.number)
             .limit(PAGE_SIZE)
         )
@@ -241,6 +248,13 @@ class Store:
                 return
             yield from map(DecidedCase.model_validate, rows)
             after = rows[-1]["number"]
+
+    def listed(self) -> set[tuple[str, int, str | None]]:
+        """Hash, place and remark of every case that came from a list."""
+        columns = (CASES.c.sha256, CASES.c.place, CASES.c.remark)
+        with self._engine.begin() as connection:
+            found = connection.execute(select(*columns).where(CASES.c.place.is_not(None)))
+            return {(row[0], row[1], row[2]) for row in found}
 
     def count(self, query: CaseQuery) -> int:
         """Number of cases."""

@@ -52,7 +52,7 @@ class Metrics:
         self.request_seconds = histogram(
             "request_seconds", "From request to end of response.", route, buckets=SECONDS
         )
-        self.decisions = counter("decisions", "Images by decision.", ("decision",))
+        self.decisions = counter("decisions", "Images that were sent, by decision.", ("decision",))
         self.refused_images = counter("refused_images", "Files that could not be read.")
         self.failures = counter("failures", "Failures of store, images or other.", ("of",))
         self.batch_sizes = histogram("batch_images", "Images in one batch.", buckets=SIZES)

@@ -91,6 +91,55 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AttachConfig:
+    """A classifier that was trained elsewhere, and what its loss estimator reads."""
+
+    weights: Path | None = option(
+        None,
+        "Trained weights of a model by name: a local safetensors file or torch state dict.",
+        panel="Model",
+        metavar="FILE",
+    )
+    classes: tuple[str, ...] | None = option(
+        None,
+        "Names of the model's classes in the order of its logits, as DATA names them. Default: the "
+        "model's own; of a model by name those of DATA.",
+        panel="Model",
+        metavar="A,B,...",
+    )
+    image_size: int | None = option(
+        None,
+        "Side of the images of a model by name in pixels. Default: the model's.",
+        panel="Model",
+    )
+    taps: tuple[str, ...] | None = option(
+        None,
+        "Names of the submodules that the loss estimator reads. Default: the last four blocks.",
+        panel="Model",
+        metavar="NAME,NAME,...",
+    )
+    hidden: int = 128  # units of the loss estimator for each tap
+    reads_logits: bool = option(
+        True,
+        "Give the loss estimator one more tap: the classifier's own output.",
+        panel="Model",
+    )
+    on_bad_image: Literal["fail", "skip"] = option(
+        "fail",
+        "If images cannot be read: list all of them and fail, or list them, record them and "
+        "continue without them.",
+        panel="Data",
+    )
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The values as JSON, of the path of the weights only the file's name."""
+        return {**asdict(self), "weights": self.weights.name if self.weights else None}
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """Settings of a training; the defaults are those of section 4.1, or ours where it is silent.
 

@@ -33,6 +33,7 @@ from misgiving.losses import (
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig, Weighting
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
@@ -157,7 +158,7 @@ def _train_phase(
         if resume is not None:
             resume.save(state)
     if config.posthoc:
-        state.model.requires_grad_(True)  # `_wrapped` froze the classifier
+        state.model.freeze_classifier(False)  # `_wrapped` froze it
 
 
 def train_epoch(
@@ -175,7 +176,7 @@ def train_epoch(
     order = sampling_order(
         training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
     )
-    order = order[: _usable(len(order), config.batch_size, processes)]
+    order = order[: usable_count(len(order), config.batch_size, processes)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
     ours = remaining[distributed.rank() :: processes]
@@ -183,7 +184,7 @@ def train_epoch(
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
     earlier = (state.epoch - 1 - (config.total_epochs - config.epochs)) * steps  # of this phase
-    forward.train(not config.posthoc)  # dropout and statistics of a frozen classifier stay off
+    forward.train()  # dropout and statistics of a frozen classifier stay off
     for images, labels, _ in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
@@ -211,7 +212,7 @@ def train_epoch(
 
 
 def objective_of(
-    config: TrainingConfig, training: ImageSet, device: torch.device
+    config: TrainingConfig, training: ImageSet | Predictions, device: torch.device
 ) -> ObjectiveFunction:
     """Eq. 2 with the options of a training."""
     weights = class_weights(training.labels, len(training.classes), config.class_weights)
@@ -251,7 +252,28 @@ def measure(
     output = outputs_of(model, (batch.images for batch in batched))
     logits = gathered(output.logits, len(images))
     predicted_losses = gathered(output.predicted_losses, len(images))
-    losses = objective(logits, predicted_losses, torch.from_numpy(np.asarray(images.labels)))
+    return record_of(
+        logits, predicted_losses, images, config, objective, epoch=epoch, set_name=set_name
+    )
+
+
+def record_of(
+    logits: Float[Tensor, "n classes"],
+    predicted_losses: Float[Tensor, " n"],
+    labelled: ImageSet | Predictions,
+    config: TrainingConfig,
+    objective: ObjectiveFunction,
+    *,
+    epoch: int,
+    set_name: str,
+) -> EpochRecord:
+    """What the outputs for a labelled set say after an epoch.
+
+    Raises:
+        TrainingError: A loss is not finite.
+    """
+    labels = np.asarray(labelled.labels)
+    losses = objective(logits, predicted_losses, torch.from_numpy(labels))
     checked = [losses.primary]
     if config.estimates_losses:
         checked += [predicted_losses, losses.auxiliary]
@@ -267,8 +289,8 @@ def measure(
         set_name,
         float(losses.primary),
         float(losses.auxiliary),
-        float(accuracy(images.labels, predicted)),
-        float(balanced_accuracy(images.labels, predicted, num_classes=len(images.classes))),
+        float(accuracy(labels, predicted)),
+        float(balanced_accuracy(labels, predicted, num_classes=len(labelled.classes))),
         *estimation,
     )
 
@@ -300,7 +322,7 @@ def _wrapped(
 ) -> tuple[nn.Module, Optimizer]:
     """The model and its optimizer, wrapped for one phase; `posthoc` freezes the classifier."""
     if config.posthoc:
-        model.backbone.requires_grad_(False)
+        model.freeze_classifier()
     return wrap_for_processes(
         fabric, model, optimizer, partial(_outputs_used, model, images, config)
     )
@@ -315,14 +337,16 @@ def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConf
     return torch.cat([values.flatten() for values in used]).sum()
 
 
-def _usable(images: int, batch_size: int, processes: int) -> int:
+def usable_count(images: int, batch_size: int, processes: int = 1) -> int:
     """Number of images of an epoch in batches that all processes share equally.
 
     A last batch of one image (for each process) is left out: it has no pairs, and batch
     normalisation cannot take it. A set that is no larger is used anyway.
 
-    >>> _usable(17, 8, 1), _usable(15, 8, 1), _usable(15, 8, 2), _usable(10, 8, 2)
-    (16, 15, 14, 8)
+    >>> usable_count(17, 8), usable_count(15, 8)
+    (16, 15)
+    >>> usable_count(15, 8, processes=2), usable_count(10, 8, processes=2)
+    (14, 8)
     """
     shared = images - images % processes
     single = shared % batch_size == processes

@@ -61,3 +61,16 @@ RECIPES: Registry[Recipe] = Registry(
 )
 """`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
 chosen by `benchmarks/recipes.py` (docs/recipes.md)."""
+
+ATTACHED = TrainingConfig(
+    optimizer="adamw",
+    weight_decay=0.05,
+    learning_rate=1e-3,
+    schedule="cosine",
+    warmup=0.08,
+    epochs=50,
+    class_weights="none",
+    sampling="none",
+    target="plain",
+)
+"""Default for the loss estimator of a classifier that was trained elsewhere."""

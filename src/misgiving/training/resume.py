@@ -22,12 +22,13 @@ from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
 from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from misgiving import distributed
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
+from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
 
 FORMAT = 4
@@ -59,7 +60,7 @@ class TrainingState:
         augmentation: Random numbers of the current epoch's augmentation.
     """
 
-    model: nn.Module
+    model: JointClassifier
     optimizer: Optimizer
     average: ModelEmaV3 | None = None
     epoch: int = 1

@@ -5,38 +5,33 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from misgiving.calibrators.fit import cross_fitted
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
-from misgiving.data.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.data.splits import QUARTERS, Split, partition_groups
-from misgiving.decisions.decision import Decision
-from misgiving.decisions.engine import CASES, DecisionEngine, save_policy
+from misgiving.decisions.engine import save_policy
 from misgiving.decisions.fit_policy import (
     MOST_PROBABLE_RULE,
     OOD_DETECTOR,
-    calibrator_of,
-    fit_policies,
+    FittedEngine,
+    fit_engine,
 )
 from misgiving.decisions.rules import DecisionRule
-from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
+from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of, score_names
-from misgiving.metrics.classification import sensitivities
-from misgiving.results.formats import read_document
-from misgiving.results.predictions import Predictions
-from misgiving.results.schema import PolicyCases, PolicyImages, RecordedCalibration, SkippedImage
+from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
+from misgiving.results.schema import PolicyImages, SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
@@ -112,41 +107,39 @@ def calibrate_run(
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     _refuse_few_cases(sets, targets, seed=seed)
-    history = read_history(run)
-    repeated = history.repeated((sets.tuning, sets.calibration))
-    engine, policy, remarks = _fit(
-        checkpoint, sets, targets, rule, seed=seed, ood_detector=ood_detector, repeated=repeated
-    )
-    cases = PolicyCases(
-        data=data,
+    tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
+    history = read_history(run / POLICY_FOLDER)
+    engine, policy, notes = _fit(
+        checkpoint,
+        sets,
+        targets=targets,
+        rule=rule,
         seed=seed,
-        group_columns=images.group_columns,
-        calibrations=(
-            *history.calibrations,
-            RecordedCalibration(
-                sets.calibration.fingerprint,
-                targets.max_error,
-                repeated.images if repeated else 0,
-                repeated.groups if repeated else 0,
-            ),
-        ),
-        earlier=history.images,
-        complete=history.complete,
-        tune=_identities(sets.tuning),
-        calibration=_identities(sets.calibration),
-        skipped=tuple(SkippedImage(data, *bad) for bad in everything.skipped),
+        ood_detector=ood_detector,
+        repeated=history.repeated((tune, calibration)),
     )
-    save_policy(run / POLICY_FOLDER, engine, cases)
     trained_on = checkpoint.split.sets.count("train")
-    summary = [
+    notes = [
         *unit_sentences(images.group_columns, images.groups, images.ids),
         *sets.summary,
         *skipped_sentences(everything.skipped, len(everything), of=data),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
-        *remarks,
+        *notes,
     ]
-    return CalibrationResult(policy, summary)
+    cases = history.with_calibration(
+        tune,
+        calibration,
+        data=data,
+        seed=seed,
+        group_columns=images.group_columns,
+        fingerprint=sets.calibration.fingerprint,
+        max_error=targets.max_error,
+        notes=notes,
+        skipped=[SkippedImage(data, *bad) for bad in everything.skipped],
+    )
+    save_policy(run / POLICY_FOLDER, engine, cases)
+    return CalibrationResult(policy, [*notes, *policy.summary()])
 
 
 def _refuse_unknown_names(
@@ -170,91 +163,21 @@ def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> 
     refuse_too_few(targets, sets.calibration.classes, sets.calibration.labels[drawn])
 
 
-def _fit(
-    checkpoint: Checkpoint,
-    sets: CalibrationSets,
-    targets: Targets,
-    rule: DecisionRule,
-    *,
-    seed: int,
-    ood_detector: str,
-    repeated: RepeatedCases | None,
-) -> tuple[DecisionEngine, DeferralPolicy, list[str]]:
-    """Fit detectors, the calibrator and the policy, each on its own set; also sentences on them."""
+def _fit(checkpoint: Checkpoint, sets: CalibrationSets, **options: Any) -> FittedEngine:
+    """Run the model on the three sets, and fit detectors, the calibrator and the policy."""
     trained, tune, calibration = (predictions_of(checkpoint, images) for images in sets[:3])
-    detectors = FittedDetectors.fit(trained)
-    fitted = calibrator_of(tune, detectors, rule)
-    (policy,) = fit_policies(
+    return fit_engine(
         tune,
         calibration,
-        detectors,
-        fitted,
-        [targets],
-        rule=rule,
-        seed=seed,
+        FittedDetectors.fit(trained),
         calibration_fingerprint=sets.calibration.fingerprint,
-        ood_detector=ood_detector,
+        unit=unit_of(sets.calibration.group_columns, sets.calibration.groups),
+        **options,
     )
-    calibrator = fitted.calibrator
-    unit = unit_of(sets.calibration.group_columns, sets.calibration.groups)
-    policy = replace(policy, unit=unit, repeated=repeated)
-    engine = DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
-    )
-    tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
-    sentences = [
-        "sensitivities on the tuning set, by the rule that names the class:",
-        *sensitivity_sentences(tune, rule),
-        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
-        f"of: {tried}",
-        *policy.summary(),
-    ]
-    if not targets.class_max_miss:
-        sentences += unbounded_misses(engine.decide_predictions(calibration), calibration)
-    return engine, policy, sentences
-
-
-def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
-    """The sensitivity for each class by rule; that of costs only where these are given."""
-    rules = [DecisionRule(), DecisionRule(rule="balanced"), DecisionRule(rule="logits")]
-    sentences = []
-    for rule in [*rules, *([chosen] if chosen.costs else [])]:
-        weigh = partial(rule.class_weights, tune.classes)
-        named = cross_fitted({}, tune.logits, tune.labels, np.array(tune.groups), weigh).named
-        found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
-        shares = (
-            f"{name}: {100 * share:.0f} %"
-            for name, share in zip(tune.classes, found, strict=True)
-            if not np.isnan(share)
-        )
-        sentences.append(f"  {rule.rule}: {', '.join(shares)}")
-    return sentences
-
-
-def unbounded_misses(decisions: Sequence[Decision], calibration: Predictions) -> list[str]:
-    """A warning about the class that is most often accepted as another one."""
-    cases, missed = Counter[str](), Counter[str]()
-    for label, decision in zip(calibration.labels, decisions, strict=True):
-        name = calibration.classes[label]
-        cases[name] += 1
-        missed[name] += decision.decision == "accept" and decision.predicted_class != name
-    worst = max(cases, key=lambda name: missed[name] / cases[name])
-    if not missed[worst]:
-        return []
-    return [
-        f"Warning: no class has a target. {missed[worst]} of {cases[worst]} calibration images of "
-        f"{worst} are accepted as another class; bound this by `class_max_miss`."
-    ]
 
 
 def _identities(images: ImageSet) -> PolicyImages:
     return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
-
-
-def policy_hashes(run: Path) -> frozenset[str]:
-    """Hashes of the images that the run's policy was fitted on."""
-    cases = read_document(run / POLICY_FOLDER / CASES, PolicyCases)
-    return frozenset(cases.tune.hashes + cases.calibration.hashes)
 
 
 def _training_images(

@@ -1,4 +1,4 @@
-"""Cases that earlier calibrations of a run have used.
+"""Cases that earlier calibrations for a model have used.
 
 Choosing the best of several calibrations voids the confidence also where their cases only overlap,
 as sets do that are drawn with other seeds.
@@ -8,20 +8,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from misgiving.checkpoint import POLICY_FOLDER
-from misgiving.data.cache import ImageSet
 from misgiving.decisions.engine import CASES
 from misgiving.deferral.policy import RepeatedCases
 from misgiving.errors import DataError
 from misgiving.files import read_json
 from misgiving.results.formats import read_document
-from misgiving.results.schema import PolicyCases, PolicyImages, RecordedCalibration
+from misgiving.results.schema import (
+    PolicyCases,
+    PolicyImages,
+    RecordedCalibration,
+    SkippedImage,
+)
 
 OFFERED = "offered "  # before the group of an image that is only its own name in its data
 
 
 class History(NamedTuple):
-    """Earlier calibrations of a run, and all images that they used, for tuning or calibration.
+    """Earlier calibrations, and all images that they used, for tuning or calibration.
 
     It is not complete where the record of one could not be read.
     """
@@ -30,7 +33,7 @@ class History(NamedTuple):
     images: PolicyImages = PolicyImages((), (), ())
     complete: bool = True
 
-    def repeated(self, sets: Sequence[ImageSet]) -> RepeatedCases | None:
+    def repeated(self, sets: Sequence[PolicyImages]) -> RepeatedCases | None:
         """Cases of these sets that earlier calibrations used; None if it is known of none.
 
         An image is known by its content, and a group also by its name.
@@ -52,11 +55,58 @@ class History(NamedTuple):
             complete=self.complete,
         )
 
+    def with_calibration(
+        self,
+        tune: PolicyImages,
+        calibration: PolicyImages,
+        *,
+        data: str,
+        seed: int,
+        group_columns: tuple[str, ...],
+        fingerprint: str,
+        max_error: float,
+        notes: Sequence[str],
+        outputs: str = "logits",
+        skipped: Sequence[SkippedImage] = (),
+    ) -> PolicyCases:
+        """The record of one more calibration.
 
-def read_history(run: Path) -> History:
-    """The earlier calibrations of a run."""
-    path = run / POLICY_FOLDER / CASES
-    if not path.parent.exists():
+        Args:
+            tune: Its tuning set.
+            calibration: Its calibration set.
+            data: Its data, as the user names them.
+            seed: Of its draws.
+            group_columns: Columns of the data that define the groups.
+            fingerprint: Identifies the calibration set.
+            max_error: Its target.
+            notes: Sentences on how it was fitted.
+            outputs: `logits` or `probabilities`.
+            skipped: Images that cannot be read.
+        """
+        repeated = self.repeated((tune, calibration))
+        counts = (repeated.images, repeated.groups) if repeated else (0, 0)
+        return PolicyCases(
+            data=data,
+            seed=seed,
+            outputs=outputs,
+            notes=tuple(notes),
+            group_columns=group_columns,
+            calibrations=(
+                *self.calibrations,
+                RecordedCalibration(fingerprint, max_error, *counts),
+            ),
+            earlier=self.images,
+            complete=self.complete,
+            tune=tune,
+            calibration=calibration,
+            skipped=tuple(skipped),
+        )
+
+
+def read_history(policy: Path) -> History:
+    """The earlier calibrations, from a policy's folder."""
+    path = policy / CASES
+    if not policy.exists():
         return History()
     try:
         cases = read_document(path, PolicyCases)
@@ -89,3 +139,9 @@ def _readable_sets(path: Path) -> list[PolicyImages]:
         for lists in columns
         if all(type(one) is list for one in lists) and (rows := [*zip(*lists, strict=False)])
     ]
+
+
+def policy_hashes(policy: Path) -> frozenset[str]:
+    """Hashes of the images that a policy was fitted on."""
+    cases = read_document(policy / CASES, PolicyCases)
+    return frozenset(cases.tune.hashes + cases.calibration.hashes)

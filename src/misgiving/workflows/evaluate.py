@@ -1,16 +1,14 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from misgiving import distributed
-from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
@@ -26,33 +24,30 @@ from misgiving.evaluation.measures import (
     measure_detection,
     measure_failures,
     measure_loss_estimation,
-    measure_scaling,
 )
 from misgiving.files import refuse_unwritable_folder
-from misgiving.metrics.subgroups import Subgroup
-from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions
+from misgiving.groups import unit_of
+from misgiving.report.evaluation import Detection, ScoredImages
+from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibrate import policy_hashes
-from misgiving.workflows.policy_evaluation import (
-    DECISIONS,
-    SUBGROUPS,
-    PolicyEvaluation,
-    measure_decisions,
-    measure_shares,
+from misgiving.workflows.calibration_history import policy_hashes
+from misgiving.workflows.evaluation_report import (
+    evaluated_images,
+    report_if_installed,
+    shown_detector,
 )
-
-PREDICTIONS, MEASUREMENTS, SKIPPED = "predictions.safetensors", "measurements.csv", "skipped.csv"
-
-
-class Evaluation(NamedTuple):
-    """Measurements of a run, sentences about its images, and subgroups if it has a policy."""
-
-    measurements: list[Measurement]
-    summary: list[str]
-    subgroups: list[Subgroup]
+from misgiving.workflows.policy_evaluation import (
+    PREDICTIONS,
+    Evaluation,
+    PolicyEvaluation,
+    distinct_names,
+    evaluate_policy,
+    measure_shares,
+    remove_earlier,
+    write_evaluation,
+)
 
 
 @distributed.explain_lost_process()
@@ -72,13 +67,12 @@ def evaluate_run(
 ) -> Evaluation:
     """Measure a run, and write predictions and measurements.
 
-    What is finished is written at once, an OOD set at a time, in place of an earlier evaluation.
     Several processes share the images; each has the whole result, and the first writes it.
 
     Args:
         run: A run folder.
         data: The data as the user names it; images that the model was trained on are left out.
-        out: Folder for predictions, measurements and decisions.
+        out: Folder for `report.html`, `predictions.safetensors` and the tables.
         cache: Folder for prepared images.
         ood: Folders of out-of-distribution images, by name as in `b_box=FOLDER` or without.
         set_name: Measure only this set of the run's split.
@@ -91,7 +85,7 @@ def evaluate_run(
     refuse_unwritable_folder(out)
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
-    folders = _distinct_names(ood)
+    folders = distinct_names(ood)
     engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
     prepared = partial(
         prepare,
@@ -102,11 +96,11 @@ def evaluate_run(
     )
     source = load_dataset(data)
     everything = prepared(source)
-    images, summary = _images_to_measure(checkpoint, everything, source.name, set_name)
+    images, summary, warnings = _images_to_measure(checkpoint, everything, source.name, set_name)
     outliers = {
         name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
     }
-    rows, remarks = _rows_for_policy(run, engine, images, set_name)
+    rows, remarks, doubts = _rows_for_policy(run, engine, images, set_name)
     _remove_earlier(out)
     predictions = predictions_of(checkpoint, images)
     if distributed.is_first():
@@ -122,38 +116,47 @@ def evaluate_run(
     for name, of in sets.items():
         summary += skipped_sentences(of.skipped, len(of), of=name)
     summary += remarks
-    decided = None
+    decided, measured = None, images
     if len(rows):
-        metadata = _metadata_of(source, images.select(rows))
-        decided = _evaluate_policy(engine, predictions.select(rows), dataset, metadata)
+        images, predictions = images.select(rows), predictions.select(rows)
+        metadata = _metadata_of(source, images)
+        decided = evaluate_policy(engine, predictions, dataset, metadata)
         measurements += decided.measurements
-        summary += decided.summary
-    _write(out, measurements, decided, sets)
-    for found in _detection(checkpoint, images, outliers, engine):
-        measurements += found
-        _write(out, measurements, decided, sets)
+    skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
+    _write(out, measurements, decided, skipped)
+
+    def add(found: list[Measurement]) -> None:
+        measurements.extend(found)
+        _write(out, measurements, decided, skipped)
+
+    detection = _detection(checkpoint, measured, outliers, engine, add)
+    evaluated = evaluated_images(
+        source.name,
+        predictions,
+        _metadata_of(source, images),
+        unit=unit_of(images.group_columns, images.groups),
+        policy=engine.policy,
+        decided=decided,
+        picture=lambda row: images.read(np.array([row]))[0],
+        warnings=[*warnings, *doubts],
+        notes=[*summary],
+        detection=detection,
+    )
+    summary += [*warnings, *doubts]
+    report, findings = None, findings_of(evaluated)
+    if distributed.is_first():
+        report, missing = report_if_installed(out, evaluated, findings)
+        summary += missing
     distributed.wait_for_all()
-    return Evaluation(measurements, summary, decided.subgroups if decided else [])
-
-
-def _distinct_names(named: Sequence[str]) -> dict[str, Path]:
-    """Folders by name, from NAME=FOLDER or the folder alone."""
-    folders: dict[str, Path] = {}
-    for text in named:
-        name, equals, place = text.partition("=")
-        if not equals or Path(text).is_dir():  # a folder's own name may contain the sign
-            name, place = Path(text).resolve().name, text
-        if name in folders:
-            raise UsageError(
-                f"`ood` {text}: {name!r} is named twice; write NAME={place}, so that rows differ"
-            )
-        folders[name] = Path(place)
-    return folders
+    subgroups = decided.subgroups if decided else []
+    sentences = [*map(str, findings.sentences)]
+    return Evaluation(measurements, summary, subgroups, sentences, report)
 
 
 def _images_to_measure(
     checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
-) -> tuple[ImageSet, list[str]]:
+) -> tuple[ImageSet, list[str], list[str]]:
+    """The images, sentences about them, and warnings."""
     known, unknown = everything.align(checkpoint.classes)
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
     summary = [f"{name}: {len(everything)} images; {len(images)} are measured"]
@@ -161,16 +164,17 @@ def _images_to_measure(
         summary.append(f"left out: {trained} images on which the model was trained")
     else:
         summary.append(f"only the set {set_name!r} of the run's split")
+    warnings = []
     if set_name == "train":
-        summary.append("these numbers are optimistic: the model was trained on these images")
+        warnings.append("these numbers are optimistic: the model was trained on these images")
     if checkpoint.configuration.get("training", {}).get("keep") == "best":
-        summary.append(
+        warnings.append(
             "the run kept the epoch that was best on its validation set, on which numbers are "
             "optimistic"
         )
     if unknown:
         summary.append(f"left out: {unknown} images of classes that the model does not know")
-    return images, summary
+    return images, summary, warnings
 
 
 def held_out(
@@ -215,44 +219,69 @@ def name_of(images: ImageSet, split: Split) -> str:
     return (sets.pop() or "test") if len(sets) == 1 else "held_out"
 
 
+def _remove_earlier(out: Path) -> None:
+    if distributed.is_first():
+        remove_earlier(out)
+
+
+def _write(
+    out: Path,
+    measurements: list[Measurement],
+    decided: PolicyEvaluation | None,
+    skipped: Sequence[SkippedImage],
+) -> None:
+    """Write everything but the predictions and the report, in the first process."""
+    if distributed.is_first():
+        write_evaluation(out, measurements, decided, skipped)
+
+
 def _detection(
     checkpoint: Checkpoint,
     inliers: ImageSet,
     outliers: Mapping[str, ImageSet],
     engine: DecisionEngine,
-) -> Iterator[list[Measurement]]:
-    """OOD metrics by set, with ODIN's defaults: tuned on these sets it would look too good."""
+    add: Callable[[list[Measurement]], None],
+) -> Detection | None:
+    """Add OOD metrics set by set; gives the scores for the report.
+
+    ODIN has its defaults: tuned on the measured sets it would look too good.
+    """
     if not outliers:
-        return
+        return None
     inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
+    detector, found = shown_detector(engine), {}
+    of_inliers = ScoredImages(inlier_scores[detector], inliers.groups)
     for name, images in outliers.items():
-        rows = measure_detection(
-            inlier_scores, untuned_scores(checkpoint, images, engine.detectors), name
-        )
+        scores, outcomes = untuned_scores(checkpoint, images, engine.detectors), None
+        rows = measure_detection(inlier_scores, scores, name)
         if engine.policy is not None:
-            found = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
-            decisions = engine.decide_predictions(found)
+            outputs = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
+            decisions = engine.decide_predictions(outputs)
             rows += measure_shares(decisions, name)
-        yield rows
+            outcomes = np.array([one.decision for one in decisions])
+        found[name] = ScoredImages(scores[detector], images.groups, outcomes)
+        add(rows)
+    return Detection(detector, of_inliers, found)
 
 
 def _rows_for_policy(
     run: Path, engine: DecisionEngine, images: ImageSet, set_name: str | None
-) -> tuple[Int[np.ndarray, " n"], list[str]]:
-    """Positions of the images on which the policy is measured: those that it was not fitted on.
+) -> tuple[Int[np.ndarray, " n"], list[str], list[str]]:
+    """Positions of the images on which the policy is measured, remarks and warnings.
 
-    With `set_name`, all images of the set, and a warning.
+    These are the images that it was not fitted on; with `set_name`, all of the set, and a warning.
     """
     if engine.policy is None:
-        return np.arange(0), []
-    known = policy_hashes(run)
+        return np.arange(0), [], []
+    known = policy_hashes(run / POLICY_FOLDER)
     rows = np.flatnonzero([content not in known for content in images.hashes])
     if len(rows) == len(images):
-        return rows, []
+        return rows, [], []
     counted = f"the policy was fitted on {len(images) - len(rows)} of these {len(images)} images"
     if set_name is not None:
-        return np.arange(len(images)), [f"{counted}: the numbers of its decisions are optimistic"]
-    return rows, [f"{counted}; its decisions are measured on the others"]
+        doubt = f"{counted}: the numbers of its decisions are optimistic"
+        return np.arange(len(images)), [], [doubt]
+    return rows, [f"{counted}; its decisions are measured on the others"], []
 
 
 def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:
@@ -262,53 +291,3 @@ def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:
         column: [values[position[identity]] for identity in images.ids]
         for column, values in source.metadata.items()
     }
-
-
-def _evaluate_policy(
-    engine: DecisionEngine,
-    predictions: Predictions,
-    dataset: str,
-    metadata: Mapping[str, Sequence[str]],
-) -> PolicyEvaluation:
-    """Measure decisions, and before them learned scores and calibration."""
-    if engine.policy is None or engine.calibrator is None:
-        raise ValueError("the engine has no policy")
-    named = engine.calibrator.named(predictions.logits)
-    learned = engine.calibrator.with_learned(
-        all_scores(predictions, engine.used), predictions.logits
-    )
-    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
-    decisions = engine.decide_predictions(predictions)
-    decided = measure_decisions(decisions, predictions, dataset, metadata, seed=engine.policy.seed)
-    return decided._replace(
-        summary=[engine.policy.naming, *decided.summary],
-        measurements=[
-            *measure_classification(predictions, dataset, detector="policy", named=named),
-            *measure_failures(predictions, scores, dataset, named=named),
-            *measure_scaling(predictions, engine.calibrator, dataset),
-            *decided.measurements,
-        ],
-    )
-
-
-def _remove_earlier(out: Path) -> None:
-    """Remove the files of an earlier evaluation, in the first process."""
-    if distributed.is_first():
-        for name in (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS):
-            (out / name).unlink(missing_ok=True)
-
-
-def _write(
-    out: Path,
-    measurements: list[Measurement],
-    decided: PolicyEvaluation | None,
-    sets: Mapping[str, ImageSet],
-) -> None:
-    """Write everything but the predictions, in the first process."""
-    if not distributed.is_first():
-        return
-    if skipped := [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]:
-        write_table(out / SKIPPED, SkippedImage, skipped)
-    if decided is not None:
-        decided.write(out)
-    write_table(out / MEASUREMENTS, Measurement, measurements)

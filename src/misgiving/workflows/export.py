@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving.bundle.bundle import LIMITS, NO_GUARANTEE, Bundle, is_bundle, write_bundle
+from misgiving.bundle.bundle import LIMITS, NO_GUARANTEE, Bundle, refuse_existing, write_bundle
 from misgiving.bundle.network import GRAPH, INPUT, OUTPUTS
 from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load, versions
 from misgiving.decisions.engine import load_engine
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.evaluation.inference import fingerprint_of
 from misgiving.files import whole_folder
 from misgiving.models.joint import full_outputs_of
@@ -37,10 +37,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     Raises:
         DataError: The graph cannot be exported or its outputs differ from the model's.
     """
-    if out.exists() and not is_bundle(out):
-        raise UsageError(f"{out}: exists and is not a bundle; choose another folder")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
+    refuse_existing(out, overwrite=overwrite)
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
     engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,8 +11,7 @@ import numpy as np
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.groups import unit_of, unit_sentences
-from misgiving.data.splits import SetNames, grouped_split
+from misgiving.data.splits import QUARTERS, SetNames, grouped_split, partition_groups
 from misgiving.deferral.planning import (
     MOST_CASES,
     WRONG_SHARES,
@@ -21,6 +21,9 @@ from misgiving.deferral.planning import (
 )
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
+from misgiving.groups import unit_of, unit_sentences
+from misgiving.results.prediction_tables import PredictionTable
+from misgiving.results.predictions import Predictions
 
 RAREST = 3  # classes that `train` names
 
@@ -58,6 +61,34 @@ class DataPlan(NamedTuple):
         return rows
 
 
+class CalibrationShare(NamedTuple):
+    """The share of the data that is the calibration set.
+
+    Attributes:
+        described: In words.
+        more: Sentence on what one more case takes; may be empty.
+        wrong: Sentence on what shows how many answers are wrong.
+    """
+
+    described: str
+    more: str
+    wrong: str
+
+
+BY_CALIBRATION = "How many of the accepted are wrong, `misgiving calibrate` shows."
+GROUPED = CalibrationShare(
+    ", 15 % of the groups,",
+    "The calibration set gets 15 % of the data: one more case takes about seven groups more.",
+    "How many are wrong, only a trained model shows.",
+)
+DRAWN = CalibrationShare(
+    ", three quarters of the groups,",
+    "The calibration set gets three quarters of the data: four groups more are three more cases.",
+    BY_CALIBRATION,
+)
+NAMED = CalibrationShare("", "", BY_CALIBRATION)
+
+
 def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     """Plan the certification with the calibration set of a grouped split.
 
@@ -71,17 +102,50 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     """
     dataset = load_dataset(data)
     sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
-    classes = _count(dataset, sets)
+    return _plan(
+        dataset, sets, targets, name=dataset.name, columns=dataset.group_columns, share=GROUPED
+    )
+
+
+def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
+    """Plan the certification with the calibration set of a file of predictions.
+
+    Args:
+        path: The file.
+        targets: The error rates to certify.
+        seed: Of the draw of the calibration set, where the file names none.
+    """
+    table = PredictionTable.read(path)
+    sets, share = np.array(table.sets or (), dtype=object), NAMED
+    if "calibrate" in sets:
+        table.select(np.flatnonzero(sets == "calibrate")).refuse_unlabelled()
+    else:
+        table.refuse_unlabelled()
+        sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN
+        sets[partition_groups(table.predictions.groups, QUARTERS, seed=seed)[0]] = "tune"
+    columns = table.group_columns
+    return _plan(table.predictions, sets, targets, name=str(path), columns=columns, share=share)
+
+
+def _plan(
+    images: Dataset | Predictions,
+    sets: SetNames,
+    targets: Targets,
+    *,
+    name: str,
+    columns: tuple[str, ...],
+    share: CalibrationShare,
+) -> DataPlan:
+    classes = _count(images, sets)
     outlook = plan_certification({of.name: of.cases for of in classes}, targets)
-    unit = unit_of(dataset.group_columns, dataset.groups)
-    images = sum(of.images for of in classes)
+    unit, count = unit_of(columns, images.groups), sum(of.images for of in classes)
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
-        f"{dataset.name}: {len(dataset)} images of {len(set(dataset.groups))} groups",
-        *unit_sentences(dataset.group_columns, dataset.groups, dataset.ids),
-        f"The calibration set, 15 % of the groups, has {images} images. "
+        f"{name}: {len(images)} images of {len(set(images.groups))} groups",
+        *unit_sentences(columns, images.groups, images.ids),
+        f"The calibration set{share.described} has {count} images. "
         f"{counted} counts: {outlook.cases} cases.",
-        *_verdict(outlook),
+        *_verdict(outlook, share),
     ]
     return DataPlan(outlook, classes, summary)
 
@@ -107,7 +171,7 @@ def training_outlook(images: ImageSet, sets: SetNames) -> list[str]:
     ]
 
 
-def _count(images: Dataset | ImageSet, sets: SetNames) -> tuple[ClassCounts, ...]:
+def _count(images: Dataset | ImageSet | Predictions, sets: SetNames) -> tuple[ClassCounts, ...]:
     """Calibration cases by class, drawn as `calibrate` draws them."""
     chosen = np.flatnonzero(sets == "calibrate")
     labels = images.labels[chosen]
@@ -118,7 +182,7 @@ def _count(images: Dataset | ImageSet, sets: SetNames) -> tuple[ClassCounts, ...
     )
 
 
-def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
+def _verdict(outlook: CertificationOutlook, share: CalibrationShare) -> Iterator[str]:
     """Sentences on the targets and on the meaning of the table."""
     targets, rate = outlook.targets, outlook.targets.max_ood_false_alarms
     needs = {f"an error of {100 * targets.max_error:.3g} %": outlook.error[0].more}
@@ -136,12 +200,11 @@ def _verdict(outlook: CertificationOutlook) -> Iterator[str]:
     else:
         yield f"Enough cases for {', '.join(needs)}, if no accepted answer is wrong."
     yield (
-        "How many are wrong, only a trained model shows. What is certified holds with a confidence "
-        f"of {100 * targets.confidence:g} %, so it lies above that share."
+        f"{share.wrong} What is certified holds with a confidence of "
+        f"{100 * targets.confidence:g} %, so it lies above that share."
     )
-    yield (
-        "The calibration set gets 15 % of the data: one more case takes about seven groups more."
-    )
+    if share.more:
+        yield share.more
 
 
 def _rows(

@@ -1,26 +1,58 @@
 """Decisions of a policy, measured on a labelled set: on all of it, and by subgroup."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from sys import intern
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
+from misgiving.calibrators.apply import CALIBRATED, COMBINATION
 from misgiving.decisions.decision import Decision, Outcome
-from misgiving.deferral.bounds import two_sided_interval
+from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.scored_cases import one_per_group
+from misgiving.errors import UsageError
+from misgiving.evaluation.measures import (
+    measure_classification,
+    measure_failures,
+    measure_scaling,
+)
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import LabelledDecision, Measurement
+from misgiving.results.schema import LabelledDecision, Measurement, SkippedImage
+from misgiving.scores.detectors import all_scores
 
 CLASS = "class"
+MANY = 10_000  # images that are decided on at a time
+Mask = Bool[np.ndarray, " n"]
 SHARES: dict[str, Outcome] = {
     "coverage": "accept",
     "deferred_share": "defer",
     "ood_share": "ood",
 }
-DECISIONS, SUBGROUPS = "decisions.csv", "subgroups.csv"
+MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
+PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
+REPORT = "report.html"
+
+
+class Evaluation(NamedTuple):
+    """What was measured.
+
+    Attributes:
+        measurements: Rows of `measurements.csv`.
+        summary: Sentences about the images, and warnings.
+        subgroups: Those of the policy, if there is one.
+        findings: What the report begins with.
+        report: The report; None where it needs a package that is not installed.
+    """
+
+    measurements: list[Measurement]
+    summary: list[str]
+    subgroups: list[Subgroup]
+    findings: list[str]
+    report: Path | None
 
 
 class PolicyEvaluation(NamedTuple):
@@ -30,13 +62,11 @@ class PolicyEvaluation(NamedTuple):
         decisions: One for each image.
         measurements: Shares of decisions and the error among the accepted, over all images.
         subgroups: The same by class and metadata, on one image of each group.
-        summary: Sentences, with one for each subgroup that fares significantly worse.
     """
 
     decisions: list[LabelledDecision]
     measurements: list[Measurement]
     subgroups: list[Subgroup]
-    summary: list[str]
 
     def write(self, folder: Path) -> None:
         """Write `decisions.csv` and `subgroups.csv`."""
@@ -44,8 +74,78 @@ class PolicyEvaluation(NamedTuple):
         write_table(folder / SUBGROUPS, Subgroup, self.subgroups)
 
 
+def distinct_names(named: Sequence[str]) -> dict[str, Path]:
+    """Folders or files by name, from NAME=PATH or the path alone."""
+    folders: dict[str, Path] = {}
+    for text in named:
+        name, equals, place = text.partition("=")
+        if not equals or Path(text).exists():  # its own name may contain the sign
+            there = Path(text).resolve()
+            name, place = there.name if there.is_dir() else there.stem, text
+        if name in folders:
+            raise UsageError(
+                f"`ood` {text}: {name!r} is named twice; write NAME={place}, so that rows differ"
+            )
+        folders[name] = Path(place)
+    return folders
+
+
+def remove_earlier(out: Path) -> None:
+    """Remove the files of an earlier evaluation, so that none lies beside new ones."""
+    for name in (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT):
+        (out / name).unlink(missing_ok=True)
+
+
+def write_evaluation(
+    out: Path,
+    measurements: Sequence[Measurement],
+    decided: PolicyEvaluation | None,
+    skipped: Sequence[SkippedImage] = (),
+) -> None:
+    """Write the tables of an evaluation."""
+    if skipped:
+        write_table(out / SKIPPED, SkippedImage, skipped)
+    if decided is not None:
+        decided.write(out)
+    write_table(out / MEASUREMENTS, Measurement, measurements)
+
+
+def evaluate_policy(
+    engine: DecisionEngine,
+    predictions: Predictions,
+    dataset: str,
+    metadata: Mapping[str, Sequence[str]],
+) -> PolicyEvaluation:
+    """Measure decisions, and before them learned scores and calibration."""
+    if engine.policy is None or engine.calibrator is None:
+        raise ValueError("the engine has no policy")
+    named = engine.calibrator.named(predictions.logits)
+    learned = engine.calibrator.with_learned(
+        all_scores(predictions, engine.used), predictions.logits
+    )
+    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
+    decided = measure_decisions(
+        _decided(engine, predictions), predictions, dataset, metadata, seed=engine.policy.seed
+    )
+    return decided._replace(
+        measurements=[
+            *measure_classification(predictions, dataset, detector="policy", named=named),
+            *measure_failures(predictions, scores, dataset, named=named),
+            *measure_scaling(predictions, engine.calibrator, dataset),
+            *decided.measurements,
+        ],
+    )
+
+
+def _decided(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
+    """Decide on part after part, since there may be a million images."""
+    for start in range(0, len(predictions), MANY):
+        rows = np.arange(start, min(start + MANY, len(predictions)))
+        yield from engine.decide_predictions(predictions.select(rows))
+
+
 def measure_decisions(
-    decisions: Sequence[Decision],
+    decisions: Iterable[Decision],
     predictions: Predictions,
     dataset: str,
     metadata: Mapping[str, Sequence[str]],
@@ -61,64 +161,60 @@ def measure_decisions(
         metadata: Values of each image by column.
         seed: Of the draw of one image from each group, for the audit.
     """
-    outcomes = np.array([one.decision for one in decisions])
     names = [predictions.classes[label] for label in predictions.labels]
+    rows = [
+        _labelled(identity, name, one)
+        for identity, name, one in zip(predictions.ids, names, decisions, strict=True)
+    ]
+    outcomes = np.array([row.decision for row in rows])
     accepted = outcomes == "accept"
-    wrong = np.array([one.predicted_class for one in decisions]) != np.array(names)
-    measurements = measure_shares(decisions, dataset)
+    wrong = np.array([row.predicted_class != row.true_class for row in rows], dtype=bool)
+    measurements = measure_shares(rows, dataset)
     if accepted.any():
         error = float(wrong[accepted].mean())
         measurements.append(Measurement(dataset, "policy", "error_among_accepted", error))
-    rows = one_per_group(predictions.groups, seed=seed)
-    subgroups = audit(
-        {
-            column: [values[row] for row in rows]
-            for column, values in {CLASS: names, **metadata}.items()
-        },
-        accepted[rows],
-        outcomes[rows] == "ood",
-        wrong[rows],
-    )
-    cases, taken = len(rows), int(accepted[rows].sum())
-    overall = f"policy, on one image of each of {cases} groups: accepted {_share(taken, cases)}"
-    if taken:
-        overall += f"; wrong among these {_share(int((wrong & accepted)[rows].sum()), taken)}"
     return PolicyEvaluation(
-        decisions=[
-            LabelledDecision(identity, name, *(getattr(one, field) for field in _FIELDS))
-            for identity, name, one in zip(predictions.ids, names, decisions, strict=True)
-        ],
+        decisions=rows,
         measurements=measurements,
-        subgroups=subgroups,
-        summary=[overall, *(_worse(group) for group in subgroups if group.worse)],
+        subgroups=audit_groups(
+            predictions, metadata, accepted, outcomes == "ood", wrong, seed=seed
+        ),
     )
+
+
+def _labelled(identity: str, name: str, decision: Decision) -> LabelledDecision:
+    row = LabelledDecision(identity, name, *(getattr(decision, field) for field in _FIELDS))
+    return row._replace(reason=intern(row.reason))  # one text for the many with the same reason
 
 
 _FIELDS = LabelledDecision._fields[2:]  # those of a decision
 
 
-def measure_shares(decisions: Sequence[Decision], dataset: str) -> list[Measurement]:
+def audit_groups(
+    predictions: Predictions,
+    metadata: Mapping[str, Sequence[str]],
+    accepted: Mask,
+    ood: Mask,
+    wrong: Mask,
+    *,
+    seed: int,
+) -> list[Subgroup]:
+    """Audit decisions by class and metadata, on one image of each group, drawn with the seed."""
+    names = [predictions.classes[label] for label in predictions.labels]
+    rows = one_per_group(predictions.groups, seed=seed)
+    columns = {
+        column: [values[row] for row in rows]
+        for column, values in {CLASS: names, **metadata}.items()
+    }
+    return audit(columns, accepted[rows], ood[rows], wrong[rows])
+
+
+def measure_shares(
+    decisions: Sequence[Decision] | Sequence[LabelledDecision], dataset: str
+) -> list[Measurement]:
     """The shares of a set that are accepted, deferred and OOD."""
     outcomes = [one.decision for one in decisions]
     return [
         Measurement(dataset, "policy", name, outcomes.count(outcome) / len(outcomes))
         for name, outcome in SHARES.items()
     ]
-
-
-def _share(events: int, cases: int) -> str:
-    """A share with its exact interval, in words."""
-    low, high = two_sided_interval(events, cases, level=0.05)
-    return f"{events} of {cases} ({events / cases:.1%}, 95 % interval {low:.1%} to {high:.1%})"
-
-
-def _worse(group: Subgroup) -> str:
-    counts = {
-        "coverage": ("accepted", group.accepted, group.cases),
-        "error": ("wrong among accepted", group.errors, group.accepted),
-        "deferral": ("deferred", group.deferred, group.cases),
-    }
-    worse = (counts[quantity] for quantity in group.worse)
-    return f"fares worse: {group.name} {group.value}: " + ", ".join(
-        f"{words} {_share(events, cases)}" for words, events, cases in worse
-    )

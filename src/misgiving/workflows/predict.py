@@ -4,7 +4,8 @@ Nothing here needs torch, unless the model is a run.
 """
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
@@ -23,6 +24,7 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
+from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import refuse_unwritable, write_text
 from misgiving.results.decision_tables import (
@@ -30,8 +32,8 @@ from misgiving.results.decision_tables import (
     DecisionRow,
     DecisionTable,
     decision_journal,
-    writer_for,
 )
+from misgiving.results.review_files import DecisionFormat, DecisionSource
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -39,6 +41,10 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
+Features = Float[np.ndarray, "n width"]
+Feature = Float[np.ndarray, " width"]
+TABLE = DecisionFormat()
+OF_DECISION = DecisionRow._fields[3:-1]  # as they are in a `Decision`
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -46,18 +52,18 @@ class Predictor:
     """A run or a bundle that is ready to decide.
 
     Attributes:
-        decide: From preprocessed images to decisions.
+        decide: From preprocessed images to decisions and features.
+        engine: Of the decisions; without a policy, every image is deferred.
         preprocessing: Applied to an image before.
-        has_policy: False if every image is deferred.
         fingerprint: Of the model and its policy.
         merged: Merges what all processes have found, by position of the image.
         rank: The number of this process among those of the command, from 0.
         processes: How many share the images.
     """
 
-    decide: Callable[[Squares], list[Decision]]
+    decide: Callable[[Squares], tuple[list[Decision], Features]]
+    engine: "DecisionEngine"
     preprocessing: Preprocessing
-    has_policy: bool
     fingerprint: str
     merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
     rank: int = 0
@@ -79,9 +85,9 @@ def predictor_of(
         raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
     bundle = Bundle.load(model)
     return Predictor(
-        decide=bundle.decide_squares,
+        decide=bundle.decide_with_features,
+        engine=bundle.engine,
         preprocessing=bundle.preprocessing,
-        has_policy=bundle.policy is not None,
         fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
     )
 
@@ -99,8 +105,8 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     return Predictor(
         decide=partial(_decide, checkpoint, engine),
+        engine=engine,
         preprocessing=checkpoint.preprocessing,
-        has_policy=engine.policy is not None,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
         merged=distributed.explain_lost_process()(distributed.merged),
         rank=distributed.rank(),
@@ -108,7 +114,9 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     )
 
 
-def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares) -> list[Decision]:
+def _decide(
+    checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
+) -> tuple[list[Decision], Features]:
     """Run the model of a checkpoint on preprocessed images, and decide."""
     import torch
 
@@ -118,9 +126,15 @@ def _decide(checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
     losses = output.predicted_losses.numpy() if checkpoint.estimates_losses else None
-    return engine.decide(
-        output.logits.numpy(), output.features.numpy(), losses, output.taps.numpy()
-    )
+    features = output.features.numpy()
+    return engine.decide(output.logits.numpy(), features, losses, output.taps.numpy()), features
+
+
+class Predicted(NamedTuple):
+    """Decisions, and the performance to expect of them; None where it cannot be estimated."""
+
+    table: DecisionTable
+    expected: ExpectedPerformance | None
 
 
 def predict_files(
@@ -130,6 +144,7 @@ def predict_files(
     out: Path | None = None,
     resume: bool = False,
     contact_sheet: Path | None = None,
+    file_format: DecisionFormat = TABLE,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -137,8 +152,10 @@ def predict_files(
     on_image: OnImage = lambda *_: None,
     on_table: Callable[[DecisionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
-) -> DecisionTable:
-    """Decide on images, and write a table and a contact sheet, each whole or not at all.
+) -> Predicted:
+    """Decide on images, and write a table or a file for another tool, and a contact sheet.
+
+    Each is written whole or not at all.
 
     Args:
         model: A run or a bundle.
@@ -146,6 +163,7 @@ def predict_files(
         out: The table; None for none. Decisions are kept beside it until it is there.
         resume: Start with the decisions that an earlier attempt has kept.
         contact_sheet: The page of images that were not accepted; None for none.
+        file_format: Of `out`: a table, or a file for another tool.
         device: Of a run.
         devices: Processes on each machine that share the images of a run.
         nodes: Machines.
@@ -154,19 +172,11 @@ def predict_files(
         on_table: Called with the table if `out` is None.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
-    if resume and out is None:
-        raise UsageError("`resume` needs `out`, the file to continue")
-    deliver = on_table if out is None else partial(writer_for(out), out)
-    if contact_sheet is not None:
-        if out is not None and contact_sheet.resolve() == out.resolve():
-            raise UsageError(
-                f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
-            )
-        refuse_unwritable(contact_sheet)
-        import_module("jinja2")  # fail now rather than after all decisions
+    _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
     predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
     if predictor.rank:  # the first process keeps and writes for all
-        out, contact_sheet, deliver = None, None, on_table
+        out, contact_sheet, on_table = None, None, lambda _: None
+    features: dict[int, Feature] = {}
     with decision_journal(out, predictor.fingerprint, resume=resume) as journal:
         decisions = predict_images(
             predictor,
@@ -175,16 +185,48 @@ def predict_files(
             on_image=on_image,
             on_bad_image=on_bad_image,
             journal=journal,
+            on_features=features.update if file_format.ordered else lambda _: None,
         )
+        features = predictor.merged(features)
         table = DecisionTable.of(
-            decisions, has_policy=predictor.has_policy, unreadable=on_bad_image == SKIP
+            decisions,
+            has_policy=predictor.engine.policy is not None,
+            unreadable=on_bad_image == SKIP,
         )
-        deliver(table)
+        if out is None:
+            on_table(table)
+        else:
+            source = DecisionSource(predictor.engine.classes, predictor.fingerprint, features)
+            file_format.write(out, table, source)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
             write_text(contact_sheet, sheet_of(decisions))
-    return table
+    numbers = DecidedNumbers()
+    deque(numbers.through(decisions), maxlen=0)
+    return Predicted(table, numbers.expected(predictor.engine))
+
+
+def _refuse_outputs(
+    out: Path | None,
+    contact_sheet: Path | None,
+    images: Sequence[Path],
+    file_format: DecisionFormat,
+    *,
+    resume: bool,
+) -> None:
+    """Refuse what cannot be written, before any work is done."""
+    if resume and out is None:
+        raise UsageError("`resume` needs `out`, the file to continue")
+    file_format.refuse(out, images, resume=resume)
+    if contact_sheet is None:
+        return
+    if out is not None and contact_sheet.resolve() == out.resolve():
+        raise UsageError(
+            f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
+        )
+    refuse_unwritable(contact_sheet)
+    import_module("jinja2")
 
 
 def predict_images(
@@ -195,6 +237,7 @@ def predict_images(
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
     journal: DecisionJournal | None = None,
+    on_features: Callable[[Mapping[int, Feature]], None] = lambda _: None,
 ) -> list[DecisionRow]:
     """Decide on image files and all images in folders, in their order.
 
@@ -205,6 +248,7 @@ def predict_images(
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
         journal: Decisions that are not made again; those that are made are added.
+        on_features: Called with the features of images on which was decided, by their positions.
 
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
@@ -224,13 +268,15 @@ def predict_images(
         bad |= {index: one for index, one in batch if isinstance(one, BadImage)}
         read = {index: one for index, one in batch if isinstance(one, _ReadImage)}
         if read:
-            decided = predictor.decide(np.stack([image.pixels for image in read.values()]))
+            squares = np.stack([image.pixels for image in read.values()])
+            decided, vectors = predictor.decide(squares)
             rows = {
-                index: _row(dataset.ids[index], decision)
+                index: row_of(dataset.ids[index], decision)
                 for index, decision in zip(read, decided, strict=True)
             }
             journal.add({read[index].key: row for index, row in rows.items()})
             found |= rows
+            on_features(dict(zip(read, vectors, strict=True)))
         on_image(len(found) + len(bad), len(dataset))
     found, bad = predictor.merged(found), predictor.merged(bad)
     rule(list(bad.values()), len(dataset))
@@ -281,7 +327,11 @@ def _batches(
             yield batch
 
 
-def _row(path: str, decision: Decision) -> DecisionRow:
-    values = {name: getattr(decision, name, None) for name in DecisionRow._fields}
-    probability = decision.probability if math.isfinite(decision.probability) else None
-    return DecisionRow._make({**values, "path": path, "probability": probability}.values())
+def row_of(path: str, decision: Decision) -> DecisionRow:
+    """The row of a table for a decision."""
+    return DecisionRow(
+        path,
+        decision.predicted_class,
+        decision.probability if math.isfinite(decision.probability) else None,
+        *(getattr(decision, name) for name in OF_DECISION),
+    )

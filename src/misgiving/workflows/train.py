@@ -14,10 +14,10 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
-from misgiving.data.groups import joined_groups
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.evaluation.inference import model_fingerprint
+from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
@@ -201,7 +201,7 @@ def _checkpoint(
         architecture=architecture,
         classes=classes,
         preprocessing=setup.preprocessing,
-        split=split_of(setup),
+        split=split_of(setup.images, setup.sets),
         class_weights=tuple(class_weights(labels, len(classes), weighting).tolist()),
         estimates_losses=setup.training.estimates_losses,
         configuration=_configuration(setup),
@@ -232,13 +232,12 @@ def _initial_model(
     return model
 
 
-def split_of(setup: TrainingSetup) -> Split:
+def split_of(images: ImageSet, sets: SetNames) -> Split:
     """The content of `split.csv`."""
-    images = setup.images
     return Split(
         ids=images.ids,
         hashes=images.hashes,
-        sets=tuple(str(name) for name in setup.sets),
+        sets=tuple(str(name) for name in sets),
         labels=tuple(images.classes[label] for label in images.labels),
         groups=images.groups,
     )
@@ -246,14 +245,19 @@ def split_of(setup: TrainingSetup) -> Split:
 
 def _configuration(setup: TrainingSetup) -> dict[str, Any]:
     return {
-        "data": {
-            "name": setup.data,
-            "fingerprint": setup.images.fingerprint,
-            "group_columns": list(setup.images.group_columns),
-            "images": {name: int(np.sum(setup.sets == name)) for name in np.unique(setup.sets)},
-            "skipped": [one._asdict() for one in setup.images.skipped],
-        },
+        "data": data_facts(setup.data, setup.images, setup.sets),
         "model": setup.model.to_dict(),
         "training": setup.training.to_dict(),
         "augmentation": setup.augmentation.to_dict(),
+    }
+
+
+def data_facts(name: str, images: ImageSet, sets: SetNames) -> dict[str, Any]:
+    """What a run records of its data, as JSON."""
+    return {
+        "name": name,
+        "fingerprint": images.fingerprint,
+        "group_columns": list(images.group_columns),
+        "images": {name: int(np.sum(sets == name)) for name in np.unique(sets)},
+        "skipped": [one._asdict() for one in images.skipped],
     }

@@ -14,8 +14,8 @@ from misgiving.data.datasets.folders import (
     read_table,
     refuse_missing,
 )
-from misgiving.data.groups import groups_of_rows
 from misgiving.errors import DataError
+from misgiving.groups import groups_of_rows
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 ISIC_METADATA = {"age_approx": "age", "sex": "sex", "anatom_site_general": "site"}

@@ -13,8 +13,8 @@ import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import read_bytes, refuse_file
-from misgiving.data.groups import UNITS, groups_of_rows
 from misgiving.errors import DataError
+from misgiving.groups import UNITS, groups_of_rows
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 OWN_COLUMNS = ("path", "label", *UNITS)
@@ -203,14 +203,14 @@ def metadata_of_rows(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Me
     """
     cells = rows[0].cells if rows else {}
     found = {
-        name: _banded(name, [row.cells[column].strip() for row in rows])
+        name: banded(name, [row.cells[column].strip() for row in rows])
         for column, name in columns.items()
         if column in cells
     }
     return {name: values for name, values in found.items() if values}
 
 
-def _banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
+def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
     """A column of few values as it is, and numbers in bands; empty if neither is possible."""
     if name == "age":
         return tuple(map(age_band, values))

@@ -1,5 +1,6 @@
 """Style of the figures: colours and strokes of the models, and a figure as bytes."""
 
+import base64
 import io
 from collections.abc import Callable
 from functools import wraps
@@ -83,6 +84,7 @@ PLOTTED = (
 )
 """The detectors that Figure 5 has room for; the table below it has all."""
 Kind = Literal["png", "svg", "jpg"]
+MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
 
 Parameters = ParamSpec("Parameters")
@@ -113,6 +115,11 @@ def render(figure: Figure, kind: Kind) -> bytes:
     with matplotlib.rc_context(STYLE):  # ticks are only made when drawn
         figure.savefig(file, format=kind, dpi=160, metadata=metadata[kind] or None)
     return file.getvalue()
+
+
+def figure_link(figure: Figure, kind: Kind) -> str:
+    """A figure as a data URL."""
+    return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
 
 
 def mark_missing(axes: Axes) -> None:

@@ -169,11 +169,23 @@ def confusion_figure(confusions: Sequence[Confusion], *, classes: Sequence[str] 
         axes.set_visible(False)
     for axes, (model, counts) in zip(grid.flat, found.items(), strict=False):
         axes.set_title(model)
-        _draw_matrix(axes, counts, names)
+        _draw_matrix(axes, counts, names, of="images over trials")
     return figure
 
 
-def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
+@styled
+def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
+    """One matrix: counts in the cells, shades by the share of the true class."""
+    side = max(3.8, 0.42 * len(names) + 1.0)
+    figure = Figure(figsize=(side + 2.0, side))
+    axes = figure.subplots()
+    _draw_matrix(axes, counts, names, of="images")
+    axes.tick_params(axis="x", rotation=0 if max(map(len, names)) < 5 else 90)
+    figure.draw_without_rendering()  # the layout of long labels needs two passes
+    return figure
+
+
+def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -> None:
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
@@ -187,7 +199,7 @@ def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str]) -> None:
         [f"{name} ({total})" for name, total in zip(names, totals, strict=True)],
         fontsize=7.5,
     )
-    axes.set(xlabel="predicted class", ylabel="true class (images over trials)")
+    axes.set(xlabel="predicted class", ylabel=f"true class ({of})")
     axes.grid(visible=False)
 
 

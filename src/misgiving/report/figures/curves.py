@@ -46,9 +46,12 @@ DOT = 3.0  # size of the mark of a trial
 DOTTED = 0.8  # the coverage at which every trial has its dot
 SIDE = 2.2  # between the dots of two scores, in percent of coverage
 QUANTITIES = {
+    "right": ("share that is right (%)", 100.0),
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
 }
+PANEL = (4.6, 3.4)  # inches: a figure of one panel, which a phone still shows legibly
+CHOSEN = "#d55e00"
 AREAS = 10.0, 60.0  # of the marks with fewest and most images; equal predictions share a bin
 
 
@@ -198,12 +201,39 @@ def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> None:
 
 
 @styled
-def reliability_figure(bins: Sequence[ReliabilityRow]) -> Figure:
-    """A column for each model: the error probability above, and the expected loss below."""
+def acceptance_figure(
+    points: Sequence[RiskPoint], *, chosen: tuple[float, float] | None, limit: float | None
+) -> Figure:
+    """Risk over coverage of one score, with the share accepted and the error of a policy.
+
+    Args:
+        points: Of the curve.
+        chosen: Share that a policy accepts, and the error among it; None: there is no such point.
+        limit: The target error rate of the policy.
+    """
+    figure = Figure(figsize=PANEL)
+    axes = figure.subplots()
+    _draw_line(axes, points[0].detector if points else "", points)
+    if limit is not None:
+        axes.axhline(100 * limit, color=INK, linewidth=1.0, linestyle="--", label="target")
+    if chosen is not None:
+        at = [100 * share for share in chosen]
+        axes.plot(*at, "o", color=CHOSEN, markersize=8, zorder=3, label="the policy")
+    axes.set(xlabel="accepted (%)", ylabel="error among accepted (%)", xlim=(0, 101))
+    axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+    axes.legend()
+    return figure
+
+
+@styled
+def reliability_figure(
+    bins: Sequence[ReliabilityRow], intervals: Sequence[tuple[float, float]] = ()
+) -> Figure:
+    """A column for each model, a row for each quantity; with an interval for each bin, if given."""
     models = models_of(bins)
     shown = [name for name in QUANTITIES if select(bins, quantity=name)]
-    width = min(10.0, 2.6 * len(models))
-    figure = Figure(figsize=(width, 2.5 * len(shown)))
+    size = (min(10.0, 2.6 * len(models)), 2.5 * len(shown))
+    figure = Figure(figsize=PANEL if intervals else size)
     panels = figure.subplots(len(shown), len(models), sharex="row", sharey="row", squeeze=False)
     for row, quantity in zip(panels, shown, strict=True):
         words, factor = QUANTITIES[quantity]
@@ -211,7 +241,11 @@ def reliability_figure(bins: Sequence[ReliabilityRow]) -> Figure:
         for axes, model in zip(row, models, strict=True):
             axes.set_title(model)
             axes.set_xlabel("predicted")
-            _draw_bins(axes, select(bins, quantity=quantity, model=model), factor)
+            of_panel = select(bins, quantity=quantity, model=model)
+            _draw_bins(axes, of_panel, factor)
+            for one, ends_of_one in zip(of_panel, intervals, strict=False):
+                bounds = factor * np.array(ends_of_one)
+                axes.vlines(factor * one.predicted, *bounds, color=INK, linewidth=1.0)
         ends = [0.0, max(end for axes in row for end in (axes.get_xlim()[1], axes.get_ylim()[1]))]
         for axes in row:
             axes.plot(ends, ends, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)

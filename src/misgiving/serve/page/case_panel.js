@@ -43,6 +43,8 @@ export function renderCase() {
   showClasses(false);
   if (!one) return;
   at("case-name").textContent = one.name;
+  at("case-remark").textContent = one.remark ? `Number ${one.place} of the list: ${one.remark}` : "";
+  at("case-remark").hidden = !one.remark;
   at("note").value = draftOf(one.id);
   at("agree").replaceChildren(`Agree: ${one.predicted_class} `, element("kbd", "", "a"));
   at("detail").scrollTop = 0;

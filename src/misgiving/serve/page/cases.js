@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { complain } from "./dom.js";
-import { isShown } from "./outcomes.js";
+import { isShown, orderOfService } from "./outcomes.js";
 import { OUTCOMES, emit, on, state, take } from "./state.js";
 
 const MOST = 5000; // loaded cases; the CSV has all
@@ -78,7 +78,7 @@ function decided() {
 function queryFor(decisions) {
   const query = new URLSearchParams(decisions.map((one) => ["decision", one]));
   if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
-  query.set("order", state.order === "newest" ? "newest" : "expected_error");
+  query.set("order", orderOfService());
   return query;
 }
 

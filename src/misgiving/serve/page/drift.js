@@ -17,6 +17,7 @@ export async function lookForDrift() {
   at("drift-tests").replaceChildren(...alarms.map((one) => element("li", "", describe(one))));
   at("drift-quiet").textContent = found.alarm ? "" : `${found.summary} ${found.cases} images tested; `
     + `probability of a false alarm: at most ${atMost(found.false_alarms, 0)}.`;
+  at("expected").textContent = found.expected;
   if (!found.complete) setTimeout(lookForDrift, 100);
 }
 

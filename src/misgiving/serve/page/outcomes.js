@@ -37,12 +37,18 @@ function doubt(one) {
   return one.probability == null ? 2 : 1 - one.probability;
 }
 
+const LAST = 2 ** 31 - 1; // place of a case that is in no list
 const byDoubt = (a, b) => doubt(b) - doubt(a) || (a.id < b.id ? 1 : -1);
 export const ORDERS = {
   error: byDoubt,
   decision: (a, b) => OUTCOMES.indexOf(outcome(a)) - OUTCOMES.indexOf(outcome(b)) || byDoubt(a, b),
   newest: (a, b) => (a.id < b.id ? 1 : -1),
+  listed: (a, b) => (a.place ?? LAST) - (b.place ?? LAST) || (a.id < b.id ? 1 : -1),
 };
+
+// The order in which the service is asked for cases.
+export const orderOfService = () =>
+  (["newest", "listed"].includes(state.order) ? state.order : "expected_error");
 
 export function isShown(one) {
   const { decisions, reviewed } = state;

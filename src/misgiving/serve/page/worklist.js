@@ -2,7 +2,7 @@
 
 import { at, element, percent } from "./dom.js";
 import {
-  ORDERS, classOf, isShown, labelOf, outcome, reasonOf, wasPredicted,
+  ORDERS, classOf, isShown, labelOf, orderOfService, outcome, reasonOf, wasPredicted,
 } from "./outcomes.js";
 import { renderSlider } from "./slider.js";
 import { emit, inStore, on, state } from "./state.js";
@@ -29,6 +29,7 @@ export function renderAll() {
   at("empty").textContent = inStore()
     ? "No matching cases." : "No cases yet. Drop an image on this page.";
   at("csv").href = `cases.csv?${csvQuery()}`;
+  at("listed").hidden = state.order !== "listed" && ![...state.cases.values()].some((one) => one.place);
   remember();
 }
 
@@ -50,7 +51,7 @@ function csvQuery() {
   const query = new URLSearchParams();
   for (const decision of state.decisions) query.append("decision", decision);
   if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
-  query.set("order", state.order === "newest" ? "newest" : "expected_error");
+  query.set("order", orderOfService());
   return query;
 }
 
@@ -113,7 +114,7 @@ function said(one) {
   line.append(element("b", "", classOf(one)));
   if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
   line.append(name);
-  box.append(line, element("div", "why", reasonOf(one)));
+  box.append(line, element("div", "why", one.remark || reasonOf(one)));
   return box;
 }
 

@@ -46,6 +46,8 @@ CASE_COLUMNS = (
     "acceptance_score",
     "ood_score",
     "reason",
+    "place",
+    "remark",
     "reviewed",
 )
 REVIEW_COLUMNS = tuple(Review.model_fields)

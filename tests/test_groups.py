@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from misgiving.data.groups import groups_of_rows, joined_groups, unit_of, unit_sentences
+from misgiving.groups import groups_of_rows, joined_groups, unit_of, unit_sentences
 
 
 def rows_of(columns, *cells):

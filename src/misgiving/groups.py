@@ -38,7 +38,15 @@ def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> Nam
     >>> groups_of_rows(rows, ["a", "b", "c", "d"])
     NamedGroups(groups=('ann', 'ann', 'ann', 'd'), columns=('patient', 'lesion_id'))
     """
-    cells = {column: [row.get(column, "").strip() for row in rows] for column in UNITS}
+    return groups_of_columns(
+        {column: [row.get(column, "") for row in rows] for column in UNITS}, ids
+    )
+
+
+def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) -> NamedGroups:
+    """Group images as `groups_of_rows` does, by the columns of a table."""
+    given = [column for column in UNITS if column in columns]
+    cells = {column: [value.strip() for value in columns[column]] for column in given}
     cells = {column: values for column, values in cells.items() if any(values)}
     first = next(iter(cells), "")
     named = list(ids)

@@ -1,0 +1,77 @@
+"""`misgiving attach`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from misgiving.cli.failures import say_skipped
+from misgiving.cli.options import Cache, Data, Fields, Values, command
+from misgiving.cli.progress import Bar, progress_bars, say
+from misgiving.cli.train import refuse_existing, show_last_epoch
+from misgiving.configuration import default_cache
+from misgiving.training.config import AttachConfig, TrainingConfig
+from misgiving.training.recipes import ATTACHED
+
+ESTIMATOR = Fields(
+    TrainingConfig,
+    (
+        *("auxiliary", "margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
+        *("weight_decay", "seed", "device"),
+    ),
+    optional=True,
+    defaults={"attach": ATTACHED},
+)
+
+
+@command
+def attach(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A folder of Hugging Face's format with an image classifier (config.json, "
+            "model.safetensors, preprocessor_config.json), the name of a timm model, or "
+            "torchvision:NAME; a model by name needs --weights.",
+        ),
+    ],
+    data: Data,
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
+    config: AttachConfig,
+    training: Annotated[Values, ESTIMATOR],
+    cache: Cache = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace RUN.")] = False,
+) -> None:
+    """Give a classifier that was trained elsewhere a loss estimator.
+
+    The classifier stays as it is: its logits are the same, bit for bit. DATA are labelled images
+    that it was not trained on. They are split by group into a training, a tuning, a calibration and
+    a test set; the estimator learns the losses of the training set, on activations that are
+    computed once. These losses are held out, not cross-fitted: nothing of the classifier is
+    trained. RUN is a run as `train` writes it, for `calibrate`, `evaluate`, `predict`, `export` and
+    `serve`. Nothing is downloaded.
+
+    Example: misgiving attach my-vit folder:photos --out runs/my-vit
+    """
+    refuse_existing(out, overwrite)
+
+    from dataclasses import replace
+
+    from misgiving.workflows.attach import attach_run
+    from misgiving.workflows.plan import training_outlook
+
+    with progress_bars() as progress:
+        attached = attach_run(
+            model,
+            data,
+            out,
+            config=config,
+            training=replace(ATTACHED, **training),
+            cache=cache or default_cache(),
+            on_image=Bar(progress, "preparing images").at,
+        )
+    say_skipped(attached.images.skipped)
+    for sentence in (*attached.summary, *training_outlook(attached.images, attached.sets)):
+        say(sentence)
+    show_last_epoch(out / "history.csv")
+    say(f"wrote {out}")

@@ -1,0 +1,17 @@
+"""The templates of the pages."""
+
+from functools import cache
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+
+@cache
+def environment() -> Environment:
+    """The templates of this package; everything that they insert is escaped."""
+    return Environment(
+        loader=PackageLoader("misgiving.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )

@@ -1,0 +1,87 @@
+"""Lists of images for a person to review: suspect labels, and what to label next."""
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+from misgiving.errors import DataError, explain_damage
+
+REMEDY = "give a CSV file that `misgiving data audit`, `data rank` or `predict` wrote"
+
+
+class SuspectLabel(NamedTuple):
+    """An image whose label is probably wrong; one row of `suspect_labels.csv`.
+
+    Attributes:
+        path: Of the image file; empty where it is not known.
+        id: Name of the image.
+        label: The given label.
+        suggested_class: The most probable other class.
+        score: From 0.5 to 1, the higher the more suspect; see `metrics.label_errors.suspicion`.
+        basis: `held-out` outputs of the model, or `cross-fitted` ones.
+        why: The evidence in words.
+    """
+
+    path: str
+    id: str
+    label: str
+    suggested_class: str
+    score: float
+    basis: str
+    why: str
+
+
+class Listing(NamedTuple):
+    """The place of an image in a list, from 1, and what the list says of it."""
+
+    place: int
+    remark: str
+
+
+class ListedImage(NamedTuple):
+    """An image file in a list."""
+
+    path: str
+    listing: Listing
+
+
+def read_review_list(path: Path) -> list[ListedImage]:
+    """Read a list as CSV: suspect labels, or decisions in the order of review.
+
+    Paths are relative to the working folder, as the commands that write lists have them.
+
+    Raises:
+        DataError: The file is missing or damaged, names no images, or an image does not exist.
+    """
+    with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file, strict=True))
+    if not rows:
+        raise DataError(f"{path}: has no rows; {REMEDY}")
+    if "path" not in rows[0]:
+        raise DataError(f"{path}: there is no column path; {REMEDY}")
+    return [
+        ListedImage(_existing(path, number, row["path"] or ""), Listing(number, _remark(row)))
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def _existing(table: Path, number: int, name: str) -> str:
+    if not name:
+        raise DataError(f"{table}: row {number} has no path; name the image file in column path")
+    plain = name.removeprefix("'")  # before text that a spreadsheet would compute
+    for candidate in (name, plain):
+        if Path(candidate).is_file():
+            return candidate
+    raise DataError(
+        f"{table}: row {number}: {plain} does not exist; run from the folder in which the list was "
+        "made"
+    )
+
+
+def _remark(row: dict[str, str]) -> str:
+    if row.get("suggested_class"):
+        return (
+            f"labelled {row.get('label')}; suggested class {row['suggested_class']} "
+            f"(score {row.get('score')}); {row.get('why')}"
+        )
+    return "to label next"

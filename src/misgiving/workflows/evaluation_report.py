@@ -1,0 +1,168 @@
+"""`report.html` of an evaluation, from what the workflows measure; needs no torch."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from misgiving.data.decoding import Picture
+from misgiving.decisions.engine import DecisionEngine
+from misgiving.deferral.policy import DeferralPolicy
+from misgiving.files import write_text
+from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClasses
+from misgiving.report.evaluation.findings import Findings
+from misgiving.results.predictions import Predictions
+from misgiving.results.schema import LabelledDecision
+from misgiving.workflows.policy_evaluation import REPORT, PolicyEvaluation, audit_groups
+
+WITHOUT_POLICY = "msp"  # by which images would be accepted
+OOD_WITHOUT_POLICY = "max_logit"
+OWN_CASES = (
+    "These are the calibration cases, which set the threshold: what is observed on them, such as "
+    "the error among the accepted, is optimistic. The certified targets are not. To measure the "
+    "policy, give labelled images that it was not fitted on."
+)
+
+
+def write_report(path: Path, evaluated: Evaluated, findings: Findings) -> Path:
+    """Write the page.
+
+    Raises:
+        ModuleNotFoundError: matplotlib or jinja2 is not installed; the extra `report` has both.
+    """
+    try:
+        from misgiving.report.evaluation.page import evaluation_page
+    except ModuleNotFoundError as error:
+        message = f"no report: {error.name} is not installed; run: pip install 'misgiving[report]'"
+        raise ModuleNotFoundError(message, name=error.name) from error
+    write_text(path, evaluation_page(evaluated, findings))
+    return path
+
+
+def shown_detector(engine: DecisionEngine) -> str:
+    """The OOD score that the report is about."""
+    return (engine.policy.ood_detector if engine.policy else None) or OOD_WITHOUT_POLICY
+
+
+def report_if_installed(
+    out: Path, evaluated: Evaluated, findings: Findings
+) -> tuple[Path | None, list[str]]:
+    """Write the report of an evaluation, or give a sentence on what it needs."""
+    try:
+        return write_report(out / REPORT, evaluated, findings), []
+    except ModuleNotFoundError as error:
+        return None, [str(error)]
+
+
+def evaluated_images(
+    title: str,
+    predictions: Predictions,
+    metadata: Mapping[str, Sequence[str]],
+    *,
+    unit: str,
+    policy: DeferralPolicy | None = None,
+    decided: PolicyEvaluation | None = None,
+    picture: Callable[[int], Picture | None] | None = None,
+    warnings: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    detection: Detection | None = None,
+) -> Evaluated:
+    """The report's record of labelled images, with the decisions of a policy if there are any.
+
+    Args:
+        title: Name of the data.
+        predictions: Of the images.
+        metadata: Values of each image by column.
+        unit: What a group of them is.
+        policy: Its certificate is shown.
+        decided: Its decisions on these images.
+        picture: Reads an image.
+        warnings: Sentences on numbers that are optimistic.
+        notes: Other sentences on the images.
+        detection: OOD scores.
+    """
+    seed = policy.seed if policy else 0
+    answers = _answers(predictions, decided, policy, picture)
+    everything = np.ones(len(predictions), dtype=bool)
+    errors = audit_groups(predictions, metadata, everything, ~everything, answers.wrong, seed=seed)
+    weakened = policy.warnings if policy else []
+    rule = [f"classes are named by the rule {policy.rule}"] if policy and decided else []
+    return Evaluated(
+        title=title,
+        answers=answers,
+        policy=policy,
+        warnings=[*warnings, *weakened],
+        notes=[*notes, *rule],
+        errors=errors,
+        decisions=decided.subgroups if decided else (),
+        detection=detection,
+        seed=seed,
+        unit=unit,
+    )
+
+
+def _answers(
+    predictions: Predictions,
+    decided: PolicyEvaluation | None,
+    policy: DeferralPolicy | None,
+    picture: Callable[[int], Picture | None] | None,
+) -> Answers:
+    if decided is None or policy is None:
+        probabilities = predictions.probabilities
+        named = predictions.choices
+        shown = probabilities[np.arange(len(predictions)), named]
+        measured: dict[str, Any] = {"scores": shown, "score": WITHOUT_POLICY}
+    else:
+        rows = decided.decisions
+        position = {name: number for number, name in enumerate(predictions.classes)}
+        named = np.array([position[one.predicted_class] for one in rows])
+        shown = np.array([one.probability for one in rows])
+        measured = {
+            "scores": _column(rows, "acceptance_score"),
+            "score": policy.score,
+            "outcomes": np.array([one.decision for one in rows]),
+            "reasons": [one.reason for one in rows],
+        }
+    return Answers(
+        wrong=named != predictions.labels,
+        probabilities=shown,
+        groups=np.unique(np.array(predictions.groups), return_inverse=True)[1],
+        ids=predictions.ids,
+        classes=NamedClasses(predictions.classes, predictions.labels, named),
+        picture=picture,
+        **measured,
+    )
+
+
+def _column(rows: Sequence[LabelledDecision], field: str) -> np.ndarray:
+    values = (getattr(one, field) for one in rows)
+    return np.array([np.nan if value is None else value for value in values])
+
+
+def calibration_cases(engine: DecisionEngine, notes: Sequence[str]) -> Evaluated:
+    """The report's record of the cases that a policy was calibrated with."""
+    policy, calibrator = engine.policy, engine.calibrator
+    if policy is None or calibrator is None:
+        raise ValueError("the engine has no policy")
+    cases = policy.certificate.calibration_scores
+    scores, kept = np.array(cases.scores), np.array(cases.kept)
+    threshold = np.inf if policy.accept_threshold is None else policy.accept_threshold
+    ids = tuple(map(str, range(1, len(scores) + 1)))
+    answers = Answers(
+        wrong=np.array(cases.wrong),
+        scores=scores,
+        score=policy.score,
+        probabilities=1 - calibrator.error(scores),
+        groups=np.arange(len(scores)),
+        ids=ids,
+        outcomes=np.where(kept & (scores >= threshold), "accept", "defer"),
+    )
+    title = "calibration cases of a deferral policy"
+    return Evaluated(
+        title=title,
+        answers=answers,
+        policy=policy,
+        warnings=[OWN_CASES, *policy.warnings],
+        notes=notes,
+    )

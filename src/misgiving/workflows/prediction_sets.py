@@ -1,0 +1,167 @@
+"""The sets on which a policy is fitted, from tables of predictions."""
+
+import math
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from misgiving.data.splits import QUARTERS, partition_groups
+from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of
+from misgiving.results.prediction_tables import Columns, PredictionTable
+from misgiving.results.predictions import Predictions
+from misgiving.results.schema import PolicyCases, PolicyImages
+from misgiving.scores.detectors import FittedDetectors
+
+DIGITS = 16  # of a hash
+MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
+
+
+class Sets(NamedTuple):
+    """Tables to fit detectors on, to tune and to calibrate with, and sentences about them."""
+
+    training: PredictionTable | None
+    tuning: PredictionTable
+    calibration: PredictionTable
+    summary: list[str]
+
+
+def split_table(table: PredictionTable, *, seed: int) -> Sets:
+    """The sets that a table names, or else a quarter of it, by group, to tune on, and the rest.
+
+    Raises:
+        DataError: A set or a label is missing, or there are too few groups.
+    """
+    if table.sets is not None:
+        training, tuning, calibration = (
+            table.select(table.rows_of(name)) for name in ("train", "tune", "calibrate")
+        )
+        for name, of in (("tune", tuning), ("calibrate", calibration)):
+            if not len(of):
+                raise DataError(
+                    f"no row is in the set {name!r}; name the set of each row, or leave out the "
+                    "column, and rows are drawn"
+                )
+        source = "the sets tune and calibrate"
+    else:
+        table.refuse_unlabelled()
+        groups = table.predictions.groups
+        count = max(QUARTERS, math.ceil(len(set(groups)) / MOST_TUNED))
+        drawn = partition_groups(groups, count, seed=seed)[0]
+        rest = np.setdiff1d(np.arange(len(table)), drawn)
+        training, tuning, calibration = (
+            table.select(drawn[:0]),
+            table.select(drawn),
+            table.select(rest),
+        )
+        share = "a quarter" if count == QUARTERS else f"1 of {count} parts"
+        source = f"{share} of {len(table)} images, drawn by group with seed {seed}, and the rest"
+    counts = counts_of(tuning, calibration)
+    sentence = f"{source}: {counts[0]} to fit and choose on, {counts[1]} to certify with"
+    return Sets(training if len(training) else None, tuning, calibration, [sentence])
+
+
+def counts_of(*tables: PredictionTable) -> list[str]:
+    """Numbers of images and groups, in words."""
+    return [f"{len(of)} images ({len(set(of.predictions.groups))} groups)" for of in tables]
+
+
+def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
+    """A table of what a caller gives; images without ids are named by their set and number."""
+    if isinstance(data, PredictionTable):
+        return data
+    if isinstance(data, Predictions):
+        return PredictionTable(predictions=data)
+    columns = _columns_of(data)
+    if classes is not None and "logits" in columns:
+        columns.setdefault("classes", list(classes))
+    if "id" not in columns and name:
+        count = len(next(iter(columns.values()), ()))
+        columns["id"] = [f"{name} {number}" for number in range(1, count + 1)]
+    return PredictionTable.from_columns(columns)
+
+
+def _columns_of(data: Any) -> dict[str, Any]:
+    if isinstance(data, Columns):
+        return {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
+    arrays = data if isinstance(data, tuple) else (data,)
+    if len(arrays) > 2:
+        raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
+    return dict(zip(("logits", "label"), arrays, strict=False))
+
+
+def of_model(table: PredictionTable, name: str) -> PredictionTable:
+    """The table with this name of the model if it has none."""
+    if table.predictions.model:
+        return table
+    return replace(table, predictions=replace(table.predictions, model=name))
+
+
+def refuse_other_outputs(
+    table: PredictionTable,
+    outputs: str,
+    *,
+    name: str = "the predictions",
+    other: str = "the policy",
+) -> None:
+    """Refuse probabilities beside logits: scores such as the largest logit cannot be compared.
+
+    Args:
+        table: The predictions.
+        outputs: Kind of the others.
+        name: Of the predictions, for the message.
+        other: Name of the others.
+    """
+    if table.outputs and outputs and table.outputs != outputs:
+        raise DataError(
+            f"{name}: has {table.outputs}, and {other} {outputs}, with which its scores cannot be "
+            f"compared; give {outputs}"
+        )
+
+
+def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None:
+    """Refuse a calibration set that has the images of the tuning set under other names.
+
+    An image is known by its logits. Rounded ones are alike for many images, so that only rows that
+    occur once count, and more than half of these must occur in both sets.
+    """
+    first, second = (
+        np.unique(np.ascontiguousarray(of.predictions.logits), axis=0, return_counts=True)
+        for of in (tuning, calibration)
+    )
+    once = [{row.tobytes() for row in rows[counts == 1]} for rows, counts in (first, second)]
+    shared = len(once[0] & once[1])
+    if 2 * shared > min(map(len, once)):
+        raise DataError(
+            f"{shared} rows of the calibration set are also in the tuning set; give images that "
+            "nothing was chosen on"
+        )
+
+
+def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, str]:
+    """Detectors fitted on the training images, if there are features; and a sentence on them."""
+    if training is None or not training.predictions.features.shape[1]:
+        return FittedDetectors.none(), (
+            "no detector of features is fitted: there are no training images with features"
+        )
+    detectors = FittedDetectors.fit(training.predictions)
+    return detectors, f"detectors are fitted on {len(training)} training images"
+
+
+def identities(table: PredictionTable) -> PolicyImages:
+    """Images of a table; a case is known by its id and its logits."""
+    predictions = table.predictions
+    logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
+    hashes = tuple(
+        sha256_of(name.encode() + row.tobytes())[:DIGITS]
+        for name, row in zip(predictions.ids, logits, strict=True)
+    )
+    return PolicyImages(images=predictions.ids, hashes=hashes, groups=predictions.groups)
+
+
+def rows_not_used(table: PredictionTable, cases: PolicyCases) -> Int[np.ndarray, " _"]:
+    """Positions of the images that a policy was not fitted on."""
+    used = {*cases.tune.hashes, *cases.calibration.hashes}
+    return np.flatnonzero([content not in used for content in identities(table).hashes])

@@ -1,0 +1,293 @@
+"""`predict` and `evaluate` on files of predictions, without a model and without torch."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from misgiving.data.datasets.folders import banded
+from misgiving.data.decoding import Picture, picture_of
+from misgiving.decisions.engine import CASES, POLICY, DecisionEngine, load_policy
+from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.measures import (
+    measure_classification,
+    measure_detection,
+    measure_failures,
+    measure_loss_estimation,
+)
+from misgiving.files import refuse_unwritable_folder
+from misgiving.groups import unit_of
+from misgiving.report.evaluation import Detection, ScoredImages
+from misgiving.report.evaluation.findings import findings_of
+from misgiving.results.decision_tables import DecisionRow, DecisionTable
+from misgiving.results.formats import read_document
+from misgiving.results.prediction_tables import SETS, PredictionTable
+from misgiving.results.review_files import DecisionFormat, DecisionSource
+from misgiving.results.schema import Measurement, PolicyCases
+from misgiving.scores.detectors import all_scores
+from misgiving.workflows.evaluation_report import (
+    evaluated_images,
+    report_if_installed,
+    shown_detector,
+)
+from misgiving.workflows.policy_evaluation import (
+    Evaluation,
+    distinct_names,
+    evaluate_policy,
+    measure_shares,
+    remove_earlier,
+    write_evaluation,
+)
+from misgiving.workflows.predict import TABLE, row_of
+from misgiving.workflows.prediction_sets import of_model, refuse_other_outputs, rows_not_used
+
+POLICY_FOLDER = "policy"  # in a run
+MANY = 10_000  # images that are decided on at a time
+EVERYTHING = "predictions"  # name of the measured set where the table names none
+
+
+def policy_folder(path: Path) -> Path:
+    """The policy's folder, given that folder or a run.
+
+    Raises:
+        DataError: There is no policy.
+    """
+    folder = path if (path / POLICY).exists() else path / POLICY_FOLDER
+    if not (folder / POLICY).exists():
+        raise DataError(f"{path}: contains no policy; give a folder that `calibrate` wrote")
+    return folder
+
+
+def read_predictions(
+    path: Path, engine: DecisionEngine, cases: PolicyCases | None = None
+) -> PredictionTable:
+    """A table, refused unless it is of the engine's classes and model, where it names one.
+
+    `cases` are those of the engine's policy.
+    """
+    table = PredictionTable.read(path)
+    if cases is not None:
+        refuse_other_outputs(table, cases.outputs, name=str(path))
+    if engine.policy is not None:
+        table = of_model(table, engine.policy.model_fingerprint)
+        try:
+            engine.refuse_other_predictions(table.predictions)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+    return table
+
+
+def predict_table(
+    policy: Path,
+    predictions: Path,
+    *,
+    out: Path | None = None,
+    file_format: DecisionFormat = TABLE,
+    on_table: Callable[[DecisionTable], None] = lambda _: None,
+) -> tuple[int, ExpectedPerformance | None]:
+    """Decide on each row of a file of predictions, and write a file, whole or not at all.
+
+    Args:
+        policy: A policy folder, or a run that has one.
+        predictions: The file.
+        out: The file; None for none.
+        file_format: Of `out`: a table, or a file for another tool, which needs paths of images.
+        on_table: Called with the table if `out` is None.
+
+    Returns:
+        The number of rows, and the performance to expect; None where it cannot be estimated.
+    """
+    file_format.refuse(out, [], resume=False)
+    folder = policy_folder(policy)
+    engine, cases = load_policy(folder), read_document(folder / CASES, PolicyCases)
+    table = read_predictions(predictions, engine, cases)
+    names = None
+    if file_format.format != TABLE.format:
+        names = _image_files(predictions, table, file_format)
+    numbers = DecidedNumbers()
+    decided = DecisionTable.of(numbers.through(decided_rows(engine, table, names)), has_policy=True)
+    if out is None:
+        on_table(decided)
+    else:
+        features = table.predictions.features
+        known = dict(enumerate(features)) if file_format.ordered and features.shape[1] else {}
+        file_format.write(out, decided, DecisionSource(engine.classes, _identity(engine), known))
+    return len(table), numbers.expected(engine)
+
+
+def _image_files(path: Path, table: PredictionTable, file_format: DecisionFormat) -> list[str]:
+    """Paths of the images, which another tool is to show.
+
+    Raises:
+        DataError: The table does not name the image of each row.
+        UsageError: One is not in the folder that the tool knows.
+    """
+    images = table.images
+    if images is None or not all(images):
+        what = "no column image" if images is None else f"no image in row {images.index('') + 1}"
+        raise DataError(
+            f"{path}: has {what}; `format` {file_format.format} needs the path of each image"
+        )
+    if repeated := next((image for image, count in Counter(images).items() if count > 1), None):
+        raise DataError(f"{path}: names the image {repeated!r} twice; give each image one row")
+    files = [path.parent / image for image in images]
+    for file in files:
+        file_format.address(file)
+    return [*map(str, files)]
+
+
+def _identity(engine: DecisionEngine) -> str:
+    """Fingerprint of model and policy."""
+    return f"{engine.policy.model_fingerprint if engine.policy else ''}|{engine.policy!r}"
+
+
+def decided_rows(
+    engine: DecisionEngine, table: PredictionTable, names: Sequence[str] | None = None
+) -> Iterator[DecisionRow]:
+    """Decisions on the rows of a table, with these names, or the path of each image, or its id."""
+    shown = names or table.images or table.predictions.ids
+    for start in range(0, len(table), MANY):
+        rows = np.arange(start, min(start + MANY, len(table)))
+        decisions = engine.decide_predictions(table.predictions.select(rows))
+        for name, decision in zip(shown[start : start + MANY], decisions, strict=True):
+            yield row_of(name, decision)
+
+
+def evaluate_table(
+    predictions: Path,
+    *,
+    out: Path,
+    policy: Path | None = None,
+    ood: Sequence[str] = (),
+    set_name: str | None = None,
+) -> Evaluation:
+    """Measure predictions, and a policy on those that it was not fitted on.
+
+    Args:
+        predictions: The file; every row has a label.
+        out: Folder for `report.html` and `measurements.csv`, and for `decisions.csv` and
+            `subgroups.csv` of a policy.
+        policy: A policy folder, or a run that has one; None: only the predictions are measured.
+        ood: Files of predictions for out-of-distribution images, as NAME=FILE or without name.
+        set_name: Measure only this set; None: `test`, or else all rows but `train`.
+    """
+    refuse_unwritable_folder(out)
+    folder = None if policy is None else policy_folder(policy)
+    engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
+    cases = None if folder is None else read_document(folder / CASES, PolicyCases)
+    table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
+    outliers = {
+        name: read_predictions(path, engine, cases) for name, path in distinct_names(ood).items()
+    }
+    for name, of in outliers.items():
+        if of.predictions.classes != table.predictions.classes:
+            raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
+        refuse_other_outputs(of, table.outputs, name=name, other=str(predictions))
+    dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
+    measured = table.predictions
+    detected, detection = _detection(table, outliers, engine)
+    measurements = [
+        *measure_classification(measured, dataset),
+        *measure_loss_estimation(measured, dataset),
+        *measure_failures(measured, all_scores(measured), dataset),
+        *detected,
+    ]
+    decided = None
+    warnings: list[str] = []
+    if cases is not None:
+        rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
+        table = table.select(rows)
+        decided = evaluate_policy(engine, table.predictions, dataset, metadata_of(table))
+        summary += remarks
+        measurements += decided.measurements
+    remove_earlier(out)
+    write_evaluation(out, measurements, decided)
+    evaluated = evaluated_images(
+        predictions.name,
+        table.predictions,
+        metadata_of(table),
+        unit=unit_of(table.group_columns, table.predictions.groups),
+        policy=engine.policy,
+        decided=decided,
+        picture=pictures_of(table, predictions.parent),
+        warnings=warnings,
+        notes=[*summary],
+        detection=detection,
+    )
+    findings = findings_of(evaluated)
+    report, missing = report_if_installed(out, evaluated, findings)
+    return Evaluation(
+        measurements,
+        [*summary, *warnings, *missing],
+        decided.subgroups if decided else [],
+        [*map(str, findings.sentences)],
+        report,
+    )
+
+
+def _rows_to_measure(
+    table: PredictionTable, set_name: str | None
+) -> tuple[PredictionTable, list[str]]:
+    sets = np.array(table.sets or [""] * len(table))
+    wanted = set_name or ("test" if (sets == "test").any() else None)
+    rows = np.flatnonzero(sets != "train" if wanted is None else sets == wanted)
+    if not len(rows):
+        choices = ", ".join(name for name in SETS if (sets == name).any()) or "none"
+        raise UsageError(f"no row is in the set {wanted!r}; the sets of this file: {choices}")
+    chosen = table.select(rows)
+    chosen.refuse_unlabelled()
+    which = f"set {wanted}" if wanted else "all but the training images"
+    return chosen, [f"measured: {len(rows)} of {len(table)} rows ({which})"]
+
+
+def _detection(
+    table: PredictionTable, outliers: Mapping[str, PredictionTable], engine: DecisionEngine
+) -> tuple[list[Measurement], Detection | None]:
+    """OOD metrics of each set, and the decisions on it; and the scores for the report."""
+    if not outliers:
+        return [], None
+    rows: list[Measurement] = []
+    inliers, found = all_scores(table.predictions, engine.detectors), {}
+    detector = shown_detector(engine)
+    for name, of in outliers.items():
+        scores, outcomes = all_scores(of.predictions, engine.detectors), None
+        rows += measure_detection(inliers, scores, name)
+        if engine.policy is not None:
+            decisions = engine.decide_predictions(of.predictions)
+            rows += measure_shares(decisions, name)
+            outcomes = np.array([one.decision for one in decisions])
+        found[name] = ScoredImages(scores[detector], of.predictions.groups, outcomes)
+    of_table = ScoredImages(inliers[detector], table.predictions.groups)
+    return rows, Detection(detector, of_table, found)
+
+
+def pictures_of(table: PredictionTable, folder: Path) -> Callable[[int], Picture | None] | None:
+    """Reads the image of a row, whose path is relative to the folder; None: none is named."""
+    images = table.images
+    return None if images is None else lambda row: picture_of(folder / images[row])
+
+
+def rows_for_policy(
+    table: PredictionTable, cases: PolicyCases, *, named: bool
+) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
+    """Rows that the policy was not fitted on, remarks and warnings.
+
+    All rows, and a warning, if the set was named or there are no others.
+    """
+    unused = rows_not_used(table, cases)
+    if len(unused) == len(table):
+        return unused, [], []
+    counted = f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows"
+    if named or not len(unused):
+        everything = np.arange(len(table))
+        return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]
+    return unused, [f"{counted}; its decisions are measured on the others"], []
+
+
+def metadata_of(table: PredictionTable) -> dict[str, Sequence[str]]:
+    """Columns by which decisions are audited: those of few values, and numbers in bands."""
+    columns = {name: banded(name, values) for name, values in table.metadata.items()}
+    return {name: values for name, values in columns.items() if values}

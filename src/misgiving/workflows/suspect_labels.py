@@ -1,0 +1,221 @@
+"""`misgiving data audit` with a run or predictions: images whose label is probably wrong.
+
+A model that was trained on an image may have learned its wrong label by heart. So its outputs count
+only for the images that it was not trained on. For the others, logistic regressions on the features
+are cross-fitted by group. Where there are features, the labels of similar images count as well.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy.special import log_softmax
+
+from misgiving.data.bad_images import FAIL
+from misgiving.errors import DataError
+from misgiving.files import harmless, write_csv
+from misgiving.metrics.label_errors import (
+    FOLDS,
+    LogProbabilities,
+    cross_fitted_outputs,
+    neighbour_outputs,
+    principal_features,
+    suspicion,
+)
+from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
+from misgiving.results.predictions import Predictions
+from misgiving.results.review_lists import SuspectLabel
+
+SUSPECT_LABELS = "suspect_labels.csv"
+HELD_OUT, CROSS_FITTED = "held-out", "cross-fitted"
+
+Mask = Bool[np.ndarray, " n"]
+
+
+class LabelAudit(NamedTuple):
+    """Images whose label is probably wrong, most suspect first, and sentences about them."""
+
+    suspects: list[SuspectLabel]
+    summary: list[str]
+
+    def write(self, folder: Path) -> Path:
+        """Write `suspect_labels.csv` into a folder, or beside a file there, and name it."""
+        path = (folder.parent if folder.suffix else folder) / SUSPECT_LABELS
+        write_csv(path, SuspectLabel._fields, (_cells(one) for one in self.suspects))
+        return path
+
+
+def _cells(row: SuspectLabel) -> list[object]:
+    return [harmless(value) if isinstance(value, str) else value for value in row]
+
+
+def audit_table(path: Path, *, seed: int = 0) -> LabelAudit:
+    """Suspect labels of a file of predictions; images of its set `train` are cross-fitted.
+
+    Raises:
+        DataError: There are no labels, or they cannot be judged.
+    """
+    table = PredictionTable.read(path)
+    images = table.images or ("",) * len(table)
+    paths = [str(path.parent / name) if name else "" for name in images]
+    summary = []
+    if table.sets is None:
+        summary.append(
+            "there is no column set: all predictions are taken as of images that the model was not "
+            "trained on"
+        )
+    found = audit_labels(table, paths, name=str(path), seed=seed)
+    return LabelAudit(found.suspects, summary + found.summary)
+
+
+def audit_run(
+    run: Path,
+    data: str,
+    *,
+    cache: Path,
+    device: str = "auto",
+    seed: int = 0,
+    on_image: Callable[[int, int], None] | None = None,
+    on_bad_image: str = FAIL,
+) -> LabelAudit:
+    """Suspect labels of a data set, by a run; images that it was trained on are cross-fitted.
+
+    Args:
+        run: A run folder.
+        data: The data as the user names it.
+        cache: Folder for prepared images.
+        device: Where to compute.
+        seed: Of the folds.
+        on_image: Called with the number of prepared images and of all.
+        on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
+    """
+    from misgiving.checkpoint import load
+    from misgiving.data.cache import prepare
+    from misgiving.data.datasets import load_dataset
+    from misgiving.data.datasets.dataset import ImageFiles
+    from misgiving.evaluation.inference import predictions_of
+    from misgiving.training.devices import start_processes
+
+    checkpoint = load(run)
+    source = load_dataset(data)
+    checkpoint.model.to(start_processes(device))
+    everything = prepare(
+        source,
+        checkpoint.preprocessing,
+        cache=cache,
+        report=on_image,
+        on_bad_image=on_bad_image,
+    )
+    images, unknown = everything.align(checkpoint.classes)
+    trained = checkpoint.split.hashes_of("train")
+    table = PredictionTable(
+        predictions=predictions_of(checkpoint, images),
+        sets=tuple("train" if content in trained else "test" for content in images.hashes),
+    )
+    files = source.images.paths if isinstance(source.images, ImageFiles) else ()
+    path_of = dict(zip(source.ids, files, strict=False))
+    paths = [str(path_of.get(identity, "")) for identity in images.ids]
+    summary = []
+    if unknown:
+        summary.append(f"left out: {unknown} images of classes that the model does not know")
+    found = audit_labels(table, paths, name=data, seed=seed)
+    return LabelAudit(found.suspects, summary + found.summary)
+
+
+def audit_labels(
+    table: PredictionTable, paths: Sequence[str], *, name: str, seed: int = 0
+) -> LabelAudit:
+    """Judge the labels of a table.
+
+    Args:
+        table: Predictions; those of the set `train` are of images that the model was trained on.
+        paths: Of the image files; empty where they are not known.
+        name: Of the table, for failures.
+        seed: Of the folds.
+    """
+    rows = np.flatnonzero(table.predictions.labels != UNKNOWN)
+    if not len(rows):
+        raise DataError(f"{name}: no row has a label; give the true classes as the column label")
+    summary = [f"left out: {len(table) - len(rows)} images without a label"]
+    summary *= len(rows) < len(table)
+    trained = np.array([set_name == "train" for set_name in table.sets or ("",) * len(table)])
+    if not table.predictions.features.shape[1] and trained[rows].any():
+        reason = "the model was trained on them, and there are no features to cross-fit"
+        summary.append(f"left out: {trained[rows].sum()} images, because {reason}")
+        rows = rows[~trained[rows]]
+        if not len(rows):
+            raise DataError(
+                f"{name}: no label can be judged: the model was trained on all images, and there "
+                "are no features to cross-fit; add features (feature_0, ...)"
+            )
+    suspects = _suspects(
+        table.select(rows), [paths[row] for row in rows.tolist()], trained[rows], name, seed
+    )
+    summary.append(f"{len(suspects)} of {len(rows)} labels are suspect")
+    return LabelAudit(suspects, summary)
+
+
+def _suspects(
+    table: PredictionTable, paths: Sequence[str], trained: Mask, name: str, seed: int
+) -> list[SuspectLabel]:
+    """Suspect labels among images that all have a label and an honest output."""
+    of = table.predictions
+    if len(np.unique(of.labels)) < 2:
+        only = of.classes[of.labels[0]]
+        raise DataError(f"{name}: every label is {only!r}; give images of another class as well")
+    evidence = [log_softmax(of.logits.astype(np.float64), axis=1)]
+    if of.features.shape[1]:
+        features = principal_features(of.features.astype(np.float64))
+        known = features, of.labels, of.groups, len(of.classes)
+        if trained.any():
+            _refuse_few(of, name)
+            evidence[0][trained] = cross_fitted_outputs(*known, seed=seed)[trained]
+        evidence.append(neighbour_outputs(*known, seed=seed))
+    found = []
+    for basis, members in (HELD_OUT, ~trained), (CROSS_FITTED, trained):
+        if members.any():
+            outputs = [kind[members] for kind in evidence]
+            names = [path for path, member in zip(paths, members, strict=True) if member]
+            found += _listed(of.select(np.flatnonzero(members)), outputs, names, basis)
+    return sorted(found, key=lambda one: -one.score)
+
+
+def _listed(
+    of: Predictions, evidence: Sequence[LogProbabilities], paths: Sequence[str], basis: str
+) -> list[SuspectLabel]:
+    """Suspect labels among images whose evidence has one basis."""
+    judged = suspicion(evidence, of.labels)
+    found = []
+    for row in np.flatnonzero(judged.scores > 0.5).tolist():
+        pair = [int(judged.suggested[row]), int(of.labels[row])]
+        suggested, given = (of.classes[label] for label in pair)
+        why = _why([np.exp(kind[row, pair]) for kind in evidence], suggested, given)
+        score = round(float(judged.scores[row]), 4)
+        found.append(SuspectLabel(paths[row], of.ids[row], given, suggested, score, basis, why))
+    return found
+
+
+def _refuse_few(of: Predictions, name: str) -> None:
+    """Refuse a class of which a fold could leave no image to learn from."""
+    for label in np.unique(of.labels):
+        groups = len({of.groups[row] for row in np.flatnonzero(of.labels == label)})
+        if groups < 2:
+            raise DataError(
+                f"{name}: class {of.classes[label]!r} has images of one group alone, and "
+                "cross-fitting needs two; add images, or leave the class out"
+            )
+    if min(np.bincount(of.labels).max(), len(set(of.groups))) < FOLDS:
+        raise DataError(
+            f"{name}: cross-fitting needs a class of {FOLDS} images, and {FOLDS} groups; add images"
+        )
+
+
+def _why(shares: Sequence[Float[np.ndarray, " 2"]], suggested: str, given: str) -> str:
+    """The evidence for the suggested class against the label, in words."""
+    sources = ("the model gives", "of similar images")
+    return "; ".join(
+        f"{source} {pair[0]:.0%} {suggested} and {pair[1]:.0%} {given}"
+        for source, pair in zip(sources, shares, strict=False)
+    )

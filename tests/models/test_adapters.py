@@ -1,0 +1,494 @@
+import os
+import subprocess
+import sys
+from copy import deepcopy
+from pathlib import Path
+from threading import Thread
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torchvision
+from foreign import ChannelsLast, InPlace, Wrapped, learned_statistics, noise
+from torch import nn
+
+from misgiving import JointClassifier, attach
+from misgiving.errors import UsageError
+from misgiving.models.joint import full_outputs_of
+
+CLASSES = ["a", "b", "c"]
+
+
+def attached(module=None, taps=("first", "twice"), **options):
+    module = learned_statistics(InPlace()) if module is None else module
+    return attach(module, taps=taps, image_size=16, **options)
+
+
+def network(name, **options):
+    torch.manual_seed(0)
+    return getattr(torchvision.models, name)(num_classes=3, **options).eval()
+
+
+TORCHVISION = [
+    ("resnet18", ["layer3", "layer4"], 64),
+    ("resnet18", ["layer1.0.conv1", "layer4.1.relu"], 64),
+    ("mobilenet_v3_small", ["features.4", "features.12"], 64),
+    ("densenet121", ["features.denseblock1", "features.norm5"], 32),
+    ("swin_t", ["features.1", "features.7.1"], 64),
+    ("squeezenet1_1", ["features.5", "features.12"], 64),
+]
+
+
+@pytest.mark.parametrize(("name", "taps", "side"), TORCHVISION)
+def test_the_logits_of_a_torchvision_model_stay_bit_for_bit_the_same(name, taps, side):
+    module, images = network(name), noise(side=side)
+    model = attach(module, taps=taps, classes=CLASSES, image_size=side)
+    with torch.no_grad():
+        expected = module(images)
+        output = model.full_output(images)
+        assert torch.equal(output.logits, expected)
+        assert torch.equal(model(images).logits, expected)
+        assert torch.equal(model.classify(images), expected)
+    assert output.predicted_losses.shape == (2,)
+    assert output.taps.shape == (2, sum(model.reader.channels))
+
+
+def test_an_average_is_that_of_the_output_before_it_is_changed_in_place():
+    model, images = attached(), noise()
+    with torch.no_grad():
+        expected = model.backbone.first(images).mean(dim=(2, 3))
+        found = model.full_output(images).taps[:, :4]
+    torch.testing.assert_close(found, expected)
+    assert (expected < 0).any()  # which the rectifier would have removed
+
+
+def test_of_a_layer_that_is_called_twice_the_last_call_is_read():
+    model, images = attached(), noise()
+    with torch.no_grad():
+        net = model.backbone
+        hidden = net.norm(net.first(images)).relu()
+        expected = net.twice(net.twice(hidden).relu()).mean(dim=(2, 3))
+        found = model.full_output(images).taps[:, 4:]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("width", [6, 8])  # the images of 16 pixels have 8 rows there
+def test_channels_that_come_last_are_found(width):
+    module = ChannelsLast(width).eval()
+    model, images = attached(module, taps=["embed", "block"]), noise()
+    with torch.no_grad():
+        embedded = module.embed(images)
+        last = module.block(embedded.permute(0, 2, 3, 1))
+        expected = [embedded.mean(dim=(2, 3)), last.mean(dim=(1, 2))]
+        torch.testing.assert_close(model.full_output(images).taps, torch.cat(expected, dim=1))
+    assert model.reader.axes == (1, 3)
+
+
+def test_tokens_are_averaged_over_their_positions():
+    module = torchvision.models.VisionTransformer(
+        image_size=16, patch_size=4, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8
+    ).eval()
+    model, images = attached(module, taps=["encoder.layers.encoder_layer_1"]), noise()
+    seen = []
+    module.encoder.layers[1].register_forward_hook(lambda *call: seen.append(call[-1]))
+    with torch.no_grad():
+        assert torch.equal(model(images).logits, module(images))
+    torch.testing.assert_close(model.full_output(images).taps, seen[0].mean(dim=1))
+    assert seen[0].shape == (2, 17, 8)
+
+
+def test_features_are_the_input_of_the_last_linear_layer_whose_output_the_logits_are():
+    model = attached()
+    output = model.full_output(noise())
+    expected = output.features @ model.head.weight.T + model.head.bias
+    torch.testing.assert_close(output.logits, expected)
+    assert model.head is model.backbone.head
+
+
+@pytest.mark.parametrize(
+    "form", [lambda logits: 2 * logits, lambda logits: 1 * logits, lambda logits: logits.mul_(2)]
+)
+def test_without_such_a_layer_features_are_the_averages_of_the_last_tap(form):
+    module = Wrapped(learned_statistics(InPlace()), form)
+    model = attached(module, taps=["module.first", "module.twice"])
+    output = model.full_output(noise())
+    assert model.head is None
+    assert torch.equal(output.features, output.taps[:, 4:])
+
+
+FORMS = {
+    "tuple": lambda logits: (logits, None),
+    "list": lambda logits: [logits],
+    "object": lambda logits: SimpleNamespace(logits=logits, hidden_states=None),
+    "dictionary": lambda logits: {"hidden": logits + 1, "logits": logits},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_logits_are_found_in_a_tuple_and_in_a_record(form):
+    module, images = learned_statistics(InPlace()), noise()
+    model = attached(Wrapped(module, form), taps=["module.first"])
+    assert torch.equal(model(images).logits, module(images))
+
+
+def state_of(module):
+    return {
+        "weights": {name: tensor.clone() for name, tensor in module.state_dict().items()},
+        "modes": [part.training for part in module.modules()],
+        "gradients": [weight.requires_grad for weight in module.parameters()],
+        "hooks": [len(part._forward_hooks) for part in module.modules()],
+        "grads": [weight.grad for weight in module.parameters()],
+        "layout": [weight.stride() for weight in module.parameters()],
+    }
+
+
+def assert_same_state(found, expected):
+    weights = expected.pop("weights")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in found.pop("weights").items())
+    assert found == expected
+
+
+def test_the_callers_module_is_left_as_it_was_by_attaching_and_training():
+    module = learned_statistics(InPlace()).train()
+    module.norm.eval()
+    module.first.weight.requires_grad_(False)
+    before = state_of(module)
+    model = attached(module, classes=CLASSES).train()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(noise()).predicted_losses.sum().backward()
+    optimizer.step()
+    model.double()
+    assert_same_state(state_of(module), before)
+
+
+def test_training_the_callers_module_later_leaves_the_attached_one_as_it_was():
+    module, images = learned_statistics(InPlace()), noise()
+    model = attached(module)
+    expected = model(images).logits
+    with torch.no_grad():
+        module.head.weight.add_(1)
+    assert torch.equal(model(images).logits, expected)
+
+
+def test_a_frozen_classifier_stays_in_evaluation_mode_while_the_estimator_trains():
+    model, images = attached(), noise()
+    model.train()
+    before = state_of(model.backbone)
+    output = model(images)
+    assert torch.equal(output.logits, model(images).logits)  # no dropout
+    output.predicted_losses.sum().backward()
+    assert_same_state(state_of(model.backbone), before)  # no statistics, no gradients
+    assert model.loss_estimator.training
+    assert all(weight.grad is not None for weight in model.loss_estimator.parameters())
+
+
+def test_joint_training_sends_the_estimators_gradient_into_the_module():
+    module = InPlace()
+    model = JointClassifier(module, taps=["first"], image_size=16).train()
+    assert model.backbone is module
+    model(noise()).predicted_losses.sum().backward()
+    assert module.first.weight.grad.abs().sum() > 0
+    assert module.twice.weight.grad is None
+    module.first.weight.grad = None
+    model(noise(), detach_taps=True).predicted_losses.sum().backward()
+    assert module.first.weight.grad is None
+
+
+def test_the_gradient_is_that_of_the_estimator_written_out():
+    module = InPlace().double().eval()
+    model = JointClassifier(module, taps=["first", "twice"], image_size=16)
+    images = noise().double()
+    found = torch.autograd.grad(model(images).predicted_losses.sum(), module.first.weight)
+    first = module.first(images)
+    hidden = module.norm(first).relu()
+    last = module.twice(module.twice(hidden).relu())
+    averages = [first.mean(dim=(2, 3)), last.mean(dim=(2, 3))]
+    expected = torch.autograd.grad(model.loss_estimator(averages).sum(), module.first.weight)
+    torch.testing.assert_close(found, expected)
+
+
+def test_weights_keep_the_modules_names_and_no_hook_stays():
+    module = InPlace()
+    model = JointClassifier(module, taps=["first"], image_size=16)
+    model(noise())
+    names = {name for name in model.state_dict() if name.startswith("backbone.")}
+    assert names == {f"backbone.{name}" for name in module.state_dict()}
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_no_hook_stays_after_a_call_that_failed():
+    model = attached()
+    with pytest.raises(RuntimeError):
+        model.reader(model.backbone, torch.zeros(1, 5, 16, 16))
+    assert not any(part._forward_hooks for part in model.modules())
+
+
+def test_a_copy_reads_its_own_activations():
+    model = attached()
+    copied = deepcopy(model)
+    with torch.no_grad():
+        copied.backbone.first.weight.zero_()
+        copied.backbone.first.bias.fill_(7.0)
+        assert torch.equal(copied.full_output(noise()).taps[:, :4], torch.full((2, 4), 7.0))
+        assert not (model.full_output(noise()).taps[:, :4] == 7.0).any()
+
+
+def test_threads_that_share_a_model_get_the_activations_of_their_own_images():
+    model = attached()
+    batches = [noise(seed=seed) for seed in range(4)]
+    expected = [full_outputs_of(model, [batch]).taps for batch in batches]
+    found = [None] * len(batches)
+
+    def work(number):
+        with torch.no_grad():
+            for _ in range(20):
+                found[number] = model.full_output(batches[number]).taps
+
+    threads = [Thread(target=work, args=[number]) for number in range(len(batches))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_mixed_precision_gives_predicted_losses():
+    model = attached(reads_logits=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = model(noise())
+    torch.testing.assert_close(
+        output.predicted_losses.float(), model(noise()).predicted_losses, rtol=0.1, atol=0.05
+    )
+
+
+def test_a_module_in_half_precision_has_an_estimator_in_single_precision():
+    model = attached(learned_statistics(InPlace()).bfloat16())
+    output = model(noise().bfloat16())
+    assert output.logits.dtype == torch.bfloat16
+    assert output.predicted_losses.dtype == torch.float32
+
+
+COMPILED = """
+import torch
+from foreign import InPlace, learned_statistics, noise
+from misgiving import attach
+
+for part in ("", "backbone.first"):
+    model = attach(learned_statistics(InPlace()), taps=["first", "twice"], image_size=16)
+    expected = [model(noise(seed=seed)) for seed in range(10)]
+    model.get_submodule(part).compile(backend="eager")
+    model.classify(noise())  # without hooks
+    for seed, output in enumerate(expected):
+        torch.testing.assert_close(model(noise(seed=seed)), output)
+"""
+
+
+@pytest.mark.soak  # compiling takes half a minute
+def test_a_compiled_model_reads_the_activations_of_each_call():
+    # In a process of its own: the compiler cannot see through the shape checks of the test run.
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    command = [sys.executable, "-c", COMPILED]
+    environment = {**os.environ, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_tap_that_is_not_called_any_more_is_explained():
+    model = attached()
+    model.backbone.forward = lambda images: images.mean(dim=(2, 3))
+    with pytest.raises(UsageError, match="'first' was not called"):
+        model(noise())
+
+
+def test_images_are_normalised_only_where_mean_and_deviation_are_given():
+    module, images = learned_statistics(InPlace()), noise()
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    by_hand = (images - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    model = attached(module, mean=mean, std=std)
+    assert torch.equal(model(images).logits, module(by_hand))
+    assert torch.equal(attached(module)(images).logits, module(images))
+
+
+DEFAULTS = [
+    ("resnet18", {}, "layer{}", (1, 2, 3, 4), 64),
+    ("squeezenet1_1", {}, "features.{}", (9, 10, 11, 12), 64),
+    ("mobilenet_v3_small", {}, "features.{}", (8, 9, 10, 11), 64),
+    ("mobilenet_v2", {"width_mult": 0.25}, "features.{}", (14, 15, 16, 17), 64),
+    ("densenet121", {}, "features.denseblock{}", (1, 2, 3, 4), 32),
+]
+STAGES = {"depths": [1, 1, 2, 1]}
+WIDTHS = {"hidden_sizes": [8, 16, 24, 32], **STAGES}
+SWIN = {**STAGES, "embed_dim": 8, "num_heads": [1, 2, 2, 4], "window_size": 4, "patch_size": 2}
+HUGGING_FACE = [
+    ("ViT", {"num_hidden_layers": 4}, "vit.layers.{}", (0, 1, 2, 3)),
+    ("Dinov2", {"num_hidden_layers": 5}, "dinov2.encoder.layer.{}", (1, 2, 3, 4)),
+    ("Beit", {"num_hidden_layers": 5}, "beit.layers.{}", (1, 2, 3, 4)),
+    ("Swin", SWIN, "swin.encoder.layers.{}", (0, 1, 2, 3)),
+    ("ConvNext", WIDTHS, "convnext.encoder.stages.{}", (0, 1, 2, 3)),
+    ("ResNet", WIDTHS, "resnet.encoder.stages.{}", (0, 1, 2, 3)),
+    ("MobileNetV2", {"depth_multiplier": 0.35}, "mobilenet_v2.layer.{}", (12, 13, 14, 15)),
+]
+SMALL = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 32, "patch_size": 8}
+
+
+@pytest.mark.parametrize(("name", "options", "pattern", "levels", "side"), DEFAULTS)
+def test_by_default_the_last_four_blocks_of_the_body_are_read(name, options, pattern, levels, side):
+    taps = tuple(map(pattern.format, levels))
+    assert attach(network(name, **options), image_size=side).taps == taps
+
+
+@pytest.mark.parametrize(("name", "options", "pattern", "levels"), HUGGING_FACE)
+def test_by_default_the_last_four_blocks_of_a_transformers_model_are_read(
+    name, options, pattern, levels
+):
+    import transformers
+
+    known = getattr(transformers, f"{name}Config")
+    small = {} if name == "Swin" else {key: SMALL[key] for key in SMALL if hasattr(known(), key)}
+    config = known(image_size=64, **small | options)
+    module = getattr(transformers, f"{name}ForImageClassification")(config).eval()
+    assert attach(module, image_size=64).taps == tuple(map(pattern.format, levels))
+
+
+def test_by_default_the_blocks_of_a_small_transformer_and_of_a_wrapped_network_are_read():
+    module = torchvision.models.VisionTransformer(16, 8, 5, 2, 16, 32, num_classes=3)
+    layers = tuple(f"encoder.layers.encoder_layer_{number}" for number in (1, 2, 3, 4))
+    assert attached(module, taps=None).taps == layers
+    normalised = nn.Sequential(nn.BatchNorm2d(3), network("resnet18"))
+    assert attached(normalised, taps=None).taps == tuple(f"1.layer{at}" for at in (1, 2, 3, 4))
+
+
+def test_without_blocks_of_one_class_the_last_layers_with_weights_are_read():
+    assert attached(ChannelsLast().eval(), taps=None).taps == ("embed", "block")
+
+
+REFUSED = {
+    "unknown tap": ({"taps": ["frist"]}, r"no 'frist'; try first"),
+    "no tap": ({"taps": []}, "one submodule or more"),
+    "the same tap twice": ({"taps": ["first", "first"]}, "each once"),
+    "a tap that is not called": ({"taps": ["unused"]}, "'unused' is not called"),
+    "too many classes": ({"classes": ["a", "b"]}, "gives 3 logits for an image, not 2"),
+    "one number for three channels": ({"mean": [0.5], "std": [0.5]}, "3 numbers each"),
+    "a mean alone": ({"mean": [0.5] * 3}, "`mean` and `std`"),
+    "a deviation of zero": ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "3 numbers each"),
+    "no units": ({"hidden": 0}, "hidden"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED)
+def test_settings_that_do_not_fit_the_module_are_refused_in_one_line(options, message):
+    with pytest.raises(UsageError, match=message) as failure:
+        attached(**options)
+    assert "\n" not in str(failure.value)
+
+
+UNREADABLE = {
+    "another size": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)), "image_size"),
+    "pixels": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3)), r"shape \(2, 4, 14, 14\)"),
+    "text": (lambda: Wrapped(InPlace(), lambda _: "cat"), "returns str"),
+    "one logit": (lambda: InPlace(classes=1), "1 logits"),
+    "loose tensors": (
+        lambda: Wrapped(InPlace(), lambda logits: logits.flatten()),
+        r"shape \(6,\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("make", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_module_that_gives_no_logits_is_refused_in_one_line(make, message):
+    with pytest.raises(UsageError, match=message):
+        attached(make(), taps=None)
+
+
+@pytest.mark.parametrize(("axes", "shape"), [((0, -1), r"\(1568,\)"), ((0, 1), r"\(8, 14, 14\)")])
+def test_a_tap_without_channels_or_images_is_refused(axes, shape):
+    flat = nn.Flatten(*axes), nn.Unflatten(0, (2, -1)), nn.Flatten()
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), *flat, nn.Linear(4 * 14 * 14, 3))
+    with pytest.raises(UsageError, match=rf"'1' for 2 images has the shape {shape}"):
+        attached(module, taps=["1"])
+
+
+def test_a_module_that_cannot_be_copied_is_refused():
+    module = learned_statistics(InPlace())
+    module.cached = module(noise())
+    with pytest.raises(UsageError, match="cannot be copied"):
+        attached(module)
+
+
+def test_reading_a_module_leaves_each_of_its_parts_in_its_mode():
+    module = InPlace().train()
+    module.norm.eval()
+    JointClassifier(module, taps=["first"], image_size=16)
+    assert not module.norm.training
+    assert all(part.training for part in module.modules() if part is not module.norm)
+
+
+SIZES = {
+    "transformers": {"config": SimpleNamespace(image_size=16)},
+    "transformers, of both sides": {"config": SimpleNamespace(image_size=[16, 16])},
+    "timm": {"pretrained_cfg": {"input_size": (3, 16, 16)}},
+    "torchvision": {"image_size": 16},
+}
+
+
+@pytest.mark.parametrize("noted", SIZES.values(), ids=SIZES)
+def test_the_size_of_the_images_is_what_the_module_notes(noted):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 14 * 14, 3)).eval()
+    for name, value in noted.items():
+        setattr(module, name, value)
+    assert attach(module, taps=["0"]).reader.num_classes == 3
+
+
+def test_channels_are_first_where_height_and_width_are_as_many_and_no_other_size_is_taken():
+    module = nn.Sequential(nn.Conv2d(3, 14, 3), nn.Flatten(), nn.Linear(14**3, 3)).eval()
+    model, images = attached(module, taps=["0"]), noise()
+    expected = module[0](images).mean(dim=(2, 3))
+    torch.testing.assert_close(model.full_output(images).taps, expected)
+
+
+def test_an_attached_model_is_in_evaluation_mode_and_knows_its_classes():
+    model = attached(classes=CLASSES)
+    assert not model.training
+    assert model.classes == tuple(CLASSES)
+
+
+def test_reading_a_module_changes_no_statistics():
+    module = InPlace().train()
+    before = state_of(module)
+    JointClassifier(module, taps=["first"], image_size=16)
+    assert_same_state(state_of(module), before)
+
+
+class Second(nn.Module):
+    """Gives nothing, and then the activations."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv2d(3, 4, 3)
+
+    def forward(self, images):
+        return None, self.layer(images)
+
+
+class Pairs(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = Second(), nn.Linear(4, 3)
+
+    def forward(self, images):
+        return self.head(self.body(images)[1].mean(dim=(2, 3)))
+
+
+def test_a_tap_is_the_first_tensor_of_what_a_submodule_gives():
+    model, images = attached(Pairs().eval(), taps=["body"]), noise()
+    expected = model.backbone.body.layer(images).mean(dim=(2, 3))
+    torch.testing.assert_close(model.full_output(images).taps, expected)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_all_outputs_are_in_single_precision_and_the_mode_stays(training):
+    model = attached(learned_statistics(InPlace()).bfloat16()).train(training)
+    output = full_outputs_of(model, [noise().bfloat16()])
+    assert {tensor.dtype for tensor in output} == {torch.float32}
+    assert model.training is training

@@ -1,0 +1,383 @@
+"""The report of an evaluation: every number against an oracle, and the page."""
+
+import re
+from html.parser import HTMLParser
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import confusion_matrix, roc_auc_score
+
+from misgiving.metrics.subgroups import audit
+from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClasses, ScoredImages
+from misgiving.report.evaluation.findings import findings_of
+from misgiving.report.evaluation.page import confusion, evaluation_page, gallery, shortened
+from misgiving.report.evaluation.shares import (
+    percent,
+    reliability_of,
+    risk_over_coverage,
+    separation,
+    shares,
+)
+from misgiving.report.figures.classes import matrix_figure
+from misgiving.report.figures.curves import acceptance_figure
+from misgiving.report.figures.histograms import histogram_figure
+from misgiving.results.schema import RiskPoint
+
+HOSTILE = "<script>alert(1)</script> & $x$"
+CLASSES = ("cat", "dog", HOSTILE)
+
+
+def made(count=120, seed=0, names=CLASSES, **changed):
+    """Answers whose score says something of their correctness."""
+    random = np.random.default_rng(seed)
+    true, named = random.integers(len(names), size=(2, count))
+    named = np.where(random.random(count) < 0.6, true, named)
+    wrong = true != named
+    fields = {
+        "wrong": wrong,
+        "scores": random.normal(size=count).round(1) - wrong,
+        "score": "msp",
+        "probabilities": random.uniform(0.3, 1, size=count).round(2),
+        "groups": np.arange(count),
+        "ids": tuple(f"image {row} {HOSTILE}" for row in range(count)),
+        "classes": NamedClasses(names, true, named),
+    }
+    return Answers(**fields | changed)
+
+
+def evaluated(answers, sites=None, **changed):
+    everything = np.ones(len(answers), dtype=bool)
+    names = [answers.classes.names[label] for label in answers.classes.true]
+    columns = {"class": names, **({"site": sites} if sites else {})}
+    errors = audit(columns, everything, ~everything, answers.wrong)
+    fields = {"title": HOSTILE, "answers": answers, "errors": errors}
+    return Evaluated(**fields | changed)
+
+
+def texts(of):
+    return {finding.topic: finding.text for finding in findings_of(of).sentences}
+
+
+def exact(events, cases):
+    found = binomtest(events, cases).proportion_ci(0.95, method="exact")
+    return pytest.approx((found.low, found.high), abs=1e-9)
+
+
+def test_shares_of_single_images_have_the_exact_interval():
+    answers = made()
+    accepted = answers.scores > 0
+    found = shares([(answers.wrong, accepted), (accepted, ~accepted)], answers.groups, seed=0)
+    events = sum(wrong and taken for wrong, taken in zip(answers.wrong, accepted, strict=True))
+    assert found[0][:2] == (events, accepted.sum())
+    assert found[0][2:] == exact(events, int(accepted.sum()))
+    assert found[1][0] == 0
+    assert found[1][2:] == exact(0, int((~accepted).sum()))
+
+
+def test_shares_of_groups_have_the_interval_of_drawing_whole_groups():
+    random = np.random.default_rng(1)
+    sizes = random.integers(1, 7, size=50)
+    groups = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
+    bad = random.random(50) < 0.4  # images of a group are right or wrong together
+    events = np.repeat(bad, sizes)
+    everything = np.ones(len(events), dtype=bool)
+    (found,) = shares([(events, everything)], groups, seed=0)
+    drawn = []
+    for _ in range(4000):
+        chosen = random.integers(50, size=50)
+        drawn.append(sum(sizes[g] * bad[g] for g in chosen) / sum(sizes[g] for g in chosen))
+    assert found[2:] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.025)
+    alone = binomtest(int(events.sum()), len(events)).proportion_ci(0.95, method="exact")
+    assert found.upper - found.lower > 1.3 * (alone.high - alone.low)
+
+
+def test_no_event_in_any_group_counts_groups_and_not_images():
+    groups = [str(row // 4) for row in range(40)]
+    nothing, everything = np.zeros(40, dtype=bool), np.ones(40, dtype=bool)
+    found = shares([(nothing, everything), (everything, everything)], groups, seed=0)
+    assert found[0][2:] == exact(0, 10)
+    assert found[1][2:] == exact(10, 10)
+    (one,) = shares([(everything, everything)], ["a"] * 40, seed=0)
+    assert "no interval: one group" in str(one)
+    (none,) = shares([(everything, nothing)], groups, seed=0)
+    assert str(none) == "not defined"
+
+
+def test_each_point_of_the_curve_counts_what_its_threshold_accepts():
+    answers = made(scores=np.r_[np.nan, made().scores[1:]])
+    points = risk_over_coverage(answers, seed=0)
+    for point in points:
+        taken = [
+            wrong
+            for wrong, score in zip(answers.wrong, answers.scores, strict=True)
+            if (score >= point.threshold) or point.threshold == -np.inf
+        ]
+        assert point.coverage == pytest.approx(len(taken) / 120)
+        assert point.error[:2] == (sum(taken), len(taken))
+        assert point.error[2:] == exact(sum(taken), len(taken))
+    assert points[-1].coverage == 1
+    assert len(points) > 15
+    assert all(a.coverage < b.coverage for a, b in pairwise(points))
+
+
+def test_each_bin_of_reliability_counts_its_own_images():
+    answers = made(probabilities=np.r_[np.nan, made().probabilities[1:]])
+    found, observed = reliability_of(answers, seed=0)
+    rows = sorted(
+        zip(answers.probabilities[1:], ~answers.wrong[1:], strict=True), key=lambda row: row[0]
+    )
+    assert sum(share.cases for share in observed) == 119
+    for predicted, share in zip(found.predicted, observed, strict=True):
+        of_bin, rows = rows[: share.cases], rows[share.cases :]
+        assert predicted == pytest.approx(sum(row[0] for row in of_bin) / len(of_bin))
+        assert share.events == sum(row[1] for row in of_bin)
+        assert share[2:] == exact(share.events, share.cases)
+
+
+def test_the_separation_of_ood_images_is_that_of_scikit_learn():
+    random = np.random.default_rng(2)
+    inside, outside = random.normal(1, 1, size=200), random.normal(0, 1, size=80)
+    names = [str(row) for row in range(200)]
+    sets = ScoredImages(inside, tuple(names)), ScoredImages(outside, tuple(names[:80]))
+    found = separation(Detection("knn", sets[0], {"scans": sets[1]}), "scans", seed=0)
+    labels = np.repeat([1, 0], [200, 80])
+    assert found.auroc == pytest.approx(roc_auc_score(labels, np.r_[inside, outside]))
+    drawn = [
+        roc_auc_score(labels, np.r_[random.choice(inside, 200), random.choice(outside, 80)])
+        for _ in range(500)
+    ]
+    assert found[1:3] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
+    accepted = sorted(inside)[10]  # 190 of 200 are at least this
+    assert found.fpr_at_tpr95 == pytest.approx((outside >= accepted).mean())
+
+
+def test_confusions_of_many_classes_keep_those_with_most_errors():
+    random = np.random.default_rng(3)
+    true = random.integers(100, size=4000)
+    named = np.where(random.random(4000) < true / 100, random.integers(100, size=4000), true)
+    classes = NamedClasses(tuple(f"c{k}" for k in range(100)), true, named)
+    counts, names = confusion(classes)
+    assert len(names) == 16
+    assert names[-1] == "85 others"
+    kept = [int(name[1:]) for name in names[:-1]]
+    expected = confusion_matrix(
+        np.where(np.isin(true, kept), true, 100),
+        np.where(np.isin(named, kept), named, 100),
+        labels=[*kept, 100],
+    )
+    np.testing.assert_array_equal(counts, expected)
+    errors = [((true == k) ^ (named == k)).sum() for k in range(100)]
+    assert min(errors[k] for k in kept) >= max(errors[k] for k in set(range(100)) - set(kept))
+    few = made().classes
+    np.testing.assert_array_equal(confusion(few)[0], confusion_matrix(few.true, few.named))
+
+
+def test_the_gallery_has_the_most_confident_errors_and_the_most_doubtful_answers():
+    answers = made(scores=np.random.default_rng(4).permutation(120).astype(float))
+    errors, doubtful = gallery(answers)
+    wrong = [row for row in range(120) if answers.wrong[row]]
+    expected = sorted(wrong, key=lambda row: -answers.probabilities[row])[:12]
+    assert [card.name for card in errors] == [answers.ids[row] for row in expected]
+    assert all(card.named != card.true for card in errors)
+    expected = sorted(range(120), key=lambda row: answers.scores[row])[:12]
+    assert [card.name for card in doubtful] == [answers.ids[row] for row in expected]
+
+
+def test_the_sentences_without_a_policy():
+    answers = made()
+    found = texts(evaluated(answers))
+    right = 120 - answers.wrong.sum()
+    low, high = binomtest(int(right), 120).proportion_ci(0.95, method="exact")
+    assert found["Accuracy"] == (
+        f"{right / 1.2:.1f} % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) of 120 "
+        "images are named correctly."
+    )
+    assert found["Certified"] == "nothing, because there is no policy."
+    assert found["OOD"] == "not measured: no out-of-distribution images were given."
+    best = 0
+    for threshold in answers.scores:
+        taken = answers.scores >= threshold
+        if answers.wrong[taken].mean() <= 0.2:
+            best = max(best, taken.sum())
+    wrong = answers.wrong[np.argsort(-answers.scores, kind="stable")[:best]].sum()
+    assert 0 < best < 120
+    assert f"{best / 1.2:.1f} % with {100 * wrong / best:.1f} % (95 %" in found["Acceptance"]
+
+
+def test_the_sentences_with_decisions():
+    outcomes = np.array(["accept"] * 60 + ["defer"] * 40 + ["ood"] * 20)
+    answers = made(outcomes=outcomes, reasons=["because"] * 120)
+    far = ScoredImages(
+        np.linspace(-9, -5, 10),
+        tuple(map(str, range(10))),
+        np.array(["ood"] * 7 + ["defer"] * 2 + ["accept"]),
+    )
+    inside = ScoredImages(answers.scores, answers.ids)
+    found = texts(evaluated(answers, detection=Detection("knn", inside, {"scans": far})))
+    wrong = answers.wrong[:60].sum()
+    assert "the policy accepts 50.0 % (95 % interval" in found["Acceptance"]
+    assert f"of these, {wrong / 0.6:.1f} % (95 % interval" in found["Acceptance"]
+    assert "It defers 33.3 %" in found["Acceptance"]
+    low, high = binomtest(7, 10).proportion_ci(0.95, method="exact")
+    assert found["OOD"] == (
+        f"scans (10 images): 70.0 % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) called "
+        "out-of-distribution, 10.0 % accepted; AUROC 1.000 (95 % interval 1.000 to 1.000). "
+        "The score is kNN."
+    )
+
+
+def test_nothing_accepted_and_nothing_wrong():
+    deferred = made(outcomes=np.array(["defer"] * 120))
+    assert (
+        "accepts none of the 120 images. It defers 100 %"
+        in texts(evaluated(deferred))["Acceptance"]
+    )
+    true = np.arange(120) % 3
+    perfect = made(wrong=np.zeros(120, dtype=bool), classes=NamedClasses(CLASSES, true, true))
+    found = texts(evaluated(perfect))
+    assert found["Accuracy"].startswith("100 % (95 % interval 97.0 % to 100 %)")
+    assert found["Acceptance"] == "no answer is wrong, so any share can be accepted."
+    assert gallery(perfect)[0] == []
+    assert "No answer is wrong." in page_of(evaluated(perfect)).text
+
+
+def test_groups_that_are_worse_come_first_and_are_named():
+    wrong = np.array([False] * 100 + [True] * 15 + [False] * 5)
+    sites = ["north"] * 100 + ["south"] * 20
+    of = evaluated(made(wrong=wrong), sites)
+    first, *others = findings_of(of).harms
+    assert (first.name, first.worse) == ("site south", ["wrong"])
+    assert not any(one.worse for one in others if one.name != "site south")
+    bounds = [one.errors.error_lower for one in others if not one.worse]
+    assert bounds == sorted(bounds, reverse=True)
+    low, high = binomtest(15, 20).proportion_ci(0.95, method="exact")
+    assert texts(of)["Groups"] == (
+        "significantly worse than the others: site south: wrong 75.0 % (95 % interval "
+        f"{100 * low:.1f} % to {100 * high:.1f} %) of 20 images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("unit", "noun"),
+    [
+        ("patient", "patients"),
+        ("group", "groups"),
+        ("patient (lesion where no patient is named)", "groups"),
+        ("image", "groups"),  # near copies count once
+    ],
+)
+def test_subgroups_of_grouped_images_name_what_they_count(unit, noun):
+    answers = made(groups=np.arange(120) // 2)
+    single = made(wrong=np.arange(60) < 20, groups=np.arange(60), count=60)
+    drawn = evaluated(single, ["north"] * 40 + ["south"] * 20).errors
+    sentences = texts(Evaluated(title="t", answers=answers, errors=drawn, unit=unit))
+    assert f"of 120 images (60 {noun}) are named" in sentences["Accuracy"]
+    assert sentences["Groups"].endswith(f"of 40 {noun}, one image of each.")
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.images, self.links, self.titles, self.text = [], [], [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        found = dict(attributes)
+        if tag == "img":
+            self.images.append(found)
+        self.links += [value for key, value in attributes if key in ("href", "src")]
+        self.titles += [key for key, _ in attributes if key == "title" or key.startswith("on")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(of):
+    return Page(evaluation_page(of, findings_of(of)))
+
+
+def test_the_page_is_one_file_that_runs_nothing_and_describes_its_figures():
+    picture = np.full((30, 400, 3), 90, np.uint8)
+    answers = made(picture=lambda row: picture if row % 2 else None)
+    inside = ScoredImages(answers.scores, answers.ids)
+    detection = Detection("knn", inside, {HOSTILE: inside})
+    page = page_of(
+        evaluated(answers, [HOSTILE] * 120, warnings=["optimistic"], detection=detection)
+    )
+    assert "script" not in page.tags
+    assert all(link.startswith(("#", "data:image/")) for link in page.links)
+    assert page.titles == []
+    assert all(len(image["alt"]) > 20 for image in page.images)
+    assert page.text.count("alert(1)") > 24
+    assert "The file cannot be read." in page.text
+    assert page.text.index("optimistic") < page.text.index("Accuracy:")
+    assert len([image for image in page.images if "jpeg" in image["src"]]) <= 24
+    ids = {link for link in page.links if link.startswith("#")}
+    raw = evaluation_page(evaluated(answers), findings_of(evaluated(answers)))
+    assert {f"#{found}" for found in re.findall(r'section id="(\w+)"', raw)} | {"#ood"} >= ids
+
+
+def test_without_image_files_the_doubtful_answers_are_a_table():
+    page = page_of(evaluated(made()))
+    assert "article" not in page.tags
+    assert "Answers with the lowest acceptance score" in page.text
+
+
+def test_many_classes_and_a_class_that_is_missing_fit_on_the_page():
+    classes = tuple(f"class {number}" for number in range(300))
+    true = np.arange(3000) % 299
+    answers = made(
+        3000, classes=NamedClasses(classes, true, true), wrong=np.zeros(3000, dtype=bool)
+    )
+    page = page_of(evaluated(answers))
+    assert "The 285 classes with the fewest errors are one row and column." in page.text
+    assert "74 classes and groups with fewer errors are not shown." in page.text
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.9996, "above 99.9 %"), (0.0004, "below 0.1 %")],
+)
+def test_only_none_and_all_are_rounded_to_none_and_all(share, words):
+    assert percent(share) == words
+
+
+def test_a_name_in_a_figure_is_short_and_no_formula():
+    assert shortened("x" * 50) == "x" * 19 + "…"
+    assert shortened("$a$") == r"\$a\$"
+
+
+def test_the_figure_of_acceptance_has_the_policy_and_its_target():
+    points = [RiskPoint("", "msp", 0.5, 0.1, 0.05, 0.2), RiskPoint("", "msp", 1.0, 0.3, 0.2, 0.4)]
+    axes = acceptance_figure(points, chosen=(0.6, 0.15), limit=0.2).axes[0]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines["MSP"] == [[50, 10], [100, 30]]
+    assert lines["the policy"] == [[60, 15]]
+    assert {height for _, height in lines["target"]} == {20}
+    (band,) = axes.collections
+    assert band.get_paths()[0].get_extents().bounds == pytest.approx((50, 5, 50, 35))
+
+
+def test_histograms_are_shares_of_each_set_over_the_same_bars():
+    sets = {"right": np.r_[np.arange(100.0), np.nan], "wrong": np.array([0.0, 50.0])}
+    axes = histogram_figure(sets, xlabel="x", limit=120.0, limit_label="limit").axes[0]
+    first, second = (patch.get_data() for patch in axes.patches)
+    assert first.values.sum() == pytest.approx(100)
+    assert sorted(second.values)[-2:] == [50, 50]
+    assert first.edges[-1] == 120
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "right (100)", "wrong (2)", "limit",
+    ]  # fmt: skip
+    assert histogram_figure({"none": np.array([np.nan])}, xlabel="x").axes[0].texts
+    assert histogram_figure({"one": np.array([2.0])}, xlabel="x").axes[0].patches
+
+
+def test_the_matrix_shows_each_count():
+    axes = matrix_figure(np.array([[3, 1], [0, 5]]), ["a", "b"]).axes[0]
+    assert [text.get_text() for text in axes.texts] == ["3", "1", "0", "5"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (5)"]

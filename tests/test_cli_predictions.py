@@ -1,0 +1,409 @@
+"""Commands on files of predictions, in place of a run and its data."""
+
+import csv
+import json
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from commands import one_line
+from PIL import Image
+from scipy.stats import binomtest
+
+from misgiving import Deferral, PredictionTable
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def write_rows(path, count=400, seed=0, **columns):
+    """A file by hand, as from another framework."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    logits = rng.normal(size=(count, 3)) + 3 * np.eye(3)[labels]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    columns = {
+        "id": [f"{seed}-{number}" for number in range(count)],
+        "label": [CLASSES[label] for label in labels],
+        **{f"probability_{name}": shares[:, at] for at, name in enumerate(CLASSES)},
+        **columns,
+    }
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+    return path
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(misgiving):
+    return lambda *arguments: Result(*misgiving(*arguments))
+
+
+@pytest.fixture
+def policy(run, tmp_path):
+    table = write_rows(tmp_path / "predictions.csv")
+    options = ("--max-error", 0.1, "--out", tmp_path / "policy")
+    assert run("calibrate", table, *options).code == 0
+    return tmp_path / "policy"
+
+
+def test_from_a_file_to_decisions(run, policy, tmp_path):
+    new = write_rows(tmp_path / "new.csv", 200, seed=1)
+    result = run("predict", policy, new, "--out", tmp_path / "decisions.csv")
+    assert result.code == 0
+    rows = read(tmp_path / "decisions.csv")
+    assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
+    expected = Deferral.load(policy).decide(PredictionTable.read(new))
+    assert [row["decision"] for row in rows] == [one.decision for one in expected]
+    assert [row["predicted_class"] for row in rows] == [one.predicted_class for one in expected]
+    accepted = [row for row in rows if row["decision"] == "accept"]
+    assert len(accepted) > 100
+    for row in rows:
+        assert float(row["probability"]) + float(row["error_probability"]) == pytest.approx(1, 1e-5)
+
+
+def test_calibrate_says_what_python_says(run, policy, tmp_path):
+    result = run(
+        "calibrate",
+        tmp_path / "predictions.csv",
+        "--max-error",
+        0.1,
+        "--out",
+        policy,
+        "--overwrite",
+        "--seed",
+        1,
+        "--rule",
+        "balanced",
+    )
+    assert result.code == 0
+    assert "predictions.csv: 400 images" in result.err
+    assert "a quarter of 400 images, drawn by group with seed 1" in result.err
+    assert "calibrated before with 400 of these images" in result.err
+    table = PredictionTable.read(tmp_path / "predictions.csv")
+    again = Deferral(max_error=0.1, seed=1, rule="balanced").fit(table)
+    assert Deferral.load(policy).policy_.certificate == again.policy_.certificate
+    assert json.loads((policy / "cases.json").read_text())["seed"] == 1
+
+
+def test_new_predictions_need_no_labels_and_name_their_images(run, policy, tmp_path):
+    names = [f"scans/{number}.png" for number in range(20)]
+    new = write_rows(tmp_path / "new.csv", 20, seed=2, label=[""] * 20, image=names)
+    result = run("predict", policy, new)
+    assert result.code == 0
+    assert [line.split(",")[0] for line in result.out.splitlines()[1:]] == names
+
+
+@pytest.mark.parametrize("tool", ["fiftyone", "label-studio"])
+def test_decisions_on_predictions_go_to_other_tools(run, policy, tmp_path, monkeypatch, tool):
+    names = [f"scans/{number}.png" for number in range(30)]
+    copies = np.tile(np.eye(3), (10, 1))  # ten of each of three images
+    features = {f"feature_{at}": copies[:, at] for at in range(3)}
+    (tmp_path / "data").mkdir()
+    new = write_rows(tmp_path / "data" / "new.csv", 30, seed=2, image=names, **features)
+    monkeypatch.chdir(tmp_path)
+    options = ("--format", tool, "--image-root", tmp_path, "--image-url", "s3://bucket/")
+    assert run("predict", policy, new, "--out", "o.json", *options).code == 0
+    made = json.loads((tmp_path / "o.json").read_text())
+    decisions = Deferral.load(policy).decide(PredictionTable.read(new))
+    expected = {
+        f"s3://bucket/data/{name}": (one.predicted_class, one.decision)
+        for name, one in zip(names, decisions, strict=True)
+    }
+    if tool == "fiftyone":
+        found = {
+            path: (label["label"], label["attributes"]["decision"])
+            for path, label in made["labels"].items()
+        }
+    else:
+        found = {
+            task["data"]["image"]: (task["data"]["predicted_class"], task["data"]["decision"])
+            for task in made
+        }
+        assert (tmp_path / "o.xml").exists()
+        kinds = [int(task["data"]["image"].split("/")[-1][:-4]) % 3 for task in made[:3]]
+        assert sorted(kinds) == [0, 1, 2]  # no two copies among the first
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "says"),
+    [
+        (["a.png", "", "c.png"], "no image in row 2; --format fiftyone needs the path"),
+        (["a.png", "b.png", "a.png"], "names the image 'a.png' twice; give each image one row"),
+        (["a.png", "b.png", "/c.png"], "/c.png: is not in --image-root"),
+    ],
+)
+def test_images_that_another_tool_would_not_find_are_refused(run, policy, tmp_path, images, says):
+    new = write_rows(tmp_path / "new.csv", 3, seed=2, image=images)
+    out = tmp_path / "o.json"
+    options = ("--format", "fiftyone", "--image-root", tmp_path)
+    result = run("predict", policy, new, "--out", out, *options)
+    assert result.code in (1, 2)
+    assert says in one_line(result.err)
+    assert not out.exists()
+
+
+def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path):
+    sites = ["north", "south"] * 150
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, site=sites)
+    folder = tmp_path / "evaluation"
+    assert run("evaluate", new, "--policy", policy, "--out", folder).code == 0
+    values = {
+        (row["detector"], row["metric"]): float(row["value"])
+        for row in read(folder / "measurements.csv")
+    }
+    table = PredictionTable.read(new).predictions
+    assert values["", "accuracy"] == pytest.approx((table.choices == table.labels).mean())
+    decisions = [one.decision for one in Deferral.load(policy).decide(table)]
+    assert values["policy", "coverage"] == pytest.approx(decisions.count("accept") / 300)
+    assert [row["decision"] for row in read(folder / "decisions.csv")] == decisions
+    groups = {(row["name"], row["value"]) for row in read(folder / "subgroups.csv")}
+    assert {("site", "north"), ("site", "south"), ("class", "owl")} <= groups
+
+
+def test_cases_of_the_policy_are_not_measured_unless_there_are_no_others(run, policy, tmp_path):
+    own = tmp_path / "predictions.csv"
+    both = tmp_path / "both.csv"
+    more = write_rows(tmp_path / "more.csv", 100, seed=4).read_text().splitlines()[1:]
+    both.write_text(own.read_text() + "\n".join(more) + "\n")
+    result = run("evaluate", both, "--policy", policy, "--out", tmp_path / "one")
+    assert "fitted on 400 of these 500 rows; its decisions are measured on the others" in result.err
+    assert len(read(tmp_path / "one" / "decisions.csv")) == 100
+    result = run("evaluate", own, "--policy", policy, "--out", tmp_path / "two")
+    assert "Warning: the policy was fitted on 400 of these 400 rows" in result.err
+    assert "optimistic" in result.err
+    assert len(read(tmp_path / "two" / "decisions.csv")) == 400
+
+
+def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 100, set=["test"] * 60 + ["train"] * 40)
+    flat = {f"probability_{name}": [1 / 3] * 30 for name in CLASSES}
+    far = write_rows(tmp_path / "far.csv", 30, seed=9, label=[""] * 30, **flat)
+    result = run("evaluate", table, "--ood", f"flat={far}", "--out", tmp_path / "out")
+    assert result.code == 0
+    rows = read(tmp_path / "out" / "measurements.csv")
+    values = {(row["dataset"], row["detector"], row["metric"]): float(row["value"]) for row in rows}
+    assert values["test", "", "images"] == 60
+    assert values["flat", "msp", "auroc"] == 1
+    assert not (tmp_path / "out" / "decisions.csv").exists()
+
+
+def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path):
+    Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
+    images = ["a.png", "missing.png"] * 150
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, image=images, site=["n", "s"] * 150)
+    folder = tmp_path / "evaluation"
+    result = run("evaluate", new, "--policy", policy, "--out", folder)
+    lines = [*result.out.splitlines(), *result.err.splitlines()]
+    assert len(lines) <= 10
+    topics = [line.partition(":")[0] for line in result.out.splitlines()]
+    assert topics == ["Accuracy", "Acceptance", "Certified", "Groups", "OOD"]
+    accepted = [row for row in read(folder / "decisions.csv") if row["decision"] == "accept"]
+    wrong = sum(row["true_class"] != row["predicted_class"] for row in accepted)
+    low, high = binomtest(wrong, len(accepted)).proportion_ci(0.95, method="exact")
+    assert (
+        f"of these, {100 * wrong / len(accepted):.1f} % (95 % interval {100 * low:.1f} % to "
+        f"{100 * high:.1f} %) are wrong"
+    ) in result.out
+    page = (folder / "report.html").read_text()
+    assert "data:image/jpeg" in page
+    assert "The file cannot be read." in page
+    assert str(folder / "report.html") in result.err
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (None, "drawn like the calibration cases, from which no difference"),
+        ("patient", "drawn like the calibration cases, one of each patient, from which no"),
+        ("group", "drawn like the calibration cases, one of each group, from which no"),
+    ],
+)
+def test_predict_names_the_unit_of_the_cases(run, tmp_path, column, expected):
+    groups = {} if column is None else {column: [f"p{row // 2}" for row in range(600)]}
+    table = write_rows(tmp_path / "t.csv", 600, **groups)
+    assert run("calibrate", table, "--max-error", 0.2, "--out", tmp_path / "p").code == 0
+    new = write_rows(tmp_path / "new.csv", 100, seed=1)
+    result = run("predict", tmp_path / "p", new, "--out", tmp_path / "d.csv")
+    assert expected in result.err
+
+
+def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path):
+    patients = [f"p{row // 2}" for row in range(300)]
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, patient=patients, site=["n", "s"] * 150)
+    for options in ([], ["--policy", policy]):
+        result = run("evaluate", new, *options, "--out", tmp_path / "out")
+        accuracy, groups = (
+            line for line in result.out.splitlines() if line.startswith(("Accuracy", "Groups"))
+        )
+        assert "of 300 images (150 patients) are named" in accuracy
+        assert groups.endswith(" patients, one image of each.")
+
+
+def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
+    run, tmp_path, monkeypatch
+):
+    table, folder = write_rows(tmp_path / "t.csv", 50), tmp_path / "out"
+    folder.mkdir()
+    (folder / "report.html").write_text("of before")
+    for name in [name for name in sys.modules if name.startswith("misgiving.report")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    result = run("evaluate", table, "--out", folder)
+    assert result.code == 0
+    assert "matplotlib is not installed; run: pip install 'misgiving[report]'" in result.err
+    assert "Accuracy: " in result.out
+    assert read(folder / "measurements.csv")
+    assert not (folder / "report.html").exists()
+
+
+def test_plan_counts_the_calibration_cases(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 400)
+    result = run("plan", table, "--max-error", 0.05)
+    assert result.code == 0
+    assert (
+        "three quarters of the groups, has 300 images. Each image counts: 300 cases" in result.err
+    )
+    named = write_rows(tmp_path / "u.csv", 100, set=["tune"] * 40 + ["calibrate"] * 60)
+    result = run("plan", named, "--max-error", 0.05)
+    assert "The calibration set has 60 images." in result.err
+
+
+@pytest.mark.parametrize("sets", [{}, {"set": ["tune"] * 40 + ["calibrate"] * 60}])
+def test_plan_of_predictions_sends_no_one_to_a_trained_model(run, tmp_path, sets):
+    result = run("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)
+    assert "trained model" not in result.err
+    assert "How many of the accepted are wrong, `misgiving calibrate` shows" in result.err
+
+
+def test_every_command_counts_all_unlabelled_rows(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 100, label=[""] * 90 + ["cat"] * 10)
+    for command in ("plan", "calibrate"):
+        out = [] if command == "plan" else ["--out", tmp_path / "p"]
+        result = run(command, table, "--max-error", 0.05, *out)
+        assert result.code == 1
+        assert "90 of 100 rows have no label, the first is '0-0'" in one_line(result.err)
+
+
+def test_a_file_without_the_features_of_the_policy_is_named(run, tmp_path):
+    features = {f"feature_{at}": np.random.default_rng(at).normal(size=400) for at in range(8)}
+    sets = ["train"] * 100 + ["tune"] * 100 + ["calibrate"] * 200
+    table = write_rows(tmp_path / "t.csv", 400, set=sets, **features)
+    options = ("--max-error", 0.1, "--max-ood-false-alarms", 0.1, "--out", tmp_path / "policy")
+    assert run("calibrate", table, *options).code == 0
+    result = run("predict", tmp_path / "policy", write_rows(tmp_path / "new.csv", 20, seed=1))
+    assert result.code == 1
+    assert one_line(result.err).endswith(
+        "new.csv: the policy needs the columns feature_0 to feature_7, and there are none; predict "
+        "again with all of them"
+    )
+
+
+REFUSED = {
+    "no out": (["calibrate", "t.csv", "--max-error", "0.1"], "give --out, the folder"),
+    "with data": (
+        ["calibrate", "t.csv", "digits", "--max-error", "0.1", "--out", "p"],
+        "leave out DATA, here 'digits'",
+    ),
+    "training data": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--training-data", "digits"],
+        "--training-data is for a run",
+    ),
+    "no data": (["calibrate", "run", "--max-error", "0.1"], "a run needs DATA"),
+    "out of a run": (
+        ["calibrate", "run", "digits", "--max-error", "0.1", "--out", "p"],
+        "--out is for a file of predictions",
+    ),
+    "a detector of features": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--ood-detector", "vim"],
+        "--ood-detector 'vim' needs a run: predictions in a file have no last layer; choose from",
+    ),
+    "an unknown class": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--class-max-miss", "MEL=0.1"],
+        "MEL",
+    ),
+    "no such file": (["calibrate", "u.csv", "--max-error", "0.1", "--out", "p"], "no such file"),
+    "no policy": (["predict", "run", "t.csv"], "contains no policy"),
+    "images with a policy": (
+        ["predict", "policy", "a.png"],
+        "policy: a policy, not a model; `misgiving predict` takes a file of predictions with it, ",
+    ),
+    "serve a policy": (["serve", "policy"], "`misgiving export GRAPH.onnx --policy policy --out "),
+    "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
+    "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
+    "a tool without images": (
+        ["predict", "policy", "t.csv", "--format", "fiftyone", "--out", "o.json"],
+        "t.csv: has no column image; --format fiftyone needs the path of each image",
+    ),
+    "a tool without a file": (
+        ["predict", "policy", "t.csv", "--format", "fiftyone"],
+        "needs --out",
+    ),
+    "an address without a tool": (
+        ["predict", "policy", "t.csv", "--image-url", "s3://b/"],
+        "are for another tool's --format",
+    ),
+    "a table of another kind": (["predict", "policy", "t.csv", "--out", "d.xlsx"], "ends in .csv"),
+    "evaluate without out": (["evaluate", "t.csv"], "give --out, the folder"),
+    "evaluate with data": (["evaluate", "t.csv", "digits", "--out", "e"], "leave out DATA"),
+    "evaluate a run with a policy": (["evaluate", "run", "digits", "--policy", "p"], "has its own"),
+    "evaluate a run alone": (["evaluate", "run"], "a run needs DATA"),
+    "a set that is not there": (
+        ["evaluate", "t.csv", "--out", "e", "--set", "test"],
+        "no row is in the set 'test'; the sets of this file: none",
+    ),
+    "one ood name twice": (
+        ["evaluate", "t.csv", "--out", "e", "--ood", "a=t.csv", "--ood", "a=t.csv"],
+        "'a' is named twice",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+@pytest.mark.usefixtures("policy")
+def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, case):
+    arguments, message = REFUSED[case]
+    write_rows(tmp_path / "t.csv")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*arguments)
+    assert result.code in (1, 2)
+    assert message in one_line(result.err)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_logits_are_refused_beside_probabilities(run, policy, tmp_path):
+    likely = write_rows(tmp_path / "likely.csv", 60, seed=5)
+    rows = read(likely)
+    logits = tmp_path / "logits.csv"
+    with logits.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "label", *(f"logit_{name}" for name in CLASSES)])
+        for row in rows:
+            shares = [np.log(float(row[f"probability_{name}"])) for name in CLASSES]
+            writer.writerow([row["id"], row["label"], *shares])
+    out = tmp_path / "out"
+    for arguments, name in (
+        (("predict", policy, logits, "--out", tmp_path / "d.csv"), "logits.csv"),
+        (("evaluate", logits, "--policy", policy, "--out", out), "logits.csv"),
+        (("data", "rank", policy, logits, "--out", tmp_path / "r.csv"), "logits.csv"),
+        (("evaluate", likely, "--ood", f"far={logits}", "--out", out), "far"),
+    ):
+        result = run(*arguments)
+        assert result.code == 1
+        assert f"{name}: has logits, and " in one_line(result.err)
+        assert not [*tmp_path.glob("d.csv"), *tmp_path.glob("r.csv"), *tmp_path.glob("out")]

@@ -1,0 +1,231 @@
+"""`misgiving data audit` and `misgiving data rank` on runs and predictions, end to end."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from bundled import SIDE, checkpoint, engine_of, write_run
+from coloured import coloured_set
+from commands import one_line
+from PIL import Image
+from test_cli_predictions import write_rows
+
+from misgiving.data.cache import prepare
+from misgiving.data.datasets import load_dataset
+from misgiving.data.splits import Split
+from misgiving.metrics.review_order import review_order
+from misgiving.workflows.predict import predict_images, predictor_of
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def columns_with_errors(count=300):
+    """Predictions of which every tenth label is not the class that the outputs name."""
+    random = np.random.default_rng(0)
+    truth = random.integers(0, 3, count)
+    labels = truth.copy()
+    labels[::10] = (truth[::10] + 1) % 3
+    logits = random.normal(size=(count, 3)) + 6 * np.eye(3)[truth]
+    shares = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    features = random.normal(size=(count, 4)) + 5 * np.eye(4)[truth]
+    names = ("cat", "dog", "owl")
+    return {
+        "id": [f"image {number}" for number in range(count)],
+        "label": [names[label] for label in labels],
+        **{f"probability_{name}": shares[:, at] for at, name in enumerate(names)},
+        "features": features,
+    }, [names[label] for label in truth]
+
+
+def write(path, columns):
+    features = columns.pop("features", None)
+    if features is not None:
+        columns |= {f"feature_{at}": column for at, column in enumerate(features.T)}
+    return write_rows(path, count=len(columns["id"]), **columns)
+
+
+def suspects(misgiving, path, tmp_path):
+    code, _, error = misgiving("data", "audit", path, "--out", tmp_path / "audit")
+    assert code == 0, error
+    return read(tmp_path / "audit" / "suspect_labels.csv"), error
+
+
+def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_path):
+    columns, truth = columns_with_errors()
+    paths = [f"folder/{number}.png" for number in range(300)]
+    table = write(tmp_path / "p.csv", {**columns, "image": paths})
+    rows, said = suspects(misgiving, table, tmp_path)
+    first = {row["id"] for row in rows[:30]}
+    assert len(first & {f"image {number}" for number in range(0, 300, 10)}) >= 28
+    for row in rows[:20]:
+        number = int(row["id"].split()[1])
+        assert row["label"] == columns["label"][number]
+        assert row["suggested_class"] == truth[number]
+        assert row["path"] == str(tmp_path / "folder" / f"{number}.png")
+        assert row["basis"] == "held-out"
+        assert f"{row['suggested_class']} and " in row["why"]
+    scores = [float(row["score"]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    assert min(scores) > 0.5
+    assert "no column set" in said
+
+
+def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(misgiving, tmp_path):
+    columns, _ = columns_with_errors()
+    names = ("cat", "dog", "owl")
+    for name in names:
+        columns[f"probability_{name}"] = [0.98 if of == name else 0.01 for of in columns["label"]]
+    sets = ["train" if number < 200 else "test" for number in range(300)]
+    rows, _ = suspects(misgiving, write(tmp_path / "p.csv", {**columns, "set": sets}), tmp_path)
+    trained = [row for row in rows if int(row["id"].split()[1]) < 200]
+    assert {row["basis"] for row in trained} == {"cross-fitted"}
+    assert len({row["id"] for row in trained} & {f"image {n}" for n in range(0, 200, 10)}) >= 18
+    columns.pop("features", None)
+    for name in [name for name in columns if name.startswith("feature_")]:
+        columns.pop(name)
+    rows, said = suspects(misgiving, write(tmp_path / "q.csv", {**columns, "set": sets}), tmp_path)
+    assert not [row for row in rows if int(row["id"].split()[1]) < 200]
+    assert "left out: 200 images" in said
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"label": None}, "no row has a label"),
+        ({"label": "cat"}, "every label is 'cat'"),
+        ({"set": "train", "features": None}, "no features to cross-fit"),
+        ({"set": "train", "one dog": True}, "class 'dog' has images of one group alone"),
+        ({"set": "train", "count": 8}, "cross-fitting needs a class of 5 images"),
+    ],
+    ids=["no labels", "one class", "no features", "a class of one image", "few images"],
+)
+def test_labels_that_cannot_be_judged_are_one_line(change, expected, misgiving, tmp_path):
+    count = change.get("count", 100)
+    columns, _ = columns_with_errors(count)
+    columns["label"] = (["cat", "dog", "owl"] * count)[:count]
+    if "label" in change:
+        columns["label"] = [change["label"] or ""] * count
+    if change.get("one dog"):
+        columns["label"] = ["dog", *(["cat", "owl"] * count)[: count - 1]]
+    if "set" in change:
+        columns["set"] = [change["set"]] * count
+    if "features" in change:
+        del columns["features"]
+    code, _, error = misgiving("data", "audit", write(tmp_path / "p.csv", columns))
+    assert code == 1
+    assert expected in one_line(error)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of photographs of three classes; the first five of each lie in the next one's."""
+    place = tmp_path_factory.mktemp("photos")
+    images = coloured_set(120, side=SIDE, seed=5)
+    for number, (pixels, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        given = (label + 1) % 3 if number < 15 else label
+        (place / "abc"[given]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(place / "abc"[given] / f"{number:03d}.png")
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(folder, tmp_path_factory):
+    """A run with a policy that was trained on none of these images but a few."""
+    made = checkpoint()
+    plain = replace(made.preprocessing, crop=1.0, color_constancy="none")  # colours are the classes
+    made = replace(made, preprocessing=plain)
+    dataset = load_dataset(f"folder:{folder}")
+    hashes = prepare(dataset, made.preprocessing, cache=tmp_path_factory.mktemp("cache")).hashes
+    chosen = [at for at, name in enumerate(dataset.ids) if int(name[2:5]) >= 100]
+    labels = [dataset.classes[dataset.labels[at]] for at in chosen]
+    split = made.split
+    known = Split(
+        ids=split.ids + tuple(dataset.ids[at] for at in chosen),
+        hashes=split.hashes + tuple(hashes[at] for at in chosen),
+        sets=split.sets + ("train",) * len(chosen),
+        labels=split.labels + tuple(labels),
+        groups=split.groups + tuple(dataset.ids[at] for at in chosen),
+    )
+    made = replace(made, split=known)
+    return write_run(tmp_path_factory.mktemp("run") / "run", made, engine_of(made))
+
+
+def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
+    misgiving, folder, run, tmp_path
+):
+    out = tmp_path / "audit"
+    code, printed, error = misgiving(
+        "data", "audit", f"folder:{folder}", "--model", run, "--out", out, "--device", "cpu"
+    )
+    assert code == 0, error
+    assert "near duplicates" in printed
+    assert {path.name for path in out.iterdir()} == {
+        "audit.json",
+        "findings.csv",
+        "suspect_labels.csv",
+    }
+    rows = read(out / "suspect_labels.csv")
+    assert sum(int(row["id"][2:5]) < 15 for row in rows[:10]) >= 6
+    for row in rows:
+        number = int(row["id"][2:5])
+        assert row["path"] == str(folder / row["id"])
+        assert row["basis"] == ("cross-fitted" if number >= 100 else "held-out")
+
+
+def test_a_run_without_its_data_is_one_line(misgiving, run):
+    code, _, error = misgiving("data", "audit", run)
+    assert code == 2
+    assert "is a run; give DATA, and the run as --model" in one_line(error)
+    code, _, error = misgiving("data", "rank", run)
+    assert code == 2
+    assert "give IMAGES as well" in one_line(error)
+
+
+def test_rank_orders_images_as_the_order_of_review_and_keeps_the_first(
+    misgiving, folder, run, tmp_path
+):
+    found = {}
+    decisions = predict_images(predictor_of(run, device="cpu"), [folder], on_features=found.update)
+    errors = np.array([one.error_probability for one in decisions])
+    order = review_order(errors, np.stack([found[at] for at in range(len(decisions))]))
+    expected = [decisions[at].path for at in order[:25]]
+    out = tmp_path / "next.csv"
+    code, _, error = misgiving("data", "rank", run, folder, "--count", 25, "--out", out)
+    assert code == 0, error
+    assert [row["path"] for row in read(out)] == expected
+    assert expected != [decisions[at].path for at in np.argsort(-errors, kind="stable")[:25]]
+
+
+def test_rank_orders_the_rows_without_a_label_of_a_table(misgiving, tmp_path):
+    columns, _ = columns_with_errors(60)
+    del columns["features"]
+    columns["label"] = [label if at % 2 else "" for at, label in enumerate(columns["label"])]
+    table = write(tmp_path / "p.csv", columns)
+    code, printed, error = misgiving("data", "rank", table)
+    assert code == 0, error
+    rows = list(csv.DictReader(printed.splitlines()))
+    assert {int(row["path"].split()[1]) % 2 for row in rows} == {0}
+    probabilities = [float(row["probability"]) for row in rows]
+    assert probabilities == sorted(probabilities)
+    assert len(rows) == 30
+
+
+def test_counts_and_files_that_cannot_be_used_are_one_line(misgiving, tmp_path):
+    table = write(tmp_path / "p.csv", columns_with_errors(60)[0])
+    for options, expected in (
+        (("--count", 0), "--count must be at least 1"),
+        (("--out", tmp_path / "x.pdf"), "choose a name that ends in"),
+        (("--out", tmp_path), "is not an ordinary file"),
+    ):
+        code, _, error = misgiving("data", "rank", table, *options)
+        assert code == 2
+        assert expected in one_line(error)
+    code, _, error = misgiving("data", "rank", "no run", tmp_path, "--out", tmp_path)
+    assert "is not an ordinary file" in one_line(error)  # before the model is loaded
+    code, _, error = misgiving("data", "audit", table, "--model", tmp_path)
+    assert code == 2
+    assert "leave out --model" in one_line(error)

@@ -1,0 +1,382 @@
+"""Deferral policies for the predictions of models that were trained elsewhere."""
+
+import html
+import inspect
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from scipy.special import softmax
+from scipy.stats import binomtest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils.validation import check_is_fitted
+
+from misgiving import Deferral, PredictionTable
+from misgiving.decisions.fit_policy import fit_engine
+from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.targets import Targets
+from misgiving.errors import DataError, UsageError
+from misgiving.results.predictions import Predictions
+from misgiving.scores.detectors import FittedDetectors
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def outputs(count, seed=0, signal=3.0):
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, count)
+    return rng.normal(size=(count, 3)) + signal * np.eye(3)[labels], labels
+
+
+def named_rows(count, seed=0, **columns):
+    logits, labels = outputs(count, seed)
+    return {
+        "logits": logits,
+        "label": [CLASSES[label] for label in labels],
+        "classes": CLASSES,
+        "id": [f"{seed}-{number}" for number in range(count)],
+        **columns,
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    return Deferral(max_error=0.1).fit(outputs(300), outputs(600, 1))
+
+
+def test_arrays_give_the_policy_that_predictions_give(fitted):
+    def predictions(name, count, seed):
+        logits, labels = outputs(count, seed)
+        ids = tuple(f"{name} {number}" for number in range(1, count + 1))
+        return Predictions(
+            logits=logits,
+            features=np.zeros((count, 0)),
+            predicted_losses=None,
+            labels=labels,
+            ids=ids,
+            groups=ids,
+            classes=("0", "1", "2"),
+            model="unnamed",
+        )
+
+    sets = predictions("tuning", 300, 0), predictions("calibration", 600, 1)
+    direct = fit_engine(
+        *sets,
+        FittedDetectors.none(),
+        Targets(max_error=0.1),
+        rule=DecisionRule(),
+        seed=0,
+        calibration_fingerprint=fitted.policy_.calibration_fingerprint,
+        unit="image",
+        ood_detector="max_logit",
+    )
+    assert direct.policy == fitted.policy_
+    again = Deferral(max_error=0.1).fit(*sets)
+    assert again.policy_.certificate == fitted.policy_.certificate
+
+
+def test_decisions_on_new_outputs(fitted):
+    logits, labels = outputs(2000, 2)
+    decisions = fitted.decide(logits)
+    accepted = np.array([one.decision == "accept" for one in decisions])
+    named = np.array([int(one.predicted_class) for one in decisions])
+    assert 0.5 < accepted.mean() < 1
+    assert (named != labels)[accepted].mean() < 0.1
+    assert all(one.probability + one.error_probability == pytest.approx(1) for one in decisions)
+
+
+def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
+    logits, labels = outputs(50, 3)
+    expected = fitted.decide(logits)
+    frame = pandas.DataFrame({f"logit_{name}": logits[:, int(name)] for name in "012"})
+    forms = [
+        torch.tensor(logits),
+        logits.tolist(),
+        (logits, labels),
+        {"logits": logits},
+        frame,
+        PredictionTable.from_columns(frame),
+        PredictionTable.from_columns(frame).predictions,
+    ]
+    for form in forms:
+        assert fitted.decide(form) == expected
+    probabilities = {"probabilities": softmax(logits, axis=1)}
+    with pytest.raises(DataError, match="has probabilities, and the policy logits, with which"):
+        fitted.decide(probabilities)
+
+
+def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
+    logits = torch.tensor(outputs(20, 5)[0]).bfloat16()
+    expected = fitted.decide(logits.float().numpy())
+    for given in (logits, list(logits), logits.requires_grad_()):
+        assert fitted.decide(given) == expected
+    columns = {"probabilities": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
+    columns |= {"predicted_loss": torch.tensor([0.5, 2.0]), "features": torch.ones(2, 3)}
+    halves = {name: of.bfloat16() for name, of in columns.items()}
+    halves["label"] = list(torch.tensor([1, 0]))
+    table = PredictionTable.from_columns(halves).predictions
+    np.testing.assert_array_equal(np.exp(table.logits), columns["probabilities"])
+    np.testing.assert_array_equal(table.predicted_losses, [0.5, 2.0])
+    assert table.features.shape == (2, 3)
+    assert table.labels.tolist() == [1, 0]
+
+
+def test_arrays_of_different_lengths_are_refused_in_a_whole_sentence():
+    logits, labels = outputs(300)
+    told = "column label has 299 rows, and logits has 300; give one value for each image"
+    with pytest.raises(DataError, match=told):
+        Deferral().fit((logits, labels[:-1]))
+
+
+def test_names_as_labels_of_arrays_need_classes():
+    logits, labels = outputs(60)
+    names = [CLASSES[label] for label in labels]
+    with pytest.raises(
+        DataError, match=r"unknown class '\w+'; give `classes`, the names in the or"
+    ):
+        Deferral().fit((logits, names), (logits, names))
+    with pytest.raises(DataError, match=r"unknown class '7'; choose from 0, 1, 2$"):
+        Deferral().fit((logits, [7] * 60), (logits, labels))
+
+
+def test_an_image_whose_logits_are_not_finite_is_refused(fitted):
+    with pytest.raises(DataError, match="row 1, column logit_1: nan is not a finite number"):
+        fitted.decide(np.array([[0.0, np.nan, 1.0]]))
+
+
+def test_conventions_of_scikit_learn(fitted):
+    wanted = {"max_error": 0.1, "class_max_miss": {"cat": 0.2}, "seed": 3}
+    deferral = Deferral(**wanted)
+    assert deferral.get_params() == {**Deferral().get_params(), **wanted}
+    assert clone(deferral).get_params() == deferral.get_params()
+    assert deferral.set_params(max_error=0.2).max_error == 0.2
+    check_is_fitted(fitted)
+    with pytest.raises(NotFittedError):
+        check_is_fitted(deferral)
+    for call in (lambda: deferral.decide(np.zeros((1, 3))), deferral.summary):
+        with pytest.raises(NotFittedError, match="not fitted yet"):
+            call()
+
+
+def test_parameters_are_those_of_targets_and_rules():
+    given = set(inspect.signature(Deferral).parameters)
+    assert given == {*vars(Targets(max_error=0.1)), *vars(DecisionRule()), "ood_detector", "seed"}
+
+
+def test_a_bad_parameter_is_refused_by_fit():
+    with pytest.raises(UsageError, match="`max_error` must be between 0 and 1"):
+        Deferral(max_error=5.0).fit(outputs(30), outputs(30, 1))
+
+
+def test_saved_and_loaded(fitted, tmp_path):
+    fitted.save(tmp_path / "policy")
+    loaded = Deferral.load(tmp_path / "policy")
+    assert loaded.policy_ == fitted.policy_
+    assert loaded.classes_ == ("0", "1", "2")
+    assert loaded.get_params() == fitted.get_params()
+    logits = outputs(20, 4)[0]
+    assert loaded.decide(logits) == fitted.decide(logits)
+    assert loaded.summary() == fitted.summary()
+    assert "Certified: at most 10 %" in loaded.summary()
+
+
+def test_saving_a_loaded_policy_where_it_was_changes_nothing(fitted, tmp_path):
+    fitted.save(tmp_path / "policy")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "policy").iterdir()}
+    Deferral.load(tmp_path / "policy").save(tmp_path / "policy")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "policy").iterdir()} == before
+
+
+def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
+    table = PredictionTable.from_columns(named_rows(400))
+    Deferral(max_error=0.1).fit(table).save(tmp_path / "policy")
+    second = Deferral(max_error=0.1, seed=1).fit(table)
+    assert "calibrated before" not in second.summary()
+    second.save(tmp_path / "policy")
+    assert "calibrated before with 400 of these images" in second.summary()
+    assert "calibrated before" in Deferral.load(tmp_path / "policy").summary()
+    other = PredictionTable.from_columns(named_rows(400, seed=5))
+    third = Deferral(max_error=0.1).fit(other)
+    third.save(tmp_path / "policy")
+    assert "calibrated before" not in third.summary()
+
+
+def test_one_table_is_divided_by_its_sets():
+    sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
+    deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))
+    assert deferral.cases_.tune.images == tuple(f"0-{number}" for number in range(100))
+    assert deferral.cases_.calibration.images == tuple(f"0-{number}" for number in range(100, 300))
+
+
+def test_one_table_without_sets_is_divided_by_group():
+    patients = [f"p{number // 4}" for number in range(400)]
+    deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
+    tune, calibration = deferral.cases_.tune, deferral.cases_.calibration
+    assert len(tune.images) == 100
+    assert len(calibration.images) == 300
+    assert not set(tune.groups) & set(calibration.groups)
+    assert deferral.policy_.unit == "patient"
+    assert deferral.policy_.certificate.cases == 75
+    assert "drawn by group with seed 7" in deferral.summary()
+
+
+def test_training_images_with_features_fit_detectors():
+    rng = np.random.default_rng(0)
+    sets = ["train"] * 200 + ["tune"] * 100 + ["calibrate"] * 200
+    features = rng.normal(size=(500, 8)) + 10
+    rows = named_rows(500, set=sets, features=features)
+    deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.1).fit(rows)
+    assert deferral.policy_.ood_detector == "knn"
+    new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
+    near, far = deferral.decide(new)
+    assert (near.decision, far.decision) == ("accept", "ood")
+    with pytest.raises(
+        DataError, match="needs the columns feature_0 to feature_7, and there are no"
+    ):
+        deferral.decide(rows["logits"])
+    few = {"logits": rows["logits"][:2], "features": features[:2, :3]}
+    with pytest.raises(DataError, match="feature_0 to feature_7, and there are 3"):
+        deferral.decide(few)
+
+
+def test_a_policy_that_reads_predicted_losses_names_their_column():
+    losses = np.random.default_rng(0).normal(size=500)
+    rows = named_rows(500, predicted_loss=losses)
+    deferral = Deferral(max_error=0.1, ood_detector="predicted_loss").fit(rows)
+    assert deferral.decide({name: rows[name][:2] for name in ("logits", "predicted_loss")})
+    with pytest.raises(DataError, match="the policy needs the column predicted_loss; predict aga"):
+        deferral.decide(rows["logits"])
+
+
+MISSING_SCORES = {
+    "knn": "needs features of training images: columns feature_0, ..., and rows of the set train",
+    "predicted_loss": "needs the column predicted_loss",
+    "knn_taps": "needs a run: predictions in a file have no tap averages",
+    "vim": "needs a run: predictions in a file have no last layer",
+    "vom": "unknown detector 'vom'; choose from msp, ",
+}
+
+
+@pytest.mark.parametrize("name", MISSING_SCORES)
+def test_a_detector_says_what_it_needs(name):
+    with pytest.raises(UsageError) as failure:
+        Deferral(max_error=0.1, ood_detector=name).fit(named_rows(400))
+    assert MISSING_SCORES[name] in str(failure.value)
+    assert "choose from msp, energy" in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"set": ["tune"] * 400}, "no row is in the set 'calibrate'"),
+        ({"label": [""] * 400}, "400 of 400 rows have no label"),
+        ({"group": ["one"] * 400}, "1 groups of images cannot be divided into 4 sets"),
+    ],
+)
+def test_tables_that_cannot_support_a_policy(change, message):
+    with pytest.raises(DataError, match=message):
+        Deferral().fit(named_rows(400, **change))
+
+
+def test_sets_of_two_models_are_refused():
+    sets = [named_rows(100, seed, model=[f"model {seed}"] * 100) for seed in (0, 1)]
+    with pytest.raises(DataError, match="are of two models"):
+        Deferral().fit(*sets)
+
+
+def test_a_policy_is_for_its_model_and_classes():
+    rows = named_rows(400, model=["resnet"] * 400)
+    deferral = Deferral(max_error=0.1).fit(rows)
+    logits = rows["logits"][:1]
+    assert deferral.decide(logits)[0].predicted_class in CLASSES
+    with pytest.raises(DataError, match="calibrated for the model resnet, not for vit"):
+        deferral.decide({"logits": logits, "model": ["vit"]})
+    with pytest.raises(DataError, match="must be the same in the same order"):
+        deferral.decide({"logits": logits, "classes": ["dog", "cat", "owl"]})
+
+
+def test_three_arrays_are_refused():
+    with pytest.raises(UsageError, match="give a pair of logits and labels, not 3 arrays"):
+        Deferral().fit((1, 2, 3), (1, 2, 3))
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys, numpy as np; from misgiving import Deferral;"
+        "x = np.random.default_rng(0).normal(size=(400, 3)); y = x.argmax(1);"
+        "d = Deferral(max_error=0.2).fit((x[:100], y[:100]), (x[100:], y[100:]));"
+        "d.decide(x); print(sorted({'torch', 'timm', 'matplotlib'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "[]"
+
+
+def test_the_report_on_a_policy_shows_its_certificate_and_says_that_it_is_optimistic(
+    fitted, tmp_path
+):
+    path = fitted.report(tmp_path / "report.html")
+    page = html.unescape(path.read_text())
+    certificate = fitted.policy_.certificate
+    scores = certificate.calibration_scores
+    assert "These are the calibration cases" in page
+    for sentence in fitted.policy_.summary():
+        assert sentence in page
+    right = 600 - sum(scores.wrong)
+    low, high = binomtest(right, 600).proportion_ci(0.95, method="exact")
+    assert (
+        f"{right / 6:.1f} % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) of 600" in page
+    )
+    assert f"the policy accepts {certificate.accepted / 6:.1f} % (95 %" in page
+    assert f"of these, {100 * certificate.wrong / certificate.accepted:.1f} % (95 %" in page
+    assert f"{certificate.accepted} of 600" in page
+    assert "the policy</small>" in page
+    assert "Most doubtful" not in page
+
+
+def test_the_report_on_test_images_leaves_out_the_cases_of_the_policy(tmp_path):
+    deferral = Deferral(max_error=0.1, seed=3).fit(named_rows(600))
+    new = named_rows(200, seed=7)
+    rows = {
+        name: [*old[:50], *new[name]] if name != "classes" else old
+        for name, old in named_rows(600).items()
+    }
+    rows["logits"] = np.array(rows["logits"])
+    page = deferral.report(tmp_path / "report.html", rows).read_text()
+    assert "fitted on 50 of these 250 rows; its decisions are measured on the others" in page
+    decisions = deferral.decide(new)
+    wrong = sum(one.predicted_class != of for one, of in zip(decisions, new["label"], strict=True))
+    assert f"{(200 - wrong) / 2:.1f} % (95 % interval" in page
+    accepted = sum(one.decision == "accept" for one in decisions)
+    assert f"the policy accepts {accepted / 2:.1f} % (95 % interval" in page
+    assert "Most doubtful" in page
+    own = deferral.report(tmp_path / "own.html", named_rows(600)).read_text()
+    assert "the numbers of its decisions are optimistic" in own
+    with pytest.raises(DataError, match="have no label"):
+        deferral.report(tmp_path / "report.html", new["logits"])
+    with pytest.raises(NotFittedError):
+        Deferral().report(tmp_path / "report.html")
+
+
+def test_a_policy_of_probabilities_refuses_arrays_of_logits():
+    logits, labels = outputs(900)
+    columns = {"probabilities": softmax(logits, axis=1), "label": [*map(str, labels)]}
+    deferral = Deferral(max_error=0.3).fit({**columns, "classes": ["0", "1", "2"]})
+    with pytest.raises(DataError, match="has logits, and the policy probabilities"):
+        deferral.decide(logits)
+
+
+def test_the_same_images_cannot_tune_and_certify():
+    both = outputs(300)
+    with pytest.raises(DataError, match="300 rows of the calibration set are also in the tuning"):
+        Deferral(max_error=0.2).fit(both, both)
+    logits, labels = outputs(600, 1)
+    some = (np.vstack([both[0][:200], logits[:100]]), np.append(both[1][:200], labels[:100]))
+    with pytest.raises(DataError, match="200 rows of the calibration set"):
+        Deferral(max_error=0.2).fit(both, some)
+    rounded = outputs(300)[0].round(), outputs(300)[1]
+    others = logits.round(), labels
+    assert Deferral(max_error=0.3).fit(rounded, others).policy_

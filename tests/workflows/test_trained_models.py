@@ -1,0 +1,211 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from PIL import Image
+from trained_elsewhere import image_processor, picture, resnet, save_pretrained, vit
+
+from misgiving.errors import DataError, UsageError
+from misgiving.models.joint import attach
+from misgiving.workflows.trained_models import load_hugging_face, load_named
+
+SQUARE = {"height": 16, "width": 16}
+LARGER, SHORTER = {"height": 20, "width": 20}, {"shortest_edge": 20}
+
+
+@pytest.fixture(autouse=True)
+def silent(monkeypatch):
+    monkeypatch.setattr(transformers.utils.logging, "disable_progress_bar", lambda: None)
+    transformers.utils.logging.disable_progress_bar()
+    transformers.logging.set_verbosity_error()
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+PROCESSORS = {
+    "bilinear": ("ViT", {"size": SQUARE}),
+    "bicubic": ("Siglip", {"size": SQUARE}),
+    "resized and cropped": ("Bit", {"size": SHORTER, "crop_size": SQUARE}),
+    "squashed and cropped": ("DeiT", {"size": LARGER, "crop_size": SQUARE}),
+    "by a share": ("ConvNext", {"size": {"shortest_edge": 16}, "crop_pct": 0.8}),
+    "another scale": ("ViT", {"size": SQUARE, "rescale_factor": 1 / 127.5, "do_normalize": False}),
+}
+
+
+@pytest.mark.parametrize(("kind", "settings"), PROCESSORS.values(), ids=PROCESSORS)
+def test_logits_are_those_of_the_model_through_its_own_image_processor(tmp_path, kind, settings):
+    processor = getattr(transformers, f"{kind}ImageProcessorPil")(**settings)
+    module = vit()
+    trained = load_hugging_face(save_pretrained(tmp_path / "model", module, processor))
+    model = attach(trained.module, image_size=16, mean=trained.source.mean, std=trained.source.std)
+    for size in ((37, 64), (64, 37), (300, 201), (9, 23)):
+        image = picture(*size)
+        data = jpeg(image)
+        theirs = processor(Image.open(io.BytesIO(data)), return_tensors="pt")["pixel_values"]
+        square = trained.preprocessing.from_file(data, "image")
+        ours = torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255
+        with torch.no_grad():
+            expected, found = module(theirs).logits, model(ours).logits
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_classes_and_architecture_are_the_models_own(tmp_path):
+    trained = load_hugging_face(save_pretrained(tmp_path / "model", vit()))
+    assert trained.classes == ("a", "b", "c")
+    assert trained.name == "ViTForImageClassification"
+    images = torch.rand(2, 3, 16, 16)
+    built = trained.source.build().eval()
+    built.load_state_dict(trained.module.state_dict())
+    assert torch.equal(built(images).logits, vit()(images).logits)
+    json.dumps(trained.source.config)
+
+
+def test_weights_in_half_precision_are_read_in_single_precision(tmp_path):
+    module = vit().bfloat16()
+    trained = load_hugging_face(save_pretrained(tmp_path / "model", module))
+    assert {weight.dtype for weight in trained.module.parameters()} == {torch.float32}
+    assert {weight.dtype for weight in trained.source.build().parameters()} == {torch.float32}
+
+
+def test_rounding_of_the_other_way_to_compute_an_image_is_named(tmp_path):
+    processor = image_processor(resample=Image.Resampling.BICUBIC)
+    trained = load_hugging_face(save_pretrained(tmp_path / "model", vit(), processor))
+    (remark,) = trained.remarks
+    usual = transformers.AutoImageProcessor.from_pretrained(tmp_path / "model")
+    assert "with torchvision, its default" in remark
+    image = picture(29, 38)
+    theirs = np.asarray(usual(image, return_tensors="np")["pixel_values"])[0].transpose(1, 2, 0)
+    ours = trained.preprocessing(np.asarray(image)) / 127.5 - 1
+    assert np.abs(theirs - ours).max() > 1 / 255
+
+
+def changed(folder, name, **settings):
+    path = folder / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save(vit().state_dict(), folder / "pytorch_model.bin")
+
+
+def headless(folder):
+    vit().vit.save_pretrained(folder)
+
+
+BROKEN = {
+    "pickled weights": (pickled, r"has pytorch_model.bin, and only safetensors are read"),
+    "no weights": (lambda at: (at / "model.safetensors").unlink(), "has no weights"),
+    "no image processor": (
+        lambda at: (at / "preprocessor_config.json").unlink(),
+        "no preprocessor_config.json",
+    ),
+    "own code": (lambda at: changed(at, "config.json", auto_map={"AutoModel": "x.Y"}), "auto_map"),
+    "several classes": (
+        lambda at: changed(at, "config.json", problem_type="multi_label_classification"),
+        "several classes for an image",
+    ),
+    "no classifier": (headless, "classifier"),
+    "damaged weights": (
+        lambda at: (at / "model.safetensors").write_bytes(b"x" * 100),
+        "not a readable image classifier",
+    ),
+    "damaged settings": (lambda at: (at / "config.json").write_text("{"), "config.json.*damaged"),
+    "another kind": (
+        lambda at: changed(at, "config.json", model_type="bert"),
+        "not a readable image classifier",
+    ),
+    "images of any size": (
+        lambda at: changed(at, "preprocessor_config.json", do_resize=False),
+        "cannot be reproduced here: do_resize is off",
+    ),
+    "images that are not square": (
+        lambda at: changed(at, "preprocessor_config.json", size={"height": 16, "width": 20}),
+        "cannot be reproduced here: size is",
+    ),
+    "swapped channels": (
+        lambda at: changed(
+            at,
+            "preprocessor_config.json",
+            image_processor_type="MobileViTImageProcessor",
+            do_flip_channel_order=True,
+            do_center_crop=False,
+            do_normalize=False,
+        ),
+        "cannot be reproduced here",
+    ),
+}
+
+
+@pytest.mark.parametrize(("break_it", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_folder_that_cannot_be_used_is_refused_in_one_line(tmp_path, break_it, message):
+    folder = save_pretrained(tmp_path / "model", vit())
+    break_it(folder)
+    with pytest.raises(DataError, match=message) as failure:
+        load_hugging_face(folder)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.fixture
+def weights(tmp_path):
+    torch.save(resnet().state_dict(), tmp_path / "weights.pt")
+    return tmp_path / "weights.pt"
+
+
+def test_a_torchvision_model_gives_its_logits_through_torchvisions_preprocessing(weights):
+    from torchvision.models import ResNet18_Weights
+
+    trained = load_named("torchvision:resnet18", weights, ["a", "b", "c"])
+    model = attach(trained.module, mean=trained.source.mean, std=trained.source.std)
+    prepare = ResNet18_Weights.DEFAULT.transforms()
+    for size in ((233, 301), (500, 317)):
+        image = picture(*size)
+        square = trained.preprocessing(np.asarray(image))
+        with torch.no_grad():
+            found = model(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255).logits
+            expected = resnet()(prepare(image)[None])
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_timm_model_gives_its_logits_through_timms_preprocessing(tmp_path):
+    import timm
+    from timm.data import create_transform, resolve_data_config
+
+    module = timm.create_model("test_vit", num_classes=3).eval()
+    torch.save(module.state_dict(), tmp_path / "weights.pt")
+    trained = load_named("test_vit", tmp_path / "weights.pt", ["a", "b", "c"])
+    model = attach(trained.module, mean=trained.source.mean, std=trained.source.std)
+    prepare = create_transform(**resolve_data_config({}, model=module))
+    image = picture(233, 301)
+    square = trained.preprocessing(np.asarray(image))
+    with torch.no_grad():
+        found = model(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255).logits
+        expected = module(prepare(image)[None])
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+NAMELESS = {
+    "no weights": (("resnet18", None, "abc"), UsageError, "give the file of the trained weights"),
+    "unknown model": (("torchvision:resnet19", "weights", "abc"), UsageError, "resnet19"),
+    "unknown library": (("keras:resnet50", "weights", "abc"), UsageError, "unknown library"),
+    "a detector": (("torchvision:ssd300_vgg16", "weights", "abc"), UsageError, "classifier"),
+    "other classes": (
+        ("torchvision:resnet18", "weights", "abcd"),
+        DataError,
+        r"does not fill resnet18 with 4 classes \(fc.",
+    ),
+}
+
+
+@pytest.mark.parametrize(("arguments", "kind", "message"), NAMELESS.values(), ids=NAMELESS)
+def test_a_named_model_without_its_weights_is_refused(weights, arguments, kind, message):
+    name, file, classes = arguments
+    with pytest.raises(kind, match=message):
+        load_named(name, weights if file else None, list(classes))
