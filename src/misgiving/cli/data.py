@@ -9,11 +9,13 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
     DATA,
+    IMAGES,
     BadImages,
     Cache,
     Data,
     Device,
     Fields,
+    TableFile,
     Values,
     command,
     is_prediction_file,
@@ -232,20 +234,9 @@ def rank(
     settings: Annotated[Values, BadImages, Device],
     images: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="IMAGES...",
-            help="Image files, or folders of them; or one file of predictions: .csv, .npz or "
-            ".parquet.",
-            show_default=False,
-        ),
+        typer.Argument(metavar="IMAGES...", help=IMAGES, show_default=False),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
-        ),
-    ] = None,
+    out: TableFile = None,
     count: Annotated[
         int | None, typer.Option(help="Number of images to list. Default: all.")
     ] = None,

@@ -96,6 +96,14 @@ class Fields:
                 yield one
 
 
+IMAGES = "Image files, or folders of them; or one file of predictions: .csv, .npz or .parquet."
+TableFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
+    ),
+]
 BadImages = Fields(DataConfig, ("on_bad_image",))
 Device = Fields(TrainingConfig, ("device",))
 Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))

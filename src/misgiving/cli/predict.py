@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import BadImages, Devices, Values, command, is_prediction_file
+from misgiving.cli.options import (
+    IMAGES,
+    BadImages,
+    Devices,
+    TableFile,
+    Values,
+    command,
+    is_prediction_file,
+)
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import BadImage, UsageError
 from misgiving.results.review_files import DecisionFormat
@@ -29,21 +37,11 @@ def predict(
     ],
     images: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="IMAGES...",
-            help="Image files, or folders of them; or one file of predictions: .csv, .npz or "
-            ".parquet.",
-        ),
+        typer.Argument(metavar="IMAGES...", help=IMAGES),
     ],
     settings: Annotated[Values, BadImages, Devices],
     file_format: DecisionFormat,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File for the table: .csv, .parquet or .jsonl. Default: the screen, as CSV.",
-        ),
-    ] = None,
+    out: TableFile = None,
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Continue an earlier attempt to write FILE that stopped."),

@@ -78,7 +78,7 @@ def cases_of(
 
 
 def _missing(ood_detector: str) -> str:
-    """What a score needs that the predictions do not have."""
+    """A clause on the columns that a score needs and the predictions lack."""
     known = FEATURE_SCORES.get(ood_detector)
     if ood_detector == PREDICTED_LOSS:
         needs = f"the column {PREDICTED_LOSS}"

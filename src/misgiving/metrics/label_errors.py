@@ -27,7 +27,7 @@ PRIOR_SCALE = 3.0  # standard deviation of a class's bias, in nats
 
 
 class Suspicion(NamedTuple):
-    """How suspect labels are.
+    """Scores of how suspect labels are.
 
     Attributes:
         scores: From 0 to 1, the higher the more suspect; see `suspicion`.

@@ -61,6 +61,18 @@ def policy_folder(path: Path) -> Path:
     return folder
 
 
+def load_with_cases(policy: Path | None) -> tuple[DecisionEngine, PolicyCases | None]:
+    """The engine of a policy folder or a run, and its cases; without a policy none.
+
+    Raises:
+        DataError: There is no policy, or a file of it is damaged or was edited.
+    """
+    if policy is None:
+        return DecisionEngine(classes=()), None
+    folder = policy_folder(policy)
+    return load_policy(folder), read_document(folder / CASES, PolicyCases)
+
+
 def read_predictions(
     path: Path, engine: DecisionEngine, cases: PolicyCases | None = None
 ) -> PredictionTable:
@@ -101,8 +113,7 @@ def predict_table(
         The number of rows, and the performance to expect; None where it cannot be estimated.
     """
     file_format.refuse(out, [], resume=False)
-    folder = policy_folder(policy)
-    engine, cases = load_policy(folder), read_document(folder / CASES, PolicyCases)
+    engine, cases = load_with_cases(policy)
     table = read_predictions(predictions, engine, cases)
     names = None
     if file_format.format != TABLE.format:
@@ -175,9 +186,7 @@ def evaluate_table(
         set_name: Measure only this set; None: `test`, or else all rows but `train`.
     """
     refuse_unwritable_folder(out)
-    folder = None if policy is None else policy_folder(policy)
-    engine = DecisionEngine(classes=()) if folder is None else load_policy(folder)
-    cases = None if folder is None else read_document(folder / CASES, PolicyCases)
+    engine, cases = load_with_cases(policy)
     table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
     outliers = {
         name: read_predictions(path, engine, cases) for name, path in distinct_names(ood).items()

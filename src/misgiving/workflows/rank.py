@@ -7,14 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from misgiving.data.bad_images import FAIL
-from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
-from misgiving.results.formats import read_document
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.results.review_files import in_review_order
-from misgiving.results.schema import PolicyCases
 from misgiving.workflows.predict import Feature, OnImage, predict_images, predictor_of
 
 OnTable = Callable[[DecisionTable], None]
@@ -76,19 +73,17 @@ def rank_table(
         count: The number of images to list; None for all.
         on_table: Called with the table if `out` is None.
     """
-    from misgiving.workflows.predictions import decided_rows, policy_folder, read_predictions
+    from misgiving.workflows.predictions import decided_rows, load_with_cases, read_predictions
 
     deliver = _deliver(out, count, on_table)
-    folder = None if policy is None else policy_folder(policy)
-    engine = None if folder is None else load_policy(folder)
-    cases = None if folder is None else read_document(folder / CASES, PolicyCases)
-    table = read_predictions(predictions, engine or DecisionEngine(classes=()), cases)
+    engine, cases = load_with_cases(policy)
+    table = read_predictions(predictions, engine, cases)
     unlabelled = np.flatnonzero(table.predictions.labels == UNKNOWN)
     table = table.select(unlabelled) if len(unlabelled) else table
-    decisions = _most_probable(table) if engine is None else [*decided_rows(engine, table)]
+    decisions = _most_probable(table) if policy is None else [*decided_rows(engine, table)]
     of = table.predictions.features
     features = dict(enumerate(of)) if of.shape[1] else {}
-    return deliver(decisions, features, has_policy=engine is not None)
+    return deliver(decisions, features, has_policy=policy is not None)
 
 
 def _most_probable(table: PredictionTable) -> list[DecisionRow]:

@@ -208,7 +208,7 @@ def _exact(share: float) -> str:
 
 
 def _groups(found: Sequence[Harm], units: str) -> Finding:
-    """What fares worse; of each group one image counts, so the cases are groups, not images."""
+    """Sentence on what fares worse; one image of each group counts, so the cases are groups."""
     counted = units if units == "images" else f"{units}, one image of each"
     if not found:
         return Finding("Groups", "not measured: classes and metadata of the cases are not known.")
