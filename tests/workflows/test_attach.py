@@ -237,9 +237,8 @@ def test_attaching_in_python_gives_the_same_logits_as_the_command(place):
     theirs = transformers.AutoModelForImageClassification.from_pretrained(place / "vit").eval()
     model = attach(theirs, classes=["a", "b", "c"], mean=[0.5] * 3, std=[0.5] * 3)
     images = pixels_of(hard_set(4, seed=5))
+    by_command = load(attached(place, "transformers")).model  # trains, if no other test has
     with torch.no_grad():
-        assert torch.equal(
-            model(images).logits, load(attached(place, "transformers")).model(images)[0]
-        )
+        assert torch.equal(model(images).logits, by_command(images)[0])
     assert model.reader.channels == (SIDE,) * 4
     assert np.allclose(image_processor().image_mean, 0.5)
