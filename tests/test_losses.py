@@ -32,9 +32,16 @@ def halves(size):
     return [(i, size - 1 - i) for i in range(size // 2)]
 
 
+def neighbours(size):
+    return [(i, i + 1) for i in range(size - 1)] + [(size - 1, 0)]
+
+
+LISTED = {"all": all_pairs, "halves": halves, "neighbours": neighbours}
+
+
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
 @pytest.mark.parametrize("margin", [0.0, 0.3, 1.0])
-@pytest.mark.parametrize(("pairs", "listed"), [("all", all_pairs), ("halves", halves)])
+@pytest.mark.parametrize(("pairs", "listed"), LISTED.items())
 def test_ranking_loss_is_equation_1(size, margin, pairs, listed):
     predicted, true = with_ties(size)
     terms = [penalty(predicted, true, i, j, margin) for i, j in listed(size)]
@@ -43,7 +50,7 @@ def test_ranking_loss_is_equation_1(size, margin, pairs, listed):
         assert loss.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
-@pytest.mark.parametrize("pairs", ["all", "halves"])
+@pytest.mark.parametrize("pairs", LISTED)
 def test_ranking_loss_has_the_gradient_of_its_value(pairs):
     predicted, true = with_ties(7)
     loss = partial(ranking_loss, true=true, pairs=pairs)
@@ -143,7 +150,7 @@ def test_what_is_not_a_number_cannot_be_ranked(broken):
     assert ranking_loss(**values).isnan()
 
 
-@pytest.mark.parametrize("pairs", ["all", "halves"])
+@pytest.mark.parametrize("pairs", LISTED)
 @pytest.mark.parametrize("size", [0, 1])
 def test_a_batch_without_a_pair_has_nothing_in_the_wrong_order(pairs, size):
     predicted = torch.randn(size, requires_grad=True)
@@ -241,3 +248,25 @@ def test_without_an_auxiliary_term_a_broken_estimate_cannot_spoil_the_total(opti
     objective = joint_objective(logits, broken, labels, **options)
     torch.testing.assert_close(objective.total, F.cross_entropy(logits, labels))
     assert objective.auxiliary.isnan()
+
+
+@pytest.mark.parametrize("mean", ["weighted", "plain"])
+def test_held_out_samples_are_ranked_and_only_the_others_classified(mean):
+    logits = torch.randn(6, 3, dtype=torch.double)
+    predicted = torch.randn(6, dtype=torch.double)
+    labels = torch.tensor([0, 1, 2, 1, 1, 0])
+    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.double)
+    held_out = torch.tensor([True, False, False, True, False, True])
+    split = [[i for i in range(6) if bool(held_out[i]) is kind] for kind in (False, True)]
+    fitted, held = split
+    objective = joint_objective(
+        logits, predicted, labels, class_weights=weights, mean=mean, held_out=held_out
+    )
+    losses = [
+        float(weights[labels[i]] * -torch.log_softmax(logits[i], dim=0)[labels[i]])
+        for i in range(6)
+    ]
+    total = sum(float(weights[labels[i]]) for i in fitted) if mean == "weighted" else len(fitted)
+    assert objective.primary.item() == pytest.approx(sum(losses[i] for i in fitted) / total)
+    terms = [penalty(predicted, losses, i, j, 1.0) for i in held for j in held if i != j]
+    assert objective.auxiliary.item() == pytest.approx(sum(terms) / len(terms))

@@ -37,6 +37,9 @@ def test_the_columns_change_what_they_say():
     assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
     assert trainings["proposed_halves"] == replace(TINY.training, pairs="halves")
     assert trainings["proposed_sum"] == replace(TINY.training, reduction="sum")
+    neighbours = replace(TINY.training, pairs="neighbours", margin=0.1)
+    assert trainings["proposed_neighbours"] == neighbours
+    assert trainings["held_out"] == replace(TINY.training, held_out=0.1)
 
 
 @pytest.mark.parametrize(

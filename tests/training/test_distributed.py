@@ -45,6 +45,7 @@ def trained(devices, out, **options):
         ),
         pytest.param({"joint_epochs": 1}, id="detached later", marks=pytest.mark.soak),
         pytest.param({"posthoc": True}, id="posthoc"),
+        pytest.param({"held_out": 0.25}, id="held out", marks=pytest.mark.soak),
     ],
 )
 def test_two_processes_train_as_one_does_on_the_same_batches(tmp_path, options):

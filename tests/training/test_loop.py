@@ -19,7 +19,8 @@ from misgiving.errors import TrainingError, UsageError
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS, ranking_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
-from misgiving.training.loop import class_weights, seeded, train
+from misgiving.training.loop import seeded, train
+from misgiving.training.objective import class_weights, epoch_order, held_out_images
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
@@ -134,6 +135,49 @@ def test_the_history_of_posthoc_has_estimates_in_its_second_half(images):
 def test_posthoc_keeps_the_last_estimator_of_the_best_classifier():
     classifier, estimator = replace(CONFIG, keep="best", **POSTHOC).phases
     assert (classifier.keep, estimator.keep) == ("best", "last")
+
+
+def test_held_out_images_are_ranked_and_not_classified_in_a_plain_loop(images):
+    config = replace(CONFIG, held_out=0.25, epochs=1)
+    ours, _ = trained(images, held_out=0.25, epochs=1)
+    model = build().train()
+    held = held_out_images(images, config)
+    optimizer = Adam(model.parameters(), 1e-3, weight_decay=5e-4, fused=True)
+    generator = torch.Generator().manual_seed(
+        int(np.random.SeedSequence([5, 1, 1]).generate_state(1)[0])
+    )
+    order = epoch_order(images, config, 1, held)
+    with seeded(5):
+        for start in range(0, len(order), 8):
+            rows = order[start : start + 8]
+            pixels, labels, _ = next(batches(images, batch_size=8, order=rows))
+            output = model(augment(pixels, AugmentationSettings(), generator))
+            losses = F.cross_entropy(output.logits, labels, reduction="none")
+            of_estimator = ranking_loss(output.predicted_losses[:2], losses[:2].detach())
+            optimizer.zero_grad()
+            (losses[2:].mean() + 0.5 * of_estimator).backward()
+            optimizer.step()
+    assert held[order].reshape(-1, 8).tolist() == [[True] * 2 + [False] * 6] * (len(order) // 8)
+    for name, value in ours.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-6)
+
+
+def test_held_out_images_are_whole_groups_the_same_in_every_epoch_and_leave_each_class():
+    images = replace(
+        coloured_set(size=80, classes=4), groups=tuple(f"group {row // 2}" for row in range(80))
+    )
+    images.labels[:] = [0] * 76 + [1, 1] + [2, 2]  # two classes of one group each
+    config = replace(CONFIG, held_out=0.1)
+    held = held_out_images(images, config).numpy()
+    assert held.sum() == pytest.approx(8, abs=2)
+    assert (held[::2] == held[1::2]).all()
+    assert set(images.labels[~held]) == {0, 1, 2}
+    orders = [epoch_order(images, config, epoch, torch.from_numpy(held)) for epoch in (1, 2)]
+    assert not np.array_equal(*orders)
+    for order in orders:
+        assert len(order) == (~held).sum() // 6 * 8
+        assert set(order[held[order]]) <= set(np.flatnonzero(held))
+        assert held[order].sum() == len(order) // 4
 
 
 def test_joint_training_changes_the_classifier(images):
@@ -252,6 +296,10 @@ def test_an_unknown_precision_is_explained(images):
         ({"joint_epochs": -1}, "joint_epochs"),
         ({"joint_epochs": 0, "posthoc": True}, "joint_epochs.*posthoc"),
         ({"auxiliary": "none", "posthoc": True}, "auxiliary.*posthoc.*'none'"),
+        ({"held_out": 0.6}, "held_out.*from 0 to 0.5"),
+        ({"held_out": 0.1, "auxiliary": "none"}, "held_out.*be 0 unless"),
+        ({"held_out": 0.1, "posthoc": True}, "held_out.*be 0 unless"),
+        ({"held_out": 0.1, "batch_size": 4}, "batch_size.*at least 8"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")

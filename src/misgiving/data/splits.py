@@ -93,11 +93,11 @@ def grouped_split(
     _refuse_unusable(labels, seed)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
     _refuse_few_groups(labels, classes, numbered)
-    tenth = _stratified_folds(labels, numbered, TENTHS, seed)
+    tenth = stratified_folds(labels, numbered, TENTHS, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
     sets[tenth == 0] = "test"
     of_policies = np.flatnonzero((tenth == 1) | (tenth == 2))
-    quarter = _stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
+    quarter = stratified_folds(labels[of_policies], numbered[of_policies], QUARTERS, seed)
     sets[of_policies] = np.where(quarter == 0, "tune", "calibrate")
     _complete(sets, labels, classes, numbered, seed)
     return sets
@@ -121,7 +121,7 @@ def _refuse_few_groups(
         )
 
 
-def _stratified_folds(
+def stratified_folds(
     labels: Labels, numbered: Int[np.ndarray, " n"], count: int, seed: int
 ) -> Int[np.ndarray, " n"]:
     """The fold of each image, drawn by group; the last one where there are too few images."""

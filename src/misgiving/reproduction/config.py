@@ -27,6 +27,10 @@ MODELS: Registry[ModelVariant] = Registry(
         "proposed_halves": ModelVariant({"auxiliary": "ranking", "pairs": "halves"}),
         "proposed_sum": ModelVariant({"auxiliary": "ranking", "reduction": "sum"}),
         "proposed+logits": ModelVariant({"auxiliary": "ranking"}, {"reads_logits": True}),
+        "proposed_neighbours": ModelVariant(
+            {"auxiliary": "ranking", "pairs": "neighbours", "margin": 0.1}
+        ),
+        "held_out": ModelVariant({"auxiliary": "ranking", "held_out": 0.1}),
     },
 )
 """The columns of every table.
@@ -37,7 +41,10 @@ reference 9).
 
 Eq. 1 as printed is a sum over pairs (`proposed_sum`). `proposed` takes the mean, which makes the
 same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pairs each sample of
-one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019).
+one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019), and
+`proposed_neighbours` each with the next at a margin of 0.1 (Kirchhof et al., 2023). In `held_out`
+the estimator learns from a tenth of the training images, on which the classifier is not trained:
+losses of images that are trained on are not those of new images.
 """
 
 PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
@@ -83,8 +90,9 @@ class ProtocolConfig:
     models: tuple[ModelName, ...] = option(
         PAPER_MODELS,
         "Models to compare: vanilla, mse, detached, proposed; and posthoc (the estimator is "
-        "trained after the classifier), proposed_halves, proposed_sum (other readings of Eq. 1), "
-        "proposed+logits. Default: the first four.",
+        "trained after the classifier), proposed_halves, proposed_sum, proposed_neighbours (other "
+        "readings of Eq. 1), proposed+logits, held_out (the estimator learns from images that the "
+        "classifier does not). Default: the first four.",
         panel="Protocol",
         metavar="NAME,...",
     )

@@ -18,6 +18,8 @@ ModelName = Literal[
     "proposed_halves",
     "proposed_sum",
     "proposed+logits",
+    "proposed_neighbours",
+    "held_out",
 ]
 """The models that a reproduction compares, in the order of its tables."""
 

@@ -9,6 +9,7 @@ from misgiving.configuration import option, require, require_choices
 Weighting = Literal["inverse", "sqrt", "none"]
 
 LARGEST = 1e30  # what single precision can still multiply a little
+BATCH_SHARE = 4  # with `held_out`, one image of so many in a batch is held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,10 +161,10 @@ class TrainingConfig:
         panel="Objective",
     )
     margin: float = option(1.0, "Gamma of Eq. 1.", panel="Objective")
-    pairs: Literal["all", "halves"] = option(
+    pairs: Literal["all", "halves", "neighbours"] = option(
         "all",
-        "Pairs of Eq. 1: all ordered pairs of the batch, or each sample of one half with one of "
-        "the other.",
+        "Pairs of Eq. 1: all ordered pairs of the batch, each sample of one half with one of the "
+        "other, or each sample with the next.",
         panel="Objective",
     )
     reduction: Literal["mean", "sum"] = option(
@@ -187,6 +188,13 @@ class TrainingConfig:
         False,
         "Train the loss estimator after the classifier, which is then frozen, in as many epochs "
         "again.",
+        panel="Objective",
+    )
+    held_out: float = option(
+        0.0,
+        "Share of the training images on which the classifier is not trained and from which alone "
+        "the estimator learns: one of N folds by group and class, N nearest to 1 / share. 0: both "
+        "learn from all images.",
         panel="Objective",
     )
     class_weights: Weighting = option(
@@ -299,6 +307,12 @@ class TrainingConfig:
         for name in ("beta1", "average_decay", "warmup"):
             require(self, name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
         require(self, "joint_epochs", (self.joint_epochs or 0) >= 0, "not be negative")
+        require(self, "held_out", 0 <= self.held_out <= 0.5, "be from 0 to 0.5")
+        together = self.estimates_losses and not self.posthoc
+        rule = "be 0 unless an estimator is trained together with the classifier"
+        require(self, "held_out", not self.held_out or together, rule)
+        pair = not self.held_out or self.batch_size >= 2 * BATCH_SHARE
+        require(self, "batch_size", pair, f"be at least {2 * BATCH_SHARE} with `held_out`")
         if self.posthoc:
             require(self, "auxiliary", self.estimates_losses, "train a loss estimator in `posthoc`")
             never = self.joint_epochs is None

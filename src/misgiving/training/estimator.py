@@ -19,7 +19,8 @@ from misgiving.models.loss_estimator import LossEstimator
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
-from misgiving.training.loop import objective_of, record_of, seeded, usable_count
+from misgiving.training.loop import record_of, seeded
+from misgiving.training.objective import objective_of, usable_count
 from misgiving.training.optimisation import optimizer_of, schedule_of
 from misgiving.training.recipes import ATTACHED
 

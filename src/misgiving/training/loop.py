@@ -11,37 +11,34 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
-from misgiving.data.batching import batches, sampling_order
+from misgiving.data.batching import batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.distributed import gathered
 from misgiving.errors import StoppedError, TrainingError
-from misgiving.losses import (
-    AUXILIARY_LOSSES,
-    AuxiliaryLoss,
-    Objective,
-    joint_objective,
-    ranking_loss,
-)
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EpochRecord
-from misgiving.training.config import TrainingConfig, Weighting
+from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
+from misgiving.training.objective import (
+    ObjectiveFunction,
+    epoch_order,
+    held_out_images,
+    objective_of,
+    usable_count,
+)
 from misgiving.training.optimisation import averaged, optimizer_of, schedule_of
 from misgiving.training.resume import ResumeFile, TrainingState
-
-ObjectiveFunction = Callable[[Tensor, Tensor, Tensor], Objective]
-"""Computes Eq. 2 from logits, predicted losses and labels."""
 
 
 class Step(NamedTuple):
@@ -173,9 +170,8 @@ def train_epoch(
     """Take the remaining steps of an epoch, each when the caller asks for it."""
     joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
     processes = distributed.count()
-    order = sampling_order(
-        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
-    )
+    held_out = held_out_images(training, config)
+    order = epoch_order(training, config, state.epoch, held_out)
     order = order[: usable_count(len(order), config.batch_size, processes)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
@@ -185,16 +181,17 @@ def train_epoch(
     schedule = schedule_of(state.optimizer, config, steps)
     earlier = (state.epoch - 1 - (config.total_epochs - config.epochs)) * steps  # of this phase
     forward.train()  # dropout and statistics of a frozen classifier stay off
-    for images, labels, _ in batches(
+    for images, labels, rows in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
         output = Output(*forward(images, detach_taps=not joint))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
-        shares = (output.logits, output.predicted_losses, labels)
-        batch = (gathered(share, len(labels) * processes) for share in shares)
-        losses = objective(*batch)  # Eq. 2: total = primary + lambda * auxiliary
+        shares = (output.logits, output.predicted_losses, labels, rows)
+        *batch, rows = (gathered(share, len(labels) * processes) for share in shares)
+        held = None if held_out is None else held_out.to(rows.device)[rows]
+        losses = objective(*batch, held_out=held)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update(earlier + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
@@ -209,28 +206,6 @@ def train_epoch(
         state.loss_sums += means
         means = (state.loss_sums / state.step).tolist()
         yield Step(state.epoch, config.total_epochs, state.step, steps, *means)
-
-
-def objective_of(
-    config: TrainingConfig, training: ImageSet | Predictions, device: torch.device
-) -> ObjectiveFunction:
-    """Eq. 2 with the options of a training."""
-    weights = class_weights(training.labels, len(training.classes), config.class_weights)
-    auxiliary: AuxiliaryLoss | None = None
-    if config.estimates_losses:
-        auxiliary = AUXILIARY_LOSSES[config.auxiliary]
-    if auxiliary is ranking_loss:
-        auxiliary = partial(
-            ranking_loss, margin=config.margin, pairs=config.pairs, reduction=config.reduction
-        )
-    return partial(
-        joint_objective,
-        auxiliary=auxiliary,
-        weight=config.auxiliary_weight,
-        class_weights=weights.to(device),
-        target=config.target,
-        mean=config.primary_mean,
-    )
 
 
 @torch.no_grad()
@@ -295,24 +270,6 @@ def record_of(
     )
 
 
-def class_weights(
-    labels: Int[np.ndarray, " n"], num_classes: int, weighting: Weighting
-) -> Float[Tensor, " classes"]:
-    """Weights of the primary loss: N / (K n_k), its square root, or ones; 0 for absent classes.
-
-    >>> class_weights(np.array([0, 0, 0, 1]), 2, "inverse")
-    tensor([0.6667, 2.0000])
-    """
-    counts = np.bincount(labels, minlength=num_classes).astype(np.float64)
-    if weighting == "none":
-        return torch.ones(num_classes)
-    balanced = np.divide(
-        len(labels), num_classes * counts, out=np.zeros(num_classes), where=counts > 0
-    )
-    powers = {"inverse": 1.0, "sqrt": 0.5}
-    return torch.tensor(balanced ** powers[weighting], dtype=torch.float32)
-
-
 def _wrapped(
     fabric: Fabric,
     model: JointClassifier,
@@ -335,22 +292,6 @@ def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConf
     output = model(next(iter(batches(images, batch_size=1, device=device))).images)
     used = [output.logits, *([output.predicted_losses] if config.estimates_losses else [])]
     return torch.cat([values.flatten() for values in used]).sum()
-
-
-def usable_count(images: int, batch_size: int, processes: int = 1) -> int:
-    """Number of images of an epoch in batches that all processes share equally.
-
-    A last batch of one image (for each process) is left out: it has no pairs, and batch
-    normalisation cannot take it. A set that is no larger is used anyway.
-
-    >>> usable_count(17, 8), usable_count(15, 8)
-    (16, 15)
-    >>> usable_count(15, 8, processes=2), usable_count(10, 8, processes=2)
-    (14, 8)
-    """
-    shared = images - images % processes
-    single = shared % batch_size == processes
-    return shared - processes if single and shared > processes else shared
 
 
 def _same_size_draw(training: ImageSet, monitored: ImageSet, seed: int) -> ImageSet:

@@ -24,7 +24,8 @@ from misgiving.models.joint import JointClassifier
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.training.loop import Step, class_weights, seeded, train
+from misgiving.training.loop import Step, seeded, train
+from misgiving.training.objective import class_weights
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
 
 

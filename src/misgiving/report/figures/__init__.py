@@ -21,6 +21,8 @@ COLOURS = {
     "proposed_halves": "#d55e00",
     "proposed_sum": "#b59b00",
     "proposed+logits": "#cc79a7",
+    "proposed_neighbours": "#8c510a",
+    "held_out": "#a50026",
 }
 OTHER_COLOUR = "#56b4e9"
 Line = str | tuple[int, tuple[float, ...]]
@@ -33,6 +35,8 @@ LINES: dict[str, Line] = {
     "proposed_halves": (0, (5.0, 1.0)),
     "proposed_sum": (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
     "proposed+logits": (0, (8.0, 2.0)),
+    "proposed_neighbours": (0, (2.0, 2.0)),
+    "held_out": (0, (6.0, 1.0, 1.0, 1.0)),
 }
 MARKERS = {
     "vanilla": "s",
@@ -43,6 +47,8 @@ MARKERS = {
     "proposed_halves": "v",
     "proposed_sum": "P",
     "proposed+logits": "<",
+    "proposed_neighbours": ">",
+    "held_out": "X",
 }
 INK = "#2b2b2b"
 STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
