@@ -81,13 +81,11 @@ def protocol_of(part: str, data: str, weights: Path, ood: Path) -> Protocol:
 def in_order(protocol: Protocol) -> list[Unit]:
     """Units of a part: trial by trial, those first that the hypotheses need."""
 
-    def rank(unit: Unit) -> tuple[int, int, bool]:
-        needed = (
-            unit.model in FIRST
-            if unit.experiment == "generalization"
-            else (unit.model in FIRST[:2])
-        )
-        return not needed, unit.trial, unit.experiment != "generalization"
+    def rank(unit: Unit) -> tuple[int, int, bool, bool]:
+        measured = unit.experiment == "generalization"
+        needed = unit.model in (FIRST if measured else FIRST[:2])
+        # `posthoc` takes the classifier of `vanilla`, which should be finished by then
+        return not needed, unit.trial, not measured, unit.model == "posthoc"
 
     return sorted(chosen_units(protocol), key=rank)
 
