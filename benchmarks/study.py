@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Iterable
 from pathlib import Path
 
+from study_results import RATIO, write_page
+
 from misgiving.configuration import default_cache
 from misgiving.reproduction.protocol import (
     Protocol,
@@ -53,7 +55,8 @@ ODIN = {
 }
 KEPT = {
     "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk", "error_auroc",
-    "auroc", "fpr_at_tpr95", "coverage", "error_among_accepted", "nll", "ece",
+    "auroc", "fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out", "coverage",
+    "error_among_accepted", "nll", "ece", RATIO,
 }  # fmt: skip
 
 
@@ -124,6 +127,7 @@ def main() -> None:
     parser.add_argument("--ray", metavar="ADDRESS")
     parser.add_argument("--trial", type=int)
     parser.add_argument("--again", action="store_true", help="measure finished units again")
+    parser.add_argument("--collect", action="store_true", help="only read units that are finished")
     given = parser.parse_args()
     protocol = protocol_of(given.part, given.data, given.weights, given.ood)
     out, table = given.out / given.part, given.tables / f"{given.part}.csv"
@@ -136,10 +140,18 @@ def main() -> None:
     ]
 
     def keep(unit: Unit) -> None:
-        add_rows(table, read_table(out / unit.folder / "results.csv", Result))
+        ratio = trial_data.split_ratio(unit.experiment)
+        of_split = Result(*unit, "", "", RATIO, ratio)
+        add_rows(table, [of_split, *read_table(out / unit.folder / "results.csv", Result)])
+        write_page(given.tables)
         print(f"finished {unit.experiment}, trial {unit.trial}, {unit.model}", flush=True)
 
     trial_data = TrialData(protocol, given.cache, Progress(on_unit=keep))
+    if given.collect:
+        for unit in wanted:
+            if (out / unit.folder / "results.csv").exists():
+                keep(unit)
+        return
     run = on_ray(given.ray) if given.ray else on_this_machine(jobs=given.jobs)
     reproduce_units(trial_data, out, run=run, chosen=wanted)
 

@@ -1,0 +1,368 @@
+"""Write docs/study/results.md from the tables of the study's units.
+
+python benchmarks/study_results.py [FOLDER]
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
+from misgiving.results.formats import read_table
+from misgiving.results.schema import Result
+
+HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
+ENOUGH_TRIALS = 5
+LEVEL = 0.05
+RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
+TUNED_ON = "histology"
+STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
+SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
+CERTIFIED = (0.05, 0.1)
+Values = Mapping[int, float]
+"""By trial."""
+
+
+class Rows:
+    """Values by trial of the measurements of one part."""
+
+    def __init__(self, results: Iterable[Result]) -> None:
+        self._values: dict[tuple[str, str, str, str, str], dict[int, float]] = defaultdict(dict)
+        for experiment, trial, model, dataset, detector, metric, value in results:
+            self._values[experiment, model, dataset, detector, metric][trial] = value
+
+    def __call__(
+        self, experiment: str, model: str, dataset: str, detector: str, metric: str
+    ) -> Values:
+        """Values by trial; empty where nothing was measured."""
+        return self._values.get((experiment, model, dataset, detector, metric), {})
+
+    def models(self) -> list[str]:
+        """The models that have rows."""
+        return list(dict.fromkeys(model for _, model, *_ in self._values))
+
+    def ood_sets(self) -> list[str]:
+        """The OOD sets of 4.2."""
+        return sorted({key[2] for key in self._values if key[0] == "ood_detection" and key[3]})
+
+    def ratio(self, experiment: str) -> float:
+        """Measured images for each training image."""
+        values = self(experiment, "vanilla", "", "", RATIO)
+        return next(iter(values.values()), 0.0)
+
+    def ood_mean(self, model: str) -> Values:
+        """AUROC of tuned ODIN, mean over the sets on which it was not tuned."""
+        sets = [name for name in self.ood_sets() if name != TUNED_ON]
+        found = [self("ood_detection", model, name, "odin", "auroc") for name in sets]
+        trials = set.intersection(*(set(values) for values in found)) if found else set()
+        return {trial: mean(values[trial] for values in found) for trial in sorted(trials)}
+
+
+def difference(first: Values, second: Values) -> Values:
+    """By trial, where both are measured."""
+    return {trial: first[trial] - second[trial] for trial in sorted(set(first) & set(second))}
+
+
+class Hypothesis(NamedTuple):
+    """A registered hypothesis with its primary measure in each trial.
+
+    Attributes:
+        name: Its letter in the plan.
+        measure: In words.
+        values: By trial.
+        ratio: Measured images for each training image.
+        sign: 1 if a value above zero supports it, -1 if one below.
+    """
+
+    name: str
+    measure: str
+    values: Values
+    ratio: float
+    sign: int
+
+    @property
+    def interval(self) -> TrialInterval | None:
+        """t-interval over trials; None for fewer than two."""
+        if len(self.values) < 2:
+            return None
+        return t_interval(list(self.values.values()), split_ratio=self.ratio)
+
+
+def hypotheses(rows: Rows) -> list[Hypothesis]:
+    """The five registered hypotheses."""
+    of_all, of_five = rows.ratio("generalization"), rows.ratio("ood_detection")
+
+    def aurc(model: str, score: str) -> Values:
+        return rows("generalization", model, "test", score, "aurc")
+
+    def balanced(model: str) -> Values:
+        return rows("generalization", model, "test", "", "balanced_accuracy")
+
+    def unseen(model: str) -> Values:
+        return rows("new_classes", model, "unseen_classes", "odin", "auroc")
+
+    both = ("proposed", "vanilla")
+    return [
+        Hypothesis(
+            "a",
+            "balanced accuracy, proposed - vanilla",
+            difference(*map(balanced, both)),
+            of_all,
+            1,
+        ),
+        Hypothesis(
+            "b",
+            "AUROC of ODIN, mean over OOD sets, proposed - vanilla",
+            difference(*map(rows.ood_mean, both)),
+            of_five,
+            1,
+        ),
+        Hypothesis(
+            "c",
+            "AUROC of ODIN, unseen classes, proposed - vanilla",
+            difference(*map(unseen, both)),
+            of_five,
+            1,
+        ),
+        Hypothesis(
+            "d",
+            "AURC, predicted loss - MSP, of proposed",
+            difference(aurc("proposed", "predicted_loss"), aurc("proposed", "msp")),
+            of_all,
+            -1,
+        ),
+        Hypothesis(
+            "e",
+            "AURC, error estimator - calibrated, of vanilla",
+            difference(aurc("vanilla", "error_estimator"), aurc("vanilla", "calibrated")),
+            of_all,
+            -1,
+        ),
+    ]
+
+
+def verdicts(tested: Sequence[Hypothesis]) -> list[tuple[float | None, str]]:
+    """Holm's adjusted p-value and the verdict of each hypothesis, by the registered rule."""
+    intervals = [one.interval if len(one.values) >= ENOUGH_TRIALS else None for one in tested]
+    # an unfinished one counts as p = 1, so that the others are not adjusted for too few
+    adjusted = holm([1.0 if found is None else found.p_value for found in intervals])
+    judged: list[tuple[float | None, str]] = []
+    for one, found, p_value in zip(tested, intervals, adjusted, strict=True):
+        if found is None:
+            judged.append((None, "open"))
+        elif p_value >= LEVEL:
+            judged.append((p_value, "inconclusive"))
+        else:
+            supported = found.mean * one.sign > 0
+            judged.append((p_value, "supported" if supported else "contradicted"))
+    return judged
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """Four decimals with a true minus sign."""
+    return f"{value:{'+' if signed else ''}.4f}".replace("-", "\N{MINUS SIGN}")
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A Markdown table."""
+    yield f"| {' | '.join(head)} |"
+    yield f"|{'---|' * len(head)}"
+    yield from (f"| {' | '.join(cells)} |" for cells in lines)
+    yield ""
+
+
+def with_interval(values: Values, ratio: float) -> str:
+    """Mean difference with its t-interval."""
+    if len(values) < 2:
+        return ", ".join(number(value, signed=True) for value in values.values()) or "-"
+    found = t_interval(list(values.values()), split_ratio=ratio)
+    ends = " to ".join(number(end, signed=True) for end in (found.lower, found.upper))
+    return f"{number(found.mean, signed=True)} ({ends})"
+
+
+def average(values: Values) -> str:
+    """Mean over trials, or a dash."""
+    return number(mean(values.values())) if values else "-"
+
+
+def of_hypotheses(rows: Rows) -> Iterator[str]:
+    """The registered hypotheses, with the value of each trial."""
+    tested = hypotheses(rows)
+    lines = []
+    for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
+        by_trial = ", ".join(number(value, signed=True) for value in one.values.values())
+        p_value = "-" if adjusted is None else f"{adjusted:.3f}"
+        found = with_interval(one.values, one.ratio)
+        lines.append((one.name, one.measure, by_trial or "-", found, p_value, f"**{verdict}**"))
+    head = ("", "measure", "by trial", "mean (95 %)", "p, Holm", "verdict")
+    yield from table(head, lines)
+
+
+def of_models(rows: Rows) -> Iterator[str]:
+    """Means over trials for every model."""
+    lines = []
+    for model in rows.models():
+        plain = [
+            rows("generalization", model, "test", "", metric)
+            for metric in ("accuracy", "balanced_accuracy", "spearman")
+        ]
+        areas = [rows("generalization", model, "test", score, "aurc") for score in SCORES]
+        if plain[0]:
+            lines.append((model, str(len(plain[0])), *map(average, plain + areas)))
+    head = ("model", "trials", "accuracy", "balanced", "Spearman")
+    yield "Means over trials; AURC by score, lower is better.\n"
+    yield from table((*head, *(f"AURC {score}" for score in SCORES)), lines)
+
+
+def against_vanilla(rows: Rows) -> Iterator[str]:
+    """Differences of every model from vanilla, unadjusted."""
+    ratio, five = rows.ratio("generalization"), rows.ratio("ood_detection")
+    lines = []
+    for model in rows.models():
+        if model == "vanilla":
+            continue
+        measured = [
+            difference(
+                *(rows("generalization", one, "test", "", metric) for one in (model, "vanilla"))
+            )
+            for metric in ("accuracy", "balanced_accuracy")
+        ]
+        unseen = difference(
+            *(
+                rows("new_classes", one, "unseen_classes", "odin", "auroc")
+                for one in (model, "vanilla")
+            )
+        )
+        ood = difference(rows.ood_mean(model), rows.ood_mean("vanilla"))
+        lines.append(
+            (
+                model,
+                *(with_interval(values, ratio) for values in measured),
+                *(with_interval(values, five) for values in (ood, unseen)),
+            )
+        )
+    yield "Difference from vanilla with the t-interval over trials, unadjusted.\n"
+    head = ("model", "accuracy", "balanced accuracy", "AUROC of ODIN", "AUROC, unseen classes")
+    yield from table(head, lines)
+
+
+def of_error_estimator(rows: Rows) -> Iterator[str]:
+    """The error estimator beside `calibrated` and MSP."""
+    ratio, lines = rows.ratio("generalization"), []
+    for model in rows.models():
+        areas = {score: rows("generalization", model, "test", score, "aurc") for score in SCORES}
+        if not areas["error_estimator"]:
+            continue
+        covered = [
+            average(rows("generalization", model, "test", score, "coverage_at_risk"))
+            for score in SCORES[:3]
+        ]
+        certified = [
+            " / ".join(
+                average(
+                    rows(
+                        "generalization",
+                        model,
+                        "policy_test",
+                        f"certified/{score}/{target:g}",
+                        "coverage",
+                    )
+                )
+                for score in SCORES[:3]
+            )
+            for target in CERTIFIED
+        ]
+        lines.append(
+            (
+                model,
+                with_interval(difference(areas["error_estimator"], areas["calibrated"]), ratio),
+                with_interval(difference(areas["error_estimator"], areas["msp"]), ratio),
+                " / ".join(covered),
+                *certified,
+            )
+        )
+    yield (
+        "The error estimator: difference in AURC with the t-interval over trials, unadjusted; and "
+        "coverages by MSP / `calibrated` / the error estimator, means over trials.\n"
+    )
+    head = (
+        "model", "AURC - calibrated", "AURC - MSP", "coverage at 10 % risk", "certified 5 %",
+        "certified 10 %",
+    )  # fmt: skip
+    yield from table(head, lines)
+
+
+def of_ood_sets(rows: Rows) -> Iterator[str]:
+    """AUROC of tuned ODIN on every set."""
+    sets = rows.ood_sets()
+    lines = []
+    for model in rows.models():
+        cells = [average(rows("ood_detection", model, name, "odin", "auroc")) for name in sets]
+        unseen = average(rows("new_classes", model, "unseen_classes", "odin", "auroc"))
+        if unseen != "-":
+            lines.append((model, *cells, unseen))
+    yield f"AUROC of ODIN, tuned on {TUNED_ON}; means over trials.\n"
+    yield from table(("model", *map(title, sets), "unseen classes"), lines)
+
+
+def beside_published(rows: Rows) -> Iterator[str]:
+    """Every published number of ODIN's table and of the figures, beside ours."""
+    ours = {STAND_INS.get(name, name): name for name in rows.ood_sets()}
+    cells = [(FIGURE_3, "test")]
+    for paper_set in SETS:
+        if paper_set in ours:
+            cells += [(cell, ours[paper_set]) for cell in table_1(paper_set)]
+    cells.append((FIGURE_5, "unseen_classes"))
+    lines = []
+    for cell, dataset in cells:
+        found = [
+            rows(cell.experiment, model, dataset, cell.detector, cell.metric)
+            for model in ("vanilla", "proposed")
+        ]
+        if found[0]:
+            shown = [f"{100 * mean(values.values()):.1f}" if values else "-" for values in found]
+            name = title(dataset) if dataset != "test" else "4.1"
+            tuned = " (tuned)" if STAND_INS.get(dataset) == TUNING_SET else ""
+            lines.append(
+                (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *shown)
+            )
+    yield "Published numbers (other images, network, resolution and epochs) beside ours, in %.\n"
+    head = ("set", "metric", "paper: vanilla", "paper: proposed", "ours: vanilla", "ours: proposed")
+    yield from table(head, lines)
+
+
+def page(parts: Mapping[str, Rows]) -> str:
+    """The page of results."""
+    lines = [
+        "# Results of the study",
+        "",
+        "Made by `benchmarks/study_results.py` from the tables beside this page. The plan, with "
+        "hypotheses, measures and the rule of evidence, is in [README.md](README.md).",
+        "",
+    ]
+    for part, rows in parts.items():
+        lines += [f"## Part {part}", ""]
+        for section in (
+            of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
+            beside_published,
+        ):  # fmt: skip
+            lines += section(rows)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write_page(folder: Path) -> None:
+    """Write `results.md` from the tables of a folder."""
+    parts = {
+        part: Rows(read_table(folder / f"{part}.csv", Result))
+        for part in ("modern", "paper")
+        if (folder / f"{part}.csv").exists()
+    }
+    (folder / "results.md").write_text(page(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_page(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

@@ -1,0 +1,115 @@
+import sys
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from misgiving.results.formats import read_table
+from misgiving.results.schema import Result
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+import study
+import study_results
+
+OOD = ("boxes", "colon", "histology")
+
+
+def rows_of(trials, *, seed=0):
+    """Measurements as units give them, of two models."""
+    random = np.random.default_rng(seed)
+
+    def value():
+        return float(random.random())
+
+    named = [
+        *(("generalization", "test", "", name) for name in ("accuracy", "balanced_accuracy")),
+        *(("generalization", "test", score, "aurc") for score in study_results.SCORES),
+        *(("ood_detection", name, "odin", "auroc") for name in OOD),
+        ("new_classes", "unseen_classes", "odin", "auroc"),
+    ]
+    rows = []
+    for trial, model in product(range(trials), ("vanilla", "proposed")):
+        rows += [
+            Result("generalization", trial, model, "", "", "split_ratio", 0.2),
+            Result("ood_detection", trial, model, "", "", "split_ratio", 0.25),
+            *(Result(of, trial, model, *names, value()) for of, *names in named),
+        ]
+    return rows
+
+
+def found(rows, trial, model, **wanted):
+    (row,) = [
+        row
+        for row in rows
+        if (row.trial, row.model) == (trial, model)
+        and all(getattr(row, name) == value for name, value in wanted.items())
+    ]
+    return row.value
+
+
+def test_the_hypotheses_are_those_that_were_registered():
+    rows = rows_of(5)
+    measured = study_results.hypotheses(study_results.Rows(rows))
+    for trial in range(5):
+        by_hand = {
+            "a": found(rows, trial, "proposed", metric="balanced_accuracy")
+            - found(rows, trial, "vanilla", metric="balanced_accuracy"),
+            "b": np.mean([found(rows, trial, "proposed", dataset=name) for name in OOD[:2]])
+            - np.mean([found(rows, trial, "vanilla", dataset=name) for name in OOD[:2]]),
+            "c": found(rows, trial, "proposed", dataset="unseen_classes")
+            - found(rows, trial, "vanilla", dataset="unseen_classes"),
+            "d": found(rows, trial, "proposed", detector="predicted_loss")
+            - found(rows, trial, "proposed", detector="msp"),
+            "e": found(rows, trial, "vanilla", detector="error_estimator")
+            - found(rows, trial, "vanilla", detector="calibrated"),
+        }
+        assert {one.name: one.values[trial] for one in measured} == pytest.approx(by_hand)
+    assert [one.ratio for one in measured] == [0.2, 0.25, 0.25, 0.2, 0.2]
+    assert [one.sign for one in measured] == [1, 1, 1, -1, -1]
+
+
+def hypothesis(values, sign):
+    by_trial = dict(enumerate(values))
+    return study_results.Hypothesis("a", "", by_trial, 0.2, sign)
+
+
+def test_a_verdict_needs_five_trials_and_the_stated_direction():
+    clear, unclear = [-0.010, -0.011, -0.012, -0.010, -0.011], [-0.01, 0.02, 0.01, -0.02, 0.0]
+    tested = [
+        hypothesis(clear, -1),
+        hypothesis(clear, 1),
+        hypothesis(unclear, -1),
+        hypothesis(clear[:4], -1),
+        hypothesis([], -1),
+    ]
+    judged = study_results.verdicts(tested)
+    assert [verdict for _, verdict in judged] == [
+        "supported", "contradicted", "inconclusive", "open", "open",
+    ]  # fmt: skip
+    error = np.std(clear, ddof=1) * np.sqrt(1 / 5 + 0.2)  # Nadeau and Bengio
+    p_value = 2 * stats.t.sf(abs(np.mean(clear)) / error, 4)
+    assert judged[0][0] == pytest.approx(5 * p_value)  # Holm over all five, open ones too
+    assert judged[3][0] is None
+
+
+def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path):
+    table = tmp_path / "modern.csv"
+    rows = rows_of(2)
+    study.add_rows(table, rows)
+    again = [row._replace(value=9.0) for row in rows_of(1) if row.experiment == "new_classes"]
+    again = [row for row in again if row.model == "vanilla"]
+    study.add_rows(table, again)
+    kept = read_table(table, Result)
+    of_unit = [row for row in kept if study.unit_of(row) == ("ood_detection", 0, "vanilla")]
+    assert of_unit == again
+    assert len(kept) == len(rows) - (1 + len(OOD) + 1) + 1
+
+
+def test_the_page_is_written_from_unfinished_parts(tmp_path):
+    study.add_rows(tmp_path / "modern.csv", rows_of(2))
+    study_results.write_page(tmp_path)
+    page = (tmp_path / "results.md").read_text()
+    assert page.count("**open**") == 5
+    assert "| e | AURC, error estimator - calibrated, of vanilla |" in page
