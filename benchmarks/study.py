@@ -7,8 +7,9 @@ is finished; units with rows there are not run again, so the study resumes on an
 """
 
 import argparse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from study_results import RATIO, write_page
 
@@ -23,30 +24,68 @@ from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import Progress, TrialData
 from misgiving.results.formats import read_table, write_table
-from misgiving.results.schema import Result, Unit
+from misgiving.results.schema import ModelName, Result, Unit
 from misgiving.training.recipes import RECIPES
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
-TRIALS = 5
-MODELS = {
-    "modern": (
-        "vanilla", "mse", "detached", "posthoc", "proposed", "proposed_halves", "proposed_sum",
-        "proposed+logits", "held_out",
+
+
+class Setting(NamedTuple):
+    """Changes of a part's training and network."""
+
+    training: Mapping[str, Any] = {}
+    model: Mapping[str, Any] = {}
+
+
+class Part(NamedTuple):
+    """A part of the study; a unit is one model of one experiment and trial, at one setting."""
+
+    models: tuple[ModelName, ...]
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    images: Mapping[str, Any]
+    trials: int = 5
+    settings: Mapping[str, Setting] = {"": Setting()}
+
+
+MODERN = RECIPES["modern"]
+GRID = {
+    f"lambda {weight:g}, margin {margin:g}": Setting({"auxiliary_weight": weight, "margin": margin})
+    for weight in (0.1, 0.5, 2.5)
+    for margin in (0.1, 1.0, 10.0)
+}
+PARTS = {
+    "modern": Part(
+        (
+            "vanilla", "mse", "detached", "posthoc", "proposed", "proposed_halves",
+            "proposed_sum", "proposed+logits", "held_out",
+        ),
+        MODERN.model,
+        {**MODERN.training, "epochs": 6},
+        {**MODERN.images, "image_size": 128},
     ),
-    "paper": ("vanilla", "mse", "proposed", "proposed_sum"),
+    "paper": Part(
+        ("vanilla", "mse", "proposed", "proposed_sum"),
+        {"backbone": "vgg16"},
+        {"epochs": 3, "decay_every": 1},
+        {"split": "grouped", "image_size": 64},
+    ),
+    "sensitivity": Part(
+        ("proposed",),
+        MODERN.model,
+        {**MODERN.training, "epochs": 4},
+        {**MODERN.images, "image_size": 64},
+        trials=3,
+        settings={
+            **GRID,
+            "estimator's rate x 1": Setting({"estimator_rate": 1.0}),
+            "estimator's rate x 100": Setting({"estimator_rate": 100.0}),
+            "last tap": Setting(model={"taps": (4,)}),
+            "last two taps": Setting(model={"taps": (3, 4)}),
+            "no estimator": Setting({"auxiliary": "none"}),
+        },
+    ),
 }  # fmt: skip
-NETWORKS = {
-    "modern": {**RECIPES["modern"].model},
-    "paper": {"backbone": "vgg16"},
-}
-TRAININGS = {
-    "modern": {**RECIPES["modern"].training, "epochs": 6},
-    "paper": {"epochs": 3, "decay_every": 1},
-}
-IMAGES = {
-    "modern": {**RECIPES["modern"].images, "image_size": 128},
-    "paper": {"split": "grouped", "image_size": 64},
-}
 FIRST = ("vanilla", "proposed", "posthoc", "proposed+logits", "held_out")
 """The models that run first in each trial; the hypotheses need the first two."""
 ODIN = {
@@ -60,7 +99,7 @@ KEPT = {
 }  # fmt: skip
 
 
-def protocol_of(part: str, data: str, weights: Path, ood: Path) -> Protocol:
+def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Path) -> Protocol:
     """All settings of a part of the study."""
     named = [
         f"nct:histology={ood / 'nct_crc_he'}",
@@ -70,13 +109,13 @@ def protocol_of(part: str, data: str, weights: Path, ood: Path) -> Protocol:
     ]
     return protocol_for(
         data,
-        model={**NETWORKS[part], "weights": weights},
-        training={**TRAININGS[part], "device": "cpu"},
-        images=IMAGES[part],
+        model={**part.model, **setting.model, "weights": weights},
+        training={**part.training, **setting.training, "device": "cpu"},
+        images=part.images,
         odin=ODIN,
         sources=ood_sources(named),
-        trials=TRIALS,
-        models=MODELS[part],
+        trials=part.trials,
+        models=part.models,
         learning_rates=(),
     )
 
@@ -113,10 +152,15 @@ def add_rows(table: Path, found: Iterable[Result]) -> None:
     write_table(table, Result, sorted(rows))
 
 
+def named(row: Result, setting: str) -> Result:
+    """A row whose experiment is the setting, where the part has several."""
+    return row._replace(experiment=setting) if setting else row
+
+
 def main() -> None:
     """Run the units that have no rows yet."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("part", choices=MODELS)
+    parser.add_argument("part", choices=PARTS)
     parser.add_argument("data")
     parser.add_argument("--weights", type=Path, required=True)
     parser.add_argument("--ood", type=Path, required=True, help="folder of the given OOD sets")
@@ -129,22 +173,32 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure finished units again")
     parser.add_argument("--collect", action="store_true", help="only read units that are finished")
     given = parser.parse_args()
-    protocol = protocol_of(given.part, given.data, given.weights, given.ood)
-    out, table = given.out / given.part, given.tables / f"{given.part}.csv"
+    part = PARTS[given.part]
+    for name, setting in part.settings.items():
+        protocol = protocol_of(part, setting, given.data, given.weights, given.ood)
+        run_setting(protocol, name, given)
+
+
+def run_setting(protocol: Protocol, setting: str, given: argparse.Namespace) -> None:
+    """Run the units of one setting that have no rows yet, and keep their rows."""
+    out, table = given.out / given.part / setting, given.tables / f"{given.part}.csv"
     done = {unit_of(row) for row in read_table(table, Result)} if table.exists() else set()
     wanted = [
         unit
         for unit in in_order(protocol)
         if given.trial in (None, unit.trial)
-        and (given.again or (unit.experiment, unit.trial, unit.model) not in done)
+        and not (setting and unit.experiment != "generalization")
+        and (given.again or (setting or unit.experiment, unit.trial, unit.model) not in done)
     ]
 
     def keep(unit: Unit) -> None:
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
-        add_rows(table, [of_split, *read_table(out / unit.folder / "results.csv", Result)])
+        found = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
+        add_rows(table, [named(row, setting) for row in found])
         write_page(given.tables)
-        print(f"finished {unit.experiment}, trial {unit.trial}, {unit.model}", flush=True)
+        label = setting or unit.experiment
+        print(f"finished {label}, trial {unit.trial}, {unit.model}", flush=True)
 
     trial_data = TrialData(protocol, given.cache, Progress(on_unit=keep))
     if given.collect:

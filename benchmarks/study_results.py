@@ -45,6 +45,10 @@ class Rows:
         """The models that have rows."""
         return list(dict.fromkeys(model for _, model, *_ in self._values))
 
+    def experiments(self) -> list[str]:
+        """The experiments, or in the part on sensitivity the settings."""
+        return list(dict.fromkeys(experiment for experiment, *_ in self._values))
+
     def ood_sets(self) -> list[str]:
         """The OOD sets of 4.2."""
         return sorted({key[2] for key in self._values if key[0] == "ood_detection" and key[3]})
@@ -335,6 +339,24 @@ def beside_published(rows: Rows) -> Iterator[str]:
     yield from table(head, lines)
 
 
+def of_settings(rows: Rows) -> Iterator[str]:
+    """Sensitivity of `proposed` to its settings."""
+    lines = []
+    for setting in rows.experiments():
+        plain = [
+            rows(setting, "proposed", "test", "", metric)
+            for metric in ("accuracy", "balanced_accuracy", "spearman")
+        ]
+        areas = [rows(setting, "proposed", "test", score, "aurc") for score in SCORES]
+        lines.append((setting, str(len(plain[0])), *map(average, plain + areas)))
+    yield (
+        "EfficientNet-Lite0 at 64 px, 4 epochs, recipe `modern` (lambda 0.5, margin 1, the "
+        "estimator's rate x 10, four taps); means over trials.\n"
+    )
+    head = ("setting", "trials", "accuracy", "balanced", "Spearman")
+    yield from table((*head, *(f"AURC {score}" for score in SCORES)), lines)
+
+
 def page(parts: Mapping[str, Rows]) -> str:
     """The page of results."""
     lines = [
@@ -346,6 +368,9 @@ def page(parts: Mapping[str, Rows]) -> str:
     ]
     for part, rows in parts.items():
         lines += [f"## Part {part}", ""]
+        if part == "sensitivity":
+            lines += of_settings(rows)
+            continue
         for section in (
             of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
             beside_published,
@@ -358,7 +383,7 @@ def write_page(folder: Path) -> None:
     """Write `results.md` from the tables of a folder."""
     parts = {
         part: Rows(read_table(folder / f"{part}.csv", Result))
-        for part in ("modern", "paper")
+        for part in ("modern", "paper", "sensitivity")
         if (folder / f"{part}.csv").exists()
     }
     (folder / "results.md").write_text(page(parts), encoding="utf-8")
