@@ -86,8 +86,8 @@ PARTS = {
         },
     ),
 }  # fmt: skip
-FIRST = ("vanilla", "proposed", "posthoc", "proposed+logits", "held_out")
-"""The models that run first in each trial; the hypotheses need the first two."""
+NEEDED = ("vanilla", "proposed")
+"""The models of the hypotheses, which run first."""
 ODIN = {
     "temperatures": (1.0, 10.0, 100.0, 1000.0),
     "epsilons": tuple(round(0.0005 * step, 4) for step in range(9)),
@@ -121,13 +121,13 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
 
 
 def in_order(protocol: Protocol) -> list[Unit]:
-    """Units of a part: trial by trial, those first that the hypotheses need."""
+    """Units of a part: those first that the hypotheses need, then trial by trial."""
 
-    def rank(unit: Unit) -> tuple[int, int, bool, bool]:
-        measured = unit.experiment == "generalization"
-        needed = unit.model in (FIRST if measured else FIRST[:2])
-        # `posthoc` takes the classifier of `vanilla`, which should be finished by then
-        return not needed, unit.trial, not measured, unit.model == "posthoc"
+    def rank(unit: Unit) -> tuple[bool, bool, int, bool]:
+        needed = unit.model in NEEDED
+        of_all = unit.experiment == "generalization"
+        # `posthoc` takes the classifier of `vanilla`, which is finished by then
+        return not needed, not (needed or of_all), unit.trial, not of_all
 
     return sorted(chosen_units(protocol), key=rank)
 
