@@ -7,6 +7,7 @@ is finished; units with rows there are not run again, so the study resumes on an
 """
 
 import argparse
+import signal
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +174,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="measure finished units again")
     parser.add_argument("--collect", action="store_true", help="only read units that are finished")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # trainings are saved
     part = PARTS[given.part]
     for name, setting in part.settings.items():
         protocol = protocol_of(part, setting, given.data, given.weights, given.ood)

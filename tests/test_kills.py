@@ -136,3 +136,22 @@ def test_a_training_that_is_terminated_is_saved_and_resumes_there(tmp_path):
     finally:
         again.kill()
         again.communicate()
+
+
+def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(tmp_path):
+    out = tmp_path / "out"
+    command = [*COMMAND[:-2], "--epochs", "10000", "--jobs", "2", "--out", str(out)]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    while process.poll() is None and len(list(out.rglob("*.unfinished.safetensors"))) < 2:
+        time.sleep(0.05)
+    process.terminate()
+    process.communicate()  # ends when no process holds its end of the pipe
+    assert process.returncode == 130
+    assert len(list(out.rglob("*.unfinished.safetensors"))) == 2
+    assert not list(out.rglob("unit.json"))

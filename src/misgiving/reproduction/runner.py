@@ -12,8 +12,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -21,7 +22,7 @@ from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
 from misgiving.configuration import Registry
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
 from misgiving.reproduction.config import SWEEPS
@@ -183,15 +184,26 @@ def _in_processes(
                 "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
             ) from error
         except BaseException:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():  # each saves the training that it is in
+                process.terminate()
             raise
 
 
 def _finish_in_process(
     protocol: Protocol, cache: Path, threads: int, out: Path, unit: Unit, record: dict[str, Any]
 ) -> None:
+    if _stopped.is_set():
+        raise StoppedError("stopped before this unit")
     trial_data = trial_data_of_process(protocol, cache, threads)
-    finish(trial_data, unit, out, record, threads=threads)
+    try:
+        finish(trial_data, unit, out, record, threads=threads)
+    except StoppedError:
+        _stopped.set()
+        raise
+
+
+_stopped = Event()  # a worker that was told to end must not start with the unit that is next
 
 
 @lru_cache(maxsize=1)
