@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
+from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD, ErrorOrOod
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.configuration import default_cache
 from misgiving.data.cache import ImageSet, prepare
@@ -32,14 +32,29 @@ from misgiving.data.ood_sets.ood_set import build, from_place
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.fit_policy import calibrator_of
 from misgiving.evaluation.inference import predictions_of
-from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_reviewer
+from misgiving.evaluation.one_reviewer import (
+    fit_one_reviewer,
+    measure_errors,
+    measure_mixture,
+)
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors
 
 THIRDS = 3
 NONE, UNSEEN = "none", "unseen_classes"
 TUNED = "with OOD images for tuning"
-SHOWN = ("msp", "predicted_loss", ACCEPTANCE, "max_logit", "energy", "feature_norm", "knn", "vim")
+SHOWN = (
+    "msp",
+    "predicted_loss",
+    ACCEPTANCE,
+    "max_logit",
+    "energy",
+    "feature_norm",
+    "knn",
+    "knn_taps",
+    "vim",
+)
 METRICS = {"aurc": "AURC", "auroc": "AUROC"}
 Table = dict[tuple[str, str, str], list[float]]  # by metric, score and set: a value for each run
 
@@ -67,7 +82,9 @@ def main() -> None:
     for run in asked.runs:
         sets = predicted(load(run), asked.data, asked.ood, asked.cache)
         pairs[measured(sets, asked.share, table)] += 1
-    print("Chosen without OOD images: " + ", ".join(f"{name} x {n}" for name, n in pairs.items()))
+    print(
+        "Chosen without OOD images: " + ", ".join(f"{name}: {n} runs" for name, n in pairs.items())
+    )
     for metric, title in METRICS.items():
         print(f"\n{title}, {asked.share:g} of the images OOD\n\n{markdown(table, metric)}")
     print(f"\nAURC less that of the acceptance score\n\n{markdown(table, 'aurc', ACCEPTANCE)}")
@@ -108,20 +125,33 @@ def measured(sets: Sets, share: float, table: Table) -> str:
     detectors = FittedDetectors.fit(sets.training)
     fitted = calibrator_of(sets.tune, detectors)
     chosen = fit_one_reviewer(sets.tune, fitted, detectors)
-    for row in measure_one_reviewer(chosen, sets.test, sets.outliers, NONE, ood_share=share):
-        table[_metric(row.metric), row.detector, row.dataset].append(row.value)
+    scores, wrong = chosen.scores(sets.test), chosen.wrong(sets.test)
+    add(table, measure_errors(scores, wrong, NONE))
     for name, outliers in sets.outliers.items():
+        add(table, measure_mixture(scores, wrong, chosen.scores(outliers), name, ood_share=share))
         others = [of for other, of in sets.outliers.items() if other not in (name, UNSEEN)]
-        if not others:
-            continue
-        tuned = fit_one_reviewer(
-            sets.tune, fitted, detectors, outliers=together(others), ood_share=share
-        )
-        for row in measure_one_reviewer(tuned, sets.test, {name: outliers}, "", ood_share=share):
-            if row.dataset == name and row.detector == ERROR_OR_OOD:
-                table[_metric(row.metric), TUNED, name].append(row.value)
-    pair = chosen.combined
-    return f"{pair.primary} and {pair.secondary}" if pair.secondary else pair.primary
+        if others:
+            tuned = fit_one_reviewer(
+                sets.tune, fitted, detectors, outliers=together(others), ood_share=share
+            )
+            pair = ({TUNED: tuned.scores(of)[ERROR_OR_OOD]} for of in (sets.test, outliers))
+            add(table, measure_mixture(next(pair), wrong, next(pair), name, ood_share=share))
+    return described(chosen.combined, chosen.scores(sets.tune))
+
+
+def add(table: Table, rows: Sequence[Measurement]) -> None:
+    """Add rows to the table; in a mixture all failures count as errors."""
+    for row in rows:
+        metric = row.metric.removeprefix("mixed_").removeprefix("error_")
+        table[metric, row.detector, row.dataset].append(row.value)
+
+
+def described(pair: ErrorOrOod, tuning: Mapping[str, Float[np.ndarray, " n"]]) -> str:
+    """The two scores, and where the second begins to count."""
+    if pair.secondary is None:
+        return pair.primary
+    below = (tuning[pair.secondary].mean() - pair.a) * pair.b
+    return f"{pair.primary} and {pair.secondary} (a = mean - {below:.0f} sd)"
 
 
 def together(sets: Sequence[Predictions]) -> Predictions:
@@ -140,10 +170,6 @@ def together(sets: Sequence[Predictions]) -> Predictions:
         groups=tuple(name for of in parts for name in of.groups),
         taps=np.concatenate(taps) if taps else None,
     )
-
-
-def _metric(name: str) -> str:
-    return name.removeprefix("mixed_").removeprefix("error_")
 
 
 def markdown(

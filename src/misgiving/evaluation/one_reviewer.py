@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.calibrators.error_or_ood import (
@@ -16,6 +16,7 @@ from misgiving.calibrators.error_or_ood import (
     error_or_ood,
 )
 from misgiving.calibrators.fit import Fitted
+from misgiving.evaluation.measures import measure_detection
 from misgiving.metrics.loss_estimation import error_auroc
 from misgiving.metrics.mixed import mixed_aurc, mixed_auroc
 from misgiving.metrics.selective import aurc
@@ -25,7 +26,8 @@ from misgiving.scores.detectors import FittedDetectors, all_scores
 
 OOD_SHARE = 0.5
 
-Scores = dict[str, Float[np.ndarray, " _"]]
+Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
+Wrong = Bool[np.ndarray, " n"]
 
 
 class OneReviewer(NamedTuple):
@@ -41,14 +43,20 @@ class OneReviewer(NamedTuple):
     calibrator: Calibrator
     detectors: FittedDetectors | None
 
-    def scores(self, predictions: Predictions) -> Scores:
+    def scores(self, predictions: Predictions) -> dict[str, Float[np.ndarray, " _"]]:
         """The separate scores by name, the acceptance score, and the combined score."""
         scores = separate_scores(predictions, self.detectors)
         scores[ACCEPTANCE] = self.calibrator.acceptance_scores(scores, predictions.logits)
         return {**scores, ERROR_OR_OOD: self.combined(scores)}
 
+    def wrong(self, predictions: Predictions) -> Wrong:
+        """True where the named class is not the true one."""
+        return np.asarray(self.calibrator.named(predictions.logits) != predictions.labels)
 
-def separate_scores(predictions: Predictions, detectors: FittedDetectors | None) -> Scores:
+
+def separate_scores(
+    predictions: Predictions, detectors: FittedDetectors | None
+) -> dict[str, Float[np.ndarray, " _"]]:
     """All scores, and the 1-norm of the features (SIRC) where these are known."""
     scores = all_scores(predictions, detectors)
     if predictions.features.shape[1]:
@@ -91,7 +99,10 @@ def measure_one_reviewer(
     *,
     ood_share: float = OOD_SHARE,
 ) -> list[Measurement]:
-    """AURC and AUROC by every score: of errors alone, and mixed with each set of OOD images.
+    """Measure the combined score, and every separate score on the same mixtures.
+
+    On the in-distribution images it is AURC and AUROC for errors, beside those of the acceptance
+    score; on each OOD set the OOD metrics, and the AURC and AUROC of the mixture by every score.
 
     Args:
         reviewer: The combined score.
@@ -100,23 +111,44 @@ def measure_one_reviewer(
         dataset: Name of the in-distribution images in the results.
         ood_share: The share of OOD images in each mixture.
     """
-    scores = reviewer.scores(test)
-    wrong = reviewer.calibrator.named(test.logits) != test.labels
-    rows = [
-        Measurement(dataset, name, metric, value)
-        for name, values in scores.items()
-        for metric, value in (
-            ("aurc", float(aurc(values, wrong))),
-            ("error_auroc", float(error_auroc(values, wrong))),
-        )
-    ]
+    scores, wrong = reviewer.scores(test), reviewer.wrong(test)
+    rows = measure_errors(
+        {name: scores[name] for name in (ACCEPTANCE, ERROR_OR_OOD)}, wrong, dataset
+    )
+    combined = {ERROR_OR_OOD: scores[ERROR_OR_OOD]}
     for of_set, predictions in outliers.items():
         others = reviewer.scores(predictions)
-        rows += [
-            Measurement(
-                of_set, name, metric, measure(values, wrong, others[name], ood_share=ood_share)
-            )
-            for name, values in scores.items()
-            for metric, measure in (("mixed_aurc", mixed_aurc), ("mixed_auroc", mixed_auroc))
-        ]
-    return [row for row in rows if not math.isnan(row.value)]
+        rows += measure_detection(combined, others, of_set)
+        rows += measure_mixture(scores, wrong, others, of_set, ood_share=ood_share)
+    return rows
+
+
+def measure_errors(scores: Scores, wrong: Wrong, dataset: str) -> list[Measurement]:
+    """AURC and AUROC for errors by each score."""
+    values = {
+        (name, metric): float(measure(of_images, wrong))
+        for name, of_images in scores.items()
+        for metric, measure in (("aurc", aurc), ("error_auroc", error_auroc))
+    }
+    return _rows(dataset, values)
+
+
+def measure_mixture(
+    inliers: Scores, wrong: Wrong, outliers: Scores, dataset: str, *, ood_share: float = OOD_SHARE
+) -> list[Measurement]:
+    """AURC and AUROC by each score of both sets where OOD images count as errors."""
+    values = {
+        (name, metric): measure(of_images, wrong, outliers[name], ood_share=ood_share)
+        for name, of_images in inliers.items()
+        if name in outliers
+        for metric, measure in (("mixed_aurc", mixed_aurc), ("mixed_auroc", mixed_auroc))
+    }
+    return _rows(dataset, values)
+
+
+def _rows(dataset: str, values: Mapping[tuple[str, str], float]) -> list[Measurement]:
+    return [
+        Measurement(dataset, detector, metric, value)
+        for (detector, metric), value in values.items()
+        if not math.isnan(value)
+    ]
