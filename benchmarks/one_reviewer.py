@@ -149,9 +149,9 @@ def add(table: Table, rows: Sequence[Measurement]) -> None:
 def described(pair: ErrorOrOod, tuning: Mapping[str, Float[np.ndarray, " n"]]) -> str:
     """The two scores, and where the second begins to count."""
     if pair.secondary is None:
-        return pair.primary
+        return pair.names
     below = (tuning[pair.secondary].mean() - pair.a) * pair.b
-    return f"{pair.primary} and {pair.secondary} (a = mean - {below:.0f} sd)"
+    return f"{pair.names} (a = mean - {below:.0f} sd)"
 
 
 def together(sets: Sequence[Predictions]) -> Predictions:

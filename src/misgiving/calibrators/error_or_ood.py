@@ -34,7 +34,7 @@ ERROR_OR_OOD, ACCEPTANCE = "error_or_ood", "acceptance_score"
 MSP = "msp"
 PRIMARIES = (ACCEPTANCE, MSP)
 FEATURE_NORM = "feature_norm"
-SECONDARIES = ("knn_taps", "knn", "energy", "max_logit", FEATURE_NORM)
+SECONDARIES = ("knn_taps", "vim", "knn", "energy", "max_logit", FEATURE_NORM)
 MOST_COST = 0.01
 DEVIATIONS = (0.0, 1.0, 2.0, 3.0)  # from a to the mean, strongest first; the paper's is 3
 PRIOR_SCALE = 3.0  # standard deviation of the prior of Platt's slope and intercept
@@ -81,6 +81,11 @@ class ErrorOrOod:
     doubt: Doubt
     a: float
     b: float
+
+    @property
+    def names(self) -> str:
+        """The two scores in words."""
+        return f"{self.primary} and {self.secondary}" if self.secondary else f"{self.primary} alone"
 
     def __call__(self, scores: Scores) -> Values:
         """The combined score of these images.

@@ -254,6 +254,7 @@ ONLY_SHOWN = (
     "workflows/evaluate.py",
     "workflows/evaluation_report.py",
     "workflows/export.py",
+    "workflows/one_reviewer.py",
     "workflows/policy_evaluation.py",
     "workflows/predict.py",
     "workflows/prediction_sets.py",

@@ -38,6 +38,7 @@ from misgiving.workflows.evaluation_report import (
     report_if_installed,
     shown_detector,
 )
+from misgiving.workflows.one_reviewer import measured_together
 from misgiving.workflows.policy_evaluation import (
     PREDICTIONS,
     Evaluation,
@@ -130,6 +131,11 @@ def evaluate_run(
         _write(out, measurements, decided, skipped)
 
     detection = _detection(checkpoint, measured, outliers, engine, add)
+    found, remarks = measured_together(
+        run, checkpoint, engine, everything, measured, outliers, dataset=dataset
+    )
+    add(found)
+    summary += remarks
     evaluated = evaluated_images(
         source.name,
         predictions,
