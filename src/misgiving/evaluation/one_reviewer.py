@@ -43,9 +43,15 @@ class OneReviewer(NamedTuple):
     calibrator: Calibrator
     detectors: FittedDetectors | None
 
-    def scores(self, predictions: Predictions) -> dict[str, Float[np.ndarray, " _"]]:
-        """The separate scores by name, the acceptance score, and the combined score."""
-        scores = separate_scores(predictions, self.detectors)
+    def scores(
+        self, predictions: Predictions, known: Scores | None = None
+    ) -> dict[str, Float[np.ndarray, " _"]]:
+        """The separate scores by name, the acceptance score, and the combined score.
+
+        `known` are the separate scores of these images, if they were computed before.
+        """
+        separate = all_scores(predictions, self.detectors) if known is None else known
+        scores = with_feature_norm(separate, predictions)
         scores[ACCEPTANCE] = self.calibrator.acceptance_scores(scores, predictions.logits)
         return {**scores, ERROR_OR_OOD: self.combined(scores)}
 
@@ -54,14 +60,12 @@ class OneReviewer(NamedTuple):
         return np.asarray(self.calibrator.named(predictions.logits) != predictions.labels)
 
 
-def separate_scores(
-    predictions: Predictions, detectors: FittedDetectors | None
+def with_feature_norm(
+    scores: Scores, predictions: Predictions
 ) -> dict[str, Float[np.ndarray, " _"]]:
-    """All scores, and the 1-norm of the features (SIRC) where these are known."""
-    scores = all_scores(predictions, detectors)
-    if predictions.features.shape[1]:
-        scores[FEATURE_NORM] = np.abs(predictions.features.astype(np.float64)).sum(axis=1)
-    return scores
+    """Add the 1-norm of the features, a score of SIRC, where features are known."""
+    features = predictions.features.astype(np.float64)
+    return {**scores, **({FEATURE_NORM: np.abs(features).sum(axis=1)} if features.size else {})}
 
 
 def fit_one_reviewer(
@@ -81,10 +85,11 @@ def fit_one_reviewer(
         outliers: OOD images for tuning; nothing may be measured on these either.
         ood_share: The share of OOD images to expect, where there are some for tuning.
     """
-    scores = {**separate_scores(tune, detectors), ACCEPTANCE: fitted.scores}
+    scores = with_feature_norm(all_scores(tune, detectors), tune)
+    scores[ACCEPTANCE] = fitted.scores
     others = None
     if outliers is not None:
-        others = separate_scores(outliers, detectors)
+        others = with_feature_norm(all_scores(outliers, detectors), outliers)
         others[ACCEPTANCE] = fitted.calibrator.acceptance_scores(others, outliers.logits)
     wrong = fitted.named != tune.labels
     combined = error_or_ood(scores, wrong, outliers=others, ood_share=ood_share)

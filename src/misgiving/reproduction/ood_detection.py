@@ -4,18 +4,21 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from misgiving.calibrators.error_or_ood import ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
-from misgiving.decisions.fit_policy import OOD_DETECTOR
+from misgiving.decisions.fit_policy import LOGITS_RULE, OOD_DETECTOR, calibrator_of
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.evaluation.inference import Scores, odin_scores, plain_scores
+from misgiving.errors import DataError
+from misgiving.evaluation.inference import Scores, odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
+from misgiving.evaluation.one_reviewer import OneReviewer, fit_one_reviewer, measure_mixture
 from misgiving.metrics.ood import ood_metrics
-from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, policy_sets
+from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, PolicySets, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
@@ -42,9 +45,13 @@ class TunedDetectors:
         *,
         inliers: ImageSet,
         outliers: ImageSet,
+        reviewer: OneReviewer | None = None,
     ) -> None:
-        """Tune ODIN on these in-distribution images and these images of the tuning set."""
-        self._checkpoint, self._fitted = checkpoint, fitted
+        """Tune ODIN on these in-distribution images and these images of the tuning set.
+
+        The score of the `reviewer` is given too, but never chosen: it tells errors as well.
+        """
+        self._checkpoint, self._fitted, self._reviewer = checkpoint, fitted, reviewer
         grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
         of_inliers, of_outliers = (
@@ -76,20 +83,36 @@ class TunedDetectors:
         self, images: ImageSet, odin: Mapping[Odin, Float[ndarray, " _"]]
     ) -> dict[str, Float[ndarray, " _"]]:
         tuned = {name: odin[point] for name, point in self.odins.items()}
-        return tuned | plain_scores(self._checkpoint, images, self._fitted)
+        estimates_losses = self._checkpoint.estimates_losses
+        predictions = predict(self._checkpoint.model, images, estimates_losses=estimates_losses)
+        scores = tuned | all_scores(predictions, self._fitted)
+        if self._reviewer is not None:
+            scores[ERROR_OR_OOD] = self._reviewer.scores(predictions, scores)[ERROR_OR_OOD]
+        return scores
 
 
 def best_detector(inliers: Scores, outliers: Scores) -> str:
-    """The detector with the highest AUROC; of equal ones the first."""
-    return max(inliers, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
+    """The detector of OOD images alone with the highest AUROC; of equal ones the first."""
+    names = [name for name in inliers if name != ERROR_OR_OOD]
+    return max(names, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
 
 
 class Detection(NamedTuple):
-    """Tuned detectors, their scores of the measured inliers, and the limit of the OOD rule."""
+    """The detectors of one model, and what is measured of the inliers.
+
+    Attributes:
+        detectors: All of them, as tuned.
+        inliers: Their scores of the measured inliers.
+        limit: Of the OOD rule.
+        unfitted: Scores of the inliers on which `error_or_ood` was not fitted; none without it.
+        wrong: True for those of these that are named wrongly.
+    """
 
     detectors: TunedDetectors
     inliers: Scores
     limit: float
+    unfitted: Scores
+    wrong: Bool[ndarray, " n"]
 
 
 def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
@@ -99,6 +122,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     inliers = setup.images_of(measured)
     sets = policy_sets(trained)
     fitted = FittedDetectors.fit(sets.training)
+    reviewer = _reviewer(sets, fitted)
     outliers = {
         name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
     }
@@ -108,10 +132,15 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         search,
         inliers=setup.images_of(setup.evaluation_sets.tuning),
         outliers=outliers[search.tuning_set],
+        reviewer=reviewer,
     )
     limit = ood_limit(sets.calibration, fitted, seed=setup.training.seed)
-    detection = Detection(detectors, detectors(inliers), limit)
-    save_scores(folder, measured, detection.inliers, inliers.groups)
+    unfitted = reviewer.scores(sets.test) if reviewer else {}
+    scores = {name: of for name, of in detectors(inliers).items() if name != ERROR_OR_OOD}
+    together = {name: of for name, of in unfitted.items() if name == ERROR_OR_OOD}
+    complete = len(sets.test) == len(inliers)  # else no interval is made of these
+    save_scores(folder, measured, {**scores, **(together if complete else {})}, inliers.groups)
+    detection = Detection(detectors, {**scores, **together}, limit, unfitted, sets.test.errors)
     grid = [
         OdinPoint(odin.temperature, odin.epsilon, *measured)
         for odin, *measured in detectors.tuning.grid
@@ -126,6 +155,15 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     for name, images in outliers.items():
         rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
     return rows, detection
+
+
+def _reviewer(sets: PolicySets, fitted: FittedDetectors) -> OneReviewer | None:
+    """The score for errors and OOD images, fitted on the tuning set; None where it is too small."""
+    try:
+        calibrated = calibrator_of(sets.tune, fitted, LOGITS_RULE)
+        return fit_one_reviewer(sets.tune, calibrated, fitted)
+    except DataError:
+        return None
 
 
 def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
@@ -144,10 +182,11 @@ def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
 def measure_outliers(
     trained: TrainedUnit, detection: Detection, name: str, scores: Scores, groups: tuple[str, ...]
 ) -> list[Measurement]:
-    """Measure all detectors and the OOD rule on a set of outliers, and keep its scores."""
+    """Measure detectors, mixtures and the OOD rule on a set of outliers, and keep its scores."""
     save_scores(trained.folder, name, scores, groups)
     return [
         *measure_detection(detection.inliers, scores, name),
+        *measure_mixture(detection.unfitted, detection.wrong, scores, name),
         measure_ood_rule(scores, detection.limit, name),
     ]
 
