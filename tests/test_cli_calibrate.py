@@ -359,6 +359,31 @@ def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_co
     assert "is not a writable folder; choose another --out" in one_line(error)
 
 
+def test_evaluate_fits_the_score_for_errors_and_ood_images_on_the_tuning_set_alone(
+    misgiving, with_policy, tmp_path
+):
+    (tmp_path / "noise").mkdir()
+    for seed in range(5):
+        pixels = np.random.default_rng(seed).integers(256, size=(20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{seed}.png")
+    command = ["evaluate", with_policy, "digits", "--device", "cpu"]
+    code, _, error = misgiving(*command, "--ood", tmp_path / "noise")
+    assert code == 0, error
+    cases = json.loads((with_policy / "policy" / "cases.json").read_text())
+    tuned, measured = re.search(
+        r"error_or_ood: .*, fitted on (\d+) tuning images and measured on (\d+) others",
+        error,
+    ).groups()
+    assert int(tuned) == len(cases["tune"]["images"])
+    assert int(tuned) + int(measured) == 1528  # all that the model was not trained on
+    found = {
+        (row["dataset"], row["metric"])
+        for row in table(with_policy / "evaluation" / "measurements.csv")
+        if row["detector"] == "error_or_ood"
+    }
+    assert found >= {("noise", "auroc"), ("noise", "mixed_aurc"), ("held_out", "aurc")}
+
+
 def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
     misgiving, with_policy, tmp_path, monkeypatch
 ):
