@@ -131,6 +131,13 @@ def error_or_ood(
 
     Raises:
         DataError: There is no primary score, or a score is not finite.
+
+    >>> tuning = {"msp": np.array([0.6, 0.7, 0.8, 0.9]), "knn": np.array([-2.0, -1.0, -1.0, 0.0])}
+    >>> combined = error_or_ood(tuning, np.array([True, False, False, False]))
+    >>> combined.names
+    'msp and knn'
+    >>> combined({"msp": np.array([0.9, 0.9]), "knn": np.array([0.0, -9.0])}).round(1)
+    array([ 2.1, -9. ])
     """
     known = {
         name: scores[name].astype(np.float64)
