@@ -381,7 +381,7 @@ def test_evaluate_fits_the_score_for_errors_and_ood_images_on_the_tuning_set_alo
         for row in table(with_policy / "evaluation" / "measurements.csv")
         if row["detector"] == "error_or_ood"
     }
-    assert found >= {("noise", "auroc"), ("noise", "mixed_aurc"), ("held_out", "aurc")}
+    assert found >= {("noise", "auroc"), ("noise", "mixed_aurc"), ("validation", "aurc")}
 
 
 def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
