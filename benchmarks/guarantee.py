@@ -25,7 +25,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtri, softmax
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import fit_calibrator
+from misgiving.calibrators.fit import TuningSet, fit_calibrator
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
@@ -203,11 +203,8 @@ def with_rules(seed: int) -> Iterator[Population]:
     tuning, fresh = (1.7 * z - np.log(shares) for z in true)
     for rule in RULES:
         fitted = fit_calibrator(
-            _logit_scores(tuning),
-            tuning,
-            labels[0],
-            np.arange(RULE_TUNING),
-            weigh=partial(rule.class_weights, RULE_CLASSES),
+            TuningSet(_logit_scores(tuning), tuning, labels[0], np.arange(RULE_TUNING)),
+            partial(rule.class_weights, RULE_CLASSES),
         )
         calibrator = fitted.calibrator
         named = [fitted.named, calibrator.named(fresh)]

@@ -30,7 +30,7 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.files import write_text
 from misgiving.metrics.selective import aurc
 from misgiving.results.predictions import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 TARGETS = (0.05, 0.1, 0.15, 0.2)
 FOLDS = {"half": 2, "quarter": 4}  # one of them tunes
@@ -101,7 +101,9 @@ def measures(
     fitted = calibrator_of(tune, detectors)
     calibrator = fitted.calibrator
     wrong = calibrator.named(measuring.logits) != measuring.labels
-    scores = calibrator.acceptance_scores(all_scores(measuring, detectors), measuring.logits)
+    scores = calibrator.acceptance_scores(
+        all_scores(measuring, detectors), measuring.logits, evidence_of(measuring, detectors)
+    )
     yield float(aurc(scores, wrong)), np.nan
     targets = [Targets(max_error=target) for target in TARGETS]
     for policy in fit_policies(

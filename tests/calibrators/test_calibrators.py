@@ -16,6 +16,7 @@ from misgiving.calibrators.apply import (
     named_classes,
 )
 from misgiving.calibrators.fit import (
+    TuningSet,
     cross_fitted,
     fit_calibrator,
     fit_combination,
@@ -165,12 +166,12 @@ def test_the_log_odds_differ_where_probabilities_round_to_certainty():
 
 def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
     scores, logits, labels, groups = drawn()
-    before = cross_fitted(scores, logits, labels, groups, by_logits).scores
+    before = cross_fitted(TuningSet(scores, logits, labels, groups), by_logits).scores
     assert before.keys() == {CALIBRATED, COMBINATION}
     _, first = next(iter(GroupKFold(5).split(labels, groups=groups)))
     changed = labels.copy()
     changed[first] = (labels[first] + 1) % 3
-    after = cross_fitted(scores, logits, changed, groups, by_logits).scores
+    after = cross_fitted(TuningSet(scores, logits, changed, groups), by_logits).scores
     others = np.setdiff1d(np.arange(len(labels)), first)
     for name, values in before.items():
         np.testing.assert_array_equal(values[first], after[name][first])
@@ -179,7 +180,7 @@ def test_out_of_fold_no_sample_is_scored_by_what_saw_its_group():
 
 def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
     scores, logits, labels, groups = drawn()
-    found = cross_fitted(scores, logits, labels, groups, by_logits).scores[CALIBRATED]
+    found = cross_fitted(TuningSet(scores, logits, labels, groups), by_logits).scores[CALIBRATED]
     for kept, left_out in GroupKFold(5).split(labels, groups=groups):
         scaling = fit_scaling(logits[kept], labels[kept])
         np.testing.assert_allclose(
@@ -190,9 +191,11 @@ def test_out_of_fold_scores_are_those_of_the_fold_in_the_order_of_the_samples():
 def test_the_combination_is_chosen_where_it_is_better_out_of_fold():
     scores, logits, labels, groups = drawn(informative=True)
     wrong = logits.argmax(axis=1) != labels
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     assert calibrator.score == COMBINATION
-    combined = cross_fitted(scores, logits, labels, groups, by_logits).scores[COMBINATION]
+    combined = cross_fitted(TuningSet(scores, logits, labels, groups), by_logits).scores[
+        COMBINATION
+    ]
     assert calibrator.tried[COMBINATION] == aurc(combined, wrong)
     assert calibrator.tried[COMBINATION] < min(
         value for name, value in calibrator.tried.items() if name != COMBINATION
@@ -206,7 +209,7 @@ def test_the_calibrated_probability_is_chosen_where_training_has_shifted_the_cla
     labels = np.array([random.choice(3, p=row) for row in true])
     scores = {"msp": np.exp(log_softmax(logits, axis=1)).max(axis=1)}
     groups = np.arange(600)
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     assert calibrator.score in (CALIBRATED, COMBINATION)
     fresh = random.normal(size=(4000, 3)) * 2
     true = Scaling(temperature=1.0, biases=(3.0, 0.0, -3.0))(fresh)
@@ -225,7 +228,7 @@ def test_a_single_score_is_chosen_where_what_is_learned_adds_nothing():
     scores, logits, labels, groups = drawn()
     wrong = logits.argmax(axis=1) != labels
     perfect = {**scores, "msp": 1.0 - wrong + 0.001 * scores["msp"]}
-    calibrator = fit_calibrator(perfect, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(perfect, logits, labels, groups)).calibrator
     assert calibrator.score == "msp"
     np.testing.assert_array_equal(calibrator.acceptance_scores(perfect, logits), perfect["msp"])
 
@@ -234,7 +237,7 @@ def test_with_too_few_errors_there_is_no_combination():
     scores, logits, _, groups = drawn()
     labels = logits.argmax(axis=1)
     labels[:3] = (labels[:3] + 1) % 3
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     assert calibrator.combination is None
     assert COMBINATION not in calibrator.tried
     assert CALIBRATED in calibrator.tried
@@ -243,7 +246,7 @@ def test_with_too_few_errors_there_is_no_combination():
 
 def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confidence():
     scores, logits, labels, groups = drawn(count=4000)
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     fresh, fresh_logits, fresh_labels, _ = drawn(seed=5, count=4000)
     probabilities = calibrator.error(calibrator.acceptance_scores(fresh, fresh_logits))
     wrong = fresh_logits.argmax(axis=1) != fresh_labels
@@ -255,13 +258,13 @@ def test_probabilities_of_error_are_right_in_the_mean_and_fall_with_the_confiden
 def test_without_a_predicted_loss_there_is_no_expected_loss():
     scores, logits, labels, groups = drawn()
     without = {name: values for name, values in scores.items() if name != "predicted_loss"}
-    calibrator = fit_calibrator(without, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(without, logits, labels, groups)).calibrator
     assert calibrator.loss is None
 
 
 def test_a_calibrator_survives_json():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
     assert again == calibrator
     np.testing.assert_array_equal(
@@ -273,12 +276,12 @@ def test_scores_that_are_not_finite_are_refused():
     scores, logits, labels, groups = drawn()
     scores["msp"][7] = np.nan
     with pytest.raises(DataError, match="msp is not finite at position 7 of the tuning set"):
-        fit_calibrator(scores, logits, labels, groups)
+        fit_calibrator(TuningSet(scores, logits, labels, groups))
 
 
 def test_a_missing_score_is_named():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     del scores["knn"]
     with pytest.raises(DataError, match="knn"):
         calibrator.acceptance_scores(scores, logits)
@@ -305,7 +308,7 @@ def test_the_named_class_has_the_largest_product_of_probability_and_weight(facto
 
 def test_classes_of_the_tuning_set_are_named_without_their_group():
     scores, logits, labels, groups = drawn()
-    found = cross_fitted(scores, logits, labels, groups, lambda _: np.ones(3)).named
+    found = cross_fitted(TuningSet(scores, logits, labels, groups), lambda _: np.ones(3)).named
     for kept, left_out in GroupKFold(5).split(labels, groups=groups):
         scaled = fit_scaling(logits[kept], labels[kept])(logits[left_out])
         np.testing.assert_array_equal(found[left_out], scaled.argmax(axis=1))
@@ -313,7 +316,9 @@ def test_classes_of_the_tuning_set_are_named_without_their_group():
 
 def test_the_named_class_has_the_probability_that_its_error_leaves():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups, lambda _: np.ones(3)).calibrator
+    calibrator = fit_calibrator(
+        TuningSet(scores, logits, labels, groups), lambda _: np.ones(3)
+    ).calibrator
     named, errors = calibrator.named(logits), np.linspace(0.01, 0.9, len(labels))
     shown, scaled = calibrator.probabilities(logits, named, errors), calibrator.scaling(logits)
     np.testing.assert_allclose(shown[np.arange(len(labels)), named], 1 - errors)
@@ -324,7 +329,7 @@ def test_the_named_class_has_the_probability_that_its_error_leaves():
 
 def test_classes_whose_probabilities_vanish_share_the_error():
     scores, logits, labels, groups = drawn()
-    calibrator = fit_calibrator(scores, logits, labels, groups).calibrator
+    calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
     certain = np.array([[9e4, 0.0, 0.0]])
     shown = calibrator.probabilities(certain, np.array([0]), np.array([0.2]))
     np.testing.assert_allclose(shown, [[0.8, 0.1, 0.1]])
@@ -333,7 +338,9 @@ def test_classes_whose_probabilities_vanish_share_the_error():
 def test_errors_are_fitted_on_the_classes_that_are_named():
     scores, logits, labels, groups = drawn(count=4000)
     shifted = logits + np.array([2.0, 0.0, -2.0])  # the largest logit is not the most probable
-    by_rule = fit_calibrator(scores, shifted, labels, groups, lambda _: np.ones(3)).calibrator
+    by_rule = fit_calibrator(
+        TuningSet(scores, shifted, labels, groups), lambda _: np.ones(3)
+    ).calibrator
     accepted_by = by_rule.acceptance_scores(scores, shifted)
     wrong = by_rule.named(shifted) != labels
     assert (shifted.argmax(axis=1) != labels).mean() > wrong.mean() + 0.05

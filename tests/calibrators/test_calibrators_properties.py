@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibrators.apply import Calibrator, Combination, Isotonic, Scaling
+from misgiving.calibrators.apply import (
+    Calibrator,
+    Combination,
+    ErrorEstimator,
+    Isotonic,
+    Scaling,
+)
 from misgiving.calibrators.fit import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
@@ -152,6 +158,7 @@ estimates = st.fixed_dictionaries(
         "biases": st.lists(finite, max_size=4),
         "score": st.sampled_from(COMBINED),
         "combination": st.none() | st.lists(st.sampled_from(COMBINED), min_size=1, unique=True),
+        "sources": st.none() | st.lists(finite, min_size=1, max_size=4),
         "error": maps,
         "loss": st.none() | maps,
         "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
@@ -167,15 +174,18 @@ def isotonic(points):
 
 def calibrator_of(drawn):
     names = drawn["combination"]
+    scaling = Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"]))
     of_each = tuple(float(at) for at in range(len(names or ())))
     combination = names and Combination(
         names=tuple(names), centres=of_each, scales=of_each, weights=of_each, intercept=0.5
     )
     return Calibrator(
-        scaling=Scaling(temperature=drawn["temperature"], biases=tuple(drawn["biases"])),
+        scaling=scaling,
         weights=None,
         score=drawn["score"],
         combination=combination,
+        error_estimator=drawn["sources"]
+        and ErrorEstimator(weights=tuple(drawn["sources"]), scaling=scaling),
         error=isotonic(drawn["error"]),
         loss=drawn["loss"] and isotonic(drawn["loss"]),
         tried=drawn["tried"],

@@ -18,7 +18,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of_json
 from misgiving.results.predictions import Head, Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4
@@ -109,7 +109,7 @@ def test_images_far_from_the_training_images_are_ood(engine):
 def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, detectors, calibrator):
     fresh = predictions("fresh", 30, seed=9)
     scores = all_scores(fresh, detectors)
-    accepted_by = calibrator.acceptance_scores(scores, fresh.logits)
+    accepted_by = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
     for row, one in enumerate(engine.decide_predictions(fresh)):
         scaled = calibrator.scaling(fresh.logits)[row]
         most = scaled.argmax()

@@ -191,6 +191,7 @@ def test_right_answers_are_expected_of_the_latest_cases(store):
         weights=None,
         score="msp",
         combination=None,
+        error_estimator=None,
         error=Isotonic(knots=(0.5, 1.0), values=(0.5, 0.0)),
         loss=None,
         tried={},

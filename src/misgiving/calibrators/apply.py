@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from scipy.special import logsumexp, softmax
 
 from misgiving.errors import DataError
+from misgiving.scores.probes import Evidence
 
 Logits = Float[np.ndarray, "n classes"]
 Values = Float[np.ndarray, " n"]
@@ -17,8 +18,9 @@ ByClass = Float[np.ndarray, " classes"]
 Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 
-CALIBRATED, COMBINATION = "calibrated", "combination"
-"""Names of the scores that are learned on the tuning set: see `learned_scores`."""
+CALIBRATED, COMBINATION, ERROR_ESTIMATOR = "calibrated", "combination", "error_estimator"
+LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR)
+"""Names of the scores that are learned on the tuning set: see `Learned`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,25 +81,28 @@ class Combination:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ErrorEstimator:
+    """Scaling of what several sources say together: softmax(sum_s w_s z_s / T + b).
+
+    z_s are the log-probabilities of source s. The first source is the classifier, whose weight is
+    1; where the others weigh nothing, this is the scaling of the classifier's own logits.
+    """
+
+    weights: tuple[float, ...]
+    scaling: Scaling
+
+    def __call__(self, evidence: Evidence, named: Classes) -> Values:
+        """Log-odds of the named classes against all others."""
+        together = np.einsum("nsc,s->nc", evidence, np.asarray(self.weights))
+        return self.scaling.log_odds(together, named)
+
+
 def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
     """Name the class whose probability times its weight is largest; without weights, by logit."""
     if weights is None:
         return np.asarray(logits.argmax(axis=1))
     return np.asarray((scaling.logarithms(logits) + np.log(weights)).argmax(axis=1))
-
-
-def learned_scores(
-    scaling: Scaling,
-    combination: Combination | None,
-    scores: Scores,
-    logits: Logits,
-    named: Classes,
-) -> dict[str, Values]:
-    """Log-odds that the named class is right (`calibrated`), and `combination` if learned."""
-    learned = {CALIBRATED: scaling.log_odds(logits, named)}
-    if combination is not None:
-        learned[COMBINATION] = combination({**scores, **learned})
-    return learned
 
 
 def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n columns"]:
@@ -114,14 +119,48 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibrator:
-    """Maps from the scores of one model to probabilities, fitted on its tuning set.
+class Learned:
+    """What is learned of the classes and of errors; the parts are None where too little is known.
 
     Attributes:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is named; None: by the logits.
+        combination: From several scores to one.
+        error_estimator: From the log-probabilities of several sources to a score.
+    """
+
+    scaling: Scaling
+    weights: tuple[float, ...] | None
+    combination: Combination | None
+    error_estimator: ErrorEstimator | None
+
+    def named(self, logits: Logits) -> Classes:
+        """The class that is named for each image."""
+        weights = None if self.weights is None else np.array(self.weights)
+        return named_classes(self.scaling, weights, logits)
+
+    def with_learned(
+        self, scores: Scores, logits: Logits, evidence: Evidence | None = None
+    ) -> Scores:
+        """Add the learned scores to these: log-odds that the named class is right.
+
+        There is no `error_estimator` without the evidence that it reads.
+        """
+        named = self.named(logits)
+        known = {**scores, CALIBRATED: self.scaling.log_odds(logits, named)}
+        if self.error_estimator is not None and evidence is not None:
+            known[ERROR_ESTIMATOR] = self.error_estimator(evidence, named)
+        if self.combination is not None:
+            known[COMBINATION] = self.combination(known)
+        return known
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibrator(Learned):
+    """Maps from the scores of one model to probabilities, fitted on its tuning set.
+
+    Attributes:
         score: Name of the acceptance score.
-        combination: From several scores to one; None where there was too little to learn from.
         error: From the acceptance score to the probability of an error.
         loss: From the negated predicted loss to the expected cross-entropy in nats; None for a
             model without a loss estimator.
@@ -129,10 +168,7 @@ class Calibrator:
         samples: Size of the tuning set.
     """
 
-    scaling: Scaling
-    weights: tuple[float, ...] | None
     score: str
-    combination: Combination | None
     error: Isotonic
     loss: Isotonic | None
     tried: Mapping[str, float]
@@ -143,21 +179,24 @@ class Calibrator:
         """Names of the scores that must be given."""
         combined = () if self.combination is None else self.combination.names
         used = (self.score, *combined, *(() if self.loss is None else ("predicted_loss",)))
-        return tuple(name for name in used if name not in (CALIBRATED, COMBINATION))
+        return tuple(name for name in used if name not in LEARNED)
 
-    def named(self, logits: Logits) -> Classes:
-        """The class that is named for each image."""
-        weights = None if self.weights is None else np.array(self.weights)
-        return named_classes(self.scaling, weights, logits)
+    @property
+    def needs_evidence(self) -> bool:
+        """True where the acceptance score reads the class probes."""
+        return self.score == ERROR_ESTIMATOR
 
-    def with_learned(self, scores: Scores, logits: Logits) -> Scores:
-        """Add the learned scores to these."""
-        named = self.named(logits)
-        return {**scores, **learned_scores(self.scaling, self.combination, scores, logits, named)}
+    def acceptance_scores(
+        self, scores: Scores, logits: Logits, evidence: Evidence | None = None
+    ) -> Values:
+        """The scores that the policy accepts by; higher means more likely correct.
 
-    def acceptance_scores(self, scores: Scores, logits: Logits) -> Values:
-        """The scores that the policy accepts by; higher means more likely correct."""
-        return self.with_learned(scores, logits)[self.score].astype(np.float64)
+        Raises:
+            DataError: A score is missing, or the evidence that it reads.
+        """
+        if self.needs_evidence and evidence is None:
+            raise DataError("the policy reads class probes; predict with the model's taps")
+        return self.with_learned(scores, logits, evidence)[self.score].astype(np.float64)
 
     def probabilities(self, logits: Logits, named: Classes, errors: Values) -> Logits:
         """Class probabilities in which the named class has 1 - its error probability.
@@ -189,7 +228,11 @@ class Calibrator:
             name: None if values[name] is None else kind(**_with_tuples(values[name]))
             for name, kind in maps.items()
         }
-        return cls(**_with_tuples({**values, **fitted}))
+        estimator = values["error_estimator"]
+        if estimator is not None:
+            scaling = Scaling(**_with_tuples(estimator["scaling"]))
+            estimator = ErrorEstimator(weights=tuple(estimator["weights"]), scaling=scaling)
+        return cls(**_with_tuples({**values, **fitted, "error_estimator": estimator}))
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

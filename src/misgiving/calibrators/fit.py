@@ -1,6 +1,7 @@
 """Fitting of calibrators on the tuning set, on which no threshold is set later."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -17,21 +18,24 @@ from sklearn.preprocessing import StandardScaler
 from misgiving.calibrators.apply import (
     CALIBRATED,
     COMBINATION,
+    ERROR_ESTIMATOR,
+    LEARNED,
     ByClass,
     Calibrator,
     Classes,
     Combination,
+    ErrorEstimator,
     Isotonic,
+    Learned,
     Logits,
     Scaling,
     Scores,
     Values,
     columns,
-    learned_scores,
-    named_classes,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
+from misgiving.scores.probes import Evidence
 
 COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
@@ -43,6 +47,7 @@ PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that 
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
+WEIGHT_SCALE = 0.5  # standard deviation of the prior of the weight of a class probe
 
 
 def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
@@ -51,20 +56,42 @@ def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
     The prior keeps the bias finite for a class with few or no cases, and the temperature where
     every prediction is right.
     """
-    wide = logits.astype(np.float64)
-    count, classes = wide.shape
-    truth = np.eye(classes)[labels]
+    return fit_error_estimator(logits[:, None].astype(np.float64), labels).scaling
+
+
+def fit_error_estimator(evidence: Evidence, labels: Classes) -> ErrorEstimator:
+    """Fit temperature, biases and the weights of the other sources, each with its prior.
+
+    The weights' prior is about 0: sources that tell nothing new leave the scaling of the first one.
+    """
+    count, sources, classes = evidence.shape
+    own, others, truth = evidence[:, 0], evidence[:, 1:], np.eye(classes)[labels]
+    scales = np.repeat([PRIOR_SCALE, WEIGHT_SCALE], [classes + 1, sources - 1])
 
     def objective(parameters: Values) -> tuple[float, Values]:
-        inverse, biases = np.exp(-parameters[0]), parameters[1:]
-        log_probabilities = log_softmax(wide * inverse + biases, axis=1)
+        inverse, biases, weights = _split(parameters, classes)
+        together = own * inverse + np.einsum("nsc,s->nc", others, weights) + biases
+        log_probabilities = log_softmax(together, axis=1)
         slope = np.exp(log_probabilities) - truth
-        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / PRIOR_SCALE**2
-        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
-        return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
+        value = (
+            -log_probabilities[truth > 0].sum() + (parameters / scales) @ (parameters / scales) / 2
+        )
+        of_weights = np.einsum("nc,nsc->s", slope, others)
+        slopes = np.array([-(slope * own).sum() * inverse, *slope.sum(axis=0), *of_weights])
+        return float(value) / count, (slopes + parameters / scales**2) / count
 
-    found = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
-    return Scaling(temperature=float(np.exp(found[0])), biases=tuple(found[1:].tolist()))
+    start = np.zeros(classes + sources)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B").x
+    inverse, biases, weights = _split(found, classes)
+    return ErrorEstimator(
+        weights=(1.0, *(weights / inverse).tolist()),
+        scaling=Scaling(temperature=float(1 / inverse), biases=tuple(biases.tolist())),
+    )
+
+
+def _split(parameters: Values, classes: int) -> tuple[float, ByClass, Float[np.ndarray, " probes"]]:
+    """Inverse temperature, biases and weights."""
+    return float(np.exp(-parameters[0])), parameters[1 : classes + 1], parameters[classes + 1 :]
 
 
 def fit_isotonic(
@@ -114,29 +141,49 @@ class Fold(NamedTuple):
     scores: dict[str, Values]
 
 
-def cross_fitted(
-    scores: Scores,
-    logits: Logits,
-    labels: Classes,
-    groups: Shaped[np.ndarray, " n"],
-    weigh: ClassWeights,
-) -> Fold:
+class TuningSet(NamedTuple):
+    """What calibrators are fitted on.
+
+    Attributes:
+        scores: Scores by name.
+        logits: Class scores before the softmax.
+        labels: True classes.
+        groups: Samples of one group stay in one fold.
+        evidence: Log-probabilities by the classifier and its class probes; None without probes.
+    """
+
+    scores: Scores
+    logits: Logits
+    labels: Classes
+    groups: Shaped[np.ndarray, " n"]
+    evidence: Evidence | None = None
+
+    def select(self, rows: Int[np.ndarray, " _"]) -> "TuningSet":
+        """These samples alone."""
+        return TuningSet(
+            {name: values[rows] for name, values in self.scores.items()},
+            self.logits[rows],
+            self.labels[rows],
+            self.groups[rows],
+            None if self.evidence is None else self.evidence[rows],
+        )
+
+
+def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> Fold:
     """Named classes and learned scores of each sample, fitted on the other groups alone.
 
     Where there are too few groups, classes are named in sample and there is no learned score; there
     is no combination where there are too few errors or right answers to learn from.
     """
-    if len(np.unique(groups)) < 2 * FOLDS:
-        return Fold(named_classes(fit_scaling(logits, labels), weigh(labels), logits), {})
-    folds = list(GroupKFold(FOLDS).split(labels, groups=groups))
+    if len(np.unique(tuning.groups)) < 2 * FOLDS:
+        return Fold(_fit_learned(tuning._replace(scores={}), weigh).named(tuning.logits), {})
+    folds = list(GroupKFold(FOLDS).split(tuning.labels, groups=tuning.groups))
     found = []
     for kept, left_out in folds:
-        scaling, weights, combination = _fit_learned(
-            _rows(scores, kept), logits[kept], labels[kept], groups[kept], weigh
-        )
-        named, others = named_classes(scaling, weights, logits[left_out]), _rows(scores, left_out)
-        learned = learned_scores(scaling, combination, others, logits[left_out], named)
-        found.append(Fold(named, learned))
+        learned, others = _fit_learned(tuning.select(kept), weigh), tuning.select(left_out)
+        scores = learned.with_learned(others.scores, others.logits, others.evidence)
+        of_fold = {name: scores[name] for name in LEARNED if name in scores}
+        found.append(Fold(learned.named(others.logits), of_fold))
     order = np.argsort(np.concatenate([left_out for _, left_out in folds]))
     names = [name for name in found[0].scores if all(name in one.scores for one in found)]
     return Fold(
@@ -145,24 +192,21 @@ def cross_fitted(
     )
 
 
-def _rows(scores: Scores, rows: Int[np.ndarray, " _"]) -> dict[str, Float[np.ndarray, " _"]]:
-    return {name: values[rows] for name, values in scores.items()}
-
-
-def _fit_learned(
-    scores: Scores,
-    logits: Logits,
-    labels: Classes,
-    groups: Shaped[np.ndarray, " n"],
-    weigh: ClassWeights,
-) -> tuple[Scaling, ByClass | None, Combination | None]:
-    scaling, weights = fit_scaling(logits, labels), weigh(labels)
-    named = named_classes(scaling, weights, logits)
-    wrong = named != labels
-    if not scores or not _can_learn(wrong, groups):
-        return scaling, weights, None
-    known = {**scores, **learned_scores(scaling, None, scores, logits, named)}
-    return scaling, weights, fit_combination(known, wrong, groups)
+def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
+    weights = weigh(tuning.labels)
+    learned = Learned(
+        scaling=fit_scaling(tuning.logits, tuning.labels),
+        weights=None if weights is None else tuple(weights.tolist()),
+        combination=None,
+        error_estimator=None
+        if tuning.evidence is None
+        else fit_error_estimator(tuning.evidence, tuning.labels),
+    )
+    wrong = learned.named(tuning.logits) != tuning.labels
+    if not tuning.scores or not _can_learn(wrong, tuning.groups):
+        return learned
+    known = learned.with_learned(tuning.scores, tuning.logits)
+    return replace(learned, combination=fit_combination(known, wrong, tuning.groups))
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:
@@ -187,43 +231,37 @@ class Fitted(NamedTuple):
     scores: Values
 
 
-def fit_calibrator(
-    scores: Scores,
-    logits: Logits,
-    labels: Classes,
-    groups: Shaped[np.ndarray, " n"],
-    weigh: ClassWeights = lambda _: None,
-) -> Fitted:
+def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
     """Fit all maps on the tuning set, and choose the acceptance score.
 
-    The acceptance score is the one with the lowest AURC, out of fold for learned scores; of equal
-    scores, one that is not learned.
+    The acceptance score is the error estimator where its out-of-fold log-loss is lower than that of
+    `calibrated`, and otherwise the one with the lowest AURC, out of fold for learned scores; of
+    equal scores, one that is not learned.
 
     Args:
-        scores: Scores of the tuning set by name, among them some of `SINGLE` and `COMBINED`.
-        logits: Class scores before the softmax.
-        labels: True classes.
-        groups: Samples of one group stay in one fold.
+        tuning: The set, with scores among which are some of `SINGLE` and `COMBINED`.
         weigh: From true classes to the weights by which classes are named; None: by the logits.
 
     Raises:
         DataError: There are too few samples, or a score is not finite.
     """
-    used = {name: scores[name] for name in dict.fromkeys(SINGLE + COMBINED) if name in scores}
+    names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
+    used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
+    tuning = tuning._replace(scores=used)
     _refuse_unusable(used)
-    held_out = cross_fitted(used, logits, labels, groups, weigh)
-    scaling, weights, combination = _fit_learned(used, logits, labels, groups, weigh)
+    held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
     wrong = held_out.named != labels
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
-    score = min(tried, key=lambda name: tried[name])
-    losses = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    score = _acceptance_score(tried, held_out.scores, wrong)
+    losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
     calibrator = Calibrator(
-        scaling=scaling,
-        weights=None if weights is None else tuple(weights.tolist()),
+        scaling=learned.scaling,
+        weights=learned.weights,
+        combination=learned.combination if COMBINATION in held_out.scores else None,
+        error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out.scores else None,
         score=score,
-        combination=combination if COMBINATION in held_out.scores else None,
         error=fit_isotonic(
             candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
         ),
@@ -232,6 +270,22 @@ def fit_calibrator(
         samples=len(labels),
     )
     return Fitted(calibrator, held_out.named, candidates[score].astype(np.float64))
+
+
+def _acceptance_score(
+    tried: Mapping[str, float], learned: Scores, wrong: Bool[np.ndarray, " n"]
+) -> str:
+    if ERROR_ESTIMATOR in learned:
+        losses = {name: log_loss_of(learned[name], wrong) for name in (ERROR_ESTIMATOR, CALIBRATED)}
+        if losses[ERROR_ESTIMATOR] < losses[CALIBRATED]:
+            return ERROR_ESTIMATOR
+    others = [name for name in tried if name != ERROR_ESTIMATOR]
+    return min(others, key=lambda name: tried[name])
+
+
+def log_loss_of(log_odds: Values, wrong: Bool[np.ndarray, " n"]) -> float:
+    """Mean negative log-likelihood of right and wrong answers by log-odds of being right."""
+    return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())
 
 
 def _refuse_unusable(scores: Scores) -> None:

@@ -87,7 +87,10 @@ class DecisionEngine:
         if self.policy is None or self.calibrator is None or self.detectors is None:
             return None
         needed = {self.policy.ood_detector, *self.calibrator.needed}
-        return self.detectors.only([name for name in self.detectors.names if name in needed])
+        return self.detectors.only(
+            [name for name in self.detectors.names if name in needed],
+            probes=self.calibrator.needs_evidence,
+        )
 
     @cached_property
     def rule(self) -> DecisionRule | None:
@@ -193,9 +196,10 @@ class DecisionEngine:
             return columns
         finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
         losses = None if predicted_losses is None else predicted_losses[finite]
-        averages = None if taps is None else taps[finite]
-        scores = scores_of_outputs(logits[finite], features[finite], losses, averages, self.used)
-        accepted_by = self.calibrator.acceptance_scores(scores, logits[finite])
+        outputs = logits[finite], features[finite], None if taps is None else taps[finite]
+        scores = scores_of_outputs(outputs[0], outputs[1], losses, outputs[2], self.used)
+        evidence = None if self.used is None else self.used.evidence(*outputs)
+        accepted_by = self.calibrator.acceptance_scores(scores, outputs[0], evidence)
         columns["acceptance_score"][finite] = accepted_by
         columns["error_probability"][finite] = self.calibrator.error(accepted_by)
         if self.calibrator.loss is not None:

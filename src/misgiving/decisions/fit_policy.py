@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import Fitted, cross_fitted, fit_calibrator
+from misgiving.calibrators.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy, RepeatedCases
@@ -18,7 +18,7 @@ from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.predictions import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.features import FEATURE_SCORES
 
 MOST_PROBABLE_RULE, LOGITS_RULE = DecisionRule(), DecisionRule(rule="logits")
@@ -30,13 +30,14 @@ def calibrator_of(
     tune: Predictions, detectors: FittedDetectors, rule: DecisionRule = MOST_PROBABLE_RULE
 ) -> Fitted:
     """Fit a calibrator on the tuning set, for the classes that a rule names."""
-    return fit_calibrator(
+    tuning = TuningSet(
         all_scores(tune, detectors),
         tune.logits,
         tune.labels,
         np.array(tune.groups),
-        weigh=partial(rule.class_weights, tune.classes),
+        evidence_of(tune, detectors),
     )
+    return fit_calibrator(tuning, partial(rule.class_weights, tune.classes))
 
 
 def cases_of(
@@ -63,7 +64,8 @@ def cases_of(
         raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
     if cross_fitted is None:
         named = calibrator.named(predictions.logits)
-        accepted_by = calibrator.acceptance_scores(scores, predictions.logits)
+        evidence = evidence_of(predictions, detectors)
+        accepted_by = calibrator.acceptance_scores(scores, predictions.logits, evidence)
     else:
         named, accepted_by = cross_fitted.named, cross_fitted.scores
     errors = calibrator.error(accepted_by)
@@ -227,11 +229,15 @@ def fit_engine(
         classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
     )
     tried = ", ".join(f"{name} {value:.4f}" for name, value in calibrator.tried.items())
+    why = (
+        "whose log-loss on images that it was not fitted on is lower than that of calibrated"
+        if calibrator.needs_evidence
+        else "with the lowest AURC of those without class probes"
+    )
     notes = [
         "sensitivities on the tuning set, by the rule that names the class:",
         *sensitivity_sentences(tune, rule),
-        f"the acceptance score is {calibrator.score}, whose AURC on the tuning set is the lowest "
-        f"of: {tried}",
+        f"the acceptance score is {calibrator.score}, {why}; AURC on the tuning set: {tried}",
     ]
     if not targets.class_max_miss:
         notes += unbounded_misses(engine, calibration)
@@ -244,7 +250,8 @@ def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
     sentences = []
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
         weigh = partial(rule.class_weights, tune.classes)
-        named = cross_fitted({}, tune.logits, tune.labels, np.array(tune.groups), weigh).named
+        tuning = TuningSet({}, tune.logits, tune.labels, np.array(tune.groups))
+        named = cross_fitted(tuning, weigh).named
         found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
         shares = (
             f"{name}: {100 * share:.0f} %"

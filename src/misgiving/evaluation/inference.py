@@ -56,6 +56,7 @@ def predict(
         head=_linear_head(model),
         model=model_fingerprint(model),
         taps=output.taps.numpy() if output.taps.shape[1] else None,
+        tap_widths=tuple(model.reader.channels) if output.taps.shape[1] else (),
     )
 
 

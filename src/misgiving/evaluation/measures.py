@@ -52,6 +52,7 @@ FAILURE_SCORES = (
     "predicted_loss",
     "calibrated",
     "combination",
+    "error_estimator",
 )
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)

@@ -10,7 +10,7 @@ from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.predictions import save_scores
 from misgiving.results.schema import Measurement
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 FAILURES = "failures"  # the confidences of the measured set, for intervals
 
@@ -30,7 +30,8 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     )
     confidences = all_scores(predictions, detectors)
     if calibrator is not None and setup.evaluation_sets.has_tuning_set:
-        confidences = dict(calibrator.with_learned(confidences, predictions.logits))
+        evidence = evidence_of(predictions, detectors)
+        confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)
     return [

@@ -39,6 +39,7 @@ class Predictions:
         model: Fingerprint of the model's weights; empty where unknown.
         taps: Averages of the activations that the loss estimator reads, side by side; None where
             there are none.
+        tap_widths: Columns of each tap; empty where unknown.
     """
 
     logits: Float[np.ndarray, "n classes"]
@@ -51,6 +52,7 @@ class Predictions:
     head: Head | None = None
     model: str = ""
     taps: Float[np.ndarray, "n channels"] | None = None
+    tap_widths: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -110,8 +112,9 @@ class Predictions:
             arrays["taps"] = self.taps
         if self.head is not None:
             arrays |= {"head_weight": self.head.weight, "head_bias": self.head.bias}
+        names: dict[str, tuple[str, ...] | tuple[int, ...]]
         names = {"ids": self.ids, "groups": self.groups, "classes": self.classes}
-        names |= {"model": (self.model,)}
+        names |= {"model": (self.model,), "tap_widths": self.tap_widths}
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         with whole_file(path) as partial:
             save_file(contiguous, partial, {key: json.dumps(value) for key, value in names.items()})
@@ -140,6 +143,7 @@ class Predictions:
                 else None,
                 model="".join(json.loads(names.get("model", "[]"))),
                 taps=arrays.get("taps"),
+                tap_widths=tuple(json.loads(names.get("tap_widths", "[]"))),
             )
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error

@@ -1,7 +1,6 @@
 """Detectors that are fitted on training predictions, saved, and applied to new ones.
 
-Features are reduced by PCA first: a covariance needs many more samples than dimensions, so there is
-at most one direction for ten samples.
+Features are reduced by PCA first.
 """
 
 import json
@@ -19,10 +18,12 @@ from misgiving.files import whole_file
 from misgiving.results.predictions import Predictions
 from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Taps, Training
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
+from misgiving.scores.principal import principal_directions
+from misgiving.scores.probes import ClassProbes, Evidence
 
-MOST_DIRECTIONS = 256
-SAMPLES_PER_DIRECTION = 10
-LEAST_VARIANCE = 1e-10  # of a direction, as a fraction of the first one's: below is rounding
+FORMAT = 2
+AGAIN = "calibrate or export again"
+PROBES = "probes"
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -33,10 +34,12 @@ class FittedDetectors:
     Attributes:
         directions: Orthonormal rows onto which features are projected.
         statistics: What each score keeps, by its name.
+        probes: Class probes, for the error estimator; None where there are none.
     """
 
     directions: Float[np.ndarray, "directions width"]
     statistics: Mapping[str, Statistics]
+    probes: ClassProbes | None = None
 
     @classmethod
     def fit(cls, training: Predictions, names: Sequence[str] | None = None) -> "FittedDetectors":
@@ -58,7 +61,8 @@ class FittedDetectors:
             name: fit(taps if FEATURE_SCORES[name].reads_taps else reduced)
             for name, fit in fits.items()
         }
-        return cls(directions=directions, statistics=statistics)
+        probes = ClassProbes.fit(training)
+        return cls(directions=directions, statistics=statistics, probes=probes)
 
     @classmethod
     def none(cls) -> "FittedDetectors":
@@ -70,9 +74,17 @@ class FittedDetectors:
         """Names of the scores."""
         return tuple(self.statistics)
 
-    def only(self, names: Sequence[str]) -> "FittedDetectors":
-        """Keep these of the scores, as they were fitted."""
-        return replace(self, statistics={name: self.statistics[name] for name in names})
+    def only(self, names: Sequence[str], *, probes: bool = True) -> "FittedDetectors":
+        """Keep these of the scores, as they were fitted, with or without the class probes."""
+        return replace(
+            self,
+            statistics={name: self.statistics[name] for name in names},
+            probes=self.probes if probes else None,
+        )
+
+    def evidence(self, logits: Logits, features: Features, taps: Taps | None) -> Evidence | None:
+        """Log-probabilities by the classifier and by its class probes; None without probes."""
+        return None if self.probes is None else self.probes(logits, features, taps)
 
     def __call__(
         self, logits: Logits, features: Features, taps: Taps | None = None
@@ -110,9 +122,13 @@ class FittedDetectors:
         arrays = {"directions": self.directions}
         for name, statistics in self.statistics.items():
             arrays |= {f"{name}/{key}": value for key, value in statistics.items()}
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        probes = {} if self.probes is None else self.probes.arrays()
+        arrays |= {f"{PROBES}/{name}": value for name, value in probes.items()}
+        contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+        probed = [] if self.probes is None else list(self.probes.probes)
+        facts = {"format": FORMAT, "names": self.names, PROBES: probed}
         with whole_file(path) as partial:
-            save_file(contiguous, partial, {"names": json.dumps(self.names)})
+            save_file(contiguous, partial, {name: json.dumps(of) for name, of in facts.items()})
 
     @classmethod
     def load(cls, path: Path) -> "FittedDetectors":
@@ -121,17 +137,23 @@ class FittedDetectors:
         Raises:
             DataError: The file is missing or damaged.
         """
-        with explain_damage(path, remedy="calibrate or export again"):
+        with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
-                names = json.loads((file.metadata() or {})["names"])
+                facts = {name: json.loads(of) for name, of in (file.metadata() or {}).items()}
+            if (found := facts.get("format")) != FORMAT:
+                raise DataError(
+                    f"{path}: has format {found}, and this version reads {FORMAT}; {AGAIN}"
+                )
             arrays = load_file(path)
             directions = arrays.pop("directions")
             statistics: dict[str, dict[str, Shaped[np.ndarray, ...]]]
-            statistics = {name: {} for name in names if FEATURE_SCORES[name]}
+            statistics = {name: {} for name in facts["names"] if FEATURE_SCORES[name]}
+            of_probes: dict[str, Shaped[np.ndarray, ...]] = {}
             for path_of_array, array in arrays.items():
-                name, key = path_of_array.split("/")
-                statistics[name][key] = array
-            return cls(directions=directions, statistics=statistics)
+                name, key = path_of_array.split("/", 1)
+                (of_probes if name == PROBES else statistics[name])[key] = array
+            probes = ClassProbes.from_arrays(of_probes, facts[PROBES]) if facts[PROBES] else None
+            return cls(directions=directions, statistics=statistics, probes=probes)
 
 
 def scores_with(*, head: bool, taps: bool) -> list[str]:
@@ -166,6 +188,11 @@ def all_scores(
     return scores
 
 
+def evidence_of(predictions: Predictions, detectors: FittedDetectors) -> Evidence | None:
+    """Log-probabilities by the classifier and by its class probes; None without probes."""
+    return detectors.evidence(predictions.logits, predictions.features, predictions.taps)
+
+
 def _refuse_not_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
     if not finite.all():
         raise DataError(
@@ -198,31 +225,6 @@ def _known(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
     if reading := [name for name in names if FEATURE_SCORES[name].reads_taps]:
         raise UsageError(f"{reading[0]} needs the averages of the taps; predict again")
     return np.zeros((count, 0))
-
-
-def principal_directions(features: Features) -> Float[np.ndarray, "directions width"]:
-    """Orthonormal directions of the largest variance about the mean (PCA).
-
-    The largest entry of each is positive, so that they do not depend on the linear algebra library.
-    """
-    samples, width = features.shape
-    if samples < 2 or not np.ptp(features, axis=0).any():
-        raise DataError(
-            f"the features of the {samples} training samples are all alike; "
-            "give predictions of a trained model for its whole training set"
-        )
-    centred = features.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    if samples >= width:
-        ascending, vectors = np.linalg.eigh(centred.T @ centred)
-        variances, directions = ascending[::-1], vectors.T[::-1]
-    else:
-        _, singular, directions = np.linalg.svd(centred, full_matrices=False)
-        variances = singular**2
-    most = min(MOST_DIRECTIONS, max(1, samples // SAMPLES_PER_DIRECTION), width)
-    kept = directions[:most][variances[:most] > LEAST_VARIANCE * variances[0]]
-    largest = np.take_along_axis(kept, np.abs(kept).argmax(axis=1)[:, None], axis=1)
-    return np.asarray(kept * np.sign(largest))
 
 
 def _reduce(training: Predictions, directions: Float[np.ndarray, "directions width"]) -> Training:

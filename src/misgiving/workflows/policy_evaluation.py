@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibrators.apply import CALIBRATED, COMBINATION
+from misgiving.calibrators.apply import LEARNED
 from misgiving.decisions.decision import Decision, Outcome
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.scored_cases import one_per_group
@@ -22,7 +22,7 @@ from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import LabelledDecision, Measurement, SkippedImage
-from misgiving.scores.detectors import all_scores
+from misgiving.scores.detectors import all_scores, evidence_of
 
 CLASS = "class"
 MANY = 10_000  # images that are decided on at a time
@@ -121,9 +121,11 @@ def evaluate_policy(
         raise ValueError("the engine has no policy")
     named = engine.calibrator.named(predictions.logits)
     learned = engine.calibrator.with_learned(
-        all_scores(predictions, engine.used), predictions.logits
+        all_scores(predictions, engine.used),
+        predictions.logits,
+        None if engine.detectors is None else evidence_of(predictions, engine.detectors),
     )
-    scores = {name: learned[name] for name in (CALIBRATED, COMBINATION) if name in learned}
+    scores = {name: learned[name] for name in LEARNED if name in learned}
     decided = measure_decisions(
         _decided(engine, predictions), predictions, dataset, metadata, seed=engine.policy.seed
     )

@@ -1,0 +1,178 @@
+"""Class probes: linear classifiers that read a network's layers, fitted on its training images.
+
+The last layer keeps only part of what the earlier ones hold: a class that these also see is more
+likely the true one.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from misgiving.errors import DataError, UsageError
+from misgiving.results.predictions import Predictions
+from misgiving.scores.principal import principal_directions
+
+Inputs = Float[np.ndarray, "n width"]
+Logits = Float[np.ndarray, "n classes"]
+Evidence = Float[np.ndarray, "n sources classes"]
+"""Log-probabilities of each class by the classifier itself and by each of its probes."""
+
+MOST_DIRECTIONS = 60
+INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
+BIAS_SCALE = 3.0  # standard deviation of the prior of a bias: finite for a class without images
+FEATURES, TOGETHER = "features", "together"
+
+
+class Probe(NamedTuple):
+    """A linear classifier of some columns.
+
+    Attributes:
+        first: The first column that it reads.
+        weight: From these columns to logits.
+        bias: Of the logits.
+    """
+
+    first: int
+    weight: Float[np.ndarray, "width classes"]
+    bias: Float[np.ndarray, " classes"]
+
+    def __call__(self, inputs: Float[np.ndarray, "n columns"]) -> Logits:
+        read = inputs[:, self.first : self.first + len(self.weight)].astype(np.float64)
+        return np.asarray(log_softmax(read @ self.weight + self.bias, axis=1))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ClassProbes:
+    """Probes of each tap and of all together; of the features for a model without taps.
+
+    Attributes:
+        probes: By name, in the order of their log-probabilities.
+        width: Columns of what they read.
+    """
+
+    probes: Mapping[str, Probe]
+    width: int
+
+    @classmethod
+    def fit(cls, training: Predictions) -> "ClassProbes | None":
+        """Fit probes on the training images; None where the model shows neither taps nor features.
+
+        A tap that is the same for all images has no probe.
+        """
+        inputs = training.features if training.taps is None else training.taps
+        probes = {}
+        for name, first, width in _columns(training):
+            try:
+                probes[name] = _fit(
+                    inputs[:, first : first + width],
+                    training.labels,
+                    classes=training.logits.shape[1],
+                    first=first,
+                )
+            except DataError:
+                continue
+        return cls(probes=probes, width=inputs.shape[1]) if probes else None
+
+    @property
+    def reads_taps(self) -> bool:
+        """True where they read taps, False for features."""
+        return FEATURES not in self.probes
+
+    def __call__(self, logits: Logits, features: Inputs, taps: Inputs | None) -> Evidence:
+        """Log-probabilities by the classifier and by each probe, in float64.
+
+        Raises:
+            UsageError: What they read is missing, or is of another model.
+        """
+        inputs = taps if self.reads_taps else features
+        if inputs is None or inputs.shape[1] != self.width:
+            given, what = 0 if inputs is None else inputs.shape[1], "tap averages"
+            raise UsageError(
+                f"there are {given} {what if self.reads_taps else FEATURES}, and the class probes "
+                f"were fitted on {self.width}; predict with the same model"
+            )
+        own = log_softmax(logits.astype(np.float64), axis=1)
+        return np.stack([own, *(probe(inputs) for probe in self.probes.values())], axis=1)
+
+    def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
+        """Everything as named arrays."""
+        fields = {
+            f"{name}/{field}": np.asarray(value)
+            for name, probe in self.probes.items()
+            for field, value in probe._asdict().items()
+        }
+        return {"width": np.array(self.width), **fields}
+
+    @classmethod
+    def from_arrays(
+        cls, arrays: Mapping[str, Shaped[np.ndarray, "..."]], names: list[str]
+    ) -> "ClassProbes":
+        """Inverse of `arrays`, for probes of these names in this order.
+
+        Raises:
+            KeyError: An array is missing.
+        """
+        probes = {
+            name: Probe(
+                first=int(arrays[f"{name}/first"]),
+                weight=arrays[f"{name}/weight"],
+                bias=arrays[f"{name}/bias"],
+            )
+            for name in names
+        }
+        return cls(probes=probes, width=int(arrays["width"]))
+
+
+def _columns(training: Predictions) -> Iterator[tuple[str, int, int]]:
+    """Name, first column and number of columns of each probe."""
+    if training.taps is None:
+        if training.features.shape[1]:
+            yield FEATURES, 0, training.features.shape[1]
+        return
+    widths = training.tap_widths or (training.taps.shape[1],)
+    firsts = np.cumsum([0, *widths])
+    for number, width in enumerate(widths):
+        yield f"tap_{number}", int(firsts[number]), width
+    if len(widths) > 1:
+        yield TOGETHER, 0, int(firsts[-1])
+
+
+def _fit(inputs: Inputs, labels: Int[np.ndarray, " n"], *, classes: int, first: int) -> Probe:
+    """Penalised multinomial logistic regression on principal directions of standardised inputs."""
+    wide = inputs.astype(np.float64)
+    mean, scale = wide.mean(axis=0), wide.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    standard = (wide - mean) / scale
+    directions = principal_directions(standard)[:MOST_DIRECTIONS]
+    weight, bias = fit_multinomial(standard @ directions.T, labels, classes=classes)
+    of_inputs = directions.T @ weight / scale[:, None]
+    return Probe(first, of_inputs, bias - mean @ of_inputs)
+
+
+def fit_multinomial(
+    inputs: Inputs, labels: Int[np.ndarray, " n"], *, classes: int
+) -> tuple[Float[np.ndarray, "width classes"], Float[np.ndarray, " classes"]]:
+    """Weights and biases with the least sum of cross-entropies and penalties.
+
+    The penalty of the weights is half their squares over `INVERSE_STRENGTH`.
+    """
+    count, width = inputs.shape
+    truth = np.eye(classes)[labels]
+    strengths = np.repeat([1 / INVERSE_STRENGTH, 1 / BIAS_SCALE**2], [width * classes, classes])
+    extended = np.hstack([inputs, np.ones((count, 1))])
+
+    def objective(parameters: Float[np.ndarray, " _"]) -> tuple[float, Float[np.ndarray, " _"]]:
+        log_probabilities = log_softmax(extended @ parameters.reshape(-1, classes), axis=1)
+        losses = -(log_probabilities * truth).sum() + (strengths * parameters**2).sum() / 2
+        slopes = extended.T @ (np.exp(log_probabilities) - truth)
+        return losses / count, (slopes.ravel() + strengths * parameters) / count
+
+    start = np.zeros((width + 1) * classes)
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", options={"maxiter": 500}).x
+    weights = found.reshape(-1, classes)
+    return weights[:-1], weights[-1]
