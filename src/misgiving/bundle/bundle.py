@@ -19,7 +19,7 @@ from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 
-FORMAT = 4
+FORMAT = 5
 FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
 AGAIN = "run `misgiving export` again"
 

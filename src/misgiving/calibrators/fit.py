@@ -224,11 +224,24 @@ class Fitted(NamedTuple):
         calibrator: Fitted on the whole tuning set.
         named: The class of each tuning image, cross-fitted.
         scores: Its acceptance score, cross-fitted.
+        candidates: All scores that it could be accepted by; learned ones cross-fitted.
+        wrong: True where its class, cross-fitted, is wrong.
     """
 
     calibrator: Calibrator
     named: Classes
     scores: Values
+    candidates: Scores
+    wrong: Bool[np.ndarray, " n"]
+
+    def accepting_by(self, score: str) -> "Fitted":
+        """The same with another acceptance score."""
+        values = self.candidates[score].astype(np.float64)
+        error = fit_isotonic(
+            values, self.wrong * 1.0, increasing=False, margin=1 / (len(values) + 2)
+        )
+        calibrator = replace(self.calibrator, score=score, error=error)
+        return self._replace(calibrator=calibrator, scores=values)
 
 
 def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> Fitted:
@@ -253,7 +266,6 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
     wrong = held_out.named != labels
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
-    score = _acceptance_score(tried, held_out.scores, wrong)
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
     calibrator = Calibrator(
@@ -261,15 +273,14 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         weights=learned.weights,
         combination=learned.combination if COMBINATION in held_out.scores else None,
         error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out.scores else None,
-        score=score,
-        error=fit_isotonic(
-            candidates[score], wrong * 1.0, increasing=False, margin=1 / (len(wrong) + 2)
-        ),
+        score="",
+        error=Isotonic(knots=(), values=()),
         loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
         tried=tried,
         samples=len(labels),
     )
-    return Fitted(calibrator, held_out.named, candidates[score].astype(np.float64))
+    fitted = Fitted(calibrator, held_out.named, np.zeros(0), candidates, wrong)
+    return fitted.accepting_by(_acceptance_score(tried, held_out.scores, wrong))
 
 
 def _acceptance_score(

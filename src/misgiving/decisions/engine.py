@@ -237,7 +237,14 @@ class DecisionEngine:
         if self.used is None or self.policy is None or self.calibrator is None:
             return
         width, given = self.used.directions.shape[1], predictions.features.shape[1]
-        if self.used.names and given != width:
+        probes = self.used.probes
+        reads_features = bool(self.used.names) or (probes is not None and not probes.reads_taps)
+        if probes is not None and probes.reads_taps and predictions.taps is None:
+            raise DataError(
+                f"the acceptance score {self.calibrator.score} reads the taps of the model, which "
+                "predictions in a file do not have; predict the images with the run or its bundle"
+            )
+        if reads_features and given != width:
             raise DataError(
                 f"the policy needs the columns feature_0 to feature_{width - 1}, and there "
                 f"are {given or 'none'}; predict again with all of them"

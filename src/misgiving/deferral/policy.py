@@ -26,7 +26,7 @@ from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 7
+FORMAT = 8
 AGAIN = "run `misgiving calibrate` again"
 
 

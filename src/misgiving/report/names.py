@@ -14,6 +14,7 @@ DETECTOR_TITLES = {
     "predicted_loss": "predicted loss",
     "calibrated": "calibrated",
     "combination": "combination",
+    "error_estimator": "error estimator",
     "mahalanobis": "Mahalanobis",
     "relative_mahalanobis": "relative Mahalanobis",
     "knn": "kNN",
@@ -49,7 +50,7 @@ METRIC_NAMES = {
     "risk_at_coverage": "error at {level:g} % accepted{by}",
     "coverage_at_risk": "share accepted{by} at {level:g} % error",
 }
-OF_CLASS, OF_POLICY = "sensitivity/", "policy/"
+OF_CLASS, OF_POLICY, CERTIFIED = "sensitivity/", "policy/", "certified/"
 
 
 def metric_name(metric: str, detector: str = "") -> str:
@@ -72,9 +73,12 @@ def metric_name(metric: str, detector: str = "") -> str:
 def detector_name(detector: str) -> str:
     """A detector, a score or a policy in words.
 
-    >>> detector_name("msp"), detector_name("policy/0.1")
-    ('MSP', 'a policy for 10 % error')
+    >>> detector_name("msp"), detector_name("policy/0.1"), detector_name("certified/msp/0.1")
+    ('MSP', 'a policy for 10 % error', 'MSP, certified for 10 % error')
     """
+    if detector.startswith(CERTIFIED):
+        score, target = detector.removeprefix(CERTIFIED).split("/")
+        return f"{detector_name(score)}, certified for {100 * float(target):g} % error"
     if detector.startswith(OF_POLICY):
         return f"a policy for {100 * float(detector.removeprefix(OF_POLICY)):g} % error"
     return DETECTOR_TITLES.get(detector, detector)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibrators.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibrators.fit import Fitted
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
@@ -30,6 +30,8 @@ from misgiving.scores.detectors import FittedDetectors
 POLICY_SET = "policy_test"  # the images on which policies are measured
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
+CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
+CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
 BINS = 10  # of the figure
 
@@ -117,7 +119,48 @@ def measure_policies(
     ]
     for target, policy in policies.items():
         rows += _policy_rows(target, policy, sets.test, decisions[target])
+    rows += certified_rows(sets, detectors, fitted, seed=seed)
     return rows, calibrator
+
+
+def certified_rows(
+    sets: PolicySets, detectors: FittedDetectors, fitted: Fitted, *, seed: int
+) -> list[Measurement]:
+    """Measure on the test set what is accepted by each score, certified without an OOD rule.
+
+    The tuning and the calibration set are the same for all scores.
+    """
+    rows = []
+    targets = [Targets(max_error=target) for target in CERTIFIED_TARGETS]
+    for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
+        accepting = fitted.accepting_by(score)
+        policies = fit_policies(
+            sets.tune,
+            sets.calibration,
+            detectors,
+            accepting,
+            targets,
+            rule=LOGITS_RULE,
+            seed=seed,
+            calibration_fingerprint=sets.calibration_fingerprint,
+        )
+        for target, policy in zip(CERTIFIED_TARGETS, policies, strict=True):
+            engine = DecisionEngine(
+                classes=policy.classes,
+                policy=policy,
+                calibrator=accepting.calibrator,
+                detectors=detectors,
+            )
+            decisions = engine.decide_predictions(sets.test)
+            accepted = np.array([one.decision == "accept" for one in decisions])
+            values = {"coverage": float(accepted.mean())}
+            if accepted.any():
+                values["error_among_accepted"] = float(sets.test.errors[accepted].mean())
+            rows += [
+                Measurement(POLICY_SET, f"certified/{score}/{target:g}", metric, value)
+                for metric, value in values.items()
+            ]
+    return rows
 
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:

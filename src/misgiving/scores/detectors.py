@@ -83,7 +83,10 @@ class FittedDetectors:
         )
 
     def evidence(self, logits: Logits, features: Features, taps: Taps | None) -> Evidence | None:
-        """Log-probabilities by the classifier and by its class probes; None without probes."""
+        """Log-probabilities by the classifier and by its class probes.
+
+        None without probes, or where the predictions lack what they read.
+        """
         return None if self.probes is None else self.probes(logits, features, taps)
 
     def __call__(
@@ -189,7 +192,7 @@ def all_scores(
 
 
 def evidence_of(predictions: Predictions, detectors: FittedDetectors) -> Evidence | None:
-    """Log-probabilities by the classifier and by its class probes; None without probes."""
+    """Log-probabilities as in `FittedDetectors.evidence`."""
     return detectors.evidence(predictions.logits, predictions.features, predictions.taps)
 
 

@@ -83,18 +83,21 @@ class ClassProbes:
         """True where they read taps, False for features."""
         return FEATURES not in self.probes
 
-    def __call__(self, logits: Logits, features: Inputs, taps: Inputs | None) -> Evidence:
+    def __call__(self, logits: Logits, features: Inputs, taps: Inputs | None) -> Evidence | None:
         """Log-probabilities by the classifier and by each probe, in float64.
 
+        None where the predictions lack what the probes read.
+
         Raises:
-            UsageError: What they read is missing, or is of another model.
+            UsageError: It is of another model.
         """
         inputs = taps if self.reads_taps else features
-        if inputs is None or inputs.shape[1] != self.width:
-            given, what = 0 if inputs is None else inputs.shape[1], "tap averages"
+        if inputs is None or not inputs.shape[1]:
+            return None
+        if inputs.shape[1] != self.width:
             raise UsageError(
-                f"there are {given} {what if self.reads_taps else FEATURES}, and the class probes "
-                f"were fitted on {self.width}; predict with the same model"
+                f"there are {inputs.shape[1]} {'tap averages' if self.reads_taps else FEATURES}, "
+                f"and the class probes were fitted on {self.width}; use the same model"
             )
         own = log_softmax(logits.astype(np.float64), axis=1)
         return np.stack([own, *(probe(inputs) for probe in self.probes.values())], axis=1)

@@ -14,6 +14,7 @@ from misgiving.bundle.graph_files import opset_of, read_graph
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.bundle.network import GRAPH, Network
 from misgiving.bundle.wrapped_graph import declare_outputs, image_input, wrap_graph
+from misgiving.calibrators.apply import ERROR_ESTIMATOR
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.files import whole_folder
@@ -192,10 +193,14 @@ def _engine_of_graph(
     names = {engine.policy.ood_detector or "", *engine.calibrator.needed, *engine.used.names}
     if engine.calibrator.loss is not None:
         names.add("predicted_loss")
+    taps = {name for name in engine.used.names if FEATURE_SCORES[name].reads_taps}
+    probes = engine.used.probes
+    of_taps = probes is not None and probes.reads_taps
+    of_features = {ERROR_ESTIMATOR} if probes is not None and not of_taps else set()
     needs = {
         "loss_output": ("predicted_losses", names & {"predicted_loss"}),
-        "features_output": ("features", names & FEATURE_SCORES.keys()),
-        "taps_output": ("taps", {n for n in engine.used.names if FEATURE_SCORES[n].reads_taps}),
+        "features_output": ("features", names & FEATURE_SCORES.keys() | of_features),
+        "taps_output": ("taps", taps | ({ERROR_ESTIMATOR} if of_taps else set())),
     }
     for parameter, (output, scores) in needs.items():
         if scores and output not in outputs:

@@ -34,6 +34,7 @@ SCORE_COLOURS = {
     "predicted_loss": "#0072b2",
     "calibrated": "#56b4e9",
     "combination": "#d55e00",
+    "error_estimator": "#7a3b9c",
 }
 SCORE_LINES: dict[str, Line] = {
     "entropy": "--",

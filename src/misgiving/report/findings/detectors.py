@@ -24,12 +24,14 @@ JUDGED = {
     "predicted_loss": "predicted loss",
     "calibrated": "calibrated probability",
     "combination": "combination",
+    "error_estimator": "error estimator",
 }
 """The scores that are compared with MSP in words."""
 UNMEASURED = {
     "predicted_loss": "intervals.csv has no such difference",
     "calibrated": "this needs a grouped split, which has a set to learn it on",
     "combination": "this needs a grouped split, which has a set to learn it on",
+    "error_estimator": "this needs a grouped split, and taps or features of the model",
 }
 QUANTITIES: dict[str, tuple[str, Scale]] = {
     "aurc": ("AURC", PLAIN),
