@@ -13,7 +13,6 @@ from strategies import DISTINCT, columns, generators, heights
 from misgiving.calibrators.apply import (
     Calibrator,
     Combination,
-    ErrorEstimator,
     Isotonic,
     Scaling,
 )
@@ -158,7 +157,6 @@ estimates = st.fixed_dictionaries(
         "biases": st.lists(finite, max_size=4),
         "score": st.sampled_from(COMBINED),
         "combination": st.none() | st.lists(st.sampled_from(COMBINED), min_size=1, unique=True),
-        "sources": st.none() | st.lists(finite, min_size=1, max_size=4),
         "error": maps,
         "loss": st.none() | maps,
         "tried": st.dictionaries(st.sampled_from(COMBINED), finite),
@@ -184,8 +182,7 @@ def calibrator_of(drawn):
         weights=None,
         score=drawn["score"],
         combination=combination,
-        error_estimator=drawn["sources"]
-        and ErrorEstimator(weights=tuple(drawn["sources"]), scaling=scaling),
+        error_estimator=combination,
         error=isotonic(drawn["error"]),
         loss=drawn["loss"] and isotonic(drawn["loss"]),
         tried=drawn["tried"],

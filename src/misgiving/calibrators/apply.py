@@ -19,8 +19,9 @@ Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 
 CALIBRATED, COMBINATION, ERROR_ESTIMATOR = "calibrated", "combination", "error_estimator"
+PROBE = "probe_"  # and its position: the log-odds by a class probe
 LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR)
-"""Names of the scores that are learned on the tuning set: see `Learned`."""
+"""Names of the scores that are learned on the tuning set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +39,8 @@ class Scaling:
         return np.asarray(softmax(self.logarithms(logits), axis=1))
 
     def log_odds(self, logits: Logits, named: Classes) -> Values:
-        """Log-odds of the named classes against all others.
-
-        Ordered as their probability, without the ties of probabilities that round to 1.
-        """
-        scaled, columns = self.logarithms(logits), named[:, None]
-        of_named = np.take_along_axis(scaled, columns, axis=1)[:, 0]
-        np.put_along_axis(scaled, columns, -np.inf, axis=1)
-        return np.asarray(of_named - logsumexp(scaled, axis=1))
+        """Log-odds of the named classes against all others."""
+        return log_odds_of(self.logarithms(logits), named)
 
     def logarithms(self, logits: Logits) -> Logits:
         """Logarithms of the probabilities, up to a constant of each row."""
@@ -81,21 +76,23 @@ class Combination:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class ErrorEstimator:
-    """Scaling of what several sources say together: softmax(sum_s w_s z_s / T + b).
+def log_odds_of(logits: Logits, named: Classes) -> Values:
+    """Log-odds of the named classes against all others.
 
-    z_s are the log-probabilities of source s. The first source is the classifier, whose weight is
-    1; where the others weigh nothing, this is the scaling of the classifier's own logits.
+    Ordered as their probability, without the ties of probabilities that round to 1.
     """
+    others, columns = logits.copy(), named[:, None]
+    of_named = np.take_along_axis(others, columns, axis=1)[:, 0]
+    np.put_along_axis(others, columns, -np.inf, axis=1)
+    return np.asarray(of_named - logsumexp(others, axis=1))
 
-    weights: tuple[float, ...]
-    scaling: Scaling
 
-    def __call__(self, evidence: Evidence, named: Classes) -> Values:
-        """Log-odds of the named classes against all others."""
-        together = np.einsum("nsc,s->nc", evidence, np.asarray(self.weights))
-        return self.scaling.log_odds(together, named)
+def probe_scores(evidence: Evidence, named: Classes) -> dict[str, Values]:
+    """Log-odds of the named classes by each class probe; a probe's name is its position."""
+    return {
+        f"{PROBE}{number}": log_odds_of(evidence[:, number], named)
+        for number in range(evidence.shape[1])
+    }
 
 
 def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
@@ -126,13 +123,13 @@ class Learned:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is named; None: by the logits.
         combination: From several scores to one.
-        error_estimator: From the log-probabilities of several sources to a score.
+        error_estimator: From `calibrated` and the log-odds of the class probes to one.
     """
 
     scaling: Scaling
     weights: tuple[float, ...] | None
     combination: Combination | None
-    error_estimator: ErrorEstimator | None
+    error_estimator: Combination | None
 
     def named(self, logits: Logits) -> Classes:
         """The class that is named for each image."""
@@ -149,7 +146,7 @@ class Learned:
         named = self.named(logits)
         known = {**scores, CALIBRATED: self.scaling.log_odds(logits, named)}
         if self.error_estimator is not None and evidence is not None:
-            known[ERROR_ESTIMATOR] = self.error_estimator(evidence, named)
+            known[ERROR_ESTIMATOR] = self.error_estimator(known | probe_scores(evidence, named))
         if self.combination is not None:
             known[COMBINATION] = self.combination(known)
         return known
@@ -223,16 +220,13 @@ class Calibrator(Learned):
         Raises:
             KeyError, TypeError: The values are not those of `to_dict`.
         """
-        maps = {"scaling": Scaling, "combination": Combination, "error": Isotonic, "loss": Isotonic}
+        combinations = dict.fromkeys((COMBINATION, ERROR_ESTIMATOR), Combination)
+        maps = {"scaling": Scaling, **combinations, "error": Isotonic, "loss": Isotonic}
         fitted = {
             name: None if values[name] is None else kind(**_with_tuples(values[name]))
             for name, kind in maps.items()
         }
-        estimator = values["error_estimator"]
-        if estimator is not None:
-            scaling = Scaling(**_with_tuples(estimator["scaling"]))
-            estimator = ErrorEstimator(weights=tuple(estimator["weights"]), scaling=scaling)
-        return cls(**_with_tuples({**values, **fitted, "error_estimator": estimator}))
+        return cls(**_with_tuples({**values, **fitted}))
 
 
 def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:

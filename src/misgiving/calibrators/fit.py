@@ -5,14 +5,14 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Int, Shaped
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import make_pipeline
+from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from misgiving.calibrators.apply import (
@@ -20,11 +20,11 @@ from misgiving.calibrators.apply import (
     COMBINATION,
     ERROR_ESTIMATOR,
     LEARNED,
+    PROBE,
     ByClass,
     Calibrator,
     Classes,
     Combination,
-    ErrorEstimator,
     Isotonic,
     Learned,
     Logits,
@@ -32,6 +32,7 @@ from misgiving.calibrators.apply import (
     Scores,
     Values,
     columns,
+    probe_scores,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
@@ -41,13 +42,13 @@ COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CA
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
 FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
+PROBE_PENALTY = 0.1  # inverse strength, for the error estimator
 PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
     log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
 )
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
-WEIGHT_SCALE = 0.5  # standard deviation of the prior of the weight of a class probe
 
 
 def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
@@ -56,42 +57,20 @@ def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
     The prior keeps the bias finite for a class with few or no cases, and the temperature where
     every prediction is right.
     """
-    return fit_error_estimator(logits[:, None].astype(np.float64), labels).scaling
-
-
-def fit_error_estimator(evidence: Evidence, labels: Classes) -> ErrorEstimator:
-    """Fit temperature, biases and the weights of the other sources, each with its prior.
-
-    The weights' prior is about 0: sources that tell nothing new leave the scaling of the first one.
-    """
-    count, sources, classes = evidence.shape
-    own, others, truth = evidence[:, 0], evidence[:, 1:], np.eye(classes)[labels]
-    scales = np.repeat([PRIOR_SCALE, WEIGHT_SCALE], [classes + 1, sources - 1])
+    wide = logits.astype(np.float64)
+    count, classes = wide.shape
+    truth = np.eye(classes)[labels]
 
     def objective(parameters: Values) -> tuple[float, Values]:
-        inverse, biases, weights = _split(parameters, classes)
-        together = own * inverse + np.einsum("nsc,s->nc", others, weights) + biases
-        log_probabilities = log_softmax(together, axis=1)
+        inverse, biases = np.exp(-parameters[0]), parameters[1:]
+        log_probabilities = log_softmax(wide * inverse + biases, axis=1)
         slope = np.exp(log_probabilities) - truth
-        value = (
-            -log_probabilities[truth > 0].sum() + (parameters / scales) @ (parameters / scales) / 2
-        )
-        of_weights = np.einsum("nc,nsc->s", slope, others)
-        slopes = np.array([-(slope * own).sum() * inverse, *slope.sum(axis=0), *of_weights])
-        return float(value) / count, (slopes + parameters / scales**2) / count
+        value = -log_probabilities[truth > 0].sum() + (parameters**2).sum() / 2 / PRIOR_SCALE**2
+        slopes = np.array([-(slope * wide).sum() * inverse, *slope.sum(axis=0)])
+        return float(value) / count, (slopes + parameters / PRIOR_SCALE**2) / count
 
-    start = np.zeros(classes + sources)
-    found = minimize(objective, start, jac=True, method="L-BFGS-B").x
-    inverse, biases, weights = _split(found, classes)
-    return ErrorEstimator(
-        weights=(1.0, *(weights / inverse).tolist()),
-        scaling=Scaling(temperature=float(1 / inverse), biases=tuple(biases.tolist())),
-    )
-
-
-def _split(parameters: Values, classes: int) -> tuple[float, ByClass, Float[np.ndarray, " probes"]]:
-    """Inverse temperature, biases and weights."""
-    return float(np.exp(-parameters[0])), parameters[1 : classes + 1], parameters[classes + 1 :]
+    found = minimize(objective, np.zeros(classes + 1), jac=True, method="L-BFGS-B").x
+    return Scaling(temperature=float(np.exp(found[0])), biases=tuple(found[1:].tolist()))
 
 
 def fit_isotonic(
@@ -124,7 +103,21 @@ def fit_combination(
         scoring=PROBABILITY_LOSS,
         cv=list(GroupKFold(FOLDS).split(wrong, groups=groups)),
     )
-    scaler, logistic = search.fit(columns(scores, names), wrong).best_estimator_
+    return _combination(names, search.fit(columns(scores, names), wrong).best_estimator_)
+
+
+def fit_error_estimator(scores: Scores, wrong: Bool[np.ndarray, " n"]) -> Combination:
+    """Fit penalised logistic regression on `calibrated` and the log-odds of the class probes.
+
+    Nothing else helped: neither entropy, largest logit, predicted loss, neighbours nor trees.
+    """
+    names = (CALIBRATED, *(name for name in scores if name.startswith(PROBE)))
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_PENALTY, max_iter=1000))
+    return _combination(names, model.fit(columns(scores, names), wrong))
+
+
+def _combination(names: tuple[str, ...], fitted: Pipeline) -> Combination:
+    scaler, logistic = fitted
     return Combination(
         names=names,
         centres=tuple(scaler.mean_.tolist()),
@@ -149,7 +142,7 @@ class TuningSet(NamedTuple):
         logits: Class scores before the softmax.
         labels: True classes.
         groups: Samples of one group stay in one fold.
-        evidence: Log-probabilities by the classifier and its class probes; None without probes.
+        evidence: Log-probabilities by the class probes; None without probes.
     """
 
     scores: Scores
@@ -198,15 +191,18 @@ def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
         scaling=fit_scaling(tuning.logits, tuning.labels),
         weights=None if weights is None else tuple(weights.tolist()),
         combination=None,
-        error_estimator=None
-        if tuning.evidence is None
-        else fit_error_estimator(tuning.evidence, tuning.labels),
+        error_estimator=None,
     )
-    wrong = learned.named(tuning.logits) != tuning.labels
+    named = learned.named(tuning.logits)
+    wrong = named != tuning.labels
     if not tuning.scores or not _can_learn(wrong, tuning.groups):
         return learned
     known = learned.with_learned(tuning.scores, tuning.logits)
-    return replace(learned, combination=fit_combination(known, wrong, tuning.groups))
+    learned = replace(learned, combination=fit_combination(known, wrong, tuning.groups))
+    if tuning.evidence is None:
+        return learned
+    known = {**known, **probe_scores(tuning.evidence, named)}
+    return replace(learned, error_estimator=fit_error_estimator(known, wrong))
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:

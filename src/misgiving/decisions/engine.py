@@ -198,7 +198,7 @@ class DecisionEngine:
         losses = None if predicted_losses is None else predicted_losses[finite]
         outputs = logits[finite], features[finite], None if taps is None else taps[finite]
         scores = scores_of_outputs(outputs[0], outputs[1], losses, outputs[2], self.used)
-        evidence = None if self.used is None else self.used.evidence(*outputs)
+        evidence = None if self.used is None else self.used.evidence(*outputs[1:])
         accepted_by = self.calibrator.acceptance_scores(scores, outputs[0], evidence)
         columns["acceptance_score"][finite] = accepted_by
         columns["error_probability"][finite] = self.calibrator.error(accepted_by)

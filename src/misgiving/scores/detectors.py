@@ -82,12 +82,12 @@ class FittedDetectors:
             probes=self.probes if probes else None,
         )
 
-    def evidence(self, logits: Logits, features: Features, taps: Taps | None) -> Evidence | None:
-        """Log-probabilities by the classifier and by its class probes.
+    def evidence(self, features: Features, taps: Taps | None) -> Evidence | None:
+        """Log-probabilities by the class probes.
 
         None without probes, or where the predictions lack what they read.
         """
-        return None if self.probes is None else self.probes(logits, features, taps)
+        return None if self.probes is None else self.probes(features, taps)
 
     def __call__(
         self, logits: Logits, features: Features, taps: Taps | None = None
@@ -193,7 +193,7 @@ def all_scores(
 
 def evidence_of(predictions: Predictions, detectors: FittedDetectors) -> Evidence | None:
     """Log-probabilities as in `FittedDetectors.evidence`."""
-    return detectors.evidence(predictions.logits, predictions.features, predictions.taps)
+    return detectors.evidence(predictions.features, predictions.taps)
 
 
 def _refuse_not_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:

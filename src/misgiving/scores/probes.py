@@ -19,8 +19,8 @@ from misgiving.scores.principal import principal_directions
 
 Inputs = Float[np.ndarray, "n width"]
 Logits = Float[np.ndarray, "n classes"]
-Evidence = Float[np.ndarray, "n sources classes"]
-"""Log-probabilities of each class by the classifier itself and by each of its probes."""
+Evidence = Float[np.ndarray, "n probes classes"]
+"""Log-probabilities of each class by each probe."""
 
 MOST_DIRECTIONS = 60
 INVERSE_STRENGTH = 0.05  # C of scikit-learn's penalised logistic regression
@@ -83,8 +83,8 @@ class ClassProbes:
         """True where they read taps, False for features."""
         return FEATURES not in self.probes
 
-    def __call__(self, logits: Logits, features: Inputs, taps: Inputs | None) -> Evidence | None:
-        """Log-probabilities by the classifier and by each probe, in float64.
+    def __call__(self, features: Inputs, taps: Inputs | None) -> Evidence | None:
+        """Log-probabilities by each probe, in float64.
 
         None where the predictions lack what the probes read.
 
@@ -99,8 +99,7 @@ class ClassProbes:
                 f"there are {inputs.shape[1]} {'tap averages' if self.reads_taps else FEATURES}, "
                 f"and the class probes were fitted on {self.width}; use the same model"
             )
-        own = log_softmax(logits.astype(np.float64), axis=1)
-        return np.stack([own, *(probe(inputs) for probe in self.probes.values())], axis=1)
+        return np.stack([probe(inputs) for probe in self.probes.values()], axis=1)
 
     def arrays(self) -> dict[str, Shaped[np.ndarray, "..."]]:
         """Everything as named arrays."""
