@@ -18,6 +18,7 @@ from misgiving.results.predictions import Predictions
 from misgiving.scores.principal import principal_directions
 
 Inputs = Float[np.ndarray, "n width"]
+Taps = Float[np.ndarray, "n channels"]
 Logits = Float[np.ndarray, "n classes"]
 Evidence = Float[np.ndarray, "n probes classes"]
 """Log-probabilities of each class by each probe."""
@@ -83,7 +84,7 @@ class ClassProbes:
         """True where they read taps, False for features."""
         return FEATURES not in self.probes
 
-    def __call__(self, features: Inputs, taps: Inputs | None) -> Evidence | None:
+    def __call__(self, features: Inputs, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by each probe, in float64.
 
         None where the predictions lack what the probes read.
