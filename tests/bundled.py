@@ -75,7 +75,7 @@ def _set_head(model, images):
         head.bias.copy_(torch.from_numpy(-(about @ means.mean(axis=0)) * scale))
 
 
-def engine_of(made, *, ood_detector="knn"):
+def engine_of(made, *, ood_detector="knn", score=None):
     """Its decision engine, calibrated on drawn images."""
     train, tune, calibration = (
         predictions_of(made, noisy_set(size, seed=seed))
@@ -83,6 +83,8 @@ def engine_of(made, *, ood_detector="knn"):
     )
     detectors = FittedDetectors.fit(train)
     fitted = calibrator_of(tune, detectors)
+    if score is not None:
+        fitted = fitted.accepting_by(score)
     (policy,) = fit_policies(
         tune,
         calibration,

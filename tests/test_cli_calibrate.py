@@ -86,7 +86,7 @@ def test_calibrate_reports_its_data_and_the_limits_of_its_guarantee(misgiving, r
     assert "left out: 269 images on which the model was trained" in error
     assert "left out: 41 images of groups on which the model was trained" in error  # alike
     assert "a quarter of 1487 images, drawn by group with seed 0, and the rest: " in error
-    assert "whose AURC on the tuning set is the lowest of: msp" in error
+    assert "; AURC on the tuning set: msp" in error
     assert "at most 20 %" in error
     assert "at most 30 % of 3 cases are accepted as another class" in error
     assert "does not extend to other devices" in error

@@ -151,7 +151,7 @@ def test_msp_stands_beside_the_predicted_loss(predictions):
 
 def test_every_failure_score_is_measured_by_every_failure_measure(predictions):
     confidences = {**all_scores(predictions), "combination": -1.0 * predictions.errors}
-    confidences["calibrated"] = confidences["msp"]
+    confidences["calibrated"] = confidences["error_estimator"] = confidences["msp"]
     rows = measure_failures(predictions, confidences, "test")
     assert {row.detector for row in rows} == set(FAILURE_SCORES)
     assert value(rows, "combination", "error_auroc") == 1.0

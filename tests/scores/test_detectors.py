@@ -104,11 +104,11 @@ def _cut(path):
 def _without_directions(path):
     arrays = load_file(path)
     del arrays["directions"]
-    save_file(arrays, path, {"names": '["knn"]'})
+    save_file(arrays, path, {"facts": '{"format": 2, "names": ["knn"], "probes": []}'})
 
 
 def _of_an_unknown_detector(path):
-    save_file(load_file(path), path, {"names": '["guess"]'})
+    save_file(load_file(path), path, {"facts": '{"format": 2, "names": ["guess"], "probes": []}'})
 
 
 def _of_the_earlier_format(path):

@@ -141,6 +141,24 @@ def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, 
 
 
 @pytest.mark.usefixtures("graph_of")
+def test_the_error_estimator_is_exported_with_its_probes_and_decides_as_in_the_run(made, tmp_path):
+    engine = engine_of(made, score="error_estimator")
+    bundle = export_run(write_run(tmp_path / "run", made, engine), tmp_path / "bundle")
+    images = noisy_set(60, seed=21)
+    predictions = predictions_of(made, images)
+    expected = engine.decide_predictions(predictions)
+    assert len({one.acceptance_score for one in expected}) > 50
+    for ours, theirs in zip(bundle.decide_squares(images.images), expected, strict=True):
+        assert ours.decision == theirs.decision
+        assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4, abs=1e-4)
+    with pytest.raises(DataError, match="error_estimator reads the taps of the model"):
+        engine.decide_predictions(replace(predictions, taps=None))
+    plain = engine_of(made, score="calibrated")
+    export_run(write_run(tmp_path / "plain", made, plain), tmp_path / "without")
+    assert Bundle.load(tmp_path / "without").engine.detectors.probes is None
+
+
+@pytest.mark.usefixtures("graph_of")
 def test_nothing_but_a_bundle_is_replaced(exported, tmp_path):
     run, bundle = exported
     (tmp_path / "photos").mkdir()

@@ -23,7 +23,7 @@ from misgiving.scores.probes import ClassProbes, Evidence
 
 FORMAT = 2
 AGAIN = "calibrate or export again"
-PROBES = "probes"
+FACTS, PROBES = "facts", "probes"
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -131,7 +131,8 @@ class FittedDetectors:
         probed = [] if self.probes is None else list(self.probes.probes)
         facts = {"format": FORMAT, "names": self.names, PROBES: probed}
         with whole_file(path) as partial:
-            save_file(contiguous, partial, {name: json.dumps(of) for name, of in facts.items()})
+            # one entry: the order of several is another in each file
+            save_file(contiguous, partial, {FACTS: json.dumps(facts)})
 
     @classmethod
     def load(cls, path: Path) -> "FittedDetectors":
@@ -142,7 +143,7 @@ class FittedDetectors:
         """
         with explain_damage(path, remedy=AGAIN):
             with safe_open(path, framework="np") as file:
-                facts = {name: json.loads(of) for name, of in (file.metadata() or {}).items()}
+                facts = json.loads((file.metadata() or {}).get(FACTS, "{}"))
             if (found := facts.get("format")) != FORMAT:
                 raise DataError(
                     f"{path}: has format {found}, and this version reads {FORMAT}; {AGAIN}"
