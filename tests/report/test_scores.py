@@ -52,10 +52,11 @@ def test_every_model_is_counted_under_its_effect():
 
 
 def test_a_score_without_a_difference_cannot_be_judged():
-    predicted, calibrated, combination = error_detection_sentences([], measured="test")
+    predicted, calibrated, combination, estimator = error_detection_sentences([], measured="test")
     assert "was not compared with MSP" in predicted
     assert "grouped split" in calibrated
     assert "grouped split" in combination
+    assert "taps or features" in estimator
 
 
 def test_differences_between_models_are_not_taken_for_those_from_msp():
