@@ -121,8 +121,9 @@ def fitted_on(tune: Predictions, detectors: FittedDetectors) -> Fitted:
 
 
 def measured(of: Sets, tune: Predictions) -> dict[str, float]:
-    """AURC of each score on the test set; that of the error estimator only where it was fitted.
+    """AURC of each score on the test set.
 
+    Where no error estimator can be fitted, it is `calibrated`, to which a policy falls back.
     `preferred` is 1 where cross-validation chose the error estimator.
     """
     calibrator, test = fitted_on(tune, of.detectors).calibrator, of.test
@@ -130,6 +131,7 @@ def measured(of: Sets, tune: Predictions) -> dict[str, float]:
         all_scores(test, of.detectors), test.logits, evidence_of(test, of.detectors)
     )
     found = {name: float(aurc(scores[name], test.errors)) for name in SCORES if name in scores}
+    found.setdefault("error_estimator", found["calibrated"])
     return found | {"preferred": float(calibrator.needs_evidence)}
 
 
@@ -138,8 +140,6 @@ def by_size(of: Sets, size: int, draws: int) -> dict[str, float]:
     if size > len(of.new):
         return {}
     found = [measured(of, of.new.select(_drawn(of.new, size, seed))) for seed in range(draws)]
-    for one in found:
-        one.setdefault("error_estimator", one["calibrated"])  # what a policy falls back to
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 

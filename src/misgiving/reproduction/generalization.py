@@ -1,5 +1,6 @@
 """Section 4.1 of the paper: classification, loss estimation, and sweeps of settings."""
 
+from misgiving.calibrators.apply import CALIBRATED, ERROR_ESTIMATOR
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_classification,
@@ -19,7 +20,8 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     """Measure classification, loss estimation, failure scores and policies of one model.
 
     Learned scores are among the failure scores where they were fitted on other images than are
-    measured.
+    measured. Where no error estimator can be fitted, it is `calibrated`, to which a policy falls
+    back, so that all trials have one.
     """
     setup, measured, predictions = trained.setup, trained.measured, trained.predictions
     class_weights = trained.checkpoint.class_weights
@@ -32,6 +34,7 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     if calibrator is not None and setup.evaluation_sets.has_tuning_set:
         evidence = evidence_of(predictions, detectors)
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
+        confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)
     return [
