@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
-from misgiving.calibrators.fit import fit_calibrator
+from misgiving.calibrators.fit import TuningSet, fit_calibrator
 from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_reviewer
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores
@@ -33,13 +33,8 @@ def predictions(count, seed, *, shift=0.0):
 
 
 def fitted_on(tune, detectors, weights=None):
-    return fit_calibrator(
-        all_scores(tune, detectors),
-        tune.logits,
-        tune.labels,
-        np.array(tune.groups),
-        weigh=lambda _: weights,
-    )
+    tuning = TuningSet(all_scores(tune, detectors), tune.logits, tune.labels, np.array(tune.groups))
+    return fit_calibrator(tuning, weigh=lambda _: weights)
 
 
 @pytest.fixture(scope="module")

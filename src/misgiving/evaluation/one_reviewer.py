@@ -22,7 +22,7 @@ from misgiving.metrics.mixed import mixed_aurc, mixed_auroc
 from misgiving.metrics.selective import aurc
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 OOD_SHARE = 0.5
 
@@ -52,12 +52,23 @@ class OneReviewer(NamedTuple):
         """
         separate = all_scores(predictions, self.detectors) if known is None else known
         scores = with_feature_norm(separate, predictions)
-        scores[ACCEPTANCE] = self.calibrator.acceptance_scores(scores, predictions.logits)
+        scores[ACCEPTANCE] = accepted_by(self.calibrator, scores, predictions, self.detectors)
         return {**scores, ERROR_OR_OOD: self.combined(scores)}
 
     def wrong(self, predictions: Predictions) -> Wrong:
         """True where the named class is not the true one."""
         return np.asarray(self.calibrator.named(predictions.logits) != predictions.labels)
+
+
+def accepted_by(
+    calibrator: Calibrator,
+    scores: Scores,
+    predictions: Predictions,
+    detectors: FittedDetectors | None,
+) -> Float[np.ndarray, " n"]:
+    """The acceptance score of these images."""
+    evidence = None if detectors is None else evidence_of(predictions, detectors)
+    return calibrator.acceptance_scores(scores, predictions.logits, evidence)
 
 
 def with_feature_norm(
@@ -90,7 +101,7 @@ def fit_one_reviewer(
     others = None
     if outliers is not None:
         others = with_feature_norm(all_scores(outliers, detectors), outliers)
-        others[ACCEPTANCE] = fitted.calibrator.acceptance_scores(others, outliers.logits)
+        others[ACCEPTANCE] = accepted_by(fitted.calibrator, others, outliers, detectors)
     wrong = fitted.named != tune.labels
     combined = error_or_ood(scores, wrong, outliers=others, ood_share=ood_share)
     return OneReviewer(combined, fitted.calibrator, detectors)
