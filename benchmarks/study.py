@@ -124,11 +124,9 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
 def in_order(protocol: Protocol) -> list[Unit]:
     """Units of a part: those first that the hypotheses need, then trial by trial."""
 
-    def rank(unit: Unit) -> tuple[bool, bool, int, bool]:
-        needed = unit.model in NEEDED
-        of_all = unit.experiment == "generalization"
+    def rank(unit: Unit) -> tuple[bool, bool, int]:
         # `posthoc` takes the classifier of `vanilla`, which is finished by then
-        return not needed, not (needed or of_all), unit.trial, not of_all
+        return unit.model not in NEEDED, unit.experiment != "generalization", unit.trial
 
     return sorted(chosen_units(protocol), key=rank)
 
