@@ -94,7 +94,7 @@ ODIN = {
     "epsilons": tuple(round(0.0005 * step, 4) for step in range(9)),
 }
 KEPT = {
-    "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk", "error_auroc",
+    "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk/0.1", "error_auroc",
     "auroc", "fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out", "coverage",
     "error_among_accepted", "nll", "ece", RATIO,
 }  # fmt: skip
