@@ -9,7 +9,7 @@ OUT ?= runs/reproduce
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs-check exchange-check coverage soak bench fix clean
+.PHONY: help reproduce check lint types imports test docs-check exchange-check coverage soak bench dist fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -48,6 +48,12 @@ bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md) and of the de
 	$(BIN)/python benchmarks/run_all.py
 	$(BIN)/python benchmarks/guarantee.py
 	$(BIN)/python benchmarks/serving.py
+
+dist: $(VENV)/.made ## A source distribution and a wheel in dist/, as Containerfile needs it.
+	rm -rf dist
+	$(BIN)/python -m pip install --quiet --group dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 fix: $(VENV)/.dev ## Fix code style automatically.
 	$(BIN)/ruff check --fix

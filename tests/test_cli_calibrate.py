@@ -2,6 +2,7 @@ import csv
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import get_args
 
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
 from misgiving.cli.calibrate import OodDetector
-from misgiving.evaluation.inference import untuned_scores
+from misgiving.evaluation.inference import predict, untuned_scores
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -384,6 +385,27 @@ def test_evaluate_fits_the_score_for_errors_and_ood_images_on_the_tuning_set_alo
     assert found >= {("noise", "auroc"), ("noise", "mixed_aurc"), ("validation", "aurc")}
 
 
+def test_evaluate_predicts_each_image_once(misgiving, with_policy, tmp_path, monkeypatch):
+    (tmp_path / "noise").mkdir()
+    for seed in range(3):
+        pixels = np.random.default_rng(seed).integers(256, size=(20, 20, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"{seed}.png")
+    predicted = Counter()
+
+    def counting(model, images, **options):
+        predicted.update(images.ids)
+        return predict(model, images, **options)
+
+    monkeypatch.setattr("misgiving.evaluation.inference.predict", counting)
+    code, _, error = misgiving(
+        "evaluate", with_policy, "digits", "--ood", tmp_path / "noise", "--device", "cpu"
+    )
+    assert code == 0, error
+    assert "error_or_ood: " in error  # which needs the tuning images as well
+    assert len(predicted) == 1528 + 3
+    assert set(predicted.values()) == {1}
+
+
 def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
     misgiving, with_policy, tmp_path, monkeypatch
 ):
@@ -393,11 +415,11 @@ def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
         Image.fromarray(pixels).save(tmp_path / name / "0.png")
     asked = []
 
-    def scores_of_two_sets(checkpoint, images, detectors):
+    def scores_of_two_sets(checkpoint, images, *known, **options):
         asked.append(images)
         if len(asked) > 2:
             raise KeyboardInterrupt
-        return untuned_scores(checkpoint, images, detectors)
+        return untuned_scores(checkpoint, images, *known, **options)
 
     out = with_policy / "evaluation"
     arguments = ["evaluate", with_policy, "digits", "--set", "validation", "--device", "cpu"]
@@ -410,7 +432,7 @@ def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
     assert measured == {"validation", "first"}
     assert len(table(out / "decisions.csv")) == 1528
 
-    def stopped(*_):
+    def stopped(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", stopped)

@@ -179,10 +179,20 @@ def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
 def test_a_run_without_its_data_is_one_line(misgiving, run):
     code, _, error = misgiving("data", "audit", run)
     assert code == 2
-    assert "is a run; give DATA, and the run as --model" in one_line(error)
+    assert "is a run, not data; give DATA, and the run as --model" in one_line(error)
     code, _, error = misgiving("data", "rank", run)
     assert code == 2
     assert "give IMAGES as well" in one_line(error)
+
+
+def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
+    code, _, error = misgiving("data", "audit", tmp_path / "vit")
+    assert code == 2
+    assert "is a model in Hugging Face's format, not data" in one_line(error)
+    assert f"`misgiving attach {tmp_path / 'vit'} DATA --out RUN`" in error
+    assert error.rstrip().endswith("then give DATA, and RUN as --model")
 
 
 def test_rank_orders_images_as_the_order_of_review_and_keeps_the_first(

@@ -8,7 +8,7 @@ import pytest
 from coloured import coloured_set, split_of
 
 from misgiving.errors import UsageError
-from misgiving.results.schema import PolicyImages
+from misgiving.results.policy_cases import PolicyImages
 from misgiving.workflows.calibrate import choose_sets
 from misgiving.workflows.calibration_history import History, read_history
 

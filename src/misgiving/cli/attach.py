@@ -69,6 +69,7 @@ def attach(
             training=replace(ATTACHED, **training),
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
+            on_predicted=Bar(progress, "predicting").at,
         )
     say_skipped(attached.images.skipped)
     for sentence in (*attached.summary, *training_outlook(attached.images, attached.sets)):

@@ -109,6 +109,7 @@ def calibrate(
                 ood_detector=ood_detector or OOD_DETECTOR,
                 seed=seed,
                 on_image=Bar(progress, "preparing images").at,
+                on_predicted=Bar(progress, "predicting").at,
                 **settings,
             ).summary
     for sentence in sentences:

@@ -173,8 +173,7 @@ def audit(
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
         _show_suspects(audit_table(Path(data), seed=seed), out)
         return
-    if (Path(data) / "config.json").is_file():
-        raise UsageError(f"{data} is a run; give DATA, and the run as `model`")
+    _refuse_model(Path(data))
     _audit_images(data, out, seed)
     if model is None:
         return
@@ -187,9 +186,21 @@ def audit(
             cache=cache or default_cache(),
             seed=seed,
             on_image=Bar(progress, "preparing images").at,
+            on_predicted=Bar(progress, "predicting").at,
             **settings,
         )
     _show_suspects(labels, out)
+
+
+def _refuse_model(folder: Path) -> None:
+    """Refuse a model in place of data, and say how it is given."""
+    if (folder / "split.csv").is_file():
+        raise UsageError(f"{folder} is a run, not data; give DATA, and the run as `model`")
+    if (folder / "config.json").is_file():
+        raise UsageError(
+            f"{folder} is a model in Hugging Face's format, not data; `misgiving attach {folder} "
+            "DATA --out RUN` makes a run of it: then give DATA, and RUN as `model`"
+        )
 
 
 SHOWN = 20  # suspect labels on the screen
@@ -212,7 +223,8 @@ def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
     rows = [(one.path or one.id, *one[2:5], one.why) for one in audit.suspects]
     header = ("image", "label", "suggested class", "score", "why")
     if rows:
-        show_table(header, rows[:SHOWN], title="suspect labels")
+        whole = None if out is None else audit.path_in(out)
+        show_table(header, rows[:SHOWN], title="suspect labels", whole=whole)
     for sentence in audit.summary:
         say(sentence)
     if out is not None:

@@ -105,6 +105,7 @@ def evaluate(
                 out=out,
                 cache=cache or default_cache(),
                 on_image=Bar(progress, "preparing images").at,
+                on_predicted=Bar(progress, "predicting").at,
                 **settings,
             )
     for sentence in evaluation.summary:

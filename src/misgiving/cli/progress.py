@@ -1,12 +1,26 @@
-"""Messages and progress bars on standard error, tables on standard output."""
+"""Messages, progress bars and lines of a log on standard error, tables on standard output."""
 
+import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from datetime import timedelta
+from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.measure import Measurement
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from misgiving.errors import StoppedError
@@ -16,6 +30,8 @@ if TYPE_CHECKING:
     from misgiving.training.loop import Step
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
+QUIET = 60.0  # seconds after which a log says how far the work is
+LOOK = 1.0  # seconds between looks at the clock
 
 
 def process_number() -> int:
@@ -33,25 +49,98 @@ def say(text: str) -> None:
     console.print(text, soft_wrap=True)
 
 
-def show_table(header: Sequence[str], rows: Iterable[Iterable[object]], title: str = "") -> None:
-    """Print a table on standard output."""
-    table = Table(*header, title=title or None)
+def show_table(
+    header: Sequence[str],
+    rows: Iterable[Iterable[object]],
+    title: str = "",
+    *,
+    whole: Path | None = None,
+) -> None:
+    """Print a table on standard output: whole cells, in lines that fit the terminal.
+
+    Where it is so narrow that words are broken, `whole` is named, a file with the same table.
+    """
+    table, screen = Table(title=title or None), Console(markup=False, emoji=False, highlight=False)
+    for column in header:
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
-    Console().print(table)
+    screen.print(table)
+    narrowest = Measurement.get(screen, screen.options.update(max_width=10**6), table).minimum
+    if whole is not None and narrowest > screen.width:
+        say(f"the table is wider than the terminal; it is also in {whole}")
+
+
+class LogLines(Progress):
+    """Progress in a log: a line at each milestone, and one after every minute without a line."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(
+            console=console, disable=True, get_time=clock, speed_estimate_period=math.inf
+        )
+        self._started = self._last = clock()
+
+    def update(self, task_id: TaskID, *, milestone: bool = False, **changes: Any) -> None:
+        """Change a task; a milestone is a line at once."""
+        super().update(task_id, **changes)
+        if milestone:
+            self._say([task for task in self.tasks if task.id == task_id])
+
+    def look(self) -> None:
+        """Say how far the work is, if there was no line for a minute."""
+        if self.get_time() - self._last >= QUIET:
+            self._say([one for one in self.tasks if one.visible and not _complete(one)])
+
+    def _say(self, tasks: Sequence[Task]) -> None:
+        self._last = self.get_time()
+        counts = [f"{one.description}  {one.completed:g}/{one.total or '?'}" for one in tasks]
+        took = f"{_duration(self._last - self._started)} elapsed"
+        left = next((one.time_remaining for one in tasks if one.time_remaining), None)
+        after = f", about {_duration(left)} left" if left else ""
+        say(f"{', '.join(counts) or 'still working'} ({took}{after})")
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """Look at the clock in a thread, also while the work reports nothing."""
+        ended = Event()
+
+        def keep_looking() -> None:
+            while not ended.wait(LOOK):
+                self.look()
+
+        thread = Thread(target=keep_looking, name="log lines", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+
+def _complete(task: Task) -> bool:
+    return task.total is not None and task.completed >= task.total
+
+
+def _duration(seconds: float) -> str:
+    """Hours, minutes and seconds.
+
+    >>> _duration(3725.4)
+    '1:02:05'
+    """
+    return str(timedelta(seconds=round(seconds)))
 
 
 @contextmanager
 def progress_bars(stop: str = "stopped; no partial output was left behind") -> Iterator[Progress]:
-    """Bars on a terminal, none elsewhere; a stop becomes an explained failure."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
+    """Bars on a terminal, lines in a log; a stop becomes an explained failure."""
+    if console.is_terminal and not console.is_dumb_terminal:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        looking = nullcontext()
+    else:
+        progress = lines = LogLines()
+        looking = lines.looking()
+    with progress, looking:
         try:
             yield progress
         except KeyboardInterrupt:
@@ -59,15 +148,19 @@ def progress_bars(stop: str = "stopped; no partial output was left behind") -> I
 
 
 class Bar:
-    """A bar that appears with the first report."""
+    """A bar that appears with the first report, and starts anew when fewer are done."""
 
     def __init__(self, progress: Progress, description: str) -> None:
         self._progress, self._description = progress, description
         self._task: Any = None
+        self._done, self._complete = 0, False
 
     def at(self, done: int, total: int) -> None:
-        if self._task is None or done <= 1:
+        if self._task is None or done < self._done or self._complete:
+            if self._task is not None:
+                self._progress.update(self._task, visible=False)
             self._task = self._progress.add_task(self._description, total=total)
+        self._done, self._complete = done, done >= total
         self._progress.update(self._task, completed=done, visible=done < total)
 
 
@@ -89,23 +182,30 @@ class Bytes:
 
 
 class Steps:
-    """The running epoch, with its mean losses so far."""
+    """The steps of a training, with the epoch and its mean losses so far.
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    With `each_epoch`, the end of every epoch is a line in a log.
+    """
+
+    def __init__(self, progress: Progress, *, each_epoch: bool = False) -> None:
+        self._progress, self._each_epoch = progress, each_epoch
         self._task = progress.add_task("training", visible=False)
+        self._done = 0
 
     def show(self, step: "Step") -> None:
+        done, total = (step.epoch - 1) * step.steps + step.step, step.epochs * step.steps
+        if done <= self._done:  # the next training
+            self._progress.reset(self._task)
+        self._done = done
         auxiliary = "" if step.auxiliary != step.auxiliary else f"  auxiliary {step.auxiliary:.3f}"
-        description = (
-            f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}{auxiliary}"
-        )
         self._progress.update(
             self._task,
-            description=description,
-            total=step.steps,
-            completed=step.step,
-            visible=True,
+            description=f"epoch {step.epoch}/{step.epochs}  primary loss {step.primary:.3f}"
+            f"{auxiliary}",
+            total=total,
+            completed=done,
+            visible=done < total,
+            milestone=self._each_epoch and step.step == step.steps,
         )
 
 

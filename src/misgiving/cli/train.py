@@ -93,7 +93,7 @@ def train(
             setup,
             out,
             overwrite=overwrite,
-            on_step=Steps(progress).show,
+            on_step=Steps(progress, each_epoch=True).show,
             on_weights=lambda report: say(f"weights: {report}"),
             on_resume=lambda epoch, step: say(f"resuming in epoch {epoch}, after step {step}"),
         )
@@ -114,11 +114,12 @@ def refuse_existing(out: Path, overwrite: bool) -> None:
 
 
 def show_last_epoch(history: Path) -> None:
-    """Print the last records of a `history.csv` as a table."""
-    rows = read_table(history, EpochRecord)[-2:]
-    header = [field.name for field in fields(EpochRecord)]
-    show_table(header, (map(_short, astuple(row)) for row in rows), title="last epoch")
+    """Print the last records of a `history.csv` as a table, with a column for each set."""
+    epochs, sets, *values = zip(*map(astuple, read_table(history, EpochRecord)[-2:]), strict=True)
+    names = [field.name.replace("_", " ") for field in fields(EpochRecord)[2:]]
+    rows = ((name, *map(_short, row)) for name, row in zip(names, values, strict=True))
+    show_table(("", *sets), rows, title=f"epoch {epochs[-1]}", whole=history)
 
 
-def _short(value: int | float | str | None) -> str:
-    return f"{value:.4g}" if isinstance(value, (int, float)) else value or ""
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"

@@ -1,6 +1,6 @@
 """Run a model over a set of images: predictions once, and ODIN, which needs the images again."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -21,6 +21,7 @@ from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
 
 Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
+OnImage = Callable[[int, int], None]
 
 
 def predict(
@@ -29,6 +30,7 @@ def predict(
     *,
     batch_size: int = 64,
     estimates_losses: bool = True,
+    on_image: OnImage | None = None,
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
@@ -39,11 +41,13 @@ def predict(
         images: The set.
         batch_size: Images in one forward pass.
         estimates_losses: False where the estimator was not trained: predicted losses are then None.
+        on_image: Called with the number of predicted images and of all, in this process.
     """
     if not len(images):
         raise UsageError("there are no images to predict")
     share = images.select(distributed.share_of(len(images)))
-    outputs = full_outputs_of(model, image_batches(share, batch_size, device_of(model)))
+    batched = image_batches(share, batch_size, device_of(model))
+    outputs = full_outputs_of(model, _reported(batched, len(share), on_image))
     output = FullOutput(*(distributed.gathered(output, len(images)) for output in outputs))
     return Predictions(
         logits=output.logits.numpy(),
@@ -89,9 +93,28 @@ def image_batches(
     return (batch.images for batch in batches(images, batch_size=batch_size, device=device))
 
 
-def predictions_of(checkpoint: Checkpoint, images: ImageSet) -> Predictions:
+def _reported(
+    batched: Iterable[torch.Tensor], total: int, on_image: OnImage | None
+) -> Iterator[torch.Tensor]:
+    """Report each batch when the next is asked for, which is when it is done."""
+    done = 0
+    for images in batched:
+        yield images
+        done += len(images)
+        if on_image is not None:
+            on_image(done, total)
+
+
+def predictions_of(
+    checkpoint: Checkpoint, images: ImageSet, *, on_image: OnImage | None = None
+) -> Predictions:
     """Predictions with the fingerprint of their model and its preprocessing."""
-    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
+    predictions = predict(
+        checkpoint.model,
+        images,
+        estimates_losses=checkpoint.estimates_losses,
+        on_image=on_image,
+    )
     return replace(predictions, model=fingerprint_of(checkpoint))
 
 
@@ -115,27 +138,34 @@ def score_names(checkpoint: Checkpoint) -> list[str]:
 
 
 def untuned_scores(
-    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None = None
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    predictions: Predictions,
+    detectors: FittedDetectors | None = None,
+    *,
+    on_image: OnImage | None = None,
 ) -> Scores:
-    """Scores by every detector that needs no tuning: ODIN's default, of logits, and fitted."""
-    untuned = {"odin_default": odin_scores(checkpoint, images, [Odin()])[Odin()]}
-    return untuned | plain_scores(checkpoint, images, detectors)
+    """Scores by every detector that needs no tuning: ODIN's default, of logits, and fitted.
+
+    Only ODIN runs the model; the others are functions of the predictions.
+    """
+    odin = odin_scores(checkpoint, images, [Odin()], on_image=on_image)[Odin()]
+    return {"odin_default": odin, **all_scores(predictions, detectors)}
 
 
-def odin_scores(checkpoint: Checkpoint, images: ImageSet, grid: Sequence[Odin]) -> GridScores:
+def odin_scores(
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    grid: Sequence[Odin],
+    *,
+    on_image: OnImage | None = None,
+) -> GridScores:
     """ODIN's scores of a set; several processes share the work, and each has all scores."""
-    device = device_of(checkpoint.model)
     share = images.select(distributed.share_of(len(images)))
-    scores = score_grid(checkpoint.model.classify, image_batches(share, device=device), grid)
+    batched = image_batches(share, device=device_of(checkpoint.model))
+    reported = _reported(batched, len(share), on_image)
+    scores = score_grid(checkpoint.model.classify, reported, grid)
     return {
         point: distributed.gathered(torch.from_numpy(found), len(images)).numpy()
         for point, found in scores.items()
     }
-
-
-def plain_scores(
-    checkpoint: Checkpoint, images: ImageSet, detectors: FittedDetectors | None
-) -> dict[str, Float[np.ndarray, " _"]]:
-    """Scores that need no gradient: of logits, predicted loss, and fitted detectors."""
-    predictions = predict(checkpoint.model, images, estimates_losses=checkpoint.estimates_losses)
-    return all_scores(predictions, detectors)

@@ -260,6 +260,7 @@ ONLY_SHOWN = (
     "workflows/prediction_sets.py",
     "workflows/predictions.py",
     "results/decision_tables.py",
+    "results/policy_cases.py",
     "results/prediction_files.py",
     "results/prediction_tables.py",
     "results/review_files.py",

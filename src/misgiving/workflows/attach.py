@@ -43,6 +43,7 @@ def attach_run(
     training: TrainingConfig,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
+    on_predicted: Callable[[int, int], None] | None = None,
 ) -> Attached:
     """Give a trained classifier a loss estimator, and write both as a run.
 
@@ -58,6 +59,7 @@ def attach_run(
         training: How the estimator is trained; its seed also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
+        on_predicted: Called with the number of predicted images and of all of a set.
 
     Raises:
         DataError: The model cannot be loaded, or its images cannot be prepared as it does it.
@@ -75,20 +77,13 @@ def attach_run(
     )
     images = grouped_images(prepared.align(trained.classes)[0], "grouped")
     sets = SPLITS["grouped"].draw(images.labels, images.classes, images.groups, seed=training.seed)
-    architecture = Architecture(
-        backbone=trained.name,
-        num_classes=len(trained.classes),
-        image_size=trained.preprocessing.image_size,
-        taps=config.taps,
-        hidden=config.hidden,
-        reads_logits=config.reads_logits,
-        attached=trained.source,
-    )
+    architecture = _architecture(trained, config)
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
     joint.to(device_named(training.device))
     learned, tune = (
-        predict(joint, images.select(np.flatnonzero(sets == name))) for name in ("train", "tune")
+        predict(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
+        for name in ("train", "tune")
     )
     history = fit_estimator(joint, learned, tune, training)
     checkpoint = Checkpoint(
@@ -114,6 +109,18 @@ def attach_run(
         f"{accuracy:.1f} % of them",
     ]
     return Attached(checkpoint, images, sets, history, summary)
+
+
+def _architecture(trained: TrainedModel, config: AttachConfig) -> Architecture:
+    return Architecture(
+        backbone=trained.name,
+        num_classes=len(trained.classes),
+        image_size=trained.preprocessing.image_size,
+        taps=config.taps,
+        hidden=config.hidden,
+        reads_logits=config.reads_logits,
+        attached=trained.source,
+    )
 
 
 def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:

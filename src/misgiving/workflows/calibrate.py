@@ -31,7 +31,8 @@ from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
 from misgiving.evaluation.inference import predictions_of, score_names
 from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
-from misgiving.results.schema import PolicyImages, SkippedImage
+from misgiving.results.policy_cases import PolicyImages
+from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
@@ -68,6 +69,7 @@ def calibrate_run(
     seed: int = 0,
     device: str = "auto",
     on_image: Callable[[int, int], None] | None = None,
+    on_predicted: Callable[[int, int], None] | None = None,
     on_bad_image: str = FAIL,
 ) -> CalibrationResult:
     """Set the deferral policy of a run, and write it into the run's folder.
@@ -86,6 +88,7 @@ def calibrate_run(
             one set.
         device: Where to compute.
         on_image: Called with the number of prepared images and of all.
+        on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
 
     Raises:
@@ -102,37 +105,27 @@ def calibrate_run(
         on_bad_image=on_bad_image,
     )
     everything = prepared(load_dataset(data))
-    images, unknown = everything.align(checkpoint.classes)
-    training = _training_images(checkpoint, images, training_data, prepared)
-    keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
-    sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    sets = _sets_among(everything, checkpoint, training_data, prepared, name=data, seed=seed)
     _refuse_few_cases(sets, targets, seed=seed)
     tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
     history = read_history(run / POLICY_FOLDER)
     engine, policy, notes = _fit(
         checkpoint,
         sets,
+        on_predicted,
         targets=targets,
         rule=rule,
         seed=seed,
         ood_detector=ood_detector,
         repeated=history.repeated((tune, calibration)),
     )
-    trained_on = checkpoint.split.sets.count("train")
-    notes = [
-        *unit_sentences(images.group_columns, images.groups, images.ids),
-        *sets.summary,
-        *skipped_sentences(everything.skipped, len(everything), of=data),
-        *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
-        f"detectors are fitted on {len(training)} of the {trained_on} training images",
-        *notes,
-    ]
+    notes = [*sets.summary, *notes]
     cases = history.with_calibration(
         tune,
         calibration,
         data=data,
         seed=seed,
-        group_columns=images.group_columns,
+        group_columns=everything.group_columns,
         fingerprint=sets.calibration.fingerprint,
         max_error=targets.max_error,
         notes=notes,
@@ -155,6 +148,31 @@ def _refuse_unknown_names(
         )
 
 
+def _sets_among(
+    everything: ImageSet,
+    checkpoint: Checkpoint,
+    training_data: str | None,
+    prepared: Callable[[Dataset], ImageSet],
+    *,
+    name: str,
+    seed: int,
+) -> CalibrationSets:
+    """Choose the sets among all images of the data, and say which were left out."""
+    images, unknown = everything.align(checkpoint.classes)
+    training = _training_images(checkpoint, images, training_data, prepared)
+    keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
+    sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
+    trained_on = checkpoint.split.sets.count("train")
+    summary = [
+        *unit_sentences(images.group_columns, images.groups, images.ids),
+        *sets.summary,
+        *skipped_sentences(everything.skipped, len(everything), of=name),
+        *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
+        f"detectors are fitted on {len(training)} of the {trained_on} training images",
+    ]
+    return sets._replace(summary=summary)
+
+
 def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> None:
     """Refuse sets that cannot certify the targets whatever the model says of their images."""
     drawn = one_per_group(sets.calibration.groups, seed=seed)
@@ -163,9 +181,16 @@ def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> 
     refuse_too_few(targets, sets.calibration.classes, sets.calibration.labels[drawn])
 
 
-def _fit(checkpoint: Checkpoint, sets: CalibrationSets, **options: Any) -> FittedEngine:
+def _fit(
+    checkpoint: Checkpoint,
+    sets: CalibrationSets,
+    on_predicted: Callable[[int, int], None] | None,
+    **options: Any,
+) -> FittedEngine:
     """Run the model on the three sets, and fit detectors, the calibrator and the policy."""
-    trained, tune, calibration = (predictions_of(checkpoint, images) for images in sets[:3])
+    trained, tune, calibration = (
+        predictions_of(checkpoint, images, on_image=on_predicted) for images in sets[:3]
+    )
     return fit_engine(
         tune,
         calibration,

@@ -13,12 +13,8 @@ from misgiving.deferral.policy import RepeatedCases
 from misgiving.errors import DataError
 from misgiving.files import read_json
 from misgiving.results.formats import read_document
-from misgiving.results.schema import (
-    PolicyCases,
-    PolicyImages,
-    RecordedCalibration,
-    SkippedImage,
-)
+from misgiving.results.policy_cases import PolicyCases, PolicyImages, RecordedCalibration
+from misgiving.results.schema import SkippedImage
 
 OFFERED = "offered "  # before the group of an image that is only its own name in its data
 

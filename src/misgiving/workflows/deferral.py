@@ -18,8 +18,8 @@ from misgiving.groups import unit_of, unit_sentences
 from misgiving.manifests import sha256_of_lines
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.formats import read_document
+from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import PredictionTable
-from misgiving.results.schema import PolicyCases
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.calibration_history import History, read_history
 from misgiving.workflows.evaluation_report import (

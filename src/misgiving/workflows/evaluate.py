@@ -1,9 +1,10 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -18,7 +19,13 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import DecisionEngine, load_engine
 from misgiving.errors import UsageError
-from misgiving.evaluation.inference import fingerprint_of, predictions_of, untuned_scores
+from misgiving.evaluation.inference import (
+    OnImage,
+    Scores,
+    fingerprint_of,
+    predictions_of,
+    untuned_scores,
+)
 from misgiving.evaluation.measures import (
     measure_classification,
     measure_detection,
@@ -28,17 +35,17 @@ from misgiving.evaluation.measures import (
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.report.evaluation.findings import findings_of
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import policy_hashes
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
-    report_if_installed,
+    finished_evaluation,
     shown_detector,
 )
-from misgiving.workflows.one_reviewer import measured_together
+from misgiving.workflows.one_reviewer import MeasuredSet, measured_together
 from misgiving.workflows.policy_evaluation import (
     PREDICTIONS,
     Evaluation,
@@ -49,6 +56,66 @@ from misgiving.workflows.policy_evaluation import (
     remove_earlier,
     write_evaluation,
 )
+
+
+class _Sets(NamedTuple):
+    """The images of an evaluation, and sentences about them.
+
+    Attributes:
+        source: The data as given.
+        everything: All of its images that can be read.
+        measured: Those that are measured.
+        dataset: Name of these in the measurements.
+        outliers: OOD images by the name of their set.
+    """
+
+    source: Dataset
+    everything: ImageSet
+    measured: ImageSet
+    dataset: str
+    outliers: dict[str, ImageSet]
+    summary: list[str]
+    warnings: list[str]
+
+    @property
+    def skipped(self) -> list[SkippedImage]:
+        """Images that cannot be read."""
+        sets = {self.source.name: self.everything, **self.outliers}
+        return [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
+
+
+@dataclass(frozen=True, eq=False)
+class _Model:
+    """A trained model with the engine of its policy."""
+
+    checkpoint: Checkpoint
+    engine: DecisionEngine
+    on_image: OnImage | None
+
+    def predict(self, images: ImageSet) -> Predictions:
+        return predictions_of(self.checkpoint, images, on_image=self.on_image)
+
+    def scores(self, images: ImageSet, predictions: Predictions) -> Scores:
+        detectors = self.engine.detectors
+        return untuned_scores(
+            self.checkpoint, images, predictions, detectors, on_image=self.on_image
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Tables:
+    """The tables of an evaluation, written anew whenever there is more to say."""
+
+    out: Path
+    decided: PolicyEvaluation | None
+    skipped: Sequence[SkippedImage]
+    measurements: list[Measurement] = field(default_factory=list)
+
+    def add(self, found: Iterable[Measurement]) -> None:
+        """Write all but the predictions and the report, in the first process."""
+        self.measurements.extend(found)
+        if distributed.is_first():
+            write_evaluation(self.out, self.measurements, self.decided, self.skipped)
 
 
 @distributed.explain_lost_process()
@@ -63,12 +130,14 @@ def evaluate_run(
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
-    on_image: Callable[[int, int], None] | None = None,
+    on_image: OnImage | None = None,
+    on_predicted: OnImage | None = None,
     on_bad_image: str = FAIL,
 ) -> Evaluation:
     """Measure a run, and write predictions and measurements.
 
-    Several processes share the images; each has the whole result, and the first writes it.
+    The model predicts each image once; only ODIN runs it again. Several processes share the images;
+    each has the whole result, and the first writes it.
 
     Args:
         run: A run folder.
@@ -81,6 +150,7 @@ def evaluate_run(
         devices: Processes on each machine.
         nodes: Machines.
         on_image: Called with the number of prepared images and of all.
+        on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
     refuse_unwritable_folder(out)
@@ -95,81 +165,88 @@ def evaluate_run(
         report=on_image,
         on_bad_image=on_bad_image,
     )
-    source = load_dataset(data)
-    everything = prepared(source)
-    images, summary, warnings = _images_to_measure(checkpoint, everything, source.name, set_name)
-    outliers = {
-        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
-    }
-    rows, remarks, doubts = _rows_for_policy(run, engine, images, set_name)
-    _remove_earlier(out)
-    predictions = predictions_of(checkpoint, images)
+    sets = _sets_to_measure(checkpoint, load_dataset(data), folders, set_name, prepared)
+    rows, remarks, doubts = _rows_for_policy(run, engine, sets.measured, set_name)
+    if distributed.is_first():
+        remove_earlier(out)
+    model = _Model(checkpoint, engine, on_predicted)
+    predictions = model.predict(sets.measured)
     if distributed.is_first():
         predictions.save(out / PREDICTIONS)
-    dataset = set_name or name_of(images, checkpoint.split)
-    measurements = [
-        *measure_classification(predictions, dataset),
-        *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
-        *measure_failures(predictions, all_scores(predictions), dataset),
-    ]
-    summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
-    sets = {source.name: everything, **outliers}
-    for name, of in sets.items():
-        summary += skipped_sentences(of.skipped, len(of), of=name)
-    summary += remarks
-    decided, measured = None, images
-    if len(rows):
-        images, predictions = images.select(rows), predictions.select(rows)
-        metadata = _metadata_of(source, images)
-        decided = evaluate_policy(engine, predictions, dataset, metadata)
-        measurements += decided.measurements
-    skipped = [SkippedImage(name, *bad) for name, of in sets.items() for bad in of.skipped]
-    _write(out, measurements, decided, skipped)
-
-    def add(found: list[Measurement]) -> None:
-        measurements.extend(found)
-        _write(out, measurements, decided, skipped)
-
-    detection = _detection(checkpoint, measured, outliers, engine, add)
-    found, remarks = measured_together(
-        run, checkpoint, engine, everything, measured, outliers, dataset=dataset
+    shown = rows if len(rows) else np.arange(len(sets.measured))
+    images, answers = sets.measured.select(shown), predictions.select(shown)
+    metadata = _metadata_of(sets.source, images)
+    decided = evaluate_policy(engine, answers, sets.dataset, metadata) if len(rows) else None
+    tables = _Tables(out, decided, sets.skipped)
+    tables.add(
+        [
+            *_measure(checkpoint, predictions, sets.dataset),
+            *(decided.measurements if decided else ()),
+        ]
     )
-    add(found)
-    summary += remarks
+    detection, outliers = _detection(model, sets, predictions, tables)
+    measured = MeasuredSet(sets.dataset, sets.measured, predictions)
+    found, notes = measured_together(
+        run, checkpoint, engine, sets.everything, measured, outliers, predict=model.predict
+    )
+    tables.add(found)
     evaluated = evaluated_images(
-        source.name,
-        predictions,
-        _metadata_of(source, images),
+        sets.source.name,
+        answers,
+        metadata,
         unit=unit_of(images.group_columns, images.groups),
         policy=engine.policy,
         decided=decided,
         picture=lambda row: images.read(np.array([row]))[0],
-        warnings=[*warnings, *doubts],
-        notes=[*summary],
+        warnings=[*sets.warnings, *doubts],
+        notes=[*sets.summary, *remarks, *notes],
         detection=detection,
     )
-    summary += [*warnings, *doubts]
-    report, findings = None, findings_of(evaluated)
-    if distributed.is_first():
-        report, missing = report_if_installed(out, evaluated, findings)
-        summary += missing
+    folder = out if distributed.is_first() else None
+    evaluation = finished_evaluation(folder, evaluated, tables.measurements, decided)
     distributed.wait_for_all()
-    subgroups = decided.subgroups if decided else []
-    sentences = [*map(str, findings.sentences)]
-    return Evaluation(measurements, summary, subgroups, sentences, report)
+    return evaluation
 
 
-def _images_to_measure(
-    checkpoint: Checkpoint, everything: ImageSet, name: str, set_name: str | None
-) -> tuple[ImageSet, list[str], list[str]]:
-    """The images, sentences about them, and warnings."""
+def _measure(checkpoint: Checkpoint, predictions: Predictions, dataset: str) -> list[Measurement]:
+    """What is measured with and without a policy."""
+    return [
+        *measure_classification(predictions, dataset),
+        *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
+        *measure_failures(predictions, all_scores(predictions), dataset),
+    ]
+
+
+def _sets_to_measure(
+    checkpoint: Checkpoint,
+    source: Dataset,
+    folders: Mapping[str, Path],
+    set_name: str | None,
+    prepared: Callable[[Dataset], ImageSet],
+) -> _Sets:
+    """Prepare all images, and choose those to measure."""
+    everything = prepared(source)
     known, unknown = everything.align(checkpoint.classes)
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
-    summary = [f"{name}: {len(everything)} images; {len(images)} are measured"]
+    summary = [f"{source.name}: {len(everything)} images; {len(images)} are measured"]
     if set_name is None:
         summary.append(f"left out: {trained} images on which the model was trained")
     else:
         summary.append(f"only the set {set_name!r} of the run's split")
+    if unknown:
+        summary.append(f"left out: {unknown} images of classes that the model does not know")
+    outliers = {
+        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
+    }
+    summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
+    for name, of in {source.name: everything, **outliers}.items():
+        summary += skipped_sentences(of.skipped, len(of), of=name)
+    dataset = set_name or name_of(images, checkpoint.split)
+    warnings = _warnings(checkpoint, set_name)
+    return _Sets(source, everything, images, dataset, outliers, summary, warnings)
+
+
+def _warnings(checkpoint: Checkpoint, set_name: str | None) -> list[str]:
     warnings = []
     if set_name == "train":
         warnings.append("these numbers are optimistic: the model was trained on these images")
@@ -178,9 +255,7 @@ def _images_to_measure(
             "the run kept the epoch that was best on its validation set, on which numbers are "
             "optimistic"
         )
-    if unknown:
-        summary.append(f"left out: {unknown} images of classes that the model does not know")
-    return images, summary, warnings
+    return warnings
 
 
 def held_out(
@@ -225,49 +300,31 @@ def name_of(images: ImageSet, split: Split) -> str:
     return (sets.pop() or "test") if len(sets) == 1 else "held_out"
 
 
-def _remove_earlier(out: Path) -> None:
-    if distributed.is_first():
-        remove_earlier(out)
-
-
-def _write(
-    out: Path,
-    measurements: list[Measurement],
-    decided: PolicyEvaluation | None,
-    skipped: Sequence[SkippedImage],
-) -> None:
-    """Write everything but the predictions and the report, in the first process."""
-    if distributed.is_first():
-        write_evaluation(out, measurements, decided, skipped)
-
-
 def _detection(
-    checkpoint: Checkpoint,
-    inliers: ImageSet,
-    outliers: Mapping[str, ImageSet],
-    engine: DecisionEngine,
-    add: Callable[[list[Measurement]], None],
-) -> Detection | None:
-    """Add OOD metrics set by set; gives the scores for the report.
+    model: _Model, sets: _Sets, predictions: Predictions, tables: _Tables
+) -> tuple[Detection | None, dict[str, Predictions]]:
+    """Add OOD metrics set by set; gives the scores for the report, and the predictions by set.
 
     ODIN has its defaults: tuned on the measured sets it would look too good.
     """
-    if not outliers:
-        return None
-    inlier_scores = untuned_scores(checkpoint, inliers, engine.detectors)
-    detector, found = shown_detector(engine), {}
-    of_inliers = ScoredImages(inlier_scores[detector], inliers.groups)
-    for name, images in outliers.items():
-        scores, outcomes = untuned_scores(checkpoint, images, engine.detectors), None
+    if not sets.outliers:
+        return None, {}
+    inlier_scores = model.scores(sets.measured, predictions)
+    detector, found, predicted = shown_detector(model.engine), {}, {}
+    for name, images in sets.outliers.items():
+        outputs, outcomes = model.predict(images), None
+        predicted[name] = outputs
+        scores = model.scores(images, outputs)
         rows = measure_detection(inlier_scores, scores, name)
-        if engine.policy is not None:
-            outputs = replace(predictions_of(checkpoint, images), classes=checkpoint.classes)
-            decisions = engine.decide_predictions(outputs)
+        if model.engine.policy is not None:
+            named = replace(outputs, classes=model.checkpoint.classes)
+            decisions = model.engine.decide_predictions(named)
             rows += measure_shares(decisions, name)
             outcomes = np.array([one.decision for one in decisions])
         found[name] = ScoredImages(scores[detector], images.groups, outcomes)
-        add(rows)
-    return Detection(detector, of_inliers, found)
+        tables.add(rows)
+    of_inliers = ScoredImages(inlier_scores[detector], sets.measured.groups)
+    return Detection(detector, of_inliers, found), predicted
 
 
 def _rows_for_policy(

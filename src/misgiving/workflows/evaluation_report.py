@@ -11,10 +11,15 @@ from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.files import write_text
 from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClasses
-from misgiving.report.evaluation.findings import Findings
+from misgiving.report.evaluation.findings import Findings, findings_of
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import LabelledDecision
-from misgiving.workflows.policy_evaluation import REPORT, PolicyEvaluation, audit_groups
+from misgiving.results.schema import LabelledDecision, Measurement
+from misgiving.workflows.policy_evaluation import (
+    REPORT,
+    Evaluation,
+    PolicyEvaluation,
+    audit_groups,
+)
 
 WITHOUT_POLICY = "msp"  # by which images would be accepted
 OOD_WITHOUT_POLICY = "max_logit"
@@ -53,6 +58,25 @@ def report_if_installed(
         return write_report(out / REPORT, evaluated, findings), []
     except ModuleNotFoundError as error:
         return None, [str(error)]
+
+
+def finished_evaluation(
+    out: Path | None,
+    evaluated: Evaluated,
+    measurements: list[Measurement],
+    decided: PolicyEvaluation | None,
+) -> Evaluation:
+    """The result of an evaluation, whose report is written into the folder, if one is given."""
+    report, missing, findings = None, list[str](), findings_of(evaluated)
+    if out is not None:
+        report, missing = report_if_installed(out, evaluated, findings)
+    return Evaluation(
+        measurements,
+        [*evaluated.notes, *evaluated.warnings, *missing],
+        decided.subgroups if decided else [],
+        [*map(str, findings.sentences)],
+        report,
+    )
 
 
 def evaluated_images(

@@ -1,7 +1,8 @@
 """Measure a run for one reviewer, who gets wrong answers and OOD images alike."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,14 +11,23 @@ from misgiving.checkpoint import POLICY_FOLDER, Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.decisions.engine import CASES, DecisionEngine
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
-from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_reviewer
 from misgiving.results.formats import read_document
-from misgiving.results.schema import Measurement, PolicyCases
+from misgiving.results.policy_cases import PolicyCases
+from misgiving.results.predictions import Predictions
+from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors
 
 TUNE, UNSEEN = "tune", "unseen_classes"
 FEWEST = 20  # tuning images, of which a standard deviation is taken
+
+
+class MeasuredSet(NamedTuple):
+    """Images on which a model is measured, their name in the results, and its predictions."""
+
+    name: str
+    images: ImageSet
+    predictions: Predictions
 
 
 def measured_together(
@@ -25,10 +35,10 @@ def measured_together(
     checkpoint: Checkpoint,
     engine: DecisionEngine,
     everything: ImageSet,
-    measured: ImageSet,
-    outliers: Mapping[str, ImageSet],
+    measured: MeasuredSet,
+    outliers: Mapping[str, Predictions],
     *,
-    dataset: str,
+    predict: Callable[[ImageSet], Predictions],
 ) -> tuple[list[Measurement], list[str]]:
     """Measurements of `error_or_ood`, and a sentence on how it was fitted, or why it was not.
 
@@ -41,8 +51,8 @@ def measured_together(
         engine: Its policy, if it has one.
         everything: All images of the data.
         measured: Those on which the model is measured.
-        outliers: OOD images by the name of their set; without any, nothing is measured.
-        dataset: Name of the measured images in the results.
+        outliers: Predictions by the name of an OOD set; without any, nothing is measured.
+        predict: Runs the model, on images that are in none of these sets.
     """
     if not outliers:
         return [], []
@@ -50,22 +60,33 @@ def measured_together(
     tuning = _tuning_hashes(run, checkpoint, engine)
     tune = known.select(np.flatnonzero([content in tuning for content in known.hashes]))
     groups = set(tune.groups)
-    test = measured.select(np.flatnonzero([group not in groups for group in measured.groups]))
-    if not len(test) or len(tune) < FEWEST:
+    rows = np.flatnonzero([group not in groups for group in measured.predictions.groups])
+    if not len(rows) or len(tune) < FEWEST:
         return [], [f"no {ERROR_OR_OOD}: it needs {FEWEST} tuning images that are not measured"]
-    sets = {name: predictions_of(checkpoint, images) for name, images in outliers.items()}
+    sets, test = dict(outliers), measured.predictions.select(rows)
     names = np.array(everything.classes)[everything.labels]
     unseen = np.flatnonzero(~np.isin(names, checkpoint.classes))
     if len(unseen):
-        sets[UNSEEN] = predictions_of(checkpoint, everything.select(unseen))
-    of_tune = predictions_of(checkpoint, tune)
+        sets[UNSEEN] = predict(everything.select(unseen))
+    of_tune = _known(tune, measured) or predict(tune)
     detectors, rule = engine.detectors or FittedDetectors.none(), engine.rule or LOGITS_RULE
     reviewer = fit_one_reviewer(of_tune, calibrator_of(of_tune, detectors, rule), detectors)
-    rows = measure_one_reviewer(reviewer, predictions_of(checkpoint, test), sets, dataset)
-    return rows, [
+    return measure_one_reviewer(reviewer, test, sets, measured.name), [
         f"{ERROR_OR_OOD}: {reviewer.combined.names}, fitted on {len(tune)} tuning images and "
         f"measured on {len(test)} others"
     ]
+
+
+def _known(images: ImageSet, measured: MeasuredSet) -> Predictions | None:
+    """Predictions of these images, if all of them were measured."""
+    row_of = {name: row for row, name in enumerate(_names(measured.images))}
+    rows = [row_of.get(name) for name in _names(images)]
+    return None if None in rows else measured.predictions.select(np.array(rows))
+
+
+def _names(images: ImageSet) -> list[tuple[str, str, int]]:
+    """What an image is known by within the same data, also where files are listed twice."""
+    return list(zip(images.ids, images.hashes, images.labels.tolist(), strict=True))
 
 
 def _tuning_hashes(run: Path, checkpoint: Checkpoint, engine: DecisionEngine) -> frozenset[str]:

@@ -10,9 +10,9 @@ from jaxtyping import Int
 from misgiving.data.splits import QUARTERS, partition_groups
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of
+from misgiving.results.policy_cases import PolicyCases, PolicyImages
 from misgiving.results.prediction_tables import Columns, PredictionTable
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import PolicyCases, PolicyImages
 from misgiving.scores.detectors import FittedDetectors
 
 DIGITS = 16  # of a hash

@@ -21,16 +21,16 @@ from misgiving.evaluation.measures import (
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.decision_tables import DecisionRow, DecisionTable
 from misgiving.results.formats import read_document
+from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import SETS, PredictionTable
 from misgiving.results.review_files import DecisionFormat, DecisionSource
-from misgiving.results.schema import Measurement, PolicyCases
+from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
-    report_if_installed,
+    finished_evaluation,
     shown_detector,
 )
 from misgiving.workflows.policy_evaluation import (
@@ -191,10 +191,7 @@ def evaluate_table(
     outliers = {
         name: read_predictions(path, engine, cases) for name, path in distinct_names(ood).items()
     }
-    for name, of in outliers.items():
-        if of.predictions.classes != table.predictions.classes:
-            raise DataError(f"the classes of {name} are not those of {predictions}; predict again")
-        refuse_other_outputs(of, table.outputs, name=name, other=str(predictions))
+    _refuse_other_models(outliers, table, str(predictions))
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     measured = table.predictions
     detected, detection = _detection(table, outliers, engine)
@@ -226,15 +223,17 @@ def evaluate_table(
         notes=[*summary],
         detection=detection,
     )
-    findings = findings_of(evaluated)
-    report, missing = report_if_installed(out, evaluated, findings)
-    return Evaluation(
-        measurements,
-        [*summary, *warnings, *missing],
-        decided.subgroups if decided else [],
-        [*map(str, findings.sentences)],
-        report,
-    )
+    return finished_evaluation(out, evaluated, measurements, decided)
+
+
+def _refuse_other_models(
+    outliers: Mapping[str, PredictionTable], table: PredictionTable, name: str
+) -> None:
+    """Refuse OOD predictions of other classes, or of other outputs."""
+    for ood, of in outliers.items():
+        if of.predictions.classes != table.predictions.classes:
+            raise DataError(f"the classes of {ood} are not those of {name}; predict again")
+        refuse_other_outputs(of, table.outputs, name=ood, other=name)
 
 
 def _rows_to_measure(

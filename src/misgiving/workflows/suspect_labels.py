@@ -40,9 +40,13 @@ class LabelAudit(NamedTuple):
     suspects: list[SuspectLabel]
     summary: list[str]
 
+    def path_in(self, folder: Path) -> Path:
+        """`suspect_labels.csv` in a folder, or beside a file there."""
+        return (folder.parent if folder.suffix else folder) / SUSPECT_LABELS
+
     def write(self, folder: Path) -> Path:
-        """Write `suspect_labels.csv` into a folder, or beside a file there, and name it."""
-        path = (folder.parent if folder.suffix else folder) / SUSPECT_LABELS
+        """Write `suspect_labels.csv`, and name it."""
+        path = self.path_in(folder)
         write_csv(path, SuspectLabel._fields, (_cells(one) for one in self.suspects))
         return path
 
@@ -78,6 +82,7 @@ def audit_run(
     device: str = "auto",
     seed: int = 0,
     on_image: Callable[[int, int], None] | None = None,
+    on_predicted: Callable[[int, int], None] | None = None,
     on_bad_image: str = FAIL,
 ) -> LabelAudit:
     """Suspect labels of a data set, by a run; images that it was trained on are cross-fitted.
@@ -89,6 +94,7 @@ def audit_run(
         device: Where to compute.
         seed: Of the folds.
         on_image: Called with the number of prepared images and of all.
+        on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
     from misgiving.checkpoint import load
@@ -111,7 +117,7 @@ def audit_run(
     images, unknown = everything.align(checkpoint.classes)
     trained = checkpoint.split.hashes_of("train")
     table = PredictionTable(
-        predictions=predictions_of(checkpoint, images),
+        predictions=predictions_of(checkpoint, images, on_image=on_predicted),
         sets=tuple("train" if content in trained else "test" for content in images.hashes),
     )
     files = source.images.paths if isinstance(source.images, ImageFiles) else ()

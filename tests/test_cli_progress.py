@@ -1,0 +1,139 @@
+import io
+import re
+from threading import active_count
+
+import pytest
+from rich.console import Console
+
+from misgiving.cli import progress
+from misgiving.cli.progress import Bar, LogLines, Steps, Units, progress_bars, show_table
+from misgiving.results.schema import Unit
+from misgiving.training.loop import Step
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def log(monkeypatch):
+    """What is printed on standard error."""
+    file = io.StringIO()
+    monkeypatch.setattr(progress, "console", Console(file=file, width=80))
+    return lambda: file.getvalue().splitlines()
+
+
+def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
+    lines = LogLines(clock)
+    bar = Bar(lines, "preparing images")
+    for second in range(1, 600):  # an image a second
+        clock.now += 1
+        bar.at(second, 600)
+        lines.look()
+    assert len(log()) == 9
+    assert log()[0] == "preparing images  60/600 (0:01:00 elapsed, about 0:09:00 left)"
+    assert log()[8] == "preparing images  540/600 (0:09:00 elapsed, about 0:01:00 left)"
+
+
+def test_a_log_says_that_work_without_a_count_goes_on(clock, log):
+    lines = LogLines(clock)
+    clock.now += 59
+    lines.look()
+    assert log() == []
+    clock.now += 1
+    lines.look()
+    assert log() == ["still working (0:01:00 elapsed)"]
+
+
+def train(lines, clock, *, epochs, steps, seconds, each_epoch):
+    show = Steps(lines, each_epoch=each_epoch).show
+    for epoch in range(1, epochs + 1):
+        for step in range(1, steps + 1):
+            clock.now += seconds
+            show(Step(epoch, epochs, step, steps, 1 / epoch, float("nan")))
+            lines.look()
+
+
+def test_every_epoch_of_a_training_is_a_line_of_the_log(clock, log):
+    train(LogLines(clock), clock, epochs=3, steps=5, seconds=1, each_epoch=True)
+    assert [line.partition("  (")[0] for line in log()] == [
+        "epoch 1/3  primary loss 1.000  5/15 (0:00:05 elapsed, about 0:00:10 left)",
+        "epoch 2/3  primary loss 0.500  10/15 (0:00:10 elapsed, about 0:00:05 left)",
+        "epoch 3/3  primary loss 0.333  15/15 (0:00:15 elapsed)",
+    ]
+
+
+def test_a_long_epoch_is_not_silent(clock, log):
+    train(LogLines(clock), clock, epochs=2, steps=15, seconds=10, each_epoch=True)
+    counts = [int(re.search(r"  (\d+)/30 ", line)[1]) for line in log()]
+    assert counts == [6, 12, 15, 21, 27, 30]  # each minute since the last line, and each epoch
+
+
+def test_a_reproduction_says_once_a_minute_which_units_are_done(clock, log):
+    lines = LogLines(clock)
+    units = Units(lines)
+    units.start(todo=4, count=4)
+    train(lines, clock, epochs=8, steps=1, seconds=10, each_epoch=False)
+    units.show(Unit("generalization", 0, "vanilla"))
+    assert log() == [
+        "units  0/4, epoch 6/8  primary loss 0.167  6/8 (0:01:00 elapsed, about 0:00:20 left)",
+        "[1/4] finished generalization, trial 0, vanilla",
+    ]
+
+
+def test_a_bar_starts_anew_for_the_next_set(clock, log):
+    lines = LogLines(clock)
+    bar = Bar(lines, "predicting")
+    for total in (64, 64, 32):
+        bar.at(total // 2, total)
+        bar.at(total, total)
+    bar.at(64, 100)
+    clock.now += 60
+    lines.look()
+    assert [line.partition(" (")[0] for line in log()] == ["predicting  64/100"]
+
+
+def test_the_log_is_written_by_a_thread_that_ends_with_the_work(monkeypatch):
+    threads = active_count()
+    looked = []
+    monkeypatch.setattr(progress, "LOOK", 0.0)
+    monkeypatch.setattr(LogLines, "look", looked.append)
+    with progress_bars() as lines:
+        while not looked:
+            pass
+    assert set(looked) == {lines}
+    assert active_count() == threads
+
+
+def test_a_terminal_shows_bars_and_no_lines(monkeypatch):
+    file = io.StringIO()
+    terminal = Console(file=file, force_terminal=True, width=80, _environ={"TERM": "xterm"})
+    monkeypatch.setattr(progress, "console", terminal)
+    with progress_bars() as bars:
+        Steps(bars, each_epoch=True).show(Step(1, 2, 5, 5, 0.5, 0.25))
+    assert not isinstance(bars, LogLines)
+    assert "elapsed" not in file.getvalue()
+
+
+HEADER = ("check", "count", "remark")
+ROWS = [("near duplicates", 12, "dissimilarities between photographs [red]")]
+
+
+@pytest.mark.parametrize("width", [100, 60, 30])
+def test_a_table_fits_the_terminal_and_loses_nothing(monkeypatch, capsys, width, tmp_path):
+    monkeypatch.setenv("COLUMNS", str(width))
+    show_table(HEADER, ROWS, whole=tmp_path / "audit.csv")
+    printed, said = capsys.readouterr()
+    assert max(map(len, printed.splitlines())) <= width
+    cells = [re.split("[│┃]", line)[1:-1] for line in printed.splitlines() if "│" in line]
+    for column, expected in zip(zip(*cells, strict=True), ROWS[0], strict=True):
+        assert "".join("".join(column).split()) == "".join(str(expected).split())
+    assert ("audit.csv" in "".join(said.split())) == (width == 30)
