@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,9 +10,10 @@ from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import SPLITS, SetNames
+from misgiving.data.splits import SPLITS, SetNames, Split
 from misgiving.errors import UsageError
 from misgiving.evaluation.inference import predict
+from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import AttachConfig, TrainingConfig
 from misgiving.training.devices import device_named
@@ -86,20 +87,13 @@ def attach_run(
         for name in ("train", "tune")
     )
     history = fit_estimator(joint, learned, tune, training)
-    checkpoint = Checkpoint(
-        model=joint.eval(),
-        architecture=architecture,
-        classes=trained.classes,
-        preprocessing=trained.preprocessing,
-        split=split_of(images, sets),
-        class_weights=(1.0,) * len(trained.classes),
-        estimates_losses=True,
-        configuration={
-            "data": data_facts(data, images, sets),
-            "model": config.to_dict(),
-            "training": training.to_dict(),
-        },
-    )
+    configuration = {
+        "data": data_facts(data, images, sets),
+        "model": config.to_dict(),
+        "training": training.to_dict(),
+    }
+    split = split_of(images, sets)
+    checkpoint = _checkpoint(joint, architecture, trained, split, configuration)
     save(folder, checkpoint, history=history)
     accuracy = 100 * float(np.mean(~learned.errors))
     summary = [
@@ -109,6 +103,25 @@ def attach_run(
         f"{accuracy:.1f} % of them",
     ]
     return Attached(checkpoint, images, sets, history, summary)
+
+
+def _checkpoint(
+    model: JointClassifier,
+    architecture: Architecture,
+    trained: TrainedModel,
+    split: Split,
+    configuration: dict[str, Any],
+) -> Checkpoint:
+    return Checkpoint(
+        model=model.eval(),
+        architecture=architecture,
+        classes=trained.classes,
+        preprocessing=trained.preprocessing,
+        split=split,
+        class_weights=(1.0,) * len(trained.classes),
+        estimates_losses=True,
+        configuration=configuration,
+    )
 
 
 def _architecture(trained: TrainedModel, config: AttachConfig) -> Architecture:

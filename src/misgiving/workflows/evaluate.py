@@ -166,10 +166,15 @@ def evaluate_run(
         on_bad_image=on_bad_image,
     )
     sets = _sets_to_measure(checkpoint, load_dataset(data), folders, set_name, prepared)
+    return _evaluate(run, _Model(checkpoint, engine, on_predicted), sets, out, set_name)
+
+
+def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | None) -> Evaluation:
+    """Predict, measure, and write the tables and the report."""
+    engine = model.engine
     rows, remarks, doubts = _rows_for_policy(run, engine, sets.measured, set_name)
     if distributed.is_first():
         remove_earlier(out)
-    model = _Model(checkpoint, engine, on_predicted)
     predictions = model.predict(sets.measured)
     if distributed.is_first():
         predictions.save(out / PREDICTIONS)
@@ -180,14 +185,14 @@ def evaluate_run(
     tables = _Tables(out, decided, sets.skipped)
     tables.add(
         [
-            *_measure(checkpoint, predictions, sets.dataset),
+            *_measure(model.checkpoint, predictions, sets.dataset),
             *(decided.measurements if decided else ()),
         ]
     )
     detection, outliers = _detection(model, sets, predictions, tables)
     measured = MeasuredSet(sets.dataset, sets.measured, predictions)
     found, notes = measured_together(
-        run, checkpoint, engine, sets.everything, measured, outliers, predict=model.predict
+        run, model.checkpoint, engine, sets.everything, measured, outliers, predict=model.predict
     )
     tables.add(found)
     evaluated = evaluated_images(
