@@ -1,6 +1,6 @@
 import io
 import re
-from threading import active_count
+from threading import Event, active_count
 
 import pytest
 from rich.console import Console
@@ -102,14 +102,11 @@ def test_a_bar_starts_anew_for_the_next_set(clock, log):
 
 
 def test_the_log_is_written_by_a_thread_that_ends_with_the_work(monkeypatch):
-    threads = active_count()
-    looked = []
+    threads, looked = active_count(), Event()
     monkeypatch.setattr(progress, "LOOK", 0.0)
-    monkeypatch.setattr(LogLines, "look", looked.append)
-    with progress_bars() as lines:
-        while not looked:
-            pass
-    assert set(looked) == {lines}
+    monkeypatch.setattr(LogLines, "look", lambda _: looked.set())
+    with progress_bars():
+        assert looked.wait(60)
     assert active_count() == threads
 
 

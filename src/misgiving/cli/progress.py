@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -93,7 +93,7 @@ class LogLines(Progress):
 
     def _say(self, tasks: Sequence[Task]) -> None:
         self._last = self.get_time()
-        counts = [f"{one.description}  {one.completed:g}/{one.total or '?'}" for one in tasks]
+        counts = [f"{one.description}  {_count(one)}" for one in tasks]
         took = f"{_duration(self._last - self._started)} elapsed"
         left = next((one.time_remaining for one in tasks if one.time_remaining), None)
         after = f", about {_duration(left)} left" if left else ""
@@ -121,7 +121,11 @@ def _complete(task: Task) -> bool:
     return task.total is not None and task.completed >= task.total
 
 
-def _duration(seconds: float) -> str:
+def _count(task: Task) -> str:
+    return f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
+
+
+def _duration(seconds: int | float) -> str:
     """Hours, minutes and seconds.
 
     >>> _duration(3725.4)
@@ -136,7 +140,7 @@ def progress_bars(stop: str = "stopped; no partial output was left behind") -> I
     if console.is_terminal and not console.is_dumb_terminal:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        looking = nullcontext()
+        looking: AbstractContextManager[None] = nullcontext()
     else:
         progress = lines = LogLines()
         looking = lines.looking()
