@@ -39,7 +39,7 @@ def case(number, **values):
             "reason": "because",
             "acceptance_score": 1 / 3,
             "ood_score": -2.0,
-            "sha256": "a" * 64,
+            "sha256": f"{number:064x}",
             "model_fingerprint": "b" * 64,
             "policy_fingerprint": None,
             "image_kept": False,
@@ -174,8 +174,31 @@ def test_an_unknown_case_cannot_be_reviewed(store):
 
 def test_cases_are_added_together_or_not_at_all(store):
     with pytest.raises(Exception, match=r"(?i)unique"):
-        store.add([case(1), case(2), case(1)])
+        store.add([case(1), case(2), case(1, sha256="c" * 64)])
     assert store.count(CaseQuery()) == 0
+
+
+def test_the_same_file_is_one_case_for_one_model_and_policy(store):
+    first, second = case(1, sha256="a"), case(2, sha256="a")
+    assert store.add([first, second]) == [first, first]
+    store.review(first.id, review("seen"))
+    (again,) = store.add([case(3, sha256="a")])
+    assert (again.id, again.review.note) == (first.id, "seen")
+    others = [
+        case(4, sha256="a", policy_fingerprint="p"),
+        case(5, sha256="a", model_fingerprint="m"),
+        case(6, sha256="a", image_kept=True),
+        case(7, sha256="a", place=1, remark="listed"),
+    ]
+    assert store.add(others) == others
+    assert store.count(CaseQuery()) == 5
+
+
+def test_a_part_of_a_name_finds_its_cases(store):
+    store.add([case(n, name=name) for n, name in enumerate(["A/Mole.jpg", "b_le.jpg", "moXle"])])
+    for part, wanted in {"mole": {0}, "_": {1}, "%": set(), "LE": {0, 1, 2}}.items():
+        found = store.page(CaseQuery(name=part)).cases
+        assert {one.id for one in found} == {f"{number:032x}" for number in wanted}
 
 
 def test_cases_survive_closing_the_store(place):
@@ -260,6 +283,30 @@ def test_decisions_of_older_stores_are_renamed(place):
     assert found[0].acceptance_score == 0.25
     assert migrated.case("02").decision == "accept"
     assert migrated.counts() == {"accept": 1, "defer": 0, "ood": 1}
+    migrated.close()
+
+
+WITH_CLASS = 6  # schemas in which every review named a class
+
+
+def test_reviews_of_older_stores_are_kept_beside_those_that_name_no_class(place):
+    engine = engine_for(place)
+    with engine.begin() as connection:
+        migrate(connection, place, MIGRATIONS[:WITH_CLASS])
+        connection.exec_driver_sql(
+            "INSERT INTO cases (id, received, name, predicted_class, probabilities, decision, "
+            "reason, sha256, model_fingerprint, image_kept, reviewed, doubt) VALUES ('01', "
+            "'2026-01-01T00:00:00Z', 'a', 'MEL', '{}', 'defer', 'r', 's', 'm', false, true, 0.4)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO reviews (case_id, verdict, final_class, note, reviewer, reviewed_at) "
+            "VALUES ('01', 'override', 'NV', 'old', 'A', '2026-01-01T00:00:00Z')"
+        )
+    engine.dispose()
+    migrated = Store.open(place)
+    migrated.review("01", review("new", verdict="unsure", final_class=None))
+    found = [(one.verdict, one.final_class, one.note) for one in migrated.reviews("01")]
+    assert found == [("override", "NV", "old"), ("unsure", None, "new")]
     migrated.close()
 
 
