@@ -228,7 +228,7 @@ def test_only_visible_rows_are_in_the_document(opened):
                 const body = new FormData();
                 const image = new OffscreenCanvas(4, 4), pen = image.getContext("2d");
                 for (let one = 0; one < 50; one++) {
-                    pen.fillStyle = `rgb(${one} ${one} ${one})`;
+                    pen.fillStyle = `rgb(${one} ${one} ${batch})`;
                     pen.fillRect(0, 0, 4, 4);
                     body.append("files", await image.convertToBlob(), `${batch}-${one}.png`);
                 }
@@ -304,7 +304,9 @@ def test_a_dropped_folder_is_sent_with_its_subfolders(opened, tmp_path):
     folder = tmp_path / "patients"
     (folder / "one" / "two").mkdir(parents=True)
     for number in range(130):
-        (folder / "one" / f"{number:03d}.png").write_bytes(picture(0.1, size=(4, 4)))
+        (folder / "one" / f"{number:03d}.png").write_bytes(
+            picture(colour=(number % 12, number // 12, 20), size=(4, 4))
+        )
     (folder / "one" / "two" / "deep.png").write_bytes(picture(0.4))
     (folder / ".hidden").write_text("of the system")
     (tmp_path / "alone.png").write_bytes(picture(0.3))

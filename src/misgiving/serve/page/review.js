@@ -120,5 +120,6 @@ function undoTogether(last) {
   if (state.reviewed === "no") state.reviewed = at("reviewed").value = "all";
   state.marked = new Set(last.map((one) => one.id));
   emit("filters");
+  focusList();
   say(`Back to ${last.length} cases: a new review replaces the last one.`);
 }

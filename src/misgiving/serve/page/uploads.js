@@ -68,28 +68,28 @@ async function afterFailure(files, error, attempt) {
     await waitFor(1000 * (Number(error.wait) || 1));
     return sendSome(files, attempt + 1);
   }
-  if (error.content?.results) return settle(files, error.content.results);
+  if (error.content?.results) return settle(files, error.content.results, attempt);
   if (error.status === 413 && files.length > 1) { // each file alone may be small enough
     for (const file of files) await sendSome([file], attempt);
     return undefined;
   }
-  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })));
+  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })), attempt);
 }
 
 // Files without a decision in time are sent again alone.
 async function settleOrSendAgain(files, results, attempt) {
   const waits = results.map(({ problem }) =>
     problem?.status === 503 && attempt < RETRIES && !sending.stopped);
-  settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]));
+  settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]), attempt);
   if (!waits.includes(true)) return;
   await waitFor(1000);
   await sendSome(files.filter((_, index) => waits[index]), attempt + 1);
 }
 
-function settle(files, results) {
+function settle(files, results, attempt) {
   for (const { name, case: one, known, problem } of results) {
     if (one) {
-      if (known) {
+      if (known && !attempt) { // not a file that was stored although the answer came too late
         sending.known.push({ name, as: one.name });
         isBack(one.id);
       } else if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
