@@ -1,4 +1,4 @@
-"""The page for a reviewer of many cases: what fits the screen, progress, filters, the grid, images."""
+"""The page for a reviewer of many cases: what fits, progress, filters, the grid, images."""
 
 import io
 import re
@@ -22,6 +22,7 @@ from misgiving.serve.store import CaseQuery
 
 pytestmark = needs_chromium
 
+TIMES = "\N{MULTIPLICATION SIGN}"
 TEN = [f"a class with a name {number}" for number in range(10)]
 
 
@@ -155,11 +156,11 @@ def test_the_original_is_shown_where_it_is_kept(tmp_path, browser):
     choose(page, {"wide.png": picture(0.4, size=(64, 48))})
     page.locator(".row").click()
     says = page.locator("#picture-says")
-    playwright.expect(says).to_have_text("Original, 64 × 48 pixels.")
+    playwright.expect(says).to_have_text(f"Original, 64 {TIMES} 48 pixels.")
     page.keyboard.press("s")  # the regions are those of the model's input
-    playwright.expect(says).to_contain_text("The model’s 16-pixel input")
+    playwright.expect(says).to_contain_text("The model's 16-pixel input")
     page.keyboard.press("s")
-    playwright.expect(says).to_have_text("Original, 64 × 48 pixels.")
+    playwright.expect(says).to_have_text(f"Original, 64 {TIMES} 48 pixels.")
     page.close()
     service.close()
 
@@ -174,7 +175,7 @@ def test_an_original_that_the_browser_cannot_show_is_replaced_by_the_input(tmp_p
     choose(page, {"scan.tif": file.getvalue()})
     page.locator(".row").click()
     playwright.expect(page.locator("#picture-says")).to_have_text(
-        "The model’s 16-pixel input: the browser cannot show the original."
+        "The model's 16-pixel input: the browser cannot show the original."
     )
     page.close()
     service.close()
@@ -185,7 +186,7 @@ def test_the_page_says_that_an_image_is_only_the_models_input_and_enlarges_it(op
     choose(page, shades({"doubtful": 0.45, "quite": 0.12}))
     page.locator(".row").first.click()
     playwright.expect(page.locator("#picture-says")).to_have_text(
-        "The model’s 16-pixel input: the original is not kept."
+        "The model's 16-pixel input: the original is not kept."
     )
     width = page.locator("#case-image").bounding_box()["width"]
     page.get_by_role("button", name="Zoom in").click()
@@ -196,7 +197,7 @@ def test_the_page_says_that_an_image_is_only_the_models_input_and_enlarges_it(op
     )
     assert middle == pytest.approx(0.5, abs=0.02)
     page.keyboard.press("j")
-    playwright.expect(page.locator("#zoom")).to_have_text("1×")
+    playwright.expect(page.locator("#zoom")).to_have_text(f"1{TIMES}")
 
 
 def test_one_number_says_the_risk_and_the_others_are_folded(opened):

@@ -58,9 +58,7 @@ class Review(Record):
     """A person's verdict on a case."""
 
     verdict: Verdict = Field(description=VERDICT)
-    final_class: str | None = Field(
-        description="The class after this review; null: it names none."
-    )
+    final_class: str | None = Field(description="The class after this review; null: it names none.")
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
     reviewed_at: Moment

@@ -96,12 +96,14 @@ class CaseQuery(Record):
             clauses.append(CASES.c.predicted_class == self.predicted_class)
         if self.name is not None:
             clauses.append(CASES.c.name.icontains(self.name, autoescape=True))
+        return and_(True, *clauses, *self._times())
+
+    def _times(self) -> Iterator[ColumnElement[bool]]:
         if self.received_since is not None:
-            clauses.append(CASES.c.id >= first_id_at(self.received_since))
+            yield CASES.c.id >= first_id_at(self.received_since)
         if self.reviewed_since is not None:
             late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
-            clauses.append(CASES.c.id.in_(select(REVIEWS.c.case_id).where(late)))
-        return and_(True, *clauses)
+            yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
 
 
 def first_id_at(time: datetime) -> str:

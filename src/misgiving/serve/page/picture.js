@@ -47,7 +47,7 @@ function describe() {
   const why = unshown.has(one.id) ? "the browser cannot show the original"
     : one.image_kept ? "important regions are those of this input" : "the original is not kept";
   at("picture-says").textContent = src.endsWith("/image")
-    ? `Original, ${width} × ${height} pixels.` : `The model’s ${width}-pixel input: ${why}.`;
+    ? `Original, ${width} × ${height} pixels.` : `The model's ${width}-pixel input: ${why}.`;
 }
 
 async function onError() {

@@ -10,7 +10,7 @@ import { remember } from "./storage.js";
 import { drawingOf, isForgotten, lookAgain } from "./thumbnails.js";
 
 const ROW = 64; // height of a row, as in style.css
-const CELL = { width: 150, height: 184 }; // of the grid: the least width, and the height
+const CELL = { width: 180, height: 184 }; // of the grid: the least width, and the height
 const SPARE = 6; // rows beyond both ends of the visible ones
 
 let pending = 0;
