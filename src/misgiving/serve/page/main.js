@@ -65,7 +65,7 @@ function showKeys() {
 
 function leave(writes, target) {
   if (writes) target.blur();
-  else if (state.marked.size) clearMarks();
+  else if (isGrid() && state.marked.size) clearMarks();
   else if (isGrid()) setLayout("list");
   else document.body.dataset.view = "list";
   at("list").focus({ preventScroll: true });
@@ -143,6 +143,7 @@ function renderModel() {
   at("notice").textContent = state.model.notice;
   at("named").append(...classes.map((name) => new Option(name, name)));
   at("named").value = state.named;
+  state.named = at("named").value; // a link may name a class that the model does not know
   const all = element("button", "", "Agree with each ");
   all.type = "button";
   all.append(element("kbd", "", "a"));
