@@ -164,11 +164,14 @@ function draw(row, one, position) {
 
 function said(one) {
   const box = element("div", "said"), line = element("div", "line");
-  const name = element("div", "file", one.remark ? `${one.name}: ${one.remark}` : one.name);
-  name.title = name.textContent;
+  const texts = [["file", one.name], ["why", one.remark]].filter(([, text]) => text).map(([kind, text]) => {
+    const made = element("div", kind, text);
+    made.title = text;
+    return made;
+  });
   line.append(element("b", "", classOf(one)));
   if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
-  box.append(line, name);
+  box.append(line, ...texts);
   return box;
 }
 
