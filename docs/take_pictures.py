@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-WIDE = {"width": 1240, "height": 900}
+WIDE = {"width": 1400, "height": 900}
 PHONE = {"width": 390, "height": 780}
 GROUND = (119, 128, 138)
 GAP = 24
@@ -68,7 +68,6 @@ def review(page: Page) -> None:
     """Correct with the keyboard a nine that the model takes for an eight."""
     page.locator(".row", has_text="unseen-9").first.click()
     page.locator("#list").focus()
-    page.keyboard.press("o")
     page.keyboard.press("9")
     page.wait_for_selector(".row .done")
 

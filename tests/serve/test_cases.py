@@ -56,6 +56,10 @@ def test_a_cursor_leads_through_the_whole_list(worklist):
         ("decision=accept&decision=ood", {"0.1.png", "1.0.png", "green.png"}),
         ("class=light", {"0.6.png", "1.0.png"}),
         ("class=light' OR '1'='1", set()),
+        ("name=GREEN", {"green.png"}),
+        ("name=0.6", {"0.6.png"}),
+        ("name=%25", set()),
+        ("name=_", set()),
         ("reviewed=true", set()),
         ("reviewed=false&decision=defer", {"0.6.png"}),
     ],
@@ -67,6 +71,23 @@ def test_filters_select_cases(worklist, query, expected):
 def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
     found = worklist.get("/cases?decision=ood&limit=1").json()
     assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "ood": 1})
+
+
+def test_the_reviewed_cases_of_a_filter_are_counted(worklist):
+    first = worklist.get("/cases?class=light").json()["cases"][0]
+    worklist.post(f"/cases/{first['id']}/review", json={"verdict": "unsure"})
+    for query, wanted in {"": (4, 1), "class=light": (2, 1), "class=dark": (2, 0)}.items():
+        found = worklist.get(f"/cases?limit=1&{query}").json()
+        assert (found["total"], found["reviewed"]) == wanted
+
+
+def test_a_file_that_is_sent_again_is_its_earlier_case(client):
+    pictures = [("files", (name, picture(0.9))) for name in ("a.png", "b.png")]
+    first, second = client.post("/decisions", files=pictures).json()["results"]
+    assert {first["known"], second["known"]} == {True, False}
+    assert first["case"] == second["case"]
+    assert second["name"] == "b.png"
+    assert client.get("/cases").json()["total"] == 1
 
 
 @pytest.mark.parametrize(
@@ -125,9 +146,22 @@ def test_overriding_names_another_class_and_history_is_kept(client):
     assert listed["review"]["note"] == "on second thoughts"
 
 
+@pytest.mark.parametrize("verdict", ["none", "ungradable", "unsure"])
+def test_a_review_may_name_no_class(client, verdict):
+    case = sent(client, 0.9)
+    url = f"/cases/{case['id']}/review"
+    last = client.post(url, json={"verdict": verdict, "reviewer": "B. C."}).json()["review"]
+    assert (last["verdict"], last["final_class"]) == (verdict, None)
+    (row,) = csv.DictReader(io.StringIO(client.get("/cases.csv").text))
+    assert (row["reviewed"], row["verdict"], row["final_class"]) == ("yes", verdict, "")
+    refused = client.post(url, json={"verdict": "agree", "seen": None})
+    assert f"as {verdict}" in refused.json()["detail"]
+
+
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
+        ({"verdict": "unsure", "class": "dark"}, "class"),
         ({"verdict": "override", "class": "grey"}, "choose from dark, light"),
         ({"verdict": "override"}, "class"),
         ({"verdict": "agree", "class": "dark"}, "class"),

@@ -268,7 +268,7 @@ def test_a_full_queue_is_reported_and_recovers(serving):
 
 
 def test_ids_increase_with_time(client):
-    ids = [cases_of(send(client, picture(0.5)))[0]["id"] for _ in range(5)]
+    ids = [cases_of(send(client, picture(n / 10)))[0]["id"] for n in range(5)]
     assert ids == sorted(ids)
     assert len(set(ids)) == 5
 

@@ -13,7 +13,7 @@ from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.database import ARRIVALS, CASES
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.schemas import Case, zulu
-from misgiving.serve.store import Store
+from misgiving.serve.store import CaseQuery, Store
 
 START = datetime(2030, 1, 1, tzinfo=UTC)
 
@@ -141,7 +141,9 @@ def test_cases_committed_after_one_with_a_higher_number_are_not_missed(database)
 
 
 def test_an_image_counts_once_and_cases_of_other_policies_do_not(store, watch):
-    store.add([a_case(n, content="c" * 64) for n in range(5)])
+    again = [a_case(n, content="c" * 64) for n in range(5)]
+    store.add([one.model_copy(update={"model_fingerprint": one.id}) for one in again])
+    assert store.count(CaseQuery()) == 5
     store.add([a_case(9, policy="q" * 64)])
     assert watch.update().cases == 1
     store.add([a_case(10, content="c" * 63 + "d")])

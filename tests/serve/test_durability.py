@@ -4,6 +4,7 @@ import hashlib
 import http.client
 import json
 import random
+import secrets
 import signal
 import threading
 import time
@@ -26,7 +27,7 @@ def ask(where, answered, level):
         suppress(OSError, http.client.HTTPException),
     ):
         while True:
-            body = picture(level, size=(20, 20))
+            body = picture(level, size=(20, 20)) + secrets.token_bytes(8)  # each its own file
             level = (level + 0.07) % 1
             connection.request("POST", "/decisions", body, {"Content-Type": "image/png"})
             response = connection.getresponse()

@@ -1,6 +1,7 @@
 """Many clients for a long time: no failures, each case stored once, constant memory."""
 
 import http.client
+import itertools
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ class Load:
 
     def __init__(self, where):
         self.where, self.statuses, self.ids, self.problems = where, Counter(), [], []
+        self._serial = itertools.count()
 
     def send(self, images):
         with ThreadPoolExecutor(CLIENTS) as clients:
@@ -34,7 +36,7 @@ class Load:
         answers = []
         with closing(http.client.HTTPConnection(*self.where)) as connection:
             for number in numbers:
-                body = FILES[number % len(FILES)]
+                body = FILES[number % len(FILES)] + b"%d" % next(self._serial)  # its own file
                 connection.request("POST", "/decisions", body, {"Content-Type": "image/jpeg"})
                 response = connection.getresponse()
                 answers.append((response.status, json.loads(response.read())))

@@ -1,64 +1,16 @@
 import contextlib
-import random
 import sqlite3
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from commands import one_line
 from processes import started
+from store_cases import START, case, review
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.database import METADATA, MIGRATIONS, engine_for, migrate
-from misgiving.serve.schemas import Case, Review
 from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError, Store
-
-START = datetime(2026, 1, 1, tzinfo=UTC)
-CHOICES = ("accept", "defer", "ood")
-
-
-def case(number, **values):
-    """A case at this second; everything else is random, with many ties."""
-    drawn = random.Random(number)
-    error = drawn.choice([0.1, 0.2, 0.3, None])
-    return Case(
-        **{
-            "id": f"{number:032x}",
-            "received": START + timedelta(seconds=number),
-            "name": f"{number}.jpg",
-            "predicted_class": drawn.choice(["MEL", "NV"]),
-            "probability": 0.7,
-            "probabilities": {"MEL": 0.7, "NV": 0.3},
-            "error_probability": error,
-            "expected_loss": 0.5,
-            "predicted_loss": -1.5,
-            "ood_p_value": 0.04,
-            "decision": drawn.choice(CHOICES),
-            "reason": "because",
-            "acceptance_score": 1 / 3,
-            "ood_score": -2.0,
-            "sha256": "a" * 64,
-            "model_fingerprint": "b" * 64,
-            "policy_fingerprint": None,
-            "image_kept": False,
-        }
-        | values
-    )
-
-
-def review(note, **values):
-    return Review(
-        **{
-            "verdict": "agree",
-            "final_class": "MEL",
-            "note": note,
-            "reviewer": "A. B.",
-            "reviewed_at": START,
-        }
-        | values
-    )
 
 
 @pytest.fixture
@@ -174,8 +126,24 @@ def test_an_unknown_case_cannot_be_reviewed(store):
 
 def test_cases_are_added_together_or_not_at_all(store):
     with pytest.raises(Exception, match=r"(?i)unique"):
-        store.add([case(1), case(2), case(1)])
+        store.add([case(1), case(2), case(1, sha256="c" * 64)])
     assert store.count(CaseQuery()) == 0
+
+
+def test_the_same_file_is_one_case_for_one_model_and_policy(store):
+    first, second = case(1, sha256="a"), case(2, sha256="a")
+    assert store.add([first, second]) == [first, first]
+    store.review(first.id, review("seen"))
+    (again,) = store.add([case(3, sha256="a")])
+    assert (again.id, again.review.note) == (first.id, "seen")
+    others = [
+        case(4, sha256="a", policy_fingerprint="p"),
+        case(5, sha256="a", model_fingerprint="m"),
+        case(6, sha256="a", image_kept=True),
+        case(7, sha256="a", place=1, remark="listed"),
+    ]
+    assert store.add(others) == others
+    assert store.count(CaseQuery()) == 5
 
 
 def test_cases_survive_closing_the_store(place):
@@ -185,82 +153,6 @@ def test_cases_survive_closing_the_store(place):
     again = Store.open(place)
     assert again.case(case(1).id) == case(1)
     again.close()
-
-
-def columns(connection, table):
-    cursor = connection.exec_driver_sql(f"SELECT * FROM {table} WHERE 1 = 0")
-    return sorted(cursor.keys())
-
-
-def test_migrations_make_the_tables_that_queries_know(place):
-    engine = engine_for(place)
-    with engine.begin() as connection:
-        migrate(connection, place)
-        for name, table in METADATA.tables.items():
-            assert columns(connection, name) == sorted(table.columns.keys())
-    engine.dispose()
-
-
-def test_migrations_are_applied_in_order_and_only_once(place):
-    steps = (
-        ("CREATE TABLE a (x TEXT)",),
-        ("ALTER TABLE a ADD COLUMN y TEXT", "INSERT INTO a VALUES ('x', 'y')"),
-    )
-    engine = engine_for(place)
-    for known in (1, 2, 2):
-        with engine.begin() as connection:
-            migrate(connection, place, steps[:known])
-    with engine.begin() as connection:
-        assert connection.exec_driver_sql("SELECT x, y FROM a").all() == [("x", "y")]
-        versions = connection.exec_driver_sql("SELECT version FROM misgiving_schema").scalars()
-        assert sorted(versions) == [1, 2]
-    engine.dispose()
-
-
-def test_cases_of_the_first_schema_survive_all_migrations(place):
-    engine = engine_for(place)
-    with engine.begin() as connection:
-        migrate(connection, place, MIGRATIONS[:1])
-    engine.dispose()
-    old = Store(engine_for(place))
-    with old._engine.begin() as connection:
-        connection.exec_driver_sql(
-            "INSERT INTO cases VALUES ('00', '2026-01-01T00:00:00Z', 'n', 'MEL', 0.5, '{}', 0.5, "
-            "0.5, 0.5, 0.5, 'defer', 'r', 0.5, 0.5, 's', 'm', NULL, false, false, 0.5)"
-        )
-    old.close()
-    migrated = Store.open(place)
-    assert migrated.review("00", review("looked at"))
-    assert migrated.case("00").review.note == "looked at"
-    migrated.add([case(1, policy_fingerprint="p")])
-    assert [one.number for one in migrated.decided("p")] == [2]
-    migrated.close()
-
-
-WITH_FOREIGN = 4  # schemas that called out-of-distribution images foreign
-
-
-def test_decisions_of_older_stores_are_renamed(place):
-    engine = engine_for(place)
-    with engine.begin() as connection:
-        migrate(connection, place, MIGRATIONS[:WITH_FOREIGN])
-        connection.exec_driver_sql(
-            "INSERT INTO cases (id, received, name, predicted_class, probability, probabilities, "
-            "error_probability, foreign_p_value, decision, reason, score, foreign_score, sha256, "
-            "model_fingerprint, image_kept, reviewed, doubt) VALUES "
-            "('01', '2026-01-01T00:00:00Z', 'a', 'MEL', 0.6, '{\"MEL\": 0.6}', 0.4, 0.01, "
-            "'foreign', 'r', 0.25, -7.5, 's', 'm', false, false, 0.4), "
-            "('02', '2026-01-02T00:00:00Z', 'b', 'NV', 0.9, '{\"NV\": 0.9}', 0.1, 0.5, "
-            "'accept', 'r', 0.75, -1.5, 's', 'm', false, false, 0.1)"
-        )
-    engine.dispose()
-    migrated = Store.open(place)
-    found = migrated.page(CaseQuery(decisions=("ood",))).cases
-    assert [(one.id, one.ood_p_value, one.ood_score) for one in found] == [("01", 0.01, -7.5)]
-    assert found[0].acceptance_score == 0.25
-    assert migrated.case("02").decision == "accept"
-    assert migrated.counts() == {"accept": 1, "defer": 0, "ood": 1}
-    migrated.close()
 
 
 def test_a_store_of_a_newer_version_is_refused(place):

@@ -35,8 +35,8 @@ def test_the_page_says_that_not_all_cases_are_loaded_and_counts_all(more_than_ar
     playwright.expect(page.locator("#shown")).to_have_text(
         "4 of 6 cases; 2 more match but are not loaded"
     )
-    playwright.expect(page.locator("#counts")).to_contain_text("5 defer")
-    playwright.expect(page.locator("#counts")).to_contain_text("1 unfamiliar")
+    playwright.expect(page.locator("#counts")).to_contain_text("defer 5")
+    playwright.expect(page.locator("#counts")).to_contain_text("unfamiliar 1")
     page.locator("#setting summary").first.click()
     page.locator("#target").fill("30")
     playwright.expect(page.locator("#setting-now")).to_contain_text("4 loaded cases")
@@ -51,7 +51,7 @@ def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_l
         page.locator("#reviewed").select_option("no")
     else:
         page.locator("#order").select_option(way)
-    playwright.expect(page.locator(".row .line span").first).to_have_text("5.png")
+    playwright.expect(page.locator(".row .file").first).to_have_text("5.png")
     shown = "1 of 6 cases" if way in ("ood", "unreviewed") else "4 of 6 cases; 2 more"
     playwright.expect(page.locator("#shown")).to_contain_text(shown)
 
@@ -127,22 +127,22 @@ def look_again(page):
 def test_changes_by_others_appear_and_scroll_selection_and_note_stay(page_service, opened):
     cases = [stored(page_service, number, error=0.3 - number / 100) for number in range(30)]
     page = opened(prepare=no_pictures)
-    page.locator("#list").evaluate("(list) => { list.scrollTop = 760; }")
+    page.locator("#list").evaluate("(list) => { list.scrollTop = 640; }")
     page.get_by_role("option").filter(has_text="12.png").click()
     page.locator("#note").fill("mine")
     stored(page_service, 100, error=0.45, id=now_id(), name="urgent.png")
     page_service.store.review(cases[12].id, said_by("B", "light"))
     page_service.store.review(cases[13].id, said_by("B"))
     look_again(page)
-    playwright.expect(page.locator("#counts")).to_contain_text("31 defer")
+    playwright.expect(page.locator("#counts")).to_contain_text("defer 31")
     playwright.expect(page.locator("#shown")).to_have_text("31 of 31 cases")
     playwright.expect(page.locator(".row .done")).to_have_count(2)
     playwright.expect(page.locator("#status")).to_have_text("B has reviewed this case: light.")
     playwright.expect(page.locator("#history")).to_contain_text("B, ")
     playwright.expect(page.locator("#note")).to_have_value("mine")
-    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 760 + 76
+    assert page.locator("#list").evaluate("(list) => list.scrollTop") == 640 + 64
     page.locator("#list").evaluate("(list) => { list.scrollTop = 0; }")
-    playwright.expect(page.locator(".row .line span").first).to_have_text("urgent.png")
+    playwright.expect(page.locator(".row .file").first).to_have_text("urgent.png")
 
 
 def test_the_page_looks_for_new_cases_cheaply(page_service, opened):

@@ -145,7 +145,7 @@ def no_pictures(page):
 
 
 def names(page):
-    return page.locator(".row .line span").all_inner_texts()
+    return page.locator(".row .file").all_inner_texts()
 
 
 def drop(page, named):

@@ -120,6 +120,13 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE cases ADD COLUMN place INTEGER",
         "ALTER TABLE cases ADD COLUMN remark TEXT",
     ),
+    (  # reviews that name no class
+        "ALTER TABLE reviews RENAME COLUMN final_class TO required_class",
+        "ALTER TABLE reviews ADD COLUMN final_class TEXT",
+        "UPDATE reviews SET final_class = required_class",
+        "ALTER TABLE reviews DROP COLUMN required_class",
+        "CREATE INDEX cases_by_file ON cases (sha256)",
+    ),
 )
 
 

@@ -25,6 +25,8 @@ class RecentImages:
     def put(self, id: str, square: Square) -> None:
         """Add a square, and drop the oldest ones beyond the limit."""
         with self._lock:
+            if id in self._squares:  # the same file, sent again
+                self._bytes -= self._squares.pop(id).nbytes
             self._squares[id] = square
             self._bytes += square.nbytes
             while self._bytes > self._max_bytes:

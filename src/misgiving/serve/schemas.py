@@ -47,11 +47,18 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+Verdict = Literal["agree", "override", "none", "ungradable", "unsure"]
+VERDICT = (
+    "On the model's class; or that it is none of the classes, that the image cannot be judged, or "
+    "that the reviewer is unsure."
+)
+
+
 class Review(Record):
     """A person's verdict on a case."""
 
-    verdict: Literal["agree", "override"] = Field(description="On the model's class.")
-    final_class: str = Field(description="The class after this review.")
+    verdict: Verdict = Field(description=VERDICT)
+    final_class: str | None = Field(description="The class after this review; null: it names none.")
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
     reviewed_at: Moment

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from sqlalchemy.exc import OperationalError
@@ -60,6 +60,13 @@ class Model(Protocol):
         """One decision for each image."""
 
 
+class Decided(NamedTuple):
+    """The case of a file; known if the file was decided before."""
+
+    case: Case
+    known: bool
+
+
 class Service:
     """The model, the store, and the threads between them."""
 
@@ -83,8 +90,10 @@ class Service:
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
 
-    async def decide(self, upload: Upload, listed: Listing | None = None) -> Case:
+    async def decide(self, upload: Upload, listed: Listing | None = None) -> Decided:
         """Decide about one file, and commit the case before it is returned.
+
+        The same file, sent again, is its earlier case.
 
         Args:
             upload: The file.
@@ -107,11 +116,12 @@ class Service:
                 await self.workers.run(partial(self.files.write, sha256), upload.data)
             except (OSError, UsageError) as failure:
                 raise ImageNotStoredError from failure
-        await asyncio.wrap_future(self._store_batches.submit(case))
-        self.recent.put(case.id, square)
-        if listed is None:
+        stored = await asyncio.wrap_future(self._store_batches.submit(case))
+        self.recent.put(stored.id, square)
+        known = stored.id != case.id
+        if listed is None and not known:
             self.metrics.decisions.labels(case.decision).inc()
-        return case
+        return Decided(stored, known=known)
 
     async def square(self, case: Case) -> Square | None:
         """The image of a case as the model saw it, if it is still available."""

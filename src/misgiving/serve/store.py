@@ -68,6 +68,12 @@ class CaseQuery(Record):
         pattern=NO_NUL,
         description="The predicted class.",
     )
+    name: str | None = Field(
+        default=None,
+        max_length=255,
+        pattern=NO_NUL,
+        description="Part of the name, in upper or lower case.",
+    )
     received_since: Instant | None = Field(
         default=None, description="Received at this time or later."
     )
@@ -88,12 +94,16 @@ class CaseQuery(Record):
             clauses.append(CASES.c.reviewed.is_(self.reviewed))
         if self.predicted_class is not None:
             clauses.append(CASES.c.predicted_class == self.predicted_class)
+        if self.name is not None:
+            clauses.append(CASES.c.name.icontains(self.name, autoescape=True))
+        return and_(True, *clauses, *self._times())
+
+    def _times(self) -> Iterator[ColumnElement[bool]]:
         if self.received_since is not None:
-            clauses.append(CASES.c.id >= first_id_at(self.received_since))
+            yield CASES.c.id >= first_id_at(self.received_since)
         if self.reviewed_since is not None:
             late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
-            clauses.append(CASES.c.id.in_(select(REVIEWS.c.case_id).where(late)))
-        return and_(True, *clauses)
+            yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
 
 
 def first_id_at(time: datetime) -> str:
@@ -158,16 +168,23 @@ class Store:
         return store
 
     def add(self, cases: Sequence[Case]) -> list[Case]:
-        """Commit all of these cases or none, and return them."""
-        rows = [
-            case.model_dump(exclude=NOT_STORED)
-            | {"received": zulu(case.received), "doubt": case.doubt}
-            for case in cases
-        ]
+        """Commit all of these cases or none, and return them.
+
+        A file that the same model and policy have decided before stays its earlier case, which is
+        returned in place of the new one.
+        """
+        hashes = {case.sha256 for case in cases}
         with self._writing.begin() as connection:
-            connection.execute(insert(CASES), rows)
-            connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in cases])
-        return list(cases)
+            earlier = select(CASES).where(CASES.c.sha256.in_(hashes)).order_by(CASES.c.id.desc())
+            stored = {_identity(case): case for case in _cases(connection, earlier)}
+            fresh = []
+            for case in cases:
+                if stored.setdefault(_identity(case), case) is case:
+                    fresh.append(case)
+            if fresh:
+                connection.execute(insert(CASES), [_row(case) for case in fresh])
+                connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in fresh])
+        return [stored[_identity(case)] for case in cases]
 
     def review(self, id: str, review: Review, *, expected: ExpectedReview | None = None) -> bool:
         """Commit a review; returns False if there is no such case.
@@ -256,9 +273,11 @@ class Store:
             found = connection.execute(select(*columns).where(CASES.c.place.is_not(None)))
             return {(row[0], row[1], row[2]) for row in found}
 
-    def count(self, query: CaseQuery) -> int:
-        """Number of cases."""
+    def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
+        """Number of cases; with `reviewed`, of those of them that are or are not."""
         counted = select(func.count()).select_from(CASES).where(query.conditions())
+        if reviewed is not None:
+            counted = counted.where(CASES.c.reviewed.is_(reviewed))
         with self._engine.begin() as connection:
             return int(connection.scalar(counted) or 0)
 
@@ -277,6 +296,17 @@ class Store:
     def close(self) -> None:
         """Close all connections."""
         self._engine.dispose()
+
+
+def _identity(case: Case) -> tuple[object, ...]:
+    """What two cases of one file share if they are the same case."""
+    decided_by = case.model_fingerprint, case.policy_fingerprint
+    return case.sha256, *decided_by, case.image_kept, case.place, case.remark
+
+
+def _row(case: Case) -> dict[str, Any]:
+    values = case.model_dump(exclude=NOT_STORED)
+    return values | {"received": zulu(case.received), "doubt": case.doubt}
 
 
 def _cases(connection: Connection, query: Select[Any]) -> list[Case]:

@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { complain } from "./dom.js";
-import { isShown, orderOfService } from "./outcomes.js";
+import { filterOf, isShown } from "./outcomes.js";
 import { OUTCOMES, emit, on, state, take } from "./state.js";
 
 const MOST = 5000; // loaded cases; the CSV has all
@@ -13,6 +13,7 @@ const PAGES = 10; // of new cases; if there are more, the whole list is loaded a
 
 let asked = ""; // the query of the last load
 let loads = 0;
+let counted = ""; // the query of the last count of reviews
 
 // A load that starts before another one ends replaces it.
 export async function loadCases() {
@@ -29,6 +30,17 @@ export async function loadCases() {
   for (const id of before) { // cases that arrived meanwhile stay
     if (!found.has(id) && id !== state.selected) state.cases.delete(id);
   }
+  emit("change");
+  await countReviews();
+}
+
+// How far the review has come, of the cases that match the other filters.
+export async function countReviews() {
+  const query = filterOf(state.decisions, { reviewed: "all" });
+  const mine = counted = String(query);
+  const { total, reviewed } = await ask(`cases?limit=1&${query}`);
+  if (mine !== counted) return; // the filters have changed meanwhile
+  state.tally = { total, reviewed };
   emit("change");
 }
 
@@ -64,8 +76,8 @@ export function loadMore() {
 // The order by decision needs one query for each decision.
 function queries() {
   const kept = decided();
-  if (state.order !== "decision") return [queryFor(kept)];
-  return OUTCOMES.filter((one) => !kept.length || kept.includes(one)).map((one) => queryFor([one]));
+  if (state.order !== "decision") return [filterOf(kept)];
+  return OUTCOMES.filter((one) => !kept.length || kept.includes(one)).map((one) => filterOf([one]));
 }
 
 // The stored decisions of all cases that may be shown: a previewed target moves cases both ways.
@@ -73,13 +85,6 @@ function decided() {
   const chosen = OUTCOMES.filter((one) => state.decisions.has(one));
   const moved = state.target != null && chosen.some((one) => one !== "ood");
   return moved ? [...new Set([...chosen, "defer", "accept"])] : chosen;
-}
-
-function queryFor(decisions) {
-  const query = new URLSearchParams(decisions.map((one) => ["decision", one]));
-  if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
-  query.set("order", orderOfService());
-  return query;
 }
 
 let since = null; // time of the last look, by the service's clock
@@ -107,7 +112,8 @@ async function look() {
   known = new Set(came.cases.map((one) => one.id));
   if (!first && !(came.all && reviewed.all)) return loadCases();
   fresh.forEach(take);
-  return merge(first ? [] : reviewed.cases);
+  merge(first ? [] : reviewed.cases);
+  return first ? undefined : countReviews();
 }
 
 async function everyCase(query) {

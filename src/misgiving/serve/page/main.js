@@ -1,41 +1,52 @@
 // Keys, controls and start of the page.
 
+import { openAbout, renderAbout } from "./about.js";
 import { ask } from "./api.js";
-import {
-  move, pick, picking, renderCase, renderPicture, select, showClasses,
-} from "./case_panel.js";
+import { move, renderCase, select } from "./case_panel.js";
 import { loadCases, lookForNew } from "./cases.js";
-import { at, complain, say } from "./dom.js";
+import { choiceOf, classButtons, classesOf, otherButtons } from "./choices.js";
+import { at, complain, element, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
+import { enlarge, listenToPicture, toggleHeat } from "./picture.js";
 import { review, undo } from "./review.js";
-import { toggleHeat } from "./saliency.js";
 import { setTarget } from "./slider.js";
-import { selectedCase, state, take } from "./state.js";
+import { emit, on as onEvent, selectedCase, state, take } from "./state.js";
 import { draft, local, recall, remember } from "./storage.js";
-import { lookAgain } from "./thumbnails.js";
 import { chosen, dropped, send, sending, stopSending } from "./uploads.js";
-import { renderAll, renderRows, scrollTo } from "./worklist.js";
+import { columns, mark, renderAll, renderRows, scrollTo, setLayout, showLayout } from "./worklist.js";
 
+const isGrid = () => state.layout === "grid";
+const agree = () => review({ verdict: "agree" });
 const KEYS = {
-  j: () => move(1), ArrowDown: () => move(1), k: () => move(-1), ArrowUp: () => move(-1),
+  j: () => move(1), ArrowDown: () => move(columns()), k: () => move(-1), ArrowUp: () => move(-columns()),
+  ArrowLeft: () => move(-1), ArrowRight: () => move(1),
   Home: () => move(-Infinity), End: () => move(Infinity),
-  Enter: () => { if (selectedCase()) select(state.selected, { open: true }); },
-  a: () => review({ verdict: "agree" }), o: () => showClasses(!picking()),
+  " ": () => { if (selectedCase()) mark(state.selected); },
+  Enter: () => { if (selectedCase()) openCase(); },
+  a: agree, o: () => at("classes").firstElementChild?.focus(),
   n: () => { if (selectedCase()) at("note").focus(); },
-  s: toggleHeat, u: undo, "?": () => at("help").showModal(),
+  s: toggleHeat, u: undo, v: () => setLayout(isGrid() ? "list" : "grid"),
+  "+": () => enlarge(1), "-": () => enlarge(-1), "/": () => at("search").focus(), "?": () => at("help").showModal(),
 };
 const MOVES = ["ArrowDown", "ArrowUp", "Home", "End", "Enter"]; // keys that other controls use themselves
-const STEADY = ["j", "k", ...MOVES]; // keys that repeat while they are held; others act once
-const KEY_TARGETS = "body, #list, #list *, #detail, #detail *"; // elements where keys act
+const GRID_MOVES = ["ArrowLeft", "ArrowRight", " "]; // in the grid only
+const STEADY = ["j", "k", ...MOVES, "ArrowLeft", "ArrowRight"]; // keys that repeat while they are held; others act once
+const KEY_TARGETS = "body, #list, #list *, #detail, #detail *, #batch *"; // elements where keys act
+
+function openCase() {
+  setLayout("list");
+  select(state.selected, { open: true });
+}
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || at("help").open) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const { target, key } = event;
-  const writes = target.matches("textarea, input:not([type]), select");
+  const writes = target.matches("textarea, input:not([type]), input[type=search], select");
   if (key === "Escape") return leave(writes, target);
   if (writes || !acts(key, target)) return undefined;
+  const choice = choiceOf(key, isGrid() ? state.model?.classes ?? [] : classesOf(selectedCase() ?? { probabilities: {} }));
   if (event.repeat && !STEADY.includes(key)) event.preventDefault();
-  else if (picking() && /^[0-9]$/.test(key)) pick(key);
+  else if (choice) review(choice);
   else if (Object.hasOwn(KEYS, key)) KEYS[key]();
   else return undefined;
   event.preventDefault();
@@ -43,7 +54,8 @@ function onKey(event) {
 }
 
 function acts(key, target) {
-  if (MOVES.includes(key)) return target.matches("body, #list, #detail");
+  if (GRID_MOVES.includes(key) && !isGrid()) return false;
+  if (MOVES.includes(key) || GRID_MOVES.includes(key)) return target.matches("body, #list, #detail");
   return at("shortcuts").checked && target.matches(KEY_TARGETS);
 }
 
@@ -53,10 +65,16 @@ function showKeys() {
 
 function leave(writes, target) {
   if (writes) target.blur();
-  else if (picking()) showClasses(false);
+  else if (isGrid() && state.marked.size) clearMarks();
+  else if (isGrid()) setLayout("list");
   else document.body.dataset.view = "list";
   at("list").focus({ preventScroll: true });
   remember();
+}
+
+function clearMarks() {
+  state.marked.clear();
+  renderAll();
 }
 
 function listen() {
@@ -64,28 +82,29 @@ function listen() {
   document.addEventListener("keydown", onKey);
   on("list", "scroll", () => renderRows());
   on("list", "click", (event) => {
-    const row = event.target.closest(".row");
-    if (row) select(row.id.slice("case-".length), { reveal: false, open: true });
+    const id = event.target.closest(".row")?.id.slice("case-".length);
+    if (id && isGrid()) mark(id, { through: event.shiftKey });
+    if (id) select(id, { reveal: false, open: !isGrid() });
   });
-  on("case-image", "error", async () => {
-    const one = selectedCase();
-    if (!one) return;
-    await lookAgain(one);
-    if (one.id === state.selected) renderPicture(one);
-  });
+  on("list", "dblclick", (event) => { if (isGrid() && event.target.closest(".row")) openCase(); });
   on("back", "click", () => leave(false));
-  on("agree", "click", () => review({ verdict: "agree" }));
-  on("override", "click", () => showClasses(!picking()));
+  on("agree", "click", agree);
   on("review", "submit", (event) => event.preventDefault());
   on("note", "input", () => draft(state.selected, at("note").value));
   on("reviewer", "change", () => local("misgiving-reviewer", at("reviewer").value));
   on("undo", "click", undo);
+  on("layout", "click", KEYS.v);
+  on("mark-all", "click", () => {
+    state.marked = new Set(state.shown.map((one) => one.id));
+    renderAll();
+  });
+  on("unmark", "click", clearMarks);
   on("shortcuts", "change", () => {
     local("misgiving-shortcuts", at("shortcuts").checked ? "on" : "off");
     showKeys();
   });
-  on("saliency", "click", toggleHeat);
-  on("open-help", "click", () => at("help").showModal());
+  on("open-about", "click", openAbout);
+  on("open-help", "click", KEYS["?"]);
   on("target", "input", () => setTarget(at("target").valueAsNumber / 100));
   on("back-to-policy", "click", () => setTarget(null));
   on("stop", "click", stopSending);
@@ -94,10 +113,11 @@ function listen() {
   for (const id of ["files", "folder"]) {
     on(id, "change", () => { send(chosen(at(id).files)); at(id).value = ""; });
   }
+  listenToPicture(on);
   listenToFilters(on);
   listenToDrops();
-  addEventListener("resize", () => renderRows());
-  addEventListener("hashchange", () => { recall(); renderCase(); again(); });
+  new ResizeObserver(() => renderRows()).observe(at("list"));
+  addEventListener("hashchange", () => { recall(); showLayout(); renderCase(); again(); });
 }
 
 function listenToFilters(on) {
@@ -107,9 +127,29 @@ function listenToFilters(on) {
       again();
     });
   }
-  for (const name of ["reviewed", "order"]) {
+  for (const name of ["named", "reviewed", "order"]) {
     on(name, "change", () => { state[name] = at(name).value; again(); });
   }
+  let typing = 0;
+  on("search", "input", () => {
+    clearTimeout(typing);
+    typing = setTimeout(() => { state.search = at("search").value; again(); }, 200);
+  });
+  onEvent("filters", again);
+}
+
+function renderModel() {
+  const { classes } = state.model, act = (choice) => emit("choice", choice);
+  at("notice").textContent = state.model.notice;
+  at("named").append(...classes.map((name) => new Option(name, name)));
+  at("named").value = state.named;
+  state.named = at("named").value; // a link may name a class that the model does not know
+  const all = element("button", "", "Agree with each ");
+  all.type = "button";
+  all.append(element("kbd", "", "a"));
+  all.addEventListener("click", agree);
+  at("batch-choices").replaceChildren(all, ...classButtons(classes, act), ...otherButtons(act));
+  renderAbout();
 }
 
 // Show loaded cases at once, and then further ones of the service.
@@ -154,10 +194,11 @@ async function start() {
   at("shortcuts").checked = local("misgiving-shortcuts") !== "off";
   showKeys();
   recall();
+  showLayout();
   listen();
   try {
     [state.model, state.calibration] = await Promise.all([ask("model"), ask("calibration")]);
-    at("notice").textContent = state.model.notice;
+    renderModel();
     await lookForNew();
     await loadCases();
     if (state.selected && !state.cases.has(state.selected)) take(await ask(`cases/${state.selected}`));

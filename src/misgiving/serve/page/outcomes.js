@@ -1,5 +1,7 @@
 // Decisions of the saved policy or of the previewed target, and the orders of the worklist.
 
+import { wordsOf } from "./choices.js";
+import { percent } from "./dom.js";
 import { OUTCOMES, state } from "./state.js";
 
 const LABELS = { accept: "accept", defer: "defer", ood: "unfamiliar" };
@@ -51,18 +53,42 @@ export const orderOfService = () =>
   (["newest", "listed"].includes(state.order) ? state.order : "expected_error");
 
 export function isShown(one) {
-  const { decisions, reviewed } = state;
+  const { decisions, reviewed, named, search } = state;
   return (!decisions.size || decisions.has(outcome(one)))
-    && (reviewed === "all" || one.reviewed === (reviewed === "yes"));
+    && (reviewed === "all" || one.reviewed === (reviewed === "yes"))
+    && (!named || one.predicted_class === named)
+    && one.name.toLowerCase().includes(search.toLowerCase());
 }
 
-// The reviewer's class, or else the model's.
-export const classOf = (one) => one.review?.final_class ?? one.predicted_class;
+// The filters as the service takes them.
+export function filterOf(decisions, { reviewed = state.reviewed } = {}) {
+  const query = new URLSearchParams([...decisions].map((one) => ["decision", one]));
+  if (reviewed !== "all") query.set("reviewed", reviewed === "yes");
+  if (state.named) query.set("class", state.named);
+  if (state.search) query.set("name", state.search);
+  query.set("order", orderOfService());
+  return query;
+}
+
+// What the reviewer said, or else the model.
+export const classOf = (one) => (one.review ? wordsOf(one.review) : one.predicted_class);
 
 // The model's class, if the reviewer chose another one.
 export const wasPredicted = (one) =>
   classOf(one) === one.predicted_class ? "" : `was ${one.predicted_class}`;
 
-// The reason is that of the saved policy, even if the previewed target decides differently.
+// In words; the exact reason has the numbers. It is that of the saved policy, even if the previewed
+// target decides differently.
 export const reasonOf = (one) =>
-  outcome(one) === one.decision ? one.reason : `By the saved policy: ${one.reason}`;
+  (outcome(one) === one.decision ? "" : "By the saved policy: ") + plainReason(one);
+
+function plainReason({ decision, error_probability: error }) {
+  if (decision === "accept") return "The risk is low enough to accept the answer.";
+  if (decision === "ood") return "Unlike the images that the model knows: do not rely on its answer.";
+  if (error == null) return "The model gives no usable risk: you decide.";
+  return state.calibration?.policy?.accepts ? "Not certain enough to accept the answer: you decide."
+    : "The policy accepts no answer: you decide.";
+}
+
+export const riskOf = (one) =>
+  (one.error_probability == null ? "" : `${percent(one.error_probability, 0)} risk`);

@@ -1,45 +1,53 @@
 // Saves reviews, moves on to the next case, and undoes.
 
 import { ask } from "./api.js";
-import { askAgain, renderCase, renderReviews, select, showClasses } from "./case_panel.js";
-import { loadMore } from "./cases.js";
+import { askAgain, renderCase, renderReviews, select } from "./case_panel.js";
+import { loadMore, countReviews } from "./cases.js";
+import { verdictOn, wordsOf } from "./choices.js";
 import { at, complain, isNarrow, say } from "./dom.js";
-import { on, selectedCase, state, take } from "./state.js";
+import { emit, on, selectedCase, state, take } from "./state.js";
 import { draft, draftOf } from "./storage.js";
-import { renderAll } from "./worklist.js";
+import { markedCases, renderAll, setLayout } from "./worklist.js";
 
 const SHOWN_FOR = 20_000; // milliseconds; the key undoes later, too
 
-const done = []; // reviews of this visit, for undo
+const done = []; // cases that were reviewed together, in this visit, for undo
 let cameFrom = null; // the case that was open when undo was pressed
 
-on("verdict", review);
+on("choice", review);
 
-export async function review(verdict) {
-  const one = selectedCase();
-  if (!one) return;
-  if (state.saving) {
-    say("The previous review is still being saved.");
-    return;
-  }
-  const here = state.shown.findIndex((other) => other.id === one.id);
-  const remark = { ...verdict, note: at("note").value, reviewer: at("reviewer").value,
-    seen: one.review?.reviewed_at ?? null };
+// Of the selected case, or of all that are selected in the grid.
+export async function review(choice) {
+  const grid = state.layout === "grid", cases = grid ? markedCases() : [selectedCase()].filter(Boolean);
+  if (state.saving) say("The previous review is still being saved.");
+  else if (grid && !cases.length) say("Select cases first, with a click or the space key.");
+  if (state.saving || !cases.length) return;
+  const here = state.shown.findIndex((other) => other.id === cases[0].id), saved = [];
   state.saving = true;
   try {
-    const saved = await ask(`cases/${one.id}/review`, {
-      method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
-    });
-    take(saved);
-    if (draftOf(one.id) === remark.note) draft(one.id, "");
-    showSaved(saved);
-    afterReview(one.id, here);
-    loadMore();
+    for (const one of cases) saved.push(await save(one, choice, grid ? draftOf(one.id) : at("note").value));
   } catch (error) {
     complain(error);
-    if (error.status === 409) askAgain(one.id); // someone else was first
+    if (error.status === 409) askAgain(cases[saved.length].id); // someone else was first
   }
+  if (saved.length) showSaved(saved);
+  if (grid) renderAll();
+  else if (saved.length) afterReview(cases[0].id, here);
+  loadMore();
+  countReviews().catch(complain);
   state.saving = false;
+}
+
+async function save(one, choice, note) {
+  const remark = { ...verdictOn(one, choice), note, reviewer: at("reviewer").value,
+    seen: one.review?.reviewed_at ?? null };
+  const saved = await ask(`cases/${one.id}/review`, {
+    method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(remark),
+  });
+  take(saved);
+  state.marked.delete(one.id);
+  if (draftOf(one.id) === note) draft(one.id, "");
+  return saved;
 }
 
 // Move on to the next case, even if the filter hides the reviewed one; but a reviewer who has moved
@@ -55,11 +63,10 @@ function afterReview(id, position) {
   const next = state.cases.get(cameFrom) ?? (position < 0 ? null
     : state.shown[position + (stays ? 1 : 0)] ?? state.shown.at(-1));
   cameFrom = null;
-  showClasses(false);
   const open = document.body.dataset.view === "case"; // on a phone, scroll to the top of the next case
+  focusList();
   if (next && next.id !== id) select(next.id, { open });
   else renderCase();
-  focusList();
 }
 
 // Unless another control has the focus.
@@ -70,7 +77,8 @@ function focusList() {
 
 let hiding = 0;
 function showSaved(saved) {
-  const text = `Saved: ${saved.review.final_class} for ${saved.name}.`;
+  const [{ name, review: last }] = saved;
+  const text = saved.length > 1 ? `Saved: ${saved.length} reviews.` : `Saved: ${wordsOf(last)} for ${name}.`;
   done.push(saved);
   say(text);
   at("saved-text").textContent = text;
@@ -84,18 +92,34 @@ function hideSaved() {
   else at("saved").hidden = true;
 }
 
-// Return to the last reviewed case. A new review replaces the old one; the history keeps both.
+// Return to what was reviewed last. A new review replaces the old one; the history keeps both.
 export function undo() {
   const last = done.pop();
   if (!last) {
     say("There is no review to undo.");
     return;
   }
-  cameFrom ??= state.selected;
   at("saved").hidden = true;
-  select(last.id, { open: true });
-  if (!draftOf(last.id)) draft(last.id, last.review.note);
+  if (last.length > 1) {
+    undoTogether(last);
+    return;
+  }
+  const [one] = last;
+  cameFrom ??= state.selected;
+  setLayout("list");
+  select(one.id, { open: true });
+  if (!draftOf(one.id)) draft(one.id, one.review.note);
   renderCase();
   focusList();
-  say(`Back to ${last.name}: a new review replaces the last one.`);
+  say(`Back to ${one.name}: a new review replaces the last one.`);
+}
+
+// The cases are selected again, also where a filter would hide them now.
+function undoTogether(last) {
+  setLayout("grid");
+  if (state.reviewed === "no") state.reviewed = at("reviewed").value = "all";
+  state.marked = new Set(last.map((one) => one.id));
+  emit("filters");
+  focusList();
+  say(`Back to ${last.length} cases: a new review replaces the last one.`);
 }

@@ -4,12 +4,14 @@ export const OUTCOMES = ["ood", "defer", "accept"];
 
 export const state = {
   cases: new Map(), counts: { accept: 0, defer: 0, ood: 0 }, rest: 0, shown: [], selected: null, target: null,
-  decisions: new Set(), reviewed: "all", order: "error",
+  decisions: new Set(), reviewed: "all", order: "error", named: "", search: "",
+  layout: "list", marked: new Set(), tally: null,
   model: null, calibration: null, ready: false, saving: false,
 };
 
 // change: the worklist is outdated. target: another target is tried. arrivals: cases came from
-// elsewhere. outside-review: someone else reviewed a case. verdict: the reviewer chose a class.
+// elsewhere. outside-review: someone else reviewed a case. choice: the reviewer chose what is right.
+// filters: other cases are wanted.
 const events = new EventTarget();
 export const on = (name, act) => events.addEventListener(name, ({ detail }) => act(detail));
 export const emit = (name, detail) => events.dispatchEvent(new CustomEvent(name, { detail }));

@@ -5,11 +5,12 @@ import { lookForNew } from "./cases.js";
 import { at, element, say } from "./dom.js";
 import { lookForDrift } from "./drift.js";
 import { emit, state, take } from "./state.js";
+import { isBack } from "./thumbnails.js";
 
 const SENT_AT_ONCE = 8; // files of one request
 const RETRIES = 30;
 
-export const sending = { files: [], next: 0, sent: 0, failed: [], run: null, stopped: false };
+export const sending = { files: [], next: 0, sent: 0, failed: [], known: [], run: null, stopped: false };
 
 // Files with the names to show; those of a folder include its path.
 export const chosen = (files) =>
@@ -30,10 +31,11 @@ export function stopSending() {
 
 async function sendAll() {
   sending.failed = [];
+  sending.known = [];
   await Promise.all([sendOn(), sendOn()]);
-  const { files, next, sent, failed } = sending, left = files.length - next;
+  const { files, next, sent, failed, known } = sending, left = files.length - next;
   say(`${sent - failed.length} images decided, ${failed.length} failed`
-    + `${left ? `, ${left} not sent` : ""}.`);
+    + `${left ? `, ${left} not sent` : ""}. ${sentBefore(known)}`.trimEnd());
   Object.assign(sending, { files: [], next: 0, sent: 0, run: null, stopped: false });
   renderSending();
   lookForDrift();
@@ -66,28 +68,31 @@ async function afterFailure(files, error, attempt) {
     await waitFor(1000 * (Number(error.wait) || 1));
     return sendSome(files, attempt + 1);
   }
-  if (error.content?.results) return settle(files, error.content.results);
+  if (error.content?.results) return settle(files, error.content.results, attempt);
   if (error.status === 413 && files.length > 1) { // each file alone may be small enough
     for (const file of files) await sendSome([file], attempt);
     return undefined;
   }
-  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })));
+  return settle(files, files.map(({ name }) => ({ name, problem: { detail: error.message } })), attempt);
 }
 
 // Files without a decision in time are sent again alone.
 async function settleOrSendAgain(files, results, attempt) {
   const waits = results.map(({ problem }) =>
     problem?.status === 503 && attempt < RETRIES && !sending.stopped);
-  settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]));
+  settle(files.filter((_, index) => !waits[index]), results.filter((_, index) => !waits[index]), attempt);
   if (!waits.includes(true)) return;
   await waitFor(1000);
   await sendSome(files.filter((_, index) => waits[index]), attempt + 1);
 }
 
-function settle(files, results) {
-  for (const { name, case: one, problem } of results) {
+function settle(files, results, attempt) {
+  for (const { name, case: one, known, problem } of results) {
     if (one) {
-      if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
+      if (known && !attempt) { // not a file that was stored although the answer came too late
+        sending.known.push({ name, as: one.name });
+        isBack(one.id);
+      } else if (!state.cases.has(one.id)) state.counts[one.decision] += 1;
       take(one);
     } else sending.failed.push(named(name, problem?.detail ?? "no decision"));
   }
@@ -96,10 +101,20 @@ function settle(files, results) {
   emit("change");
 }
 
+// The same file is one case, whatever its name.
+function sentBefore(known) {
+  if (!known.length) return "";
+  const [{ name, as }] = known;
+  if (known.length > 1) return `${known.length} files were decided before: each stays one case.`;
+  return `${name} is the same file as ${as}: it stays one case.`;
+}
+
 const named = (name, detail) => (detail.startsWith(`${name}: `) ? detail : `${name}: ${detail}`);
 
 function renderSending() {
-  const { files, sent, failed } = sending;
+  const { files, sent, failed, known } = sending;
+  at("known").hidden = !known.length;
+  at("known").textContent = sentBefore(known);
   at("sending").hidden = !files.length;
   at("progress").max = Math.max(1, files.length);
   at("progress").value = sent;

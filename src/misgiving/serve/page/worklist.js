@@ -1,15 +1,16 @@
-// The list of cases; only visible rows are in the document.
+// The cases as a list or a grid; only visible ones are in the document.
 
-import { at, element, percent } from "./dom.js";
+import { at, element } from "./dom.js";
 import {
-  ORDERS, classOf, isShown, labelOf, orderOfService, outcome, reasonOf, wasPredicted,
+  ORDERS, classOf, filterOf, isShown, labelOf, outcome, riskOf, wasPredicted,
 } from "./outcomes.js";
 import { renderSlider } from "./slider.js";
 import { emit, inStore, on, state } from "./state.js";
 import { remember } from "./storage.js";
 import { drawingOf, isForgotten, lookAgain } from "./thumbnails.js";
 
-const ROW = 76; // as in style.css
+const ROW = 64; // height of a row, as in style.css
+const CELL = { width: 180, height: 184 }; // of the grid: the least width, and the height
 const SPARE = 6; // rows beyond both ends of the visible ones
 
 let pending = 0;
@@ -17,19 +18,29 @@ on("change", () => {
   if (!pending) pending = requestAnimationFrame(() => { pending = 0; renderAll(); });
 });
 
+const isGrid = () => state.layout === "grid";
+export const columns = () => (isGrid() ? Math.max(1, Math.floor(at("list").clientWidth / CELL.width)) : 1);
+const rowHeight = () => (isGrid() ? CELL.height : ROW);
+
+// Only what is shown is reviewed together.
+export const markedCases = () => state.shown.filter((one) => state.marked.has(one.id));
+
 export function renderAll() {
   state.shown = [...state.cases.values()].filter(isShown).sort(ORDERS[state.order]);
   renderCounts();
+  renderTally();
   renderSlider();
-  renderRows();
   at("shown").textContent = `${state.shown.length} of ${inStore()} cases${notLoaded()}`;
   const empty = state.ready && !state.shown.length;
+  document.body.dataset.cases = state.ready && !inStore() ? "none" : "some";
+  at("start").hidden = !state.ready || inStore() > 0;
   at("empty").hidden = !empty;
   at("list").hidden = empty;
-  at("empty").textContent = inStore()
-    ? "No matching cases." : "No cases yet. Drop an image on this page.";
-  at("csv").href = `cases.csv?${csvQuery()}`;
+  at("empty").textContent = "No matching cases.";
+  at("csv").href = `cases.csv?${filterOf(state.decisions)}`;
   at("listed").hidden = state.order !== "listed" && ![...state.cases.values()].some((one) => one.place);
+  renderBatch();
+  renderRows();
   remember();
 }
 
@@ -40,20 +51,13 @@ function notLoaded() { // while a list is loaded, some cases of the previous one
 
 // Rows that come and go above the visible ones do not move these.
 on("arrivals", () => {
-  const list = at("list"), was = Math.floor(list.scrollTop / ROW), first = state.shown[was];
+  const list = at("list"), high = rowHeight(), wide = columns();
+  const was = Math.floor(list.scrollTop / high), first = state.shown[was * wide];
   renderAll();
-  const now = state.shown.indexOf(state.cases.get(first?.id));
-  if (list.scrollTop && now >= 0) list.scrollTop += (now - was) * ROW;
+  const now = Math.floor(state.shown.indexOf(state.cases.get(first?.id)) / wide);
+  if (list.scrollTop && now >= 0) list.scrollTop += (now - was) * high;
   renderRows();
 });
-
-function csvQuery() {
-  const query = new URLSearchParams();
-  for (const decision of state.decisions) query.append("decision", decision);
-  if (state.reviewed !== "all") query.set("reviewed", state.reviewed === "yes");
-  query.set("order", orderOfService());
-  return query;
-}
 
 function renderCounts() {
   const counts = { ...state.counts };
@@ -61,16 +65,63 @@ function renderCounts() {
     counts[one.decision] -= 1;
     counts[outcome(one)] += 1;
   }
-  at("counts").replaceChildren(...Object.entries(counts).map(
-    ([name, count]) => element("span", `badge ${name}`, `${count} ${labelOf(name)}`)));
+  for (const box of document.getElementsByName("decision")) {
+    box.parentElement.lastElementChild.textContent = counts[box.value];
+  }
+}
+
+function renderTally() {
+  at("tally").hidden = !state.tally?.total;
+  if (!state.tally) return;
+  const { total, reviewed } = state.tally;
+  const byPolicy = state.target != null && state.decisions.size ? " (by the saved policy)" : "";
+  at("tally-bar").max = Math.max(1, total);
+  at("tally-bar").value = reviewed;
+  at("tally-text").textContent = `${reviewed} of ${total} reviewed${byPolicy}`;
+}
+
+function renderBatch() {
+  const marked = markedCases().length;
+  at("batch").hidden = !isGrid();
+  at("batch-count").textContent = marked ? `${marked} selected` : "Select cases to review them together";
+  at("mark-all").textContent = `Select all ${state.shown.length} shown`;
+  at("mark-all").disabled = marked === state.shown.length;
+  for (const button of at("batch").querySelectorAll(".choices button, #unmark")) button.disabled = !marked;
+}
+
+export function setLayout(layout) {
+  if (layout === state.layout) return;
+  state.layout = document.body.dataset.layout = layout;
+  showLayout();
+  renderAll();
+  scrollTo(state.shown.findIndex((one) => one.id === state.selected));
+}
+
+export function showLayout() {
+  const grid = isGrid();
+  at("layout").setAttribute("aria-pressed", grid);
+  at("list").setAttribute("aria-multiselectable", grid);
+  at("rows").replaceChildren();
+}
+
+// With `through`, all from the last marked one to this one.
+let lastMarked = null;
+export function mark(id, { through = false } = {}) {
+  const [here, from] = [id, lastMarked].map((each) => state.shown.findIndex((one) => one.id === each));
+  if (through && from >= 0) {
+    for (const one of state.shown.slice(Math.min(here, from), Math.max(here, from) + 1)) state.marked.add(one.id);
+  } else if (!state.marked.delete(id)) state.marked.add(id);
+  lastMarked = id;
+  renderBatch();
+  renderRows();
 }
 
 export function renderRows() {
-  const list = at("list"), rows = at("rows");
-  const first = Math.max(0, Math.floor(list.scrollTop / ROW) - SPARE);
+  const list = at("list"), rows = at("rows"), high = rowHeight(), wide = columns();
+  const first = wide * Math.max(0, Math.floor(list.scrollTop / high) - SPARE);
   const last = Math.min(state.shown.length,
-    Math.ceil((list.scrollTop + list.clientHeight) / ROW) + SPARE);
-  rows.style.height = `${state.shown.length * ROW}px`;
+    wide * (Math.ceil((list.scrollTop + list.clientHeight) / high) + SPARE));
+  rows.style.height = `${Math.ceil(state.shown.length / wide) * high}px`;
   const old = new Map([...rows.children].map((row) => [row.id, row]));
   const visible = state.shown.slice(first, last).map((one, index) => {
     const row = old.get(`case-${one.id}`) ?? newRow(one);
@@ -96,12 +147,16 @@ function newRow(one) {
 }
 
 function draw(row, one, position) {
+  const wide = columns();
   row.setAttribute("aria-posinset", position + 1);
   row.setAttribute("aria-setsize", state.shown.length);
-  row.setAttribute("aria-selected", one.id === state.selected);
-  row.style.top = `${position * ROW}px`;
+  row.setAttribute("aria-selected", isGrid() ? state.marked.has(one.id) : one.id === state.selected);
+  row.classList.toggle("here", one.id === state.selected);
+  row.style.top = `${Math.floor(position / wide) * rowHeight()}px`;
+  row.style.left = `${(position % wide) * 100 / wide}%`;
+  row.style.width = `${100 / wide}%`;
   const now = outcome(one);
-  const values = [now, one.reviewed, one.review?.final_class, drawingOf(one)].join();
+  const values = [now, one.reviewed, classOf(one), drawingOf(one)].join();
   if (row.dataset.values === values) return; // its image is not requested again
   row.dataset.values = values;
   row.replaceChildren(thumbnail(one), said(one), ending(one, now));
@@ -109,20 +164,21 @@ function draw(row, one, position) {
 
 function said(one) {
   const box = element("div", "said"), line = element("div", "line");
-  const name = element("span", "", one.name);
-  name.title = one.name;
+  const texts = [["file", one.name], ["why", one.remark]].filter(([, text]) => text).map(([kind, text]) => {
+    const made = element("div", kind, text);
+    made.title = text;
+    return made;
+  });
   line.append(element("b", "", classOf(one)));
   if (wasPredicted(one)) line.append(element("span", "was", wasPredicted(one)));
-  line.append(name);
-  box.append(line, element("div", "why", one.remark || reasonOf(one)));
+  box.append(line, ...texts);
   return box;
 }
 
 function ending(one, now) {
   const end = element("div", "end");
   end.append(element("span", `badge ${now}`, labelOf(now)));
-  const error = one.error_probability;
-  const line = element("span", "risk", error == null ? "" : `${percent(error, 0)} risk`);
+  const line = element("span", "risk", riskOf(one));
   if (one.reviewed) line.append(" ", done());
   if (now !== one.decision) line.append(" ", element("span", "was", `was ${labelOf(one.decision)}`));
   end.append(line);
@@ -142,7 +198,7 @@ function thumbnail(one) {
     box.textContent = "no image";
     return box;
   }
-  const image = new Image(56, 56);
+  const image = new Image();
   image.alt = "";
   image.decoding = "async";
   image.addEventListener("error", async () => { await lookAgain(one); emit("change"); });
@@ -152,10 +208,10 @@ function thumbnail(one) {
 }
 
 export function scrollTo(position) {
-  const list = at("list"), top = position * ROW;
+  const list = at("list"), high = rowHeight(), top = Math.floor(position / columns()) * high;
   if (position < 0) return;
   if (top < list.scrollTop) list.scrollTop = top;
-  else if (top + ROW > list.scrollTop + list.clientHeight) {
-    list.scrollTop = top + ROW - list.clientHeight;
+  else if (top + high > list.scrollTop + list.clientHeight) {
+    list.scrollTop = top + high - list.clientHeight;
   }
 }

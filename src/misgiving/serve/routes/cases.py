@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from fastapi.responses import Response, StreamingResponse
@@ -17,7 +17,16 @@ from misgiving.errors import UsageError
 from misgiving.files import harmless
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
-from misgiving.serve.schemas import NO_NUL, Case, CaseWithHistory, Instant, Moment, Review
+from misgiving.serve.schemas import (
+    NO_NUL,
+    VERDICT,
+    Case,
+    CaseWithHistory,
+    Instant,
+    Moment,
+    Review,
+    Verdict,
+)
 from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError
 
 router = APIRouter(tags=["cases"])
@@ -59,6 +68,7 @@ class Cases(BaseModel):
 
     cases: list[Case]
     total: int = Field(description="Number of cases that match the filter.")
+    reviewed: int = Field(description="Number of these that are reviewed.")
     counts: dict[Outcome, int] = Field(description="Number of all cases by decision.")
     asked_at: Moment = Field(description="By the service's clock; for a later query.")
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
@@ -69,7 +79,7 @@ class Remark(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Literal["agree", "override"] = Field(description="On the model's class.")
+    verdict: Verdict = Field(description=VERDICT)
     named: str | None = Field(
         default=None,
         alias="class",
@@ -87,7 +97,7 @@ class Remark(BaseModel):
     @model_validator(mode="after")
     def _override_names_a_class(self) -> "Remark":
         if (self.verdict == "override") != (self.named is not None):
-            raise ValueError("give `class` with override, and not with agree")
+            raise ValueError("give `class` with override, and with no other verdict")
         return self
 
 
@@ -109,6 +119,7 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
         cases=page.cases,
         cursor=page.cursor,
         total=service.store.count(query),
+        reviewed=service.store.count(query, reviewed=True),
         counts=service.store.counts(),
         asked_at=asked_at,
     )
@@ -130,9 +141,9 @@ def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
 
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
-    """Confirm the model's class or choose another one; earlier reviews are kept."""
-    final_class = remark.named or case.predicted_class
-    if final_class not in case.probabilities:
+    """Confirm the model's class, choose another one, or name none; earlier reviews are kept."""
+    final_class = case.predicted_class if remark.verdict == "agree" else remark.named
+    if final_class is not None and final_class not in case.probabilities:
         raise UsageError(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
         )
@@ -158,7 +169,7 @@ def _conflict(last: Review | None) -> ProblemError:
     return ProblemError(
         HTTPStatus.CONFLICT,
         f"{last.reviewer or 'Someone else'} has reviewed this case in the meantime as "
-        f"{last.final_class}; look at the case and review it again",
+        f"{last.final_class or last.verdict}; look at the case and review it again",
         review=last.model_dump(mode="json"),
     )
 

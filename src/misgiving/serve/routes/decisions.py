@@ -47,6 +47,9 @@ class Result(BaseModel):
     index: int = Field(description="Position of the file in the request, from 0.")
     name: str
     case: Case | None = None
+    known: bool = Field(
+        default=False, description="The file was decided before: `case` is its earlier case."
+    )
     problem: Problem | None = None
 
 
@@ -120,7 +123,7 @@ async def _results(uploads: Sequence[Upload], service: Service, deadline: float)
 
 async def _result(index: int, upload: Upload, service: Service) -> Result:
     try:
-        case = await service.decide(upload)
+        case, known = await service.decide(upload)
     except Exception as failure:  # must not affect the other files
         if isinstance(failure, DataError):
             service.metrics.refused_images.inc()
@@ -128,7 +131,7 @@ async def _result(index: int, upload: Upload, service: Service) -> Result:
         return Result(index=index, name=upload.name, problem=problem)
     named = {"name": upload.name} if service.settings.log_names else {}
     log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **named}})
-    return Result(index=index, name=upload.name, case=case)
+    return Result(index=index, name=upload.name, case=case, known=known)
 
 
 def _most_serious(results: Sequence[Result]) -> ProblemError:
