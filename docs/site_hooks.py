@@ -19,7 +19,13 @@ from misgiving.cli import app
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = "<!-- commands -->"
-LINK = re.compile(r"\]\((?!https?:)([^)#\s]+)(#[^)\s]*)?\)")
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
+FOLDERS = {  # of the repository, and of the site; the last takes all others
+    "benchmarks/results/": "measurements/",
+    "benchmarks/": "measurements/speed_",
+    "examples/": "examples/",
+    "docs/": "",
+}
 NO_RESULTS = "# Results of the study\n\nThe study has not been run yet.\n"
 
 
@@ -48,10 +54,9 @@ def _pages() -> Iterator[tuple[str, str]]:
     measured = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
     for path in measured:
         yield f"measurements/{path.name}", path.read_text()
-    yield (
-        "measurements/index.md",
-        _index("Measurements", "Whole tables. The explanations say what follows.", measured),
-    )
+    yield "measurements/speed_results.md", (ROOT / "benchmarks" / "results.md").read_text()
+    about = "Whole tables. The explanations say what follows."
+    yield "measurements/index.md", _index("Measurements", about, measured)
     yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
 
 
@@ -65,14 +70,20 @@ def _title(path: Path) -> str:
 
 
 def _redirected(link: re.Match[str], source: str) -> str:
-    """Link to the page that a file outside of `docs` has become."""
-    target, anchor = link[1], link[2] or ""
-    place = normpath(f"docs/{dirname(source)}/{target}")
-    for folder, pages in (("benchmarks/results/", "measurements/"), ("examples/", "examples/")):
-        if place.startswith(folder):
-            page = pages + place.removeprefix(folder).removesuffix(".py").removesuffix(".md")
-            return f"]({relpath(page + '.md', dirname(source) or '.')}{anchor})"
-    return link[0]
+    """Link to the page that a file of the repository has become."""
+    folder = dirname(_moved(source, to_repository=True))
+    target = _moved(normpath(f"{folder}/{link[1]}"), to_repository=False)
+    return f"]({relpath(target, dirname(source) or '.')}{link[2] or ''})"
+
+
+def _moved(path: str, *, to_repository: bool) -> str:
+    """The file of a page, or the page of a file."""
+    for file, page in FOLDERS.items():
+        old, new = (page, file) if to_repository else (file, page)
+        if path.startswith(old):
+            moved = new + path.removeprefix(old)
+            return moved if to_repository else re.sub(r"\.py$", ".md", moved)
+    return path
 
 
 def _commands(name: str, command: Any) -> Iterator[str]:
@@ -81,7 +92,14 @@ def _commands(name: str, command: Any) -> Iterator[str]:
         yield from _commands(f"{name} {below.name}", below)
     if hasattr(command, "commands"):
         return
-    yield from (f"## {name}", "", _plain(command.help or ""), "", "| option | meaning |", "|---|---|")
+    yield from (
+        f"## {name}",
+        "",
+        _plain(command.help or ""),
+        "",
+        "| option | meaning |",
+        "|---|---|",
+    )
     for parameter in command.params:
         label = ", ".join([*parameter.opts, *parameter.secondary_opts])
         if parameter.param_type_name == "argument":
