@@ -33,7 +33,7 @@ test: $(VENV)/.dev ## Tests and doctests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
 docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-check: docs ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs tests/docs
