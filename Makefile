@@ -9,7 +9,7 @@ OUT ?= runs/reproduce
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs-check exchange-check coverage soak bench dist fix clean
+.PHONY: help reproduce check lint types imports test docs docs-check exchange-check coverage soak bench dist fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -32,7 +32,10 @@ imports: $(VENV)/.dev ## Import contracts between layers.
 test: $(VENV)/.dev ## Tests and doctests, one process per core.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(JOBS) --dist worksteal
 
-docs-check: $(VENV)/.dev ## The documentation: its commands, examples and links.
+docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs-check: docs ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs tests/docs
 
 exchange-check: $(EXCHANGE)/.made ## Files for FiftyOne and Label Studio, read by their own packages (1.2 GB).

@@ -14,30 +14,41 @@ from torchvision.models import resnet18
 pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-MEASURED = re.compile(r"accuracy (0\.\d+), rank correlation of predicted and true losses (0\.\d+)")
+EXAMPLES = ROOT / "examples"
+TRAINED = r"accuracy (0\.\d+), rank correlation of predicted and true losses (0\.\d+)"
+# What each example prints, and the least value of each number.
+PRINTED = {
+    "joint_training": (TRAINED, (0.5, 0.3)),
+    "joint_training_lightning": (TRAINED, (0.5, 0.3)),
+    "joint_training_transformers": (TRAINED, (0.5, 0.3)),
+    "hugging_face_model": (TRAINED, (0.5, 0.3)),
+    "deferral_on_arrays": (r"accepted (0\.\d+), of which", (0.5,)),
+    "label_errors": (r"precision (0\.\d+) among", (0.8,)),
+    "ood_table": (r"knn +(0\.\d+) +(0\.\d+)", (0.7, 0.9)),
+    "service_call": (r"decision: (?:accept|defer|ood)\npredicted_class: \d\n", ()),
+}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=[path.stem for path in EXAMPLES])
-def test_every_example_trains_a_classifier_that_estimates_its_losses(path, tmp_path):
-    command = [sys.executable, path]
+@pytest.mark.parametrize("name", PRINTED)
+def test_every_example_prints_what_it_is_about(name, tmp_path):
+    command = [sys.executable, EXAMPLES / f"{name}.py"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    accuracy, correlation = map(float, MEASURED.search(done.stdout).groups())
-    assert accuracy > 0.5
-    assert correlation > 0.3
+    pattern, least = PRINTED[name]
+    found = re.search(pattern, done.stdout)
+    assert found, done.stdout
+    assert all(float(value) > bound for value, bound in zip(found.groups(), least, strict=True))
 
 
-def test_there_is_an_example_for_each_training_loop():
-    names = {path.stem for path in EXAMPLES}
-    assert {f"joint_training{loop}" for loop in ("", "_lightning", "_transformers")} <= names
+def test_every_example_is_executed():
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTED)
 
 
 def test_the_loop_for_a_model_that_was_trained_elsewhere_lowers_its_loss():
-    page = (ROOT / "docs" / "trained_elsewhere.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how_to" / "own_model.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     torch.manual_seed(0)
     network = resnet18(num_classes=3).eval()

@@ -27,7 +27,7 @@ Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
 TENTHS = 10  # of a grouped split: one for the test, two for a policy, the others for training
-QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/deferral.md
+QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/explanation/guarantee.md
 
 
 def paper_split(

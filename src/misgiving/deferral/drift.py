@@ -2,7 +2,7 @@
 
 Each test bets against "nothing has changed" and its wealth, the e-value, starts at 1. While nothing
 has changed, the probability that it *ever* reaches 1 / level is at most the level (Ville, 1939).
-So one may look after every case, for the whole life of a policy (docs/deferral.md).
+So one may look after every case, for the whole life of a policy (docs/explanation/guarantee.md).
 """
 
 import hashlib

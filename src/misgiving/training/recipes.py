@@ -60,7 +60,7 @@ RECIPES: Registry[Recipe] = Registry(
     paper=Recipe(),
 )
 """`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
-chosen by `benchmarks/recipes.py` (docs/recipes.md)."""
+chosen by `benchmarks/recipes.py` (docs/explanation/loss_estimator.md)."""
 
 ATTACHED = TrainingConfig(
     optimizer="adamw",

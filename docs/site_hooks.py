@@ -1,0 +1,113 @@
+"""Pages of the site that are made while it is built, and links to files outside of `docs`.
+
+Examples, measurements and the changelog become pages. The reference of the command line is written
+from the commands themselves.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from posixpath import dirname, normpath, relpath
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from typer.main import get_command
+
+from misgiving.cli import app
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = "<!-- commands -->"
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
+FOLDERS = {  # of the repository, and of the site; the last takes all others
+    "benchmarks/results/": "measurements/",
+    "benchmarks/": "measurements/speed_",
+    "examples/": "examples/",
+    "docs/": "",
+}
+NO_RESULTS = "# Results of the study\n\nThe study has not been run yet.\n"
+
+
+def on_files(files: Files, *, config: MkDocsConfig) -> Files:
+    """Add the pages that are made of files outside of `docs`."""
+    for path, text in _pages():
+        files.append(File.generated(config, path, content=text))
+    if not files.get_file_from_path("study/results.md"):
+        files.append(File.generated(config, "study/results.md", content=NO_RESULTS))
+    return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Write the reference of the command line, and redirect links to files outside of `docs`."""
+    del config, files
+    if COMMANDS in markdown:
+        markdown = markdown.replace(COMMANDS, "\n".join(_commands("misgiving", get_command(app))))
+    return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
+
+
+def _pages() -> Iterator[tuple[str, str]]:
+    examples = sorted((ROOT / "examples").glob("*.py"))
+    for path in examples:
+        yield f"examples/{path.stem}.md", f"# {_title(path)}\n\n```python\n{path.read_text()}```\n"
+    yield "examples/index.md", _index("Examples", "Each runs in less than a minute.", examples)
+    measured = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
+    for path in measured:
+        yield f"measurements/{path.name}", path.read_text()
+    yield "measurements/speed_results.md", (ROOT / "benchmarks" / "results.md").read_text()
+    about = "Whole tables. The explanations say what follows."
+    yield "measurements/index.md", _index("Measurements", about, measured)
+    yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
+
+
+def _index(title: str, about: str, paths: list[Path]) -> str:
+    lines = [f"- [{_title(path)}]({path.stem}.md)" for path in paths]
+    return "\n".join([f"# {title}", "", about, "", *lines, ""])
+
+
+def _title(path: Path) -> str:
+    return path.read_text().partition("\n")[0].strip('#". ')
+
+
+def _redirected(link: re.Match[str], source: str) -> str:
+    """Link to the page that a file of the repository has become."""
+    folder = dirname(_moved(source, to_repository=True))
+    target = _moved(normpath(f"{folder}/{link[1]}"), to_repository=False)
+    return f"]({relpath(target, dirname(source) or '.')}{link[2] or ''})"
+
+
+def _moved(path: str, *, to_repository: bool) -> str:
+    """The file of a page, or the page of a file."""
+    for file, page in FOLDERS.items():
+        old, new = (page, file) if to_repository else (file, page)
+        if path.startswith(old):
+            moved = new + path.removeprefix(old)
+            return moved if to_repository else re.sub(r"\.py$", ".md", moved)
+    return path
+
+
+def _commands(name: str, command: Any) -> Iterator[str]:
+    """Headings, help and options of a command and those below it."""
+    for below in getattr(command, "commands", {}).values():
+        yield from _commands(f"{name} {below.name}", below)
+    if hasattr(command, "commands"):
+        return
+    yield from (
+        f"## {name}",
+        "",
+        _plain(command.help or ""),
+        "",
+        "| option | meaning |",
+        "|---|---|",
+    )
+    for parameter in command.params:
+        label = ", ".join([*parameter.opts, *parameter.secondary_opts])
+        if parameter.param_type_name == "argument":
+            label = parameter.metavar or parameter.name.upper()
+        if not getattr(parameter, "hidden", False) and "--help" not in label:
+            yield f"| `{label}` | {_plain(getattr(parameter, 'help', '') or '')} |"
+    yield ""
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"\[/?\w*\]", "", text)).replace("|", "\\|").strip()
