@@ -72,6 +72,7 @@ class Network:
 def _session(path: Path, threads: int | None) -> Any:
     if threads is not None and threads < 1:
         raise UsageError(f"`threads` must be at least 1, got {threads}")
+    onnxruntime.disable_telemetry_events()  # some builds report events to their vendor
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.log_severity_level = ONLY_ERRORS
