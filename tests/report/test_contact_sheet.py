@@ -117,8 +117,12 @@ def luminance(colour):
 
 
 @pytest.mark.parametrize("kind", ["defer", "ood"])
-def test_the_white_text_of_a_tag_can_be_read_in_light_and_dark(kind):
-    backgrounds = re.findall(rf"--{kind}: (#[0-9a-f]{{6}})", contact_sheet([]))
-    assert len(backgrounds) == 2
-    for background in backgrounds:
-        assert 1.05 / (luminance(background) + 0.05) >= 4.5
+def test_the_text_of_a_tag_can_be_read_in_light_and_dark(kind):
+    sheet = contact_sheet([])
+    texts, grounds = (
+        re.findall(rf"--{name}: (#[0-9a-f]{{6}})", sheet) for name in (kind, f"{kind}-ground")
+    )
+    assert len(texts) == len(grounds) == 2
+    for pair in zip(texts, grounds, strict=True):
+        darker, lighter = sorted(map(luminance, pair))
+        assert (lighter + 0.05) / (darker + 0.05) >= 4.5

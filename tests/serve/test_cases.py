@@ -312,7 +312,10 @@ def test_a_csv_of_many_pages_has_every_case_once(serving, sqlite_place):
     store = Store.open(sqlite_place)
     client = serving(store=store)
     first = store.case(sent(client)["id"])
-    copies = [first.model_copy(update={"id": f"{number:032x}"}) for number in range(1234)]
+    copies = [
+        first.model_copy(update={"id": f"{number:032x}", "sha256": f"{number:064x}"})
+        for number in range(1234)
+    ]
     store.add(copies)
     ids = [row["id"] for row in table(client.get("/cases.csv"))]
     assert sorted(ids) == sorted([first.id, *(copy.id for copy in copies)])

@@ -234,7 +234,7 @@ class StubService:
     async def decide(self, upload):
         if upload.name != "0.png":
             await asyncio.Event().wait()
-        return self.case
+        return self.case, False
 
 
 def test_files_that_are_decided_in_time_keep_their_cases(client):
