@@ -75,7 +75,7 @@ def review(page: Page) -> None:
 def wide(page: Page) -> Image.Image:
     """The slider, the deferred cases, and one of them with its important regions."""
     page.locator("#setting summary").first.click()
-    page.get_by_label("defer", exact=True).check()
+    page.locator("[name=decision][value=defer]").check()
     page.locator(".row").first.click()
     page.locator("#saliency").click()
     page.wait_for_selector("#heat", state="visible", timeout=60_000)
@@ -86,7 +86,7 @@ def wide(page: Page) -> Image.Image:
 def phone(page: Page) -> Image.Image:
     """The worklist and a deferred case, side by side."""
     worklist = picture(page)
-    page.get_by_label("defer", exact=True).check()
+    page.locator("[name=decision][value=defer]").check()
     page.locator(".row").first.click()
     page.wait_for_function("() => document.getElementById('case-image').naturalWidth > 0")
     case = picture(page)
