@@ -117,7 +117,7 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
 
 @dataclass(frozen=True, kw_only=True)
 class Learned:
-    """What is learned of the classes and of errors; the parts are None where too little is known.
+    """Maps learned of classes and of errors; None where too little is known to learn one.
 
     Attributes:
         scaling: From logits to class probabilities.

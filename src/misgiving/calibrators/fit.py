@@ -135,7 +135,7 @@ class Fold(NamedTuple):
 
 
 class TuningSet(NamedTuple):
-    """What calibrators are fitted on.
+    """Outputs and labels of the images that calibrators are fitted on.
 
     Attributes:
         scores: Scores by name.

@@ -31,7 +31,7 @@ Wrong = Bool[np.ndarray, " n"]
 
 
 class OneReviewer(NamedTuple):
-    """What gives the combined score of a model's outputs, fitted on its tuning set.
+    """Combined score of a model's outputs, fitted on its tuning set.
 
     Attributes:
         combined: The combination.

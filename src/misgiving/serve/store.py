@@ -299,7 +299,7 @@ class Store:
 
 
 def _identity(case: Case) -> tuple[object, ...]:
-    """What two cases of one file share if they are the same case."""
+    """Key that two uploads of one file share if they are the same case."""
     decided_by = case.model_fingerprint, case.policy_fingerprint
     return case.sha256, *decided_by, case.image_kept, case.place, case.remark
 

@@ -214,7 +214,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
 
 
 def _measure(checkpoint: Checkpoint, predictions: Predictions, dataset: str) -> list[Measurement]:
-    """What is measured with and without a policy."""
+    """Measurements that are made with and without a policy."""
     return [
         *measure_classification(predictions, dataset),
         *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
