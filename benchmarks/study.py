@@ -39,13 +39,26 @@ class Setting(NamedTuple):
 
 
 class Part(NamedTuple):
-    """A part of the study; a unit is one model of one experiment and trial, at one setting."""
+    """A part of the study; a unit is one model of one experiment and trial, at one setting.
+
+    Attributes:
+        models: Names of the models.
+        model: Settings of the network.
+        training: Settings of the training.
+        images: Settings of split and preprocessing.
+        trials: Number after the last trial.
+        first: Number of the first trial.
+        experiments: Those that are run.
+        settings: Changes, by name.
+    """
 
     models: tuple[ModelName, ...]
     model: Mapping[str, Any]
     training: Mapping[str, Any]
     images: Mapping[str, Any]
     trials: int = 5
+    first: int = 0
+    experiments: frozenset[str] = frozenset({"generalization", "ood_detection"})
     settings: Mapping[str, Setting] = {"": Setting()}
 
 
@@ -71,12 +84,22 @@ PARTS = {
         {"epochs": 3, "decay_every": 1},
         {"split": "grouped", "image_size": 64},
     ),
+    "confirmation": Part(
+        ("vanilla",),
+        MODERN.model,
+        {**MODERN.training, "epochs": 6},
+        {**MODERN.images, "image_size": 128},
+        trials=15,
+        first=5,
+        experiments=frozenset({"generalization"}),
+    ),
     "sensitivity": Part(
         ("proposed",),
         MODERN.model,
         {**MODERN.training, "epochs": 4},
         {**MODERN.images, "image_size": 64},
         trials=3,
+        experiments=frozenset({"generalization"}),
         settings={
             **GRID,
             "estimator's rate x 1": Setting({"estimator_rate": 1.0}),
@@ -176,10 +199,10 @@ def main() -> None:
     part = PARTS[given.part]
     for name, setting in part.settings.items():
         protocol = protocol_of(part, setting, given.data, given.weights, given.ood)
-        run_setting(protocol, name, given)
+        run_setting(part, protocol, name, given)
 
 
-def run_setting(protocol: Protocol, setting: str, given: argparse.Namespace) -> None:
+def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Namespace) -> None:
     """Run the units of one setting that have no rows yet, and keep their rows."""
     out, table = given.out / given.part / setting, given.tables / f"{given.part}.csv"
     done = {unit_of(row) for row in read_table(table, Result)} if table.exists() else set()
@@ -187,7 +210,8 @@ def run_setting(protocol: Protocol, setting: str, given: argparse.Namespace) -> 
         unit
         for unit in in_order(protocol)
         if given.trial in (None, unit.trial)
-        and not (setting and unit.experiment != "generalization")
+        and unit.trial >= part.first
+        and unit.experiment in part.experiments
         and (given.again or (setting or unit.experiment, unit.trial, unit.model) not in done)
     ]
 
