@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study_results import RATIO, write_page
+from error_estimator import measured, sets_of
+from study_results import RATIO, UNSEEN, write_page
 
 from misgiving.configuration import default_cache
 from misgiving.reproduction.protocol import (
@@ -107,6 +108,7 @@ PARTS = {
             "last tap": Setting(model={"taps": (4,)}),
             "last two taps": Setting(model={"taps": (3, 4)}),
             "no estimator": Setting({"auxiliary": "none"}),
+            "average of weights": Setting({"average_decay": 0.99}),
         },
     ),
 }  # fmt: skip
@@ -179,6 +181,16 @@ def named(row: Result, setting: str) -> Result:
     return row._replace(experiment=setting) if setting else row
 
 
+def on_unseen(unit: Unit, run: Path, given: argparse.Namespace) -> list[Result]:
+    """AURC of each score on the images that neither training nor tuning has seen."""
+    sets = sets_of(run, given.data, given.cache)
+    areas = measured(sets, sets.tune, sets.unseen)
+    values = {("", RATIO): sets.ratio} | {
+        (score, "aurc"): area for score, area in areas.items() if score != "preferred"
+    }
+    return [Result(*unit, UNSEEN, *names, value) for names, value in values.items()]
+
+
 def main() -> None:
     """Run the units that have no rows yet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -219,6 +231,8 @@ def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Na
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
         found = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
+        if part.first:
+            found += on_unseen(unit, out / unit.folder / "run", given)
         add_rows(table, [named(row, setting) for row in found])
         write_page(given.tables)
         label = setting or unit.experiment

@@ -17,9 +17,12 @@ from misgiving.results.schema import Result
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
 ENOUGH_TRIALS = 5
+CONFIRMING = 10  # trials of the confirmation
 LEVEL = 0.05
+CHOSEN_HERE = "e"  # the estimator was changed after these trials were seen
 RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
 TUNED_ON = "histology"
+UNSEEN = "unseen"  # the images of calibration and test set together
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
@@ -54,9 +57,9 @@ class Rows:
         """The OOD sets of 4.2."""
         return sorted({key[2] for key in self._values if key[0] == "ood_detection" and key[3]})
 
-    def ratio(self, experiment: str) -> float:
+    def ratio(self, experiment: str, dataset: str = "") -> float:
         """Measured images for each training image."""
-        values = self(experiment, "vanilla", "", "", RATIO)
+        values = self(experiment, "vanilla", dataset, "", RATIO)
         return next(iter(values.values()), 0.0)
 
     def ood_mean(self, model: str) -> Values:
@@ -201,10 +204,33 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
         by_trial = ", ".join(number(value, signed=True) for value in one.values.values())
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
+        if one.name == CHOSEN_HERE:
+            verdict = "see confirmation"
         found = with_interval(one.values, one.ratio)
         lines.append((one.name, one.measure, by_trial or "-", found, p_value, f"**{verdict}**"))
     head = ("", "measure", "by trial", "mean (95 %)", "p, Holm", "verdict")
     yield from table(head, lines)
+
+
+def of_confirmation(rows: Rows) -> Iterator[str]:
+    """The error estimator on trials that are newer than it."""
+    ratio = rows.ratio("generalization", UNSEEN)
+    areas = {score: rows("generalization", "vanilla", UNSEEN, score, "aurc") for score in SCORES}
+    lines = []
+    for against in ("calibrated", "msp"):
+        values = difference(areas["error_estimator"], areas[against])
+        by_trial = ", ".join(number(value, signed=True) for value in values.values())
+        p_value, verdict = "-", "open"
+        if len(values) == CONFIRMING:
+            interval = t_interval(list(values.values()), split_ratio=ratio)
+            p_value = f"{interval.p_value:.2g}"
+            supported = interval.mean < 0 and interval.p_value < LEVEL
+            verdict = "supported" if supported else "not supported"
+        judged = f"**{verdict}**" if against == "calibrated" else "secondary"
+        measure = f"AURC, error estimator - {against}, of vanilla"
+        lines.append((measure, by_trial, with_interval(values, ratio), p_value, judged))
+    yield "On the images of test and calibration set together.\n"
+    yield from table(("measure", "by trial", "mean (95 %)", "p", "verdict"), lines)
 
 
 def of_models(rows: Rows) -> Iterator[str]:
@@ -368,6 +394,9 @@ def page(parts: Mapping[str, Rows]) -> str:
         if part == "sensitivity":
             lines += of_settings(rows)
             continue
+        if part == "confirmation":
+            lines += [*of_confirmation(rows), *of_error_estimator(rows)]
+            continue
         for section in (
             of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
             beside_published,
@@ -380,7 +409,7 @@ def write_page(folder: Path) -> None:
     """Write `results.md` from the tables of a folder."""
     parts = {
         part: Rows(read_table(folder / f"{part}.csv", Result))
-        for part in ("modern", "paper", "sensitivity")
+        for part in ("confirmation", "modern", "paper", "sensitivity")
         if (folder / f"{part}.csv").exists()
     }
     (folder / "results.md").write_text(page(parts), encoding="utf-8")

@@ -111,5 +111,22 @@ def test_the_page_is_written_from_unfinished_parts(tmp_path):
     study.add_rows(tmp_path / "modern.csv", rows_of(2))
     study_results.write_page(tmp_path)
     page = (tmp_path / "results.md").read_text()
-    assert page.count("**open**") == 5
+    assert page.count("**open**") == 4  # (e) is tested by the confirmation
     assert "| e | AURC, error estimator - calibrated, of vanilla |" in page
+
+
+def test_the_confirmation_needs_all_its_trials(tmp_path):
+    values = [-0.004, -0.006, -0.005, -0.007, -0.003, -0.005, -0.006, -0.004, -0.005, -0.005]
+    rows = []
+    for trial, value in enumerate(values, start=5):
+        for score, area in (("calibrated", 0.08), ("error_estimator", 0.08 + value), ("msp", 0.1)):
+            rows.append(Result("generalization", trial, "vanilla", "unseen", score, "aurc", area))
+        rows.append(Result("generalization", trial, "vanilla", "unseen", "", "split_ratio", 0.36))
+    error = np.std(values, ddof=1) * np.sqrt(1 / 10 + 0.36)  # Nadeau and Bengio
+    p_value = 2 * stats.t.sf(5 * 1e-3 / error, 9)
+    for trials, verdict in ((9, "open"), (10, "supported")):
+        study.add_rows(tmp_path / "confirmation.csv", rows[: 4 * trials])
+        study_results.write_page(tmp_path)
+        page = (tmp_path / "results.md").read_text()
+        assert f"**{verdict}**" in page
+        assert (f"| {p_value:.2g} |" in page) == (trials == 10)

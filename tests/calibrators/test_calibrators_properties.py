@@ -14,6 +14,7 @@ from misgiving.calibrators.apply import (
     Calibrator,
     Combination,
     Isotonic,
+    Mixture,
     Scaling,
 )
 from misgiving.calibrators.fit import COMBINED, fit_isotonic, fit_scaling
@@ -182,7 +183,7 @@ def calibrator_of(drawn):
         weights=None,
         score=drawn["score"],
         combination=combination,
-        error_estimator=combination,
+        error_estimator=names and Mixture(weights=of_each),
         error=isotonic(drawn["error"]),
         loss=drawn["loss"] and isotonic(drawn["loss"]),
         tried=drawn["tried"],

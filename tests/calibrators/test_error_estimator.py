@@ -6,15 +6,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import log_softmax
-from sklearn.linear_model import LogisticRegression
+from scipy.optimize import minimize
+from scipy.special import log_softmax, softmax
 from sklearn.model_selection import GroupKFold
 
 from misgiving.calibrators.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
     Calibrator,
-    probe_scores,
+    Mixture,
 )
 from misgiving.calibrators.fit import (
     TuningSet,
@@ -43,29 +43,45 @@ def drawn(seed=0, count=400, *, told=1.5):
     return TuningSet(scores, logits, labels, np.arange(count) // 2, evidence)
 
 
-def test_the_log_odds_by_each_probe_are_those_by_hand():
+def test_it_gives_the_log_odds_of_the_mean_probability_by_hand():
     tuning = drawn(count=20)
-    named = tuning.logits.argmax(axis=1)
-    found = probe_scores(tuning.evidence, named)
-    assert list(found) == ["probe_0", "probe_1"]
-    for number, values in enumerate(found.values()):
-        for row, value in enumerate(values):
-            right = math.exp(tuning.evidence[row, number, named[row]])
-            assert value == pytest.approx(math.log(right / (1 - right)))
-
-
-def test_it_is_the_penalised_regression_of_standardised_log_odds():
-    tuning = drawn()
-    named = tuning.logits.argmax(axis=1)
-    calibrator = fit_calibrator(tuning).calibrator
-    known = calibrator.with_learned(tuning.scores, tuning.logits)
-    table = np.column_stack([known[CALIBRATED], *probe_scores(tuning.evidence, named).values()])
-    standard = (table - table.mean(axis=0)) / table.std(axis=0)
-    expected = LogisticRegression(C=0.1).fit(standard, named == tuning.labels)
-    found = calibrator.with_learned(tuning.scores, tuning.logits, tuning.evidence)
-    np.testing.assert_allclose(
-        found[ERROR_ESTIMATOR], expected.decision_function(standard), atol=1e-3
+    calibrator = replace(
+        fit_calibrator(drawn()).calibrator, error_estimator=Mixture(weights=(0.5, 0.3, 0.2))
     )
+    named = calibrator.named(tuning.logits)
+    found = calibrator.with_learned(tuning.scores, tuning.logits, tuning.evidence)
+    for row, value in enumerate(found[ERROR_ESTIMATOR]):
+        shown = [*np.exp(tuning.evidence[row, :, named[row]])]
+        by_softmax = calibrator.scaling(tuning.logits[row : row + 1])[0, named[row]]
+        right = 0.5 * by_softmax + 0.3 * shown[0] + 0.2 * shown[1]
+        assert value == pytest.approx(math.log(right / (1 - right)))
+
+
+def test_its_weights_have_the_highest_posterior_density():
+    tuning = drawn(count=100)
+    calibrator = fit_calibrator(tuning).calibrator
+    by_softmax = calibrator.scaling(tuning.logits)
+    of_truth = [
+        [by_softmax[row, label], *np.exp(tuning.evidence[row, :, label])]
+        for row, label in enumerate(tuning.labels)
+    ]
+
+    def lost(free):
+        weights = softmax(np.append(free, 0.0))
+        likelihood = sum(math.log(np.dot(weights, row)) for row in of_truth)
+        return -likelihood - 20 / 3 * np.log(weights).sum()  # as 20 images, of each a third
+
+    found = minimize(lost, np.zeros(2), method="Nelder-Mead", options={"xatol": 1e-9}).x
+    expected = softmax(np.append(found, 0.0))
+    assert calibrator.error_estimator.weights == pytest.approx(expected, abs=1e-5)
+
+
+def test_impossible_images_do_not_spoil_its_weights():
+    members = np.log(np.array([[[0.9, 0.1], [0.6, 0.4]]] * 30))
+    members[0] -= 2000  # both probabilities are 0 in float64
+    weights = fit_error_estimator(members, np.zeros(30, int)).weights
+    assert sum(weights) == pytest.approx(1)
+    assert weights[0] > 0.5
 
 
 def test_it_is_chosen_where_probes_tell_more_and_orders_errors_better():
@@ -119,13 +135,10 @@ def test_out_of_fold_no_image_is_scored_by_what_saw_its_group():
     np.testing.assert_array_equal(fit_calibrator(tuning).scores, before)
 
 
-def test_with_few_errors_or_without_probes_there_is_none():
-    tuning = drawn()
-    few = np.where(np.arange(400) < 9, tuning.labels, tuning.logits.argmax(axis=1))
-    for less in (tuning._replace(labels=few), tuning._replace(evidence=None)):
-        calibrator = fit_calibrator(less).calibrator
-        assert calibrator.error_estimator is None
-        assert ERROR_ESTIMATOR not in calibrator.tried
+def test_without_probes_there_is_none():
+    calibrator = fit_calibrator(drawn()._replace(evidence=None)).calibrator
+    assert calibrator.error_estimator is None
+    assert ERROR_ESTIMATOR not in calibrator.tried
 
 
 def test_another_acceptance_score_brings_its_own_error_probabilities():
@@ -148,9 +161,8 @@ def test_it_survives_json_and_refuses_to_do_without_its_evidence():
         calibrator.acceptance_scores(tuning.scores, tuning.logits)
 
 
-def test_only_calibrated_and_the_probes_are_read():
+def test_it_refuses_other_probes_than_it_was_fitted_with():
     tuning = drawn()
-    known = fit_calibrator(tuning).calibrator.with_learned(tuning.scores, tuning.logits)
-    known = {**known, **probe_scores(tuning.evidence, tuning.logits.argmax(axis=1))}
-    wrong = tuning.logits.argmax(axis=1) != tuning.labels
-    assert fit_error_estimator(known, wrong).names == (CALIBRATED, "probe_0", "probe_1")
+    calibrator = fit_calibrator(tuning).calibrator
+    with pytest.raises(DataError, match="reads 2 class probes, and there are 1"):
+        calibrator.with_learned(tuning.scores, tuning.logits, tuning.evidence[:, :1])

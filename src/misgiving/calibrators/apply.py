@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy.special import logsumexp, softmax
+from scipy.special import log_softmax, logsumexp, softmax
 
 from misgiving.errors import DataError
 from misgiving.scores.probes import Evidence
@@ -14,12 +14,13 @@ from misgiving.scores.probes import Evidence
 Logits = Float[np.ndarray, "n classes"]
 Values = Float[np.ndarray, " n"]
 Classes = Int[np.ndarray, " n"]
+Members = Float[np.ndarray, "n members classes"]
+"""Log-probabilities of each class by each classifier of a mixture."""
 ByClass = Float[np.ndarray, " classes"]
 Scores = Mapping[str, Values]
 """Scores of each image by name; higher means more likely correct."""
 
 CALIBRATED, COMBINATION, ERROR_ESTIMATOR = "calibrated", "combination", "error_estimator"
-PROBE = "probe_"  # and its position: the log-odds by a class probe
 LEARNED = (CALIBRATED, COMBINATION, ERROR_ESTIMATOR)
 """Names of the scores that are learned on the tuning set."""
 
@@ -76,6 +77,37 @@ class Combination:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Mixture:
+    """Weighted mean of the class probabilities of several classifiers (a linear opinion pool).
+
+    Attributes:
+        weights: Of the calibrated softmax, then of each class probe; they sum to 1.
+    """
+
+    weights: tuple[float, ...]
+
+    def log_odds(self, members: Members, named: Classes) -> Values:
+        """Log-odds of the named classes against all others.
+
+        Raises:
+            DataError: There are more or fewer classifiers than weights.
+        """
+        if members.shape[1] != len(self.weights):
+            raise DataError(
+                f"the error estimator reads {len(self.weights) - 1} class probes, and there are "
+                f"{members.shape[1] - 1}; use the model that the policy was made with"
+            )
+        weights = np.array(self.weights)[:, None]
+        return log_odds_of(np.asarray(logsumexp(members, axis=1, b=weights)), named)
+
+
+def members_of(scaling: Scaling, logits: Logits, evidence: Evidence) -> Members:
+    """Log-probabilities by the calibrated softmax, and after it by each class probe."""
+    calibrated = log_softmax(scaling.logarithms(logits), axis=1)
+    return np.concatenate([calibrated[:, None], evidence], axis=1)
+
+
 def log_odds_of(logits: Logits, named: Classes) -> Values:
     """Log-odds of the named classes against all others.
 
@@ -85,14 +117,6 @@ def log_odds_of(logits: Logits, named: Classes) -> Values:
     of_named = np.take_along_axis(others, columns, axis=1)[:, 0]
     np.put_along_axis(others, columns, -np.inf, axis=1)
     return np.asarray(of_named - logsumexp(others, axis=1))
-
-
-def probe_scores(evidence: Evidence, named: Classes) -> dict[str, Values]:
-    """Log-odds of the named classes by each class probe; a probe's name is its position."""
-    return {
-        f"{PROBE}{number}": log_odds_of(evidence[:, number], named)
-        for number in range(evidence.shape[1])
-    }
 
 
 def named_classes(scaling: Scaling, weights: ByClass | None, logits: Logits) -> Classes:
@@ -123,13 +147,13 @@ class Learned:
         scaling: From logits to class probabilities.
         weights: Factor of each class's probability when a class is named; None: by the logits.
         combination: From several scores to one.
-        error_estimator: From `calibrated` and the log-odds of the class probes to one.
+        error_estimator: Of the calibrated softmax and the class probes.
     """
 
     scaling: Scaling
     weights: tuple[float, ...] | None
     combination: Combination | None
-    error_estimator: Combination | None
+    error_estimator: Mixture | None
 
     def named(self, logits: Logits) -> Classes:
         """The class that is named for each image."""
@@ -146,7 +170,8 @@ class Learned:
         named = self.named(logits)
         known = {**scores, CALIBRATED: self.scaling.log_odds(logits, named)}
         if self.error_estimator is not None and evidence is not None:
-            known[ERROR_ESTIMATOR] = self.error_estimator(known | probe_scores(evidence, named))
+            members = members_of(self.scaling, logits, evidence)
+            known[ERROR_ESTIMATOR] = self.error_estimator.log_odds(members, named)
         if self.combination is not None:
             known[COMBINATION] = self.combination(known)
         return known
@@ -220,8 +245,13 @@ class Calibrator(Learned):
         Raises:
             KeyError, TypeError: The values are not those of `to_dict`.
         """
-        combinations = dict.fromkeys((COMBINATION, ERROR_ESTIMATOR), Combination)
-        maps = {"scaling": Scaling, **combinations, "error": Isotonic, "loss": Isotonic}
+        maps = {
+            "scaling": Scaling,
+            "combination": Combination,
+            "error_estimator": Mixture,
+            "error": Isotonic,
+            "loss": Isotonic,
+        }
         fitted = {
             name: None if values[name] is None else kind(**_with_tuples(values[name]))
             for name, kind in maps.items()

@@ -20,7 +20,6 @@ from misgiving.calibrators.apply import (
     COMBINATION,
     ERROR_ESTIMATOR,
     LEARNED,
-    PROBE,
     ByClass,
     Calibrator,
     Classes,
@@ -28,11 +27,13 @@ from misgiving.calibrators.apply import (
     Isotonic,
     Learned,
     Logits,
+    Members,
+    Mixture,
     Scaling,
     Scores,
     Values,
     columns,
-    probe_scores,
+    members_of,
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
@@ -42,7 +43,8 @@ COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CA
 SINGLE = ("msp", "entropy", "max_logit", "predicted_loss")
 FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
-PROBE_PENALTY = 0.1  # inverse strength, for the error estimator
+PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
+MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
     log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
 )
@@ -106,14 +108,25 @@ def fit_combination(
     return _combination(names, search.fit(columns(scores, names), wrong).best_estimator_)
 
 
-def fit_error_estimator(scores: Scores, wrong: Bool[np.ndarray, " n"]) -> Combination:
-    """Fit penalised logistic regression on `calibrated` and the log-odds of the class probes.
+def fit_error_estimator(members: Members, labels: Classes) -> Mixture:
+    """Fit the weights of a mean of class probabilities to the true classes.
 
-    Nothing else helped: neither entropy, largest logit, predicted loss, neighbours nor trees.
+    They maximise the likelihood, with a Dirichlet prior of equal weights that is worth
+    `PRIOR_IMAGES` images, by expectation maximisation. What the weights are fitted to are classes,
+    of which every image shows one, and not errors, of which a tuning set has few.
     """
-    names = (CALIBRATED, *(name for name in scores if name.startswith(PROBE)))
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=PROBE_PENALTY, max_iter=1000))
-    return _combination(names, model.fit(columns(scores, names), wrong))
+    logs = members[np.arange(len(labels)), :, labels]
+    likelihoods = np.exp(logs - logs.max(axis=1, keepdims=True))
+    equal = np.full(logs.shape[1], 1 / logs.shape[1])
+    weights = equal
+    for _ in range(MOST_STEPS):
+        shares = likelihoods * weights
+        shares /= shares.sum(axis=1, keepdims=True)
+        before = weights
+        weights = (shares.sum(axis=0) + PRIOR_IMAGES * equal) / (len(labels) + PRIOR_IMAGES)
+        if np.abs(weights - before).max() < ENOUGH:
+            break
+    return Mixture(weights=tuple(weights.tolist()))
 
 
 def _combination(names: tuple[str, ...], fitted: Pipeline) -> Combination:
@@ -193,16 +206,14 @@ def _fit_learned(tuning: TuningSet, weigh: ClassWeights) -> Learned:
         combination=None,
         error_estimator=None,
     )
-    named = learned.named(tuning.logits)
-    wrong = named != tuning.labels
+    if tuning.scores and tuning.evidence is not None:
+        members = members_of(learned.scaling, tuning.logits, tuning.evidence)
+        learned = replace(learned, error_estimator=fit_error_estimator(members, tuning.labels))
+    wrong = learned.named(tuning.logits) != tuning.labels
     if not tuning.scores or not _can_learn(wrong, tuning.groups):
         return learned
     known = learned.with_learned(tuning.scores, tuning.logits)
-    learned = replace(learned, combination=fit_combination(known, wrong, tuning.groups))
-    if tuning.evidence is None:
-        return learned
-    known = {**known, **probe_scores(tuning.evidence, named)}
-    return replace(learned, error_estimator=fit_error_estimator(known, wrong))
+    return replace(learned, combination=fit_combination(known, wrong, tuning.groups))
 
 
 def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) -> bool:

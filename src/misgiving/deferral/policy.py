@@ -26,7 +26,7 @@ from misgiving.results.formats import encoded
 
 Scores = Float[np.ndarray, " n"]
 
-FORMAT = 8
+FORMAT = 9
 AGAIN = "run `misgiving calibrate` again"
 
 
