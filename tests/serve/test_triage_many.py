@@ -5,18 +5,10 @@ import re
 from importlib.resources import files as resources
 
 import pytest
+from browsing import needs_chromium, playwright
 from PIL import Image
 from standin import picture
-from triage import (
-    GREEN,
-    Serving,
-    choose,
-    needs_chromium,
-    no_pictures,
-    playwright,
-    shades,
-    stored,
-)
+from triage import GREEN, Serving, choose, no_pictures, shades, stored
 
 from misgiving.serve.store import CaseQuery
 
