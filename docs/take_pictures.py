@@ -45,7 +45,7 @@ def main() -> None:
                 send(page, asked.images)
                 review(page)
         for name, taken in pictures(browser, asked):
-            small = taken.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small = taken.quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
             small.save(asked.out / f"{asked.subject}-{name}.png", optimize=True)
         browser.close()
 
@@ -72,9 +72,11 @@ def pictures(browser: Browser, asked: argparse.Namespace) -> Iterator[tuple[str,
 @contextmanager
 def page_of(browser: Browser, address: str, width: int, scheme: str) -> Iterator[Page]:
     """Open a page."""
-    phone: dict[str, Any] = {"is_mobile": True, "has_touch": True} if width < 500 else {}
-    size: Any = {"width": width, "height": SIZES[width]}
-    page = browser.new_page(viewport=size, color_scheme=scheme, **phone)  # type: ignore[arg-type]
+    size = {"width": width, "height": SIZES[width]}
+    options: dict[str, Any] = {"viewport": size, "color_scheme": scheme}
+    if width < 500:
+        options |= {"is_mobile": True, "has_touch": True}
+    page = browser.new_page(**options)
     page.goto(address if "://" in address else Path(address).resolve().as_uri())
     yield page
     page.close()

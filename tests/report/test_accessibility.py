@@ -42,10 +42,12 @@ def write_predictions(path, folder, *, confidence, seed):
         Image.new("RGB", (40, 30), (90, 120, 200)).save(name)
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["id", "label", "site", "image", *(f"logit_{name}" for name in CLASSES)])
+        logit_names = [f"logit_{name}" for name in CLASSES]
+        table.writerow(["id", "label", "site", "device", "ward", "image", *logit_names])
         for number, (label, row) in enumerate(zip(labels, logits, strict=True)):
-            site = f"site {number % 30}"  # so many that some are folded
-            table.writerow([f"{path.stem}-{number}", CLASSES[label], site, names[number], *row])
+            groups = [f"no. {number % of}" for of in (9, 10, 11)]  # so many that some are folded
+            found = [f"{path.stem}-{number}", CLASSES[label], *groups, names[number]]
+            table.writerow([*found, *row])
 
 
 def test_the_report_of_an_evaluation_violates_nothing(misgiving, found_in, tmp_path):
@@ -81,6 +83,5 @@ def test_the_contact_sheet_violates_nothing(found_in, tmp_path):
     assert found_in(page) == []
 
 
-@pytest.mark.parametrize("folder", ["with_policies", "dermoscopy"])
-def test_the_report_of_a_reproduction_violates_nothing(folder, found_in, request):
-    assert found_in(write_report(request.getfixturevalue(folder))) == []
+def test_the_report_of_a_reproduction_violates_nothing(with_policies, found_in):
+    assert found_in(write_report(with_policies)) == []

@@ -51,6 +51,17 @@ def test_image_and_choices_fit_the_screen_with_banner_and_slider_open(size, page
     assert page.evaluate("() => document.documentElement.scrollHeight") <= height
 
 
+@pytest.mark.parametrize("width", [1280, 900])
+def test_the_message_of_a_saved_review_covers_nothing_of_the_next_case(width, opened):
+    page = opened(viewport={"width": width, "height": 720})
+    choose(page, shades())
+    page.locator(".row").first.click()
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#saved")).to_be_visible()
+    message, case = (page.locator(one).bounding_box() for one in ("#saved", "#detail"))
+    assert message["x"] + message["width"] <= case["x"]
+
+
 @pytest.mark.parametrize(
     ("key", "words", "verdict"),
     [("x", "none of these", "none"), ("g", "ungradable", "ungradable"), ("d", "unsure", "unsure")],
