@@ -1,10 +1,14 @@
-"""Take the screenshots of the triage page in README.md and docs/deployment.md.
+"""Take the pictures of the documentation: the triage page, the report of an evaluation, the site.
 
-    misgiving serve bundle --store sqlite:///new.sqlite     # as README.md says
-    python docs/take_pictures.py http://127.0.0.1:8000 runs/reproduce/examples --out docs
+    misgiving serve bundle --store sqlite:///new.sqlite     # as docs/tutorials/reviewer.md says
+    misgiving evaluate predictions.csv --policy policy --out report        # as README.md says
+    python docs/take_pictures.py page http://127.0.0.1:8000 --images runs/reproduce/examples
+    python docs/take_pictures.py report report/report.html
+    python -m http.server --directory site 8001
+    python docs/take_pictures.py site http://127.0.0.1:8001
 
-Sends the images of a folder, reviews one of them, and takes screenshots of a wide screen (light and
-dark) and of a phone. Needs Debian's chromium.
+Keeps a wide screen in the light scheme, a smaller one in the dark scheme, and a phone in both;
+`--every` takes each size in both schemes, to look at. Needs Debian's chromium.
 """
 
 import argparse
@@ -17,82 +21,114 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-WIDE = {"width": 1400, "height": 900}
-PHONE = {"width": 390, "height": 780}
+SIZES = {1400: 900, 1280: 720, 390: 780}
+SCHEMES = ("light", "dark")
 GROUND = (119, 128, 138)
 GAP = 24
 
 
 def main() -> None:
-    """Send images to a service and take the screenshots."""
+    """Take the pictures of one subject."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("address", help="URL of the service")
-    parser.add_argument("images", type=Path, help="folder of images")
+    parser.add_argument("subject", choices=("page", "report", "site"))
+    parser.add_argument("address", help="URL of the service or the site, or file of the report")
+    parser.add_argument("--images", type=Path, help="folder to send to the service first")
     parser.add_argument("--out", type=Path, default=Path("docs"))
+    parser.add_argument("--every", action="store_true", help="each size in both schemes")
     asked = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
-        with page_of(browser, asked.address, viewport=WIDE) as page:
-            send(page, asked.images)
-            review(page)
-        for scheme in ("light", "dark"):
-            with page_of(browser, asked.address, viewport=WIDE, color_scheme=scheme) as page:
-                wide(page).save(asked.out / f"page-{scheme}.png", optimize=True)
-        with page_of(
-            browser, asked.address, viewport=PHONE, is_mobile=True, has_touch=True
-        ) as page:
-            phone(page).save(asked.out / "page-phone.png", optimize=True)
+        if asked.images:
+            with page_of(browser, asked.address, 1400, "light") as page:
+                send(page, asked.images)
+                review(page)
+        for name, taken in pictures(browser, asked):
+            small = taken.quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
+            small.save(asked.out / f"{asked.subject}-{name}.png", optimize=True)
         browser.close()
 
 
+def pictures(browser: Browser, asked: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
+    """The pictures to keep, or all of them."""
+    show = {"page": triage_page, "report": top, "site": top}[asked.subject]
+
+    def take(width: int, scheme: str) -> list[Image.Image]:
+        with page_of(browser, asked.address, width, scheme) as page:
+            return list(show(page))
+
+    if asked.every:
+        for width in SIZES:
+            for scheme in SCHEMES:
+                yield f"{width}-{scheme}", beside(*take(width, scheme))
+        return
+    yield "light", beside(*take(1400, "light"))
+    yield "dark", beside(*take(1280, "dark"))
+    light, dark = take(390, "light"), take(390, "dark")
+    yield "phone", beside(light[0], dark[-1])
+
+
 @contextmanager
-def page_of(browser: Browser, address: str, **context: Any) -> Iterator[Page]:
-    """Open the page and wait until it is ready."""
-    page = browser.new_page(**context)
-    page.goto(address)
-    page.wait_for_selector("body[data-ready]")
+def page_of(browser: Browser, address: str, width: int, scheme: str) -> Iterator[Page]:
+    """Open a page."""
+    size = {"width": width, "height": SIZES[width]}
+    options: dict[str, Any] = {"viewport": size, "color_scheme": scheme}
+    if width < 500:
+        options |= {"is_mobile": True, "has_touch": True}
+    page = browser.new_page(**options)
+    page.goto(address if "://" in address else Path(address).resolve().as_uri())
     yield page
     page.close()
 
 
 def send(page: Page, images: Path) -> None:
     """Send a folder, and wait for all decisions."""
+    page.wait_for_selector("body[data-ready]")
     page.locator("#folder").set_input_files(images)
     page.wait_for_selector("#sending", state="visible")
     page.wait_for_selector("#sending", state="hidden", timeout=120_000)
 
 
 def review(page: Page) -> None:
-    """Correct with the keyboard a nine that the model takes for an eight."""
-    page.locator(".row", has_text="unseen-9").first.click()
-    page.locator("#list").focus()
-    page.keyboard.press("9")
+    """Agree with the riskiest of the deferred."""
+    page.locator("[name=decision][value=defer]").check()
+    page.locator(".row").first.click()
+    page.locator("#agree").click()
     page.wait_for_selector(".row .done")
 
 
-def wide(page: Page) -> Image.Image:
-    """The slider, the deferred cases, and one of them with its important regions."""
-    page.locator("#setting summary").first.click()
+def triage_page(page: Page) -> Iterator[Image.Image]:
+    """A deferred case with its important regions, and the slider; on a phone the list before it."""
+    page.wait_for_selector("body[data-ready]")
+    phone = page.evaluate("() => innerWidth < 821")
+    if phone:
+        yield picture(page)
+    else:
+        page.locator("#setting summary").first.click()
     page.locator("[name=decision][value=defer]").check()
-    page.locator(".row").first.click()
-    page.locator("#saliency").click()
-    page.wait_for_selector("#heat", state="visible", timeout=60_000)
-    page.evaluate("() => scroll(0, 0)")
-    return picture(page)
-
-
-def phone(page: Page) -> Image.Image:
-    """The worklist and a deferred case, side by side."""
-    worklist = picture(page)
-    page.locator("[name=decision][value=defer]").check()
-    page.locator(".row").first.click()
+    page.locator(".row:not(:has(.done))").first.click()
     page.wait_for_function("() => document.getElementById('case-image').naturalWidth > 0")
-    case = picture(page)
-    both = Image.new("RGB", (worklist.width + GAP + case.width, case.height), GROUND)
-    both.paste(worklist, (0, 0))
-    both.paste(case, (worklist.width + GAP, 0))
+    if not phone:
+        page.locator("#saliency").click()
+        page.wait_for_selector("#heat", state="visible", timeout=60_000)
+    page.evaluate("() => scroll(0, 0)")
+    yield picture(page)
+
+
+def top(page: Page) -> Iterator[Image.Image]:
+    """The beginning of a document."""
+    yield picture(page)
+
+
+def beside(*pictures: Image.Image) -> Image.Image:
+    """Pictures side by side."""
+    width = sum(one.width + GAP for one in pictures) - GAP
+    both = Image.new("RGB", (width, max(one.height for one in pictures)), GROUND)
+    left = 0
+    for one in pictures:
+        both.paste(one, (left, 0))
+        left += one.width + GAP
     return both
 
 

@@ -74,6 +74,16 @@ def misgiving(monkeypatch, capsys, cache_home):
     return run
 
 
+@pytest.fixture(scope="module")
+def browser():
+    from browsing import ARGUMENTS, CHROMIUM, playwright
+
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
+        yield found
+        found.close()
+
+
 @pytest.fixture
 def as_in_use():
     """Without the shape checks of the test run, which would refuse these arguments first."""

@@ -90,12 +90,13 @@ def test_the_readme_makes_a_policy_of_a_table(tmp_path, monkeypatch, misgiving):
     assert len(example.strip().splitlines()) <= 10
     monkeypatch.chdir(tmp_path)
     exec(example, {})
-    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 201
+    assert len((tmp_path / "predictions.csv").read_text().splitlines()) == 601
     lines = [line for line in COMMAND.findall(README) if "predictions.csv" in line]
     assert [line.split()[0] for line in lines] == ["calibrate", "evaluate"]
     for line in lines:
         code, _, error = misgiving(*shlex.split(line))
         assert code == 0, error
+    assert "optimistic" not in error
     assert (
         "Certified: at most 10 %"
         in misgiving("calibrate", *shlex.split(lines[0])[1:], "--overwrite")[2]

@@ -52,16 +52,6 @@ def client(serving):
     return serving()
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from triage import ARGUMENTS, CHROMIUM, playwright
-
-    with playwright.sync_playwright() as started:
-        found = started.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS)
-        yield found
-        found.close()
-
-
 @pytest.fixture
 def page_service(tmp_path):
     from triage import Serving

@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from browsing import needs_chromium, playwright
 from commands import one_line
 from standin import Standin, picture
-from triage import names, needs_chromium, no_pictures, playwright, stored
+from triage import names, no_pictures, stored
 
 from misgiving.errors import DataError
 from misgiving.results.review_lists import Listing, SuspectLabel, read_review_list

@@ -1,17 +1,9 @@
 """Cases that the page loads, and changes by others in the meantime."""
 
 import pytest
+from browsing import needs_chromium, playwright
 from standin import picture
-from triage import (
-    names,
-    needs_chromium,
-    no_pictures,
-    now_id,
-    playwright,
-    rewriting,
-    said_by,
-    stored,
-)
+from triage import names, no_pictures, now_id, rewriting, said_by, stored
 
 pytestmark = needs_chromium
 

@@ -5,18 +5,10 @@ import re
 from importlib.resources import files as resources
 
 import pytest
+from browsing import needs_chromium, playwright
 from PIL import Image
 from standin import picture
-from triage import (
-    GREEN,
-    Serving,
-    choose,
-    needs_chromium,
-    no_pictures,
-    playwright,
-    shades,
-    stored,
-)
+from triage import GREEN, Serving, choose, no_pictures, shades, stored
 
 from misgiving.serve.store import CaseQuery
 
@@ -57,6 +49,17 @@ def test_image_and_choices_fit_the_screen_with_banner_and_slider_open(size, page
         playwright.expect(part).to_be_in_viewport(ratio=1)
     assert page.locator("#stack").bounding_box()["height"] > 300
     assert page.evaluate("() => document.documentElement.scrollHeight") <= height
+
+
+@pytest.mark.parametrize("width", [1280, 900])
+def test_the_message_of_a_saved_review_covers_nothing_of_the_next_case(width, opened):
+    page = opened(viewport={"width": width, "height": 720})
+    choose(page, shades())
+    page.locator(".row").first.click()
+    page.locator("#agree").click()
+    playwright.expect(page.locator("#saved")).to_be_visible()
+    message, case = (page.locator(one).bounding_box() for one in ("#saved", "#detail"))
+    assert message["x"] + message["width"] <= case["x"]
 
 
 @pytest.mark.parametrize(

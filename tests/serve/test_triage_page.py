@@ -6,20 +6,9 @@ import re
 from pathlib import Path
 
 import pytest
+from browsing import needs_chromium, playwright
 from standin import picture
-from triage import (
-    GREEN,
-    SCRIPT,
-    choose,
-    drop,
-    drop_paths,
-    files,
-    names,
-    needs_chromium,
-    playwright,
-    reload,
-    shades,
-)
+from triage import GREEN, SCRIPT, choose, drop, drop_paths, files, names, reload, shades
 
 pytestmark = needs_chromium
 

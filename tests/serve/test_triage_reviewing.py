@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from triage import choose, needs_chromium, no_pictures, playwright, reload, said_by, shades, stored
+from browsing import needs_chromium, playwright
+from triage import choose, no_pictures, reload, said_by, shades, stored
 
 pytestmark = needs_chromium
 

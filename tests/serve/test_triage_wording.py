@@ -3,18 +3,9 @@
 import re
 
 import pytest
+from browsing import needs_chromium, playwright
 from standin import picture
-from triage import (
-    GREEN,
-    choose,
-    drop,
-    needs_chromium,
-    no_pictures,
-    playwright,
-    reload,
-    shades,
-    stored,
-)
+from triage import GREEN, choose, drop, no_pictures, reload, shades, stored
 
 pytestmark = needs_chromium
 

@@ -2,10 +2,9 @@
 
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
-import pytest
 import uvicorn
+from browsing import playwright
 from calibrated import Calibrated
 from standin import NO_TIMEOUT, picture
 
@@ -14,26 +13,9 @@ from misgiving.serve.schemas import Case, Review
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-playwright.expect.set_options(timeout=30_000)  # ends only what would never end
-
-CHROMIUM = Path("/usr/bin/chromium")
-ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-dev-shm-usage",
-]
 SCRIPT = "<img src=x onerror=alert(1)>.png"
 BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
 GREEN = (0, 255, 0)
-
-needs_chromium = pytest.mark.skipif(
-    not CHROMIUM.exists(), reason="there is no /usr/bin/chromium to try the page in"
-)
 
 
 class Serving:

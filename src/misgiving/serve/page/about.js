@@ -19,7 +19,7 @@ export function renderAbout() {
   ];
   at("about-facts").replaceChildren(...parts.filter(([, value]) => value).flatMap(([title, value]) => {
     const shown = draw(value);
-    if (Array.isArray(value) || typeof value === "string") return [element("h3", "", title), shown];
+    if (Array.isArray(value) || typeof value === "string") return title ? [element("h3", "", title), shown] : [shown];
     const fold = element("details", "fold");
     fold.append(element("summary", "", title), shown);
     return [fold];

@@ -1,0 +1,53 @@
+"""The pages of the site and axe: no violation of WCAG 2.1 AA, in light and in dark."""
+
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from browsing import SIZES, needs_chromium, violations
+
+pytestmark = [pytest.mark.docs, needs_chromium]
+
+SITE = Path(__file__).parents[2] / "site"
+PAGES = [  # one of each kind
+    "index",
+    "404",
+    "tutorials/engineer",
+    "how_to/clinic_service",
+    "explanation/guarantee",
+    "reference/api",
+    "reference/command_line",
+    "measurements/coverage",
+    "examples/joint_training",
+    "changelog",
+]
+
+
+class Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def address():
+    """The site on a web server; pages from the disk have no search."""
+    assert (SITE / "index.html").exists(), "make docs builds the site"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_no_page_of_the_site_violates_anything(name, address, browser):
+    page = browser.new_page()
+    for size in SIZES.values():
+        page.set_viewport_size(size)
+        page.goto(f"{address}/{name}.html")
+        assert violations(page) == []
+    page.close()
