@@ -35,6 +35,7 @@ from misgiving.results.schema import (
 
 MODELS = get_args(ModelName)
 MAX_EXAMPLES = 8  # pictures of each set
+OF_LESIONS = "isic2019", "ham10000"  # data whose groups are lesions
 RAREST = 3  # classes that count as minority where the paper's are absent
 SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
 Picture = UInt8[np.ndarray, "height width 3"]
@@ -65,6 +66,11 @@ class ReportInputs(NamedTuple):
     def measured(self) -> str:
         """The set behind the numbers of 4.1 and the in-distribution side of 4.2 and 4.3."""
         return self.settings.measured_set
+
+    @property
+    def unit(self) -> str:
+        """What a group of the data is."""
+        return "lesion" if self.settings.data.partition(":")[0] in OF_LESIONS else "group"
 
     @property
     def tuned(self) -> set[str]:

@@ -9,17 +9,25 @@ from matplotlib.figure import Figure
 
 from misgiving.files import whole_file, write_text
 from misgiving.report import wording
-from misgiving.report.figures import KINDS, figure_link, render
+from misgiving.report.figures import KINDS, figure_link, inline, render
 from misgiving.report.figures.classes import (
     confusion_figure,
     examples_figure,
     new_classes_figure,
+    ood_figure,
     sensitivity_figure,
 )
 from misgiving.report.figures.curves import learning_figure, reliability_figure, risk_figure
 from misgiving.report.figures.sweeps import rates_figure, values_figure
 from misgiving.report.findings import GIVEN
-from misgiving.report.findings.claims import ENOUGH_TRIALS, Status, harms_sentence, verdicts
+from misgiving.report.findings.claims import (
+    ENOUGH_TRIALS,
+    LEVEL,
+    MODEL,
+    Status,
+    harms_sentence,
+    verdicts,
+)
 from misgiving.report.findings.collapse import collapse_sentence
 from misgiving.report.findings.detectors import (
     chosen_sentence,
@@ -42,9 +50,9 @@ from misgiving.report.rendering import environment
 from misgiving.report.views import TUNED, ZERO, claims, detection, models, paper
 
 VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
-    claims.claims_table,
     claims.harms_table,
     claims.unjudged_sets,
+    claims.verdict_table,
     detection.accuracies,
     detection.chosen_table,
     detection.detector_choices,
@@ -63,6 +71,8 @@ VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
     models.sweep_tables,
     models.target_table,
     models.uncalibrated,
+    paper.groups_are,
+    paper.paper_agreement,
     paper.paper_differences,
     paper.paper_table,
     paper.provenance,
@@ -91,6 +101,7 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
         "figure-3": sensitivity_figure(inputs.results, classes=classes, measured=inputs.measured),
         "figure-4": examples_figure(inputs.examples),
         "figure-5": new_classes_figure(inputs.results),
+        "table-1": ood_figure(inputs.results, tuned=inputs.tuned),
     }
     if inputs.confusions:
         drawn["confusions"] = confusion_figure(inputs.confusions, classes=classes)
@@ -121,9 +132,12 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             drawn=drawn,
             missing=lambda file, experiment: _missing(inputs, file, experiment),
             figure_link=figure_link,
+            inline=inline,
             title=title,
             ENOUGH_TRIALS=ENOUGH_TRIALS,
             GIVEN=GIVEN,
+            LEVEL=LEVEL,
+            MODEL=MODEL,
             TUNED=TUNED,
             ZERO=ZERO,
         )
@@ -144,7 +158,7 @@ def _sentences(inputs: ReportInputs) -> dict[str, Any]:
             for setting in swept_settings(inputs)
         ],
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
-        "run_settings": wording.run_settings(settings),
+        "run_settings": wording.run_settings(settings, unit=inputs.unit),
         "open_choices": wording.open_choices(settings),
         "leakage": wording.leakage(settings.leakage, measured),
         "remarks": wording.remarks(settings),

@@ -1,7 +1,7 @@
 """Settings and provenance of a run in words."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from misgiving.errors import visible
 from misgiving.report.published import title
@@ -29,15 +29,6 @@ def count(number: int, things: str) -> str:
     return f"{number} {things.removesuffix('s') if number == 1 else things}"
 
 
-class OpenChoice(NamedTuple):
-    """A choice that the paper leaves open, and the sections of the report that depend on it."""
-
-    name: str
-    value: str
-    bears_on: tuple[str, ...] = ()
-
-
-ESTIMATOR, CLASSIFIER, DETECTION = "estimator", "classifier", "detection"
 PAIRS = {"all": "all ordered pairs of the batch", "halves": "image i with image B - 1 - i"}
 TARGETS = {
     "trained": "the loss as trained on, with class weights",
@@ -60,7 +51,7 @@ SWEPT = {
 }
 
 
-def open_choices(settings: Settings) -> list[OpenChoice]:
+def open_choices(settings: Settings) -> dict[str, str]:
     """The choices that the paper leaves open, as taken in this run."""
     training = settings.training
     joint = training["joint_epochs"]
@@ -68,33 +59,27 @@ def open_choices(settings: Settings) -> list[OpenChoice]:
     multiple = training["estimator_rate"]
     rate = "the classifier's" if multiple == 1 else f"{multiple:g} times the classifier's"
     aupr = "count-based precision, trapezoid (average precision is in results.csv)"
-    return [
-        OpenChoice("margin of Eq. 1", f"{training['margin']:g}", (ESTIMATOR,)),
-        OpenChoice("pairs of Eq. 1", PAIRS[training["pairs"]], (ESTIMATOR,)),
-        OpenChoice("reduction of Eq. 1", _reduction(training), (ESTIMATOR,)),
-        OpenChoice("ties of true losses", "count as -1, as Eq. 1 says", (ESTIMATOR,)),
-        OpenChoice(
-            "gradient of the estimator into the backbone",
-            f"{gradient}, but never in detached and posthoc",
-            (ESTIMATOR,),
+    return {
+        "margin of Eq. 1": f"{training['margin']:g}",
+        "pairs of Eq. 1": PAIRS[training["pairs"]],
+        "reduction of Eq. 1": _reduction(training),
+        "ties of true losses": "count as -1, as Eq. 1 says",
+        "gradient of the estimator into the backbone": (
+            f"{gradient}, but never in detached and posthoc"
         ),
-        OpenChoice("target of the estimator", TARGETS[training["target"]], (ESTIMATOR,)),
-        OpenChoice(
-            "mean of the weighted cross-entropy", MEANS[training["primary_mean"]], (CLASSIFIER,)
-        ),
-        OpenChoice(
-            "class weights of the loss", WEIGHTINGS[training["class_weights"]], (CLASSIFIER,)
-        ),
-        OpenChoice("class weights of the sampler", WEIGHTINGS[training["sampling"]], (CLASSIFIER,)),
-        OpenChoice("learning rate of the estimator", rate, (ESTIMATOR,)),
-        OpenChoice("pooling before the 128-unit layers", "global average", (ESTIMATOR,)),
-        OpenChoice("checkpoint", f"{training['keep']} epoch", (ESTIMATOR, CLASSIFIER, DETECTION)),
-        OpenChoice("learning-rate decay in 4.2 and 4.3", "as in 4.1", (DETECTION,)),
-        OpenChoice("strengths of the augmentation", augmentation(settings), (CLASSIFIER,)),
-        OpenChoice("criterion of ODIN's tuning", CRITERIA[settings.odin.criterion], (DETECTION,)),
-        OpenChoice("ODIN's perturbed image", "not clipped to [0, 1]", (DETECTION,)),
-        OpenChoice("AUPR", aupr, (DETECTION,)),
-    ]
+        "target of the estimator": TARGETS[training["target"]],
+        "mean of the weighted cross-entropy": MEANS[training["primary_mean"]],
+        "class weights of the loss": WEIGHTINGS[training["class_weights"]],
+        "class weights of the sampler": WEIGHTINGS[training["sampling"]],
+        "learning rate of the estimator": rate,
+        "pooling before the 128-unit layers": "global average",
+        "checkpoint": f"{training['keep']} epoch",
+        "learning-rate decay in 4.2 and 4.3": "as in 4.1",
+        "strengths of the augmentation": augmentation(settings),
+        "criterion of ODIN's tuning": CRITERIA[settings.odin.criterion],
+        "ODIN's perturbed image": "not clipped to [0, 1]",
+        "AUPR": aupr,
+    }
 
 
 def _reduction(training: Mapping[str, Any]) -> str:
@@ -105,7 +90,7 @@ def _reduction(training: Mapping[str, Any]) -> str:
     return f"mean (the sum, as printed, is {pairs:,} times as large at a batch of {batch})"
 
 
-def run_settings(settings: Settings) -> dict[str, str]:
+def run_settings(settings: Settings, *, unit: str = "group") -> dict[str, str]:
     """The settings of the data, the images, the network and the training."""
     training, images = settings.training, settings.preprocessing
     return {
@@ -113,7 +98,7 @@ def run_settings(settings: Settings) -> dict[str, str]:
         "classes of 4.1": listed(settings.classes),
         "in-distribution classes of 4.2 and 4.3": listed(settings.in_distribution),
         "unseen classes of 4.3": listed(settings.unseen),
-        "split": split(settings),
+        "split": split(settings, unit),
         "monitored set": settings.monitored_set,
         "tuning set": settings.tuning_set,
         "measured set": settings.measured_set,
@@ -160,10 +145,10 @@ def weights(settings: Settings) -> str:
     return "ImageNet weights of timm" if settings.model["pretrained"] else "random"
 
 
-def split(settings: Settings) -> str:
-    """The split of the images."""
+def split(settings: Settings, unit: str) -> str:
+    """The split of the images; `unit` is the word for a group of them."""
     if settings.split == "grouped":
-        return "by group (such as a lesion) and near duplicate, into train, tune, calibrate, test"
+        return f"by {unit} and near duplicate, into train, tune, calibrate, test"
     return f"by image, {100 * settings.validation_share:g} % validation"
 
 

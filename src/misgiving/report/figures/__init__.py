@@ -2,13 +2,17 @@
 
 import base64
 import io
+import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, Literal, ParamSpec
 
 import matplotlib
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.transforms import ScaledTranslation, Transform
 
 # Okabe and Ito's palette, distinct with the common colour blindnesses; grey for no estimator, and
 # a yellow that can be seen on white
@@ -92,6 +96,12 @@ PLOTTED = (
 Kind = Literal["png", "svg", "jpg"]
 MEDIA = {"svg": "image/svg+xml", "jpg": "image/jpeg"}
 KINDS: tuple[Kind, ...] = ("png", "svg")  # those that are written beside the page
+HOVER = "hover:"  # before the words of a mark, in its id
+PROLOG = re.compile(r"^.*?(?=<svg)|<metadata>.*?</metadata>|<!--.*?-->", re.DOTALL)
+MARK = re.compile(
+    rf'<g id="{HOVER}([^"]*)">.*?<use [^>]*? x="([-\d.e]+)" y="([-\d.e]+)"[^>]*>\s*</g>\s*</g>',
+    re.DOTALL,
+)
 
 Parameters = ParamSpec("Parameters")
 
@@ -110,22 +120,51 @@ def styled(draw: Callable[Parameters, Figure]) -> Callable[Parameters, Figure]:
     return drawn
 
 
-def render(figure: Figure, kind: Kind) -> bytes:
+def render(figure: Figure, kind: Kind, *, transparent: bool = False) -> bytes:
     """The figure as a file's bytes: the same for the same figure, so without a date."""
     metadata: dict[str, dict[str, None]] = {
         "png": {"Software": None},
         "svg": {"Date": None, "Creator": None},
         "jpg": {},
     }
+    options: dict[str, Any] = {"metadata": metadata[kind] or None, "transparent": transparent}
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):  # ticks are only made when drawn
-        figure.savefig(file, format=kind, dpi=160, metadata=metadata[kind] or None)
+        figure.savefig(file, format=kind, dpi=160, **options)
     return file.getvalue()
 
 
 def figure_link(figure: Figure, kind: Kind) -> str:
     """A figure as a data URL."""
     return f"data:{MEDIA[kind]};base64,{base64.b64encode(render(figure, kind)).decode('ascii')}"
+
+
+def inline(figure: Figure, name: str, alt: str) -> Markup:
+    """A figure as an SVG element of a page, which shows the words of `hover` under the pointer.
+
+    `name` is a prefix of its ids, so that they are unique in the page.
+    """
+    drawing = render(figure, "svg", transparent=True).decode("utf-8")
+    drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
+    drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)  # is of the whole page
+    drawing = MARK.sub(
+        r'<circle class="value" cx="\2" cy="\3" r="6"><title>\1</title></circle>', drawing
+    )
+    drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    opening = Markup('<svg role="img" aria-label="{}"').format(alt)
+    return Markup(drawing.replace("<svg", opening, 1))
+
+
+def hover(axes: Axes, x: float, y: float, words: str, *, points: float = 0.0) -> None:
+    """Show words where the pointer is near a place of the axes, `points` to its side."""
+    mark = Line2D([x], [y], marker=".", linestyle="none", alpha=0, gid=f"{HOVER}{words}")
+    mark.set_transform(axes.transData + beside(axes, points))
+    axes.figure.add_artist(mark)  # to the figure: it is no line of a legend, and bounds no axis
+
+
+def beside(axes: Axes, points: float) -> Transform:
+    """Move to the side by points, whatever the scale of the axis."""
+    return ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
 def mark_missing(axes: Axes) -> None:

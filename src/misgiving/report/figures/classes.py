@@ -1,7 +1,7 @@
 """Figures of classes and sets: sensitivities, confusions, unseen classes, and example images."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from misgiving.report.figures import (
     MARKERS,
     OTHER_COLOUR,
     PLOTTED,
+    hover,
     mark_missing,
     styled,
 )
@@ -31,10 +32,12 @@ from misgiving.report.inputs import (
     spread,
 )
 from misgiving.report.names import DETECTOR_TITLES
+from misgiving.report.published import title
 from misgiving.results.schema import Confusion, Result
 
 Counts = Int[np.ndarray, "true predicted"]
 DARK = 0.55  # share of a class from which white figures are easier to read than black ones
+CHANCE, NEAR = 50.0, 10.0  # of an AUROC in percent
 MIN_COLUMNS = 6  # of example images
 CAPTION_WIDTH = 3.3  # of an example image
 THUMBNAIL = 112  # pixels: what a printed inch shows, so that the page stays small
@@ -64,8 +67,7 @@ def sensitivity_figure(
     axes = figure.subplots()
     axes.set_title("Sensitivity per class, and balanced accuracy (%)")
     labels["balanced_accuracy"] = "balanced\naccuracy"
-    _draw_groups(axes, grouped(rows, "metric", labels), bars=True)
-    axes.set_ylim(0, 104)
+    _draw_groups(axes, grouped(rows, "metric", labels))
     if len(labels) > 1 and axes.has_data():  # separates the mean from the classes
         axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
     return figure
@@ -89,51 +91,73 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
     _draw_groups(left, grouped(odin, "dataset", names))
     right.set_title("AUROC by detector, for all unseen classes (%)")
     _draw_groups(right, grouped(pooled, "detector", wrapped), legend=False)
-    for axes in (left, right):
-        axes.axhline(50, color="#6b6b6b", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    _mark_chance(left, right)
     return figure
 
 
-def _draw_groups(axes: Axes, groups: Groups, *, bars: bool = False, legend: bool = True) -> None:
+@styled
+def ood_figure(results: Sequence[Result], *, tuned: Container[str] = ()) -> Figure:
+    """The AUROC of Table 1: of ODIN, on each set; `tuned` are the sets that it was tuned on."""
+    rows = select(results, experiment="ood_detection", metric="auroc", detector="odin")
+    labels = {
+        name: textwrap.fill(title(name), 14) + ("\n(tuned here)" if name in tuned else "")
+        for name in distinct(rows, "dataset")
+    }
+    figure = Figure(figsize=(10, 3.0))
+    axes = figure.subplots()
+    axes.set_title("AUROC by ODIN on each set (%)")
+    _draw_groups(axes, grouped(rows, "dataset", labels))
+    _mark_chance(axes)
+    return figure
+
+
+def _mark_chance(*panels: Axes) -> None:
+    """A line at chance, where it is near: elsewhere it would press the values together."""
+    if panels[0].get_ylim()[0] < CHANCE + NEAR:
+        for axes in panels:
+            axes.axhline(CHANCE, color="#6b6b6b", linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+
+
+def _draw_groups(axes: Axes, groups: Groups, *, legend: bool = True) -> None:
     present = {model for spreads in groups.values() for model in spreads}
     models = [name for name in COLOURS if name in present] + sorted(present - COLOURS.keys())
     if not models:
         return mark_missing(axes)
     width = 0.8 / len(models)
-    for middle, spreads in enumerate(groups.values()):
+    for middle, (label, spreads) in enumerate(groups.items()):
         for index, model in enumerate(models):
             if model in spreads:
                 position = middle + (index - (len(models) - 1) / 2) * width
-                _draw_spread(axes, spreads[model], model, position, width, bars=bars)
+                _draw_spread(axes, spreads[model], model, position, width)
+                words = f"{' '.join(label.split())}, {model}: {_words(spreads[model])}"
+                hover(axes, position, 100 * spreads[model].mean, words)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
     if legend:
-        handles = [
-            Line2D(
-                [], [], color=COLOURS.get(model, OTHER_COLOUR), marker=mark, label=model, ls="none"
-            )
-            for model, mark in ((name, "s" if bars else MARKERS.get(name, "o")) for name in models)
-        ]
+        handles = [Line2D([], [], label=model, ls="none", **_mark(model)) for model in models]
         spacing: dict[str, Any] = {"handletextpad": 0.2, "columnspacing": 1.2}
         axes.figure.legend(handles=handles, loc="outside upper right", ncols=len(models), **spacing)
     return None
 
 
-def _draw_spread(
-    axes: Axes, values: Spread, model: str, position: float, width: float, *, bars: bool
-) -> None:
+def _mark(model: str) -> dict[str, Any]:
+    return {"color": COLOURS.get(model, OTHER_COLOUR), "marker": MARKERS.get(model, "o")}
+
+
+def _words(values: Spread) -> str:
+    """The mean, the standard deviation and the trials in percent."""
+    trials = ", ".join(f"{100 * value:.1f}" for value in values.values)
+    deviation = "" if values.deviation is None else f" ± {100 * values.deviation:.1f}"
+    return f"{100 * values.mean:.1f}{deviation} % (trials: {trials})"
+
+
+def _draw_spread(axes: Axes, values: Spread, model: str, position: float, width: float) -> None:
     """The mean, whiskers of one standard deviation, and a dot for every trial."""
-    colour = COLOURS.get(model, OTHER_COLOUR)
-    if bars:
-        axes.bar(position, 100 * values.mean, 0.9 * width, color=colour, alpha=0.75)
-    else:
-        axes.plot(
-            position, 100 * values.mean, MARKERS.get(model, "o"), color=colour, markersize=6.5
-        )
+    axes.plot(position, 100 * values.mean, markersize=6.5, **_mark(model))
     if values.deviation is not None:
         ends = values.mean + values.deviation * np.array([-1.0, 1.0])
         bounds = 100 * ends.clip(0, 1)
-        axes.vlines(position, *bounds, color=INK if bars else colour, linewidth=1.0)
+        axes.vlines(position, *bounds, color=COLOURS.get(model, OTHER_COLOUR), linewidth=1.0)
     across = position + 0.22 * width * np.linspace(-1, 1, max(len(values.values), 2))
     heights = [100 * value for value in values.values]
     dots: dict[str, Any] = {"color": INK, "markersize": 2.2, "markeredgewidth": 0, "alpha": 0.7}
@@ -193,6 +217,8 @@ def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -
         colour = "white" if shares[row, column] > DARK else "#2b2b2b"
         faint = "#9a9a9a" if count == 0 else colour
         axes.text(column, row, f"{count}", ha="center", va="center", color=faint, fontsize=7)
+        words = f"true {names[row]}, predicted {names[column]}: {count} of {totals[row]}"
+        hover(axes, column, row, words)
     axes.set_xticks(range(len(names)), names, fontsize=7.5)
     axes.set_yticks(
         range(len(names)),

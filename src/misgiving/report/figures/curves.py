@@ -1,7 +1,7 @@
 """Figures of curves: learning, risk over coverage, and reliability."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,6 +16,8 @@ from misgiving.report.figures import (
     MARKERS,
     OTHER_COLOUR,
     Line,
+    beside,
+    hover,
     mark_missing,
     styled,
 )
@@ -43,8 +45,11 @@ SCORE_LINES: dict[str, Line] = {
     "combination": (0, (5.0, 1.0)),
 }
 ONE_ROW, COLUMNS = 4, 3  # models beside each other; columns where there are more
+WHISKERS = 6  # of a curve: its range over trials, or its interval
+APART = 4.0  # points between the whiskers of two curves
 DOT = 3.0  # size of the mark of a trial
 DOTTED = 0.8  # the coverage at which every trial has its dot
+INTERVALS = 0.4, 0.6, DOTTED  # coverages with whiskers, as bands would hide each other
 SIDE = 2.2  # between the dots of two scores, in percent of coverage
 QUANTITIES = {
     "right": ("share that is right (%)", 100.0),
@@ -92,11 +97,15 @@ def learning_figure(histories: Sequence[HistoryRow], *, monitored: str) -> Figur
     _draw_auxiliary(left, select(rows, model="mse"), lines, name="mse")
     _draw_auxiliary(middle, select(rows, model="proposed"), lines, name="ranking")
     right.set_title(f"Accuracy on the {monitored} set (%)")
-    for model in models_of(rows):
-        found = curve(select(rows, model=model, set=monitored), "accuracy")
-        if found:
-            percent = Curve(found.epochs, *(100 * column for column in found[1:]))
-            _draw_curve(right, percent, model, label=model)
+    accuracies = {
+        model: found
+        for model in models_of(rows)
+        if (found := curve(select(rows, model=model, set=monitored), "accuracy"))
+    }
+    for index, (model, found) in enumerate(accuracies.items()):
+        percent = Curve(found.epochs, *(100 * column for column in found[1:]))
+        side = APART * (index - (len(accuracies) - 1) / 2)
+        _draw_curve(right, percent, model, label=model, points=side)
     _finish_epochs(right)
     return figure
 
@@ -106,9 +115,9 @@ def _draw_auxiliary(
 ) -> None:
     axes.set_title(f"Auxiliary loss, {name}")
     drawn = []
-    for set_name, line in lines.items():
+    for (set_name, line), side in zip(lines.items(), (-APART / 2, APART / 2), strict=True):
         if found := curve(select(rows, set=set_name), "auxiliary_loss"):
-            _draw_curve(axes, found, rows[0].model, label=set_name, line=line)
+            _draw_curve(axes, found, rows[0].model, label=set_name, points=side, line=line)
             drawn.append(found)
     lows, highs = [found.lowest.min() for found in drawn], [found.highest.max() for found in drawn]
     if drawn and min(lows) > 0 and max(highs) > LOG_RANGE * min(lows):
@@ -118,17 +127,28 @@ def _draw_auxiliary(
 
 
 def _draw_curve(
-    axes: Axes, values: Curve, model: str, *, label: str, line: Line | None = None
+    axes: Axes, values: Curve, model: str, *, label: str, points: float, line: Line | None = None
 ) -> None:
+    """The mean, whiskers of the range over trials at some epochs, and the trials at the last."""
     colour = COLOURS.get(model, OTHER_COLOUR)
     style = line or LINES.get(model, "-")
     axes.plot(values.epochs, values.mean, color=colour, linestyle=style, label=label)
-    axes.fill_between(
-        values.epochs, values.lowest, values.highest, color=colour, alpha=0.15, linewidth=0
-    )
-    ends = np.full(len(values.last), values.epochs[-1])
+    shown = np.linspace(0, len(values.epochs) - 1, WHISKERS).round().astype(int)
+    place = axes.transData + beside(axes, points)
+    ranges = [column[shown] for column in (values.epochs, values.lowest, values.highest)]
+    axes.vlines(*ranges, color=colour, linewidth=1.0, transform=place)
     fill = "none" if line == SET_LINES[0] else "full"
-    axes.plot(ends, values.last, "o", color=colour, markersize=DOT, fillstyle=fill, label="_trials")
+    ends = np.full(len(values.last), values.epochs[-1])
+    dots: dict[str, Any] = {
+        "color": colour,
+        "markersize": DOT,
+        "fillstyle": fill,
+        "label": "_trials",
+    }
+    axes.plot(ends, values.last, "o", transform=place, **dots)
+    for epoch, mean, lowest, highest in zip(*values[:4], strict=True):
+        words = f"{label}, epoch {epoch:g}: {mean:.3g} ({lowest:.3g} to {highest:.3g})"
+        hover(axes, epoch, mean, words)
 
 
 def _finish_epochs(axes: Axes) -> None:
@@ -142,7 +162,7 @@ def _finish_epochs(axes: Axes) -> None:
 
 @styled
 def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> Figure:
-    """A panel for each model, a line with its band for each failure score.
+    """A panel for each model; for each failure score a line, with whiskers at some coverages.
 
     `trials` are the results of 4.1; those at `DOTTED` are drawn as a dot for each trial.
     """
@@ -176,29 +196,43 @@ def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Resul
     shown = [*known, *(name for name in present if name not in known)]
     for index, detector in enumerate(shown):
         rows = sorted(select(points, detector=detector), key=lambda point: point.coverage)
-        _draw_line(axes, detector, rows)
+        colour = _draw_line(axes, detector, rows)
+        side = SIDE * (index - (len(shown) - 1) / 2)
+        for across, lower, upper in _ends(rows):
+            if any(abs(across - 100 * coverage) < 1e-6 for coverage in INTERVALS):
+                axes.vlines(across + side, lower, upper, color=colour, linewidth=1.0)
         risks = [100 * row.value for row in select(trials, detector=detector)]
-        colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
-        across = 100 * DOTTED + SIDE * (index - (len(shown) - 1) / 2)
-        axes.plot([across] * len(risks), risks, "o", color=colour, markersize=DOT)
+        axes.plot([100 * DOTTED + side] * len(risks), risks, "o", color=colour, markersize=DOT)
 
 
-def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> None:
+def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> str:
+    """The line, whose colour is returned, with its values for the pointer."""
     colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
+    name = DETECTOR_TITLES.get(detector, detector)
     axes.plot(
         [100 * row.coverage for row in rows],
         [100 * row.risk for row in rows],
         color=colour,
         linestyle=SCORE_LINES.get(detector, "-"),
-        label=DETECTOR_TITLES.get(detector, detector),
+        label=name,
     )
+    for row in rows:
+        across, up = 100 * row.coverage, 100 * row.risk
+        found = (
+            "" if row.upper is None else f" ({100 * (row.lower or 0):.1f} to {100 * row.upper:.1f})"
+        )
+        hover(axes, across, up, f"{name}: {across:.0f} % accepted, {up:.1f} % wrong{found}")
+    return colour
+
+
+def _ends(rows: Sequence[RiskPoint]) -> Float[np.ndarray, "points 3"]:
+    """Coverage and interval, in percent, of the points that have one."""
     ends = [
         (100 * row.coverage, 100 * row.lower, 100 * row.upper)
         for row in rows
         if row.lower is not None and row.upper is not None
     ]
-    across, lower, upper = np.array(ends).reshape(-1, 3).T
-    axes.fill_between(across, lower, upper, color=colour, alpha=0.1, linewidth=0)
+    return np.array(ends, dtype=float).reshape(-1, 3)
 
 
 @styled
@@ -214,7 +248,8 @@ def acceptance_figure(
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
-    _draw_line(axes, points[0].detector if points else "", points)
+    colour = _draw_line(axes, points[0].detector if points else "", points)
+    axes.fill_between(*_ends(points).T, color=colour, alpha=0.1, linewidth=0)
     if limit is not None:
         axes.axhline(100 * limit, color=INK, linewidth=1.0, linestyle="--", label="target")
     if chosen is not None:
@@ -260,6 +295,9 @@ def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> Non
         axes.text(0.6, 0.2, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")
         return
     largest = max(row.images for row in bins)
+    for row in bins:
+        x, y = factor * row.predicted, factor * row.observed
+        hover(axes, x, y, f"predicted {x:.3g}, observed {y:.3g} ({row.images} images)")
     axes.scatter(
         [factor * row.predicted for row in bins],
         [factor * row.observed for row in bins],

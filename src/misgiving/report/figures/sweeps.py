@@ -7,13 +7,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import ScaledTranslation, Transform, blended_transform_factory
+from matplotlib.transforms import blended_transform_factory
 
 from misgiving.report.figures import (
     COLOURS,
     LINES,
     MARKERS,
     OTHER_COLOUR,
+    beside,
+    hover,
     mark_missing,
     styled,
 )
@@ -98,6 +100,8 @@ def _dots(
     across = position + 0.08 * (np.arange(len(heights)) - (len(heights) - 1) / 2)
     shape = marker or MARKERS[model]
     axes.plot(across, heights, shape, color=COLOURS[model], markersize=5.5, alpha=0.8, label=label)
+    for x, height in zip(across, heights, strict=True):
+        hover(axes, x, height, f"{model}: {'diverged' if marker else f'{height:.4g}'}")
 
 
 @styled
@@ -152,7 +156,7 @@ def _draw_values(
     axes: Axes, found: Mapping[float, Spread], model: str, points: float, *, factor: float
 ) -> None:
     """A large mark at each mean, joined by a line, and a small one for each trial."""
-    place = axes.transData + _shift(axes, points)
+    place = axes.transData + beside(axes, points)
     means = [factor * over_trials.mean for over_trials in found.values()]
     axes.plot(list(found), means, transform=place, **_style(model))
     across = [value for value, over_trials in found.items() for _ in over_trials.values]
@@ -161,6 +165,8 @@ def _draw_values(
     axes.plot(across, trials, transform=place, alpha=0.7, **_style(model) | small)
     axes.update_datalim([*zip(across, trials, strict=True)])  # not done for lines that are shifted
     axes.autoscale_view(scalex=False)
+    for value, height in zip(found, means, strict=True):
+        hover(axes, value, height, f"{model}, {value:g}: {height:.3g}", points=points)
 
 
 def _cross_diverged(
@@ -168,14 +174,9 @@ def _cross_diverged(
 ) -> None:
     diverged = setting.spreads(of_model, metric="diverged")
     lost = [value for value, over_trials in diverged.items() if over_trials.mean > 0]
-    place = blended_transform_factory(axes.transData, axes.transAxes) + _shift(axes, points)
+    place = blended_transform_factory(axes.transData, axes.transAxes) + beside(axes, points)
     colour = COLOURS.get(of_model[0].model, OTHER_COLOUR)
     axes.plot(lost, [FOOT] * len(lost), "x", color=colour, markersize=5.5, transform=place)
-
-
-def _shift(axes: Axes, points: float) -> Transform:
-    """Move to the side by points, whatever the scale of the axis."""
-    return ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
 
 
 def _style(model: str) -> dict[str, Any]:

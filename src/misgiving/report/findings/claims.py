@@ -7,14 +7,11 @@ from typing import NamedTuple
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
 from misgiving.report.findings import (
     GIVEN,
-    MINUS,
     PLAIN,
     POINTS,
     Effect,
     Scale,
-    capitalized,
     effect_of,
-    scale_of,
 )
 from misgiving.report.inputs import ReportInputs, differences_by_trial, select
 from misgiving.report.names import metric_name
@@ -25,7 +22,6 @@ from misgiving.results.schema import ResultInterval
 MODEL = "proposed"
 LEVEL = 0.05
 ENOUGH_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
-NAMED_HARMS = 3  # in a sentence; the table of harms has all
 Fields = Mapping[str, object]
 
 
@@ -33,7 +29,7 @@ class Status(StrEnum):
     """The status of a claim of the paper in this run."""
 
     SUPPORTED = "supported"
-    CONTRADICTED = "contradicted"
+    NOT_SUPPORTED = "not supported"
     INCONCLUSIVE = "inconclusive"
 
 
@@ -133,7 +129,7 @@ class Verdict(NamedTuple):
         few = len(self.differences) < ENOUGH_TRIALS
         if self.interval is None or few or self.p_value > LEVEL:
             return Status.INCONCLUSIVE
-        return Status.SUPPORTED if self.interval.mean > 0 else Status.CONTRADICTED
+        return Status.SUPPORTED if self.interval.mean > 0 else Status.NOT_SUPPORTED
 
     @property
     def judged(self) -> list[ResultInterval]:
@@ -147,46 +143,6 @@ class Verdict(NamedTuple):
         The bootstrap interval excludes zero: this holds for these trained models.
         """
         return worst_first(row for row in self.compared if effect_of(row) is Effect.WORSE)
-
-    @property
-    def sentence(self) -> str:
-        """The evidence in words."""
-        return " ".join([self._over_trials(), self._worse()])
-
-    def _over_trials(self) -> str:
-        claim, scale = self.claim, self.claim.scale
-        if not self.differences:
-            models = f"{MODEL} and {claim.baseline}"
-            return f"Not measured: results.csv has no {claim.quantity} of both {models}."
-        trials = count(len(self.differences), "trials")
-        start = f"{capitalized(claim.quantity)}, {MODEL} {MINUS} {claim.baseline}"
-        values = f"By trial: {scale.by_trial(self.differences)}."
-        if self.interval is None:
-            return f"{start}, in {trials}: {values} One trial has no interval over trials."
-        mean, *ends = map(scale.number, self.interval[:3])
-        mean = scale.number(self.interval.mean, sign="+")
-        few = (
-            f" With fewer than {ENOUGH_TRIALS} trials nothing is decided."
-            if len(self.differences) < ENOUGH_TRIALS
-            else ""
-        )
-        return (
-            f"{start}: {mean}{scale.unit} (95 % t-interval over {trials} {ends[0]} to {ends[1]}, "
-            f"unadjusted; {p_text(self.p_value)} after Holm's adjustment). {values}{few}"
-        )
-
-    def _worse(self) -> str:
-        if not (harms := self.harms):
-            metrics = count(len(self.judged), "metrics")
-            return f"No harm is seen in the {metrics} of this claim with an interval ({GIVEN})."
-        named = [
-            f"{harm_name(row)} {scale_of(row.metric).brief(row)}" for row in harms[:NAMED_HARMS]
-        ]
-        more = len(harms) - len(named)
-        return (
-            f"Worse in {len(harms)} of {count(len(self.judged), 'metrics')} ({GIVEN}): "
-            f"{'; '.join(named)}{f'; and {more} more' if more else ''}."
-        )
 
 
 def verdicts(inputs: ReportInputs) -> dict[str, Verdict]:

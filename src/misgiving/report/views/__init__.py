@@ -220,5 +220,6 @@ def set_tags(inputs: ReportInputs, dataset: str, *, full: bool = False) -> list[
     tags += filter(None, [inputs.origin(dataset)])
     if facts is not None:
         tags += [facts.contents] if full else []
-        tags += [count(facts.images, "images"), count(facts.groups, "groups")]
+        tags += [count(facts.images, "images")]
+        tags += [count(facts.groups, "groups")] if facts.groups != facts.images else []
     return [*tags, TUNED] if dataset in inputs.tuned else tags

@@ -1,9 +1,11 @@
 """Tables of the primary claims and of their harms."""
 
 from collections.abc import Mapping
+from statistics import fmean
 
 from misgiving.report.findings import MINUS, Effect, effect_of, scale_of
 from misgiving.report.findings.claims import (
+    ENOUGH_TRIALS,
     MODEL,
     Verdict,
     harm_name,
@@ -14,47 +16,56 @@ from misgiving.report.findings.claims import (
 from misgiving.report.inputs import ReportInputs, differences_by_trial, distinct
 from misgiving.report.published import title
 from misgiving.report.views import ABSENT, Cell, Rows, Table, bounds, heads, number
+from misgiving.report.wording import count
 from misgiving.results.schema import ResultInterval
 
+NAMED_HARMS = 3  # beside a verdict; the table of harms has all
 
-def claims_table(inputs: ReportInputs) -> Table:
-    """The primary claims: effect, t-interval, adjusted p-value, values by trial, verdict, harm."""
-    numbers = ("Difference", "95 % t-interval over trials", "p, Holm-adjusted")
-    columns = [
-        *heads("", "Claim", "Quantity"),
-        *heads(numbers=numbers),
-        *heads("By trial", "Verdict"),
-    ]
+
+def verdict_table(inputs: ReportInputs) -> Table:
+    """The primary claims: the effect with its t-interval over trials, the verdict and the harms."""
+    columns = [*heads("Claim"), *heads(numbers=("Effect",)), *heads("Verdict", "Harms")]
     found = enumerate(verdicts(inputs).values(), start=1)
     return Table([columns], [[_claim(index, verdict) for index, verdict in found]])
 
 
 def _claim(index: int, verdict: Verdict) -> list[Cell]:
-    claim, interval, scale = verdict.claim, verdict.interval, verdict.claim.scale
-    numbers = [number(ABSENT)] * 3
-    if interval is not None:
-        numbers = [
-            number(f"{scale.number(interval.mean, sign='+')}{scale.unit}"),
-            number(bounds(interval.lower, interval.upper, scale)),
-            number(p_text(verdict.p_value).removeprefix("p ").removeprefix("= ")),
-        ]
+    claim, scale = verdict.claim, verdict.claim.scale
+    effect, interval = "not measured", ""
+    if verdict.differences:
+        effect = f"{scale.number(fmean(verdict.differences.values()), sign='+')}{scale.unit}"
+        interval = f"by trial: {scale.by_trial(verdict.differences)}"
+    evidence = "" if verdict.interval is None else p_text(verdict.p_value)
+    if len(verdict.differences) < ENOUGH_TRIALS:
+        evidence = f"fewer than {ENOUGH_TRIALS} trials"
+    found = verdict.interval
+    ends = bounds(found.lower, found.upper, scale) if found else "(no interval)"
     return [
-        Cell(str(index), scope="row"),
-        Cell(claim.statement),
-        Cell(claim.quantity, (f"{MODEL} {MINUS} {claim.baseline}",)),
-        *numbers,
-        Cell(scale.by_trial(verdict.differences) if verdict.differences else ABSENT),
-        Cell(verdict.status, (_worst(verdict),)),
+        Cell(
+            f"{index}. {claim.statement}",
+            (f"{claim.quantity}, {MODEL} {MINUS} {claim.baseline}",),
+            scope="row",
+        ),
+        Cell(effect, (ends, interval) if interval else (), kind="number effect"),
+        Cell(verdict.status, (evidence,), kind=f"verdict {verdict.status}"),
+        _harms(verdict),
     ]
 
 
-def _worst(verdict: Verdict) -> str:
-    """The worst harm of a claim and the number of others; empty without one."""
-    if not (harms := verdict.harms):
-        return ""
-    worst, more = harms[0], len(harms) - 1
-    size = scale_of(worst.metric).brief(worst)
-    return f"but worse: {harm_name(worst)} {size}{f', and {more} more' if more else ''}"
+def _harms(verdict: Verdict) -> Cell:
+    """The number of harms of a claim, and the worst of them."""
+    judged, harms = count(len(verdict.judged), "metrics"), verdict.harms
+    if not verdict.judged:
+        return Cell("not judged: no metric has an interval")
+    if not harms:
+        return Cell(f"none seen in {judged}")
+    named = [f"{harm_name(row)} {scale_of(row.metric).brief(row)}" for row in harms[:NAMED_HARMS]]
+    more = len(harms) - len(named)
+    return Cell(
+        f"worse in {len(harms)} of {judged}",
+        (*named, f"and {more} more" if more else ""),
+        kind="harm",
+    )
 
 
 def harms_table(inputs: ReportInputs) -> Table | None:

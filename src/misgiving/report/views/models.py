@@ -106,8 +106,10 @@ def _quantity(inputs: ReportInputs, metric: str) -> Block:
     name = QUANTITIES.get(metric, metric.removeprefix("sensitivity/"))
     sets = {} if metric in QUANTITIES else inputs.settings.class_counts.get(name, {})
     tags = [", ".join(f"{set_name} {images:,}" for set_name, images in sets.items())]
+    facts = inputs.datasets.get(inputs.measured)
+    images = facts.images if facts and metric in QUANTITIES else sets.get(inputs.measured)
     interval = find(inputs.intervals, model="proposed", **wanted)
-    tags += [count(interval.n, "groups")] if interval and interval.n else []
+    tags += [count(interval.n, "groups")] if interval and interval.n not in (0, images) else []
     return Block(name, list(filter(None, tags)), [Line("", wanted)])
 
 

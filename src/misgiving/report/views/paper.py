@@ -125,6 +125,26 @@ def paper_table(inputs: ReportInputs) -> Table | None:
     return Table([[*over, *wide, inside], names], list(_bodies(inputs)))
 
 
+def paper_agreement(inputs: ReportInputs) -> str:
+    """The number of the paper's differences that our t-intervals include."""
+    table = paper_table(inputs)
+    found = [row[-1].text for body in table.bodies for row in body] if table else []
+    included, judged = found.count("yes"), found.count("yes") + found.count("no")
+    return (
+        f"Our t-interval over trials includes the paper's difference in {included} of {judged} "
+        "numbers that can be compared; a wide interval includes much."
+    )
+
+
+def groups_are(inputs: ReportInputs) -> str:
+    """What a group is, in the words of the data."""
+    lesion = "a lesion, " if inputs.unit == "lesion" else ""
+    return (
+        f"A group is {lesion}a source picture, another group that the data name, or else the "
+        "image itself."
+    )
+
+
 def _bodies(inputs: ReportInputs) -> Iterator[Rows]:
     tags = [f"{inputs.measured}, all classes (4.1)"]
     yield group("Figure 3", [_row(inputs, inputs.measured, FIGURE_3)], tags)
