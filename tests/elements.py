@@ -11,12 +11,14 @@ class Reader(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.found, self.images, self.links, self.ids = [], [], [], [], set()
+        self.labels = []
         self.disordered = []
 
     def handle_starttag(self, tag, attrs):
         attributes = dict(attrs)
         self.ids.add(attributes.get("id"))
         self.images += [attributes] if tag == "img" else []
+        self.labels += [attributes["aria-label"]] if tag == "svg" else []
         self.links += [attributes[name] for name in ("src", "href") if name in attributes]
         if tag not in VOID:
             self.open.append((tag, attributes.get("class", "")))

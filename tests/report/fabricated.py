@@ -26,7 +26,8 @@ from misgiving.results.schema import (
 )
 from misgiving.training.config import ModelConfig, TrainingConfig
 
-BLANK = dict.fromkeys([f"figure-{number}" for number in (2, 3, 4, 5)], Figure(figsize=(1, 1)))
+ALWAYS = ("figure-2", "figure-3", "figure-4", "figure-5", "table-1")
+BLANK = dict.fromkeys(ALWAYS, Figure(figsize=(1, 1)))
 CLASSES = ["MEL", "NV", "BCC", "AK", "DF"]
 MODELS = {"vanilla": 0.0, "mse": -0.01, "detached": 0.0, "proposed": 0.05}
 DETECTORS = {

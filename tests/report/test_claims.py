@@ -12,7 +12,7 @@ from scipy import stats
 from misgiving.report.findings.claims import verdicts
 from misgiving.report.inputs import differences_by_trial, read_inputs
 from misgiving.report.page import render_page
-from misgiving.report.views.claims import claims_table, harms_table, unjudged_sets
+from misgiving.report.views.claims import harms_table, unjudged_sets, verdict_table
 from misgiving.results.schema import Result, ResultInterval, SplitSize
 
 MINUS = "\N{MINUS SIGN}"
@@ -60,6 +60,11 @@ def read(tmp_path):
     return made
 
 
+def cells_of(inputs, name):
+    """The row of a claim in the table of verdicts."""
+    return verdict_table(inputs).bodies[0][list(PLACES).index(name)]
+
+
 def of_all(differences):
     return [row for name in PLACES for row in rows_of(name, differences)]
 
@@ -86,7 +91,7 @@ def test_the_interval_over_trials_counts_the_split_of_the_settings(read):
     ("differences", "status"),
     [
         (GAINS, "supported"),
-        ([-gain for gain in GAINS], "contradicted"),
+        ([-gain for gain in GAINS], "not supported"),
         (MIXED, "inconclusive"),
         (GAINS[:4], "inconclusive"),
         (GAINS[:1], "inconclusive"),
@@ -110,11 +115,12 @@ def test_p_values_are_adjusted_for_five_claims_by_holm(read):
 
 
 def test_claims_that_are_not_measured_keep_their_place_in_the_adjustment(read):
-    found = verdicts(read(list(rows_of("accuracy", GAINS))))
+    inputs = read(list(rows_of("accuracy", GAINS)))
+    found = verdicts(inputs)
     accuracy = found["accuracy"]
     assert accuracy.p_value == pytest.approx(5 * accuracy.interval.p_value)
     assert found["ood"].status == "inconclusive"
-    assert "Not measured" in found["ood"].sentence
+    assert cells_of(inputs, "ood")[1].text == "not measured"
 
 
 def test_more_test_images_for_each_training_image_make_a_claim_harder_to_support(read):
@@ -127,11 +133,19 @@ def test_more_test_images_for_each_training_image_make_a_claim_harder_to_support
 
 def test_few_trials_show_their_values_and_decide_nothing(read):
     inputs = read(of_all((0.30, 0.31, 0.32)))
-    verdict = verdicts(inputs)["accuracy"]
-    assert "By trial: +30.0, +31.0, +32.0." in verdict.sentence
-    assert "With fewer than 5 trials nothing is decided." in verdict.sentence
-    cells = [cell.text for cell in claims_table(inputs).bodies[0][0]]
-    assert cells[-2:] == ["+30.0, +31.0, +32.0", "inconclusive"]
+    _, effect, verdict, _ = cells_of(inputs, "accuracy")
+    assert effect.text == "+31.0 points"
+    assert effect.small[1] == "by trial: +30.0, +31.0, +32.0"
+    assert (verdict.text, verdict.small) == ("inconclusive", ("fewer than 5 trials",))
+
+
+def test_an_effect_stands_with_its_interval_over_trials_and_the_adjusted_p_value(read):
+    inputs = read(of_all(GAINS))
+    found = verdicts(inputs)["accuracy"]
+    _, effect, verdict, _ = cells_of(inputs, "accuracy")
+    ends = [f"{100 * end:.1f}" for end in found.interval[1:3]]
+    assert effect.small[0] == f"({ends[0]} to {ends[1]})"
+    assert verdict.small == (f"p = {found.p_value:.3f}",)
 
 
 def test_a_trial_counts_only_where_both_models_are_finished(read):
@@ -204,11 +218,15 @@ def test_a_verdict_names_the_harm_beside_an_inconclusive_claim(read):
     inputs = read(of_all(MIXED), [paired("ood", -0.3, 0.1), FPR])
     verdict = verdicts(inputs)["ood"]
     assert verdict.status == "inconclusive"
-    said = "FPR@TPR95 of ODIN on boxes +59.6 points (38.1 to 89.9)"
-    assert f"Worse in 1 of 2 metrics (given these trained models, unadjusted): {said}." in (
-        verdict.sentence
-    )
-    assert claims_table(inputs).bodies[0][3][-1].small == (f"but worse: {said}",)
+    harms = cells_of(inputs, "ood")[3]
+    assert harms.text == "worse in 1 of 2 metrics"
+    assert harms.small[0] == "FPR@TPR95 of ODIN on boxes +59.6 points (38.1 to 89.9)"
+
+
+def test_no_harm_is_told_from_no_interval_to_judge_by(read):
+    assert cells_of(read(of_all(MIXED)), "ood")[3].text.startswith("not judged")
+    unharmed = read(of_all(MIXED), [paired("ood", -0.3, 0.1)])
+    assert cells_of(unharmed, "ood")[3].text == "none seen in 1 metric"
 
 
 def test_a_harm_is_named_beside_a_supported_claim_too(read):
@@ -305,15 +323,13 @@ def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there(re
     assert unjudged_sets(read(of_all(MIXED), rows)) == ["histology"]
 
 
-def test_harms_come_first_in_the_summary_and_in_the_report(read):
+def test_verdicts_come_first_and_then_the_rule_of_harms(read):
     html = render_page(read(of_all(GAINS), [FPR]), BLANK)
-    parts = ("Harms: proposed is", "claims of the paper: ", 'id="harms"', 'id="claims"')
-    counted, tally, harms, claims = map(html.index, parts)
-    table, words = html.index("Holm-adjusted"), html.index("helps ODIN: supported.")
-    assert counted < tally < harms < claims < table < words
-    assert "A harm needs less evidence than a gain" in html[harms:claims]
-    assert "given these trained models, unadjusted" in html[harms:words]
-    assert "Rule of evidence: the bootstrap interval excludes zero" in html[harms:words]
+    parts = ("claims of the paper: ", "Harms: proposed is", 'id="verdicts"', "worse in 1 of 1")
+    rest = ("Rule of evidence: the bootstrap interval excludes zero", 'id="figure-3"')
+    last = ('id="deferral"', 'id="settings"', "batch size")
+    places = [html.index(part) for part in (*parts, *rest, *last)]
+    assert places == sorted(places)
 
 
 def test_the_summary_counts_the_harms_that_the_table_lists(read):
@@ -336,6 +352,7 @@ def test_every_bootstrap_interval_in_a_sentence_is_labelled(dermoscopy, finished
     for folder in (dermoscopy, finished):
         page = parse(render_page(read_inputs(folder), BLANK))
         said = [*page.texts("p", "finding"), *page.texts("li"), *page.texts("caption")]
+        said = [text for text in said if "over trials" not in text or "bootstrap" in text]
         intervals = [text for text in said if "95 % interval" in text or "bootstrap" in text]
         assert intervals
         assert all("given these trained models" in text for text in intervals)

@@ -102,10 +102,10 @@ def test_a_panel_without_measurements_says_so(histories):
     assert words_of(panels(figure)["ranking"]) == ["not measured"]
 
 
-def test_bars_are_mean_sensitivities_in_percent(results):
-    bars = sensitivity_figure(results, classes=CLASSES).axes[0].patches
+def test_large_marks_are_mean_sensitivities_in_percent(results):
+    axes = sensitivity_figure(results, classes=CLASSES).axes[0]
     rows = select(results, experiment="generalization", model="vanilla", metric="sensitivity/DF")
-    assert bars[0].get_height() == pytest.approx(100 * mean_of(rows))
+    assert axes.lines[0].get_ydata() == pytest.approx([100 * mean_of(rows)])
 
 
 def test_classes_stand_in_the_order_of_the_data_and_balanced_accuracy_last(results):
@@ -127,7 +127,7 @@ def test_every_trial_has_its_dot(results):
     rows = select(
         results, experiment="generalization", model="vanilla", metric="sensitivity/DF", detector=""
     )
-    assert axes.lines[0].get_ydata() == pytest.approx([100 * row.value for row in rows])
+    assert axes.lines[1].get_ydata() == pytest.approx([100 * row.value for row in rows])
 
 
 def test_whiskers_end_where_a_share_does(results):
@@ -273,4 +273,4 @@ def test_confusions_of_other_experiments_are_not_added():
 @pytest.mark.parametrize("name", ["validation", "test"])
 def test_sensitivities_of_the_measured_set_alone_are_drawn(results, name):
     rows = [row._replace(dataset="test") for row in results]
-    assert bool(sensitivity_figure(rows, measured=name).axes[0].patches) == (name == "test")
+    assert bool(sensitivity_figure(rows, measured=name).axes[0].lines) == (name == "test")

@@ -3,7 +3,7 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from fabricated import DERMOSCOPY_SETTINGS, facts_of
+from fabricated import ALWAYS, DERMOSCOPY_SETTINGS, facts_of
 from matplotlib.figure import Figure
 
 from misgiving.report import wording
@@ -16,7 +16,7 @@ from misgiving.results.formats import write_table
 from misgiving.results.schema import Confusion, Result, ResultInterval, SplitLeakage
 
 BLANK = dict.fromkeys(
-    ["figure-2", "figure-3", "figure-4", "figure-5", "confusions", "learning-rates"],
+    [*ALWAYS, "confusions", "learning-rates"],
     Figure(figsize=(1, 1)),
 )
 OURS = replace(  # a run in which all that is recorded is the paper's

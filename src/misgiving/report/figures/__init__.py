@@ -142,7 +142,8 @@ def figure_link(figure: Figure, kind: Kind) -> str:
 def inline(figure: Figure, name: str, alt: str) -> Markup:
     """A figure as an SVG element of a page, which shows the words of `hover` under the pointer.
 
-    `name` is a prefix of its ids, so that they are unique in the page.
+    `name` is a prefix of its ids, so that they are unique in the page. Each colour is a variable of
+    CSS, such as --c2b2b2b, which the page may define for dark mode.
     """
     drawing = render(figure, "svg", transparent=True).decode("utf-8")
     drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
@@ -151,6 +152,7 @@ def inline(figure: Figure, name: str, alt: str) -> Markup:
         r'<circle class="value" cx="\2" cy="\3" r="6"><title>\1</title></circle>', drawing
     )
     drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
+    drawing = re.sub(r": #([0-9a-f]{6})", r": var(--c\1, #\1)", drawing)
     opening = Markup('<svg role="img" aria-label="{}"').format(alt)
     return Markup(drawing.replace("<svg", opening, 1))
 

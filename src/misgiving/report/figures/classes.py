@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, UInt8
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
@@ -36,6 +37,8 @@ from misgiving.report.published import title
 from misgiving.results.schema import Confusion, Result
 
 Counts = Int[np.ndarray, "true predicted"]
+# transparent where none are, so that they suit a dark page too
+SHADES = LinearSegmentedColormap.from_list("shades", ["#08519c00", "#08519cff"])
 DARK = 0.55  # share of a class from which white figures are easier to read than black ones
 CHANCE, NEAR = 50.0, 10.0  # of an AUROC in percent
 MIN_COLUMNS = 6  # of example images
@@ -212,13 +215,13 @@ def matrix_figure(counts: Counts, names: Sequence[str]) -> Figure:
 def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -> None:
     totals = counts.sum(axis=1)
     shares = counts / np.maximum(totals, 1)[:, None]
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.imshow(shares, cmap=SHADES, vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > DARK else "#2b2b2b"
-        faint = "#9a9a9a" if count == 0 else colour
+        colour = "white" if shares[row, column] > DARK else INK
+        faint = "#767676" if count == 0 else colour
         axes.text(column, row, f"{count}", ha="center", va="center", color=faint, fontsize=7)
         words = f"true {names[row]}, predicted {names[column]}: {count} of {totals[row]}"
-        hover(axes, column, row, words)
+        hover(axes, float(column), float(row), words)
     axes.set_xticks(range(len(names)), names, fontsize=7.5)
     axes.set_yticks(
         range(len(names)),

@@ -137,6 +137,8 @@ def _draw_curve(
     place = axes.transData + beside(axes, points)
     ranges = [column[shown] for column in (values.epochs, values.lowest, values.highest)]
     axes.vlines(*ranges, color=colour, linewidth=1.0, transform=place)
+    for ends in ranges[1:]:  # not done for lines that are shifted
+        axes.update_datalim(np.column_stack([ranges[0], ends]))
     fill = "none" if line == SET_LINES[0] else "full"
     ends = np.full(len(values.last), values.epochs[-1])
     dots: dict[str, Any] = {

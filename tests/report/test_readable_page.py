@@ -1,0 +1,210 @@
+"""The page of a reproduction, as a reader meets it in a browser."""
+
+import re
+
+import pytest
+from browsing import needs_chromium
+from fabricated import BLANK
+
+from misgiving.report.figures import COLOURS
+from misgiving.report.figures.curves import SCORE_COLOURS
+from misgiving.report.inputs import read_inputs, select
+from misgiving.report.page import draw_figures, render_page
+
+pytestmark = needs_chromium
+MOST_WORDS = 2500
+WORDS = """() => {
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  let words = 0;
+  while (walker.nextNode()) {
+    const { data, parentElement } = walker.currentNode;
+    if (parentElement.checkVisibility()) words += (data.match(/\\S+/g) ?? []).length;
+  }
+  return words;
+}"""
+ROWS = """table => [...table.tBodies].map(body => [...body.rows].map(
+  row => [...row.cells].map(cell => cell.firstChild?.data ?? "")))"""
+OPEN = "for (const fold of document.querySelectorAll('details')) fold.open = true"
+PRINTED = "() => dispatchEvent(new Event('beforeprint'))"
+
+
+@pytest.fixture(scope="module", params=["with_policies", "dermoscopy"])
+def inputs(request):
+    return read_inputs(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def address(inputs, tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_text(render_page(inputs, draw_figures(inputs)), encoding="utf-8")
+    return path.as_uri()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Open the page at a width; it must have no error on its console."""
+    pages, errors = [], []
+
+    def opened(width=1400, **options):
+        page = browser.new_page(viewport={"width": width, "height": 900}, **options)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.on("console", lambda said: errors.append(said.text))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    yield opened
+    for page in pages:
+        page.close()
+    assert errors == []
+
+
+def luminance(colour):
+    parts = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), parts, strict=True))
+
+
+def contrast(first, second):
+    """As WCAG 2.1 defines it, of two colours as CSS computes them."""
+    values = [
+        [int(part) / 255 for part in re.findall(r"\d+", text)[:3]] for text in (first, second)
+    ]
+    darker, lighter = sorted(map(luminance, values))
+    return (lighter + 0.05) / (darker + 0.05)
+
+
+def number(text):
+    found = re.match(r"[+(]*(-?[\d.]+)", text.replace("\N{MINUS SIGN}", "-"))
+    return float(found[1]) if found else None
+
+
+def in_order(values, sign):
+    """Whether numbers rise (or fall), and what is no number comes after them."""
+    known = [value for value in values if value is not None]
+    return values[: len(known)] == sorted(known, key=lambda value: sign * value)
+
+
+def named(bodies):
+    """The values of each group under its name; only the first row has the name."""
+    return [
+        (body[0][0], sorted(row[1 if index == 0 else 0 :] for index, row in enumerate(body)))
+        for body in bodies
+    ]
+
+
+def test_the_unfolded_page_has_few_words_and_one_table(visit):
+    page = visit()
+    assert 300 < page.evaluate(WORDS) <= MOST_WORDS
+    assert [it.is_visible() for it in page.locator("table").all()].count(True) == 1
+
+
+def test_all_verdicts_are_seen_before_any_figure_and_without_scrolling(visit):
+    page = visit()
+    verdicts = page.locator("table").first
+    assert [it.inner_text().strip() for it in verdicts.locator("thead th").all()] == [
+        "Claim", "Effect", "Verdict", "Harms",
+    ]  # fmt: skip
+    last = verdicts.locator("tbody tr").nth(4).bounding_box()
+    assert last["y"] + last["height"] < 900 < page.locator("figure").first.bounding_box()["y"] + 250
+
+
+def test_the_contents_stay_in_view_and_lead_to_their_section(visit):
+    page = visit()
+    page.get_by_role("link", name="OOD detection").click()
+    assert abs(page.locator("#table-1").bounding_box()["y"]) < 100
+    contents = page.get_by_role("navigation").bounding_box()
+    assert 0 <= contents["y"] < 100
+
+
+def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(visit):
+    page = visit()
+    page.evaluate(OPEN)
+    table = page.locator("#figure-5 table")
+    before = table.evaluate(ROWS)
+    names = [heading.inner_text() for heading in table.locator("thead th").all()]
+    place = names.index("vanilla") - len(names)  # a group's name stands in its first row alone
+    heading = table.get_by_role("columnheader", name="vanilla", exact=True)
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        heading.get_by_role("button").click()
+        assert heading.get_attribute("aria-sort") == direction
+        after = table.evaluate(ROWS)
+        groups = [[number(row[place]) for row in body] for body in after]
+        assert all(in_order(values, sign) for values in groups)
+        assert in_order([values[0] for values in groups], sign)
+        assert sorted(named(after)) == sorted(named(before))
+
+
+def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, inputs):
+    page = visit()
+    rows = select(inputs.results, experiment="generalization", dataset=inputs.measured, detector="")
+    values = [100 * row.value for row in select(rows, model="vanilla", metric="balanced_accuracy")]
+    drawing = page.locator("#figure-3 > figure svg")
+    drawing.scroll_into_view_if_needed()
+    marks = drawing.locator(".value").all()
+    box = marks[-len({row.model for row in rows})].bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2 + 5, box["y"] + box["height"] / 2 - 4)
+    said = page.locator("#tip").inner_text()
+    assert said.startswith(f"balanced accuracy, vanilla: {sum(values) / len(values):.1f}")
+    assert ", ".join(f"{value:.1f}" for value in values) in said
+    page.mouse.move(5, 5)
+    assert not page.locator("#tip").is_visible()
+
+
+def test_nothing_is_clipped_on_a_phone(visit):
+    page = visit(390)
+    page.evaluate(OPEN)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    for box in page.locator(".scroll, nav").all():
+        width, inner, overflow = box.evaluate(
+            "it => [it.clientWidth, it.scrollWidth, getComputedStyle(it).overflowX]"
+        )
+        assert width <= 390
+        assert inner <= width or overflow == "auto"
+    assert page.locator("table:not(.scroll > table), svg:not(.scroll > svg)").count() == 0
+
+
+def test_verdicts_need_no_sideways_scrolling_on_a_phone(visit):
+    box = visit(390).locator(".scroll").first
+    assert box.evaluate("it => it.scrollWidth <= it.clientWidth")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_of_the_figures_can_be_read_on_the_page(visit, scheme):
+    page = visit(color_scheme=scheme)
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert (contrast(ground, "rgb(0, 0, 0)") < 2) == (scheme == "dark")
+    fills = page.evaluate("""[...document.querySelectorAll('#figure-3 > figure svg [id*="-text_"] > g')]
+      .map(it => getComputedStyle(it).fill)""")
+    assert len(fills) > 10
+    assert all(contrast(fill, ground) >= 4.5 for fill in fills)
+
+
+def test_every_colour_of_a_model_or_a_score_can_be_told_from_a_dark_page(visit):
+    page = visit(color_scheme="dark")
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    for colour in {*COLOURS.values(), *SCORE_COLOURS.values()}:
+        shown = page.evaluate(
+            """([name, colour]) => {
+            const it = document.body.appendChild(document.createElement('p'));
+            it.style.color = `var(--c${name}, ${colour})`; return getComputedStyle(it).color; }""",
+            [colour[1:], colour],
+        )
+        assert contrast(shown, ground) >= 3
+
+
+def test_folds_are_open_in_print_and_the_page_is_light(visit):
+    page = visit(color_scheme="dark")
+    page.emulate_media(media="print", color_scheme="dark")
+    page.evaluate(PRINTED)
+    assert all(table.is_visible() for table in page.locator("table").all())
+    assert not page.get_by_role("navigation").is_visible()
+    ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
+    assert ground == "rgb(255, 255, 255)"
+
+
+@pytest.mark.parametrize(("data", "spoken"), [("digits", False), ("isic2019:there", True)])
+def test_lesions_are_named_only_where_the_data_have_them(change_settings, folder, data, spoken):
+    change_settings(data=data)
+    html = render_page(read_inputs(folder), BLANK)
+    assert ("lesion" in html) == spoken
+    assert "patient" not in html
