@@ -13,6 +13,7 @@ from misgiving.report.page import draw_figures, render_page
 
 pytestmark = needs_chromium
 MOST_WORDS = 2500
+A4 = 703  # pixels between the margins
 WORDS = """() => {
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   let words = 0;
@@ -173,8 +174,8 @@ def test_words_of_the_figures_can_be_read_on_the_page(visit, scheme):
     page = visit(color_scheme=scheme)
     ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert (contrast(ground, "rgb(0, 0, 0)") < 2) == (scheme == "dark")
-    fills = page.evaluate("""[...document.querySelectorAll('#figure-3 > figure svg [id*="-text_"] > g')]
-      .map(it => getComputedStyle(it).fill)""")
+    words = page.locator('#figure-3 > figure svg [id*="-text_"] > g')
+    fills = words.evaluate_all("found => found.map(it => getComputedStyle(it).fill)")
     assert len(fills) > 10
     assert all(contrast(fill, ground) >= 4.5 for fill in fills)
 
@@ -193,13 +194,14 @@ def test_every_colour_of_a_model_or_a_score_can_be_told_from_a_dark_page(visit):
 
 
 def test_folds_are_open_in_print_and_the_page_is_light(visit):
-    page = visit(color_scheme="dark")
+    page = visit(A4, color_scheme="dark")
     page.emulate_media(media="print", color_scheme="dark")
     page.evaluate(PRINTED)
     assert all(table.is_visible() for table in page.locator("table").all())
     assert not page.get_by_role("navigation").is_visible()
     ground = page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
     assert ground == "rgb(255, 255, 255)"
+    assert page.evaluate("document.documentElement.scrollWidth") == A4
 
 
 @pytest.mark.parametrize(("data", "spoken"), [("digits", False), ("isic2019:there", True)])

@@ -102,6 +102,10 @@ MARK = re.compile(
     rf'<g id="{HOVER}([^"]*)">.*?<use [^>]*? x="([-\d.e]+)" y="([-\d.e]+)"[^>]*>\s*</g>\s*</g>',
     re.DOTALL,
 )
+VALUE = (
+    r'<circle class="value" cx="\2" cy="\3" r="6" fill="none" pointer-events="all">'
+    r"<title>\1</title></circle>"
+)
 
 Parameters = ParamSpec("Parameters")
 
@@ -131,7 +135,8 @@ def render(figure: Figure, kind: Kind, *, transparent: bool = False) -> bytes:
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):  # ticks are only made when drawn
         figure.savefig(file, format=kind, dpi=160, **options)
-    return file.getvalue()
+    drawn = file.getvalue()
+    return MARK.sub(VALUE, drawn.decode("utf-8")).encode("utf-8") if kind == "svg" else drawn
 
 
 def figure_link(figure: Figure, kind: Kind) -> str:
@@ -148,9 +153,6 @@ def inline(figure: Figure, name: str, alt: str) -> Markup:
     drawing = render(figure, "svg", transparent=True).decode("utf-8")
     drawing = re.sub(r' (?:width|height)="[\d.]+pt"', "", PROLOG.sub("", drawing), count=2)
     drawing = re.sub(r"<style.*?</style>", "", drawing, flags=re.DOTALL)  # is of the whole page
-    drawing = MARK.sub(
-        r'<circle class="value" cx="\2" cy="\3" r="6"><title>\1</title></circle>', drawing
-    )
     drawing = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", drawing)
     drawing = re.sub(r": #([0-9a-f]{6})", r": var(--c\1, #\1)", drawing)
     opening = Markup('<svg role="img" aria-label="{}"').format(alt)
