@@ -1,3 +1,5 @@
+import html
+import re
 from dataclasses import replace
 from functools import partial
 
@@ -6,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import same_color
 
-from misgiving.report.figures import COLOURS, render
+from misgiving.report.figures import COLOURS, inline, render
 from misgiving.report.figures.classes import (
     MAX_EXAMPLES,
     THUMBNAIL,
@@ -65,6 +67,21 @@ def test_every_trial_has_its_dot_at_the_last_epoch(histories):
             expected = [100 * row.accuracy for row in last]
             assert dots[colour].get_ydata() == pytest.approx(expected)
             assert set(dots[colour].get_xdata()) == {12}
+
+
+def test_an_axis_holds_the_whiskers_of_every_model(histories):
+    rows = [
+        replace(row, accuracy=0.0) if (row.trial, row.epoch) == (0, 1) else row for row in histories
+    ]
+    assert panels(learning_figure(rows))["accuracy"].get_ylim()[0] <= 0
+
+
+@pytest.mark.parametrize(("level", "drawn"), [(0.95, False), (0.52, True)])
+def test_chance_is_drawn_only_where_it_is_near(results, level, drawn):
+    rows = [row._replace(value=level + row.value / 100) for row in results]
+    axes = new_classes_figure(rows).axes[0]
+    assert any(set(line.get_ydata()) == {50} for line in axes.lines) == drawn
+    assert (axes.get_ylim()[0] < 60) == drawn
 
 
 def test_a_quantity_that_was_never_measured_has_no_curve(histories):
@@ -201,6 +218,15 @@ def test_rendering_does_not_move_the_axes(results, kind):
     before = figure.axes[0].get_position().bounds
     render(figure, kind)
     assert figure.axes[0].get_position().bounds == before
+
+
+def test_names_in_an_inline_figure_are_no_markup(results):
+    hostile = "</title><script>alert(1)</script>"
+    rows = [row._replace(dataset=row.dataset.replace("BKL", hostile)) for row in results]
+    drawing = inline(new_classes_figure(rows), "figure-5", hostile)
+    assert "<script" not in drawing
+    words = re.findall(r"<title>(.*?)</title>", drawing)
+    assert any(html.unescape(text).startswith(f"{hostile}, vanilla: ") for text in words)
 
 
 def test_a_vector_figure_carries_no_date(results):

@@ -163,6 +163,13 @@ def test_every_trial_has_its_dot_at_80_percent_accepted():
     assert dots.get_ydata() == pytest.approx([11, 12, 13])
 
 
+def test_intervals_of_the_scores_stand_side_by_side():
+    axes = risk_figure(list(risk_points())).axes[1]
+    across = [round(segment[0][0], 6) for group in axes.collections
+              for segment in group.get_segments()]  # fmt: skip
+    assert len(across) == len(set(across)) == 4 * 3
+
+
 def test_a_curve_without_an_interval_is_drawn_without_a_band():
     rows = [RiskPoint("another", "another", share, 0.1, None, None) for share in (0.5, 1.0)]
     assert lines_of(risk_figure(rows).axes[0])["another"].get_ydata()[0] == pytest.approx(10)
