@@ -63,7 +63,7 @@ def test_the_readme_has_fewer_than_900_words():
 
 
 def test_the_documentation_has_at_most_20000_words():
-    record = ROOT / "docs" / "study"  # a registered plan is only added to, and results are generated
+    record = ROOT / "docs" / "study"  # a registered plan is only added to; results are generated
     pages = [ROOT / "README.md", *(page for page in DOCS if page.parent != record)]
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 20_000
 
