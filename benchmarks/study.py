@@ -120,9 +120,9 @@ ODIN = {
 }
 KEPT = {
     "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk/0.1", "error_auroc",
-    "auroc", "fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out", "coverage",
-    "error_among_accepted", "nll", "ece", RATIO,
+    "auroc", "coverage", "error_among_accepted", "nll", "ece", RATIO,
 }  # fmt: skip
+KEPT_OF_ODIN = {"fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out"}
 
 
 def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Path) -> Protocol:
@@ -158,7 +158,11 @@ def in_order(protocol: Protocol) -> list[Unit]:
 
 def kept_rows(results: Iterable[Result]) -> list[Result]:
     """The rows that the tables of the study use."""
-    return [row for row in results if row.metric in KEPT]
+    return [
+        row
+        for row in results
+        if row.metric in KEPT or (row.detector == "odin" and row.metric in KEPT_OF_ODIN)
+    ]
 
 
 def unit_of(row: Result) -> tuple[str, int, str]:
