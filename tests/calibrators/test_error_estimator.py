@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
 from misgiving.calibrators.apply import (
@@ -95,25 +97,18 @@ def test_it_is_chosen_where_probes_tell_more_and_orders_errors_better():
     assert calibrator.error(accepted_by).mean() == pytest.approx(wrong.mean(), abs=0.04)
 
 
-@pytest.mark.parametrize(
-    ("seed", "count", "told"),
-    [*((seed, 150, 0.3) for seed in range(6)), (4, 100, 0.6)],  # in the last, its AURC is lower
-)
-def test_it_is_chosen_exactly_where_its_log_loss_out_of_fold_is_lower(seed, count, told):
-    tuning = drawn(seed, count=count, told=told)
+@pytest.mark.parametrize("seed", range(6))  # with 2, its AURC is lower and not its log-loss
+def test_it_is_chosen_exactly_where_its_log_loss_out_of_fold_is_lower(seed):
+    tuning = drawn(seed, count=150, told=0.3)
     calibrator = fit_calibrator(tuning).calibrator
     held_out = cross_fitted(tuning, by_logits)
     wrong = held_out.named != tuning.labels
-    losses = {
-        name: np.mean(
-            [
-                math.log1p(math.exp(value if is_wrong else -value))
-                for value, is_wrong in zip(held_out.scores[name], wrong, strict=True)
-            ]
-        )
-        for name in (ERROR_ESTIMATOR, CALIBRATED)
-    }
-    assert log_loss_of(held_out.scores[CALIBRATED], wrong) == pytest.approx(losses[CALIBRATED])
+    losses = {}
+    for name in (ERROR_ESTIMATOR, CALIBRATED):
+        values = held_out.scores[name][:, None] / held_out.scores[name].std()
+        mapped = LogisticRegression(C=9).fit(values, wrong)  # Platt
+        losses[name] = log_loss(wrong, mapped.predict_proba(values)[:, 1])
+        assert log_loss_of(held_out.scores[name], wrong) == pytest.approx(losses[name], abs=1e-3)
     preferred = losses[ERROR_ESTIMATOR] < losses[CALIBRATED]
     assert (calibrator.score == ERROR_ESTIMATOR) == preferred
     if not preferred:

@@ -35,6 +35,7 @@ from misgiving.calibrators.apply import (
     columns,
     members_of,
 )
+from misgiving.calibrators.error_or_ood import fit_doubt
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
 from misgiving.scores.probes import Evidence
@@ -301,8 +302,13 @@ def _acceptance_score(
     return min(others, key=lambda name: tried[name])
 
 
-def log_loss_of(log_odds: Values, wrong: Bool[np.ndarray, " n"]) -> float:
-    """Mean negative log-likelihood of right and wrong answers by log-odds of being right."""
+def log_loss_of(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
+    """Mean negative log-likelihood of right and wrong answers by a score, after Platt's map.
+
+    The map makes scores comparable: a mean of probabilities is less confident than it is right.
+    """
+    doubt = fit_doubt(scores, wrong)
+    log_odds = doubt.slope * scores + doubt.intercept
     return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())
 
 
