@@ -259,9 +259,9 @@ def test_curves_and_findings_are_of_the_monitored_set(reproduced, page):
     _, out = reproduced
     assert {row["set"] for row in table(out / "histories.csv")} == {"train", "tune"}
     captions = " ".join(page.texts("figcaption"))
-    assert re.search(r"classifiers\s+on\s+the tune set", captions)
+    assert re.search(r"accuracy\s+on\s+the\s+tune\s+set", captions)
     assert "validation" not in captions
-    summary = " ".join(page.texts("li"))
+    summary = " ".join(page.texts("p"))
     assert "on the tune set (95 % of vanilla's mean final value" in summary
 
 

@@ -206,7 +206,7 @@ def test_a_swept_margin_is_measured_with_its_estimator_and_stands_in_the_report(
     assert settings.sweeps["auxiliary_weight"] == (0.5,)
     html = write_report(tmp_path).read_text(encoding="utf-8")
     assert "<h3>Margin of Eq. 1</h3>" in html
-    assert 'alt="Margin of Eq. 1. Mean balanced accuracy: proposed' in html
+    assert 'aria-label="Margin of Eq. 1.' in html
     assert "<h3>Weight of the auxiliary loss" not in html
     assert (tmp_path / "figures" / "sweep-margin.png").is_file()
 
