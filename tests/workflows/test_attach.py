@@ -85,7 +85,7 @@ def attached(place, kind, **changes):
 @pytest.mark.parametrize("kind", ["transformers", "torchvision", "timm"])
 def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
     run, data = attached(place, kind), f"folder:{place / 'new'}"
-    targets = Targets(max_error=0.1, max_ood_false_alarms=0.2)
+    targets = Targets(max_error=0.15, max_ood_false_alarms=0.2)
     calibrate_run(run, data, targets, cache=place / "cache", device="cpu")
     export_run(run, tmp_path / "bundle")
     # a calibration image may lie exactly at a threshold, where rounding decides
