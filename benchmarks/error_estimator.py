@@ -5,8 +5,8 @@
 Prints Markdown tables: the AURC on the images of test and calibration set, which neither training
 nor tuning has seen, with everything fitted on the tuning set, and differences with the t-interval
 over the runs; the AURC on the test set with random subsets, by group, of the images for tuning and
-calibration; and what the error estimator costs. Errors are those of the
-largest logit. A t-interval of runs that were trained on one data set is too narrow, as they share
+calibration; and what the error estimator costs. Errors are those of the largest logit. A
+t-interval of runs that were trained on one data set is too narrow, as they share
 images: give the number of measured images per training image as --split-ratio.
 """
 
@@ -24,7 +24,7 @@ from jaxtyping import Int
 from misgiving.calibrators.fit import Fitted
 from misgiving.checkpoint import load
 from misgiving.configuration import default_cache
-from misgiving.data.cache import ImageSet, prepare
+from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.evaluation.inference import predictions_of
@@ -106,16 +106,15 @@ def sets_of(run: Path, data: str, cache: Path) -> Sets:
     images = replace(images, groups=tuple(group_of[one] for one in images.hashes))
     sets = np.array([set_of[one] for one in images.hashes])
 
-    def predicted(*names: str) -> tuple[Predictions, float]:
-        chosen: ImageSet = images.select(np.flatnonzero(np.isin(sets, names)))
-        start = perf_counter()
-        return predictions_of(checkpoint, chosen), (perf_counter() - start) / max(1, len(chosen))
+    start = perf_counter()
+    predictions = predictions_of(checkpoint, images)
+    seconds = (perf_counter() - start) / len(images)
 
-    training, seconds = predicted("train")
-    tune, unseen, new, test = (
-        predicted(*names)[0]
-        for names in (["tune"], ["calibrate", "test"], ["tune", "calibrate"], ["test"])
-    )
+    def of(*names: str) -> Predictions:
+        return predictions.select(np.flatnonzero(np.isin(sets, names)))
+
+    training, tune, test = of("train"), of("tune"), of("test")
+    unseen, new = of("calibrate", "test"), of("tune", "calibrate")
     detectors = FittedDetectors.fit(training, DETECTORS)
     start = perf_counter()
     ClassProbes.fit(training)
@@ -203,7 +202,7 @@ def cost(of: Sets) -> Iterator[str]:
     fitted = fitted_on(of.new, of.detectors)
     fitting = perf_counter() - start
     if "error_estimator" not in fitted.candidates:
-        yield "The first run makes too few errors to fit an error estimator."
+        yield "The first run has no class probes, or too few groups to fit an error estimator."
         return
     calibrator = fitted.accepting_by("error_estimator").calibrator
     scores = all_scores(of.test, of.detectors)

@@ -69,30 +69,27 @@ GRID = {
     for weight in (0.1, 0.5, 2.5)
     for margin in (0.1, 1.0, 10.0)
 }
-PARTS = {
-    "modern": Part(
-        (
-            "vanilla", "mse", "detached", "posthoc", "proposed", "proposed_halves",
-            "proposed_sum", "proposed+logits", "held_out",
-        ),
-        MODERN.model,
-        {**MODERN.training, "epochs": 6},
-        {**MODERN.images, "image_size": 128},
+CONFIRMATION = "confirmation"
+SECTION_4_1 = frozenset({"generalization"})
+LARGE = Part(
+    (
+        "vanilla", "mse", "detached", "posthoc", "proposed", "proposed_halves",
+        "proposed_sum", "proposed+logits", "held_out",
     ),
+    MODERN.model,
+    {**MODERN.training, "epochs": 6},
+    {**MODERN.images, "image_size": 128},
+)  # fmt: skip
+PARTS = {
+    "modern": LARGE,
     "paper": Part(
         ("vanilla", "mse", "proposed", "proposed_sum"),
         {"backbone": "vgg16"},
         {"epochs": 3, "decay_every": 1},
         {"split": "grouped", "image_size": 64},
     ),
-    "confirmation": Part(
-        ("vanilla",),
-        MODERN.model,
-        {**MODERN.training, "epochs": 6},
-        {**MODERN.images, "image_size": 128},
-        trials=15,
-        first=5,
-        experiments=frozenset({"generalization"}),
+    CONFIRMATION: LARGE._replace(
+        models=("vanilla",), trials=15, first=5, experiments=SECTION_4_1
     ),
     "sensitivity": Part(
         ("proposed",),
@@ -100,7 +97,7 @@ PARTS = {
         {**MODERN.training, "epochs": 4},
         {**MODERN.images, "image_size": 64},
         trials=3,
-        experiments=frozenset({"generalization"}),
+        experiments=SECTION_4_1,
         settings={
             **GRID,
             "estimator's rate x 1": Setting({"estimator_rate": 1.0}),
@@ -235,7 +232,7 @@ def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Na
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
         found = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
-        if part.first:
+        if given.part == CONFIRMATION:
             found += on_unseen(unit, out / unit.folder / "run", given)
         add_rows(table, [named(row, setting) for row in found])
         write_page(given.tables)

@@ -153,9 +153,11 @@ def hypotheses(rows: Rows) -> list[Hypothesis]:
     ]
 
 
-def verdicts(tested: Sequence[Hypothesis]) -> list[tuple[float | None, str]]:
+def verdicts(
+    tested: Sequence[Hypothesis], *, trials: int = ENOUGH_TRIALS
+) -> list[tuple[float | None, str]]:
     """Holm's adjusted p-value and the verdict of each hypothesis, by the registered rule."""
-    intervals = [one.interval if len(one.values) >= ENOUGH_TRIALS else None for one in tested]
+    intervals = [one.interval if len(one.values) >= trials else None for one in tested]
     # an unfinished one counts as p = 1, so that the others are not adjusted for too few
     adjusted = holm([1.0 if found is None else found.p_value for found in intervals])
     judged: list[tuple[float | None, str]] = []
@@ -183,10 +185,15 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
     yield ""
 
 
+def by_trial(values: Values) -> str:
+    """Signed values."""
+    return ", ".join(number(value, signed=True) for value in values.values()) or "-"
+
+
 def with_interval(values: Values, ratio: float) -> str:
     """Mean difference with its t-interval."""
     if len(values) < 2:
-        return ", ".join(number(value, signed=True) for value in values.values()) or "-"
+        return by_trial(values)
     found = t_interval(list(values.values()), split_ratio=ratio)
     ends = " to ".join(number(end, signed=True) for end in (found.lower, found.upper))
     return f"{number(found.mean, signed=True)} ({ends})"
@@ -202,12 +209,11 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     tested = hypotheses(rows)
     lines = []
     for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
-        by_trial = ", ".join(number(value, signed=True) for value in one.values.values())
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
         if one.name == CHOSEN_HERE:
             verdict = "see confirmation"
-        found = with_interval(one.values, one.ratio)
-        lines.append((one.name, one.measure, by_trial or "-", found, p_value, f"**{verdict}**"))
+        found = by_trial(one.values), with_interval(one.values, one.ratio)
+        lines.append((one.name, one.measure, *found, p_value, f"**{verdict}**"))
     head = ("", "measure", "by trial", "mean (95 %)", "p, Holm", "verdict")
     yield from table(head, lines)
 
@@ -218,17 +224,13 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
     areas = {score: rows("generalization", "vanilla", UNSEEN, score, "aurc") for score in SCORES}
     lines = []
     for against in ("calibrated", "msp"):
-        values = difference(areas["error_estimator"], areas[against])
-        by_trial = ", ".join(number(value, signed=True) for value in values.values())
-        p_value, verdict = "-", "open"
-        if len(values) == CONFIRMING:
-            interval = t_interval(list(values.values()), split_ratio=ratio)
-            p_value = f"{interval.p_value:.2g}"
-            supported = interval.mean < 0 and interval.p_value < LEVEL
-            verdict = "supported" if supported else "not supported"
-        judged = f"**{verdict}**" if against == "calibrated" else "secondary"
         measure = f"AURC, error estimator - {against}, of vanilla"
-        lines.append((measure, by_trial, with_interval(values, ratio), p_value, judged))
+        values = difference(areas["error_estimator"], areas[against])
+        tested = Hypothesis("e", measure, values, ratio, -1)
+        [(found, verdict)] = verdicts([tested], trials=CONFIRMING)
+        p_value = "-" if found is None else f"{found:.2g}"
+        judged = f"**{verdict}**" if against == "calibrated" else "secondary"
+        lines.append((measure, by_trial(values), with_interval(values, ratio), p_value, judged))
     yield "On the images of test and calibration set together.\n"
     yield from table(("measure", "by trial", "mean (95 %)", "p", "verdict"), lines)
 

@@ -27,7 +27,7 @@ needs_chromium = pytest.mark.skipif(
 
 
 def violations(page):
-    """What axe finds against WCAG 2.1 A and AA, in light and in dark: rule, element, reason."""
+    """Violations of WCAG 2.1 A and AA that axe finds, light and dark: rule, element, reason."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is missing")
     options = {"runOnly": list(WCAG), "resultTypes": ["violations"]}
     found = []

@@ -19,7 +19,7 @@ UNFOLD = "() => document.querySelectorAll('details').forEach((one) => { one.open
 
 @pytest.fixture
 def found_in(browser):
-    """What axe finds in a file, with everything unfolded."""
+    """Violations that axe finds in a file, with everything unfolded."""
 
     def look(path):
         page = browser.new_page()

@@ -11,7 +11,7 @@ from misgiving.report.inputs import read_inputs
 from misgiving.report.page import draw_figures, render_page
 from misgiving.report.published import SETS, SETTINGS, table_1
 from misgiving.report.views import ABSENT, ZERO
-from misgiving.report.views.paper import paper_differences, paper_table
+from misgiving.report.views.paper import paper_agreement, paper_differences, paper_table
 from misgiving.results.formats import write_table
 from misgiving.results.schema import Confusion, Result, ResultInterval, SplitLeakage
 
@@ -215,3 +215,10 @@ def test_minority_classes_are_the_papers_or_else_the_rarest(inputs, classes, exp
     counts = {name: {"train": count} for name, count in images.items()}
     settings = replace(inputs.settings, classes=tuple(classes), class_counts=counts)
     assert inputs._replace(settings=settings).minority == expected
+
+
+def test_the_papers_differences_that_our_intervals_include_are_counted(inputs):
+    told = [row[-1].text for body in paper_table(inputs).bodies for row in body]
+    yes, no = told.count("yes"), told.count("no")
+    assert yes + no > 0
+    assert f" in {yes} of {yes + no} numbers " in paper_agreement(inputs)

@@ -69,7 +69,7 @@ class ReportInputs(NamedTuple):
 
     @property
     def unit(self) -> str:
-        """What a group of the data is."""
+        """The word for a group of the data."""
         return "lesion" if self.settings.data.partition(":")[0] in OF_LESIONS else "group"
 
     @property

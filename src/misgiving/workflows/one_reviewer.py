@@ -85,7 +85,7 @@ def _known(images: ImageSet, measured: MeasuredSet) -> Predictions | None:
 
 
 def _names(images: ImageSet) -> list[tuple[str, str, int]]:
-    """What an image is known by within the same data, also where files are listed twice."""
+    """The key of each image within the same data, also where files are listed twice."""
     return list(zip(images.ids, images.hashes, images.labels.tolist(), strict=True))
 
 
