@@ -1,4 +1,4 @@
-"""The pages of the site and axe: no violation of WCAG 2.1 AA, in light and in dark."""
+"""The site: no violation of WCAG 2.1 AA that axe finds, light and dark; search without a server."""
 
 import threading
 from functools import partial
@@ -32,7 +32,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def address():
-    """The site on a web server; pages from the disk have no search."""
+    """The site on a web server, so that the pages are as a reader of the web sees them."""
     assert (SITE / "index.html").exists(), "make docs builds the site"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=SITE))
     thread = threading.Thread(target=server.serve_forever)
@@ -50,4 +50,18 @@ def test_no_page_of_the_site_violates_anything(name, address, browser):
         page.set_viewport_size(size)
         page.goto(f"{address}/{name}.html")
         assert violations(page) == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", ["index", "how_to/clinic_service"])
+def test_the_search_finds_a_page_where_the_site_is_opened_from_the_disk(name, browser):
+    page = browser.new_page()
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((SITE / f"{name}.html").as_uri())
+    page.get_by_role("textbox", name="Search").fill("Clopper-Pearson")
+    found = page.locator(".md-search-result__link").first
+    found.wait_for()
+    assert found.get_attribute("href").startswith(SITE.as_uri())
+    assert all(url.startswith("file:") for url in asked)
     page.close()

@@ -185,6 +185,24 @@ def test_the_gallery_has_the_most_confident_errors_and_the_most_doubtful_answers
     assert [card.name for card in doubtful] == [answers.ids[row] for row in expected]
 
 
+def test_one_image_is_not_several():
+    true, named = np.array([0, 0, 0]), np.array([0, 1, 0])
+    groups, classes = np.zeros(3, dtype=int), NamedClasses(CLASSES, true, named)
+    wrong, ids = true != named, ("a", "b", "c")
+    values = np.array([0.9, 0.8, 0.7])
+    fields = {"wrong": wrong, "groups": groups, "ids": ids, "scores": values, "classes": classes}
+    several = made(**fields, probabilities=values)
+    assert (
+        " of 3 images (1 patient) are named"
+        in texts(evaluated(several, unit="patient"))["Accuracy"]
+    )
+    first = {name: of[:1] for name, of in fields.items()} | {
+        "classes": NamedClasses(CLASSES, true[:1], named[:1])
+    }
+    found = texts(evaluated(made(**first, probabilities=values[:1])))["Accuracy"]
+    assert found.endswith(" of 1 image is named correctly.")
+
+
 def test_the_sentences_without_a_policy():
     answers = made()
     found = texts(evaluated(answers))
@@ -336,7 +354,7 @@ def test_many_classes_and_a_class_that_is_missing_fit_on_the_page():
     )
     page = page_of(evaluated(answers))
     assert "The 285 classes with the fewest errors are one row and column." in page.text
-    assert "74 classes and groups with fewer errors are not shown." in page.text
+    assert "74 more with fewer errors are not shown." in page.text
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,18 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from misgiving.report.wording import count
+
 
 @cache
 def environment() -> Environment:
     """The templates of this package; everything that they insert is escaped."""
-    return Environment(
+    templates = Environment(
         loader=PackageLoader("misgiving.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals["counted"] = count
+    return templates

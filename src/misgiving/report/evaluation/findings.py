@@ -19,6 +19,7 @@ from misgiving.report.evaluation.shares import (
     shares_of_decisions,
 )
 from misgiving.report.names import detector_name
+from misgiving.report.wording import count
 
 ERRORS = 0.05, 0.1, 0.2  # at which the share that can be accepted is stated
 NAMED = 3  # groups and OOD sets in a sentence
@@ -128,8 +129,10 @@ def _accuracy(evaluated: Evaluated) -> Finding:
     everything = np.ones(len(answers), dtype=bool)
     (right,) = shares([(~answers.wrong, everything)], answers.groups, seed=evaluated.seed)
     groups = answers.num_groups
-    of = f" ({groups} {evaluated.units})" if groups < len(answers) else ""
-    return Finding("Accuracy", f"{right} of {len(answers)} images{of} are named correctly.")
+    of = f" ({count(groups, evaluated.units)})" if groups < len(answers) else ""
+    named = "is" if len(answers) == 1 else "are"
+    images = count(len(answers), "images")
+    return Finding("Accuracy", f"{right} of {images}{of} {named} named correctly.")
 
 
 def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
@@ -137,7 +140,7 @@ def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
     if not decided:
         return Finding("Acceptance", _in_hindsight(answers, evaluated.seed))
     if not decided["accept"].events:
-        text = f"the policy accepts none of the {len(answers)} images"
+        text = f"the policy accepts none of the {count(len(answers), 'images')}"
     else:
         text = f"the policy accepts {decided['accept']} of the images"
         text += f"; of these, {decided['error']} are wrong"
@@ -192,7 +195,7 @@ def _certified(evaluated: Evaluated) -> Finding:
     each = "" if targets.simultaneous or len(parts) == 1 else "each "
     text = (
         f"{each}with {_exact(targets.confidence)} confidence, {'; '.join(parts)}; for images drawn "
-        f"like the {policy.certificate.cases} calibration cases."
+        f"like the {count(policy.certificate.cases, 'calibration cases')}."
     )
     if policy.accept_threshold is None:
         failed = (
@@ -253,8 +256,8 @@ def _ood(evaluated: Evaluated, results: Mapping[str, OodResult]) -> Finding:
         if decided:
             accepted = percent(decided["accept"].value)
             text = f"{decided['ood']} called out-of-distribution, {accepted} accepted; {text}"
-        parts.append(f"{name} ({images} images): {text}")
+        parts.append(f"{name} ({count(images, 'images')}): {text}")
     more = len(results) - NAMED
-    rest = f"; and {more} more sets" if more > 0 else ""
+    rest = f"; and {count(more, 'more sets')}" if more > 0 else ""
     detector = detector_name(evaluated.detection.detector)
     return Finding("OOD", f"{'; '.join(parts)}{rest}. The score is {detector}.")

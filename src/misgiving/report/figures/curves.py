@@ -23,6 +23,7 @@ from misgiving.report.figures import (
 )
 from misgiving.report.inputs import distinct, models_of, select
 from misgiving.report.names import DETECTOR_TITLES
+from misgiving.report.wording import count
 from misgiving.results.schema import HistoryRow, ReliabilityRow, Result, RiskPoint
 
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
@@ -299,7 +300,7 @@ def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> Non
     largest = max(row.images for row in bins)
     for row in bins:
         x, y = factor * row.predicted, factor * row.observed
-        hover(axes, x, y, f"predicted {x:.3g}, observed {y:.3g} ({row.images} images)")
+        hover(axes, x, y, f"predicted {x:.3g}, observed {y:.3g} ({count(row.images, 'images')})")
     axes.scatter(
         [factor * row.predicted for row in bins],
         [factor * row.observed for row in bins],
