@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from misgiving.allocator import keep_freed_memory
 from misgiving.cli.attach import attach
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
@@ -68,6 +69,7 @@ def run() -> None:
     """Run the command line; a failure that can be explained is one line, not a traceback."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _stop)
+    keep_freed_memory()
     try:
         if "" in sys.argv[1:]:  # an empty path would stand for the working folder
             raise UsageError("an argument is empty; omit it or give it a value")

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from misgiving.allocator import keep_freed_memory
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
 from misgiving.reproduction.protocol import Protocol
@@ -208,6 +209,7 @@ def _require_success(task: Any, unit: Unit) -> None:
 
 
 def _finish_on_worker(task: Task, unit: Unit, record: dict[str, Any]) -> None:
+    keep_freed_memory()
     enter(task.started_in)
     trial_data = trial_data_of_process(task.protocol, task.cache, task.threads)
     refuse_other_worker(trial_data.record(unit), record)
