@@ -89,10 +89,12 @@ def test_flat_images_are_copies_of_each_other_if_they_are_about_as_light():
 def test_correlation_is_that_of_numpy():
     first, second = np.random.default_rng(0).normal(0, 40, (2, 5, 32, 32)).astype(np.float32)
     second += first
-    found = duplicates._correlation(first, second)
-    for index in range(5):
-        pair = first[index].reshape(-1), second[index].reshape(-1)
-        assert found[index] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
+    found = duplicates._correlation(first, second[:3])
+    assert found.shape == (5, 3)
+    for row in range(5):
+        for column in range(3):
+            pair = first[row].reshape(-1), second[column].reshape(-1)
+            assert found[row, column] == pytest.approx(np.corrcoef(*pair)[0, 1], abs=1e-5)
 
 
 def test_detail_is_the_difference_from_the_means_of_squares():

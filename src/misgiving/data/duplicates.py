@@ -15,8 +15,7 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import Picture
 from misgiving.groups import Pair
 
-Thumbnails = UInt8[np.ndarray, "pairs side side"]
-Grey = Float32[np.ndarray, "pairs side side"]
+Grey = Float32[np.ndarray, "_ side side"]
 
 HASH_SIDE = 16  # 256 bits in four words
 THUMBNAIL_SIDE = 32
@@ -85,10 +84,12 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     found: list[Pair] = []
     for start in range(0, len(hashes.bits), BLOCK):
         pairs = _similar_bits(hashes.bits, start)
-        for some in np.split(pairs, range(BLOCK, len(pairs), BLOCK)):
-            first, second = some.T
-            agree = _alike(hashes.thumbnails[first], hashes.thumbnails[second])
-            found += zip(first[agree].tolist(), second[agree].tolist(), strict=True)
+        for measure, least in (_as_it_is, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
+            first, second = (np.unique(side, return_inverse=True) for side in pairs.T)
+            grey = [hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second)]
+            alike = _correlation(*map(measure, grey)) >= least
+            pairs = pairs[(alike & _about_as_light(*grey))[first[1], second[1]]]
+        found += map(tuple, pairs.tolist())
     return found
 
 
@@ -103,26 +104,30 @@ def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.nda
     return np.stack([first[later], second[later]], axis=1) + start
 
 
-def _alike(first: Thumbnails, second: Thumbnails) -> Bool[np.ndarray, " pairs"]:
-    one, other = (thumbnails.astype(np.float32) for thumbnails in (first, second))
-    brighter = np.abs(one.mean(axis=(1, 2)) - other.mean(axis=(1, 2)))
-    agree: Bool[np.ndarray, " pairs"] = (
-        (_correlation(one, other) >= LEAST_CORRELATION)
-        & (_correlation(_detail(one), _detail(other)) >= LEAST_DETAIL_CORRELATION)
-        & (brighter <= MOST_BRIGHTER)
-    )
-    return agree
+def _about_as_light(first: Grey, second: Grey) -> Bool[np.ndarray, "_ _"]:
+    means = (grey.mean(axis=(1, 2)) for grey in (first, second))
+    close: Bool[np.ndarray, "_ _"] = np.abs(np.subtract.outer(*means)) <= MOST_BRIGHTER
+    return close
 
 
-def _correlation(one: Grey, other: Grey) -> Float32[np.ndarray, " pairs"]:
-    """Pearson's correlation of each pair; two flat images agree, a flat one with no other."""
-    one, other = (values - values.mean(axis=(1, 2), keepdims=True) for values in (one, other))
-    deviations = one.std(axis=(1, 2)), other.std(axis=(1, 2))
-    flat = np.minimum(*deviations) < FLAT
-    scale = np.where(flat, 1, deviations[0] * deviations[1])
-    both_flat = np.maximum(*deviations) < FLAT
-    correlation = (one * other).mean(axis=(1, 2)) / scale
-    return np.asarray(np.where(flat, both_flat, correlation), dtype=np.float32)
+def _correlation(first: Grey, second: Grey) -> Float32[np.ndarray, "_ _"]:
+    """Pearson's correlation of each with each; two flat images agree, a flat one with no other."""
+    (one, one_is_flat), (other, other_is_flat) = map(_standardised, (first, second))
+    both_flat = np.logical_and.outer(one_is_flat, other_is_flat)
+    return np.asarray(one @ other.T + both_flat, dtype=np.float32)
+
+
+def _standardised(grey: Grey) -> tuple[Float32[np.ndarray, "n pixels"], Bool[np.ndarray, " n"]]:
+    """Thumbnails as vectors of mean 0 and length 1, those that are flat as zeros."""
+    vectors = grey.reshape(len(grey), THUMBNAIL_SIDE**2)
+    vectors = vectors - vectors.mean(axis=1, keepdims=True)
+    lengths = np.linalg.norm(vectors, axis=1)
+    flat = lengths < FLAT * THUMBNAIL_SIDE
+    return vectors / np.where(flat, np.inf, lengths)[:, None], flat
+
+
+def _as_it_is(grey: Grey) -> Grey:
+    return grey
 
 
 def _detail(grey: Grey) -> Grey:
