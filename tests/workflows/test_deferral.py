@@ -274,7 +274,7 @@ def test_a_detector_says_what_it_needs(name):
     [
         ({"set": ["tune"] * 400}, "no row is in the set 'calibrate'"),
         ({"label": [""] * 400}, "400 of 400 rows have no label"),
-        ({"group": ["one"] * 400}, "1 groups of images cannot be divided into 4 sets"),
+        ({"group": ["one"] * 400}, r"too few groups of images \(1\) for 4 sets"),
     ],
 )
 def test_tables_that_cannot_support_a_policy(change, message):

@@ -83,23 +83,24 @@ def evaluate(
     describes its columns.
     """
     if is_prediction_file(run):
-        from misgiving.workflows.predictions import evaluate_table
-
         refuse_data(run, data)
         if out is None:
             raise UsageError(f"{run}: give `out`, the folder for the measurements")
+        from misgiving.workflows.predictions import evaluate_table
+
         evaluation = evaluate_table(run, out=out, policy=policy, ood=ood or [], set_name=set_name)
     else:
-        from misgiving.workflows.evaluate import evaluate_run
-
+        images = require_data(run, data)
         if policy is not None:
             raise UsageError("`policy` is for a file of predictions; a run has its own")
+        from misgiving.workflows.evaluate import evaluate_run
+
         out = out or run / "evaluation"
         stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
         with progress_bars(stop) as progress:
             evaluation = evaluate_run(
                 run,
-                require_data(run, data),
+                images,
                 ood=ood or [],
                 set_name=set_name,
                 out=out,

@@ -244,7 +244,8 @@ def partition_groups(
     names, members = np.unique(np.array(groups), return_inverse=True)
     if len(names) < count:
         raise DataError(
-            f"{len(names)} groups of images cannot be divided into {count} sets; give more images"
+            f"there are too few groups of images ({len(names)}) for {count} sets; give images of "
+            f"at least {count}"
         )
     set_of = np.random.default_rng(seed).permutation(len(names)) % count
     return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
