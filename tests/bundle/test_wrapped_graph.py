@@ -9,9 +9,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from misgiving.bundle.graph_interface import GraphInterface, read_interface
-from misgiving.bundle.network import Network
 from misgiving.bundle.wrapped_graph import image_input, wrap_graph
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.network import Network
 
 SIZE = 4
 

@@ -9,13 +9,13 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from misgiving.bundle.graph_files import write_metadata
-from misgiving.bundle.network import GRAPH, Network, Squares
 from misgiving.calibrators.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
+from misgiving.evaluation.network import GRAPH, Network, Squares
 from misgiving.files import read_json, write_json, write_text
 from misgiving.manifests import seal, verify
 

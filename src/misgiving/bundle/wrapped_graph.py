@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.bundle.graph_interface import GraphInterface
-from misgiving.bundle.network import INPUT, OUTPUTS
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.network import INPUT, OUTPUTS
 from misgiving.results.prediction_tables import LEAST_PROBABILITY
 
 PREFIX = "model/"

@@ -1,7 +1,8 @@
 """Run a model over a set of images: predictions once, and ODIN, which needs the images again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.batching import batches
 from misgiving.data.cache import ImageSet
+from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
+from misgiving.evaluation.network import BATCH, Network
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.results.predictions import Head, Predictions
@@ -21,6 +24,7 @@ from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
 
 Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
+Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
 
 
@@ -31,6 +35,7 @@ def predict(
     batch_size: int = 64,
     estimates_losses: bool = True,
     on_image: OnImage | None = None,
+    network: Network | None = None,
 ) -> Predictions:
     """Run a model once over a set, in evaluation mode, on the device where the model is.
 
@@ -42,12 +47,16 @@ def predict(
         batch_size: Images in one forward pass.
         estimates_losses: False where the estimator was not trained: predicted losses are then None.
         on_image: Called with the number of predicted images and of all, in this process.
+        network: The graph of the same model, to run in its place.
     """
     if not len(images):
         raise UsageError("there are no images to predict")
     share = images.select(distributed.share_of(len(images)))
-    batched = image_batches(share, batch_size, device_of(model))
-    outputs = full_outputs_of(model, _reported(batched, len(share), on_image))
+    if network is None:
+        batched = image_batches(share, batch_size, device_of(model))
+        outputs = full_outputs_of(model, _reported(batched, len(share), on_image))
+    else:
+        outputs = _outputs_of_graph(network, share, on_image)
     output = FullOutput(*(distributed.gathered(output, len(images)) for output in outputs))
     return Predictions(
         logits=output.logits.numpy(),
@@ -62,6 +71,14 @@ def predict(
         taps=output.taps.numpy() if output.taps.shape[1] else None,
         tap_widths=tuple(model.reader.channels) if output.taps.shape[1] else (),
     )
+
+
+def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> FullOutput:
+    """All outputs of a set; a thread reads the next images while the graph runs."""
+    chunks = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
+    read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=3)
+    found = [network(squares) for squares in _reported(read, len(images), on_image)]
+    return FullOutput(*(torch.from_numpy(np.concatenate(of)) for of in zip(*found, strict=True)))
 
 
 def _linear_head(model: JointClassifier) -> Head | None:
@@ -93,9 +110,7 @@ def image_batches(
     return (batch.images for batch in batches(images, batch_size=batch_size, device=device))
 
 
-def _reported(
-    batched: Iterable[torch.Tensor], total: int, on_image: OnImage | None
-) -> Iterator[torch.Tensor]:
+def _reported(batched: Iterable[Batch], total: int, on_image: OnImage | None) -> Iterator[Batch]:
     """Report each batch when the next is asked for, which is when it is done."""
     done = 0
     for images in batched:
@@ -106,7 +121,11 @@ def _reported(
 
 
 def predictions_of(
-    checkpoint: Checkpoint, images: ImageSet, *, on_image: OnImage | None = None
+    checkpoint: Checkpoint,
+    images: ImageSet,
+    *,
+    on_image: OnImage | None = None,
+    network: Network | None = None,
 ) -> Predictions:
     """Predictions with the fingerprint of their model and its preprocessing."""
     predictions = predict(
@@ -114,6 +133,7 @@ def predictions_of(
         images,
         estimates_losses=checkpoint.estimates_losses,
         on_image=on_image,
+        network=network,
     )
     return replace(predictions, model=fingerprint_of(checkpoint))
 

@@ -29,9 +29,11 @@ from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
+from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import predictions_of, score_names
 from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.results.policy_cases import PolicyImages
+from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.training.devices import device_named
@@ -109,10 +111,10 @@ def calibrate_run(
     _refuse_few_cases(sets, targets, seed=seed)
     tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
     history = read_history(run / POLICY_FOLDER)
+    network = cached_network(checkpoint, sum(map(len, sets[:3])), cache)
     engine, policy, notes = _fit(
-        checkpoint,
         sets,
-        on_predicted,
+        partial(predictions_of, checkpoint, on_image=on_predicted, network=network),
         targets=targets,
         rule=rule,
         seed=seed,
@@ -182,15 +184,10 @@ def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> 
 
 
 def _fit(
-    checkpoint: Checkpoint,
-    sets: CalibrationSets,
-    on_predicted: Callable[[int, int], None] | None,
-    **options: Any,
+    sets: CalibrationSets, predict: Callable[[ImageSet], Predictions], **options: Any
 ) -> FittedEngine:
     """Run the model on the three sets, and fit detectors, the calibrator and the policy."""
-    trained, tune, calibration = (
-        predictions_of(checkpoint, images, on_image=on_predicted) for images in sets[:3]
-    )
+    trained, tune, calibration = map(predict, sets[:3])
     return fit_engine(
         tune,
         calibration,

@@ -19,6 +19,7 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import DecisionEngine, load_engine
 from misgiving.errors import UsageError
+from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import (
     OnImage,
     Scores,
@@ -32,6 +33,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.evaluation.network import Network
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
@@ -86,14 +88,15 @@ class _Sets(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """A trained model with the engine of its policy."""
+    """A trained model with the engine of its policy, and its graph, if that is to predict."""
 
     checkpoint: Checkpoint
     engine: DecisionEngine
     on_image: OnImage | None
+    network: Network | None
 
     def predict(self, images: ImageSet) -> Predictions:
-        return predictions_of(self.checkpoint, images, on_image=self.on_image)
+        return predictions_of(self.checkpoint, images, on_image=self.on_image, network=self.network)
 
     def scores(self, images: ImageSet, predictions: Predictions) -> Scores:
         detectors = self.engine.detectors
@@ -166,7 +169,10 @@ def evaluate_run(
         on_bad_image=on_bad_image,
     )
     sets = _sets_to_measure(checkpoint, load_dataset(data), folders, set_name, prepared)
-    return _evaluate(run, _Model(checkpoint, engine, on_predicted), sets, out, set_name)
+    count = len(sets.measured) + sum(map(len, sets.outliers.values()))
+    network = cached_network(checkpoint, count, cache)
+    model = _Model(checkpoint, engine, on_predicted, network)
+    return _evaluate(run, model, sets, out, set_name)
 
 
 def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | None) -> Evaluation:

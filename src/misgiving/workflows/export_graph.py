@@ -12,11 +12,11 @@ import numpy as np
 from misgiving.bundle.bundle import LIMITS, Bundle, refuse_existing, write_bundle
 from misgiving.bundle.graph_files import opset_of, read_graph
 from misgiving.bundle.graph_interface import GraphInterface
-from misgiving.bundle.network import GRAPH, Network
 from misgiving.bundle.wrapped_graph import declare_outputs, image_input, wrap_graph
 from misgiving.calibrators.apply import ERROR_ESTIMATOR
 from misgiving.decisions.engine import DecisionEngine, load_policy
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.network import GRAPH, Network
 from misgiving.files import whole_folder
 from misgiving.manifests import sha256_of, sha256_of_json
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable

@@ -6,10 +6,10 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from misgiving.bundle.graph_interface import GraphInterface
-from misgiving.bundle.network import OUTPUTS, Network
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
+from misgiving.evaluation.network import OUTPUTS, Network
 from misgiving.results.prediction_tables import PredictionTable
 
 TRIED = 3  # images of noise in the dry run

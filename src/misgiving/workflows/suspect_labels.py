@@ -101,6 +101,7 @@ def audit_run(
     from misgiving.data.cache import prepare
     from misgiving.data.datasets import load_dataset
     from misgiving.data.datasets.dataset import ImageFiles
+    from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import predictions_of
     from misgiving.training.devices import start_processes
 
@@ -117,7 +118,12 @@ def audit_run(
     images, unknown = everything.align(checkpoint.classes)
     trained = checkpoint.split.hashes_of("train")
     table = PredictionTable(
-        predictions=predictions_of(checkpoint, images, on_image=on_predicted),
+        predictions=predictions_of(
+            checkpoint,
+            images,
+            on_image=on_predicted,
+            network=cached_network(checkpoint, len(images), cache),
+        ),
         sets=tuple("train" if content in trained else "test" for content in images.hashes),
     )
     files = source.images.paths if isinstance(source.images, ImageFiles) else ()
