@@ -14,6 +14,7 @@ from sklearn.metrics import log_loss, make_scorer
 from sklearn.model_selection import GridSearchCV, GroupKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from misgiving.calibrators.apply import (
     CALIBRATED,
@@ -270,7 +271,8 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
     tuning = tuning._replace(scores=used)
     _refuse_unusable(used)
-    held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
+    with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
+        held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
     wrong = held_out.named != labels
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
-from sklearn.model_selection import StratifiedGroupKFold, train_test_split
 
 from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset, refuse_single_images
@@ -37,6 +36,8 @@ def paper_split(
 
     Images of one group may end up in both sets; `count_shared_groups` counts such groups.
     """
+    from sklearn.model_selection import train_test_split  # a second, which reading splits saves
+
     if not 0 < validation_share < 1:
         raise UsageError(f"`validation_share` must be in (0, 1), got {validation_share}")
     _refuse_unusable(labels, seed)
@@ -125,6 +126,8 @@ def stratified_folds(
     labels: Labels, numbered: Int[np.ndarray, " n"], count: int, seed: int
 ) -> Int[np.ndarray, " n"]:
     """The fold of each image, drawn by group; the last one where there are too few images."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
     drawn = np.full(len(labels), count - 1)
     most = np.bincount(labels, minlength=1).max()
     if min(most, len(np.unique(numbered))) >= count:  # scikit-learn requires this

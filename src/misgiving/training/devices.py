@@ -1,22 +1,30 @@
-"""Devices and processes, as lightning-fabric starts them."""
+"""Devices and processes, as lightning-fabric starts them.
+
+It is imported late: only what trains, or runs in several processes or elsewhere than on a
+processor, has to wait for it.
+"""
 
 import atexit
 import logging
 import os
 import shutil
 from collections.abc import Callable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
-from lightning_fabric import Fabric
 from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from misgiving.errors import UsageError
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
 
 def device_named(name: str) -> torch.device:
     """The device that `auto`, `cpu`, `cuda` or `mps` stands for on this machine."""
+    if name == "cpu" or (name == "auto" and not torch.accelerator.is_available()):
+        return torch.device("cpu")
     return start_fabric(name).device
 
 
@@ -31,13 +39,17 @@ def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.d
     """
     if devices < 1 or nodes < 1:
         raise UsageError(f"`devices` and `nodes` must be at least 1, got {devices} and {nodes}")
+    if devices == nodes == 1:
+        return device_named(device)
     return start_fabric(device, devices=devices, nodes=nodes).device
 
 
 def start_fabric(
     device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
-) -> Fabric:
+) -> "Fabric":
     """Fabric with all processes of the command."""
+    from lightning_fabric import Fabric
+
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it is talkative
     several = devices * nodes > 1
     try:
@@ -64,7 +76,7 @@ def start_fabric(
 
 
 def wrap_for_processes(
-    fabric: Fabric, model: nn.Module, optimizer: Optimizer, used_outputs: Callable[[], Tensor]
+    fabric: "Fabric", model: nn.Module, optimizer: Optimizer, used_outputs: Callable[[], Tensor]
 ) -> tuple[nn.Module, Optimizer]:
     """Wrap the model and its optimiser in Fabric.
 
