@@ -136,7 +136,7 @@ def test_a_policy_is_replaced_only_when_that_is_said(misgiving, with_policy):
 
 
 def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run_folder):
-    for number in range(3):
+    for number in range(2):
         code, _, error = misgiving(
             "calibrate", run_folder, "digits", "--max-error", "0.2", "--seed", number,
             "--overwrite", "--device", "cpu",
@@ -147,10 +147,10 @@ def test_every_further_seed_warns_that_its_cases_were_used_before(misgiving, run
         assert (policy["repeated"] or {}).get("calibrations", 0) == number
     cases = json.loads((run_folder / "policy" / "cases.json").read_text())
     groups = len({group for name in ("tune", "calibration") for group in cases[name]["groups"]})
-    assert f"before with 1487 of these images ({groups} groups), in 2 earlier calib" in error
+    assert f"before with 1487 of these images ({groups} groups), in 1 earlier calib" in error
     calibrations = cases["calibrations"]
-    assert [of["repeated_images"] for of in calibrations] == [0, 1487, 1487]
-    assert len({of["fingerprint"] for of in calibrations}) == 3  # of different draws
+    assert [of["repeated_images"] for of in calibrations] == [0, 1487]
+    assert len({of["fingerprint"] for of in calibrations}) == 2  # of different draws
 
 
 def test_a_patient_is_the_unit_of_a_table_that_names_patients(misgiving, run_folder, tmp_path):

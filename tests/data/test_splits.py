@@ -250,7 +250,7 @@ def test_partitioned_sets_share_no_group_and_hold_every_image(count):
 
 
 def test_too_few_groups_cannot_be_partitioned():
-    with pytest.raises(DataError, match="2 groups"):
+    with pytest.raises(DataError, match=r"too few groups of images \(2\)"):
         partition_groups(["a", "b", "a"], 3, seed=0)
 
 

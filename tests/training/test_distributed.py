@@ -38,7 +38,7 @@ def trained(devices, out, **options):
     "options",
     [
         pytest.param({}, id="proposed"),
-        pytest.param({"auxiliary": "none"}, id="vanilla"),
+        pytest.param({"auxiliary": "none"}, id="vanilla", marks=pytest.mark.soak),
         pytest.param({"pairs": "halves", "sampling": "none"}, id="halves", marks=pytest.mark.soak),
         pytest.param(
             {"auxiliary": "mse", "primary_mean": "plain"}, id="mse", marks=pytest.mark.soak
