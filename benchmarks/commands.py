@@ -1,0 +1,241 @@
+"""Work as our commands do it against the same work as users of other libraries do it.
+
+    python benchmarks/commands.py [--only CASE] [--rounds 5]
+
+Each side has a process of its own, since a command keeps the memory that it frees and a program
+that only imports a library does not (`keep_freed_memory`). The processes take turns; notes give
+the peak of resident memory of each. A side with `kept` in its name is theirs with our allocator
+setting, which shows what the rest of ours costs.
+"""
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnxruntime
+import torch
+from joint_step import ours as joint_step
+from joint_step import theirs as plain_step
+from pictures import write_pictures
+from predicting import untrained
+from side_by_side import Comparison, Measure, alternate
+
+from misgiving.allocator import SETTINGS, keep_freed_memory
+from misgiving.checkpoint import load, save
+from misgiving.data.decoding import read_bytes
+from misgiving.evaluation.graphs import write_compared_graph
+from misgiving.models.joint import JointClassifier
+from misgiving.scores.odin import Odin
+from misgiving.scores.odin_tuning import score_grid
+from misgiving.workflows.predict import predict_images, predictor_of
+
+CLASSES = 8
+FILES = 1500
+Work = Callable[[], Any]
+
+
+class Case(NamedTuple):
+    """What is compared, and how good it must be."""
+
+    what: str
+    against: str
+    ours: str
+    theirs: str
+    measure: Measure
+    bound: float
+
+
+def _step(side: Callable[..., Work], backbone: str, size: int, count: int) -> Work:
+    torch.manual_seed(0)
+    images, labels = torch.rand(count, 3, size, size), torch.randint(CLASSES, (count,))
+    return side(backbone, images, labels)
+
+
+def _model_and_images() -> tuple[JointClassifier, torch.Tensor]:
+    torch.manual_seed(0)
+    model = JointClassifier("tf_efficientnet_lite0", num_classes=CLASSES, pretrained=False).eval()
+    return model, torch.rand(128, 3, 128, 128)
+
+
+def _our_odin() -> Work:
+    model, images = _model_and_images()
+    point = Odin(temperature=1000.0, epsilon=0.0014)
+    return lambda: score_grid(model.classify, images.split(64), [point])[point]
+
+
+def _their_odin() -> Work:
+    from pytorch_ood.detector import ODIN
+
+    model, images = _model_and_images()
+    detector = ODIN(model.classify, temperature=1000.0, eps=0.0014)
+    return lambda: np.concatenate([-detector(some).numpy() for some in images.split(64)])
+
+
+def _our_predict() -> Work:
+    folder = Path(os.environ["BENCHMARK_FILES"])
+
+    def work() -> None:
+        predict_images(predictor_of(folder / "run", device="cpu"), [folder / "images"])
+
+    return work
+
+
+def _their_predict() -> Work:
+    """The graph alone, after reading, decoding and preprocessing each file in turn."""
+    folder = Path(os.environ["BENCHMARK_FILES"])
+    paths = sorted((folder / "images").iterdir())
+    checkpoint = load(folder / "run")
+    session = onnxruntime.InferenceSession(folder / "graph.onnx")
+    read = checkpoint.preprocessing.from_file
+
+    def work() -> None:
+        for start in range(0, len(paths), 64):
+            squares = np.stack([read(read_bytes(path), str(path)) for path in paths[start:][:64]])
+            images = np.ascontiguousarray(squares.transpose(0, 3, 1, 2), dtype=np.float32) / 255
+            session.run(None, {"images": images})
+
+    return work
+
+
+SIDES: dict[str, Callable[[], Work]] = {
+    "our small step": partial(_step, joint_step, "tf_efficientnet_lite0", 128, 64),
+    "their small step": partial(_step, plain_step, "tf_efficientnet_lite0", 128, 64),
+    "our large step": partial(_step, joint_step, "vgg16", 224, 8),
+    "their large step": partial(_step, plain_step, "vgg16", 224, 8),
+    "our odin": _our_odin,
+    "their odin": _their_odin,
+    "our predict": _our_predict,
+    "their predict": _their_predict,
+}
+SMALL, LARGE = "64 images of 128 pixels", "8 images of 224 pixels"
+PLAIN, KEPT = "the step of timm's classifier alone", ", with our allocator setting"
+TIMES, FAST = "times the time", "times as fast"
+CASES = {
+    "small": Case(
+        f"joint step of tf_efficientnet_lite0, {SMALL}, in a command",
+        *(PLAIN, "our small step", "their small step", TIMES, 0.8),
+    ),
+    "small kept": Case(
+        f"joint step of tf_efficientnet_lite0, {SMALL}, in a command",
+        *(PLAIN + KEPT, "our small step", "their small step kept", TIMES, 1.05),
+    ),
+    "large": Case(
+        f"joint step of vgg16, {LARGE}, in a command",
+        *(PLAIN, "our large step", "their large step", TIMES, 0.85),
+    ),
+    "large kept": Case(
+        f"joint step of vgg16, {LARGE}, in a command",
+        *(PLAIN + KEPT, "our large step", "their large step kept", TIMES, 1.05),
+    ),
+    "odin": Case(
+        "ODIN at one temperature and epsilon, 128 images of 128 pixels, in a command",
+        *("pytorch-ood's ODIN", "our odin", "their odin", FAST, 2.0),
+    ),
+    "predict": Case(
+        f"predicting {FILES} JPEG files by a run",
+        *("decoding, preprocessing and onnxruntime in turn", "our predict", "their predict"),
+        *(FAST, 0.85),
+    ),
+}
+
+
+class Side:
+    """A process that does its work whenever it is asked to."""
+
+    def __init__(self, name: str) -> None:
+        kept = name.startswith("our ") or name.endswith(" kept")
+        environment = {key: of for key, of in os.environ.items() if key not in SETTINGS}
+        command = [sys.executable, __file__, "--side", name.removesuffix(" kept")]
+        self._process = subprocess.Popen(
+            [*command, *(["--kept"] if kept else [])],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.megabytes = 0.0
+
+    def work(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("again\n")
+        self._process.stdin.flush()
+        self.megabytes = float(self._process.stdout.readline())
+
+    def __enter__(self) -> "Side":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def main() -> None:
+    """Compare, or be one of the sides."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", choices=CASES, action="append")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        be(options.side, kept=options.kept)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        os.environ["BENCHMARK_FILES"] = os.environ["XDG_CACHE_HOME"] = temporary
+        for name in options.only or CASES:
+            if name == "predict":
+                write_files(Path(temporary))
+            compare(CASES[name], options.rounds)
+
+
+def be(side: str, *, kept: bool) -> None:
+    """Do the work at each line of the input, and answer with the peak memory so far in MB."""
+    if kept:
+        keep_freed_memory()
+    work = SIDES[side]()
+    for _ in sys.stdin:
+        work()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, flush=True)
+
+
+def write_files(folder: Path) -> None:
+    """Image files, a run and its graph."""
+    write_pictures(folder / "images", count=FILES, size=(600, 450), source=None)
+    checkpoint = untrained("tf_efficientnet_lite0", 128)
+    save(folder / "run", checkpoint)
+    write_compared_graph(checkpoint, folder / "graph.onnx")
+
+
+def compare(case: Case, rounds: int) -> None:
+    """Report one case."""
+    with ExitStack() as stack:
+        ours, theirs = (stack.enter_context(Side(name)) for name in (case.ours, case.theirs))
+        found = alternate(ours.work, theirs.work, rounds=rounds)
+    notes = [f"peak memory: ours {ours.megabytes:.0f} MB, theirs {theirs.megabytes:.0f} MB"]
+    if "odin" in case.ours:
+        off = np.abs(_our_odin()() - _their_odin()()).max()
+        notes.append(f"largest difference of a score {off:.1e}")
+    notes.append(f"median of ours {median(one.ours for one in found):.3g} s")
+    Comparison(
+        what=case.what,
+        against=case.against,
+        measure=case.measure,
+        bound=case.bound,
+        rounds=found,
+        notes=tuple(notes),
+    ).report()
+
+
+if __name__ == "__main__":
+    main()
