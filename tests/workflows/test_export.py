@@ -12,9 +12,9 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.checkpoint import load
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation import graphs
 from misgiving.evaluation.inference import predictions_of
 from misgiving.models.joint import full_outputs_of
-from misgiving.workflows import export as exporting
 from misgiving.workflows.export import export_run
 
 
@@ -25,7 +25,7 @@ def graph_of(exported, monkeypatch):
     def copy(_model, path, **_options):
         shutil.copy(exported[1] / "model.onnx", path)
 
-    monkeypatch.setattr(exporting, "write_graph", copy)
+    monkeypatch.setattr(graphs, "write_graph", copy)
 
 
 def pixels_of(squares):
