@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from calibrated import made_policy
 from databases import emptied
-from sqlalchemy import insert
+from processes import wait_until
+from sqlalchemy import delete, insert
 
 from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
 from misgiving.decisions.expected_performance import expected_errors, trust
@@ -105,6 +106,49 @@ def test_updates_continue_and_a_restart_gives_the_same_state(store, watch):
     seen = watch.update()
     assert seen.cases == 40
     assert e_values(seen) == e_values(DriftTracker(made_policy(), store, "p" * 64).update())
+
+
+def test_a_restart_continues_from_the_stored_state(place, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.drift_tracker.SAVED_CASES", 24)
+    cases = [*drawn(40), *(a_case(number, likeness=-400.0) for number in range(50, 90))]
+    store = Store.open(place)
+    store.add(cases[:60])
+    before = DriftTracker(made_policy(), store, "p" * 64).update()
+    assert alarms(before)
+    with store._writing.begin() as connection:  # they are not read again
+        connection.execute(delete(ARRIVALS).where(ARRIVALS.c.number <= 50))
+    store.add([cases[3].model_copy(update={"id": "e" * 32, "model_fingerprint": "n" * 64})])
+    watch = DriftTracker(made_policy(), store, "p" * 64)
+    assert watch.update() == before
+    store.add(cases[60:])
+    seen = watch.update()
+    assert seen.cases == 80
+    for test in seen.tests:
+        expected = monitored(cases)[test.name]._asdict()
+        assert test.model_dump(exclude={"since"}) == {
+            k: expected[k] for k in expected if k != "since"
+        }
+    store.close()
+
+
+def test_the_thread_ends_with_the_state_saved_and_outlives_a_failure(store, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
+    failures, opened = [], store.decided
+
+    def fail_once(*_, **__):
+        monkeypatch.setattr(store, "decided", opened)
+        raise OSError("once")
+
+    monkeypatch.setattr(store, "decided", fail_once)
+    watch = DriftTracker(made_policy(), store, "p" * 64)
+    watch.start(failures.append)
+    wait_until(lambda: failures)
+    store.add(drawn(7))
+    watch.notice()
+    wait_until(lambda: watch.latest.cases == 7)
+    watch.close(60.0)
+    assert store.load(f"drift 1 {'p' * 64}") is not None
+    assert [str(one) for one in failures] == ["once"]
 
 
 def test_a_case_committed_after_a_newer_one_is_not_missed(store, watch):

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
+from processes import wait_until
 from standin import Standin, picture
 
 from misgiving.decisions.rules import DecisionRule
@@ -97,13 +98,19 @@ def test_a_model_without_a_policy_has_neither_operating_points_nor_drift_tests(s
     assert "misgiving calibrate" in found["summary"]
 
 
-def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client):
+def drift_of_all(client):
+    wait_until(lambda: client.get("/drift").json()["complete"])
+    return client.get("/drift").json()
+
+
+def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
     sent(client, picture(0.2))
-    quiet = client.get("/drift").json()
+    quiet = drift_of_all(client)
     assert (quiet["alarm"], quiet["cases"]) == (False, 1)
     for shade in range(40):
         sent(client, picture(colour=(0, 255, shade)))
-    loud = client.get("/drift").json()
+    loud = drift_of_all(client)
     assert (loud["alarm"], loud["cases"]) == (True, 41)
     (of,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
     assert of["highest"] >= of["alarm_at"]

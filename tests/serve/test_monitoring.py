@@ -1,13 +1,17 @@
 import json
 import logging
 import re
+import threading
 
 import pytest
+from anyio import to_thread
 from calibrated import Calibrated
+from processes import wait_until
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 
 from misgiving.errors import UsageError
+from misgiving.serve import service as service_module
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.telemetry import JsonLines
@@ -63,6 +67,74 @@ def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
     assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
     assert "Jane Doe" not in json.dumps(logged())
     assert metrics(client)['misgiving_failures_total{of="store"}'] == 1
+
+
+class Slow(Store):
+    """Answers when it is told to."""
+
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def _wait(self):
+        self.begun.set()
+        assert self.go_on.wait(60)
+
+
+class SlowCases(Slow):
+    def page(self, *given, **options):
+        self._wait()
+        return super().page(*given, **options)
+
+    def decided(self, *given, **options):
+        self._wait()
+        return super().decided(*given, **options)
+
+
+class SlowPing(Slow):
+    def ping(self):
+        self._wait()
+
+
+def test_drift_and_health_do_not_wait_for_the_threads_of_other_requests(serving, sqlite_place):
+    store = SlowCases(Store.open(sqlite_place)._engine)
+    client = serving(Calibrated(), store=store)
+
+    async def allow_one_thread():
+        to_thread.current_default_thread_limiter().total_tokens = 1
+
+    client.portal.call(allow_one_thread)
+    store.begun.wait(60)
+    waiting = threading.Thread(target=client.get, args=("/cases",))
+    waiting.start()
+    for _ in range(3):
+        assert not client.get("/drift").json()["complete"]
+        assert client.get("/health").status_code == 200
+    assert waiting.is_alive()
+    store.go_on.set()
+    waiting.join()
+    wait_until(lambda: client.get("/drift").json()["complete"])
+
+
+def test_health_fails_if_the_store_does_not_respond_in_time(serving, sqlite_place, monkeypatch):
+    monkeypatch.setattr(service_module, "CHECK_SECONDS", 0.05)
+    store = SlowPing(Store.open(sqlite_place)._engine)
+    response = serving(store=store).get("/health")
+    assert (response.status_code, store.begun.is_set()) == (503, True)
+    assert "in time" in response.json()["detail"]
+    store.go_on.set()
+
+
+def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
+    client = serving(Calibrated())
+    assert metrics(client)["misgiving_drift_alarm"] == 0
+    for shade in range(40):
+        client.post("/decisions", files={"files": ("a.png", picture(colour=(0, 255, shade)))})
+    wait_until(lambda: metrics(client)["misgiving_drift_cases"] == 40)
+    found = metrics(client)
+    assert found["misgiving_drift_alarm"] == 1
+    assert found['misgiving_drift_e_value{test="familiarity"}'] > 100
 
 
 def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):

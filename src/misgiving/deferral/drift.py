@@ -6,15 +6,16 @@ So one may look after every case, for the whole life of a policy (docs/explanati
 """
 
 import hashlib
+import json
 import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.policy import DeferralPolicy
@@ -32,6 +33,7 @@ FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the accept
 NO_CASE = "No case has arrived yet."
 
 PerStream = Float[np.ndarray, "*streams"] | np.floating
+State = dict[str, Shaped[np.ndarray, "..."]]
 
 
 class DriftTest(NamedTuple):
@@ -114,7 +116,7 @@ class RankTest:
     """
 
     def __init__(self, calibration: Iterable[float]) -> None:
-        self._earlier = array("d", sorted(calibration))
+        self.earlier = array("d", sorted(calibration))
         self.wealth = Wealth(2 * len(STAKES) + 1)
         self.recent: deque[float] = deque(maxlen=RECENT)
 
@@ -126,9 +128,9 @@ class RankTest:
             tie: Uniform from 0 to 1 and independent of all values: breaks ties with earlier scores.
         """
         value = -math.inf if math.isnan(value) else value
-        below, up_to = bisect_left(self._earlier, value), bisect_right(self._earlier, value)
-        insort(self._earlier, value)
-        p_value = (below + tie * (up_to - below + 1)) / len(self._earlier)
+        below, up_to = bisect_left(self.earlier, value), bisect_right(self.earlier, value)
+        insort(self.earlier, value)
+        p_value = (below + tie * (up_to - below + 1)) / len(self.earlier)
         self.recent.append(p_value)
         self.wealth.multiply(rank_factors(np.array(p_value)))
 
@@ -235,6 +237,24 @@ class DriftMonitor:
             for name, test in self._tests().items()
         ]
 
+    def state(self) -> State:
+        """All that the bets on further cases depend on, as arrays; see `restore`."""
+        counted = json.dumps([self.cases, self.alarms, self._alarmed_with])
+        kept: State = {"counted": np.array(counted)}
+        for name, test in self._tests().items():
+            kept |= {f"{name} {part}": values for part, values in _state_of(test).items()}
+        return kept
+
+    def restore(self, state: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
+        """Continue from the state of a monitor of the same policy."""
+        self.cases, self.alarms, self._alarmed_with = json.loads(str(state["counted"]))
+        for name, test in self._tests().items():
+            test.wealth.shares = state[f"{name} shares"]
+            test.wealth.log, test.wealth.highest = state[f"{name} wealth"]
+            test.recent.extend(state[f"{name} recent"].tolist())
+            if isinstance(test, RankTest):
+                test.earlier = array("d", state[f"{name} earlier"].tobytes())
+
     def _tests(self) -> dict[str, RankTest | AcceptanceTest]:
         acceptance = {} if self._acceptance is None else {"acceptance": self._acceptance}
         return {**self._ranks, **acceptance}
@@ -250,6 +270,16 @@ class DriftMonitor:
             f"{_percent(np.mean(test.recent))} of the last {len(test.recent)} cases are accepted; "
             f"{_percent(lower)} to {_percent(upper)} are expected from the calibration cases."
         )
+
+
+def _state_of(test: RankTest | AcceptanceTest) -> State:
+    wealth = test.wealth
+    kept: State = {
+        "shares": wealth.shares,
+        "wealth": np.array([wealth.log, wealth.highest]),
+        "recent": np.array(test.recent, dtype=float),
+    }
+    return kept | {"earlier": np.array(test.earlier)} if isinstance(test, RankTest) else kept
 
 
 def tie_breaker(content: str) -> float:

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     create_engine,
@@ -51,13 +52,19 @@ REVIEWS = Table(
 ARRIVALS = Table("arrivals", METADATA, Column("number"), Column("case_id"))
 """Cases in the order of their arrival in the database: clocks of several machines differ."""
 
+STATES = Table("states", METADATA, Column("name"), Column("value", LargeBinary))
+"""What the service computes from the cases and keeps, such as the state of the drift tests."""
+
 SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
 
 Statements = Sequence[str]
 
-NUMBERED = {
-    "sqlite": "INTEGER PRIMARY KEY AUTOINCREMENT",
-    "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+TYPE_NAMES = {
+    "sqlite": {"numbered": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"},
+    "postgresql": {
+        "numbered": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "bytes": "BYTEA",
+    },
 }
 
 # A released migration is never edited.
@@ -127,6 +134,7 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE reviews DROP COLUMN required_class",
         "CREATE INDEX cases_by_file ON cases (sha256)",
     ),
+    ("CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",),
 )
 
 
@@ -156,7 +164,7 @@ def migrate(
         )
     for version in range(found + 1, len(migrations) + 1):
         for statement in migrations[version - 1]:
-            connection.execute(text(statement.format(numbered=NUMBERED[connection.dialect.name])))
+            connection.execute(text(statement.format(**TYPE_NAMES[connection.dialect.name])))
         connection.execute(SCHEMA.insert().values(version=version))
 
 

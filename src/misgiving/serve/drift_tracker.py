@@ -1,9 +1,13 @@
 """Drift of the stored cases from the calibration cases."""
 
+import io
+import json
 import math
 import threading
 from collections import deque
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -18,6 +22,9 @@ from misgiving.serve.store import Store
 MAX_CASES = 10_000  # that one update takes into account
 LATEST = 10_000  # images of which the expected errors are estimated
 OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
+PAUSE, LOOK_AROUND = 2.0, 20.0  # seconds between updates: with new cases, and without
+SAVED_CASES, SAVED_SHARE = 1000, 0.1  # new cases after which the state is saved, at least
+STATE = "drift 1 {}"  # a new number where the state or the tests are others
 NO_DRIFT = "There is no evidence that the images have changed since the calibration."
 DRIFT = (
     "The images are no longer like the calibration cases, so the target error rate may be "
@@ -46,7 +53,9 @@ class Drift(BaseModel):
         default=FALSE_ALARMS, description="Probability of any false alarm, ever."
     )
     cases: int = Field(default=0, description="Number of different images that were tested.")
-    complete: bool = Field(default=True, description="False if more cases wait: ask again.")
+    complete: bool = Field(
+        default=True, description="False if more cases wait: ask again in some seconds."
+    )
     tests: list[DriftTest] = []
     expected: str = Field(
         default="",
@@ -56,11 +65,12 @@ class Drift(BaseModel):
 
 
 class DriftTracker:
-    """Feeds the cases that one policy decided to its drift tests, each image once; thread-safe.
+    """Feeds the cases that one policy decided to its drift tests, each image once.
 
     Cases of a list of images take no part, because a list is a selection.
 
-    Its state follows from the store, so it survives a restart.
+    Its state follows from the cases in the store. A copy of it is stored as well, from which a
+    restart continues. A thread updates it, so that nobody who asks for it waits.
     """
 
     def __init__(
@@ -77,13 +87,62 @@ class DriftTracker:
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last = 0
         self._since: dict[str, datetime] = {}
-        self._lock = threading.Lock()
+        self._resumed, self._saved = False, 0  # cases when the state was saved
+        self._found = Drift(summary=NO_DRIFT, complete=False)
+        self._noticed = self._looked = 0  # new cases, and those before the last update
+        self._woken, self._stopped = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def latest(self) -> Drift:
+        """The result of the last update."""
+        complete = self._found.complete and self._looked == self._noticed
+        return self._found.model_copy(update={"complete": complete})
+
+    def notice(self) -> None:
+        """Update soon, because there is a new case."""
+        self._noticed += 1
+        self._woken.set()
+
+    def start(self, on_failure: Callable[[Exception], object]) -> None:
+        """Update in a thread from now on."""
+        self._thread = threading.Thread(
+            target=self._run, args=(on_failure,), name="drift", daemon=True
+        )
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """End the thread, which saves the state first."""
+        self._stopped.set()
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _run(self, on_failure: Callable[[Exception], object]) -> None:
+        while not self._stopped.is_set():
+            replaying = False
+            try:
+                self.update()
+                replaying = not self._found.complete
+            except Exception as failure:  # the thread keeps running
+                on_failure(failure)
+            if not replaying:
+                self._woken.wait(LOOK_AROUND)
+                self._stopped.wait(PAUSE)
+        try:
+            self._save()
+        except Exception as failure:
+            on_failure(failure)
 
     def update(self) -> Drift:
         """Take the cases since the last update into account."""
-        with self._lock:
-            complete = self._catch_up()
-            return Drift(
+        if not self._resumed:
+            self._resume()
+        self._woken.clear()
+        noticed = self._noticed
+        taken, complete = self._catch_up()
+        if taken or not self._found.complete:
+            self._found = Drift(
                 alarm=bool(self._since),
                 summary=DRIFT if self._since else NO_DRIFT,
                 cases=self._monitor.cases,
@@ -94,6 +153,37 @@ class DriftTracker:
                 ],
                 expected=self._expected(),
             )
+        self._looked = noticed
+        if self._monitor.cases - self._saved > max(SAVED_CASES, SAVED_SHARE * self._saved):
+            self._save()
+        return self.latest
+
+    def _resume(self) -> None:
+        """Continue from the state in the store, if there is one."""
+        saved = self._store.load(STATE.format(self._fingerprint))
+        if saved is not None:
+            with np.load(io.BytesIO(saved), allow_pickle=False) as state:
+                self._monitor.restore(state)
+                self._contents = set(state["contents"].tolist())
+                self._latest.extend((score, accepted > 0) for score, accepted in state["latest"])
+                self._last, since = json.loads(str(state["rest"]))
+            self._since = {name: datetime.fromisoformat(time) for name, time in since.items()}
+            self._saved = self._monitor.cases
+        self._resumed = True
+
+    def _save(self) -> None:
+        if self._monitor.cases == self._saved:
+            return
+        since = {name: time.isoformat() for name, time in self._since.items()}
+        state: dict[str, Any] = self._monitor.state() | {
+            "contents": np.fromiter(self._contents, np.uint64, len(self._contents)),
+            "latest": np.array(self._latest, dtype=float).reshape(-1, 2),
+            "rest": np.array(json.dumps([self._last, since])),
+        }
+        file = io.BytesIO()
+        np.savez(file, **state)
+        self._store.save(STATE.format(self._fingerprint), file.getvalue())
+        self._saved = self._monitor.cases
 
     def _expected(self) -> str:
         if self._calibrator is None or not self._latest:
@@ -108,11 +198,12 @@ class DriftTracker:
         last = DISTRUST if self._since else trust(self._policy.unit)
         return " ".join([*found.sentences, last])
 
-    def _catch_up(self) -> bool:
+    def _catch_up(self) -> tuple[int, bool]:
+        """Number of new cases, and True unless more wait."""
         taken = 0
         for case in self._store.decided(self._fingerprint, after=self._last - OVERLAP):
-            if taken == MAX_CASES:
-                return False
+            if taken == MAX_CASES or self._stopped.is_set():
+                return taken, False
             self._last = max(self._last, case.number)
             content = int(case.sha256[-16:], 16)
             if content in self._contents:
@@ -129,4 +220,4 @@ class DriftTracker:
             )
             for name in self._monitor.alarms:
                 self._since.setdefault(name, case.received)
-        return True
+        return taken, True

@@ -30,11 +30,13 @@ from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Square
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import ImageNotStoredError, Metrics, record_failure
+from misgiving.serve.telemetry import ImageNotStoredError, Metrics, problem_of, record_failure
 from misgiving.serve.uploads import Upload
 from misgiving.serve.workers import Batcher, WorkerPool
 
 COMMIT_SIZE = 256  # cases in one transaction
+CHECK_SECONDS = 5.0
+SAVING = 10.0  # seconds for the state of the drift tests, at the end
 LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits takes
 
 
@@ -72,11 +74,12 @@ class Service:
 
     def __init__(self, model: Model, store: Store, settings: Settings) -> None:
         self.model, self.store, self.settings = model, store, settings
+        self.metrics = Metrics()
         policy, self.policy_fingerprint, self.drift = model.policy, None, None
         if policy is not None:
             self.policy_fingerprint = sha256_of_json(policy.to_dict())
             self.drift = DriftTracker(policy, store, self.policy_fingerprint, model.calibrator)
-        self.metrics = Metrics()
+            self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         self.admission = Admission(settings)
         self.recent = RecentImages(settings.recent_bytes)
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
@@ -89,6 +92,7 @@ class Service:
         self._store_batches = Batcher(
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
+        self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
 
     async def decide(self, upload: Upload, listed: Listing | None = None) -> Decided:
         """Decide about one file, and commit the case before it is returned.
@@ -121,6 +125,8 @@ class Service:
         known = stored.id != case.id
         if listed is None and not known:
             self.metrics.decisions.labels(case.decision).inc()
+            if self.drift is not None:
+                self.drift.notice()
         return Decided(stored, known=known)
 
     async def square(self, case: Case) -> Square | None:
@@ -146,6 +152,20 @@ class Service:
             record_failure("images", self.metrics, sha256=case.sha256, reason=reason)
             return None
 
+    async def check(self) -> None:
+        """Check the store in a thread of its own, which does one check for all who wait.
+
+        Raises:
+            SQLAlchemyError: The database does not respond.
+            TimeoutError: It does not respond in time.
+        """
+        async with asyncio.timeout(CHECK_SECONDS):
+            await asyncio.wrap_future(self._checks.submit(None))
+
+    def _check(self, waiting: Sequence[None]) -> Sequence[None]:
+        self.store.ping()
+        return waiting
+
     @property
     def alive(self) -> bool:
         """True while all threads can work."""
@@ -153,9 +173,12 @@ class Service:
 
     def close(self) -> None:
         """Finish the work that has started, and close the store."""
+        if self.drift is not None:
+            self.drift.close(SAVING)
         self.workers.close()
         self._model_batches.close()
         self._store_batches.close()
+        self._checks.close()
         self.store.close()
 
     def _decode(self, name: str, data: bytes) -> tuple[Square, str]:

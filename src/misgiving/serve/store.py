@@ -27,6 +27,7 @@ from misgiving.serve.database import (
     CASES,
     NOT_STORED,
     REVIEWS,
+    STATES,
     WRITES,
     engine_for,
     migrate,
@@ -287,6 +288,21 @@ class Store:
         with self._engine.begin() as connection:
             found = {row[0]: row[1] for row in connection.execute(query)}
         return {decision: found.get(decision, 0) for decision in get_args(Outcome)}
+
+    def load(self, name: str) -> bytes | None:
+        """A value that `save` has stored."""
+        with self._engine.begin() as connection:
+            found = connection.scalar(select(STATES.c.value).where(STATES.c.name == name))
+        return None if found is None else bytes(found)
+
+    def save(self, name: str, value: bytes) -> None:
+        """Commit a value in place of an earlier one of this name."""
+        with self._writing.begin() as connection:
+            changed = connection.execute(
+                update(STATES).where(STATES.c.name == name).values(value=value)
+            )
+            if not changed.rowcount:
+                connection.execute(insert(STATES).values(name=name, value=value))
 
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not respond."""

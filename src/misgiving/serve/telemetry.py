@@ -59,6 +59,9 @@ class Metrics:
         self.waiting = gauge("waiting_images", "Images in the queue.")
         self.hung_readers = gauge("hung_readers", "Threads that are stuck at one image.")
         self.held_bytes = gauge("held_bytes", "Bytes of requests in progress.")
+        self.drift_alarm = gauge("drift_alarm", "1 since an alarm of the drift tests, else 0.")
+        self.drift_cases = gauge("drift_cases", "Images that the drift tests have seen.")
+        self.drift_e_value = gauge("drift_e_value", "Evidence of a drift test.", ("test",))
 
 
 class ImageNotStoredError(Exception):

@@ -18,7 +18,7 @@ export async function lookForDrift() {
   at("drift-quiet").textContent = found.alarm ? "" : `${found.summary} ${found.cases} images tested; `
     + `probability of a false alarm: at most ${atMost(found.false_alarms, 0)}.`;
   at("expected").textContent = found.expected;
-  if (!found.complete) setTimeout(lookForDrift, 100);
+  if (!found.complete) setTimeout(lookForDrift, 2000);
 }
 
 function describe(test) {

@@ -157,9 +157,14 @@ def list_operating_points(service: ServiceDep) -> Calibration:
 
 
 @router.get("/health", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
-def check_health(service: ServiceDep) -> Health:
+async def check_health(service: ServiceDep) -> Health:
     """Check the database and the threads; needs no key."""
-    service.store.ping()
+    try:
+        await service.check()
+    except TimeoutError as error:
+        raise ProblemError(
+            HTTPStatus.SERVICE_UNAVAILABLE, "the database does not respond in time"
+        ) from error
     if not service.alive:
         raise ProblemError(
             HTTPStatus.SERVICE_UNAVAILABLE,
@@ -179,13 +184,19 @@ async def get_metrics(service: ServiceDep) -> Response:
     service.metrics.waiting.set(service.admission.images)
     service.metrics.hung_readers.set(service.workers.hung)
     service.metrics.held_bytes.set(service.admission.held_bytes)
+    if service.drift is not None:
+        found = service.drift.latest
+        service.metrics.drift_alarm.set(found.alarm)
+        service.metrics.drift_cases.set(found.cases)
+        for test in found.tests:
+            service.metrics.drift_e_value.labels(test.name).set(test.e_value)
     return Response(generate_latest(service.metrics.registry), media_type=PROMETHEUS)
 
 
-@router.get("/drift", tags=["monitoring"], responses=documented(HTTPStatus.SERVICE_UNAVAILABLE))
-def get_drift(service: ServiceDep) -> Drift:
-    """Test for drift; the tests may be read after every case."""
-    return Drift(summary=NO_POLICY) if service.drift is None else service.drift.update()
+@router.get("/drift", tags=["monitoring"])
+async def get_drift(service: ServiceDep) -> Drift:
+    """Get the drift tests, which are updated a few seconds after a case and may always be read."""
+    return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
 
 
 def command(policy: DeferralPolicy) -> str:
