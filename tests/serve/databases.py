@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 PLACES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -40,6 +42,26 @@ def postgresql():
         _run("pg_ctl", "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def frozen(url):
+    """Stop every process of the server, and continue them after the block."""
+    import psycopg
+
+    folder = Path(make_url(url).query["host"])
+    with psycopg.connect(url) as connection:
+        others = "SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        rows = connection.execute(others).fetchall()
+    pids = [int((folder / "data" / "postmaster.pid").read_text().split()[0])]
+    pids += [pid for (pid,) in rows]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def _run(program, *arguments):

@@ -153,8 +153,17 @@ def migrate(
                 f"{location}: the database has the encoding {encoding}, which cannot store every "
                 "file name; create one with: createdb --encoding UTF8 --template template0 NAME"
             )
-        # One process migrates at a time; in SQLite, the transaction ensures that.
-        connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
+        from misgiving.serve.postgresql import unlimited
+
+        with unlimited(connection):
+            # One process migrates at a time; in SQLite, the transaction ensures that.
+            connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
+            _migrate(connection, location, migrations)
+    else:
+        _migrate(connection, location, migrations)
+
+
+def _migrate(connection: Connection, location: str, migrations: Sequence[Statements]) -> None:
     SCHEMA.create(connection, checkfirst=True)
     found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
     if found > len(migrations):
@@ -184,13 +193,9 @@ def engine_for(location: str) -> Engine:
         )
     if importlib.util.find_spec("psycopg") is None:
         raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
-    return create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        connect_args={"client_encoding": "utf8"},
-        hide_parameters=True,  # names and notes must not get into logs
-        pool_size=CONNECTIONS,
-        pool_pre_ping=True,  # reconnects after a restart of the database
-    )
+    from misgiving.serve.postgresql import postgresql_engine
+
+    return postgresql_engine(url, CONNECTIONS)
 
 
 def shown(location: str) -> str:
