@@ -6,7 +6,7 @@ from pathlib import Path
 
 from standin import NO_TIMEOUT, Standin
 
-from misgiving.serve import server
+from misgiving.serve import connections
 from misgiving.serve.app import create_app
 from misgiving.serve.server import address, listen, run
 from misgiving.serve.settings import Settings
@@ -17,7 +17,7 @@ def main(place, *options):
     given = {name: json.loads(value) for name, value in (one.split("=", 1) for one in options)}
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
-    server.HEAD_SECONDS = given.pop("head_seconds", server.HEAD_SECONDS)
+    connections.HEAD_SECONDS = given.pop("head_seconds", connections.HEAD_SECONDS)
     settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     app = create_app(Standin(), Store.open(place), settings)

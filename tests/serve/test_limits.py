@@ -136,6 +136,10 @@ def head(length, kind="image/png"):
     ).encode()
 
 
+GET = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+CHUNKED = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+
+
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_body_that_comes_too_slowly_is_cut_off(where):
     data = picture()
@@ -153,9 +157,8 @@ def test_an_endless_body_is_refused_by_its_declared_length(where):
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_an_endless_body_of_unknown_length_is_refused(where):
-    start = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
-    found, pieces = sent_until_answered(where, start, piece)
+    found, pieces = sent_until_answered(where, CHUNKED, piece)
     assert found.startswith(b"HTTP/1.1 413")
     assert b"more than 100000 bytes" in found
     assert pieces < 40
@@ -164,11 +167,10 @@ def test_an_endless_body_of_unknown_length_is_refused(where):
 
 @pytest.mark.usefixtures("nothing_stored")
 def test_a_client_that_sends_without_end_and_never_reads_is_cut_off(where):
-    start = head(0).replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
     piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     pieces = 0
     with socket.create_connection(where, timeout=60) as connection:
-        connection.sendall(start)
+        connection.sendall(CHUNKED)
         with contextlib.suppress(ConnectionError):
             while pieces < 1000:
                 connection.sendall(piece)
@@ -183,6 +185,29 @@ def test_a_client_that_sends_its_whole_body_first_finds_the_refusal(where):
         status, headers, answer = post(where, b"x" * 4_000_000, "image/png")
         assert (status, headers["Connection"]) == (413, None)
         assert "bytes" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("start", "piece"),
+    [(GET + b"X: ", b"x" * 65536), (b"GET /", b"x" * 65536), (GET, b"X: x\r\n" * 10_000)],
+    ids=["line", "address", "lines"],
+)
+def test_an_endless_head_is_refused(where, start, piece):
+    found, pieces = sent_until_answered(where, start, piece)
+    assert found.startswith(b"HTTP/1.1 431 ")
+    assert b"more than 65536 bytes" in found
+    assert pieces < 40
+    assert ask(where, "GET", "/health")[0] == 200
+
+
+def test_endless_lines_after_a_body_end_the_connection(where):
+    assert raw(where, CHUNKED + b"0\r\nX: ", b"x" * 200_000) == b""
+
+
+@pytest.mark.parametrize(("length", "status"), [(65_000, b"200"), (66_000, b"431")])
+def test_a_head_may_have_64_kibibytes(where, length, status):
+    request = GET + b"X: " + b"x" * length + b"\r\nConnection: close\r\n\r\n"
+    assert raw(where, request).startswith(b"HTTP/1.1 " + status)
 
 
 def metrics(where):

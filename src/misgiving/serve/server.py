@@ -1,6 +1,5 @@
 """The application behind a socket, by uvicorn."""
 
-import asyncio
 import ctypes
 import socket
 from contextlib import suppress
@@ -8,10 +7,10 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from misgiving.errors import UsageError
 from misgiving.serve.authentication import is_loopback
+from misgiving.serve.connections import LimitedConnection
 from misgiving.serve.settings import Settings
 from misgiving.serve.telemetry import log_as_json
 
@@ -19,33 +18,6 @@ CONNECTIONS = 1000  # at once; more get 503
 LAST_PORT = 65535
 MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # mallopt(3)
 ARENA_MAX, ARENAS = -8, 2
-HEAD_SECONDS = 10.0  # for the head of a request
-
-
-class _HeadTimeout(HttpToolsProtocol):
-    """Closes a connection on which the head of a request does not arrive in time."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self._idle() and self._timer.cancelled():
-            self._timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
-        elif not self._idle():
-            self._timer.cancel()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._timer.cancel()
-        super().connection_lost(exc)
-
-    def _idle(self) -> bool:
-        return self.cycle is None or self.cycle.response_complete
-
-    def _close_if_idle(self) -> None:
-        if self._idle() and not self.transport.is_closing():
-            self.transport.close()
 
 
 def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -97,7 +69,7 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     _limit_allocator()
     config = uvicorn.Config(
         app,
-        http=_HeadTimeout,
+        http=LimitedConnection,
         ws="none",
         log_config=None,
         access_log=False,
