@@ -19,6 +19,7 @@ from misgiving.serve.decode_limits import (
     decoding_bytes,
     opening_bytes,
     refuse_slow_jpeg,
+    refuse_slow_netpbm,
 )
 
 SIDE = 2000
@@ -91,6 +92,14 @@ def test_a_small_tiff_with_a_huge_tile_counts_as_its_tile():
     file = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + b"\0" * 99
     with pytest.raises(DataError, match="x: more than 50000000 pixels; scale it down"):
         decoding_bytes(file, "x", 50_000_000)
+
+
+@pytest.mark.parametrize("size", [(1, 65_536), (65_536, 1)])
+def test_an_image_that_is_long_and_narrow_is_refused(size):
+    with pytest.raises(DataError, match="x: more than 65535 pixels along a side; crop it"):
+        decoding_bytes(encoded(Image.new("L", size), "PNG"), "x", PLENTY)
+    shorter = encoded(Image.new("L", (1, 65_535)), "PNG")
+    assert decoding_bytes(shorter, "x", PLENTY) == 20 * 65_535 + TEXTS
 
 
 def gif(side):
@@ -212,6 +221,41 @@ def test_a_jpeg_with_thousands_of_segments_is_refused():
 )
 def test_bytes_that_only_look_like_scans_are_not_counted(data):
     refuse_slow_jpeg(data, "x")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P1\n2 2\n" + b"#\n" * 9 + b"1 0 0 1",
+        b"P2\n2 2\n255\n1 2 3 4",
+        b"P3\n1 1\n255\n1 2 3",
+        b"P6\n2 2\n254\n" + bytes(12),
+        b"P6\n2 2\n65535\n" + bytes(24),
+        b"P5\n#" + b"x" * 5000 + b"\n2 2\n255\n" + bytes(4),
+        b"P5\n" + b" " * 5000 + b"2 2\n255\n" + bytes(4),
+        b"P5\n" + b"#\n" * 2500 + b"2 2\n255\n" + bytes(4),
+        b"PyP 2 2 255\n" + bytes(4),
+    ],
+    ids=["P1", "P2", "P3", "254", "16 bits", "comment", "blanks", "comments", "palette"],
+)
+def test_a_netpbm_file_that_is_read_byte_by_byte_is_refused(data):
+    with pytest.raises(DataError, match=r"x: a Netpbm file of text, .* save it as PNG"):
+        refuse_slow_netpbm(data, "x")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "RGB", "I;16", "F"])
+def test_an_ordinary_netpbm_file_is_not_refused(mode):
+    file = encoded(Image.new(mode, (3, 2)), "PPM")
+    refuse_slow_netpbm(file, "x")
+    start, _, rest = file.partition(b"\n")
+    refuse_slow_netpbm(start + b"\n# made by a scanner\n" + rest, "x")
+
+
+def test_a_slow_netpbm_file_is_a_problem_of_its_own(serving):
+    kind = {"Content-Type": "image/x-portable-graymap"}
+    answer = serving().post("/decisions", content=b"P2\n1 1\n255\n7", headers=kind)
+    assert answer.status_code == 422
+    assert "Netpbm" in answer.json()["detail"]
 
 
 def test_a_slow_jpeg_is_a_problem_of_its_own(serving):

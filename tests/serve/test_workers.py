@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import subprocess
 import sys
 import threading
 
@@ -189,6 +190,27 @@ def test_a_cancelled_file_is_released_before_a_thread_reaches_it():
     before, waiting, after = asyncio.run(give_up_second())
     assert before == after < waiting
     workers.close()
+
+
+HANG = """
+import asyncio, threading
+from misgiving.serve.workers import WorkerPool
+
+async def hang():
+    task = asyncio.create_task(workers.run(lambda: begun.set() or threading.Event().wait()))
+    await asyncio.to_thread(begun.wait)
+    task.cancel()
+
+begun, workers = threading.Event(), WorkerPool(2, overdue=9.0)
+asyncio.run(hang())
+workers.close(0.01)
+print("ended")
+"""
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process_from_ending():
+    done = subprocess.run([sys.executable, "-c", HANG], timeout=60, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
 
 
 def test_a_worker_returns_results_and_raises_exceptions():

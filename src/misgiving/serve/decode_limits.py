@@ -29,11 +29,19 @@ and reads the compressed texts of a PNG."""
 
 TILE_WIDTH, TILE_LENGTH = 322, 323
 UNLIMITED = 2**62  # more pixels than any limit
+LONGEST_SIDE = 65_535  # as in a JPEG; beyond it, Pillow's pointers to the rows count as well
 
 SCANS = 100  # an ordinary progressive JPEG has about ten; libtiff allows as many
 SEGMENTS = 10_000
 JPEG = b"\xff\xd8\xff"
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed zero nor a restart
+
+GAP = rb"(?:\s|#[^\r\n]*[\r\n])+"
+SIZE = GAP + rb"\d+" + GAP + rb"\d+"
+NETPBM_HEAD = 4096  # bytes, with comments
+NATIVE_NETPBM = re.compile(
+    rb"P(?:4%b|[56]%b255|5%b65535|f%b-?[\d.]+)\s" % (SIZE, SIZE + GAP, SIZE + GAP, SIZE + GAP)
+)
 START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN, TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
 
 
@@ -73,19 +81,21 @@ def decoding_bytes(data: bytes, name: str, max_pixels: int) -> int:
     """Peak memory of decoding, from the header alone; 0 for a file that is not an image.
 
     Raises:
-        DataError: The image has too many pixels.
+        DataError: The image has too many pixels, in all or along a side.
     """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            pixels = _allocated_pixels(image)
+            pixels, side = _allocated_pixels(image), max(image.size)
             plain = image.mode in PLAIN_MODES and image.format not in BUFFERED
             texts = MAX_TEXT_MEMORY if image.format == "PNG" else 0
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        pixels, plain, texts = UNLIMITED, True, 0
+        pixels, side, plain, texts = UNLIMITED, 0, True, 0
     except Exception:  # Pillow raises almost anything; the decoder will explain it
         return 0
     if pixels > max_pixels:
         raise DataError(f"{name}: more than {max_pixels} pixels; scale it down")
+    if side > LONGEST_SIDE:
+        raise DataError(f"{name}: more than {LONGEST_SIDE} pixels along a side; crop it")
     return pixels * (PLAIN if plain else OTHER) + texts
 
 
@@ -116,6 +126,20 @@ def refuse_slow_jpeg(data: bytes, name: str) -> None:
             f"{name}: a JPEG with more than {SCANS} scans or {SEGMENTS} segments; save it again "
             "with another program"
         )
+
+
+def refuse_slow_netpbm(data: bytes, name: str) -> None:
+    """Refuse a file that Pillow would read byte by byte in Python, in up to quadratic time.
+
+    Raises:
+        DataError: Its pixels are text, its header is long, or its values have an unusual range.
+    """
+    if not re.match(rb"P[0-6fy]", data) or NATIVE_NETPBM.match(data[:NETPBM_HEAD]):
+        return
+    raise DataError(
+        f"{name}: a Netpbm file of text, with more than {NETPBM_HEAD} bytes before its pixels, or "
+        "with a highest value other than 255 (65535 for grey); save it as PNG"
+    )
 
 
 def _markers(data: bytes) -> Iterator[int]:

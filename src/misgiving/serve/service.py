@@ -24,6 +24,7 @@ from misgiving.serve.decode_limits import (
     decoding_bytes,
     opening_bytes,
     refuse_slow_jpeg,
+    refuse_slow_netpbm,
 )
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Squares
@@ -37,6 +38,7 @@ from misgiving.serve.workers import Batcher, WorkerPool
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
 SAVING = 10.0  # seconds for the state of the drift tests, at the end
+HUNG_SECONDS = 5.0  # for images that are being decoded, at the end
 LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits takes
 
 
@@ -175,7 +177,7 @@ class Service:
         """Finish the work that has started, and close the store."""
         if self.drift is not None:
             self.drift.close(SAVING)
-        self.workers.close()
+        self.workers.close(HUNG_SECONDS)
         self._model_batches.close()
         self._store_batches.close()
         self._checks.close()
@@ -186,6 +188,7 @@ class Service:
 
     def _square(self, name: str, data: bytes) -> Square:
         refuse_slow_jpeg(data, name)
+        refuse_slow_netpbm(data, name)
         with self._memory.reserve(opening_bytes(data)):
             needed = decoding_bytes(data, name, self.settings.max_pixels)
         with self._memory.reserve(needed):

@@ -5,12 +5,14 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, TypeVar
+from concurrent.futures import Future
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Waiting = tuple[Item, Future[Result]]
+Work = tuple[Callable[..., Any], list[bytes]]
 
 
 class WorkerPool:
@@ -23,28 +25,33 @@ class WorkerPool:
 
     def __init__(self, threads: int, *, overdue: float) -> None:
         self._threads, self._overdue = threads, overdue
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="worker")
         self._started: dict[int, float] = {}  # by thread
+
+    @cached_property
+    def _pool(self) -> "Batcher[Work, Any]":
+        """Threads that start at the first use, after `server.run` has limited their heaps."""
+        return Batcher("worker", self._timed, size=1, threads=self._threads)
 
     async def run(self, work: Callable[..., Result], *data: bytes) -> Result:
         """Run `work` on the content of a file or on nothing, and return its result.
 
-        The executor keeps cancelled work until a thread reaches it, so the content is passed in a
-        box that is emptied on cancellation.
+        The queue keeps cancelled work until a thread reaches it, so the content is passed in a box
+        that is emptied on cancellation.
         """
         box = list(data)
         del data  # or a traceback would keep the content alive
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._timed, work, box)
+            result: Result = await asyncio.wrap_future(self._pool.submit((work, box)))
+            return result
         finally:
             box.clear()
 
-    def _timed(self, work: Callable[..., Result], box: list[bytes]) -> Result:
+    def _timed(self, items: Sequence[Work]) -> Sequence[Any]:
+        ((work, box),) = items
         thread = threading.get_ident()
         self._started[thread] = time.monotonic()
         try:
-            return work(*box)
+            return [work(*box)]
         finally:
             del self._started[thread]
 
@@ -59,21 +66,22 @@ class WorkerPool:
         """True while at least one thread is not hung."""
         return self.hung < self._threads
 
-    def close(self) -> None:
-        """Finish the work that has started."""
-        self._pool.shutdown()
+    def close(self, seconds: float | None = None) -> None:
+        """Finish the work that has started, for at most these seconds: a thread may hang."""
+        self._pool.close(seconds)
 
 
 class Batcher(Generic[Item, Result]):
-    """A thread that processes queued items in batches.
+    """Threads that process queued items in batches; a process may end before they do.
 
     Args:
-        name: Of the thread.
+        name: Of the threads.
         work: Returns the results in the order of the items. After an exception, it is called again
             for each item alone.
         size: Most items in a batch.
         linger: Seconds that a first item waits for others.
         not_retried: Exceptions that no item causes: each item would fail as the batch did.
+        threads: The number of threads.
     """
 
     def __init__(
@@ -84,12 +92,16 @@ class Batcher(Generic[Item, Result]):
         size: int,
         linger: float = 0.0,
         not_retried: type[Exception] | tuple[()] = (),
+        threads: int = 1,
     ) -> None:
         self._work, self._size, self._linger = work, size, linger
         self._not_retried = not_retried
         self._queue: queue.SimpleQueue[Waiting[Item, Result] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._threads = [
+            threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     def submit(self, item: Item) -> "Future[Result]":
         """Queue an item; a future that is cancelled in time saves the work."""
@@ -99,18 +111,22 @@ class Batcher(Generic[Item, Result]):
 
     @property
     def alive(self) -> bool:
-        """True while the thread runs."""
-        return self._thread.is_alive()
+        """True while all threads run."""
+        return all(thread.is_alive() for thread in self._threads)
 
-    def close(self) -> None:
-        """Finish all queued items, and end the thread."""
-        self._queue.put(None)
-        self._thread.join()
+    def close(self, seconds: float | None = None) -> None:
+        """Finish all queued items, and end the threads; wait for at most these seconds."""
+        for _ in self._threads:
+            self._queue.put(None)
+        deadline = None if seconds is None else time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ended = self._fill(first)
             self._process([one for one in batch if one[1].set_running_or_notify_cancel()])
+            del first, batch  # while this thread waits, they would keep a result in memory
             if ended:
                 return
 
@@ -134,6 +150,7 @@ class Batcher(Generic[Item, Result]):
             results = self._work([item for item, _ in batch])
         except Exception as failure:  # the thread keeps running
             self._handle_failure(batch, failure)
+            del batch  # or its futures, the traceback and this frame would keep one another alive
             return
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
