@@ -6,7 +6,7 @@ from pathlib import Path
 
 from standin import NO_TIMEOUT, Standin
 
-from misgiving.serve import connections
+from misgiving.serve import connections, server
 from misgiving.serve.app import create_app
 from misgiving.serve.server import address, listen, run
 from misgiving.serve.settings import Settings
@@ -18,6 +18,8 @@ def main(place, *options):
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
     connections.HEAD_SECONDS = given.pop("head_seconds", connections.HEAD_SECONDS)
+    connections.CONNECTIONS = server.CONNECTIONS = given.pop("connections", server.CONNECTIONS)
+    connections.ROOM = given.pop("room", connections.ROOM)
     settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     app = create_app(Standin(), Store.open(place), settings)

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -206,6 +207,30 @@ def test_a_connection_without_a_request_is_closed(sqlite_place):
             connection.sendall(b"GET /")
             wait_until(lambda: is_closed(connection))
             assert time.monotonic() - begun > 0.4
+
+
+def test_idle_connections_lock_nobody_out(sqlite_place):
+    data = picture()
+    head = (
+        "POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    )
+    options = {"connections": 10, "room": 2, "head_seconds": 3600}
+    with standin_at(sqlite_place, **options) as (_, where), ExitStack() as opened:
+
+        def connect():
+            return opened.enter_context(socket.create_connection(where, timeout=60))
+
+        busy = connect()
+        busy.sendall(head.encode() + data[:10])
+        idle = [connect() for _ in range(50)]
+        for _ in range(3):
+            ask(where, "GET", "/health")
+        wait_until(lambda: is_closed(idle[0]))
+        idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        busy.sendall(data[10:])
+        for connection in (idle[-1], busy):
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
 def is_closed(connection):

@@ -1,9 +1,12 @@
-"""Limits on one connection: the length of the head of a request, and the time until it is there."""
+"""Limits on connections: their number, and the length and time of the head of a request."""
 
 import asyncio
+import heapq
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+CONNECTIONS = 1000  # at once; more get 503
+ROOM = 50  # idle connections that are closed at once where there are too many
 HEAD_SECONDS = 10.0  # for the head of a request
 LONGEST_HEAD = 65_536  # bytes
 TOO_LONG = f"the head of the request has more than {LONGEST_HEAD} bytes\n"
@@ -17,12 +20,18 @@ LEAVING_SECONDS = 1.0  # in which what a refused client still sends is dropped
 class LimitedConnection(HttpToolsProtocol):
     """Closes a connection on which the head of a request is too long or too slow.
 
+    Where there are too many connections, those that have been idle for longest are closed, so that
+    idle ones lock nobody out.
+
     The parser itself would keep any number of bytes before a body, and copy them at every piece.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._head_bytes, self._refused = 0, False
+        self._idle_since = self.loop.time()
+        if len(self.connections) >= CONNECTIONS:
+            self._make_room()
         self._timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +63,10 @@ class LimitedConnection(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        self._idle_since = self.loop.time()
+        super().on_response_complete()
+
     def send_400_response(self, msg: str) -> None:
         if self._head_bytes <= LONGEST_HEAD:
             super().send_400_response(msg)
@@ -71,6 +84,13 @@ class LimitedConnection(HttpToolsProtocol):
         self.transport.write(REFUSAL)
         self.transport.write_eof()
         self.loop.call_later(LEAVING_SECONDS, self.transport.abort)
+
+    def _make_room(self) -> None:
+        others = (one for one in self.connections if isinstance(one, LimitedConnection))
+        idle = [one for one in others if one is not self and one._idle()]
+        for one in heapq.nsmallest(ROOM, idle, key=lambda one: one._idle_since):
+            self.connections.discard(one)  # at once, though it is lost a little later
+            one.transport.abort()
 
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete

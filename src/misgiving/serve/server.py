@@ -10,11 +10,12 @@ from fastapi import FastAPI
 
 from misgiving.errors import UsageError
 from misgiving.serve.authentication import is_loopback
-from misgiving.serve.connections import LimitedConnection
+from misgiving.serve.connections import CONNECTIONS, LimitedConnection
 from misgiving.serve.settings import Settings
 from misgiving.serve.telemetry import log_as_json
 
-CONNECTIONS = 1000  # at once; more get 503
+OPEN_FILES = 4096  # of which connections, the database and image files take a part
+BACKLOG = 256  # connections that are accepted before any of them is looked at
 LAST_PORT = 65535
 MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # mallopt(3)
 ARENA_MAX, ARENAS = -8, 2
@@ -35,7 +36,7 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
         raise UsageError(f"`port` must be from 0 to {LAST_PORT}, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=CONNECTIONS)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise UsageError(
             f"cannot listen on {host}, port {port} ({error.strerror or error}); choose another "
@@ -67,6 +68,7 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop, and then finish the requests in progress."""
     log_as_json(names=settings.log_names)
     _limit_allocator()
+    _allow_open_files()
     config = uvicorn.Config(
         app,
         http=LimitedConnection,
@@ -75,6 +77,7 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
         access_log=False,
         server_header=False,
         limit_concurrency=CONNECTIONS,
+        backlog=BACKLOG,
         timeout_graceful_shutdown=round(settings.timeout) + 1,
     )
     uvicorn.Server(config).run(sockets=[listener])
@@ -90,3 +93,14 @@ def _limit_allocator() -> None:
         allocator = ctypes.CDLL(None)
         allocator.mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
         allocator.mallopt(ARENA_MAX, ARENAS)
+
+
+def _allow_open_files() -> None:
+    """Raise the limit on open files as far as the system lets a process do so itself."""
+    with suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+        if soft != resource.RLIM_INFINITY and soft < enough:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (enough, hard))
