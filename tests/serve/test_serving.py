@@ -10,6 +10,7 @@ import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from commands import one_line
@@ -223,6 +224,8 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
 
         busy = connect()
         busy.sendall(head.encode() + data[:10])
+        metrics = "http://{}:{}/metrics".format(*where)
+        wait_until(lambda: b"held_bytes 10.0" in urlopen(metrics).read())
         idle = [connect() for _ in range(50)]
         for _ in range(3):
             ask(where, "GET", "/health")
