@@ -465,3 +465,13 @@ def test_two_processes_share_the_images_of_predict(misgiving, run_folder, photos
     assert [row[:2] for row in one] == [row[:2] for row in two]
     numbers = [[[float(cell) for cell in row[2:]] for row in table[1:]] for table in tables]
     np.testing.assert_allclose(numbers[0], numbers[1], rtol=1e-4)
+
+
+def test_a_stop_before_the_work_begins_is_said(misgiving, monkeypatch, tmp_path):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    module = sys.modules["misgiving.cli.train"]  # the package has a function of this name
+    monkeypatch.setattr(module, "refuse_existing", stop)
+    code, _, error = misgiving("train", "digits", "--out", tmp_path / "run")
+    assert (code, one_line(error)) == (130, "error: stopped")

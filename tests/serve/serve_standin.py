@@ -19,6 +19,7 @@ def main(place, *options):
         given["keep_images"] = Path(given["keep_images"])
     connections.HEAD_SECONDS = given.pop("head_seconds", connections.HEAD_SECONDS)
     connections.CONNECTIONS = server.CONNECTIONS = given.pop("connections", server.CONNECTIONS)
+    connections.UNREAD_SECONDS = given.pop("unread_seconds", connections.UNREAD_SECONDS)
     connections.ROOM = given.pop("room", connections.ROOM)
     settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)

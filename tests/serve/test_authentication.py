@@ -47,6 +47,20 @@ def test_a_wrong_key_is_refused(keyed, given):
     assert response.status_code == 401
 
 
+def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(keyed, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr("misgiving.serve.authentication.time.monotonic", lambda: clock[0])
+
+    def ask(key):
+        return keyed.get("/model", headers={"Authorization": f"Bearer {key}"} if key else {})
+
+    assert [ask(f"wrong-{n}").status_code for n in range(22)] == [401] * 20 + [429] * 2
+    assert ask("wrong").headers["retry-after"] == "60"
+    assert [ask("").status_code, ask(KEY).status_code] == [401, 200]
+    clock[0] += 60
+    assert ask("wrong").status_code == 401
+
+
 @pytest.mark.parametrize("given", [f"Bearer {KEY}", f"bearer {KEY}", basic(KEY)])
 def test_the_service_accepts_the_key(keyed, given):
     assert keyed.get("/cases", headers={"Authorization": given}).status_code == 200

@@ -1,17 +1,21 @@
+import errno
 import json
 import logging
 import re
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from anyio import to_thread
 from calibrated import Calibrated
 from processes import wait_until
+from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 
 from misgiving.errors import UsageError
 from misgiving.serve import service as service_module
+from misgiving.serve.routes.cases import MAX_EXPORTS
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 from misgiving.serve.telemetry import JsonLines
@@ -51,6 +55,35 @@ def test_health_fails_without_the_store(serving, sqlite_place):
     response = serving(store=Unreachable(store._engine)).get("/health")
     assert response.status_code == 503
     assert "database" in response.json()["detail"]
+
+
+def test_health_fails_where_the_store_can_only_be_read(serving, sqlite_place, logged):
+    store = Store.open(sqlite_place)
+    client = serving(store=store)
+    assert client.get("/health").status_code == 200
+    event.listen(store._engine, "checkout", only_read)
+    wait_until(lambda: client.get("/health").status_code == 503)
+    assert client.get("/cases").status_code == 200
+    reasons = [line["reason"] for line in logged() if line["level"] == "error"]
+    assert reasons[0] == "attempt to write a readonly database"
+
+
+def only_read(connection, *_):
+    connection.execute("PRAGMA query_only = ON")
+
+
+def test_health_fails_where_there_is_no_room_for_an_image(serving, tmp_path, monkeypatch):
+    client = serving(keep_images=tmp_path / "kept", max_bytes=123_456)
+    assert client.get("/health").status_code == 200
+    assert list((tmp_path / "kept").iterdir()) == []
+
+    def full(_, start, size):
+        assert (start, size) == (0, 123_456)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    wait_until(lambda: client.get("/health").status_code == 503)
+    assert "keep_images" in client.get("/health").json()["detail"]
 
 
 @pytest.mark.parametrize("path", ["/health", "/cases", "/decisions"])
@@ -114,6 +147,30 @@ def test_drift_and_health_do_not_wait_for_the_threads_of_other_requests(serving,
     store.go_on.set()
     waiting.join()
     wait_until(lambda: client.get("/drift").json()["complete"])
+
+
+class SlowExports(Slow):
+    def __init__(self, engine):
+        super().__init__(engine)
+        self.exports = []
+
+    def all(self, query):
+        self.exports.append(query)
+        self._wait()
+        return super().all(query)
+
+
+def test_few_exports_are_sent_at_once(serving, sqlite_place):
+    store = SlowExports(Store.open(sqlite_place)._engine)
+    client = serving(store=store)
+    with ThreadPoolExecutor(MAX_EXPORTS) as threads:
+        sent = [threads.submit(client.get, "/cases.csv") for _ in range(MAX_EXPORTS)]
+        wait_until(lambda: len(store.exports) == MAX_EXPORTS)
+        refused = client.get("/cases.csv")
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+        store.go_on.set()
+        assert {one.result().status_code for one in sent} == {200}
+    assert client.get("/cases.csv").status_code == 200
 
 
 def test_health_fails_if_the_store_does_not_respond_in_time(serving, sqlite_place, monkeypatch):

@@ -236,6 +236,30 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
             assert connection.recv(65536).startswith(b"HTTP/1.1 200 OK")
 
 
+NOT_CONNECTED = 3  # sockets: the listener, and the pair by which asyncio wakes itself
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux lists open sockets")
+def test_a_client_that_does_not_read_is_disconnected(sqlite_place, tmp_path):
+    data = picture(size=(2400, 2400), kind="BMP")  # more than sockets buffer
+    options = {"keep_images": str(tmp_path / "kept"), "unread_seconds": 0.2}
+    with standin_at(sqlite_place, **options) as (process, where), socket.socket() as connection:
+        (result,) = ask(where, "POST", "/decisions", data)["results"]
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wait_until(lambda: sockets_of(process) == NOT_CONNECTED)
+        connection.connect(where)
+        path = f"/cases/{result['case']['id']}/image"
+        connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        assert connection.recv(12) == b"HTTP/1.1 200"  # and no more
+        wait_until(lambda: sockets_of(process) == NOT_CONNECTED)
+        assert urlopen("http://{}:{}{}".format(*where, path)).read() == data
+
+
+def sockets_of(process):
+    folder = Path(f"/proc/{process.pid}/fd")
+    return sum(str(one.readlink()).startswith("socket:") for one in folder.iterdir())
+
+
 def is_closed(connection):
     try:
         connection.sendall(b"a")

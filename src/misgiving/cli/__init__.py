@@ -26,7 +26,9 @@ from misgiving.cli.progress import process_number
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import train
-from misgiving.errors import UsageError
+from misgiving.errors import StoppedError, UsageError
+
+INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -75,6 +77,8 @@ def run() -> None:
             raise UsageError("an argument is empty; omit it or give it a value")
         with _only_first_process_prints():
             code = app(standalone_mode=False)
+        if code == INTERRUPTED:
+            raise StoppedError("stopped")
     except Exception as error:
         failure = failure_of(error)
         if failure is None:

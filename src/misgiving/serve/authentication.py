@@ -4,6 +4,8 @@ import base64
 import binascii
 import hmac
 import ipaddress
+import time
+from collections import deque
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
@@ -13,6 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from misgiving.serve.problems import ProblemError
 
 OPEN = ("/health",)  # needs no key
+WRONG_KEYS, WINDOW = 20, 60.0  # in these seconds; the right key is never refused
 SAFE = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
@@ -22,6 +25,7 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
         self._app, self._key = app, api_key
+        self._wrong: deque[float] = deque(maxlen=WRONG_KEYS)  # times
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         refusal = self._refusal(scope) if scope["type"] == "http" else None
@@ -49,12 +53,26 @@ class Authentication:
             return None
         if hmac.compare_digest(given, self._key.encode()):  # in constant time
             return None
+        if given and self._too_many_wrong():
+            return ProblemError(
+                HTTPStatus.TOO_MANY_REQUESTS,
+                f"more than {WRONG_KEYS} wrong keys in a minute; check the key, and wait",
+                headers={"Retry-After": "60"},
+            )
         return ProblemError(
             HTTPStatus.UNAUTHORIZED,
             "send the API key as `Authorization: Bearer KEY`, or as the password of Basic "
             "authentication",
             headers=CHALLENGE,
         )
+
+    def _too_many_wrong(self) -> bool:
+        """Count a wrong key; those of all clients, because a proxy may send them as one."""
+        now = time.monotonic()
+        if len(self._wrong) == WRONG_KEYS and now - self._wrong[0] < WINDOW:
+            return True
+        self._wrong.append(now)
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -14,11 +14,14 @@ REFUSAL = (
     "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n"
     f"Content-Length: {len(TOO_LONG)}\r\nConnection: close\r\n\r\n{TOO_LONG}"
 ).encode()
+UNREAD_SECONDS = 30.0  # in which a client reads some of a response
 LEAVING_SECONDS = 1.0  # in which what a refused client still sends is dropped
 
 
 class LimitedConnection(HttpToolsProtocol):
     """Closes a connection on which the head of a request is too long or too slow.
+
+    Also one whose client does not read the response, which would keep it in memory.
 
     Where there are too many connections, those that have been idle for longest are closed, so that
     idle ones lock nobody out.
@@ -33,6 +36,7 @@ class LimitedConnection(HttpToolsProtocol):
         if len(self.connections) >= CONNECTIONS:
             self._make_room()
         self._timer = self.loop.call_later(HEAD_SECONDS, self._close_if_idle)
+        self._unread: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
@@ -67,12 +71,25 @@ class LimitedConnection(HttpToolsProtocol):
         self._idle_since = self.loop.time()
         super().on_response_complete()
 
+    def pause_writing(self) -> None:
+        self._unread = self.loop.call_later(UNREAD_SECONDS, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self._read()
+        super().resume_writing()
+
+    def _read(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+
     def send_400_response(self, msg: str) -> None:
         if self._head_bytes <= LONGEST_HEAD:
             super().send_400_response(msg)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
+        self._read()
         super().connection_lost(exc)
 
     def _refuse(self) -> None:

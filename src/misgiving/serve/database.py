@@ -134,7 +134,10 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE reviews DROP COLUMN required_class",
         "CREATE INDEX cases_by_file ON cases (sha256)",
     ),
-    ("CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",),
+    (
+        "CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",
+        "INSERT INTO states VALUES ('health', '')",
+    ),
 )
 
 

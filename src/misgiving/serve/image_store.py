@@ -1,8 +1,11 @@
 """Images after the decision: recent ones in memory, and files on disk if they are kept."""
 
+import os
+import sys
 import threading
 from collections import OrderedDict
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 from jaxtyping import UInt8
@@ -60,6 +63,16 @@ class ImageFiles:
                 partial.write_bytes(data)
                 force_to_disk(partial)
         force_to_disk(path.parent)
+
+    def check(self, size: int) -> None:
+        """Raise OSError where there is no room for a file of this size."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with TemporaryFile(dir=self._folder) as file:
+            if sys.platform == "linux":
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.write(bytes(size))
+                file.flush()
 
     def read(self, sha256: str) -> bytes | None:
         """The content of a file, or None if there is none.

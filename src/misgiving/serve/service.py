@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,7 @@ from misgiving.serve.workers import Batcher, WorkerPool
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
+CHECKED_SECONDS = 1.0  # for which a good result holds, because anyone may ask
 SAVING = 10.0  # seconds for the state of the drift tests, at the end
 HUNG_SECONDS = 5.0  # for images that are being decoded, at the end
 LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits takes
@@ -94,6 +96,7 @@ class Service:
         self._store_batches = Batcher(
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
+        self._checked = -math.inf
         self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
 
     async def decide(self, upload: Upload, listed: Listing | None = None) -> Decided:
@@ -155,17 +158,25 @@ class Service:
             return None
 
     async def check(self) -> None:
-        """Check the store in a thread of its own, which does one check for all who wait.
+        """Check that a case could be stored, in a thread of its own, once for all who wait.
 
         Raises:
-            SQLAlchemyError: The database does not respond.
+            ImageNotStoredError: There is no room for an image file.
+            SQLAlchemyError: The database stores nothing.
             TimeoutError: It does not respond in time.
         """
         async with asyncio.timeout(CHECK_SECONDS):
             await asyncio.wrap_future(self._checks.submit(None))
 
     def _check(self, waiting: Sequence[None]) -> Sequence[None]:
-        self.store.ping()
+        if time.monotonic() > self._checked + CHECKED_SECONDS:
+            self.store.ping()
+            if self.files is not None:
+                try:
+                    self.files.check(self.settings.max_bytes)
+                except OSError as failure:
+                    raise ImageNotStoredError from failure
+            self._checked = time.monotonic()
         return waiting
 
     @property

@@ -2,20 +2,21 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 from fastapi.responses import Response, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from misgiving.decisions.decision import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import harmless
-from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.problems import ProblemError, content, documented, too_busy
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
     NO_NUL,
@@ -41,6 +42,8 @@ BAD_REVIEW = documented(
 )
 CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
+MAX_EXPORTS = 8  # that are sent at once
+_exports = threading.BoundedSemaphore(MAX_EXPORTS)
 CASE_COLUMNS = (
     "id",
     "received",
@@ -125,7 +128,25 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
     )
 
 
-@router.get("/cases.csv", responses={**CSV, **BAD_QUERY}, response_class=Response)
+async def _export_turn() -> AsyncIterator[None]:
+    """One of a few exports at once, until the last of it is sent."""
+    if not _exports.acquire(blocking=False):
+        raise too_busy(
+            f"{MAX_EXPORTS} exports are being sent; send the request again after the seconds in "
+            "Retry-After"
+        )
+    try:
+        yield
+    finally:
+        _exports.release()
+
+
+@router.get(
+    "/cases.csv",
+    responses={**CSV, **BAD_QUERY, **documented(HTTPStatus.TOO_MANY_REQUESTS)},
+    response_class=Response,
+    dependencies=[Depends(_export_turn)],
+)
 def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
