@@ -17,8 +17,9 @@ from misgiving.serve.telemetry import log_as_json
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
 BACKLOG = 256  # connections that are accepted before any of them is looked at
 LAST_PORT = 65535
-MMAP_THRESHOLD, LARGE_BLOCK = -3, 2**20  # mallopt(3)
-ARENA_MAX, ARENAS = -8, 2
+LIMITS = {-1: 2**17, -2: 2**17, -3: 2**20, -8: 2}
+"""Of mallopt(3): bytes at the end of a heap before they are returned, and more than were asked for;
+bytes of a block that is returned by itself; heaps."""
 
 
 def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -87,12 +88,12 @@ def _limit_allocator() -> None:
     """Return the memory of a decoded image to the system.
 
     By default, glibc keeps blocks up to the size of the first large block that is freed, and a heap
-    for each thread.
+    for each thread; other commands let it keep more (misgiving.allocator).
     """
     with suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None)
-        allocator.mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
-        allocator.mallopt(ARENA_MAX, ARENAS)
+        for number, value in LIMITS.items():
+            allocator.mallopt(number, value)
 
 
 def _allow_open_files() -> None:
