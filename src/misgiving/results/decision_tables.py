@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from misgiving.errors import UsageError
-from misgiving.files import csv_lines, harmless, whole_file, write_csv
+from misgiving.files import csv_lines, whole_file, write_csv
 from misgiving.manifests import sha256_of
 
 Value = str | float | None
@@ -71,7 +71,7 @@ class DecisionTable(NamedTuple):
 
     @property
     def csv_rows(self) -> Iterator[list[str]]:
-        """Numbers in six digits, None as an empty cell, and no text that a spreadsheet computes."""
+        """Numbers in six digits, and None as an empty cell."""
         return ([_cell(value) for value in row] for row in self.rows)
 
     def csv(self) -> str:
@@ -82,7 +82,7 @@ class DecisionTable(NamedTuple):
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    return harmless(value) if isinstance(value, str) else f"{value:.6g}"
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def _write_csv(path: Path, table: DecisionTable) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import read_bytes, refuse_file
 from misgiving.errors import DataError
+from misgiving.files import csv_rows
 from misgiving.groups import UNITS, groups_of_rows
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
@@ -165,14 +166,12 @@ def read_table(
         text = data.decode("utf-8-sig")
         tabs = may_have_tabs and "\t" in text.partition("\n")[0]
         file = io.StringIO(text, newline="")
-        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        rows = csv_rows(file, delimiter="\t" if tabs else ",")
+        lines = [(number, cells) for number, cells in rows if cells]
     except UnicodeDecodeError as failure:
         raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from failure
     except csv.Error as failure:
-        raise DataError(
-            f"{path}: row {reader.line_num} is not CSV ({failure}); correct it"
-        ) from failure
+        raise DataError(f"{path}: not CSV ({failure}); correct it") from failure
     return _checked_rows(path, lines, columns)
 
 

@@ -1,8 +1,7 @@
 """`/cases`: the worklist, its CSV, single cases, and their reviews."""
 
 import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
@@ -14,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from misgiving.decisions.decision import Outcome
 from misgiving.errors import UsageError
-from misgiving.files import harmless
+from misgiving.files import csv_lines
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
@@ -181,22 +180,15 @@ def _with_history(service: ServiceDep, case: Case) -> CaseWithHistory:
 
 
 def _csv_chunks(cases: Iterable[Case]) -> Iterator[str]:
-    yield _csv_lines([(*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)])
-    rows = map(_csv_row, cases)
-    while chunk := list(islice(rows, CSV_ROWS)):
-        yield _csv_lines(chunk)
-
-
-def _csv_lines(rows: Iterable[Sequence[object]]) -> str:
     """Lines as in RFC 4180; texts are quoted, so that no separator within one ends its cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
-    return text.getvalue()
+    columns = (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)
+    lines = csv_lines(columns, map(_csv_row, cases), end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    while chunk := "".join(islice(lines, CSV_ROWS)):
+        yield chunk
 
 
 def _csv_row(case: Case) -> list[Any]:
     values = case.model_dump(mode="json")
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
-    row = [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
-    return [harmless(value) if isinstance(value, str) else value for value in row]
+    return [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
