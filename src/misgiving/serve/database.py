@@ -60,6 +60,8 @@ NUMBERED = {
     "postgresql": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
 }
 
+TURN = 7264837101  # PostgreSQL's number of the lock of the process that writes
+
 # A released migration is never edited.
 MIGRATIONS: tuple[Statements, ...] = (
     (
@@ -145,8 +147,6 @@ def migrate(
                 f"{location}: the database has the encoding {encoding}, which cannot store every "
                 "file name; create one with: createdb --encoding UTF8 --template template0 NAME"
             )
-        # One process migrates at a time; in SQLite, the transaction ensures that.
-        connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
     SCHEMA.create(connection, checkfirst=True)
     found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
     if found > len(migrations):
@@ -176,13 +176,15 @@ def engine_for(location: str) -> Engine:
         )
     if importlib.util.find_spec("psycopg") is None:
         raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
-    return create_engine(
+    engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         connect_args={"client_encoding": "utf8"},
         hide_parameters=True,  # names and notes must not get into logs
         pool_size=CONNECTIONS,
         pool_pre_ping=True,  # reconnects after a restart of the database
     )
+    event.listen(engine, "begin", _wait_for_turn)
+    return engine
 
 
 def shown(location: str) -> str:
@@ -199,6 +201,12 @@ def _url(location: str) -> URL:
         raise UsageError(
             "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from error
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Let one process write at a time, as SQLite does: numbers are then committed in order."""
+    if connection.get_execution_options().get(WRITES):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
 
 
 def _sqlite(url: URL) -> Engine:

@@ -22,7 +22,6 @@ from misgiving.serve.schemas import (
     Case,
     CaseWithHistory,
     Instant,
-    Moment,
     Review,
     Verdict,
 )
@@ -69,7 +68,11 @@ class Cases(BaseModel):
     total: int = Field(description="Number of cases that match the filter.")
     reviewed: int = Field(description="Number of these that are reviewed.")
     counts: dict[Outcome, int] = Field(description="Number of all cases by decision.")
-    asked_at: Moment = Field(description="By the service's clock; for a later query.")
+    last_arrival: int = Field(
+        description="Number of the last case in the store; a later query with `arrived_after` "
+        "finds what has come since, whatever the clocks of several services say."
+    )
+    last_review: int = Field(description="The same of reviews, for `reviewed_after`.")
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
 
@@ -112,7 +115,7 @@ class CasePageQuery(CaseQuery):
 @router.get("/cases", responses=BAD_QUERY)
 def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
     """List the worklist page by page."""
-    asked_at = datetime.now(UTC)
+    latest = service.store.latest()  # before the page: what comes meanwhile is found later
     page = service.store.page(query, limit=query.limit, cursor=query.cursor)
     return Cases(
         cases=page.cases,
@@ -120,7 +123,8 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
         total=service.store.count(query),
         reviewed=service.store.count(query, reviewed=True),
         counts=service.store.counts(),
-        asked_at=asked_at,
+        last_arrival=latest.arrival,
+        last_review=latest.review,
     )
 
 
