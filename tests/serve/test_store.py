@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from commands import one_line
 from processes import started
+from sqlalchemy import event
 from store_cases import START, case, review
 
 from misgiving.errors import DataError, UsageError
@@ -118,6 +119,25 @@ def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
         thread.join()
     assert (kept, refused) == ([True], store.reviews(many[3].id) * 7)
     assert store.review(many[3].id, review("then"), expected=ExpectedReview(START))
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"decisions": ["ood"]}, {"reviewed": False}, {"order": "newest"}]
+)
+def test_a_class_without_cases_is_found_empty_without_a_look_at_the_others(filters, sqlite_place):
+    steps = []
+
+    def count(connection, *_):
+        connection.set_progress_handler(lambda: steps.append(1), 1)  # of SQLite's machine
+
+    store = Store.open(sqlite_place)
+    store.add([case(number) for number in range(2000)])
+    event.listen(store._engine, "checkout", count)
+    query = CaseQuery(predicted_class="BCC", **filters)
+    assert store.page(query).cases == []
+    assert store.count(query) == store.count(query, reviewed=True) == 0
+    store.close()
+    assert len(steps) < 500
 
 
 def at_once(*tasks):

@@ -61,7 +61,9 @@ def test_a_previewed_target_loads_cases_that_it_moves_into_the_filter(page_servi
     playwright.expect(page.locator(".row .was")).to_have_text("was defer")
 
 
-@pytest.mark.parametrize(("kept", "other"), [(True, True), (True, False), (False, True)])
+@pytest.mark.parametrize(
+    ("kept", "other"), [(True, True), (True, False), (False, True), (False, False)]
+)
 def test_a_missing_image_does_not_affect_other_images(kept, other, browser, page_service):
     stored(page_service, 2, error=0.4, image_kept=kept)
     stored(page_service, 1, error=0.3, image_kept=other)
@@ -80,6 +82,8 @@ def test_a_missing_image_does_not_affect_other_images(kept, other, browser, page
     playwright.expect(page.locator(".row").first.locator(".thumb")).to_have_text("no image")
     page.wait_for_timeout(500)
     playwright.expect(page.locator(".row").last.locator("img")).to_have_count(1)
+    page.locator(".row").first.click()
+    playwright.expect(page.locator("#no-image")).to_contain_text("another instance received it")
     page.close()
     assert len(asked) == 3  # by the element, then for why it has not come; and the other one
 

@@ -129,6 +129,7 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE reviews DROP COLUMN required_class",
         "CREATE INDEX cases_by_file ON cases (sha256)",
     ),
+    ("CREATE INDEX cases_by_class ON cases (predicted_class, doubt, id, decision, reviewed)",),
 )
 
 
