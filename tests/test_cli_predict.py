@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 from commands import one_line
 from PIL import Image
 
+from misgiving.results.decision_journal import journal_path
 from misgiving.workflows import predict as workflow
 
 
@@ -227,3 +229,60 @@ def test_a_prediction_that_was_killed_loses_and_doubles_nothing(
             float(theirs["acceptance_score"]), rel=1e-4
         )
     assert sorted(path.name for path in tmp_path.glob("*.*")) == ["killed.csv", "whole.csv"]
+
+
+SHARING = """
+import os, time
+from misgiving import cli
+from misgiving.workflows import predict
+decide, whole = predict._decide, predict.predict_images
+def counted(checkpoint, engine, squares):
+    time.sleep(float(os.environ["PAUSE"]))
+    with open(os.environ["ASKED"], "a") as file:
+        file.write("1\\n" * len(squares))
+    return decide(checkpoint, engine, squares)
+predict._decide = counted
+predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 2})
+cli.run()
+"""
+
+
+def on_two_machines(run, photos, out, asked, *, pause):
+    """Start both processes of a command, which share only the files."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-c", SHARING, "predict", run, photos, "--out", out]
+    command += ["--resume", "--device", "cpu", "--nodes", "2"]
+    settings = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": 0}
+    settings |= {"OMP_NUM_THREADS": 1, "ASKED": asked, "PAUSE": pause}
+    environment = {**os.environ, **{name: str(value) for name, value in settings.items()}}
+    return [
+        subprocess.Popen(command, env={**environment, "NODE_RANK": node}, stderr=subprocess.PIPE)
+        for node in ("0", "1")
+    ]
+
+
+def test_machines_that_were_killed_go_on_where_each_was_and_merge_their_rows(
+    exported, photos, tmp_path
+):
+    out, asked = tmp_path / "shared.csv", tmp_path / "asked"
+    journals = [journal_path(out, rank) for rank in (0, 1)]
+    processes = on_two_machines(exported[0], photos, out, asked, pause=0.3)
+    while not all(path.exists() and path.read_bytes().count(b"\n") > 2 for path in journals):
+        assert all(process.poll() is None for process in processes), "it ended first"
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    kept = sum(path.read_bytes().count(b"\n") - 1 for path in journals)
+    assert 2 < kept < 60
+    asked.unlink()
+    for process in on_two_machines(exported[0], photos, out, asked, pause=0):
+        _, error = process.communicate()
+        assert process.returncode == 0, error.decode()
+    assert len(asked.read_text().split()) == 60 - kept
+    whole = workflow.predict_files(exported[0], [photos], device="cpu").table.decisions
+    for ours, theirs in zip(rows_of(out), whole, strict=True):
+        assert (ours["path"], ours["decision"]) == (theirs.path, theirs.decision)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["asked", "shared.csv"]

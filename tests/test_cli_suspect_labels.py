@@ -199,7 +199,8 @@ def test_rank_orders_images_as_the_order_of_review_and_keeps_the_first(
     misgiving, folder, run, tmp_path
 ):
     found = {}
-    decisions = predict_images(predictor_of(run, device="cpu"), [folder], on_features=found.update)
+    predicted = predict_images(predictor_of(run, device="cpu"), [folder], on_features=found.update)
+    decisions = [*predicted]
     errors = np.array([one.error_probability for one in decisions])
     order = review_order(errors, np.stack([found[at] for at in range(len(decisions))]))
     expected = [decisions[at].path for at in order[:25]]

@@ -15,14 +15,20 @@ from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
-from typing import Any
+from typing import Any, Literal
 
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 
 LOCKED, UNLOCKED = ".partial", ".new"  # a temporary file is renamed once it is locked
-FORMULA = re.compile(r"(?:^|(?<=[;\r\n]))(?=\s*[=+\-@\uff1d\uff0b\uff0d\uff20]|[\t\r])")
-"""Start of text that a spreadsheet would compute: also after a semicolon, which separates cells in
-many countries, at the start of a line, and with the full-width signs of East Asian keyboards."""
+FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r]")
+"""Start of text that a spreadsheet would compute, also with the full-width signs of East Asian
+keyboards; or of such text behind apostrophes."""
+
+NEXT_FORMULA = re.compile(rf"(?<=[;\r\n])(?={FORMULA.pattern})")
+"""Formulas within a text: a semicolon separates cells in many countries."""
+
+NEXT_ESCAPED = re.compile(rf"(?<=[;\r\n])'(?={FORMULA.pattern})")
+NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf)", re.ASCII)
 
 UMASK = os.umask(0o077)  # it can only be read by setting it: once, before there are threads
 os.umask(UMASK)
@@ -128,25 +134,62 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
         file.writelines(csv_lines(header, rows))
 
 
-def csv_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
-    """Lines of a table as comma-separated values, with Unix line ends."""
+def csv_lines(
+    header: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    end: str = "\n",
+    quoting: Literal[0, 2] = csv.QUOTE_MINIMAL,
+) -> Iterator[str]:
+    """Lines of a table as comma-separated values, without any text that is a formula."""
     line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\r\n")  # so that \r and \n are quoted
+    writer = csv.writer(line, lineterminator="\r\n", quoting=quoting)  # \r and \n are quoted
     for cells in chain([header], rows):
-        writer.writerow(cells)
-        yield line.getvalue().removesuffix("\r\n") + "\n"
+        writer.writerow([escape_formulas(c) if isinstance(c, str) else c for c in cells])
+        yield line.getvalue().removesuffix("\r\n") + end
         line.seek(0)
         line.truncate()
 
 
-@lru_cache  # classes, decisions and most reasons are repeated
-def harmless(text: str) -> str:
-    """Put an apostrophe before text that a spreadsheet would compute.
+def csv_rows(file: Iterable[str], *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+    """Rows of comma-separated values, the inverse of `csv_lines`, with the lines where they end.
 
-    >>> harmless("=1+1"), harmless("lesion 7"), harmless("a;=1+1;.png")
-    ("'=1+1", 'lesion 7', "a;'=1+1;.png")
+    Raises:
+        csv.Error: It is not CSV; the message names the line.
     """
-    return FORMULA.sub("'", text)
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    try:
+        for cells in reader:
+            escaped = "'" in "".join(cells)
+            yield reader.line_num, [*map(unescape_formulas, cells)] if escaped else cells
+    except csv.Error as failure:
+        raise csv.Error(f"line {reader.line_num}: {failure}") from failure
+
+
+@lru_cache  # classes, decisions and most reasons are repeated
+def escape_formulas(text: str) -> str:
+    """Put an apostrophe before text that a spreadsheet would compute; a number stays.
+
+    >>> escape_formulas("=1+1"), escape_formulas("a;=1+1;.png"), escape_formulas("'=1+1")
+    ("'=1+1", "a;'=1+1;.png", "''=1+1")
+    >>> escape_formulas("lesion 7"), escape_formulas("-7"), escape_formulas("it's")
+    ('lesion 7', '-7', "it's")
+    """
+    if NUMBER.fullmatch(text):
+        return text
+    if ";" in text or "\n" in text or "\r" in text:  # the search takes longer
+        text = NEXT_FORMULA.sub("'", text)
+    return f"'{text}" if FORMULA.match(text) else text
+
+
+def unescape_formulas(text: str) -> str:
+    """Inverse of `escape_formulas`.
+
+    >>> unescape_formulas("'=1+1"), unescape_formulas("''=1+1"), unescape_formulas("it's")
+    ('=1+1', "'=1+1", "it's")
+    """
+    text = NEXT_ESCAPED.sub("", text)
+    return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
 
 
 def _lock(made: Path, handle: int) -> Path:

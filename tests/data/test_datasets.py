@@ -17,6 +17,7 @@ from misgiving.data.datasets.dermoscopy import published_counts
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
+from misgiving.files import write_csv
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "isic2019-mini"
 CLASSES = ["MEL", "NV", "BCC", "UNK"]
@@ -207,13 +208,21 @@ def test_a_table_with_a_byte_order_mark_is_read(folder):
         (["path,label", "b/1.jpg, "], r"row 2 has no label"),
         (["path,label", "b/1.jpg,x", "", "b/../b/1.jpg,y"], r"rows 2 and 4 name one image"),
         (["path,label", "b/1.jpg,x,y"], r"row 2 has 3 cells for 2 columns"),
-        (["path,label", '"b/1.jpg,x'], r"row 2 is not CSV"),
+        (["path,label", '"b/1.jpg,x'], r"not CSV \(line 2: "),
     ],
 )
 def test_a_table_that_cannot_be_used_says_where_and_why(folder, rows, says):
     table = write_table(folder / "t.csv", *rows)
     with pytest.raises(DataError, match=rf"t\.csv: {says}"):
         load_dataset(f"table:{table}")
+
+
+def test_a_table_that_was_made_of_our_lists_finds_images_whose_name_is_a_formula(folder):
+    (folder / "=1.jpg").write_bytes((folder / "b" / "1.jpg").read_bytes())
+    write_csv(folder / "t.csv", ("path", "label"), [("=1.jpg", "+x"), ("b/1.jpg", "y")])
+    found = load_dataset(f"table:{folder / 't.csv'}")
+    assert found.ids == ("=1.jpg", "b/1.jpg")
+    assert found.classes == ("+x", "y")
 
 
 def test_a_table_that_is_not_utf8_is_refused(folder):

@@ -4,7 +4,13 @@ from contextlib import suppress
 import pytest
 
 from misgiving.errors import UsageError
-from misgiving.results.decision_tables import DecisionRow, decision_journal, journal_path
+from misgiving.results.decision_journal import (
+    DecisionJournal,
+    Entry,
+    decision_journal,
+    journal_path,
+)
+from misgiving.results.decision_tables import DecisionRow
 
 FIRST, SECOND = (
     DecisionRow("a.png", "a", 0.1 + 0.2, 1 / 3, decision, "why", ood_score=2.5)
@@ -21,12 +27,24 @@ class Stop(Exception):
     """What ends an attempt."""
 
 
-def attempt(out, decisions, *, resume=False, fingerprint="model"):
+KEYS = ("x", "y", "z")
+
+
+def entries(decisions):
+    return [Entry(*item) for item in decisions.items()]
+
+
+def kept(journal):
+    """The decisions of a journal by their keys."""
+    return dict(journal.at(int(place)) for place in journal.find(KEYS) if place >= 0)
+
+
+def attempt(out, decisions, *, resume=False, fingerprint="model", **process):
     """Keep these decisions and stop; gives what was kept before."""
     before = {}
-    with suppress(Stop), decision_journal(out, fingerprint, resume=resume) as journal:
-        before |= journal.decisions
-        journal.add(decisions)
+    with suppress(Stop), decision_journal(out, fingerprint, resume=resume, **process) as journal:
+        before |= kept(journal)
+        journal.add(entries(decisions))
         raise Stop
     return before
 
@@ -66,7 +84,7 @@ def test_decisions_of_another_model_are_not_resumed(out):
 
 def test_two_processes_do_not_write_the_same(out):
     with decision_journal(out, "model", resume=False) as journal:
-        journal.add({"x": FIRST})
+        journal.add(entries({"x": FIRST}))
         with (
             pytest.raises(UsageError, match=str(out)),
             decision_journal(out, "model", resume=False),
@@ -77,6 +95,25 @@ def test_two_processes_do_not_write_the_same(out):
 
 def test_nothing_is_left_when_all_is_done_or_nothing_was(out, tmp_path):
     with decision_journal(out, "model", resume=False) as journal:
-        journal.add({"x": FIRST})
+        journal.add(entries({"x": FIRST}))
     attempt(out, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_processes_keep_their_own_and_fewer_take_over_the_rest(out, tmp_path):
+    for rank, one in enumerate(({"x": FIRST}, {"y": SECOND}, {"z": FIRST})):
+        attempt(out, one, rank=rank, processes=3)
+    assert attempt(out, {}, resume=True, rank=1, processes=2) == {"y": SECOND}
+    assert attempt(out, {}, resume=True, rank=0, processes=2) == {"x": FIRST, "z": FIRST}
+    assert attempt(out, {}, resume=True) == {"x": FIRST, "y": SECOND, "z": FIRST}
+    assert list(tmp_path.iterdir()) == [journal_path(out)]
+    attempt(out, {"y": FIRST}, rank=1, processes=2)
+    assert attempt(out, {"x": SECOND}) == {}
+    assert attempt(out, {}, resume=True) == {"x": SECOND}
+
+
+def test_the_last_decision_on_an_image_counts():
+    journal = DecisionJournal()
+    journal.add(entries({"x": FIRST, "y": FIRST}))
+    journal.add(entries({"x": SECOND}))
+    assert kept(journal) == {"x": SECOND, "y": FIRST}

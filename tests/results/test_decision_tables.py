@@ -67,14 +67,14 @@ def test_no_text_in_a_csv_is_a_formula_and_other_kinds_of_file_have_it_as_it_is(
         "a;=1+1;.png",
         "a\n=1.png",
     ]
-    decision = ACCEPTED._replace(predicted_class="=1+1", reason="-1")
+    decision = ACCEPTED._replace(predicted_class="=1+1", reason="-1+1")
     table = DecisionTable.of([decision._replace(path=name) for name in names], has_policy=True)
     for suffix in READERS:
         writer_for(tmp_path / f"t{suffix}")(tmp_path / f"t{suffix}", table)
     rows = READERS[".csv"](tmp_path / "t.csv")
     paths = [row["path"] for row in rows]
     assert paths == [*(f"'{name}" for name in names[:4]), "a;'=1+1;.png", "a\n'=1.png"]
-    assert (rows[0]["predicted_class"], rows[0]["reason"]) == ("'=1+1", "'-1")
+    assert (rows[0]["predicted_class"], rows[0]["reason"]) == ("'=1+1", "'-1+1")
     assert float(rows[0]["predicted_loss"]) == -1.5
     assert [row["path"] for row in READERS[".jsonl"](tmp_path / "t.jsonl")] == names
     assert [row["path"] for row in READERS[".parquet"](tmp_path / "t.parquet")] == names

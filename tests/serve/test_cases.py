@@ -1,11 +1,13 @@
 import csv
 import io
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from PIL import Image
 from standin import picture
 
+from misgiving.serve.schemas import zulu
 from misgiving.serve.store import Store
 
 
@@ -203,13 +205,24 @@ def test_a_first_review_cannot_refer_to_an_earlier_one(client):
 
 def test_cases_can_be_filtered_by_time_of_arrival_and_of_review(client):
     old = sent(client, 0.1, "old.png")
-    moment = client.get("/cases").json()["asked_at"]
+    moment = zulu(datetime.now(UTC))
     sent(client, 0.2, "new.png")
     client.post(f"/cases/{old['id']}/review", json={"verdict": "agree"})
     assert names(client.get(f"/cases?received_since={moment}")) == ["new.png"]
     assert names(client.get(f"/cases?reviewed_since={moment}")) == ["old.png"]
-    later = client.get("/cases").json()["asked_at"]
+    later = zulu(datetime.now(UTC))
     assert names(client.get(f"/cases?reviewed_since={later}")) == []
+
+
+def test_what_has_come_since_an_earlier_response_is_found_by_its_numbers(client):
+    old = sent(client, 0.1, "old.png")
+    first = client.get("/cases?limit=1").json()
+    sent(client, 0.2, "new.png")
+    client.post(f"/cases/{old['id']}/review", json={"verdict": "agree"})
+    assert names(client.get(f"/cases?arrived_after={first['last_arrival']}")) == ["new.png"]
+    since = client.get(f"/cases?reviewed_after={first['last_review']}")
+    assert names(since) == ["old.png"]
+    assert names(client.get(f"/cases?reviewed_after={since.json()['last_review']}")) == []
 
 
 @pytest.mark.parametrize("rest", ["", "/image", "/thumbnail"])

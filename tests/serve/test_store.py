@@ -3,10 +3,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import pytest
 from commands import one_line
 from processes import started
+from sqlalchemy import event
 from store_cases import START, case, review
 
 from misgiving.errors import DataError, UsageError
@@ -117,6 +119,81 @@ def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
         thread.join()
     assert (kept, refused) == ([True], store.reviews(many[3].id) * 7)
     assert store.review(many[3].id, review("then"), expected=ExpectedReview(START))
+
+
+@pytest.mark.parametrize(
+    "filters", [{}, {"decisions": ["ood"]}, {"reviewed": False}, {"order": "newest"}]
+)
+def test_a_class_without_cases_is_found_empty_without_a_look_at_the_others(filters, sqlite_place):
+    steps = []
+
+    def count(connection, *_):
+        connection.set_progress_handler(lambda: steps.append(1), 1)  # of SQLite's machine
+
+    store = Store.open(sqlite_place)
+    store.add([case(number) for number in range(2000)])
+    event.listen(store._engine, "checkout", count)
+    query = CaseQuery(predicted_class="BCC", **filters)
+    assert store.page(query).cases == []
+    assert store.count(query) == store.count(query, reviewed=True) == 0
+    store.close()
+    assert len(steps) < 500
+
+
+def at_once(*tasks):
+    """Run these together, and return when all have ended."""
+    together = threading.Barrier(len(tasks))
+
+    def run(task):
+        together.wait()
+        task()
+
+    threads = [threading.Thread(target=run, args=(task,)) for task in tasks]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(store, place):
+    found, ended = set(), threading.Event()
+
+    def read():
+        latest = store.latest()
+        for is_last in iter(ended.is_set, None):
+            after, latest = latest.arrival, store.latest()
+            arrived = store.all(CaseQuery(arrived_after=after, order="newest"))
+            found.update(one.id for one in arrived)
+            if is_last:
+                break
+
+    def write(process):
+        other = Store.open(place)
+        for number in range(40):
+            other.add([case(4 * number + process)])
+        other.close()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    at_once(*(partial(write, process) for process in range(4)))
+    ended.set()
+    reader.join()
+    assert found == {f"{number:032x}" for number in range(160)}
+
+
+def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
+    returned = []
+
+    def write(process):
+        other = Store.open(place)
+        for number in range(20):
+            (one,) = other.add([case(100 * process + number, sha256=str(number))])
+            returned.append(one.id)
+        other.close()
+
+    at_once(*(partial(write, process) for process in range(3)))
+    assert len(returned) == 60
+    assert store.count(CaseQuery()) == len(set(returned)) == 20
 
 
 def test_an_unknown_case_cannot_be_reviewed(store):

@@ -67,7 +67,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
-    """Store a case as if another process had decided it."""
+    """Store a case as if another process, whose clock is far behind, had decided it."""
     one = Case(
         **{
             "id": f"{number:032x}",
@@ -98,12 +98,13 @@ def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=Non
 
 
 def said_by(reviewer, final_class="dark"):
+    """A review, as if the clock of another process were far behind."""
     return Review(
         verdict="agree" if final_class == "dark" else "override",
         final_class=final_class,
         note="",
         reviewer=reviewer,
-        reviewed_at=datetime.now(UTC),
+        reviewed_at=START,
     )
 
 
@@ -150,8 +151,3 @@ def drop_paths(page, *paths):
     data = {"items": [], "files": [str(path) for path in paths], "dragOperationsMask": 1}
     for kind in ("dragEnter", "dragOver", "drop"):
         session.send("Input.dispatchDragEvent", {"type": kind, "x": 200, "y": 300, "data": data})
-
-
-def now_id(number=0):
-    """An id of this moment, as the service makes them."""
-    return f"{int(datetime.now(UTC).timestamp() * 1_000_000):014x}{number:018x}"

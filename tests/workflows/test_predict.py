@@ -11,7 +11,7 @@ from misgiving.checkpoint import Architecture, Checkpoint, load, save
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.results.decision_tables import DecisionJournal
+from misgiving.results.decision_journal import DecisionJournal
 from misgiving.workflows.predict import predict_images, predictor_of
 
 COUNT = 5 * LOOK_AHEAD
@@ -138,7 +138,7 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_pat
     path.write_bytes(names[2].read_bytes())
     (after,) = predict_images(predictor_of(exported[1]), [path], journal=journal)
     assert before != after
-    assert [after] == predict_images(predictor_of(exported[1]), [path])
+    assert [after] == [*predict_images(predictor_of(exported[1]), [path])]
 
 
 def test_numbers_that_are_not_finite_are_not_there(exported, photos):

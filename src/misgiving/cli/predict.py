@@ -1,6 +1,7 @@
 """`misgiving predict`."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,8 @@ def predict(
     first, and beside FILE its labelling configuration (.xml).
 
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
-    continues. A bundle (`misgiving export`) needs no torch.
+    continues; with --devices or --nodes, each further process has such a file, too. A bundle
+    (`misgiving export`) needs no torch.
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
     and each row has a decision. --format then needs the column image.
@@ -111,23 +113,27 @@ def predict(
             on_table=show,
             **settings,
         )
-    _say_what_was_written(list(table.decisions), out, contact_sheet, file_format)
+    _say_what_was_written(table.decisions, out, contact_sheet, file_format)
     _say_expected(expected)
 
 
 def _say_what_was_written(
-    decisions: list["DecisionRow"],
+    decisions: Iterable["DecisionRow"],
     out: Path | None,
     contact_sheet: Path | None,
     file_format: DecisionFormat,
 ) -> None:
-    from misgiving.report.contact_sheet import worst_first
-
-    say_skipped([BadImage(one.path, one.unreadable) for one in decisions if one.unreadable])
+    bad, counts = [], Counter[str | None]()
+    for one in decisions:
+        counts[one.decision] += 1
+        if one.unreadable:
+            bad.append(BadImage(one.path, one.unreadable))
+    say_skipped(bad)
     if out is not None:
-        _say_files(out, len(decisions), file_format)
+        _say_files(out, counts.total(), file_format)
     if contact_sheet is not None:
-        say(f"wrote {contact_sheet} ({len(worst_first(decisions))} images that were not accepted)")
+        not_accepted = counts["defer"] + counts["ood"]
+        say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
 
 
 def _say_files(out: Path, count: int, file_format: DecisionFormat) -> None:

@@ -3,7 +3,7 @@
 import base64
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +16,7 @@ MOST = 500  # images on a sheet, which a browser still scrolls through
 SIDE = 240  # of a thumbnail, in pixels
 
 
-def contact_sheet(decisions: Sequence[DecisionRow]) -> str:
+def contact_sheet(decisions: Iterable[DecisionRow]) -> str:
     """The sheet of deferred and OOD images; files are read again for their thumbnails."""
     ordered = worst_first(decisions)
     counts = Counter(one.decision for one in decisions if one.decision is not None)
@@ -39,7 +39,7 @@ def contact_sheet(decisions: Sequence[DecisionRow]) -> str:
     )
 
 
-def worst_first(decisions: Sequence[DecisionRow]) -> list[DecisionRow]:
+def worst_first(decisions: Iterable[DecisionRow]) -> list[DecisionRow]:
     """Deferred and OOD images: OOD first, then by descending probability of error."""
     return sorted((one for one in decisions if one.decision in ("defer", "ood")), key=_rank)
 

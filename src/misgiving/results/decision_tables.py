@@ -1,24 +1,17 @@
-"""Decisions on image files: the table that `misgiving predict` writes, and the journal before it.
+"""Decisions on image files: the table that `misgiving predict` writes.
 
-The table is CSV, Parquet or JSON lines, by the suffix of the file. The journal holds finished
-decisions beside an unfinished table, so that a killed command can resume: one line of JSON for each
-decision, after a first line that identifies the model and its policy. A line that was cut off by a
-kill is ignored.
+It is CSV, Parquet or JSON lines, by the suffix of the file.
 """
 
-import fcntl
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 from misgiving.errors import UsageError
-from misgiving.files import csv_lines, harmless, whole_file, write_csv
-from misgiving.manifests import sha256_of
+from misgiving.files import csv_lines, whole_file, write_csv
 
 Value = str | float | None
 
@@ -71,7 +64,7 @@ class DecisionTable(NamedTuple):
 
     @property
     def csv_rows(self) -> Iterator[list[str]]:
-        """Numbers in six digits, None as an empty cell, and no text that a spreadsheet computes."""
+        """Numbers in six digits, and None as an empty cell."""
         return ([_cell(value) for value in row] for row in self.rows)
 
     def csv(self) -> str:
@@ -82,7 +75,7 @@ class DecisionTable(NamedTuple):
 def _cell(value: Value) -> str:
     if value is None:
         return ""
-    return harmless(value) if isinstance(value, str) else f"{value:.6g}"
+    return value if isinstance(value, str) else f"{value:.6g}"
 
 
 def _write_csv(path: Path, table: DecisionTable) -> None:
@@ -128,101 +121,3 @@ def writer_for(path: Path) -> Callable[[Path, DecisionTable], None]:
     if path.suffix.lower() == ".parquet":
         import_module("pyarrow")
     return WRITERS[path.suffix.lower()]
-
-
-JOURNAL_FORMAT = 2
-
-
-class DecisionJournal:
-    """Decisions by the key of their image; with a file, also for a later attempt."""
-
-    def __init__(self, file: IO[bytes] | None = None) -> None:
-        self.decisions: dict[str, DecisionRow] = {}
-        self._file = file
-
-    def add(self, decisions: Mapping[str, DecisionRow]) -> None:
-        """Add decisions; they are on the disk when this returns."""
-        self.decisions |= decisions
-        if self._file is not None and decisions:
-            self._file.write(b"".join(_line([key, *row]) for key, row in decisions.items()))
-            self._file.flush()
-            os.fsync(self._file.fileno())
-
-
-def journal_path(out: Path) -> Path:
-    """The journal's file while the table `out` is unfinished."""
-    return out.with_name(f"{out.name}.unfinished.jsonl")
-
-
-@contextmanager
-def decision_journal(
-    out: Path | None, fingerprint: str, *, resume: bool
-) -> Iterator[DecisionJournal]:
-    """Keep decisions until the block ends without an error, when `out` is there.
-
-    Args:
-        out: The table to be written; None keeps decisions in memory alone.
-        fingerprint: Of model and policy.
-        resume: Start with the decisions of an earlier attempt, instead of discarding them.
-
-    Raises:
-        UsageError: Another process writes the same table, or the journal is another model's.
-    """
-    if out is None:
-        yield DecisionJournal()
-        return
-    path = journal_path(out)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    first = _line([JOURNAL_FORMAT, sha256_of(fingerprint.encode())])
-    with path.open("a+b") as file:
-        _lock(file, out)
-        journal = DecisionJournal(file)
-        if resume:
-            journal.decisions |= _read(file, path, first)
-        else:
-            file.truncate(0)
-        if not file.seek(0, os.SEEK_END):
-            file.write(first)
-            file.flush()
-        try:
-            yield journal
-        except BaseException:
-            if not journal.decisions:
-                path.unlink(missing_ok=True)
-            raise
-        path.unlink(missing_ok=True)
-
-
-def _lock(file: IO[bytes], out: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UsageError(f"{out}: another process is writing it; choose another file") from error
-
-
-def _read(file: IO[bytes], path: Path, first: bytes) -> dict[str, DecisionRow]:
-    """The decisions up to the first incomplete line, where the file is cut off."""
-    file.seek(0)
-    found = file.readline()
-    whole = file.tell() if found.endswith(b"\n") else 0
-    if whole and found != first:
-        raise UsageError(
-            f"{path}: belongs to another model or policy; leave out `resume` to start again"
-        )
-    decisions = {}
-    for line in file if whole else ():
-        try:
-            key, *values = json.loads(line)
-            row = DecisionRow(*values)
-        except (ValueError, TypeError):
-            break
-        if not line.endswith(b"\n"):
-            break
-        decisions[key] = row
-        whole += len(line)
-    file.truncate(whole)
-    return decisions
-
-
-def _line(values: list[object]) -> bytes:
-    return json.dumps(values).encode() + b"\n"

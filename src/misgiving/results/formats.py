@@ -1,6 +1,5 @@
 """Typed rows as CSV files and typed documents as JSON: one writer and one reader for each."""
 
-import csv
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,7 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from misgiving.errors import explain_damage
-from misgiving.files import write_csv, write_json
+from misgiving.files import csv_rows, write_csv, write_json
 
 Row = TypeVar("Row")
 Document = TypeVar("Document")
@@ -39,10 +38,10 @@ def read_table(path: Path, kind: Callable[..., Row]) -> list[Row]:
         DataError: The file is missing or damaged, a column is missing, or a cell has another type.
     """
     with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8", newline="") as file:
-        lines = csv.reader(file, strict=True)
-        header = next(lines, [])
+        lines = csv_rows(file)
+        _, header = next(lines, (0, []))
         columns = _columns(header, get_type_hints(kind))
-        return [kind(*_values(line, lines.line_num, header, columns)) for line in lines]
+        return [kind(*_values(cells, number, header, columns)) for number, cells in lines]
 
 
 def _columns(header: Sequence[str], hints: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:

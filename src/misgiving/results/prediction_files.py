@@ -1,6 +1,5 @@
 """Files of predictions, read as columns by name: `.csv`, `.parquet` and `.npz`."""
 
-import csv
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
@@ -11,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from misgiving.errors import DataError
+from misgiving.files import csv_rows
 
 Column = Sequence[Any] | np.ndarray
 
@@ -60,7 +60,7 @@ def _csv_columns(file: IO[str]) -> dict[str, Column]:
 
 def _csv_chunks(file: IO[str]) -> tuple[list[str], Iterator[tuple[int, list[list[str]]]]]:
     """The header, and the rows in chunks with the position of their first."""
-    lines = csv.reader(file, strict=True)
+    lines = (cells for _, cells in csv_rows(file))
     header = [name.strip() for name in next(lines, [])]
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(header) == 1 and separator in header[0]:

@@ -1,10 +1,10 @@
 """Lists of images for a person to review: suspect labels, and what to label next."""
 
-import csv
 from pathlib import Path
 from typing import NamedTuple
 
 from misgiving.errors import DataError, explain_damage
+from misgiving.files import csv_rows
 
 REMEDY = "give a CSV file that `misgiving data audit`, `data rank` or `predict` wrote"
 
@@ -54,13 +54,14 @@ def read_review_list(path: Path) -> list[ListedImage]:
         DataError: The file is missing or damaged, names no images, or an image does not exist.
     """
     with explain_damage(path, remedy=REMEDY), path.open(encoding="utf-8-sig", newline="") as file:
-        rows = list(csv.DictReader(file, strict=True))
+        header, *lines = [cells for _, cells in csv_rows(file) if cells] or [[]]
+        rows = [dict(zip(header, cells, strict=False)) for cells in lines]
     if not rows:
         raise DataError(f"{path}: has no rows; {REMEDY}")
-    if "path" not in rows[0]:
+    if "path" not in header:
         raise DataError(f"{path}: there is no column path; {REMEDY}")
     return [
-        ListedImage(_existing(path, number, row["path"] or ""), Listing(number, _remark(row)))
+        ListedImage(_existing(path, number, row.get("path", "")), Listing(number, _remark(row)))
         for number, row in enumerate(rows, start=1)
     ]
 
@@ -68,14 +69,12 @@ def read_review_list(path: Path) -> list[ListedImage]:
 def _existing(table: Path, number: int, name: str) -> str:
     if not name:
         raise DataError(f"{table}: row {number} has no path; name the image file in column path")
-    plain = name.removeprefix("'")  # before text that a spreadsheet would compute
-    for candidate in (name, plain):
-        if Path(candidate).is_file():
-            return candidate
-    raise DataError(
-        f"{table}: row {number}: {plain} does not exist; run from the folder in which the list was "
-        "made"
-    )
+    if not Path(name).is_file():
+        raise DataError(
+            f"{table}: row {number}: {name} does not exist; run from the folder in which the list "
+            "was made"
+        )
+    return name
 
 
 def _remark(row: dict[str, str]) -> str:

@@ -33,6 +33,7 @@ from misgiving.serve.schemas import Case, Review
 
 CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 WRITES = "misgiving_writes"
+ROWS, SCHEMAS = "rows", "schemas"  # what a transaction writes; a migration takes its turn itself
 PATIENCE = 30.0  # seconds
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
@@ -66,6 +67,8 @@ TYPE_NAMES = {
         "bytes": "BYTEA",
     },
 }
+
+TURN = 7264837101  # PostgreSQL's number of the lock of the process that writes
 
 # A released migration is never edited.
 MIGRATIONS: tuple[Statements, ...] = (
@@ -138,6 +141,7 @@ MIGRATIONS: tuple[Statements, ...] = (
         "CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",
         "INSERT INTO states VALUES ('health', '')",
     ),
+    ("CREATE INDEX cases_by_class ON cases (predicted_class, doubt, id, decision, reviewed)",),
 )
 
 
@@ -159,8 +163,8 @@ def migrate(
         from misgiving.serve.postgresql import unlimited
 
         with unlimited(connection):
-            # One process migrates at a time; in SQLite, the transaction ensures that.
-            connection.execute(text("SELECT pg_advisory_xact_lock(7264837101)"))
+            # One process migrates or writes at a time; in SQLite, the transaction ensures that.
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({TURN})"))
             _migrate(connection, location, migrations)
     else:
         _migrate(connection, location, migrations)
@@ -198,7 +202,9 @@ def engine_for(location: str) -> Engine:
         raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
     from misgiving.serve.postgresql import postgresql_engine
 
-    return postgresql_engine(url, CONNECTIONS)
+    engine = postgresql_engine(url, CONNECTIONS)
+    event.listen(engine, "begin", _wait_for_turn)
+    return engine
 
 
 def shown(location: str) -> str:
@@ -215,6 +221,12 @@ def _url(location: str) -> URL:
         raise UsageError(
             "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
         ) from error
+
+
+def _wait_for_turn(connection: Connection) -> None:
+    """Let one process write at a time, as SQLite does: numbers are then committed in order."""
+    if connection.get_execution_options().get(WRITES) == ROWS:
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
 
 
 def _sqlite(url: URL) -> Engine:

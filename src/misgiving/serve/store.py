@@ -26,6 +26,8 @@ from misgiving.serve.database import (
     CASES,
     NOT_STORED,
     REVIEWS,
+    ROWS,
+    SCHEMAS,
     STATES,
     WRITES,
     engine_for,
@@ -45,6 +47,7 @@ from misgiving.serve.schemas import (
 PAGE_SIZE = 500
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LAST = 2**31 - 1  # place of a case that is in no list
+MOST = 2**63 - 1  # number that a database can hold
 KEYS = {
     "expected_error": (CASES.c.doubt, CASES.c.id),
     "newest": (CASES.c.id,),
@@ -80,6 +83,12 @@ class CaseQuery(Record):
     reviewed_since: Instant | None = Field(
         default=None, description="Reviewed at this time or later."
     )
+    arrived_after: int | None = Field(
+        default=None, ge=0, le=MOST, description="Arrived after an earlier `last_arrival`."
+    )
+    reviewed_after: int | None = Field(
+        default=None, ge=0, le=MOST, description="Reviewed after an earlier `last_review`."
+    )
     order: Literal["expected_error", "newest", "listed"] = Field(
         default="expected_error",
         description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
@@ -96,14 +105,17 @@ class CaseQuery(Record):
             clauses.append(CASES.c.predicted_class == self.predicted_class)
         if self.name is not None:
             clauses.append(CASES.c.name.icontains(self.name, autoescape=True))
-        return and_(True, *clauses, *self._times())
+        return and_(True, *clauses, *self._moments())
 
-    def _times(self) -> Iterator[ColumnElement[bool]]:
+    def _moments(self) -> Iterator[ColumnElement[bool]]:
         if self.received_since is not None:
             yield CASES.c.id >= first_id_at(self.received_since)
         if self.reviewed_since is not None:
             late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
             yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
+        for table, number in (ARRIVALS, self.arrived_after), (REVIEWS, self.reviewed_after):
+            if number is not None:
+                yield CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
 
 
 def first_id_at(time: datetime) -> str:
@@ -120,6 +132,13 @@ class Page(NamedTuple):
 
     cases: list[Case]
     cursor: str | None
+
+
+class Latest(NamedTuple):
+    """Numbers of the last case and the last review that arrived; 0: there is none."""
+
+    arrival: int
+    review: int
 
 
 class ExpectedReview(NamedTuple):
@@ -141,7 +160,7 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writing = engine.execution_options(**{WRITES: True})
+        self._writing = engine.execution_options(**{WRITES: ROWS})
 
     @classmethod
     def open(cls, location: str) -> "Store":
@@ -153,7 +172,7 @@ class Store:
         """
         store = cls(engine_for(location))
         try:
-            with store._writing.begin() as connection:
+            with store._writing.execution_options(**{WRITES: SCHEMAS}).begin() as connection:
                 migrate(connection, shown(location))
         except SQLAlchemyError as error:
             store.close()
@@ -247,8 +266,7 @@ class Store:
         """Cases that one policy decided, after this number, in the order of arrival.
 
         Those of a list of images are left out: they are a selection, and no sample of the images
-        that the service gets. If several processes write to PostgreSQL, one may commit a lower
-        number after another's higher one.
+        that the service gets.
         """
         columns = [CASES.c[name] for name in DecidedCase.model_fields if name != "number"]
         query = (
@@ -280,6 +298,12 @@ class Store:
             counted = counted.where(CASES.c.reviewed.is_(reviewed))
         with self._engine.begin() as connection:
             return int(connection.scalar(counted) or 0)
+
+    def latest(self) -> Latest:
+        """What has arrived so far; a query after it can ask for all that comes later."""
+        with self._engine.begin() as connection:
+            numbers = (select(func.max(table.c.number)) for table in (ARRIVALS, REVIEWS))
+            return Latest(*(connection.scalar(number) or 0 for number in numbers))
 
     def counts(self) -> dict[Outcome, int]:
         """Number of cases by decision."""

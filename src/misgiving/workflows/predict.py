@@ -15,24 +15,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
-from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets.dataset import file_key
+from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import refuse_unwritable, write_text
-from misgiving.results.decision_tables import (
+from misgiving.results.decision_journal import (
     DecisionJournal,
-    DecisionRow,
-    DecisionTable,
+    Entry,
+    JournalRows,
+    Places,
     decision_journal,
 )
+from misgiving.results.decision_tables import DecisionRow, DecisionTable
 from misgiving.results.review_files import DecisionFormat, DecisionSource
 
 if TYPE_CHECKING:
@@ -41,9 +43,11 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
+Indices = Int64[np.ndarray, " n"]
 Features = Float[np.ndarray, "n width"]
 Feature = Float[np.ndarray, " width"]
 TABLE = DecisionFormat()
+EXCHANGED = 10_000  # decisions at a time, which bounds the memory
 OF_DECISION = DecisionRow._fields[3:-1]  # as they are in a `Decision`
 
 
@@ -131,7 +135,10 @@ def _decide(
 
 
 class Predicted(NamedTuple):
-    """Decisions, and the performance to expect of them; None where it cannot be estimated."""
+    """Decisions, and the performance to expect of them; None where it cannot be estimated.
+
+    The first of several processes has those of all.
+    """
 
     table: DecisionTable
     expected: ExpectedPerformance | None
@@ -174,10 +181,14 @@ def predict_files(
     """
     _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
     predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
-    if predictor.rank:  # the first process keeps and writes for all
-        out, contact_sheet, on_table = None, None, lambda _: None
     features: dict[int, Feature] = {}
-    with decision_journal(out, predictor.fingerprint, resume=resume) as journal:
+    with decision_journal(
+        out,
+        predictor.fingerprint,
+        resume=resume,
+        rank=predictor.rank,
+        processes=predictor.processes,
+    ) as journal:
         decisions = predict_images(
             predictor,
             images,
@@ -193,6 +204,8 @@ def predict_files(
             has_policy=predictor.engine.policy is not None,
             unreadable=on_bad_image == SKIP,
         )
+        if predictor.rank:  # the first process writes for all
+            return Predicted(table, None)
         if out is None:
             on_table(table)
         else:
@@ -238,7 +251,7 @@ def predict_images(
     on_bad_image: str = FAIL,
     journal: DecisionJournal | None = None,
     on_features: Callable[[Mapping[int, Feature]], None] = lambda _: None,
-) -> list[DecisionRow]:
+) -> JournalRows:
     """Decide on image files and all images in folders, in their order.
 
     Args:
@@ -256,34 +269,51 @@ def predict_images(
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
-    dataset = unlabelled_images(images, name="images")
+    names = image_names(images)
     journal = DecisionJournal() if journal is None else journal
-    found = predictor.merged(_kept(dataset, journal))
-    remaining = [index for index in range(len(dataset)) if index not in found]
+    places = journal.find(map(_key_or_empty, names))
+    kept = predictor.merged({predictor.rank: np.flatnonzero(places >= 0)})
+    remaining = np.delete(np.arange(len(names)), np.concatenate([*kept.values()]))
     share = remaining[predictor.rank :: predictor.processes]
+    done = len(names) - len(remaining)
     bad: dict[int, BadImage] = {}
-    if found:
-        on_image(len(found), len(dataset))
-    for batch in _batches(dataset, share, predictor.preprocessing, batch_size):
+    if done:
+        on_image(done, len(names))
+    for batch in _batches(names, share, predictor.preprocessing, batch_size):
         bad |= {index: one for index, one in batch if isinstance(one, BadImage)}
         read = {index: one for index, one in batch if isinstance(one, _ReadImage)}
         if read:
             squares = np.stack([image.pixels for image in read.values()])
             decided, vectors = predictor.decide(squares)
-            rows = {
-                index: row_of(dataset.ids[index], decision)
-                for index, decision in zip(read, decided, strict=True)
-            }
-            journal.add({read[index].key: row for index, row in rows.items()})
-            found |= rows
+            places[list(read)] = journal.add(
+                Entry(image.key, row_of(names[index], decision))
+                for (index, image), decision in zip(read.items(), decided, strict=True)
+            )
             on_features(dict(zip(read, vectors, strict=True)))
-        on_image(len(found) + len(bad), len(dataset))
-    found, bad = predictor.merged(found), predictor.merged(bad)
-    rule(list(bad.values()), len(dataset))
-    return [
-        DecisionRow(name, unreadable=bad[index].reason) if index in bad else found[index]
-        for index, name in enumerate(dataset.ids)
-    ]
+        done += len(batch)
+        on_image(done, len(names))
+    bad = predictor.merged(bad)
+    rule([bad[index] for index in sorted(bad)], len(names))
+    _gather(predictor, journal, places)
+    return JournalRows(names, journal, places, {index: one.reason for index, one in bad.items()})
+
+
+def _key_or_empty(name: str) -> str:
+    """The key of an image file; empty if it is gone."""
+    try:
+        return file_key(Path(name))
+    except DataError:
+        return ""
+
+
+def _gather(predictor: Predictor, journal: DecisionJournal, places: Places) -> None:
+    """Add the decisions of all processes to the journal of the first."""
+    for start in range(0, len(places) if predictor.processes > 1 else 0, EXCHANGED):
+        some = range(start, min(start + EXCHANGED, len(places)))
+        ours = {index: journal.at(int(places[index])) for index in some if places[index] >= 0}
+        missing = {index: one for index, one in predictor.merged(ours).items() if index not in ours}
+        if missing and predictor.rank == 0:
+            places[list(missing)] = journal.add(missing.values())
 
 
 class _ReadImage(NamedTuple):
@@ -293,36 +323,23 @@ class _ReadImage(NamedTuple):
     pixels: UInt8[np.ndarray, "size size 3"]
 
 
-def _kept(dataset: Dataset, journal: DecisionJournal) -> dict[int, DecisionRow]:
-    """Decisions of the journal for files that have not changed since, by position in the set."""
-    found = {}
-    for index, path in enumerate(dataset.ids if journal.decisions else ()):
-        try:
-            row = journal.decisions.get(dataset.images.key(index))
-        except DataError:  # the file is gone
-            continue
-        if row is not None:
-            found[index] = row._replace(path=path)
-    return found
-
-
 def _batches(
-    dataset: Dataset, share: Sequence[int], preprocessing: Preprocessing, batch_size: int
+    names: Sequence[str], share: Indices, preprocessing: Preprocessing, batch_size: int
 ) -> Iterator[list[tuple[int, _ReadImage | BadImage]]]:
     """Batches of images with their positions; threads read the next while one is decided on."""
-    names = [dataset.ids[index] for index in share]
+    ours = [names[index] for index in share]
 
     def read(position: int) -> _ReadImage:
-        path, key = names[position], dataset.images.key(share[position])
-        # the key comes first: a file that changes in between is read again
-        return _ReadImage(key, preprocessing.from_file(read_bytes(Path(path)), path))
+        path = Path(ours[position])
+        key = file_key(path)  # comes first: a file that changes in between is read again
+        return _ReadImage(key, preprocessing.from_file(read_bytes(path), ours[position]))
 
     ahead = max(batch_size, LOOK_AHEAD)
     readings: Generator[_ReadImage | BadImage] = in_order(
-        returning_bad_images(read, names), len(share), ahead=ahead
+        returning_bad_images(read, ours), len(ours), ahead=ahead
     )
     with closing(readings):
-        numbered = zip(share, readings, strict=True)
+        numbered = zip(map(int, share), readings, strict=True)
         while batch := list(islice(numbered, batch_size)):
             yield batch
 

@@ -53,7 +53,7 @@ def rank_images(
         on_bad_image=on_bad_image,
         on_features=features.update,
     )
-    return deliver(decisions, features, has_policy=predictor.engine.policy is not None)
+    return deliver([*decisions], features, has_policy=predictor.engine.policy is not None)
 
 
 def rank_table(

@@ -15,7 +15,7 @@ from scipy.special import log_softmax
 
 from misgiving.data.bad_images import FAIL
 from misgiving.errors import DataError
-from misgiving.files import harmless, write_csv
+from misgiving.files import write_csv
 from misgiving.metrics.label_errors import (
     FOLDS,
     LogProbabilities,
@@ -47,12 +47,8 @@ class LabelAudit(NamedTuple):
     def write(self, folder: Path) -> Path:
         """Write `suspect_labels.csv`, and name it."""
         path = self.path_in(folder)
-        write_csv(path, SuspectLabel._fields, (_cells(one) for one in self.suspects))
+        write_csv(path, SuspectLabel._fields, self.suspects)
         return path
-
-
-def _cells(row: SuspectLabel) -> list[object]:
-    return [harmless(value) if isinstance(value, str) else value for value in row]
 
 
 def audit_table(path: Path, *, seed: int = 0) -> LabelAudit:

@@ -5,7 +5,7 @@ import io
 import math
 import os
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ import numpy as np
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
 from misgiving.data.decoding import read_bytes, refuse_file
 from misgiving.errors import DataError
+from misgiving.files import csv_rows
 from misgiving.groups import UNITS, groups_of_rows
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
@@ -29,7 +30,7 @@ def read_folder(place: str) -> Dataset:
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
-    found = [_images_in(folder / name, instead="remove it") for name in classes]
+    found = [list(_images_in(folder / name, instead="remove it")) for name in classes]
     images = [path for paths in found for path in paths]
     ids = tuple(path.relative_to(folder).as_posix() for path in images)
     return Dataset(
@@ -79,29 +80,36 @@ def read_labelled_table(place: str) -> Dataset:
     )
 
 
-def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
-    """These image files, and all images in these folders at any depth, without classes.
+def image_names(places: Sequence[Path]) -> list[str]:
+    """These image files, and all images in these folders at any depth, each once.
+
+    Names take a quarter of the memory of paths, of which there may be millions.
 
     Raises:
         DataError: A file or folder does not exist, or a folder has no image.
     """
-    paths: dict[Path, None] = {}
+    names: dict[str, None] = {}
     for place in places:
         if place.is_dir():
-            paths |= dict.fromkeys(_images_in(place, instead="name another folder"))
+            names |= dict.fromkeys(map(str, _images_in(place, instead="name another folder")))
         elif place.is_file():
-            paths[place] = None
+            names[str(place)] = None
         else:
             raise DataError(f"{place}: no such file or folder; check the path")
-    ids = tuple(map(str, paths))
+    return list(names)
+
+
+def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:
+    """The images of `image_names`, without classes."""
+    ids = tuple(image_names(places))
     return Dataset(
         name=name,
         classes=("unlabelled",),
-        labels=np.zeros(len(paths), dtype=np.int64),
+        labels=np.zeros(len(ids), dtype=np.int64),
         ids=ids,
         groups=ids,
-        images=ImageFiles(tuple(paths)),
-        contents=f"{len(paths)} images of {name}",
+        images=ImageFiles(tuple(map(Path, ids))),
+        contents=f"{len(ids)} images of {name}",
     )
 
 
@@ -130,23 +138,23 @@ def refuse_missing(where: Path, missing: Sequence[str]) -> None:
         raise DataError(f"{where}: lacks {count}, first {missing[0]}; fetch it again in full")
 
 
-def _images_in(folder: Path, *, instead: str) -> list[Path]:
-    paths = _images_below(folder)
-    if not paths:
+def _images_in(folder: Path, *, instead: str) -> Iterator[Path]:
+    empty = True
+    for path in _images_below(folder):
+        empty = False
+        yield path
+    if empty:
         kinds = ", ".join(sorted(suffix[1:] for suffix in SUFFIXES))
         raise DataError(f"{folder}: contains no images ({kinds}); add some or {instead}")
-    return paths
 
 
-def _images_below(folder: Path) -> list[Path]:
-    paths: list[Path] = []
+def _images_below(folder: Path) -> Iterator[Path]:
     for name in sorted(listing(folder)):
         path = folder / name
         if path.suffix.lower() in SUFFIXES:
-            paths.append(path)
+            yield path
         elif path.is_dir() and not path.is_symlink():  # a link may lead in a circle
-            paths += _images_below(path)
-    return paths
+            yield from _images_below(path)
 
 
 class TableRow(NamedTuple):
@@ -165,14 +173,12 @@ def read_table(
         text = data.decode("utf-8-sig")
         tabs = may_have_tabs and "\t" in text.partition("\n")[0]
         file = io.StringIO(text, newline="")
-        reader = csv.reader(file, delimiter="\t" if tabs else ",", strict=True)
-        lines = [(reader.line_num, cells) for cells in reader if cells]
+        rows = csv_rows(file, delimiter="\t" if tabs else ",")
+        lines = [(number, cells) for number, cells in rows if cells]
     except UnicodeDecodeError as failure:
         raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from failure
     except csv.Error as failure:
-        raise DataError(
-            f"{path}: row {reader.line_num} is not CSV ({failure}); correct it"
-        ) from failure
+        raise DataError(f"{path}: not CSV ({failure}); correct it") from failure
     return _checked_rows(path, lines, columns)
 
 

@@ -8,7 +8,6 @@ import { OUTCOMES, emit, on, state, take } from "./state.js";
 const MOST = 5000; // loaded cases; the CSV has all
 const PAGE = 500; // cases in one response
 const LOW = 50; // unreviewed cases left when more are loaded
-const OVERLAP = 15_000; // milliseconds: a case that arrived earlier may be committed later
 const PAGES = 10; // of new cases; if there are more, the whole list is loaded again
 
 let asked = ""; // the query of the last load
@@ -87,8 +86,7 @@ function decided() {
   return moved ? [...new Set([...chosen, "defer", "accept"])] : chosen;
 }
 
-let since = null; // time of the last look, by the service's clock
-let known = new Set(); // ids of the last look
+let latest = null; // numbers of the last case and review at the last look
 let looking = false;
 
 // The first look only finds out what is there; the list is loaded after it.
@@ -102,31 +100,30 @@ export async function lookForNew() {
 }
 
 async function look() {
-  const first = since == null;
-  since ??= (await ask("cases?limit=1")).asked_at;
-  const from = new Date(Date.parse(since) - OVERLAP).toISOString();
-  const came = await everyCase(`received_since=${from}`);
-  const reviewed = first ? came : await everyCase(`reviewed_since=${from}`);
-  since = came.askedAt;
-  const fresh = first ? [] : came.cases.filter((one) => !known.has(one.id));
-  known = new Set(came.cases.map((one) => one.id));
-  if (!first && !(came.all && reviewed.all)) return loadCases();
-  fresh.forEach(take);
-  merge(first ? [] : reviewed.cases);
-  return first ? undefined : countReviews();
+  if (latest == null) {
+    latest = await ask("cases?limit=1");
+    return undefined;
+  }
+  const came = await everyCase(`arrived_after=${latest.last_arrival}`);
+  const reviewed = await everyCase(`reviewed_after=${latest.last_review}`);
+  latest = { last_arrival: came.first.last_arrival, last_review: reviewed.first.last_review };
+  if (!(came.all && reviewed.all)) return loadCases();
+  came.cases.forEach(take);
+  merge(reviewed.cases);
+  return countReviews();
 }
 
 async function everyCase(query) {
-  let page = { cursor: "" }, askedAt = null;
+  let page = { cursor: "" }, first = null;
   const cases = [];
   for (let turn = 0; turn < PAGES && page.cursor != null; turn++) {
     const cursor = page.cursor ? `&cursor=${page.cursor}` : "";
     page = await ask(`cases?order=newest&limit=${PAGE}&${query}${cursor}`);
-    askedAt ??= page.asked_at;
+    first ??= page;
     state.counts = page.counts;
     cases.push(...page.cases);
   }
-  return { cases, askedAt, all: page.cursor == null };
+  return { cases, first, all: page.cursor == null };
 }
 
 function merge(reviewed) {

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { at } from "./dom.js";
 import { selectedCase, state } from "./state.js";
-import { isForgotten, lookAgain } from "./thumbnails.js";
+import { isMissing, lookAgain } from "./thumbnails.js";
 
 const ZOOMS = [1, 2, 4, 8];
 const unshown = new Set(); // cases whose original the browser cannot show
@@ -11,7 +11,7 @@ const unshown = new Set(); // cases whose original the browser cannot show
 let zoom = 1;
 
 export function renderPicture(one) {
-  const image = at("case-image"), gone = isForgotten(one);
+  const image = at("case-image"), gone = isMissing(one);
   const original = one.image_kept && !unshown.has(one.id) && at("heat").hidden;
   at("layers").hidden = gone;
   at("no-image").hidden = !gone;

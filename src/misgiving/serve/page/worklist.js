@@ -7,7 +7,7 @@ import {
 import { renderSlider } from "./slider.js";
 import { emit, inStore, on, state } from "./state.js";
 import { remember } from "./storage.js";
-import { drawingOf, isForgotten, lookAgain } from "./thumbnails.js";
+import { drawingOf, isMissing, lookAgain } from "./thumbnails.js";
 
 const ROW = 64; // height of a row, as in style.css
 const CELL = { width: 180, height: 184 }; // of the grid: the least width, and the height
@@ -194,7 +194,7 @@ function done() {
 
 function thumbnail(one) {
   const box = element("div", "thumb");
-  if (isForgotten(one)) {
+  if (isMissing(one)) {
     box.textContent = "no image";
     return box;
   }

@@ -28,7 +28,10 @@ CACHED = {"Cache-Control": "private, max-age=86400"}  # images of a case never c
 BINARY = {"type": "string", "format": "binary"}
 SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
 UNKNOWN = "application/octet-stream"
-NO_IMAGE = "the image is no longer in memory, and image files are not kept (option keep_images)"
+NO_IMAGE = (
+    "this instance does not have the image: it has left the memory, or another instance received "
+    "it, and image files are not kept (option keep_images)"
+)
 CELLS = 8  # along each side: 64 predictions for an image
 GREY = 128
 MAX_SALIENCY = 2  # maps that are computed at once

@@ -1,9 +1,8 @@
 """`/cases`: the worklist, its CSV, single cases, and their reviews."""
 
 import csv
-import io
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import islice
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from misgiving.decisions.decision import Outcome
 from misgiving.errors import UsageError
-from misgiving.files import harmless
+from misgiving.files import csv_lines
 from misgiving.serve.problems import ProblemError, content, documented, too_busy
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
@@ -24,7 +23,6 @@ from misgiving.serve.schemas import (
     Case,
     CaseWithHistory,
     Instant,
-    Moment,
     Review,
     Verdict,
 )
@@ -73,7 +71,11 @@ class Cases(BaseModel):
     total: int = Field(description="Number of cases that match the filter.")
     reviewed: int = Field(description="Number of these that are reviewed.")
     counts: dict[Outcome, int] = Field(description="Number of all cases by decision.")
-    asked_at: Moment = Field(description="By the service's clock; for a later query.")
+    last_arrival: int = Field(
+        description="Number of the last case in the store; a later query with `arrived_after` "
+        "finds what has come since, whatever the clocks of several services say."
+    )
+    last_review: int = Field(description="The same of reviews, for `reviewed_after`.")
     cursor: str | None = Field(description="For the next page; null: this is the last one.")
 
 
@@ -116,7 +118,7 @@ class CasePageQuery(CaseQuery):
 @router.get("/cases", responses=BAD_QUERY)
 def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
     """List the worklist page by page."""
-    asked_at = datetime.now(UTC)
+    latest = service.store.latest()  # before the page: what comes meanwhile is found later
     page = service.store.page(query, limit=query.limit, cursor=query.cursor)
     return Cases(
         cases=page.cases,
@@ -124,7 +126,8 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
         total=service.store.count(query),
         reviewed=service.store.count(query, reviewed=True),
         counts=service.store.counts(),
-        asked_at=asked_at,
+        last_arrival=latest.arrival,
+        last_review=latest.review,
     )
 
 
@@ -202,22 +205,15 @@ def _with_history(service: ServiceDep, case: Case) -> CaseWithHistory:
 
 
 def _csv_chunks(cases: Iterable[Case]) -> Iterator[str]:
-    yield _csv_lines([(*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)])
-    rows = map(_csv_row, cases)
-    while chunk := list(islice(rows, CSV_ROWS)):
-        yield _csv_lines(chunk)
-
-
-def _csv_lines(rows: Iterable[Sequence[object]]) -> str:
     """Lines as in RFC 4180; texts are quoted, so that no separator within one ends its cell."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n", quoting=csv.QUOTE_NONNUMERIC).writerows(rows)
-    return text.getvalue()
+    columns = (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)
+    lines = csv_lines(columns, map(_csv_row, cases), end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    while chunk := "".join(islice(lines, CSV_ROWS)):
+        yield chunk
 
 
 def _csv_row(case: Case) -> list[Any]:
     values = case.model_dump(mode="json")
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
-    row = [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
-    return [harmless(value) if isinstance(value, str) else value for value in row]
+    return [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
