@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 from commands import one_line
+from databases import emptied
 from processes import started
 from sqlalchemy import event
 from store_cases import START, case, review
@@ -309,6 +310,13 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
     writer.execute("BEGIN IMMEDIATE")
     assert store.count(CaseQuery()) == 1
     writer.close()
+    store.close()
+
+
+def test_whether_the_store_stores_is_known_while_cases_are_written(database):
+    store = Store.open(emptied(database))
+    with store._writing.begin():  # the turn of another process
+        store.ping()
     store.close()
 
 

@@ -33,7 +33,7 @@ from misgiving.serve.schemas import Case, Review
 
 CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
 WRITES = "misgiving_writes"
-ROWS, SCHEMAS = "rows", "schemas"  # what a transaction writes; a migration takes its turn itself
+ROWS, OTHERS = "rows", "others"  # what a transaction writes: only numbered rows need a turn
 PATIENCE = 30.0  # seconds
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 

@@ -14,6 +14,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     tuple_,
     update,
 )
@@ -25,9 +26,9 @@ from misgiving.serve.database import (
     ARRIVALS,
     CASES,
     NOT_STORED,
+    OTHERS,
     REVIEWS,
     ROWS,
-    SCHEMAS,
     STATES,
     WRITES,
     engine_for,
@@ -161,6 +162,7 @@ class Store:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._writing = engine.execution_options(**{WRITES: ROWS})
+        self._writing_others = engine.execution_options(**{WRITES: OTHERS})
 
     @classmethod
     def open(cls, location: str) -> "Store":
@@ -172,7 +174,7 @@ class Store:
         """
         store = cls(engine_for(location))
         try:
-            with store._writing.execution_options(**{WRITES: SCHEMAS}).begin() as connection:
+            with store._writing_others.begin() as connection:
                 migrate(connection, shown(location))
         except SQLAlchemyError as error:
             store.close()
@@ -320,12 +322,12 @@ class Store:
 
     def save(self, name: str, value: bytes) -> None:
         """Commit a value in place of an earlier one of this name."""
-        with self._writing.begin() as connection:
-            changed = connection.execute(
-                update(STATES).where(STATES.c.name == name).values(value=value)
+        kept = "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        with self._writing_others.begin() as connection:
+            connection.execute(
+                text(f"INSERT INTO states (name, value) VALUES (:name, :value) {kept}"),
+                {"name": name, "value": value},
             )
-            if not changed.rowcount:
-                connection.execute(insert(STATES).values(name=name, value=value))
 
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not store anything."""
