@@ -512,7 +512,7 @@ def test_three_images_are_too_few(misgiving, run_folder, tmp_path):
         "--training-data", "digits", "--device", "cpu",
     )  # fmt: skip
     assert code == 1
-    assert re.search("3 groups .* 4 sets; give more images", one_line(error))
+    assert re.search(r"few groups of images \(3\) for 4 sets; give images of at", one_line(error))
 
 
 def test_a_column_of_the_tables_can_be_trained(misgiving, tmp_path):
