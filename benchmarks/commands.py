@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,7 +44,7 @@ Work = Callable[[], Any]
 
 
 class Case(NamedTuple):
-    """What is compared, and how good it must be."""
+    """A comparison and its bound, and the names of its sides."""
 
     what: str
     against: str
@@ -226,7 +225,6 @@ def compare(case: Case, rounds: int) -> None:
     if "odin" in case.ours:
         off = np.abs(_our_odin()() - _their_odin()()).max()
         notes.append(f"largest difference of a score {off:.1e}")
-    notes.append(f"median of ours {median(one.ours for one in found):.3g} s")
     Comparison(
         what=case.what,
         against=case.against,

@@ -1,35 +1,60 @@
-"""The memory that a command frees stays with it, so that the next tensor need not be mapped anew.
+"""Settings of glibc's allocator, for commands and worker processes, not for somebody's program.
 
 A training step on a processor frees and asks for the same hundreds of megabytes again and again.
 glibc gives each large block back to Linux, which then maps it anew and fills it with zeros: with
-small convolutions, half of the time goes into this.
+small convolutions, half of the time goes into this. A service that decodes images needs the
+opposite, as the memory that it may use is counted.
 """
 
 import ctypes
 import os
-import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
 
 MIB = 1 << 20
-SETTINGS = {  # the number of each in malloc.h, and its value in bytes
-    "MALLOC_TRIM_THRESHOLD_": (-1, 2048 * MIB - 1),
-    "MALLOC_TOP_PAD_": (-2, 64 * MIB),
-    "MALLOC_MMAP_THRESHOLD_": (-3, 1024 * MIB),
+TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of mallopt(3)
+SETTINGS = {  # bytes, for this process and for those that it starts
+    "MALLOC_TRIM_THRESHOLD_": (TRIM_THRESHOLD, 2048 * MIB - 1),
+    "MALLOC_TOP_PAD_": (TOP_PAD, 64 * MIB),
+    "MALLOC_MMAP_THRESHOLD_": (MMAP_THRESHOLD, 1024 * MIB),
 }
 OLD_MMAP_THRESHOLD = 32 * MIB  # the largest that older versions of glibc take
+RETURNING = {  # bytes, but for the number of heaps
+    TRIM_THRESHOLD: MIB // 8,
+    TOP_PAD: MIB // 8,
+    MMAP_THRESHOLD: MIB,
+    ARENA_MAX: 2,
+}
 
 
 def keep_freed_memory() -> None:
     """Let this process, and those that it starts, keep the memory that they free.
 
-    For commands and worker processes, not for a library in somebody's program. What the user has
-    set is left as it is; nothing happens where there is no glibc.
+    What the user has set is left as it is; nothing happens where there is no glibc.
     """
-    if not sys.platform.startswith("linux") or any(name in os.environ for name in SETTINGS):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:  # musl
+    mallopt = _mallopt()
+    if mallopt is None or any(name in os.environ for name in SETTINGS):
         return
     for name, (number, value) in SETTINGS.items():
         os.environ[name] = str(value)
         if not mallopt(number, value):
             mallopt(number, OLD_MMAP_THRESHOLD)
+
+
+def return_freed_memory() -> None:
+    """Let this process return the memory of a decoded image to the system.
+
+    By default, glibc keeps blocks up to the size of the first large block that is freed, and a heap
+    for each thread.
+    """
+    if (mallopt := _mallopt()) is not None:
+        for number, value in RETURNING.items():
+            mallopt(number, value)
+
+
+def _mallopt() -> Callable[[int, int], Any] | None:
+    with suppress(OSError, TypeError, AttributeError):  # Windows, musl, macOS
+        found: Callable[[int, int], Any] = ctypes.CDLL(None).mallopt
+        return found
+    return None

@@ -82,13 +82,15 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     mirrored or cropped by more than about 2 % are not found.
     """
     found: list[Pair] = []
+    light = hashes.thumbnails.mean(axis=(1, 2), dtype=np.float32)
     for start in range(0, len(hashes.bits), BLOCK):
         pairs = _similar_bits(hashes.bits, start)
+        pairs = pairs[np.abs(np.subtract(*light[pairs.T])) <= MOST_BRIGHTER]
         for measure, least in (_as_it_is, LEAST_CORRELATION), (_detail, LEAST_DETAIL_CORRELATION):
             first, second = (np.unique(side, return_inverse=True) for side in pairs.T)
-            grey = [hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second)]
+            grey = (hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second))
             alike = _correlation(*map(measure, grey)) >= least
-            pairs = pairs[(alike & _about_as_light(*grey))[first[1], second[1]]]
+            pairs = pairs[alike[first[1], second[1]]]
         found += map(tuple, pairs.tolist())
     return found
 
@@ -102,12 +104,6 @@ def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.nda
     first, second = np.nonzero(differing <= MOST_BITS)
     later = second > first
     return np.stack([first[later], second[later]], axis=1) + start
-
-
-def _about_as_light(first: Grey, second: Grey) -> Bool[np.ndarray, "_ _"]:
-    means = (grey.mean(axis=(1, 2)) for grey in (first, second))
-    close: Bool[np.ndarray, "_ _"] = np.abs(np.subtract.outer(*means)) <= MOST_BRIGHTER
-    return close
 
 
 def _correlation(first: Grey, second: Grey) -> Float32[np.ndarray, "_ _"]:

@@ -56,7 +56,7 @@ def _kept(checkpoint: Checkpoint, path: Path) -> Network | None:
         return None
     try:
         network = _opened(checkpoint, path)
-        refuse_other_outputs(checkpoint, network)
+        _refuse_other_outputs(checkpoint, network)
         path.touch()
     except (DataError, OSError):
         return None
@@ -65,11 +65,11 @@ def _kept(checkpoint: Checkpoint, path: Path) -> Network | None:
 
 def _written(checkpoint: Checkpoint, path: Path) -> Network:
     with whole_file(path) as partial:
-        write_compared_graph(checkpoint, partial)
+        network = write_compared_graph(checkpoint, partial)
     by_use = sorted(path.parent.glob("*.onnx"), key=lambda one: one.stat().st_mtime)
     for old in by_use[:-KEPT]:
         old.unlink(missing_ok=True)
-    return _opened(checkpoint, path)
+    return network
 
 
 def _opened(checkpoint: Checkpoint, path: Path) -> Network:
@@ -81,18 +81,20 @@ def _opened(checkpoint: Checkpoint, path: Path) -> Network:
     )
 
 
-def write_compared_graph(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the graph of a run, and compare its outputs with those of the model.
+def write_compared_graph(checkpoint: Checkpoint, path: Path) -> Network:
+    """Write the graph of a run, compare its outputs with those of the model, and give it.
 
     Raises:
         DataError: The graph cannot be exported, or its outputs differ from the model's.
     """
     size = checkpoint.architecture.image_size
     write_graph(checkpoint.model, path, size=size, inputs=INPUT, outputs=OUTPUTS)
-    refuse_other_outputs(checkpoint, _opened(checkpoint, path))
+    network = _opened(checkpoint, path)
+    _refuse_other_outputs(checkpoint, network)
+    return network
 
 
-def refuse_other_outputs(checkpoint: Checkpoint, network: Network) -> None:
+def _refuse_other_outputs(checkpoint: Checkpoint, network: Network) -> None:
     """Compare graph and model on images of noise and of one colour."""
     random, size = np.random.default_rng(0), checkpoint.architecture.image_size
     squares = random.integers(0, 256, (TRIED, size, size, 3), dtype=np.uint8)

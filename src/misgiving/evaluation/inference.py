@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
-from misgiving.data.batching import batches
+from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
@@ -76,7 +76,8 @@ def predict(
 def _outputs_of_graph(network: Network, images: ImageSet, on_image: OnImage | None) -> FullOutput:
     """All outputs of a set; a thread reads the next images while the graph runs."""
     chunks = np.split(np.arange(len(images)), range(BATCH, len(images), BATCH))
-    read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=3)
+    ahead = 1 + BATCHES_AHEAD
+    read = in_order(lambda number: images.read(chunks[number]), len(chunks), workers=1, ahead=ahead)
     found = [network(squares) for squares in _reported(read, len(images), on_image)]
     return FullOutput(*(torch.from_numpy(np.concatenate(of)) for of in zip(*found, strict=True)))
 

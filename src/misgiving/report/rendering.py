@@ -17,5 +17,5 @@ def environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    templates.globals["counted"] = count
+    templates.globals["count"] = count
     return templates

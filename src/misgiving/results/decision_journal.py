@@ -27,7 +27,7 @@ from misgiving.results.decision_tables import DecisionRow
 JOURNAL_FORMAT = 2
 
 Places = Int64[np.ndarray, " images"]
-"""Where the decisions on images are in a journal; -1: nowhere."""
+"""Places of the decisions on images in a journal; -1: it has none."""
 
 
 class Entry(NamedTuple):

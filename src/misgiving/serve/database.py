@@ -54,7 +54,7 @@ ARRIVALS = Table("arrivals", METADATA, Column("number"), Column("case_id"))
 """Cases in the order of their arrival in the database: clocks of several machines differ."""
 
 STATES = Table("states", METADATA, Column("name"), Column("value", LargeBinary))
-"""What the service computes from the cases and keeps, such as the state of the drift tests."""
+"""Values that the service keeps beside the cases, such as the state of the drift tests."""
 
 SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
 
@@ -137,10 +137,7 @@ MIGRATIONS: tuple[Statements, ...] = (
         "ALTER TABLE reviews DROP COLUMN required_class",
         "CREATE INDEX cases_by_file ON cases (sha256)",
     ),
-    (
-        "CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",
-        "INSERT INTO states VALUES ('health', '')",
-    ),
+    ("CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",),
     ("CREATE INDEX cases_by_class ON cases (predicted_class, doubt, id, decision, reviewed)",),
 )
 
@@ -164,7 +161,7 @@ def migrate(
 
         with unlimited(connection):
             # One process migrates or writes at a time; in SQLite, the transaction ensures that.
-            connection.execute(text(f"SELECT pg_advisory_xact_lock({TURN})"))
+            _take_turn(connection)
             _migrate(connection, location, migrations)
     else:
         _migrate(connection, location, migrations)
@@ -226,7 +223,11 @@ def _url(location: str) -> URL:
 def _wait_for_turn(connection: Connection) -> None:
     """Let one process write at a time, as SQLite does: numbers are then committed in order."""
     if connection.get_execution_options().get(WRITES) == ROWS:
-        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
+        _take_turn(connection)
+
+
+def _take_turn(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
 
 
 def _sqlite(url: URL) -> Engine:

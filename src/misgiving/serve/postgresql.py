@@ -24,7 +24,7 @@ LIMITS = {
     "keepalives_count": 2,
     "tcp_user_timeout": 20_000,  # milliseconds
 }
-"""Of libpq (PostgreSQL's manual, 34.1.2); the URL of the store may give others."""
+"""Options of libpq (PostgreSQL's manual, 34.1.2); the URL of the store may give others."""
 
 
 def postgresql_engine(url: URL, connections: int) -> Engine:

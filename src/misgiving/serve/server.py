@@ -1,6 +1,5 @@
 """The application behind a socket, by uvicorn."""
 
-import ctypes
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import uvicorn
 from fastapi import FastAPI
 
+from misgiving.allocator import return_freed_memory
 from misgiving.errors import UsageError
 from misgiving.serve.authentication import is_loopback
 from misgiving.serve.connections import CONNECTIONS, LimitedConnection
@@ -17,9 +17,6 @@ from misgiving.serve.telemetry import log_as_json
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
 BACKLOG = 256  # connections that are accepted before any of them is looked at
 LAST_PORT = 65535
-LIMITS = {-1: 2**17, -2: 2**17, -3: 2**20, -8: 2}
-"""Of mallopt(3): bytes at the end of a heap before they are returned, and more than were asked for;
-bytes of a block that is returned by itself; heaps."""
 
 
 def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
@@ -68,7 +65,7 @@ def read_key(file: Path | None, variable: str | None) -> str | None:
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
     """Serve until the process is told to stop, and then finish the requests in progress."""
     log_as_json(names=settings.log_names)
-    _limit_allocator()
+    return_freed_memory()
     _allow_open_files()
     config = uvicorn.Config(
         app,
@@ -82,18 +79,6 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
         timeout_graceful_shutdown=round(settings.timeout) + 1,
     )
     uvicorn.Server(config).run(sockets=[listener])
-
-
-def _limit_allocator() -> None:
-    """Return the memory of a decoded image to the system.
-
-    By default, glibc keeps blocks up to the size of the first large block that is freed, and a heap
-    for each thread; other commands let it keep more (misgiving.allocator).
-    """
-    with suppress(OSError, AttributeError):
-        allocator = ctypes.CDLL(None)
-        for number, value in LIMITS.items():
-            allocator.mallopt(number, value)
 
 
 def _allow_open_files() -> None:
