@@ -31,8 +31,10 @@ from side_by_side import Comparison, Measure, alternate
 
 from misgiving.allocator import SETTINGS, keep_freed_memory
 from misgiving.checkpoint import load, save
+from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import read_bytes
 from misgiving.evaluation.graphs import write_compared_graph
+from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
@@ -69,7 +71,7 @@ def _model_and_images() -> tuple[JointClassifier, torch.Tensor]:
 def _our_odin() -> Work:
     model, images = _model_and_images()
     point = Odin(temperature=1000.0, epsilon=0.0014)
-    return lambda: score_grid(model.classify, images.split(64), [point])[point]
+    return lambda: score_grid(folded(model, 128).classify, images.split(64), [point])[point]
 
 
 def _their_odin() -> Work:
@@ -84,7 +86,7 @@ def _our_predict() -> Work:
     folder = Path(os.environ["BENCHMARK_FILES"])
 
     def work() -> None:
-        predict_images(predictor_of(folder / "run", device="cpu"), [folder / "images"])
+        predict_images(predictor_of(folder / "run", device="cpu"), image_names([folder / "images"]))
 
     return work
 

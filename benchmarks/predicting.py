@@ -20,6 +20,7 @@ from side_by_side import Comparison, alternate
 from torch import Tensor
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
+from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.data.splits import Split
@@ -77,7 +78,9 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
 
 def ours(run: Path, folder: Path) -> np.ndarray:
     """The probability of each predicted class, by `predict`."""
-    decisions = predict_images(predictor_of(run, device="cpu"), [folder], batch_size=BATCH_SIZE)
+    decisions = predict_images(
+        predictor_of(run, device="cpu"), image_names([folder]), batch_size=BATCH_SIZE
+    )
     return np.array([row.probability for row in decisions])
 
 

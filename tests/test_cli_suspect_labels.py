@@ -13,6 +13,7 @@ from test_cli_predictions import write_rows
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets.folders import image_names
 from misgiving.data.splits import Split
 from misgiving.metrics.review_order import review_order
 from misgiving.workflows.predict import predict_images, predictor_of
@@ -199,7 +200,9 @@ def test_rank_orders_images_as_the_order_of_review_and_keeps_the_first(
     misgiving, folder, run, tmp_path
 ):
     found = {}
-    predicted = predict_images(predictor_of(run, device="cpu"), [folder], on_features=found.update)
+    predicted = predict_images(
+        predictor_of(run, device="cpu"), image_names([folder]), on_features=found.update
+    )
     decisions = [*predicted]
     errors = np.array([one.error_probability for one in decisions])
     order = review_order(errors, np.stack([found[at] for at in range(len(decisions))]))

@@ -24,6 +24,7 @@ from onnx import TensorProto, helper
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.graph_interface import GraphInterface
+from misgiving.data.datasets.folders import image_names
 from misgiving.decisions.engine import save_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.results.prediction_tables import PredictionTable
@@ -98,7 +99,7 @@ def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
     expected = engine.decide(table.predictions.logits, table.predictions.features)
     assert {one.decision for one in expected} >= {"accept", "defer"}
     assert_same_decisions(decisions_of(bundle, new_images[0]), expected)
-    rows = predict_images(predictor_of(tmp_path / "bundle"), [place / "new"])
+    rows = predict_images(predictor_of(tmp_path / "bundle"), image_names([place / "new"]))
     assert [row.decision for row in rows] == [one.decision for one in expected]
 
 

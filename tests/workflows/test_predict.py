@@ -8,11 +8,13 @@ from coloured import split_of
 from PIL import Image
 
 from misgiving.checkpoint import Architecture, Checkpoint, load, save
+from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
+from misgiving.evaluation import graphs
 from misgiving.results.decision_journal import DecisionJournal
-from misgiving.workflows.predict import predict_images, predictor_of
+from misgiving.workflows.predict import predict_files, predict_images, predictor_of
 
 COUNT = 5 * LOOK_AHEAD
 
@@ -56,7 +58,9 @@ def on_its_own(checkpoint, path):
 
 @pytest.mark.parametrize("batch_size", [1, 7, COUNT, 1000])
 def test_predictions_are_those_of_every_image_on_its_own(run, photos, batch_size):
-    predicted = predict_images(predictor_of(run, device="cpu"), [photos], batch_size=batch_size)
+    predicted = predict_images(
+        predictor_of(run, device="cpu"), image_names([photos]), batch_size=batch_size
+    )
     checkpoint = load(run)
     checkpoint.model.double()
     expected = [on_its_own(checkpoint, path) for path in sorted(photos.iterdir())]
@@ -81,7 +85,10 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
 
     monkeypatch.setattr(Preprocessing, "from_file", watched)
     predict_images(
-        predictor_of(run, device="cpu"), [photos], batch_size=LOOK_AHEAD + 1, on_image=see
+        predictor_of(run, device="cpu"),
+        image_names([photos]),
+        batch_size=LOOK_AHEAD + 1,
+        on_image=see,
     )
     assert all(waited)
     assert max(ahead) <= LOOK_AHEAD + 1
@@ -90,23 +97,45 @@ def test_files_are_decoded_while_the_model_runs_but_not_far_ahead(run, photos, m
 def test_progress_tells_how_many_images_are_predicted(run, photos):
     reports = []
     predictor = predictor_of(run, device="cpu")
-    predict_images(predictor, [photos], batch_size=16, on_image=lambda *seen: reports.append(seen))
+    predict_images(
+        predictor, image_names([photos]), batch_size=16, on_image=lambda *seen: reports.append(seen)
+    )
     assert reports == [(min(done, COUNT), COUNT) for done in range(16, COUNT + 16, 16)]
 
 
 def test_a_batch_size_below_one_is_refused(run, photos):
     with pytest.raises(UsageError, match=r"batch_size.* at least 1"):
-        predict_images(predictor_of(run, device="cpu"), [photos], batch_size=0)
+        predict_images(predictor_of(run, device="cpu"), image_names([photos]), batch_size=0)
 
 
 def test_a_bundle_answers_as_its_run_does(exported, photos):
     run, bundle = exported
     ours, theirs = (
-        predict_images(predictor_of(place, device="cpu"), [photos]) for place in (bundle, run)
+        predict_images(predictor_of(place, device="cpu"), image_names([photos]))
+        for place in (bundle, run)
     )
+    assert_the_same(ours, theirs)
+
+
+def assert_the_same(ours, theirs):
+    """Numbers agree as far as float32 does in two libraries."""
     assert [row[:2] + row[4:5] for row in ours] == [row[:2] + row[4:5] for row in theirs]
     numbers = [[*row[2:4], *row[6:-1]] for row in ours]
     np.testing.assert_allclose(numbers, [[*row[2:4], *row[6:-1]] for row in theirs], rtol=2e-3)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_many_images_are_decided_on_by_the_graph_of_the_run(
+    exported, photos, more, monkeypatch, tmp_path
+):
+    run, _ = exported
+    size = load(run).architecture.image_size
+    monkeypatch.setattr(graphs, "PAYS", (COUNT + more) * size**2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    table, _ = predict_files(run, [photos], out=tmp_path / "table.csv", device="cpu")
+    assert len([*tmp_path.glob("misgiving/graphs/*.onnx")]) == 1 - more
+    expected = predict_images(predictor_of(run, device="cpu"), image_names([photos]))
+    assert_the_same(table.decisions, expected)
 
 
 def test_decisions_of_the_journal_are_not_made_again(exported, photos):
@@ -119,11 +148,11 @@ def test_decisions_of_the_journal_are_not_made_again(exported, photos):
 
     counting = replace(predictor, decide=counted)
     half = sorted(photos.iterdir())[: COUNT // 2]
-    predict_images(counting, half, journal=journal)
-    whole = predict_images(counting, [photos], journal=journal)
+    predict_images(counting, image_names(half), journal=journal)
+    whole = predict_images(counting, image_names([photos]), journal=journal)
     assert sum(asked) == COUNT
     assert [one.path for one in whole] == [str(path) for path in sorted(photos.iterdir())]
-    expected = predict_images(predictor, [photos])
+    expected = predict_images(predictor, image_names([photos]))
     for ours, theirs in zip(whole, expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4)
@@ -134,11 +163,11 @@ def test_an_image_that_has_changed_is_decided_on_again(exported, photos, tmp_pat
     names = sorted(photos.iterdir())
     path.write_bytes(names[0].read_bytes())
     journal = DecisionJournal()
-    (before,) = predict_images(predictor_of(exported[1]), [path], journal=journal)
+    (before,) = predict_images(predictor_of(exported[1]), [str(path)], journal=journal)
     path.write_bytes(names[2].read_bytes())
-    (after,) = predict_images(predictor_of(exported[1]), [path], journal=journal)
+    (after,) = predict_images(predictor_of(exported[1]), [str(path)], journal=journal)
     assert before != after
-    assert [after] == [*predict_images(predictor_of(exported[1]), [path])]
+    assert [after] == [*predict_images(predictor_of(exported[1]), [str(path)])]
 
 
 def test_numbers_that_are_not_finite_are_not_there(exported, photos):
@@ -151,5 +180,5 @@ def test_numbers_that_are_not_finite_are_not_there(exported, photos):
             for one in decisions
         ], features
 
-    rows = predict_images(replace(predictor, decide=broken), [photos])
+    rows = predict_images(replace(predictor, decide=broken), image_names([photos]))
     assert {row.probability for row in rows} == {None}

@@ -16,6 +16,7 @@ from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
 from misgiving.evaluation.network import BATCH, Network
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
+from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.results.predictions import Head, Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
@@ -185,7 +186,8 @@ def odin_scores(
     share = images.select(distributed.share_of(len(images)))
     batched = image_batches(share, device=device_of(checkpoint.model))
     reported = _reported(batched, len(share), on_image)
-    scores = score_grid(checkpoint.model.classify, reported, grid)
+    model = folded(checkpoint.model, checkpoint.architecture.image_size)
+    scores = score_grid(model.classify, reported, grid)
     return {
         point: distributed.gathered(torch.from_numpy(found), len(images)).numpy()
         for point, found in scores.items()

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 OnImage = Callable[[int, int], None]
 Squares = UInt8[np.ndarray, "n size size 3"]
+Outputs = tuple[Float[np.ndarray, "n ..."], ...]  # as a `Network` gives them
 Indices = Int64[np.ndarray, " n"]
 Features = Float[np.ndarray, "n width"]
 Feature = Float[np.ndarray, " width"]
@@ -75,16 +76,23 @@ class Predictor:
 
 
 def predictor_of(
-    model: Path, *, device: str = "auto", devices: int = 1, nodes: int = 1
+    model: Path, *, count: int = 0, device: str = "auto", devices: int = 1, nodes: int = 1
 ) -> Predictor:
     """Load the bundle or run in a folder, a run in as many processes as are asked for.
+
+    Args:
+        model: The folder.
+        count: Number of images in all; many are scored by the run's graph (`cached_network`).
+        device: Of a run.
+        devices: Processes of a run on each machine.
+        nodes: Machines.
 
     Raises:
         DataError: It is neither, or damaged.
         UsageError: A bundle with several processes: it uses all cores in one.
     """
     if not is_bundle_not_run(model):
-        return _predictor_of_run(model, device=device, devices=devices, nodes=nodes)
+        return _predictor_of_run(model, count, device=device, devices=devices, nodes=nodes)
     if devices * nodes > 1:
         raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
     bundle = Bundle.load(model)
@@ -96,10 +104,12 @@ def predictor_of(
     )
 
 
-def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Predictor:
+def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving import distributed
     from misgiving.checkpoint import POLICY_FOLDER, load
+    from misgiving.configuration import default_cache
     from misgiving.decisions.engine import load_engine
+    from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import fingerprint_of
     from misgiving.training.devices import start_processes
 
@@ -107,8 +117,9 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
     fingerprint = fingerprint_of(checkpoint)
     engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
+    network = cached_network(checkpoint, count, default_cache())
     return Predictor(
-        decide=partial(_decide, checkpoint, engine),
+        decide=partial(_decide, network or partial(_outputs, checkpoint), checkpoint, engine),
         engine=engine,
         preprocessing=checkpoint.preprocessing,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
@@ -119,9 +130,19 @@ def _predictor_of_run(run: Path, *, device: str, devices: int, nodes: int) -> Pr
 
 
 def _decide(
-    checkpoint: "Checkpoint", engine: "DecisionEngine", squares: Squares
+    network: Callable[[Squares], Outputs],
+    checkpoint: "Checkpoint",
+    engine: "DecisionEngine",
+    squares: Squares,
 ) -> tuple[list[Decision], Features]:
     """Run the model of a checkpoint on preprocessed images, and decide."""
+    logits, predicted_losses, features, taps = network(squares)
+    losses = predicted_losses if checkpoint.estimates_losses else None
+    return engine.decide(logits, features, losses, taps), features
+
+
+def _outputs(checkpoint: "Checkpoint", squares: Squares) -> Outputs:
+    """What the graph of a run would give, from the model itself, on its device."""
     import torch
 
     from misgiving.evaluation.inference import device_of
@@ -129,9 +150,7 @@ def _decide(
 
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])
-    losses = output.predicted_losses.numpy() if checkpoint.estimates_losses else None
-    features = output.features.numpy()
-    return engine.decide(output.logits.numpy(), features, losses, output.taps.numpy()), features
+    return tuple(of.numpy() for of in output)
 
 
 class Predicted(NamedTuple):
@@ -180,7 +199,8 @@ def predict_files(
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
-    predictor = predictor_of(model, device=device, devices=devices, nodes=nodes)
+    names = image_names(images)
+    predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
     features: dict[int, Feature] = {}
     with decision_journal(
         out,
@@ -191,7 +211,7 @@ def predict_files(
     ) as journal:
         decisions = predict_images(
             predictor,
-            images,
+            names,
             batch_size=batch_size,
             on_image=on_image,
             on_bad_image=on_bad_image,
@@ -244,7 +264,7 @@ def _refuse_outputs(
 
 def predict_images(
     predictor: Predictor,
-    images: Sequence[Path],
+    names: Sequence[str],
     *,
     batch_size: int = 64,
     on_image: OnImage = lambda *_: None,
@@ -252,11 +272,11 @@ def predict_images(
     journal: DecisionJournal | None = None,
     on_features: Callable[[Mapping[int, Feature]], None] = lambda _: None,
 ) -> JournalRows:
-    """Decide on image files and all images in folders, in their order.
+    """Decide on image files, in their order.
 
     Args:
         predictor: A run or a bundle.
-        images: Files, and folders.
+        names: Paths of the files.
         batch_size: Images in one forward pass.
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
@@ -269,7 +289,6 @@ def predict_images(
     rule = ON_BAD_IMAGE[on_bad_image]
     if batch_size < 1:
         raise UsageError(f"`batch_size` must be at least 1, got {batch_size}")
-    names = image_names(images)
     journal = DecisionJournal() if journal is None else journal
     places = journal.find(map(_key_or_empty, names))
     kept = predictor.merged({predictor.rank: np.flatnonzero(places >= 0)})

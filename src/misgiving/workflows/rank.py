@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from misgiving.data.bad_images import FAIL
+from misgiving.data.datasets.folders import image_names
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
@@ -44,11 +45,12 @@ def rank_images(
         The number of listed images.
     """
     deliver = _deliver(out, count, on_table)
-    predictor = predictor_of(model, device=device)
+    names = image_names(images)
+    predictor = predictor_of(model, count=len(names), device=device)
     features: dict[int, Feature] = {}
     decisions = predict_images(
         predictor,
-        images,
+        names,
         on_image=on_image,
         on_bad_image=on_bad_image,
         on_features=features.update,

@@ -1,0 +1,92 @@
+"""Batch normalisations that are made part of the convolutions before them.
+
+In evaluation mode a batch normalisation is a factor and a summand for each channel. ODIN runs
+forward and backward through the model, and on a processor a quarter of its time goes into reading
+and writing memory for them.
+"""
+
+from collections import Counter
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.utils.hooks import RemovableHandle
+
+from misgiving.models.joint import JointClassifier
+
+CLOSE = 1e-4  # how far a logit may be off, as a share of the largest
+AFTER = ("drop", "act")  # what timm's normalisations do after they have normalised
+
+
+def folded(model: JointClassifier, size: int) -> JointClassifier:
+    """A copy without such layers that gives the same logits, or the model itself.
+
+    A model may also use the output of a convolution elsewhere, so logits of noise are compared.
+
+    Args:
+        model: In evaluation mode. Only `classify` of the copy is meant to be used.
+        size: Side of an image in pixels.
+    """
+    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = noise.to(next(model.parameters()).device)
+    copied = deepcopy(model)
+    with torch.no_grad():
+        pairs = _Watch().over(copied, noise)
+        if not pairs:
+            return model
+        names = {module: name for name, module in copied.named_modules()}
+        for norm, convolution in pairs.items():
+            convolution.weight, convolution.bias = _weights_of_both(convolution, norm)
+            rest = [getattr(norm, part) for part in AFTER if hasattr(norm, part)]
+            copied.set_submodule(names[norm], nn.Sequential(*rest))
+        ours, theirs = copied.classify(noise), model.classify(noise)
+    same = (ours - theirs).abs().max() <= CLOSE * theirs.abs().max()
+    return copied if same else model
+
+
+class _Watch:
+    """Finds normalisations that read what a convolution has written, where both run once."""
+
+    def __init__(self) -> None:
+        self._written: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # a kept tensor keeps its id
+        self._found: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+        self._runs: Counter[nn.Module] = Counter()
+
+    def over(self, model: JointClassifier, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
+        hooks: list[RemovableHandle] = []
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                hooks.append(module.register_forward_hook(self._write))
+            elif isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
+                hooks.append(module.register_forward_pre_hook(self._read))
+        model.classify(images)
+        for hook in hooks:
+            hook.remove()
+        runs = self._runs
+        return {norm: one for norm, one in self._found.items() if runs[norm] == runs[one] == 1}
+
+    def _write(self, module: nn.Conv2d, _: object, output: Tensor) -> None:
+        self._runs[module] += 1
+        self._written[id(output)] = (module, output)
+
+    def _read(self, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
+        self._runs[module] += 1
+        if id(inputs[0]) in self._written:
+            self._found[module], _ = self._written[id(inputs[0])]
+
+
+def _weights_of_both(
+    convolution: nn.Conv2d, norm: nn.BatchNorm2d
+) -> tuple[nn.Parameter, nn.Parameter]:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    return fuse_conv_bn_weights(
+        convolution.weight,
+        convolution.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
+        norm.weight,
+        norm.bias,
+    )
