@@ -275,6 +275,7 @@ def reproduce(misgiving, isic, tmp_path):
             "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", 1, "--batch-size", 16,
             "--device", "cpu", "--image-size", 16, "--validation-share", 0.25, "--trials", 1,
             "--models", "vanilla", "--learning-rates", "none", "--tuning-set", "b_box",
+            "--jobs", 1,
             *(word for one in given for word in ("--ood", one)),
         )  # fmt: skip
 

@@ -1,4 +1,5 @@
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from misgiving.reproduction.protocol import chosen_units, units
 from misgiving.reproduction.runner import (
     is_finished,
     is_trained,
+    jobs_for,
     on_this_machine,
     reproduce_units,
 )
@@ -155,6 +157,24 @@ def test_units_with_other_threads_are_collected_anew(trial_data, reproduction, t
 def test_less_than_one_job_is_refused():
     with pytest.raises(UsageError, match="jobs"):
         on_this_machine(jobs=0)
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "count", "jobs"),
+    [
+        ("cpu", 2, 60, 2),
+        ("cpu", 2, 1, 1),
+        ("cpu", 64, 60, 8),
+        ("cpu", None, 60, 1),
+        ("cpu", 2, 0, 1),
+        ("cuda", 64, 60, 1),
+    ],
+)
+def test_units_use_the_cores_that_there_are(monkeypatch, device, cores, count, jobs):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(units_module, "device_named", torch.device)
+    protocol = replace(TINY, training=replace(TINY.training, device=device))
+    assert jobs_for(protocol, count) == jobs
 
 
 def test_only_the_chosen_units_are_done(trial_data, tmp_path, monkeypatch):

@@ -10,11 +10,12 @@ from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import ProtocolConfig
+from misgiving.reproduction.config import MOST_JOBS, ProtocolConfig
 from misgiving.results.schema import ModelName, OdinGrid
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from misgiving.reproduction.protocol import Protocol
     from misgiving.reproduction.runner import Runner
 
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
@@ -83,8 +84,13 @@ def reproduce(
     ] = None,
     cache: Cache = None,
     jobs: Annotated[
-        int, typer.Option(help="Units of work to run at the same time.", rich_help_panel=MACHINE)
-    ] = 1,
+        int | None,
+        typer.Option(
+            help="Units of work to run at the same time, each in a process with the memory of a "
+            f"training. Default: one for each core, at most {MOST_JOBS}; on a GPU, one.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
     threads: Annotated[
         int | None,
         typer.Option(
@@ -164,7 +170,9 @@ def reproduce(
         **protocol,
     )
     chosen = chosen_units(chosen_protocol, experiment=experiment, trial=trial, model=model)
-    run = None if collect else _runner(jobs, threads, ray, gpus_per_unit)
+    run = None
+    if not collect:
+        run = _runner(chosen_protocol, len(chosen), jobs, threads, ray, gpus_per_unit)
     with progress_bars() as progress:
         units, steps = Units(progress), Steps(progress)
         callbacks = Progress(
@@ -185,15 +193,24 @@ def reproduce(
     say(f"wrote {out if one_unit else write_report(out)}")
 
 
-def _runner(jobs: int, threads: int | None, ray: str | None, gpus: float | None) -> "Runner":
+def _runner(
+    protocol: "Protocol",
+    count: int,
+    jobs: int | None,
+    threads: int | None,
+    ray: str | None,
+    gpus: float | None,
+) -> "Runner":
     if ray is None:
-        from misgiving.reproduction.runner import on_this_machine
+        from misgiving.reproduction.runner import jobs_for, on_this_machine
 
         if gpus is not None:
             raise UsageError("--gpus-per-unit requires --ray")
-        return on_this_machine(jobs=jobs, threads=threads)
+        return on_this_machine(
+            jobs=jobs_for(protocol, count) if jobs is None else jobs, threads=threads
+        )
     from misgiving.reproduction.ray import on_ray
 
-    if jobs != 1:
+    if jobs is not None:
         raise UsageError("--ray runs as many units as the cluster has room for; leave out --jobs")
     return on_ray(ray, threads=threads, gpus_per_unit=gpus)

@@ -51,6 +51,10 @@ PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
 
+MOST_JOBS = 8
+"""Units that run at the same time where no number is given; each needs the memory of a training."""
+
+
 class Sweep(NamedTuple):
     """The option with other values of a setting, and the models that are trained at each."""
 

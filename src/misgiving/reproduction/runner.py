@@ -25,7 +25,7 @@ from misgiving.configuration import Registry
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS
+from misgiving.reproduction.config import MOST_JOBS, SWEEPS
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
@@ -96,6 +96,17 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
         return partial(_in_turn, threads=threads_of(threads, torch.get_num_threads()))
     share = max(1, (os.cpu_count() or 1) // jobs)
     return partial(_in_processes, jobs=jobs, threads=threads_of(threads, share))
+
+
+def jobs_for(protocol: Protocol, count: int) -> int:
+    """How many of so many units to run at the same time on this machine.
+
+    One process leaves cores idle between the steps of a training and while it measures. Units on a
+    GPU would share its memory.
+    """
+    if device_named(protocol.training.device).type != "cpu":
+        return 1
+    return max(1, min(count, os.cpu_count() or 1, MOST_JOBS))
 
 
 def threads_of(asked: int | None, otherwise: int) -> int:
