@@ -73,6 +73,7 @@ def untrained(backbone: str, image_size: int) -> Checkpoint:
         split=Split(ids=("0",), hashes=("0" * 64,), sets=("train",), labels=("a",), groups=("0",)),
         class_weights=(1.0,) * len(CLASSES),
         estimates_losses=True,
+        configuration={"data": {"name": "drawn", "fingerprint": ""}, "training": {}},
     )
 
 

@@ -1,0 +1,171 @@
+"""How cost grows with the number of images, classes, features and calibration cases.
+
+    python benchmarks/growth.py [--largest 1] [--out benchmarks/results]
+
+Processor time, of all threads: of `predict` on image files (`vgg16_mini` at 32 pixels, without a
+policy), and of `Deferral`, fitting and deciding, on drawn outputs of a classifier. One size varies
+at a time. The slope is that of a line through the last three points, both axes logarithmic: at 1,
+ten times as many cost ten times as much. Writes `growth.md` and `growth.png`. --largest 0.1 stops
+at a tenth of the sizes.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from PIL import Image
+from predicting import untrained
+
+from misgiving.allocator import keep_freed_memory
+from misgiving.checkpoint import save
+from misgiving.files import write_text
+from misgiving.workflows.deferral import Deferral
+from misgiving.workflows.predict import predict_files
+from misgiving.workflows.prediction_sets import MOST_TUNED
+
+CASES, CLASSES, FEATURES = 2000, 8, 64  # where they do not vary
+FILES = 100  # distinct ones; the others are links to them
+
+Work = Callable[[], object]
+
+
+class Curve(NamedTuple):
+    """Processor seconds of some work at several sizes."""
+
+    what: str
+    over: str
+    sizes: Sequence[int]
+    seconds: Sequence[float]
+
+    @property
+    def slope(self) -> float:
+        """Of the line through the last three points, on logarithmic axes."""
+        last = slice(-3, None)
+        return float(np.polyfit(np.log(self.sizes[last]), np.log(self.seconds[last]), 1)[0])
+
+
+def main() -> None:
+    """Measure all curves, and write table and plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--largest", type=float, default=1.0, help="share of the largest sizes")
+    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
+    options = parser.parse_args()
+    keep_freed_memory()
+    curves = list(measured(options.largest))
+    write_text(options.out / "growth.md", table(curves))
+    plot(curves, options.out / "growth.png")
+
+
+def measured(largest: float) -> Iterator[Curve]:
+    """Every curve, up to a share of its largest size."""
+    yield from _curves("images", (1_000, 3_000, 10_000, 30_000, 100_000), largest, _of_images)
+    for over, sizes, work in (
+        ("calibration cases", (100, 1_000, 10_000, 100_000, 1_000_000), _of_cases),
+        ("classes", (2, 10, 30, 100, 300, 1_000), _of_classes),
+        ("features", (64, 256, 1_024, 2_048, 4_096), _of_features),
+    ):
+        yield from _curves(over, sizes, largest, work)
+
+
+def _curves(
+    over: str,
+    sizes: Sequence[int],
+    largest: float,
+    work_of: Callable[[int], Iterator[tuple[str, Work]]],
+) -> Iterator[Curve]:
+    measured: dict[str, list[float]] = {}
+    kept = [size for size in sizes if size <= largest * sizes[-1]]
+    for size in kept:
+        for what, work in work_of(size):
+            started = time.process_time()
+            work()
+            measured.setdefault(what, []).append(time.process_time() - started)
+            print(f"{over} {size}: {what} {measured[what][-1]:.3g} s", flush=True)
+    for what, seconds in measured.items():
+        yield Curve(what, over, kept, seconds)
+
+
+def _of_images(count: int) -> Iterator[tuple[str, Work]]:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        os.environ["XDG_CACHE_HOME"] = temporary
+        save(folder / "run", untrained("vgg16_mini", 32))
+        (folder / "images").mkdir()
+        random = np.random.default_rng(0)
+        for number in range(count):
+            path = folder / "images" / f"{number:06d}.png"
+            if number < FILES:
+                Image.fromarray(random.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
+            else:
+                os.link(folder / "images" / f"{number % FILES:06d}.png", path)
+        images, out = [folder / "images"], folder / "table.csv"
+        yield "predict", lambda: predict_files(folder / "run", images, out=out, device="cpu")
+
+
+def _of_cases(count: int) -> Iterator[tuple[str, Work]]:
+    yield from _of_outputs(count, CLASSES, 0)
+
+
+def _of_classes(count: int) -> Iterator[tuple[str, Work]]:
+    yield from _of_outputs(max(CASES, 4 * count), count, 0)
+
+
+def _of_features(width: int) -> Iterator[tuple[str, Work]]:
+    yield from _of_outputs(CASES, CLASSES, width)
+
+
+def _of_outputs(cases: int, classes: int, width: int) -> Iterator[tuple[str, Work]]:
+    """Fit a policy on so many cases, of which some tune as in a command, and decide on them."""
+    random = np.random.default_rng(0)
+    middles = random.normal(size=(classes, width))
+
+    def outputs(count: int) -> dict[str, np.ndarray]:
+        labels = random.integers(classes, size=count)
+        logits = random.normal(size=(count, classes)) + 4 * np.eye(classes)[labels]
+        features = random.normal(size=(count, width)) + middles[labels]
+        drawn = {"label": labels, "logits": logits}
+        return drawn | ({"features": features} if width else {})
+
+    training = outputs(CASES) if width else None
+    tuning = outputs(min(cases // 4, MOST_TUNED))
+    calibration = outputs(cases - len(tuning["label"]))
+    deferral = Deferral(max_error=0.05)
+    yield "fit", lambda: deferral.fit(tuning, calibration, training=training)
+    del calibration["label"]
+    yield "decide", lambda: deferral.decide(calibration)
+
+
+def table(curves: Sequence[Curve]) -> str:
+    """The seconds at every size, in Markdown."""
+    lines = ["# Growth of cost", "", str(__doc__).split("\n\n")[2].replace("\n", " "), ""]
+    lines += ["| cost of | over | slope | processor seconds at each size |", "|---|---|---|---|"]
+    for curve in curves:
+        points = zip(curve.sizes, curve.seconds, strict=True)
+        shown = "; ".join(f"{size:,}: {seconds:.3g}" for size, seconds in points)
+        lines.append(f"| {curve.what} | {curve.over} | {curve.slope:.2f} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(curves: Sequence[Curve], path: Path) -> None:
+    """One panel for each quantity that varies."""
+    panels = list(dict.fromkeys(curve.over for curve in curves))
+    figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
+    for over, axis in zip(panels, axes, strict=True):
+        for curve in (curve for curve in curves if curve.over == over):
+            label = f"{curve.what}, slope {curve.slope:.2f}"
+            axis.loglog(curve.sizes, curve.seconds, marker="o", label=label)
+        axis.set_xlabel(over)
+        axis.legend(frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("processor seconds")
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
