@@ -2,11 +2,8 @@
 
     python benchmarks/growth.py [--largest 1] [--out benchmarks/results]
 
-Processor time, of all threads: of `predict` on image files (`vgg16_mini` at 32 pixels, without a
-policy), and of `Deferral`, fitting and deciding, on drawn outputs of a classifier. One size varies
-at a time. The slope is that of a line through the last three points, both axes logarithmic: at 1,
-ten times as many cost ten times as much. Writes `growth.md` and `growth.png`. --largest 0.1 stops
-at a tenth of the sizes.
+Writes `growth.md`, which says what is measured, and `growth.png`. --largest 0.1 stops at a tenth of
+the sizes.
 """
 
 import argparse
@@ -29,6 +26,13 @@ from misgiving.workflows.deferral import Deferral
 from misgiving.workflows.predict import predict_files
 from misgiving.workflows.prediction_sets import MOST_TUNED
 
+EXPLANATION = (
+    "`python benchmarks/growth.py` measures the processor time, of all threads: of `predict` on "
+    "image files (`vgg16_mini` at 32 pixels, without a policy), and of fitting a policy and "
+    f"deciding on drawn outputs of a classifier. At most {MOST_TUNED:,} cases tune. One size "
+    "varies at a time. The slope is that of a line through the last three points, both axes "
+    "logarithmic: at 1, ten times as many cost ten times as much."
+)
 CASES, CLASSES, FEATURES = 2000, 8, 64  # where they do not vary
 FILES = 100  # distinct ones; the others are links to them
 
@@ -81,6 +85,8 @@ def _curves(
 ) -> Iterator[Curve]:
     measured: dict[str, list[float]] = {}
     kept = [size for size in sizes if size <= largest * sizes[-1]]
+    for _, work in work_of(sizes[0]):  # imports what it needs
+        work()
     for size in kept:
         for what, work in work_of(size):
             started = time.process_time()
@@ -143,7 +149,7 @@ def _of_outputs(cases: int, classes: int, width: int) -> Iterator[tuple[str, Wor
 
 def table(curves: Sequence[Curve]) -> str:
     """The seconds at every size, in Markdown."""
-    lines = ["# Growth of cost", "", str(__doc__).split("\n\n")[2].replace("\n", " "), ""]
+    lines = ["# Growth of cost", "", EXPLANATION, "", "![Seconds over sizes](growth.png)", ""]
     lines += ["| cost of | over | slope | processor seconds at each size |", "|---|---|---|---|"]
     for curve in curves:
         points = zip(curve.sizes, curve.seconds, strict=True)

@@ -33,6 +33,8 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made of files outside of `docs`."""
     for path, text in _pages():
         files.append(File.generated(config, path, content=text))
+    for path in (ROOT / "benchmarks" / "results").glob("*.png"):
+        files.append(File.generated(config, f"measurements/{path.name}", content=path.read_bytes()))
     if not files.get_file_from_path("study/results.md"):
         files.append(File.generated(config, "study/results.md", content=NO_RESULTS))
     return files

@@ -27,14 +27,7 @@ from misgiving.metrics.loss_estimation import (
     spread_ratio,
 )
 from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.selective import (
-    augrc,
-    aurc,
-    balanced_aurc,
-    coverage_at_risk,
-    excess_aurc,
-    risk_at_coverage,
-)
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
@@ -134,26 +127,15 @@ def failure_measures(
     """
     labels = predictions.labels
     errors = predictions.errors if named is None else named != labels
+    curve = RiskCoverage(confidences, errors, weights)
     return {
         "error_auroc": error_auroc(confidences, errors, weights=weights),
-        "aurc": aurc(confidences, errors, weights=weights),
-        "excess_aurc": excess_aurc(confidences, errors, weights=weights),
-        "augrc": augrc(confidences, errors, weights=weights),
-        "balanced_aurc": balanced_aurc(
-            confidences, errors, labels, num_classes=len(predictions.classes), weights=weights
-        ),
-        **{
-            f"risk_at_coverage/{coverage:g}": risk_at_coverage(
-                confidences, errors, coverage, weights=weights
-            )
-            for coverage in COVERAGES
-        },
-        **{
-            f"coverage_at_risk/{risk:g}": coverage_at_risk(
-                confidences, errors, risk, weights=weights
-            )
-            for risk in RISKS
-        },
+        "aurc": curve.aurc(),
+        "excess_aurc": curve.excess_aurc(),
+        "augrc": curve.augrc(),
+        "balanced_aurc": curve.balanced_aurc(labels, num_classes=len(predictions.classes)),
+        **{f"risk_at_coverage/{share:g}": curve.risk_at_coverage(share) for share in COVERAGES},
+        **{f"coverage_at_risk/{risk:g}": curve.coverage_at_risk(risk) for risk in RISKS},
     }
 
 

@@ -99,6 +99,8 @@ class Ties(NamedTuple):
 
     def sums(self, ordered: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows distinct"]:
         """Sum at each distinct value of numbers given for the samples in `order`."""
+        if len(self.starts) == len(self.order):  # none is tied
+            return ordered
         return np.add.reduceat(ordered, self.starts, axis=-1)
 
 
@@ -140,7 +142,10 @@ def sums_by_group(
     order = np.argsort(groups)
     starts = np.flatnonzero(_starts(groups[order]))
     sums = np.zeros((*weights.shape[:-1], num_groups))
-    sums[..., groups[order[starts]]] = np.add.reduceat(weights[..., order], starts, axis=-1)
+    if len(starts) < len(order):
+        weights = np.add.reduceat(weights[..., order], starts, axis=-1)
+        groups = groups[order[starts]]
+    sums[..., groups] = weights
     return sums
 
 

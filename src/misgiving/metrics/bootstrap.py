@@ -21,7 +21,7 @@ Groups = Shaped[np.ndarray, " _"]
 Replicates = Float[np.ndarray, " _"]
 Key = TypeVar("Key", bound=Hashable)
 
-WEIGHTS_AT_ONCE = 2**21  # bounds the memory of one call of a statistic, and fits the cache better
+WEIGHTS_AT_ONCE = 2**17  # in one call of a statistic, whose arrays then fit the cache
 
 
 class PercentileInterval(NamedTuple):

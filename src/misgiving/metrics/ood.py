@@ -14,7 +14,6 @@ from jaxtyping import Float, Real
 
 from misgiving.metrics._weighted import (
     MetricValue,
-    area_under_roc,
     checked_arrays,
     checked_weights,
     dense_ranks,
@@ -28,6 +27,7 @@ Inliers = Float[np.ndarray, " n_in"]
 Outliers = Float[np.ndarray, " n_out"]
 InlierWeights = Real[np.ndarray, "... n_in"] | None
 OutlierWeights = Real[np.ndarray, "... n_out"] | None
+NOTHING = 1e-12  # share of all weights
 PerReplicate = Float[np.ndarray, "..."]
 
 
@@ -64,24 +64,24 @@ def ood_metrics(
 
 @dataclass(frozen=True, eq=False)
 class _Counts:
-    """Weight of either set at each distinct confidence, highest confidence first."""
+    """Weight of either set at each distinct confidence, highest confidence first, and its sums."""
 
     inliers: Float[np.ndarray, "*replicates thresholds"]
     outliers: Float[np.ndarray, "*replicates thresholds"]
+    accepted_inliers: PerReplicate
+    accepted_outliers: PerReplicate
 
-    @cached_property
-    def accepted_inliers(self) -> PerReplicate:
-        return np.cumsum(self.inliers, axis=-1)
-
-    @cached_property
-    def accepted_outliers(self) -> PerReplicate:
-        return np.cumsum(self.outliers, axis=-1)
+    @classmethod
+    def of(cls, inliers: PerReplicate, outliers: PerReplicate) -> "_Counts":
+        """Add what each confidence accepts."""
+        return cls(inliers, outliers, np.cumsum(inliers, axis=-1), np.cumsum(outliers, axis=-1))
 
     @cached_property
     def precision(self) -> PerReplicate:
         """Share of inliers among the accepted; 1, as at recall 0, while nothing is accepted."""
         accepted = self.accepted_inliers + self.accepted_outliers
-        none = accepted == 0
+        # Sums from the other end leave a rest of rounding where weights are not whole.
+        none = accepted <= NOTHING * accepted[..., -1:]
         accepted[none] = 1.0
         shares: PerReplicate = np.divide(self.accepted_inliers, accepted, out=accepted)
         shares[none] = 1.0
@@ -90,7 +90,21 @@ class _Counts:
     @cached_property
     def inverted(self) -> "_Counts":
         """The same samples with outliers as positives and the sign of the confidence flipped."""
-        return _Counts(self.outliers[..., ::-1], self.inliers[..., ::-1])
+        accepted = (
+            (sums[..., -1:] - sums + added)[..., ::-1]
+            for sums, added in (
+                (self.accepted_outliers, self.outliers),
+                (self.accepted_inliers, self.inliers),
+            )
+        )
+        return _Counts(self.outliers[..., ::-1], self.inliers[..., ::-1], *accepted)
+
+    @property
+    def auroc(self) -> PerReplicate:
+        """Share of pairs in which the outlier comes later, ties half."""
+        before = self.accepted_inliers - self.inliers / 2
+        pairs = self.accepted_inliers[..., -1] * self.accepted_outliers[..., -1]
+        return ratio((self.outliers * before).sum(axis=-1), pairs)
 
     def where_defined(self, values: PerReplicate) -> PerReplicate:
         """The values, NaN in replicates without inliers or without outliers."""
@@ -100,7 +114,7 @@ class _Counts:
     def mean_over_inliers(self, values: PerReplicate) -> PerReplicate:
         """Weighted mean of values at the thresholds, by the inliers that each adds."""
         area = (self.inliers * values).sum(axis=-1)
-        return self.where_defined(ratio(area, self.inliers.sum(axis=-1)))
+        return self.where_defined(ratio(area, self.accepted_inliers[..., -1]))
 
 
 def _count_by_confidence(
@@ -114,7 +128,7 @@ def _count_by_confidence(
     if inlier_weights is None and outlier_weights is None:  # one sort is enough
         tied = ties(distances)
         counts = tied.sums((tied.order < len(inliers)).astype(np.float64))
-        return _Counts(counts, np.diff(tied.starts, append=len(distances)) - counts)
+        return _Counts.of(counts, np.diff(tied.starts, append=len(distances)) - counts)
     weights = (
         checked_weights(inlier_weights, len(inliers), name="inlier_weights"),
         checked_weights(outlier_weights, len(outliers), name="outlier_weights"),
@@ -124,7 +138,7 @@ def _count_by_confidence(
         sums_by_group(of_set, members, num_groups=distinct)
         for of_set, members in zip(weights, np.split(ranks, [len(inliers)]), strict=True)
     )
-    return _Counts(*np.broadcast_arrays(*by_set))
+    return _Counts.of(*np.broadcast_arrays(*by_set))
 
 
 def _fpr_at_tpr95(counts: _Counts) -> PerReplicate:
@@ -160,8 +174,7 @@ def _average_precision(counts: _Counts) -> PerReplicate:
 METRICS: dict[str, Callable[[_Counts], PerReplicate]] = {
     "fpr_at_tpr95": _fpr_at_tpr95,
     "detection_error": _detection_error,
-    # highest confidence first, so both sets are swapped
-    "auroc": lambda counts: area_under_roc(counts.outliers, counts.inliers),
+    "auroc": lambda counts: counts.auroc,
     "aupr_in": _aupr,
     "aupr_out": lambda counts: _aupr(counts.inverted),
     "average_precision_in": _average_precision,

@@ -5,10 +5,11 @@ non-negative loss. Samples of equal confidence are accepted in random order: eve
 expectation over these orders.
 """
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from misgiving.errors import UsageError
 from misgiving.metrics._weighted import (
@@ -37,6 +38,121 @@ class _Steps(NamedTuple):
     accepted_error: Float[np.ndarray, "*replicates thresholds"]
 
 
+class RiskCoverage:
+    """Risk over coverage by one confidence, sorted and summed once for all measures.
+
+    Args:
+        confidences: Higher means more likely correct.
+        errors: Of the same samples.
+        weights: How often each sample occurs; None: once. Leading axes are replicates.
+    """
+
+    def __init__(
+        self, confidences: Confidences, errors: Errors, weights: Weights | None = None
+    ) -> None:
+        self._confidences, self._errors = checked_arrays(confidences=confidences, errors=errors)
+        if self._errors.min() < 0:
+            raise UsageError(
+                f"errors is negative at position {np.argmin(self._errors)}; give 0 / 1 errors or "
+                "losses"
+            )
+        self._given = weights
+        self._weights = checked_weights(weights, len(self._errors))
+        self._tied = ties(-self._confidences)
+
+    def aurc(self) -> MetricValue:
+        """See the function `aurc`."""
+        return self._value(self._area(self._whole_steps))
+
+    def excess_aurc(self) -> MetricValue:
+        """See the function `excess_aurc`."""
+        best = _steps(ties(self._errors), self._errors, self._weights)
+        return self._value(self._area(self._whole_steps) - self._area(best))
+
+    def augrc(self) -> MetricValue:
+        """See the function `augrc`."""
+        steps = self._steps
+        heights = steps.accepted_error - steps.added_error / 2
+        total = steps.accepted[..., -1]
+        return self._value(ratio((steps.added * heights).sum(axis=-1), total**2))
+
+    def risk_at_coverage(self, coverage: float) -> MetricValue:
+        """See the function `risk_at_coverage`."""
+        if not 0 < coverage <= 1:
+            raise UsageError(f"coverage is {coverage}; it must be above 0 and at most 1")
+        steps = self._whole_steps
+        # 0.55 * 100 rounds up past the whole number that it means; a count is never that close
+        wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
+        last = np.argmax(steps.accepted >= wanted, axis=-1)[..., None]
+        at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
+        left_out = at.added_error * (at.accepted - wanted) / np.maximum(at.added, 1.0)
+        return self._value(ratio(at.accepted_error - left_out, wanted)[..., 0])
+
+    def coverage_at_risk(self, risk: float) -> MetricValue:
+        """See the function `coverage_at_risk`."""
+        if not risk >= 0:
+            raise UsageError(f"risk is {risk}; it must be 0 or more")
+        # sums of losses are rounded: a risk that is equal but for that is allowed
+        most = np.where(self._risks <= risk * (1 + 1e-12), self._steps.accepted, 0.0).max(axis=-1)
+        return self._value(ratio(most, self._steps.accepted[..., -1]))
+
+    def balanced_aurc(self, labels: Classes, *, num_classes: int) -> MetricValue:
+        """See the function `balanced_aurc`."""
+        checked_arrays(confidences=self._confidences, labels=labels)
+        check_classes(num_classes, labels=labels)
+        order, steps = self._tied.order, self._steps
+        ends = np.append(self._tied.starts[1:], len(order))  # after the last sample of a threshold
+        risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
+        for k in range(num_classes):
+            of_class = np.flatnonzero(labels[order] == k)
+            counts = self._weights[..., order[of_class]]
+            accepted, accepted_error = (
+                _sums_before(values, np.searchsorted(of_class, ends))
+                for values in (counts, counts * self._errors[order[of_class]])
+            )
+            present = accepted > 0
+            risks += accepted_error / np.where(present, accepted, 1.0)
+            classes += present
+        balanced = risks / np.maximum(classes, 1.0)  # 0 while nothing is accepted
+        area = (steps.added * balanced).sum(axis=-1)
+        return self._value(ratio(area, steps.accepted[..., -1]))
+
+    @cached_property
+    def _steps(self) -> _Steps:
+        return _steps(self._tied, self._errors, self._weights)
+
+    @cached_property
+    def _whole_steps(self) -> _Steps:
+        """The same, for measures of whole samples."""
+        whole_weights(self._weights, len(self._errors))
+        return self._steps
+
+    @cached_property
+    def _risks(self) -> Float[np.ndarray, "*replicates thresholds"]:
+        return ratio(self._steps.accepted_error, self._steps.accepted)
+
+    def _value(self, values: Float[np.ndarray, "*replicates"] | np.float64) -> MetricValue:
+        return metric_value(values, self._given)
+
+    @staticmethod
+    def _area(steps: _Steps) -> Float[np.ndarray, "*replicates"]:
+        """Sum of the expected selective risks over all ranks, divided by their number.
+
+        Let a samples with errors of sum e be accepted before a tie of m samples with mean error u.
+        In random order the j-th of them is expected to bring the sum to e + j u, so the ranks of
+        the tie add sum_j (e + j u) / (a + j) = m u + (e - a u) (H(a + m) - H(a)), H the harmonic
+        numbers.
+        """
+        before = steps.accepted - steps.added
+        mean_error = steps.added_error / np.maximum(steps.added, 1.0)  # of no samples: 0
+        ranks = np.arange(1, int(steps.accepted.max(initial=0.0)) + 1)
+        harmonic = np.concatenate([[0.0], np.cumsum(1.0 / ranks)])
+        reciprocals = harmonic[steps.accepted.astype(np.intp)] - harmonic[before.astype(np.intp)]
+        lead = (steps.accepted_error - steps.added_error) - before * mean_error
+        risks = steps.added_error + lead * reciprocals
+        return ratio(risks.sum(axis=-1), steps.accepted[..., -1])
+
+
 def aurc(
     confidences: Confidences, errors: Errors, *, weights: Weights | None = None
 ) -> MetricValue:
@@ -51,8 +167,7 @@ def aurc(
     >>> aurc(np.array([0.9, 0.5]), np.array([0, 1]))
     0.25
     """
-    confidences, errors = _checked(confidences, errors)
-    return metric_value(_aurc(confidences, errors, whole_weights(weights, len(errors))), weights)
+    return RiskCoverage(confidences, errors, weights).aurc()
 
 
 def excess_aurc(
@@ -65,10 +180,7 @@ def excess_aurc(
     >>> excess_aurc(np.array([0.1, 0.5]), np.array([0, 1]))
     0.5
     """
-    confidences, errors = _checked(confidences, errors)
-    counts = whole_weights(weights, len(errors))
-    excess = _aurc(confidences, errors, counts) - _aurc(-errors, errors, counts)
-    return metric_value(excess, weights)
+    return RiskCoverage(confidences, errors, weights).excess_aurc()
 
 
 def augrc(
@@ -84,11 +196,7 @@ def augrc(
     >>> augrc(np.array([0.9, 0.5]), np.array([0, 1]))
     0.125
     """
-    confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, checked_weights(weights, len(errors)))
-    heights = steps.accepted_error - steps.added_error / 2
-    total = steps.accepted[..., -1]
-    return metric_value(ratio((steps.added * heights).sum(axis=-1), total**2), weights)
+    return RiskCoverage(confidences, errors, weights).augrc()
 
 
 def risk_at_coverage(
@@ -101,16 +209,7 @@ def risk_at_coverage(
     >>> risk_at_coverage(np.array([0.9, 0.5, 0.5]), np.array([0, 1, 0]), 0.5)
     0.25
     """
-    if not 0 < coverage <= 1:
-        raise UsageError(f"coverage is {coverage}; it must be above 0 and at most 1")
-    confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, whole_weights(weights, len(errors)))
-    # 0.55 * 100 rounds up past the whole number that it means; a count is never that close to it
-    wanted = np.ceil(coverage * steps.accepted[..., -1:] * (1 - 1e-12))
-    last = np.argmax(steps.accepted >= wanted, axis=-1)[..., None]
-    at = _Steps(*(np.take_along_axis(sums, last, axis=-1) for sums in steps))
-    left_out = at.added_error * (at.accepted - wanted) / np.maximum(at.added, 1.0)
-    return metric_value(ratio(at.accepted_error - left_out, wanted)[..., 0], weights)
+    return RiskCoverage(confidences, errors, weights).risk_at_coverage(coverage)
 
 
 def coverage_at_risk(
@@ -124,14 +223,7 @@ def coverage_at_risk(
     >>> coverage_at_risk(np.array([0.9, 0.8, 0.5, 0.1]), np.array([1, 0, 0, 1]), 0.4)
     0.75
     """
-    if not risk >= 0:
-        raise UsageError(f"risk is {risk}; it must be 0 or more")
-    confidences, errors = _checked(confidences, errors)
-    steps = _steps(confidences, errors, checked_weights(weights, len(errors)))
-    # sums of losses are rounded: a risk that is equal but for that is allowed
-    allowed = ratio(steps.accepted_error, steps.accepted) <= risk * (1 + 1e-12)
-    most = np.where(allowed, steps.accepted, 0.0).max(axis=-1)
-    return metric_value(ratio(most, steps.accepted[..., -1]), weights)
+    return RiskCoverage(confidences, errors, weights).coverage_at_risk(risk)
 
 
 def balanced_aurc(
@@ -153,63 +245,19 @@ def balanced_aurc(
     >>> round(balanced_aurc(sure, errors, labels, num_classes=2), 6)
     0.166667
     """
-    confidences, errors = _checked(confidences, errors)
-    checked_arrays(confidences=confidences, labels=labels)
-    check_classes(num_classes, labels=labels)
-    tied = ties(-confidences)
-    errors, labels = errors[tied.order], labels[tied.order]
-    counts = checked_weights(weights, len(errors))[..., tied.order]
-    steps = _steps_in_order(tied, errors, counts)
-    risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
-    for k in range(num_classes):
-        of_class = _steps_in_order(tied, errors, counts * (labels == k))
-        present = of_class.accepted > 0
-        risks += of_class.accepted_error / np.where(present, of_class.accepted, 1.0)
-        classes += present
-    balanced = risks / np.maximum(classes, 1.0)  # 0 while nothing is accepted
-    area = (steps.added * balanced).sum(axis=-1)
-    return metric_value(ratio(area, steps.accepted[..., -1]), weights)
+    return RiskCoverage(confidences, errors, weights).balanced_aurc(labels, num_classes=num_classes)
 
 
-def _checked(confidences: Confidences, errors: Errors) -> tuple[Confidences, Confidences]:
-    confidences, values = checked_arrays(confidences=confidences, errors=errors)
-    if values.min() < 0:
-        raise UsageError(
-            f"errors is negative at position {np.argmin(values)}; give 0 / 1 errors or losses"
-        )
-    return confidences, values
-
-
-def _steps(
-    confidences: Confidences, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
-) -> _Steps:
-    tied = ties(-confidences)
-    return _steps_in_order(tied, errors[tied.order], weights[..., tied.order])
-
-
-def _steps_in_order(
-    tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
-) -> _Steps:
-    """Steps from errors and weights in the order of the ties."""
-    added, added_error = tied.sums(weights), tied.sums(weights * errors)
+def _steps(tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]) -> _Steps:
+    counts = weights[..., tied.order]
+    added, added_error = tied.sums(counts), tied.sums(counts * errors[tied.order])
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
 
 
-def _aurc(
-    confidences: Confidences, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]
-) -> Float[np.ndarray, "*replicates"]:
-    """Sum of the expected selective risks over all ranks, divided by their number.
-
-    Let a samples with errors of sum e be accepted before a tie of m samples with mean error u. In
-    random order the j-th of them is expected to bring the sum to e + j u, so the ranks of the tie
-    add sum_j (e + j u) / (a + j) = m u + (e - a u) (H(a + m) - H(a)), H the harmonic numbers.
-    """
-    steps = _steps(confidences, errors, weights)
-    before = steps.accepted - steps.added
-    mean_error = steps.added_error / np.maximum(steps.added, 1.0)  # no samples: the error is 0 too
-    ranks = np.arange(1, int(steps.accepted.max(initial=0.0)) + 1)
-    harmonic = np.concatenate([[0.0], np.cumsum(1.0 / ranks)])
-    reciprocals = harmonic[steps.accepted.astype(np.intp)] - harmonic[before.astype(np.intp)]
-    lead = (steps.accepted_error - steps.added_error) - before * mean_error
-    risks = steps.added_error + lead * reciprocals
-    return ratio(risks.sum(axis=-1), steps.accepted[..., -1])
+def _sums_before(
+    values: Float[np.ndarray, "*replicates m"], ends: Int[np.ndarray, " thresholds"]
+) -> Float[np.ndarray, "*replicates thresholds"]:
+    """Sums of the first values, as many as each end says."""
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    np.cumsum(values, axis=-1, out=sums[..., 1:])
+    return sums[..., ends]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from misgiving.errors import UsageError
 
@@ -52,10 +52,10 @@ def t_interval(
         raise UsageError(f"values has {count} trials; a t-interval needs at least two")
     mean, spread = float(np.mean(values)), float(np.std(values, ddof=1))
     error = spread * math.sqrt(1 / count + split_ratio)
-    margin = float(student.ppf((1 + level) / 2, count - 1)) * error
+    margin = float(stdtrit(count - 1, (1 + level) / 2)) * error
     if not error:  # equal in all trials, to the last digit
         return TrialInterval(mean, mean, mean, float(mean == 0))
-    p_value = 2 * float(student.sf(abs(mean) / error, count - 1))
+    p_value = 2 * float(stdtr(count - 1, -abs(mean) / error))
     return TrialInterval(mean, mean - margin, mean + margin, p_value)
 
 

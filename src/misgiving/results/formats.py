@@ -13,6 +13,7 @@ from misgiving.files import csv_rows, write_csv, write_json
 
 Row = TypeVar("Row")
 Document = TypeVar("Document")
+Parser = Callable[[str], Any]
 PLAIN = {str, int, float, bool, NoneType}
 REMEDY = "run the command that wrote it again"
 
@@ -44,40 +45,56 @@ def read_table(path: Path, kind: Callable[..., Row]) -> list[Row]:
         return [kind(*_values(cells, number, header, columns)) for number, cells in lines]
 
 
-def _columns(header: Sequence[str], hints: Mapping[str, Any]) -> dict[str, tuple[int, Any]]:
-    """Position and type of each field, by name."""
+def _columns(header: Sequence[str], hints: Mapping[str, Any]) -> dict[str, tuple[int, Parser]]:
+    """Position and parser of each field, by name."""
     if missing := [name for name in hints if name not in header]:
         raise ValueError(f"column {', '.join(missing)} is missing")
-    return {name: (header.index(name), hint) for name, hint in hints.items()}
+    return {name: (header.index(name), _parser(hint)) for name, hint in hints.items()}
 
 
 def _values(
-    line: Sequence[str], number: int, header: Sequence[str], columns: Mapping[str, tuple[int, Any]]
+    line: Sequence[str],
+    number: int,
+    header: Sequence[str],
+    columns: Mapping[str, tuple[int, Parser]],
 ) -> list[Any]:
     if len(line) != len(header):
         raise ValueError(f"line {number} has {len(line)} cells instead of {len(header)}")
     values = []
-    for name, (position, hint) in columns.items():
+    for name, (position, parse) in columns.items():
         try:
-            values.append(_parsed(line[position], hint))
+            values.append(parse(line[position]))
         except ValueError as error:
             raise ValueError(f"line {number}, column {name}: {error}") from error
     return values
 
 
-def _parsed(text: str, hint: Any) -> Any:
+def _parser(hint: Any) -> Parser:
+    """Makes a value of a type from the text of a cell; found once for all cells of a column."""
     if get_origin(hint) is UnionType:
         kind, none = get_args(hint)
-        return None if none is NoneType and text in ("", "nan") else _parsed(text, kind)
+        parse = _parser(kind)
+        if none is not NoneType:
+            return parse
+        return lambda text: None if text in ("", "nan") else parse(text)
     if get_origin(hint) is tuple:
-        return tuple(_parsed(word, get_args(hint)[0]) for word in text.split())
-    if hint is bool:
-        if text not in ("yes", "no"):
-            raise ValueError(f"{text!r} is neither yes nor no")
-        return text == "yes"
-    if hint is float and not math.isfinite(float(text)):
+        word = _parser(get_args(hint)[0])
+        return lambda text: tuple(map(word, text.split()))
+    parser: Parser = {bool: _yes_or_no, float: _finite}.get(hint, hint)
+    return parser
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return text == "yes"
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
         raise ValueError(f"{text!r} is not a finite number")
-    return hint(text)
+    return value
 
 
 def write_document(path: Path, content: object, *, compact: bool = False) -> None:

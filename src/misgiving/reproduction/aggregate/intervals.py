@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import percentile_interval
-from misgiving.metrics.selective import risk_at_coverage
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.trials import t_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
@@ -221,11 +221,10 @@ def _risks(folder: Path, measured: str) -> Sample:
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
     def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
+        curves = {name: RiskCoverage(of, errors, weights) for name, of in scores.items()}
         return {
-            (name, str(coverage)): np.asarray(
-                risk_at_coverage(values, errors, coverage, weights=weights)
-            )
-            for name, values in scores.items()
+            (name, str(coverage)): np.asarray(curve.risk_at_coverage(coverage))
+            for name, curve in curves.items()
             for coverage in COVERAGES
         }
 

@@ -1,7 +1,8 @@
 """Samples for the bootstrap: one model of one trial on one set, measured under weights."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,7 +34,8 @@ class ComparedSet(NamedTuple):
     units: str
 
 
-class Sample(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Sample:
     """One model of one trial on one set: its metrics under weights, and its groups."""
 
     statistic: Statistic
@@ -42,8 +44,11 @@ class Sample(NamedTuple):
 
     def size_of(self, metric: str) -> int:
         """The number of groups behind a metric."""
-        everything = min(len(np.unique(groups)) for groups in self.groups)
-        return self.sizes.get(metric, everything)
+        return self.sizes.get(metric, self._size)
+
+    @cached_property
+    def _size(self) -> int:
+        return min(len(np.unique(groups)) for groups in self.groups)
 
 
 def resampled(samples: Sequence[Sample], *, replicates: int, seed: int) -> Mapping[Key, Replicates]:
