@@ -38,7 +38,7 @@ docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an erro
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist loadfile tests/docs
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
 
 exchange-check: $(EXCHANGE)/.made ## Files for FiftyOne and Label Studio, read by their own packages (1.2 GB).
 	$(EXCHANGE)/bin/pytest --noconftest tests/results/test_review_files.py
