@@ -7,6 +7,8 @@ EXCHANGE := $(VENV)-exchange
 OUT ?= runs/reproduce
 # Waiting threads sleep instead of spinning, so that a busy machine costs less.
 export OMP_WAIT_POLICY ?= PASSIVE
+# Tests start hundreds of processes: bytecode is kept, so that each need not compile anew.
+export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
 .PHONY: help reproduce check lint types imports test docs docs-check exchange-check coverage soak bench dist fix clean
@@ -35,8 +37,8 @@ test: $(VENV)/.dev ## Tests and doctests, one process per core.
 docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an error.
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-docs-check: docs ## The documentation: the site, its commands, code blocks and examples.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist loadfile tests/docs
+docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
 
 exchange-check: $(EXCHANGE)/.made ## Files for FiftyOne and Label Studio, read by their own packages (1.2 GB).
 	$(EXCHANGE)/bin/pytest --noconftest tests/results/test_review_files.py
@@ -78,6 +80,10 @@ $(VENV)/.train: $(VENV)/.made pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.train
 	$(BIN)/python -m pip install --quiet -e '.[all]' --group dev
+	@touch $@
+
+$(VENV)/lightning: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --group lightning
 	@touch $@
 
 $(EXCHANGE)/.made: pyproject.toml

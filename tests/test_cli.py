@@ -3,7 +3,6 @@ import json
 import resource
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -418,23 +417,6 @@ def test_a_run_can_be_replaced(misgiving, run_folder, photos):
     assert code == 0
     assert (run_folder / "model.safetensors").stat().st_mtime_ns > before
     assert [path.name for path in run_folder.parent.iterdir() if path.name.startswith(".")] == []
-
-
-def test_a_stop_by_the_system_is_one_line_and_leaves_no_run(photos, tmp_path):
-    command = [
-        sys.executable, "-m", "misgiving", "train", f"folder:{photos}", "--out", tmp_path / "run",
-        "--cache", tmp_path / "cache", "--image-size", "16", "--validation-share", "0.25",
-        *QUICK, "--epochs", "100000",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    while not (tmp_path / "run.unfinished.safetensors").exists():  # after the first epoch
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
-    process.terminate()
-    _, error = process.communicate(timeout=600)
-    assert process.returncode == 130
-    assert "stopped" in one_line(error)
-    assert not (tmp_path / "run").exists()
 
 
 def test_a_process_that_helps_another_says_nothing_but_its_errors(misgiving, monkeypatch):

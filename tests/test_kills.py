@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 from commands import killed
 
+from misgiving.reproduction.runner import threads_at
+
 TRAIN = [
-    *(sys.executable, "-m", "misgiving", "train", "digits", "--backbone", "vgg16_mini"),
-    *("--no-pretrained", "--device", "cpu", "--learning-rate", "1e-3"),
+    *("train", "digits", "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu"),
+    *("--learning-rate", "1e-3", "--validation-share", "0.7"),
 ]
 COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1", "--epochs", "2"]
 FILES = ("results.csv", "intervals.csv", "histories.csv", "confusions.csv")
@@ -62,19 +65,28 @@ def test_a_reproduction_killed_at_random_moments_ends_in_the_same_results(tmp_pa
 
 
 def training(out, cache, epochs):
+    """A training in a process of its own."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "OMP_NUM_THREADS": "1"}
-    command = [*TRAIN, "--epochs", str(epochs), "--out", str(out)]
+    command = [sys.executable, "-m", "misgiving", *TRAIN, "--epochs", str(epochs)]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*command, "--out", str(out)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
-def trained(out, cache, epochs):
-    """Train to the end and return the messages."""
-    process = training(out, cache, epochs)
-    _, said = process.communicate()
-    assert process.returncode == 0, said
-    return said
+@pytest.fixture
+def train(misgiving):
+    """Train in this process, with one thread too; gives exit code and messages."""
+
+    def run(out, epochs):
+        with threads_at(1):
+            code, _, said = misgiving(*TRAIN, "--epochs", epochs, "--out", out)
+        return code, said
+
+    return run
 
 
 def until_saved(process, out):
@@ -100,42 +112,51 @@ def killed_after(moment, out, cache, epochs):
         pytest.param(20, 0.3, id="twenty", marks=pytest.mark.soak),
     ],
 )
-def test_a_training_killed_at_random_moments_ends_in_the_same_weights(tmp_path, kills, longest):
+def test_a_training_killed_at_random_moments_ends_in_the_same_weights(
+    train, cache_home, tmp_path, kills, longest
+):
     epochs = 4 * kills
     started = time.monotonic()
-    trained(tmp_path / "whole" / "run", tmp_path / "cache", epochs)
+    code, said = train(tmp_path / "whole" / "run", epochs)
+    assert code == 0, said
     seconds = time.monotonic() - started
     run = tmp_path / "killed" / "run"
     chance = random.Random(kills)
     killed = 0
     for _ in range(20 * kills):
         moment = chance.uniform(0.0, longest) * seconds
-        killed += killed_after(moment, run, tmp_path / "cache", epochs)
+        killed += killed_after(moment, run, cache_home, epochs)
         if killed == kills:
             break
     assert killed == kills
-    assert re.search(r"in epoch \d+, after step \d+", trained(run, tmp_path / "cache", epochs))
+    code, said = train(run, epochs)
+    assert code == 0, said
+    assert re.search(r"resuming in epoch \d+, after step \d+", said)
     for name in ("model.safetensors", "history.csv", "split.csv", "config.json"):
         assert (run / name).read_bytes() == (tmp_path / "whole" / "run" / name).read_bytes()
     assert [path.name for path in run.parent.iterdir()] == ["run"]
 
 
-def test_a_training_that_is_terminated_is_saved_and_resumes_there(tmp_path):
+def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
+    train, cache_home, tmp_path, monkeypatch
+):
     run = tmp_path / "run"
-    process = training(run, tmp_path / "cache", 10_000)
+    process = training(run, cache_home, 10_000)
     until_saved(process, run)
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 130
-    failure = said.splitlines()[-1]  # after the lines on the calibration set
+    assert not run.exists()
+    *before, failure = said.splitlines()
+    assert not any(line.startswith(("error", "Traceback", " ")) for line in before)
+    assert failure.startswith("error: stopped")
     assert "same command" in failure
     place = re.search(r"in epoch \d+, after step \d+", failure)[0]
-    again = training(run, tmp_path / "cache", 10_000)
-    try:
-        assert any(place in line for line in again.stderr)  # ends where it finds it
-    finally:
-        again.kill()
-        again.communicate()
+    at_once = nullcontext(lambda: True)
+    monkeypatch.setattr("misgiving.workflows.train.stop_on_sigterm", lambda: at_once)
+    code, said = train(run, 10_000)
+    assert code == 130
+    assert f"resuming {place}" in said
 
 
 def test_a_reproduction_that_is_terminated_leaves_saved_trainings_and_no_process(tmp_path):

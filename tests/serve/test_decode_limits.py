@@ -127,9 +127,10 @@ def test_small_files_that_need_much_memory_to_open_wait_their_turn(file, status,
     with standin_at(sqlite_place, threads=8, max_decoded_bytes=budget) as (process, where):
         post(where, multipart(part(picture())))  # what is loaded once
         before = highest(process)
-        assert send_at_once(where, multipart(part(file)), 5) == [status] * 5
+        assert send_at_once(where, multipart(part(file)), 8) == [status] * 8
         grown = highest(process) - before
-    assert grown < 1.5 * budget  # all five at once would be 300 MB or more
+    # A heap keeps some of what was freed; all eight at once would be 500 MB or more.
+    assert grown < 2 * budget
 
 
 def test_memory_for_opening_is_known_from_the_first_bytes():

@@ -1,6 +1,6 @@
 """Trains for 20 steps in as many processes as asked for, in double precision; the first writes.
 
-python shared_training.py DEVICES OUT [VALUE_OF_TRAINING_CONFIG...]
+python shared_training.py DEVICES FOLDER OPTIONS, which are a list of values of `TrainingConfig`.
 """
 
 import json
@@ -19,8 +19,7 @@ from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
 
 
-def main(devices, out, options):
-    torch.set_default_dtype(torch.float64)
+def train_once(devices, out, options):
     with seeded(3):  # layer normalisation: batch normalisation sees each share alone
         model = JointClassifier("test_convnext", num_classes=3, pretrained=False, dropout=0.0)
     config = TrainingConfig(
@@ -40,5 +39,16 @@ def main(devices, out, options):
     distributed.wait_for_all()
 
 
+def train_all(devices, folder, every):
+    """Train by each of the options, and leave the files of each under its number."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        for number, options in enumerate(every):
+            train_once(devices, folder / str(number), options)
+    finally:
+        torch.set_default_dtype(before)
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))
+    train_all(int(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
