@@ -1,6 +1,6 @@
 """Work as our commands do it against the same work as users of other libraries do it.
 
-    python benchmarks/commands.py [--only CASE] [--rounds 5]
+    python benchmarks/commands.py [--only CASE] [--rounds 5] [--files 1500]
 
 Each side has a process of its own, since a command keeps the memory that it frees and a program
 that only imports a library does not (`keep_freed_memory`). The processes take turns; notes give
@@ -38,10 +38,12 @@ from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
+from misgiving.workflows.export import export_run
 from misgiving.workflows.predict import predict_images, predictor_of
 
 CLASSES = 8
-FILES = 1500
+OF_FILES = ("run", "bundle")
+DISTINCT = 1500  # files; more are links to them
 Work = Callable[[], Any]
 
 
@@ -82,11 +84,12 @@ def _their_odin() -> Work:
     return lambda: np.concatenate([-detector(some).numpy() for some in images.split(64)])
 
 
-def _our_predict() -> Work:
+def _our_predict(model: str) -> Work:
     folder = Path(os.environ["BENCHMARK_FILES"])
 
     def work() -> None:
-        predict_images(predictor_of(folder / "run", device="cpu"), image_names([folder / "images"]))
+        names = image_names([folder / "images"])
+        predict_images(predictor_of(folder / model, count=len(names), device="cpu"), names)
 
     return work
 
@@ -115,7 +118,8 @@ SIDES: dict[str, Callable[[], Work]] = {
     "their large step": partial(_step, plain_step, "vgg16", 224, 8),
     "our odin": _our_odin,
     "their odin": _their_odin,
-    "our predict": _our_predict,
+    "our run": partial(_our_predict, "run"),
+    "our bundle": partial(_our_predict, "bundle"),
     "their predict": _their_predict,
 }
 SMALL, LARGE = "64 images of 128 pixels", "8 images of 224 pixels"
@@ -142,10 +146,15 @@ CASES = {
         "ODIN at one temperature and epsilon, 128 images of 128 pixels, in a command",
         *("pytorch-ood's ODIN", "our odin", "their odin", FAST, 2.0),
     ),
-    "predict": Case(
-        f"predicting {FILES} JPEG files by a run",
-        *("decoding, preprocessing and onnxruntime in turn", "our predict", "their predict"),
+    "run": Case(
+        "predicting {files} JPEG files by a run",
+        *("decoding, preprocessing and onnxruntime in turn", "our run", "their predict"),
         *(FAST, 0.85),
+    ),
+    "bundle": Case(
+        "predicting {files} JPEG files by a bundle",
+        *("decoding, preprocessing and onnxruntime in turn", "our bundle", "their predict"),
+        *(FAST, 0.9),
     ),
 }
 
@@ -186,6 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=CASES, action="append")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--files", type=int, default=DISTINCT, help="to predict")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -195,9 +205,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["BENCHMARK_FILES"] = os.environ["XDG_CACHE_HOME"] = temporary
         for name in options.only or CASES:
-            if name == "predict":
-                write_files(Path(temporary))
-            compare(CASES[name], options.rounds)
+            if name in OF_FILES:
+                write_files(Path(temporary), options.files)
+            case = CASES[name]
+            compare(case._replace(what=case.what.format(files=options.files)), options.rounds)
 
 
 def be(side: str, *, kept: bool) -> None:
@@ -210,12 +221,17 @@ def be(side: str, *, kept: bool) -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, flush=True)
 
 
-def write_files(folder: Path) -> None:
-    """Image files, a run and its graph."""
-    write_pictures(folder / "images", count=FILES, size=(600, 450), source=None)
+def write_files(folder: Path, count: int) -> None:
+    """Image files, a run, its graph and its bundle."""
+    if (folder / "run").exists():
+        return
+    paths = write_pictures(folder / "images", count=min(count, DISTINCT), size=(600, 450))
+    for number in range(DISTINCT, count):
+        os.link(paths[number % DISTINCT], folder / "images" / f"{number:06d}.jpg")
     checkpoint = untrained("tf_efficientnet_lite0", 128)
     save(folder / "run", checkpoint)
     write_compared_graph(checkpoint, folder / "graph.onnx")
+    export_run(folder / "run", folder / "bundle")
 
 
 def compare(case: Case, rounds: int) -> None:
