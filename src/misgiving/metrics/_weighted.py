@@ -49,7 +49,7 @@ def checked_weights(
             f"{name} has shape {weights.shape}; its last axis must have one weight for each of "
             f"the {count} samples"
         )
-    if not np.all((weights >= 0) & (weights < np.inf)):
+    if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):  # NaN is neither
         raise UsageError(f"{name} has a negative or non-finite value; give counts of 0 or more")
     return weights.astype(np.float64)
 

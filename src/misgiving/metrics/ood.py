@@ -27,7 +27,7 @@ Inliers = Float[np.ndarray, " n_in"]
 Outliers = Float[np.ndarray, " n_out"]
 InlierWeights = Real[np.ndarray, "... n_in"] | None
 OutlierWeights = Real[np.ndarray, "... n_out"] | None
-NOTHING = 1e-12  # share of all weights
+TINY = 1e-300  # makes 1 of 0 / 0, and is lost in any other sum
 PerReplicate = Float[np.ndarray, "..."]
 
 
@@ -79,12 +79,8 @@ class _Counts:
     @cached_property
     def precision(self) -> PerReplicate:
         """Share of inliers among the accepted; 1, as at recall 0, while nothing is accepted."""
-        accepted = self.accepted_inliers + self.accepted_outliers
-        # Sums from the other end leave a rest of rounding where weights are not whole.
-        none = accepted <= NOTHING * accepted[..., -1:]
-        accepted[none] = 1.0
-        shares: PerReplicate = np.divide(self.accepted_inliers, accepted, out=accepted)
-        shares[none] = 1.0
+        accepted_inliers = self.accepted_inliers + TINY
+        shares: PerReplicate = accepted_inliers / (accepted_inliers + self.accepted_outliers)
         return shares
 
     @cached_property
@@ -102,19 +98,25 @@ class _Counts:
     @property
     def auroc(self) -> PerReplicate:
         """Share of pairs in which the outlier comes later, ties half."""
-        before = self.accepted_inliers - self.inliers / 2
+        won = np.vecdot(self.outliers, self.accepted_inliers)
+        ties = np.vecdot(self.outliers, self.inliers)
         pairs = self.accepted_inliers[..., -1] * self.accepted_outliers[..., -1]
-        return ratio((self.outliers * before).sum(axis=-1), pairs)
+        return ratio(won - ties / 2, pairs)
 
     def where_defined(self, values: PerReplicate) -> PerReplicate:
         """The values, NaN in replicates without inliers or without outliers."""
         both = (self.accepted_inliers[..., -1] > 0) & (self.accepted_outliers[..., -1] > 0)
         return np.where(both, values, np.nan)
 
-    def mean_over_inliers(self, values: PerReplicate) -> PerReplicate:
-        """Weighted mean of values at the thresholds, by the inliers that each adds."""
-        area = (self.inliers * values).sum(axis=-1)
-        return self.where_defined(ratio(area, self.accepted_inliers[..., -1]))
+    def per_inlier(self, sums: PerReplicate | np.float64) -> PerReplicate:
+        """A sum over the inliers, divided by their number."""
+        return self.where_defined(ratio(sums, self.accepted_inliers[..., -1]))
+
+    @cached_property
+    def summed_precision(self) -> PerReplicate | np.float64:
+        """Sum, over the inliers, of the precision at each."""
+        sums: PerReplicate | np.float64 = np.vecdot(self.inliers, self.precision)
+        return sums
 
 
 def _count_by_confidence(
@@ -156,19 +158,18 @@ def _detection_error(counts: _Counts) -> PerReplicate:
         accepted / np.where(accepted[..., -1:] > 0, accepted[..., -1:], np.nan)
         for accepted in (counts.accepted_inliers, counts.accepted_outliers)
     )
-    errors = 0.5 * (1.0 - true_positives) + 0.5 * false_positives
-    return np.asarray(errors.min(axis=-1))  # accepting none gives 0.5, as accepting all does
+    least = (false_positives - true_positives).min(axis=-1)  # 0 where all are accepted, or none
+    return np.asarray(0.5 + 0.5 * least)
 
 
 def _aupr(counts: _Counts) -> PerReplicate:
-    middles = counts.precision / 2
-    middles[..., 1:] += counts.precision[..., :-1] / 2
-    middles[..., 0] += 0.5  # the curve starts at recall 0, precision 1
-    return counts.mean_over_inliers(middles)
+    before = np.vecdot(counts.inliers[..., 1:], counts.precision[..., :-1])
+    before = before + counts.inliers[..., 0]  # the curve starts at recall 0, precision 1
+    return counts.per_inlier((before + counts.summed_precision) / 2)
 
 
 def _average_precision(counts: _Counts) -> PerReplicate:
-    return counts.mean_over_inliers(counts.precision)
+    return counts.per_inlier(counts.summed_precision)
 
 
 METRICS: dict[str, Callable[[_Counts], PerReplicate]] = {
