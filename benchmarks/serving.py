@@ -48,12 +48,12 @@ def main() -> None:
             compare("the service", options.bundle, files, options)
             return
         compare("the service", _random_bundle(place), files, options)
-        compare("the service with a policy", _bundle_with_policy(place), files, options)
+        compare("the service with a policy", bundle_with_policy(place), files, options)
 
 
 def compare(what: str, bundle: Path, files: Sequence[bytes], options: argparse.Namespace) -> None:
     """Serve one bundle, and report."""
-    with TemporaryDirectory() as store, _service(bundle, Path(store) / "cases.sqlite") as service:
+    with TemporaryDirectory() as store, served(bundle, Path(store) / "cases.sqlite") as service:
         load = Load(service.where, files, options.clients)
         plain = _plain_loop(bundle, files)
         rounds = alternate(
@@ -98,7 +98,8 @@ class Service:
 
 
 @contextmanager
-def _service(bundle: Path, store: Path) -> Iterator[Service]:
+def served(bundle: Path, store: Path) -> Iterator[Service]:
+    """Serve a bundle until the end of the context."""
     command = [sys.executable, "-m", "misgiving", "serve", str(bundle), "--port", "0"]
     log = store.with_suffix(".log")
     process = subprocess.Popen([*command, "--store", str(store)], stderr=log.open("w"), text=True)
@@ -212,7 +213,7 @@ def _random_bundle(folder: Path) -> Path:
     return folder / "bundle"
 
 
-def _bundle_with_policy(folder: Path) -> Path:
+def bundle_with_policy(folder: Path) -> Path:
     """Export the same network after an epoch on digits, with a policy for them."""
     run, bundle = str(folder / "trained"), folder / "decides"
     network = ["--backbone", "tf_efficientnet_lite0", "--no-pretrained", "--image-size", "128"]
