@@ -13,7 +13,9 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+import uvicorn
 from commands import one_line
+from fastapi import FastAPI
 from graphs import (
     deferral,
     tensorflow_probabilities,
@@ -23,11 +25,13 @@ from graphs import (
 )
 from processes import split, standin_at, started, wait_until
 from standin import KEY, picture
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.cli.serve import _bundle, _storage
 from misgiving.serve import server
+from misgiving.serve.settings import Settings
 from misgiving.workflows import export as exporting
 from misgiving.workflows.export_graph import export_graph
 
@@ -190,6 +194,20 @@ def test_the_key_is_read_from_the_file_before_the_environment(tmp_path):
 def test_other_machines_are_admitted_with_a_key():
     with server.listen("0.0.0.0", 0, has_key=True) as listener:
         assert server.address(listener).startswith("http://0.0.0.0:")
+
+
+def test_while_serving_numpy_uses_one_thread(monkeypatch):
+    def serve(*_, **__):
+        pools = threadpool_info()
+        threads.extend(pool["num_threads"] for pool in pools if pool["user_api"] == "blas")
+
+    threads = []
+    monkeypatch.setattr(uvicorn.Server, "run", serve)
+    for name in ("log_as_json", "return_freed_memory", "_allow_open_files"):  # of the process
+        monkeypatch.setattr(server, name, lambda *_, **__: None)
+    with threadpool_limits(2, "blas"), socket.socket() as listener:
+        server.run(FastAPI(), listener, Settings())
+    assert set(threads) == {1}
 
 
 def test_a_folder_that_is_neither_run_nor_bundle_is_explained(misgiving, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import uvicorn
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 
 from misgiving.allocator import return_freed_memory
 from misgiving.errors import UsageError
@@ -78,7 +79,8 @@ def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:
         backlog=BACKLOG,
         timeout_graceful_shutdown=round(settings.timeout) + 1,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with threadpool_limits(1, "blas"):  # more would wait for each other and for the graph's threads
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def _allow_open_files() -> None:
