@@ -236,11 +236,11 @@ import os, time
 from misgiving import cli
 from misgiving.workflows import predict
 decide, whole = predict._decide, predict.predict_images
-def counted(checkpoint, engine, squares):
+def counted(network, checkpoint, engine, squares):
     time.sleep(float(os.environ["PAUSE"]))
     with open(os.environ["ASKED"], "a") as file:
         file.write("1\\n" * len(squares))
-    return decide(checkpoint, engine, squares)
+    return decide(network, checkpoint, engine, squares)
 predict._decide = counted
 predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 2})
 cli.run()

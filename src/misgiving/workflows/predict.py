@@ -199,6 +199,7 @@ def predict_files(
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
+    is_bundle_not_run(model)  # a folder that is neither is refused before files are listed
     names = image_names(images)
     predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
     features: dict[int, Feature] = {}

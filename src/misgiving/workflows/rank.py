@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from misgiving.bundle.bundle import is_bundle_not_run
 from misgiving.data.bad_images import FAIL
 from misgiving.data.datasets.folders import image_names
 from misgiving.errors import UsageError
@@ -45,6 +46,7 @@ def rank_images(
         The number of listed images.
     """
     deliver = _deliver(out, count, on_table)
+    is_bundle_not_run(model)  # a folder that is neither is refused before files are listed
     names = image_names(images)
     predictor = predictor_of(model, count=len(names), device=device)
     features: dict[int, Feature] = {}
