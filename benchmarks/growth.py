@@ -1,4 +1,4 @@
-"""How cost grows with the number of images, classes, features and calibration cases.
+"""Growth of cost with the number of images, classes, features and calibration cases.
 
     python benchmarks/growth.py [--largest 1] [--out benchmarks/results]
 
@@ -33,7 +33,7 @@ EXPLANATION = (
     "varies at a time. The slope is that of a line through the last three points, both axes "
     "logarithmic: at 1, ten times as many cost ten times as much."
 )
-CASES, CLASSES, FEATURES = 2000, 8, 64  # where they do not vary
+CASES, CLASSES = 2000, 8  # where they do not vary
 FILES = 100  # distinct ones; the others are links to them
 
 Work = Callable[[], object]
@@ -49,7 +49,7 @@ class Curve(NamedTuple):
 
     @property
     def slope(self) -> float:
-        """Of the line through the last three points, on logarithmic axes."""
+        """Slope of the line through the last three points, on logarithmic axes."""
         last = slice(-3, None)
         return float(np.polyfit(np.log(self.sizes[last]), np.log(self.seconds[last]), 1)[0])
 

@@ -51,7 +51,7 @@ def no_export(monkeypatch):
 
 @pytest.fixture
 def copying(both, monkeypatch):
-    """What exporting gives, without the time that it takes."""
+    """Each model's known graph is copied, which takes no time, in place of an export."""
     known = {one.model: next((cache / "graphs").iterdir()).read_bytes() for one, cache in both}
 
     def export(model, path, **_):

@@ -159,14 +159,16 @@ def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 def area_under_roc(
     positives: Float[np.ndarray, "*#replicates groups"],
     negatives: Float[np.ndarray, "*#replicates groups"],
+    sums: Float[np.ndarray, "*#replicates groups"] | None = None,
 ) -> Float[np.ndarray, "..."]:
     """Area under the ROC curve from the weights at each distinct score, lowest score first.
 
-    Share of pairs in which the positive has the higher score, ties counted half.
+    Share of pairs in which the positive has the higher score, ties counted half. `sums` are the
+    cumulative ones of the negatives, where they are known.
     """
-    outscored = np.cumsum(negatives, axis=-1) - negatives / 2
-    pairs = positives.sum(axis=-1) * negatives.sum(axis=-1)
-    return ratio((positives * outscored).sum(axis=-1), pairs)
+    sums = np.cumsum(negatives, axis=-1) if sums is None else sums
+    won = np.vecdot(positives, sums) - np.vecdot(positives, negatives) / 2
+    return ratio(won, positives.sum(axis=-1) * sums[..., -1])
 
 
 def auroc(

@@ -14,6 +14,7 @@ from jaxtyping import Float, Real
 
 from misgiving.metrics._weighted import (
     MetricValue,
+    area_under_roc,
     checked_arrays,
     checked_weights,
     dense_ranks,
@@ -95,14 +96,6 @@ class _Counts:
         )
         return _Counts(self.outliers[..., ::-1], self.inliers[..., ::-1], *accepted)
 
-    @property
-    def auroc(self) -> PerReplicate:
-        """Share of pairs in which the outlier comes later, ties half."""
-        won = np.vecdot(self.outliers, self.accepted_inliers)
-        ties = np.vecdot(self.outliers, self.inliers)
-        pairs = self.accepted_inliers[..., -1] * self.accepted_outliers[..., -1]
-        return ratio(won - ties / 2, pairs)
-
     def where_defined(self, values: PerReplicate) -> PerReplicate:
         """The values, NaN in replicates without inliers or without outliers."""
         both = (self.accepted_inliers[..., -1] > 0) & (self.accepted_outliers[..., -1] > 0)
@@ -175,7 +168,10 @@ def _average_precision(counts: _Counts) -> PerReplicate:
 METRICS: dict[str, Callable[[_Counts], PerReplicate]] = {
     "fpr_at_tpr95": _fpr_at_tpr95,
     "detection_error": _detection_error,
-    "auroc": lambda counts: counts.auroc,
+    # highest confidence first, so both sets are swapped
+    "auroc": lambda counts: area_under_roc(
+        counts.outliers, counts.inliers, counts.accepted_inliers
+    ),
     "aupr_in": _aupr,
     "aupr_out": lambda counts: _aupr(counts.inverted),
     "average_precision_in": _average_precision,

@@ -99,7 +99,7 @@ def on_this_machine(*, jobs: int = 1, threads: int | None = None) -> Runner:
 
 
 def jobs_for(protocol: Protocol, count: int) -> int:
-    """How many of so many units to run at the same time on this machine.
+    """The number of units, of so many, to run at the same time on this machine.
 
     One process leaves cores idle between the steps of a training and while it measures. Units on a
     GPU would share its memory.

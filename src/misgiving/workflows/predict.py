@@ -142,7 +142,7 @@ def _decide(
 
 
 def _outputs(checkpoint: "Checkpoint", squares: Squares) -> Outputs:
-    """What the graph of a run would give, from the model itself, on its device."""
+    """Outputs of the model itself, on its device, in the form that a graph gives them."""
     import torch
 
     from misgiving.evaluation.inference import device_of
