@@ -3,7 +3,6 @@
 import csv
 import fcntl
 import glob
-import io
 import json
 import os
 import re
@@ -142,13 +141,17 @@ def csv_lines(
     quoting: Literal[0, 2] = csv.QUOTE_MINIMAL,
 ) -> Iterator[str]:
     """Lines of a table as comma-separated values, without any text that is a formula."""
-    line = io.StringIO()
-    writer = csv.writer(line, lineterminator="\r\n", quoting=quoting)  # \r and \n are quoted
+    writer = csv.writer(_Echo(), lineterminator="\r\n", quoting=quoting)  # \r and \n are quoted
     for cells in chain([header], rows):
-        writer.writerow([escape_formulas(c) if isinstance(c, str) else c for c in cells])
-        yield line.getvalue().removesuffix("\r\n") + end
-        line.seek(0)
-        line.truncate()
+        line = writer.writerow([escape_formulas(c) if isinstance(c, str) else c for c in cells])
+        yield line.removesuffix("\r\n") + end
+
+
+class _Echo:
+    """A file whose `write` gives back what it was given."""
+
+    def write(self, text: str) -> str:
+        return text
 
 
 def csv_rows(file: Iterable[str], *, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

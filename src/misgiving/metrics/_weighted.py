@@ -40,8 +40,11 @@ def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "
 
 def checked_weights(
     weights: Real[np.ndarray, "..."] | None, count: int, *, name: str = "weights"
-) -> Float[np.ndarray, "..."]:
-    """Weights in float64, by default a one for each of `count` samples."""
+) -> Real[np.ndarray, "..."]:
+    """Weights by which to multiply, by default a one for each of `count` samples.
+
+    Whole numbers stay integers: their running sums take a seventh of the time of floats.
+    """
     if weights is None:
         return np.ones(count)
     if weights.shape[-1:] != (count,):
@@ -51,10 +54,10 @@ def checked_weights(
         )
     if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):  # NaN is neither
         raise UsageError(f"{name} has a negative or non-finite value; give counts of 0 or more")
-    return weights.astype(np.float64)
+    return weights.astype(np.float64 if weights.dtype.kind == "f" else np.int64)
 
 
-def whole_weights(weights: Real[np.ndarray, "..."] | None, count: int) -> Float[np.ndarray, "..."]:
+def whole_weights(weights: Real[np.ndarray, "..."] | None, count: int) -> Real[np.ndarray, "..."]:
     """Weights of a metric that is defined for whole samples only."""
     counts = checked_weights(weights, count)
     if not np.array_equal(counts, np.floor(counts)):
@@ -73,8 +76,8 @@ def metric_value(
 
 
 def ratio(
-    numerator: Float[np.ndarray, "..."] | np.float64,
-    denominator: Float[np.ndarray, "..."] | np.float64,
+    numerator: Real[np.ndarray, "..."] | np.number,
+    denominator: Real[np.ndarray, "..."] | np.number,
 ) -> Float[np.ndarray, "..."]:
     """Quotient, NaN where the denominator is 0."""
     shape = np.broadcast_shapes(np.shape(numerator), np.shape(denominator))
@@ -97,7 +100,7 @@ class Ties(NamedTuple):
     starts: Int[np.ndarray, " distinct"]
     """Position in `order` of the first sample of each distinct value."""
 
-    def sums(self, ordered: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "*rows distinct"]:
+    def sums(self, ordered: Real[np.ndarray, "*rows n"]) -> Real[np.ndarray, "*rows distinct"]:
         """Sum at each distinct value of numbers given for the samples in `order`."""
         if len(self.starts) == len(self.order):  # none is tied
             return ordered
@@ -114,23 +117,9 @@ def ties(values: Shaped[np.ndarray, " n"]) -> Ties:
     return Ties(order, np.flatnonzero(_starts(values[order])))
 
 
-def dense_ranks(values: Shaped[np.ndarray, " n"]) -> tuple[int, Int[np.ndarray, " n"]]:
-    """Number of distinct values, and the rank of each sample's value among them, from 0.
-
-    >>> dense_ranks(np.array([0.5, 0.1, 0.5]))
-    (2, array([1, 0, 1]))
-    """
-    values = np.ascontiguousarray(values)  # a column of a table would be read across its rows
-    order = np.argsort(values)
-    places = np.cumsum(_starts(values[order])) - 1
-    groups = np.empty_like(order)
-    groups[order] = places
-    return int(places[-1]) + 1, groups
-
-
 def sums_by_group(
-    weights: Float[np.ndarray, "*replicates n"], groups: Int[np.ndarray, " n"], *, num_groups: int
-) -> Float[np.ndarray, "*replicates num_groups"]:
+    weights: Weights, groups: Int[np.ndarray, " n"], *, num_groups: int
+) -> Real[np.ndarray, "*replicates num_groups"]:
     """Total weight of each group; 0 for a group without samples.
 
     >>> sums_by_group(np.array([1.0, 2.0, 4.0]), np.array([2, 0, 2]), num_groups=3)
@@ -138,10 +127,10 @@ def sums_by_group(
     """
     if weights.ndim == 1:
         counts = np.bincount(groups, weights, minlength=num_groups)
-        return counts.astype(np.float64, copy=False)  # without samples these are whole numbers
+        return counts.astype(weights.dtype, copy=False)
     order = np.argsort(groups)
     starts = np.flatnonzero(_starts(groups[order]))
-    sums = np.zeros((*weights.shape[:-1], num_groups))
+    sums = np.zeros((*weights.shape[:-1], num_groups), weights.dtype)
     if len(starts) < len(order):
         weights = np.add.reduceat(weights[..., order], starts, axis=-1)
         groups = groups[order[starts]]
@@ -156,34 +145,80 @@ def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
     return starts
 
 
-def area_under_roc(
-    positives: Float[np.ndarray, "*#replicates groups"],
-    negatives: Float[np.ndarray, "*#replicates groups"],
-    sums: Float[np.ndarray, "*#replicates groups"] | None = None,
-) -> Float[np.ndarray, "..."]:
-    """Area under the ROC curve from the weights at each distinct score, lowest score first.
+class Around(NamedTuple):
+    """Weight of a set's samples around each of some values."""
 
-    Share of pairs in which the positive has the higher score, ties counted half. `sums` are the
-    cumulative ones of the negatives, where they are known.
-    """
-    sums = np.cumsum(negatives, axis=-1) if sums is None else sums
-    won = np.vecdot(positives, sums) - np.vecdot(positives, negatives) / 2
-    return ratio(won, positives.sum(axis=-1) * sums[..., -1])
+    below: Float[np.ndarray, "*replicates m"]
+    up_to: Float[np.ndarray, "*replicates m"]
+    """Of those that are below, and of those that are equal."""
+
+    def share_of_pairs(
+        self,
+        weights: Float[np.ndarray, "*replicates m"],
+        pairs: Float[np.ndarray, "..."] | np.float64,
+    ) -> Float[np.ndarray, "..."]:
+        """Share of pairs in which the set's sample is below the value, ties counted half."""
+        return ratio(np.vecdot(weights, self.below + self.up_to), 2 * pairs)
+
+
+class Ordered(NamedTuple):
+    """Weights of a set's samples in ascending order of a value."""
+
+    values: Float[np.ndarray, " n"]
+    weights: Float[np.ndarray, "*replicates n"]
+    sums: Float[np.ndarray, "*replicates n+1"]
+    """Weight of the first 0, 1, ..., n samples."""
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, " n"], weights: Weights) -> "Ordered":
+        """Sort samples by value, and sum their weights."""
+        order = np.argsort(values)
+        weights = weights.take(order, axis=-1)  # in rows; an index would give columns
+        sums = np.zeros((*weights.shape[:-1], len(order) + 1))
+        sums[..., 1:] = np.cumsum(weights, axis=-1)
+        return cls(values[order], weights.astype(np.float64), sums)
+
+    @property
+    def total(self) -> Float[np.ndarray, "*replicates"]:
+        """Weight of all samples."""
+        return self.sums[..., -1]
+
+    @property
+    def negated(self) -> "Ordered":
+        """The same samples in ascending order of the negative value."""
+        above = self.total[..., None] - self.sums
+        return Ordered(-self.values[::-1], self.weights[..., ::-1], above[..., ::-1])
+
+    def around(self, values: Float[np.ndarray, " m"]) -> Around:
+        """Weight of the samples below each value, and of those at it, too.
+
+        >>> ordered = Ordered.of(np.array([0.5, 0.1, 0.1]), np.array([1, 2, 3]))
+        >>> ordered.around(np.array([0.1, 0.5]))
+        Around(below=array([0., 5.]), up_to=array([5., 6.]))
+        """
+        first = np.searchsorted(self.values, values)
+        last = np.searchsorted(self.values, values, side="right")
+        below = self._first(first)
+        return Around(below, below if np.array_equal(first, last) else self._first(last))
+
+    def _first(self, counts: Int[np.ndarray, " m"]) -> Float[np.ndarray, "*replicates m"]:
+        """Weight of the first samples, as many as each count says."""
+        if len(counts) and (np.diff(counts) == 1).all():  # no copy
+            return self.sums[..., counts[0] : counts[-1] + 1]
+        return self.sums.take(counts, axis=-1)
 
 
 def auroc(
-    scores: Float[np.ndarray, " n"],
-    positives: Bool[np.ndarray, " n"],
-    weights: Float[np.ndarray, "*replicates n"],
+    scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"], weights: Weights
 ) -> Float[np.ndarray, "*replicates"]:
     """Probability that a positive has a higher score than a negative; NaN without both.
 
     >>> auroc(np.array([0.9, 0.4, 0.4]), np.array([True, True, False]), np.ones(3))
     array(0.75)
     """
-    distinct, groups = dense_ranks(scores)
-    of_positives, of_negatives = (
-        sums_by_group(weights[..., members], groups[members], num_groups=distinct)
+    higher, lower = (
+        Ordered.of(scores[members], weights.compress(members, axis=-1))
         for members in (positives, ~positives)
     )
-    return area_under_roc(of_positives, of_negatives)
+    pairs = higher.total * lower.total
+    return lower.around(higher.values).share_of_pairs(higher.weights, pairs)

@@ -65,7 +65,7 @@ def bootstrap(
     slots = random.integers(len(statistics), size=(replicates, len(statistics)))
     sets = [_number_groups(of_set) for of_set in zip(*groups, strict=True)]
     block = max(1, WEIGHTS_AT_ONCE // max(sum(map(len, of_trial)) for of_trial in groups))
-    values: dict[Key, Float[np.ndarray, "replicates trials"]] = {}
+    values: dict[Key, Float[np.ndarray, "trials replicates"]] = {}
     for start in range(0, replicates, block):
         drawn = slots[start : start + block]
         counts = [_draw(size, len(drawn), random) for size, _ in sets]
@@ -73,11 +73,12 @@ def bootstrap(
             chosen = np.flatnonzero((drawn == trial).any(axis=1))
             if len(chosen):
                 weights = (
-                    count[chosen][:, members[trial]]
+                    count[chosen].take(members[trial], axis=-1)
                     for count, (_, members) in zip(counts, sets, strict=True)
                 )
-                _fill(values, slots, statistic(*weights), at=(trial, start + chosen))
-    return {name: mean_without_nan(of_slots) for name, of_slots in values.items()}
+                _fill(values, statistic(*weights), slots.T.shape, at=(trial, start + chosen))
+    each = np.arange(replicates)[:, None]
+    return {name: mean_without_nan(found[slots, each]) for name, found in values.items()}
 
 
 def percentile_interval(replicates: Replicates, *, level: float = 0.95) -> PercentileInterval:
@@ -135,13 +136,13 @@ def _check_trials(
 
 
 def _fill(
-    values: dict[Key, Float[np.ndarray, "replicates trials"]],
-    slots: Int[np.ndarray, "replicates trials"],
+    values: dict[Key, Float[np.ndarray, "trials replicates"]],
     measured: Mapping[Key, MetricValue],
+    shape: tuple[int, ...],
     *,
     at: tuple[int, Int[np.ndarray, " chosen"]],
 ) -> None:
-    """Store a trial's metrics of the replicates `at` in the slots for which it was drawn."""
+    """Store the metrics of one trial in some replicates."""
     trial, chosen = at
     if values and values.keys() != measured.keys():
         raise UsageError(
@@ -154,5 +155,6 @@ def _fill(
                 f"statistics of trial {trial} gives {name} in shape {np.shape(of_trial)} for "
                 f"{len(chosen)} replicates; give one value for each replicate"
             )
-        into = values.setdefault(name, np.full(slots.shape, np.nan))
-        into[chosen] = np.where(slots[chosen] == trial, np.asarray(of_trial)[:, None], into[chosen])
+        if name not in values:
+            values[name] = np.full(shape, np.nan)
+        values[name][trial, chosen] = of_trial

@@ -18,7 +18,7 @@ from misgiving.metrics._weighted import (
 )
 
 Losses = Float[np.ndarray, " n"]
-WeightRows = Float[np.ndarray, "*replicates n"]
+WeightRows = Real[np.ndarray, "*replicates n"]
 PerReplicate = Float[np.ndarray, "*replicates"]
 
 

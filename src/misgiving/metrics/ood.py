@@ -13,15 +13,13 @@ import numpy as np
 from jaxtyping import Float, Real
 
 from misgiving.metrics._weighted import (
+    Around,
     MetricValue,
-    area_under_roc,
+    Ordered,
     checked_arrays,
     checked_weights,
-    dense_ranks,
     metric_value,
     ratio,
-    sums_by_group,
-    ties,
 )
 
 Inliers = Float[np.ndarray, " n_in"]
@@ -56,124 +54,114 @@ def ood_metrics(
     >>> ood_metrics(np.array([0.9, 0.5]), np.array([0.5, 0.1]))["auroc"]
     0.875
     """
-    counts = _count_by_confidence(inliers, outliers, inlier_weights, outlier_weights)
+    sweep = _sweep(inliers, outliers, inlier_weights, outlier_weights)
     return {
-        name: metric_value(metric(counts), inlier_weights, outlier_weights)
+        name: metric_value(metric(sweep), inlier_weights, outlier_weights)
         for name, metric in METRICS.items()
     }
 
 
 @dataclass(frozen=True, eq=False)
-class _Counts:
-    """Weight of either set at each distinct confidence, highest confidence first, and its sums."""
+class _Sweep:
+    """Thresholds at each inlier's confidence, highest confidence first.
 
-    inliers: Float[np.ndarray, "*replicates thresholds"]
-    outliers: Float[np.ndarray, "*replicates thresholds"]
-    accepted_inliers: PerReplicate
-    accepted_outliers: PerReplicate
+    Between two of them only outliers are accepted, which makes no metric better.
+    """
 
-    @classmethod
-    def of(cls, inliers: PerReplicate, outliers: PerReplicate) -> "_Counts":
-        """Add what each confidence accepts."""
-        return cls(inliers, outliers, np.cumsum(inliers, axis=-1), np.cumsum(outliers, axis=-1))
+    inliers: Ordered
+    outliers: Ordered
 
     @cached_property
-    def precision(self) -> PerReplicate:
-        """Share of inliers among the accepted; 1, as at recall 0, while nothing is accepted."""
-        accepted_inliers = self.accepted_inliers + TINY
-        shares: PerReplicate = accepted_inliers / (accepted_inliers + self.accepted_outliers)
-        return shares
+    def accepted_inliers(self) -> Around:
+        """Weight accepted by each threshold, and by one just above it."""
+        return self.inliers.around(self.inliers.values)
 
     @cached_property
-    def inverted(self) -> "_Counts":
+    def accepted_outliers(self) -> Around:
+        """Weight accepted by each threshold, and by one just above it."""
+        return self.outliers.around(self.inliers.values)
+
+    @cached_property
+    def inverted(self) -> "_Sweep":
         """The same samples with outliers as positives and the sign of the confidence flipped."""
-        accepted = (
-            (sums[..., -1:] - sums + added)[..., ::-1]
-            for sums, added in (
-                (self.accepted_outliers, self.outliers),
-                (self.accepted_inliers, self.inliers),
-            )
-        )
-        return _Counts(self.outliers[..., ::-1], self.inliers[..., ::-1], *accepted)
+        return _Sweep(self.outliers.negated, self.inliers.negated)
+
+    @cached_property
+    def summed_precision(self) -> Around:
+        """Sum, over the inliers, of the precision of each threshold, and of one just above it."""
+        return Around(*map(self._summed_precision, self.accepted_inliers, self.accepted_outliers))
+
+    def _summed_precision(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
+        inliers = inliers + TINY
+        return np.asarray(np.vecdot(self.inliers.weights, inliers / (inliers + outliers)))
 
     def where_defined(self, values: PerReplicate) -> PerReplicate:
         """The values, NaN in replicates without inliers or without outliers."""
-        both = (self.accepted_inliers[..., -1] > 0) & (self.accepted_outliers[..., -1] > 0)
+        both = (self.inliers.total > 0) & (self.outliers.total > 0)
         return np.where(both, values, np.nan)
 
     def per_inlier(self, sums: PerReplicate | np.float64) -> PerReplicate:
         """A sum over the inliers, divided by their number."""
-        return self.where_defined(ratio(sums, self.accepted_inliers[..., -1]))
-
-    @cached_property
-    def summed_precision(self) -> PerReplicate | np.float64:
-        """Sum, over the inliers, of the precision at each."""
-        sums: PerReplicate | np.float64 = np.vecdot(self.inliers, self.precision)
-        return sums
+        return self.where_defined(ratio(sums, self.inliers.total))
 
 
-def _count_by_confidence(
+def _sweep(
     inliers: Inliers,
     outliers: Outliers,
     inlier_weights: InlierWeights,
     outlier_weights: OutlierWeights,
-) -> _Counts:
+) -> _Sweep:
     (inliers,), (outliers,) = checked_arrays(inliers=inliers), checked_arrays(outliers=outliers)
-    distances = -np.concatenate([inliers, outliers])
-    if inlier_weights is None and outlier_weights is None:  # one sort is enough
-        tied = ties(distances)
-        counts = tied.sums((tied.order < len(inliers)).astype(np.float64))
-        return _Counts.of(counts, np.diff(tied.starts, append=len(distances)) - counts)
-    weights = (
-        checked_weights(inlier_weights, len(inliers), name="inlier_weights"),
-        checked_weights(outlier_weights, len(outliers), name="outlier_weights"),
+    of_inliers = checked_weights(inlier_weights, len(inliers), name="inlier_weights")
+    of_outliers = checked_weights(outlier_weights, len(outliers), name="outlier_weights")
+    rows = np.broadcast_shapes(of_inliers.shape[:-1], of_outliers.shape[:-1])
+    return _Sweep(
+        Ordered.of(-inliers, np.broadcast_to(of_inliers, (*rows, len(inliers)))),
+        Ordered.of(-outliers, np.broadcast_to(of_outliers, (*rows, len(outliers)))),
     )
-    distinct, ranks = dense_ranks(distances)
-    by_set = (
-        sums_by_group(of_set, members, num_groups=distinct)
-        for of_set, members in zip(weights, np.split(ranks, [len(inliers)]), strict=True)
-    )
-    return _Counts.of(*np.broadcast_arrays(*by_set))
 
 
-def _fpr_at_tpr95(counts: _Counts) -> PerReplicate:
-    accepted = counts.accepted_inliers
+def _fpr_at_tpr95(sweep: _Sweep) -> PerReplicate:
+    accepted = sweep.accepted_inliers.up_to
     # 0.95 * n may round up past the whole number that it means; a count is never that close to it
-    enough = accepted >= accepted[..., -1:] * 0.95 * (1 - 1e-12)
+    enough = accepted >= sweep.inliers.total[..., None] * 0.95 * (1 - 1e-12)
     strictest = np.argmax(enough, axis=-1)[..., None]
-    outliers = counts.accepted_outliers
-    false_positives = np.take_along_axis(outliers, strictest, axis=-1)[..., 0]
-    return counts.where_defined(ratio(false_positives, outliers[..., -1]))
+    outliers = np.take_along_axis(sweep.accepted_outliers.up_to, strictest, axis=-1)[..., 0]
+    return sweep.where_defined(ratio(outliers, sweep.outliers.total))
 
 
-def _detection_error(counts: _Counts) -> PerReplicate:
+def _detection_error(sweep: _Sweep) -> PerReplicate:
     true_positives, false_positives = (
-        accepted / np.where(accepted[..., -1:] > 0, accepted[..., -1:], np.nan)
-        for accepted in (counts.accepted_inliers, counts.accepted_outliers)
+        accepted.up_to / np.where(of_set.total > 0, of_set.total, np.nan)[..., None]
+        for accepted, of_set in (
+            (sweep.accepted_inliers, sweep.inliers),
+            (sweep.accepted_outliers, sweep.outliers),
+        )
     )
-    least = (false_positives - true_positives).min(axis=-1)  # 0 where all are accepted, or none
+    least = (false_positives - true_positives).min(axis=-1)  # at most 0, where all are accepted
     return np.asarray(0.5 + 0.5 * least)
 
 
-def _aupr(counts: _Counts) -> PerReplicate:
-    before = np.vecdot(counts.inliers[..., 1:], counts.precision[..., :-1])
-    before = before + counts.inliers[..., 0]  # the curve starts at recall 0, precision 1
-    return counts.per_inlier((before + counts.summed_precision) / 2)
+def _auroc(sweep: _Sweep) -> PerReplicate:
+    pairs = sweep.inliers.total * sweep.outliers.total
+    return np.asarray(1 - sweep.accepted_outliers.share_of_pairs(sweep.inliers.weights, pairs))
 
 
-def _average_precision(counts: _Counts) -> PerReplicate:
-    return counts.per_inlier(counts.summed_precision)
+def _aupr(sweep: _Sweep) -> PerReplicate:
+    above, at = sweep.summed_precision
+    return sweep.per_inlier((above + at) / 2)
 
 
-METRICS: dict[str, Callable[[_Counts], PerReplicate]] = {
+def _average_precision(sweep: _Sweep) -> PerReplicate:
+    return sweep.per_inlier(sweep.summed_precision.up_to)
+
+
+METRICS: dict[str, Callable[[_Sweep], PerReplicate]] = {
     "fpr_at_tpr95": _fpr_at_tpr95,
     "detection_error": _detection_error,
-    # highest confidence first, so both sets are swapped
-    "auroc": lambda counts: area_under_roc(
-        counts.outliers, counts.inliers, counts.accepted_inliers
-    ),
+    "auroc": _auroc,
     "aupr_in": _aupr,
-    "aupr_out": lambda counts: _aupr(counts.inverted),
+    "aupr_out": lambda sweep: _aupr(sweep.inverted),
     "average_precision_in": _average_precision,
-    "average_precision_out": lambda counts: _average_precision(counts.inverted),
+    "average_precision_out": lambda sweep: _average_precision(sweep.inverted),
 }

@@ -32,10 +32,10 @@ Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
 class _Steps(NamedTuple):
     """Samples and errors added by each distinct threshold, strictest first, and their totals."""
 
-    added: Float[np.ndarray, "*replicates thresholds"]
-    added_error: Float[np.ndarray, "*replicates thresholds"]
-    accepted: Float[np.ndarray, "*replicates thresholds"]
-    accepted_error: Float[np.ndarray, "*replicates thresholds"]
+    added: Real[np.ndarray, "*replicates thresholds"]
+    added_error: Real[np.ndarray, "*replicates thresholds"]
+    accepted: Real[np.ndarray, "*replicates thresholds"]
+    accepted_error: Real[np.ndarray, "*replicates thresholds"]
 
 
 class RiskCoverage:
@@ -102,7 +102,7 @@ class RiskCoverage:
         check_classes(num_classes, labels=labels)
         order, steps = self._tied.order, self._steps
         ends = np.append(self._tied.starts[1:], len(order))  # after the last sample of a threshold
-        risks, classes = np.zeros_like(steps.added), np.zeros_like(steps.added)
+        risks, classes = np.zeros(steps.added.shape), np.zeros(steps.added.shape)
         for k in range(num_classes):
             of_class = np.flatnonzero(labels[order] == k)
             counts = self._weights[..., order[of_class]]
@@ -248,16 +248,16 @@ def balanced_aurc(
     return RiskCoverage(confidences, errors, weights).balanced_aurc(labels, num_classes=num_classes)
 
 
-def _steps(tied: Ties, errors: Confidences, weights: Float[np.ndarray, "*replicates n"]) -> _Steps:
+def _steps(tied: Ties, errors: Confidences, weights: Weights) -> _Steps:
     counts = weights[..., tied.order]
     added, added_error = tied.sums(counts), tied.sums(counts * errors[tied.order])
     return _Steps(added, added_error, np.cumsum(added, axis=-1), np.cumsum(added_error, axis=-1))
 
 
 def _sums_before(
-    values: Float[np.ndarray, "*replicates m"], ends: Int[np.ndarray, " thresholds"]
-) -> Float[np.ndarray, "*replicates thresholds"]:
+    values: Real[np.ndarray, "*replicates m"], ends: Int[np.ndarray, " thresholds"]
+) -> Real[np.ndarray, "*replicates thresholds"]:
     """Sums of the first values, as many as each end says."""
-    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1))
+    sums = np.zeros((*values.shape[:-1], values.shape[-1] + 1), values.dtype)
     np.cumsum(values, axis=-1, out=sums[..., 1:])
     return sums[..., ends]

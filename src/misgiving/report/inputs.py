@@ -49,6 +49,23 @@ class Examples(NamedTuple):
     pictures: Sequence[Picture]
 
 
+class Table(list[Row]):
+    """Rows that a report selects from thousands of times; not to be changed."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        super().__init__(rows)
+        self._by: dict[tuple[str, ...], dict[object, list[Row]]] = {}
+
+    def by(self, names: tuple[str, ...]) -> Mapping[object, list[Row]]:
+        """The rows by the value of a field, or by those of several."""
+        if names not in self._by:
+            fields = attrgetter(*names)
+            found = self._by[names] = {}
+            for row in self:
+                found.setdefault(fields(row), []).append(row)
+        return self._by[names]
+
+
 class ReportInputs(NamedTuple):
     """All that the report is made from."""
 
@@ -157,8 +174,8 @@ def read_inputs(folder: Path) -> ReportInputs:
     if not results:
         raise DataError(f"{folder / 'results.csv'} has no results; {REMEDY}")
     inputs = ReportInputs(
-        results=results,
-        intervals=read_table(folder / "intervals.csv", ResultInterval),
+        results=Table(results),
+        intervals=Table(read_table(folder / "intervals.csv", ResultInterval)),
         histories=read_table(folder / "histories.csv", HistoryRow),
         settings=read_document(folder / "settings.json", Settings),
         datasets=read_document(folder / "datasets.json", dict[str, SetFacts]),
@@ -203,14 +220,13 @@ def _read_picture(path: Path) -> Picture:
 
 
 def select(rows: Iterable[Row], **wanted: object) -> list[Row]:
-    """The rows whose named fields hold the wanted values.
-
-    Tables have tens of thousands of rows and a report selects from them thousands of times.
-    """
+    """The rows whose named fields hold the wanted values."""
     if not wanted:
         return list(rows)
     fields, values = attrgetter(*wanted), tuple(wanted.values())
     expected = values if len(values) > 1 else values[0]
+    if isinstance(rows, Table):
+        return list(rows.by(tuple(wanted)).get(expected, ()))
     return [row for row in rows if fields(row) == expected]
 
 

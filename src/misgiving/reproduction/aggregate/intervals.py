@@ -1,9 +1,7 @@
 """Bootstrap intervals: of every result, of paired differences, and of risk over coverage."""
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,16 +60,12 @@ def intervals(
         values.setdefault(key, {})[trial] = value
     measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
 
-    def of_set(number: int, compared: ComparedSet) -> list[ResultInterval]:
+    found: list[ResultInterval] = []
+    for seed, compared in enumerate(_compared_sets(trial_data), protocol.seed):
         samples = _samples(compared, finished, out, measured)
         ratio = trial_data.split_ratio(compared.units)
-        seed = protocol.seed + number
-        return list(_SetIntervals(compared, protocol, samples, values, ratio, seed).rows())
-
-    compared_sets = _compared_sets(trial_data)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # numpy lets go of the interpreter's lock
-        made = pool.map(of_set, range(len(compared_sets)), compared_sets)
-        return [row for rows in made for row in rows]
+        found.extend(_SetIntervals(compared, protocol, samples, values, ratio, seed).rows())
+    return found
 
 
 def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
