@@ -3,6 +3,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from functools import partial
 
 import pytest
@@ -100,8 +101,23 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
     store.review(many[3].id, review("first"))
     store.review(many[3].id, review("second", verdict="override", final_class="NV"))
     store.review(many[4].id, review("of another"))
-    assert store.case(many[3].id).review == review("second", verdict="override", final_class="NV")
+    last = store.case(many[3].id).review
+    assert last.model_copy(update={"reviewed_at": START}) == review(
+        "second", verdict="override", final_class="NV"
+    )
     assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("behind", [timedelta(), timedelta(seconds=5)])
+def test_a_later_review_has_a_later_time_whatever_the_clock_of_its_server(store, many, behind):
+    store.review(many[3].id, review("first"))
+    store.review(many[3].id, review("second", reviewed_at=START - behind))
+    first, second = (one.model_dump(mode="json") for one in store.reviews(many[3].id))
+    assert first["reviewed_at"] < second["reviewed_at"]  # text, as the page compares it
+    assert (
+        second["reviewed_at"]
+        == store.case(many[3].id).model_dump(mode="json")["review"]["reviewed_at"]
+    )
 
 
 def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
