@@ -246,10 +246,7 @@ class Fitted(NamedTuple):
     def accepting_by(self, score: str) -> "Fitted":
         """The same with another acceptance score."""
         values = self.candidates[score].astype(np.float64)
-        error = fit_isotonic(
-            values, self.wrong * 1.0, increasing=False, margin=1 / (len(values) + 2)
-        )
-        calibrator = replace(self.calibrator, score=score, error=error)
+        calibrator = replace(self.calibrator, score=score, error=_fit_error(values, self.wrong))
         return self._replace(calibrator=calibrator, scores=values)
 
 
@@ -278,19 +275,25 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
+    score = _acceptance_score(tried, held_out.scores, wrong)
+    accepted_by = candidates[score].astype(np.float64)
     calibrator = Calibrator(
         scaling=learned.scaling,
         weights=learned.weights,
         combination=learned.combination if COMBINATION in held_out.scores else None,
         error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out.scores else None,
-        score="",
-        error=Isotonic(knots=(), values=()),
+        score=score,
+        error=_fit_error(accepted_by, wrong),
         loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
         tried=tried,
         samples=len(labels),
     )
-    fitted = Fitted(calibrator, held_out.named, np.zeros(0), candidates, wrong)
-    return fitted.accepting_by(_acceptance_score(tried, held_out.scores, wrong))
+    return Fitted(calibrator, held_out.named, accepted_by, candidates, wrong)
+
+
+def _fit_error(scores: Values, wrong: Bool[np.ndarray, " n"]) -> Isotonic:
+    """The error probability by acceptance score."""
+    return fit_isotonic(scores, wrong * 1.0, increasing=False, margin=1 / (len(scores) + 2))
 
 
 def _acceptance_score(

@@ -11,7 +11,7 @@ from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -134,9 +134,12 @@ def _train_phase(
 ) -> Iterator[Step]:
     """Take the remaining steps of a phase, and measure and save after each of its epochs."""
     objective = objective_of(config, training, fabric.device)
+    held_out = held_out_images(training, config)
     forward = compiled(module, fabric.device) if config.compiled else module
     while state.epoch <= config.total_epochs:
-        yield from train_epoch(fabric, forward, state, training, config, objective, augmentation)
+        yield from train_epoch(
+            fabric, forward, state, training, config, objective, augmentation, held_out
+        )
         records = [
             measure(
                 fabric,
@@ -166,11 +169,11 @@ def train_epoch(
     config: TrainingConfig,
     objective: ObjectiveFunction,
     augmentation: AugmentationSettings | None,
+    held_out: Bool[Tensor, " n"] | None = None,
 ) -> Iterator[Step]:
     """Take the remaining steps of an epoch, each when the caller asks for it."""
     joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
     processes = distributed.count()
-    held_out = held_out_images(training, config)
     order = epoch_order(training, config, state.epoch, held_out)
     order = order[: usable_count(len(order), config.batch_size, processes)]
     steps = math.ceil(len(order) / config.batch_size)
@@ -188,9 +191,9 @@ def train_epoch(
             images = augment(images, augmentation, state.augmentation)
         output = Output(*forward(images, detach_taps=not joint))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
-        shares = (output.logits, output.predicted_losses, labels, rows)
-        *batch, rows = (gathered(share, len(labels) * processes) for share in shares)
-        held = None if held_out is None else held_out.to(rows.device)[rows]
+        size, shares = len(labels) * processes, (output.logits, output.predicted_losses, labels)
+        batch = [gathered(share, size) for share in shares]
+        held = None if held_out is None else held_out.to(rows.device)[gathered(rows, size)]
         losses = objective(*batch, held_out=held)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update(earlier + state.step)  # the learning rate
         state.optimizer.zero_grad()
