@@ -7,7 +7,7 @@ EXCHANGE := $(VENV)-exchange
 OUT ?= runs/reproduce
 # Waiting threads sleep instead of spinning, so that a busy machine costs less.
 export OMP_WAIT_POLICY ?= PASSIVE
-# Tests start hundreds of processes: bytecode is kept, so that each need not compile anew.
+# Bytecode is made when a module is first used, and kept: pip would compile thousands that nobody uses.
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
@@ -56,7 +56,7 @@ bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md), of its growt
 
 dist: $(VENV)/.made ## A source distribution and a wheel in dist/, as Containerfile needs it.
 	rm -rf dist
-	$(BIN)/python -m pip install --quiet --group dist
+	$(BIN)/python -m pip install --quiet --no-compile --group dist
 	$(BIN)/python -m build
 	$(BIN)/python -m twine check --strict dist/*
 
@@ -75,19 +75,19 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.train: $(VENV)/.made pyproject.toml
-	$(BIN)/python -m pip install --quiet -e '.[train,serve]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[train,serve]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.train
-	$(BIN)/python -m pip install --quiet -e '.[all]' --group dev
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[all]' --group dev
 	@touch $@
 
 $(VENV)/lightning: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target $@ --group lightning
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $@ --group lightning
 	@touch $@
 
 $(EXCHANGE)/.made: pyproject.toml
 	$(PYTHON) -m venv $(EXCHANGE)
 	$(EXCHANGE)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(EXCHANGE)/bin/python -m pip install --quiet -e . --group exchange
+	$(EXCHANGE)/bin/python -m pip install --quiet --no-compile -e . --group exchange
 	@touch $@

@@ -6,7 +6,7 @@ import pytest
 from small import SMALL
 from tiny import TINY
 
-from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
 from misgiving.reproduction.trial_data import TrialData
 

@@ -1,16 +1,19 @@
 import csv
 import json
+import os
 import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
 from scipy import stats
 from tiny import TINY
 
+from misgiving.errors import TrainingError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.report.page import write_report
-from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import load_scores
 from misgiving.results.schema import Settings, Unit
@@ -277,3 +280,23 @@ def test_the_report_lists_every_metric_of_a_claim_that_got_worse(reproduction, t
                 expected.append(abs(float(row["estimate"])))
     assert expected
     assert len(listed) == len(expected)
+
+
+def test_several_processes_collect_what_one_does(trial_data, reproduction, tmp_path):
+    shutil.copytree(reproduction / "units", tmp_path / "units")
+    collect(trial_data, tmp_path, jobs=2)
+    for name in COLLECTION:
+        if name.endswith(".csv"):
+            assert (tmp_path / name).read_bytes() == (reproduction / name).read_bytes()
+
+
+def die(_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_an_error_that_says_so():
+    with (
+        pytest.raises(TrainingError, match="low memory; run again with fewer `jobs`"),
+        mapped(die, [1, 2], jobs=2) as found,
+    ):
+        list(found)

@@ -14,7 +14,7 @@ from elements import parse
 from PIL import Image
 
 from misgiving.report.page import write_report
-from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData

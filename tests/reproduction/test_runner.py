@@ -18,7 +18,7 @@ from tiny import TINY
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.report.page import write_report
 from misgiving.reproduction import runner as units_module
-from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import chosen_units, units
 from misgiving.reproduction.runner import (
     is_finished,

@@ -10,7 +10,7 @@ from tiny import TINY
 
 from misgiving.errors import BadImagesError
 from misgiving.report.page import write_report
-from misgiving.reproduction.aggregate import collect
+from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import OodSource
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData

@@ -1,5 +1,6 @@
 """`misgiving reproduce`."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -151,7 +152,7 @@ def reproduce(
     """
     from misgiving.report import wording
     from misgiving.report.page import write_report
-    from misgiving.reproduction import aggregate
+    from misgiving.reproduction.aggregate import collection
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
@@ -188,8 +189,9 @@ def reproduce(
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
-            say("collecting: resampling for intervals, and examples; this takes a minute or more")
-            aggregate.collect(trial_data, out)
+            say("collecting: resampling for intervals, and examples; this may take a minute")
+            cores = min(os.cpu_count() or 1, MOST_JOBS)
+            collection.collect(trial_data, out, jobs=cores if jobs is None else jobs)
     say(f"wrote {out if one_unit else write_report(out)}")
 
 

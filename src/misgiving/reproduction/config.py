@@ -51,6 +51,11 @@ PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""
 
 
+FAILURES = "failures"  # the acceptance scores of the measured set
+POLICY_SET = "policy_test"  # the images on which policies are measured
+TOGETHER = "unseen_classes"  # the images of all unseen classes
+CHOSEN = "best_on_tuning"  # the detector with the highest AUROC on the tuning set
+
 MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
 

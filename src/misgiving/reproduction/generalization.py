@@ -7,13 +7,12 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
+from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.predictions import save_scores
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
-
-FAILURES = "failures"  # the confidences of the measured set, for intervals
 
 
 def measure_generalization(trained: TrainedUnit) -> list[Measurement]:

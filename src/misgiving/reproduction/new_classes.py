@@ -6,11 +6,10 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.cache import ImageSet
+from misgiving.reproduction.config import TOGETHER
 from misgiving.reproduction.ood_detection import Detection, measure_outliers
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.schema import Measurement
-
-TOGETHER = "unseen_classes"
 
 
 def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:

@@ -18,6 +18,7 @@ from misgiving.evaluation.inference import Scores, odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.evaluation.one_reviewer import OneReviewer, fit_one_reviewer, measure_mixture
 from misgiving.metrics.ood import ood_metrics
+from misgiving.reproduction.config import CHOSEN
 from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, PolicySets, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
@@ -26,8 +27,6 @@ from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
-
-CHOSEN = "best_on_tuning"
 
 
 class TunedDetectors:

@@ -21,13 +21,13 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.reproduction.config import POLICY_SET
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors
 
-POLICY_SET = "policy_test"  # the images on which policies are measured
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
 CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)

@@ -42,6 +42,7 @@ from misgiving.training.resume import resume_path
 from misgiving.workflows.train import train_run
 
 MOST_THREADS = 1024
+KILLED = "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
 
 
 Results = dict[str, list[Measurement]]
@@ -191,9 +192,7 @@ def _in_processes(
                 future.result()
                 trial_data.progress.on_unit(futures[future])
         except BrokenProcessPool as error:
-            raise TrainingError(
-                "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
-            ) from error
+            raise TrainingError(KILLED) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in active_children():  # each saves the training that it is in

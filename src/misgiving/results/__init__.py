@@ -15,7 +15,7 @@
 | a reproduction's `results.csv`, `intervals.csv`, `histories.csv` |
   `Result`, `ResultInterval`, `HistoryRow` |
 | its `confusions.csv`, `reliability.csv`, `risk_coverage.csv` |
-  `Confusion`, `ReliabilityRow`, `RiskPoint`; `reproduction.aggregate.collect` writes all six |
+  `Confusion`, `ReliabilityRow`, `RiskPoint`; `reproduction.aggregate` writes all six |
 | its `settings.json`, `datasets.json`, `manifests/*.csv` |
   `Settings`, `SetFacts` by name, `ManifestImage` |
 """

@@ -11,8 +11,8 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS
-from misgiving.reproduction.new_classes import TOGETHER, unseen_images, unseen_sets
+from misgiving.reproduction.config import SWEEPS, TOGETHER
+from misgiving.reproduction.new_classes import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
 from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
 from misgiving.results.formats import read_document, write_document, write_table

@@ -1,9 +1,10 @@
 """Bootstrap intervals: of every result, of paired differences, and of risk over coverage."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -22,18 +23,13 @@ from misgiving.reproduction.aggregate.resampling import (
     resampled,
     sample_of,
 )
-from misgiving.reproduction.generalization import FAILURES
-from misgiving.reproduction.new_classes import TOGETHER
-from misgiving.reproduction.ood_detection import CHOSEN
-from misgiving.reproduction.policies import POLICY_SET
-from misgiving.reproduction.protocol import Protocol, sweep_experiments
-from misgiving.reproduction.trial_data import TrialData
+from misgiving.reproduction.config import CHOSEN, FAILURES
 from misgiving.results.predictions import Predictions, load_scores, scores_path
-from misgiving.results.schema import Result, ResultInterval, RiskPoint, Unit
+from misgiving.results.schema import Result, ResultInterval, RiskPoint
 
 Trials = tuple[int, ...]
-Values = Mapping[tuple[str, ...], Mapping[int, float]]
-"""Values by trial, by (experiment, model, dataset, detector, metric)."""
+Values = Mapping[tuple[str, str, str], Mapping[int, float]]
+"""Values by trial, of (model, detector, metric)."""
 
 FEW_EVENTS = "error_among_accepted"
 MSP = "msp"  # the baseline of every acceptance score
@@ -50,61 +46,58 @@ BESIDE_MSP = (
 COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
-def intervals(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: Sequence[Result]
-) -> list[ResultInterval]:
-    """All intervals; a difference is taken over the trials in which both models are finished."""
-    values: dict[tuple[str, ...], dict[int, float]] = {}
+class MeasuredSet(NamedTuple):
+    """One set in all models and trials.
+
+    Attributes:
+        compared: The set.
+        folders: Of the units that measured it, by model and trial.
+        measured: Name of the set with the in-distribution images.
+        tuned: True if ODIN was tuned on it.
+        values: All results.
+        split_ratio: Measured images for each training image.
+        replicates: Bootstrap replicates of each interval.
+        seed: The same seed and trials meet the same resampled sets, which makes differences paired.
+    """
+
+    compared: ComparedSet
+    folders: Mapping[str, Mapping[int, Path]]
+    measured: str
+    tuned: bool
+    values: Values
+    split_ratio: float
+    replicates: int
+    seed: int
+
+
+def intervals_of(of: MeasuredSet) -> list[ResultInterval]:
+    """All intervals on a set; a difference is taken over the trials that both models have."""
+    samples = {
+        model: {
+            trial: sample_of(of.compared, folder, of.measured)
+            for trial, folder in folders.items()
+            if has_sample(of.compared, folder)  # not where training diverged
+        }
+        for model, folders in of.folders.items()
+    }
+    return list(_SetIntervals(of, {name: found for name, found in samples.items() if found}).rows())
+
+
+def values_by_trial(results: Iterable[Result]) -> dict[tuple[str, str], Values]:
+    """The results of each set of an experiment."""
+    values: dict[tuple[str, str], dict[tuple[str, str, str], dict[int, float]]] = {}
     for experiment, trial, model, dataset, detector, metric, value in results:
-        key = (experiment, model, dataset, detector, metric)
-        values.setdefault(key, {})[trial] = value
-    measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
-
-    found: list[ResultInterval] = []
-    for seed, compared in enumerate(_compared_sets(trial_data), protocol.seed):
-        samples = _samples(compared, finished, out, measured)
-        ratio = trial_data.split_ratio(compared.units)
-        found.extend(_SetIntervals(compared, protocol, samples, values, ratio, seed).rows())
-    return found
-
-
-def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
-    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
-    return [
-        *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
-        ComparedSet("generalization", POLICY_SET, "generalization"),
-        *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
-        *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
-        *(ComparedSet(name, measured, name) for name in sweep_experiments(protocol)),
-    ]
-
-
-def _samples(
-    compared: ComparedSet, finished: Sequence[Unit], out: Path, measured: str
-) -> dict[str, dict[int, Sample]]:
-    """The samples of finished units by model and trial, without those that diverged."""
-    found: dict[str, dict[int, Sample]] = {}
-    for unit in finished:
-        folder = out / unit.folder
-        if unit.experiment == compared.units and has_sample(compared, folder):
-            found.setdefault(unit.model, {})[unit.trial] = sample_of(compared, folder, measured)
-    return found
+        of_set = values.setdefault((experiment, dataset), {})
+        of_set.setdefault((model, detector, metric), {})[trial] = value
+    return dict(values)
 
 
 @dataclass(frozen=True)
 class _SetIntervals:
-    """The intervals on one set: of each model, and of differences from models and from MSP.
+    """The intervals on one set: of each model, and of differences from models and from MSP."""
 
-    The same seed and trials meet the same resampled sets, which makes differences paired.
-    """
-
-    compared: ComparedSet
-    protocol: Protocol
+    of: MeasuredSet
     samples: Mapping[str, Mapping[int, Sample]]
-    values: Values
-    split_ratio: float
-    seed: int
     drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(default_factory=dict)
 
     def rows(self) -> Iterator[ResultInterval]:
@@ -139,12 +132,11 @@ class _SetIntervals:
         lower, upper = _bounds(replicates, n)
         if metric == FEW_EVENTS and lower == upper:  # no error among a few: nothing varies
             lower, upper = None, None
-        here = (self.compared.experiment, self.compared.dataset)
         yield ResultInterval(
-            experiment=here[0],
+            experiment=self.of.compared.experiment,
             model=model,
             baseline=baseline,
-            dataset=here[1],
+            dataset=self.of.compared.dataset,
             detector=detector,
             metric=metric,
             estimate=float(differences.mean()),
@@ -152,23 +144,21 @@ class _SetIntervals:
             upper=upper,
             n=n,
             trials=len(trials),
-            tuned=here == ("ood_detection", self.protocol.odin.tuning_set)
-            and detector in ("odin", CHOSEN),
-            **_over_trials(differences, self.split_ratio),
+            tuned=self.of.tuned and detector in ("odin", CHOSEN),
+            **_over_trials(differences, self.of.split_ratio),
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
         if trials and (model, trials) not in self.drawn:
             samples = [self.samples[model][trial] for trial in trials]
-            replicates = self.protocol.replicates
-            self.drawn[model, trials] = resampled(samples, replicates=replicates, seed=self.seed)
+            drawn = resampled(samples, replicates=self.of.replicates, seed=self.of.seed)
+            self.drawn[model, trials] = drawn
         return self.drawn.get((model, trials), {})
 
     def _by_trial(
         self, model: str, key: Key, trials: Trials
     ) -> Float[np.ndarray, " trials"] | None:
-        where = (self.compared.experiment, model, self.compared.dataset, *key)
-        values = self.values.get(where, {})
+        values = self.of.values.get((model, *key), {})
         found = [values[trial] for trial in trials if trial in values]
         return np.array(found) if len(found) == len(trials) else None
 
@@ -189,23 +179,30 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]
     return (None, None) if n < 2 or math.isnan(lower) else (lower, upper)
 
 
-def risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[RiskPoint]:
-    """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage."""
-    measured, protocol = trial_data.evaluation_sets.measured, trial_data.protocol
-    for model in protocol.models:
+def risk_curves(
+    folders: Mapping[str, Sequence[Path]], measured: str, *, replicates: int, seed: int
+) -> Iterator[RiskPoint]:
+    """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage.
+
+    Args:
+        folders: Of the units, by model.
+        measured: Name of the measured set.
+        replicates: Bootstrap replicates of each interval.
+        seed: Of their draws.
+    """
+    for model, of_model in folders.items():
         samples = [
-            _risks(out / unit.folder, measured)
-            for unit in finished
-            if (unit.experiment, unit.model) == ("generalization", model)
-            and scores_path(out / unit.folder, FAILURES).is_file()
+            _risks(folder, measured)
+            for folder in of_model
+            if scores_path(folder, FAILURES).is_file()
         ]
         if not samples:
             continue
         means = [sample.statistic() for sample in samples]
-        drawn = resampled(samples, replicates=protocol.replicates, seed=protocol.seed)
-        for (detector, coverage), replicates in drawn.items():
+        drawn = resampled(samples, replicates=replicates, seed=seed)
+        for (detector, coverage), values in drawn.items():
             mean = float(np.mean([of_trial[detector, coverage] for of_trial in means]))
-            lower, upper = percentile_interval(replicates)
+            lower, upper = percentile_interval(values)
             if not math.isnan(mean):
                 yield RiskPoint(model, detector, float(coverage), mean, lower, upper)
 

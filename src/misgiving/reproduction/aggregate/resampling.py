@@ -14,8 +14,7 @@ from misgiving.metrics.bootstrap import bootstrap
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
-from misgiving.reproduction.generalization import FAILURES
-from misgiving.reproduction.policies import POLICY_SET
+from misgiving.reproduction.config import FAILURES, POLICY_SET
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions, ScoredSet, load_scores, scores_path
 

@@ -1,0 +1,228 @@
+"""Collect the finished units of a reproduction: `results.csv` and the report's other inputs."""
+
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import astuple
+from itertools import chain
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+from misgiving.errors import DataError, TrainingError
+from misgiving.reproduction.aggregate.documents import (
+    exhibits,
+    settings,
+    timing,
+    write_datasets,
+    write_examples,
+)
+from misgiving.reproduction.aggregate.intervals import (
+    MeasuredSet,
+    intervals_of,
+    risk_curves,
+    values_by_trial,
+)
+from misgiving.reproduction.aggregate.resampling import ComparedSet
+from misgiving.reproduction.config import POLICY_SET, TOGETHER, swept
+from misgiving.reproduction.policies import RELIABILITY
+from misgiving.reproduction.protocol import sweep_experiments, units
+from misgiving.reproduction.runner import KILLED, is_finished
+from misgiving.reproduction.trial_data import TrialData, code_fingerprint
+from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
+from misgiving.results.predictions import Predictions
+from misgiving.results.schema import (
+    Confusion,
+    EpochRecord,
+    HistoryRow,
+    ReliabilityBin,
+    ReliabilityRow,
+    Result,
+    ResultInterval,
+    RiskPoint,
+    Unit,
+)
+
+Argument = TypeVar("Argument")
+Value = TypeVar("Value")
+
+COLLECTED = "collected.json"
+COLLECTION = (
+    "results.csv",
+    "histories.csv",
+    "intervals.csv",
+    "confusions.csv",
+    "reliability.csv",
+    "risk_coverage.csv",
+    "datasets.json",
+    "manifests",
+    "examples",
+    "settings.json",
+)
+
+
+def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
+    """Write the collected tables and documents of all units that are finished.
+
+    Does nothing where all of that has been made of the same units.
+
+    Args:
+        trial_data: The prepared images.
+        out: Folder of the reproduction.
+        jobs: Processes that compute intervals.
+
+    Raises:
+        DataError: No unit is finished.
+    """
+    finished = finished_units(trial_data, out)
+    made_of = {
+        "protocol": repr(trial_data.protocol),
+        "units": [trial_data.record(unit) for unit in finished],
+        "threads": [timing(out / unit.folder).threads for unit in finished],
+        "code": code_fingerprint(left_out=("cli", "report")),
+    }
+    if _is_collected(out, made_of):
+        return
+    (out / COLLECTED).unlink(missing_ok=True)
+    results = [
+        row for unit in finished for row in read_table(out / unit.folder / "results.csv", Result)
+    ]
+    sets = list(_measured_sets(trial_data, finished, out, results))
+    with mapped(intervals_of, sets, jobs) as intervals:
+        write_table(out / "results.csv", Result, results)
+        histories = _of_units(finished, out, "run/history.csv", EpochRecord, HistoryRow)
+        write_table(out / "histories.csv", HistoryRow, histories)
+        write_table(out / "confusions.csv", Confusion, _confusions(trial_data, finished, out))
+        bins = _of_units(finished, out, RELIABILITY, ReliabilityBin, ReliabilityRow)
+        write_table(out / RELIABILITY, ReliabilityRow, bins)
+        write_table(out / "risk_coverage.csv", RiskPoint, _risk_curves(trial_data, finished, out))
+        shown = exhibits(trial_data)
+        write_datasets(out, shown)
+        write_examples(out / "examples", shown)
+        write_document(out / "settings.json", settings(trial_data, finished, out))
+        write_table(out / "intervals.csv", ResultInterval, chain.from_iterable(intervals))
+    write_document(out / COLLECTED, made_of)
+
+
+@contextmanager
+def mapped(
+    function: Callable[[Argument], Value], arguments: Sequence[Argument], jobs: int
+) -> Iterator[Iterator[Value]]:
+    """The values of a function, which other processes compute if `jobs` is more than 1."""
+    if jobs == 1:
+        yield map(function, arguments)
+        return
+    context = get_context("spawn")  # a forked process would inherit torch's dead threads
+    with ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupts) as pool:
+        try:
+            yield pool.map(function, arguments)
+        except BrokenProcessPool as error:
+            raise TrainingError(KILLED) from error
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+
+
+def _measured_sets(
+    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: Sequence[Result]
+) -> Iterator[MeasuredSet]:
+    values, protocol = values_by_trial(results), trial_data.protocol
+    for seed, compared in enumerate(_compared_sets(trial_data), protocol.seed):
+        where = (compared.experiment, compared.dataset)
+        yield MeasuredSet(
+            compared,
+            folders=_folders(finished, out, compared.units),
+            measured=trial_data.evaluation_sets.measured,
+            tuned=where == ("ood_detection", protocol.odin.tuning_set),
+            values=values.get(where, {}),
+            split_ratio=trial_data.split_ratio(compared.units),
+            replicates=protocol.replicates,
+            seed=seed,
+        )
+
+
+def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
+    protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
+    unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
+    return [
+        *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
+        ComparedSet("generalization", POLICY_SET, "generalization"),
+        *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
+        *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
+        *(ComparedSet(name, measured, name) for name in sweep_experiments(protocol)),
+    ]
+
+
+def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, dict[int, Path]]:
+    """The folders of an experiment's units, by model and trial."""
+    found: dict[str, dict[int, Path]] = {}
+    for unit in finished:
+        if unit.experiment == experiment:
+            found.setdefault(unit.model, {})[unit.trial] = out / unit.folder
+    return found
+
+
+def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[RiskPoint]:
+    folders, protocol = _folders(finished, out, "generalization"), trial_data.protocol
+    return risk_curves(
+        {name: list(folders[name].values()) for name in protocol.models if name in folders},
+        trial_data.evaluation_sets.measured,
+        replicates=protocol.replicates,
+        seed=protocol.seed,
+    )
+
+
+def finished_units(trial_data: TrialData, out: Path) -> list[Unit]:
+    """The units of the protocol that are finished, with these settings, data and code."""
+    finished = [
+        unit
+        for unit in units(trial_data.protocol)
+        if (out / unit.folder).is_dir() and is_finished(out / unit.folder, trial_data.record(unit))
+    ]
+    if not finished:
+        raise DataError(
+            f"{out}: no unit is finished with these settings, data and code; "
+            "run units before collecting"
+        )
+    return finished
+
+
+def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
+    if not all((out / name).exists() for name in COLLECTION):
+        return False
+    try:
+        return read_document(out / COLLECTED, dict[str, Any]) == made_of
+    except DataError:
+        return False
+
+
+def _of_units(
+    finished: Sequence[Unit], out: Path, name: str, kind: type[Any], row: Callable[..., Row]
+) -> Iterator[Row]:
+    """The rows of a table of each unit, with its experiment, trial and model.
+
+    A unit lacks its history where training diverged, and its bins where no policy could be set.
+    """
+    for unit in finished:
+        path = out / unit.folder / name
+        for found in read_table(path, kind) if path.exists() else ():
+            yield row(*unit, *astuple(found))
+
+
+def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:
+    """The images of each true class by predicted class, where there are any."""
+    measured = trial_data.evaluation_sets.measured
+    for unit in finished:
+        path = out / unit.folder / "predictions" / f"{measured}.safetensors"
+        if swept(unit.experiment) or not path.exists():  # none where training diverged
+            continue
+        found = Predictions.load(path)
+        counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
+        for (true, choice), count in sorted(counts.items()):
+            yield Confusion(*unit, found.classes[true], found.classes[choice], count)
