@@ -1,0 +1,83 @@
+"""Seconds of whole commands on the embedded digits: `reproduce` and `calibrate`; and of `collect`.
+
+    python benchmarks/reproducing.py [--trials 5] [--rounds 3]
+
+`reproduce` runs once, with as many processes as there are cores. Its bound is 6 minutes (4.5 for
+three trials) less 30 seconds for `make reproduce` to install. The others run again and again on
+what it has made, each in a process of its own; `collect`, which computes the intervals, is timed
+without the start of that process.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from side_by_side import Reading
+
+COMMAND = (sys.executable, "-m", "misgiving")
+BOUNDS = {3: 240.0, 5: 330.0}  # of `reproduce`, by trials
+COLLECT, CALIBRATE = 20.0, 15.0
+TARGETS = ("--max-error", "0.03", "--max-ood-false-alarms", "0.05")
+COLLECTING = """
+import sys, time
+from pathlib import Path
+from misgiving import cli
+from misgiving.reproduction.aggregate import collection
+collect = collection.collect
+
+def timed(*arguments, **options):
+    started = time.perf_counter()
+    collect(*arguments, **options)
+    Path(found).write_text(str(time.perf_counter() - started))
+
+if __name__ == "__main__":
+    found = sys.argv.pop()
+    collection.collect = timed
+    cli.run()
+"""
+
+
+def main() -> None:
+    """Run the commands and report their times."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, choices=BOUNDS, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "reproduce"
+        reproduce = ("reproduce", "--trials", str(options.trials), "--out", str(out))
+        trials = f"{options.trials} trials of digits"
+        what, bound = f"misgiving reproduce, {trials}", BOUNDS[options.trials]
+        Reading(what=what, bound=bound, values=[seconds_of(*COMMAND, *reproduce)]).report()
+        collected = [seconds_of_collect(out, reproduce) for _ in range(options.rounds)]
+        what = f"collecting the intervals of {trials}"
+        Reading(what=what, bound=COLLECT, values=collected).report()
+        run = out / "units" / "generalization" / "trial-0" / "proposed" / "run"
+        calibrate = (*COMMAND, "calibrate", str(run), "digits", *TARGETS, "--overwrite")
+        calibrated = [seconds_of(*calibrate) for _ in range(options.rounds)]
+        what = "misgiving calibrate, a run on digits"
+        Reading(what=what, bound=CALIBRATE, values=calibrated).report()
+
+
+def seconds_of(*command: str) -> float:
+    """Run a command in a process and time it."""
+    started = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - started
+
+
+def seconds_of_collect(out: Path, reproduce: tuple[str, ...]) -> float:
+    """Seconds that `collect` takes within the command, which runs in a process."""
+    (out / "collected.json").unlink()
+    script, found = out.with_name("collecting.py"), out.with_name("seconds")
+    script.write_text(COLLECTING)
+    command = (sys.executable, str(script), *reproduce, "--collect", str(found))
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return float(found.read_text())
+
+
+if __name__ == "__main__":
+    main()
