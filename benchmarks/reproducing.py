@@ -75,7 +75,7 @@ def seconds_of_collect(out: Path, reproduce: tuple[str, ...]) -> float:
     script, found = out.with_name("collecting.py"), out.with_name("seconds")
     script.write_text(COLLECTING)
     command = (sys.executable, str(script), *reproduce, "--collect", str(found))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     return float(found.read_text())
 
 
