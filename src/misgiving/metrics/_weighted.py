@@ -190,22 +190,20 @@ class Ordered(NamedTuple):
         return Ordered(-self.values[::-1], self.weights[..., ::-1], above[..., ::-1])
 
     def around(self, values: Float[np.ndarray, " m"]) -> Around:
-        """Weight of the samples below each value, and of those at it, too.
+        """Weight of the samples below each of some finite values, and of those at it, too.
 
         >>> ordered = Ordered.of(np.array([0.5, 0.1, 0.1]), np.array([1, 2, 3]))
         >>> ordered.around(np.array([0.1, 0.5]))
         Around(below=array([0., 5.]), up_to=array([5., 6.]))
         """
+        if values is self.values and (np.diff(values) > 0).all():
+            return Around(self.sums[..., :-1], self.sums[..., 1:])
         first = np.searchsorted(self.values, values)
+        below = self.sums.take(first, axis=-1)
+        if not (np.append(self.values, np.inf)[first] == values).any():
+            return Around(below, below)
         last = np.searchsorted(self.values, values, side="right")
-        below = self._first(first)
-        return Around(below, below if np.array_equal(first, last) else self._first(last))
-
-    def _first(self, counts: Int[np.ndarray, " m"]) -> Float[np.ndarray, "*replicates m"]:
-        """Weight of the first samples, as many as each count says."""
-        if len(counts) and (np.diff(counts) == 1).all():  # no copy
-            return self.sums[..., counts[0] : counts[-1] + 1]
-        return self.sums.take(counts, axis=-1)
+        return Around(below, self.sums.take(last, axis=-1))
 
 
 def auroc(
