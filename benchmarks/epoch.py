@@ -129,7 +129,9 @@ def sides(
 
     def epoch() -> None:
         state.step = 0
-        steps = train_epoch(fabric, module, state, images, config, objective, augmentation)
+        steps = train_epoch(
+            fabric, module, state, images, config, objective, augmentation, held_out=None
+        )
         deque(steps, maxlen=0)
 
     def bare_steps() -> None:

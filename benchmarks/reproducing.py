@@ -17,24 +17,25 @@ from pathlib import Path
 
 from side_by_side import Reading
 
+from misgiving.reproduction.aggregate.collection import COLLECTED
+
 COMMAND = (sys.executable, "-m", "misgiving")
 BOUNDS = {3: 240.0, 5: 330.0}  # of `reproduce`, by trials
 COLLECT, CALIBRATE = 20.0, 15.0
 TARGETS = ("--max-error", "0.03", "--max-ood-false-alarms", "0.05")
 COLLECTING = """
-import sys, time
-from pathlib import Path
-from misgiving import cli
-from misgiving.reproduction.aggregate import collection
-collect = collection.collect
+if __name__ == "__main__":  # not in the processes that compute intervals
+    import sys, time
+    from pathlib import Path
+    from misgiving import cli
+    from misgiving.reproduction.aggregate import collection
+    collect, found = collection.collect, Path(sys.argv.pop())
 
-def timed(*arguments, **options):
-    started = time.perf_counter()
-    collect(*arguments, **options)
-    Path(found).write_text(str(time.perf_counter() - started))
+    def timed(*arguments, **options):
+        started = time.perf_counter()
+        collect(*arguments, **options)
+        found.write_text(str(time.perf_counter() - started))
 
-if __name__ == "__main__":
-    found = sys.argv.pop()
     collection.collect = timed
     cli.run()
 """
@@ -65,17 +66,17 @@ def main() -> None:
 def seconds_of(*command: str) -> float:
     """Run a command in a process and time it."""
     started = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.perf_counter() - started
 
 
 def seconds_of_collect(out: Path, reproduce: tuple[str, ...]) -> float:
     """Seconds that `collect` takes within the command, which runs in a process."""
-    (out / "collected.json").unlink()
+    (out / COLLECTED).unlink()
     script, found = out.with_name("collecting.py"), out.with_name("seconds")
     script.write_text(COLLECTING)
     command = (sys.executable, str(script), *reproduce, "--collect", str(found))
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return float(found.read_text())
 
 

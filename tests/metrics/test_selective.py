@@ -250,6 +250,13 @@ def test_balanced_aurc_of_one_class_without_ties_is_aurc(seed):
     assert found == pytest.approx(aurc(confidences, losses), abs=1e-12)
 
 
+def test_weights_may_be_as_large_as_their_type():
+    random = np.random.default_rng(0)
+    confidences, errors = random.random(50), random.random(50) < 0.3
+    weights = np.full(50, 2**62)
+    assert augrc(confidences, errors, weights=weights) == pytest.approx(augrc(confidences, errors))
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_in_balanced_aurc_a_weight_counts_as_that_many_repetitions(seed):
     arrays = with_labels(seed, count=9)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
-from misgiving.errors import TrainingError
+from misgiving.errors import TrainingError, UsageError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
@@ -288,6 +288,11 @@ def test_several_processes_collect_what_one_does(trial_data, reproduction, tmp_p
     for name in COLLECTION:
         if name.endswith(".csv"):
             assert (tmp_path / name).read_bytes() == (reproduction / name).read_bytes()
+
+
+def test_collecting_with_no_process_is_refused(trial_data, reproduction):
+    with pytest.raises(UsageError, match="`jobs` must be at least 1, got 0"):
+        collect(trial_data, reproduction, jobs=0)
 
 
 def die(_):

@@ -88,7 +88,8 @@ def reproduce(
         int | None,
         typer.Option(
             help="Units of work to run at the same time, each in a process with the memory of a "
-            f"training. Default: one for each core, at most {MOST_JOBS}; on a GPU, one.",
+            f"training. Default: one for each core, at most {MOST_JOBS}; on a GPU, one. Intervals "
+            "are computed in as many processes; by default, one for each core.",
             rich_help_panel=MACHINE,
         ),
     ] = None,

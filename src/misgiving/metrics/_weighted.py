@@ -14,6 +14,8 @@ from misgiving.errors import UsageError
 MetricValue = float | Float[np.ndarray, "*replicates"]
 Weights = Real[np.ndarray, "*replicates n"]
 
+MOST_AS_INTEGERS = 2**31  # in sum, so that a square of it does not overflow
+
 
 def checked_arrays(**named: Shaped[np.ndarray, "..."]) -> tuple[Float[np.ndarray, "..."], ...]:
     """Return the named arrays in float64; refuse them unless finite and of equal length."""
@@ -41,9 +43,9 @@ def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "
 def checked_weights(
     weights: Real[np.ndarray, "..."] | None, count: int, *, name: str = "weights"
 ) -> Real[np.ndarray, "..."]:
-    """Weights by which to multiply, by default a one for each of `count` samples.
+    """Weights as float64, by default a one for each of `count` samples.
 
-    Whole numbers stay integers: their running sums take a seventh of the time of floats.
+    Integers stay integers unless their sum is large: their running sums take a seventh of the time.
     """
     if weights is None:
         return np.ones(count)
@@ -54,7 +56,8 @@ def checked_weights(
         )
     if weights.size and not (weights.min() >= 0 and weights.max() < np.inf):  # NaN is neither
         raise UsageError(f"{name} has a negative or non-finite value; give counts of 0 or more")
-    return weights.astype(np.float64 if weights.dtype.kind == "f" else np.int64)
+    small = weights.dtype.kind != "f" and int(weights.max(initial=0)) * count < MOST_AS_INTEGERS
+    return weights.astype(np.int64 if small else np.float64)
 
 
 def whole_weights(weights: Real[np.ndarray, "..."] | None, count: int) -> Real[np.ndarray, "..."]:

@@ -73,12 +73,12 @@ class _Sweep:
 
     @cached_property
     def accepted_inliers(self) -> Around:
-        """Weight accepted by each threshold, and by one just above it."""
+        """Weight accepted just above each threshold, and by it."""
         return self.inliers.around(self.inliers.values)
 
     @cached_property
     def accepted_outliers(self) -> Around:
-        """Weight accepted by each threshold, and by one just above it."""
+        """Weight accepted just above each threshold, and by it."""
         return self.outliers.around(self.inliers.values)
 
     @cached_property
@@ -87,11 +87,16 @@ class _Sweep:
         return _Sweep(self.outliers.negated, self.inliers.negated)
 
     @cached_property
-    def summed_precision(self) -> Around:
-        """Sum, over the inliers, of the precision of each threshold, and of one just above it."""
-        return Around(*map(self._summed_precision, self.accepted_inliers, self.accepted_outliers))
+    def summed_precision(self) -> PerReplicate:
+        """Sum, over the inliers, of the precision at each threshold."""
+        return self._summed(self.accepted_inliers.up_to, self.accepted_outliers.up_to)
 
-    def _summed_precision(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
+    @property
+    def summed_precision_above(self) -> PerReplicate:
+        """Sum, over the inliers, of the precision just above each threshold."""
+        return self._summed(self.accepted_inliers.below, self.accepted_outliers.below)
+
+    def _summed(self, inliers: PerReplicate, outliers: PerReplicate) -> PerReplicate:
         inliers = inliers + TINY
         return np.asarray(np.vecdot(self.inliers.weights, inliers / (inliers + outliers)))
 
@@ -148,12 +153,11 @@ def _auroc(sweep: _Sweep) -> PerReplicate:
 
 
 def _aupr(sweep: _Sweep) -> PerReplicate:
-    above, at = sweep.summed_precision
-    return sweep.per_inlier((above + at) / 2)
+    return sweep.per_inlier((sweep.summed_precision_above + sweep.summed_precision) / 2)
 
 
 def _average_precision(sweep: _Sweep) -> PerReplicate:
-    return sweep.per_inlier(sweep.summed_precision.up_to)
+    return sweep.per_inlier(sweep.summed_precision)
 
 
 METRICS: dict[str, Callable[[_Sweep], PerReplicate]] = {

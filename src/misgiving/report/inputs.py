@@ -69,8 +69,8 @@ class Table(list[Row]):
 class ReportInputs(NamedTuple):
     """All that the report is made from."""
 
-    results: list[Result]
-    intervals: list[ResultInterval]
+    results: Sequence[Result]
+    intervals: Sequence[ResultInterval]
     histories: list[HistoryRow]
     settings: Settings
     datasets: Mapping[str, SetFacts]

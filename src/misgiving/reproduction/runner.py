@@ -8,11 +8,11 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -35,6 +35,7 @@ from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
 from misgiving.reproduction.protocol import Protocol, units
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
+from misgiving.reproduction.workers import KILLED, worker_pool
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
@@ -42,7 +43,6 @@ from misgiving.training.resume import resume_path
 from misgiving.workflows.train import train_run
 
 MOST_THREADS = 1024
-KILLED = "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
 
 
 Results = dict[str, list[Measurement]]
@@ -183,9 +183,8 @@ def _in_turn(trial_data: TrialData, records: Records, out: Path, *, threads: int
 def _in_processes(
     trial_data: TrialData, records: Records, out: Path, *, jobs: int, threads: int
 ) -> None:
-    context = get_context("spawn")  # a forked process would inherit torch's dead threads
     work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, threads, out)
-    with ProcessPoolExecutor(jobs, context) as pool:
+    with worker_pool(jobs) as pool:
         futures = {pool.submit(work, *record): record[0] for record in records.items()}
         try:
             for future in as_completed(futures):

@@ -61,7 +61,9 @@ class Review(Record):
     final_class: str | None = Field(description="The class after this review; null: it names none.")
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
-    reviewed_at: Moment
+    reviewed_at: Moment = Field(
+        description="Later than that of the case's earlier reviews, even if a clock is behind."
+    )
 
 
 class Case(Record):

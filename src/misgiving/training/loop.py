@@ -138,7 +138,14 @@ def _train_phase(
     forward = compiled(module, fabric.device) if config.compiled else module
     while state.epoch <= config.total_epochs:
         yield from train_epoch(
-            fabric, forward, state, training, config, objective, augmentation, held_out
+            fabric,
+            forward,
+            state,
+            training,
+            config,
+            objective,
+            augmentation,
+            held_out=held_out,
         )
         records = [
             measure(
@@ -169,9 +176,13 @@ def train_epoch(
     config: TrainingConfig,
     objective: ObjectiveFunction,
     augmentation: AugmentationSettings | None,
-    held_out: Bool[Tensor, " n"] | None = None,
+    *,
+    held_out: Bool[Tensor, " n"] | None,
 ) -> Iterator[Step]:
-    """Take the remaining steps of an epoch, each when the caller asks for it."""
+    """Take the remaining steps of an epoch, each when the caller asks for it.
+
+    `held_out` marks the images that only the estimator learns from.
+    """
     joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
     processes = distributed.count()
     order = epoch_order(training, config, state.epoch, held_out)

@@ -1,18 +1,16 @@
 """Collect the finished units of a reproduction: `results.csv` and the report's other inputs."""
 
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import chain
-from multiprocessing import get_context
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TypeVar
 
-from misgiving.errors import DataError, TrainingError
+from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction.aggregate.documents import (
     exhibits,
     settings,
@@ -30,8 +28,9 @@ from misgiving.reproduction.aggregate.resampling import ComparedSet
 from misgiving.reproduction.config import POLICY_SET, TOGETHER, swept
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import sweep_experiments, units
-from misgiving.reproduction.runner import KILLED, is_finished
+from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
+from misgiving.reproduction.workers import KILLED, worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
@@ -76,7 +75,10 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
 
     Raises:
         DataError: No unit is finished.
+        TrainingError: A process was killed, as happens when memory runs out.
     """
+    if jobs < 1:
+        raise UsageError(f"`jobs` must be at least 1, got {jobs}")
     finished = finished_units(trial_data, out)
     made_of = {
         "protocol": repr(trial_data.protocol),
@@ -115,18 +117,17 @@ def mapped(
     if jobs == 1:
         yield map(function, arguments)
         return
-    context = get_context("spawn")  # a forked process would inherit torch's dead threads
-    with ProcessPoolExecutor(jobs, context, initializer=_ignore_interrupts) as pool:
-        try:
-            yield pool.map(function, arguments)
-        except BrokenProcessPool as error:
-            raise TrainingError(KILLED) from error
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one ends it
+    pool = worker_pool(jobs, ignore_interrupts=True)
+    try:
+        yield pool.map(function, arguments)
+    except BrokenProcessPool as error:
+        raise TrainingError(KILLED) from error
+    except BaseException:
+        for process in active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _measured_sets(

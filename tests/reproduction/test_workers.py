@@ -1,0 +1,76 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from multiprocessing import active_children
+from pathlib import Path
+
+import pytest
+
+from misgiving.reproduction.workers import worker_pool
+
+PATIENCE = 120.0  # seconds
+
+
+def await_files(paths):
+    deadline = time.monotonic() + PATIENCE
+    while not all(path.exists() and path.read_text() for path in paths):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def write_pid(path):
+    path.write_text(str(os.getpid()))
+    time.sleep(10 * PATIENCE)
+
+
+def torch_is_there(_):
+    import misgiving.reproduction.aggregate.intervals  # noqa: F401
+
+    return "torch" in sys.modules
+
+
+def test_a_process_that_computes_intervals_imports_no_torch():
+    with worker_pool(1, ignore_interrupts=True) as pool:
+        assert not pool.submit(torch_is_there, None).result()
+
+
+def test_after_an_error_nothing_more_is_computed(tmp_path):
+    from misgiving.reproduction.aggregate.collection import mapped
+
+    paths = [tmp_path / str(number) for number in range(6)]
+    with suppress(ZeroDivisionError), mapped(write_pid, paths, jobs=2):
+        await_files(paths[:2])
+        raise ZeroDivisionError
+    assert not active_children()
+    assert sum(path.exists() for path in paths) < len(paths)
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
+def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
+    paths = [tmp_path / "0", tmp_path / "1"]
+    command = [sys.executable, __file__, *map(str, paths)]
+    with subprocess.Popen(
+        command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    ) as main:
+        await_files(paths)
+        main.send_signal(signal.SIGKILL)
+    workers = [int(path.read_text()) for path in paths]
+    deadline = time.monotonic() + PATIENCE
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+if __name__ == "__main__":
+    with worker_pool(2) as pool:
+        list(pool.map(write_pid, map(Path, sys.argv[1:])))
