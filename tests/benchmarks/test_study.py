@@ -70,6 +70,18 @@ def test_the_hypotheses_are_those_that_were_registered():
     assert [one.sign for one in measured] == [1, 1, 1, -1, -1]
 
 
+def test_the_registered_form_of_the_estimator_is_the_one_that_is_tested():
+    rows = rows_of(5)
+    kept = [
+        Result("generalization", trial, "vanilla", "test", study_results.REGISTERED, "aurc", 0.1)
+        for trial in range(5)
+    ]
+    *_, tested = study_results.hypotheses(study_results.Rows([*rows, *kept]))
+    for trial in range(5):
+        calibrated = found(rows, trial, "vanilla", detector="calibrated")
+        assert tested.values[trial] == pytest.approx(0.1 - calibrated)
+
+
 def hypothesis(values, sign):
     by_trial = dict(enumerate(values))
     return study_results.Hypothesis("a", "", by_trial, 0.2, sign)
