@@ -4,10 +4,10 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
@@ -62,15 +62,6 @@ def started(environment):
 
 def unfinished(out):
     return [path for path in out.rglob("*.partial") if path.is_dir()]
-
-
-def until(found, *, seconds=600):
-    """What `found` gives as soon as it is something."""
-    deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return value
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks into /proc")

@@ -8,17 +8,13 @@ from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from misgiving.reproduction.workers import worker_pool
 
-PATIENCE = 120.0  # seconds
 
-
-def await_files(paths):
-    deadline = time.monotonic() + PATIENCE
-    while not all(path.exists() and path.read_text() for path in paths):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+def written(paths):
+    return all(path.exists() and path.read_text() for path in paths)
 
 
 def is_alive(pid):
@@ -30,7 +26,7 @@ def is_alive(pid):
 
 def write_pid(path):
     path.write_text(str(os.getpid()))
-    time.sleep(10 * PATIENCE)
+    time.sleep(600)  # work that only a kill ends
 
 
 def torch_is_there(_):
@@ -49,7 +45,7 @@ def test_after_an_error_nothing_more_is_computed(tmp_path):
 
     paths = [tmp_path / str(number) for number in range(6)]
     with suppress(ZeroDivisionError), mapped(write_pid, paths, jobs=2):
-        await_files(paths[:2])
+        until(lambda: written(paths[:2]))
         raise ZeroDivisionError
     assert not active_children()
     assert sum(path.exists() for path in paths) < len(paths)
@@ -62,13 +58,10 @@ def test_processes_end_when_the_one_that_started_them_is_killed(tmp_path):
     with subprocess.Popen(
         command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ) as main:
-        await_files(paths)
+        until(lambda: written(paths))
         main.send_signal(signal.SIGKILL)
     workers = [int(path.read_text()) for path in paths]
-    deadline = time.monotonic() + PATIENCE
-    while any(map(is_alive, workers)):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not any(map(is_alive, workers)))
 
 
 if __name__ == "__main__":

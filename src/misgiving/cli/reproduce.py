@@ -1,6 +1,5 @@
 """`misgiving reproduce`."""
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -157,6 +156,7 @@ def reproduce(
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
     from misgiving.reproduction.trial_data import Progress, TrialData
+    from misgiving.reproduction.workers import usual_jobs
 
     one_unit = any(choice is not None for choice in (experiment, trial, model))
     if collect and one_unit:
@@ -191,8 +191,7 @@ def reproduce(
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
-            cores = min(os.cpu_count() or 1, MOST_JOBS)
-            collection.collect(trial_data, out, jobs=cores if jobs is None else jobs)
+            collection.collect(trial_data, out, jobs=usual_jobs() if jobs is None else jobs)
     say(f"wrote {out if one_unit else write_report(out)}")
 
 

@@ -43,9 +43,10 @@ def _finite(name: str, values: Shaped[np.ndarray, "..."]) -> Float[np.ndarray, "
 def checked_weights(
     weights: Real[np.ndarray, "..."] | None, count: int, *, name: str = "weights"
 ) -> Real[np.ndarray, "..."]:
-    """Weights as float64, by default a one for each of `count` samples.
+    """Weights as 64-bit numbers, by default a one for each of `count` samples.
 
-    Integers stay integers unless their sum is large: their running sums take a seventh of the time.
+    They are floats, or integers if the given ones are and their sum is not large: running sums of
+    integers take a seventh of the time.
     """
     if weights is None:
         return np.ones(count)
@@ -149,11 +150,10 @@ def _starts(ordered: Shaped[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
 
 
 class Around(NamedTuple):
-    """Weight of a set's samples around each of some values."""
+    """Weight of a set's samples below each of some values, and of those below or equal to it."""
 
     below: Float[np.ndarray, "*replicates m"]
     up_to: Float[np.ndarray, "*replicates m"]
-    """Of those that are below, and of those that are equal."""
 
     def share_of_pairs(
         self,

@@ -9,10 +9,8 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import lru_cache, partial
-from multiprocessing import active_children
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -25,7 +23,7 @@ from misgiving.configuration import Registry
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import MOST_JOBS, SWEEPS
+from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
@@ -35,7 +33,7 @@ from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
 from misgiving.reproduction.protocol import Protocol, units
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
-from misgiving.reproduction.workers import KILLED, worker_pool
+from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
@@ -107,7 +105,7 @@ def jobs_for(protocol: Protocol, count: int) -> int:
     """
     if device_named(protocol.training.device).type != "cpu":
         return 1
-    return max(1, min(count, os.cpu_count() or 1, MOST_JOBS))
+    return max(1, min(count, usual_jobs()))
 
 
 def threads_of(asked: int | None, otherwise: int) -> int:
@@ -186,17 +184,9 @@ def _in_processes(
     work = partial(_finish_in_process, trial_data.protocol, trial_data.cache, threads, out)
     with worker_pool(jobs) as pool:
         futures = {pool.submit(work, *record): record[0] for record in records.items()}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                trial_data.progress.on_unit(futures[future])
-        except BrokenProcessPool as error:
-            raise TrainingError(KILLED) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in active_children():  # each saves the training that it is in
-                process.terminate()
-            raise
+        for future in as_completed(futures):
+            future.result()
+            trial_data.progress.on_unit(futures[future])
 
 
 def _finish_in_process(

@@ -2,22 +2,49 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import active_children, get_context, parent_process
 from threading import Thread
 
-KILLED = "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
+from misgiving.errors import TrainingError
+from misgiving.reproduction.config import MOST_JOBS
 
 
-def worker_pool(jobs: int, *, ignore_interrupts: bool = False) -> ProcessPoolExecutor:
+def usual_jobs() -> int:
+    """The number of processes where none is given: one for each core, at most `MOST_JOBS`."""
+    return min(os.cpu_count() or 1, MOST_JOBS)
+
+
+@contextmanager
+def worker_pool(jobs: int, *, ignore_interrupts: bool = False) -> Iterator[ProcessPoolExecutor]:
     """Processes, started when there is work; each imports only what its work needs.
+
+    An error in the block terminates them; what has not begun is not done.
 
     Args:
         jobs: Their number, at least 1.
         ignore_interrupts: Leave Ctrl-C, which reaches all processes of a terminal, to this one.
+
+    Raises:
+        TrainingError: One of them was killed, as happens when memory runs out.
     """
     context = get_context("spawn")  # a forked process would inherit torch's dead threads
-    return ProcessPoolExecutor(jobs, context, _start_worker, (ignore_interrupts,))
+    pool = ProcessPoolExecutor(jobs, context, _start_worker, (ignore_interrupts,))
+    try:
+        yield pool
+    except BrokenProcessPool as error:
+        raise TrainingError(
+            "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
+        ) from error
+    except BaseException:
+        for process in active_children():  # each saves the training that it is in
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _start_worker(ignore_interrupts: bool) -> None:

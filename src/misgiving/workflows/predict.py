@@ -75,6 +75,12 @@ class Predictor:
     processes: int = 1
 
 
+def names_for(model: Path, images: Sequence[Path]) -> list[str]:
+    """Names of the images; a folder that is neither run nor bundle is refused before they are."""
+    is_bundle_not_run(model)
+    return image_names(images)
+
+
 def predictor_of(
     model: Path, *, count: int = 0, device: str = "auto", devices: int = 1, nodes: int = 1
 ) -> Predictor:
@@ -199,8 +205,7 @@ def predict_files(
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
     _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
-    is_bundle_not_run(model)  # a folder that is neither is refused before files are listed
-    names = image_names(images)
+    names = names_for(model, images)
     predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
     features: dict[int, Feature] = {}
     with decision_journal(

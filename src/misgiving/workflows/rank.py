@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from misgiving.bundle.bundle import is_bundle_not_run
 from misgiving.data.bad_images import FAIL
-from misgiving.data.datasets.folders import image_names
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.results.review_files import in_review_order
-from misgiving.workflows.predict import Feature, OnImage, predict_images, predictor_of
+from misgiving.workflows.predict import Feature, OnImage, names_for, predict_images, predictor_of
 
 OnTable = Callable[[DecisionTable], None]
 
@@ -46,8 +44,7 @@ def rank_images(
         The number of listed images.
     """
     deliver = _deliver(out, count, on_table)
-    is_bundle_not_run(model)  # a folder that is neither is refused before files are listed
-    names = image_names(images)
+    names = names_for(model, images)
     predictor = predictor_of(model, count=len(names), device=device)
     features: dict[int, Feature] = {}
     decisions = predict_images(

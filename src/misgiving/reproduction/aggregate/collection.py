@@ -2,15 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import astuple
 from itertools import chain
-from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, TypeVar
 
-from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.reproduction.aggregate.documents import (
     exhibits,
     settings,
@@ -30,7 +28,7 @@ from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import sweep_experiments, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
-from misgiving.reproduction.workers import KILLED, worker_pool
+from misgiving.reproduction.workers import worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
@@ -117,17 +115,8 @@ def mapped(
     if jobs == 1:
         yield map(function, arguments)
         return
-    pool = worker_pool(jobs, ignore_interrupts=True)
-    try:
+    with worker_pool(jobs, ignore_interrupts=True) as pool:
         yield pool.map(function, arguments)
-    except BrokenProcessPool as error:
-        raise TrainingError(KILLED) from error
-    except BaseException:
-        for process in active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _measured_sets(
