@@ -26,7 +26,8 @@ def write_graph(
         DataError: The backbone has an operation that ONNX does not support.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it is talkative
-    example = torch.zeros(2, 3, size, size)  # with one image, torch would fix the number
+    kind = next(model.parameters()).dtype
+    example = torch.zeros(2, 3, size, size, dtype=kind)  # of one image, torch would fix the number
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
