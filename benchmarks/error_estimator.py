@@ -4,8 +4,8 @@
 
 Prints Markdown tables: the AURC on the images of test and calibration set, which neither training
 nor tuning has seen, with everything fitted on the tuning set, and differences with the t-interval
-over the runs; the AURC on the test set with random subsets, by group, of the images for tuning and
-calibration; and what the error estimator costs. Errors are those of the largest logit. A
+over the runs; the AURC with random tuning sets, by group, of the images that training has not seen,
+on the rest of them; and what the error estimator costs. Errors are those of the largest logit. A
 t-interval of runs that were trained on one data set is too narrow, as they share
 images: give the number of measured images per training image as --split-ratio.
 """
@@ -40,6 +40,7 @@ AGAINST = ("calibrated", "msp")
 HEADER = ("images", "runs", *SCORES, "error estimator less calibrated", "preferred")
 DETECTORS = ("knn",)  # of a policy without the error estimator
 REPEATS = 5
+Rows = Int[np.ndarray, " _"]
 
 
 class Sets(NamedTuple):
@@ -48,8 +49,7 @@ class Sets(NamedTuple):
     Attributes:
         tune: For everything that is fitted.
         unseen: The images for calibration and the test, to measure on.
-        new: The images for tuning and for calibration, of which tuning sets are drawn.
-        test: To measure on where tuning sets are drawn.
+        new: All that training has not seen, of which tuning sets are drawn.
         detectors: Fitted on the training set.
         seconds: Of a forward pass, for each image.
         probing: Seconds in which the class probes were fitted.
@@ -59,7 +59,6 @@ class Sets(NamedTuple):
     tune: Predictions
     unseen: Predictions
     new: Predictions
-    test: Predictions
     detectors: FittedDetectors
     seconds: float
     probing: float
@@ -81,7 +80,7 @@ def main() -> None:
     whole = [measured(of, of.tune, of.unseen) for of in runs]
     lines = ["AURC on the images of test and calibration set:", ""]
     lines += comparison(whole, [str(run.name) for run in asked.runs], asked.split_ratio)
-    lines += ["", "AURC on the test set with random tuning sets:", ""]
+    lines += ["", "AURC with random tuning sets, on the other images that are new:", ""]
     lines += [*_row(HEADER), *_row(["---"] * len(HEADER))]
     for size in map(int, asked.tuning.split(",")):
         drawn = [by_size(of, size, asked.draws) for of in runs]
@@ -113,13 +112,13 @@ def sets_of(run: Path, data: str, cache: Path) -> Sets:
     def of(*names: str) -> Predictions:
         return predictions.select(np.flatnonzero(np.isin(sets, names)))
 
-    training, tune, test = of("train"), of("tune"), of("test")
-    unseen, new = of("calibrate", "test"), of("tune", "calibrate")
+    training, tune, unseen = of("train"), of("tune"), of("calibrate", "test")
+    new = of("tune", "calibrate", "test")
     detectors = FittedDetectors.fit(training, DETECTORS)
     start = perf_counter()
     ClassProbes.fit(training)
     probing, ratio = perf_counter() - start, len(unseen) / len(training)
-    return Sets(tune, unseen, new, test, detectors, seconds, probing, ratio)
+    return Sets(tune, unseen, new, detectors, seconds, probing, ratio)
 
 
 def fitted_on(tune: Predictions, detectors: FittedDetectors) -> Fitted:
@@ -144,19 +143,21 @@ def measured(of: Sets, tune: Predictions, test: Predictions) -> dict[str, float]
 
 def by_size(of: Sets, size: int, draws: int) -> dict[str, float]:
     """Means over random tuning sets of this size; nothing where there are too few images."""
-    if size > len(of.new):
+    if size > len(of.new) / 4 * 3:
         return {}
-    found = [
-        measured(of, of.new.select(_drawn(of.new, size, seed)), of.test) for seed in range(draws)
-    ]
+    found = []
+    for seed in range(draws):
+        drawn, others = _drawn(of.new, size, seed)
+        found.append(measured(of, of.new.select(drawn), of.new.select(others)))
     return {name: float(np.mean([one[name] for one in found])) for name in found[0]}
 
 
-def _drawn(images: Predictions, size: int, seed: int) -> Int[np.ndarray, " size"]:
-    """Images of random groups."""
+def _drawn(images: Predictions, size: int, seed: int) -> tuple[Rows, Rows]:
+    """Images of random groups, and those of all other groups."""
     names, groups = np.unique(images.groups, return_inverse=True)
     place = np.random.default_rng(seed).permutation(len(names))
-    return np.argsort(place[groups], kind="stable")[:size]
+    drawn = np.argsort(place[groups], kind="stable")[:size]
+    return drawn, np.flatnonzero(~np.isin(groups, groups[drawn]))
 
 
 def comparison(
@@ -199,23 +200,23 @@ def sized(size: int, drawn: Sequence[Mapping[str, float]], ratio: float) -> Iter
 def cost(of: Sets) -> Iterator[str]:
     """Lines on seconds and bytes."""
     start = perf_counter()
-    fitted = fitted_on(of.new, of.detectors)
+    fitted = fitted_on(of.tune, of.detectors)
     fitting = perf_counter() - start
     if "error_estimator" not in fitted.candidates:
         yield "The first run has no class probes, or too few groups to fit an error estimator."
         return
     calibrator = fitted.accepting_by("error_estimator").calibrator
-    scores = all_scores(of.test, of.detectors)
+    scores = all_scores(of.unseen, of.detectors)
     seconds = []
     for _ in range(REPEATS):
         start = perf_counter()
-        evidence = evidence_of(of.test, of.detectors)
-        calibrator.acceptance_scores(scores, of.test.logits, evidence)
-        seconds.append((perf_counter() - start) / len(of.test))
+        evidence = evidence_of(of.unseen, of.detectors)
+        calibrator.acceptance_scores(scores, of.unseen.logits, evidence)
+        seconds.append((perf_counter() - start) / len(of.unseen))
     with TemporaryDirectory() as folder:
         sizes = [_bytes(of, Path(folder), probes=probes) for probes in (False, True)]
     yield f"Fitting the class probes on the training images: {of.probing:.2f} s."
-    yield f"Fitting the calibrator on {len(of.new)} images: {fitting:.2f} s."
+    yield f"Fitting the calibrator on {len(of.tune)} images: {fitting:.2f} s."
     yield (
         f"Scoring: {1e6 * min(seconds):.1f} microseconds an image, "
         f"{100 * min(seconds) / of.seconds:.2f} % of a forward pass."

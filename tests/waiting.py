@@ -8,5 +8,5 @@ def until(found, *, seconds=600):
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
+        time.sleep(0.01)
     return value

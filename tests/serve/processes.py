@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -30,14 +29,6 @@ def started(command, **options):
     finally:
         process.kill()
         process.communicate()
-
-
-def wait_until(happened, seconds=60):
-    """Wait for an event; the limit only ends a test that would never end."""
-    deadline = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 def split(line):

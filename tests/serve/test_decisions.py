@@ -6,9 +6,9 @@ import threading
 
 import pytest
 from calibrated import Calibrated
-from processes import wait_until
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
+from waiting import until
 
 from misgiving.serve.routes.decisions import _results
 from misgiving.serve.schemas import Case
@@ -257,7 +257,7 @@ def test_a_full_queue_is_reported_and_recovers(serving):
     client = serving(model, queue=1, max_files=1)
     first = threading.Thread(target=send, args=(client, picture(0.1)))
     first.start()
-    wait_until(lambda: "misgiving_waiting_images 1.0" in client.get("/metrics").text)
+    until(lambda: "misgiving_waiting_images 1.0" in client.get("/metrics").text)
     refused = send(client, picture(0.9))
     model.go_on.set()
     first.join()

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from calibrated import made_policy
 from databases import emptied
-from processes import wait_until
 from sqlalchemy import delete, insert
+from waiting import until
 
 from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
 from misgiving.decisions.expected_performance import expected_errors, trust
@@ -142,10 +142,10 @@ def test_the_thread_ends_with_the_state_saved_and_outlives_a_failure(store, monk
     monkeypatch.setattr(store, "decided", fail_once)
     watch = DriftTracker(made_policy(), store, "p" * 64)
     watch.start(failures.append)
-    wait_until(lambda: failures)
+    until(lambda: failures)
     store.add(drawn(7))
     watch.notice()
-    wait_until(lambda: watch.latest.cases == 7)
+    until(lambda: watch.latest.cases == 7)
     watch.close(60.0)
     assert store.load(f"drift 1 {'p' * 64}") is not None
     assert [str(one) for one in failures] == ["once"]

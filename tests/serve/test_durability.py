@@ -12,8 +12,9 @@ from contextlib import closing, suppress
 
 import pytest
 from databases import emptied
-from processes import standin_at, wait_until
+from processes import standin_at
 from standin import picture
+from waiting import until
 
 from misgiving.serve.store import CaseQuery, Store
 
@@ -46,7 +47,7 @@ def answered_before_kill(place, kept, moment):
         ]
         for sender in senders:
             sender.start()
-        wait_until(lambda: len(answered) > 1)
+        until(lambda: len(answered) > 1)
         time.sleep(moment)
         process.send_signal(signal.SIGKILL)
         for sender in senders:
@@ -89,7 +90,7 @@ def test_a_stopping_service_finishes_its_requests(sqlite_place):
     with standin_at(sqlite_place) as (process, where):
         sender = threading.Thread(target=ask, args=(where, answered, 0.5))
         sender.start()
-        wait_until(lambda: answered)
+        until(lambda: answered)
         process.send_signal(signal.SIGTERM)
         process.wait(120)
         sender.join()

@@ -9,8 +9,9 @@ import socket
 import time
 
 import pytest
-from processes import standin_at, wait_until
+from processes import standin_at
 from standin import picture
+from waiting import until
 
 BOUNDARY = b"xyz"
 MULTIPART = "multipart/form-data; boundary=xyz"
@@ -230,7 +231,7 @@ def test_a_client_that_disconnects_leaves_nothing_behind(where):
     for _ in range(5):
         with socket.create_connection(where) as connection:
             connection.sendall(head(50_000) + b"x" * 1000)
-    wait_until(lambda: disconnected(metrics(where)) == before + 5)
+    until(lambda: disconnected(metrics(where)) == before + 5)
     text = metrics(where)
     assert "misgiving_waiting_images 0.0" in text
     assert "misgiving_held_bytes 0.0" in text

@@ -4,8 +4,8 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
-from processes import wait_until
 from standin import Standin, picture
+from waiting import until
 
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
@@ -99,7 +99,7 @@ def test_a_model_without_a_policy_has_neither_operating_points_nor_drift_tests(s
 
 
 def drift_of_all(client):
-    wait_until(lambda: client.get("/drift").json()["complete"])
+    until(lambda: client.get("/drift").json()["complete"])
     return client.get("/drift").json()
 
 

@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from anyio import to_thread
 from calibrated import Calibrated
-from processes import wait_until
 from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
+from waiting import until
 
 from misgiving.errors import UsageError
 from misgiving.serve import service as service_module
@@ -62,7 +62,7 @@ def test_health_fails_where_the_store_can_only_be_read(serving, sqlite_place, lo
     client = serving(store=store)
     assert client.get("/health").status_code == 200
     event.listen(store._engine, "checkout", only_read)
-    wait_until(lambda: client.get("/health").status_code == 503)
+    until(lambda: client.get("/health").status_code == 503)
     assert client.get("/cases").status_code == 200
     reasons = [line["reason"] for line in logged() if line["level"] == "error"]
     assert reasons[0] == "attempt to write a readonly database"
@@ -82,7 +82,7 @@ def test_health_fails_where_there_is_no_room_for_an_image(serving, tmp_path, mon
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.posix_fallocate", full)
-    wait_until(lambda: client.get("/health").status_code == 503)
+    until(lambda: client.get("/health").status_code == 503)
     assert "keep_images" in client.get("/health").json()["detail"]
 
 
@@ -146,7 +146,7 @@ def test_drift_and_health_do_not_wait_for_the_threads_of_other_requests(serving,
     assert waiting.is_alive()
     store.go_on.set()
     waiting.join()
-    wait_until(lambda: client.get("/drift").json()["complete"])
+    until(lambda: client.get("/drift").json()["complete"])
 
 
 class SlowExports(Slow):
@@ -165,7 +165,7 @@ def test_few_exports_are_sent_at_once(serving, sqlite_place):
     client = serving(store=store)
     with ThreadPoolExecutor(MAX_EXPORTS) as threads:
         sent = [threads.submit(client.get, "/cases.csv") for _ in range(MAX_EXPORTS)]
-        wait_until(lambda: len(store.exports) == MAX_EXPORTS)
+        until(lambda: len(store.exports) == MAX_EXPORTS)
         refused = client.get("/cases.csv")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         store.go_on.set()
@@ -188,7 +188,7 @@ def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeyp
     assert metrics(client)["misgiving_drift_alarm"] == 0
     for shade in range(40):
         client.post("/decisions", files={"files": ("a.png", picture(colour=(0, 255, shade)))})
-    wait_until(lambda: metrics(client)["misgiving_drift_cases"] == 40)
+    until(lambda: metrics(client)["misgiving_drift_cases"] == 40)
     found = metrics(client)
     assert found["misgiving_drift_alarm"] == 1
     assert found['misgiving_drift_e_value{test="familiarity"}'] > 100

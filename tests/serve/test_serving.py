@@ -23,9 +23,10 @@ from graphs import (
     write_predictions,
     write_tensorflow_graph,
 )
-from processes import split, standin_at, started, wait_until
+from processes import split, standin_at, started
 from standin import KEY, picture
 from threadpoolctl import threadpool_info, threadpool_limits
+from waiting import until
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.graph_interface import GraphInterface
@@ -224,7 +225,7 @@ def test_a_connection_without_a_request_is_closed(sqlite_place):
             connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
             assert b"200 OK" in connection.recv(65536)
             connection.sendall(b"GET /")
-            wait_until(lambda: is_closed(connection))
+            until(lambda: is_closed(connection))
             assert time.monotonic() - begun > 0.4
 
 
@@ -243,11 +244,11 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
         busy = connect()
         busy.sendall(head.encode() + data[:10])
         metrics = "http://{}:{}/metrics".format(*where)
-        wait_until(lambda: b"held_bytes 10.0" in urlopen(metrics).read())
+        until(lambda: b"held_bytes 10.0" in urlopen(metrics).read())
         idle = [connect() for _ in range(50)]
         for _ in range(3):
             ask(where, "GET", "/health")
-        wait_until(lambda: is_closed(idle[0]))
+        until(lambda: is_closed(idle[0]))
         idle[-1].sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         busy.sendall(data[10:])
         for connection in (idle[-1], busy):
@@ -264,12 +265,12 @@ def test_a_client_that_does_not_read_is_disconnected(sqlite_place, tmp_path):
     with standin_at(sqlite_place, **options) as (process, where), socket.socket() as connection:
         (result,) = ask(where, "POST", "/decisions", data)["results"]
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        wait_until(lambda: sockets_of(process) == NOT_CONNECTED)
+        until(lambda: sockets_of(process) == NOT_CONNECTED)
         connection.connect(where)
         path = f"/cases/{result['case']['id']}/image"
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
         assert connection.recv(12) == b"HTTP/1.1 200"  # and no more
-        wait_until(lambda: sockets_of(process) == NOT_CONNECTED)
+        until(lambda: sockets_of(process) == NOT_CONNECTED)
         assert urlopen("http://{}:{}{}".format(*where, path)).read() == data
 
 

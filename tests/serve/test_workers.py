@@ -7,8 +7,8 @@ import sys
 import threading
 
 import pytest
-from processes import wait_until
 from standin import Standin, picture
+from waiting import until
 
 from misgiving.serve import service as service_module
 from misgiving.serve.workers import Batcher, WorkerPool
@@ -145,7 +145,7 @@ class Hanging(Standin):
 
 
 def wait_for_health(client, status):
-    wait_until(lambda: client.get("/health").status_code == status)
+    until(lambda: client.get("/health").status_code == status)
 
 
 def test_health_fails_while_all_decoding_threads_hang(serving, monkeypatch):
