@@ -6,6 +6,7 @@ python benchmarks/study_results.py [FOLDER]
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
@@ -24,6 +25,7 @@ REGISTERED = "registered_estimator"  # its form before, in a table of its own
 RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
 TUNED_ON = "histology"
 UNSEEN = "unseen"  # the images of calibration and test set together
+DEFAULT = "lambda 0.5, margin 1"  # of the part on sensitivity
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
@@ -58,9 +60,9 @@ class Rows:
         """The OOD sets of 4.2."""
         return sorted({key[2] for key in self._values if key[0] == "ood_detection" and key[3]})
 
-    def ratio(self, experiment: str, dataset: str = "") -> float:
+    def ratio(self, experiment: str, dataset: str = "", model: str = "vanilla") -> float:
         """Measured images for each training image."""
-        values = self(experiment, "vanilla", dataset, "", RATIO)
+        values = self(experiment, model, dataset, "", RATIO)
         return next(iter(values.values()), 0.0)
 
     def ood_mean(self, model: str) -> Values:
@@ -255,15 +257,14 @@ def of_models(rows: Rows) -> Iterator[str]:
 def against_vanilla(rows: Rows) -> Iterator[str]:
     """Differences of every model from vanilla, unadjusted."""
     ratio, five = rows.ratio("generalization"), rows.ratio("ood_detection")
+    compared = (*PLAIN[:2], ("msp", "aurc"), ("error_estimator", "aurc"))
     lines = []
     for model in rows.models():
         if model == "vanilla":
             continue
         measured = [
-            difference(
-                *(rows("generalization", one, "test", "", metric) for one in (model, "vanilla"))
-            )
-            for metric in ("accuracy", "balanced_accuracy")
+            difference(*(rows("generalization", one, "test", *names) for one in (model, "vanilla")))
+            for names in compared
         ]
         unseen = difference(
             *(
@@ -280,7 +281,10 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
             )
         )
     yield "Difference from vanilla with the t-interval over trials, unadjusted.\n"
-    head = ("model", "accuracy", "balanced accuracy", "AUROC of ODIN", "AUROC, unseen classes")
+    head = (
+        "model", "accuracy", "balanced accuracy", "AURC MSP", "AURC error estimator",
+        "AUROC of ODIN", "AUROC, unseen classes",
+    )  # fmt: skip
     yield from table(head, lines)
 
 
@@ -373,17 +377,30 @@ def beside_published(rows: Rows) -> Iterator[str]:
 
 def of_settings(rows: Rows) -> Iterator[str]:
     """Sensitivity of `proposed` to its settings."""
-    lines = []
+    lines, differences = [], []
     for setting in rows.experiments():
-        plain = [rows(setting, "proposed", "test", *measured) for measured in PLAIN]
-        areas = [rows(setting, "proposed", "test", score, "aurc") for score in SCORES]
+        of_test = partial(rows, setting, "proposed", "test")
+        plain = [of_test(*measured) for measured in PLAIN]
+        areas = [of_test(score, "aurc") for score in SCORES]
         lines.append((setting, str(len(plain[0])), *map(average, plain + areas)))
+        if setting == DEFAULT:
+            continue
+        of_default = partial(rows, DEFAULT, "proposed", "test")
+        ratio = rows.ratio(setting, model="proposed")
+        changes = [
+            with_interval(difference(of_test(*names), of_default(*names)), ratio)
+            for names in (*PLAIN, ("error_estimator", "aurc"), ("predicted_loss", "aurc"))
+        ]
+        differences.append((setting, *changes))
     yield (
         "EfficientNet-Lite0 at 64 px, 4 epochs, recipe `modern` (lambda 0.5, margin 1, the "
         "estimator's rate x 10, four taps); means over trials.\n"
     )
-    head = ("setting", "trials", "accuracy", "balanced", "Spearman")
-    yield from table((*head, *(f"AURC {score}" for score in SCORES)), lines)
+    first = ("accuracy", "balanced", "Spearman")
+    areas_of = [f"AURC {score}" for score in SCORES]
+    yield from table(("setting", "trials", *first, *areas_of), lines)
+    yield f"Difference from {DEFAULT} with the t-interval over trials, unadjusted.\n"
+    yield from table(("setting", *first, *areas_of[2:]), differences)
 
 
 def page(parts: Mapping[str, Rows]) -> str:

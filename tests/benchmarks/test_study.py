@@ -142,3 +142,22 @@ def test_the_confirmation_needs_all_its_trials(tmp_path):
         page = (tmp_path / "results.md").read_text()
         assert f"**{verdict}**" in page
         assert (f"| {p_value:.2g} |" in page) == (trials == 10)
+
+
+def test_settings_are_compared_with_the_default_by_trial(tmp_path):
+    random, settings = np.random.default_rng(0), (study_results.DEFAULT, "last tap")
+    rows, values = [], {setting: random.random(3) for setting in settings}
+    for trial, setting in product(range(3), settings):
+        where = setting, trial, "proposed"
+        rows += [
+            Result(*where, "", "", "split_ratio", 0.2),
+            Result(*where, "test", "", "accuracy", values[setting][trial]),
+        ]
+    study.add_rows(tmp_path / "sensitivity.csv", rows)
+    study_results.write_page(tmp_path)
+    line = (tmp_path / "results.md").read_text().splitlines()[-1]
+    changes = values["last tap"] - values[study_results.DEFAULT]
+    half = np.std(changes, ddof=1) * np.sqrt(1 / 3 + 0.2) * stats.t.ppf(0.975, 2)
+    told = [changes.mean(), changes.mean() - half, changes.mean() + half]
+    shown = [study_results.number(value, signed=True) for value in told]
+    assert line.startswith(f"| last tap | {shown[0]} ({shown[1]} to {shown[2]}) | - |")
