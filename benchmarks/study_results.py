@@ -22,6 +22,10 @@ CONFIRMING = 10  # trials of the confirmation
 LEVEL = 0.05
 CHOSEN_HERE = "e"  # the estimator was changed after these trials were seen
 REGISTERED = "registered_estimator"  # its form before, in a table of its own
+CHOSEN_ON_THESE = (
+    "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`: what is shown of it "
+    "in this part is flattered, but for (e), which shows the registered form."
+)
 RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
 TUNED_ON = "histology"
 UNSEEN = "unseen"  # the images of calibration and test set together
@@ -30,6 +34,7 @@ STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "cl
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
 CERTIFIED = (0.05, 0.1)
+FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
 Values = Mapping[int, float]
 """By trial."""
 
@@ -197,8 +202,10 @@ def by_trial(values: Values) -> str:
 
 
 def with_interval(values: Values, ratio: float) -> str:
-    """Mean difference with its t-interval."""
-    if len(values) < 2:
+    """Mean difference with its t-interval; of few trials, the values."""
+    if values and not any(values.values()):
+        return "0 in each trial"
+    if len(values) < ENOUGH_TRIALS:
         return by_trial(values)
     found = t_interval(list(values.values()), split_ratio=ratio)
     ends = " to ".join(number(end, signed=True) for end in (found.lower, found.upper))
@@ -217,7 +224,7 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
         if one.name == CHOSEN_HERE:
-            verdict = "see confirmation"
+            verdict = f"{verdict} (registered form); see confirmation"
         found = by_trial(one.values), with_interval(one.values, one.ratio)
         lines.append((one.name, one.measure, *found, p_value, f"**{verdict}**"))
     head = ("", "measure", "by trial", "mean (95 %)", "p, Holm", "verdict")
@@ -237,7 +244,21 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
         p_value = "-" if found is None else f"{found:.2g}"
         judged = f"**{verdict}**" if against == "calibrated" else "secondary"
         lines.append((measure, by_trial(values), with_interval(values, ratio), p_value, judged))
-    yield "On the images of test and calibration set together.\n"
+    on_test, few = ("test", "{}", "aurc"), ("test", "{}", "coverage_at_risk/0.1")
+    compared = {"AURC on the test set": on_test, "coverage of the test set at 10 % risk": few}
+    for target in CERTIFIED:
+        policy = "policy_test", f"certified/{{}}/{target:g}", "coverage"
+        compared[f"coverage certified for {100 * target:.0f} %"] = policy
+    ratio = rows.ratio("generalization")
+    for name, measured in compared.items():
+        of_both = (
+            rows("generalization", "vanilla", *(part.format(score) for part in measured))
+            for score in ("error_estimator", "calibrated")
+        )
+        values = difference(*of_both)
+        measure = f"{name}, error estimator - calibrated"
+        lines.append((measure, by_trial(values), with_interval(values, ratio), "-", "secondary"))
+    yield "AURC is that on the test and calibration sets together, if not said otherwise.\n"
     yield from table(("measure", "by trial", "mean (95 %)", "p", "verdict"), lines)
 
 
@@ -250,7 +271,10 @@ def of_models(rows: Rows) -> Iterator[str]:
         if plain[0]:
             lines.append((model, str(len(plain[0])), *map(average, plain + areas)))
     head = ("model", "trials", "accuracy", "balanced", "Spearman")
-    yield "Means over trials; AURC by score, lower is better.\n"
+    yield (
+        "Means over the trials that are finished; AURC by score, lower is better. Models with "
+        "other numbers of trials can only be compared by the differences below.\n"
+    )
     yield from table((*head, *(f"AURC {score}" for score in SCORES)), lines)
 
 
@@ -276,13 +300,17 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
         lines.append(
             (
                 model,
+                str(len(measured[0])),
                 *(with_interval(values, ratio) for values in measured),
                 *(with_interval(values, five) for values in (ood, unseen)),
             )
         )
-    yield "Difference from vanilla with the t-interval over trials, unadjusted.\n"
+    yield (
+        f"Difference from vanilla with the t-interval over trials, unadjusted, or {FEWER}. "
+        "`detached` and `posthoc` have the classifier of vanilla.\n"
+    )
     head = (
-        "model", "accuracy", "balanced accuracy", "AURC MSP", "AURC error estimator",
+        "model", "trials", "accuracy", "balanced accuracy", "AURC MSP", "AURC error estimator",
         "AUROC of ODIN", "AUROC, unseen classes",
     )  # fmt: skip
     yield from table(head, lines)
@@ -314,11 +342,11 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
             )
         )
     yield (
-        "The error estimator: difference in AURC with the t-interval over trials, unadjusted; and "
-        "coverages by MSP / `calibrated` / the error estimator, means over trials. A policy that "
-        "is certified for 5 or 10 % with 95 % confidence is shown with its coverage of the test "
-        "images, and in brackets the errors among the accepted; the guarantee is for one image of "
-        "each lesion, and the test images count each on its own.\n"
+        "The error estimator: difference in AURC on the test set with the t-interval over trials, "
+        f"unadjusted, or {FEWER}; and coverages by MSP / `calibrated` / the error estimator, means "
+        "over trials. A policy that is certified for 5 or 10 % with 95 % confidence is shown with "
+        "its coverage of the test images, and in brackets the share of errors among all accepted. "
+        "The guarantee is for one image of each lesion; here every image counts.\n"
     )
     head = (
         "model", "AURC - calibrated", "AURC - MSP", "coverage at 10 % risk", "certified 5 %",
@@ -328,12 +356,14 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
 
 
 def _of_policy(rows: Rows, model: str, policy: str) -> str:
-    """Coverage of a policy, and in brackets the errors among the accepted."""
+    """Mean coverage of a policy, and in brackets the errors among what it accepts in all trials."""
     coverage, errors = (
-        average(rows("generalization", model, "policy_test", policy, metric))
+        rows("generalization", model, "policy_test", policy, metric)
         for metric in ("coverage", "error_among_accepted")
     )
-    return f"{coverage} ({errors})"
+    accepted = sum(coverage.values())
+    wrong = sum(coverage[trial] * share for trial, share in errors.items())  # none where none are
+    return f"{average(coverage)} ({number(wrong / accepted) if accepted else '-'})"
 
 
 def of_ood_sets(rows: Rows) -> Iterator[str]:
@@ -399,7 +429,7 @@ def of_settings(rows: Rows) -> Iterator[str]:
     first = ("accuracy", "balanced", "Spearman")
     areas_of = [f"AURC {score}" for score in SCORES]
     yield from table(("setting", "trials", *first, *areas_of), lines)
-    yield f"Difference from {DEFAULT} with the t-interval over trials, unadjusted.\n"
+    yield f"Difference from {DEFAULT}, by trial.\n"
     yield from table(("setting", *first, *areas_of[2:]), differences)
 
 
@@ -409,7 +439,8 @@ def page(parts: Mapping[str, Rows]) -> str:
         "# Results of the study",
         "",
         "Made by `benchmarks/study_results.py` from the tables beside this page. The plan, with "
-        "hypotheses, measures and the rule of evidence, is in [README.md](README.md).",
+        "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Parts and "
+        "trials that it plans and that are not here have not been run.",
         "",
     ]
     for part, rows in parts.items():
@@ -420,6 +451,8 @@ def page(parts: Mapping[str, Rows]) -> str:
         if part == "confirmation":
             lines += [*of_confirmation(rows), *of_error_estimator(rows)]
             continue
+        if part == "modern":
+            lines += [f"{CHOSEN_ON_THESE}\n"]
         for section in (
             of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
             beside_published,

@@ -157,7 +157,31 @@ def test_settings_are_compared_with_the_default_by_trial(tmp_path):
     study_results.write_page(tmp_path)
     line = (tmp_path / "results.md").read_text().splitlines()[-1]
     changes = values["last tap"] - values[study_results.DEFAULT]
-    half = np.std(changes, ddof=1) * np.sqrt(1 / 3 + 0.2) * stats.t.ppf(0.975, 2)
-    told = [changes.mean(), changes.mean() - half, changes.mean() + half]
-    shown = [study_results.number(value, signed=True) for value in told]
-    assert line.startswith(f"| last tap | {shown[0]} ({shown[1]} to {shown[2]}) | - |")
+    shown = ", ".join(study_results.number(value, signed=True) for value in changes)
+    assert line.startswith(f"| last tap | {shown} | - |")
+
+
+def test_differences_have_an_interval_from_five_trials_on():
+    values = np.random.default_rng(0).normal(size=5)
+    half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
+    told = [values.mean(), values.mean() - half, values.mean() + half]
+    mean, lower, upper = (study_results.number(value, signed=True) for value in told)
+    by_trial = dict(enumerate(values))
+    assert study_results.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
+    del by_trial[2]
+    assert study_results.with_interval(by_trial, 0.2) == study_results.by_trial(by_trial)
+
+
+def test_errors_of_a_policy_are_those_among_all_that_it_accepts():
+    rows = [
+        Result("generalization", trial, "vanilla", "policy_test", "p", metric, value)
+        for trial, metric, value in [
+            (0, "coverage", 0.2),
+            (0, "error_among_accepted", 0.5),
+            (1, "coverage", 0.6),
+            (1, "error_among_accepted", 0.1),
+            (2, "coverage", 0.0),
+        ]
+    ]
+    shown = study_results._of_policy(study_results.Rows(rows), "vanilla", "p")
+    assert shown == "0.2667 (0.2000)"  # 16 of 80
