@@ -264,18 +264,21 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
 
 def of_models(rows: Rows) -> Iterator[str]:
     """Means over trials for every model."""
-    lines = []
+    ratio, lines = rows.ratio("generalization"), []
     for model in rows.models():
         plain = [rows("generalization", model, "test", *measured) for measured in PLAIN]
         areas = [rows("generalization", model, "test", score, "aurc") for score in SCORES]
         if plain[0]:
-            lines.append((model, str(len(plain[0])), *map(average, plain + areas)))
+            less_msp = with_interval(difference(areas[-1], areas[0]), ratio)
+            lines.append((model, str(len(plain[0])), *map(average, plain + areas), less_msp))
     head = ("model", "trials", "accuracy", "balanced", "Spearman")
     yield (
         "Means over the trials that are finished; AURC by score, lower is better. Models with "
-        "other numbers of trials can only be compared by the differences below.\n"
+        "other numbers of trials can only be compared by the differences below. Last, the AURC of "
+        f"the predicted loss less that of MSP, with the t-interval over trials, or {FEWER}.\n"
     )
-    yield from table((*head, *(f"AURC {score}" for score in SCORES)), lines)
+    areas_of = [f"AURC {score}" for score in SCORES]
+    yield from table((*head, *areas_of, "predicted loss - MSP"), lines)
 
 
 def against_vanilla(rows: Rows) -> Iterator[str]:
