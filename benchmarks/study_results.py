@@ -308,6 +308,7 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
                 *(with_interval(values, five) for values in (ood, unseen)),
             )
         )
+    yield "### What does not help\n"
     yield (
         f"Difference from vanilla with the t-interval over trials, unadjusted, or {FEWER}. "
         "`detached` and `posthoc` have the classifier of vanilla.\n"
