@@ -23,8 +23,8 @@ LEVEL = 0.05
 CHOSEN_HERE = "e"  # the estimator was changed after these trials were seen
 REGISTERED = "registered_estimator"  # its form before, in a table of its own
 CHOSEN_ON_THESE = (
-    "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`: what is shown of it "
-    "in this part is flattered, but for (e), which shows the registered form."
+    "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`, so its results in "
+    "this part are flattered. (e) shows the registered form."
 )
 RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
 TUNED_ON = "histology"
@@ -33,6 +33,7 @@ DEFAULT = "lambda 0.5, margin 1"  # of the part on sensitivity
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
+PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and true loss")
 CERTIFIED = (0.05, 0.1)
 FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
 Values = Mapping[int, float]
@@ -227,7 +228,7 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
             verdict = f"{verdict} (registered form); see confirmation"
         found = by_trial(one.values), with_interval(one.values, one.ratio)
         lines.append((one.name, one.measure, *found, p_value, f"**{verdict}**"))
-    head = ("", "measure", "by trial", "mean (95 %)", "p, Holm", "verdict")
+    head = ("hypothesis", "measure", "by trial", "mean (95 %)", "Holm-adjusted p", "verdict")
     yield from table(head, lines)
 
 
@@ -271,7 +272,7 @@ def of_models(rows: Rows) -> Iterator[str]:
         if plain[0]:
             less_msp = with_interval(difference(areas[-1], areas[0]), ratio)
             lines.append((model, str(len(plain[0])), *map(average, plain + areas), less_msp))
-    head = ("model", "trials", "accuracy", "balanced", "Spearman")
+    head = ("model", "trials", *PLAIN_TITLES)
     yield (
         "Means over the trials that are finished; AURC by score, lower is better. Models with "
         "other numbers of trials can only be compared by the differences below. Last, the AURC of "
@@ -308,9 +309,9 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
                 *(with_interval(values, five) for values in (ood, unseen)),
             )
         )
-    yield "### What does not help\n"
+    yield "### Differences from vanilla\n"
     yield (
-        f"Difference from vanilla with the t-interval over trials, unadjusted, or {FEWER}. "
+        f"With the t-interval over trials, unadjusted, or {FEWER}. "
         "`detached` and `posthoc` have the classifier of vanilla.\n"
     )
     head = (
@@ -352,9 +353,11 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
         "its coverage of the test images, and in brackets the share of errors among all accepted. "
         "The guarantee is for one image of each lesion; here every image counts.\n"
     )
+    of_three = "(MSP / calibrated / error estimator)"
     head = (
-        "model", "AURC - calibrated", "AURC - MSP", "coverage at 10 % risk", "certified 5 %",
-        "certified 10 %",
+        "model", "AURC, error estimator - calibrated", "AURC, error estimator - MSP",
+        f"coverage at 10 % risk {of_three}", f"coverage (errors), certified 5 % {of_three}",
+        f"coverage (errors), certified 10 % {of_three}",
     )  # fmt: skip
     yield from table(head, lines)
 
@@ -399,7 +402,7 @@ def beside_published(rows: Rows) -> Iterator[str]:
         ]
         if found[0]:
             shown = [f"{100 * mean(values.values()):.1f}" if values else "-" for values in found]
-            name = title(dataset) if dataset != "test" else "4.1"
+            name = title(dataset) if dataset != "test" else "classifier (4.1)"
             tuned = " (tuned)" if STAND_INS.get(dataset) == TUNING_SET else ""
             lines.append(
                 (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *shown)
@@ -430,11 +433,10 @@ def of_settings(rows: Rows) -> Iterator[str]:
         "EfficientNet-Lite0 at 64 px, 4 epochs, recipe `modern` (lambda 0.5, margin 1, the "
         "estimator's rate x 10, four taps); means over trials.\n"
     )
-    first = ("accuracy", "balanced", "Spearman")
     areas_of = [f"AURC {score}" for score in SCORES]
-    yield from table(("setting", "trials", *first, *areas_of), lines)
+    yield from table(("setting", "trials", *PLAIN_TITLES, *areas_of), lines)
     yield f"Difference from {DEFAULT}, by trial.\n"
-    yield from table(("setting", *first, *areas_of[2:]), differences)
+    yield from table(("setting", *PLAIN_TITLES, *areas_of[2:]), differences)
 
 
 def page(parts: Mapping[str, Rows]) -> str:
