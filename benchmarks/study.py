@@ -85,7 +85,7 @@ PARTS = {
     "paper": Part(
         ("vanilla", "mse", "proposed", "proposed_sum"),
         {"backbone": "vgg16"},
-        {"epochs": 3, "decay_every": 1},
+        {"epochs": 3, "decay_every": 1, "precision": "bf16-mixed"},
         {"split": "grouped", "image_size": 64},
     ),
     CONFIRMATION: LARGE._replace(
@@ -111,6 +111,8 @@ PARTS = {
 }  # fmt: skip
 NEEDED = ("vanilla", "proposed")
 """The models of the hypotheses, which run first."""
+SAME_CLASSIFIER = ("detached", "posthoc")
+"""Models with the classifier of `vanilla`, and so with its OOD detection."""
 ODIN = {
     "temperatures": (1.0, 10.0, 100.0, 1000.0),
     "epsilons": tuple(round(0.0005 * step, 4) for step in range(9)),
@@ -150,7 +152,12 @@ def in_order(protocol: Protocol) -> list[Unit]:
         # `posthoc` takes the classifier of `vanilla`, which is finished by then
         return unit.model not in NEEDED, unit.experiment != "generalization", unit.trial
 
-    return sorted(chosen_units(protocol), key=rank)
+    chosen = (
+        unit
+        for unit in chosen_units(protocol)
+        if unit.experiment == "generalization" or unit.model not in SAME_CLASSIFIER
+    )
+    return sorted(chosen, key=rank)
 
 
 def kept_rows(results: Iterable[Result]) -> list[Result]:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from misgiving.reproduction.protocol import protocol_for
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
 
@@ -185,3 +186,15 @@ def test_errors_of_a_policy_are_those_among_all_that_it_accepts():
     ]
     shown = study_results._of_policy(study_results.Rows(rows), "vanilla", "p")
     assert shown == "0.2667 (0.2000)"  # 16 of 80
+
+
+def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
+    models = ("vanilla", "posthoc", "proposed", "mse")
+    protocol = protocol_for("digits", trials=2, models=models, learning_rates=())
+    wanted = [
+        *product(["generalization"], range(2), ["vanilla", "proposed"]),
+        *product(["ood_detection"], range(2), ["vanilla", "proposed"]),
+        *product(["generalization"], range(2), ["posthoc", "mse"]),
+        *product(["ood_detection"], range(2), ["mse"]),
+    ]
+    assert [tuple(unit) for unit in study.in_order(protocol)] == wanted
