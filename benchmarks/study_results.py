@@ -379,11 +379,11 @@ def of_ood_sets(rows: Rows) -> Iterator[str]:
     lines = []
     for model in rows.models():
         cells = [average(rows("ood_detection", model, name, "odin", "auroc")) for name in sets]
-        unseen = average(rows("new_classes", model, "unseen_classes", "odin", "auroc"))
-        if unseen != "-":
-            lines.append((model, *cells, unseen))
-    yield f"AUROC of ODIN, tuned on {TUNED_ON}; means over trials.\n"
-    yield from table(("model", *map(title, sets), "unseen classes"), lines)
+        unseen = rows("new_classes", model, "unseen_classes", "odin", "auroc")
+        if unseen:
+            lines.append((model, str(len(unseen)), *cells, average(unseen)))
+    yield f"AUROC of ODIN, tuned on {TUNED_ON}; means over the trials that are finished.\n"
+    yield from table(("model", "trials", *map(title, sets), "unseen classes"), lines)
 
 
 def beside_published(rows: Rows) -> Iterator[str]:
