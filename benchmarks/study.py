@@ -33,10 +33,11 @@ HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
 
 
 class Setting(NamedTuple):
-    """Changes of a part's training and network."""
+    """Changes of a part's training and network, or other models than the part's."""
 
     training: Mapping[str, Any] = {}
     model: Mapping[str, Any] = {}
+    models: tuple[ModelName, ...] = ()
 
 
 class Part(NamedTuple):
@@ -104,7 +105,7 @@ PARTS = {
             "estimator's rate x 100": Setting({"estimator_rate": 100.0}),
             "last tap": Setting(model={"taps": (4,)}),
             "last two taps": Setting(model={"taps": (3, 4)}),
-            "no estimator": Setting({"auxiliary": "none"}),
+            "no estimator": Setting(models=("vanilla",)),
             "average of weights": Setting({"average_decay": 0.99}),
         },
     ),
@@ -140,7 +141,7 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
         odin=ODIN,
         sources=ood_sources(named),
         trials=part.trials,
-        models=part.models,
+        models=setting.models or part.models,
         learning_rates=(),
     )
 

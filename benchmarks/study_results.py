@@ -58,6 +58,10 @@ class Rows:
         """The models that have rows."""
         return list(dict.fromkeys(model for _, model, *_ in self._values))
 
+    def model_of(self, setting: str) -> str:
+        """The model of a setting; where there is no estimator, it is `vanilla`."""
+        return next(model for experiment, model, *_ in self._values if experiment == setting)
+
     def experiments(self) -> list[str]:
         """The experiments, or in the part on sensitivity the settings."""
         return list(dict.fromkeys(experiment for experiment, *_ in self._values))
@@ -416,14 +420,15 @@ def of_settings(rows: Rows) -> Iterator[str]:
     """Sensitivity of `proposed` to its settings."""
     lines, differences = [], []
     for setting in rows.experiments():
-        of_test = partial(rows, setting, "proposed", "test")
+        model = rows.model_of(setting)
+        of_test = partial(rows, setting, model, "test")
         plain = [of_test(*measured) for measured in PLAIN]
         areas = [of_test(score, "aurc") for score in SCORES]
         lines.append((setting, str(len(plain[0])), *map(average, plain + areas)))
         if setting == DEFAULT:
             continue
         of_default = partial(rows, DEFAULT, "proposed", "test")
-        ratio = rows.ratio(setting, model="proposed")
+        ratio = rows.ratio(setting, model=model)
         changes = [
             with_interval(difference(of_test(*names), of_default(*names)), ratio)
             for names in (*PLAIN, ("error_estimator", "aurc"), ("predicted_loss", "aurc"))

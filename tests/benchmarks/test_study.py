@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from misgiving.reproduction.config import MODELS
 from misgiving.reproduction.protocol import protocol_for
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
@@ -146,10 +147,10 @@ def test_the_confirmation_needs_all_its_trials(tmp_path):
 
 
 def test_settings_are_compared_with_the_default_by_trial(tmp_path):
-    random, settings = np.random.default_rng(0), (study_results.DEFAULT, "last tap")
+    random, settings = np.random.default_rng(0), (study_results.DEFAULT, "no estimator")
     rows, values = [], {setting: random.random(3) for setting in settings}
     for trial, setting in product(range(3), settings):
-        where = setting, trial, "proposed"
+        where = setting, trial, "vanilla" if setting == "no estimator" else "proposed"
         rows += [
             Result(*where, "", "", "split_ratio", 0.2),
             Result(*where, "test", "", "accuracy", values[setting][trial]),
@@ -157,9 +158,9 @@ def test_settings_are_compared_with_the_default_by_trial(tmp_path):
     study.add_rows(tmp_path / "sensitivity.csv", rows)
     study_results.write_page(tmp_path)
     line = (tmp_path / "results.md").read_text().splitlines()[-1]
-    changes = values["last tap"] - values[study_results.DEFAULT]
+    changes = values["no estimator"] - values[study_results.DEFAULT]
     shown = ", ".join(study_results.number(value, signed=True) for value in changes)
-    assert line.startswith(f"| last tap | {shown} | - |")
+    assert line.startswith(f"| no estimator | {shown} | - |")
 
 
 def test_differences_have_an_interval_from_five_trials_on():
@@ -198,3 +199,10 @@ def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
         *product(["ood_detection"], range(2), ["mse"]),
     ]
     assert [tuple(unit) for unit in study.in_order(protocol)] == wanted
+
+
+def test_no_setting_is_undone_by_its_model():
+    for setting in study.PARTS["sensitivity"].settings.values():
+        for model in setting.models or study.PARTS["sensitivity"].models:
+            assert not set(setting.training) & set(MODELS[model].training)
+            assert not set(setting.model) & set(MODELS[model].model)
