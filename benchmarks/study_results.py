@@ -34,6 +34,7 @@ STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "cl
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
 PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and true loss")
+AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
 FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
 Values = Mapping[int, float]
@@ -70,9 +71,9 @@ class Rows:
         """The OOD sets of 4.2."""
         return sorted({key[2] for key in self._values if key[0] == "ood_detection" and key[3]})
 
-    def ratio(self, experiment: str, dataset: str = "", model: str = "vanilla") -> float:
+    def ratio(self, experiment: str, dataset: str = "") -> float:
         """Measured images for each training image."""
-        values = self(experiment, model, dataset, "", RATIO)
+        values = self(experiment, "vanilla", dataset, "", RATIO)
         return next(iter(values.values()), 0.0)
 
     def ood_mean(self, model: str) -> Values:
@@ -249,8 +250,10 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
         p_value = "-" if found is None else f"{found:.2g}"
         judged = f"**{verdict}**" if against == "calibrated" else "secondary"
         lines.append((measure, by_trial(values), with_interval(values, ratio), p_value, judged))
-    on_test, few = ("test", "{}", "aurc"), ("test", "{}", "coverage_at_risk/0.1")
-    compared = {"AURC on the test set": on_test, "coverage of the test set at 10 % risk": few}
+    compared = {
+        "AURC on the test set": ("test", "{}", "aurc"),
+        "coverage of the test set at 10 % risk": ("test", "{}", "coverage_at_risk/0.1"),
+    }
     for target in CERTIFIED:
         policy = "policy_test", f"certified/{{}}/{target:g}", "coverage"
         compared[f"coverage certified for {100 * target:.0f} %"] = policy
@@ -282,8 +285,7 @@ def of_models(rows: Rows) -> Iterator[str]:
         "other numbers of trials can only be compared by the differences below. Last, the AURC of "
         f"the predicted loss less that of MSP, with the t-interval over trials, or {FEWER}.\n"
     )
-    areas_of = [f"AURC {score}" for score in SCORES]
-    yield from table((*head, *areas_of, "predicted loss - MSP"), lines)
+    yield from table((*head, *AREA_TITLES, "predicted loss - MSP"), lines)
 
 
 def against_vanilla(rows: Rows) -> Iterator[str]:
@@ -420,17 +422,15 @@ def of_settings(rows: Rows) -> Iterator[str]:
     """Sensitivity of `proposed` to its settings."""
     lines, differences = [], []
     for setting in rows.experiments():
-        model = rows.model_of(setting)
-        of_test = partial(rows, setting, model, "test")
+        of_test = partial(rows, setting, rows.model_of(setting), "test")
         plain = [of_test(*measured) for measured in PLAIN]
         areas = [of_test(score, "aurc") for score in SCORES]
         lines.append((setting, str(len(plain[0])), *map(average, plain + areas)))
         if setting == DEFAULT:
             continue
         of_default = partial(rows, DEFAULT, "proposed", "test")
-        ratio = rows.ratio(setting, model=model)
         changes = [
-            with_interval(difference(of_test(*names), of_default(*names)), ratio)
+            by_trial(difference(of_test(*names), of_default(*names)))
             for names in (*PLAIN, ("error_estimator", "aurc"), ("predicted_loss", "aurc"))
         ]
         differences.append((setting, *changes))
@@ -438,10 +438,9 @@ def of_settings(rows: Rows) -> Iterator[str]:
         "EfficientNet-Lite0 at 64 px, 4 epochs, recipe `modern` (lambda 0.5, margin 1, the "
         "estimator's rate x 10, four taps); means over trials.\n"
     )
-    areas_of = [f"AURC {score}" for score in SCORES]
-    yield from table(("setting", "trials", *PLAIN_TITLES, *areas_of), lines)
+    yield from table(("setting", "trials", *PLAIN_TITLES, *AREA_TITLES), lines)
     yield f"Difference from {DEFAULT}, by trial.\n"
-    yield from table(("setting", *PLAIN_TITLES, *areas_of[2:]), differences)
+    yield from table(("setting", *PLAIN_TITLES, *AREA_TITLES[2:]), differences)
 
 
 def page(parts: Mapping[str, Rows]) -> str:

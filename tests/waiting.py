@@ -4,7 +4,10 @@ import time
 
 
 def until(found, *, seconds=600):
-    """What `found` gives as soon as it is something."""
+    """Wait until `found` gives a true value, and return it.
+
+    The limit only ends a test that would never end.
+    """
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, "waited in vain"

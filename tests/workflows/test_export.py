@@ -15,6 +15,7 @@ from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import graphs
 from misgiving.evaluation.inference import predictions_of
+from misgiving.evaluation.network import INPUT, OUTPUTS
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.workflows.export import export_run
@@ -68,10 +69,9 @@ def error_log_odds(engine, logits, taps):
 def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_path):
     """In float32 they differ by how libraries round; onnxruntime has no convolution in float64."""
     model, path = load(exported[0]).model.double().eval(), tmp_path / "model.onnx"
-    names = ("logits", "predicted_losses", "features", "taps")
-    write_graph(model, path, size=SIDE, inputs="images", outputs=names)
+    write_graph(model, path, size=SIDE, inputs=INPUT, outputs=OUTPUTS)
     images = pixels_of(noisy_set(6, seed=4).images).double()
-    found = ReferenceEvaluator(str(path)).run(names, {"images": images.numpy()})
+    found = ReferenceEvaluator(str(path)).run(OUTPUTS, {INPUT: images.numpy()})
     with torch.no_grad():
         expected = model.full_output(images)
     for ours, theirs in zip(found, expected, strict=True):
