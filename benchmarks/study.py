@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from error_estimator import measured, sets_of
-from study_results import RATIO, UNSEEN, write_page
+from study_results import RATIO, REVIEWED, UNSEEN, write_page
 
 from misgiving.configuration import default_cache
 from misgiving.reproduction.protocol import (
@@ -166,7 +166,9 @@ def kept_rows(results: Iterable[Result]) -> list[Result]:
     return [
         row
         for row in results
-        if row.metric in KEPT or (row.detector == "odin" and row.metric in KEPT_OF_ODIN)
+        if row.metric in KEPT
+        or (row.detector == "odin" and row.metric in KEPT_OF_ODIN)
+        or (row.detector in REVIEWED and row.metric == "mixed_aurc")
     ]
 
 

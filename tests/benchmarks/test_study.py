@@ -122,11 +122,16 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
 
 
 def test_the_page_is_written_from_unfinished_parts(tmp_path):
-    study.add_rows(tmp_path / "modern.csv", rows_of(2))
+    for part in ("modern", "paper"):
+        study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
+    named = "vanilla", "test", study_results.REGISTERED, "aurc"
+    registered = [Result("generalization", trial, *named, 0.1) for trial in range(2)]
+    study.add_rows(tmp_path / "registered.csv", registered)
     study_results.write_page(tmp_path)
-    page = (tmp_path / "results.md").read_text()
-    assert page.count("**open**") == 4  # (e) is tested by the confirmation
-    assert "| e | AURC, error estimator - calibrated, of vanilla |" in page
+    _, modern, paper = (tmp_path / "results.md").read_text().split("## Part ")
+    assert modern.count("**open**") == 4  # (e) is tested by the confirmation
+    assert paper.count("**open**") == 5
+    assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
 
 
 def test_the_confirmation_needs_all_its_trials(tmp_path):
@@ -172,6 +177,31 @@ def test_differences_have_an_interval_from_five_trials_on():
     assert study_results.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
     assert study_results.with_interval(by_trial, 0.2) == study_results.by_trial(by_trial)
+
+
+def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
+    rows, areas = rows_of(5), np.random.default_rng(1).random((5, len(OOD) + 2, 2))
+    scores = study_results.COMBINED, study_results.ACCEPTANCE
+    measured = [
+        *(("ood_detection", name, "mixed_aurc") for name in OOD),
+        ("new_classes", "unseen_classes", "mixed_aurc"),
+        ("ood_detection", "test", "aurc"),
+    ]
+    for trial, (at, (experiment, name, metric)), (column, score) in product(
+        range(5), enumerate(measured), enumerate(scores)
+    ):
+        value = areas[trial, at, column]
+        rows.append(Result(experiment, trial, "proposed", name, score, metric, value))
+    assert set(rows) == set(study.kept_rows(rows))
+    *_, line, _ = study_results.of_reviewer(study_results.Rows(rows))
+    less = areas[:, :, 0] - areas[:, :, 1]
+    wanted = [
+        study_results.with_interval(dict(enumerate(values)), 0.25)
+        for values in (less[:, : len(OOD)].mean(axis=1), less[:, -2], less[:, -1])
+    ]
+    combined = study_results.number(areas[:, : len(OOD), 0].mean())
+    cells = line.strip("| ").split(" | ")
+    assert cells == ["proposed", "5", combined, wanted[0], *["-"] * 5, *wanted[1:]]
 
 
 def test_errors_of_a_policy_are_those_among_all_that_it_accepts():

@@ -24,6 +24,7 @@ DETECTOR_TITLES = {
     "nci": "NCI",
     "fdbd": "fDBD",
     "kl_matching": "KL matching",
+    "acceptance_score": "acceptance score",
     "error_or_ood": "error or OOD",
 }
 METRIC_NAMES = {

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from misgiving.calibrators.error_or_ood import ERROR_OR_OOD
+from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit_policy import LOGITS_RULE, OOD_DETECTOR, calibrator_of
@@ -16,7 +16,12 @@ from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError
 from misgiving.evaluation.inference import Scores, odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
-from misgiving.evaluation.one_reviewer import OneReviewer, fit_one_reviewer, measure_mixture
+from misgiving.evaluation.one_reviewer import (
+    OneReviewer,
+    fit_one_reviewer,
+    measure_errors,
+    measure_mixture,
+)
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.config import CHOSEN
 from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, PolicySets, policy_sets
@@ -27,6 +32,8 @@ from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
+
+FITTED_TO_ERRORS = (ACCEPTANCE, ERROR_OR_OOD)  # on the tuning set, so never chosen on OOD images
 
 
 class TunedDetectors:
@@ -48,7 +55,7 @@ class TunedDetectors:
     ) -> None:
         """Tune ODIN on these in-distribution images and these images of the tuning set.
 
-        The score of the `reviewer` is given too, but never chosen: it tells errors as well.
+        The acceptance score and that of the `reviewer` are given too, but never chosen.
         """
         self._checkpoint, self._fitted, self._reviewer = checkpoint, fitted, reviewer
         grid = odin_grid(search.temperatures, search.epsilons)
@@ -86,13 +93,14 @@ class TunedDetectors:
         predictions = predict(self._checkpoint.model, images, estimates_losses=estimates_losses)
         scores = tuned | all_scores(predictions, self._fitted)
         if self._reviewer is not None:
-            scores[ERROR_OR_OOD] = self._reviewer.scores(predictions, scores)[ERROR_OR_OOD]
+            of_reviewer = self._reviewer.scores(predictions, scores)
+            scores |= {name: of_reviewer[name] for name in FITTED_TO_ERRORS}
         return scores
 
 
 def best_detector(inliers: Scores, outliers: Scores) -> str:
     """The detector of OOD images alone with the highest AUROC; of equal ones the first."""
-    names = [name for name in inliers if name != ERROR_OR_OOD]
+    names = [name for name in inliers if name not in FITTED_TO_ERRORS]
     return max(names, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
 
 
@@ -103,7 +111,7 @@ class Detection(NamedTuple):
         detectors: All of them, as tuned.
         inliers: Their scores of the measured inliers.
         limit: Of the OOD rule.
-        unfitted: Scores of the inliers on which `error_or_ood` was not fitted; none without it.
+        unfitted: Scores of the inliers on which `FITTED_TO_ERRORS` were not fitted; none without.
         wrong: True for those of these that are named wrongly.
     """
 
@@ -135,8 +143,8 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     )
     limit = ood_limit(sets.calibration, fitted, seed=setup.training.seed)
     unfitted = reviewer.scores(sets.test) if reviewer else {}
-    scores = {name: of for name, of in detectors(inliers).items() if name != ERROR_OR_OOD}
-    together = {name: of for name, of in unfitted.items() if name == ERROR_OR_OOD}
+    scores = {name: of for name, of in detectors(inliers).items() if name not in FITTED_TO_ERRORS}
+    together = {name: of for name, of in unfitted.items() if name in FITTED_TO_ERRORS}
     complete = len(sets.test) == len(inliers)  # else no interval is made of these
     save_scores(folder, measured, {**scores, **(together if complete else {})}, inliers.groups)
     detection = Detection(detectors, {**scores, **together}, limit, unfitted, sets.test.errors)
@@ -150,6 +158,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         *_choices(detectors, search.tuning_set),
         # only the inliers that did not set the limit
         measure_ood_rule(all_scores(sets.test, fitted), limit, measured),
+        *measure_errors(together, sets.test.errors, measured),
     ]
     for name, images in outliers.items():
         rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
