@@ -117,6 +117,8 @@ def test_a_review_waits_for_the_previous_one(opened):
     page.keyboard.press("a")
     page.keyboard.press("a")
     playwright.expect(page.locator("#status")).to_contain_text("still being saved")
+    while not go.waiting:  # the request comes later than the message
+        page.wait_for_timeout(20)
     assert len(go.waiting) == 1
     go()
     playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
