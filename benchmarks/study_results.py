@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
 from misgiving.results.formats import read_table
@@ -38,8 +39,7 @@ PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearm
 PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and true loss")
 AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
-COMBINED, ACCEPTANCE = "error_or_ood", "acceptance_score"
-REVIEWED = (COMBINED, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
+REVIEWED = (ERROR_OR_OOD, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
 FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
 Values = Mapping[int, float]
 """By trial."""
@@ -421,12 +421,14 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
     for model in rows.models():
         of_test = partial(rows, "ood_detection", model, "test")
         of_unseen = partial(rows, "new_classes", model, "unseen_classes")
-        alone = difference(*(of_test(score, "aurc") for score in (COMBINED, ACCEPTANCE)))
+        alone = difference(*(of_test(score, "aurc") for score in (ERROR_OR_OOD, ACCEPTANCE)))
         if not alone:
             continue
-        areas = rows.mixtures_mean(model, COMBINED)
+        areas = rows.mixtures_mean(model, ERROR_OR_OOD)
         mixed = [difference(areas, rows.mixtures_mean(model, score)) for score in REVIEWED[1:]]
-        unseen = difference(*(of_unseen(score, "mixed_aurc") for score in (COMBINED, ACCEPTANCE)))
+        unseen = difference(
+            *(of_unseen(score, "mixed_aurc") for score in (ERROR_OR_OOD, ACCEPTANCE))
+        )
         found = (with_interval(values, ratio) for values in (*mixed, unseen, alone))
         lines.append((model, str(len(areas)), average(areas), *found))
     if not lines:
@@ -438,8 +440,8 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
         f"OOD images, and without any. With the t-interval over trials, unadjusted, or {FEWER}.\n"
     )
     head = (
-        "model", "trials", COMBINED, *(f"- {score}" for score in REVIEWED[1:]),
-        "unseen classes, - acceptance_score", "no OOD images, - acceptance_score",
+        "model", "trials", ERROR_OR_OOD, *(f"- {score}" for score in REVIEWED[1:]),
+        f"unseen classes, - {ACCEPTANCE}", f"no OOD images, - {ACCEPTANCE}",
     )  # fmt: skip
     yield from table(head, lines)
 

@@ -181,7 +181,7 @@ def test_differences_have_an_interval_from_five_trials_on():
 
 def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
     rows, areas = rows_of(5), np.random.default_rng(1).random((5, len(OOD) + 2, 2))
-    scores = study_results.COMBINED, study_results.ACCEPTANCE
+    scores = study_results.ERROR_OR_OOD, study_results.ACCEPTANCE
     measured = [
         *(("ood_detection", name, "mixed_aurc") for name in OOD),
         ("new_classes", "unseen_classes", "mixed_aurc"),

@@ -89,12 +89,15 @@ def slow_reviews(page):
     waiting = []
     page.route("**/review", lambda route: waiting.append(route))
 
-    def go():
-        while not waiting:
+    def arrived():
+        while not waiting:  # a request comes later than what the page shows
             page.wait_for_timeout(20)
-        waiting.pop(0).continue_()
+        return waiting
 
-    go.waiting = waiting
+    def go():
+        arrived().pop(0).continue_()
+
+    go.arrived = arrived
     return go
 
 
@@ -117,9 +120,7 @@ def test_a_review_waits_for_the_previous_one(opened):
     page.keyboard.press("a")
     page.keyboard.press("a")
     playwright.expect(page.locator("#status")).to_contain_text("still being saved")
-    while not go.waiting:  # the request comes later than the message
-        page.wait_for_timeout(20)
-    assert len(go.waiting) == 1
+    assert len(go.arrived()) == 1
     go()
     playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
 

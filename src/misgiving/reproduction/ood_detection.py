@@ -111,7 +111,7 @@ class Detection(NamedTuple):
         detectors: All of them, as tuned.
         inliers: Their scores of the measured inliers.
         limit: Of the OOD rule.
-        unfitted: Scores of the inliers on which `FITTED_TO_ERRORS` were not fitted; none without.
+        unfitted: Scores of the inliers that `FITTED_TO_ERRORS` were not fitted on; else none.
         wrong: True for those of these that are named wrongly.
     """
 
