@@ -84,24 +84,32 @@ def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
     playwright.expect(page.locator(".row .done")).to_have_count(1)
 
 
-def slow_reviews(page):
-    """Hold reviews back; returns the function that releases one."""
+@pytest.fixture
+def slow_reviews(opened):
+    """Hold the reviews of a page back; returns the function that releases one."""
     waiting = []
-    page.route("**/review", lambda route: waiting.append(route))
 
-    def arrived():
-        while not waiting:  # a request comes later than what the page shows
-            page.wait_for_timeout(20)
-        return waiting
+    def hold(page):
+        page.route("**/review", lambda route: waiting.append(route))
 
-    def go():
-        arrived().pop(0).continue_()
+        def arrived():
+            while not waiting:  # a request comes later than what the page shows
+                page.wait_for_timeout(20)
+            return waiting
 
-    go.arrived = arrived
-    return go
+        def go():
+            arrived().pop(0).continue_()
+
+        go.arrived = arrived
+        return go
+
+    yield hold
+    for route in waiting:  # of a test that failed: the page would wait for it without end
+        route.continue_()
 
 
-def slowly_agreeing(opened):
+@pytest.fixture
+def slowly_agreeing(opened, slow_reviews):
     """The page while its first review is being saved, and the function that releases it."""
     page = opened()
     choose(page, shades())
@@ -112,7 +120,7 @@ def slowly_agreeing(opened):
     return page, go
 
 
-def test_a_review_waits_for_the_previous_one(opened):
+def test_a_review_waits_for_the_previous_one(opened, slow_reviews):
     page = opened()
     choose(page, shades())
     go = slow_reviews(page)
@@ -178,8 +186,8 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
     playwright.expect(page.locator("#agree kbd")).to_be_hidden()
 
 
-def test_a_slow_review_does_not_move_the_reviewer(opened):
-    page, go = slowly_agreeing(opened)
+def test_a_slow_review_does_not_move_the_reviewer(slowly_agreeing):
+    page, go = slowly_agreeing
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("n")
@@ -192,8 +200,8 @@ def test_a_slow_review_does_not_move_the_reviewer(opened):
     playwright.expect(page.locator("#note")).to_be_focused()
 
 
-def test_a_note_started_during_a_review_stays_with_its_case(opened):
-    page, go = slowly_agreeing(opened)
+def test_a_note_started_during_a_review_stays_with_its_case(slowly_agreeing):
+    page, go = slowly_agreeing
     page.keyboard.press("n")
     page.keyboard.type("late")
     go()
