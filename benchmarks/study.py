@@ -16,6 +16,7 @@ from error_estimator import measured, sets_of
 from study_results import RATIO, REVIEWED, UNSEEN, write_page
 
 from misgiving.configuration import default_cache
+from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.reproduction.protocol import (
     Protocol,
     chosen_units,
@@ -120,7 +121,7 @@ ODIN = {
 }
 KEPT = {
     "accuracy", "balanced_accuracy", "spearman", "aurc", "coverage_at_risk/0.1", "error_auroc",
-    "auroc", "coverage", "error_among_accepted", "nll", "ece", RATIO,
+    "auroc", "coverage", *ACCEPTED_ERRORS, "nll", "ece", RATIO,
 }  # fmt: skip
 KEPT_OF_ODIN = {"fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out"}
 

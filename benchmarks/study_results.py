@@ -12,6 +12,7 @@ from statistics import mean
 from typing import NamedTuple
 
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
+from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
 from misgiving.results.formats import read_table
@@ -363,7 +364,7 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
             for score in three
         ]
         certified = [
-            " / ".join(_of_policy(rows, model, f"certified/{score}/{target:g}") for score in three)
+            " / ".join(_of_policy(rows, model, score, target) for score in three)
             for target in CERTIFIED
         ]
         lines.append(
@@ -379,8 +380,10 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
         "The error estimator: difference in AURC on the test set with the t-interval over trials, "
         f"unadjusted, or {FEWER}; and coverages by MSP / `calibrated` / the error estimator, means "
         "over trials. A policy that is certified for 5 or 10 % with 95 % confidence is shown with "
-        "its coverage of the test images, and in brackets the share of errors among all accepted. "
-        "The guarantee is for one image of each lesion; here every image counts.\n"
+        "its coverage of the test images. In brackets: the errors among all accepted images; then "
+        "those for one image of each lesion, as which the guarantee is meant, mean over the trials "
+        "that accept any, and in how many of these trials they are above the target (in a set of "
+        "this size also by chance).\n"
     )
     of_three = "(MSP / calibrated / error estimator)"
     head = (
@@ -391,15 +394,19 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
     yield from table(head, lines)
 
 
-def _of_policy(rows: Rows, model: str, policy: str) -> str:
-    """Mean coverage of a policy, and in brackets the errors among what it accepts in all trials."""
-    coverage, errors = (
-        rows("generalization", model, "policy_test", policy, metric)
-        for metric in ("coverage", "error_among_accepted")
+def _of_policy(rows: Rows, model: str, score: str, target: float) -> str:
+    """Mean coverage of certified policies, and in brackets the errors among what they accept."""
+    coverage, by_images, by_groups = (
+        rows("generalization", model, "policy_test", f"certified/{score}/{target:g}", metric)
+        for metric in ("coverage", *ACCEPTED_ERRORS)
     )
     accepted = sum(coverage.values())
-    wrong = sum(coverage[trial] * share for trial, share in errors.items())  # none where none are
-    return f"{average(coverage)} ({number(wrong / accepted) if accepted else '-'})"
+    wrong = sum(coverage[trial] * share for trial, share in by_images.items())
+    errors = [number(wrong / accepted) if accepted else "-"]
+    if by_groups:
+        above = sum(error > target for error in by_groups.values())
+        errors += [f"{average(by_groups)}, {above} of {len(by_groups)}"]
+    return f"{average(coverage)} ({'; '.join(errors)})"
 
 
 def of_ood_sets(rows: Rows) -> Iterator[str]:

@@ -204,19 +204,25 @@ def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
     assert cells == ["proposed", "5", combined, wanted[0], *["-"] * 5, *wanted[1:]]
 
 
-def test_errors_of_a_policy_are_those_among_all_that_it_accepts():
+def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
+    policy = ("policy_test", "certified/msp/0.1")
     rows = [
-        Result("generalization", trial, "vanilla", "policy_test", "p", metric, value)
+        Result("generalization", trial, "vanilla", *policy, metric, value)
         for trial, metric, value in [
             (0, "coverage", 0.2),
             (0, "error_among_accepted", 0.5),
+            (0, "error_per_group", 0.3),
             (1, "coverage", 0.6),
             (1, "error_among_accepted", 0.1),
+            (1, "error_per_group", 0.1),
             (2, "coverage", 0.0),
         ]
     ]
-    shown = study_results._of_policy(study_results.Rows(rows), "vanilla", "p")
-    assert shown == "0.2667 (0.2000)"  # 16 of 80
+    shown = study_results._of_policy(study_results.Rows(rows), "vanilla", "msp", 0.1)
+    assert shown == "0.2667 (0.2000; 0.2000, 1 of 2)"  # 16 of 80 images
+    by_images = [row for row in rows if row.metric != "error_per_group"]
+    shown = study_results._of_policy(study_results.Rows(by_images), "vanilla", "msp", 0.1)
+    assert shown == "0.2667 (0.2000)"
 
 
 def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():

@@ -1,5 +1,5 @@
 from fractions import Fraction
-from itertools import pairwise, permutations
+from itertools import pairwise, permutations, product
 from math import ceil
 
 import numpy as np
@@ -8,6 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from misgiving.errors import UsageError
 from misgiving.metrics.selective import (
+    accepted_errors,
     augrc,
     aurc,
     balanced_aurc,
@@ -315,3 +316,32 @@ def test_lengths_that_differ_name_the_argument(measure):
 def test_labels_of_another_length_are_named():
     with pytest.raises(UsageError, match="labels has length 3 but confidences has length 2"):
         balanced_aurc(np.zeros(2), np.zeros(2), np.zeros(3, dtype=int), num_classes=1)
+
+
+def test_the_error_per_group_is_that_of_one_image_of_each_group():
+    groups = ["a", "b", "a", "c", "a", "b", "d"]
+    accepted = np.array([1, 1, 0, 1, 1, 1, 0], dtype=bool)
+    wrong = np.array([1, 0, 1, 0, 0, 1, 1], dtype=bool)
+    members = [[row for row, name in enumerate(groups) if name == one] for one in "abcd"]
+    draws = list(product(*members))  # all equally likely
+    taken = Fraction(sum(int(accepted[list(draw)].sum()) for draw in draws), len(draws))
+    failed = Fraction(sum(int((accepted & wrong)[list(draw)].sum()) for draw in draws), len(draws))
+    found = accepted_errors(accepted, wrong, groups)
+    assert found == {
+        "error_among_accepted": pytest.approx(2 / 5),
+        "error_per_group": pytest.approx(float(failed / taken)),
+    }
+
+
+def test_a_resampled_group_counts_as_often_as_it_was_drawn():
+    groups, accepted = ["a", "a", "b"], np.array([True, True, True])
+    wrong = np.array([True, False, False])
+    found = accepted_errors(accepted, wrong, groups, weights=np.array([[3, 3, 1], [0, 0, 2]]))
+    np.testing.assert_allclose(found["error_per_group"], [1.5 / 4, 0])
+    np.testing.assert_allclose(found["error_among_accepted"], [3 / 7, 0])
+
+
+def test_errors_of_a_policy_that_accepts_nothing_are_undefined():
+    nothing = np.zeros(3, dtype=bool)
+    found = accepted_errors(nothing, ~nothing, ["a", "a", "b"])
+    assert [np.isnan(value) for value in found.values()] == [True, True]

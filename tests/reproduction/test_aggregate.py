@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+from itertools import product
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from tiny import TINY
 
 from misgiving.errors import TrainingError, UsageError
 from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.selective import accepted_errors
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
+from misgiving.reproduction.aggregate.intervals import MeasuredSet, intervals_of
+from misgiving.reproduction.aggregate.resampling import ComparedSet
 from misgiving.results.formats import read_document
-from misgiving.results.predictions import load_scores
+from misgiving.results.predictions import load_scores, save_scores
 from misgiving.results.schema import Settings, Unit
 
 
@@ -237,6 +241,40 @@ def test_policies_are_measured_with_intervals_and_bins_hold_every_image(reproduc
         ("proposed", "expected_loss"),
     }
     assert len(set(counts.values())) == 1
+
+
+def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_path):
+    groups = tuple(f"lesion-{row // 2}" for row in range(80))
+    wrong = np.arange(80) % 7 == 0
+    taken = {"vanilla": {"0.05": 30, "0.2": 1}, "proposed": {"0.05": 1, "0.2": 60}}
+    folders = {name: {trial: tmp_path / name / str(trial) for trial in (0, 1)} for name in taken}
+    values = {}
+    for name, trial in product(taken, (0, 1)):
+        columns = {"wrong": wrong * 1.0}
+        for target, count in taken[name].items():
+            accepted = np.arange(80) < count
+            columns |= {f"{target}/accept": accepted * 1.0, f"{target}/ood": np.zeros(80)}
+            for metric, error in accepted_errors(accepted, wrong, groups).items():
+                values.setdefault((name, f"policy/{target}", metric), {})[trial] = error
+        save_scores(folders[name][trial], "policy_test", columns, groups)
+    compared = ComparedSet("generalization", "policy_test", "generalization")
+    found = intervals_of(
+        MeasuredSet(compared, folders, "test", False, values, 0.25, replicates=50, seed=0)
+    )
+    for metric in ("error_among_accepted", "error_per_group"):
+        by_policy = {
+            (row.model, row.baseline, row.detector): (row.n, row.lower is None)
+            for row in found
+            if row.metric == metric
+        }
+        assert by_policy == {
+            ("vanilla", "", "policy/0.05"): (15, False),
+            ("vanilla", "", "policy/0.2"): (1, True),
+            ("proposed", "", "policy/0.05"): (1, True),
+            ("proposed", "", "policy/0.2"): (30, False),
+            ("proposed", "vanilla", "policy/0.05"): (1, True),
+            ("proposed", "vanilla", "policy/0.2"): (1, True),
+        }
 
 
 def test_a_difference_has_a_t_interval_over_trials_that_redraw_the_split(reproduction):

@@ -86,44 +86,37 @@ def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
 
 @pytest.fixture
 def slow_reviews(opened):
-    """Hold the reviews of a page back; returns the function that releases one."""
-    waiting = []
+    """A page whose reviews are held back, and the function that releases one."""
+    page, waiting = opened(), []
+    choose(page, shades())
+    page.route("**/review", lambda route: waiting.append(route))
 
-    def hold(page):
-        page.route("**/review", lambda route: waiting.append(route))
+    def arrived():
+        while not waiting:  # a request comes later than what the page shows
+            page.wait_for_timeout(20)
+        return waiting
 
-        def arrived():
-            while not waiting:  # a request comes later than what the page shows
-                page.wait_for_timeout(20)
-            return waiting
+    def go():
+        arrived().pop(0).continue_()
 
-        def go():
-            arrived().pop(0).continue_()
-
-        go.arrived = arrived
-        return go
-
-    yield hold
+    go.arrived = arrived
+    yield page, go
     for route in waiting:  # of a test that failed: the page would wait for it without end
         route.continue_()
 
 
 @pytest.fixture
-def slowly_agreeing(opened, slow_reviews):
+def slowly_agreeing(slow_reviews):
     """The page while its first review is being saved, and the function that releases it."""
-    page = opened()
-    choose(page, shades())
-    go = slow_reviews(page)
+    page, go = slow_reviews
     page.locator("#list").focus()
     page.keyboard.press("j")
     page.keyboard.press("a")
     return page, go
 
 
-def test_a_review_waits_for_the_previous_one(opened, slow_reviews):
-    page = opened()
-    choose(page, shades())
-    go = slow_reviews(page)
+def test_a_review_waits_for_the_previous_one(slow_reviews):
+    page, go = slow_reviews
     page.keyboard.press("j")
     page.keyboard.press("a")
     page.keyboard.press("a")

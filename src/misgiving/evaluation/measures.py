@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real
 
 from misgiving.calibrators.apply import Calibrator
 from misgiving.metrics.calibration import (
@@ -27,7 +27,7 @@ from misgiving.metrics.loss_estimation import (
     spread_ratio,
 )
 from misgiving.metrics.ood import ood_metrics
-from misgiving.metrics.selective import RiskCoverage
+from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
@@ -196,6 +196,18 @@ def measure_detection(
             dataset, detector, ood_metrics(inliers[detector], outliers[detector])
         )
     ]
+
+
+def measure_accepted_errors(
+    accepted: Bool[np.ndarray, " n"],
+    wrong: Bool[np.ndarray, " n"],
+    groups: Sequence[str],
+    *,
+    dataset: str,
+    detector: str,
+) -> list[Measurement]:
+    """Errors among what a policy accepts, by images and by groups; no row if it accepts none."""
+    return _measurements(dataset, detector, accepted_errors(accepted, wrong, groups))
 
 
 def measure_scaling(

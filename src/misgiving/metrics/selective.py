@@ -5,6 +5,7 @@ non-negative loss. Samples of equal confidence are accepted in random order: eve
 expectation over these orders.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from misgiving.metrics.classification import Classes, check_classes
 
 Confidences = Float[np.ndarray, " n"]
 Errors = Bool[np.ndarray, " n"] | Real[np.ndarray, " n"]
+
+ACCEPTED_ERRORS = BY_IMAGES, BY_GROUPS = "error_among_accepted", "error_per_group"
 
 
 class _Steps(NamedTuple):
@@ -246,6 +249,35 @@ def balanced_aurc(
     0.166667
     """
     return RiskCoverage(confidences, errors, weights).balanced_aurc(labels, num_classes=num_classes)
+
+
+def accepted_errors(
+    accepted: Bool[np.ndarray, " n"],
+    wrong: Bool[np.ndarray, " n"],
+    groups: Sequence[str],
+    *,
+    weights: Weights | None = None,
+) -> dict[str, MetricValue]:
+    """Share of wrong answers among the accepted, by images and by groups; NaN if none is accepted.
+
+    `error_among_accepted` counts each image once. `error_per_group` counts it 1 / k in a group of k
+    images: it is the error for one image of each group, drawn at random, which a policy certifies.
+    It is left out where every group has one image.
+
+    >>> accepted_errors(np.array([True, True]), np.array([True, False]), ["a", "b"])
+    {'error_among_accepted': 0.5}
+    >>> accepted_errors(np.ones(3, bool), np.array([True, True, False]), ["a", "a", "b"])
+    {'error_among_accepted': 0.6666666666666666, 'error_per_group': 0.5}
+    """
+    _, group_of, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    counts = checked_weights(weights, len(accepted))
+    shares = {BY_IMAGES: accepted * 1.0}
+    if len(sizes) < len(accepted):
+        shares[BY_GROUPS] = accepted / sizes[group_of]
+    return {
+        name: metric_value(ratio(counts @ (share * wrong), counts @ share), weights)
+        for name, share in shares.items()
+    }
 
 
 def _steps(tied: Ties, errors: Confidences, weights: Weights) -> _Steps:

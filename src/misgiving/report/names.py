@@ -48,6 +48,7 @@ METRIC_NAMES = {
     "coverage": "share accepted{by}",
     "ood_share": "share called OOD{by}",
     "error_among_accepted": "error among the images accepted{by}",
+    "error_per_group": "error among the accepted{by}, one image of each group",
     "risk_at_coverage": "error at {level:g} % accepted{by}",
     "coverage_at_risk": "share accepted{by} at {level:g} % error",
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from misgiving.calibrators.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibrators.fit import Fitted
@@ -18,7 +18,7 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.inference import predictions_of
-from misgiving.evaluation.measures import measure_scaling
+from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.reproduction.config import POLICY_SET
@@ -153,12 +153,10 @@ def certified_rows(
             )
             decisions = engine.decide_predictions(sets.test)
             accepted = np.array([one.decision == "accept" for one in decisions])
-            values = {"coverage": float(accepted.mean())}
-            if accepted.any():
-                values["error_among_accepted"] = float(sets.test.errors[accepted].mean())
+            detector = f"certified/{score}/{target:g}"
             rows += [
-                Measurement(POLICY_SET, f"certified/{score}/{target:g}", metric, value)
-                for metric, value in values.items()
+                Measurement(POLICY_SET, detector, "coverage", float(accepted.mean())),
+                *_accepted_errors(accepted, sets.test, detector),
             ]
     return rows
 
@@ -212,7 +210,7 @@ def _policy_rows(
     accepted, ood = (
         np.array([one.decision == name for one in decisions]) for name in ("accept", "ood")
     )
-    calibration = policy.certificate
+    calibration, detector = policy.certificate, f"policy/{target:g}"
     values = {
         "attained": float(calibration.accept_threshold is not None),
         "coverage": float(accepted.mean()),
@@ -220,14 +218,20 @@ def _policy_rows(
         "calibration_cases": float(calibration.cases),
         "calibration_coverage": calibration.accepted / calibration.cases,
     }
-    if accepted.any():
-        values["error_among_accepted"] = float(test.errors[accepted].mean())
     if calibration.smallest_certifiable is not None:
         values["smallest_certifiable_error"] = calibration.smallest_certifiable.max_error
     return [
-        Measurement(POLICY_SET, f"policy/{target:g}", metric, value)
-        for metric, value in values.items()
+        *(Measurement(POLICY_SET, detector, metric, value) for metric, value in values.items()),
+        *_accepted_errors(accepted, test, detector),
     ]
+
+
+def _accepted_errors(
+    accepted: Bool[np.ndarray, " n"], test: Predictions, detector: str
+) -> list[Measurement]:
+    return measure_accepted_errors(
+        accepted, test.errors, test.groups, dataset=POLICY_SET, detector=detector
+    )
 
 
 def _quantities(

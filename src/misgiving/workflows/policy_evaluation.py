@@ -14,6 +14,7 @@ from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import UsageError
 from misgiving.evaluation.measures import (
+    measure_accepted_errors,
     measure_classification,
     measure_failures,
     measure_scaling,
@@ -171,13 +172,14 @@ def measure_decisions(
     outcomes = np.array([row.decision for row in rows])
     accepted = outcomes == "accept"
     wrong = np.array([row.predicted_class != row.true_class for row in rows], dtype=bool)
-    measurements = measure_shares(rows, dataset)
-    if accepted.any():
-        error = float(wrong[accepted].mean())
-        measurements.append(Measurement(dataset, "policy", "error_among_accepted", error))
     return PolicyEvaluation(
         decisions=rows,
-        measurements=measurements,
+        measurements=[
+            *measure_shares(rows, dataset),
+            *measure_accepted_errors(
+                accepted, wrong, predictions.groups, dataset=dataset, detector="policy"
+            ),
+        ],
         subgroups=audit_groups(
             predictions, metadata, accepted, outcomes == "ood", wrong, seed=seed
         ),

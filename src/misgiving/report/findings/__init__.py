@@ -20,6 +20,7 @@ LOWER_IS_BETTER = frozenset(
         "balanced_aurc",
         "risk_at_coverage",
         "error_among_accepted",
+        "error_per_group",
         "ood_share",
     }
 )  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash

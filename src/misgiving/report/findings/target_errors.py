@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
+from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.findings import GIVEN, POINTS, Effect, effect_of
 from misgiving.report.inputs import find, main_model, models_of, select
 from misgiving.report.wording import count
@@ -12,10 +13,6 @@ from misgiving.results.schema import Result, ResultInterval
 POLICY_SET = "policy_test"
 PREFIX = "policy/"
 MAIN_TARGET = 0.1  # the target of the first sentence
-COMPARED = {
-    "coverage": ("Cases accepted", "more", "fewer"),
-    "error_among_accepted": ("Error among the accepted", "lower", "higher"),
-}
 
 
 class TargetStatus(StrEnum):
@@ -54,9 +51,14 @@ class TargetResult(NamedTuple):
         return len(self.values("attained", certified=True))
 
     @property
+    def error(self) -> str:
+        """The metric that was certified: the error for one image of each group."""
+        return BY_GROUPS if self.values(BY_GROUPS) else BY_IMAGES
+
+    @property
     def errors(self) -> list[float]:
         """The error among the accepted of each trial in which some were accepted."""
-        return self.values("error_among_accepted", certified=True)
+        return self.values(self.error, certified=True)
 
     @property
     def smallest(self) -> list[float]:
@@ -101,7 +103,7 @@ def target_status(intervals: Sequence[ResultInterval], target: TargetResult) -> 
     """Compare the error among the accepted with its target."""
     if not target.errors:
         return TargetStatus.NOTHING_ACCEPTED
-    found = interval_of(intervals, target, "error_among_accepted")
+    found = interval_of(intervals, target, target.error)
     if found is None or found.lower is None or found.upper is None:
         return TargetStatus.NO_INTERVAL
     if found.upper <= target.target:
@@ -151,7 +153,7 @@ def _share(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
 def _wrong(intervals: Sequence[ResultInterval], target: TargetResult) -> str:
     if not target.errors:
         return "On new cases it then accepted none, so its error is unknown."
-    found = interval_of(intervals, target, "error_among_accepted")
+    found = interval_of(intervals, target, target.error)
     numbers, bounds = f"{POINTS.range(target.errors)} %", "no interval over these trials alone"
     if found is not None:
         numbers, bounds = f"{POINTS.number(found.estimate)} %", POINTS.bounds(found)
@@ -174,7 +176,11 @@ def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iter
     """Coverage, and the error among the accepted, against every other model."""
     where = {"experiment": "generalization", "dataset": POLICY_SET, "model": target.model}
     rows = select(intervals, detector=target.detector, **where)
-    for metric, (start, better, worse) in COMPARED.items():
+    compared = {
+        "coverage": ("Cases accepted", "more", "fewer"),
+        target.error: ("Error among the accepted", "lower", "higher"),
+    }
+    for metric, (start, better, worse) in compared.items():
         pairs = [row for row in select(rows, metric=metric) if row.baseline]
         degrees = {Effect.BETTER: better, Effect.WORSE: worse}
         clauses = [

@@ -1,7 +1,9 @@
 """Tables of Section 4.1: classes, learning rates, scores, deferral policies and calibration."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 
+from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
 from misgiving.report.findings.sweep import (
@@ -249,13 +251,16 @@ def target_table(inputs: ReportInputs) -> Table | None:
     targets = targets_of(inputs.results)
     if not targets:
         return None
+    errors = {"": BY_IMAGES}
+    if any(target.error == BY_GROUPS for target in targets):
+        errors = {", one image of each group": BY_GROUPS, ", all images": BY_IMAGES}
     first = heads(
         "Model",
         numbers=(
             "Target error, at most %",
             "Certified in trials",
             f"Accepted, % {UP}",
-            f"Errors among these, % {DOWN}",
+            *(f"Errors among these{which}, % {DOWN}" for which in errors),
         ),
     )
     last = ("Smallest certifiable error, %", f"Called OOD, % {DOWN}", "Calibration cases")
@@ -264,23 +269,25 @@ def target_table(inputs: ReportInputs) -> Table | None:
     for model in dict.fromkeys(target.model for target in targets):
         names = distinct(select(scores, model=model), "detector")
         score = " or ".join(DETECTOR_TITLES.get(name, name) for name in names)
-        lines = [_target(inputs, target) for target in targets if target.model == model]
+        own = [target for target in targets if target.model == model]
+        lines = [_target(inputs, target, errors.values()) for target in own]
         bodies.append(group(model, lines, [f"accepts by {score}"] if score else []))
     return Table([[*first, *heads("Target met?", numbers=last)]], bodies)
 
 
-def _target(inputs: ReportInputs, target: TargetResult) -> list[Cell]:
+def _target(inputs: ReportInputs, target: TargetResult, errors: Iterable[str]) -> list[Cell]:
+    over = partial(_over_trials, inputs, target)
     cases = [f"{cases:g}" for cases in target.values("calibration_cases")]
     status = target_status(inputs.intervals, target)
     met = f"met in {met_in(target)}, no interval" if status is TargetStatus.NO_INTERVAL else status
     return [
         number(f"{100 * target.target:g}"),
         number(f"{target.certified} of {len(target.policies)}"),
-        _over_trials(inputs, target, "coverage", target.values("coverage")),
-        _over_trials(inputs, target, "error_among_accepted", target.errors),
+        over("coverage", target.values("coverage")),
+        *(over(name, target.values(name, certified=True)) for name in errors),
         Cell(met),
         number(_listed(target.smallest)),
-        _over_trials(inputs, target, "ood_share", target.values("ood_share")),
+        over("ood_share", target.values("ood_share")),
         number(", ".join(dict.fromkeys(cases)) or ABSENT),
     ]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import percentile_interval
-from misgiving.metrics.selective import RiskCoverage
+from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage
 from misgiving.metrics.trials import t_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
@@ -31,7 +31,6 @@ Trials = tuple[int, ...]
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
 """Values by trial, of (model, detector, metric)."""
 
-FEW_EVENTS = "error_among_accepted"
 MSP = "msp"  # the baseline of every acceptance score
 BESIDE_MSP = (
     "spearman",
@@ -128,9 +127,10 @@ class _SetIntervals:
         replicates = self._replicates(model, trials)[key]
         if baseline:
             replicates = replicates - self._replicates(other[0], trials)[other[1]]
-        n = min(self.samples[model][trial].size_of(metric) for trial in trials)
+        sides = [(model, key), *([other] if baseline else [])]
+        n = min(self.samples[of][trial].size_of(key) for of, key in sides for trial in trials)
         lower, upper = _bounds(replicates, n)
-        if metric == FEW_EVENTS and lower == upper:  # no error among a few: nothing varies
+        if metric in ACCEPTED_ERRORS and lower == upper:  # no error among a few: nothing varies
             lower, upper = None, None
         yield ResultInterval(
             experiment=self.of.compared.experiment,

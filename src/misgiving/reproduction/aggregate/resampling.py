@@ -14,6 +14,7 @@ from misgiving.metrics.bootstrap import bootstrap
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
+from misgiving.metrics.selective import ACCEPTED_ERRORS, accepted_errors
 from misgiving.reproduction.config import FAILURES, POLICY_SET
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions, ScoredSet, load_scores, scores_path
@@ -39,11 +40,11 @@ class Sample:
 
     statistic: Statistic
     groups: tuple[Shaped[np.ndarray, " _"], ...]
-    sizes: Mapping[str, int]  # groups behind a metric, where those are fewer than all
+    sizes: Mapping[Key, int]  # groups behind a metric, where those are fewer than all
 
-    def size_of(self, metric: str) -> int:
-        """The number of groups behind a metric."""
-        return self.sizes.get(metric, self._size)
+    def size_of(self, key: Key) -> int:
+        """The number of groups behind a metric of a detector."""
+        return self.sizes.get(key, self._size)
 
     @cached_property
     def _size(self) -> int:
@@ -92,7 +93,7 @@ def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
 
     groups = np.array(predictions.groups)
     sizes = {
-        f"sensitivity/{name}": len(np.unique(groups[predictions.labels == label]))
+        ("", f"sensitivity/{name}"): len(np.unique(groups[predictions.labels == label]))
         for label, name in enumerate(predictions.classes)
     }
     return Sample(statistic, (groups,), sizes)
@@ -135,30 +136,28 @@ def _loss_estimation(
 def _policies(folder: Path) -> Sample:
     """Share accepted, share called OOD, and error among the accepted, for each policy."""
     decided = load_scores(folder, POLICY_SET)
-    wrong = decided.scores["wrong"]
+    wrong = decided.scores["wrong"] > 0
     targets = [name.partition("/")[0] for name in decided.scores if name.endswith("/accept")]
 
     def statistic(weights: Weights) -> dict[Key, Replicates]:
         total = weights.sum(axis=-1)
         values: dict[Key, Replicates] = {}
         for target in targets:
-            accepted = decided.scores[f"{target}/accept"]
-            taken = weights @ accepted
+            accepted = decided.scores[f"{target}/accept"] > 0
             detector = f"policy/{target}"
-            values[detector, "coverage"] = taken / total
+            values[detector, "coverage"] = weights @ accepted / total
             values[detector, "ood_share"] = weights @ decided.scores[f"{target}/ood"] / total
-            values[detector, "error_among_accepted"] = np.divide(
-                weights @ (accepted * wrong),
-                taken,
-                out=np.full(len(taken), np.nan),
-                where=taken > 0,
-            )
+            errors = accepted_errors(accepted, wrong, decided.groups, weights=weights)
+            values |= {(detector, name): np.asarray(error) for name, error in errors.items()}
         return values
 
     groups = np.array(decided.groups)
-    answered = [decided.scores[f"{target}/accept"] > 0 for target in targets]
-    fewest = min((len(np.unique(groups[rows])) for rows in answered if rows.any()), default=0)
-    return Sample(statistic, (groups,), {"error_among_accepted": fewest})
+    sizes = {
+        (f"policy/{target}", error): len(np.unique(groups[decided.scores[f"{target}/accept"] > 0]))
+        for target in targets
+        for error in ACCEPTED_ERRORS
+    }
+    return Sample(statistic, (groups,), sizes)
 
 
 def _detection(inliers: ScoredSet, outliers: ScoredSet) -> Sample:
