@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from error_estimator import measured, sets_of
-from study_results import RATIO, REVIEWED, UNSEEN, write_page
+from study_hypotheses import RATIO
+from study_results import REVIEWED, UNSEEN, write_page
 
 from misgiving.configuration import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS

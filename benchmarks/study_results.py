@@ -4,34 +4,41 @@ python benchmarks/study_results.py [FOLDER]
 """
 
 import sys
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import NamedTuple
+
+from study_hypotheses import (
+    ENOUGH_TRIALS,
+    REGISTERED,
+    TUNED_ON,
+    UNSEEN_CLASSES,
+    Hypothesis,
+    Rows,
+    Values,
+    difference,
+    hypotheses,
+    verdicts,
+)  # fmt: skip
 
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.metrics.trials import t_interval
+from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
 
 HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
-ENOUGH_TRIALS = 5
 CONFIRMING = 10  # trials of the confirmation
-LEVEL = 0.05
-CHOSEN_HERE = "e"  # the estimator was changed after these trials were seen
-REGISTERED = "registered_estimator"  # its form before, in a table of its own
+CHANGED = "e"  # the estimator was changed after the first results were seen
 NOTES = {
     "modern": "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`, so its "
     "results in this part are flattered. (e) shows the registered form.\n",
     "paper": "(e) shows the new form of the error estimator. It was chosen on the same images and "
     "splits, in trainings of another network.\n",
 }
-RATIO = "split_ratio"  # measured images for each training image, in every unit's rows
-TUNED_ON = "histology"
 UNSEEN = "unseen"  # the images of calibration and test set together
 DEFAULT = "lambda 0.5, margin 1"  # of the part on sensitivity
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
@@ -42,178 +49,11 @@ AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
 REVIEWED = (ERROR_OR_OOD, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
 FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
-Values = Mapping[int, float]
-"""By trial."""
 
 
-class Rows:
-    """Values by trial of the measurements of one part."""
-
-    def __init__(self, results: Iterable[Result]) -> None:
-        self._values: dict[tuple[str, str, str, str, str], dict[int, float]] = defaultdict(dict)
-        for experiment, trial, model, dataset, detector, metric, value in results:
-            self._values[experiment, model, dataset, detector, metric][trial] = value
-
-    def __call__(
-        self, experiment: str, model: str, dataset: str, detector: str, metric: str
-    ) -> Values:
-        """Values by trial; empty where nothing was measured."""
-        return self._values.get((experiment, model, dataset, detector, metric), {})
-
-    def models(self) -> list[str]:
-        """The models that have rows."""
-        return list(dict.fromkeys(model for _, model, *_ in self._values))
-
-    def model_of(self, setting: str) -> str:
-        """The model of a setting; where there is no estimator, it is `vanilla`."""
-        return next(model for experiment, model, *_ in self._values if experiment == setting)
-
-    def experiments(self) -> list[str]:
-        """The experiments, or in the part on sensitivity the settings."""
-        return list(dict.fromkeys(experiment for experiment, *_ in self._values))
-
-    def ood_sets(self) -> list[str]:
-        """The OOD sets of 4.2."""
-        return sorted(
-            {
-                dataset
-                for experiment, _, dataset, *of in self._values
-                if experiment == "ood_detection" and of == ["odin", "auroc"]
-            }
-        )
-
-    def ratio(self, experiment: str, dataset: str = "") -> float:
-        """Measured images for each training image."""
-        values = self(experiment, "vanilla", dataset, "", RATIO)
-        return next(iter(values.values()), 0.0)
-
-    def ood_mean(self, model: str) -> Values:
-        """AUROC of tuned ODIN, mean over the sets on which it was not tuned."""
-        sets = [name for name in self.ood_sets() if name != TUNED_ON]
-        return means(self("ood_detection", model, name, "odin", "auroc") for name in sets)
-
-    def mixtures_mean(self, model: str, score: str) -> Values:
-        """AURC where half of the images are OOD, mean over all sets."""
-        return means(
-            self("ood_detection", model, name, score, "mixed_aurc") for name in self.ood_sets()
-        )
-
-
-def means(of_sets: Iterable[Values]) -> Values:
-    """Mean over sets, for each trial in which all are measured."""
-    found = list(of_sets)
-    trials = set.intersection(*(set(values) for values in found)) if found else set()
-    return {trial: mean(values[trial] for values in found) for trial in sorted(trials)}
-
-
-def difference(first: Values, second: Values) -> Values:
-    """By trial, where both are measured."""
-    return {trial: first[trial] - second[trial] for trial in sorted(set(first) & set(second))}
-
-
-class Hypothesis(NamedTuple):
-    """A registered hypothesis with its primary measure in each trial.
-
-    Attributes:
-        name: Its letter in the plan.
-        measure: In words.
-        values: By trial.
-        ratio: Measured images for each training image.
-        sign: 1 if a value above zero supports it, -1 if one below.
-    """
-
-    name: str
-    measure: str
-    values: Values
-    ratio: float
-    sign: int
-
-    @property
-    def interval(self) -> TrialInterval | None:
-        """t-interval over trials; None for fewer than two."""
-        if len(self.values) < 2:
-            return None
-        return t_interval(list(self.values.values()), split_ratio=self.ratio)
-
-
-def hypotheses(rows: Rows) -> list[Hypothesis]:
-    """The five registered hypotheses."""
-    of_all, of_five = rows.ratio("generalization"), rows.ratio("ood_detection")
-
-    def aurc(model: str, score: str) -> Values:
-        return rows("generalization", model, "test", score, "aurc")
-
-    def balanced(model: str) -> Values:
-        return rows("generalization", model, "test", "", "balanced_accuracy")
-
-    def unseen(model: str) -> Values:
-        return rows("new_classes", model, "unseen_classes", "odin", "auroc")
-
-    both = ("proposed", "vanilla")
-    return [
-        Hypothesis(
-            "a",
-            "balanced accuracy, proposed - vanilla",
-            difference(*map(balanced, both)),
-            of_all,
-            1,
-        ),
-        Hypothesis(
-            "b",
-            "AUROC of ODIN, mean over OOD sets, proposed - vanilla",
-            difference(*map(rows.ood_mean, both)),
-            of_five,
-            1,
-        ),
-        Hypothesis(
-            "c",
-            "AUROC of ODIN, unseen classes, proposed - vanilla",
-            difference(*map(unseen, both)),
-            of_five,
-            1,
-        ),
-        Hypothesis(
-            "d",
-            "AURC, predicted loss - MSP, of proposed",
-            difference(aurc("proposed", "predicted_loss"), aurc("proposed", "msp")),
-            of_all,
-            -1,
-        ),
-        Hypothesis(
-            "e",
-            "AURC, error estimator - calibrated, of vanilla",
-            difference(
-                aurc("vanilla", REGISTERED) or aurc("vanilla", "error_estimator"),
-                aurc("vanilla", "calibrated"),
-            ),
-            of_all,
-            -1,
-        ),
-    ]
-
-
-def verdicts(
-    tested: Sequence[Hypothesis], *, trials: int = ENOUGH_TRIALS
-) -> list[tuple[float | None, str]]:
-    """Holm's adjusted p-value and the verdict of each hypothesis, by the registered rule."""
-    intervals = [one.interval if len(one.values) >= trials else None for one in tested]
-    # an unfinished one counts as p = 1, so that the others are not adjusted for too few
-    adjusted = holm([1.0 if found is None else found.p_value for found in intervals])
-    judged: list[tuple[float | None, str]] = []
-    for one, found, p_value in zip(tested, intervals, adjusted, strict=True):
-        if found is None:
-            judged.append((None, "open"))
-        elif p_value >= LEVEL:
-            judged.append((p_value, "inconclusive"))
-        else:
-            supported = found.mean * one.sign > 0
-            judged.append((p_value, "supported" if supported else "contradicted"))
-    return judged
-
-
-def number(value: float, *, signed: bool = False) -> str:
-    """Four decimals with a true minus sign."""
-    return f"{value:{'+' if signed else ''}.4f}".replace("-", "\N{MINUS SIGN}")
+def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
+    """So many decimals with a true minus sign."""
+    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
 
 
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -240,9 +80,9 @@ def with_interval(values: Values, ratio: float) -> str:
     return f"{number(found.mean, signed=True)} ({ends})"
 
 
-def average(values: Values) -> str:
+def average(values: Values, *, digits: int = 4) -> str:
     """Mean over trials, or a dash."""
-    return number(mean(values.values())) if values else "-"
+    return number(mean(values.values()), digits=digits) if values else "-"
 
 
 def of_hypotheses(rows: Rows) -> Iterator[str]:
@@ -251,10 +91,10 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     lines = []
     for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
-        if one.name == CHOSEN_HERE and rows(
-            "generalization", "vanilla", "test", REGISTERED, "aurc"
-        ):
-            verdict = f"{verdict} (registered form); see confirmation"
+        if one.name == CHANGED and rows("generalization", "vanilla", "test", REGISTERED, "aurc"):
+            verdict += " (registered form); see confirmation"
+        elif one.name == CHANGED and adjusted is not None:
+            verdict += " (new form, chosen on these images and splits: no confirmation)"
         found = by_trial(one.values), with_interval(one.values, one.ratio)
         lines.append((one.name, one.measure, *found, p_value, f"**{verdict}**"))
     head = ("hypothesis", "measure", "by trial", "mean (95 %)", "Holm-adjusted p", "verdict")
@@ -326,7 +166,7 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
         ]
         unseen = difference(
             *(
-                rows("new_classes", one, "unseen_classes", "odin", "auroc")
+                rows("new_classes", one, UNSEEN_CLASSES, "odin", "auroc")
                 for one in (model, "vanilla")
             )
         )
@@ -415,11 +255,32 @@ def of_ood_sets(rows: Rows) -> Iterator[str]:
     lines = []
     for model in rows.models():
         cells = [average(rows("ood_detection", model, name, "odin", "auroc")) for name in sets]
-        unseen = rows("new_classes", model, "unseen_classes", "odin", "auroc")
+        unseen = rows("new_classes", model, UNSEEN_CLASSES, "odin", "auroc")
         if unseen:
             lines.append((model, str(len(unseen)), *cells, average(unseen)))
     yield f"AUROC of ODIN, tuned on {TUNED_ON}; means over the trials that are finished.\n"
     yield from table(("model", "trials", *map(title, sets), "unseen classes"), lines)
+
+
+def of_detectors(rows: Rows) -> Iterator[str]:
+    """AUROC of every detector on every set, of the two models of the hypotheses."""
+    sets = [("ood_detection", name) for name in rows.ood_sets()] + [("new_classes", UNSEEN_CLASSES)]
+    lines = []
+    for detector, name in DETECTOR_TITLES.items():
+        cells = [
+            " / ".join(
+                average(rows(experiment, model, dataset, detector, "auroc"), digits=2)
+                for model in ("vanilla", "proposed")
+            )
+            for experiment, dataset in sets
+        ]
+        if any(cell != "- / -" for cell in cells):
+            lines.append((name, *cells))
+    yield (
+        "AUROC of every detector, vanilla / proposed, means over trials. Above 0.5, OOD images "
+        "have the lower scores on the whole, as they should.\n"
+    )
+    yield from table(("detector", *(title(name) for _, name in sets)), lines)
 
 
 def of_reviewer(rows: Rows) -> Iterator[str]:
@@ -427,7 +288,7 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
     ratio, lines = rows.ratio("ood_detection"), []
     for model in rows.models():
         of_test = partial(rows, "ood_detection", model, "test")
-        of_unseen = partial(rows, "new_classes", model, "unseen_classes")
+        of_unseen = partial(rows, "new_classes", model, UNSEEN_CLASSES)
         alone = difference(*(of_test(score, "aurc") for score in (ERROR_OR_OOD, ACCEPTANCE)))
         if not alone:
             continue
@@ -460,7 +321,7 @@ def beside_published(rows: Rows) -> Iterator[str]:
     for paper_set in SETS:
         if paper_set in ours:
             cells += [(cell, ours[paper_set]) for cell in table_1(paper_set)]
-    cells.append((FIGURE_5, "unseen_classes"))
+    cells.append((FIGURE_5, UNSEEN_CLASSES))
     lines = []
     for cell, dataset in cells:
         found = [
@@ -525,7 +386,7 @@ def page(parts: Mapping[str, Rows]) -> str:
         lines += [NOTES[part]]
         for section in (
             of_hypotheses, of_error_estimator, of_models, against_vanilla, of_ood_sets,
-            of_reviewer, beside_published,
+            of_detectors, of_reviewer, beside_published,
         ):  # fmt: skip
             lines += section(rows)
     return "\n".join(lines).rstrip() + "\n"
@@ -538,8 +399,9 @@ def write_page(folder: Path) -> None:
         for part in ("confirmation", "modern", "paper", "sensitivity", "registered")
         if (folder / f"{part}.csv").exists()
     }
+    registered = tables.pop("registered", [])
     if "modern" in tables:
-        tables["modern"] += tables.pop("registered", [])
+        tables["modern"] += registered
     parts = {part: Rows(results) for part, results in tables.items()}
     (folder / "results.md").write_text(page(parts), encoding="utf-8")
 

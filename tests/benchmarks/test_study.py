@@ -13,6 +13,7 @@ from misgiving.results.schema import Result
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import study
+import study_hypotheses
 import study_results
 
 OOD = ("boxes", "colon", "histology")
@@ -53,7 +54,7 @@ def found(rows, trial, model, **wanted):
 
 def test_the_hypotheses_are_those_that_were_registered():
     rows = rows_of(5)
-    measured = study_results.hypotheses(study_results.Rows(rows))
+    measured = study_hypotheses.hypotheses(study_hypotheses.Rows(rows))
     for trial in range(5):
         by_hand = {
             "a": found(rows, trial, "proposed", metric="balanced_accuracy")
@@ -75,10 +76,10 @@ def test_the_hypotheses_are_those_that_were_registered():
 def test_the_registered_form_of_the_estimator_is_the_one_that_is_tested():
     rows = rows_of(5)
     kept = [
-        Result("generalization", trial, "vanilla", "test", study_results.REGISTERED, "aurc", 0.1)
+        Result("generalization", trial, "vanilla", "test", study_hypotheses.REGISTERED, "aurc", 0.1)
         for trial in range(5)
     ]
-    *_, tested = study_results.hypotheses(study_results.Rows([*rows, *kept]))
+    *_, tested = study_hypotheses.hypotheses(study_hypotheses.Rows([*rows, *kept]))
     for trial in range(5):
         calibrated = found(rows, trial, "vanilla", detector="calibrated")
         assert tested.values[trial] == pytest.approx(0.1 - calibrated)
@@ -86,7 +87,7 @@ def test_the_registered_form_of_the_estimator_is_the_one_that_is_tested():
 
 def hypothesis(values, sign):
     by_trial = dict(enumerate(values))
-    return study_results.Hypothesis("a", "", by_trial, 0.2, sign)
+    return study_hypotheses.Hypothesis("a", "", by_trial, 0.2, sign)
 
 
 def test_a_verdict_needs_five_trials_and_the_stated_direction():
@@ -98,7 +99,7 @@ def test_a_verdict_needs_five_trials_and_the_stated_direction():
         hypothesis(clear[:4], -1),
         hypothesis([], -1),
     ]
-    judged = study_results.verdicts(tested)
+    judged = study_hypotheses.verdicts(tested)
     assert [verdict for _, verdict in judged] == [
         "supported", "contradicted", "inconclusive", "open", "open",
     ]  # fmt: skip
@@ -124,7 +125,7 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
 def test_the_page_is_written_from_unfinished_parts(tmp_path):
     for part in ("modern", "paper"):
         study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
-    named = "vanilla", "test", study_results.REGISTERED, "aurc"
+    named = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
     registered = [Result("generalization", trial, *named, 0.1) for trial in range(2)]
     study.add_rows(tmp_path / "registered.csv", registered)
     study_results.write_page(tmp_path)
@@ -132,6 +133,36 @@ def test_the_page_is_written_from_unfinished_parts(tmp_path):
     assert modern.count("**open**") == 4  # (e) is tested by the confirmation
     assert paper.count("**open**") == 5
     assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
+    assert "registered form" in modern
+    assert "no confirmation" not in modern + paper
+
+
+def test_a_verdict_on_the_form_that_was_chosen_on_these_splits_says_so(tmp_path):
+    study.add_rows(tmp_path / "paper.csv", rows_of(5))
+    study_results.write_page(tmp_path)
+    (line,) = [
+        line for line in (tmp_path / "results.md").read_text().splitlines() if line[:3] == "| e"
+    ]
+    assert "chosen on these images and splits: no confirmation" in line
+
+
+def test_the_table_of_detectors_has_the_means_of_both_models():
+    rows = rows_of(3)
+    *_, odin, _ = study_results.of_detectors(study_hypotheses.Rows(rows))
+    sets = [*sorted(OOD), "unseen_classes"]
+    means = [
+        " / ".join(
+            f"{np.mean([found(rows, trial, model, dataset=name) for trial in range(3)]):.2f}"
+            for model in ("vanilla", "proposed")
+        )
+        for name in sets
+    ]
+    assert odin == f"| ODIN | {' | '.join(means)} |"
+
+
+def test_the_share_of_measured_images_is_found_without_the_plain_model():
+    rows = [row for row in rows_of(5) if row.model == "proposed"]
+    assert study_hypotheses.Rows(rows).ratio("ood_detection") == 0.25
 
 
 def test_the_confirmation_needs_all_its_trials(tmp_path):
@@ -193,7 +224,7 @@ def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
         value = areas[trial, at, column]
         rows.append(Result(experiment, trial, "proposed", name, score, metric, value))
     assert set(rows) == set(study.kept_rows(rows))
-    *_, line, _ = study_results.of_reviewer(study_results.Rows(rows))
+    *_, line, _ = study_results.of_reviewer(study_hypotheses.Rows(rows))
     less = areas[:, :, 0] - areas[:, :, 1]
     wanted = [
         study_results.with_interval(dict(enumerate(values)), 0.25)
@@ -218,10 +249,10 @@ def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
             (2, "coverage", 0.0),
         ]
     ]
-    shown = study_results._of_policy(study_results.Rows(rows), "vanilla", "msp", 0.1)
+    shown = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
     assert shown == "0.2667 (0.2000; 0.2000, 1 of 2)"  # 16 of 80 images
     by_images = [row for row in rows if row.metric != "error_per_group"]
-    shown = study_results._of_policy(study_results.Rows(by_images), "vanilla", "msp", 0.1)
+    shown = study_results._of_policy(study_hypotheses.Rows(by_images), "vanilla", "msp", 0.1)
     assert shown == "0.2667 (0.2000)"
 
 
