@@ -17,7 +17,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.models.joint import JointClassifier
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, load_scores, save_scores
 from misgiving.scores.detectors import all_scores
 from misgiving.scores.logits import LOGIT_SCORES
 
@@ -99,6 +99,16 @@ def test_a_damaged_file_of_predictions_is_refused_by_name(predictions, tmp_path)
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(DataError, match=r"p\.safetensors: not readable predictions"):
         Predictions.load(path)
+
+
+def test_damaged_scores_are_refused_by_name(tmp_path):
+    scores = {"msp": np.arange(40, dtype=np.float64)}
+    save_scores(tmp_path, "scans", scores, tuple(map(str, range(40))))
+    path = tmp_path / "scores" / "scans.safetensors"
+    for content in (path.read_bytes()[:60], b""):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"scans\.safetensors: .* delete the folder of this"):
+            load_scores(tmp_path, "scans")
 
 
 def test_true_losses_are_weighted_negative_log_probabilities(predictions):

@@ -13,11 +13,13 @@ from commands import one_line
 from elements import parse
 from PIL import Image
 
+from misgiving.metrics.selective import aurc
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.trial_data import TrialData
+from misgiving.results.predictions import Predictions, load_scores
 from misgiving.results.schema import OdinGrid, Unit
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -263,6 +265,22 @@ def test_curves_and_findings_are_of_the_monitored_set(reproduced, page):
     assert "validation" not in captions
     summary = " ".join(page.texts("p"))
     assert "on the tune set (95 % of vanilla's mean final value" in summary
+
+
+@grouped
+def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced):
+    trial_data, out = reproduced
+    for unit in (one for one in units(trial_data.protocol) if one.experiment == "generalization"):
+        kept = load_scores(out / unit.folder, "failures").scores
+        predicted = Predictions.load(out / unit.folder / "predictions" / "test.safetensors")
+        measured = {
+            row["detector"]: float(row["value"])
+            for row in table(out / unit.folder / "results.csv")
+            if row["metric"] == "aurc"
+        }
+        assert {"msp", "calibrated", "error_estimator"} <= set(measured) == set(kept)
+        expected = {name: aurc(scores, predicted.errors) for name, scores in kept.items()}
+        assert measured == pytest.approx(expected)
 
 
 @pytest.fixture

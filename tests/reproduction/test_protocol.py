@@ -52,6 +52,7 @@ def test_the_columns_change_what_they_say():
         ({"unseen": ()}, "in_distribution"),
         ({"unseen": ("2",)}, "'2' cannot be both"),
         ({"learning_rates": (1e-3, 1e-3)}, "learning_rates"),
+        ({"learning_rates": (0.00012345678,)}, "learning_rates.*six digits"),
         ({"learning_rates": (0.0,)}, "learning_rates.*be positive"),
         ({"margins": (-1.0,)}, "margins.*not be negative"),
         ({"auxiliary_weights": (0.1, 0.1)}, "auxiliary_weights.*once"),

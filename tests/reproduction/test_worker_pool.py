@@ -4,7 +4,7 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
-from multiprocessing import active_children
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 import pytest
@@ -49,6 +49,22 @@ def test_after_an_error_nothing_more_is_computed(tmp_path):
         raise ZeroDivisionError
     assert not active_children()
     assert sum(path.exists() for path in paths) < len(paths)
+
+
+def test_an_error_ends_no_process_of_others(tmp_path):
+    other = get_context("spawn").Process(target=write_pid, args=(tmp_path / "other",))
+    other.start()
+    try:
+        until(lambda: written([tmp_path / "other"]))
+        with suppress(ZeroDivisionError), worker_pool(1) as pool:
+            pool.submit(write_pid, tmp_path / "ours")
+            until(lambda: written([tmp_path / "ours"]))
+            raise ZeroDivisionError
+        other.join(timeout=1)  # a signal takes a moment
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")

@@ -186,6 +186,7 @@ def test_a_model_without_a_linear_head_has_the_scores_that_need_none(training):
     [
         (lambda good: {"labels": good.labels[:-1]}, "600 logits, 600 features and 599 labels"),
         (lambda good: {"features": good.features * np.float32(np.nan)}, "features .*NaN"),
+        (lambda good: {"taps": good.taps * np.float32(np.nan)}, "taps .*NaN"),
         (lambda good: {"logits": good.logits[:, :1]}, "two classes"),
         (lambda good: {"head": Head(good.head.weight.T, good.head.bias)}, r"weight is \(4, 40\)"),
     ],
@@ -208,11 +209,12 @@ def test_all_scores_are_those_of_logits_losses_and_detectors(detectors, queries)
     np.testing.assert_array_equal(found["predicted_loss"], -losses)
 
 
-def test_predictions_with_nan_or_infinity_are_refused_by_detectors(detectors, queries):
-    for lost in (np.nan, np.inf):
-        features = np.where(np.arange(50)[:, None] == 3, np.float32(lost), queries.features)
-        with pytest.raises(DataError, match=r"features .*1 of 50"):
-            all_scores(replace(queries, features=features), detectors)
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+@pytest.mark.parametrize("name", ["logits", "features", "taps"])
+def test_predictions_with_nan_or_infinity_are_refused_by_detectors(detectors, queries, name, lost):
+    broken = np.where(np.arange(50)[:, None] == 3, np.float32(lost), getattr(queries, name))
+    with pytest.raises(DataError, match=r"logits, features or taps .*1 of 50"):
+        all_scores(replace(queries, **{name: broken}), detectors)
 
 
 def test_scores_that_are_not_finite_are_refused_naming_the_detector(detectors, queries):

@@ -168,8 +168,9 @@ class ProtocolConfig:
 
     def _check(self, sweep: Sweep) -> None:
         values = getattr(self, sweep.option)
-        names = {f"{value:g}" for value in values}  # as experiments are named
-        require(self, sweep.option, len(names) == len(values), "have each value once")
+        exact = all(float(f"{value:g}") == value for value in values)  # as experiments are named
+        require(self, sweep.option, len(set(values)) == len(values), "have each value once")
+        require(self, sweep.option, exact, "have at most six digits")
         require(self, sweep.option, all(value >= 0 for value in values), "not be negative")
         swept = not values or not set(sweep.models).isdisjoint(self.models)
         some = f"be left out without one of the models {', '.join(sweep.models)}"

@@ -125,7 +125,7 @@ class Detection(NamedTuple):
 def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
     """Tune the detectors of one model, and measure them on every OOD set."""
     setup, measured, folder = trained.setup, trained.measured, trained.folder
-    search = trained.trial_data.protocol.odin
+    search, tuning = trained.trial_data.protocol.odin, setup.evaluation_sets.tuning
     inliers = setup.images_of(measured)
     sets = policy_sets(trained)
     fitted = FittedDetectors.fit(sets.training)
@@ -137,7 +137,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         trained.checkpoint,
         fitted,
         search,
-        inliers=setup.images_of(setup.evaluation_sets.tuning),
+        inliers=inliers if tuning == measured else setup.images_of(tuning),
         outliers=outliers[search.tuning_set],
         reviewer=reviewer,
     )

@@ -31,6 +31,7 @@ def worker_pool(jobs: int, *, ignore_interrupts: bool = False) -> Iterator[Proce
     Raises:
         TrainingError: One of them was killed, as happens when memory runs out.
     """
+    others = set(active_children())  # of this process, but not of this pool
     context = get_context("spawn")  # a forked process would inherit torch's dead threads
     pool = ProcessPoolExecutor(jobs, context, _start_worker, (ignore_interrupts,))
     try:
@@ -40,7 +41,7 @@ def worker_pool(jobs: int, *, ignore_interrupts: bool = False) -> Iterator[Proce
             "a process was killed, perhaps because of low memory; run again with fewer `jobs`"
         ) from error
     except BaseException:
-        for process in active_children():  # each saves the training that it is in
+        for process in set(active_children()) - others:  # each saves the training that it is in
             process.terminate()
         raise
     finally:

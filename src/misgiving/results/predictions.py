@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 
-from misgiving.errors import DataError
+from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
 
 
@@ -167,8 +167,16 @@ def save_scores(folder: Path, name: str, scores: Scores, groups: tuple[str, ...]
 
 
 def load_scores(folder: Path, name: str) -> ScoredSet:
-    """Read what `save_scores` kept."""
-    with safe_open(scores_path(folder, name), framework="np") as file:
+    """Read what `save_scores` kept.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    path = scores_path(folder, name)
+    with (
+        explain_damage(path, remedy="delete the folder of this unit and run it again"),
+        safe_open(path, framework="np") as file,
+    ):
         scores = {detector: file.get_tensor(detector) for detector in file.keys()}  # noqa: SIM118  # not a dict
         return ScoredSet(scores, tuple(json.loads(file.metadata()["groups"])))
 

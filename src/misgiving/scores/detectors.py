@@ -178,8 +178,9 @@ def all_scores(
         DataError: Detectors are given and outputs or scores of an image are not finite.
     """
     if detectors is not None:
-        outputs = np.hstack([predictions.logits, predictions.features])
-        _refuse_not_finite("logits or features", np.isfinite(outputs).all(axis=1))
+        known = (predictions.logits, predictions.features, predictions.taps)
+        outputs = np.hstack([values for values in known if values is not None])
+        _refuse_not_finite("logits, features or taps", np.isfinite(outputs).all(axis=1))
     scores = scores_of_outputs(
         predictions.logits,
         predictions.features,
@@ -261,8 +262,9 @@ def _refuse_unusable(training: Predictions) -> None:
         )
     if classes < 2:
         raise UsageError(f"detectors need logits of two classes or more, got {classes}")
-    for name, values in (("logits", training.logits), ("features", training.features)):
-        if not np.isfinite(values).all():
+    outputs = {"logits": training.logits, "features": training.features, "taps": training.taps}
+    for name, values in outputs.items():
+        if values is not None and not np.isfinite(values).all():
             raise UsageError(f"training {name} contain NaN or infinity; train and predict again")
     if training.head is not None and training.head.weight.shape != (classes, width):
         raise UsageError(

@@ -1,0 +1,112 @@
+from collections import defaultdict
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
+from misgiving.reproduction.ood_detection import measure_ood_rule, ood_limit
+from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
+from misgiving.results.predictions import Predictions
+from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+
+CLASSES = ("ring", "spot", "star")
+WIDTHS = (4, 6)
+
+
+def predictions(name, count, seed, *, alone=10_000):
+    """Images of three classes; groups have one image, or three from the image `alone` on."""
+    random = np.random.default_rng(seed)
+    labels = random.integers(3, size=count)
+    shown = np.eye(3)[labels]
+    hard = random.random((count, 1)) < 0.4
+    logits = 4 * shown * ~hard + random.normal(0, 1.2, (count, 3))
+    taps = np.hstack([shown, shown, shown, np.ones((count, 1))])
+    return Predictions(
+        logits=logits.astype(np.float32),
+        features=(np.hstack([shown, logits]) + random.normal(0, 1.5, (count, 6))).astype(
+            np.float32
+        ),
+        predicted_losses=None,
+        labels=labels,
+        ids=tuple(f"{name}-{row}" for row in range(count)),
+        groups=tuple(
+            f"{name}-{max(row - alone, 0) // 3 + min(row, alone)}" for row in range(count)
+        ),
+        classes=CLASSES,
+        model="of-these",
+        taps=(taps + random.normal(0, 1.5, (count, 10))).astype(np.float32),
+        tap_widths=WIDTHS,
+    )
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return PolicySets(
+        predictions("train", 900, 0),
+        predictions("tune", 400, 1),
+        predictions("calibrate", 1500, 2),
+        predictions("test", 600, 3, alone=300),
+        "calibration-images",
+    )
+
+
+@pytest.fixture(scope="module")
+def detectors(sets):
+    return FittedDetectors.fit(sets.training)
+
+
+@pytest.fixture(scope="module")
+def fitted(sets, detectors):
+    return calibrator_of(sets.tune, detectors, LOGITS_RULE)
+
+
+def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_errors(
+    sets, detectors, fitted
+):
+    values = defaultdict(dict)
+    for dataset, detector, metric, value in certified_rows(sets, detectors, fitted, seed=0):
+        assert dataset == "policy_test"
+        values[detector][metric] = value
+    names = [f"certified/{score}/{target}" for score in CERTIFIED_SCORES for target in (0.05, 0.1)]
+    assert list(values) == names
+    plain = all_scores(sets.test, detectors)
+    scores = fitted.calibrator.with_learned(
+        plain, sets.test.logits, evidence_of(sets.test, detectors)
+    )
+    wrong = sets.test.logits.argmax(axis=1) != sets.test.labels
+    for name, found in values.items():
+        ordered = np.argsort(-scores[name.split("/")[1]], kind="stable")
+        accepted = {int(row) for row in ordered[: round(found["coverage"] * 600)]}
+        assert 0 < len(accepted) < 600
+        assert found["error_among_accepted"] == pytest.approx(
+            sum(wrong[row] for row in accepted) / len(accepted)
+        )
+        sizes = {row: 1 if row < 300 else 3 for row in accepted}
+        assert found["error_per_group"] == pytest.approx(
+            sum(wrong[row] / size for row, size in sizes.items())
+            / sum(1 / size for size in sizes.values())
+        )
+    of_five, of_ten = (
+        [values[f"certified/{score}/{target}"]["coverage"] for score in CERTIFIED_SCORES]
+        for target in (0.05, 0.1)
+    )
+    assert all(strict < loose for strict, loose in zip(of_five, of_ten, strict=True))
+    assert len(set(of_ten)) == 3  # each accepts by its own score
+
+
+def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(detectors):
+    calibration = predictions("cases", 500, 5)
+    limit = ood_limit(calibration, detectors, seed=0)
+    familiar = np.sort(all_scores(calibration, detectors)["knn"])
+    # of 500 cases the share below the k-th is Beta(k, 501 - k)
+    ranks = [k for k in range(1, 501) if stats.beta(k, 501 - k).cdf(0.05) >= 0.95]
+    assert limit == familiar[max(ranks) - 1]
+    scores = {"knn": np.array([limit - 1, limit, limit + 1, limit - 2])}
+    assert measure_ood_rule(scores, limit, "walls") == ("walls", "ood_rule", "ood_share", 0.5)
+
+
+def test_without_enough_cases_no_image_is_called_ood(detectors):
+    few = predictions("cases", 58, 5)  # 59 are the least: 0.95 ** 59 < 0.05
+    assert ood_limit(few, detectors, seed=0) == -np.inf
+    assert ood_limit(predictions("cases", 59, 5), detectors, seed=0) > -np.inf
