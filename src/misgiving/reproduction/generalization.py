@@ -10,7 +10,7 @@ from misgiving.evaluation.measures import (
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.policies import measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.predictions import save_scores
+from misgiving.results.predictions import Scores, save_scores
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
@@ -22,8 +22,7 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     measured. Where no error estimator can be fitted, it is `calibrated`, to which a policy falls
     back, so that all trials have one.
     """
-    setup, measured, predictions = trained.setup, trained.measured, trained.predictions
-    class_weights = trained.checkpoint.class_weights
+    setup, predictions = trained.setup, trained.predictions
     sets = policy_sets(trained)
     detectors = FittedDetectors.fit(sets.training)
     of_policies, calibrator = measure_policies(
@@ -36,27 +35,24 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
     save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)
-    return [
-        *measure_classification(predictions, measured),
-        *measure_loss_estimation(predictions, measured, class_weights=class_weights),
-        *measure_failures(predictions, failure_scores, measured),
-        *of_policies,
-    ]
+    return [*_measured(trained, failure_scores), *of_policies]
 
 
 def measure_swept(trained: TrainedUnit) -> list[Measurement]:
     """Measure a model with another value of a setting, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
-    predictions, measured = trained.predictions, trained.measured
-    confidences = all_scores(predictions)
+    confidences = all_scores(trained.predictions)
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
+    return [*_measured(trained, failure_scores), divergence(trained.measured, yes=False)]
+
+
+def _measured(trained: TrainedUnit, failure_scores: Scores) -> list[Measurement]:
+    predictions, measured = trained.predictions, trained.measured
+    class_weights = trained.checkpoint.class_weights
     return [
         *measure_classification(predictions, measured),
-        *measure_loss_estimation(
-            predictions, measured, class_weights=trained.checkpoint.class_weights
-        ),
+        *measure_loss_estimation(predictions, measured, class_weights=class_weights),
         *measure_failures(predictions, failure_scores, measured),
-        divergence(measured, yes=False),
     ]
 
 

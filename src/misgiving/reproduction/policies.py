@@ -35,6 +35,8 @@ CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
 BINS = 10  # of the figure
 
+Quantity = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]  # predicted and observed
+
 
 class PolicySets(NamedTuple):
     """Predictions for the sets that a policy needs, which share no group.
@@ -96,19 +98,11 @@ def measure_policies(
     decisions = {}
     for target, policy in policies.items():
         write_json(folder / "policies" / f"{target:g}.json", policy.to_dict())
-        engine = DecisionEngine(
-            classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
-        )
-        decisions[target] = engine.decide_predictions(sets.test)
+        decisions[target] = _decided(policy, calibrator, detectors, sets.test)
     _save_decisions(folder, sets.test, decisions)
     write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, fitted))
     quantities = _quantities(sets.test, decisions[TARGETS[0]])
-    bins = [
-        ReliabilityBin(name, float(mean), float(found), int(count))
-        for name, pair in quantities.items()
-        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
-    ]
-    write_table(folder / RELIABILITY, ReliabilityBin, bins)
+    write_table(folder / RELIABILITY, ReliabilityBin, _bins(quantities))
     rows = [
         *measure_scaling(sets.test, calibrator, POLICY_SET),
         *(
@@ -145,13 +139,7 @@ def certified_rows(
             calibration_fingerprint=sets.calibration_fingerprint,
         )
         for target, policy in zip(CERTIFIED_TARGETS, policies, strict=True):
-            engine = DecisionEngine(
-                classes=policy.classes,
-                policy=policy,
-                calibrator=accepting.calibrator,
-                detectors=detectors,
-            )
-            decisions = engine.decide_predictions(sets.test)
+            decisions = _decided(policy, accepting.calibrator, detectors, sets.test)
             accepted = np.array([one.decision == "accept" for one in decisions])
             detector = f"certified/{score}/{target:g}"
             rows += [
@@ -159,6 +147,15 @@ def certified_rows(
                 *_accepted_errors(accepted, sets.test, detector),
             ]
     return rows
+
+
+def _decided(
+    policy: DeferralPolicy, calibrator: Calibrator, detectors: FittedDetectors, test: Predictions
+) -> Sequence[Decision]:
+    engine = DecisionEngine(
+        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
+    )
+    return engine.decide_predictions(test)
 
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:
@@ -234,9 +231,15 @@ def _accepted_errors(
     )
 
 
-def _quantities(
-    test: Predictions, decisions: Sequence[Decision]
-) -> dict[str, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]]:
+def _bins(quantities: Mapping[str, Quantity]) -> list[ReliabilityBin]:
+    return [
+        ReliabilityBin(name, float(mean), float(found), int(count))
+        for name, pair in quantities.items()
+        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
+    ]
+
+
+def _quantities(test: Predictions, decisions: Sequence[Decision]) -> dict[str, Quantity]:
     """The predicted and the observed value of each image, by quantity."""
     errors = np.array([one.error_probability for one in decisions], dtype=np.float64)
     found = {"error_probability": (errors, test.errors.astype(np.float64))}
