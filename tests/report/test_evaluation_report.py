@@ -91,6 +91,10 @@ def test_shares_of_groups_have_the_interval_of_drawing_whole_groups():
     assert found[2:] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.025)
     alone = binomtest(int(events.sum()), len(events)).proportion_ci(0.95, method="exact")
     assert found.upper - found.lower > 1.3 * (alone.high - alone.low)
+    (of_each,) = shares([(events, everything)], groups, seed=0, one_of_each=True)
+    assert of_each.value == pytest.approx(bad.mean())
+    means = [bad[random.integers(50, size=50)].mean() for _ in range(4000)]
+    assert of_each[2:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.025)
 
 
 def test_no_event_in_any_group_counts_groups_and_not_images():
@@ -244,6 +248,18 @@ def test_the_sentences_with_decisions():
         "out-of-distribution, 10.0 % accepted; AUROC 1.000 (95 % interval 1.000 to 1.000). "
         "The score is kNN."
     )
+
+
+def test_errors_are_also_those_of_one_image_of_each_lesion():
+    outcomes = np.array(["accept"] * 60 + ["defer"] * 60)
+    wrong, groups = np.arange(120) % 3 == 0, np.minimum(np.arange(120) // 2, 20)
+    found = texts(evaluated(made(outcomes=outcomes, wrong=wrong, groups=groups), unit="lesion"))
+    # of 20 lesions with two images one is accepted in any case, and of the last 20 of 80 images
+    accepted = 20 + 20 / 80
+    share = (wrong[:40].sum() / 2 + wrong[40:60].sum() / 80) / accepted
+    assert f"of these, {wrong[:60].mean() * 100:.1f} % (95 %" in found["Acceptance"]
+    expected = f"of one image of each lesion, as a policy certifies, {share * 100:.1f} % (95 %"
+    assert expected in found["Acceptance"]
 
 
 def test_nothing_accepted_and_nothing_wrong():

@@ -109,4 +109,9 @@ class Evaluated:
         """Word for the groups, which are the images where each image is a group of its own."""
         if self.answers.num_groups == len(self.answers):
             return "images"
-        return f"{self.unit}s" if self.unit in ("patient", "lesion") else "groups"
+        return f"{self.one_unit}s"
+
+    @property
+    def one_unit(self) -> str:
+        """Word for one of several groups."""
+        return self.unit if self.unit in ("patient", "lesion") else "group"

@@ -22,6 +22,7 @@ from misgiving.report.names import detector_name
 from misgiving.report.wording import count
 
 ERRORS = 0.05, 0.1, 0.2  # at which the share that can be accepted is stated
+ONE_OF_EACH = "error of one image of each group"
 NAMED = 3  # groups and OOD sets in a sentence
 QUANTITIES = {
     "coverage": ("accepted", "accepted", "cases"),
@@ -107,8 +108,10 @@ def _decided(answers: Answers, *, seed: int) -> dict[str, Share]:
     if answers.outcomes is None:
         return {}
     found = shares_of_decisions(answers.outcomes, answers.groups, seed=seed)
-    (error,) = shares([(answers.wrong, answers.outcomes == "accept")], answers.groups, seed=seed)
-    return found | {"error": error}
+    errors = [(answers.wrong, answers.outcomes == "accept")]
+    (error,) = shares(errors, answers.groups, seed=seed)
+    (drawn,) = shares(errors, answers.groups, seed=seed, one_of_each=True)
+    return found | {"error": error, ONE_OF_EACH: drawn}
 
 
 def _ood_results(evaluated: Evaluated) -> dict[str, OodResult]:
@@ -144,6 +147,9 @@ def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
     else:
         text = f"the policy accepts {decided['accept']} of the images"
         text += f"; of these, {decided['error']} are wrong"
+        if answers.num_groups < len(answers):
+            drawn = decided[ONE_OF_EACH]
+            text += f"; of one image of each {evaluated.one_unit}, as a policy certifies, {drawn}"
     ood_rule = evaluated.policy is not None and evaluated.policy.ood_threshold is not None
     rest = f"It defers {percent(decided['defer'].value)}"
     if ood_rule and answers.classes is None:  # of calibration cases it is not known which

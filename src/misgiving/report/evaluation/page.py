@@ -164,7 +164,7 @@ def _reliability(answers: Answers, seed: int) -> Drawn | None:
         return None
     found, observed = reliability_of(answers, seed=seed)
     bins = [
-        ReliabilityRow("", 0, "", "right", float(predicted), of.value, of.cases)
+        ReliabilityRow("", 0, "", "right", float(predicted), of.value, int(of.cases))
         for predicted, of in zip(found.predicted, observed, strict=True)
     ]
     ends = [(of.lower, of.upper) for of in observed]

@@ -23,10 +23,13 @@ Groups = Sequence[str] | Shaped[np.ndarray, " n"]
 
 
 class Share(NamedTuple):
-    """Events among images, and the 95 % interval of their share; NaN where there is none."""
+    """Events among images, and the 95 % interval of their share; NaN where there is none.
 
-    events: int
-    cases: int
+    Numbers of events and cases, or their means where one image of each group is drawn.
+    """
+
+    events: float
+    cases: float
     lower: float
     upper: float
 
@@ -75,7 +78,9 @@ def percent(share: float) -> str:
     return "below 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def shares(counted: Sequence[tuple[Mask, Mask]], groups: Groups, *, seed: int) -> list[Share]:
+def shares(
+    counted: Sequence[tuple[Mask, Mask]], groups: Groups, *, seed: int, one_of_each: bool = False
+) -> list[Share]:
     """Shares of images with 95 % intervals.
 
     The interval is exact (Clopper-Pearson) where each image is its own group, and otherwise a
@@ -86,10 +91,11 @@ def shares(counted: Sequence[tuple[Mask, Mask]], groups: Groups, *, seed: int) -
         counted: For each share the events, and the images that are counted.
         groups: Group of each image.
         seed: Of the bootstrap.
+        one_of_each: One image of each group is drawn, as when a policy is certified.
     """
-    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    names, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     if len(names) < len(members):
-        return _resampled(counted, members, seed)
+        return _resampled(counted, members, 1 / sizes[members] if one_of_each else 1.0, seed)
     counts = [(int((events & among).sum()), int(among.sum())) for events, among in counted]
     return [Share(*of, *_exact(*of)) for of in counts]
 
@@ -101,11 +107,14 @@ def _exact(events: int, cases: int) -> BinomialInterval:
 
 
 def _resampled(
-    counted: Sequence[tuple[Mask, Mask]], members: Int[np.ndarray, " n"], seed: int
+    counted: Sequence[tuple[Mask, Mask]],
+    members: Int[np.ndarray, " n"],
+    weights: Float[np.ndarray, " n"] | float,
+    seed: int,
 ) -> list[Share]:
     """Shares with their bootstrap intervals, given the number of each image's group."""
     columns = [of for events, among in counted for of in (events & among, among)]
-    sums = np.stack([np.bincount(members, weights=of) for of in columns], axis=1)
+    sums = np.stack([np.bincount(members, weights=weights * of) for of in columns], axis=1)
 
     def statistic(weights: np.ndarray) -> dict[int, np.ndarray]:
         events, cases = np.moveaxis((weights @ sums).reshape(len(weights), -1, 2), -1, 0)
@@ -115,8 +124,8 @@ def _resampled(
     replicates = _replicates(len(sums))
     drawn = bootstrap([statistic], [(np.arange(len(sums)),)], replicates=replicates, seed=seed)
     found = []
-    for index, among in enumerate(columns[1::2]):
-        events, cases = int(columns[2 * index].sum()), int(among.sum())
+    for index in range(len(counted)):
+        events, cases = (float(sums[:, 2 * index + part].sum()) for part in (0, 1))
         groups = int(np.count_nonzero(sums[:, 2 * index + 1]))
         interval: Sequence[float] = percentile_interval(drawn[index], level=1 - LEVEL)
         if events in (0, cases) or groups < 2:
