@@ -4,6 +4,7 @@ from scipy import stats
 
 from misgiving.deferral.bounds import (
     binomial_cdf,
+    cases_for_tolerance,
     lower_bound,
     tolerance_rank,
     two_sided_interval,
@@ -57,3 +58,20 @@ def test_the_tolerance_rank_is_the_highest_whose_share_below_is_within_the_rate(
     failing = stats.binom.cdf(np.arange(cases), cases, rate)
     expected = int((failing <= 0.05).sum())
     assert tolerance_rank(cases, rate=rate, level=0.05) == expected
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
+@pytest.mark.parametrize("level", [0.05, 0.025])
+def test_fewer_cases_than_those_for_a_tolerance_limit_have_none(rate, level):
+    cases = cases_for_tolerance(rate=rate, level=level)
+    ranks = [tolerance_rank(n, rate=rate, level=level) for n in (cases - 1, cases)]
+    assert ranks == [0, 1]
+
+
+def test_so_many_cases_have_a_tolerance_limit_also_where_the_level_is_a_power():
+    # As at 0.64**2, where by rounding the 2 cases that the logarithms give have no rank.
+    for rate in np.arange(1, 100) / 100:
+        for power in range(1, 11):
+            level = float((1 - rate) ** power)
+            cases = cases_for_tolerance(rate=float(rate), level=level)
+            assert tolerance_rank(cases, rate=float(rate), level=level) > 0

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.deferral.bounds import tolerance_rank, upper_bound
+from misgiving.deferral.bounds import cases_for_tolerance, upper_bound
 from misgiving.deferral.multiple_testing import SHARE_OF_BEST
 from misgiving.deferral.targets import Targets
 
@@ -91,7 +91,7 @@ def plan_certification(cases_by_class: Mapping[str, int], targets: Targets) -> C
             )
             for name, limit in targets.class_max_miss.items()
         ),
-        ood_cases=None if rate is None else _cases_for_ood(rate, targets.level),
+        ood_cases=None if rate is None else cases_for_tolerance(rate=rate, level=targets.level),
     )
 
 
@@ -129,9 +129,3 @@ def _needed(share: float, target: float, level: float) -> int | None:
     wrong = np.ceil(share * sizes - 1e-9).astype(int)
     fails = np.flatnonzero(upper_bound(wrong, sizes, level=level) > target)
     return int(sizes[fails[-1]]) + 1 if len(fails) else int(sizes[0])
-
-
-def _cases_for_ood(rate: float, level: float) -> int:
-    """Cases from which on an OOD rule can be certified (Wilks, 1941)."""
-    needed = math.ceil(math.log(level) / math.log1p(-rate))
-    return needed if tolerance_rank(needed, rate=rate, level=level) else needed + 1

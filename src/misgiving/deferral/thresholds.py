@@ -12,7 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.deferral.bounds import kth_lowest, tolerance_rank, upper_bound
+from misgiving.deferral.bounds import (
+    cases_for_tolerance,
+    kth_lowest,
+    tolerance_rank,
+    upper_bound,
+)
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
 from misgiving.deferral.label_shift import complete_shares, error_under_label_shift
 from misgiving.deferral.multiple_testing import (
@@ -246,7 +251,7 @@ def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:
     """
     rank = tolerance_rank(cases, rate=rate, level=level)
     if not rank:
-        needed = math.ceil(math.log(level) / math.log1p(-rate))
+        needed = cases_for_tolerance(rate=rate, level=level)
         raise DataError(
             f"`max_ood_false_alarms` of {rate:g} needs at least {needed} calibration cases, got "
             f"{cases}; ask for more, or add cases"
