@@ -137,5 +137,8 @@ def test_a_missing_score_and_one_that_is_not_finite_are_refused(tuning):
         pair({"msp": scores["msp"]})
     with pytest.raises(DataError, match="give one of the scores"):
         error_or_ood({"knn": scores["knn"]}, wrong)
-    with pytest.raises(DataError, match="knn is not finite"):
-        error_or_ood({**scores, "knn": np.full(300, np.nan)}, wrong)
+    undefined = np.where(np.arange(300) < 7, scores["knn"], np.nan)
+    with pytest.raises(DataError, match="knn is not finite at position 7 of the tuning set"):
+        error_or_ood({**scores, "knn": undefined}, wrong)
+    with pytest.raises(DataError, match="the tuning set has 1 images"):
+        error_or_ood({name: values[:1] for name, values in scores.items()}, wrong[:1])

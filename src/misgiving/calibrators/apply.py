@@ -139,6 +139,18 @@ def columns(scores: Scores, names: Sequence[str]) -> Float[np.ndarray, "n column
     return np.column_stack([scores[name] for name in names]).astype(np.float64)
 
 
+def refuse_unusable(scores: Scores) -> None:
+    """Refuse scores of a tuning set from which nothing can be learned."""
+    for name, values in scores.items():
+        if len(values) < 2:
+            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
+        if not np.isfinite(values).all():
+            position = int(np.isfinite(values).argmin())
+            raise DataError(
+                f"{name} is not finite at position {position} of the tuning set; predict again"
+            )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Learned:
     """Maps learned of classes and of errors; None where too little is known to learn one.

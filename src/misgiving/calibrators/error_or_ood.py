@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from misgiving.calibrators.apply import Scores, Values
+from misgiving.calibrators.apply import Scores, Values, refuse_unusable
 from misgiving.errors import DataError
 from misgiving.metrics.mixed import mixed_aurc
 from misgiving.metrics.selective import aurc
@@ -130,7 +130,7 @@ def error_or_ood(
         most_cost: Highest rise of the AURC on the tuning set.
 
     Raises:
-        DataError: There is no primary score, or a score is not finite.
+        DataError: There is no primary score, there are too few images, or a score is not finite.
 
     >>> tuning = {"msp": np.array([0.6, 0.7, 0.8, 0.9]), "knn": np.array([-2.0, -1.0, -1.0, 0.0])}
     >>> combined = error_or_ood(tuning, np.array([True, False, False, False]))
@@ -144,7 +144,9 @@ def error_or_ood(
         for name in dict.fromkeys([*primaries, *secondaries])
         if name in scores and (outliers is None or name in outliers)
     }
-    _refuse_unusable(known, primaries)
+    if not any(name in known for name in primaries):
+        raise DataError(f"give one of the scores {', '.join(primaries)}, which tell errors")
+    refuse_unusable(known)
     candidates = [
         one
         for primary in primaries
@@ -205,13 +207,3 @@ def _candidates(
         if deviation > 0:  # a score that is the same for all images tells nothing
             for below in DEVIATIONS:
                 yield replace(alone, secondary=name, a=mean - below * deviation, b=1 / deviation)
-
-
-def _refuse_unusable(scores: Scores, primaries: Sequence[str]) -> None:
-    if not any(name in scores for name in primaries):
-        raise DataError(f"give one of the scores {', '.join(primaries)}, which tell errors")
-    for name, values in scores.items():
-        if len(values) < 2:
-            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
-        if not np.isfinite(values).all():
-            raise DataError(f"{name} is not finite for an image of the tuning set; predict again")

@@ -35,9 +35,9 @@ from misgiving.calibrators.apply import (
     Values,
     columns,
     members_of,
+    refuse_unusable,
 )
 from misgiving.calibrators.error_or_ood import fit_doubt
-from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
 from misgiving.scores.probes import Evidence
 
@@ -267,7 +267,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     names = [name for name in dict.fromkeys(SINGLE + COMBINED) if name in tuning.scores]
     used, labels = {name: tuning.scores[name] for name in names}, tuning.labels
     tuning = tuning._replace(scores=used)
-    _refuse_unusable(used)
+    refuse_unusable(used)
     with threadpool_limits(1):  # for so few numbers, threads take longer to meet than to work
         held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
@@ -315,14 +315,3 @@ def log_loss_of(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
     doubt = fit_doubt(scores, wrong)
     log_odds = doubt.slope * scores + doubt.intercept
     return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())
-
-
-def _refuse_unusable(scores: Scores) -> None:
-    for name, values in scores.items():
-        if len(values) < 2:
-            raise DataError(f"the tuning set has {len(values)} images; give more to learn from")
-        if not np.isfinite(values).all():
-            position = int(np.flatnonzero(~np.isfinite(values))[0])
-            raise DataError(
-                f"{name} is not finite at position {position} of the tuning set; predict again"
-            )
