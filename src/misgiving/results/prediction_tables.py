@@ -39,7 +39,7 @@ ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from addin
 LONGEST = 400  # characters of a message, which may quote a cell or name a thousand classes
 LEAST_PROBABILITY = 1e-12  # logits are finite
 OUTPUTS = {"logits": "logit_", "probabilities": "probability_"}
-OWN_COLUMNS = ("label", "id", "set", "predicted_loss", "image", "model", "classes", *UNITS)
+OWN_COLUMNS = ("label", "id", "set", "predicted_loss", "image", "model", *UNITS)
 REMEDY = "write the file again"
 
 Matrix = Float[np.ndarray, "n columns"]
@@ -118,7 +118,7 @@ class PredictionTable:
         known = {str(name): _on_host(columns[name]) for name in columns.keys()}  # noqa: SIM118  # a frame is no dict
         count = _refuse_lengths(known)
         outputs, classes, logits = _outputs(known, count)
-        given = [name for name in OWN_COLUMNS if name in known and name != "classes"]
+        given = [name for name in OWN_COLUMNS if name in known]
         texts = {
             name: _texts(_flat(name, known.pop(name))) for name in given if name != "predicted_loss"
         }
