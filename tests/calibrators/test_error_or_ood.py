@@ -2,17 +2,9 @@ import math
 
 import numpy as np
 import pytest
-from scipy.special import expit
 from scipy.stats import spearmanr
-from sklearn.linear_model import LogisticRegression
 
-from misgiving.calibrators.error_or_ood import (
-    ACCEPTANCE,
-    Doubt,
-    ErrorOrOod,
-    error_or_ood,
-    fit_doubt,
-)
+from misgiving.calibrators.error_or_ood import ACCEPTANCE, ErrorOrOod, error_or_ood
 from misgiving.errors import DataError
 from misgiving.metrics.mixed import mixed_aurc
 from misgiving.metrics.selective import aurc
@@ -57,7 +49,7 @@ def test_the_a_of_the_paper_is_three_standard_deviations_below_the_mean(tuning):
     for below in (0, 1, 2, 3):
         a = scores["knn"].mean() - below * scores["knn"].std()
         pair = ErrorOrOod(
-            primary="msp", secondary="knn", doubt=Doubt(), a=a, b=1 / scores["knn"].std()
+            primary="msp", secondary="knn", scaling=None, a=a, b=1 / scores["knn"].std()
         )
         costs[below] = aurc(pair(scores), wrong) - aurc(scores["msp"], wrong)
     assert costs[0] > costs[1] > costs[2] > costs[3] > 0
@@ -89,7 +81,7 @@ def test_with_ood_images_the_pair_with_the_lowest_mixed_aurc_is_chosen(tuning):
         for below in (0, 1, 2, 3):
             a = scores[secondary].mean() - below * scores[secondary].std()
             b = 1 / scores[secondary].std()
-            other = ErrorOrOod(primary="msp", secondary=secondary, doubt=Doubt(), a=a, b=b)
+            other = ErrorOrOod(primary="msp", secondary=secondary, scaling=None, a=a, b=b)
             found = mixed_aurc(other(scores), wrong, other(outliers), ood_share=0.6)
             assert reached <= found
 
@@ -102,29 +94,8 @@ def test_of_two_primary_scores_the_one_with_the_lower_aurc_is_chosen(tuning):
     assert error_or_ood({**scores, ACCEPTANCE: scores["knn"]}, wrong).primary == "msp"
 
 
-def test_an_unbounded_primary_score_becomes_the_probability_of_logistic_regression():
-    random = np.random.default_rng(5)
-    score = random.normal(20.0, 8.0, size=500)
-    wrong = random.random(500) > expit((score - 10) / 5)
-    standard = (score - score.mean()) / score.std()
-    logistic = LogisticRegression(C=9.0, tol=1e-10).fit(standard[:, None], ~wrong)  # 3^2: the prior
-    doubt = fit_doubt(score, wrong)
-    slope = doubt.slope * score.std()
-    assert slope == pytest.approx(logistic.coef_[0, 0], rel=2e-2)
-    expected = logistic.predict_proba(standard[:, None])[:, 0]
-    np.testing.assert_allclose(np.exp(doubt(score)), expected, atol=2e-3)
-
-
-@pytest.mark.parametrize("wrong", [np.arange(6) < 3, np.arange(6) >= 3, np.zeros(6, dtype=bool)])
-def test_the_map_keeps_the_order_of_any_primary_score(wrong):
-    score = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
-    doubts = fit_doubt(score, wrong)(score)
-    assert np.isfinite(doubts).all()
-    assert (np.diff(doubts) < 0).all()
-
-
 def test_answers_of_which_the_softmax_is_certain_are_ordered_by_the_secondary_score():
-    pair = ErrorOrOod(primary="msp", secondary="knn", doubt=Doubt(), a=0.0, b=1.0)
+    pair = ErrorOrOod(primary="msp", secondary="knn", scaling=None, a=0.0, b=1.0)
     found = pair({"msp": np.ones(3), "knn": np.array([-800.0, -2.0, 3.0])})
     assert np.isfinite(found).all()
     assert (np.diff(found) > 0).all()

@@ -11,8 +11,8 @@ deviation. Scores with short tails, as distances of unit vectors have, hardly re
 even for OOD images, so a may also be fewer standard deviations below the mean. The score is
 -log(-C), in the same order without overflow: higher means more likely right *and* in-distribution.
 
-A primary score without an upper bound becomes a probability first, by logistic regression of the
-errors of the tuning set (Platt), which leaves its order as it is.
+A primary score without an upper bound becomes a probability first, by Platt scaling on the tuning
+set, which leaves its order as it is.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +20,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.optimize import minimize
-from scipy.special import expit
 
 from misgiving.calibrators.apply import Scores, Values, refuse_unusable
+from misgiving.calibrators.platt import PlattScaling, fit_platt
 from misgiving.errors import DataError
 from misgiving.metrics.mixed import mixed_aurc
 from misgiving.metrics.selective import aurc
@@ -37,31 +36,10 @@ FEATURE_NORM = "feature_norm"
 SECONDARIES = ("knn_taps", "vim", "knn", "energy", "max_logit", FEATURE_NORM)
 MOST_COST = 0.01
 DEVIATIONS = (0.0, 1.0, 2.0, 3.0)  # from a to the mean, strongest first; the paper's is 3
-PRIOR_SCALE = 3.0  # standard deviation of the prior of Platt's slope and intercept
-LEAST_SLOPE = 1e-3  # of a standardised score: the map keeps its order
 LEAST_DOUBT = 2.0**-54  # half the distance between 1 and the largest number below it
 
 Wrong = Bool[np.ndarray, " n"]
 OutlierScores = Mapping[str, Float[np.ndarray, " n_out"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Doubt:
-    """Logarithm of s1_max - s1, the doubt that a primary score leaves.
-
-    Attributes:
-        slope: Of the log-odds of a right answer; None for a score that is itself a probability
-            (MSP), whose s1_max is 1.
-        intercept: Of the same log-odds.
-    """
-
-    slope: float | None = None
-    intercept: float = 0.0
-
-    def __call__(self, scores: Values) -> Values:
-        if self.slope is None:
-            return np.asarray(np.log((1 - scores).clip(min=LEAST_DOUBT)))
-        return -np.asarray(np.logaddexp(0.0, self.slope * scores + self.intercept))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,14 +49,15 @@ class ErrorOrOod:
     Attributes:
         primary: Name of the score that tells errors.
         secondary: Name of the score that tells OOD images; None: the primary one is used alone.
-        doubt: From the primary score to the logarithm of s1_max - s1.
+        scaling: From the primary score to the probability of a right answer; None for a score that
+            is itself a probability (MSP). Either way s1_max is 1.
         a: Value of the secondary score below which it adds doubt.
         b: Slope of the added doubt.
     """
 
     primary: str
     secondary: str | None
-    doubt: Doubt
+    scaling: PlattScaling | None
     a: float
     b: float
 
@@ -96,10 +75,16 @@ class ErrorOrOod:
         names = [name for name in (self.primary, self.secondary) if name is not None]
         if missing := [name for name in names if name not in scores]:
             raise DataError(f"the scores {', '.join(missing)} are missing; predict again")
-        doubt = self.doubt(scores[self.primary].astype(np.float64))
+        doubt = self._log_doubt(scores[self.primary].astype(np.float64))
         if self.secondary is None:
             return -doubt
         return -(doubt + np.logaddexp(0.0, -self.b * (scores[self.secondary] - self.a)))
+
+    def _log_doubt(self, primary: Values) -> Values:
+        """Logarithm of s1_max - s1."""
+        if self.scaling is None:
+            return np.asarray(np.log((1 - primary).clip(min=LEAST_DOUBT)))
+        return self.scaling.log_errors(primary)
 
 
 def error_or_ood(
@@ -171,36 +156,12 @@ def error_or_ood(
     return next(affordable, candidates[best])
 
 
-def fit_doubt(scores: Values, wrong: Wrong) -> Doubt:
-    """Fit Platt's logistic map from a score to the probability of an error.
-
-    A weak prior keeps it finite where the score separates right from wrong.
-    """
-    centre, scale = float(scores.mean()), float(scores.std()) or 1.0
-    standard = (scores - centre) / scale
-
-    def objective(parameters: Values) -> tuple[float, Values]:
-        slope, intercept = parameters
-        log_odds = slope * standard + intercept
-        value = np.logaddexp(0.0, np.where(wrong, log_odds, -log_odds)).sum()
-        residuals = expit(log_odds) - ~wrong
-        slopes = np.array([residuals @ standard, residuals.sum()])
-        prior = (parameters**2).sum() / 2 / PRIOR_SCALE**2
-        slopes += parameters / PRIOR_SCALE**2
-        return float(value + prior) / len(wrong), slopes / len(wrong)
-
-    bounds = [(LEAST_SLOPE, None), (None, None)]
-    found = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
-    slope = float(found[0]) / scale
-    return Doubt(slope=slope, intercept=float(found[1]) - slope * centre)
-
-
 def _candidates(
     scores: Scores, wrong: Wrong, primary: str, secondaries: Sequence[str]
 ) -> Iterator[ErrorOrOod]:
     """A primary score alone, and with each secondary score, of which the strongest comes first."""
-    doubt = Doubt() if primary == MSP else fit_doubt(scores[primary], wrong)
-    alone = ErrorOrOod(primary=primary, secondary=None, doubt=doubt, a=0.0, b=0.0)
+    scaling = None if primary == MSP else fit_platt(scores[primary], wrong)
+    alone = ErrorOrOod(primary=primary, secondary=None, scaling=scaling, a=0.0, b=0.0)
     yield alone
     for name in (name for name in secondaries if name in scores and name != primary):
         mean, deviation = float(scores[name].mean()), float(scores[name].std())

@@ -37,7 +37,7 @@ from misgiving.calibrators.apply import (
     members_of,
     refuse_unusable,
 )
-from misgiving.calibrators.error_or_ood import fit_doubt
+from misgiving.calibrators.platt import fit_platt
 from misgiving.metrics.selective import aurc
 from misgiving.scores.probes import Evidence
 
@@ -308,10 +308,9 @@ def _acceptance_score(
 
 
 def log_loss_of(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
-    """Mean negative log-likelihood of right and wrong answers by a score, after Platt's map.
+    """Mean negative log-likelihood of right and wrong answers by a score, after Platt scaling.
 
-    The map makes scores comparable: a mean of probabilities is less confident than it is right.
+    The scaling makes scores comparable: a mean of probabilities is less confident than it is right.
     """
-    doubt = fit_doubt(scores, wrong)
-    log_odds = doubt.slope * scores + doubt.intercept
+    log_odds = fit_platt(scores, wrong).log_odds(scores)
     return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())

@@ -47,7 +47,7 @@ def cases_of(
     rule: DecisionRule,
     *,
     ood_detector: str = OOD_DETECTOR,
-    cross_fitted: Fitted | None = None,
+    of_tuning: Fitted | None = None,
 ) -> ScoredCases:
     """All images as cases of a policy; draw one of each group before anything is certified.
 
@@ -57,17 +57,17 @@ def cases_of(
         calibrator: Fitted on the tuning set, for the classes that the rule names.
         rule: Names the classes.
         ood_detector: Name of the OOD score.
-        cross_fitted: Classes and scores of the tuning set, where these are its images.
+        of_tuning: Cross-fitted classes and scores of the tuning set, where these are its images.
     """
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
         raise UsageError(f"{_missing(ood_detector)}; choose from {', '.join(scores)}")
-    if cross_fitted is None:
+    if of_tuning is None:
         named = calibrator.named(predictions.logits)
         evidence = evidence_of(predictions, detectors)
         accepted_by = calibrator.acceptance_scores(scores, predictions.logits, evidence)
     else:
-        named, accepted_by = cross_fitted.named, cross_fitted.scores
+        named, accepted_by = of_tuning.named, of_tuning.scores
     errors = calibrator.error(accepted_by)
     probabilities = calibrator.probabilities(predictions.logits, named, errors)
     return ScoredCases(
@@ -130,9 +130,9 @@ def fit_policies(
             calibrator,
             rule,
             ood_detector=ood_detector,
-            cross_fitted=cross_fitted,
+            of_tuning=of_tuning,
         )[one_per_group(predictions.groups, seed=seed)]
-        for predictions, cross_fitted in ((tune, fitted), (calibration, None))
+        for predictions, of_tuning in ((tune, fitted), (calibration, None))
     )
     policies = []
     for target in targets:

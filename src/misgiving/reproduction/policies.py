@@ -174,7 +174,7 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
             detectors,
             fitted.calibrator,
             LOGITS_RULE,
-            cross_fitted=fitted if predictions is sets.tune else None,
+            of_tuning=fitted if predictions is sets.tune else None,
         )
         acceptable = cases.eligible()
         for row, group in enumerate(predictions.groups):
