@@ -58,6 +58,10 @@ def cases_of(
         rule: Names the classes.
         ood_detector: Name of the OOD score.
         of_tuning: Cross-fitted classes and scores of the tuning set, where these are its images.
+
+    Raises:
+        DataError: Outputs or scores are not finite, or lack what the acceptance score reads.
+        UsageError: There is no such OOD score, or the detectors read other features or taps.
     """
     scores = all_scores(predictions, detectors)
     if ood_detector not in scores:
@@ -119,6 +123,11 @@ def fit_policies(
         seed: Seed of that draw.
         calibration_fingerprint: Identifies the images of the calibration set.
         ood_detector: Name of the OOD score.
+
+    Raises:
+        DataError: The model is not known, the sets are of two models or share a group, a group has
+            no name, or `cases_of` or `certify_thresholds` refuses them.
+        UsageError: As for `cases_of` and `certify_thresholds`.
     """
     _refuse_two_models(tune, calibration)
     _refuse_shared_groups(tune.groups, calibration.groups)
@@ -211,6 +220,10 @@ def fit_engine(
         unit: The unit of the guarantee.
         ood_detector: Name of the OOD score.
         repeated: Cases that earlier calibrations had used; None: there are none.
+
+    Raises:
+        DataError: As for `fit_calibrator` and `fit_policies`.
+        UsageError: As for `fit_policies`; or the rule has costs of an unknown class.
     """
     fitted = calibrator_of(tune, detectors, rule)
     (policy,) = fit_policies(

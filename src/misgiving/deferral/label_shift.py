@@ -89,6 +89,10 @@ def complete_shares(
 ) -> Shares:
     """Share of every class: those named, and the rest in proportion to the cases.
 
+    Raises:
+        DataError: A class with a share has no cases.
+        UsageError: The named shares sum to more than 1, or to less and no other class has cases.
+
     >>> complete_shares({"a": 0.4}, ["a", "b", "c"], cases=np.array([5, 1, 2]))
     array([0.4, 0.2, 0.4])
     """

@@ -62,6 +62,9 @@ class ScoredCases:
 def one_per_group(groups: Sequence[str], *, seed: int) -> Int[np.ndarray, " groups"]:
     """Draw one image of each group at random; positions in ascending order.
 
+    Raises:
+        DataError: The group of an image has no name.
+
     >>> len(one_per_group(["a", "b", "a", "a"], seed=0))
     2
     """

@@ -48,6 +48,13 @@ def certify_thresholds(
         calibration: For the certification alone, one case for each group.
         targets: Error rates to certify.
         classes: Names of the classes, in the order of the labels.
+
+    Raises:
+        DataError: A set has too few cases, a score that is not finite or is the same for all, or an
+            unknown label; or the calibration cases cannot certify a target even if none is wrong,
+            lack a class of `prevalence`, or have too many ties at the OOD limit.
+        UsageError: Columns of a set differ in length, OOD scores are missing, targets have an
+            unknown class, or `prevalence` does not sum to 1.
     """
     refuse_unusable("tuning", tuning, classes=classes)
     refuse_unusable("calibration", calibration, classes=classes)

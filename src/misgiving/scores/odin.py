@@ -28,6 +28,9 @@ class Odin:
     `epsilon` is the size of the perturbation, which the paper writes as eta, in units of pixels in
     [0, 1]. The perturbed image is not clipped to [0, 1], as in Eq. 4. The gradient's sign is 0
     where the gradient is.
+
+    Raises:
+        UsageError: `temperature` is not positive or `epsilon` is negative, or one is not finite.
     """
 
     temperature: float = 1000.0

@@ -63,6 +63,10 @@ def tune_odin(
         temperatures: Grid over T.
         epsilons: Grid over eta, in [0, 1] pixel units.
         criterion: Take the highest `auroc`, or the lowest `fpr_at_tpr95`; the paper names none.
+
+    Raises:
+        UsageError: The grid is empty or has a point that `Odin` refuses, the criterion is unknown,
+            or a score is not finite.
     """
     grid = odin_grid(temperatures, epsilons)
     ours, theirs = (score_grid(classify, images, grid) for images in (inliers, outliers))
@@ -81,7 +85,12 @@ def best_of_grid(
     *,
     criterion: str = "auroc",
 ) -> Tuning:
-    """Compare points of a grid by one of `CRITERIA`; of equal points the first is best."""
+    """Compare points of a grid by one of `CRITERIA`; of equal points the first is best.
+
+    Raises:
+        UsageError: There are no candidates, the criterion is unknown, or a set is empty or has a
+            score that is not finite.
+    """
     if not candidates:
         raise UsageError("the grid is empty; give at least one temperature and one epsilon")
     trials = []
@@ -96,6 +105,9 @@ def id_only_odin(inliers: GridScores, candidates: Sequence[Odin]) -> Odin:
 
     The rule of Generalized ODIN (Hsu et al., 2020), at the highest temperature of the grid, as
     confidences at different temperatures cannot be compared. Of equal points the first is taken.
+
+    Raises:
+        UsageError: There are no candidates.
     """
     if not candidates:
         raise UsageError("the grid is empty; give at least one temperature and one epsilon")

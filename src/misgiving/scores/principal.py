@@ -15,7 +15,12 @@ def principal_directions(
 ) -> Float[np.ndarray, "directions width"]:
     """Orthonormal directions of the largest variance about the mean (PCA).
 
-    The largest entry of each is positive, so that they do not depend on the linear algebra library.
+    Keeps at most 256 directions and at most a tenth as many as there are samples, but at least one;
+    none whose variance is 1e-10 of the first one's or less. The largest entry of each is positive,
+    so that they do not depend on the linear algebra library.
+
+    Raises:
+        DataError: There are fewer than two samples, or all are the same.
     """
     samples, width = features.shape
     if samples < 2 or not np.ptp(features, axis=0).any():
