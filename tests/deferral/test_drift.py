@@ -150,12 +150,10 @@ def test_whatever_happens_next_the_expected_wealth_does_not_grow():
     middles = (np.arange(steps) + 0.5) / steps
     for p_value in (0.1, 0.05, 0.3, 0.02):
         test.update(0.0, p_value)
-    place = np.stack([1 + stake * (middles - 0.5) for stake in STAKES])
-    spread = np.stack([1 + stake * (abs(2 * middles - 1) - 0.5) for stake in STAKES])
-    factors = np.concatenate([np.ones((1, steps)), place, spread])
+    factors = rank_factors(middles)
     assert (factors >= 0).all()
     moved = test.wealth.moved().sum(axis=0)
-    assert (moved @ factors).mean() == pytest.approx(1.0, abs=1e-6)
+    assert (factors @ moved).mean() == pytest.approx(1.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("true", [0.4, 0.5, 0.6])
