@@ -208,10 +208,10 @@ def with_rules(seed: int) -> Iterator[Population]:
         )
         calibrator = fitted.calibrator
         named = [fitted.named, calibrator.named(fresh)]
-        accepted_by = [fitted.scores, calibrator.acceptance_scores(_logit_scores(fresh), fresh)]
+        acceptance = [fitted.scores, calibrator.acceptance_scores(_logit_scores(fresh), fresh)]
         tune, cases = (
             _ruled_cases(rule, calibrator, *one, random)
-            for one in zip((tuning, fresh), named, accepted_by, labels, strict=True)
+            for one in zip((tuning, fresh), named, acceptance, labels, strict=True)
         )
         yield Population(
             name=f"rule {rule.rule}",

@@ -341,7 +341,7 @@ def test_errors_are_fitted_on_the_classes_that_are_named():
     by_rule = fit_calibrator(
         TuningSet(scores, shifted, labels, groups), lambda _: np.ones(3)
     ).calibrator
-    accepted_by = by_rule.acceptance_scores(scores, shifted)
+    acceptance = by_rule.acceptance_scores(scores, shifted)
     wrong = by_rule.named(shifted) != labels
     assert (shifted.argmax(axis=1) != labels).mean() > wrong.mean() + 0.05
-    assert by_rule.error(accepted_by).mean() == pytest.approx(wrong.mean(), abs=0.02)
+    assert by_rule.error(acceptance).mean() == pytest.approx(wrong.mean(), abs=0.02)

@@ -92,9 +92,9 @@ def test_it_is_chosen_where_probes_tell_more_and_orders_errors_better():
     assert calibrator.score == ERROR_ESTIMATOR
     scores = calibrator.with_learned(fresh.scores, fresh.logits, fresh.evidence)
     assert aurc(scores[ERROR_ESTIMATOR], wrong) < aurc(scores[CALIBRATED], wrong) - 0.01
-    accepted_by = calibrator.acceptance_scores(fresh.scores, fresh.logits, fresh.evidence)
-    np.testing.assert_array_equal(accepted_by, scores[ERROR_ESTIMATOR])
-    assert calibrator.error(accepted_by).mean() == pytest.approx(wrong.mean(), abs=0.04)
+    acceptance = calibrator.acceptance_scores(fresh.scores, fresh.logits, fresh.evidence)
+    np.testing.assert_array_equal(acceptance, scores[ERROR_ESTIMATOR])
+    assert calibrator.error(acceptance).mean() == pytest.approx(wrong.mean(), abs=0.04)
 
 
 @pytest.mark.parametrize("seed", range(6))  # with 2, its AURC is lower and not its log-loss

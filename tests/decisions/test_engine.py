@@ -109,7 +109,7 @@ def test_images_far_from_the_training_images_are_ood(engine):
 def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, detectors, calibrator):
     fresh = predictions("fresh", 30, seed=9)
     scores = all_scores(fresh, detectors)
-    accepted_by = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
+    acceptance = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
     for row, one in enumerate(engine.decide_predictions(fresh)):
         scaled = calibrator.scaling(fresh.logits)[row]
         most = scaled.argmax()
@@ -119,7 +119,7 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, det
             if position != most:
                 share = scaled[position] / (1 - scaled[most])
                 assert one.probabilities[name] == pytest.approx(share * one.error_probability)
-        assert one.acceptance_score == pytest.approx(accepted_by[row])
+        assert one.acceptance_score == pytest.approx(acceptance[row])
         assert one.ood_score == pytest.approx(scores["knn"][row])
         assert one.predicted_loss == pytest.approx(fresh.predicted_losses[row])
         assert 0 < one.error_probability < 1
@@ -239,13 +239,18 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
         assert found[row].acceptance_score == pytest.approx(expected[row].acceptance_score)
 
 
-def test_features_that_are_not_finite_are_deferred_also_where_they_decide_nothing(sets, detectors):
+@pytest.mark.parametrize("lost", ["features", "taps"])
+def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing(
+    sets, detectors, lost
+):
     everything = calibrated_with(sets, detectors, right_everywhere)
     engine = replace(everything, calibrator=replace(everything.calibrator, score="calibrated"))
     fresh = predictions("fresh", 3, seed=5)
-    features = fresh.features.copy()
-    features[1] = np.nan
-    found = engine.decide(fresh.logits, features, fresh.predicted_losses)
+    outputs = {"features": fresh.features.copy(), "taps": np.zeros((3, 4), dtype=np.float32)}
+    outputs[lost][1] = np.nan
+    found = engine.decide(
+        fresh.logits, outputs["features"], fresh.predicted_losses, outputs["taps"]
+    )
     assert [one.decision for one in found] == ["accept", "defer", "accept"]
 
 

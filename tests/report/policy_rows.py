@@ -52,7 +52,7 @@ def policies():
     for trial, model, target in product(TRIALS, MODELS, TARGETS):
         yield from policy(trial, model, target)
     for trial, model in product(TRIALS, MODELS):
-        yield Result("generalization", trial, model, "policy_test", "msp", "accepted_by", 1.0)
+        yield Result("generalization", trial, model, "policy_test", "msp", "acceptance_score", 1.0)
 
 
 def calibrations():

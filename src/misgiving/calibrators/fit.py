@@ -233,7 +233,7 @@ class Fitted(NamedTuple):
         calibrator: Fitted on the whole tuning set.
         named: The class of each tuning image, cross-fitted.
         scores: Its acceptance score, cross-fitted.
-        candidates: All scores that it could be accepted by; learned ones cross-fitted.
+        candidates: All scores that could be the acceptance score; learned ones cross-fitted.
         wrong: True where its class, cross-fitted, is wrong.
     """
 
@@ -276,19 +276,19 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
     score = _acceptance_score(tried, held_out.scores, wrong)
-    accepted_by = candidates[score].astype(np.float64)
+    acceptance = candidates[score].astype(np.float64)
     calibrator = Calibrator(
         scaling=learned.scaling,
         weights=learned.weights,
         combination=learned.combination if COMBINATION in held_out.scores else None,
         error_estimator=learned.error_estimator if ERROR_ESTIMATOR in held_out.scores else None,
         score=score,
-        error=_fit_error(accepted_by, wrong),
+        error=_fit_error(acceptance, wrong),
         loss=None if predicted is None else fit_isotonic(predicted, losses, increasing=False),
         tried=tried,
         samples=len(labels),
     )
-    return Fitted(calibrator, held_out.named, accepted_by, candidates, wrong)
+    return Fitted(calibrator, held_out.named, acceptance, candidates, wrong)
 
 
 def _fit_error(scores: Values, wrong: Bool[np.ndarray, " n"]) -> Isotonic:

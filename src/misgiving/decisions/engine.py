@@ -194,14 +194,15 @@ class DecisionEngine:
             columns["predicted_loss"] = predicted_losses
         if self.policy is None or self.calibrator is None:
             return columns
-        finite = np.isfinite(logits).all(axis=1) & np.isfinite(features).all(axis=1)
+        known = [values for values in (logits, features, taps) if values is not None]
+        finite = np.all([np.isfinite(values).all(axis=1) for values in known], axis=0)
         losses = None if predicted_losses is None else predicted_losses[finite]
         outputs = logits[finite], features[finite], None if taps is None else taps[finite]
         scores = scores_of_outputs(outputs[0], outputs[1], losses, outputs[2], self.used)
         evidence = None if self.used is None else self.used.evidence(*outputs[1:])
-        accepted_by = self.calibrator.acceptance_scores(scores, outputs[0], evidence)
-        columns["acceptance_score"][finite] = accepted_by
-        columns["error_probability"][finite] = self.calibrator.error(accepted_by)
+        acceptance = self.calibrator.acceptance_scores(scores, outputs[0], evidence)
+        columns["acceptance_score"][finite] = acceptance
+        columns["error_probability"][finite] = self.calibrator.error(acceptance)
         if self.calibrator.loss is not None:
             columns["expected_loss"][finite] = self.calibrator.loss(scores["predicted_loss"])
         if self.policy.ood_detector is not None:

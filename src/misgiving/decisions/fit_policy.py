@@ -69,13 +69,13 @@ def cases_of(
     if of_tuning is None:
         named = calibrator.named(predictions.logits)
         evidence = evidence_of(predictions, detectors)
-        accepted_by = calibrator.acceptance_scores(scores, predictions.logits, evidence)
+        acceptance = calibrator.acceptance_scores(scores, predictions.logits, evidence)
     else:
-        named, accepted_by = of_tuning.named, of_tuning.scores
-    errors = calibrator.error(accepted_by)
+        named, acceptance = of_tuning.named, of_tuning.scores
+    errors = calibrator.error(acceptance)
     probabilities = calibrator.probabilities(predictions.logits, named, errors)
     return ScoredCases(
-        scores=accepted_by,
+        scores=acceptance,
         ood_scores=scores[ood_detector],
         wrong=named != predictions.labels,
         labels=predictions.labels,

@@ -52,7 +52,9 @@ class OneReviewer(NamedTuple):
         """
         separate = all_scores(predictions, self.detectors) if known is None else known
         scores = with_feature_norm(separate, predictions)
-        scores[ACCEPTANCE] = accepted_by(self.calibrator, scores, predictions, self.detectors)
+        scores[ACCEPTANCE] = acceptance_scores_of(
+            self.calibrator, scores, predictions, self.detectors
+        )
         return {**scores, ERROR_OR_OOD: self.combined(scores)}
 
     def wrong(self, predictions: Predictions) -> Wrong:
@@ -60,7 +62,7 @@ class OneReviewer(NamedTuple):
         return np.asarray(self.calibrator.named(predictions.logits) != predictions.labels)
 
 
-def accepted_by(
+def acceptance_scores_of(
     calibrator: Calibrator,
     scores: Scores,
     predictions: Predictions,
@@ -101,7 +103,7 @@ def fit_one_reviewer(
     others = None
     if outliers is not None:
         others = with_feature_norm(all_scores(outliers, detectors), outliers)
-        others[ACCEPTANCE] = accepted_by(fitted.calibrator, others, outliers, detectors)
+        others[ACCEPTANCE] = acceptance_scores_of(fitted.calibrator, others, outliers, detectors)
     wrong = fitted.named != tune.labels
     combined = error_or_ood(scores, wrong, outliers=others, ood_share=ood_share)
     return OneReviewer(combined, fitted.calibrator, detectors)

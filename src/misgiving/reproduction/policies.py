@@ -109,7 +109,7 @@ def measure_policies(
             Measurement(POLICY_SET, name, "ece", expected_calibration_error(*pair))
             for name, pair in quantities.items()
         ),
-        Measurement(POLICY_SET, calibrator.score, "accepted_by", 1.0),
+        Measurement(POLICY_SET, calibrator.score, "acceptance_score", 1.0),
     ]
     for target, policy in policies.items():
         rows += _policy_rows(target, policy, sets.test, decisions[target])

@@ -264,7 +264,7 @@ def target_table(inputs: ReportInputs) -> Table | None:
         ),
     )
     last = ("Smallest certifiable error, %", f"Called OOD, % {DOWN}", "Calibration cases")
-    scores = select(inputs.results, dataset=POLICY_SET, metric="accepted_by")
+    scores = select(inputs.results, dataset=POLICY_SET, metric="acceptance_score")
     bodies = []
     for model in dict.fromkeys(target.model for target in targets):
         names = distinct(select(scores, model=model), "detector")
