@@ -4,19 +4,18 @@ python benchmarks/study_results.py [FOLDER]
 """
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from statistics import mean
 
+from study_format import FEWER, average, by_trial, table, with_interval
 from study_hypotheses import (
-    ENOUGH_TRIALS,
     REGISTERED,
     TUNED_ON,
     UNSEEN_CLASSES,
     Hypothesis,
     Rows,
-    Values,
     difference,
     hypotheses,
     verdicts,
@@ -24,7 +23,6 @@ from study_hypotheses import (
 
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.selective import ACCEPTED_ERRORS
-from misgiving.metrics.trials import t_interval
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
 from misgiving.results.formats import read_table
@@ -35,7 +33,7 @@ CONFIRMING = 10  # trials of the confirmation
 CHANGED = "e"  # the estimator was changed after the first results were seen
 NOTES = {
     "modern": "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`, so its "
-    "results in this part are flattered. (e) shows the registered form.\n",
+    "results in this part are optimistic. (e) shows the registered form.\n",
     "paper": "(e) shows the new form of the error estimator. It was chosen on the same images and "
     "splits, in trainings of another network.\n",
 }
@@ -47,42 +45,8 @@ PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearm
 PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and true loss")
 AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
+BOTH = ("vanilla", "proposed")
 REVIEWED = (ERROR_OR_OOD, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
-FEWER = f"the single values where there are fewer than {ENOUGH_TRIALS} trials"
-
-
-def number(value: float, *, signed: bool = False, digits: int = 4) -> str:
-    """So many decimals with a true minus sign."""
-    return f"{value:{'+' if signed else ''}.{digits}f}".replace("-", "\N{MINUS SIGN}")
-
-
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> Iterator[str]:
-    """A Markdown table."""
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    yield from (f"| {' | '.join(cells)} |" for cells in lines)
-    yield ""
-
-
-def by_trial(values: Values) -> str:
-    """Signed values."""
-    return ", ".join(number(value, signed=True) for value in values.values()) or "-"
-
-
-def with_interval(values: Values, ratio: float) -> str:
-    """Mean difference with its t-interval; of few trials, the values."""
-    if values and not any(values.values()):
-        return "0 in each trial"
-    if len(values) < ENOUGH_TRIALS:
-        return by_trial(values)
-    found = t_interval(list(values.values()), split_ratio=ratio)
-    ends = " to ".join(number(end, signed=True) for end in (found.lower, found.upper))
-    return f"{number(found.mean, signed=True)} ({ends})"
-
-
-def average(values: Values, *, digits: int = 4) -> str:
-    """Mean over trials, or a dash."""
-    return number(mean(values.values()), digits=digits) if values else "-"
 
 
 def of_hypotheses(rows: Rows) -> Iterator[str]:
@@ -130,7 +94,7 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
         values = difference(*of_both)
         measure = f"{name}, error estimator - calibrated"
         lines.append((measure, by_trial(values), with_interval(values, ratio), "-", "secondary"))
-    yield "AURC is that on the test and calibration sets together, if not said otherwise.\n"
+    yield "Unless stated otherwise, AURC is of the test and calibration sets together.\n"
     yield from table(("measure", "by trial", "mean (95 %)", "p", "verdict"), lines)
 
 
@@ -145,9 +109,9 @@ def of_models(rows: Rows) -> Iterator[str]:
             lines.append((model, str(len(plain[0])), *map(average, plain + areas), less_msp))
     head = ("model", "trials", *PLAIN_TITLES)
     yield (
-        "Means over the trials that are finished; AURC by score, lower is better. Models with "
-        "other numbers of trials can only be compared by the differences below. Last, the AURC of "
-        f"the predicted loss less that of MSP, with the t-interval over trials, or {FEWER}.\n"
+        "Means over the finished trials. AURC by score: lower is better. Compare models with "
+        "different numbers of trials only by the differences below. Last column: AURC of the "
+        f"predicted loss minus that of MSP, with the t-interval over trials, or {FEWER}.\n"
     )
     yield from table((*head, *AREA_TITLES, "predicted loss - MSP"), lines)
 
@@ -217,13 +181,17 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
             )
         )
     yield (
-        "The error estimator: difference in AURC on the test set with the t-interval over trials, "
-        f"unadjusted, or {FEWER}; and coverages by MSP / `calibrated` / the error estimator, means "
-        "over trials. A policy that is certified for 5 or 10 % with 95 % confidence is shown with "
-        "its coverage of the test images. In brackets: the errors among all accepted images; then "
-        "those for one image of each lesion, as which the guarantee is meant, mean over the trials "
-        "that accept any, and in how many of these trials they are above the target (in a set of "
-        "this size also by chance).\n"
+        "The error estimator beside MSP and `calibrated`. AURC: difference on the test set, below "
+        "zero where the error estimator is better; mean with the 95 % t-interval over trials, "
+        f"unadjusted, or {FEWER}. The other columns: means over trials for MSP / `calibrated` / "
+        "the error estimator. Coverage at 10 % risk: the share of the test images that could be "
+        "accepted with 10 % errors if their labels were known. Certified 5 % (10 %): the share "
+        "that a policy accepts which was calibrated for this target with 95 % confidence. For "
+        'example, "0.45 (0.04; 0.03, 1 of 5)" means that 45 % of the images are accepted. Where '
+        "any is, 4 % of the accepted images are wrong, and for one image of each lesion, which is "
+        "what is certified, 3 % (means over the same trials); in 1 of 5 trials that "
+        "is above the target, as can happen by chance in a set of this size. Errors by lesion are "
+        "missing where scores were not kept.\n"
     )
     of_three = "(MSP / calibrated / error estimator)"
     head = (
@@ -240,9 +208,9 @@ def _of_policy(rows: Rows, model: str, score: str, target: float) -> str:
         rows("generalization", model, "policy_test", f"certified/{score}/{target:g}", metric)
         for metric in ("coverage", *ACCEPTED_ERRORS)
     )
-    accepted = sum(coverage.values())
-    wrong = sum(coverage[trial] * share for trial, share in by_images.items())
-    errors = [number(wrong / accepted) if accepted else "-"]
+    if by_groups:  # both over the same trials
+        by_images = {trial: by_images[trial] for trial in by_groups}
+    errors = [average(by_images)]
     if by_groups:
         above = sum(error > target for error in by_groups.values())
         errors += [f"{average(by_groups)}, {above} of {len(by_groups)}"]
@@ -265,20 +233,24 @@ def of_ood_sets(rows: Rows) -> Iterator[str]:
 def of_detectors(rows: Rows) -> Iterator[str]:
     """AUROC of every detector on every set, of the two models of the hypotheses."""
     sets = [("ood_detection", name) for name in rows.ood_sets()] + [("new_classes", UNSEEN_CLASSES)]
-    lines = []
+    first, lines = sets[0][1], []
+    trials = max(len(rows("ood_detection", of, first, "odin", "auroc")) for of in BOTH)
     for detector, name in DETECTOR_TITLES.items():
         cells = [
             " / ".join(
                 average(rows(experiment, model, dataset, detector, "auroc"), digits=2)
-                for model in ("vanilla", "proposed")
+                for model in BOTH
             )
             for experiment, dataset in sets
         ]
-        if any(cell != "- / -" for cell in cells):
-            lines.append((name, *cells))
+        found = max(len(rows("ood_detection", of, first, detector, "auroc")) for of in BOTH)
+        if found:
+            lines.append((name if found == trials else f"{name} ({found} trials)", *cells))
     yield (
         "AUROC of every detector, vanilla / proposed, means over trials. Above 0.5, OOD images "
-        "have the lower scores on the whole, as they should.\n"
+        "tend to have lower scores, as they should; 0.5 is chance. ODIN was tuned, and the best "
+        f"on tuning chosen, on {TUNED_ON}, so their values there are optimistic. Without OOD "
+        "images: the epsilon of ODIN is chosen by the confidence on in-distribution images.\n"
     )
     yield from table(("detector", *(title(name) for _, name in sets)), lines)
 
@@ -302,14 +274,15 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
     if not lines:
         return
     yield (
-        "One score for errors and OOD images (`error_or_ood`): AURC where half of the images are "
-        "OOD and count as errors, mean over all sets, and its difference from that of each "
-        "separate score; then the difference from the acceptance score with unseen classes for "
-        f"OOD images, and without any. With the t-interval over trials, unadjusted, or {FEWER}.\n"
+        "One score that orders errors and OOD images together (`error_or_ood`). First its AURC in "
+        "mixtures, half of them OOD images that count as errors (mean over all sets); then this "
+        "AURC minus that of each other score, below zero where `error_or_ood` is better; last, "
+        "minus the acceptance score's with unseen classes as OOD images, and without OOD images. "
+        f"With the t-interval over trials, unadjusted, or {FEWER}.\n"
     )
     head = (
-        "model", "trials", ERROR_OR_OOD, *(f"- {score}" for score in REVIEWED[1:]),
-        f"unseen classes, - {ACCEPTANCE}", f"no OOD images, - {ACCEPTANCE}",
+        "model", "trials", ERROR_OR_OOD, *(f"minus {score}" for score in REVIEWED[1:]),
+        f"unseen classes, minus {ACCEPTANCE}", f"no OOD images, minus {ACCEPTANCE}",
     )  # fmt: skip
     yield from table(head, lines)
 
@@ -335,7 +308,10 @@ def beside_published(rows: Rows) -> Iterator[str]:
             lines.append(
                 (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *shown)
             )
-    yield "Published numbers (other images, network, resolution and epochs) beside ours, in %.\n"
+    yield (
+        "Published numbers (other images, network, resolution and epochs) beside ours, in %. Of "
+        "FPR and detection error lower is better, of the others higher.\n"
+    )
     head = ("set", "metric", "paper: vanilla", "paper: proposed", "ours: vanilla", "ours: proposed")
     yield from table(head, lines)
 
@@ -371,8 +347,8 @@ def page(parts: Mapping[str, Rows]) -> str:
         "# Results of the study",
         "",
         "Made by `benchmarks/study_results.py` from the tables beside this page. The plan, with "
-        "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Parts and "
-        "trials that it plans and that are not here have not been run.",
+        "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Planned "
+        "parts, models and trials that are missing here have no finished result.",
         "",
     ]
     for part, rows in parts.items():

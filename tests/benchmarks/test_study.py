@@ -13,6 +13,7 @@ from misgiving.results.schema import Result
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import study
+import study_format
 import study_hypotheses
 import study_results
 
@@ -195,7 +196,7 @@ def test_settings_are_compared_with_the_default_by_trial(tmp_path):
     study_results.write_page(tmp_path)
     line = (tmp_path / "results.md").read_text().splitlines()[-1]
     changes = values["no estimator"] - values[study_results.DEFAULT]
-    shown = ", ".join(study_results.number(value, signed=True) for value in changes)
+    shown = ", ".join(study_format.number(value, signed=True) for value in changes)
     assert line.startswith(f"| no estimator | {shown} | - |")
 
 
@@ -203,11 +204,11 @@ def test_differences_have_an_interval_from_five_trials_on():
     values = np.random.default_rng(0).normal(size=5)
     half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
     told = [values.mean(), values.mean() - half, values.mean() + half]
-    mean, lower, upper = (study_results.number(value, signed=True) for value in told)
+    mean, lower, upper = (study_format.number(value, signed=True) for value in told)
     by_trial = dict(enumerate(values))
-    assert study_results.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
+    assert study_format.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
-    assert study_results.with_interval(by_trial, 0.2) == study_results.by_trial(by_trial)
+    assert study_format.with_interval(by_trial, 0.2) == study_format.by_trial(by_trial)
 
 
 def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
@@ -227,10 +228,10 @@ def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
     *_, line, _ = study_results.of_reviewer(study_hypotheses.Rows(rows))
     less = areas[:, :, 0] - areas[:, :, 1]
     wanted = [
-        study_results.with_interval(dict(enumerate(values)), 0.25)
+        study_format.with_interval(dict(enumerate(values)), 0.25)
         for values in (less[:, : len(OOD)].mean(axis=1), less[:, -2], less[:, -1])
     ]
-    combined = study_results.number(areas[:, : len(OOD), 0].mean())
+    combined = study_format.number(areas[:, : len(OOD), 0].mean())
     cells = line.strip("| ").split(" | ")
     assert cells == ["proposed", "5", combined, wanted[0], *["-"] * 5, *wanted[1:]]
 
@@ -250,10 +251,13 @@ def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
         ]
     ]
     shown = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
-    assert shown == "0.2667 (0.2000; 0.2000, 1 of 2)"  # 16 of 80 images
+    assert shown == "0.2667 (0.3000; 0.2000, 1 of 2)"
     by_images = [row for row in rows if row.metric != "error_per_group"]
     shown = study_results._of_policy(study_hypotheses.Rows(by_images), "vanilla", "msp", 0.1)
-    assert shown == "0.2667 (0.2000)"
+    assert shown == "0.2667 (0.3000)"
+    of_one = [row for row in rows if (row.trial, row.metric) != (0, "error_per_group")]
+    shown = study_results._of_policy(study_hypotheses.Rows(of_one), "vanilla", "msp", 0.1)
+    assert shown == "0.2667 (0.1000; 0.1000, 0 of 1)"  # both over the trial that has both
 
 
 def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
