@@ -19,7 +19,7 @@ from study_hypotheses import (
     difference,
     hypotheses,
     verdicts,
-)  # fmt: skip
+)
 
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.selective import ACCEPTED_ERRORS
