@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
-from misgiving.reproduction.ood_detection import measure_ood_rule, ood_limit
+from misgiving.reproduction.ood_detection import OodRule, measure_ood_rule, ood_rule
 from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
@@ -97,16 +97,18 @@ def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_er
 
 def test_the_limit_of_the_ood_rule_is_the_highest_that_is_certified(detectors):
     calibration = predictions("cases", 500, 5)
-    limit = ood_limit(calibration, detectors, seed=0)
+    detector, limit = ood_rule(calibration, detectors, seed=0)
+    assert detector == "knn"
     familiar = np.sort(all_scores(calibration, detectors)["knn"])
     # of 500 cases the share below the k-th is Beta(k, 501 - k)
     ranks = [k for k in range(1, 501) if stats.beta(k, 501 - k).cdf(0.05) >= 0.95]
     assert limit == familiar[max(ranks) - 1]
     scores = {"knn": np.array([limit - 1, limit, limit + 1, limit - 2])}
-    assert measure_ood_rule(scores, limit, "walls") == ("walls", "ood_rule", "ood_share", 0.5)
+    found = measure_ood_rule(scores, OodRule("knn", limit), "walls")
+    assert found == ("walls", "ood_rule", "ood_share", 0.5)
 
 
 def test_without_enough_cases_no_image_is_called_ood(detectors):
     few = predictions("cases", 58, 5)  # 59 are the least: 0.95 ** 59 < 0.05
-    assert ood_limit(few, detectors, seed=0) == -np.inf
-    assert ood_limit(predictions("cases", 59, 5), detectors, seed=0) > -np.inf
+    assert ood_rule(few, detectors, seed=0).limit == -np.inf
+    assert ood_rule(predictions("cases", 59, 5), detectors, seed=0).limit > -np.inf

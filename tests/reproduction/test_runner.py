@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import killed
@@ -15,7 +16,9 @@ from small import SMALL
 from threadpoolctl import threadpool_info
 from tiny import TINY
 
+from misgiving.checkpoint import load
 from misgiving.errors import DataError, TrainingError, UsageError
+from misgiving.evaluation.inference import predictions_of
 from misgiving.report.page import write_report
 from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate.collection import collect
@@ -27,7 +30,7 @@ from misgiving.reproduction.runner import (
     on_this_machine,
     reproduce_units,
 )
-from misgiving.reproduction.trial_data import Progress, TrialData
+from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
 from misgiving.results.formats import read_document, read_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Result, Settings, Unit
@@ -53,6 +56,28 @@ def test_a_unit_of_other_settings_does_not_count_as_finished(reproduction, cache
     unit = Unit("generalization", 0, "vanilla")
     other = TrialData(replace(TINY, **changes), cache)
     assert not is_finished(reproduction / unit.folder, other.record(unit))
+
+
+@pytest.mark.parametrize("experiment", ["generalization", "ood_detection"])
+@pytest.mark.parametrize("constant", ["features", "outputs"])
+def test_a_network_that_has_collapsed_is_measured(
+    trial_data, reproduction, tmp_path, experiment, constant
+):
+    unit = Unit(experiment, 0, "proposed")
+    setup = trial_data.setup(unit)
+    checkpoint = load(reproduction / unit.folder / "run")
+    network = checkpoint.model.backbone if constant == "features" else checkpoint.model
+    for parameter in network.parameters():
+        parameter.data.zero_()
+    predictions = predictions_of(checkpoint, setup.images_of(setup.evaluation_sets.measured))
+    assert (np.ptp(predictions.features, axis=0) == 0).all()
+    trained = TrainedUnit(trial_data, unit, setup, checkpoint, predictions, tmp_path)
+    rows = [row for found in units_module.MEASURES[experiment](trained).values() for row in found]
+    values = {(row.dataset, row.detector, row.metric): row.value for row in rows}
+    assert 0 <= values["validation", "", "accuracy"] <= 1
+    if experiment == "ood_detection":
+        assert values["histology", "msp", "auroc"] == 0.5
+        assert values["histology", "odin", "auroc"] == 0.5
 
 
 def test_a_unit_of_other_code_does_not_count_as_finished(trial_data, reproduction, tmp_path):

@@ -95,7 +95,7 @@ def calibrate(
     if is_prediction_file(run):
         sentences = _calibrate_table(run, folder, targets, rule, ood_detector, seed)
     else:
-        from misgiving.decisions.fit_policy import OOD_DETECTOR
+        from misgiving.scores.detectors import OOD_DETECTOR
         from misgiving.workflows.calibrate import calibrate_run
 
         with progress_bars() as progress:

@@ -18,12 +18,11 @@ from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.metrics.classification import sensitivities
 from misgiving.results.predictions import Predictions
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors, all_scores, evidence_of
 from misgiving.scores.features import FEATURE_SCORES
 
 MOST_PROBABLE_RULE, LOGITS_RULE = DecisionRule(), DecisionRule(rule="logits")
 PREDICTED_LOSS = "predicted_loss"
-OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 
 
 def calibrator_of(

@@ -8,11 +8,11 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.reproduction.config import FAILURES
-from misgiving.reproduction.policies import measure_policies, policy_sets
+from misgiving.reproduction.policies import fitted_detectors, measure_policies, policy_sets
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.predictions import Scores, save_scores
 from misgiving.results.schema import Measurement
-from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.detectors import all_scores, evidence_of
 
 
 def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
@@ -24,7 +24,7 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     """
     setup, predictions = trained.setup, trained.predictions
     sets = policy_sets(trained)
-    detectors = FittedDetectors.fit(sets.training)
+    detectors = fitted_detectors(sets.training)
     of_policies, calibrator = measure_policies(
         sets, detectors, trained.folder, seed=setup.training.seed
     )

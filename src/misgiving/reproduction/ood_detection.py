@@ -10,7 +10,7 @@ from numpy import ndarray
 from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
-from misgiving.decisions.fit_policy import LOGITS_RULE, OOD_DETECTOR, calibrator_of
+from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError
@@ -24,12 +24,17 @@ from misgiving.evaluation.one_reviewer import (
 )
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.config import CHOSEN
-from misgiving.reproduction.policies import MAX_OOD_FALSE_ALARMS, PolicySets, policy_sets
+from misgiving.reproduction.policies import (
+    MAX_OOD_FALSE_ALARMS,
+    PolicySets,
+    fitted_detectors,
+    policy_sets,
+)
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
-from misgiving.scores.detectors import FittedDetectors, all_scores
+from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
 
@@ -104,20 +109,27 @@ def best_detector(inliers: Scores, outliers: Scores) -> str:
     return max(names, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
 
 
+class OodRule(NamedTuple):
+    """An image is OOD if its score by this detector is below the limit."""
+
+    detector: str
+    limit: float
+
+
 class Detection(NamedTuple):
     """The detectors of one model, and what is measured of the inliers.
 
     Attributes:
         detectors: All of them, as tuned.
         inliers: Their scores of the measured inliers.
-        limit: Of the OOD rule.
+        rule: The OOD rule, as in a policy.
         unfitted: Scores of the inliers that `FITTED_TO_ERRORS` were not fitted on; else none.
         wrong: True for those of these that are named wrongly.
     """
 
     detectors: TunedDetectors
     inliers: Scores
-    limit: float
+    rule: OodRule
     unfitted: Scores
     wrong: Bool[ndarray, " n"]
 
@@ -128,7 +140,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     search, tuning = trained.trial_data.protocol.odin, setup.evaluation_sets.tuning
     inliers = setup.images_of(measured)
     sets = policy_sets(trained)
-    fitted = FittedDetectors.fit(sets.training)
+    fitted = fitted_detectors(sets.training)
     reviewer = _reviewer(sets, fitted)
     outliers = {
         name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
@@ -141,13 +153,13 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         outliers=outliers[search.tuning_set],
         reviewer=reviewer,
     )
-    limit = ood_limit(sets.calibration, fitted, seed=setup.training.seed)
+    rule = ood_rule(sets.calibration, fitted, seed=setup.training.seed)
     unfitted = reviewer.scores(sets.test) if reviewer else {}
     scores = {name: of for name, of in detectors(inliers).items() if name not in FITTED_TO_ERRORS}
     together = {name: of for name, of in unfitted.items() if name in FITTED_TO_ERRORS}
     complete = len(sets.test) == len(inliers)  # else no interval is made of these
     save_scores(folder, measured, {**scores, **(together if complete else {})}, inliers.groups)
-    detection = Detection(detectors, {**scores, **together}, limit, unfitted, sets.test.errors)
+    detection = Detection(detectors, {**scores, **together}, rule, unfitted, sets.test.errors)
     grid = [
         OdinPoint(odin.temperature, odin.epsilon, *measured)
         for odin, *measured in detectors.tuning.grid
@@ -157,7 +169,7 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         *measure_classification(trained.predictions, measured),
         *_choices(detectors, search.tuning_set),
         # only the inliers that did not set the limit
-        measure_ood_rule(all_scores(sets.test, fitted), limit, measured),
+        measure_ood_rule(all_scores(sets.test, fitted), rule, measured),
         *measure_errors(together, sets.test.errors, measured),
     ]
     for name, images in outliers.items():
@@ -195,23 +207,24 @@ def measure_outliers(
     return [
         *measure_detection(detection.inliers, scores, name),
         *measure_mixture(detection.unfitted, detection.wrong, scores, name),
-        measure_ood_rule(scores, detection.limit, name),
+        measure_ood_rule(scores, detection.rule, name),
     ]
 
 
-def ood_limit(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> float:
-    """The limit below which an image is OOD, with at most `MAX_OOD_FALSE_ALARMS` at 95 %.
+def ood_rule(calibration: Predictions, fitted: FittedDetectors, *, seed: int) -> OodRule:
+    """The rule by which at most `MAX_OOD_FALSE_ALARMS` are called OOD, at 95 % confidence.
 
-    It is the rule of a policy, which there shares the confidence with the target error rate. -inf,
-    so that no image is OOD, where there are too few groups to certify that.
+    It is that of a policy, which there shares the confidence with the target error rate. The limit
+    is -inf, so that no image is OOD, where there are too few groups to certify that.
     """
     rows = one_per_group(calibration.groups, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
-    confidences = all_scores(calibration, fitted)[OOD_DETECTOR][rows]
-    return float(kth_lowest(confidences, rank)) if rank else -math.inf
+    detector = default_ood_detector(fitted)
+    confidences = all_scores(calibration, fitted)[detector][rows]
+    return OodRule(detector, float(kth_lowest(confidences, rank)) if rank else -math.inf)
 
 
-def measure_ood_rule(scores: Scores, limit: float, dataset: str) -> Measurement:
-    """The share of a set that is below the OOD limit."""
-    share = float((scores[OOD_DETECTOR] < limit).mean())
+def measure_ood_rule(scores: Scores, rule: OodRule, dataset: str) -> Measurement:
+    """The share of a set that the rule calls OOD."""
+    share = float((scores[rule.detector] < rule.limit).mean())
     return Measurement(dataset, "ood_rule", "ood_share", share)

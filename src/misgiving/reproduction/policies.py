@@ -26,7 +26,7 @@ from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
 TARGETS = (0.05, 0.1, 0.2)
 MAX_OOD_FALSE_ALARMS = 0.05
@@ -70,6 +70,14 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
 
 
+def fitted_detectors(training: Predictions) -> FittedDetectors:
+    """Detectors fitted on the training set; none of a network that has collapsed to one output."""
+    try:
+        return FittedDetectors.fit(training)
+    except DataError:
+        return FittedDetectors.none()
+
+
 def measure_policies(
     sets: PolicySets, detectors: FittedDetectors, folder: Path, *, seed: int
 ) -> tuple[list[Measurement], Calibrator | None]:
@@ -90,6 +98,7 @@ def measure_policies(
             rule=LOGITS_RULE,
             seed=seed,
             calibration_fingerprint=sets.calibration_fingerprint,
+            ood_detector=default_ood_detector(detectors),
         )
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
@@ -137,6 +146,7 @@ def certified_rows(
             rule=LOGITS_RULE,
             seed=seed,
             calibration_fingerprint=sets.calibration_fingerprint,
+            ood_detector=default_ood_detector(detectors),
         )
         for target, policy in zip(CERTIFIED_TARGETS, policies, strict=True):
             decisions = _decided(policy, accepting.calibrator, detectors, sets.test)
@@ -174,6 +184,7 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
             detectors,
             fitted.calibrator,
             LOGITS_RULE,
+            ood_detector=default_ood_detector(detectors),
             of_tuning=fitted if predictions is sets.tune else None,
         )
         acceptable = cases.eligible()

@@ -24,6 +24,8 @@ from misgiving.scores.probes import ClassProbes, Evidence
 FORMAT = 2
 AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
+OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
+WITHOUT_FEATURES = "max_logit"
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -167,6 +169,11 @@ def scores_with(*, head: bool, taps: bool) -> list[str]:
         for name, score in FEATURE_SCORES.items()
         if (head or not score.needs_head) and (taps or not score.reads_taps)
     ]
+
+
+def default_ood_detector(detectors: FittedDetectors) -> str:
+    """The OOD score of a policy where none is chosen."""
+    return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
 
 
 def all_scores(

@@ -19,7 +19,6 @@ from misgiving.data.splits import QUARTERS, Split, partition_groups
 from misgiving.decisions.engine import save_policy
 from misgiving.decisions.fit_policy import (
     MOST_PROBABLE_RULE,
-    OOD_DETECTOR,
     FittedEngine,
     fit_engine,
 )
@@ -35,7 +34,7 @@ from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
 from misgiving.results.policy_cases import PolicyImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import OFFERED, read_history
 

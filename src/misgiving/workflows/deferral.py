@@ -20,7 +20,7 @@ from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import PredictionTable
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.workflows.calibration_history import History, read_history
 from misgiving.workflows.evaluation_report import (
     calibration_cases,
@@ -42,7 +42,6 @@ from misgiving.workflows.prediction_sets import (
 from misgiving.workflows.predictions import metadata_of, pictures_of, rows_for_policy
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
-WITH_FEATURES, WITHOUT_FEATURES = "knn", "max_logit"  # OOD detectors
 
 
 class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -149,7 +148,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             seed=self.seed,
             calibration_fingerprint=sha256_of_lines(certified.hashes),
             unit=unit_of(columns, sets.calibration.predictions.groups),
-            ood_detector=self.ood_detector or _default_detector(detectors),
+            ood_detector=self.ood_detector or default_ood_detector(detectors),
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
         groups, ids = tune.groups + certified.groups, tune.images + certified.images
@@ -282,7 +281,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         if policy is None:
             raise ValueError("a policy folder has a policy")
         targets, detectors = policy.targets, engine.detectors or FittedDetectors.none()
-        by_default = policy.ood_detector == _default_detector(detectors)
+        by_default = policy.ood_detector == default_ood_detector(detectors)
         found = cls(
             max_error=targets.max_error,
             class_max_miss=dict(targets.class_max_miss) or None,
@@ -338,7 +337,3 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return sets._replace(
             tuning=of_model(sets.tuning, UNNAMED), calibration=of_model(sets.calibration, UNNAMED)
         )
-
-
-def _default_detector(detectors: FittedDetectors) -> str:
-    return WITH_FEATURES if WITH_FEATURES in detectors.names else WITHOUT_FEATURES

@@ -14,6 +14,7 @@ from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClas
 from misgiving.report.evaluation.findings import Findings, findings_of
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import LabelledDecision, Measurement
+from misgiving.scores.detectors import WITHOUT_FEATURES
 from misgiving.workflows.policy_evaluation import (
     REPORT,
     Evaluation,
@@ -22,7 +23,6 @@ from misgiving.workflows.policy_evaluation import (
 )
 
 WITHOUT_POLICY = "msp"  # by which images would be accepted
-OOD_WITHOUT_POLICY = "max_logit"
 OWN_CASES = (
     "These are the calibration cases, which set the threshold: what is observed on them, such as "
     "the error among the accepted, is optimistic. The certified targets are not. To measure the "
@@ -47,7 +47,7 @@ def write_report(path: Path, evaluated: Evaluated, findings: Findings) -> Path:
 
 def shown_detector(engine: DecisionEngine) -> str:
     """The OOD score that the report is about."""
-    return (engine.policy.ood_detector if engine.policy else None) or OOD_WITHOUT_POLICY
+    return (engine.policy.ood_detector if engine.policy else None) or WITHOUT_FEATURES
 
 
 def report_if_installed(
