@@ -270,3 +270,18 @@ def test_held_out_samples_are_ranked_and_only_the_others_classified(mean):
     assert objective.primary.item() == pytest.approx(sum(losses[i] for i in fitted) / total)
     terms = [penalty(predicted, losses, i, j, 1.0) for i in held for j in held if i != j]
     assert objective.auxiliary.item() == pytest.approx(sum(terms) / len(terms))
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"target": "plian"}, "`target` must be one of trained, plain, got 'plian'"),
+        ({"mean": "wieghted"}, "`mean` must be one of weighted, plain"),
+        ({"weight": -0.5}, "`weight` must not be negative"),
+    ],
+)
+def test_an_objective_refuses_unknown_options(option, words):
+    logits, labels = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+    with pytest.raises(UsageError, match=words):
+        joint_objective(logits, torch.zeros(4), labels, **option)

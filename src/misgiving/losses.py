@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ Scalar = Float[Tensor, ""]
 Pairs = Literal["all", "halves", "neighbours"]
 Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
+Mean = Literal["weighted", "plain"]
 
 LARGEST_MATRIX = 512  # samples; counting the pairs of a larger batch is faster than listing them
 
@@ -55,8 +56,7 @@ def ranking_loss(
     """
     if not margin >= 0:
         raise UsageError(f"`margin` must not be negative, got {margin}")
-    if reduction not in ("mean", "sum"):
-        raise UsageError(f"`reduction` must be one of mean, sum, got {reduction!r}")
+    _refuse_unknown("reduction", reduction, get_args(Reduction))
     at_least_single = torch.promote_types(predicted.dtype, torch.float32)
     total, count = PAIRS[pairs](predicted.to(at_least_single), true.detach(), margin)
     return total if reduction == "sum" else total / max(count, 1)
@@ -120,6 +120,11 @@ class Objective(NamedTuple):
     true_losses: Losses
 
 
+def _refuse_unknown(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
+
+
 def joint_objective(
     logits: Float[Tensor, "batch classes"],
     predicted_losses: Losses,
@@ -129,7 +134,7 @@ def joint_objective(
     weight: float = 0.5,
     class_weights: Float[Tensor, " classes"] | None = None,
     target: Target = "trained",
-    mean: Literal["weighted", "plain"] = "weighted",
+    mean: Mean = "weighted",
     held_out: Bool[Tensor, " batch"] | None = None,
 ) -> Objective:
     """Primary loss plus `weight` times the auxiliary loss (paper, Eq. 2).
@@ -141,13 +146,21 @@ def joint_objective(
     left out, and `auxiliary` in the result is NaN.
 
     With `held_out`, the primary loss is that of the other samples, and the auxiliary loss that of
-    the samples that it marks: the estimator then learns losses of images that are not trained on.
+    the samples that it marks: the estimator then learns losses that the primary loss does not
+    lower. Its gradient still enters the backbone.
+
+    Raises:
+        UsageError: `target` or `mean` is none of these, or `weight` is negative.
 
     >>> logits, labels = torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
     >>> objective = joint_objective(logits, torch.tensor([0.0, 3.0]), labels)
     >>> objective.auxiliary.item(), objective.true_losses
     (0.0, tensor([0.1269, 0.6931]))
     """
+    _refuse_unknown("target", target, get_args(Target))
+    _refuse_unknown("mean", mean, get_args(Mean))
+    if weight < 0:
+        raise UsageError(f"`weight` must not be negative, got {weight}")
     if class_weights is not None:
         class_weights = class_weights.to(logits)
     losses = primary_losses(logits, labels, class_weights)

@@ -113,6 +113,13 @@ def test_a_channel_that_never_varies_changes_nothing():
     assert np.isfinite(estimated(model, predictions)).all()
 
 
+@pytest.mark.parametrize("change", [{"auxiliary": "none"}, {"auxiliary_weight": 0.0}])
+def test_a_configuration_that_trains_no_estimator_is_refused(change):
+    predictions = predictions_of()
+    with pytest.raises(UsageError, match="train no estimator"):
+        fit_estimator(model_of(), predictions, predictions, replace(CONFIG, **change))
+
+
 def test_predictions_without_averages_are_refused():
     predictions = replace(predictions_of(), taps=None)
     with pytest.raises(UsageError, match="taps"):

@@ -21,6 +21,8 @@ from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
 from misgiving.training.objective import class_weights, epoch_order, held_out_images
+from misgiving.training.optimisation import schedule_of
+from misgiving.training.resume import TrainingState
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
@@ -265,6 +267,63 @@ def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
     best = int(np.argmax(validation)) + 1
     expected, _ = trained(images, epochs=best)
     assert same(model, expected)
+
+
+@pytest.mark.parametrize(("keep_best", "kept"), [(True, 2.0), (False, 3.0)])
+def test_the_best_epoch_is_that_with_the_highest_accuracy(images, keep_best, kept):
+    model, history = trained(images, epochs=1)
+    state = TrainingState(model=model, optimizer=Adam(model.parameters()))
+    for epoch, accuracy in enumerate([0.3, 0.6, 0.5], start=1):
+        for parameter in model.parameters():
+            torch.nn.init.constant_(parameter, epoch)
+        monitored = replace(history[-1], balanced_accuracy=accuracy)
+        state.end_epoch([*history[:-1], monitored], keep_best=keep_best)
+    state.end_phase()
+    assert {value.item() for one in model.parameters() for value in one.unique()} == {kept}
+
+
+def test_the_moving_average_is_that_of_the_weights_after_each_step(images):
+    model, after = build(), []
+
+    def keep(_):
+        after.append([parameter.detach().clone() for parameter in model.parameters()])
+
+    train(model, images, images, replace(CONFIG, average_decay=0.6), on_step=keep)
+    average = after[0]
+    for step, weights in enumerate(after[1:], start=1):
+        decay = min(0.6, 1 - (1 + step) ** (-2 / 3))
+        average = [
+            decay * old + (1 - decay) * new for old, new in zip(average, weights, strict=True)
+        ]
+    for found, expected in zip(model.parameters(), average, strict=True):
+        torch.testing.assert_close(found.detach(), expected)
+
+
+def test_the_cosine_schedule_warms_up_and_ends_at_zero():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = Adam([parameter], lr=0.2)
+    config = replace(CONFIG, epochs=4, schedule="cosine", warmup=0.25)
+    schedule = schedule_of(optimizer, config, 10)
+    rates = []
+    for step in range(40):
+        schedule.step_update(step)
+        rates.append(optimizer.param_groups[0]["lr"])
+    expected = [0.2 * step / 10 for step in range(10)]
+    expected += [0.1 * (1 + math.cos(math.pi * step / 40)) for step in range(10, 40)]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("share", "groups"), [(0.01, 24), (0.1, 4)])
+def test_a_share_that_holds_nothing_out_is_refused(share, groups):
+    images = coloured_set(size=24)
+    images = replace(images, groups=tuple(str(row % groups) for row in range(24)))
+    with pytest.raises(UsageError, match=r"`held_out` 0\.\d+ of 24 images .* larger share"):
+        held_out_images(images, replace(CONFIG, held_out=share))
+
+
+def test_averaged_weights_need_full_precision():
+    with pytest.raises(UsageError, match=r"average_decay.*be 0 with `precision` bf16-true"):
+        replace(CONFIG, average_decay=0.9, precision="bf16-true")
 
 
 def test_a_loss_that_is_not_finite_is_explained(images):

@@ -192,9 +192,10 @@ class TrainingConfig:
     )
     held_out: float = option(
         0.0,
-        "Share of the training images on which the classifier is not trained and from which alone "
-        "the estimator learns: one of N folds by group and class, N nearest to 1 / share. 0: both "
-        "learn from all images.",
+        "Share of the training images that are left out of the classifier's loss and from which "
+        "alone the estimator learns: one of N folds by group and class, N nearest to 1 / share. "
+        "Its gradient still enters the backbone, unless `joint_epochs` is 0. 0: both learn from "
+        "all images.",
         panel="Objective",
     )
     class_weights: Weighting = option(
@@ -313,6 +314,8 @@ class TrainingConfig:
         require(self, "held_out", not self.held_out or together, rule)
         pair = not self.held_out or self.batch_size >= 2 * BATCH_SHARE
         require(self, "batch_size", pair, f"be at least {2 * BATCH_SHARE} with `held_out`")
+        averaged = not self.average_decay or self.precision not in ("bf16-true", "16-true")
+        require(self, "average_decay", averaged, f"be 0 with `precision` {self.precision}")
         if self.posthoc:
             require(self, "auxiliary", self.estimates_losses, "train a loss estimator in `posthoc`")
             never = self.joint_epochs is None

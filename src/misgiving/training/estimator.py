@@ -62,6 +62,8 @@ def fit_estimator(
     }
     _, taps, logits = sets["train"]
     labels = torch.from_numpy(np.asarray(training.labels))
+    if not config.estimates_losses:
+        raise UsageError("`auxiliary` and `auxiliary_weight` train no estimator; change them")
     objective = objective_of(config, training, torch.device("cpu"))
     history = []
     with seeded(config.seed):

@@ -332,7 +332,7 @@ def _stop(state: TrainingState, resume: ResumeFile | None) -> NoReturn:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw torch's random numbers from a seed inside the block, and leave the caller's alone."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # all, without its warning
         torch.manual_seed(seed)
         yield
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from misgiving.data.batching import sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.splits import stratified_folds
+from misgiving.errors import UsageError
 from misgiving.losses import (
     AUXILIARY_LOSSES,
     AuxiliaryLoss,
@@ -54,6 +55,11 @@ def held_out_images(images: ImageSet, config: TrainingConfig) -> Bool[Tensor, " 
     numbered = np.unique(np.asarray(images.groups), return_inverse=True)[1]
     folds = stratified_folds(images.labels, numbered, round(1 / config.held_out), config.seed)
     marked = folds == 0
+    if not marked.any():
+        raise UsageError(
+            f"`held_out` {config.held_out:g} of {len(folds)} images leaves the estimator none; "
+            "give a larger share"
+        )
     classes_kept = np.isin(images.labels, images.labels[~marked])
     return torch.from_numpy(marked & classes_kept)
 
