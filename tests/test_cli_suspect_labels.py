@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from misgiving.data.datasets.folders import image_names
 from misgiving.data.splits import Split
 from misgiving.metrics.review_order import review_order
 from misgiving.workflows.predict import predict_images, predictor_of
+from misgiving.workflows.suspect_labels import LabelAudit
 
 
 def read(path):
@@ -175,6 +177,23 @@ def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
         number = int(row["id"][2:5])
         assert row["path"] == str(folder / row["id"])
         assert row["basis"] == ("cross-fitted" if number >= 100 else "held-out")
+
+
+def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, folder, tmp_path):
+    out = tmp_path / "audit"
+    code, printed, error = misgiving(
+        "data", "audit", f"folder:{folder}", "--model", tmp_path, "--out", out
+    )
+    assert code == 1
+    assert "not a run" in one_line(error)
+    assert printed == ""
+    assert not out.exists()
+
+
+def test_only_the_files_of_an_audit_are_taken_for_files():
+    audit = LabelAudit([], [])
+    assert audit.path_in(Path("res.2024")) == Path("res.2024/suspect_labels.csv")
+    assert audit.path_in(Path("res/audit.json")) == Path("res/suspect_labels.csv")
 
 
 def test_a_run_without_its_data_is_one_line(misgiving, run):

@@ -108,7 +108,6 @@ class Checkpoint:
         class_weights: Weight of each class in the loss that the estimator learned.
         estimates_losses: True if its loss estimator was trained (not in `vanilla`).
         configuration: Settings of training and data, and the data's fingerprint.
-        folder: The run folder that it was loaded from.
     """
 
     model: JointClassifier
@@ -119,7 +118,6 @@ class Checkpoint:
     class_weights: tuple[float, ...]
     estimates_losses: bool
     configuration: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
@@ -187,7 +185,6 @@ def load(folder: str | Path) -> Checkpoint:
             class_weights=tuple(config["class_weights"]),
             estimates_losses=config["estimates_losses"],
             configuration={key: config[key] for key in config if key not in OWN_KEYS},
-            folder=folder,
         )
         _check(checkpoint)
     with explain_damage(folder / "model.safetensors", remedy=AGAIN):

@@ -28,7 +28,8 @@ LIMITS = (
     "devices and preparation.",
     "`misgiving serve` tests whether the acceptance scores, the OOD scores and the accepted share "
     "still match those of the calibration set. It does not test whether predictions are correct, "
-    "and cannot see a change that moves none of the three; `misgiving predict` tests nothing.",
+    "and cannot see a change that moves none of the three. `misgiving predict` makes such tests on "
+    "the images of one command.",
     "It is not a medical device and has no regulatory clearance.",
     "A probability is always that of one of the model's classes: an image of another kind gets one "
     "too. Detection of OOD images is not guaranteed.",

@@ -3,6 +3,7 @@
 Only Pillow's numbers of its filters are needed, so neither Pillow nor transformers is imported.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,7 +92,7 @@ def _sides(values: Mapping[str, Any]) -> tuple[int, int, bool]:
     if values.get("crop_pct") and keeps_shape:  # as ConvNeXt's does
         if resized >= WITHOUT_CROP:
             return resized, resized, False
-        return resized, int(resized / values["crop_pct"]), True
+        return resized, int(resized / _positive("crop_pct", values["crop_pct"])), True
     if values.get("do_center_crop"):
         return _square("crop_size", values.get("crop_size")), resized, keeps_shape
     if keeps_shape:
@@ -103,26 +104,34 @@ def _resized(values: Mapping[str, Any]) -> tuple[int, bool]:
     """The side in pixels to which images are resized; True: only the shorter one."""
     size = values.get("size")
     if isinstance(size, Mapping) and set(size) == {"shortest_edge"}:
-        return int(size["shortest_edge"]), True
+        return int(_positive("shortest_edge", size["shortest_edge"])), True
     return _square("size", size), False
 
 
 def _square(key: str, size: Any) -> int:
     if key == "crop_size" and isinstance(size, int):  # as older versions write it
-        return size
+        return int(_positive(key, size))
     sides = {*size.values()} if isinstance(size, Mapping) else set()
     if not isinstance(size, Mapping) or set(size) != {"height", "width"} or len(sides) != 1:
         raise UsageError(f"{key} is {size}; a bundle takes squares, by equal height and width")
-    return int(sides.pop())
+    return int(_positive(key, sides.pop()))
 
 
 def _values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Scale, mean and std of pixel values."""
-    scale = 255 * float(values["rescale_factor"]) if values.get("do_rescale") else 255.0
+    scale = 255.0
+    if values.get("do_rescale"):
+        scale *= _positive("rescale_factor", values.get("rescale_factor"))
     if not values.get("do_normalize"):
         return {"scale": scale, "mean": (0.0,), "std": (1.0,)}
     found = {"scale": scale}
     return found | {name: _channels(f"image_{name}", values) for name in ("mean", "std")}
+
+
+def _positive(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise UsageError(f"{key} is {value}; give a number above zero")
+    return float(value)
 
 
 def _channels(key: str, values: Mapping[str, Any]) -> tuple[float, ...]:

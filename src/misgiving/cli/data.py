@@ -165,7 +165,9 @@ def audit(
     Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
     """
     if out is not None:
-        refuse_unwritable_folder(out.parent if out.suffix else out)
+        from misgiving.data.audit import folder_of_report
+
+        refuse_unwritable_folder(folder_of_report(out))
     if is_prediction_file(Path(data)):
         from misgiving.workflows.suspect_labels import audit_table
 
@@ -174,6 +176,10 @@ def audit(
         _show_suspects(audit_table(Path(data), seed=seed), out)
         return
     _refuse_model(Path(data))
+    if model is not None:
+        from misgiving.checkpoint import load
+
+        load(model)  # before all images are read, so that a wrong folder is refused early
     _audit_images(data, out, seed)
     if model is None:
         return

@@ -29,7 +29,6 @@ DataOrNone = Annotated[
     str | None, typer.Argument(metavar="[DATA]", help=f"For a RUN: {DATA}", show_default=False)
 ]
 Context = Annotated[Any, typer.Context]
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that `train` wrote.")]
 RunOrPredictions = Annotated[
     Path,
     typer.Argument(

@@ -59,6 +59,11 @@ class ClassCount(NamedTuple):
         return f"published: {self.published}"
 
 
+def folder_of_report(place: Path) -> Path:
+    """The folder of all that an audit writes: `place`, or that of the file which `place` names."""
+    return place.parent if place.suffix in (".json", ".csv") else place
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """Result of an audit.
@@ -89,7 +94,7 @@ class Audit:
         `.csv`, next to which the other is written.
         """
         report, table = place / "audit.json", place / "findings.csv"
-        if place.suffix in (".json", ".csv"):
+        if folder_of_report(place) != place:
             report, table = place.with_suffix(".json"), place.with_suffix(".csv")
         lists = {
             name: [row._asdict() for row in getattr(self, name)]

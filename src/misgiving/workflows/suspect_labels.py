@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import log_softmax
 
+from misgiving.data.audit import folder_of_report
 from misgiving.data.bad_images import FAIL
 from misgiving.errors import DataError
 from misgiving.files import write_csv
@@ -42,7 +43,7 @@ class LabelAudit(NamedTuple):
 
     def path_in(self, folder: Path) -> Path:
         """`suspect_labels.csv` in a folder, or beside a file there."""
-        return (folder.parent if folder.suffix else folder) / SUSPECT_LABELS
+        return folder_of_report(folder) / SUSPECT_LABELS
 
     def write(self, folder: Path) -> Path:
         """Write `suspect_labels.csv`, and name it."""
