@@ -6,6 +6,7 @@ import sys
 import pytest
 from commands import one_line
 from graphs import (
+    CLASSES,
     tensorflow_probabilities,
     write_images,
     write_predictions,
@@ -87,6 +88,8 @@ def test_a_graph_from_elsewhere_decides_on_files_as_its_policy_on_predictions(
         (("--policy", "nothing"), "contains no policy"),
         (("--policy", "p", "--max-error", "0.1"), "leave out"),
         (("--predictions", "none.csv", "--max-error", "0.1"), "none.csv: no such file"),
+        (("--rule", "balanced"), "--rule is for a new policy; give its --max-error as well"),
+        (("--seed", "0"), "--seed is for a new policy; give its --max-error as well"),
         (("--preprocessing", "none.json"), "none.json: missing or damaged"),
         (("--scale", "0"), "--scale must be above 0"),
         (("--mean", "1,2"), "--mean must be one number or three"),
@@ -101,11 +104,23 @@ def test_options_that_do_not_go_together_are_refused_in_one_line(
     assert says in one_line(error)
 
 
-def test_options_of_a_graph_are_refused_for_a_run(misgiving, exported, tmp_path):
+@pytest.mark.parametrize("option", [("--scale", "255"), ("--seed", "0"), ("--simultaneous",)])
+def test_options_of_a_graph_are_refused_for_a_run(misgiving, exported, tmp_path, option):
     run, _ = exported
-    code, _, error = misgiving("export", run, "--out", tmp_path / "b", "--scale", "255")
+    code, _, error = misgiving("export", run, "--out", tmp_path / "b", *option)
     assert code == 2
-    assert "--scale is for an ONNX graph" in one_line(error)
+    assert f"{option[0]} is for an ONNX graph" in one_line(error)
+
+
+def test_costs_imply_their_rule(misgiving, elsewhere, tmp_path):
+    code, _, error = misgiving(
+        *("export", elsewhere / "net.onnx", "--predictions", elsewhere / "held-out.csv"),
+        *("--preprocessing", elsewhere / "settings.json", "--max-error", "0.3"),
+        *("--cost", f"{CLASSES[0]}=5", "--out", tmp_path / "bundle"),
+    )
+    assert code == 0, error
+    policy = json.loads((tmp_path / "bundle" / "policy.json").read_text())
+    assert (policy["rule"], policy["costs"]) == ("costs", {CLASSES[0]: 5.0})
 
 
 def test_a_missing_onnx_is_named_with_its_extra(misgiving, elsewhere, tmp_path, monkeypatch):

@@ -114,7 +114,8 @@ def export(
         else:
             from misgiving.workflows.export import export_run
 
-            given = [name for name, of in (files | interface | policy_settings).items() if of]
+            options = files | interface | policy_settings
+            given = [name for name, value in options.items() if value is not None]
             if given:
                 raise UsageError(f"`{given[0]}` is for an ONNX graph, and {model} is none")
             bundle, summary = export_run(model, out, overwrite=overwrite), []
@@ -137,6 +138,12 @@ def _export_graph(
     from misgiving.workflows.deferral import Deferral
     from misgiving.workflows.export_graph import export_graph
 
+    if policy_settings and "max_error" not in policy_settings:
+        raise UsageError(
+            f"`{next(iter(policy_settings))}` is for a new policy; give its `max_error` as well"
+        )
+    if "costs" in policy_settings:
+        policy_settings = {"rule": "costs", **policy_settings}
     return export_graph(
         graph,
         out,

@@ -95,6 +95,7 @@ def export_graph(
         summary: list[str] = []
         compared = 0
         if table is not None and predictions is not None:
+            _refuse_other_kind(table, interface, predictions)
             compared = compare(wrapped.network, preprocessing, interface, table, predictions.parent)
             table, summary = _computable(table, wrapped.network.outputs)
             if deferral is not None:
@@ -123,6 +124,14 @@ def export_graph(
         bundle = Bundle.load(partial)
     checked = f"the graph gives the predictions of the {compared} images that were compared"
     return ExportedGraph(bundle, [*summary, checked if compared else f"Warning: {UNCHECKED}"])
+
+
+def _refuse_other_kind(table: PredictionTable, interface: GraphInterface, path: Path) -> None:
+    if (table.outputs == "logits") != (interface.outputs == "logits"):
+        raise UsageError(
+            f"{path} has {table.outputs}, and `outputs` is {interface.outputs}; give the "
+            "predictions that the bundle would make"
+        )
 
 
 def _known_classes(engine: DecisionEngine | None, table: PredictionTable | None) -> tuple[str, ...]:
