@@ -9,15 +9,16 @@ from misgiving.data.ood_sets.lesions import mask_of, with_masks
 from misgiving.data.ood_sets.ood_set import build
 from misgiving.data.splits import Split, without_training_images, write_split
 from misgiving.errors import DataError, UsageError
+from misgiving.manifests import sha256_of
 
 
 @pytest.fixture
 def photos(tmp_path):
     """A folder for each class, and masks named by the files alone."""
-    for name in ("NV/one", "NV/two", "DF/three", "DF/four"):
+    for number, name in enumerate(("NV/one", "NV/two", "DF/three", "DF/four")):
         path = tmp_path / "photos" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((20, 30, 3), 200, dtype=np.uint8)).save(path)
+        Image.fromarray(np.full((20, 30, 3), 200 + number, dtype=np.uint8)).save(path)
         mask = np.zeros((20, 30), dtype=np.uint8)
         mask[5:9, 6:16] = 255
         (tmp_path / "masks").mkdir(exist_ok=True)
@@ -50,23 +51,46 @@ def test_automatic_forgets_the_masks_beside_the_data(photos, tmp_path):
     assert with_masks(known, None).masks == tmp_path / "masks"
 
 
-def split_of(photos, sets):
-    return Split(
+def write_split_of(run, photos, sets):
+    split = Split(
         ids=photos.ids,
-        hashes=("0",) * len(photos),
+        hashes=tuple(sha256_of(path.read_bytes()) for path in photos.images.paths),
         sets=sets,
         labels=tuple(photos.classes[label] for label in photos.labels),
         groups=photos.groups,
     )
+    write_split(run / "split.csv", split)
+
+
+HALF = ("train", "validation", "train", "validation")
 
 
 def test_training_images_of_a_run_are_left_out(photos, tmp_path):
-    sets = ("train", "validation", "train", "validation")
-    write_split(tmp_path / "run" / "split.csv", split_of(photos, sets))
+    write_split_of(tmp_path / "run", photos, HALF)
     assert without_training_images(photos, tmp_path / "run").ids == photos.ids[1::2]
 
 
+def test_training_images_are_known_by_their_content_and_not_by_their_name(photos, tmp_path):
+    write_split_of(tmp_path / "run", photos, HALF)
+    (tmp_path / "all.csv").write_text(
+        "path,label\n" + "".join(f"photos/{name},any\n" for name in photos.ids)
+    )
+    table = load_dataset(f"table:{tmp_path / 'all.csv'}")
+    left = without_training_images(table, tmp_path / "run")
+    assert left.ids == tuple(f"photos/{name}" for name in photos.ids[1::2])
+    for path in photos.images.paths:
+        Image.fromarray(np.full((20, 30, 3), 7, dtype=np.uint8)).save(path)
+    assert without_training_images(photos, tmp_path / "run").ids == photos.ids
+
+
+def test_an_image_that_cannot_be_read_stays_for_the_rule_of_bad_images(photos, tmp_path):
+    write_split_of(tmp_path / "run", photos, HALF)
+    photos.images.paths[0].unlink()
+    left = without_training_images(photos, tmp_path / "run")
+    assert left.ids == (photos.ids[0], *photos.ids[1::2])
+
+
 def test_a_run_that_was_trained_on_everything_leaves_nothing(photos, tmp_path):
-    write_split(tmp_path / "run" / "split.csv", split_of(photos, ("train",) * 4))
+    write_split_of(tmp_path / "run", photos, ("train",) * 4)
     with pytest.raises(UsageError, match="was trained on all images"):
         without_training_images(photos, tmp_path / "run")

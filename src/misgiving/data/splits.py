@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
 from misgiving.configuration import Registry
-from misgiving.data.datasets.dataset import Dataset, refuse_single_images
+from misgiving.data.datasets.dataset import Dataset, hash_of, refuse_single_images
+from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError
 from misgiving.results.formats import read_table, write_table
 from misgiving.results.schema import SplitLeakage
@@ -320,14 +322,14 @@ def read_split(path: Path) -> Split:
 
 
 def without_training_images(dataset: Dataset, run: Path) -> Dataset:
-    """The images of a data set that a run was not trained on, by id.
+    """The images of a data set that a run was not trained on, by content; unreadable ones stay.
 
     Raises:
         UsageError: None is left.
     """
-    split = read_split(run / "split.csv")
-    trained = {image for image, name in zip(split.ids, split.sets, strict=True) if name == "train"}
-    kept = np.flatnonzero([image not in trained for image in dataset.ids])
+    trained = read_split(run / "split.csv").hashes_of("train")
+    hashed = returning_bad_images(partial(hash_of, dataset.images), dataset.ids)
+    kept = np.flatnonzero([found not in trained for found in in_order(hashed, len(dataset))])
     if not len(kept):
         raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")
     return dataset.select(kept)

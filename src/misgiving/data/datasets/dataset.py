@@ -104,6 +104,13 @@ def preprocessed(images: ImageSource, index: int, preprocessing: Preprocessing) 
     return HashedImage(name, preprocessing(image))
 
 
+def hash_of(images: ImageSource, index: int) -> str:
+    """SHA-256 of the content of one image; a file is not decoded for it."""
+    if isinstance(images, ImageFiles):
+        return sha256_of(read_bytes(images.paths[index]))
+    return images.read(index).hash
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Dataset:
     """A labelled image set with suitable settings.
