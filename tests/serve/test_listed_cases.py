@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from browsing import needs_chromium, playwright
+from calibrated import Calibrated
 from commands import one_line
 from standin import Standin, picture
 from triage import names, no_pictures, stored
@@ -39,10 +40,23 @@ def suspects(tmp_path):
 
 
 @pytest.fixture
-def service(sqlite_place):
-    made = Service(Standin(), Store.open(sqlite_place), Settings(threads=1))
-    yield made
-    made.close()
+def started(sqlite_place):
+    """Start a service on the same store, as after a restart."""
+    made = []
+
+    def start(model=None, **settings):
+        settings = Settings(threads=1, **settings)
+        made.append(Service(model or Standin(), Store.open(sqlite_place), settings))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def service(started):
+    return started()
 
 
 def test_listed_images_are_cases_with_place_and_remark_in_the_order_of_the_list(service, suspects):
@@ -69,6 +83,41 @@ def test_a_list_is_stored_once_however_often_the_service_starts_with_it(service,
     moved = [images[0]._replace(listing=Listing(7, "again"))]
     add_listed_cases(service, moved, lambda *_: None)
     assert service.store.count(CaseQuery()) == 4
+
+
+class Newer(Standin):
+    fingerprint = "e" * 64
+
+
+@pytest.mark.parametrize("again", ["model", "policy", "keep_images"])
+def test_a_list_is_decided_anew_by_another_model_or_policy_or_to_keep_its_files(
+    started, suspects, tmp_path, again
+):
+    images = read_review_list(suspects)
+    add_listed_cases(started(), images, lambda *_: None)
+    other = {
+        "model": lambda: started(Newer()),
+        "policy": lambda: started(Calibrated()),
+        "keep_images": lambda: started(keep_images=tmp_path / "kept"),
+    }[again]
+    for _ in range(2):
+        service = other()
+        add_listed_cases(service, images, lambda *_: None)
+        assert service.store.count(CaseQuery()) == 6
+    newest = service.store.page(CaseQuery(order="newest")).cases[:3]
+    assert {(one.model_fingerprint, one.policy_fingerprint, one.image_kept) for one in newest} == {
+        (service.model.fingerprint, service.policy_fingerprint, again == "keep_images")
+    }
+
+
+def test_a_list_has_its_pictures_after_a_restart(started, suspects):
+    images = read_review_list(suspects)
+    add_listed_cases(started(), images, lambda *_: None)
+    restarted = started()
+    assert add_listed_cases(restarted, images, lambda *_: None) == []
+    cases = restarted.store.page(CaseQuery(order="listed")).cases
+    for case, level in zip(cases, LEVELS.values(), strict=True):
+        assert restarted.recent.get(case.id).mean() == pytest.approx(255 * level, abs=1)
 
 
 def test_cases_of_no_list_come_last_and_pages_hold_every_case_once(service, suspects):

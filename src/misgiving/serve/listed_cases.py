@@ -1,7 +1,7 @@
 """Cases from a list of images, such as `misgiving data audit` and `misgiving data rank` write."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from misgiving.errors import BadImage, DataError
@@ -18,8 +18,9 @@ def add_listed_cases(
 ) -> list[BadImage]:
     """Decide on the images of a list, and store them as cases with their place and remark.
 
-    What is stored already, because the service was started with this list before, is not stored
-    again. The last come first, because the images of the newest cases stay longest in memory.
+    What this model and policy have decided already, because the service was started with this list
+    before, is not decided again. The last come first, because the images of the newest cases stay
+    longest in memory.
 
     Args:
         service: With the model and the store.
@@ -35,7 +36,12 @@ def add_listed_cases(
 async def _add(
     service: Service, images: Sequence[ListedImage], on_image: Callable[[int, int], None]
 ) -> list[BadImage]:
-    known, bad = service.store.listed(), []
+    known = service.store.listed(
+        service.model.fingerprint,
+        service.policy_fingerprint,
+        image_kept=service.files is not None,
+    )
+    bad: list[BadImage] = []
     waiting = list(reversed(images))
     for start in range(0, len(waiting), TOGETHER):
         batch = waiting[start : start + TOGETHER]
@@ -46,14 +52,17 @@ async def _add(
 
 
 async def _add_one(
-    service: Service, image: ListedImage, known: set[tuple[str, int, str | None]]
+    service: Service, image: ListedImage, known: Mapping[tuple[str, int, str | None], str]
 ) -> BadImage | None:
     try:
         data = Path(image.path).read_bytes()
-        if (sha256_of(data), *image.listing) not in known:
-            size = service.settings.max_bytes
-            upload = Upload(clean_name(image.path), data if len(data) <= size else None)
+        name, size = clean_name(image.path), service.settings.max_bytes
+        id = known.get((sha256_of(data), *image.listing))
+        if id is None:
+            upload = Upload(name, data if len(data) <= size else None)
             await service.decide(upload, image.listing)
+        elif service.files is None:
+            await service.keep_in_memory(id, name, data)
     except (OSError, DataError) as failure:
         return BadImage(image.path, str(failure))
     return None

@@ -134,6 +134,14 @@ class Service:
                 self.drift.notice()
         return Decided(stored, known=known)
 
+    async def keep_in_memory(self, id: str, name: str, data: bytes) -> None:
+        """Keep the image of a stored case in memory, as after its decision.
+
+        Raises:
+            DataError: The file cannot be read.
+        """
+        self.recent.put(id, await self.workers.run(partial(self._square, name), data))
+
     async def square(self, case: Case) -> Square | None:
         """The image of a case as the model saw it, if it is still available."""
         recent = self.recent.get(case.id)

@@ -292,12 +292,24 @@ class Store:
             yield from map(DecidedCase.model_validate, rows)
             after = rows[-1]["number"]
 
-    def listed(self) -> set[tuple[str, int, str | None]]:
-        """Hash, place and remark of every case that came from a list."""
-        columns = (CASES.c.sha256, CASES.c.place, CASES.c.remark)
+    def listed(
+        self, model_fingerprint: str, policy_fingerprint: str | None, *, image_kept: bool
+    ) -> dict[tuple[str, int, str | None], str]:
+        """Ids of the cases of lists that one model and policy decided, by hash, place and remark.
+
+        Args:
+            model_fingerprint: Of the model.
+            policy_fingerprint: Of the policy; None: there was none.
+            image_kept: True for cases whose files are stored, False for the others.
+        """
+        query = select(CASES.c.id, CASES.c.sha256, CASES.c.place, CASES.c.remark).where(
+            CASES.c.place.is_not(None),
+            CASES.c.model_fingerprint == model_fingerprint,
+            CASES.c.policy_fingerprint == policy_fingerprint,  # IS NULL for None
+            CASES.c.image_kept.is_(image_kept),
+        )
         with self._engine.begin() as connection:
-            found = connection.execute(select(*columns).where(CASES.c.place.is_not(None)))
-            return {(row[0], row[1], row[2]) for row in found}
+            return {(row[1], row[2], row[3]): row[0] for row in connection.execute(query)}
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
