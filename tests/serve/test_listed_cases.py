@@ -9,6 +9,7 @@ import pytest
 from browsing import needs_chromium, playwright
 from calibrated import Calibrated
 from commands import one_line
+from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
 from triage import names, no_pictures, stored
 
@@ -151,6 +152,38 @@ def test_images_that_cannot_be_read_are_named_and_the_others_become_cases(
     (bad,) = add_listed_cases(service, images, lambda *_: None)
     assert bad.image == str(tmp_path / "dark.png")
     assert service.store.count(CaseQuery()) == 2
+
+
+def test_a_folder_that_takes_no_image_is_one_line(started, suspects, tmp_path):
+    (tmp_path / "file").write_bytes(b"")
+    service = started(keep_images=tmp_path / "file")
+    with pytest.raises(DataError, match=r"file: an image cannot be stored \(File exists\)"):
+        add_listed_cases(service, read_review_list(suspects), lambda *_: None)
+
+
+@pytest.mark.parametrize("statement", ["SELECT", "INSERT"])
+def test_a_database_that_fails_is_one_line(service, suspects, monkeypatch, statement):
+    def fail(*_, **__):
+        raise OperationalError(statement, {}, Exception("disk I/O error\nwith values"))
+
+    if statement == "SELECT":
+        monkeypatch.setattr(service.store, "listed", fail)
+    monkeypatch.setattr(service._store_batches, "_work", fail)
+    with pytest.raises(DataError) as failure:
+        add_listed_cases(service, read_review_list(suspects), lambda *_: None)
+    assert str(failure.value) == (
+        "the database is not available (disk I/O error); start again, and what is stored is not "
+        "decided again"
+    )
+
+
+def test_serve_refuses_a_folder_that_takes_no_image(misgiving, tmp_path, exported):
+    (tmp_path / "file").write_bytes(b"")
+    options = "--keep-images", tmp_path / "file", "--store", tmp_path / "cases.sqlite", "--port", 0
+    code, _, error = misgiving("serve", exported[1], *options)
+    assert code == 1
+    assert f"{tmp_path / 'file'}: File exists; check the path" in one_line(error)
+    assert not (tmp_path / "cases.sqlite").exists()
 
 
 @pytest.mark.parametrize(

@@ -103,10 +103,13 @@ def _serve(
     images: "Sequence[ListedImage]",
 ) -> None:
     from misgiving.serve.app import create_app
+    from misgiving.serve.image_store import ImageFiles
     from misgiving.serve.listed_cases import add_listed_cases
     from misgiving.serve.server import address, run
     from misgiving.serve.store import Store
 
+    if settings.keep_images is not None:
+        ImageFiles(settings.keep_images).check(1)
     app = create_app(bundle, Store.open(location), settings)
     if images:
         with progress_bars() as progress:

@@ -4,10 +4,13 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from misgiving.errors import BadImage, DataError
 from misgiving.manifests import sha256_of
 from misgiving.results.review_lists import ListedImage
 from misgiving.serve.service import Service
+from misgiving.serve.telemetry import ImageNotStoredError, storage_reason
 from misgiving.serve.uploads import Upload, clean_name
 
 TOGETHER = 16  # images that are decided on at a time
@@ -29,8 +32,23 @@ def add_listed_cases(
 
     Returns:
         Images that cannot be read.
+
+    Raises:
+        DataError: A case or its image cannot be stored.
     """
-    return asyncio.run(_add(service, images, on_image))
+    try:
+        return asyncio.run(_add(service, images, on_image))
+    except ImageNotStoredError as failure:
+        reason = storage_reason(failure.__cause__)
+        raise DataError(
+            f"{service.settings.keep_images}: an image cannot be stored ({reason}); check free "
+            "space and permissions, or choose another folder with `keep_images`"
+        ) from failure
+    except SQLAlchemyError as failure:
+        raise DataError(
+            f"the database is not available ({storage_reason(failure)}); start again, and what is "
+            "stored is not decided again"
+        ) from failure
 
 
 async def _add(

@@ -101,11 +101,15 @@ def record_failure(part: str, metrics: Metrics, **fields: str) -> None:
 def _unavailable(
     part: str, detail: str, cause: BaseException | None, metrics: Metrics, path: str
 ) -> ProblemError:
-    """Log only the first line of the cause: PostgreSQL's further lines may hold values of a row."""
+    record_failure(part, metrics, path=path, reason=storage_reason(cause))
+    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+
+
+def storage_reason(cause: BaseException | None) -> str:
+    """The first line of a failure: PostgreSQL's further lines may hold values of a row."""
     message = getattr(cause, "strerror", None) or getattr(cause, "orig", None)
     lines = str(message or "").strip().splitlines()
-    record_failure(part, metrics, path=path, reason=lines[0] if lines else type(cause).__name__)
-    return ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, detail, headers={"Retry-After": "5"})
+    return lines[0] if lines else type(cause).__name__
 
 
 class RequestLog:
