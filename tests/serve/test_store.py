@@ -296,6 +296,34 @@ def test_an_unreachable_database_is_reported_without_its_password(tmp_path):
     assert "secret" not in str(refused.value)
 
 
+@pytest.mark.parametrize("name", ["password", "sslpassword"])
+def test_a_password_among_the_options_of_a_url_is_not_shown(name, tmp_path):
+    with pytest.raises(DataError, match="cannot be opened") as refused:
+        Store.open(f"postgresql://me@/cases?host={tmp_path}&{name}=secret")
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "postgresql://me:sec@ret:word@host/cases",
+        "postgresql://me:secret@host:5432x/cases",
+        "postgresql://me:secret@[::1/cases",
+        "postgresql://me:secret@/cases?host=a&port=word",
+        "sqlite+foo:///cases.sqlite",
+        "sqlite+aiosqlite:///cases.sqlite",
+        "sqlite://me:secret@host/cases.sqlite",
+        "sqlite:///cases.sqlite?timeout=word",
+        "sqlite:///cases.sqlite?timeout=1&timeout=2",
+    ],
+)
+def test_a_malformed_url_is_refused_without_any_part_of_it(place):
+    with pytest.raises(UsageError, match="the store's URL is malformed") as refused:
+        Store.open(place)
+    assert not any(part in str(refused.value) for part in ("secret", "ret:", "word@", "5432x"))
+    assert refused.value.__suppress_context__  # a traceback would show the cause
+
+
 @pytest.mark.parametrize(
     ("place", "reason"),
     [

@@ -4,7 +4,8 @@ import importlib.util
 import random
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a conn
 WRITES = "misgiving_writes"
 ROWS, OTHERS = "rows", "others"  # what a transaction writes: only numbered rows need a turn
 PATIENCE = 30.0  # seconds
+SECRETS = ("password", "sslpassword")  # that libpq also takes after the question mark of a URL
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 TYPES = {"probabilities": JSON, "image_kept": Boolean, "reviewed": Boolean}  # others as given
@@ -199,25 +201,35 @@ def engine_for(location: str) -> Engine:
         raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
     from misgiving.serve.postgresql import postgresql_engine
 
-    engine = postgresql_engine(url, CONNECTIONS)
+    with _malformed_refused():
+        engine = postgresql_engine(url, CONNECTIONS)
     event.listen(engine, "begin", _wait_for_turn)
     return engine
 
 
 def shown(location: str) -> str:
     """The location without its password."""
-    return _url(location).render_as_string(hide_password=True)
+    url = _url(location).difference_update_query(SECRETS)
+    return url.render_as_string(hide_password=True)
 
 
 def _url(location: str) -> URL:
     if "://" not in location:
         return URL.create("sqlite", database=location)
-    try:
+    with _malformed_refused():
         return make_url(location)
-    except ArgumentError as error:
+
+
+@contextmanager
+def _malformed_refused() -> Iterator[None]:
+    """Refuse a URL without any part of it: a port may be half a password with a special letter."""
+    try:
+        yield
+    except (ArgumentError, ValueError, TypeError, ImportError):  # the last: of another driver
         raise UsageError(
-            "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        ) from error
+            "the store's URL is malformed; give sqlite:///FILE or postgresql://USER@HOST/DATABASE, "
+            "with special characters of a password as in %40 for @"
+        ) from None
 
 
 def _wait_for_turn(connection: Connection) -> None:
@@ -236,9 +248,9 @@ def _sqlite(url: URL) -> Engine:
     folder = Path(str(url.database)).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder for the store; create it first")
-    engine = create_engine(
-        url, hide_parameters=True, pool_size=CONNECTIONS, connect_args={"timeout": PATIENCE}
-    )
+    settings = {"hide_parameters": True, "pool_size": CONNECTIONS}
+    with _malformed_refused():
+        engine = create_engine(url, connect_args={"timeout": PATIENCE}, **settings)
     event.listen(engine, "connect", _configure)
     event.listen(engine, "begin", _begin)
     return engine
