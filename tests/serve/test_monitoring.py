@@ -194,6 +194,26 @@ def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeyp
     assert found['misgiving_drift_e_value{test="familiarity"}'] > 100
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/cases", None),
+        ("POST", f"/cases/{'0' * 32}/review", {"verdict": "agree"}),
+    ],
+)
+def test_a_request_that_decides_nothing_is_not_told_of_decisions(client, method, path, body):
+    def fail(*_, **__):
+        raise OperationalError("SELECT", {}, OSError("disk I/O error"))
+
+    store = client.app.state.service.store
+    store.latest = store.case = fail
+    response = client.request(method, path, json=body)
+    assert (response.status_code, response.json()["detail"]) == (
+        503,
+        "the database is not available; nothing was stored, send the request again later",
+    )
+
+
 def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):
     (tmp_path / "kept").write_text("a file where the folder should be")
     client = serving(keep_images=tmp_path / "kept")

@@ -23,7 +23,7 @@ log = logging.getLogger("misgiving.serve")
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
-STORE_FAILED = "the database is not available, so nothing was decided; send the request again later"
+STORE_FAILED = "the database is not available; nothing was stored, send the request again later"
 IMAGES_FAILED = "the image cannot be stored, so no case was kept; check the folder keep_images"
 UNEXPECTED = "internal error; the log of the service shows where. Please report it"
 METHODS = ("GET", "HEAD", "POST", "OPTIONS")
