@@ -202,6 +202,8 @@ def test_a_table_with_a_byte_order_mark_is_read(folder):
     [
         (["file,label", "b/1.jpg,x"], r"lacks the column path; its columns are file, label"),
         (["path;label", "b/1.jpg;x"], r"lacks the column path, label; its columns are path;label"),
+        (["path,label,label", "b/1.jpg,x,y"], r"has the column label more than once; keep one"),
+        (["path,label, path ", "b/1.jpg,x,y"], r"has the column path more than once; keep one"),
         (["path,label"], r".*no rows"),
         ([""], r"lacks the column path, label; its columns are none"),
         (["path,label", "b/1.jpg,x", ",x"], r"row 3 has no path"),

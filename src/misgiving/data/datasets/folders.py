@@ -5,6 +5,7 @@ import io
 import math
 import os
 from bisect import bisect
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -190,6 +191,8 @@ def _checked_rows(
     if missing := [name for name in columns if name not in header]:
         found = ", ".join(header) or "none"
         raise DataError(f"{path}: lacks the column {', '.join(missing)}; its columns are {found}")
+    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
+        raise DataError(f"{path}: has the column {', '.join(repeated)} more than once; keep one")
     if len(lines) == 1:
         raise DataError(f"{path}: has no rows; add one for each image")
     for line, cells in lines[1:]:
