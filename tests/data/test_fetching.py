@@ -646,6 +646,8 @@ def test_files_of_file_managers_are_not_unpacked(get, to):
 def test_an_unpacked_archive_is_not_fetched_again(get, site, to):
     get("photos.zip", zip_of(MEMBERS))
     (to / "photos" / ".DS_Store").write_text("made by a file manager")
+    (to / "photos" / ".ipynb_checkpoints").mkdir()
+    (to / "photos" / ".ipynb_checkpoints" / "x.jpg").write_text("made by a notebook")
     assert get("photos.zip").found == (to / "photos",)
     assert len(site.requests) == 1
 

@@ -5,7 +5,7 @@ import stat
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import NamedTuple
 from zlib import error as zlib_error
 
@@ -31,8 +31,12 @@ class Contents(NamedTuple):
 
 
 def contents_of(folder: Path) -> Contents:
-    """Contents of a folder without hidden files, which file managers leave."""
-    files = [path for path in folder.rglob("[!.]*") if not path.is_dir()]
+    """Contents of a folder without hidden files and folders, which other programs leave."""
+    files = [
+        path
+        for path in folder.rglob("[!.]*")
+        if not (path.is_dir() or _has_dot(path.relative_to(folder)))
+    ]
     sizes = [path.lstat().st_size for path in files]
     return Contents(len(sizes), sum(sizes))
 
@@ -116,5 +120,9 @@ def _problem(info: zipfile.ZipInfo) -> str | None:
 
 def _is_hidden(name: str) -> bool:
     """True for files of file managers; macOS adds stubs that look like masks and images."""
-    parts = PurePosixPath(name).parts
-    return parts[0] == "__MACOSX" or any(part.startswith(".") for part in parts)
+    path = PurePosixPath(name)
+    return path.parts[0] == "__MACOSX" or _has_dot(path)
+
+
+def _has_dot(path: PurePath) -> bool:
+    return any(part.startswith(".") for part in path.parts)
