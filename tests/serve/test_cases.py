@@ -260,6 +260,20 @@ def test_kept_images_survive_a_restart(serving, tmp_path, sqlite_place):
     ]
 
 
+def test_what_this_model_sees_of_another_models_case_is_not_cached(serving, tmp_path):
+    client = serving(keep_images=tmp_path / "kept", recent_bytes=0)
+    case = sent(client)
+
+    def caching(what):
+        answer = client.get(f"/cases/{case['id']}/{what}")
+        return answer.status_code, answer.headers["cache-control"]
+
+    cached = "private, max-age=86400"
+    assert [caching("thumbnail"), caching("image")] == [(200, cached)] * 2
+    client.app.state.service.model.fingerprint = "e" * 64
+    assert [caching("thumbnail"), caching("image")] == [(200, "no-store"), (200, cached)]
+
+
 def test_images_are_not_kept_by_default(client, tmp_path):
     case = sent(client)
     assert client.get(f"/cases/{case['id']}/image").status_code == 404

@@ -143,7 +143,7 @@ class Service:
         self.recent.put(id, await self.workers.run(partial(self._square, name), data))
 
     async def square(self, case: Case) -> Square | None:
-        """The image of a case as the model saw it, if it is still available."""
+        """The image of a case as this model sees it, if it is still available."""
         recent = self.recent.get(case.id)
         if recent is not None:
             return recent

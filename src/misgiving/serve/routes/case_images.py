@@ -24,7 +24,7 @@ from misgiving.serve.service import Model
 
 router = APIRouter(tags=["images"])
 
-CACHED = {"Cache-Control": "private, max-age=86400"}  # images of a case never change
+CACHED = {"Cache-Control": "private, max-age=86400"}  # what one model sees of a case never changes
 BINARY = {"type": "string", "format": "binary"}
 SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
 UNKNOWN = "application/octet-stream"
@@ -55,13 +55,17 @@ class Saliency(BaseModel):
     response_class=Response,
 )
 async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
-    """Get the image as the model saw it, if the case is recent or files are kept."""
+    """Get the image as the model saw it, if the case is recent or files are kept.
+
+    The image of a case of another model is as this model sees it, and is not to be cached.
+    """
     square = await service.square(case)
     if square is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
     file = io.BytesIO()
     Image.fromarray(square).save(file, "JPEG", quality=85)
-    return Response(file.getvalue(), media_type="image/jpeg", headers=CACHED)
+    headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
+    return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 
 
 @router.get(
