@@ -327,6 +327,10 @@ REFUSED = {
         ["calibrate", "run", "digits", "--max-error", "0.1", "--out", "p"],
         "--out is for a file of predictions",
     ),
+    "calibrate into another folder": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "other", "--overwrite"],
+        "other: exists and is not a policy; choose another folder",
+    ),
     "a detector of features": (
         ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--ood-detector", "vim"],
         "--ood-detector 'vim' needs a run: predictions in a file have no last layer; choose from",
@@ -378,6 +382,8 @@ def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, case):
     arguments, message = REFUSED[case]
     write_rows(tmp_path / "t.csv")
     (tmp_path / "run").mkdir()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
     result = run(*arguments)

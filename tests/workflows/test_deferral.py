@@ -205,6 +205,21 @@ def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
     assert "calibrated before" not in third.summary()
 
 
+@pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
+def test_a_folder_that_is_not_a_policy_is_not_replaced(fitted, tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UsageError, match="exists and is not a policy; choose another folder"):
+        fitted.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+def test_an_empty_folder_becomes_a_policy(fitted, tmp_path):
+    (tmp_path / "policy").mkdir()
+    fitted.save(tmp_path / "policy")
+    assert Deferral.load(tmp_path / "policy").policy_ == fitted.policy_
+
+
 def test_one_table_is_divided_by_its_sets():
     sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
     deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))

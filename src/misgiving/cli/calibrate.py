@@ -89,7 +89,10 @@ def calibrate(
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
     """
+    from misgiving.workflows.calibration_history import refuse_other_folder
+
     folder = _policy_folder(run, data, out, training_data)
+    refuse_other_folder(folder)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; use --overwrite to replace it")
     if is_prediction_file(run):

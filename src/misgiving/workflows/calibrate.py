@@ -36,7 +36,7 @@ from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
 from misgiving.training.devices import device_named
-from misgiving.workflows.calibration_history import OFFERED, read_history
+from misgiving.workflows.calibration_history import OFFERED, read_history, refuse_other_folder
 
 OWN_SETS = ("tune", "calibrate")
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
@@ -95,6 +95,7 @@ def calibrate_run(
     Raises:
         DataError: The images cannot support a policy.
     """
+    refuse_other_folder(run / POLICY_FOLDER)
     checkpoint = load(run)
     _refuse_unknown_names(checkpoint, targets, rule, ood_detector)
     checkpoint.model.to(device_named(device))

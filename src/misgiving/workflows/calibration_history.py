@@ -4,13 +4,15 @@ Choosing the best of several calibrations voids the confidence also where their 
 as sets do that are drawn with other seeds.
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from misgiving.decisions.engine import CASES
+from misgiving.bundle.bundle import is_bundle
+from misgiving.decisions.engine import CASES, POLICY
 from misgiving.deferral.policy import RepeatedCases
-from misgiving.errors import DataError
+from misgiving.errors import DataError, UsageError
 from misgiving.files import read_json
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases, PolicyImages, RecordedCalibration
@@ -97,6 +99,14 @@ class History(NamedTuple):
             calibration=calibration,
             skipped=tuple(skipped),
         )
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse to replace anything but a policy or an empty folder."""
+    is_policy = (folder / POLICY).is_file() and not is_bundle(folder)  # a bundle has one inside
+    is_empty = folder.is_dir() and not any(folder.iterdir())
+    if os.path.lexists(folder) and not (is_policy or is_empty):
+        raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
 
 
 def read_history(policy: Path) -> History:

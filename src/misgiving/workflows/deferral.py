@@ -21,7 +21,7 @@ from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
-from misgiving.workflows.calibration_history import History, read_history
+from misgiving.workflows.calibration_history import History, read_history, refuse_other_folder
 from misgiving.workflows.evaluation_report import (
     calibration_cases,
     evaluated_images,
@@ -242,8 +242,12 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """Write a policy folder, whole or not at all; one that is there is replaced.
 
         If that one was fitted with some of these cases, the policy says so from then on.
+
+        Raises:
+            UsageError: The folder has other files than those of a policy.
         """
         folder, engine, cases = Path(folder), self._engine, self.cases_
+        refuse_other_folder(folder)
         if (folder / CASES).exists() and not self._is_saved(folder):
             history = read_history(folder)
             repeated = history.repeated((cases.tune, cases.calibration))
