@@ -205,6 +205,19 @@ def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
     assert "calibrated before" not in third.summary()
 
 
+def test_saving_twice_keeps_the_record_of_earlier_calibrations(tmp_path):
+    policy = tmp_path / "policy"
+    Deferral(max_error=0.1).fit(named_rows(400)).save(policy)
+    second = Deferral(max_error=0.1).fit(named_rows(400, seed=5))
+    second.save(policy)
+    once = (policy / "cases.json").read_bytes()
+    second.save(policy)
+    assert (policy / "cases.json").read_bytes() == once
+    third = Deferral(max_error=0.1, seed=1).fit(named_rows(400))
+    third.save(policy)
+    assert "calibrated before with 400 of these images" in third.summary()
+
+
 @pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
 def test_a_folder_that_is_not_a_policy_is_not_replaced(fitted, tmp_path, names):
     for name in names:

@@ -253,7 +253,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             repeated = history.repeated((cases.tune, cases.calibration))
             self.policy_ = replace(self.policy_, repeated=repeated)
             self.engine_ = engine = replace(engine, policy=self.policy_)
-            cases = history.with_calibration(
+            self.cases_ = cases = history.with_calibration(
                 cases.tune,
                 cases.calibration,
                 data=cases.data,
