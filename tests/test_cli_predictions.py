@@ -201,6 +201,18 @@ def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):
     assert not (tmp_path / "out" / "decisions.csv").exists()
 
 
+@pytest.mark.parametrize("ood", [False, True])
+def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, ood):
+    table = write_rows(tmp_path / "t.csv", 100)
+    kept = tmp_path / "ev" / "predictions.safetensors"
+    kept.parent.mkdir()
+    PredictionTable.read(table).predictions.save(kept)
+    arguments = [table, "--ood", f"far={kept}"] if ood else [kept]
+    result = run("evaluate", *arguments, "--out", kept.parent)
+    assert "is read, and would be replaced; choose another --out" in one_line(result.err)
+    assert [*kept.parent.iterdir()] == [kept]
+
+
 def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     images = ["a.png", "missing.png"] * 150

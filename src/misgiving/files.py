@@ -262,6 +262,12 @@ def refuse_unwritable(path: Path) -> None:
         pass
 
 
+def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace or remove a file that is read, also under the name of a link."""
+    if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
+        raise UsageError(f"{out}: is read, and would be replaced; choose another `out`")
+
+
 def refuse_unwritable_folder(out: Path) -> None:
     """Refuse a folder that cannot be made or written to, before any work is done for it."""
     place = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))

@@ -36,6 +36,7 @@ SHARES: dict[str, Outcome] = {
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
+WRITTEN = (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT)
 
 
 class Evaluation(NamedTuple):
@@ -93,7 +94,7 @@ def distinct_names(named: Sequence[str]) -> dict[str, Path]:
 
 def remove_earlier(out: Path) -> None:
     """Remove the files of an earlier evaluation, so that none lies beside new ones."""
-    for name in (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT):
+    for name in WRITTEN:
         (out / name).unlink(missing_ok=True)
 
 

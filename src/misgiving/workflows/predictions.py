@@ -18,7 +18,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_loss_estimation,
 )
-from misgiving.files import refuse_unwritable_folder
+from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.decision_tables import DecisionRow, DecisionTable
@@ -34,6 +34,7 @@ from misgiving.workflows.evaluation_report import (
     shown_detector,
 )
 from misgiving.workflows.policy_evaluation import (
+    WRITTEN,
     Evaluation,
     distinct_names,
     evaluate_policy,
@@ -186,11 +187,12 @@ def evaluate_table(
         set_name: Measure only this set; None: `test`, or else all rows but `train`.
     """
     refuse_unwritable_folder(out)
+    places = distinct_names(ood)
+    for name in WRITTEN:
+        refuse_input(out / name, [predictions, *places.values()])
     engine, cases = load_with_cases(policy)
     table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
-    outliers = {
-        name: read_predictions(path, engine, cases) for name, path in distinct_names(ood).items()
-    }
+    outliers = {name: read_predictions(path, engine, cases) for name, path in places.items()}
     _refuse_other_models(outliers, table, str(predictions))
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     measured = table.predictions
