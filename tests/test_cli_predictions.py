@@ -213,6 +213,18 @@ def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, ood):
     assert [*kept.parent.iterdir()] == [kept]
 
 
+@pytest.mark.parametrize("command", [("predict", "policy"), ("data", "rank")])
+@pytest.mark.parametrize("name", ["t.csv", "link.csv"])
+@pytest.mark.usefixtures("policy")
+def test_predictions_are_not_replaced_by_decisions(run, tmp_path, monkeypatch, command, name):
+    before = write_rows(tmp_path / "t.csv", 100).read_bytes()
+    (tmp_path / "link.csv").symlink_to("t.csv")
+    monkeypatch.chdir(tmp_path)
+    result = run(*command, "t.csv", "--out", tmp_path / name)
+    assert "is read, and would be replaced; choose another --out" in one_line(result.err)
+    assert (tmp_path / name).read_bytes() == before
+
+
 def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     images = ["a.png", "missing.png"] * 150

@@ -114,6 +114,8 @@ def predict_table(
         The number of rows, and the performance to expect; None where it cannot be estimated.
     """
     file_format.refuse(out, [], resume=False)
+    if out is not None:
+        refuse_input(out, [predictions])
     engine, cases = load_with_cases(policy)
     table = read_predictions(predictions, engine, cases)
     names = None

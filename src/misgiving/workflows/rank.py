@@ -8,7 +8,7 @@ import numpy as np
 
 from misgiving.data.bad_images import FAIL
 from misgiving.errors import UsageError
-from misgiving.files import refuse_unwritable
+from misgiving.files import refuse_input, refuse_unwritable
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.results.review_files import in_review_order
@@ -77,6 +77,8 @@ def rank_table(
     from misgiving.workflows.predictions import decided_rows, load_with_cases, read_predictions
 
     deliver = _deliver(out, count, on_table)
+    if out is not None:
+        refuse_input(out, [predictions])
     engine, cases = load_with_cases(policy)
     table = read_predictions(predictions, engine, cases)
     unlabelled = np.flatnonzero(table.predictions.labels == UNKNOWN)
