@@ -130,6 +130,8 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
         (["--out", "a.csv", "--contact-sheet", "./a.csv"], "a.csv: "),
         (["--contact-sheet", "/proc/sheet.html"], "/proc/sheet.html: cannot be written"),
         (["--contact-sheet", "."], "is not an ordinary file"),
+        (["--out", "."], "is not an ordinary file"),
+        (["--out", "/proc/table.csv"], "/proc/table.csv: cannot be written"),
         (["--format", "fiftyone"], "--format fiftyone needs --out"),
         (
             ["--format", "fiftyone", "--out", "a.json", "--image-root", "/proc"],
@@ -140,8 +142,9 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
     ],
 )
 def test_what_cannot_be_written_is_refused_in_one_line(
-    misgiving, exported, photos, arguments, says
+    misgiving, exported, photos, arguments, says, monkeypatch
 ):
+    monkeypatch.setattr("misgiving.workflows.predict.predict_images", None)  # it is not reached
     code, _, error = misgiving("predict", exported[1], photos, *arguments)
     assert code == 2
     assert says in one_line(error)

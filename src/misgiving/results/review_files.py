@@ -18,7 +18,7 @@ from xml.sax.saxutils import quoteattr
 
 from misgiving.configuration import option
 from misgiving.errors import UsageError
-from misgiving.files import write_json, write_text
+from misgiving.files import refuse_unwritable, write_json, write_text
 from misgiving.manifests import sha256_of
 from misgiving.results.decision_tables import (
     POLICY_COLUMNS,
@@ -99,15 +99,17 @@ class DecisionFormat:
             resume: Whether earlier decisions, without features, are to be used.
 
         Raises:
-            UsageError: The file's name, or an image's place, does not go with the format.
+            UsageError: The file's name, or an image's place, does not go with the format; or the
+                file cannot be written.
         """
         if self.format != "table":
             self._refuse_for_tool(out, images, resume=resume)
-            return
-        if self != DecisionFormat():
+        elif self != DecisionFormat():
             raise UsageError("`image_root` and `image_url` are for another tool's `format`")
-        if out is not None:
+        elif out is not None:
             writer_for(out)
+        if out is not None:
+            refuse_unwritable(out)
 
     def _refuse_for_tool(self, out: Path | None, images: Sequence[Path], *, resume: bool) -> None:
         if out is None or out.suffix.lower() != ".json":
