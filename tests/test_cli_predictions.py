@@ -201,6 +201,25 @@ def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):
     assert not (tmp_path / "out" / "decisions.csv").exists()
 
 
+def test_ood_predictions_without_predicted_losses_are_measured_by_the_other_scores(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 60, predicted_loss=np.linspace(0, 1, 60))
+    far = write_rows(tmp_path / "far.csv", 30, seed=9)
+    result = run("evaluate", table, "--ood", far, "--out", tmp_path / "out")
+    assert result.code == 0, result.err
+    rows = read(tmp_path / "out" / "measurements.csv")
+    detectors = {row["detector"] for row in rows if row["dataset"] == "far"}
+    assert "msp" in detectors
+    assert "predicted_loss" not in detectors
+
+
+def test_ood_predictions_of_another_model_are_refused(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 60, model=["one"] * 60)
+    far = write_rows(tmp_path / "far.csv", 30, seed=9, model=["two"] * 30)
+    result = run("evaluate", table, "--ood", far, "--out", tmp_path / "out")
+    assert result.code == 1
+    assert "far is of the model 'two', and " in one_line(result.err)
+
+
 @pytest.mark.parametrize("ood", [False, True])
 def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, ood):
     table = write_rows(tmp_path / "t.csv", 100)

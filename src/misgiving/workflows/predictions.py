@@ -233,8 +233,14 @@ def evaluate_table(
 def _refuse_other_models(
     outliers: Mapping[str, PredictionTable], table: PredictionTable, name: str
 ) -> None:
-    """Refuse OOD predictions of other classes, or of other outputs."""
+    """Refuse OOD predictions of another model, of other classes, or of other outputs."""
     for ood, of in outliers.items():
+        models = [one.predictions.model for one in (of, table)]
+        if all(models) and models[0] != models[1]:
+            raise DataError(
+                f"{ood} is of the model {models[0]!r}, and {name} of {models[1]!r}; predict again "
+                "with one of them"
+            )
         if of.predictions.classes != table.predictions.classes:
             raise DataError(f"the classes of {ood} are not those of {name}; predict again")
         refuse_other_outputs(of, table.outputs, name=ood, other=name)
@@ -266,7 +272,8 @@ def _detection(
     detector = shown_detector(engine)
     for name, of in outliers.items():
         scores, outcomes = all_scores(of.predictions, engine.detectors), None
-        rows += measure_detection(inliers, scores, name)
+        common = {score: values for score, values in inliers.items() if score in scores}
+        rows += measure_detection(common, scores, name)
         if engine.policy is not None:
             decisions = engine.decide_predictions(of.predictions)
             rows += measure_shares(decisions, name)
