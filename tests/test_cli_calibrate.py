@@ -348,6 +348,20 @@ def test_an_ood_folder_that_is_missing_is_refused_before_anything_is_computed(
     assert computed == []
 
 
+@pytest.mark.parametrize("name", ["validation", "unseen_classes"])
+def test_an_ood_set_that_has_the_name_of_another_set_is_refused(
+    misgiving, with_policy, tmp_path, monkeypatch, name
+):
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", None)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    code, _, error = misgiving(
+        "evaluate", with_policy, "digits", "--set", "validation", "--ood", f"{name}={tmp_path}",
+        "--device", "cpu",
+    )  # fmt: skip
+    assert code == 2
+    assert f"--ood {tmp_path}: '{name}' names other rows of measurements.csv" in one_line(error)
+
+
 @pytest.mark.parametrize("place", ["file", "file/folder"])
 def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_computed(
     misgiving, with_policy, tmp_path, monkeypatch, place

@@ -412,6 +412,10 @@ REFUSED = {
         ["evaluate", "t.csv", "--out", "e", "--set", "test"],
         "no row is in the set 'test'; the sets of this file: none",
     ),
+    "the name of the measured set": (
+        ["evaluate", "t.csv", "--out", "e", "--ood", "predictions.csv"],
+        "--ood predictions.csv: 'predictions' names other rows of measurements.csv; write NAME=",
+    ),
     "one ood name twice": (
         ["evaluate", "t.csv", "--out", "e", "--ood", "a=t.csv", "--ood", "a=t.csv"],
         "'a' is named twice",

@@ -55,6 +55,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    refuse_taken_names,
     remove_earlier,
     write_evaluation,
 )
@@ -239,6 +240,8 @@ def _sets_to_measure(
     everything = prepared(source)
     known, unknown = everything.align(checkpoint.classes)
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
+    dataset = set_name or name_of(images, checkpoint.split)
+    refuse_taken_names(folders, dataset)
     summary = [f"{source.name}: {len(everything)} images; {len(images)} are measured"]
     if set_name is None:
         summary.append(f"left out: {trained} images on which the model was trained")
@@ -252,7 +255,6 @@ def _sets_to_measure(
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     for name, of in {source.name: everything, **outliers}.items():
         summary += skipped_sentences(of.skipped, len(of), of=name)
-    dataset = set_name or name_of(images, checkpoint.split)
     warnings = _warnings(checkpoint, set_name)
     return _Sets(source, everything, images, dataset, outliers, summary, warnings)
 

@@ -17,8 +17,9 @@ from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors
+from misgiving.workflows.policy_evaluation import UNSEEN
 
-TUNE, UNSEEN = "tune", "unseen_classes"
+TUNE = "tune"
 FEWEST = 20  # tuning images, of which a standard deviation is taken
 
 

@@ -36,6 +36,7 @@ SHARES: dict[str, Outcome] = {
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
+UNSEEN = "unseen_classes"  # the set of images of classes that the model does not know
 WRITTEN = (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT)
 
 
@@ -90,6 +91,16 @@ def distinct_names(named: Sequence[str]) -> dict[str, Path]:
             )
         folders[name] = Path(place)
     return folders
+
+
+def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
+    """Refuse OOD sets that have the name of the measured set, or of images of unseen classes."""
+    for name, path in ood.items():
+        if name in (dataset, UNSEEN):
+            raise UsageError(
+                f"`ood` {path}: {name!r} names other rows of {MEASUREMENTS}; write NAME={path} "
+                "with another name"
+            )
 
 
 def remove_earlier(out: Path) -> None:

@@ -39,6 +39,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    refuse_taken_names,
     remove_earlier,
     write_evaluation,
 )
@@ -194,9 +195,10 @@ def evaluate_table(
         refuse_input(out / name, [predictions, *places.values()])
     engine, cases = load_with_cases(policy)
     table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
+    dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
+    refuse_taken_names(places, dataset)
     outliers = {name: read_predictions(path, engine, cases) for name, path in places.items()}
     _refuse_other_models(outliers, table, str(predictions))
-    dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     measured = table.predictions
     detected, detection = _detection(table, outliers, engine)
     measurements = [
