@@ -271,6 +271,20 @@ def test_training_images_with_features_fit_detectors():
         deferral.decide(few)
 
 
+def test_training_images_without_labels_are_refused():
+    sets = ["train"] * 200 + ["tune"] * 100 + ["calibrate"] * 200
+    rows = named_rows(500, set=sets, features=np.random.default_rng(0).normal(size=(500, 8)))
+    rows["label"][:3] = [""] * 3
+    with pytest.raises(DataError, match="3 of 200 rows have no label, the first is '0-0'"):
+        Deferral(max_error=0.1).fit(rows)
+
+
+def test_training_images_with_the_classes_in_another_order_are_refused():
+    training = named_rows(200, 1, classes=CLASSES[::-1])
+    with pytest.raises(DataError, match="classes owl, dog, cat, and the tuning set cat, dog, owl;"):
+        Deferral(max_error=0.1).fit(named_rows(400), training=training)
+
+
 def test_a_policy_that_reads_predicted_losses_names_their_column():
     losses = np.random.default_rng(0).normal(size=500)
     rows = named_rows(500, predicted_loss=losses)

@@ -35,6 +35,7 @@ from misgiving.workflows.prediction_sets import (
     identities,
     of_model,
     refuse_copies,
+    refuse_other_classes,
     refuse_other_outputs,
     split_table,
     table_of,
@@ -335,7 +336,9 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 None, *tables, [f"{counts[0]} to fit and choose on, {counts[1]} to certify with"]
             )
         if training is not None:
-            sets = sets._replace(training=table_of(training, classes, "training"))
+            trained_on = table_of(training, classes, "training")
+            refuse_other_classes(trained_on, sets.tuning)
+            sets = sets._replace(training=trained_on)
         for table in (sets.tuning, sets.calibration):
             table.refuse_unlabelled()
         return sets._replace(

@@ -121,6 +121,16 @@ def refuse_other_outputs(
         )
 
 
+def refuse_other_classes(training: PredictionTable, tuning: PredictionTable) -> None:
+    """Refuse a training set whose labels mean other classes than those of the tuning set."""
+    names, expected = training.predictions.classes, tuning.predictions.classes
+    if names != expected:
+        raise DataError(
+            f"the training set has the classes {', '.join(names)}, and the tuning set "
+            f"{', '.join(expected)}; give the same in the same order"
+        )
+
+
 def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None:
     """Refuse a calibration set that has the images of the tuning set under other names.
 
@@ -141,11 +151,16 @@ def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None
 
 
 def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, str]:
-    """Detectors fitted on the training images, if there are features; and a sentence on them."""
+    """Detectors fitted on the training images, if there are features; and a sentence on them.
+
+    Raises:
+        DataError: An image has no label.
+    """
     if training is None or not training.predictions.features.shape[1]:
         return FittedDetectors.none(), (
             "no detector of features is fitted: there are no training images with features"
         )
+    training.refuse_unlabelled()
     detectors = FittedDetectors.fit(training.predictions)
     return detectors, f"detectors are fitted on {len(training)} training images"
 
