@@ -26,6 +26,11 @@ class NamedGroups(NamedTuple):
     columns: tuple[str, ...]
 
 
+def own_group(identity: str) -> str:
+    """Group of an image of a table that names none for it; no cell begins with a space."""
+    return f" {identity}"
+
+
 def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> NamedGroups:
     """Put images that share a group, a patient or a lesion into one group.
 
@@ -107,8 +112,14 @@ def _named_by(column: str, groups: Sequence[str]) -> int:
     return sum(group.startswith(f"{column} ") for group in groups)
 
 
-def unit_sentences(columns: Sequence[str], groups: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """Sentences on the unit of a guarantee, and on what it leaves dependent."""
+def unit_sentences(columns: Sequence[str], groups: Sequence[str], own: Sequence[str]) -> list[str]:
+    """Sentences on the unit of a guarantee, and on what it leaves dependent.
+
+    Args:
+        columns: Those that define the groups.
+        groups: Of the images.
+        own: The group of each image where no column has a value for it.
+    """
     if not columns:
         return [
             "unit: image. The data name no patients, lesions or groups; images of one patient are "
@@ -117,17 +128,17 @@ def unit_sentences(columns: Sequence[str], groups: Sequence[str], ids: Sequence[
     named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
     dependent = "Lesions of one patient are not independent."
     unit, unknown = UNITS[columns[0]], f"The data name no patients. {dependent}"
-    alone = sum(group == identity for group, identity in zip(groups, ids, strict=True))
+    alone = sum(group == name for group, name in zip(groups, own, strict=True))
     return [
         f"unit: {unit} ({named}). {unknown if unit == 'lesion' else ''}".rstrip(),
         *(
-            f"Warning: {count} of {len(ids)} images have no value in the column {columns[0]}, and "
+            f"Warning: {count} of {len(own)} images have no value in the column {columns[0]}, and "
             f"count by {UNITS[column]}. {dependent if UNITS[column] == 'lesion' else ''}".rstrip()
             for column in columns[1:]
             if (count := _named_by(column, groups))
         ),
         *[
-            f"Warning: {alone} of {len(ids)} images have no value in the {named}; each counts as a "
+            f"Warning: {alone} of {len(own)} images have no value in the {named}; each counts as a "
             f"{unit} of its own."
         ]
         * bool(alone),

@@ -66,6 +66,13 @@ def test_everything_that_a_table_can_say(tmp_path):
     assert chosen.predictions.ids == ("3", "1")
 
 
+def test_an_image_without_a_patient_is_in_no_group_of_a_patient_that_has_its_id():
+    named = columns(patient=["2", "", "2"], set=["train", "tune", "train"])
+    groups = PredictionTable.from_columns(named).predictions.groups
+    assert groups[0] == groups[2] == "2"
+    assert groups[1] not in ("1", "2", "3")
+
+
 def equal(one, other):
     np.testing.assert_allclose(one.predictions.logits, other.predictions.logits, atol=1e-12)
     assert one.predictions.labels.tolist() == other.predictions.labels.tolist()

@@ -233,6 +233,15 @@ def test_an_empty_folder_becomes_a_policy(fitted, tmp_path):
     assert Deferral.load(tmp_path / "policy").policy_ == fitted.policy_
 
 
+def test_images_without_a_patient_are_counted_whatever_the_patients_are_called():
+    patients = [str(row) for row in range(1, 401)]
+    rows = named_rows(400, id=patients)
+    named = Deferral(max_error=0.1).fit({**rows, "patient": patients})
+    assert "have no value" not in named.summary()
+    some = Deferral(max_error=0.1).fit({**rows, "patient": [*patients[1:41], *[""] * 360]})
+    assert "360 of 400 images have no value in the column patient" in some.summary()
+
+
 def test_one_table_is_divided_by_its_sets():
     sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
     deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))

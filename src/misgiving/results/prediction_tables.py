@@ -28,7 +28,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from misgiving.errors import DataError, explain_damage, visible
-from misgiving.groups import UNITS, NamedGroups, groups_of_columns
+from misgiving.groups import UNITS, NamedGroups, groups_of_columns, own_group
 from misgiving.results.prediction_files import READERS, Column, at, is_number
 from misgiving.results.predictions import Predictions
 
@@ -78,6 +78,12 @@ class PredictionTable:
     def __len__(self) -> int:
         return len(self.predictions)
 
+    @property
+    def own_groups(self) -> tuple[str, ...]:
+        """The group of each image where no column has a value for it."""
+        ids = self.predictions.ids
+        return tuple(map(own_group, ids)) if self.group_columns else ids
+
     def select(self, rows: Int[np.ndarray, " _"]) -> "PredictionTable":
         """The table of these rows alone, in this order."""
 
@@ -123,7 +129,7 @@ class PredictionTable:
             name: _texts(_flat(name, known.pop(name))) for name in given if name != "predicted_loss"
         }
         ids = _ids(texts, count)
-        named = groups_of_columns(texts, ids)
+        named = groups_of_columns(texts, [*map(own_group, ids)])
         losses = known.pop("predicted_loss", None)
         sets = _sets(texts.get("set"), named)
         return cls(
@@ -133,7 +139,7 @@ class PredictionTable:
                 predicted_losses=None if losses is None else _numbers("predicted_loss", losses),
                 labels=_labels(texts.get("label"), classes, count),
                 ids=ids,
-                groups=named.groups,
+                groups=named.groups if named.columns else ids,
                 classes=classes,
                 model=_model(texts.get("model")),
             ),

@@ -152,8 +152,8 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             ood_detector=self.ood_detector or default_ood_detector(detectors),
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
-        groups, ids = tune.groups + certified.groups, tune.images + certified.images
-        units = unit_sentences(columns, groups, ids)
+        own = sets.tuning.own_groups + sets.calibration.own_groups
+        units = unit_sentences(columns, tune.groups + certified.groups, own)
         self.cases_ = History().with_calibration(
             tune,
             certified,

@@ -102,9 +102,8 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     """
     dataset = load_dataset(data)
     sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
-    return _plan(
-        dataset, sets, targets, name=dataset.name, columns=dataset.group_columns, share=GROUPED
-    )
+    columns, own = dataset.group_columns, dataset.ids
+    return _plan(dataset, sets, targets, name=dataset.name, columns=columns, own=own, share=GROUPED)
 
 
 def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
@@ -123,8 +122,10 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
         table.refuse_unlabelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN
         sets[partition_groups(table.predictions.groups, QUARTERS, seed=seed)[0]] = "tune"
-    columns = table.group_columns
-    return _plan(table.predictions, sets, targets, name=str(path), columns=columns, share=share)
+    columns, own = table.group_columns, table.own_groups
+    return _plan(
+        table.predictions, sets, targets, name=str(path), columns=columns, own=own, share=share
+    )
 
 
 def _plan(
@@ -134,6 +135,7 @@ def _plan(
     *,
     name: str,
     columns: tuple[str, ...],
+    own: Sequence[str],
     share: CalibrationShare,
 ) -> DataPlan:
     classes = _count(images, sets)
@@ -142,7 +144,7 @@ def _plan(
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
         f"{name}: {len(images)} images of {len(set(images.groups))} groups",
-        *unit_sentences(columns, images.groups, images.ids),
+        *unit_sentences(columns, images.groups, own),
         f"The calibration set{share.described} has {count} images. "
         f"{counted} counts: {outlook.cases} cases.",
         *_verdict(outlook, share),
