@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -282,6 +283,27 @@ def test_predict_names_the_unit_of_the_cases(run, tmp_path, column, expected):
     new = write_rows(tmp_path / "new.csv", 100, seed=1)
     result = run("predict", tmp_path / "p", new, "--out", tmp_path / "d.csv")
     assert expected in result.err
+
+
+@pytest.mark.parametrize(
+    ("patients", "says"),
+    [
+        ([f"p{row // 2}" for row in range(600)], ["unit: group (column group)."]),
+        ([*["p"] * 3, *[""] * 597], ["unit: group", "597 of 600 images have no value"]),
+        ([""] * 600, ["unit: image."]),
+    ],
+)
+def test_saved_predictions_keep_their_groups(run, tmp_path, patients, says):
+    table = PredictionTable.read(write_rows(tmp_path / "t.csv", 600, patient=patients))
+    groups = [own or name for own, name in zip(patients, table.predictions.ids, strict=True)]
+    replace(table.predictions, groups=tuple(groups)).save(tmp_path / "t.safetensors")
+    saved = tmp_path / "t.safetensors"
+    result = run("calibrate", saved, "--max-error", 0.2, "--out", tmp_path / "p")
+    assert result.code == 0, result.err
+    assert all(words in result.err for words in says)
+    assert PredictionTable.read(saved).predictions.groups == table.predictions.groups
+    table.predictions.save(saved)
+    assert PredictionTable.read(saved).predictions.groups == table.predictions.groups
 
 
 def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path):

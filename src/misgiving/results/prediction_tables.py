@@ -19,6 +19,7 @@ A file is `.csv`, `.parquet`, or `.npz` with an array for each column; it may in
 `classes`. What `misgiving evaluate` writes (`.safetensors`) is read as well.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -113,6 +114,20 @@ class PredictionTable:
             )
 
     @classmethod
+    def of(cls, predictions: Predictions) -> "PredictionTable":
+        """A table of predictions that name the groups, and not the columns that define them."""
+        counts = Counter(predictions.groups)
+        cells = [
+            "" if group in (name, own_group(name)) and counts[group] == 1 else group
+            for group, name in zip(predictions.groups, predictions.ids, strict=True)
+        ]
+        named = groups_of_columns({"group": cells}, [*map(own_group, predictions.ids)])
+        if not named.columns:
+            return cls(predictions=predictions)
+        grouped = replace(predictions, groups=named.groups)
+        return cls(predictions=grouped, group_columns=named.columns)
+
+    @classmethod
     def from_columns(cls, columns: Columns) -> "PredictionTable":
         """Make a table of arrays, lists or tensors by name, or of a pandas data frame.
 
@@ -163,7 +178,7 @@ class PredictionTable:
             raise DataError(f"{path}: no such file, or not an ordinary file; check the path")
         suffix = path.suffix.lower()
         if suffix == ".safetensors":
-            return cls(predictions=Predictions.load(path))
+            return cls.of(Predictions.load(path))
         try:
             with explain_damage(path, remedy=REMEDY):
                 columns = READERS[suffix](path)

@@ -73,7 +73,7 @@ def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
     if isinstance(data, PredictionTable):
         return data
     if isinstance(data, Predictions):
-        return PredictionTable(predictions=data)
+        return PredictionTable.of(data)
     columns = _columns_of(data)
     if classes is not None and "logits" in columns:
         columns.setdefault("classes", list(classes))
