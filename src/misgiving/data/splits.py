@@ -131,7 +131,7 @@ def stratified_folds(
     from sklearn.model_selection import StratifiedGroupKFold
 
     drawn = np.full(len(labels), count - 1)
-    most = np.bincount(labels, minlength=1).max()
+    most = int(np.bincount(labels, minlength=1).max())
     if min(most, len(np.unique(numbered))) >= count:  # scikit-learn requires this
         folds = StratifiedGroupKFold(n_splits=count, shuffle=True, random_state=seed)
         with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from copy import deepcopy
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -144,7 +144,7 @@ class JointClassifier(nn.Module):
             self.normalise = Normalise(*normalisation(self.backbone), channels_last=True)
         self.loss_estimator = _create_estimator(self, hidden, reads_logits)
         if not isinstance(backbone, nn.Module):  # another layout changes the last bits of a module
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch leaves it out of the stub
+            cast(Any, self).to(memory_format=torch.channels_last)  # not in the stub of some torch
 
     @property
     def taps(self) -> tuple[int, ...] | tuple[str, ...]:

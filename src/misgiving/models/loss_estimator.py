@@ -1,6 +1,6 @@
 """The loss estimator G: one predicted loss per sample from the activations of a classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -47,10 +47,7 @@ class LossEstimator(nn.Module):
 def averages(activations: Sequence[Float[Tensor, "batch _ ..."]]) -> list[Tensor]:
     """Mean of each activation over its positions; what has none is an average already."""
     return [
-        _Average.apply(activation)  # type: ignore[no-untyped-call]
-        if activation.dim() > 2
-        else activation
-        for activation in activations
+        _average(activation) if activation.dim() > 2 else activation for activation in activations
     ]
 
 
@@ -72,6 +69,9 @@ class _Average(torch.autograd.Function):
         positions = ctx.shape[2:]
         shares: Tensor = gradient / positions.numel()
         return shares[(..., *[None] * len(positions))].expand(ctx.shape)
+
+
+_average: Callable[[Tensor], Tensor] = _Average.apply
 
 
 def shape_of_logits(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch width"]:

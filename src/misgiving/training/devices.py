@@ -44,6 +44,11 @@ def start_processes(device: str, *, devices: int = 1, nodes: int = 1) -> torch.d
     return start_fabric(device, devices=devices, nodes=nodes).device
 
 
+def _leave() -> None:
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
 def start_fabric(
     device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
 ) -> "Fabric":
@@ -63,9 +68,7 @@ def start_fabric(
         if several:
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
-            atexit.register(
-                lambda: distributed.is_initialized() and distributed.destroy_process_group()
-            )
+            atexit.register(_leave)
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '

@@ -215,7 +215,7 @@ def _refuse_few(of: Predictions, name: str) -> None:
                 f"{name}: class {of.classes[label]!r} has images of one group alone, and "
                 "cross-fitting needs two; add images, or leave the class out"
             )
-    if min(np.bincount(of.labels).max(), len(set(of.groups))) < FOLDS:
+    if min(int(np.bincount(of.labels).max()), len(set(of.groups))) < FOLDS:
         raise DataError(
             f"{name}: cross-fitting needs a class of {FOLDS} images, and {FOLDS} groups; add images"
         )
