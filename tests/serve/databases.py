@@ -67,9 +67,8 @@ def frozen(url):
 def _run(program, *arguments):
     """As the user postgres where root runs the tests: the server refuses root."""
     command = [str(PLACES[-1] / program), *arguments]
-    if os.getuid() == 0:
-        command = ["runuser", "-u", "postgres", "--", *command]
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True)
+    of = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, **of)
     assert done.returncode == 0, done.stderr
 
 
