@@ -80,6 +80,33 @@ def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(bounds,
     assert words in target_sentences([error(*bounds)], found)[1]
 
 
+def test_a_target_is_judged_by_one_image_of_each_group_as_it_is_certified():
+    rows = policy(0, "proposed", 0.1, error=0.12)
+    drawn = rows[-1]._replace(metric="error_per_group", value=0.07)
+    (found,) = targets_of([*rows, drawn])
+    intervals = [error(0.11, 0.13), interval(POLICY, "error_per_group", 0.05, 0.09)]
+    assert found.errors == [0.07]
+    assert target_status(intervals, found) is TargetStatus.MET
+    assert "it accepted, 7.0 % were wrong" in target_sentences(intervals, [found])[1]
+
+
+def test_a_table_shows_both_errors_where_groups_have_several_images(inputs):
+    drawn = [
+        row._replace(metric="error_per_group", value=row.value / 2)
+        for row in inputs.results
+        if row.metric == "error_among_accepted"
+    ]
+    table = target_table(inputs._replace(results=[*inputs.results, *drawn]))
+    names = [cell.text for cell in table.heads[0]]
+    first, second = (at for at, name in enumerate(names) if name.startswith("Errors among"))
+    assert "one image of each group" in names[first]
+    assert "all images" in names[second]
+    line = table.bodies[0][0]
+    shift = len(line) - len(names)  # the model's name is a cell of its first line
+    assert line[first + shift].text.split(",")[0] == "2.0"
+    assert line[second + shift].text.split(",")[0] == "4.0"
+
+
 def test_a_target_without_accepted_cases_is_not_called_met():
     found = targets({"error": None, "coverage": 0.0})
     assert target_status([], found[0]) is TargetStatus.NOTHING_ACCEPTED
