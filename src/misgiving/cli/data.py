@@ -176,18 +176,18 @@ def audit(
         _show_suspects(audit_table(Path(data), seed=seed), out)
         return
     _refuse_model(Path(data))
-    if model is not None:
-        from misgiving.checkpoint import load
-
-        load(model)  # before all images are read, so that a wrong folder is refused early
-    _audit_images(data, out, seed)
     if model is None:
+        _audit_images(data, out, seed)
         return
+    from misgiving.checkpoint import load
     from misgiving.workflows.suspect_labels import audit_run
+
+    checkpoint = load(model)  # before all images are read: a wrong folder is refused early
+    _audit_images(data, out, seed)
 
     with progress_bars() as progress:
         labels = audit_run(
-            model,
+            checkpoint,
             data,
             cache=cache or default_cache(),
             seed=seed,

@@ -19,7 +19,7 @@ from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import seal, verify
 from misgiving.results.formats import write_document
 from misgiving.results.predictions import Predictions
-from misgiving.scores.detectors import FittedDetectors, scores_of_outputs
+from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
 
 Logits = Float[np.ndarray, "n classes"]
 Features = Float[np.ndarray, "n width"]
@@ -194,8 +194,7 @@ class DecisionEngine:
             columns["predicted_loss"] = predicted_losses
         if self.policy is None or self.calibrator is None:
             return columns
-        known = [values for values in (logits, features, taps) if values is not None]
-        finite = np.all([np.isfinite(values).all(axis=1) for values in known], axis=0)
+        finite = finite_rows(logits, features, taps)
         losses = None if predicted_losses is None else predicted_losses[finite]
         outputs = logits[finite], features[finite], None if taps is None else taps[finite]
         scores = scores_of_outputs(outputs[0], outputs[1], losses, outputs[2], self.used)

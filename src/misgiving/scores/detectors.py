@@ -26,6 +26,7 @@ AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
+Outputs = Float[np.ndarray, "n _"]  # each has its own width
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -185,9 +186,8 @@ def all_scores(
         DataError: Detectors are given and outputs or scores of an image are not finite.
     """
     if detectors is not None:
-        known = (predictions.logits, predictions.features, predictions.taps)
-        outputs = np.hstack([values for values in known if values is not None])
-        _refuse_not_finite("logits, features or taps", np.isfinite(outputs).all(axis=1))
+        finite = finite_rows(predictions.logits, predictions.features, predictions.taps)
+        _refuse_not_finite("logits, features or taps", finite)
     scores = scores_of_outputs(
         predictions.logits,
         predictions.features,
@@ -198,6 +198,12 @@ def all_scores(
     for name in () if detectors is None else detectors.names:
         _refuse_not_finite(f"scores of {name}", np.isfinite(scores[name]))
     return scores
+
+
+def finite_rows(*outputs: Outputs | None) -> Bool[np.ndarray, " n"]:
+    """True for the images of which all outputs that are known are finite."""
+    known = [values for values in outputs if values is not None]
+    return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in known], axis=0))
 
 
 def evidence_of(predictions: Predictions, detectors: FittedDetectors) -> Evidence | None:

@@ -7,7 +7,7 @@ are cross-fitted by group. Where there are features, the labels of similar image
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -28,6 +28,9 @@ from misgiving.metrics.label_errors import (
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.results.predictions import Predictions
 from misgiving.results.review_lists import SuspectLabel
+
+if TYPE_CHECKING:
+    from misgiving.checkpoint import Checkpoint
 
 SUSPECT_LABELS = "suspect_labels.csv"
 HELD_OUT, CROSS_FITTED = "held-out", "cross-fitted"
@@ -72,7 +75,7 @@ def audit_table(path: Path, *, seed: int = 0) -> LabelAudit:
 
 
 def audit_run(
-    run: Path,
+    checkpoint: "Checkpoint",
     data: str,
     *,
     cache: Path,
@@ -85,7 +88,7 @@ def audit_run(
     """Suspect labels of a data set, by a run; images that it was trained on are cross-fitted.
 
     Args:
-        run: A run folder.
+        checkpoint: A loaded run.
         data: The data as the user names it.
         cache: Folder for prepared images.
         device: Where to compute.
@@ -94,7 +97,6 @@ def audit_run(
         on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
-    from misgiving.checkpoint import load
     from misgiving.data.cache import prepare
     from misgiving.data.datasets import load_dataset
     from misgiving.data.datasets.dataset import ImageFiles
@@ -102,7 +104,6 @@ def audit_run(
     from misgiving.evaluation.inference import predictions_of
     from misgiving.training.devices import start_processes
 
-    checkpoint = load(run)
     source = load_dataset(data)
     checkpoint.model.to(start_processes(device))
     everything = prepare(

@@ -110,8 +110,10 @@ def _decided(answers: Answers, *, seed: int) -> dict[str, Share]:
     found = shares_of_decisions(answers.outcomes, answers.groups, seed=seed)
     errors = [(answers.wrong, answers.outcomes == "accept")]
     (error,) = shares(errors, answers.groups, seed=seed)
-    (drawn,) = shares(errors, answers.groups, seed=seed, one_of_each=True)
-    return found | {"error": error, ONE_OF_EACH: drawn}
+    found |= {"error": error}
+    if answers.num_groups < len(answers):
+        (found[ONE_OF_EACH],) = shares(errors, answers.groups, seed=seed, one_of_each=True)
+    return found
 
 
 def _ood_results(evaluated: Evaluated) -> dict[str, OodResult]:
@@ -147,8 +149,7 @@ def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
     else:
         text = f"the policy accepts {decided['accept']} of the images"
         text += f"; of these, {decided['error']} are wrong"
-        if answers.num_groups < len(answers):
-            drawn = decided[ONE_OF_EACH]
+        if drawn := decided.get(ONE_OF_EACH):
             text += f"; of one image of each {evaluated.one_unit}, as a policy certifies, {drawn}"
     ood_rule = evaluated.policy is not None and evaluated.policy.ood_threshold is not None
     rest = f"It defers {percent(decided['defer'].value)}"
