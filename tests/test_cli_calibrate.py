@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sklearn.datasets import load_sample_images
 
+from misgiving.checkpoint import load
 from misgiving.cli.calibrate import OodDetector
 from misgiving.evaluation.inference import predict, untuned_scores
 from misgiving.scores.features import FEATURE_SCORES
@@ -397,6 +398,32 @@ def test_evaluate_fits_the_score_for_errors_and_ood_images_on_the_tuning_set_alo
         if row["detector"] == "error_or_ood"
     }
     assert found >= {("noise", "auroc"), ("noise", "mixed_aurc"), ("validation", "aurc")}
+
+
+def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
+    misgiving, with_policy, tmp_path
+):
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 0, error
+    predictions = with_policy / "evaluation" / "predictions.safetensors"
+    out = tmp_path / "again"
+    code, _, said = misgiving("evaluate", predictions, "--policy", with_policy, "--out", out)
+    assert code == 0, said
+    fitted_on = re.search(r"fitted on \d+ of these 1528 images; its decisions are", error)[0]
+    assert fitted_on.replace("images", "rows") in said
+    decided = table(with_policy / "evaluation" / "decisions.csv")
+    assert table(out / "decisions.csv") == decided
+
+
+def test_a_policy_that_was_fitted_on_all_of_the_images_is_not_measured(
+    misgiving, with_policy, monkeypatch
+):
+    hashes = load(with_policy).split.hashes
+    monkeypatch.setattr("misgiving.workflows.evaluate.policy_hashes", lambda _: frozenset(hashes))
+    code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
+    assert code == 0, error
+    assert "fitted on 1528 of these 1528 images; no decision is measured" in error
+    assert not (with_policy / "evaluation" / "decisions.csv").exists()
 
 
 def test_evaluate_predicts_each_image_once(misgiving, with_policy, tmp_path, monkeypatch):

@@ -29,7 +29,6 @@ OWN_KEYS = (
     *("format", "architecture", "classes", "preprocessing", "class_weights"),
     *("estimates_losses", "versions"),
 )
-POLICY_FOLDER = "policy"
 PACKAGES = (
     "misgiving",
     "numpy",

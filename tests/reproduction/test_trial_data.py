@@ -43,6 +43,13 @@ def test_a_class_that_the_data_does_not_have_is_refused(cache):
         TrialData(replace(TINY, unseen=("MEL",)), cache)
 
 
+def test_a_network_that_cannot_be_built_is_refused_before_images_are_prepared(tmp_path):
+    network = replace(TINY.model, backbone="resnet19")
+    with pytest.raises(UsageError, match="unknown backbone 'resnet19'"):
+        TrialData(replace(TINY, model=network), tmp_path)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_grouped_split_measures_what_nothing_was_chosen_on(cache):
     trial_data = TrialData(replace(TINY, images=DataConfig(split="grouped")), cache)
     run = trial_data.setup(Unit("ood_detection", 0, "vanilla"))

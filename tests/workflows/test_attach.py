@@ -198,6 +198,7 @@ def test_classes_are_named_as_the_data_names_them(place, tmp_path):
 REFUSED = {
     "too few classes": ({"classes": ("a", "b")}, "`classes` must be 3 different names"),
     "a class twice": ({"classes": ("a", "b", "b")}, "`classes` must be 3 different names"),
+    "one more, twice": ({"classes": ("a", "b", "c", "c")}, "`classes` must be 3 different names"),
     "an unknown tap": ({"taps": ("vit.layer.3",)}, "no 'vit.layer.3'; try vit.layers.3"),
     "weights beside a folder": ({"weights": Path("w.pt")}, "leave them out"),
 }

@@ -133,8 +133,9 @@ def test_train_says_first_what_its_calibration_set_can_certify(
 
     monkeypatch.setattr("misgiving.workflows.train.train_run", refuse)
     _, _, error = misgiving(
-        "train", "digits", "--out", tmp_path / "run", "--split", split, "--device", "cpu"
-    )
+        "train", "digits", "--out", tmp_path / "run", "--split", split, "--device", "cpu",
+        "--no-pretrained",
+    )  # fmt: skip
     *said, last = error.splitlines()
     assert "the training has begun" in last
     assert len(said) == lines

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -144,6 +145,27 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
     assert run.images_of("train").images.shape[1:] == (24, 24, 3)
     assert run.preprocessing.color_constancy == "none"
     assert run.augmentation == AugmentationSettings.none()
+
+
+@pytest.mark.parametrize(
+    ("model", "training", "culprit"),
+    [
+        ({"backbone": "resnet19"}, {}, "resnet19"),
+        ({"dropout": 1.0}, {}, "dropout"),
+        ({"taps": (77,)}, {}, "77"),
+        ({"weights": Path("nowhere.safetensors")}, {}, "nowhere.safetensors"),
+        ({}, {"precision": "transformer-engine"}, "precision"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_images_are_prepared(
+    tmp_path, model, training, culprit
+):
+    network, settings = replace(MODEL, **model), replace(TRAINING, **training)
+    with pytest.raises((DataError, UsageError), match=culprit):
+        prepare_training(
+            "digits", images=DataConfig(), model=network, training=settings, cache=tmp_path
+        )
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", ["validation", "tune", "test"])

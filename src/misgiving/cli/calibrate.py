@@ -25,7 +25,6 @@ from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
-POLICY_FOLDER = "policy"  # in a run
 OodDetector = Literal[
     "knn", "knn_taps", "mahalanobis", "relative_mahalanobis", "vim", "nnguide", "nci", "fdbd",
     "kl_matching", "msp", "energy", "max_logit", "entropy", "gen", "max_logit_norm",
@@ -132,6 +131,8 @@ def _policy_folder(run: Path, data: str | None, out: Path | None, training: str 
     require_data(run, data)
     if out is not None:
         raise UsageError("`out` is for a file of predictions; the policy of a run is in its folder")
+    from misgiving.decisions.engine import POLICY_FOLDER
+
     return run / POLICY_FOLDER
 
 

@@ -28,6 +28,7 @@ Values = Float[np.ndarray, " n"]
 
 POLICY, CALIBRATOR, DETECTORS = "policy.json", "calibrator.json", "detectors.safetensors"
 CASES = "cases.json"
+POLICY_FOLDER = "policy"  # in a run
 SEALED = (POLICY, CALIBRATOR, DETECTORS, CASES)  # the guarantee is for exactly these scores
 AGAIN = "run `misgiving calibrate` again"
 NUMBERS = (

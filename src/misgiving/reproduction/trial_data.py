@@ -38,6 +38,7 @@ from misgiving.workflows.train import (
     augmentation_of,
     draw_sets,
     grouped_images,
+    refuse_settings,
     split_of,
 )
 
@@ -76,6 +77,12 @@ class TrialData:
         self.augmentation = augmentation_of(self.dataset, protocol.images)
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
+        refuse_settings(
+            protocol.model,
+            protocol.training,
+            len(self.dataset.classes),
+            self.preprocessing.image_size,
+        )
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)

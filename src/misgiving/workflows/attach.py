@@ -69,6 +69,10 @@ def attach_run(
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     trained = _load(model, dataset, config)
+    architecture = _architecture(trained, config)
+    with seeded(training.seed):
+        joint = architecture.around(trained.module).eval()
+    joint.to(device_named(training.device))
     prepared = prepare(
         dataset,
         trained.preprocessing,
@@ -78,10 +82,6 @@ def attach_run(
     )
     images = grouped_images(prepared.align(trained.classes)[0], "grouped")
     sets = SPLITS["grouped"].draw(images.labels, images.classes, images.groups, seed=training.seed)
-    architecture = _architecture(trained, config)
-    with seeded(training.seed):
-        joint = architecture.around(trained.module).eval()
-    joint.to(device_named(training.device))
     learned, tune = (
         predict(joint, images.select(np.flatnonzero(sets == name)), on_image=on_predicted)
         for name in ("train", "tune")
@@ -146,9 +146,10 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)
     if config.classes is not None:
-        if len(set(config.classes)) != len(trained.classes):
+        count = len(trained.classes)
+        if len(config.classes) != count or len(set(config.classes)) != count:
             raise UsageError(
-                f"`classes` must be {len(trained.classes)} different names, one for each logit of "
+                f"`classes` must be {count} different names, one for each logit of "
                 f"the model; got {_listed(config.classes)}"
             )
         trained = trained._replace(classes=config.classes)

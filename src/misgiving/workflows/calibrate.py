@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
+from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
 from misgiving.data.splits import QUARTERS, Split, partition_groups
-from misgiving.decisions.engine import save_policy
+from misgiving.decisions.engine import POLICY_FOLDER, save_policy
 from misgiving.decisions.fit_policy import (
     MOST_PROBABLE_RULE,
     FittedEngine,

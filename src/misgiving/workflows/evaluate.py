@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving import distributed
-from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load
+from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.splits import Split
-from misgiving.decisions.engine import DecisionEngine, load_engine
+from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
 from misgiving.errors import UsageError
 from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import (
@@ -357,7 +357,8 @@ def _rows_for_policy(
     if set_name is not None:
         doubt = f"{counted}: the numbers of its decisions are optimistic"
         return np.arange(len(images)), [], [doubt]
-    return rows, [f"{counted}; its decisions are measured on the others"], []
+    rest = "its decisions are measured on the others" if len(rows) else "no decision is measured"
+    return rows, [f"{counted}; {rest}"], []
 
 
 def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from misgiving.bundle.bundle import LIMITS, NO_GUARANTEE, Bundle, refuse_existing, write_bundle
-from misgiving.checkpoint import POLICY_FOLDER, Checkpoint, load, versions
-from misgiving.decisions.engine import load_engine
+from misgiving.checkpoint import Checkpoint, load, versions
+from misgiving.decisions.engine import POLICY_FOLDER, load_engine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.evaluation.graphs import write_compared_graph
 from misgiving.evaluation.inference import fingerprint_of

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from misgiving.calibrators.error_or_ood import ERROR_OR_OOD
-from misgiving.checkpoint import POLICY_FOLDER, Checkpoint
+from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
-from misgiving.decisions.engine import CASES, DecisionEngine
+from misgiving.decisions.engine import CASES, POLICY_FOLDER, DecisionEngine
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_reviewer
 from misgiving.results.formats import read_document

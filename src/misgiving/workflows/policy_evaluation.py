@@ -140,7 +140,11 @@ def evaluate_policy(
     )
     scores = {name: learned[name] for name in LEARNED if name in learned}
     decided = measure_decisions(
-        _decided(engine, predictions), predictions, dataset, metadata, seed=engine.policy.seed
+        decided_in_parts(engine, predictions),
+        predictions,
+        dataset,
+        metadata,
+        seed=engine.policy.seed,
     )
     return decided._replace(
         measurements=[
@@ -152,7 +156,7 @@ def evaluate_policy(
     )
 
 
-def _decided(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
+def decided_in_parts(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
     """Decide on part after part, since there may be a million images."""
     for start in range(0, len(predictions), MANY):
         rows = np.arange(start, min(start + MANY, len(predictions)))

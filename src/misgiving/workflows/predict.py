@@ -112,9 +112,9 @@ def predictor_of(
 
 def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving import distributed
-    from misgiving.checkpoint import POLICY_FOLDER, load
+    from misgiving.checkpoint import load
     from misgiving.configuration import default_cache
-    from misgiving.decisions.engine import load_engine
+    from misgiving.decisions.engine import POLICY_FOLDER, load_engine
     from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import fingerprint_of
     from misgiving.training.devices import start_processes

@@ -177,6 +177,15 @@ def identities(table: PredictionTable) -> PolicyImages:
 
 
 def rows_not_used(table: PredictionTable, cases: PolicyCases) -> Int[np.ndarray, " _"]:
-    """Positions of the images that a policy was not fitted on."""
-    used = {*cases.tune.hashes, *cases.calibration.hashes}
-    return np.flatnonzero([content not in used for content in identities(table).hashes])
+    """Positions of the images that a policy was not fitted on.
+
+    The policy of a run knows its images by content, which no table has; here they are known by id.
+    """
+    fitted_on = (cases.tune, cases.calibration)
+    if any(len(content) != DIGITS for images in fitted_on for content in images.hashes):
+        used = {name for images in fitted_on for name in images.images}
+        known = table.predictions.ids
+    else:
+        used = {content for images in fitted_on for content in images.hashes}
+        known = identities(table).hashes
+    return np.flatnonzero([name not in used for name in known])

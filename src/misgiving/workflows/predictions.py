@@ -9,7 +9,7 @@ from jaxtyping import Int
 
 from misgiving.data.datasets.folders import banded
 from misgiving.data.decoding import Picture, picture_of
-from misgiving.decisions.engine import CASES, POLICY, DecisionEngine, load_policy
+from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER, DecisionEngine, load_policy
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import (
@@ -36,6 +36,7 @@ from misgiving.workflows.evaluation_report import (
 from misgiving.workflows.policy_evaluation import (
     WRITTEN,
     Evaluation,
+    decided_in_parts,
     distinct_names,
     evaluate_policy,
     measure_shares,
@@ -46,8 +47,6 @@ from misgiving.workflows.policy_evaluation import (
 from misgiving.workflows.predict import TABLE, row_of
 from misgiving.workflows.prediction_sets import of_model, refuse_other_outputs, rows_not_used
 
-POLICY_FOLDER = "policy"  # in a run
-MANY = 10_000  # images that are decided on at a time
 EVERYTHING = "predictions"  # name of the measured set where the table names none
 
 
@@ -164,11 +163,7 @@ def decided_rows(
 ) -> Iterator[DecisionRow]:
     """Decisions on the rows of a table, with these names, or the path of each image, or its id."""
     shown = names or table.images or table.predictions.ids
-    for start in range(0, len(table), MANY):
-        rows = np.arange(start, min(start + MANY, len(table)))
-        decisions = engine.decide_predictions(table.predictions.select(rows))
-        for name, decision in zip(shown[start : start + MANY], decisions, strict=True):
-            yield row_of(name, decision)
+    yield from map(row_of, shown, decided_in_parts(engine, table.predictions))
 
 
 def evaluate_table(

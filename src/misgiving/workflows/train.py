@@ -24,6 +24,7 @@ from misgiving.models.joint import JointClassifier
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, seeded, train
 from misgiving.training.objective import class_weights
 from misgiving.training.resume import ResumeFile, resume_path, stop_on_sigterm
@@ -76,10 +77,15 @@ def prepare_training(
         training: How to train it; its seed also draws the split.
         cache: Folder for prepared images.
         on_image: Called with the number of prepared images and of all.
+
+    Raises:
+        UsageError: A setting of the network or the machine does not work; known before any image
+            is prepared.
     """
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     preprocessing = replace(dataset.preprocessing, **images.preprocessing)
+    refuse_settings(model, training, len(dataset.classes), preprocessing.image_size)
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
     )
@@ -94,6 +100,14 @@ def prepare_training(
         training=training,
         evaluation_sets=SPLITS[images.split].evaluation_sets,
     )
+
+
+def refuse_settings(
+    config: ModelConfig, training: TrainingConfig, num_classes: int, image_size: int
+) -> None:
+    """Refuse a network that cannot be built, unreadable weights, or a device that is not there."""
+    start_fabric(training.device, precision=training.precision)
+    _initial_model(_architecture(config, num_classes, image_size), config, training.seed)
 
 
 def augmentation_of(dataset: Dataset, config: DataConfig) -> AugmentationSettings:
@@ -148,16 +162,9 @@ def train_run(
         on_weights: Called with what a weights file has filled.
         on_resume: Called with the epoch and the step after which training resumes.
     """
-    architecture = Architecture(
-        num_classes=len(setup.images.classes),
-        image_size=setup.preprocessing.image_size,
-        backbone=setup.model.backbone,
-        dropout=setup.model.dropout,
-        taps=setup.model.taps,
-        hidden=setup.model.hidden,
-        reads_logits=setup.model.reads_logits,
-    )
-    model = _initial_model(setup, architecture, on_weights)
+    classes, image_size = setup.images.classes, setup.preprocessing.image_size
+    architecture = _architecture(setup.model, len(classes), image_size)
+    model = _initial_model(architecture, setup.model, setup.training.seed, on_weights)
     resume = ResumeFile(
         path=resume_file or resume_path(folder),
         identity=_identity(setup, model),
@@ -221,15 +228,28 @@ def _identity(setup: TrainingSetup, model: JointClassifier) -> dict[str, Any]:
     return dict(json.loads(json.dumps(identity)))
 
 
+def _architecture(config: ModelConfig, num_classes: int, image_size: int) -> Architecture:
+    return Architecture(
+        num_classes=num_classes,
+        image_size=image_size,
+        backbone=config.backbone,
+        dropout=config.dropout,
+        taps=config.taps,
+        hidden=config.hidden,
+        reads_logits=config.reads_logits,
+    )
+
+
 def _initial_model(
-    setup: TrainingSetup, architecture: Architecture, on_weights: Callable[[WeightsReport], None]
+    architecture: Architecture,
+    config: ModelConfig,
+    seed: int,
+    on_weights: Callable[[WeightsReport], None] = lambda _: None,
 ) -> JointClassifier:
-    with seeded(setup.training.seed):
-        model = architecture.build(
-            pretrained=setup.model.pretrained and setup.model.weights is None
-        )
-    if setup.model.weights is not None:
-        on_weights(load_weights(model.backbone, setup.model.weights))
+    with seeded(seed):
+        model = architecture.build(pretrained=config.pretrained and config.weights is None)
+    if config.weights is not None:
+        on_weights(load_weights(model.backbone, config.weights))
     return model
 
 
