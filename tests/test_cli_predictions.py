@@ -350,6 +350,23 @@ def test_plan_counts_the_calibration_cases(run, tmp_path):
     assert "The calibration set has 60 images." in result.err
 
 
+def test_plan_refuses_sets_that_calibrate_refuses(run, tmp_path):
+    named = write_rows(tmp_path / "t.csv", 100, set=["train"] * 60 + ["test"] * 40)
+    for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
+        result = run(command, named, "--max-error", 0.05, *out)
+        assert result.code == 1
+        assert "no row is in the set 'tune'" in one_line(result.err)
+
+
+def test_suspect_labels_do_not_replace_the_predictions(run, tmp_path):
+    table = write_rows(tmp_path / "suspect_labels.csv", 100)
+    before = table.read_bytes()
+    result = run("data", "audit", table, "--out", tmp_path)
+    assert result.code == 2
+    assert "suspect_labels.csv: is read, and would be replaced" in one_line(result.err)
+    assert table.read_bytes() == before
+
+
 @pytest.mark.parametrize("sets", [{}, {"set": ["tune"] * 40 + ["calibrate"] * 60}])
 def test_plan_of_predictions_sends_no_one_to_a_trained_model(run, tmp_path, sets):
     result = run("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)

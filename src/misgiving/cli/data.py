@@ -23,7 +23,7 @@ from misgiving.cli.options import (
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
-from misgiving.files import refuse_unwritable_folder
+from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
@@ -164,13 +164,16 @@ def audit(
 
     Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
     """
-    if out is not None:
-        from misgiving.data.audit import folder_of_report
+    from misgiving.data.audit import folder_of_report
 
-        refuse_unwritable_folder(folder_of_report(out))
+    folder = None if out is None else folder_of_report(out)
+    if folder is not None:
+        refuse_unwritable_folder(folder)
     if is_prediction_file(Path(data)):
-        from misgiving.workflows.suspect_labels import audit_table
+        from misgiving.workflows.suspect_labels import SUSPECT_LABELS, audit_table
 
+        if folder is not None:
+            refuse_input(folder / SUSPECT_LABELS, [Path(data)])
         if model is not None:
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
         _show_suspects(audit_table(Path(data), seed=seed), out)

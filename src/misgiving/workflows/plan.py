@@ -24,6 +24,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.groups import unit_of, unit_sentences
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.results.predictions import Predictions
+from misgiving.workflows.prediction_sets import split_table
 
 RAREST = 3  # classes that `train` names
 
@@ -112,12 +113,15 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
     Args:
         path: The file.
         targets: The error rates to certify.
-        seed: Of the draw of the calibration set, where the file names none.
+        seed: Of the draw of the calibration set, where the file names no sets.
+
+    Raises:
+        DataError: The file names sets, but not `tune` or `calibrate`; or a label is missing.
     """
     table = PredictionTable.read(path)
     sets, share = np.array(table.sets or (), dtype=object), NAMED
-    if "calibrate" in sets:
-        table.select(np.flatnonzero(sets == "calibrate")).refuse_unlabelled()
+    if len(sets):
+        split_table(table, seed=seed).calibration.refuse_unlabelled()  # with the same sets
     else:
         table.refuse_unlabelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN
