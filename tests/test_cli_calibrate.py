@@ -413,6 +413,13 @@ def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
     assert fitted_on.replace("images", "rows") in said
     decided = table(with_policy / "evaluation" / "decisions.csv")
     assert table(out / "decisions.csv") == decided
+    for folder in (with_policy / "evaluation", out):
+        (images,) = (
+            row["value"]
+            for row in table(folder / "measurements.csv")
+            if (row["dataset"], row["detector"], row["metric"]) == ("policy_test", "", "images")
+        )
+        assert float(images) == len(decided)
 
 
 def test_a_policy_that_was_fitted_on_all_of_the_images_is_not_measured(

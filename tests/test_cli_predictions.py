@@ -184,6 +184,13 @@ def test_cases_of_the_policy_are_not_measured_unless_there_are_no_others(run, po
     result = run("evaluate", both, "--policy", policy, "--out", tmp_path / "one")
     assert "fitted on 400 of these 500 rows; its decisions are measured on the others" in result.err
     assert len(read(tmp_path / "one" / "decisions.csv")) == 100
+    rows = read(tmp_path / "one" / "measurements.csv")
+    values = {(row["dataset"], row["detector"], row["metric"]): row["value"] for row in rows}
+    assert float(values["predictions", "", "images"]) == 500
+    assert float(values["policy_test", "", "images"]) == 100
+    for compared in ("msp", "calibrated"):  # on the same images
+        assert ("policy_test", compared, "aurc") in values
+    assert {row["dataset"] for row in rows if row["detector"] == "policy"} == {"policy_test"}
     result = run("evaluate", own, "--policy", policy, "--out", tmp_path / "two")
     assert "Warning: the policy was fitted on 400 of these 400 rows" in result.err
     assert "optimistic" in result.err

@@ -73,7 +73,8 @@ def evaluate(
     If the run has a policy (`misgiving calibrate`), also measures its decisions: shares accepted,
     deferred and called OOD, and errors among the accepted, by class and by every column of
     metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
-    `subgroups.csv`.
+    `subgroups.csv`. Images that the policy was fitted on are left out of this; the others are
+    `policy_test` in `measurements.csv`.
 
     `report.html` is one file that needs no network: the findings in five sentences, risk and
     coverage, classes and groups in the order of harm, confusion, reliability, and the images of

@@ -51,6 +51,23 @@ COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
 
 
+def measure_predictions(
+    predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
+) -> list[Measurement]:
+    """What is measured of labelled images with and without a policy.
+
+    Args:
+        predictions: Of the set.
+        dataset: Its name in the results.
+        class_weights: Of the loss that the estimator learned; None for the plain cross-entropy.
+    """
+    return [
+        *measure_classification(predictions, dataset),
+        *measure_loss_estimation(predictions, dataset, class_weights=class_weights),
+        *measure_failures(predictions, all_scores(predictions), dataset),
+    ]
+
+
 def measure_classification(
     predictions: Predictions, dataset: str, *, detector: str = "", named: Classes | None = None
 ) -> list[Measurement]:

@@ -52,7 +52,6 @@ PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 
 
 FAILURES = "failures"  # the acceptance scores of the measured set
-POLICY_SET = "policy_test"  # the images on which policies are measured
 TOGETHER = "unseen_classes"  # the images of all unseen classes
 CHOSEN = "best_on_tuning"  # the detector with the highest AUROC on the tuning set
 

@@ -21,11 +21,10 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
-from misgiving.reproduction.config import POLICY_SET
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
-from misgiving.results.schema import CaseRow, Measurement, ReliabilityBin
+from misgiving.results.schema import POLICY_SET, CaseRow, Measurement, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
 TARGETS = (0.05, 0.1, 0.2)

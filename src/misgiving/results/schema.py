@@ -24,6 +24,10 @@ ModelName = Literal[
 """The models that a reproduction compares, in the order of its tables."""
 
 
+POLICY_SET = "policy_test"
+"""Name of the images on which a policy is measured, where others are measured as well."""
+
+
 class Measurement(NamedTuple):
     """One value: of a metric, on a data set, by a detector (empty where none applies)."""
 

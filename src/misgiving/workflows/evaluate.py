@@ -27,19 +27,13 @@ from misgiving.evaluation.inference import (
     predictions_of,
     untuned_scores,
 )
-from misgiving.evaluation.measures import (
-    measure_classification,
-    measure_detection,
-    measure_failures,
-    measure_loss_estimation,
-)
+from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.evaluation.network import Network
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
-from misgiving.scores.detectors import all_scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import policy_hashes
 from misgiving.workflows.evaluation_report import (
@@ -55,6 +49,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    policy_set,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
@@ -188,14 +183,12 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
     shown = rows if len(rows) else np.arange(len(sets.measured))
     images, answers = sets.measured.select(shown), predictions.select(shown)
     metadata = _metadata_of(sets.source, images)
-    decided = evaluate_policy(engine, answers, sets.dataset, metadata) if len(rows) else None
+    dataset = policy_set(sets.dataset, len(shown), len(predictions))
+    decided = evaluate_policy(engine, answers, dataset, metadata) if len(rows) else None
     tables = _Tables(out, decided, sets.skipped)
-    tables.add(
-        [
-            *_measure(model.checkpoint, predictions, sets.dataset),
-            *(decided.measurements if decided else ()),
-        ]
-    )
+    for name, of in {sets.dataset: predictions, dataset: answers}.items():
+        tables.add(measure_predictions(of, name, class_weights=model.checkpoint.class_weights))
+    tables.add(decided.measurements if decided else ())
     detection, outliers = _detection(model, sets, predictions, tables)
     measured = MeasuredSet(sets.dataset, sets.measured, predictions)
     found, notes = measured_together(
@@ -218,15 +211,6 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
     evaluation = finished_evaluation(folder, evaluated, tables.measurements, decided)
     distributed.wait_for_all()
     return evaluation
-
-
-def _measure(checkpoint: Checkpoint, predictions: Predictions, dataset: str) -> list[Measurement]:
-    """Measurements that are made with and without a policy."""
-    return [
-        *measure_classification(predictions, dataset),
-        *measure_loss_estimation(predictions, dataset, class_weights=checkpoint.class_weights),
-        *measure_failures(predictions, all_scores(predictions), dataset),
-    ]
 
 
 def _sets_to_measure(

@@ -22,7 +22,7 @@ from misgiving.evaluation.measures import (
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import LabelledDecision, Measurement, SkippedImage
+from misgiving.results.schema import POLICY_SET, LabelledDecision, Measurement, SkippedImage
 from misgiving.scores.detectors import all_scores, evidence_of
 
 CLASS = "class"
@@ -94,13 +94,18 @@ def distinct_names(named: Sequence[str]) -> dict[str, Path]:
 
 
 def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
-    """Refuse OOD sets that have the name of the measured set, or of images of unseen classes."""
+    """Refuse OOD sets that have the name of other rows of the measurements."""
     for name, path in ood.items():
-        if name in (dataset, UNSEEN):
+        if name in (dataset, POLICY_SET, UNSEEN):
             raise UsageError(
                 f"`ood` {path}: {name!r} names other rows of {MEASUREMENTS}; write NAME={path} "
                 "with another name"
             )
+
+
+def policy_set(dataset: str, count: int, of: int) -> str:
+    """Name of the images on which a policy is measured, `count` `of` those in a data set."""
+    return dataset if count == of else POLICY_SET
 
 
 def remove_earlier(out: Path) -> None:

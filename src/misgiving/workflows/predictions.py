@@ -12,12 +12,7 @@ from misgiving.data.decoding import Picture, picture_of
 from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER, DecisionEngine, load_policy
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.measures import (
-    measure_classification,
-    measure_detection,
-    measure_failures,
-    measure_loss_estimation,
-)
+from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
@@ -40,6 +35,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    policy_set,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
@@ -196,18 +192,16 @@ def evaluate_table(
     _refuse_other_models(outliers, table, str(predictions))
     measured = table.predictions
     detected, detection = _detection(table, outliers, engine)
-    measurements = [
-        *measure_classification(measured, dataset),
-        *measure_loss_estimation(measured, dataset),
-        *measure_failures(measured, all_scores(measured), dataset),
-        *detected,
-    ]
+    measurements = [*measure_predictions(measured, dataset), *detected]
     decided = None
     warnings: list[str] = []
     if cases is not None:
         rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
         table = table.select(rows)
-        decided = evaluate_policy(engine, table.predictions, dataset, metadata_of(table))
+        name = policy_set(dataset, len(table), len(measured))
+        if name != dataset:
+            measurements += measure_predictions(table.predictions, name)
+        decided = evaluate_policy(engine, table.predictions, name, metadata_of(table))
         summary += remarks
         measurements += decided.measurements
     remove_earlier(out)

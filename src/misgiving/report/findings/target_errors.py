@@ -8,9 +8,8 @@ from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.findings import GIVEN, POINTS, Effect, effect_of
 from misgiving.report.inputs import find, main_model, models_of, select
 from misgiving.report.wording import count
-from misgiving.results.schema import Result, ResultInterval
+from misgiving.results.schema import POLICY_SET, Result, ResultInterval
 
-POLICY_SET = "policy_test"
 PREFIX = "policy/"
 MAIN_TARGET = 0.1  # the target of the first sentence
 

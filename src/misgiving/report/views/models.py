@@ -15,7 +15,6 @@ from misgiving.report.findings.sweep import (
     swept_settings,
 )
 from misgiving.report.findings.target_errors import (
-    POLICY_SET,
     TargetResult,
     TargetStatus,
     interval_of,
@@ -53,7 +52,7 @@ from misgiving.report.views import (
     number,
 )
 from misgiving.report.wording import count
-from misgiving.results.schema import Result
+from misgiving.results.schema import POLICY_SET, Result
 
 Metrics = Mapping[str, tuple[str, Scale]]
 QUANTITIES = {"balanced_accuracy": "balanced accuracy", "accuracy": "accuracy"}

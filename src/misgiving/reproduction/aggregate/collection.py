@@ -23,7 +23,7 @@ from misgiving.reproduction.aggregate.intervals import (
     values_by_trial,
 )
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import POLICY_SET, TOGETHER, swept
+from misgiving.reproduction.config import TOGETHER, swept
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import sweep_experiments, units
 from misgiving.reproduction.runner import is_finished
@@ -32,6 +32,7 @@ from misgiving.reproduction.workers import worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
+    POLICY_SET,
     Confusion,
     EpochRecord,
     HistoryRow,

@@ -15,9 +15,10 @@ from misgiving.metrics.classification import accuracy, balanced_accuracy, sensit
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, accepted_errors
-from misgiving.reproduction.config import FAILURES, POLICY_SET
+from misgiving.reproduction.config import FAILURES
 from misgiving.results.formats import read_document
 from misgiving.results.predictions import Predictions, ScoredSet, load_scores, scores_path
+from misgiving.results.schema import POLICY_SET
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Replicates = Float[np.ndarray, " replicates"]
