@@ -54,6 +54,7 @@ class Part(NamedTuple):
         first: Number of the first trial.
         experiments: Those that are run.
         settings: Changes, by name.
+        without_4_2: Models that Section 4.2 is not run for.
     """
 
     models: tuple[ModelName, ...]
@@ -64,6 +65,7 @@ class Part(NamedTuple):
     first: int = 0
     experiments: frozenset[str] = frozenset({"generalization", "ood_detection"})
     settings: Mapping[str, Setting] = {"": Setting()}
+    without_4_2: tuple[ModelName, ...] = ()
 
 
 MODERN = RECIPES["modern"]
@@ -82,6 +84,7 @@ LARGE = Part(
     MODERN.model,
     {**MODERN.training, "epochs": 6},
     {**MODERN.images, "image_size": 128},
+    without_4_2=("detached", "posthoc"),  # they have the classifier of `vanilla`, so its detection
 )  # fmt: skip
 PARTS = {
     "modern": LARGE,
@@ -90,6 +93,7 @@ PARTS = {
         {"backbone": "vgg16"},
         {"epochs": 3, "decay_every": 1, "precision": "bf16-mixed"},
         {"split": "grouped", "image_size": 64},
+        without_4_2=("mse",),  # it names one class for every image
     ),
     CONFIRMATION: LARGE._replace(
         models=("vanilla",), trials=15, first=5, experiments=SECTION_4_1
@@ -114,8 +118,6 @@ PARTS = {
 }  # fmt: skip
 NEEDED = ("vanilla", "proposed")
 """The models of the hypotheses, which run first."""
-SAME_CLASSIFIER = ("detached", "posthoc")
-"""Models with the classifier of `vanilla`, and so with its OOD detection."""
 ODIN = {
     "temperatures": (1.0, 10.0, 100.0, 1000.0),
     "epsilons": tuple(round(0.0005 * step, 4) for step in range(9)),
@@ -148,7 +150,7 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
     )
 
 
-def in_order(protocol: Protocol) -> list[Unit]:
+def in_order(part: Part, protocol: Protocol) -> list[Unit]:
     """Units of a part: those first that the hypotheses need, then trial by trial."""
 
     def rank(unit: Unit) -> tuple[bool, bool, int]:
@@ -158,7 +160,7 @@ def in_order(protocol: Protocol) -> list[Unit]:
     chosen = (
         unit
         for unit in chosen_units(protocol)
-        if unit.experiment == "generalization" or unit.model not in SAME_CLASSIFIER
+        if unit.experiment == "generalization" or unit.model not in part.without_4_2
     )
     return sorted(chosen, key=rank)
 
@@ -233,7 +235,7 @@ def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Na
     done = {unit_of(row) for row in read_table(table, Result)} if table.exists() else set()
     wanted = [
         unit
-        for unit in in_order(protocol)
+        for unit in in_order(part, protocol)
         if given.trial in (None, unit.trial)
         and unit.trial >= part.first
         and unit.experiment in part.experiments
