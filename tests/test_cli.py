@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import resource
 import subprocess
 import sys
@@ -163,6 +164,22 @@ def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, 
     with (run_folder / "evaluation" / "measurements.csv").open() as file:
         images = [row for row in csv.DictReader(file) if row["metric"] == "images"]
     assert float(images[0]["value"]) == 6
+
+
+def test_evaluate_leaves_out_new_images_of_trained_groups(
+    misgiving, run_folder, photos, monkeypatch
+):
+    def of_training_groups(images, split):
+        return np.array([content not in split.hashes_of("train") for content in images.hashes]) & (
+            np.arange(len(images)) % 2 == 0
+        )
+
+    monkeypatch.setattr("misgiving.workflows.evaluate.of_training_groups", of_training_groups)
+    code, _, error = misgiving("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
+    assert code == 0
+    left = int(re.search(r"left out: (\d) new images of groups on which", error)[1])
+    assert 0 < left < 6
+    assert f"24 images; {6 - left} are measured" in error
 
 
 def test_evaluate_measures_how_well_ood_images_are_detected(

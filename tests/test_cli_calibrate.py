@@ -409,15 +409,16 @@ def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
     out = tmp_path / "again"
     code, _, said = misgiving("evaluate", predictions, "--policy", with_policy, "--out", out)
     assert code == 0, said
-    fitted_on = re.search(r"fitted on \d+ of these 1528 images; its decisions are", error)[0]
-    assert fitted_on.replace("images", "rows") in said
+    count = re.search(r"fitted on (\d+) of these 1528 images; its decisions are", error)[1]
+    assert f"fitted on {count} of these 1528 rows (known by their ids alone); its" in said
     decided = table(with_policy / "evaluation" / "decisions.csv")
     assert table(out / "decisions.csv") == decided
     for folder in (with_policy / "evaluation", out):
         (images,) = (
             row["value"]
             for row in table(folder / "measurements.csv")
-            if (row["dataset"], row["detector"], row["metric"]) == ("policy_test", "", "images")
+            if (row["dataset"], row["detector"], row["metric"])
+            == ("policy_test", "policy", "images")
         )
         assert float(images) == len(decided)
 
@@ -431,6 +432,17 @@ def test_a_policy_that_was_fitted_on_all_of_the_images_is_not_measured(
     assert code == 0, error
     assert "fitted on 1528 of these 1528 images; no decision is measured" in error
     assert not (with_policy / "evaluation" / "decisions.csv").exists()
+
+
+def test_a_policy_of_predictions_does_not_take_the_place_of_a_runs_own(
+    misgiving, run_folder, tmp_path
+):
+    (tmp_path / "p.csv").write_text("label,logit_a,logit_b\n")
+    code, _, error = misgiving(
+        "calibrate", tmp_path / "p.csv", "--max-error", 0.1, "--out", run_folder / "policy"
+    )
+    assert code == 2
+    assert "is for the policy of the run itself; choose another folder" in one_line(error)
 
 
 def test_evaluate_predicts_each_image_once(misgiving, with_policy, tmp_path, monkeypatch):
@@ -477,7 +489,7 @@ def test_evaluate_keeps_what_was_finished_when_it_is_stopped(
     assert code == 130
     assert "contains what was finished" in one_line(error)
     measured = {row["dataset"] for row in table(out / "measurements.csv")}
-    assert measured == {"validation", "first"}
+    assert measured == {"validation", "policy_test", "first"}
     assert len(table(out / "decisions.csv")) == 1528
 
     def stopped(*_, **__):

@@ -187,7 +187,7 @@ def test_cases_of_the_policy_are_not_measured_unless_there_are_no_others(run, po
     rows = read(tmp_path / "one" / "measurements.csv")
     values = {(row["dataset"], row["detector"], row["metric"]): row["value"] for row in rows}
     assert float(values["predictions", "", "images"]) == 500
-    assert float(values["policy_test", "", "images"]) == 100
+    assert float(values["policy_test", "policy", "images"]) == 100
     for compared in ("msp", "calibrated"):  # on the same images
         assert ("policy_test", compared, "aurc") in values
     assert {row["dataset"] for row in rows if row["detector"] == "policy"} == {"policy_test"}

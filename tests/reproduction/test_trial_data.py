@@ -46,7 +46,7 @@ def test_a_class_that_the_data_does_not_have_is_refused(cache):
 def test_a_network_that_cannot_be_built_is_refused_before_images_are_prepared(tmp_path):
     network = replace(TINY.model, backbone="resnet19")
     with pytest.raises(UsageError, match="unknown backbone 'resnet19'"):
-        TrialData(replace(TINY, model=network), tmp_path)
+        TrialData(replace(TINY, model=network), tmp_path, trains=True)
     assert not any(tmp_path.iterdir())
 
 

@@ -13,6 +13,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.metrics import roc_auc_score
 from sklearn.utils.validation import check_is_fitted
 
 from misgiving import Deferral, PredictionTable
@@ -22,6 +23,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
+from misgiving.workflows.policy_evaluation import evaluate_policy
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -410,6 +412,27 @@ def test_the_report_on_test_images_leaves_out_the_cases_of_the_policy(tmp_path):
         deferral.report(tmp_path / "report.html", new["logits"])
     with pytest.raises(NotFittedError):
         Deferral().report(tmp_path / "report.html")
+
+
+def test_the_report_shows_the_test_set_where_the_rows_name_sets(tmp_path):
+    sets = ["train"] * 200 + ["tune"] * 200 + ["calibrate"] * 300 + ["test"] * 100
+    rows = named_rows(800, set=sets)
+    page = Deferral(max_error=0.1).fit(rows).report(tmp_path / "r.html", rows).read_text()
+    assert "measured: 100 of 800 rows (set test)" in page
+    assert "of 100 images are named correctly" in page
+
+
+def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
+    deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
+    engine = deferral.fit(named_rows(900))._engine
+    predictions = deferral.as_table(named_rows(400, seed=5)).predictions
+    named = engine.calibrator.named(predictions.logits)
+    assert (named != predictions.choices).any()
+    rows = evaluate_policy(engine, predictions, {}).measurements
+    values = {row.metric: row.value for row in rows if row.detector == "msp"}
+    msp = predictions.probabilities.max(axis=1)
+    assert values["error_auroc"] == pytest.approx(roc_auc_score(named != predictions.labels, -msp))
+    assert {row.dataset for row in rows} == {"policy_test"}
 
 
 def test_a_policy_of_probabilities_refuses_arrays_of_logits():

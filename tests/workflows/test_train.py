@@ -5,11 +5,21 @@ import numpy as np
 import pytest
 from coloured import coloured_set, split_of
 
+from misgiving import Deferral
 from misgiving.checkpoint import load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
+from misgiving.results.formats import write_document
+from misgiving.results.policy_cases import PolicyImages
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.evaluate import held_out, name_of
+from misgiving.workflows.calibration_history import History
+from misgiving.workflows.evaluate import (
+    held_out,
+    images_for_policy,
+    name_of,
+    of_training_groups,
+)
 from misgiving.workflows.train import TrainingSetup, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
@@ -104,6 +114,41 @@ def test_a_set_of_training_images_alone_is_refused(images):
         held_out(images, split_of(images, ["train"] * 24))
 
 
+def test_new_images_of_a_patient_of_the_training_set_are_told_apart(images):
+    patients = tuple(f"patient {number // 2}" for number in range(24))
+    split = split_of(replace(images, groups=patients), ["train"] * 12 + ["test"] * 12)
+    new = replace(coloured_set(seed=7), groups=patients)
+    assert of_training_groups(new, split).tolist() == [True] * 12 + [False] * 12
+    # what is in the split is where the split says, and an image's own name is no patient
+    assert not of_training_groups(replace(images, groups=patients), split).any()
+    own = split_of(images, ["train"] * 24)
+    assert not of_training_groups(
+        replace(coloured_set(seed=7), ids=images.ids, groups=images.ids), own
+    ).any()
+
+
+def test_a_policy_is_not_measured_on_other_images_of_its_patients(images, tmp_path):
+    patients = tuple(f"patient {number // 2}" for number in range(24))
+    of = [
+        PolicyImages(images.ids[a:b], images.hashes[a:b], patients[a:b])
+        for a, b in ((0, 5), (6, 9))
+    ]
+    cases = History().with_calibration(
+        *of, data="", seed=0, group_columns=("patient",), fingerprint="", max_error=0.1, notes=()
+    )
+    write_document(tmp_path / "policy" / "cases.json", cases)
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 600)
+    logits = random.normal(size=(600, 3)) + 3 * np.eye(3)[labels]
+    Deferral(max_error=0.3).fit((logits, labels)).save(tmp_path / "other")
+    engine = load_policy(tmp_path / "other")
+    new = replace(coloured_set(seed=7), groups=patients)
+    mixed = replace(new, hashes=images.hashes[:1] + new.hashes[1:])
+    rows, (remark,), _ = images_for_policy(tmp_path, engine, mixed, None)
+    assert rows.tolist() == list(range(10, 24))
+    assert "fitted on 1 of these 24 images, and on others of the groups of 9; its" in remark
+
+
 def test_one_part_can_be_asked_for(images):
     split = split_of(images, ["train"] * 10 + ["validation"] * 14)
     measured, _ = held_out(images, split, set_name="train")
@@ -153,6 +198,8 @@ def test_settings_change_the_datas_own_preprocessing(tmp_path):
         ({"backbone": "resnet19"}, {}, "resnet19"),
         ({"dropout": 1.0}, {}, "dropout"),
         ({"taps": (77,)}, {}, "77"),
+        ({"taps": ()}, {}, "`taps` is empty"),
+        ({"backbone": "vgg16"}, {}, "images of 16 pixels .*another `image_size`"),
         ({"weights": Path("nowhere.safetensors")}, {}, "nowhere.safetensors"),
         ({}, {"precision": "transformer-engine"}, "precision"),
     ],

@@ -88,9 +88,11 @@ def calibrate(
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
     """
-    from misgiving.workflows.calibration_history import refuse_other_folder
+    from misgiving.workflows.calibration_history import refuse_folder_of_run, refuse_other_folder
 
     folder = _policy_folder(run, data, out, training_data)
+    if is_prediction_file(run):
+        refuse_folder_of_run(folder)
     refuse_other_folder(folder)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; use --overwrite to replace it")

@@ -183,7 +183,8 @@ def reproduce(
             on_step=steps.show,
             on_image=Bar(progress, "preparing images").at,
         )
-        trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks)
+        begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
+        trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
         for line in wording.leakage(trial_data.leakage(), trial_data.evaluation_sets.measured):
             say(line)

@@ -63,9 +63,24 @@ class OodImages(NamedTuple):
 
 
 class TrialData:
-    """The prepared images of a reproduction, and the sets that are derived from them."""
+    """The prepared images of a reproduction, and the sets that are derived from them.
 
-    def __init__(self, protocol: Protocol, cache: Path, progress: Progress | None = None) -> None:
+    Args:
+        protocol: What is reproduced.
+        cache: Folder for prepared images.
+        progress: What is reported.
+        trains: Refuse, before images are prepared, settings with which no model can be trained on
+            this machine.
+    """
+
+    def __init__(
+        self,
+        protocol: Protocol,
+        cache: Path,
+        progress: Progress | None = None,
+        *,
+        trains: bool = False,
+    ) -> None:
         self.protocol, self.cache = protocol, cache
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
@@ -77,12 +92,9 @@ class TrialData:
         self.augmentation = augmentation_of(self.dataset, protocol.images)
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
-        refuse_settings(
-            protocol.model,
-            protocol.training,
-            len(self.dataset.classes),
-            self.preprocessing.image_size,
-        )
+        if trains:
+            count, side = len(self.dataset.classes), self.preprocessing.image_size
+            refuse_settings(protocol.model, protocol.training, count, side)
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)

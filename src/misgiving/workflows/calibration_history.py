@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from misgiving.bundle.bundle import is_bundle
-from misgiving.decisions.engine import CASES, POLICY
+from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER
 from misgiving.deferral.policy import RepeatedCases
 from misgiving.errors import DataError, UsageError
 from misgiving.files import read_json
@@ -109,6 +109,12 @@ def refuse_other_folder(folder: Path) -> None:
         raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
 
 
+def refuse_folder_of_run(folder: Path) -> None:
+    """Refuse a policy of predictions where a run has its own, whose cases it knows by content."""
+    if folder.name == POLICY_FOLDER and (folder.parent / "split.csv").is_file():
+        raise UsageError(f"{folder}: is for the policy of the run itself; choose another folder")
+
+
 def read_history(policy: Path) -> History:
     """The earlier calibrations, from a policy's folder."""
     path = policy / CASES
@@ -145,6 +151,13 @@ def _readable_sets(path: Path) -> list[PolicyImages]:
         for lists in columns
         if all(type(one) is list for one in lists) and (rows := [*zip(*lists, strict=False)])
     ]
+
+
+def policy_groups(policy: Path) -> frozenset[str]:
+    """Names of the groups that a policy was fitted on."""
+    cases = read_document(policy / CASES, PolicyCases)
+    groups = (*cases.tune.groups, *cases.calibration.groups)
+    return frozenset(group for group in groups if not group.startswith(OFFERED))
 
 
 def policy_hashes(policy: Path) -> frozenset[str]:

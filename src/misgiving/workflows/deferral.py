@@ -21,7 +21,12 @@ from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
-from misgiving.workflows.calibration_history import History, read_history, refuse_other_folder
+from misgiving.workflows.calibration_history import (
+    History,
+    read_history,
+    refuse_folder_of_run,
+    refuse_other_folder,
+)
 from misgiving.workflows.evaluation_report import (
     calibration_cases,
     evaluated_images,
@@ -40,7 +45,12 @@ from misgiving.workflows.prediction_sets import (
     split_table,
     table_of,
 )
-from misgiving.workflows.predictions import metadata_of, pictures_of, rows_for_policy
+from misgiving.workflows.predictions import (
+    metadata_of,
+    pictures_of,
+    rows_for_policy,
+    rows_to_measure,
+)
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
 
@@ -218,8 +228,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         if test is None:
             evaluated = calibration_cases(engine, self.cases_.notes)
             return write_report(Path(path), evaluated, findings_of(evaluated))
-        table = self.as_table(test)
-        table.refuse_unlabelled()
+        table, chosen = rows_to_measure(self.as_table(test))
         rows, remarks, warnings = rows_for_policy(table, self.cases_, named=False)
         table = table.select(rows)
         metadata, predictions = metadata_of(table), table.predictions
@@ -235,7 +244,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             ),
             picture=pictures_of(table, Path()),
             warnings=warnings,
-            notes=[*self.cases_.notes, *remarks],
+            notes=[*self.cases_.notes, *chosen, *remarks],
         )
         return write_report(Path(path), evaluated, findings_of(evaluated))
 
@@ -249,6 +258,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """
         folder, engine, cases = Path(folder), self._engine, self.cases_
         refuse_other_folder(folder)
+        refuse_folder_of_run(folder)
         if (folder / CASES).exists() and not self._is_saved(folder):
             history = read_history(folder)
             repeated = history.repeated((cases.tune, cases.calibration))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from misgiving import distributed
 from misgiving.checkpoint import Checkpoint, load
@@ -35,7 +35,7 @@ from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibration_history import policy_hashes
+from misgiving.workflows.calibration_history import policy_groups, policy_hashes
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -49,7 +49,6 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
-    policy_set,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
@@ -174,7 +173,7 @@ def evaluate_run(
 def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | None) -> Evaluation:
     """Predict, measure, and write the tables and the report."""
     engine = model.engine
-    rows, remarks, doubts = _rows_for_policy(run, engine, sets.measured, set_name)
+    rows, remarks, doubts = images_for_policy(run, engine, sets.measured, set_name)
     if distributed.is_first():
         remove_earlier(out)
     predictions = model.predict(sets.measured)
@@ -183,12 +182,15 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
     shown = rows if len(rows) else np.arange(len(sets.measured))
     images, answers = sets.measured.select(shown), predictions.select(shown)
     metadata = _metadata_of(sets.source, images)
-    dataset = policy_set(sets.dataset, len(shown), len(predictions))
-    decided = evaluate_policy(engine, answers, dataset, metadata) if len(rows) else None
+    decided = evaluate_policy(engine, answers, metadata) if len(rows) else None
     tables = _Tables(out, decided, sets.skipped)
-    for name, of in {sets.dataset: predictions, dataset: answers}.items():
-        tables.add(measure_predictions(of, name, class_weights=model.checkpoint.class_weights))
-    tables.add(decided.measurements if decided else ())
+    weights = model.checkpoint.class_weights
+    tables.add(
+        [
+            *measure_predictions(predictions, sets.dataset, class_weights=weights),
+            *(decided.measurements if decided else ()),
+        ]
+    )
     detection, outliers = _detection(model, sets, predictions, tables)
     measured = MeasuredSet(sets.dataset, sets.measured, predictions)
     found, notes = measured_together(
@@ -223,6 +225,10 @@ def _sets_to_measure(
     """Prepare all images, and choose those to measure."""
     everything = prepared(source)
     known, unknown = everything.align(checkpoint.classes)
+    related = np.zeros(len(known), dtype=bool)
+    if set_name is None:
+        related = of_training_groups(known, checkpoint.split)
+        known = known.select(np.flatnonzero(~related))
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
     dataset = set_name or name_of(images, checkpoint.split)
     refuse_taken_names(folders, dataset)
@@ -231,6 +237,10 @@ def _sets_to_measure(
         summary.append(f"left out: {trained} images on which the model was trained")
     else:
         summary.append(f"only the set {set_name!r} of the run's split")
+    if related.any():
+        summary.append(
+            f"left out: {related.sum()} new images of groups on which the model was trained"
+        )
     if unknown:
         summary.append(f"left out: {unknown} images of classes that the model does not know")
     outliers = {
@@ -253,6 +263,25 @@ def _warnings(checkpoint: Checkpoint, set_name: str | None) -> list[str]:
             "optimistic"
         )
     return warnings
+
+
+def of_training_groups(images: ImageSet, split: Split) -> Bool[np.ndarray, " n"]:
+    """True for images that are not in the split, but show a patient or lesion of its training set.
+
+    Of images in the split, the split says where they belong.
+    """
+    rows = zip(split.groups, split.ids, split.sets, strict=True)
+    trained = {group for group, identity, name in rows if name == "train" and group != identity}
+    known = set(split.hashes)
+    return np.array(
+        [
+            content not in known and group != identity and group in trained
+            for content, group, identity in zip(
+                images.hashes, images.groups, images.ids, strict=True
+            )
+        ],
+        dtype=bool,
+    )
 
 
 def held_out(
@@ -324,20 +353,25 @@ def _detection(
     return Detection(detector, of_inliers, found), predicted
 
 
-def _rows_for_policy(
+def images_for_policy(
     run: Path, engine: DecisionEngine, images: ImageSet, set_name: str | None
 ) -> tuple[Int[np.ndarray, " n"], list[str], list[str]]:
     """Positions of the images on which the policy is measured, remarks and warnings.
 
-    These are the images that it was not fitted on; with `set_name`, all of the set, and a warning.
+    It was fitted on no image of their groups; with `set_name`, all of the set, and a warning.
     """
     if engine.policy is None:
         return np.arange(0), [], []
-    known = policy_hashes(run / POLICY_FOLDER)
-    rows = np.flatnonzero([content not in known for content in images.hashes])
+    known, groups = policy_hashes(run / POLICY_FOLDER), policy_groups(run / POLICY_FOLDER)
+    used = np.array([content in known for content in images.hashes], dtype=bool)
+    named = zip(images.groups, images.ids, strict=True)
+    related = ~used & [group != identity and group in groups for group, identity in named]
+    rows = np.flatnonzero(~used & ~related)
     if len(rows) == len(images):
         return rows, [], []
-    counted = f"the policy was fitted on {len(images) - len(rows)} of these {len(images)} images"
+    counted = f"the policy was fitted on {used.sum()} of these {len(images)} images"
+    if related.any():
+        counted += f", and on others of the groups of {related.sum()}"
     if set_name is not None:
         doubt = f"{counted}: the numbers of its decisions are optimistic"
         return np.arange(len(images)), [], [doubt]

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool
 
-from misgiving.calibrators.apply import LEARNED
 from misgiving.decisions.decision import Decision, Outcome
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.scored_cases import one_per_group
@@ -103,11 +102,6 @@ def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
             )
 
 
-def policy_set(dataset: str, count: int, of: int) -> str:
-    """Name of the images on which a policy is measured, `count` `of` those in a data set."""
-    return dataset if count == of else POLICY_SET
-
-
 def remove_earlier(out: Path) -> None:
     """Remove the files of an earlier evaluation, so that none lies beside new ones."""
     for name in WRITTEN:
@@ -131,31 +125,32 @@ def write_evaluation(
 def evaluate_policy(
     engine: DecisionEngine,
     predictions: Predictions,
-    dataset: str,
     metadata: Mapping[str, Sequence[str]],
 ) -> PolicyEvaluation:
-    """Measure decisions, and before them learned scores and calibration."""
+    """Measure decisions, scores and calibration as `POLICY_SET`.
+
+    Errors are those of the classes that the policy names.
+    """
     if engine.policy is None or engine.calibrator is None:
         raise ValueError("the engine has no policy")
     named = engine.calibrator.named(predictions.logits)
-    learned = engine.calibrator.with_learned(
+    scores = engine.calibrator.with_learned(
         all_scores(predictions, engine.used),
         predictions.logits,
         None if engine.detectors is None else evidence_of(predictions, engine.detectors),
     )
-    scores = {name: learned[name] for name in LEARNED if name in learned}
     decided = measure_decisions(
         decided_in_parts(engine, predictions),
         predictions,
-        dataset,
+        POLICY_SET,
         metadata,
         seed=engine.policy.seed,
     )
     return decided._replace(
         measurements=[
-            *measure_classification(predictions, dataset, detector="policy", named=named),
-            *measure_failures(predictions, scores, dataset, named=named),
-            *measure_scaling(predictions, engine.calibrator, dataset),
+            *measure_classification(predictions, POLICY_SET, detector="policy", named=named),
+            *measure_failures(predictions, scores, POLICY_SET, named=named),
+            *measure_scaling(predictions, engine.calibrator, POLICY_SET),
             *decided.measurements,
         ],
     )

@@ -176,13 +176,19 @@ def identities(table: PredictionTable) -> PolicyImages:
     return PolicyImages(images=predictions.ids, hashes=hashes, groups=predictions.groups)
 
 
+def cases_of_run(cases: PolicyCases) -> bool:
+    """True for the policy of a run, which knows its images by their contents."""
+    hashes = (*cases.tune.hashes, *cases.calibration.hashes)
+    return any(len(content) != DIGITS for content in hashes)
+
+
 def rows_not_used(table: PredictionTable, cases: PolicyCases) -> Int[np.ndarray, " _"]:
     """Positions of the images that a policy was not fitted on.
 
-    The policy of a run knows its images by content, which no table has; here they are known by id.
+    No table has the contents of images: those of a run's policy are known by id.
     """
     fitted_on = (cases.tune, cases.calibration)
-    if any(len(content) != DIGITS for images in fitted_on for content in images.hashes):
+    if cases_of_run(cases):
         used = {name for images in fitted_on for name in images.images}
         known = table.predictions.ids
     else:

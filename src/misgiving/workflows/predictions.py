@@ -35,13 +35,17 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
-    policy_set,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
 )
 from misgiving.workflows.predict import TABLE, row_of
-from misgiving.workflows.prediction_sets import of_model, refuse_other_outputs, rows_not_used
+from misgiving.workflows.prediction_sets import (
+    cases_of_run,
+    of_model,
+    refuse_other_outputs,
+    rows_not_used,
+)
 
 EVERYTHING = "predictions"  # name of the measured set where the table names none
 
@@ -185,7 +189,7 @@ def evaluate_table(
     for name in WRITTEN:
         refuse_input(out / name, [predictions, *places.values()])
     engine, cases = load_with_cases(policy)
-    table, summary = _rows_to_measure(read_predictions(predictions, engine, cases), set_name)
+    table, summary = rows_to_measure(read_predictions(predictions, engine, cases), set_name)
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     refuse_taken_names(places, dataset)
     outliers = {name: read_predictions(path, engine, cases) for name, path in places.items()}
@@ -198,10 +202,7 @@ def evaluate_table(
     if cases is not None:
         rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
         table = table.select(rows)
-        name = policy_set(dataset, len(table), len(measured))
-        if name != dataset:
-            measurements += measure_predictions(table.predictions, name)
-        decided = evaluate_policy(engine, table.predictions, name, metadata_of(table))
+        decided = evaluate_policy(engine, table.predictions, metadata_of(table))
         summary += remarks
         measurements += decided.measurements
     remove_earlier(out)
@@ -237,9 +238,15 @@ def _refuse_other_models(
         refuse_other_outputs(of, table.outputs, name=ood, other=name)
 
 
-def _rows_to_measure(
-    table: PredictionTable, set_name: str | None
+def rows_to_measure(
+    table: PredictionTable, set_name: str | None = None
 ) -> tuple[PredictionTable, list[str]]:
+    """The rows of this set; None: of `test`, or else all rows but `train`. And a sentence on them.
+
+    Raises:
+        UsageError: There is no such row.
+        DataError: A label is missing.
+    """
     sets = np.array(table.sets or [""] * len(table))
     wanted = set_name or ("test" if (sets == "test").any() else None)
     rows = np.flatnonzero(sets != "train" if wanted is None else sets == wanted)
@@ -290,7 +297,10 @@ def rows_for_policy(
     unused = rows_not_used(table, cases)
     if len(unused) == len(table):
         return unused, [], []
-    counted = f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows"
+    names = " (known by their ids alone)" if cases_of_run(cases) else ""
+    counted = (
+        f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows{names}"
+    )
     if named or not len(unused):
         everything = np.arange(len(table))
         return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, load, save, versions
@@ -16,6 +17,7 @@ from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
+from misgiving.errors import UsageError, reason_of
 from misgiving.evaluation.inference import model_fingerprint
 from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
@@ -105,9 +107,20 @@ def prepare_training(
 def refuse_settings(
     config: ModelConfig, training: TrainingConfig, num_classes: int, image_size: int
 ) -> None:
-    """Refuse a network that cannot be built, unreadable weights, or a device that is not there."""
+    """Refuse a network that cannot be built or run, unreadable weights, or a missing device."""
     start_fabric(training.device, precision=training.precision)
-    _initial_model(_architecture(config, num_classes, image_size), config, training.seed)
+    if training.estimates_losses and config.taps == ():
+        raise UsageError("`taps` is empty: the loss estimator would read nothing; name some levels")
+    architecture = _architecture(config, num_classes, image_size)
+    model = _initial_model(architecture, config, training.seed).eval()
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # whatever the network's operations raise
+        raise UsageError(
+            f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
+            f"({reason_of(error)}); choose another `image_size`"
+        ) from error
 
 
 def augmentation_of(dataset: Dataset, config: DataConfig) -> AugmentationSettings:
