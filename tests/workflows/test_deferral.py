@@ -205,6 +205,38 @@ def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
     assert "calibrated before" not in third.summary()
 
 
+@pytest.mark.parametrize("with_patients", [False, True])
+def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(
+    tmp_path, with_patients
+):
+    def sets(seed):
+        for count in (200, 400):
+            rows = named_rows(count, seed + count)
+            del rows["id"]
+            few = [f"patient {seed + count}", *[""] * (count - 1)]
+            yield rows | {"patient": few} if with_patients else rows
+
+    Deferral(max_error=0.1).fit(*sets(0)).save(tmp_path / "policy")
+    other = Deferral(max_error=0.1).fit(*sets(1))
+    other.save(tmp_path / "policy")
+    assert "calibrated before" not in other.summary()
+    again = Deferral(max_error=0.1).fit(*sets(0))
+    again.save(tmp_path / "policy")
+    assert "calibrated before with 600 of these images" in again.summary()
+
+
+def test_a_file_without_ids_is_no_earlier_one_by_the_numbers_of_its_rows(tmp_path):
+    def table(seed):
+        rows = named_rows(400, seed)
+        del rows["id"]
+        return PredictionTable.from_columns(rows)
+
+    for seed in (0, 1):
+        policy = Deferral(max_error=0.1).fit(table(seed))
+        policy.save(tmp_path / "policy")
+        assert "calibrated before" not in policy.summary()
+
+
 def test_saving_twice_keeps_the_record_of_earlier_calibrations(tmp_path):
     policy = tmp_path / "policy"
     Deferral(max_error=0.1).fit(named_rows(400)).save(policy)
@@ -238,8 +270,11 @@ def test_images_without_a_patient_are_counted_whatever_the_patients_are_called()
     rows = named_rows(400, id=patients)
     named = Deferral(max_error=0.1).fit({**rows, "patient": patients})
     assert "have no value" not in named.summary()
-    some = Deferral(max_error=0.1).fit({**rows, "patient": [*patients[1:41], *[""] * 360]})
-    assert "360 of 400 images have no value in the column patient" in some.summary()
+    rows["patient"] = [*patients[1:41], *[""] * 360]
+    without_ids = {name: values for name, values in rows.items() if name != "id"}
+    for some in (rows, without_ids):
+        told = Deferral(max_error=0.1).fit(some).summary()
+        assert "360 of 400 images have no value in the column patient" in told
 
 
 def test_one_table_is_divided_by_its_sets():

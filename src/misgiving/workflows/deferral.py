@@ -153,7 +153,8 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
         own = sets.tuning.own_groups + sets.calibration.own_groups
-        units = unit_sentences(columns, tune.groups + certified.groups, own)
+        groups = sets.tuning.predictions.groups + sets.calibration.predictions.groups
+        units = unit_sentences(columns, groups, own)
         self.cases_ = History().with_calibration(
             tune,
             certified,
