@@ -109,6 +109,13 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         fitted.decide(probabilities)
 
 
+def test_classes_may_come_before_the_outputs():
+    (logits, labels), others = outputs(300), outputs(600, 1)
+    first = {"classes": CLASSES, "logits": logits, "label": labels}
+    fitted = Deferral(max_error=0.1).fit(first, others, classes=CLASSES)
+    assert fitted.classes_ == CLASSES
+
+
 def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
     logits = torch.tensor(outputs(20, 5)[0]).bfloat16()
     expected = fitted.decide(logits.float().numpy())

@@ -80,7 +80,7 @@ def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
     if classes is not None and "logits" in columns:
         columns.setdefault("classes", list(classes))
     if not has_ids and name:
-        count = len(next(iter(columns.values()), ()))
+        count = len(next((values for key, values in columns.items() if key != "classes"), ()))
         columns["id"] = [f"{name} {number}" for number in range(1, count + 1)]
     return replace(PredictionTable.from_columns(columns), has_ids=has_ids)
 
