@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from misgiving.cli import app
 from misgiving.cli.failures import SET_BY_TRAIN, failure_of, options_of
-from misgiving.cli.options import Fields, Values, command
+from misgiving.cli.options import Devices, Fields, Values, command
+from misgiving.cli.progress import say
 from misgiving.configuration import option, require, require_choices
 from misgiving.errors import UsageError
 
@@ -53,6 +54,20 @@ def invoke(function, *words):
     alone = typer.Typer()
     alone.command()(function)
     return alone(list(words), standalone_mode=False)
+
+
+@pytest.mark.parametrize("words", [(), ("--devices", "2"), ("--nodes", "2")])
+def test_only_the_first_process_of_a_command_says_something(monkeypatch, capsys, words):
+    @command
+    def greet(settings: Annotated[Values, Devices]):
+        say("a message")
+        typer.echo(f"a result of {settings['device']}")
+
+    invoke(greet, *words)
+    assert capsys.readouterr() == ("a result of auto\n", "a message\n")
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    invoke(greet, *words)  # without the options, a task of its own
+    assert capsys.readouterr() == (("", "") if words else ("a result of auto\n", "a message\n"))
 
 
 def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):

@@ -365,6 +365,18 @@ def test_plan_refuses_sets_that_calibrate_refuses(run, tmp_path):
         assert "no row is in the set 'tune'" in one_line(result.err)
 
 
+@pytest.mark.parametrize("unlabelled", [0, 50])  # of tune, and of calibrate
+def test_plan_refuses_sets_without_labels_as_calibrate_does(run, tmp_path, unlabelled):
+    labels = ["cat", "dog"] * 50
+    labels[unlabelled] = ""
+    sets = {"label": labels, "set": ["tune"] * 50 + ["calibrate"] * 50}
+    named = write_rows(tmp_path / "t.csv", 100, **sets)
+    for command, out in (("plan", ()), ("calibrate", ("--out", tmp_path / "p"))):
+        result = run(command, named, "--max-error", 0.05, *out)
+        assert result.code == 1
+        assert f"1 of 50 rows have no label, the first is '0-{unlabelled}'" in one_line(result.err)
+
+
 def test_suspect_labels_do_not_replace_the_predictions(run, tmp_path):
     table = write_rows(tmp_path / "suspect_labels.csv", 100)
     before = table.read_bytes()

@@ -21,6 +21,7 @@ from misgiving.report.findings.target_errors import (
 from misgiving.report.inputs import read_inputs, select
 from misgiving.report.page import render_page
 from misgiving.report.views.models import target_table
+from misgiving.results.schema import Result
 
 POLICY = "policy/0.1"
 NO_INTERVAL = "(no interval over these trials alone)"
@@ -243,6 +244,15 @@ def test_trials_whose_sets_were_too_small_are_named(inputs, missing):
     said = " ".join(page(inputs._replace(results=rows)).texts("p", "missing"))
     assert "policies of mse, trial 1." in said
     assert "policies of" not in missing
+
+
+def test_a_trial_whose_training_diverged_is_not_named_as_one_of_too_small_sets(inputs, missing):
+    rows = [row for row in inputs.results if (row.model, row.trial) != ("mse", 1)]
+    rows.append(Result("generalization", 1, "mse", inputs.measured, "", "diverged", 1.0))
+    said = " ".join(page(inputs._replace(results=rows)).texts("p", "missing"))
+    assert "as the training diverged: mse, trial 1." in said
+    assert "policies of" not in said
+    assert "diverged" not in missing
 
 
 def test_a_run_without_policies_says_what_is_missing(finished):

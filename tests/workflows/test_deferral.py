@@ -111,6 +111,13 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         fitted.decide(probabilities)
 
 
+def test_classes_may_come_before_the_outputs():
+    (logits, labels), others = outputs(300), outputs(600, 1)
+    first = {"classes": CLASSES, "logits": logits, "label": labels}
+    fitted = Deferral(max_error=0.1).fit(first, others, classes=CLASSES)
+    assert fitted.classes_ == CLASSES
+
+
 def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
     logits = torch.tensor(outputs(20, 5)[0]).bfloat16()
     expected = fitted.decide(logits.float().numpy())
@@ -207,6 +214,38 @@ def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
     assert "calibrated before" not in third.summary()
 
 
+@pytest.mark.parametrize("with_patients", [False, True])
+def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(
+    tmp_path, with_patients
+):
+    def sets(seed):
+        for count in (200, 400):
+            rows = named_rows(count, seed + count)
+            del rows["id"]
+            few = [f"patient {seed + count}", *[""] * (count - 1)]
+            yield rows | {"patient": few} if with_patients else rows
+
+    Deferral(max_error=0.1).fit(*sets(0)).save(tmp_path / "policy")
+    other = Deferral(max_error=0.1).fit(*sets(1))
+    other.save(tmp_path / "policy")
+    assert "calibrated before" not in other.summary()
+    again = Deferral(max_error=0.1).fit(*sets(0))
+    again.save(tmp_path / "policy")
+    assert "calibrated before with 600 of these images" in again.summary()
+
+
+def test_a_file_without_ids_is_no_earlier_one_by_the_numbers_of_its_rows(tmp_path):
+    def table(seed):
+        rows = named_rows(400, seed)
+        del rows["id"]
+        return PredictionTable.from_columns(rows)
+
+    for seed in (0, 1):
+        policy = Deferral(max_error=0.1).fit(table(seed))
+        policy.save(tmp_path / "policy")
+        assert "calibrated before" not in policy.summary()
+
+
 def test_saving_twice_keeps_the_record_of_earlier_calibrations(tmp_path):
     policy = tmp_path / "policy"
     Deferral(max_error=0.1).fit(named_rows(400)).save(policy)
@@ -240,8 +279,11 @@ def test_images_without_a_patient_are_counted_whatever_the_patients_are_called()
     rows = named_rows(400, id=patients)
     named = Deferral(max_error=0.1).fit({**rows, "patient": patients})
     assert "have no value" not in named.summary()
-    some = Deferral(max_error=0.1).fit({**rows, "patient": [*patients[1:41], *[""] * 360]})
-    assert "360 of 400 images have no value in the column patient" in some.summary()
+    rows["patient"] = [*patients[1:41], *[""] * 360]
+    without_ids = {name: values for name, values in rows.items() if name != "id"}
+    for some in (rows, without_ids):
+        told = Deferral(max_error=0.1).fit(some).summary()
+        assert "360 of 400 images have no value in the column patient" in told
 
 
 def test_one_table_is_divided_by_its_sets():

@@ -10,7 +10,8 @@ from trained_elsewhere import image_processor, picture, resnet, save_pretrained,
 
 from misgiving.errors import DataError, UsageError
 from misgiving.models.joint import attach
-from misgiving.workflows.trained_models import load_hugging_face, load_named
+from misgiving.workflows import trained_models
+from misgiving.workflows.trained_models import SETTINGS, load_hugging_face, load_named
 
 SQUARE = {"height": 16, "width": 16}
 LARGER, SHORTER = {"height": 20, "width": 20}, {"shortest_edge": 20}
@@ -189,6 +190,36 @@ def test_a_timm_model_gives_its_logits_through_timms_preprocessing(tmp_path):
         found = model(torch.from_numpy(square).permute(2, 0, 1)[None].float() / 255).logits
         expected = module(prepare(image)[None])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+SQUASHED = [
+    ("convnextv2_nano.fcmae_ft_in22k_in1k_384", None),
+    ("tf_efficientnetv2_b3.in21k_ft_in1k", None),  # crops 240 of 266 pixels
+    ("tf_efficientnetv2_b3.in21k_ft_in1k", 63),  # 63 of 70, so that 3.5 pixels are rounded
+]
+
+
+@pytest.mark.parametrize(("name", "side"), SQUASHED)
+def test_images_that_timm_squashes_are_those_of_timm(name, side):
+    from timm.data import create_transform, resolve_data_config
+    from timm.models import get_pretrained_cfg
+
+    preprocessing = SETTINGS["timm"](name, 3, side).preprocessing
+    wanted = resolve_data_config({}, pretrained_cfg=get_pretrained_cfg(name).to_dict())
+    if side:
+        wanted["input_size"] = (3, side, side)
+    prepare = create_transform(**wanted | {"mean": (0,) * 3, "std": (1,) * 3})
+    for size in ((600, 300), (301, 777)):
+        image = picture(*size)
+        expected = np.rint(255 * prepare(image).numpy().transpose(1, 2, 0))
+        np.testing.assert_array_equal(preprocessing(np.asarray(image)), expected)
+
+
+def test_a_timm_model_whose_images_get_a_border_is_refused(monkeypatch):
+    wanted = {"input_size": (3, 16, 16), "crop_pct": 1.0, "crop_mode": "border"}
+    monkeypatch.setattr(trained_models, "resolve_data_config", lambda *_, **__: wanted)
+    with pytest.raises(UsageError, match=r"crop mode 'border'.*attach it in Python"):
+        SETTINGS["timm"]("test_vit", 3, None)
 
 
 NAMELESS = {

@@ -32,11 +32,13 @@ class GraphInterface:
         None, "Side of the images in pixels, if the graph does not say.", panel=IMAGES
     )
     crop: float = option(1.0, "Share that the centre crop keeps.", panel=IMAGES)
-    crop_shape: Literal["both", "square", "resized", "resized_floor", "squashed"] = option(
+    crop_shape: Literal[
+        "both", "square", "resized", "resized_floor", "squashed", "squashed_round"
+    ] = option(
         "resized",
         "`resized`: resize the shorter side, then crop, as torchvision does; `resized_floor`: as "
-        "transformers does; `squashed`: resize to a square, then crop; `both`: crop both sides, "
-        "then resize them to a square; `square`: crop a square.",
+        "transformers does; `squashed`: resize to a square, then crop; `squashed_round`: as timm "
+        "does; `both`: crop both sides, then resize them to a square; `square`: crop a square.",
         panel=IMAGES,
     )
     interpolation: Literal["bilinear", "bicubic", "lanczos", "box", "nearest"] = option(

@@ -3,12 +3,8 @@
 Libraries are imported inside the commands, so that `misgiving --help` answers at once.
 """
 
-import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,7 +18,6 @@ from misgiving.cli.export import export
 from misgiving.cli.failures import failure_of, show_failure
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
-from misgiving.cli.progress import process_number
 from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import train
@@ -75,8 +70,7 @@ def run() -> None:
     try:
         if "" in sys.argv[1:]:  # an empty path would stand for the working folder
             raise UsageError("an argument is empty; omit it or give it a value")
-        with _only_first_process_prints():
-            code = app(standalone_mode=False)
+        code = app(standalone_mode=False)
         if code == INTERRUPTED:
             raise StoppedError("stopped")
     except Exception as error:
@@ -86,16 +80,6 @@ def run() -> None:
         code = failure.code
         show_failure(failure)
     raise SystemExit(code or 0)
-
-
-@contextmanager
-def _only_first_process_prints() -> Iterator[None]:
-    """Drop standard output in all but the first process of a command: it has the whole result."""
-    if not process_number():
-        yield
-        return
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
-        yield
 
 
 def _stop(*_: object) -> None:

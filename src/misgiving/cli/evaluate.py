@@ -17,7 +17,7 @@ from misgiving.cli.options import (
     refuse_data,
     require_data,
 )
-from misgiving.cli.progress import Bar, process_number, progress_bars, say
+from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError, visible
 
@@ -113,7 +113,7 @@ def evaluate(
             )
     for sentence in evaluation.summary:
         say(sentence)
-    for sentence in evaluation.findings if process_number() == 0 else ():
+    for sentence in evaluation.findings:
         typer.echo(visible(sentence))
     say(f"the report is {evaluation.report}" if evaluation.report else "there is no report")
     say(f"every measurement is in {out}")

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -11,6 +12,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 import typer
 
 from misgiving.cli.failures import naming_options
+from misgiving.cli.progress import only_first_process_prints
 from misgiving.configuration import without_none
 from misgiving.errors import UsageError
 from misgiving.training.config import DataConfig, TrainingConfig
@@ -134,7 +136,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     A parameter whose type is a dataclass becomes one option for each field that is an `option`, and
     receives the filled dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
     dictionary; one of type `Context` receives the command's context. Failures name the command's
-    own options where the library names parameters.
+    own options where the library names parameters. With --devices or --nodes above 1, only the
+    first process prints.
     """
     groups: dict[str, _Group] = {}
     context_name = None
@@ -154,7 +157,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(function)
     def run(context: Any, **given: Any) -> None:
-        with naming_options(context):
+        shared = any((given.get(name) or 1) > 1 for name in ("devices", "nodes"))
+        with naming_options(context), only_first_process_prints() if shared else nullcontext():
             filled = {name: group.fill(given) for name, group in groups.items()}
             if context_name is not None:
                 filled[context_name] = context

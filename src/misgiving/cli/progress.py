@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -35,18 +35,28 @@ LOOK = 1.0  # seconds between looks at the clock
 
 
 def process_number() -> int:
-    """Rank among the processes of a command; only the first, 0, shows messages."""
+    """Rank among the processes of a command, or among tasks that were started together."""
     return max(int(found) if (found := os.environ.get(name, "")).isdigit() else 0 for name in RANKS)
 
 
-console = Console(
-    stderr=True, highlight=False, markup=False, emoji=False, quiet=process_number() > 0
-)
+console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
 
 def say(text: str) -> None:
     """Print a message on standard error; the terminal wraps long lines."""
     console.print(text, soft_wrap=True)
+
+
+@contextmanager
+def only_first_process_prints() -> Iterator[None]:
+    """Drop messages and results in all but the first process of a command, which has them all."""
+    if not process_number():
+        yield
+        return
+    console.quiet = True
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        yield
+    console.quiet = False  # after a failure it stays so: the first process says it
 
 
 def show_table(

@@ -35,10 +35,13 @@ CROPS: Registry[Callable[[int, int, float], tuple[float, float]]] = Registry(
     resized=lambda height, width, share: (share * min(height, width),) * 2,
     resized_floor=lambda height, width, share: (share * min(height, width),) * 2,
     squashed=lambda height, width, share: (share * height, share * width),
+    squashed_round=lambda height, width, share: (share * height, share * width),
 )
 """Height and width of a centre crop, given those of the image and the share to keep."""
 
-RESIZED_FIRST = ("resized", "resized_floor", "squashed")
+SQUASHED = ("squashed", "squashed_round")
+RESIZED_FIRST = ("resized", "resized_floor", *SQUASHED)
+ROUNDED = ("resized", "squashed_round")  # edges of the crop, which the others round down
 
 
 def _illuminant(image: Image.Image, *, power: int) -> Illuminant:
@@ -96,7 +99,8 @@ class Preprocessing:
             `resized` is torchvision's: the shorter side is resized to `image_size / crop` pixels,
             and then the centre is cropped. `resized_floor` rounds the crop's edges down, as
             transformers does; `squashed` resizes both sides to `image_size / crop` pixels before
-            it crops. In these three, colour constancy comes first.
+            it crops; `squashed_round` rounds the crop's edges, as timm does. In these four, colour
+            constancy comes first.
         color_constancy: `shades_of_gray`, `gray_world` or `none`.
         interpolation: `bilinear`, `bicubic`, `lanczos`, `box` or `nearest`, as in Pillow.
         reduce_jpeg: Let the decoder of a large JPEG reduce it first, which is faster; without it,
@@ -160,7 +164,7 @@ class Preprocessing:
 
     def _resized_square(self, decoded: Decoded) -> Square:
         """Resize, and then crop, with the roundings of torchvision or of transformers."""
-        squashed = self.crop_shape == "squashed"
+        squashed = self.crop_shape in SQUASHED
         longest = math.inf if squashed else LONGEST * min(decoded.width, decoded.height)
         sides = [min(side, longest) for side in (decoded.width, decoded.height)]
         edges = [
@@ -176,7 +180,7 @@ class Preprocessing:
         resized = image.resize(
             (width, height), INTERPOLATIONS[self.interpolation], box=(left, top, right, bottom)
         )
-        rounded = round if self.crop_shape == "resized" else math.floor
+        rounded = round if self.crop_shape in ROUNDED else math.floor
         left, top = (rounded((side - self.image_size) / 2) for side in (width, height))
         return np.array(resized.crop((left, top, left + self.image_size, top + self.image_size)))
 

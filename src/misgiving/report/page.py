@@ -65,6 +65,7 @@ VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
     models.calibration_table,
     models.classification_table,
     models.convergence_table,
+    models.diverged,
     models.error_detection_table,
     models.errors_per_trial,
     models.estimation_table,

@@ -67,10 +67,12 @@ class PredictionTable:
         metadata: Other columns by name.
         outputs: `logits`, or `probabilities`, of which the logits are then the logarithms; empty
             where it is not known.
+        has_ids: Whether the ids are names of the images, and not numbers of rows.
     """
 
     predictions: Predictions
     outputs: str = ""
+    has_ids: bool = True
     sets: tuple[str, ...] | None = None
     images: tuple[str, ...] | None = None
     group_columns: tuple[str, ...] = ()
@@ -159,6 +161,7 @@ class PredictionTable:
                 model=_model(texts.get("model")),
             ),
             outputs=outputs,
+            has_ids="id" in texts,
             sets=sets,
             images=tuple(texts["image"]) if "image" in texts else None,
             group_columns=named.columns,

@@ -163,7 +163,8 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
         own = sets.tuning.own_groups + sets.calibration.own_groups
-        units = unit_sentences(columns, tune.groups + certified.groups, own)
+        groups = sets.tuning.predictions.groups + sets.calibration.predictions.groups
+        units = unit_sentences(columns, groups, own)
         self.cases_ = History().with_calibration(
             tune,
             certified,
@@ -188,11 +189,15 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return self.engine_
 
     def decide(self, data: Any) -> list[Decision]:
-        """Decide for each image; one whose outputs are not finite is deferred.
+        """Decide for each image.
 
         Args:
             data: Logits as an array or tensor; or predictions in one of the forms that `fit` takes,
                 with features where the policy has a detector of features.
+
+        Raises:
+            DataError: A value of an array or column is not finite; in `Predictions`, such an image
+                is deferred.
         """
         predictions = self.as_table(data).predictions
         return self._engine.decide_predictions(predictions)

@@ -121,7 +121,9 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
     table = PredictionTable.read(path)
     sets, share = np.array(table.sets or (), dtype=object), NAMED
     if len(sets):
-        split_table(table, seed=seed).calibration.refuse_unlabelled()  # with the same sets
+        named = split_table(table, seed=seed)  # as `calibrate` does
+        for of in (named.tuning, named.calibration):
+            of.refuse_unlabelled()
     else:
         table.refuse_unlabelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN

@@ -14,6 +14,7 @@ from misgiving.results.policy_cases import PolicyCases, PolicyImages
 from misgiving.results.prediction_tables import Columns, PredictionTable
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
+from misgiving.workflows.calibration_history import OFFERED
 
 DIGITS = 16  # of a hash
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
@@ -75,12 +76,13 @@ def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
     if isinstance(data, Predictions):
         return PredictionTable.of(data)
     columns = _columns_of(data)
+    has_ids = "id" in columns
     if classes is not None and "logits" in columns:
         columns.setdefault("classes", list(classes))
-    if "id" not in columns and name:
-        count = len(next(iter(columns.values()), ()))
+    if not has_ids and name:
+        count = len(next((values for key, values in columns.items() if key != "classes"), ()))
         columns["id"] = [f"{name} {number}" for number in range(1, count + 1)]
-    return PredictionTable.from_columns(columns)
+    return replace(PredictionTable.from_columns(columns), has_ids=has_ids)
 
 
 def _columns_of(data: Any) -> dict[str, Any]:
@@ -166,14 +168,21 @@ def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, st
 
 
 def identities(table: PredictionTable) -> PolicyImages:
-    """Images of a table; a case is known by its id and its logits."""
+    """Images of a table; a case is known by its id and its logits.
+
+    A group that is only the number of a row has another image in the next table.
+    """
     predictions = table.predictions
     logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
     hashes = tuple(
         sha256_of(name.encode() + row.tobytes())[:DIGITS]
         for name, row in zip(predictions.ids, logits, strict=True)
     )
-    return PolicyImages(images=predictions.ids, hashes=hashes, groups=predictions.groups)
+    groups = tuple(
+        f"{OFFERED}{group}" if group == own and not table.has_ids else group
+        for group, own in zip(predictions.groups, table.own_groups, strict=True)
+    )
+    return PolicyImages(images=predictions.ids, hashes=hashes, groups=groups)
 
 
 def cases_of_run(cases: PolicyCases) -> bool:

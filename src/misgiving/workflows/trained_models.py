@@ -22,6 +22,7 @@ from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
 
+CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}
 CLOSE = 1e-5  # how far a normalised pixel may be from the image processor's
 AGAIN = "save the model again by its `save_pretrained`"
 
@@ -99,6 +100,12 @@ def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> _S
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
     wanted = resolve_data_config({}, model=module)
     side = image_size or int(wanted["input_size"][-1])
+    if (mode := wanted["crop_mode"]) not in CROPS_OF_TIMM:
+        raise UsageError(
+            f"{name}: timm prepares its images with the crop mode {mode!r}, which cannot be "
+            "reproduced here; attach it in Python by `misgiving.attach`"
+        )
+    wanted["crop_shape"] = CROPS_OF_TIMM[mode]
     return _settings("timm", name, num_classes, side, side / wanted["crop_pct"], wanted)
 
 
@@ -109,6 +116,7 @@ def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None
         usual = get_model_weights(name).DEFAULT.transforms()
         cut, resized = int(usual.crop_size[0]), int(usual.resize_size[0])
         wanted = {
+            "crop_shape": "resized",
             "interpolation": usual.interpolation.value,
             "mean": usual.mean,
             "std": usual.std,
@@ -140,7 +148,7 @@ def _settings(
     preprocessing = Preprocessing(
         image_size=side,
         crop=side / math.floor(resized),
-        crop_shape="resized",
+        crop_shape=wanted["crop_shape"],
         color_constancy="none",
         interpolation=wanted["interpolation"],
         reduce_jpeg=False,

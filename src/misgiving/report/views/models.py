@@ -305,12 +305,26 @@ def _listed(values: Sequence[float]) -> str:
     return ", ".join(map(POINTS.number, values)) or ABSENT
 
 
+def diverged(inputs: ReportInputs) -> list[str]:
+    """The trials of a model in Section 4.1 that have no numbers, as its training diverged."""
+    return _named(_diverged_trials(inputs))
+
+
 def uncalibrated(inputs: ReportInputs) -> list[str]:
     """The trials of a model that have no policy, though its classifier was measured."""
     rows = select(inputs.results, experiment="generalization")
     trained = {(row.model, row.trial) for row in select(rows, dataset=inputs.measured)}
     held = {(row.model, row.trial) for row in select(rows, dataset=POLICY_SET)}
-    return [f"{model}, trial {trial}" for model, trial in sorted(trained - held)]
+    return _named(trained - held - _diverged_trials(inputs))
+
+
+def _diverged_trials(inputs: ReportInputs) -> set[tuple[str, int]]:
+    rows = select(inputs.results, experiment="generalization", metric="diverged")
+    return {(row.model, row.trial) for row in rows if row.value}
+
+
+def _named(trials: Iterable[tuple[str, int]]) -> list[str]:
+    return [f"{model}, trial {trial}" for model, trial in sorted(trials)]
 
 
 def calibration_rows(inputs: ReportInputs) -> list[Result]:
