@@ -164,16 +164,11 @@ def audit(
 
     Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
     """
-    from misgiving.data.audit import folder_of_report
-
-    folder = None if out is None else folder_of_report(out)
-    if folder is not None:
-        refuse_unwritable_folder(folder)
+    if out is not None:
+        _refuse_audit_at(out, data, labels=model is not None)
     if is_prediction_file(Path(data)):
-        from misgiving.workflows.suspect_labels import SUSPECT_LABELS, audit_table
+        from misgiving.workflows.suspect_labels import audit_table
 
-        if folder is not None:
-            refuse_input(folder / SUSPECT_LABELS, [Path(data)])
         if model is not None:
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
         _show_suspects(audit_table(Path(data), seed=seed), out)
@@ -199,6 +194,20 @@ def audit(
             **settings,
         )
     _show_suspects(labels, out)
+
+
+def _refuse_audit_at(out: Path, data: str, *, labels: bool) -> None:
+    """Refuse a place that cannot be written to, or where the audit would replace what it reads."""
+    from misgiving.data.audit import files_of_audit
+    from misgiving.data.datasets import tables_of
+
+    files = files_of_audit(out)
+    refuse_unwritable_folder(files.suspects.parent)
+    if is_prediction_file(Path(data)):
+        refuse_input(files.suspects, [Path(data)])
+        return
+    for path in files if labels else (files.report, files.findings):
+        refuse_input(path, tables_of(data))
 
 
 def _refuse_model(folder: Path) -> None:
