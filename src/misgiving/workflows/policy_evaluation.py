@@ -19,6 +19,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_scaling,
 )
+from misgiving.files import refuse_input
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
@@ -106,6 +107,12 @@ def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
 def policy_set(dataset: str, count: int, of: int) -> str:
     """Name of the images on which a policy is measured, `count` `of` those in a data set."""
     return dataset if count == of else POLICY_SET
+
+
+def refuse_inputs_in(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a folder where an evaluation would replace or remove a file that it reads."""
+    for name in WRITTEN:
+        refuse_input(out / name, inputs)
 
 
 def remove_earlier(out: Path) -> None:
