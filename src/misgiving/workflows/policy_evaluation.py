@@ -38,7 +38,7 @@ MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgr
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
 UNSEEN = "unseen_classes"  # the set of images of classes that the model does not know
-WRITTEN = (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT)
+WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # removed in order
 
 
 class Evaluation(NamedTuple):
@@ -116,9 +116,13 @@ def refuse_inputs_in(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def remove_earlier(out: Path) -> None:
-    """Remove the files of an earlier evaluation, so that none lies beside new ones."""
-    for name in WRITTEN:
-        (out / name).unlink(missing_ok=True)
+    """Remove the files of an earlier evaluation, so that none lies beside new ones.
+
+    Without its measurements there was none, and files of these names are someone else's.
+    """
+    if (out / MEASUREMENTS).exists():
+        for name in WRITTEN:
+            (out / name).unlink(missing_ok=True)
 
 
 def write_evaluation(
