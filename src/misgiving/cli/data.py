@@ -104,13 +104,12 @@ def ood(
     from misgiving.data.datasets import load_dataset
     from misgiving.data.ood_sets.lesions import with_masks
     from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
-    from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")
+    if masks is not None and place is not None:
+        raise UsageError("`masks` has no effect with `place`; leave one of them out")
     source = with_masks(load_dataset(data), masks)
-    if run is not None:
-        source = without_training_images(source, run)
     with progress_bars() as progress:
         built, skipped = readable_set(
             name,
@@ -118,6 +117,7 @@ def ood(
             place=place,
             seed=seed,
             count=count,
+            run=run,
             report=Bar(progress, "checking images").at,
             **settings,
         )
