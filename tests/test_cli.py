@@ -367,6 +367,16 @@ def test_an_option_that_defines_a_model_is_refused_beside_its_name(
     assert f"{option[0]} is defined by --model {model}; leave one of them out" in one_line(error)
 
 
+@pytest.mark.parametrize("options", [[], ["--recipe", "paper", "--split", "grouped"]])
+def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp_path, options):
+    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
+    code, _, error = misgiving(
+        "train", "digits", "--out", tmp_path / "run", "--validation-share", "0.4", *options
+    )
+    assert code == 2
+    assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+
+
 def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):
     code, _, _ = misgiving("train", "digits", "--out", "run", "--epoch", "3")
     assert code == 2
