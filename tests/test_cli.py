@@ -377,6 +377,26 @@ def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp
     assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
 
 
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data ood photographs digits --out set",
+        "data audit digits",
+        "calibrate p.csv --max-error 0.1 --out policy",
+        "export net.onnx --out bundle --predictions p.csv --max-error 0.1",
+        "plan digits --max-error 0.1",
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_wrong_usage(
+    misgiving, monkeypatch, tmp_path, words, seed
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = misgiving(*words.split(), "--seed", seed)
+    assert code == 2
+    assert "invalid value for '--seed'" in one_line(error)
+
+
 def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):
     code, _, _ = misgiving("train", "digits", "--out", "run", "--epoch", "3")
     assert code == 2

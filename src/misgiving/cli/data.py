@@ -19,6 +19,7 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
+    seed_option,
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.configuration import default_cache
@@ -90,7 +91,7 @@ def ood(
         Path | None,
         typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, seed_option("The same seed gives the same files.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing set.")
     ] = False,
@@ -145,7 +146,7 @@ def audit(
         typer.Option(metavar="RUN", help="Also list suspect labels, by this trained run."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the paper's split that is checked, and of folds.")
+        int, seed_option("Seed of the paper's split that is checked, and of folds.")
     ] = 0,
     cache: Cache = None,
 ) -> None:
