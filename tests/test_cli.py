@@ -120,6 +120,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
         (["--recipe", "paper"], {"optimizer": "adam", "schedule": "steps", "learning_rate": 1e-4}),
         (["--recipe", "modern", "--optimizer", "adam"], {"optimizer": "adam", "warmup": 0.08}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
+        (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
@@ -357,6 +358,60 @@ def test_bad_options_are_one_line_that_names_the_culprit(
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "option"),
+    [
+        ("proposed", ["--posthoc"]),
+        ("vanilla", ["--reads-logits"]),
+        ("held_out", ["--held-out", "0.3"]),
+        ("mse", ["--auxiliary", "ranking"]),
+        ("vanilla", ["--joint-epochs", "0"]),
+        ("proposed", ["--pairs", "halves"]),
+        ("proposed", ["--reduction", "sum"]),
+        ("proposed_neighbours", ["--margin", "1"]),
+    ],
+)
+def test_an_option_that_defines_a_model_is_refused_beside_its_name(
+    misgiving, monkeypatch, tmp_path, model, option
+):
+    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
+    code, _, error = misgiving(
+        "train", "digits", "--out", tmp_path / "run", "--model", model, *option
+    )
+    assert code == 2
+    assert f"{option[0]} is defined by --model {model}; leave one of them out" in one_line(error)
+
+
+@pytest.mark.parametrize("options", [[], ["--recipe", "paper", "--split", "grouped"]])
+def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp_path, options):
+    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
+    code, _, error = misgiving(
+        "train", "digits", "--out", tmp_path / "run", "--validation-share", "0.4", *options
+    )
+    assert code == 2
+    assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "data ood photographs digits --out set",
+        "data audit digits",
+        "calibrate p.csv --max-error 0.1 --out policy",
+        "export net.onnx --out bundle --predictions p.csv --max-error 0.1",
+        "plan digits --max-error 0.1",
+    ],
+)
+def test_a_seed_that_no_generator_takes_is_wrong_usage(
+    misgiving, monkeypatch, tmp_path, words, seed
+):
+    monkeypatch.chdir(tmp_path)
+    code, _, error = misgiving(*words.split(), "--seed", seed)
+    assert code == 2
+    assert "invalid value for '--seed'" in one_line(error)
 
 
 def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):

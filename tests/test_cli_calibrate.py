@@ -375,6 +375,20 @@ def test_evaluate_refuses_an_output_that_cannot_be_written_before_anything_is_co
     assert "is not a writable folder; choose another --out" in one_line(error)
 
 
+def test_evaluate_does_not_replace_the_table_of_its_images(
+    misgiving, with_policy, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("misgiving.workflows.evaluate.predictions_of", None)
+    table = tmp_path / "decisions.csv"
+    table.write_text("path,label\n")
+    code, _, error = misgiving(
+        "evaluate", with_policy, f"table:{table}", "--out", tmp_path, "--device", "cpu"
+    )
+    assert code == 2
+    assert "decisions.csv: is read, and would be replaced; choose another --out" in one_line(error)
+    assert table.read_text() == "path,label\n"
+
+
 def test_evaluate_fits_the_score_for_errors_and_ood_images_on_the_tuning_set_alone(
     misgiving, with_policy, tmp_path
 ):

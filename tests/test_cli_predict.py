@@ -150,6 +150,19 @@ def test_what_cannot_be_written_is_refused_in_one_line(
     assert says in one_line(error)
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["file", "folder"])
+def test_a_contact_sheet_does_not_replace_an_image(misgiving, exported, tmp_path, inside):
+    image = tmp_path / "cs.png"
+    Image.new("RGB", (40, 40)).save(image)
+    before = image.read_bytes()
+    given = tmp_path if inside else image
+    code, _, error = misgiving("predict", exported[1], given, "--contact-sheet", image)
+    assert code == 2
+    expected = "cs.png: is read, and would be replaced; choose another --contact-sheet"
+    assert expected in one_line(error)
+    assert image.read_bytes() == before
+
+
 def test_parquet_without_pyarrow_says_what_to_install(misgiving, exported, photos, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, _, error = misgiving("predict", exported[1], photos, "--out", "table.parquet")

@@ -1,6 +1,7 @@
 """`misgiving data audit` and `misgiving data rank` on runs and predictions, end to end."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -188,6 +189,38 @@ def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, fold
     assert "not a run" in one_line(error)
     assert printed == ""
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "out", "model"),
+    [
+        ("labels.csv", "labels.json", False),
+        ("labels.csv", "labels.csv", False),
+        ("labels.json", "labels.csv", False),
+        ("findings.csv", ".", False),
+        ("suspect_labels.csv", ".", True),
+    ],
+)
+def test_an_audit_does_not_replace_the_table_that_it_reads(
+    misgiving, monkeypatch, folder, run, tmp_path, table, out, model
+):
+    monkeypatch.setattr("misgiving.data.audit.audit", None)  # it is not reached
+    path = tmp_path / table
+    rows = [f"{image},{image.parent.name}\n" for image in sorted(folder.rglob("*.png"))]
+    path.write_text("".join(["path,label\n", *rows]))
+    before = path.read_bytes()
+    options = ("--model", run) if model else ()
+    code, _, error = misgiving("data", "audit", f"table:{path}", "--out", tmp_path / out, *options)
+    assert code == 2
+    assert f"{table}: is read, and would be replaced; choose another --out" in one_line(error)
+    assert path.read_bytes() == before
+
+
+def test_an_audit_may_replace_an_earlier_one_beside_the_images(misgiving, folder, tmp_path):
+    photos = shutil.copytree(folder, tmp_path / "photos")
+    for _ in range(2):
+        code, _, error = misgiving("data", "audit", f"folder:{photos}", "--out", photos)
+        assert code == 0, error
 
 
 def test_only_the_files_of_an_audit_are_taken_for_files():

@@ -17,7 +17,7 @@ from misgiving.reproduction.runner import threads_at
 
 TRAIN = [
     *("train", "digits", "--backbone", "vgg16_mini", "--no-pretrained", "--device", "cpu"),
-    *("--learning-rate", "1e-3", "--validation-share", "0.7"),
+    *("--learning-rate", "1e-3"),
 ]
 COMMAND = [sys.executable, "-m", "misgiving", "reproduce", "--trials", "1", "--epochs", "2"]
 FILES = ("results.csv", "intervals.csv", "histories.csv", "confusions.csv")

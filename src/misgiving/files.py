@@ -262,10 +262,10 @@ def refuse_unwritable(path: Path) -> None:
         pass
 
 
-def refuse_input(out: Path, inputs: Iterable[Path]) -> None:
+def refuse_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
     """Refuse to replace or remove a file that is read, also under the name of a link."""
     if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
-        raise UsageError(f"{out}: is read, and would be replaced; choose another `out`")
+        raise UsageError(f"{out}: is read, and would be replaced; choose another `{option}`")
 
 
 def refuse_unwritable_folder(out: Path) -> None:

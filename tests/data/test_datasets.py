@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from misgiving.data.datasets import DATASETS, load_dataset, npz
+from misgiving.data.datasets import DATASETS, load_dataset, npz, tables_of
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
 from misgiving.data.datasets.dermoscopy import published_counts
 from misgiving.data.datasets.folders import unlabelled_images
@@ -448,6 +448,14 @@ def ham(tmp_path):
         save_image(folder / f"HAM10000_images_part_{part}" / f"{name}.jpg")
     write_table(folder / HAM, HAM_HEADER, *HAM_ROWS)
     return folder
+
+
+def test_the_tables_of_the_official_layouts_are_known(isic, ham):
+    for spec in (f"isic2019:{isic}", f"ham10000:{ham}"):
+        kind, _, folder = spec.partition(":")
+        read = [path for path in Path(folder).iterdir() if path.is_file()]
+        assert sorted(tables_of(spec)) == sorted(read), kind
+    assert tables_of("digits") == []
 
 
 def test_ham10000_is_read_with_its_lesions_and_the_order_of_isic(ham):

@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from commands import one_line
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
@@ -94,3 +95,36 @@ def test_a_run_that_was_trained_on_everything_leaves_nothing(photos, tmp_path):
     write_split_of(tmp_path / "run", photos, ("train",) * 4)
     with pytest.raises(UsageError, match="was trained on all images"):
         without_training_images(photos, tmp_path / "run")
+
+
+@pytest.mark.parametrize("place", [False, True], ids=["derived", "from a place"])
+def test_a_set_has_no_training_image_wherever_its_images_are_from(
+    misgiving, photos, tmp_path, place
+):
+    write_split_of(tmp_path / "run", photos, HALF)
+    data = f"folder:{tmp_path / 'photos'}"
+    options = ("--masks", tmp_path / "masks")
+    if place:
+        other = tmp_path / "other" / "red" / "1.png"
+        other.parent.mkdir(parents=True)
+        Image.new("RGB", (30, 20)).save(other)
+        (tmp_path / "other" / "blue").mkdir()
+        Image.new("RGB", (30, 20), "blue").save(tmp_path / "other" / "blue" / "2.png")
+        data, options = f"folder:{tmp_path / 'other'}", ("--place", tmp_path / "photos")
+    code, _, error = misgiving(
+        "data", "ood", "b_box", data, *options, "--run", tmp_path / "run", "--out", tmp_path / "set"
+    )
+    assert code == 0, error
+    manifest = (tmp_path / "set" / "manifest.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in manifest] == [f"b_box-{name}" for name in photos.ids[1::2]]
+
+
+@pytest.mark.usefixtures("photos")
+def test_masks_are_refused_where_no_image_is_derived(misgiving, tmp_path):
+    folder = tmp_path / "photos"
+    code, _, error = misgiving(
+        "data", "ood", "mine", f"folder:{folder}", "--place", folder, "--masks", "automatic",
+        "--out", tmp_path / "set",
+    )  # fmt: skip
+    assert code == 2
+    assert "--masks has no effect with --place" in one_line(error)

@@ -7,7 +7,7 @@ import pytest
 
 from misgiving.decisions.decision import Decision
 from misgiving.results.predictions import Predictions
-from misgiving.workflows.policy_evaluation import measure_decisions
+from misgiving.workflows.policy_evaluation import measure_decisions, remove_earlier
 
 CLASSES = ("a", "b")
 
@@ -92,6 +92,16 @@ def test_subgroups_are_compared_on_one_image_of_each_group():
     assert found["scanner", "old"].cases == found["scanner", "new"].cases == 50
     assert found["scanner", "old"].worse == ("coverage", "deferral")
     assert found["scanner", "new"].worse == ()
+
+
+def test_files_of_the_user_are_not_taken_for_those_of_an_earlier_evaluation(tmp_path):
+    (tmp_path / "decisions.csv").touch()
+    remove_earlier(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["decisions.csv"]
+    (tmp_path / "measurements.csv").touch()
+    (tmp_path / "notes.csv").touch()
+    remove_earlier(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.csv"]
 
 
 def test_decisions_and_subgroups_are_written(tmp_path):

@@ -18,6 +18,7 @@ from misgiving.cli.options import (
     is_prediction_file,
     refuse_data,
     require_data,
+    seed_option,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.configuration import default_cache
@@ -63,7 +64,7 @@ def calibrate(
     ] = None,
     seed: Annotated[
         int,
-        typer.Option(help="Seed for drawing one image per group and the quarter to tune on."),
+        seed_option("Seed for drawing one image per group and the quarter to tune on."),
     ] = 0,
     cache: Cache = None,
     overwrite: Annotated[

@@ -19,6 +19,7 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
+    seed_option,
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.configuration import default_cache
@@ -90,7 +91,7 @@ def ood(
         Path | None,
         typer.Option(metavar="RUN", help="Leave out the images that this run was trained on."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same files.")] = 0,
+    seed: Annotated[int, seed_option("The same seed gives the same files.")] = 0,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing set.")
     ] = False,
@@ -104,13 +105,12 @@ def ood(
     from misgiving.data.datasets import load_dataset
     from misgiving.data.ood_sets.lesions import with_masks
     from misgiving.data.ood_sets.ood_set import readable_set, write_ood_set
-    from misgiving.data.splits import without_training_images
 
     if out.exists() and not (overwrite and (out / "manifest.json").is_file()):
         raise UsageError(f"{out} exists; choose another --out, or replace a set with --overwrite")
+    if masks is not None and place is not None:
+        raise UsageError("`masks` has no effect with `place`; leave one of them out")
     source = with_masks(load_dataset(data), masks)
-    if run is not None:
-        source = without_training_images(source, run)
     with progress_bars() as progress:
         built, skipped = readable_set(
             name,
@@ -118,6 +118,7 @@ def ood(
             place=place,
             seed=seed,
             count=count,
+            run=run,
             report=Bar(progress, "checking images").at,
             **settings,
         )
@@ -145,7 +146,7 @@ def audit(
         typer.Option(metavar="RUN", help="Also list suspect labels, by this trained run."),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="Seed of the paper's split that is checked, and of folds.")
+        int, seed_option("Seed of the paper's split that is checked, and of folds.")
     ] = 0,
     cache: Cache = None,
 ) -> None:
@@ -164,16 +165,11 @@ def audit(
 
     Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
     """
-    from misgiving.data.audit import folder_of_report
-
-    folder = None if out is None else folder_of_report(out)
-    if folder is not None:
-        refuse_unwritable_folder(folder)
+    if out is not None:
+        _refuse_audit_at(out, data, labels=model is not None)
     if is_prediction_file(Path(data)):
-        from misgiving.workflows.suspect_labels import SUSPECT_LABELS, audit_table
+        from misgiving.workflows.suspect_labels import audit_table
 
-        if folder is not None:
-            refuse_input(folder / SUSPECT_LABELS, [Path(data)])
         if model is not None:
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
         _show_suspects(audit_table(Path(data), seed=seed), out)
@@ -199,6 +195,20 @@ def audit(
             **settings,
         )
     _show_suspects(labels, out)
+
+
+def _refuse_audit_at(out: Path, data: str, *, labels: bool) -> None:
+    """Refuse a place that cannot be written to, or where the audit would replace what it reads."""
+    from misgiving.data.audit import files_of_audit
+    from misgiving.data.datasets import tables_of
+
+    files = files_of_audit(out)
+    refuse_unwritable_folder(files.suspects.parent)
+    if is_prediction_file(Path(data)):
+        refuse_input(files.suspects, [Path(data)])
+        return
+    for path in files if labels else (files.report, files.findings):
+        refuse_input(path, tables_of(data))
 
 
 def _refuse_model(folder: Path) -> None:

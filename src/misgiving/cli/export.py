@@ -8,7 +8,7 @@ import typer
 from misgiving.bundle.graph_interface import GraphInterface, read_interface
 from misgiving.cli.calibrate import OodDetector
 from misgiving.cli.failures import options_of, with_options
-from misgiving.cli.options import Context, Fields, Values, command
+from misgiving.cli.options import Context, Fields, Values, command, seed_option
 from misgiving.cli.progress import progress_bars, say
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
@@ -81,7 +81,7 @@ def export(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed for drawing one image per group.", rich_help_panel="Targets"),
+        seed_option("Seed for drawing one image per group.", panel="Targets"),
     ] = None,
 ) -> None:
     """Export a model as a bundle: a folder that makes decisions without torch.

@@ -48,6 +48,11 @@ Cache = Annotated[
 ]
 
 
+def seed_option(text: str, *, panel: str | None = None) -> Any:
+    """The option of a seed, which numpy and scikit-learn can use."""
+    return typer.Option(help=text, min=0, max=2**32 - 1, rich_help_panel=panel)
+
+
 def is_prediction_file(path: Path) -> bool:
     """True for a file of predictions in place of a run or of data, by its suffix.
 

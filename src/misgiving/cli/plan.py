@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import DATA, Fields, Values, command, is_prediction_file
+from misgiving.cli.options import DATA, Fields, Values, command, is_prediction_file, seed_option
 from misgiving.cli.progress import say, show_table
 from misgiving.deferral.targets import Targets
 
@@ -24,7 +24,7 @@ def plan(
         ),
     ],
     targets: Annotated[Values, PLANNED],
-    seed: Annotated[int, typer.Option(help="Seed of the split, as in `train`.")] = 0,
+    seed: Annotated[int, seed_option("Seed of the split, as in `train`.")] = 0,
 ) -> None:
     """Say before training what a calibration set of DATA can certify.
 

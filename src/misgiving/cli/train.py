@@ -13,7 +13,7 @@ from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable_folder
-from misgiving.reproduction.config import MODELS
+from misgiving.reproduction.config import MODELS, refuse_beside_model
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord, ModelName
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -44,8 +44,8 @@ def train(
     model: Annotated[
         ModelName | None,
         typer.Option(
-            help="Train one of the models that `reproduce` compares; overrides --auxiliary, "
-            "--joint-epochs, --posthoc and --reads-logits.",
+            help="Train one of the models that `reproduce` compares, in place of --auxiliary, "
+            "--joint-epochs, --posthoc, --held-out, --pairs, --reduction and --reads-logits.",
             rich_help_panel="Objective",
         ),
     ] = None,
@@ -70,6 +70,7 @@ def train(
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
     if model is not None:
+        refuse_beside_model(model, [*training, *network])
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)

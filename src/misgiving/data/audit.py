@@ -64,6 +64,23 @@ def folder_of_report(place: Path) -> Path:
     return place.parent if place.suffix in (".json", ".csv") else place
 
 
+class AuditFiles(NamedTuple):
+    """Files that an audit writes; `suspects` only where labels are judged."""
+
+    report: Path
+    findings: Path
+    suspects: Path
+
+
+def files_of_audit(place: Path) -> AuditFiles:
+    """The files in a folder, or beside the file, `.json` or `.csv`, that `place` names."""
+    folder = folder_of_report(place)
+    report, findings = folder / "audit.json", folder / "findings.csv"
+    if folder != place:
+        report, findings = place.with_suffix(".json"), place.with_suffix(".csv")
+    return AuditFiles(report, findings, folder / "suspect_labels.csv")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit:
     """Result of an audit.
@@ -93,15 +110,13 @@ class Audit:
         `place` is a folder, for `audit.json` and `findings.csv`, or one of two files, `.json` or
         `.csv`, next to which the other is written.
         """
-        report, table = place / "audit.json", place / "findings.csv"
-        if folder_of_report(place) != place:
-            report, table = place.with_suffix(".json"), place.with_suffix(".csv")
+        files = files_of_audit(place)
         lists = {
             name: [row._asdict() for row in getattr(self, name)]
             for name in ("classes", "checks", "findings")
         }
-        write_csv(table, Finding._fields, self.findings)
-        write_json(report, {"name": self.name, "images": self.images, **lists})
+        write_csv(files.findings, Finding._fields, self.findings)
+        write_json(files.report, {"name": self.name, "images": self.images, **lists})
         return place
 
 

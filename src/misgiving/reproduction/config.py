@@ -1,6 +1,6 @@
 """Configuration of a reproduction, and the models that it compares."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,6 +46,18 @@ one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019)
 the estimator learns from a tenth of the training images, on which the classifier is not trained:
 losses of images that are trained on are not those of new images.
 """
+
+DEFINING = {name for one in MODELS.values() for name in (*one.training, *one.model)} - {"margin"}
+"""Settings that tell the models apart; the margin is free but for `proposed_neighbours`."""
+
+
+def refuse_beside_model(name: ModelName, settings: Iterable[str]) -> None:
+    """Refuse settings that a model defines, or that would make another model of it."""
+    own = {*MODELS[name].training, *MODELS[name].model}
+    for setting in settings:
+        if setting in own | DEFINING:
+            raise UsageError(f"`{setting}` is defined by `model` {name}; leave one of them out")
+
 
 PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 """`detached` shows the effect of joint training in `proposed`."""

@@ -12,7 +12,7 @@ from misgiving.errors import UsageError
 from misgiving.reproduction.config import SWEEPS, ProtocolConfig
 from misgiving.results.schema import ModelName, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
 
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
@@ -233,9 +233,8 @@ def protocol_for(
     """
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
-    images = images or {}
-    if images.get("split") == "grouped" and "validation_share" in images:
-        raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
+    prepared = replace(protocol.images, **(images or {}))
+    refuse_unused_share(prepared.split, images or {})
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     return replace(
@@ -248,7 +247,7 @@ def protocol_for(
         ),
         model=replace(protocol.model, **(model or {})),
         training=replace(protocol.training, **(training or {})),
-        images=replace(protocol.images, **images),
+        images=prepared,
         **changes,
     )
 

@@ -1,10 +1,12 @@
 """Configuration of a training: the images, the network and the joint training itself."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from misgiving.configuration import option, require, require_choices
+from misgiving.errors import UsageError
 
 Weighting = Literal["inverse", "sqrt", "none"]
 
@@ -57,6 +59,12 @@ class DataConfig:
         """Changes of the data set's own preprocessing."""
         changes = {name: getattr(self, name) for name in ("image_size", "crop", "color_constancy")}
         return {name: value for name, value in changes.items() if value is not None}
+
+
+def refuse_unused_share(split: str, given: Collection[str]) -> None:
+    """Refuse a share, among the given settings, that the split would not use."""
+    if split == "grouped" and "validation_share" in given:
+        raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

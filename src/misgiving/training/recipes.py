@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from misgiving.configuration import Registry
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
 
 RecipeName = Literal["modern", "paper"]
 
@@ -31,8 +31,10 @@ class Recipe(NamedTuple):
         training: Mapping[str, Any] = {},
     ) -> TrainingConfigs:
         """The configurations of this recipe, with the given settings in place of its own."""
+        configured = DataConfig(**{**self.images, **images})
+        refuse_unused_share(configured.split, images)
         return TrainingConfigs(
-            DataConfig(**{**self.images, **images}),
+            configured,
             ModelConfig(**{**self.model, **model}),
             TrainingConfig(**{**self.training, **training}),
         )

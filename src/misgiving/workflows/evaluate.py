@@ -13,7 +13,7 @@ from misgiving import distributed
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
-from misgiving.data.datasets import load_dataset
+from misgiving.data.datasets import load_dataset, tables_of
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.splits import Split
@@ -49,6 +49,7 @@ from misgiving.workflows.policy_evaluation import (
     distinct_names,
     evaluate_policy,
     measure_shares,
+    refuse_inputs_in,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
@@ -152,6 +153,7 @@ def evaluate_run(
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
     """
     refuse_unwritable_folder(out)
+    refuse_inputs_in(out, tables_of(data))
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     folders = distinct_names(ood)

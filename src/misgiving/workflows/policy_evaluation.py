@@ -18,6 +18,7 @@ from misgiving.evaluation.measures import (
     measure_failures,
     measure_scaling,
 )
+from misgiving.files import refuse_input
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
@@ -36,7 +37,7 @@ MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgr
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
 UNSEEN = "unseen_classes"  # the set of images of classes that the model does not know
-WRITTEN = (PREDICTIONS, MEASUREMENTS, SKIPPED, DECISIONS, SUBGROUPS, REPORT)
+WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # removed in order
 
 
 class Evaluation(NamedTuple):
@@ -102,10 +103,20 @@ def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
             )
 
 
-def remove_earlier(out: Path) -> None:
-    """Remove the files of an earlier evaluation, so that none lies beside new ones."""
+def refuse_inputs_in(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuse a folder where an evaluation would replace or remove a file that it reads."""
     for name in WRITTEN:
-        (out / name).unlink(missing_ok=True)
+        refuse_input(out / name, inputs)
+
+
+def remove_earlier(out: Path) -> None:
+    """Remove the files of an earlier evaluation, so that none lies beside new ones.
+
+    Without its measurements there was none, and files of these names are someone else's.
+    """
+    if (out / MEASUREMENTS).exists():
+        for name in WRITTEN:
+            (out / name).unlink(missing_ok=True)
 
 
 def write_evaluation(

@@ -26,7 +26,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import refuse_unwritable, write_text
+from misgiving.files import refuse_input, refuse_unwritable, write_text
 from misgiving.results.decision_journal import (
     DecisionJournal,
     Entry,
@@ -206,6 +206,8 @@ def predict_files(
     """
     _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
     names = names_for(model, images)
+    if contact_sheet is not None:
+        refuse_input(contact_sheet, map(Path, names), option="contact_sheet")
     predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
     features: dict[int, Feature] = {}
     with decision_journal(

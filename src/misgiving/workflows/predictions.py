@@ -29,12 +29,12 @@ from misgiving.workflows.evaluation_report import (
     shown_detector,
 )
 from misgiving.workflows.policy_evaluation import (
-    WRITTEN,
     Evaluation,
     decided_in_parts,
     distinct_names,
     evaluate_policy,
     measure_shares,
+    refuse_inputs_in,
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
@@ -186,8 +186,7 @@ def evaluate_table(
     """
     refuse_unwritable_folder(out)
     places = distinct_names(ood)
-    for name in WRITTEN:
-        refuse_input(out / name, [predictions, *places.values()])
+    refuse_inputs_in(out, [predictions, *places.values()])
     engine, cases = load_with_cases(policy)
     table, summary = rows_to_measure(read_predictions(predictions, engine, cases), set_name)
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import log_softmax
 
-from misgiving.data.audit import folder_of_report
+from misgiving.data.audit import files_of_audit
 from misgiving.data.bad_images import FAIL
 from misgiving.errors import DataError
 from misgiving.files import write_csv
@@ -32,7 +32,6 @@ from misgiving.results.review_lists import SuspectLabel
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
 
-SUSPECT_LABELS = "suspect_labels.csv"
 HELD_OUT, CROSS_FITTED = "held-out", "cross-fitted"
 
 Mask = Bool[np.ndarray, " n"]
@@ -46,7 +45,7 @@ class LabelAudit(NamedTuple):
 
     def path_in(self, folder: Path) -> Path:
         """`suspect_labels.csv` in a folder, or beside a file there."""
-        return folder_of_report(folder) / SUSPECT_LABELS
+        return files_of_audit(folder).suspects
 
     def write(self, folder: Path) -> Path:
         """Write `suspect_labels.csv`, and name it."""

@@ -18,6 +18,7 @@ from misgiving.errors import DataError
 from misgiving.groups import groups_of_rows
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
+ISIC_DESCRIBED = "ISIC_2019_Training_Metadata.csv"
 ISIC_METADATA = {"age_approx": "age", "sex": "sex", "anatom_site_general": "site"}
 
 HAM_CLASSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
@@ -77,7 +78,7 @@ def read_isic2019(place: str) -> Dataset:
     diagnoses = np.array([_isic_diagnosis(truth, row, columns) for row in rows])
     present = np.unique(diagnoses)  # UNK has no training image
     ids = tuple(row.cells["image"] for row in rows)
-    metadata = folder / "ISIC_2019_Training_Metadata.csv"
+    metadata = folder / ISIC_DESCRIBED
     by_id = {row.cells["image"]: row for row in read_table(metadata, ["image", "lesion_id"])}
     refuse_missing(metadata, [identity for identity in ids if identity not in by_id])
     described = [by_id[identity] for identity in ids]

@@ -20,6 +20,7 @@ from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import Picture, decode
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
+from misgiving.data.splits import without_training_images
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
@@ -185,21 +186,30 @@ def _description(kept: Dataset) -> str:
 
 
 def from_place(
-    name: str, place: str, held_out: Dataset, *, seed: int, count: int | None = None
+    name: str,
+    place: str,
+    held_out: Dataset,
+    *,
+    seed: int,
+    count: int | None = None,
+    run: Path | None = None,
 ) -> Built:
     """A set of images from elsewhere, with the preprocessing of the held-out images.
 
     `place` is a folder of images at any depth; data as in `load_dataset`, whose groups are the
     sources; or `scikit-image` for crops of its photographs. Seed and count are as in `build`.
+    Images that `run` was trained on are left out.
 
     Raises:
-        UsageError: The count is below 1, or the kind of data is not known.
+        UsageError: The count is below 1, the kind of data is not known, or no image is left.
         DataError: `place` does not exist or contains no images.
     """
     if place == SCIKIT_IMAGE:
         whole = picture_crops(held_out, seed, name=name)
     else:
         found = images_at(place, name)
+        if run is not None:
+            found = without_training_images(replace(found, name=place), run)
         ids = tuple(f"{name}-{identity}" for identity in found.ids)
         whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
     return _sampled(whole, seed, count)
@@ -235,23 +245,25 @@ def readable_set(
     place: str | None,
     seed: int,
     count: int | None = None,
+    run: Path | None = None,
     on_bad_image: str = FAIL,
     report: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Built, list[BadImage]]:
     """A set in which every image can be read, and the images that were left out.
 
     It is made as in `from_place`, or without a place as in `build`; the held-out images are the
-    `source`. `report` is called with the number of images that were checked, and the total.
+    `source`. Images that `run` was trained on are left out. `report` is called with the number of
+    images that were checked, and the total.
 
     Raises:
         BadImagesError: Images cannot be read, and are not skipped.
     """
     check = partial(readable, on_bad_image=on_bad_image, report=report)
     if place is None:
-        usable, bad = check(source)
+        usable, bad = check(source if run is None else without_training_images(source, run))
         built = build(name, usable, seed=seed, count=count)
     else:
-        built = from_place(name, place, source, seed=seed, count=count)
+        built = from_place(name, place, source, seed=seed, count=count, run=run)
         usable, bad = check(built.dataset)
         built = built._replace(dataset=usable)
     contents = "; ".join([built.dataset.contents, *skipped_sentences(bad, len(usable))])
