@@ -331,7 +331,8 @@ def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
 ):
     table, folder = write_rows(tmp_path / "t.csv", 50), tmp_path / "out"
     folder.mkdir()
-    (folder / "report.html").write_text("of before")
+    for name in ("report.html", "measurements.csv"):
+        (folder / name).write_text("of before")
     package = importlib.import_module("misgiving.report")
     monkeypatch.setattr("misgiving.report", package)  # which another takes the place of
     for name in [name for name in sys.modules if name.startswith("misgiving.report")]:
