@@ -184,7 +184,8 @@ def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, ph
 
 def test_evaluate_on_good_images_removes_an_earlier_list(misgiving, run_folder, whole):
     (run_folder / "evaluation").mkdir()
-    (run_folder / "evaluation" / "skipped.csv").write_text("of before")
+    for name in ("measurements.csv", "skipped.csv"):
+        (run_folder / "evaluation" / name).write_text("of before")
     code, _, error = misgiving("evaluate", run_folder, f"folder:{whole}", "--device", "cpu")
     assert code == 0, error
     assert not (run_folder / "evaluation" / "skipped.csv").exists()
