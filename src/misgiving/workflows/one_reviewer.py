@@ -72,7 +72,9 @@ def measured_together(
     of_tune = _known(tune, measured) or predict(tune)
     detectors, rule = engine.detectors or FittedDetectors.none(), engine.rule or LOGITS_RULE
     reviewer = fit_one_reviewer(of_tune, calibrator_of(of_tune, detectors, rule), detectors)
-    return measure_one_reviewer(reviewer, test, sets, measured.name), [
+    complete = len(test) == len(measured.predictions)
+    dataset = measured.name if complete else f"{measured.name}_without_tuning"
+    return measure_one_reviewer(reviewer, test, sets, dataset), [
         f"{ERROR_OR_OOD}: {reviewer.combined.names}, fitted on {len(tune)} tuning images and "
         f"measured on {len(test)} others"
     ]
