@@ -445,7 +445,8 @@ def test_a_policy_that_was_fitted_on_all_of_the_images_is_not_measured(
     misgiving, with_policy, monkeypatch
 ):
     hashes = load(with_policy).split.hashes
-    monkeypatch.setattr("misgiving.workflows.evaluate.policy_hashes", lambda _: frozenset(hashes))
+    used = frozenset(hashes), frozenset()
+    monkeypatch.setattr("misgiving.workflows.evaluate.fitted_on", lambda _: used)
     code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
     assert "fitted on 1528 of these 1528 images; no decision is measured" in error

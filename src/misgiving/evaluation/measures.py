@@ -54,7 +54,7 @@ RISKS = (0.05, 0.1, 0.2)
 def measure_predictions(
     predictions: Predictions, dataset: str, *, class_weights: Sequence[float] | None = None
 ) -> list[Measurement]:
-    """What is measured of labelled images with and without a policy.
+    """Measure classification, loss estimation and the detection of errors on labelled images.
 
     Args:
         predictions: Of the set.

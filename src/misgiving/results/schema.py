@@ -25,7 +25,7 @@ ModelName = Literal[
 
 
 POLICY_SET = "policy_test"
-"""Name of the images on which a policy is measured, where others are measured as well."""
+"""Name of the images on which a policy is measured."""
 
 
 class Measurement(NamedTuple):

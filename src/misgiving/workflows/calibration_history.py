@@ -153,14 +153,11 @@ def _readable_sets(path: Path) -> list[PolicyImages]:
     ]
 
 
-def policy_groups(policy: Path) -> frozenset[str]:
-    """Names of the groups that a policy was fitted on."""
+def fitted_on(policy: Path) -> tuple[frozenset[str], frozenset[str]]:
+    """Hashes of the images that a policy was fitted on, and names of their groups."""
     cases = read_document(policy / CASES, PolicyCases)
-    groups = (*cases.tune.groups, *cases.calibration.groups)
-    return frozenset(group for group in groups if not group.startswith(OFFERED))
-
-
-def policy_hashes(policy: Path) -> frozenset[str]:
-    """Hashes of the images that a policy was fitted on."""
-    cases = read_document(policy / CASES, PolicyCases)
-    return frozenset(cases.tune.hashes + cases.calibration.hashes)
+    groups = cases.tune.groups + cases.calibration.groups
+    return (
+        frozenset(cases.tune.hashes + cases.calibration.hashes),
+        frozenset(group for group in groups if not group.startswith(OFFERED)),
+    )

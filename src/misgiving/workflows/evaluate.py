@@ -1,6 +1,6 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibration_history import policy_groups, policy_hashes
+from misgiving.workflows.calibration_history import fitted_on
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -275,15 +275,14 @@ def of_training_groups(images: ImageSet, split: Split) -> Bool[np.ndarray, " n"]
     rows = zip(split.groups, split.ids, split.sets, strict=True)
     trained = {group for group, identity, name in rows if name == "train" and group != identity}
     known = set(split.hashes)
-    return np.array(
-        [
-            content not in known and group != identity and group in trained
-            for content, group, identity in zip(
-                images.hashes, images.groups, images.ids, strict=True
-            )
-        ],
-        dtype=bool,
-    )
+    new = np.array([content not in known for content in images.hashes], dtype=bool)
+    return np.asarray(new & _in_named_groups(images, trained))
+
+
+def _in_named_groups(images: ImageSet, groups: Collection[str]) -> Bool[np.ndarray, " n"]:
+    """True for images of these groups; an image's own name is no group."""
+    pairs = zip(images.groups, images.ids, strict=True)
+    return np.array([group != name and group in groups for group, name in pairs], dtype=bool)
 
 
 def held_out(
@@ -364,10 +363,9 @@ def images_for_policy(
     """
     if engine.policy is None:
         return np.arange(0), [], []
-    known, groups = policy_hashes(run / POLICY_FOLDER), policy_groups(run / POLICY_FOLDER)
+    known, groups = fitted_on(run / POLICY_FOLDER)
     used = np.array([content in known for content in images.hashes], dtype=bool)
-    named = zip(images.groups, images.ids, strict=True)
-    related = ~used & [group != identity and group in groups for group, identity in named]
+    related = ~used & _in_named_groups(images, groups)
     rows = np.flatnonzero(~used & ~related)
     if len(rows) == len(images):
         return rows, [], []
