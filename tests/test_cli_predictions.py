@@ -453,6 +453,20 @@ REFUSED = {
     "serve a policy": (["serve", "policy"], "`misgiving export GRAPH.onnx --policy policy --out "),
     "two files": (["predict", "run", "t.csv", "t.csv"], "one file of predictions alone, not 2"),
     "resume": (["predict", "run", "t.csv", "--resume"], "--resume is for images"),
+    "a device to predict": (["predict", "run", "t.csv", "--device", "cpu"], "--device is for"),
+    "a cache to evaluate": (
+        ["evaluate", "t.csv", "--out", "e", "--cache", "c"],
+        "--cache is for images, and t.csv is a file of predictions; leave it out",
+    ),
+    "bad images to calibrate": (
+        ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--on-bad-image", "skip"],
+        "--on-bad-image is for images",
+    ),
+    "a device to rank": (["data", "rank", "t.csv", "--device", "auto"], "--device is for images"),
+    "bad images to audit": (
+        ["data", "audit", "t.csv", "--on-bad-image", "fail"],
+        "--on-bad-image is for images",
+    ),
     "a tool without images": (
         ["predict", "policy", "t.csv", "--format", "fiftyone", "--out", "o.json"],
         "t.csv: has no column image; --format fiftyone needs the path of each image",

@@ -17,6 +17,7 @@ from misgiving.cli.options import (
     command,
     is_prediction_file,
     refuse_data,
+    refuse_image_options,
     require_data,
     seed_option,
 )
@@ -93,6 +94,7 @@ def calibrate(
 
     folder = _policy_folder(run, data, out, training_data)
     if is_prediction_file(run):
+        refuse_image_options(context, run)
         refuse_folder_of_run(folder)
     refuse_other_folder(folder)
     if folder.exists() and not overwrite:

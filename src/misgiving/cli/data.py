@@ -12,6 +12,7 @@ from misgiving.cli.options import (
     IMAGES,
     BadImages,
     Cache,
+    Context,
     Data,
     Device,
     Fields,
@@ -19,6 +20,7 @@ from misgiving.cli.options import (
     Values,
     command,
     is_prediction_file,
+    refuse_image_options,
     seed_option,
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
@@ -130,6 +132,7 @@ def ood(
 @data_app.command()
 @command
 def audit(
+    context: Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -172,6 +175,7 @@ def audit(
 
         if model is not None:
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
+        refuse_image_options(context, Path(data))
         _show_suspects(audit_table(Path(data), seed=seed), out)
         return
     _refuse_model(Path(data))
@@ -255,6 +259,7 @@ def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
 @data_app.command()
 @command
 def rank(
+    context: Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -291,6 +296,7 @@ def rank(
     if is_prediction_file(files[0]):
         if len(files) > 1:
             raise UsageError(f"give one file of predictions alone, not {len(files)} files")
+        refuse_image_options(context, files[0])
         policy = model if images else None
         ranked = rank_table(files[0], policy=policy, out=out, count=count, on_table=show)
     elif not images:

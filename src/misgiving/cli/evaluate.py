@@ -8,6 +8,7 @@ import typer
 from misgiving.cli.options import (
     BadImages,
     Cache,
+    Context,
     DataOrNone,
     Devices,
     RunOrPredictions,
@@ -15,6 +16,7 @@ from misgiving.cli.options import (
     command,
     is_prediction_file,
     refuse_data,
+    refuse_image_options,
     require_data,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
@@ -24,6 +26,7 @@ from misgiving.errors import UsageError, visible
 
 @command
 def evaluate(
+    context: Context,
     run: RunOrPredictions,
     settings: Annotated[Values, BadImages, Devices],
     data: DataOrNone = None,
@@ -86,6 +89,7 @@ def evaluate(
     """
     if is_prediction_file(run):
         refuse_data(run, data)
+        refuse_image_options(context, run)
         if out is None:
             raise UsageError(f"{run}: give `out`, the folder for the measurements")
         from misgiving.workflows.predictions import evaluate_table

@@ -18,6 +18,7 @@ from misgiving.errors import UsageError
 from misgiving.training.config import DataConfig, TrainingConfig
 
 PREDICTIONS = (".csv", ".npz", ".parquet", ".safetensors")
+FOR_IMAGES = {"on_bad_image", "cache", "device", "devices", "nodes", "resume", "contact_sheet"}
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
 
@@ -68,6 +69,17 @@ def refuse_data(predictions: Path, data: str | None) -> None:
     """Refuse DATA beside a file of predictions, which has all that is needed."""
     if data is not None:
         raise UsageError(f"{predictions} is a file of predictions; leave out DATA, here {data!r}")
+
+
+def refuse_image_options(context: Any, predictions: Path) -> None:
+    """Refuse options that say how images are read, beside a file of predictions."""
+    for one in context.command.params:
+        source = context.get_parameter_source(one.name)
+        if one.name in FOR_IMAGES and source is not None and source.name == "COMMANDLINE":
+            raise UsageError(
+                f"`{one.name}` is for images, and {predictions} is a file of predictions; leave it "
+                "out"
+            )
 
 
 def require_data(run: Path, data: str | None) -> str:

@@ -1,9 +1,9 @@
 """`misgiving predict`."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,11 +11,13 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
     IMAGES,
     BadImages,
+    Context,
     Devices,
     TableFile,
     Values,
     command,
     is_prediction_file,
+    refuse_image_options,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import BadImage, UsageError
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 @command
 def predict(
+    context: Context,
     model: Annotated[
         Path,
         typer.Argument(
@@ -99,8 +102,7 @@ def predict(
                 typer.echo(table.csv(), nl=False)
 
         if any(map(is_prediction_file, images)):
-            for_images = {"resume": resume, "contact_sheet": contact_sheet}
-            _decide_table(model, images, out, file_format, show, for_images)
+            _decide_table(context, model, images, out, file_format, show)
             return
         table, expected = predict_files(
             model,
@@ -143,20 +145,19 @@ def _say_files(out: Path, count: int, file_format: DecisionFormat) -> None:
 
 
 def _decide_table(
+    context: Any,
     policy: Path,
     files: list[Path],
     out: Path | None,
     file_format: DecisionFormat,
     show: Callable[["DecisionTable"], None],
-    for_images: Mapping[str, object],
 ) -> None:
-    """Decide on a file of predictions, for which some options are not."""
+    """Decide on a file of predictions."""
     from misgiving.workflows.predictions import predict_table
 
     if len(files) > 1:
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
-    if given := [name for name, value in for_images.items() if value]:
-        raise UsageError(f"`{given[0]}` is for images, and {files[0]} is a file of predictions")
+    refuse_image_options(context, files[0])
     count, expected = predict_table(
         policy, files[0], out=out, file_format=file_format, on_table=show
     )
