@@ -264,7 +264,9 @@ def test_mixed_precision_gives_predicted_losses():
 
 def test_a_module_in_half_precision_has_an_estimator_in_single_precision():
     model = attached(learned_statistics(InPlace()).bfloat16())
-    output = model(noise().bfloat16())
+    output = model(noise())  # in single precision, as the library reads images
+    assert output.logits.equal(model(noise().bfloat16()).logits)
+    assert output.logits.equal(model.classify(noise()))
     assert output.logits.dtype == torch.bfloat16
     assert output.predicted_losses.dtype == torch.float32
 

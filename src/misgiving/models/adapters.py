@@ -112,6 +112,12 @@ def tensor_of(output: Any) -> Tensor | None:
     return next((found for part in parts if (found := tensor_of(part)) is not None), None)
 
 
+def first_weight(module: nn.Module) -> Tensor:
+    """The first floating-point parameter, for device and precision; a float32 without any."""
+    weights = (one for one in module.parameters() if one.is_floating_point())
+    return next(weights, torch.zeros(0))
+
+
 def _average(output: Tensor, axis: int) -> Tensor:
     """The average over all positions, in single precision or better."""
     (average,) = averages([output.movedim(axis, 1)])
@@ -237,10 +243,9 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 def _call(module: nn.Module, size: int) -> Any:
     """Run a module on two images of noise."""
-    weight = next((one for one in module.parameters() if one.is_floating_point()), torch.zeros(0))
     noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     try:
-        return module(noise.to(weight.device, weight.dtype))
+        return module(noise.to(first_weight(module)))
     except Exception as error:  # whatever the module's operations raise
         raise UsageError(
             f"the module cannot take images of shape (2, 3, {size}, {size}) ({reason_of(error)}); "

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from misgiving.errors import UsageError, reason_of
-from misgiving.models.adapters import ModuleReader, read_module
+from misgiving.models.adapters import ModuleReader, first_weight, read_module
 from misgiving.models.backbones import TimmReader, create_backbone, normalisation, read_timm
 from misgiving.models.loss_estimator import LossEstimator, averages
 
@@ -168,7 +168,7 @@ class JointClassifier(nn.Module):
         return FullOutput(*output, torch.cat(taps, dim=1))
 
     def _run(self, images: Images, detach_taps: bool) -> tuple[Output, list[Tensor]]:
-        logits, features, activations = self.reader(self.backbone, self.normalise(images))
+        logits, features, activations = self.reader(self.backbone, self._normalised(images))
         if self.loss_estimator is None:
             return Output(logits, torch.full_like(logits[:, 0], torch.nan), features), []
         if detach_taps:
@@ -177,7 +177,12 @@ class JointClassifier(nn.Module):
 
     def classify(self, images: Images) -> Float[Tensor, "batch classes"]:
         """Compute the logits alone, without the loss estimator."""
-        return self.reader.classify(self.backbone, self.normalise(images))
+        return self.reader.classify(self.backbone, self._normalised(images))
+
+    def _normalised(self, images: Images) -> Images:
+        """Normalised images in the precision of the classifier, which may be a half."""
+        normalised: Images = self.normalise(images)
+        return normalised.to(first_weight(self.backbone).dtype)
 
     def freeze_classifier(self, frozen: bool = True) -> "JointClassifier":
         """Keep the classifier in evaluation mode and without gradients, or end this.
@@ -301,7 +306,5 @@ def _create_estimator(
         seed = int(torch.randint(2**62, ()))
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed GPUs as well
         estimator = LossEstimator(reader.channels, hidden, num_classes=read)
-    weight = next((one for one in model.backbone.parameters() if one.is_floating_point()), None)
-    if weight is None:
-        return estimator
+    weight = first_weight(model.backbone)
     return estimator.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
