@@ -419,11 +419,14 @@ def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):
     assert code == 2
 
 
-@pytest.mark.parametrize("command", ["evaluate", "predict"])
-def test_a_folder_that_is_no_run_is_named(misgiving, command, photos):
-    code, _, error = misgiving(command, photos, photos)
-    assert code == 1 or command == "evaluate"
-    assert "photos" in one_line(error)
+@pytest.mark.parametrize(
+    "words", ["evaluate P folder:P", "predict P P", "calibrate P folder:P --max-error 0.1"]
+)
+def test_a_folder_that_is_no_run_is_named(misgiving, words, photos):
+    code, _, error = misgiving(*words.replace("P", str(photos)).split())
+    assert code == 1
+    assert one_line(error).startswith(f"error: {photos}: n")  # not a run, neither ...
+    assert "give a folder that `misgiving train` or" in one_line(error)
 
 
 def test_predict_writes_nothing_where_one_image_is_damaged(misgiving, run_folder, photos, tmp_path):
