@@ -101,7 +101,7 @@ def refuse_unusable(set_name: str, cases: ScoredCases, *, classes: Sequence[str]
     if np.ptp(cases.scores) == 0:
         raise DataError(
             f"scores of the {set_name} set are all {cases.scores[0]:g}, so no threshold separates "
-            "the cases; choose another score"
+            "the cases; give outputs that differ in confidence, not classes alone"
         )
 
 
