@@ -428,7 +428,7 @@ def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
     code, _, said = misgiving("evaluate", predictions, "--policy", with_policy, "--out", out)
     assert code == 0, said
     count = re.search(r"fitted on (\d+) of these 1528 images; its decisions are", error)[1]
-    assert f"fitted on {count} of these 1528 rows (known by their ids alone); its" in said
+    assert f"fitted on {count} of these 1528 rows; its decisions are" in said
     decided = table(with_policy / "evaluation" / "decisions.csv")
     assert table(out / "decisions.csv") == decided
     for folder in (with_policy / "evaluation", out):

@@ -3,6 +3,7 @@
 import csv
 import importlib
 import json
+import re
 import sys
 from dataclasses import replace
 from typing import NamedTuple
@@ -105,7 +106,21 @@ def test_new_predictions_need_no_labels_and_name_their_images(run, policy, tmp_p
     new = write_rows(tmp_path / "new.csv", 20, seed=2, label=[""] * 20, image=names)
     result = run("predict", policy, new)
     assert result.code == 0
-    assert [line.split(",")[0] for line in result.out.splitlines()[1:]] == names
+    found = [line.split(",")[0] for line in result.out.splitlines()[1:]]
+    assert found == [str(tmp_path / name) for name in names]
+
+
+def test_paths_of_images_are_written_as_from_the_folder_of_the_command(
+    run, policy, tmp_path, monkeypatch
+):
+    (tmp_path / "sub").mkdir()
+    new = write_rows(tmp_path / "sub" / "new.csv", 3, seed=2, image=["a.png", "b.png", "c.png"])
+    monkeypatch.chdir(tmp_path)
+    place = new.relative_to(tmp_path)
+    for words in (["predict", policy, place], ["data", "rank", policy, place]):
+        assert run(*words, "--out", "list.csv").code == 0
+        paths = {row["path"] for row in read(tmp_path / "list.csv")}
+        assert paths == {"sub/a.png", "sub/b.png", "sub/c.png"}
 
 
 @pytest.mark.parametrize("tool", ["fiftyone", "label-studio"])
@@ -144,7 +159,7 @@ def test_decisions_on_predictions_go_to_other_tools(run, policy, tmp_path, monke
     ("images", "says"),
     [
         (["a.png", "", "c.png"], "no image in row 2; --format fiftyone needs the path"),
-        (["a.png", "b.png", "a.png"], "names the image 'a.png' twice; give each image one row"),
+        (["a.png", "b.png", "a.png"], "a.png' twice; give each image one row"),
         (["a.png", "b.png", "/c.png"], "/c.png: is not in --image-root"),
     ],
 )
@@ -195,6 +210,81 @@ def test_cases_of_the_policy_are_not_measured_unless_there_are_no_others(run, po
     assert "Warning: the policy was fitted on 400 of these 400 rows" in result.err
     assert "optimistic" in result.err
     assert len(read(tmp_path / "two" / "decisions.csv")) == 400
+
+
+def without(path, column, target, order=None):
+    """A file without one column, and with its rows in another order."""
+    rows = read(path)
+    with target.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [name for name in rows[0] if name != column])
+        writer.writeheader()
+        for at in order if order is not None else range(len(rows)):
+            writer.writerow({name: cell for name, cell in rows[at].items() if name != column})
+    return target
+
+
+def test_cases_of_the_policy_are_known_by_their_ids_whatever_their_digits(run, policy, tmp_path):
+    rows = read(tmp_path / "predictions.csv")
+    rounded = {
+        name: [name_cell(name, row[name]) for row in rows] for name in rows[0] if name != "id"
+    }
+    again = write_rows(tmp_path / "again.csv", 400, **rounded)
+    result = run("evaluate", again, "--policy", policy, "--out", tmp_path / "one")
+    assert "Warning: the policy was fitted on 400 of these 400 rows" in result.err
+
+
+def name_cell(name, cell):
+    return round(float(cell), 4) if name.startswith("probability") else cell
+
+
+def test_cases_without_ids_are_known_by_their_outputs_in_any_order(run, tmp_path):
+    own = without(write_rows(tmp_path / "p.csv", 500), "id", tmp_path / "own.csv")
+    order = np.random.default_rng(1).permutation(500)
+    used = without(own, "", tmp_path / "used.csv", order[:400])
+    options = ("--max-error", 0.1, "--out", tmp_path / "policy")
+    assert run("calibrate", used, *options).code == 0
+    result = run("evaluate", own, "--policy", tmp_path / "policy", "--out", tmp_path / "one")
+    assert "fitted on 400 of these 500 rows; its decisions are measured on the others" in result.err
+    result = run("calibrate", own, *options, "--overwrite")
+    assert "calibrated before with 400 of these images" in result.err
+
+
+def test_rounded_outputs_without_ids_do_not_make_one_image_another(run, tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 900)
+    first = np.clip(rng.normal(np.where(labels, 0.2, 0.8), 0.2), 0, 1).round(1)
+    for name, rows in (("used", slice(0, 500)), ("new", slice(500, 900))):
+        with (tmp_path / f"{name}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["label", "probability_0", "probability_1"])
+            writer.writerows(zip(labels[rows], first[rows], 1 - first[rows], strict=True))
+    options = ("--max-error", 0.3, "--out", tmp_path / "policy")
+    assert run("calibrate", tmp_path / "used.csv", *options).code == 0
+    options = ("--policy", tmp_path / "policy", "--out", tmp_path / "one")
+    result = run("evaluate", tmp_path / "new.csv", *options)
+    assert result.code == 0
+    used = re.search(r"fitted on (\d+) of these 400 rows", result.err)
+    assert used is None or int(used[1]) < 100  # where also the number of the row is the same
+
+
+def test_new_images_of_the_policys_patients_are_not_measured(run, tmp_path):
+    patients = [f"p{number % 150}" for number in range(400)]
+    used = write_rows(tmp_path / "used.csv", 400, patient=patients)
+    options = ("--max-error", 0.2, "--out", tmp_path / "policy")
+    assert run("calibrate", used, *options).code == 0
+    some = [f"p{number}" for number in range(100, 200)]
+    new = write_rows(tmp_path / "new.csv", 100, seed=5, patient=some)
+    result = run("evaluate", new, "--policy", tmp_path / "policy", "--out", tmp_path / "one")
+    assert "on 0 of these 100 rows, and on others of the groups of 50; its" in result.err
+    assert len(read(tmp_path / "one" / "decisions.csv")) == 50
+
+
+def test_a_column_of_metadata_named_class_does_not_hide_the_true_classes(run, policy, tmp_path):
+    sites = [f"site {number % 2}" for number in range(300)]
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, **{"class": sites})
+    assert run("evaluate", new, "--policy", policy, "--out", tmp_path / "one").code == 0
+    groups = {(row["name"], row["value"]) for row in read(tmp_path / "one" / "subgroups.csv")}
+    assert {("column class", "site 0"), ("class", "cat")} <= groups
 
 
 def test_evaluate_without_a_policy_and_with_ood_predictions(run, tmp_path):

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -44,6 +45,24 @@ def test_a_folder_that_fails_half_way_leaves_the_old_one_and_nothing_else(tmp_pa
     (target / "model").write_text("old")
     with pytest.raises(TypeError), whole_folder(target) as partial:
         (partial / "model").write_text((partial / "model").write_text("half"))
+    assert (target / "model").read_text() == "old"
+    assert names(tmp_path) == ["run"]
+
+
+def test_an_interrupt_between_two_renames_leaves_the_old_folder(tmp_path, monkeypatch):
+    target, replaced = tmp_path / "run", Path.replace
+    target.mkdir()
+    (target / "model").write_text("old")
+
+    def interrupted(path, to):
+        if (path / "new").exists():
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+        return replaced(path, to)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), whole_folder(target) as partial:
+        (partial / "new").touch()
     assert (target / "model").read_text() == "old"
     assert names(tmp_path) == ["run"]
 

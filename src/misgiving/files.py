@@ -249,7 +249,7 @@ def _swap(partial: Path, path: Path) -> None:
         old = path.replace(Path(aside) / path.name)
         try:
             partial.replace(path)
-        except OSError:
+        except BaseException:  # also an interrupt: the old folder is removed on leaving
             old.replace(path)
             raise
 

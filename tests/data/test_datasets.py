@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 from misgiving.data.datasets import DATASETS, load_dataset, npz, tables_of
 from misgiving.data.datasets.dataset import Dataset, ImageArray, ImageFiles
 from misgiving.data.datasets.dermoscopy import published_counts
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets.folders import image_names, unlabelled_images
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.files import write_csv
@@ -161,6 +161,18 @@ def test_an_unusable_folder_is_refused_with_the_reason_and_the_remedy(folder, da
     damage(folder)
     with pytest.raises(DataError, match=says):
         load_dataset(f"folder:{folder}")
+
+
+def test_images_to_predict_are_listed_once_under_their_first_name(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = image_names([Path("a"), Path("b/../a"), folder / "a", Path("b/1.jpg")])
+    assert names == [*image_names([Path("a")]), "b/1.jpg"]
+
+
+def test_images_to_predict_whose_name_is_not_utf8_are_refused(folder):
+    rename_with_bytes_that_are_no_text(folder)
+    with pytest.raises(DataError, match=r"udcff\.jpg' is not UTF-8; rename the file"):
+        image_names([folder / "a", folder / "b"])
 
 
 @pytest.mark.parametrize("kind", ["folder", "isic2019"])

@@ -39,6 +39,15 @@ def test_a_table_by_hand(tmp_path):
     assert table.group_columns == ()
 
 
+def test_features_are_in_the_order_of_their_numbers():
+    values = {f"feature_{at}": [at, at + 0.5, at + 0.25] for at in (0, 1, 10, 11, *range(2, 10))}
+    features = PredictionTable.from_columns(columns(**values)).predictions.features
+    assert features[0].tolist() == list(range(12))
+    for names in ("13", "01", "x"):
+        with pytest.raises(DataError, match=f"feature_{names} is not one of feature_0 to feature_"):
+            PredictionTable.from_columns(columns(**values, **{f"feature_{names}": [1, 2, 3]}))
+
+
 def test_everything_that_a_table_can_say(tmp_path):
     header = "site,set,patient,lesion,predicted_loss,image,model,feature_0,feature_1,label"
     header += ",logit_a,logit_b,probability_a"
@@ -58,7 +67,7 @@ def test_everything_that_a_table_can_say(tmp_path):
     assert table.group_columns == ("patient", "lesion")
     assert table.sets == ("tune", "tune", "calibrate")
     assert table.rows_of("calibrate").tolist() == [2]
-    assert table.images == ("x/1.png", "x/2.png", "x/3.png")
+    assert table.images == tuple(str(tmp_path / f"x/{number}.png") for number in (1, 2, 3))
     assert table.metadata == {"site": ("north", "south", "north")}
     chosen = table.select(np.array([2, 0]))
     assert chosen.sets == ("calibrate", "tune")

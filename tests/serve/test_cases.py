@@ -70,6 +70,13 @@ def test_filters_select_cases(worklist, query, expected):
     assert set(names(worklist.get(f"/cases?{query}"))) == expected
 
 
+@pytest.mark.parametrize("part", ["läsion", "LÄSION", "Läs"])
+def test_a_part_of_a_name_is_found_in_upper_and_lower_case_of_any_alphabet(client, part):
+    sent(client, name="LÄSION.png")
+    sent(client, name="lasion.png")
+    assert names(client.get("/cases", params={"name": part})) == ["LÄSION.png"]
+
+
 def test_all_cases_are_counted_by_decision_whatever_the_filter(worklist):
     found = worklist.get("/cases?decision=ood&limit=1").json()
     assert (found["total"], found["counts"]) == (1, {"accept": 2, "defer": 1, "ood": 1})

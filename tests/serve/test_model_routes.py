@@ -84,6 +84,16 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
     assert asked == [("RUN", "NEW_CASES", replace(targets, max_error=0.2), rule, "knn", 7)]
 
 
+def test_a_graph_without_a_run_is_calibrated_with_new_predictions(serving):
+    class Graph(Calibrated):
+        card = {"training": {}}  # noqa: RUF012
+
+    words = serving(Graph()).get("/calibration").json()["command"]
+    assert words.startswith("misgiving calibrate NEW_PREDICTIONS.csv --out POLICY --max-error ")
+    words = serving(Calibrated()).get("/calibration").json()["command"]
+    assert words.startswith("misgiving calibrate RUN NEW_CASES --max-error ")
+
+
 def test_a_policy_that_accepts_nothing_says_so(serving):
     client = serving(Calibrated(made_policy(Targets(max_error=0.001))))
     saved = client.get("/calibration").json()["policy"]

@@ -85,6 +85,32 @@ def test_a_reviewer_may_name_no_class(key, words, verdict, page_service, opened)
     assert given == [verdict, "agree", verdict]
 
 
+def test_a_key_means_the_same_class_in_list_and_grid_where_classes_are_numbers(
+    page_service, opened
+):
+    names = ["1", "10", "2"]  # JavaScript sorts such keys of an object
+
+    def model(route):
+        route.fulfill(json=route.fetch().json() | {"classes": names})
+
+    def cases(route):
+        found = route.fetch().json()
+        for one in found.get("cases", [found]):
+            one |= {"probabilities": dict.fromkeys(names, 0.3), "predicted_class": "1"}
+        route.fulfill(json=found)
+
+    def prepare(page):
+        no_pictures(page)
+        page.route("**/model", model)
+        page.route(re.compile(r"/cases(\?.*|/[0-9a-f]{32})$"), cases)
+
+    stored(page_service, 1)
+    page = opened(prepare=prepare)
+    page.locator(".row").click()
+    shown = page.locator(".panel #classes .label")
+    playwright.expect(shown).to_have_text(names)
+
+
 def test_progress_counts_what_the_filters_show_also_cases_of_a_list(page_service, opened):
     for number in range(5):
         stored(page_service, number, reviewed_by="A" if number < 2 else None, place=number + 1)

@@ -25,7 +25,6 @@ from onnx import TensorProto, helper
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.data.datasets.folders import image_names
-from misgiving.decisions.engine import save_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.workflows.export_graph import UNCHECKED, export_graph
@@ -220,8 +219,9 @@ def test_a_policy_that_is_given_is_used_and_the_predictions_are_compared(
     tensorflow_files, new_images, tmp_path
 ):
     graph, predictions = tensorflow_files
-    engine = engine_of(predictions)
-    save_policy(tmp_path / "policy", engine, {})
+    fitted = deferral().fit(PredictionTable.read(predictions))
+    fitted.save(tmp_path / "policy")
+    engine = fitted.engine_
     make = partial(export_graph, graph, policy=tmp_path / "policy")
     interface = GraphInterface(**TENSORFLOW)
     bundle, summary = make(tmp_path / "b1", interface=interface, predictions=predictions)
@@ -233,6 +233,20 @@ def test_a_policy_that_is_given_is_used_and_the_predictions_are_compared(
     assert summary == [f"Warning: {UNCHECKED}"]
     assert UNCHECKED in (tmp_path / "b2" / "card.md").read_text()
     assert UNCHECKED not in (tmp_path / "b1" / "card.md").read_text()
+
+
+@pytest.mark.parametrize("compared", [True, False])
+def test_a_policy_of_logits_is_refused_for_a_graph_of_probabilities(
+    tensorflow_files, tmp_path, compared
+):
+    graph, predictions = tensorflow_files
+    probabilities = PredictionTable.read(predictions).predictions
+    table = {"logits": probabilities.logits, "classes": CLASSES, "label": probabilities.labels}
+    deferral().fit(PredictionTable.from_columns(table)).save(tmp_path / "policy")
+    with pytest.raises(UsageError, match="policy has logits, and `outputs` is probabilities"):
+        export_graph(graph, tmp_path / "b", policy=tmp_path / "policy",
+                     interface=GraphInterface(**TENSORFLOW),
+                     predictions=predictions if compared else None)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -331,8 +345,7 @@ def test_a_policy_that_reads_features_needs_the_name_of_their_output(
     logits, features = (of.numpy() for of in torch_outputs(WithFeatures(model), images[0]))
     table = {"logits": logits, "features": features, "label": images[1], "classes": CLASSES}
     table["set"] = np.repeat(["train", "tune", "calibrate"], 80)
-    engine = deferral().fit(PredictionTable.from_columns(table)).engine_
-    save_policy(tmp_path / "policy", engine, {})
+    deferral().fit(PredictionTable.from_columns(table)).save(tmp_path / "policy")
     with pytest.raises(
         UsageError, match=r"needs the features of an image, for knn; .*features_out"
     ):

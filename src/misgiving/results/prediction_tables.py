@@ -10,7 +10,7 @@
 | `set` | `train`, `tune`, `calibrate` or `test` |
 | `feature_0`, ... | input of the model's last layer |
 | `predicted_loss` | higher means more likely wrong |
-| `image` | path of the image file, relative to the table |
+| `image` | path of the image file, in a file relative to it |
 | `model` | name of the model, the same in all rows |
 | any other | metadata, by which decisions are audited |
 
@@ -185,7 +185,11 @@ class PredictionTable:
         try:
             with explain_damage(path, remedy=REMEDY):
                 columns = READERS[suffix](path)
-            return cls.from_columns(columns)
+            table = cls.from_columns(columns)
+            if table.images is None:
+                return table
+            found = (str(path.parent / name) if name else "" for name in table.images)
+            return replace(table, images=tuple(found))
         except DataError as error:
             name = f"{path}: "
             raise DataError(name + _shortened(visible(str(error).removeprefix(name)))) from error
@@ -289,8 +293,19 @@ def _log(probabilities: Matrix, prefix: str, classes: Sequence[str]) -> Matrix:
 
 
 def _features(columns: dict[str, Column], count: int) -> Matrix:
+    """Take the features, in the order of their numbers."""
     found = _matrix(columns, "features", "feature_")
-    return np.zeros((count, 0)) if found is None else found[1]
+    if found is None:
+        return np.zeros((count, 0))
+    names, values = found
+    expected = [*map(str, range(len(names)))]
+    if sorted(names) != sorted(expected):
+        other = next(name for name in names if name not in expected)
+        raise DataError(
+            f"feature_{other} is not one of feature_0 to feature_{len(names) - 1}; number the "
+            "columns of features from 0, in the order of the model"
+        )
+    return values[:, [names.index(number) for number in expected]]
 
 
 def _numbers(name: str, values: Column) -> Float[np.ndarray, " n"]:

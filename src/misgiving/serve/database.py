@@ -256,9 +256,14 @@ def _sqlite(url: URL) -> Engine:
     return engine
 
 
+def _lower(text: str | None) -> str | None:
+    return text and text.lower()
+
+
 def _configure(connection: sqlite3.Connection, _: Any) -> None:
     """Allow readers beside a writer, and make commits survive a loss of power."""
     connection.isolation_level = None  # SQLAlchemy begins the transactions
+    connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows only a to z
     deadline = time.monotonic() + PATIENCE
     while True:  # SQLite itself does not wait while others open the same new file
         try:

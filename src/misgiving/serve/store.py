@@ -76,7 +76,7 @@ class CaseQuery(Record):
         default=None,
         max_length=255,
         pattern=NO_NUL,
-        description="Part of the name, in upper or lower case.",
+        description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
     )
     received_since: Instant | None = Field(
         default=None, description="Received at this time or later."

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Bool
+
 from misgiving.bundle.bundle import is_bundle
 from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER
 from misgiving.deferral.policy import RepeatedCases
@@ -156,8 +159,24 @@ def _readable_sets(path: Path) -> list[PolicyImages]:
 def fitted_on(policy: Path) -> tuple[frozenset[str], frozenset[str]]:
     """Hashes of the images that a policy was fitted on, and names of their groups."""
     cases = read_document(policy / CASES, PolicyCases)
+    return frozenset(cases.tune.hashes + cases.calibration.hashes), named_groups(cases)
+
+
+def named_groups(cases: PolicyCases) -> frozenset[str]:
+    """Groups that a policy was fitted on; an image's own name is no group."""
     groups = cases.tune.groups + cases.calibration.groups
-    return (
-        frozenset(cases.tune.hashes + cases.calibration.hashes),
-        frozenset(group for group in groups if not group.startswith(OFFERED)),
-    )
+    return frozenset(group for group in groups if not group.startswith(OFFERED))
+
+
+def count_fitted_on(
+    used: Bool[np.ndarray, " n"], related: Bool[np.ndarray, " n"], noun: str
+) -> str:
+    """The beginning of a sentence on images that a policy was fitted on, or others of their groups.
+
+    >>> count_fitted_on(np.array([True, False, False]), np.array([False, True, False]), "rows")
+    'the policy was fitted on 1 of these 3 rows, and on others of the groups of 1'
+    """
+    counted = f"the policy was fitted on {used.sum()} of these {len(used)} {noun}"
+    if related.any():
+        counted += f", and on others of the groups of {related.sum()}"
+    return counted

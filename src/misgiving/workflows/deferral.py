@@ -247,7 +247,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             decided=measure_decisions(
                 decisions, predictions, "test", metadata, seed=self.policy_.seed
             ),
-            picture=pictures_of(table, Path()),
+            picture=pictures_of(table),
             warnings=warnings,
             notes=[*self.cases_.notes, *chosen, *remarks],
         )

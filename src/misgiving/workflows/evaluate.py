@@ -35,7 +35,7 @@ from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibration_history import fitted_on
+from misgiving.workflows.calibration_history import count_fitted_on, fitted_on
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -369,9 +369,7 @@ def images_for_policy(
     rows = np.flatnonzero(~used & ~related)
     if len(rows) == len(images):
         return rows, [], []
-    counted = f"the policy was fitted on {used.sum()} of these {len(images)} images"
-    if related.any():
-        counted += f", and on others of the groups of {related.sum()}"
+    counted = count_fitted_on(used, related, "images")
     if set_name is not None:
         doubt = f"{counted}: the numbers of its decisions are optimistic"
         return np.arange(len(images)), [], [doubt]

@@ -14,11 +14,13 @@ from misgiving.bundle.graph_files import opset_of, read_graph
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.bundle.wrapped_graph import declare_outputs, image_input, wrap_graph
 from misgiving.calibrators.apply import ERROR_ESTIMATOR
-from misgiving.decisions.engine import DecisionEngine, load_policy
+from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.network import GRAPH, Network
 from misgiving.files import whole_folder
 from misgiving.manifests import sha256_of, sha256_of_json
+from misgiving.results.formats import read_document
+from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.workflows.deferral import Deferral
@@ -87,7 +89,7 @@ def export_graph(
     if deferral is not None and policy is not None:
         raise UsageError("`policy` has its own targets; leave out those of a new one")
     table = None if predictions is None else PredictionTable.read(predictions)
-    engine = None if policy is None else load_policy(policy)
+    engine = None if policy is None else _engine_of(policy, interface)
     known = _known_classes(engine, table)
     with whole_folder(out) as partial:
         wrapped = _wrap(graph, partial / GRAPH, interface, _order(known, classes or known))
@@ -95,8 +97,8 @@ def export_graph(
         summary: list[str] = []
         compared = 0
         if table is not None and predictions is not None:
-            _refuse_other_kind(table, interface, predictions)
-            compared = compare(wrapped.network, preprocessing, interface, table, predictions.parent)
+            _refuse_other_kind(table.outputs, interface, predictions)
+            compared = compare(wrapped.network, preprocessing, interface, table)
             table, summary = _computable(table, wrapped.network.outputs)
             if deferral is not None:
                 engine = deferral.fit(table, data=str(predictions)).engine_
@@ -126,11 +128,19 @@ def export_graph(
     return ExportedGraph(bundle, [*summary, checked if compared else f"Warning: {UNCHECKED}"])
 
 
-def _refuse_other_kind(table: PredictionTable, interface: GraphInterface, path: Path) -> None:
-    if (table.outputs == "logits") != (interface.outputs == "logits"):
+def _engine_of(policy: Path, interface: GraphInterface) -> DecisionEngine:
+    """The engine of a policy, refused if it was fitted on another kind of outputs."""
+    engine = load_policy(policy)
+    _refuse_other_kind(read_document(policy / CASES, PolicyCases).outputs, interface, policy)
+    return engine
+
+
+def _refuse_other_kind(outputs: str, interface: GraphInterface, path: Path) -> None:
+    """Refuse logits for probabilities, and the reverse, where the kind is known."""
+    if outputs and (outputs == "logits") != (interface.outputs == "logits"):
         raise UsageError(
-            f"{path} has {table.outputs}, and `outputs` is {interface.outputs}; give the "
-            "predictions that the bundle would make"
+            f"{path} has {outputs}, and `outputs` is {interface.outputs}; give the predictions "
+            "that the bundle would make, or a policy of them"
         )
 
 

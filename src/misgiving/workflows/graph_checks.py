@@ -109,7 +109,6 @@ def compare(
     preprocessing: Preprocessing,
     interface: GraphInterface,
     table: PredictionTable,
-    folder: Path,
 ) -> int:
     """Predict up to 32 images of a table again, and give their number.
 
@@ -118,7 +117,6 @@ def compare(
         preprocessing: Of its images.
         interface: What its outputs mean.
         table: Predictions with paths of images; without paths, none is compared.
-        folder: Paths are relative to it.
 
     Raises:
         DataError: An image cannot be read, or a prediction is not that of the graph.
@@ -129,7 +127,7 @@ def compare(
         return 0
     rows = named[np.unique(np.linspace(0, len(named) - 1, COMPARED).round().astype(int))]
     predictions = table.predictions.select(rows)
-    paths = [folder / images[row] for row in rows]
+    paths = [Path(images[row]) for row in rows]
     squares = [preprocessing.from_file(read_bytes(path), str(path)) for path in paths]
     logits, losses, features, _ = network(np.stack(squares))
     pairs = {"logits": (logits, predictions.logits)}

@@ -230,12 +230,15 @@ def audit_groups(
     *,
     seed: int,
 ) -> list[Subgroup]:
-    """Audit decisions by class and metadata, on one image of each group, drawn with the seed."""
+    """Audit decisions by class and metadata, on one image of each group, drawn with the seed.
+
+    A column of metadata that is named as the true classes are is `column class`.
+    """
     names = [predictions.classes[label] for label in predictions.labels]
     rows = one_per_group(predictions.groups, seed=seed)
+    others = {f"column {name}" if name == CLASS else name: of for name, of in metadata.items()}
     columns = {
-        column: [values[row] for row in rows]
-        for column, values in {CLASS: names, **metadata}.items()
+        column: [values[row] for row in rows] for column, values in {CLASS: names, **others}.items()
     }
     return audit(columns, accepted[rows], ood[rows], wrong[rows])
 

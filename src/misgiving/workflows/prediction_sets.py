@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool
 
 from misgiving.data.splits import QUARTERS, partition_groups
 from misgiving.errors import DataError, UsageError
@@ -14,10 +14,13 @@ from misgiving.results.policy_cases import PolicyCases, PolicyImages
 from misgiving.results.prediction_tables import Columns, PredictionTable
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
-from misgiving.workflows.calibration_history import OFFERED
+from misgiving.workflows.calibration_history import OFFERED, named_groups
 
 DIGITS = 16  # of a hash
+DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
+
+Mask = Bool[np.ndarray, " n"]
 
 
 class Sets(NamedTuple):
@@ -168,16 +171,19 @@ def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, st
 
 
 def identities(table: PredictionTable) -> PolicyImages:
-    """Images of a table; a case is known by its id and its logits.
+    """Images of a table; an image is known by its id, and without one by its logits.
 
+    Rounded logits are alike for many images; where they are, the number of the row counts as well.
     A group that is only the number of a row has another image in the next table.
     """
     predictions = table.predictions
-    logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
-    hashes = tuple(
-        sha256_of(name.encode() + row.tobytes())[:DIGITS]
-        for name, row in zip(predictions.ids, logits, strict=True)
-    )
+    names = [name.encode() for name in predictions.ids]
+    if not table.has_ids:
+        logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
+        rows = [row.tobytes() for row in logits]
+        differ = len(set(rows)) >= DIFFERENT * len(rows)
+        names = rows if differ else [name + row for name, row in zip(names, rows, strict=True)]
+    hashes = tuple(sha256_of(name)[:DIGITS] for name in names)
     groups = tuple(
         f"{OFFERED}{group}" if group == own and not table.has_ids else group
         for group, own in zip(predictions.groups, table.own_groups, strict=True)
@@ -191,16 +197,18 @@ def cases_of_run(cases: PolicyCases) -> bool:
     return any(len(content) != DIGITS for content in hashes)
 
 
-def rows_not_used(table: PredictionTable, cases: PolicyCases) -> Int[np.ndarray, " _"]:
-    """Positions of the images that a policy was not fitted on.
+def rows_fitted_on(table: PredictionTable, cases: PolicyCases) -> tuple[Mask, Mask]:
+    """Which images a policy was fitted on, and which others are of the groups of such images.
 
     No table has the contents of images: those of a run's policy are known by id.
     """
-    fitted_on = (cases.tune, cases.calibration)
-    if cases_of_run(cases):
-        used = {name for images in fitted_on for name in images.images}
-        known = table.predictions.ids
-    else:
-        used = {content for images in fitted_on for content in images.hashes}
-        known = identities(table).hashes
-    return np.flatnonzero([name not in used for name in known])
+    of_run = cases_of_run(cases)
+    images = cases.tune.images + cases.calibration.images
+    hashes = cases.tune.hashes + cases.calibration.hashes
+    known = set(images if of_run else hashes)
+    names = table.predictions.ids if of_run else identities(table).hashes
+    used = np.array([name in known for name in names], dtype=bool)
+    named = named_groups(cases)
+    groups = zip(table.predictions.groups, table.own_groups, strict=True)
+    of_group = np.array([group != own and group in named for group, own in groups], dtype=bool)
+    return used, of_group & ~used

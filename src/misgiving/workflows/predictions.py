@@ -23,6 +23,7 @@ from misgiving.results.prediction_tables import SETS, PredictionTable
 from misgiving.results.review_files import DecisionFormat, DecisionSource
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
+from misgiving.workflows.calibration_history import count_fitted_on
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -41,10 +42,9 @@ from misgiving.workflows.policy_evaluation import (
 )
 from misgiving.workflows.predict import TABLE, row_of
 from misgiving.workflows.prediction_sets import (
-    cases_of_run,
     of_model,
     refuse_other_outputs,
-    rows_not_used,
+    rows_fitted_on,
 )
 
 EVERYTHING = "predictions"  # name of the measured set where the table names none
@@ -147,10 +147,9 @@ def _image_files(path: Path, table: PredictionTable, file_format: DecisionFormat
         )
     if repeated := next((image for image, count in Counter(images).items() if count > 1), None):
         raise DataError(f"{path}: names the image {repeated!r} twice; give each image one row")
-    files = [path.parent / image for image in images]
-    for file in files:
-        file_format.address(file)
-    return [*map(str, files)]
+    for image in images:
+        file_format.address(Path(image))
+    return list(images)
 
 
 def _identity(engine: DecisionEngine) -> str:
@@ -213,7 +212,7 @@ def evaluate_table(
         unit=unit_of(table.group_columns, table.predictions.groups),
         policy=engine.policy,
         decided=decided,
-        picture=pictures_of(table, predictions.parent),
+        picture=pictures_of(table),
         warnings=warnings,
         notes=[*summary],
         detection=detection,
@@ -280,26 +279,24 @@ def _detection(
     return rows, Detection(detector, of_table, found)
 
 
-def pictures_of(table: PredictionTable, folder: Path) -> Callable[[int], Picture | None] | None:
-    """Reads the image of a row, whose path is relative to the folder; None: none is named."""
+def pictures_of(table: PredictionTable) -> Callable[[int], Picture | None] | None:
+    """Reads the image of a row; None: none is named."""
     images = table.images
-    return None if images is None else lambda row: picture_of(folder / images[row])
+    return None if images is None else lambda row: picture_of(Path(images[row]))
 
 
 def rows_for_policy(
     table: PredictionTable, cases: PolicyCases, *, named: bool
 ) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
-    """Rows that the policy was not fitted on, remarks and warnings.
+    """Rows of no group that the policy was fitted on, remarks and warnings.
 
     All rows, and a warning, if the set was named or there are no others.
     """
-    unused = rows_not_used(table, cases)
+    used, related = rows_fitted_on(table, cases)
+    unused = np.flatnonzero(~used & ~related)
     if len(unused) == len(table):
         return unused, [], []
-    names = " (known by their ids alone)" if cases_of_run(cases) else ""
-    counted = (
-        f"the policy was fitted on {len(table) - len(unused)} of these {len(table)} rows{names}"
-    )
+    counted = count_fitted_on(used, related, "rows")
     if named or not len(unused):
         everything = np.arange(len(table))
         return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]

@@ -61,8 +61,7 @@ def audit_table(path: Path, *, seed: int = 0) -> LabelAudit:
         DataError: There are no labels, or they cannot be judged.
     """
     table = PredictionTable.read(path)
-    images = table.images or ("",) * len(table)
-    paths = [str(path.parent / name) if name else "" for name in images]
+    paths = table.images or ("",) * len(table)
     summary = []
     if table.sets is None:
         summary.append(

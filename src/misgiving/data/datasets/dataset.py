@@ -1,7 +1,7 @@
 """Labelled image sets that are not decoded yet, and the sources of their pixels."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -154,9 +154,7 @@ class Dataset:
         for identity, count in Counter(self.ids).most_common(1):
             if count > 1:
                 raise DataError(f"{self.name}: {identity!r} occurs {count} times; keep it once")
-        for identity in self.ids:
-            if any("\ud800" <= letter <= "\udfff" for letter in identity):  # undecodable bytes
-                raise DataError(f"{self.name}: the name {identity!a} is not UTF-8; rename the file")
+        refuse_undecodable(self.ids, self.name)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -207,3 +205,10 @@ def refuse_single_images(
                 f"{data}: class {name!r} has one image, which cannot be in two sets; "
                 "add images of it or leave the class out"
             )
+
+
+def refuse_undecodable(names: Iterable[str], where: str) -> None:
+    """Refuse names of files that are not UTF-8, which no table could hold."""
+    for name in names:
+        if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise DataError(f"{where}: the name {name!a} is not UTF-8; rename the file")

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata, refuse_undecodable
 from misgiving.data.decoding import read_bytes, refuse_file
 from misgiving.errors import DataError
 from misgiving.files import csv_rows
@@ -84,20 +84,27 @@ def read_labelled_table(place: str) -> Dataset:
 def image_names(places: Sequence[Path]) -> list[str]:
     """These image files, and all images in these folders at any depth, each once.
 
-    Names take a quarter of the memory of paths, of which there may be millions.
+    A file that is found twice has the name under which it was found first. Names take a quarter of
+    the memory of paths, of which there may be millions.
 
     Raises:
-        DataError: A file or folder does not exist, or a folder has no image.
+        DataError: A file or folder does not exist, a folder has no image, or a name is not UTF-8.
     """
-    names: dict[str, None] = {}
+    names: list[str] = []
     for place in places:
         if place.is_dir():
-            names |= dict.fromkeys(map(str, _images_in(place, instead="name another folder")))
+            names += map(str, _images_in(place, instead="name another folder"))
         elif place.is_file():
-            names[str(place)] = None
+            names.append(str(place))
         else:
             raise DataError(f"{place}: no such file or folder; check the path")
-    return list(names)
+    refuse_undecodable(names, "images")
+    if len(places) == 1:
+        return names
+    first: dict[str, str] = {}
+    for name in names:
+        first.setdefault(os.path.abspath(name), name)  # noqa: PTH100  # paths take ten times as long
+    return list(first.values())
 
 
 def unlabelled_images(places: Sequence[Path], *, name: str) -> Dataset:

@@ -1,12 +1,19 @@
 // What a reviewer can say of a case: each class, or that none is right.
 
 import { element, percent } from "./dom.js";
+import { state } from "./state.js";
 
 const OTHERS = [ // verdict, words, key
   ["none", "none of these", "x"], ["ungradable", "ungradable", "g"], ["unsure", "unsure", "d"],
 ];
 
-export const classesOf = (one) => Object.keys(one.probabilities);
+// In the order of the model: JavaScript sorts the keys of an object that look like numbers.
+export function classesOf(one) {
+  const rank = new Map((state.model?.classes ?? []).map((name, position) => [name, position]));
+  const of = (name) => rank.get(name) ?? rank.size;
+  return Object.keys(one.probabilities).sort((a, b) => of(a) - of(b));
+}
+
 export const wordsOf = ({ final_class: name, verdict }) =>
   name ?? OTHERS.find(([one]) => one === verdict)?.[1] ?? verdict;
 

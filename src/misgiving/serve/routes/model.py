@@ -152,7 +152,7 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             naming=policy.naming,
             max_error_probability=policy.max_error_probability,
         ),
-        command=command(policy),
+        command=command(policy, of_graph=service.model.card.get("training") == {}),
     )
 
 
@@ -199,10 +199,14 @@ async def get_drift(service: ServiceDep) -> Drift:
     return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
 
 
-def command(policy: DeferralPolicy) -> str:
-    """The command that calibrates for another target error rate and is otherwise the same."""
+def command(policy: DeferralPolicy, *, of_graph: bool = False) -> str:
+    """The command that calibrates for another target error rate and is otherwise the same.
+
+    A graph that was made elsewhere has no run, so that new predictions of it are calibrated on.
+    """
     targets = policy.targets
-    words = ["misgiving", "calibrate", "RUN", "NEW_CASES", "--max-error", "{max_error}"]
+    cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
+    words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
     words += ["--confidence", str(targets.confidence)]
     words += _repeated("--class-max-miss", targets.class_max_miss)
     if targets.max_ood_false_alarms is not None:
