@@ -167,20 +167,29 @@ def test_evaluate_leaves_training_images_out_and_says_so(misgiving, run_folder, 
     assert float(images[0]["value"]) == 6
 
 
-def test_evaluate_leaves_out_new_images_of_trained_groups(
-    misgiving, run_folder, photos, monkeypatch
+@pytest.mark.parametrize("there", [True, False])
+def test_evaluate_leaves_out_near_duplicates_of_training_images(
+    misgiving, run_folder, photos, tmp_path, there
 ):
-    def of_training_groups(images, split):
-        return np.array([content not in split.hashes_of("train") for content in images.hashes]) & (
-            np.arange(len(images)) % 2 == 0
-        )
-
-    monkeypatch.setattr("misgiving.workflows.evaluate.of_training_groups", of_training_groups)
-    code, _, error = misgiving("evaluate", run_folder, f"folder:{photos}", "--device", "cpu")
-    assert code == 0
-    left = int(re.search(r"left out: (\d) new images of groups on which", error)[1])
-    assert 0 < left < 6
-    assert f"24 images; {6 - left} are measured" in error
+    copies = tmp_path / "copies"
+    split = list(csv.DictReader((run_folder / "split.csv").read_text().splitlines()))
+    for row in split:  # all images of the run, a little lighter
+        path = copies / row["id"]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.asarray(Image.open(photos / row["id"])) + np.uint8(8)).save(path)
+    trained = sum(row["set"] == "train" for row in split)
+    if not there:
+        photos.rename(tmp_path / "moved")
+    words = ("evaluate", run_folder, f"folder:{copies}", "--device", "cpu")
+    code, _, error = misgiving(*words)
+    assert code == 0, error
+    left = re.search(r"left out: (\d+) new images of groups on which the model was", error)
+    if there:
+        assert int(left[1]) == trained
+        assert f"24 images; {24 - trained} are measured" in error
+    else:
+        assert left is None
+        assert f"near duplicates of training images were sought among 0 of {trained}" in error
 
 
 def test_evaluate_measures_how_well_ood_images_are_detected(

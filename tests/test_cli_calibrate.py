@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from misgiving.checkpoint import load
 from misgiving.cli.calibrate import OodDetector
 from misgiving.evaluation.inference import predict, untuned_scores
+from misgiving.results.predictions import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -305,7 +306,8 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     assert "class 3</th>" in page
     assert page.count("data:image/jpeg") == 24
     groups = table(tmp_path / "out" / "subgroups.csv")
-    assert sum(int(row["cases"]) for row in groups) == 1528
+    known = Predictions.load(tmp_path / "out" / "predictions.safetensors").groups
+    assert sum(int(row["cases"]) for row in groups) == len(set(known)) < 1528  # near duplicates
     decisions = table(tmp_path / "out" / "decisions.csv")
     assert len(decisions) == 1528
     accepted = [row for row in decisions if row["decision"] == "accept"]
@@ -553,7 +555,7 @@ def test_images_that_set_the_policy_do_not_measure_it(misgiving, with_policy):
     code, output, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
     assert "1487 of these 1528 images; its decisions are measured on the others" in error
-    assert "of 41 images are named correctly" in output
+    assert re.search(r"of 41 images \(\d+ groups\) are named correctly", output)
     assert len(table(with_policy / "evaluation" / "decisions.csv")) == 1528 - 1487
 
 

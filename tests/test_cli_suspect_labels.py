@@ -180,6 +180,19 @@ def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
         assert row["basis"] == ("cross-fitted" if number >= 100 else "held-out")
 
 
+def test_a_near_duplicate_of_a_training_image_is_cross_fitted(misgiving, folder, run, tmp_path):
+    both, out = tmp_path / "both", tmp_path / "audit"
+    shutil.copytree(folder, both)
+    for path in folder.glob("*/1??.png"):  # those that the model was trained on, a little lighter
+        other = both / "bca"["abc".index(path.parent.name)] / f"{path.stem}-copy.png"
+        Image.fromarray(np.asarray(Image.open(path)) + np.uint8(6)).save(other)
+    words = ("data", "audit", f"folder:{both}", "--model", run, "--out", out, "--device", "cpu")
+    code, _, error = misgiving(*words)
+    assert code == 0, error
+    basis = {row["id"]: row["basis"] for row in read(out / "suspect_labels.csv")}
+    assert {of for name, of in basis.items() if "copy" in name} == {"cross-fitted"}
+
+
 def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, folder, tmp_path):
     out = tmp_path / "audit"
     code, printed, error = misgiving(

@@ -10,7 +10,13 @@ import pytest
 from PIL import Image
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.ood_sets.ood_set import PAPER_COUNTS, build, from_place, write_ood_set
+from misgiving.data.ood_sets.ood_set import (
+    PAPER_COUNTS,
+    build,
+    from_place,
+    read_ood_folder,
+    write_ood_set,
+)
 from misgiving.errors import DataError, UsageError
 
 UNTOLD = ", resampled one by one as their sources are not known"
@@ -154,6 +160,18 @@ def test_a_set_is_written_again_byte_for_byte(held_out, tmp_path):
     names = sorted(path.name for path in first.iterdir())
     assert names == sorted(path.name for path in again.iterdir())
     assert all((first / name).read_bytes() == (again / name).read_bytes() for name in names)
+
+
+def test_a_written_set_is_read_with_its_groups(held_out, tmp_path):
+    built = build("photographs", held_out, seed=2, count=20).dataset
+    folder = write_ood_set(build("photographs", held_out, seed=2, count=20), tmp_path / "set")
+    read = read_ood_folder(folder, name="far")
+    group_of = dict(zip(read.ids, read.groups, strict=True))
+    assert len(group_of) == 20 > len(set(built.groups))
+    for identity, group in zip(built.ids, built.groups, strict=True):
+        assert group_of[str(folder / f"{identity}.png")] == group
+    (folder / "manifest.csv").unlink()
+    assert read_ood_folder(folder, name="far").groups == read.ids
 
 
 def test_a_set_that_cannot_be_read_leaves_no_folder(folder, held_out, tmp_path):

@@ -1,12 +1,13 @@
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from coloured import coloured_set, split_of
 
 from misgiving import Deferral
-from misgiving.checkpoint import load
+from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
@@ -18,8 +19,9 @@ from misgiving.workflows.evaluate import (
     held_out,
     images_for_policy,
     name_of,
-    of_training_groups,
+    warnings_of,
 )
+from misgiving.workflows.related_images import of_training_groups, related_to_training
 from misgiving.workflows.train import TrainingSetup, prepare_training, train_run
 
 MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
@@ -125,6 +127,40 @@ def test_new_images_of_a_patient_of_the_training_set_are_told_apart(images):
     assert not of_training_groups(
         replace(coloured_set(seed=7), ids=images.ids, groups=images.ids), own
     ).any()
+
+
+def test_a_patient_that_was_joined_to_another_keeps_the_own_name_of_its_images(images):
+    # A near duplicate joins the last patient to the first, by whose name the split knows both.
+    patients = tuple(f"patient {number // 2:02}" for number in range(24))
+    joined = (*patients[:22], "patient 00", "patient 00")
+    trained = replace(images, groups=patients)
+    split = split_of(replace(images, groups=joined), ["train"] * 24)
+    run = Mock(Checkpoint, split=split, classes=images.classes, configuration={})
+    new = coloured_set(seed=7)
+    both = replace(
+        trained,
+        images=np.concatenate([trained.images, new.images]),
+        rows=np.arange(48),
+        labels=np.concatenate([trained.labels, new.labels]),
+        ids=(*trained.ids, *map(str, range(24))),
+        groups=patients * 2,
+        hashes=trained.hashes + new.hashes,
+    )
+    found, groups, remarks = related_to_training(run, both, Mock())
+    fresh = found.select(np.arange(24, 48))
+    assert of_training_groups(fresh, split, groups).all()
+    alone = replace(fresh, groups=patients)
+    assert of_training_groups(alone, split).tolist() == [True] * 22 + [False] * 2
+    assert remarks == []
+
+
+def test_numbers_of_the_images_that_the_epoch_was_chosen_on_are_called_optimistic(images):
+    split = split_of(images, ["train"] * 8 + ["tune"] * 8 + ["test"] * 8)
+    run = Mock(Checkpoint, split=split, configuration={"training": {"keep": "best"}})
+    said = "best on its set tune, on which numbers are optimistic"
+    assert said in warnings_of(run, images, None)[0]
+    assert said in warnings_of(run, images.select(np.arange(8, 16)), "tune")[0]
+    assert warnings_of(run, images.select(np.arange(16, 24)), "test") == []
 
 
 def test_a_policy_is_not_measured_on_other_images_of_its_patients(images, tmp_path):

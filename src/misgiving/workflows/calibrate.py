@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +13,6 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.duplicates import concatenated, image_hashes, near_duplicates
 from misgiving.data.splits import QUARTERS, Split, partition_groups
 from misgiving.decisions.engine import POLICY_FOLDER, save_policy
 from misgiving.decisions.fit_policy import (
@@ -27,16 +25,17 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import refuse_too_few
-from misgiving.errors import BadImagesError, DataError, ExplainedError, UsageError
+from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import predictions_of, score_names
-from misgiving.groups import chained, joined_groups, unit_of, unit_sentences
+from misgiving.groups import unit_of, unit_sentences
 from misgiving.results.policy_cases import PolicyImages
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
 from misgiving.training.devices import device_named
-from misgiving.workflows.calibration_history import OFFERED, read_history, refuse_other_folder
+from misgiving.workflows.calibration_history import read_history, refuse_other_folder
+from misgiving.workflows.related_images import training_images, with_joined_groups
 
 OWN_SETS = ("tune", "calibrate")
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
@@ -161,7 +160,13 @@ def _sets_among(
 ) -> CalibrationSets:
     """Choose the sets among all images of the data, and say which were left out."""
     images, unknown = everything.align(checkpoint.classes)
-    training = _training_images(checkpoint, images, training_data, prepared)
+    training = training_images(checkpoint, images, training_data, prepared)
+    if not len(training):
+        known = training_data or checkpoint.configuration.get("data", {}).get("name", "")
+        raise DataError(
+            f"{known}: contains none of the model's training images, on which its detectors are "
+            "fitted; give the data that it was trained on as `training_data`"
+        )
     keep = str(checkpoint.configuration.get("training", {}).get("keep", "last"))
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     trained_on = checkpoint.split.sets.count("train")
@@ -200,37 +205,6 @@ def _fit(
 
 def _identities(images: ImageSet) -> PolicyImages:
     return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
-
-
-def _training_images(
-    checkpoint: Checkpoint,
-    images: ImageSet,
-    training_data: str | None,
-    prepared: Callable[[Dataset], ImageSet],
-) -> ImageSet:
-    """The training images in the given data, or else in the data of the run."""
-    hashes = checkpoint.split.hashes_of("train")
-
-    def trained_on(offered: ImageSet) -> ImageSet:
-        return offered.select(np.flatnonzero([content in hashes for content in offered.hashes]))
-
-    found = trained_on(images)
-    known = str(checkpoint.configuration.get("data", {}).get("name", ""))
-    complete = len(found) >= checkpoint.split.sets.count("train")
-    data = training_data or ("" if complete else known)
-    if data:
-        try:
-            others = trained_on(prepared(load_dataset(data)).align(checkpoint.classes)[0])
-            found = others if training_data else max(found, others, key=len)
-        except ExplainedError as failure:
-            if training_data or (isinstance(failure, BadImagesError) and not failure.whole):
-                raise  # else the run's data was moved, and the images that were found must do
-    if not len(found):
-        raise DataError(
-            f"{training_data or known}: contains none of the model's training images, on which its "
-            "detectors are fitted; give the data that it was trained on as `training_data`"
-        )
-    return found
 
 
 def choose_sets(
@@ -303,31 +277,3 @@ def _usable(
             "new to the model"
         )
     return usable, [f"left out: {count} images {reason}" for reason, count in counts.items()]
-
-
-def with_joined_groups(
-    split: Split, images: ImageSet, training: ImageSet
-) -> tuple[ImageSet, list[str]]:
-    """Join the groups of images that may show the same object; also gives the training groups.
-
-    Joined are images of one named group, of one group of the run's split, and near duplicates.
-    """
-    named = [*_named_groups(training, "training "), *_named_groups(images, OFFERED)]
-    contents = [*training.hashes, *images.hashes]
-    group_of = dict(zip(split.hashes, split.groups, strict=True))
-    hashes = [image_hashes(of) for of in (training, images)]
-    pairs = [
-        *near_duplicates(concatenated(hashes)),
-        *chained(contents),
-        *chained([group_of.get(content, "") for content in contents]),
-    ]
-    groups = joined_groups(named, pairs)
-    return replace(images, groups=groups[len(training) :]), sorted(set(groups[: len(training)]))
-
-
-def _named_groups(images: ImageSet, prefix: str) -> list[str]:
-    """Names of groups; a prefix marks those that are only an image's own name in its data."""
-    return [
-        f"{prefix}{group}" if group == identity else group
-        for group, identity in zip(images.groups, images.ids, strict=True)
-    ]

@@ -1,21 +1,21 @@
 """`misgiving evaluate`: measure a run, and its policy, on images that it was not trained on."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from misgiving import distributed
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.data.bad_images import FAIL, skipped_sentences
+from misgiving.data.bad_images import FAIL, SKIP, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset, tables_of
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.ood_sets.ood_set import read_ood_folder
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
 from misgiving.errors import UsageError
@@ -53,6 +53,11 @@ from misgiving.workflows.policy_evaluation import (
     refuse_taken_names,
     remove_earlier,
     write_evaluation,
+)
+from misgiving.workflows.related_images import (
+    in_named_groups,
+    of_training_groups,
+    related_to_training,
 )
 
 
@@ -222,14 +227,16 @@ def _sets_to_measure(
     source: Dataset,
     folders: Mapping[str, Path],
     set_name: str | None,
-    prepared: Callable[[Dataset], ImageSet],
+    prepared: Callable[..., ImageSet],
 ) -> _Sets:
     """Prepare all images, and choose those to measure."""
-    everything = prepared(source)
+    everything, trained_groups, remarks = related_to_training(
+        checkpoint, prepared(source), partial(prepared, on_bad_image=SKIP)
+    )
     known, unknown = everything.align(checkpoint.classes)
     related = np.zeros(len(known), dtype=bool)
     if set_name is None:
-        related = of_training_groups(known, checkpoint.split)
+        related = of_training_groups(known, checkpoint.split, trained_groups)
         known = known.select(np.flatnonzero(~related))
     images, trained = held_out(known, checkpoint.split, set_name=set_name)
     dataset = set_name or name_of(images, checkpoint.split)
@@ -245,44 +252,30 @@ def _sets_to_measure(
         )
     if unknown:
         summary.append(f"left out: {unknown} images of classes that the model does not know")
+    summary += remarks
     outliers = {
-        name: prepared(unlabelled_images([folder], name=name)) for name, folder in folders.items()
+        name: prepared(read_ood_folder(folder, name=name)) for name, folder in folders.items()
     }
     summary += [f"{name}: {len(of)} images" for name, of in outliers.items()]
     for name, of in {source.name: everything, **outliers}.items():
         summary += skipped_sentences(of.skipped, len(of), of=name)
-    warnings = _warnings(checkpoint, set_name)
+    warnings = warnings_of(checkpoint, images, set_name)
     return _Sets(source, everything, images, dataset, outliers, summary, warnings)
 
 
-def _warnings(checkpoint: Checkpoint, set_name: str | None) -> list[str]:
-    warnings = []
+def warnings_of(checkpoint: Checkpoint, images: ImageSet, set_name: str | None) -> list[str]:
+    """Reasons to call the numbers of these images optimistic."""
+    warnings, split = [], checkpoint.split
+    chosen_on = "tune" if "tune" in split.sets else "validation"
     if set_name == "train":
         warnings.append("these numbers are optimistic: the model was trained on these images")
-    if checkpoint.configuration.get("training", {}).get("keep") == "best":
+    keep = checkpoint.configuration.get("training", {}).get("keep")
+    if keep == "best" and split.hashes_of(chosen_on).intersection(images.hashes):
         warnings.append(
-            "the run kept the epoch that was best on its validation set, on which numbers are "
+            f"the run kept the epoch that was best on its set {chosen_on}, on which numbers are "
             "optimistic"
         )
     return warnings
-
-
-def of_training_groups(images: ImageSet, split: Split) -> Bool[np.ndarray, " n"]:
-    """True for images that are not in the split, but show a patient or lesion of its training set.
-
-    Of images in the split, the split says where they belong.
-    """
-    rows = zip(split.groups, split.ids, split.sets, strict=True)
-    trained = {group for group, identity, name in rows if name == "train" and group != identity}
-    known = set(split.hashes)
-    new = np.array([content not in known for content in images.hashes], dtype=bool)
-    return np.asarray(new & _in_named_groups(images, trained))
-
-
-def _in_named_groups(images: ImageSet, groups: Collection[str]) -> Bool[np.ndarray, " n"]:
-    """True for images of these groups; an image's own name is no group."""
-    pairs = zip(images.groups, images.ids, strict=True)
-    return np.array([group != name and group in groups for group, name in pairs], dtype=bool)
 
 
 def held_out(
@@ -365,7 +358,8 @@ def images_for_policy(
         return np.arange(0), [], []
     known, groups = fitted_on(run / POLICY_FOLDER)
     used = np.array([content in known for content in images.hashes], dtype=bool)
-    related = ~used & _in_named_groups(images, groups)
+    shown = np.isin(images.groups, np.array(images.groups)[used])  # also of near duplicates
+    related = ~used & (shown | in_named_groups(images, groups))
     rows = np.flatnonzero(~used & ~related)
     if len(rows) == len(images):
         return rows, [], []

@@ -6,6 +6,7 @@ are cross-fitted by group. Where there are features, the labels of similar image
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 from scipy.special import log_softmax
 
 from misgiving.data.audit import files_of_audit
-from misgiving.data.bad_images import FAIL
+from misgiving.data.bad_images import FAIL, SKIP
 from misgiving.errors import DataError
 from misgiving.files import write_csv
 from misgiving.metrics.label_errors import (
@@ -101,18 +102,24 @@ def audit_run(
     from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import predictions_of
     from misgiving.training.devices import start_processes
+    from misgiving.workflows.related_images import of_training_groups, related_to_training
 
     source = load_dataset(data)
     checkpoint.model.to(start_processes(device))
-    everything = prepare(
-        source,
-        checkpoint.preprocessing,
+    prepared = partial(
+        prepare,
+        preprocessing=checkpoint.preprocessing,
         cache=cache,
         report=on_image,
         on_bad_image=on_bad_image,
     )
+    everything, trained_groups, summary = related_to_training(
+        checkpoint, prepared(source), partial(prepared, on_bad_image=SKIP)
+    )
     images, unknown = everything.align(checkpoint.classes)
-    trained = checkpoint.split.hashes_of("train")
+    known = checkpoint.split.hashes_of("train")
+    related = of_training_groups(images, checkpoint.split, trained_groups)
+    trained = related | np.array([content in known for content in images.hashes], dtype=bool)
     table = PredictionTable(
         predictions=predictions_of(
             checkpoint,
@@ -120,12 +127,11 @@ def audit_run(
             on_image=on_predicted,
             network=cached_network(checkpoint, len(images), cache),
         ),
-        sets=tuple("train" if content in trained else "test" for content in images.hashes),
+        sets=tuple(np.where(trained, "train", "test").tolist()),
     )
     files = source.images.paths if isinstance(source.images, ImageFiles) else ()
     path_of = dict(zip(source.ids, files, strict=False))
     paths = [str(path_of.get(identity, "")) for identity in images.ids]
-    summary = []
     if unknown:
         summary.append(f"left out: {unknown} images of classes that the model does not know")
     found = audit_labels(table, paths, name=data, seed=seed)

@@ -17,7 +17,7 @@ from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import DATASETS, load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
-from misgiving.data.datasets.folders import unlabelled_images
+from misgiving.data.datasets.folders import read_table, unlabelled_images
 from misgiving.data.decoding import Picture, decode
 from misgiving.data.ood_sets.derived import KINDS, DerivedImages, derive, ood_dataset
 from misgiving.data.splits import without_training_images
@@ -25,6 +25,7 @@ from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
 
+MANIFEST, FACTS = "manifest.csv", "manifest.json"
 PAPER_COUNTS = {
     "b_box": 2025,
     "b_box_70": 2454,
@@ -270,20 +271,34 @@ def readable_set(
     return built._replace(dataset=replace(built.dataset, contents=contents)), bad
 
 
+def read_ood_folder(folder: Path, *, name: str) -> Dataset:
+    """The images of a folder, with the groups of a set that `write_ood_set` wrote."""
+    images, manifest = unlabelled_images([folder], name=name), folder / MANIFEST
+    if not (manifest.is_file() and (folder / FACTS).is_file()):
+        return images
+    rows = read_table(manifest, ["id", "group"])
+    group_of = {_file_name(row.cells["id"]): row.cells["group"] for row in rows}
+    groups = [group_of.get(Path(path).name, path) for path in images.ids]
+    return replace(images, groups=tuple(groups), group_columns=("group",))
+
+
+def _file_name(identity: str) -> str:
+    """The file of an image; bytes that a name cannot have are written as in a web address."""
+    return f"{quote(identity, safe=' ()+,;=@')}.png"
+
+
 def write_ood_set(built: Built, folder: Path) -> Path:
     """Write PNG files named by id, `manifest.csv` and `manifest.json`, replacing the folder.
 
     A row of the manifest has an image's id, group and SHA-256 of rows, columns and RGB pixels. The
-    same set gives the same pixels, and with the same version of Pillow the same bytes. Bytes
-    of an id that are not possible in a file name are written as in a web address.
+    same set gives the same pixels, and with the same version of Pillow the same bytes.
     """
     dataset = built.dataset
     with whole_folder(folder) as partial_folder:
         rows = []
         for index, identity in enumerate(dataset.ids):
             read = dataset.images.read(index)
-            name = quote(identity, safe=" ()+,;=@")
-            Image.fromarray(read.image).save(partial_folder / f"{name}.png")
+            Image.fromarray(read.image).save(partial_folder / _file_name(identity))
             height, width = read.image.shape[:2]
             pixels = sha256_of(f"{height} {width} ".encode() + read.image.tobytes())
             rows.append((identity, dataset.groups[index], pixels))
@@ -296,6 +311,6 @@ def write_ood_set(built: Built, folder: Path) -> Path:
             "contents": dataset.contents,
             "checksum": sha256_of_lines(map(",".join, rows)),
         }
-        write_csv(partial_folder / "manifest.csv", ("id", "group", "sha256"), rows)
-        write_json(partial_folder / "manifest.json", facts)
+        write_csv(partial_folder / MANIFEST, ("id", "group", "sha256"), rows)
+        write_json(partial_folder / FACTS, facts)
     return folder
