@@ -68,10 +68,11 @@ def evaluate(
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
 
-    Leaves out the images of DATA on which the model was trained (recognised by their content), and
-    new images of the same patients or lesions, and reports how many. Measures classification, loss
-    estimation (predicted loss, and MSP for comparison) and, for each --ood folder, the five OOD
-    metrics of several detectors, with in-distribution as the positive class.
+    Leaves out the images of DATA on which the model was trained (recognised by their content), near
+    duplicates of them, and new images of the same patients or lesions, and reports how many.
+    Measures classification, loss estimation (predicted loss, and MSP for comparison) and, for each
+    --ood folder, the five OOD metrics of several detectors, with in-distribution as the positive
+    class.
 
     If the run has a policy (`misgiving calibrate`), also measures its decisions: shares accepted,
     deferred and called OOD, and errors among the accepted, by class and by every column of
