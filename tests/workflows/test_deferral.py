@@ -4,6 +4,7 @@ import html
 import inspect
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pandas
@@ -392,6 +393,12 @@ def test_a_policy_is_for_its_model_and_classes():
         deferral.decide({"logits": logits, "model": ["vit"]})
     with pytest.raises(DataError, match="must be the same in the same order"):
         deferral.decide({"logits": logits, "classes": ["dog", "cat", "owl"]})
+
+
+@pytest.mark.parametrize("data", ["predictions.csv", Path("predictions.csv"), None])
+def test_the_name_of_a_file_is_not_taken_for_predictions(data):
+    with pytest.raises(UsageError, match=r"has no predictions; .*PredictionTable\.read"):
+        Deferral(max_error=0.1).fit(data)
 
 
 def test_three_arrays_are_refused():

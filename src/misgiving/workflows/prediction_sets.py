@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,6 +92,10 @@ def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
 def _columns_of(data: Any) -> dict[str, Any]:
     if isinstance(data, Columns):
         return {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
+    if data is None or isinstance(data, str | Path):
+        raise UsageError(
+            f"{data!r} has no predictions; give logits and labels, or `PredictionTable.read(path)`"
+        )
     arrays = data if isinstance(data, tuple) else (data,)
     if len(arrays) > 2:
         raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
