@@ -83,8 +83,8 @@ def related_to_training(
     groups = tuple(group.removeprefix(OFFERED) for group in joined.groups)
     trained_on = checkpoint.split.sets.count("train")
     sentence = (
-        f"near duplicates of training images were sought among {len(training)} of {trained_on}: "
-        "the others are not in the data"
+        f"near duplicates of training images were sought among {len(training)} of {trained_on}; "
+        "the others were not found"
     )
     return (
         replace(images, groups=groups),
