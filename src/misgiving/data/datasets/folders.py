@@ -7,6 +7,7 @@ import os
 from bisect import bisect
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -257,7 +258,8 @@ def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
         return ()
     known = sorted(number for number in numbers if number is not None)
     bounds = sorted({known[len(known) * quarter // 4] for quarter in (1, 2, 3)})
-    bands = [*(f"below {bound:g}" for bound in bounds), f"{bounds[-1]:g} or more"]
+    inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
+    bands = [f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more"]
     return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)
 
 
