@@ -121,6 +121,10 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
         (["--recipe", "modern", "--optimizer", "adam"], {"optimizer": "adam", "warmup": 0.08}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
         (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
+        (["--model", "proposed_halves"], {"pairs": "halves", "margin": 1.0}),
+        (["--model", "mse", "--auxiliary-weight", "2"], {"auxiliary": "mse"}),
+        (["--schedule", "steps", "--decay-every", "3"], {"schedule": "steps", "decay_every": 3}),
+        (["--auxiliary-weight", "0"], {"auxiliary": "ranking", "auxiliary_weight": 0.0}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
@@ -392,6 +396,37 @@ def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp
     )
     assert code == 2
     assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+
+
+NO_ESTIMATOR = "where no loss estimator is trained; leave it out"
+OF_STEPS = "with --schedule cosine; use --schedule steps or leave it out"
+OF_RANKING = "with --auxiliary mse; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("option", "others", "why"),
+    [
+        ("--decay-every 3", "", OF_STEPS),
+        ("--decay-factor 0.1", "--recipe paper --schedule cosine", OF_STEPS),
+        ("--margin 1", "--auxiliary mse", OF_RANKING),
+        ("--pairs halves", "--auxiliary mse", OF_RANKING),
+        ("--reduction sum", "--auxiliary mse", OF_RANKING),
+        ("--margin 2", "--model mse", OF_RANKING),
+        ("--joint-epochs 0", "--auxiliary none", NO_ESTIMATOR),
+        ("--estimator-rate 1", "--auxiliary none", NO_ESTIMATOR),
+        ("--auxiliary-weight 0.5", "--auxiliary none", NO_ESTIMATOR),
+        ("--margin 1", "--auxiliary none", NO_ESTIMATOR),
+        ("--reads-logits", "--auxiliary none", NO_ESTIMATOR),
+        ("--auxiliary-weight 2", "--model vanilla", NO_ESTIMATOR),
+        ("--margin 2", "--auxiliary-weight 0", NO_ESTIMATOR),
+    ],
+)
+def test_an_option_without_effect_is_refused(misgiving, monkeypatch, tmp_path, option, others, why):
+    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
+    words = [*others.split(), *option.split()]
+    code, _, error = misgiving("train", "digits", "--out", tmp_path / "run", *words)
+    assert code == 2
+    assert f"{option.split()[0]} has no effect {why}" in one_line(error)
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])

@@ -16,7 +16,12 @@ from misgiving.files import refuse_unwritable_folder
 from misgiving.reproduction.config import MODELS, refuse_beside_model
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord, ModelName
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import (
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    refuse_unused_settings,
+)
 from misgiving.training.recipes import RECIPES, RecipeName
 
 DEFAULTS = {name: recipe.configure() for name, recipe in RECIPES.items()}
@@ -69,11 +74,13 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
+    given = [*training, *network]
     if model is not None:
-        refuse_beside_model(model, [*training, *network])
+        refuse_beside_model(model, given)
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
+    refuse_unused_settings(configured.training, given)
     refuse_existing(out, overwrite)
 
     from misgiving.data.splits import leakage_of

@@ -353,3 +353,25 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON."""
         return asdict(self)
+
+
+OF_STEPS = ("decay_every", "decay_factor")
+OF_RANKING = ("margin", "pairs", "reduction")
+OF_ESTIMATOR = (*OF_RANKING, "joint_epochs", "estimator_rate", "reads_logits")
+
+
+def refuse_unused_settings(training: TrainingConfig, given: Collection[str]) -> None:
+    """Refuse settings of the training or network, among those given, that it would not use."""
+    reasons: dict[str, str] = {}
+    if training.schedule == "cosine":
+        why = 'with `schedule="cosine"`; use `schedule="steps"` or leave it out'
+        reasons |= dict.fromkeys(OF_STEPS, why)
+    if training.auxiliary == "mse":
+        reasons |= dict.fromkeys(OF_RANKING, 'with `auxiliary="mse"`; leave it out')
+    if not training.estimates_losses:
+        weight = ("auxiliary_weight",) if training.auxiliary == "none" else ()
+        why = "where no loss estimator is trained; leave it out"
+        reasons |= dict.fromkeys((*OF_ESTIMATOR, *weight), why)
+    for name in given:
+        if name in reasons:
+            raise UsageError(f"`{name}` has no effect {reasons[name]}")
