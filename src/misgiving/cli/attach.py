@@ -11,11 +11,11 @@ from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.train import refuse_existing, show_last_epoch
 from misgiving.configuration import default_cache
-from misgiving.training.config import AttachConfig, TrainingConfig, refuse_unused_settings
+from misgiving.training.config import AttachConfig, EstimatorConfig, refuse_unused_settings
 from misgiving.training.recipes import ATTACHED
 
 ESTIMATOR = Fields(
-    TrainingConfig,
+    EstimatorConfig,
     (
         *("auxiliary", "margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
         *("weight_decay", "seed", "device"),

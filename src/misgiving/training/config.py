@@ -355,6 +355,22 @@ class TrainingConfig:
         return asdict(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class EstimatorConfig(TrainingConfig):
+    """Settings of the training of a loss estimator alone."""
+
+    auxiliary: Literal["ranking", "mse"] = option(
+        "ranking",
+        "What the loss estimator learns: the order of the losses (ranking, Eq. 1), or the losses "
+        "themselves (mse).",
+        panel="Objective",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "auxiliary_weight", self.auxiliary_weight > 0, "be positive")
+
+
 OF_STEPS = ("decay_every", "decay_factor")
 OF_RANKING = ("margin", "pairs", "reduction")
 OF_ESTIMATOR = (*OF_RANKING, "joint_epochs", "estimator_rate", "reads_logits")
