@@ -109,7 +109,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
     assert texts["margin"].endswith("Default: 1.0.")
     assert texts["split"].endswith("Default: grouped (paper: paper).")
-    assert texts["augment"].endswith("Default: yes.")
+    assert texts["augment"].endswith("`medmnist:` only DermaMNIST. Default: yes.")
     assert texts["crop"].endswith("Default: 1.0.")
 
 
@@ -396,6 +396,37 @@ def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp
     )
     assert code == 2
     assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("bloodmnist", [], True),
+        ("bloodmnist", ["--augment"], True),
+        ("bloodmnist", ["--no-augment"], False),
+        ("dermamnist", [], False),
+    ],
+)
+def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
+    misgiving, monkeypatch, tmp_path, name, options, said
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("misgiving.workflows.train.train_run", stop)
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{part}_{kind}": random.integers(0, 256, (12, 16, 16), dtype=np.uint8)
+        if kind == "images"
+        else np.arange(12) % 2
+        for part in ("train", "val", "test")
+        for kind in ("images", "labels")
+    }
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    data = f"medmnist:{tmp_path / name}.npz"
+    _, _, told = misgiving("train", data, "--out", tmp_path / "run", *QUICK, *options)
+    sentence = f"{data}: images are not augmented, as it is not known which changes keep the class"
+    assert (sentence in told) == said
 
 
 NO_ESTIMATOR = "where no loss estimator is trained; leave it out"

@@ -85,7 +85,12 @@ def train(
 
     from misgiving.data.splits import leakage_of
     from misgiving.workflows.plan import training_outlook
-    from misgiving.workflows.train import prepare_training, split_of, train_run
+    from misgiving.workflows.train import (
+        prepare_training,
+        remark_on_augmentation,
+        split_of,
+        train_run,
+    )
 
     with progress_bars() as progress:
         setup = prepare_training(
@@ -95,7 +100,8 @@ def train(
             on_image=Bar(progress, "preparing images").at,
         )
         say_skipped(setup.images.skipped)
-        for sentence in training_outlook(setup.images, setup.sets):
+        remarks = remark_on_augmentation(setup, configured.images)
+        for sentence in (*remarks, *training_outlook(setup.images, setup.sets)):
             say(sentence)
         train_run(
             setup,

@@ -30,7 +30,10 @@ class DataConfig:
         None, "Colour correction. Recipe paper: shades_of_gray; digits: none.", panel="Data"
     )
     augment: bool = option(
-        True, "Augment by flips, colour jitter, rotation and translation.", panel="Data"
+        True,
+        "Augment by flips, colour jitter, rotation and translation; digits without flips, and of "
+        "`medmnist:` only DermaMNIST.",
+        panel="Data",
     )
     split: Literal["paper", "grouped"] = option(
         "paper",
