@@ -109,7 +109,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
     assert texts["margin"].endswith("Default: 1.0.")
     assert texts["split"].endswith("Default: grouped (paper: paper).")
-    assert texts["augment"].endswith("Default: yes.")
+    assert texts["augment"].endswith("`medmnist:` only DermaMNIST. Default: yes.")
     assert texts["crop"].endswith("Default: 1.0.")
 
 
@@ -121,6 +121,10 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
         (["--recipe", "modern", "--optimizer", "adam"], {"optimizer": "adam", "warmup": 0.08}),
         (["--model", "vanilla"], {"auxiliary": "none", "optimizer": "adamw"}),
         (["--model", "proposed", "--margin", "0.5"], {"auxiliary": "ranking", "margin": 0.5}),
+        (["--model", "proposed_halves"], {"pairs": "halves", "margin": 1.0}),
+        (["--model", "mse", "--auxiliary-weight", "2"], {"auxiliary": "mse"}),
+        (["--schedule", "steps", "--decay-every", "3"], {"schedule": "steps", "decay_every": 3}),
+        (["--auxiliary-weight", "0"], {"auxiliary": "ranking", "auxiliary_weight": 0.0}),
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
@@ -401,6 +405,68 @@ def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp
     )
     assert code == 2
     assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("bloodmnist", [], True),
+        ("bloodmnist", ["--augment"], True),
+        ("bloodmnist", ["--no-augment"], False),
+        ("dermamnist", [], False),
+    ],
+)
+def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
+    misgiving, monkeypatch, tmp_path, name, options, said
+):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("misgiving.workflows.train.train_run", stop)
+    random = np.random.default_rng(0)
+    arrays = {
+        f"{part}_{kind}": random.integers(0, 256, (12, 16, 16), dtype=np.uint8)
+        if kind == "images"
+        else np.arange(12) % 2
+        for part in ("train", "val", "test")
+        for kind in ("images", "labels")
+    }
+    np.savez(tmp_path / f"{name}.npz", **arrays)
+    data = f"medmnist:{tmp_path / name}.npz"
+    _, _, told = misgiving("train", data, "--out", tmp_path / "run", *QUICK, *options)
+    sentence = f"{data}: images are not augmented, as it is not known which changes keep the class"
+    assert (sentence in told) == said
+
+
+NO_ESTIMATOR = "where no loss estimator is trained; leave it out"
+OF_STEPS = "with --schedule cosine; use --schedule steps or leave it out"
+OF_RANKING = "with --auxiliary mse; leave it out"
+
+
+@pytest.mark.parametrize(
+    ("option", "others", "why"),
+    [
+        ("--decay-every 3", "", OF_STEPS),
+        ("--decay-factor 0.1", "--recipe paper --schedule cosine", OF_STEPS),
+        ("--margin 1", "--auxiliary mse", OF_RANKING),
+        ("--pairs halves", "--auxiliary mse", OF_RANKING),
+        ("--reduction sum", "--auxiliary mse", OF_RANKING),
+        ("--margin 2", "--model mse", OF_RANKING),
+        ("--joint-epochs 0", "--auxiliary none", NO_ESTIMATOR),
+        ("--estimator-rate 1", "--auxiliary none", NO_ESTIMATOR),
+        ("--auxiliary-weight 0.5", "--auxiliary none", NO_ESTIMATOR),
+        ("--margin 1", "--auxiliary none", NO_ESTIMATOR),
+        ("--reads-logits", "--auxiliary none", NO_ESTIMATOR),
+        ("--auxiliary-weight 2", "--model vanilla", NO_ESTIMATOR),
+        ("--margin 2", "--auxiliary-weight 0", NO_ESTIMATOR),
+    ],
+)
+def test_an_option_without_effect_is_refused(misgiving, monkeypatch, tmp_path, option, others, why):
+    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
+    words = [*others.split(), *option.split()]
+    code, _, error = misgiving("train", "digits", "--out", tmp_path / "run", *words)
+    assert code == 2
+    assert f"{option.split()[0]} has no effect {why}" in one_line(error)
 
 
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])

@@ -65,6 +65,7 @@ def count_of(result, check):
         ("groups with different labels", [("9", "3"), ("5", "4")]),
         ("images of unusual size", [("8", "")]),
         ("grey images", [("4", "")]),
+        ("nearly black images", []),
         ("tiny images", [("8", "")]),
     ],
 )
@@ -72,6 +73,23 @@ def test_every_fault_is_found_and_nothing_else(photos, check, expected):
     result = audit(photos, sets=SETS)
     assert found_by(result, check) == expected
     assert count_of(result, check) == len(expected)
+
+
+def test_images_of_12_bits_in_16_are_nearly_black_and_the_remedy_is_said(tmp_path):
+    for bits in (8, 12, 13, 16):
+        for label in "ab":
+            values = np.random.default_rng(ord(label)).integers(0, 2**bits, (40, 60))
+            values[0, 0] = 2**bits - 1
+            (tmp_path / label).mkdir(exist_ok=True)
+            pixels = values.astype(np.uint8 if bits == 8 else np.uint16)
+            Image.fromarray(pixels).save(tmp_path / label / f"{bits}.png")
+    result = audit(load_dataset(f"folder:{tmp_path}"))
+    found = [row for row in result.findings if row.check == "nearly black images"]
+    assert [row.image for row in found] == ["a/12.png", "b/12.png"]
+    assert {row.detail for row in found} == {"brightest value 16 of 255"}
+    [row] = [row for row in result.checks if row.check == "nearly black images"]
+    assert row.count == 2
+    assert "save them with the whole range of values" in row.remark
 
 
 def test_copies_of_different_lesions_are_counted(photos):

@@ -124,6 +124,40 @@ def test_a_link_that_leads_round_in_a_circle_is_not_followed(folder):
     assert len(load_dataset(f"folder:{folder}")) == 5
 
 
+def test_a_link_to_a_folder_above_is_not_followed(folder, tmp_path):
+    save_image(tmp_path / "elsewhere" / "5.png")
+    (tmp_path / "elsewhere" / "up").symlink_to(folder)
+    for place in ("a/up", "b/inner/up"):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).symlink_to(folder)
+    (folder / "c").symlink_to(tmp_path / "elsewhere")
+    found = load_dataset(f"folder:{folder}")
+    assert len(found) == 6
+    assert found.ids[-1] == "c/5.png"
+
+
+def test_images_of_linked_folders_are_found_after_the_others(folder, tmp_path):
+    before = [name for name in load_dataset(f"folder:{folder}").ids if name[0] == "a"]
+    for name in ("y/1.png", "y/deep/2.png", "x/3.png"):
+        save_image(tmp_path / "elsewhere" / name)
+    (tmp_path / "elsewhere" / "x" / "other").symlink_to(tmp_path / "elsewhere" / "y")
+    (folder / "a" / "0").symlink_to(tmp_path / "elsewhere" / "x")
+    found = [name for name in load_dataset(f"folder:{folder}").ids if name[0] == "a"]
+    linked = ["a/0/3.png", "a/0/other/1.png", "a/0/other/deep/2.png"]
+    assert found == [*before, *linked]
+
+
+def test_a_folder_that_several_links_lead_to_is_read_once(folder, tmp_path):
+    save_image(tmp_path / "elsewhere" / "deep" / "5.png")
+    (folder / "a" / "0").symlink_to(tmp_path / "elsewhere" / "deep")
+    (folder / "a" / "1").symlink_to(tmp_path / "elsewhere")
+    save_image(folder / "b" / "real" / "6.png")
+    (folder / "b" / "alias").symlink_to(folder / "b" / "real")
+    found = load_dataset(f"folder:{folder}").ids
+    assert len(found) == 7
+    assert {"a/0/5.png", "b/real/6.png"} <= set(found)
+
+
 def test_a_linked_class_folder_is_a_class(folder, tmp_path):
     save_image(tmp_path / "elsewhere" / "5.png")
     (folder / "c").symlink_to(tmp_path / "elsewhere")

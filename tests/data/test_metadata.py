@@ -39,9 +39,18 @@ def test_a_column_of_many_numbers_becomes_quarters():
     found = metadata_of_rows(rows(size=numbers), {"size": "size"})["size"]
     assert {band: found.count(band) for band in found} == {
         "below 25": 25,
-        "below 50": 25,
-        "below 75": 25,
+        "25 to below 50": 25,
+        "50 to below 75": 25,
         "75 or more": 25,
+    }
+
+
+def test_quarters_that_are_equal_are_one_band():
+    texts = ["0.5"] * 60 + [str(number) for number in range(1, 41)]
+    found = metadata_of_rows(rows(size=texts), {"size": "size"})["size"]
+    assert {band: found.count(band) for band in found} == {
+        "0.5 to below 16": 75,
+        "16 or more": 25,
     }
 
 

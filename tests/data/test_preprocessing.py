@@ -367,6 +367,19 @@ def test_fractions_beyond_one_are_refused_rather_than_guessed():
         decode(encoded(Image.fromarray(values), "TIFF"), "x")
 
 
+@pytest.mark.parametrize("brightest", [1, 255])
+def test_eight_bits_in_32_are_refused_rather_than_black(brightest):
+    values = np.array([[0, brightest]], dtype=np.int32)
+    with pytest.raises(DataError, match=r"x: .*no value above 255, where 65535 is white"):
+        decode(encoded(Image.fromarray(values), "TIFF"), "x")
+
+
+@pytest.mark.parametrize(("value", "expected"), [(0, 0), (256, 1), (65535, 255)])
+def test_other_whole_numbers_in_32_bits_are_scaled_as_16(value, expected):
+    values = np.array([[0, value]], dtype=np.int32)
+    assert decode(encoded(Image.fromarray(values), "TIFF"), "x")[0, 1].tolist() == [expected] * 3
+
+
 def test_transparency_is_blended_with_white():
     image = Image.fromarray(np.array([[[200, 0, 0, 0], [0, 0, 200, 255]]], dtype=np.uint8))
     np.testing.assert_array_equal(decode(encoded(image), "x"), [[[255, 255, 255], [0, 0, 200]]])

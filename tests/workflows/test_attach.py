@@ -232,6 +232,27 @@ def test_the_command_attaches_and_names_its_options(place, misgiving, tmp_path):
     assert "config.json: missing" in one_line(error)
 
 
+def test_attaching_without_an_estimator_is_not_offered(misgiving, tmp_path):
+    options = ("--out", tmp_path / "run", "--auxiliary", "none")
+    code, _, error = misgiving("attach", "resnet18", "digits", *options)
+    assert code == 2
+    assert "'--auxiliary': 'none' is not one of 'ranking', 'mse'" in one_line(error)
+
+
+@pytest.mark.usefixtures("as_in_use")
+@pytest.mark.parametrize("change", [{"auxiliary": "none"}, {"auxiliary_weight": 0.0}])
+def test_settings_that_train_no_estimator_are_refused_before_an_image_is_read(change):
+    with pytest.raises(UsageError, match=f"`{next(iter(change))}` must be"):
+        replace(ATTACHED, **change)
+
+
+def test_an_option_of_the_ranking_is_refused_beside_the_squared_error(misgiving, tmp_path):
+    options = ("--out", tmp_path / "run", "--auxiliary", "mse", "--margin", "2")
+    code, _, error = misgiving("attach", "resnet18", "digits", *options)
+    assert code == 2
+    assert "--margin has no effect with --auxiliary mse; leave it out" in one_line(error)
+
+
 def test_attaching_in_python_gives_the_same_logits_as_the_command(place):
     import transformers
 

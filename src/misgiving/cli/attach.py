@@ -1,5 +1,6 @@
 """`misgiving attach`."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,11 +11,11 @@ from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.train import refuse_existing, show_last_epoch
 from misgiving.configuration import default_cache
-from misgiving.training.config import AttachConfig, TrainingConfig
+from misgiving.training.config import AttachConfig, EstimatorConfig, refuse_unused_settings
 from misgiving.training.recipes import ATTACHED
 
 ESTIMATOR = Fields(
-    TrainingConfig,
+    EstimatorConfig,
     (
         *("auxiliary", "margin", "pairs", "reduction", "epochs", "batch_size", "learning_rate"),
         *("weight_decay", "seed", "device"),
@@ -53,9 +54,9 @@ def attach(
 
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
     """
+    settings = replace(ATTACHED, **training)
+    refuse_unused_settings(settings, training)
     refuse_existing(out, overwrite)
-
-    from dataclasses import replace
 
     from misgiving.workflows.attach import attach_run
     from misgiving.workflows.plan import training_outlook
@@ -66,7 +67,7 @@ def attach(
             data,
             out,
             config=config,
-            training=replace(ATTACHED, **training),
+            training=settings,
             cache=cache or default_cache(),
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,

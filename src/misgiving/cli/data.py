@@ -157,7 +157,7 @@ def audit(
 
     Compares the counts by class with the published ones, and reports unreadable files, exact and
     near duplicates, groups of several images, groups that the paper's split would put into both of
-    its sets, and contradictory labels.
+    its sets, contradictory labels, and images of unusual size or that are nearly black.
 
     With --model, or for a file of predictions, also lists images whose label is probably wrong,
     most suspect first, in `suspect_labels.csv`: the given label, the suggested class, the score

@@ -16,7 +16,12 @@ from misgiving.files import refuse_unwritable_folder
 from misgiving.reproduction.config import MODELS, refuse_beside_model
 from misgiving.results.formats import read_table
 from misgiving.results.schema import EpochRecord, ModelName
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
+from misgiving.training.config import (
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    refuse_unused_settings,
+)
 from misgiving.training.recipes import RECIPES, RecipeName
 
 DEFAULTS = {name: recipe.configure() for name, recipe in RECIPES.items()}
@@ -69,16 +74,23 @@ def train(
 
     Example: misgiving train isic2019:ISIC_2019 --out runs/joint
     """
+    given = [*training, *network]
     if model is not None:
-        refuse_beside_model(model, [*training, *network])
+        refuse_beside_model(model, given)
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
+    refuse_unused_settings(configured.training, given)
     refuse_existing(out, overwrite)
 
     from misgiving.data.splits import leakage_of
     from misgiving.workflows.plan import training_outlook
-    from misgiving.workflows.train import prepare_training, split_of, train_run
+    from misgiving.workflows.train import (
+        prepare_training,
+        remark_on_augmentation,
+        split_of,
+        train_run,
+    )
 
     with progress_bars() as progress:
         setup = prepare_training(
@@ -88,7 +100,8 @@ def train(
             on_image=Bar(progress, "preparing images").at,
         )
         say_skipped(setup.images.skipped)
-        for sentence in training_outlook(setup.images, setup.sets):
+        remarks = remark_on_augmentation(setup, configured.images)
+        for sentence in (*remarks, *training_outlook(setup.images, setup.sets)):
             say(sentence)
         train_run(
             setup,

@@ -24,6 +24,7 @@ Report = Callable[[int, int], None]
 TINY = 32  # pixels of the shorter side
 UNUSUAL_AREA = 4  # times more or fewer pixels than the median
 UNUSUAL_SHAPE = 2.5  # times as long as wide
+DARK = 16  # of 255: the brightest value of 12 bits that are stored as 16
 
 
 class Finding(NamedTuple):
@@ -142,6 +143,7 @@ def audit(
         _unreadable(dataset, looks),
         *_duplicates(dataset, _copies(looks), split),
         *_sizes(dataset, looks),
+        _nearly_black(dataset, looks),
     ]
     return Audit(
         name=dataset.name,
@@ -172,6 +174,7 @@ class _Look(NamedTuple):
     height: int
     width: int
     is_grey: bool
+    brightest: int
 
 
 def _look(dataset: Dataset, index: int) -> _Look | str:
@@ -181,7 +184,8 @@ def _look(dataset: Dataset, index: int) -> _Look | str:
         height, width, _ = image.shape
         is_grey = bool((image == image[..., :1]).all())
         pixels = sha256_of(f"{image.shape}".encode() + image.tobytes())
-        return _Look(content, pixels, picture_hash(image), height, width, is_grey)
+        brightest = int(image.max())
+        return _Look(content, pixels, picture_hash(image), height, width, is_grey, brightest)
     except Exception as failure:  # whatever happens, the other images are still audited
         reason = reason_of(failure)
         return reason.encode(errors="backslashreplace").decode()
@@ -325,3 +329,14 @@ def _sizes(dataset: Dataset, looks: Sequence[_Look | str]) -> list[_Check]:
             f"shorter side under {TINY} pixels",
         ),
     ]
+
+
+def _nearly_black(dataset: Dataset, looks: Sequence[_Look | str]) -> _Check:
+    name = "nearly black images"
+    findings = [
+        Finding(name, identity, "", f"brightest value {look.brightest} of 255")
+        for identity, look in zip(dataset.ids, looks, strict=True)
+        if not isinstance(look, str) and look.brightest <= DARK
+    ]
+    remark = "as 12 bits in 16; save them with the whole range of values" if findings else ""
+    return _Check(Row(name, len(findings), remark), findings)

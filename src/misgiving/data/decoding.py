@@ -233,9 +233,14 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """Scale 16-bit integers and fractions, which Pillow's own conversion would clip at 255."""
+    """Scale 16-bit integers and fractions, which Pillow's own conversion would clip at 255.
+
+    No scale is guessed from the values of one image, as others of its set may have larger ones.
+    """
     full_scale = 1.0 if image.mode == "F" else 65535.0
     values = np.asarray(image).astype(np.float64)
     if not (values.min() >= 0 and values.max() <= full_scale):
         raise ValueError(f"mode {image.mode} with values outside 0 to {full_scale:g}")
+    if image.mode == "I" and 0 < values.max() <= 255:  # an 8-bit image in 32 bits, nearly always
+        raise ValueError(f"mode I with no value above 255, where {full_scale:g} is white")
     return Image.fromarray(np.rint(values * (255 / full_scale)).astype(np.uint8))

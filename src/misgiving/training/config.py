@@ -30,7 +30,10 @@ class DataConfig:
         None, "Colour correction. Recipe paper: shades_of_gray; digits: none.", panel="Data"
     )
     augment: bool = option(
-        True, "Augment by flips, colour jitter, rotation and translation.", panel="Data"
+        True,
+        "Augment by flips, colour jitter, rotation and translation; digits without flips, and of "
+        "`medmnist:` only DermaMNIST.",
+        panel="Data",
     )
     split: Literal["paper", "grouped"] = option(
         "paper",
@@ -353,3 +356,41 @@ class TrainingConfig:
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON."""
         return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorConfig(TrainingConfig):
+    """Settings of the training of a loss estimator alone."""
+
+    auxiliary: Literal["ranking", "mse"] = option(
+        "ranking",
+        "What the loss estimator learns: the order of the losses (ranking, Eq. 1), or the losses "
+        "themselves (mse).",
+        panel="Objective",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self, "auxiliary_weight", self.auxiliary_weight > 0, "be positive")
+
+
+OF_STEPS = ("decay_every", "decay_factor")
+OF_RANKING = ("margin", "pairs", "reduction")
+OF_ESTIMATOR = (*OF_RANKING, "joint_epochs", "estimator_rate", "reads_logits")
+
+
+def refuse_unused_settings(training: TrainingConfig, given: Collection[str]) -> None:
+    """Refuse settings of the training or network, among those given, that it would not use."""
+    reasons: dict[str, str] = {}
+    if training.schedule == "cosine":
+        why = 'with `schedule="cosine"`; use `schedule="steps"` or leave it out'
+        reasons |= dict.fromkeys(OF_STEPS, why)
+    if training.auxiliary == "mse":
+        reasons |= dict.fromkeys(OF_RANKING, 'with `auxiliary="mse"`; leave it out')
+    if not training.estimates_losses:
+        weight = ("auxiliary_weight",) if training.auxiliary == "none" else ()
+        why = "where no loss estimator is trained; leave it out"
+        reasons |= dict.fromkeys((*OF_ESTIMATOR, *weight), why)
+    for name in given:
+        if name in reasons:
+            raise UsageError(f"`{name}` has no effect {reasons[name]}")

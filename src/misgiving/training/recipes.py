@@ -4,7 +4,13 @@ from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 from misgiving.configuration import Registry
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
+from misgiving.training.config import (
+    DataConfig,
+    EstimatorConfig,
+    ModelConfig,
+    TrainingConfig,
+    refuse_unused_share,
+)
 
 RecipeName = Literal["modern", "paper"]
 
@@ -64,7 +70,7 @@ RECIPES: Registry[Recipe] = Registry(
 """`paper` is section 4.1 of the paper, and the default of `reproduce`; `modern` that of `train`,
 chosen by `benchmarks/recipes.py` (docs/explanation/loss_estimator.md)."""
 
-ATTACHED = TrainingConfig(
+ATTACHED = EstimatorConfig(
     optimizer="adamw",
     weight_decay=0.05,
     learning_rate=1e-3,

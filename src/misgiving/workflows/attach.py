@@ -15,7 +15,7 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.inference import predict
 from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
-from misgiving.training.config import AttachConfig, TrainingConfig
+from misgiving.training.config import AttachConfig, EstimatorConfig
 from misgiving.training.devices import device_named
 from misgiving.training.estimator import fit_estimator
 from misgiving.training.loop import seeded
@@ -41,7 +41,7 @@ def attach_run(
     folder: Path,
     *,
     config: AttachConfig,
-    training: TrainingConfig,
+    training: EstimatorConfig,
     cache: Path,
     on_image: Callable[[int, int], None] | None = None,
     on_predicted: Callable[[int, int], None] | None = None,

@@ -128,6 +128,14 @@ def augmentation_of(dataset: Dataset, config: DataConfig) -> AugmentationSetting
     return dataset.augmentation if config.augment else AugmentationSettings.none()
 
 
+def remark_on_augmentation(setup: TrainingSetup, config: DataConfig) -> list[str]:
+    """A sentence where images are not augmented although the configuration asks for it."""
+    if not config.augment or setup.augmentation != AugmentationSettings.none():
+        return []
+    why = "as it is not known which changes keep the class"
+    return [f"{setup.data}: images are not augmented, {why}"]
+
+
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
     """Split images at random: the name of the set of each."""
     return SPLITS[config.split].draw(

@@ -5,8 +5,9 @@ import io
 import math
 import os
 from bisect import bisect
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -157,12 +158,32 @@ def _images_in(folder: Path, *, instead: str) -> Iterator[Path]:
 
 
 def _images_below(folder: Path) -> Iterator[Path]:
+    """Images at any depth, each real folder once: those of linked folders come last."""
+    read: set[Path] = set()
+    linked = deque([folder])
+    while linked:
+        yield from _walk(linked.popleft(), read, linked)
+
+
+def _walk(folder: Path, read: set[Path], linked: deque[Path]) -> Iterator[Path]:
+    """Images below a folder that was not read before; links to folders are put off."""
+    if (real := folder.resolve()) in read:
+        return
+    read.add(real)
     for name in sorted(listing(folder)):
         path = folder / name
         if path.suffix.lower() in SUFFIXES:
             yield path
-        elif path.is_dir() and not path.is_symlink():  # a link may lead in a circle
-            yield from _images_below(path)
+        elif path.is_dir() and not path.is_symlink():
+            yield from _walk(path, read, linked)
+        elif path.is_dir() and not _leads_up(path):
+            linked.append(path)
+
+
+def _leads_up(link: Path) -> bool:
+    """True for a link to a folder that contains it, whose images may be of other classes."""
+    target = link.resolve()
+    return any(above.resolve().is_relative_to(target) for above in link.absolute().parents)
 
 
 class TableRow(NamedTuple):
@@ -237,7 +258,8 @@ def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
         return ()
     known = sorted(number for number in numbers if number is not None)
     bounds = sorted({known[len(known) * quarter // 4] for quarter in (1, 2, 3)})
-    bands = [*(f"below {bound:g}" for bound in bounds), f"{bounds[-1]:g} or more"]
+    inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
+    bands = [f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more"]
     return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)
 
 
