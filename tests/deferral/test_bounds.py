@@ -35,6 +35,13 @@ def test_two_sided_intervals_are_those_of_scipy(count, cases):
     )
 
 
+@pytest.mark.parametrize(("count", "cases"), [(0.3, 7.5), (7.2, 7.5), (3.5, 40.25)])
+def test_effective_numbers_have_the_quantiles_of_beta_distributions(count, cases):
+    low, high = two_sided_interval(count, cases, level=0.05)
+    assert stats.beta.cdf(low, count, cases - count + 1) == pytest.approx(0.025)
+    assert stats.beta.sf(high, count + 1, cases - count) == pytest.approx(0.025)
+
+
 def test_without_cases_the_bounds_are_0_and_1():
     assert (float(lower_bound(0, 0, level=0.1)), float(upper_bound(0, 0, level=0.1))) == (0.0, 1.0)
 

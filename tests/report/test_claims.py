@@ -210,6 +210,49 @@ def test_a_mean_over_parts_needs_every_part_of_a_trial():
     }
 
 
+def diverging(model, trials, experiment="generalization"):
+    return [
+        Result(experiment, trial, model, "validation", "", "diverged", 1.0)
+        for trial in range(5, 5 + trials)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "status"),
+    [(0, 0, "supported"), (1, 0, "inconclusive"), (2, 1, "inconclusive"), (1, 2, "supported")],
+)
+def test_a_gain_of_the_trials_that_did_not_diverge_supports_no_claim(read, ours, theirs, status):
+    lost = [*diverging("proposed", ours), *diverging("vanilla", theirs)]
+    found = verdicts(read([*of_all(GAINS), *lost]))
+    assert found["accuracy"].status == status
+    assert found["ood"].status == "supported"  # of other models
+
+
+def test_divergence_is_no_excuse_for_a_loss(read):
+    results = [*of_all([-gain for gain in GAINS]), *diverging("proposed", 5)]
+    assert verdicts(read(results))["accuracy"].status == "not supported"
+
+
+def test_unseen_classes_are_judged_with_the_models_of_ood_detection(read):
+    lost = diverging("proposed", 1, "ood_detection")
+    found = verdicts(read([*of_all(GAINS), *lost]))
+    assert found["new_classes"].status == found["ood"].status == "inconclusive"
+    assert found["accuracy"].status == "supported"
+
+
+def test_divergence_is_named_beside_the_verdict_and_the_harms(read):
+    results = [*of_all(GAINS), *diverging("proposed", 5), *diverging("vanilla", 1)]
+    inputs = read(results)
+    _, _, verdict, _ = cells_of(inputs, "accuracy")
+    assert verdict.text == "inconclusive"
+    assert verdict.small[1:] == (
+        "proposed diverged in 5 of 10 trials",
+        "vanilla diverged in 1 of 6 trials",
+    )
+    html = render_page(inputs, BLANK)
+    assert html.count("In 4.1, proposed diverged in 5 of 10 trials, which are not compared.") == 1
+
+
 # the digits report once showed this harm in a table, and a summary that named AUROC alone
 FPR = paired("ood", 0.381, 0.899, metric="fpr_at_tpr95", estimate=0.596)
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 from misgiving.metrics.subgroups import audit
@@ -68,7 +68,7 @@ def exact(events, cases):
 def test_shares_of_single_images_have_the_exact_interval():
     answers = made()
     accepted = answers.scores > 0
-    found = shares([(answers.wrong, accepted), (accepted, ~accepted)], answers.groups, seed=0)
+    found = shares([(answers.wrong, accepted), (accepted, ~accepted)], answers.groups)
     events = sum(wrong and taken for wrong, taken in zip(answers.wrong, accepted, strict=True))
     assert found[0][:2] == (events, accepted.sum())
     assert found[0][2:] == exact(events, int(accepted.sum()))
@@ -76,42 +76,85 @@ def test_shares_of_single_images_have_the_exact_interval():
     assert found[1][2:] == exact(0, int((~accepted).sum()))
 
 
-def test_shares_of_groups_have_the_interval_of_drawing_whole_groups():
-    random = np.random.default_rng(1)
-    sizes = random.integers(1, 7, size=50)
+def grouped(sizes, *, rate, together, seed=1):
+    """Groups by name, and wrong images that in some groups are wrong all together or not at all."""
+    random = np.random.default_rng(seed)
     groups = [str(group) for group, size in enumerate(sizes) for _ in range(size)]
-    bad = random.random(50) < 0.4  # images of a group are right or wrong together
-    events = np.repeat(bad, sizes)
-    everything = np.ones(len(events), dtype=bool)
-    (found,) = shares([(events, everything)], groups, seed=0)
-    drawn = []
-    for _ in range(4000):
-        chosen = random.integers(50, size=50)
-        drawn.append(sum(sizes[g] * bad[g] for g in chosen) / sum(sizes[g] for g in chosen))
-    assert found[2:] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.025)
-    alone = binomtest(int(events.sum()), len(events)).proportion_ci(0.95, method="exact")
-    assert found.upper - found.lower > 1.3 * (alone.high - alone.low)
-    (of_each,) = shares([(events, everything)], groups, seed=0, one_of_each=True)
-    assert of_each.value == pytest.approx(bad.mean())
-    means = [bad[random.integers(50, size=50)].mean() for _ in range(4000)]
-    assert of_each[2:] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.025)
+    wrong = random.random(len(groups)) < rate
+    of_groups = np.repeat(random.random(len(sizes)) < rate, sizes)
+    tied = np.repeat(random.random(len(sizes)) < together, sizes)
+    return np.where(tied, of_groups, wrong), groups
+
+
+@pytest.mark.parametrize("one_of_each", [False, True])
+def test_shares_of_groups_have_the_interval_of_korn_and_graubard(one_of_each):
+    sizes = np.random.default_rng(1).integers(1, 7, size=50)
+    wrong, groups = grouped(sizes, rate=0.4, together=0.9)
+    (found,) = shares([(wrong, np.ones(len(wrong), bool))], groups, one_of_each=one_of_each)
+    events, cases = dict.fromkeys(groups, 0.0), dict.fromkeys(groups, 0.0)
+    for event, group in zip(wrong, groups, strict=True):
+        weight = 1 / groups.count(group) if one_of_each else 1
+        events[group] += weight * event
+        cases[group] += weight
+    total = sum(cases.values())
+    share = sum(events.values()) / total
+    variance = sum((events[g] - share * cases[g]) ** 2 for g in events) / total**2
+    effect = variance / (share * (1 - share) / total)
+    n = min(total / effect, len(events))
+    assert (n < 49) != one_of_each  # for one of each the limit of 50 groups binds
+    x = share * n
+    expected = beta.ppf(0.025, x, n - x + 1), beta.ppf(0.975, x + 1, n - x)
+    assert found.value == pytest.approx(share)
+    assert found[2:] == pytest.approx(expected, abs=1e-9)
+
+
+def test_groups_of_one_size_that_are_wrong_together_have_the_exact_interval_of_groups():
+    wrong, groups = grouped([4] * 30, rate=0.2, together=1.0)
+    (found,) = shares([(wrong, np.ones(120, bool))], groups)
+    assert found[2:] == exact(int(wrong[::4].sum()), 30)
+
+
+def test_one_pair_of_images_hardly_changes_the_interval_of_a_rare_error():
+    wrong, groups = np.arange(101) == 5, np.minimum(np.arange(101), 99)
+    (found,) = shares([(wrong, np.ones(101, bool))], groups)
+    single = binomtest(1, 101).proportion_ci(0.95, method="exact")
+    assert found[2:] == pytest.approx((single.low, single.high), abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "rate", "together"),
+    [([2] + [1] * 99, 0.05, 1.0), ([2] * 60, 0.05, 0.5), ([1, 2, 3] * 40, 0.03, 0.7)],
+)
+def test_the_true_share_lies_beyond_each_end_as_rarely_as_stated(sizes, rate, together):
+    columns = [grouped(sizes, rate=rate, together=together, seed=seed) for seed in range(1000)]
+    everything = np.ones(sum(sizes), dtype=bool)
+    found = shares([(wrong, everything) for wrong, _ in columns], columns[0][1])
+    assert np.mean([share.upper < rate for share in found]) <= 0.03
+    assert np.mean([share.lower > rate for share in found]) <= 0.03
+    assert np.mean([share.upper - share.lower for share in found]) < 4.5 * np.sqrt(rate / 60)
+
+
+def test_a_wrong_image_never_lowers_the_upper_limit():
+    groups, everything = np.arange(600) // 10, np.ones(600, dtype=bool)
+    found = shares([(np.arange(600) < wrong, everything) for wrong in range(40)], groups)
+    assert all(a.upper < b.upper for a, b in pairwise(found))
 
 
 def test_no_event_in_any_group_counts_groups_and_not_images():
     groups = [str(row // 4) for row in range(40)]
     nothing, everything = np.zeros(40, dtype=bool), np.ones(40, dtype=bool)
-    found = shares([(nothing, everything), (everything, everything)], groups, seed=0)
+    found = shares([(nothing, everything), (everything, everything)], groups)
     assert found[0][2:] == exact(0, 10)
     assert found[1][2:] == exact(10, 10)
-    (one,) = shares([(everything, everything)], ["a"] * 40, seed=0)
+    (one,) = shares([(everything, everything)], ["a"] * 40)
     assert "no interval: one group" in str(one)
-    (none,) = shares([(everything, nothing)], groups, seed=0)
+    (none,) = shares([(everything, nothing)], groups)
     assert str(none) == "not defined"
 
 
 def test_each_point_of_the_curve_counts_what_its_threshold_accepts():
     answers = made(scores=np.r_[np.nan, made().scores[1:]])
-    points = risk_over_coverage(answers, seed=0)
+    points = risk_over_coverage(answers)
     for point in points:
         taken = [
             wrong
@@ -128,16 +171,16 @@ def test_each_point_of_the_curve_counts_what_its_threshold_accepts():
 
 def test_each_bin_of_reliability_counts_its_own_images():
     answers = made(probabilities=np.r_[np.nan, made().probabilities[1:]])
-    found, observed = reliability_of(answers, seed=0)
+    found, observed = reliability_of(answers)
     rows = sorted(
         zip(answers.probabilities[1:], ~answers.wrong[1:], strict=True), key=lambda row: row[0]
     )
     assert sum(share.cases for share in observed) == 119
     for predicted, share in zip(found.predicted, observed, strict=True):
-        of_bin, rows = rows[: share.cases], rows[share.cases :]
+        of_bin, rows = rows[: int(share.cases)], rows[int(share.cases) :]
         assert predicted == pytest.approx(sum(row[0] for row in of_bin) / len(of_bin))
         assert share.events == sum(row[1] for row in of_bin)
-        assert share[2:] == exact(share.events, share.cases)
+        assert share[2:] == exact(int(share.events), int(share.cases))
 
 
 def test_the_separation_of_ood_images_is_that_of_scikit_learn():
@@ -155,6 +198,31 @@ def test_the_separation_of_ood_images_is_that_of_scikit_learn():
     assert found[1:3] == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.015)
     accepted = sorted(inside)[10]  # 190 of 200 are at least this
     assert found.fpr_at_tpr95 == pytest.approx((outside >= accepted).mean())
+
+
+@pytest.mark.parametrize(
+    ("outside", "groups"),
+    [
+        ([0.5], "a"),
+        ([0.5, 0.1], "aa"),  # one group
+        ([-9.0, -8.0, -7.0], "abc"),  # separated completely: nothing varies
+    ],
+)
+def test_without_variation_or_with_one_group_a_separation_has_no_interval(outside, groups):
+    inside = ScoredImages(np.linspace(0.2, 2, 20), tuple(map(str, range(20))))
+    decided = np.array(["ood"] + ["accept"] * (len(outside) - 1))
+    outliers = ScoredImages(np.array(outside), tuple(groups), decided)
+    detection = Detection("knn", inside, {"scans": outliers})
+    found = separation(detection, "scans", seed=0)
+    assert found.auroc == pytest.approx(
+        np.mean([(a > b) + 0.5 * (a == b) for a in inside.scores for b in outside])
+    )
+    assert np.isnan(found[1:3]).all()
+    of = evaluated(made(outcomes=np.array(["accept"] * 120)), detection=detection)
+    assert f"AUROC {found.auroc:.3f} (no interval can be given)" in texts(of)["OOD"]
+    page = page_of(of).text
+    assert f"{found.auroc:.3f}no interval" in page.replace("\n", "")
+    assert "nan" not in page
 
 
 def test_confusions_of_many_classes_keep_those_with_most_errors():
@@ -245,7 +313,7 @@ def test_the_sentences_with_decisions():
     low, high = binomtest(7, 10).proportion_ci(0.95, method="exact")
     assert found["OOD"] == (
         f"scans (10 images): 70.0 % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) called "
-        "out-of-distribution, 10.0 % accepted; AUROC 1.000 (95 % interval 1.000 to 1.000). "
+        "out-of-distribution, 10.0 % accepted; AUROC 1.000 (no interval can be given). "
         "The score is kNN."
     )
 

@@ -277,6 +277,34 @@ def test_the_error_of_a_policy_counts_the_groups_that_this_policy_accepts(tmp_pa
         }
 
 
+def test_a_value_that_no_resampled_set_changes_has_no_interval(tmp_path):
+    groups = tuple(f"lesion-{row}" for row in range(40))
+    columns = {"wrong": np.arange(40) % 4 == 0, "0.2/ood": np.zeros(40)}
+    folders = {name: {0: tmp_path / name} for name in ("vanilla", "proposed")}
+    for name, accepted in {"vanilla": np.ones(40), "proposed": np.zeros(40)}.items():
+        scores = {**columns, "0.2/accept": accepted}
+        scores = {key: values * 1.0 for key, values in scores.items()}
+        save_scores(folders[name][0], "policy_test", scores, groups)
+    coverages = {
+        (name, "policy/0.2", "coverage"): {0: 1.0 * (name == "vanilla")} for name in folders
+    }
+    compared = ComparedSet("generalization", "policy_test", "generalization")
+    found = intervals_of(
+        MeasuredSet(compared, folders, "test", False, coverages, 0.25, replicates=50, seed=0)
+    )
+    assert {(row.model, row.baseline, row.estimate, row.lower, row.upper) for row in found} == {
+        ("vanilla", "", 1.0, None, None),
+        ("proposed", "", 0.0, None, None),
+        ("proposed", "vanilla", -1.0, None, None),
+    }
+
+
+def test_no_interval_has_a_width_of_zero(reproduction):
+    for name in ("intervals.csv", "risk_coverage.csv"):
+        found = rows(reproduction / name)
+        assert [row for row in found if row["lower"] and row["lower"] == row["upper"]] == []
+
+
 def test_a_difference_has_a_t_interval_over_trials_that_redraw_the_split(reproduction):
     where = {"experiment": "ood_detection", "dataset": "boxes", "detector": "odin"}
     wanted = {**where, "metric": "auroc"}

@@ -9,6 +9,7 @@ from scipy.special import betainc, betaincc, betainccinv, betaincinv
 
 Counts = Int[np.ndarray, "..."] | int | np.integer
 Values = Float[np.ndarray, "..."]
+Cases = Counts | Values | float | np.floating  # effective numbers need not be whole
 Probabilities = Values | float | np.floating
 
 
@@ -30,29 +31,29 @@ def binomial_cdf(count: Counts, cases: Counts, probability: Probabilities) -> Va
     return np.where(short == 0, 1.0, inside)
 
 
-def upper_bound(count: Counts, cases: Counts, *, level: float) -> Values:
+def upper_bound(count: Cases, cases: Cases, *, level: float) -> Values:
     """Upper Clopper-Pearson bound, exceeded with probability at most `level`; 1 without any case.
 
     >>> round(float(upper_bound(0, 10, level=0.05)), 3)  # 1 - 0.05 ** (1 / 10)
     0.259
     """
     short = np.subtract(cases, count)
-    inside = betainccinv(np.add(count, 1.0), np.maximum(short, 1), level)
+    inside = betainccinv(np.add(count, 1.0), np.where(short > 0, short, 1), level)
     return np.where(short == 0, 1.0, inside)
 
 
-def lower_bound(count: Counts, cases: Counts, *, level: float) -> Values:
+def lower_bound(count: Cases, cases: Cases, *, level: float) -> Values:
     """Lower Clopper-Pearson bound, undercut with probability at most `level`; 0 without any case.
 
     >>> round(float(lower_bound(10, 10, level=0.05)), 3)
     0.741
     """
     others = np.subtract(cases, count)
-    inside = betaincinv(np.maximum(count, 1), np.add(others, 1.0), level)
+    inside = betaincinv(np.where(np.equal(count, 0), 1, count), np.add(others, 1.0), level)
     return np.where(np.equal(count, 0), 0.0, inside)
 
 
-def two_sided_interval(count: int, cases: int, *, level: float) -> BinomialInterval:
+def two_sided_interval(count: int | float, cases: int | float, *, level: float) -> BinomialInterval:
     """Clopper-Pearson interval (1934), which misses the probability with probability `level`.
 
     >>> two_sided_interval(0, 10, level=0.05)

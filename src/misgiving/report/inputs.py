@@ -117,7 +117,7 @@ class ReportInputs(NamedTuple):
 
     def split_ratio(self, experiment: str) -> float:
         """Measured images for each training image of an experiment's splits."""
-        of = "ood_detection" if experiment == "new_classes" else experiment  # the same models
+        of = trained_in(experiment)
         for size in self.settings.sizes:
             if size.experiment == of:
                 return size.measured / size.trained
@@ -162,6 +162,11 @@ class ReportInputs(NamedTuple):
         facts = self.datasets.get(dataset)
         bears_name = self.paper_set(dataset) and not self.stands_in(dataset)
         return facts.origin if facts and bears_name else ""
+
+
+def trained_in(experiment: str) -> str:
+    """The experiment that trains the models which an experiment measures."""
+    return "ood_detection" if experiment == "new_classes" else experiment
 
 
 def read_inputs(folder: Path) -> ReportInputs:

@@ -149,7 +149,10 @@ class ReliabilityRow(ReliabilityBin, OfUnit):
 
 
 class RiskPoint(NamedTuple):
-    """One row of `risk_coverage.csv`: the mean error among the accepted, with its 95 % interval."""
+    """One row of `risk_coverage.csv`: the mean error among the accepted, with its 95 % interval.
+
+    The interval is None with one group, and where the bootstrap finds no variation, as of no error.
+    """
 
     model: str
     detector: str

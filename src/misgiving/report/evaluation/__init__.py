@@ -32,7 +32,7 @@ class Answers:
         scores: Acceptance scores; higher means more likely correct; -inf: never accepted.
         score: Name of the acceptance score.
         probabilities: Of the named class.
-        groups: Number of each image's group, the unit that is resampled.
+        groups: Number of each image's group; images of one group are not independent.
         ids: Name of each image.
         classes: None where only the correctness is known.
         outcomes: Decisions; None without a policy.

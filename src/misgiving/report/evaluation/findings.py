@@ -1,6 +1,5 @@
 """The findings of an evaluation in five sentences, and the subgroups in the order of harm."""
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple
@@ -85,7 +84,7 @@ class Findings(NamedTuple):
 
 def findings_of(evaluated: Evaluated) -> Findings:
     """Measure what the report begins with."""
-    decided = _decided(evaluated.answers, seed=evaluated.seed)
+    decided = _decided(evaluated.answers)
     subgroups, ood = harms(evaluated), _ood_results(evaluated)
     sentences = [
         _accuracy(evaluated),
@@ -104,35 +103,34 @@ def harms(evaluated: Evaluated) -> list[Harm]:
     return sorted(found, key=lambda one: (not one.worse, -one.errors.error_lower))
 
 
-def _decided(answers: Answers, *, seed: int) -> dict[str, Share]:
+def _decided(answers: Answers) -> dict[str, Share]:
     if answers.outcomes is None:
         return {}
-    found = shares_of_decisions(answers.outcomes, answers.groups, seed=seed)
+    found = shares_of_decisions(answers.outcomes, answers.groups)
     errors = [(answers.wrong, answers.outcomes == "accept")]
-    (error,) = shares(errors, answers.groups, seed=seed)
+    (error,) = shares(errors, answers.groups)
     found |= {"error": error}
     if answers.num_groups < len(answers):
-        (found[ONE_OF_EACH],) = shares(errors, answers.groups, seed=seed, one_of_each=True)
+        (found[ONE_OF_EACH],) = shares(errors, answers.groups, one_of_each=True)
     return found
 
 
 def _ood_results(evaluated: Evaluated) -> dict[str, OodResult]:
-    detection, seed = evaluated.detection, evaluated.seed
+    detection = evaluated.detection
     if detection is None:
         return {}
     found = {}
     for name, of in detection.outliers.items():
-        decided = (
-            {} if of.outcomes is None else shares_of_decisions(of.outcomes, of.groups, seed=seed)
-        )
-        found[name] = OodResult(len(of.scores), separation(detection, name, seed=seed), decided)
+        decided = {} if of.outcomes is None else shares_of_decisions(of.outcomes, of.groups)
+        separated = separation(detection, name, seed=evaluated.seed)
+        found[name] = OodResult(len(of.scores), separated, decided)
     return found
 
 
 def _accuracy(evaluated: Evaluated) -> Finding:
     answers = evaluated.answers
     everything = np.ones(len(answers), dtype=bool)
-    (right,) = shares([(~answers.wrong, everything)], answers.groups, seed=evaluated.seed)
+    (right,) = shares([(~answers.wrong, everything)], answers.groups)
     groups = answers.num_groups
     of = f" ({count(groups, evaluated.units)})" if groups < len(answers) else ""
     named = "is" if len(answers) == 1 else "are"
@@ -143,7 +141,7 @@ def _accuracy(evaluated: Evaluated) -> Finding:
 def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
     answers = evaluated.answers
     if not decided:
-        return Finding("Acceptance", _in_hindsight(answers, evaluated.seed))
+        return Finding("Acceptance", _in_hindsight(answers))
     if not decided["accept"].events:
         text = f"the policy accepts none of the {count(len(answers), 'images')}"
     else:
@@ -160,7 +158,7 @@ def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
     return Finding("Acceptance", f"{text}. {rest}.")
 
 
-def _in_hindsight(answers: Answers, seed: int) -> str:
+def _in_hindsight(answers: Answers) -> str:
     """The share that can be accepted at some errors, by a threshold chosen on these images."""
     scores = np.where(np.isfinite(answers.scores), answers.scores, np.finfo(float).min)
     if not answers.wrong.any():
@@ -172,7 +170,7 @@ def _in_hindsight(answers: Answers, seed: int) -> str:
     counts = [round(coverage * len(scores)) for coverage in coverages]
     ordered = -np.sort(-scores)
     masks = [scores >= ordered[n - 1] if n else np.zeros(len(scores), bool) for n in counts]
-    found = shares([(answers.wrong, mask) for mask in masks], answers.groups, seed=seed)
+    found = shares([(answers.wrong, mask) for mask in masks], answers.groups)
     parts = [
         f"{percent(coverage)} with {of} wrong" if n else f"none with at most {_exact(limit)} wrong"
         for limit, coverage, n, of in zip(limits, coverages, counts, found, strict=True)
@@ -257,9 +255,7 @@ def _ood(evaluated: Evaluated, results: Mapping[str, OodResult]) -> Finding:
         return Finding("OOD", "not measured: no out-of-distribution images were given.")
     parts = []
     for name, (images, of, decided) in [*results.items()][:NAMED]:
-        text = f"AUROC {of.auroc:.3f} (95 % interval {of.lower:.3f} to {of.upper:.3f})"
-        if math.isnan(of.auroc):
-            text = "no score is finite"
+        text = str(of)
         if decided:
             accepted = percent(decided["accept"].value)
             text = f"{decided['ood']} called out-of-distribution, {accepted} accepted; {text}"

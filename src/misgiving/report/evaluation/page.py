@@ -1,7 +1,7 @@
 """The page of an evaluation: one HTML file without external resources."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,7 +59,7 @@ class Card(NamedTuple):
 def evaluation_page(evaluated: Evaluated, findings: Findings) -> str:
     """The page as HTML, given the findings on what was evaluated."""
     answers = evaluated.answers
-    curve = risk_over_coverage(answers, seed=evaluated.seed)
+    curve = risk_over_coverage(answers)
     decided, found = findings.decided, findings.harms
     errors, doubtful = gallery(answers)
     return (
@@ -73,7 +73,7 @@ def evaluation_page(evaluated: Evaluated, findings: Findings) -> str:
             certified=evaluated.policy.summary() if evaluated.policy else [],
             acceptance=_acceptance(evaluated, curve, decided),
             operating_points=_operating_points(evaluated.policy),
-            reliability=_reliability(answers, evaluated.seed),
+            reliability=_reliability(answers),
             confusion=_confusion(answers.classes),
             pooled=max(0, len(answers.classes.names) - MOST_CLASSES) if answers.classes else 0,
             subgroups=_subgroups(found[:MOST_GROUPS]),
@@ -159,10 +159,10 @@ def _operating_points(policy: DeferralPolicy | None) -> Table | None:
     return Table([heads("threshold", numbers=("accepted", "wrong", "at most"))], [rows])
 
 
-def _reliability(answers: Answers, seed: int) -> Drawn | None:
+def _reliability(answers: Answers) -> Drawn | None:
     if not np.isfinite(answers.probabilities).any():
         return None
-    found, observed = reliability_of(answers, seed=seed)
+    found, observed = reliability_of(answers)
     bins = [
         ReliabilityRow("", 0, "", "right", float(predicted), of.value, int(of.cases))
         for predicted, of in zip(found.predicted, observed, strict=True)
@@ -285,14 +285,21 @@ def _ood_table(findings: Findings) -> Table | None:
         cells = [
             Cell(name, scope="row"),
             number(str(images)),
-            number(f"{of.auroc:.3f}", f"{of.lower:.3f} to {of.upper:.3f}"),
-            number(f"{of.fpr_at_tpr95:.3f}"),
+            _with_ends(of.auroc, of.lower, of.upper, "{:.3f}".format),
+            number(ABSENT if math.isnan(of.fpr_at_tpr95) else f"{of.fpr_at_tpr95:.3f}"),
         ]
         for one in [decided[outcome] for outcome in ("ood", "accept") if decided]:
-            ends = f"{percent(one.lower)} to {percent(one.upper)}"
-            cells.append(number(percent(one.value), ends))
+            cells.append(_with_ends(one.value, one.lower, one.upper, percent))
         rows.append(cells)
     return Table([heads("OOD set", numbers=columns)], [rows])
+
+
+def _with_ends(value: float, lower: float, upper: float, written: Callable[[float], str]) -> Cell:
+    """A value above its interval, if there is one."""
+    if math.isnan(value):
+        return number(ABSENT)
+    ends = "no interval" if math.isnan(lower) else f"{written(lower)} to {written(upper)}"
+    return number(written(value), ends)
 
 
 def gallery(answers: Answers) -> tuple[list[Card], list[Card]]:

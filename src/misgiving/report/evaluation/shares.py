@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 
-from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
+from misgiving.deferral.bounds import two_sided_interval
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.calibration import Reliability, reliability
 from misgiving.metrics.loss_estimation import error_auroc
@@ -20,6 +20,7 @@ POINTS = 40  # of the curve of risk over coverage
 BINS = 10
 Mask = Bool[np.ndarray, " n"]
 Groups = Sequence[str] | Shaped[np.ndarray, " n"]
+PerGroup = Float[np.ndarray, " groups"]
 
 
 class Share(NamedTuple):
@@ -57,12 +58,22 @@ class CurvePoint(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """How well an OOD score separates a set, with the 95 % interval of the AUROC."""
+    """How well an OOD score separates a set, with the 95 % interval of the AUROC.
+
+    The interval is NaN with one group on a side, and where the bootstrap finds no variation.
+    """
 
     auroc: float
     lower: float
     upper: float
     fpr_at_tpr95: float
+
+    def __str__(self) -> str:
+        if np.isnan(self.auroc):
+            return "no score is finite"
+        if np.isnan(self.lower):
+            return f"AUROC {self.auroc:.3f} (no interval can be given)"
+        return f"AUROC {self.auroc:.3f} (95 % interval {self.lower:.3f} to {self.upper:.3f})"
 
 
 def percent(share: float) -> str:
@@ -79,80 +90,72 @@ def percent(share: float) -> str:
 
 
 def shares(
-    counted: Sequence[tuple[Mask, Mask]], groups: Groups, *, seed: int, one_of_each: bool = False
+    counted: Sequence[tuple[Mask, Mask]], groups: Groups, *, one_of_each: bool = False
 ) -> list[Share]:
-    """Shares of images with 95 % intervals.
+    """Shares of images with 95 % intervals, by the method of Korn and Graubard (1998).
 
-    The interval is exact (Clopper-Pearson) where each image is its own group, and otherwise a
-    percentile of the bootstrap over groups. A bootstrap cannot tell none or all from nearly so:
-    there the interval is the exact one of as many cases as groups.
+    That is the exact interval (Clopper-Pearson) of as many independent cases as would leave the
+    share as uncertain as it is over groups: of all images where each is its own group.
 
     Args:
         counted: For each share the events, and the images that are counted.
         groups: Group of each image.
-        seed: Of the bootstrap.
         one_of_each: One image of each group is drawn, as when a policy is certified.
     """
-    names, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    if len(names) < len(members):
-        return _resampled(counted, members, 1 / sizes[members] if one_of_each else 1.0, seed)
-    counts = [(int((events & among).sum()), int(among.sum())) for events, among in counted]
-    return [Share(*of, *_exact(*of)) for of in counts]
+    _, members, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    weights = 1 / sizes[members] if one_of_each else np.ones(len(members))
+
+    def per_group(mask: Mask) -> PerGroup:
+        return np.bincount(members, weights=weights * mask)
+
+    return [_share(per_group(events & among), per_group(among)) for events, among in counted]
 
 
-def _exact(events: int, cases: int) -> BinomialInterval:
-    if not cases:
-        return BinomialInterval(float("nan"), float("nan"))
-    return two_sided_interval(events, cases, level=LEVEL)
+def _share(events: PerGroup, cases: PerGroup) -> Share:
+    found = Share(float(events.sum()), float(cases.sum()), float("nan"), float("nan"))
+    groups = np.count_nonzero(cases)
+    if not groups or (groups == 1 and found.cases > 1):
+        return found
+    independent = _independent_cases(events, cases)
+    ends = two_sided_interval(found.value * independent, independent, level=LEVEL)
+    return found._replace(lower=ends.lower, upper=ends.upper)
 
 
-def _resampled(
-    counted: Sequence[tuple[Mask, Mask]],
-    members: Int[np.ndarray, " n"],
-    weights: Float[np.ndarray, " n"] | float,
-    seed: int,
-) -> list[Share]:
-    """Shares with their bootstrap intervals, given the number of each image's group."""
-    columns = [of for events, among in counted for of in (events & among, among)]
-    sums = np.stack([np.bincount(members, weights=weights * of) for of in columns], axis=1)
+def _independent_cases(events: PerGroup, cases: PerGroup) -> float:
+    """Number of independent cases that would leave a share as uncertain as it is over groups.
 
-    def statistic(weights: np.ndarray) -> dict[int, np.ndarray]:
-        events, cases = np.moveaxis((weights @ sums).reshape(len(weights), -1, 2), -1, 0)
-        with np.errstate(invalid="ignore"):  # NaN where no image is counted
-            return dict(enumerate((events / cases).T))
-
-    replicates = _replicates(len(sums))
-    drawn = bootstrap([statistic], [(np.arange(len(sums)),)], replicates=replicates, seed=seed)
-    found = []
-    for index in range(len(counted)):
-        events, cases = (float(sums[:, 2 * index + part].sum()) for part in (0, 1))
-        groups = int(np.count_nonzero(sums[:, 2 * index + 1]))
-        interval: Sequence[float] = percentile_interval(drawn[index], level=1 - LEVEL)
-        if events in (0, cases) or groups < 2:
-            interval = _exact(groups if events else 0, groups if groups > 1 else 0)
-        found.append(Share(events, cases, *interval))
-    return found
+    It is the number of cases over the design effect, which is the variance of the ratio, linearised
+    over groups, times cases / (share (1 - share)). It is at most the number of groups: from a few
+    events the variance cannot be told, and images of a group are rarely independent.
+    """
+    total = cases.sum()
+    share = events.sum() / total
+    most = max(1.0, min(float(total), float(np.count_nonzero(cases))))
+    squares = ((events - share * cases) ** 2).sum()  # variance of the ratio times total ** 2
+    if not squares:
+        return most
+    return float(np.clip(share * (1 - share) * total**2 / squares, 1.0, most))
 
 
 def _replicates(groups: int) -> int:
     return int(np.clip(DRAWS // groups, *REPLICATES))
 
 
-def risk_over_coverage(answers: Answers, *, seed: int) -> list[CurvePoint]:
+def risk_over_coverage(answers: Answers) -> list[CurvePoint]:
     """Points that a threshold can give, evenly over coverage; the last accepts all images."""
     scores = np.where(np.isnan(answers.scores), -np.inf, answers.scores)
     descending = -np.sort(-scores)
     ranks = np.unique(np.ceil(np.linspace(1, len(scores), POINTS)).astype(int)) - 1
     thresholds = np.unique(descending[ranks])[::-1]
     accepted = [scores >= threshold for threshold in thresholds]
-    errors = shares([(answers.wrong, mask) for mask in accepted], answers.groups, seed=seed)
+    errors = shares([(answers.wrong, mask) for mask in accepted], answers.groups)
     return [
         CurvePoint(float(threshold), error.cases / len(scores), error)
         for threshold, error in zip(thresholds, errors, strict=True)
     ]
 
 
-def reliability_of(answers: Answers, *, seed: int) -> tuple[Reliability, list[Share]]:
+def reliability_of(answers: Answers) -> tuple[Reliability, list[Share]]:
     """Mean probability of the named class, and how often it is right, in bins of equal mass."""
     known = np.isfinite(answers.probabilities)
     probabilities, right = answers.probabilities[known], ~answers.wrong[known]
@@ -163,14 +166,14 @@ def reliability_of(answers: Answers, *, seed: int) -> tuple[Reliability, list[Sh
     )
     groups = answers.groups[known]
     counted = [(right, bins == number) for number in range(len(found.counts))]
-    return found, shares(counted, groups, seed=seed)
+    return found, shares(counted, groups)
 
 
-def shares_of_decisions(outcomes: Outcomes, groups: Groups, *, seed: int) -> dict[str, Share]:
+def shares_of_decisions(outcomes: Outcomes, groups: Groups) -> dict[str, Share]:
     """The share of each decision."""
     everything = np.ones(len(outcomes), dtype=bool)
     names = ("accept", "defer", "ood")
-    found = shares([(outcomes == name, everything) for name in names], groups, seed=seed)
+    found = shares([(outcomes == name, everything) for name in names], groups)
     return dict(zip(names, found, strict=True))
 
 
@@ -183,6 +186,11 @@ def _separation(inliers: ScoredImages, outliers: ScoredImages, seed: int) -> Sep
     (inside, inside_groups), (outside, outside_groups) = map(_finite, (inliers, outliers))
     if not len(inside) or not len(outside):
         return Separation(*[float("nan")] * 4)
+    measured = ood_metrics(inside, outside)
+    auroc, fpr = float(measured["auroc"]), float(measured["fpr_at_tpr95"])
+    sides = inside_groups, outside_groups
+    if min(len(np.unique(groups)) for groups in sides) < 2:
+        return Separation(auroc, float("nan"), float("nan"), fpr)
     scores = np.concatenate([inside, outside])
     is_outlier = np.arange(len(scores)) >= len(inside)
 
@@ -190,15 +198,11 @@ def _separation(inliers: ScoredImages, outliers: ScoredImages, seed: int) -> Sep
         joined = np.concatenate(weights, axis=-1)
         return {"auroc": np.asarray(error_auroc(scores, is_outlier, weights=joined))}
 
-    drawn = bootstrap(
-        [statistic],
-        [(inside_groups, outside_groups)],
-        replicates=_replicates(len(scores)),
-        seed=seed,
-    )
-    measured = ood_metrics(inside, outside)
+    drawn = bootstrap([statistic], [sides], replicates=_replicates(len(scores)), seed=seed)
     lower, upper = percentile_interval(drawn["auroc"], level=1 - LEVEL)
-    return Separation(float(measured["auroc"]), lower, upper, float(measured["fpr_at_tpr95"]))
+    if lower == upper:
+        lower = upper = float("nan")
+    return Separation(auroc, lower, upper, fpr)
 
 
 def _finite(images: ScoredImages) -> tuple[Float[np.ndarray, " _"], np.ndarray]:

@@ -13,10 +13,10 @@ from misgiving.report.findings import (
     Scale,
     effect_of,
 )
-from misgiving.report.inputs import ReportInputs, differences_by_trial, select
+from misgiving.report.inputs import ReportInputs, differences_by_trial, select, trained_in
 from misgiving.report.names import metric_name
 from misgiving.report.published import title
-from misgiving.report.wording import count, listed
+from misgiving.report.wording import SECTIONS, count, listed
 from misgiving.results.schema import ResultInterval
 
 MODEL = "proposed"
@@ -105,6 +105,18 @@ def primary_claims(inputs: ReportInputs) -> dict[str, Claim]:
     }
 
 
+class Divergence(NamedTuple):
+    """The number of trials in which the training of a model diverged, among those of a section."""
+
+    experiment: str
+    model: str
+    diverged: int
+    trials: int
+
+    def __str__(self) -> str:
+        return f"{self.model} diverged in {self.diverged} of {count(self.trials, 'trials')}"
+
+
 class Verdict(NamedTuple):
     """A claim with the evidence of a run.
 
@@ -115,6 +127,7 @@ class Verdict(NamedTuple):
             with fewer than two trials.
         p_value: Of a difference of zero, adjusted for the number of primary claims by Holm.
         compared: The bootstrap intervals of all metrics of the claim.
+        divergences: Of the proposed model and of the baseline.
     """
 
     claim: Claim
@@ -122,14 +135,22 @@ class Verdict(NamedTuple):
     interval: TrialInterval | None
     p_value: float
     compared: Sequence[ResultInterval]
+    divergences: tuple[Divergence, Divergence]
 
     @property
     def status(self) -> Status:
-        """Only the adjusted test over enough trials decides."""
+        """Only the adjusted test over enough trials decides.
+
+        A gain is inconclusive if the model diverged more often than the baseline: those trials,
+        which may be its worst, are left out of the test.
+        """
         few = len(self.differences) < ENOUGH_TRIALS
         if self.interval is None or few or self.p_value > LEVEL:
             return Status.INCONCLUSIVE
-        return Status.SUPPORTED if self.interval.mean > 0 else Status.NOT_SUPPORTED
+        if self.interval.mean <= 0:
+            return Status.NOT_SUPPORTED
+        ours, theirs = (of.diverged for of in self.divergences)
+        return Status.INCONCLUSIVE if ours > theirs else Status.SUPPORTED
 
     @property
     def judged(self) -> list[ResultInterval]:
@@ -155,7 +176,14 @@ def verdicts(inputs: ReportInputs) -> dict[str, Verdict]:
     # a claim without a test keeps its place among those that are adjusted for
     adjusted = holm([found.p_value if found else 1.0 for found in intervals.values()])
     return {
-        name: Verdict(claim, differences[name], intervals[name], p_value, _compared(inputs, claim))
+        name: Verdict(
+            claim,
+            differences[name],
+            intervals[name],
+            p_value,
+            _compared(inputs, claim),
+            (_divergence(inputs, claim, MODEL), _divergence(inputs, claim, claim.baseline)),
+        )
         for (name, claim), p_value in zip(claims.items(), adjusted, strict=True)
     }
 
@@ -180,15 +208,23 @@ def _compared(inputs: ReportInputs, claim: Claim) -> list[ResultInterval]:
     return [row for wanted in claim.family for row in select(paired, **wanted)]
 
 
+def _divergence(inputs: ReportInputs, claim: Claim, model: str) -> Divergence:
+    experiment = trained_in(next((str(of["experiment"]) for of in claim.family), ""))
+    rows = select(inputs.results, experiment=experiment, model=model)
+    diverged = {row.trial for row in rows if row.metric == "diverged" and row.value}
+    return Divergence(experiment, model, len(diverged), len({row.trial for row in rows}))
+
+
 def harms_sentence(found: Iterable[Verdict]) -> str:
-    """The number of harms among all metrics of the claims, each counted once."""
+    """The number of harms among all metrics of the claims, each counted once, and divergence."""
     known = list(found)
     judged = {row for verdict in known for row in verdict.judged}
     harms = {row for verdict in known for row in verdict.harms}
+    lost = dict.fromkeys(of for verdict in known for of in verdict.divergences[:1] if of.diverged)
     return (
         f"Harms: {MODEL} is worse than the baseline in {len(harms)} of "
         f"{count(len(judged), 'metrics')} of these claims ({GIVEN})."
-    )
+    ) + "".join(f" In {SECTIONS[of.experiment]}, {of}, which are not compared." for of in lost)
 
 
 def worst_first(harms: Iterable[ResultInterval]) -> list[ResultInterval]:

@@ -38,6 +38,7 @@ def _claim(index: int, verdict: Verdict) -> list[Cell]:
     evidence = "" if verdict.interval is None else p_text(verdict.p_value)
     if len(verdict.differences) < ENOUGH_TRIALS:
         evidence = f"fewer than {ENOUGH_TRIALS} trials"
+    lost = [str(of) for of in verdict.divergences if of.diverged]
     found = verdict.interval
     ends = bounds(found.lower, found.upper, scale) if found else "(no interval)"
     return [
@@ -47,7 +48,7 @@ def _claim(index: int, verdict: Verdict) -> list[Cell]:
             scope="row",
         ),
         Cell(effect, (ends, interval) if interval else (), kind="number effect"),
-        Cell(verdict.status, (evidence,), kind=f"verdict {verdict.status}"),
+        Cell(verdict.status, (evidence, *lost), kind=f"verdict {verdict.status}"),
         _harms(verdict),
     ]
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import percentile_interval
-from misgiving.metrics.selective import ACCEPTED_ERRORS, RiskCoverage
+from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.trials import t_interval
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
@@ -130,8 +130,6 @@ class _SetIntervals:
         sides = [(model, key), *([other] if baseline else [])]
         n = min(self.samples[of][trial].size_of(key) for of, key in sides for trial in trials)
         lower, upper = _bounds(replicates, n)
-        if metric in ACCEPTED_ERRORS and lower == upper:  # no error among a few: nothing varies
-            lower, upper = None, None
         yield ResultInterval(
             experiment=self.of.compared.experiment,
             model=model,
@@ -174,9 +172,9 @@ def _over_trials(
 
 
 def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]:
-    """An interval; None where it would rest on one group, or where none is defined."""
+    """An interval; None where it would rest on one group, or where nothing varies."""
     lower, upper = percentile_interval(replicates)
-    return (None, None) if n < 2 or math.isnan(lower) else (lower, upper)
+    return (None, None) if n < 2 or math.isnan(lower) or lower == upper else (lower, upper)
 
 
 def risk_curves(
@@ -202,7 +200,8 @@ def risk_curves(
         drawn = resampled(samples, replicates=replicates, seed=seed)
         for (detector, coverage), values in drawn.items():
             mean = float(np.mean([of_trial[detector, coverage] for of_trial in means]))
-            lower, upper = percentile_interval(values)
+            groups = min(sample.size_of((detector, coverage)) for sample in samples)
+            lower, upper = _bounds(values, groups)
             if not math.isnan(mean):
                 yield RiskPoint(model, detector, float(coverage), mean, lower, upper)
 
