@@ -304,6 +304,7 @@ ONLY_SHOWN = (
     "workflows/prediction_sets.py",
     "workflows/predictions.py",
     "workflows/rank.py",
+    "workflows/related_images.py",
     "workflows/suspect_labels.py",
     "workflows/trained_models.py",
 )
