@@ -50,17 +50,21 @@ def with_joined_groups(
 
     Joined are images of one named group, of one group of the run's split, and near duplicates.
     """
-    named = [*_named_groups(training, "training "), *_named_groups(images, OFFERED)]
-    contents = [*training.hashes, *images.hashes]
+    known, trained = set(images.hashes), set(training.hashes)
+    others = training.select(np.flatnonzero([of not in known for of in training.hashes]))
+    named = [*_named_groups(others, "training "), *_named_groups(images, OFFERED)]
+    contents = [*others.hashes, *images.hashes]
     group_of = dict(zip(split.hashes, split.groups, strict=True))
-    hashes = [image_hashes(of) for of in (training, images)]
     pairs = [
-        *near_duplicates(concatenated(hashes)),
+        *near_duplicates(concatenated(map(image_hashes, (others, images)))),
         *chained(contents),
         *chained([group_of.get(content, "") for content in contents]),
     ]
     groups = joined_groups(named, pairs)
-    return replace(images, groups=groups[len(training) :]), sorted(set(groups[: len(training)]))
+    of_training = {
+        group for content, group in zip(contents, groups, strict=True) if content in trained
+    }
+    return replace(images, groups=groups[len(others) :]), sorted(of_training)
 
 
 def _named_groups(images: ImageSet, prefix: str) -> list[str]:
