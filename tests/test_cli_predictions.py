@@ -481,7 +481,7 @@ def test_suspect_labels_do_not_replace_the_predictions(run, tmp_path):
 def test_plan_of_predictions_sends_no_one_to_a_trained_model(run, tmp_path, sets):
     result = run("plan", write_rows(tmp_path / "t.csv", 100, **sets), "--max-error", 0.05)
     assert "trained model" not in result.err
-    assert "How many of the accepted are wrong, `misgiving calibrate` shows" in result.err
+    assert "`misgiving calibrate` shows how many of the accepted are wrong" in result.err
 
 
 def test_every_command_counts_all_unlabelled_rows(run, tmp_path):

@@ -267,7 +267,7 @@ def written(name, content):
         (with_facts(format=1), "format 1, .*misgiving export` again"),
         (with_facts(format=None), "format None, .*misgiving export` again"),
         (with_facts(classes=None), r"bundle\.json: missing or damaged"),
-        (with_facts(classes=["a", "b"]), "for the classes a, b, c and a, b"),
+        (with_facts(classes=["a", "b"]), "the classes a, b, c, and the predictions are for a, b"),
         (with_facts(preprocessing={"image_size": 20}), "is not the graph of this bundle"),
         (with_facts(preprocessing={"size": 20}), r"bundle\.json: .*unknown setting 'size'"),
         (with_facts(fingerprint="other"), "was calibrated for the model"),

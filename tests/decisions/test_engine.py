@@ -222,7 +222,7 @@ def test_files_of_two_calibrations_do_not_mix(engine, sets, detectors, tmp_path,
 
 def test_classes_in_another_order_are_refused(engine):
     fresh = replace(predictions("fresh", 10, seed=5), classes=("c", "b", "a"))
-    with pytest.raises(DataError, match="a, b, c and c, b, a"):
+    with pytest.raises(DataError, match="a, b, c, and the predictions are for c, b, a"):
         engine.decide_predictions(fresh)
 
 

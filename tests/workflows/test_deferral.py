@@ -4,6 +4,7 @@ import html
 import inspect
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.results.predictions import Predictions
+from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.policy_evaluation import evaluate_policy
 
@@ -399,6 +401,18 @@ def test_a_policy_is_for_its_model_and_classes():
 def test_the_name_of_a_file_is_not_taken_for_predictions(data):
     with pytest.raises(UsageError, match=r"has no predictions; .*PredictionTable\.read"):
         Deferral(max_error=0.1).fit(data)
+
+
+def test_a_policy_that_is_saved_over_another_keeps_its_record(tmp_path):
+    one, other = (Deferral(max_error=0.3).fit(outputs(600, seed=seed)) for seed in (1, 2))
+    one.save(tmp_path / "policy")
+    skipped = (SkippedImage("photos", "a.png", "damaged"),)
+    record = other.cases_ = replace(other.cases_, skipped=skipped)
+    other.save(tmp_path / "policy")
+    saved = Deferral.load(tmp_path / "policy").cases_
+    assert saved.skipped == skipped
+    assert saved.calibrations == (*one.cases_.calibrations, *record.calibrations)
+    assert saved.earlier.images == one.cases_.tune.images + one.cases_.calibration.images
 
 
 def test_three_arrays_are_refused():

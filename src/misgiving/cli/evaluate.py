@@ -103,7 +103,7 @@ def evaluate(
         from misgiving.workflows.evaluate import evaluate_run
 
         out = out or run / "evaluation"
-        stop = f"stopped; {out} contains what was finished, as whole files, or else nothing new"
+        stop = f"stopped; {out} contains what was finished, in complete files"
         with progress_bars(stop) as progress:
             evaluation = evaluate_run(
                 run,

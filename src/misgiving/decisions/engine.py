@@ -83,13 +83,19 @@ class DecisionEngine:
             self.refuse_other_classes(self.policy.classes)
 
     @cached_property
+    def needed(self) -> frozenset[str]:
+        """Names of the scores that decisions depend on; none without a policy."""
+        if self.policy is None or self.calibrator is None:
+            return frozenset()
+        return frozenset(filter(None, (self.policy.ood_detector, *self.calibrator.needed)))
+
+    @cached_property
     def used(self) -> FittedDetectors | None:
         """The detectors that decisions depend on; the others are not computed."""
-        if self.policy is None or self.calibrator is None or self.detectors is None:
+        if self.calibrator is None or self.detectors is None:
             return None
-        needed = {self.policy.ood_detector, *self.calibrator.needed}
         return self.detectors.only(
-            [name for name in self.detectors.names if name in needed],
+            [name for name in self.detectors.names if name in self.needed],
             probes=self.calibrator.needs_evidence,
         )
 
@@ -250,15 +256,14 @@ class DecisionEngine:
                 f"the policy needs the columns feature_0 to feature_{width - 1}, and there "
                 f"are {given or 'none'}; predict again with all of them"
             )
-        needed = {self.policy.ood_detector, *self.calibrator.needed}
-        if "predicted_loss" in needed and predictions.predicted_losses is None:
+        if "predicted_loss" in self.needed and predictions.predicted_losses is None:
             raise DataError("the policy needs the column predicted_loss; predict again with it")
 
     def refuse_other_classes(self, classes: tuple[str, ...]) -> None:
         if classes != self.classes:
             raise DataError(
-                f"policy and predictions are for the classes {', '.join(self.classes)} and "
-                f"{', '.join(classes)}, which must be the same in the same order; {AGAIN}"
+                f"the policy is for the classes {', '.join(self.classes)}, and the predictions are "
+                f"for {', '.join(classes)}; they must be the same in the same order; {AGAIN}"
             )
 
     def save(self, folder: Path) -> None:

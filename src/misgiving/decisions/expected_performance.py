@@ -119,9 +119,13 @@ def expected_performance(
     if found is None:
         return None
     known = np.isfinite(errors)
-    numbers = {"scores": scores[known], "ood_scores": ood_scores[known]}
-    kept_names = [name for name, one in zip(names, known, strict=True) if one]
-    drift = _drift(engine.policy, **numbers, accepted=accepted[known], names=kept_names)
+    drift = _drift(
+        engine.policy,
+        scores=scores[known],
+        ood_scores=ood_scores[known],
+        accepted=accepted[known],
+        names=[name for name, one in zip(names, known, strict=True) if one],
+    )
     return ExpectedPerformance(found, tuple(drift), engine.policy.unit)
 
 

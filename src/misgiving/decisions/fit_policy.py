@@ -179,9 +179,10 @@ def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
 
 def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> None:
     if shared := sorted(set(tune) & set(calibration)):
+        others = f", as are {len(shared) - 1} others" if len(shared) > 1 else ""
         raise DataError(
-            f"group {shared[0]!r} is in the tuning set and in the calibration set "
-            f"({len(shared)} are); give groups that nothing was chosen on"
+            f"group {shared[0]!r} is in both the tuning set and the calibration set{others}; "
+            "calibrate on groups that nothing was chosen on"
         )
 
 

@@ -35,6 +35,7 @@ from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
 from misgiving.training.devices import device_named
 from misgiving.workflows.calibration_history import read_history, refuse_other_folder
+from misgiving.workflows.prediction_sets import sizes_of
 from misgiving.workflows.related_images import training_images, with_joined_groups
 
 OWN_SETS = ("tune", "calibrate")
@@ -244,8 +245,7 @@ def choose_sets(
         rest = np.setdiff1d(np.arange(len(usable)), quarter)
         tuning, calibration = usable.select(quarter), usable.select(rest)
         source = f"a quarter of {len(usable)} images, drawn by group with seed {seed}, and the rest"
-    counts = [f"{len(of)} images ({len(set(of.groups))} groups)" for of in (tuning, calibration)]
-    summary.append(f"{source}: {counts[0]} to fit and choose on, {counts[1]} to certify with")
+    summary.append(f"{source}: {sizes_of(tuning.groups, calibration.groups)}")
     return CalibrationSets(training, tuning, calibration, summary)
 
 

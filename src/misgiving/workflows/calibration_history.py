@@ -6,6 +6,7 @@ as sets do that are drawn with other seeds.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,23 +85,33 @@ class History(NamedTuple):
             outputs: `logits` or `probabilities`.
             skipped: Images that cannot be read.
         """
-        repeated = self.repeated((tune, calibration))
+        return self.followed_by(
+            PolicyCases(
+                data=data,
+                seed=seed,
+                outputs=outputs,
+                notes=tuple(notes),
+                group_columns=group_columns,
+                calibrations=(RecordedCalibration(fingerprint, max_error, 0, 0),),
+                earlier=PolicyImages((), (), ()),
+                complete=True,
+                tune=tune,
+                calibration=calibration,
+                skipped=tuple(skipped),
+            )
+        )
+
+    def followed_by(self, cases: PolicyCases) -> PolicyCases:
+        """The record of a calibration as the last after these."""
+        repeated = self.repeated((cases.tune, cases.calibration))
         counts = (repeated.images, repeated.groups) if repeated else (0, 0)
-        return PolicyCases(
-            data=data,
-            seed=seed,
-            outputs=outputs,
-            notes=tuple(notes),
-            group_columns=group_columns,
-            calibrations=(
-                *self.calibrations,
-                RecordedCalibration(fingerprint, max_error, *counts),
-            ),
+        last = cases.calibrations[-1]
+        own = RecordedCalibration(last.fingerprint, last.max_error, *counts)
+        return replace(
+            cases,
+            calibrations=(*self.calibrations, own),
             earlier=self.images,
             complete=self.complete,
-            tune=tune,
-            calibration=calibration,
-            skipped=tuple(skipped),
         )
 
 

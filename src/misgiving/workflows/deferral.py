@@ -35,13 +35,13 @@ from misgiving.workflows.evaluation_report import (
 from misgiving.workflows.policy_evaluation import measure_decisions
 from misgiving.workflows.prediction_sets import (
     Sets,
-    counts_of,
     fit_detectors,
     identities,
     of_model,
     refuse_copies,
     refuse_other_classes,
     refuse_other_outputs,
+    sizes_of,
     split_table,
     table_of,
 )
@@ -269,17 +269,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             repeated = history.repeated((cases.tune, cases.calibration))
             self.policy_ = replace(self.policy_, repeated=repeated)
             self.engine_ = engine = replace(engine, policy=self.policy_)
-            self.cases_ = cases = history.with_calibration(
-                cases.tune,
-                cases.calibration,
-                data=cases.data,
-                seed=cases.seed,
-                group_columns=cases.group_columns,
-                fingerprint=self.policy_.calibration_fingerprint,
-                max_error=self.policy_.targets.max_error,
-                notes=cases.notes,
-                outputs=cases.outputs,
-            )
+            self.cases_ = cases = history.followed_by(cases)
         save_policy(folder, engine, cases)
 
     def _is_saved(self, folder: Path) -> bool:
@@ -346,10 +336,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
                 table_of(calibration, classes, "calibration"),
             )
             refuse_copies(*tables)
-            counts = counts_of(*tables)
-            sets = Sets(
-                None, *tables, [f"{counts[0]} to fit and choose on, {counts[1]} to certify with"]
-            )
+            sets = Sets(None, *tables, [sizes_of(*(of.predictions.groups for of in tables))])
         if training is not None:
             trained_on = table_of(training, classes, "training")
             refuse_other_classes(trained_on, sets.tuning)

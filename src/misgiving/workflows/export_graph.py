@@ -209,16 +209,13 @@ def _engine_of_graph(
     """The engine of a policy as that of this graph, refused if it reads what the graph lacks."""
     if engine is None or engine.policy is None or engine.calibrator is None or engine.used is None:
         raise UsageError("give `max_error`, to calibrate on the predictions, or a `policy`")
-    names = {engine.policy.ood_detector or "", *engine.calibrator.needed, *engine.used.names}
-    if engine.calibrator.loss is not None:
-        names.add("predicted_loss")
     taps = {name for name in engine.used.names if FEATURE_SCORES[name].reads_taps}
     probes = engine.used.probes
     of_taps = probes is not None and probes.reads_taps
     of_features = {ERROR_ESTIMATOR} if probes is not None and not of_taps else set()
     needs = {
-        "loss_output": ("predicted_losses", names & {"predicted_loss"}),
-        "features_output": ("features", names & FEATURE_SCORES.keys() | of_features),
+        "loss_output": ("predicted_losses", engine.needed & {"predicted_loss"}),
+        "features_output": ("features", engine.needed & FEATURE_SCORES.keys() | of_features),
         "taps_output": ("taps", taps | ({ERROR_ESTIMATOR} if of_taps else set())),
     }
     for parameter, (output, scores) in needs.items():

@@ -3,13 +3,13 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
-from misgiving.evaluation.network import OUTPUTS, Network
+from misgiving.evaluation.network import OUTPUTS, Network, Squares
 from misgiving.results.prediction_tables import PredictionTable
 
 TRIED = 3  # images of noise in the dry run
@@ -18,7 +18,6 @@ COMPARED = 32  # images that are predicted again
 CLOSE = 1e-3  # how far predictions may be off: of the largest, or of 1 for probabilities
 ADDS_UP = 1e-3  # how far probabilities in single precision may be from adding up to 1
 
-Squares = UInt8[np.ndarray, "n size size 3"]
 Values = Float[np.ndarray, "..."]  # a row for each image, which is to be checked
 
 

@@ -76,11 +76,11 @@ class CalibrationShare(NamedTuple):
     wrong: str
 
 
-BY_CALIBRATION = "How many of the accepted are wrong, `misgiving calibrate` shows."
+BY_CALIBRATION = "`misgiving calibrate` shows how many of the accepted are wrong."
 GROUPED = CalibrationShare(
     ", 15 % of the groups,",
     "The calibration set gets 15 % of the data: one more case takes about seven groups more.",
-    "How many are wrong, only a trained model shows.",
+    "Only a trained model shows how many are wrong.",
 )
 DRAWN = CalibrationShare(
     ", three quarters of the groups,",

@@ -18,14 +18,17 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
+from misgiving.configuration import default_cache
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
+from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
+from misgiving.evaluation.network import Squares
 from misgiving.files import refuse_input, refuse_unwritable, write_text
 from misgiving.results.decision_journal import (
     DecisionJournal,
@@ -39,10 +42,8 @@ from misgiving.results.review_files import DecisionFormat, DecisionSource
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
-    from misgiving.decisions.engine import DecisionEngine
 
 OnImage = Callable[[int, int], None]
-Squares = UInt8[np.ndarray, "n size size 3"]
 Outputs = tuple[Float[np.ndarray, "n ..."], ...]  # as a `Network` gives them
 Indices = Int64[np.ndarray, " n"]
 Features = Float[np.ndarray, "n width"]
@@ -67,7 +68,7 @@ class Predictor:
     """
 
     decide: Callable[[Squares], tuple[list[Decision], Features]]
-    engine: "DecisionEngine"
+    engine: DecisionEngine
     preprocessing: Preprocessing
     fingerprint: str
     merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
@@ -113,8 +114,6 @@ def predictor_of(
 def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving import distributed
     from misgiving.checkpoint import load
-    from misgiving.configuration import default_cache
-    from misgiving.decisions.engine import POLICY_FOLDER, load_engine
     from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import fingerprint_of
     from misgiving.training.devices import start_processes
@@ -138,7 +137,7 @@ def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes
 def _decide(
     network: Callable[[Squares], Outputs],
     checkpoint: "Checkpoint",
-    engine: "DecisionEngine",
+    engine: DecisionEngine,
     squares: Squares,
 ) -> tuple[list[Decision], Features]:
     """Run the model of a checkpoint on preprocessed images, and decide."""

@@ -1,6 +1,7 @@
 """The sets on which a policy is fitted, from tables of predictions."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,7 +48,7 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
             if not len(of):
                 raise DataError(
                     f"no row is in the set {name!r}; name the set of each row, or leave out the "
-                    "column, and rows are drawn"
+                    "column to have the sets drawn"
                 )
         source = "the sets tune and calibrate"
     else:
@@ -63,14 +64,14 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
         )
         share = "a quarter" if count == QUARTERS else f"1 of {count} parts"
         source = f"{share} of {len(table)} images, drawn by group with seed {seed}, and the rest"
-    counts = counts_of(tuning, calibration)
-    sentence = f"{source}: {counts[0]} to fit and choose on, {counts[1]} to certify with"
-    return Sets(training if len(training) else None, tuning, calibration, [sentence])
+    sizes = sizes_of(tuning.predictions.groups, calibration.predictions.groups)
+    return Sets(training if len(training) else None, tuning, calibration, [f"{source}: {sizes}"])
 
 
-def counts_of(*tables: PredictionTable) -> list[str]:
-    """Numbers of images and groups, in words."""
-    return [f"{len(of)} images ({len(set(of.predictions.groups))} groups)" for of in tables]
+def sizes_of(tuning: Sequence[str], calibration: Sequence[str]) -> str:
+    """Numbers of images and groups of two sets in words, from the group of each image."""
+    first, second = (f"{len(of)} images ({len(set(of))} groups)" for of in (tuning, calibration))
+    return f"{first} to fit and choose on, {second} to certify with"
 
 
 def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:

@@ -176,8 +176,8 @@ def _in_hindsight(answers: Answers) -> str:
         for limit, coverage, n, of in zip(limits, coverages, counts, found, strict=True)
     ]
     return (
-        f"of the images, the most confident first by {detector_name(answers.score)}, there can be "
-        f"accepted {'; '.join(parts)}. These thresholds are chosen in hindsight."
+        f"with the most confident images first, by {detector_name(answers.score)}, one can accept "
+        f"{'; '.join(parts)}. These thresholds are chosen in hindsight."
     )
 
 
