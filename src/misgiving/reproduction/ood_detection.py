@@ -23,7 +23,6 @@ from misgiving.evaluation.one_reviewer import (
     measure_mixture,
 )
 from misgiving.metrics.ood import ood_metrics
-from misgiving.reproduction.config import CHOSEN
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,
     PolicySets,
@@ -33,7 +32,7 @@ from misgiving.reproduction.policies import (
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions, save_scores
-from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
+from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid

@@ -10,7 +10,7 @@ from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import SWEEPS, ProtocolConfig
-from misgiving.results.schema import ModelName, OdinGrid, Unit
+from misgiving.results.schema import POLICY_SET, UNSEEN_SET, ModelName, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
 
@@ -19,7 +19,7 @@ PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_sk
 
 PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
-RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
+RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 
 ALIKE = 0.9  # names of which so much agrees are taken for misspelt ones

@@ -23,7 +23,7 @@ from misgiving.reproduction.aggregate.intervals import (
     values_by_trial,
 )
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import TOGETHER, swept
+from misgiving.reproduction.config import swept
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import sweep_experiments, units
 from misgiving.reproduction.runner import is_finished
@@ -33,6 +33,7 @@ from misgiving.results.formats import Row, read_document, read_table, write_docu
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
     POLICY_SET,
+    UNSEEN_SET,
     Confusion,
     EpochRecord,
     HistoryRow,
@@ -140,7 +141,7 @@ def _measured_sets(
 
 def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
+    unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
     return [
         *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
         ComparedSet("generalization", POLICY_SET, "generalization"),

@@ -11,12 +11,13 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS, TOGETHER
+from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.new_classes import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
 from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
+    UNSEEN_SET,
     ManifestImage,
     SetFacts,
     Settings,
@@ -133,7 +134,7 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     together = unseen_images(trial_data.images, protocol.unseen)
     for name, rows in unseen_sets(together, protocol.unseen).items():
         classes = f"class {name.removeprefix('unseen/')}"
-        classes = "all unseen classes" if name == TOGETHER else classes
+        classes = "all unseen classes" if name == UNSEEN_SET else classes
         contents = f"images of {classes}, on which no model of 4.3 was trained"
         shown[name] = _exhibit(together.select(rows), contents)
     return shown

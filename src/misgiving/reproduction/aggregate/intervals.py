@@ -23,9 +23,9 @@ from misgiving.reproduction.aggregate.resampling import (
     resampled,
     sample_of,
 )
-from misgiving.reproduction.config import CHOSEN, FAILURES
+from misgiving.reproduction.config import FAILURES
 from misgiving.results.predictions import Predictions, load_scores, scores_path
-from misgiving.results.schema import Result, ResultInterval, RiskPoint
+from misgiving.results.schema import CHOSEN, Result, ResultInterval, RiskPoint
 
 Trials = tuple[int, ...]
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
