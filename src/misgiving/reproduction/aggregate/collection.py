@@ -30,7 +30,7 @@ from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, predictions_path
 from misgiving.results.schema import (
     POLICY_SET,
     UNSEEN_SET,
@@ -211,7 +211,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> I
     """The images of each true class by predicted class, where there are any."""
     measured = trial_data.evaluation_sets.measured
     for unit in finished:
-        path = out / unit.folder / "predictions" / f"{measured}.safetensors"
+        path = predictions_path(out / unit.folder, measured)
         if swept(unit.experiment) or not path.exists():  # none where training diverged
             continue
         found = Predictions.load(path)

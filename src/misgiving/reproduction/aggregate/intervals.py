@@ -24,7 +24,7 @@ from misgiving.reproduction.aggregate.resampling import (
     sample_of,
 )
 from misgiving.reproduction.config import FAILURES
-from misgiving.results.predictions import Predictions, load_scores, scores_path
+from misgiving.results.predictions import Predictions, load_scores, predictions_path, scores_path
 from misgiving.results.schema import CHOSEN, Result, ResultInterval, RiskPoint
 
 Trials = tuple[int, ...]
@@ -207,7 +207,7 @@ def risk_curves(
 
 
 def _risks(folder: Path, measured: str) -> Sample:
-    predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
+    predictions = Predictions.load(predictions_path(folder, measured))
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
     def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
