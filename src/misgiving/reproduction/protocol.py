@@ -17,6 +17,8 @@ from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, r
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
+EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
+
 PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
 RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
@@ -291,7 +293,7 @@ def units(protocol: Protocol) -> list[Unit]:
         *(
             Unit(experiment, trial, model)
             for trial in range(protocol.trials)
-            for experiment in ("generalization", "ood_detection")
+            for experiment in EXPERIMENTS
             for model in protocol.models
         ),
         *(

@@ -25,7 +25,7 @@ from misgiving.reproduction.aggregate.intervals import (
 from misgiving.reproduction.aggregate.resampling import ComparedSet
 from misgiving.reproduction.config import swept
 from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import sweep_experiments, units
+from misgiving.reproduction.protocol import EXPERIMENTS, sweep_experiments, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
@@ -143,7 +143,7 @@ def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
     unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
     return [
-        *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
+        *(ComparedSet(name, measured, name) for name in EXPERIMENTS),
         ComparedSet("generalization", POLICY_SET, "generalization"),
         *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
         *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),

@@ -1,6 +1,6 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +13,8 @@ from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
 from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.new_classes import unseen_images, unseen_sets
-from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
-from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
+from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
+from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
     UNSEEN_SET,
@@ -22,7 +22,6 @@ from misgiving.results.schema import (
     SetFacts,
     Settings,
     SkippedImage,
-    SplitSize,
     Unit,
     UnitTiming,
 )
@@ -47,7 +46,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         monitored_set=sets.monitored,
         tuning_set=sets.tuning,
         measured_set=sets.measured,
-        sizes=tuple(_sizes(trial_data)),
+        sizes=tuple(map(trial_data.size, EXPERIMENTS)),
         odin=protocol.odin,
         models=protocol.models,
         trials=protocol.trials,
@@ -90,15 +89,6 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
         }
         for label, name in enumerate(setup.images.classes)
     }
-
-
-def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
-    for experiment in EXPERIMENTS:
-        setup = trial_data.setup(Unit(experiment, 0, trial_data.protocol.models[0]))
-        trained, measured = (
-            len(setup.images_of(name)) for name in ("train", setup.evaluation_sets.measured)
-        )
-        yield SplitSize(experiment, len(setup.images), trained, measured)
 
 
 class Exhibit(NamedTuple):
