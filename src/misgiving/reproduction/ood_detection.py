@@ -14,7 +14,7 @@ from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError
-from misgiving.evaluation.inference import Scores, odin_scores, predict
+from misgiving.evaluation.inference import odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.evaluation.one_reviewer import (
     OneReviewer,
@@ -31,7 +31,7 @@ from misgiving.reproduction.policies import (
 )
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions, save_scores
+from misgiving.results.predictions import Predictions, Scores, save_scores
 from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
