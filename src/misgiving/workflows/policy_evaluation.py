@@ -46,7 +46,7 @@ WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # 
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """Measurements of an evaluation, and sentences about them.
 
     Attributes:
         measurements: Rows of `measurements.csv`.
