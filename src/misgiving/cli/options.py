@@ -134,14 +134,14 @@ class _Group(NamedTuple):
     wanted: Sequence[Fields]
 
     def parameters(self) -> list[Parameter]:
-        return [_parameter(one, fields) for fields in self.wanted for one in fields]
+        return [_parameter(one, part) for part in self.wanted for one in part]
 
     def fill(self, given: Values) -> Any:
         """Take the values of these options out of `given`, and make the parameter's value."""
         values = {
             one.name: _value(one, value)
-            for fields in self.wanted
-            for one in fields
+            for part in self.wanted
+            for one in part
             if (value := given.pop(one.name)) is not None
         }
         return self.make(**values)

@@ -185,7 +185,7 @@ class DeferralPolicy:
         ]
 
     def settings(self) -> dict[str, Any]:
-        """What it decides by, as JSON values: thresholds, scores, the rule and its targets."""
+        """Settings that decide, as JSON values: thresholds, scores, the rule and its targets."""
         return {
             "accept_threshold": _to_json(self.accept_threshold),
             "ood_threshold": _to_json(self.ood_threshold),

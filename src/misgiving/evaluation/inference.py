@@ -1,6 +1,6 @@
 """Run a model over a set of images: predictions once, and ODIN, which needs the images again."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from typing import TypeVar
 
@@ -18,13 +18,12 @@ from misgiving.evaluation.network import BATCH, Network
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
-from misgiving.results.predictions import Head, Predictions
+from misgiving.results.predictions import Head, Predictions, Scores
 from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
 
-Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
 

@@ -20,13 +20,12 @@ from misgiving.evaluation.measures import measure_detection
 from misgiving.metrics.loss_estimation import error_auroc
 from misgiving.metrics.mixed import mixed_aurc, mixed_auroc
 from misgiving.metrics.selective import aurc
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, Scores
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 OOD_SHARE = 0.5
 
-Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 Wrong = Bool[np.ndarray, " n"]
 
 

@@ -64,8 +64,6 @@ PAPER_MODELS: tuple[ModelName, ...] = ("vanilla", "mse", "detached", "proposed")
 
 
 FAILURES = "failures"  # the acceptance scores of the measured set
-TOGETHER = "unseen_classes"  # the images of all unseen classes
-CHOSEN = "best_on_tuning"  # the detector with the highest AUROC on the tuning set
 
 MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""

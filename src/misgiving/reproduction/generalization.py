@@ -42,17 +42,16 @@ def measure_swept(trained: TrainedUnit) -> list[Measurement]:
     """Measure a model with another value of a setting, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
     confidences = all_scores(trained.predictions)
-    failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
-    return [*_measured(trained, failure_scores), divergence(trained.measured, yes=False)]
+    return [*_measured(trained, confidences), divergence(trained.measured, yes=False)]
 
 
-def _measured(trained: TrainedUnit, failure_scores: Scores) -> list[Measurement]:
+def _measured(trained: TrainedUnit, confidences: Scores) -> list[Measurement]:
     predictions, measured = trained.predictions, trained.measured
     class_weights = trained.checkpoint.class_weights
     return [
         *measure_classification(predictions, measured),
         *measure_loss_estimation(predictions, measured, class_weights=class_weights),
-        *measure_failures(predictions, failure_scores, measured),
+        *measure_failures(predictions, confidences, measured),
     ]
 
 

@@ -6,10 +6,9 @@ import numpy as np
 from jaxtyping import Int
 
 from misgiving.data.cache import ImageSet
-from misgiving.reproduction.config import TOGETHER
 from misgiving.reproduction.ood_detection import Detection, measure_outliers
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.schema import Measurement
+from misgiving.results.schema import UNSEEN_SET, Measurement
 
 
 def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:
@@ -21,7 +20,7 @@ def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:
 def unseen_sets(together: ImageSet, unseen: tuple[str, ...]) -> Mapping[str, Int[np.ndarray, " n"]]:
     """Positions, among the images of all unseen classes, of all of them and of each class."""
     return {
-        TOGETHER: np.arange(len(together)),
+        UNSEEN_SET: np.arange(len(together)),
         **{
             f"unseen/{name}": np.flatnonzero(together.labels == together.classes.index(name))
             for name in unseen

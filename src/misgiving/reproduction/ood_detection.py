@@ -14,7 +14,7 @@ from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import DataError
-from misgiving.evaluation.inference import Scores, odin_scores, predict
+from misgiving.evaluation.inference import odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.evaluation.one_reviewer import (
     OneReviewer,
@@ -23,7 +23,6 @@ from misgiving.evaluation.one_reviewer import (
     measure_mixture,
 )
 from misgiving.metrics.ood import ood_metrics
-from misgiving.reproduction.config import CHOSEN
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,
     PolicySets,
@@ -32,8 +31,8 @@ from misgiving.reproduction.policies import (
 )
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions, save_scores
-from misgiving.results.schema import Measurement, OdinGrid, OdinPoint
+from misgiving.results.predictions import Predictions, Scores, save_scores
+from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid

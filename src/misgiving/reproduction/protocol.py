@@ -10,16 +10,18 @@ from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import SWEEPS, ProtocolConfig
-from misgiving.results.schema import ModelName, OdinGrid, Unit
+from misgiving.results.schema import POLICY_SET, UNSEEN_SET, ModelName, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
 
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
 
+EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
+
 PUBLISHED = "published set"
 DERIVED = tuple(name for name in PAPER_SETS if name in OOD_SETS)
-RESERVED = ("train", "validation", "tune", "calibrate", "test", "unseen_classes", "policy_test")
+RESERVED = ("train", "validation", "tune", "calibrate", "test", UNSEEN_SET, POLICY_SET)
 """Names of other sets in the results, which no OOD set can have."""
 
 ALIKE = 0.9  # names of which so much agrees are taken for misspelt ones
@@ -291,7 +293,7 @@ def units(protocol: Protocol) -> list[Unit]:
         *(
             Unit(experiment, trial, model)
             for trial in range(protocol.trials)
-            for experiment in ("generalization", "ood_detection")
+            for experiment in EXPERIMENTS
             for model in protocol.models
         ),
         *(

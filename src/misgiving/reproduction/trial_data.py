@@ -29,9 +29,9 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.reproduction.config import MODELS, swept
-from misgiving.reproduction.protocol import Protocol
+from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import SplitLeakage, Unit
+from misgiving.results.schema import SplitLeakage, SplitSize, Unit
 from misgiving.training.loop import Step
 from misgiving.workflows.train import (
     TrainingSetup,
@@ -41,8 +41,6 @@ from misgiving.workflows.train import (
     refuse_settings,
     split_of,
 )
-
-EXPERIMENTS = ("generalization", "ood_detection")  # those with images of their own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,13 +124,17 @@ class TrialData:
             training=training,
         )
 
+    def size(self, experiment: str) -> SplitSize:
+        """Count the images of an experiment in its first trial."""
+        setup = self.setup(Unit(experiment, 0, self.protocol.models[0]))
+        names = ("train", self.evaluation_sets.measured)
+        trained, measured = (len(setup.images_of(name)) for name in names)
+        return SplitSize(experiment, len(setup.images), trained, measured)
+
     def split_ratio(self, experiment: str) -> float:
         """Measured images for each training image of an experiment, in the first trial."""
-        setup = self.setup(Unit(experiment, 0, self.protocol.models[0]))
-        trained, measured = (
-            len(setup.images_of(name)) for name in ("train", self.evaluation_sets.measured)
-        )
-        return measured / trained
+        size = self.size(experiment)
+        return size.measured / size.trained
 
     def outliers(self, trial: int) -> Mapping[str, OodImages]:
         """The OOD sets of a trial; derived sets come from images that were not trained on."""

@@ -87,7 +87,7 @@ class DecisionJournal:
 
 
 class JournalRows:
-    """The decisions on images in their order, read again from a journal whenever they pass."""
+    """Decisions on images in their order, read from the journal at each iteration."""
 
     def __init__(
         self,

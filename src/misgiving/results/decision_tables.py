@@ -43,7 +43,7 @@ TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the oth
 class DecisionTable(NamedTuple):
     """Decisions in the order of the images, and the columns that are written of them.
 
-    Decisions that are made one after another, without end in memory, can be written once.
+    The decisions may be an iterator, which one write uses up.
     """
 
     columns: tuple[str, ...]

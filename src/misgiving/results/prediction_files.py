@@ -65,10 +65,13 @@ def _csv_chunks(file: IO[str]) -> tuple[list[str], Iterator[tuple[int, list[list
     for separator, name in ((";", "semicolons"), ("\t", "tabs")):
         if len(header) == 1 and separator in header[0]:
             raise DataError(f"columns are separated by {name}; separate them by commas")
-    if repeated := sorted(name for name in set(header) if header.count(name) > 1):
-        raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
-
+    _refuse_repeated(header)
     return header, _chunks((row for row in lines if row), len(header))  # blank lines at the end
+
+
+def _refuse_repeated(names: Sequence[str]) -> None:
+    if repeated := sorted(name for name in set(names) if names.count(name) > 1):
+        raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
 
 
 def _chunks(rows: Iterator[list[str]], width: int) -> Iterator[tuple[int, list[list[str]]]]:
@@ -126,8 +129,7 @@ def _read_parquet(path: Path) -> dict[str, Column]:
     with parquet.ParquetFile(path) as file:
         table = file.read()
     names = table.column_names
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"two columns are named {repeated[0]!r}; give each its own name")
+    _refuse_repeated(names)
     return {name: _parquet_column(name, table[name]) for name in names}
 
 

@@ -149,6 +149,11 @@ class Predictions:
             raise DataError(f"{path}: not readable predictions ({error}); predict again") from error
 
 
+def predictions_path(folder: Path, name: str) -> Path:
+    """The file of a unit's predictions for a set."""
+    return folder / "predictions" / f"{name}.safetensors"
+
+
 Scores = Mapping[str, Float[np.ndarray, " _"]]  # sets differ in size
 
 

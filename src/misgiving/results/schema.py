@@ -27,6 +27,12 @@ ModelName = Literal[
 POLICY_SET = "policy_test"
 """Name of the images on which a policy is measured."""
 
+UNSEEN_SET = "unseen_classes"
+"""Name, in results, of the images of all classes that a model was not trained on."""
+
+CHOSEN = "best_on_tuning"
+"""Name, in results, of the detector with the highest AUROC on the tuning set."""
+
 
 class Measurement(NamedTuple):
     """One value: of a metric, on a data set, by a detector (empty where none applies)."""

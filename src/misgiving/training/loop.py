@@ -256,7 +256,7 @@ def record_of(
     epoch: int,
     set_name: str,
 ) -> EpochRecord:
-    """What the outputs for a labelled set say after an epoch.
+    """History record of the outputs for a labelled set.
 
     Raises:
         TrainingError: A loss is not finite.

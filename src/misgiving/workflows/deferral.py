@@ -211,7 +211,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         return of_model(table, self.policy_.model_fingerprint)
 
     def summary(self) -> str:
-        """What was fitted and what it certifies, in lines for people."""
+        """Summary for people: the sets, what was fitted, and what it certifies."""
         self._engine  # noqa: B018  # refuses where nothing is fitted
         return "\n".join([*self.cases_.notes, *self.policy_.summary()])
 

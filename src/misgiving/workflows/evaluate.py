@@ -22,7 +22,6 @@ from misgiving.errors import UsageError
 from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import (
     OnImage,
-    Scores,
     fingerprint_of,
     predictions_of,
     untuned_scores,
@@ -32,7 +31,7 @@ from misgiving.evaluation.network import Network
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, Scores
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import count_fitted_on, fitted_on

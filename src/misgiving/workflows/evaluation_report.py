@@ -50,16 +50,6 @@ def shown_detector(engine: DecisionEngine) -> str:
     return (engine.policy.ood_detector if engine.policy else None) or WITHOUT_FEATURES
 
 
-def report_if_installed(
-    out: Path, evaluated: Evaluated, findings: Findings
-) -> tuple[Path | None, list[str]]:
-    """Write the report of an evaluation, or give a sentence on what it needs."""
-    try:
-        return write_report(out / REPORT, evaluated, findings), []
-    except ModuleNotFoundError as error:
-        return None, [str(error)]
-
-
 def finished_evaluation(
     out: Path | None,
     evaluated: Evaluated,
@@ -69,7 +59,10 @@ def finished_evaluation(
     """The result of an evaluation, whose report is written into the folder, if one is given."""
     report, missing, findings = None, list[str](), findings_of(evaluated)
     if out is not None:
-        report, missing = report_if_installed(out, evaluated, findings)
+        try:
+            report = write_report(out / REPORT, evaluated, findings)
+        except ModuleNotFoundError as error:
+            missing = [str(error)]
     return Evaluation(
         measurements,
         [*evaluated.notes, *evaluated.warnings, *missing],

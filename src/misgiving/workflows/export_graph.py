@@ -231,7 +231,7 @@ def _engine_of_graph(
 def _origin(
     wrapped: _Wrapped, engine: DecisionEngine, table: PredictionTable | None, source: str
 ) -> dict[str, Any]:
-    """What a model card says of the graph, the data and the policy."""
+    """Model-card entries on the graph, the data and the policy."""
     policy = engine.policy
     counts: Counter[tuple[str, str]] = Counter()
     if table is not None:

@@ -15,9 +15,8 @@ from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_revi
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import Measurement
+from misgiving.results.schema import UNSEEN_SET, Measurement
 from misgiving.scores.detectors import FittedDetectors
-from misgiving.workflows.policy_evaluation import UNSEEN
 
 TUNE = "tune"
 FEWEST = 20  # tuning images, of which a standard deviation is taken
@@ -68,7 +67,7 @@ def measured_together(
     names = np.array(everything.classes)[everything.labels]
     unseen = np.flatnonzero(~np.isin(names, checkpoint.classes))
     if len(unseen):
-        sets[UNSEEN] = predict(everything.select(unseen))
+        sets[UNSEEN_SET] = predict(everything.select(unseen))
     of_tune = _known(tune, measured) or predict(tune)
     detectors, rule = engine.detectors or FittedDetectors.none(), engine.rule or LOGITS_RULE
     reviewer = fit_one_reviewer(of_tune, calibrator_of(of_tune, detectors, rule), detectors)

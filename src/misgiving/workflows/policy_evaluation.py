@@ -22,7 +22,13 @@ from misgiving.files import refuse_input
 from misgiving.metrics.subgroups import Subgroup, audit
 from misgiving.results.formats import write_table
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import POLICY_SET, LabelledDecision, Measurement, SkippedImage
+from misgiving.results.schema import (
+    POLICY_SET,
+    UNSEEN_SET,
+    LabelledDecision,
+    Measurement,
+    SkippedImage,
+)
 from misgiving.scores.detectors import all_scores, evidence_of
 
 CLASS = "class"
@@ -36,12 +42,11 @@ SHARES: dict[str, Outcome] = {
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
-UNSEEN = "unseen_classes"  # the set of images of classes that the model does not know
 WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # removed in order
 
 
 class Evaluation(NamedTuple):
-    """What was measured.
+    """Measurements of an evaluation, and sentences about them.
 
     Attributes:
         measurements: Rows of `measurements.csv`.
@@ -96,7 +101,7 @@ def distinct_names(named: Sequence[str]) -> dict[str, Path]:
 def refuse_taken_names(ood: Mapping[str, Path], dataset: str) -> None:
     """Refuse OOD sets that have the name of other rows of the measurements."""
     for name, path in ood.items():
-        if name in (dataset, POLICY_SET, UNSEEN):
+        if name in (dataset, POLICY_SET, UNSEEN_SET):
             raise UsageError(
                 f"`ood` {path}: {name!r} names other rows of {MEASUREMENTS}; write NAME={path} "
                 "with another name"

@@ -77,7 +77,7 @@ class Predictor:
 
 
 def names_for(model: Path, images: Sequence[Path]) -> list[str]:
-    """Names of the images; a folder that is neither run nor bundle is refused before they are."""
+    """List the image files, after refusing a folder that is neither a run nor a bundle."""
     is_bundle_not_run(model)
     return image_names(images)
 

@@ -204,7 +204,7 @@ def cases_of_run(cases: PolicyCases) -> bool:
 
 
 def rows_fitted_on(table: PredictionTable, cases: PolicyCases) -> tuple[Mask, Mask]:
-    """Which images a policy was fitted on, and which others are of the groups of such images.
+    """Mark the images that a policy was fitted on, and the others of their groups.
 
     No table has the contents of images: those of a run's policy are known by id.
     """

@@ -295,7 +295,7 @@ def _configuration(setup: TrainingSetup) -> dict[str, Any]:
 
 
 def data_facts(name: str, images: ImageSet, sets: SetNames) -> dict[str, Any]:
-    """What a run records of its data, as JSON."""
+    """Facts about the data that a run records, as JSON."""
     return {
         "name": name,
         "fingerprint": images.fingerprint,

@@ -90,7 +90,7 @@ def load_named(
 
 
 class _Settings(NamedTuple):
-    """What builds a named model, and the preprocessing of its images."""
+    """Source of a named model, and the preprocessing of its images."""
 
     source: ModuleSource
     preprocessing: Preprocessing
@@ -255,7 +255,7 @@ def _image_processing(folder: Path) -> tuple[_Normalised, tuple[str, ...]]:
 
 
 def _preprocessing_of(folder: Path, settings: Mapping[str, Any]) -> _Normalised:
-    """What the settings of an image processor say."""
+    """Convert the settings of an image processor."""
     try:
         found = settings_of_processor(settings)
     except UsageError as error:

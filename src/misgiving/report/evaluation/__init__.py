@@ -56,7 +56,7 @@ class Answers:
 
     @cached_property
     def num_groups(self) -> int:
-        """How many groups there are."""
+        """Number of groups."""
         return len(np.unique(self.groups))
 
 

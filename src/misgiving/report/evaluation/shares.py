@@ -58,7 +58,7 @@ class CurvePoint(NamedTuple):
 
 
 class Separation(NamedTuple):
-    """How well an OOD score separates a set, with the 95 % interval of the AUROC.
+    """Separation of a set by an OOD score: AUROC with its 95 % interval, and FPR@TPR95.
 
     The interval is NaN with one group on a side, and where the bootstrap finds no variation.
     """
@@ -179,11 +179,8 @@ def shares_of_decisions(outcomes: Outcomes, groups: Groups) -> dict[str, Share]:
 
 def separation(detection: Detection, name: str, *, seed: int) -> Separation:
     """AUROC of an OOD set, with its bootstrap interval over groups, and its FPR@TPR95."""
-    return _separation(detection.inliers, detection.outliers[name], seed)
-
-
-def _separation(inliers: ScoredImages, outliers: ScoredImages, seed: int) -> Separation:
-    (inside, inside_groups), (outside, outside_groups) = map(_finite, (inliers, outliers))
+    sets = detection.inliers, detection.outliers[name]
+    (inside, inside_groups), (outside, outside_groups) = map(_finite, sets)
     if not len(inside) or not len(outside):
         return Separation(*[float("nan")] * 4)
     measured = ood_metrics(inside, outside)

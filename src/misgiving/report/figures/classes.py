@@ -34,7 +34,7 @@ from misgiving.report.inputs import (
 )
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import title
-from misgiving.results.schema import Confusion, Result
+from misgiving.results.schema import UNSEEN_SET, Confusion, Result
 
 Counts = Int[np.ndarray, "true predicted"]
 # transparent where none are, so that they suit a dark page too
@@ -80,11 +80,9 @@ def sensitivity_figure(
 def new_classes_figure(results: Sequence[Result]) -> Figure:
     """Figure 5: AUROC for unseen classes, by ODIN for each, and by the main detectors for all."""
     rows = select(results, experiment="new_classes", metric="auroc")
-    odin, pooled = select(rows, detector="odin"), select(rows, dataset="unseen_classes")
-    datasets = sorted(distinct(odin, "dataset"), key=lambda name: name != "unseen_classes")
-    names = {
-        name: name.removeprefix("unseen/").replace("unseen_classes", "all") for name in datasets
-    }
+    odin, pooled = select(rows, detector="odin"), select(rows, dataset=UNSEEN_SET)
+    datasets = sorted(distinct(odin, "dataset"), key=lambda name: name != UNSEEN_SET)
+    names = {name: name.removeprefix("unseen/").replace(UNSEEN_SET, "all") for name in datasets}
     shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTOR_TITLES]
     detectors = {name: DETECTOR_TITLES.get(name, name) for name in shown}
     wrapped = {name: textwrap.fill(label, 10) for name, label in detectors.items()}

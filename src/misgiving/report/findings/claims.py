@@ -17,7 +17,7 @@ from misgiving.report.inputs import ReportInputs, differences_by_trial, select, 
 from misgiving.report.names import metric_name
 from misgiving.report.published import title
 from misgiving.report.wording import SECTIONS, count, listed
-from misgiving.results.schema import ResultInterval
+from misgiving.results.schema import UNSEEN_SET, ResultInterval
 
 MODEL = "proposed"
 LEVEL = 0.05
@@ -99,7 +99,7 @@ def primary_claims(inputs: ReportInputs) -> dict[str, Claim]:
             "Joint training reveals unseen classes",
             "AUROC of ODIN for unseen classes",
             "vanilla",
-            [{**unseen, "dataset": "unseen_classes", "metric": "auroc"}],
+            [{**unseen, "dataset": UNSEEN_SET, "metric": "auroc"}],
             [unseen],
         ),
     }

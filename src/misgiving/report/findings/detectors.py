@@ -17,7 +17,7 @@ from misgiving.report.findings import (
 )
 from misgiving.report.inputs import Spread, distinct, find, main_model, models_of, select, spread
 from misgiving.report.published import title
-from misgiving.results.schema import ReliabilityRow, Result, ResultInterval
+from misgiving.results.schema import CHOSEN, ReliabilityRow, Result, ResultInterval
 
 MSP = "msp"
 JUDGED = {
@@ -43,7 +43,6 @@ COUNTED = {
     Effect.WORSE: "worse than MSP's in",
     Effect.UNKNOWN: "without an interval in",
 }
-CHOSEN = "best_on_tuning"
 ODIN_AND_MSP = {"odin": "ODIN", "msp": "MSP"}
 RATE = 0.05  # of false alarms, to which the OOD rule is calibrated
 

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from misgiving.report.findings import BASELINES, POINTS, Scale
-from misgiving.report.findings.detectors import CHOSEN
 from misgiving.report.inputs import ReportInputs, distinct, models_of, select, spread
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import title
@@ -27,7 +26,7 @@ from misgiving.report.views import (
     set_tags,
     value,
 )
-from misgiving.results.schema import Result
+from misgiving.results.schema import CHOSEN, UNSEEN_SET, Result
 
 METRICS: dict[str, tuple[str, Scale]] = {
     "fpr_at_tpr95": (f"FPR@TPR95 {DOWN}", POINTS),
@@ -40,7 +39,6 @@ NAMES = [name for name, _ in METRICS.values()]
 MAIN = {name: METRICS[name] for name in ("auroc", "fpr_at_tpr95")}
 COMPARED = (CHOSEN, "odin", "msp")
 ODINS = {"odin": "tuned", "odin_default": "untuned", "odin_id_only": "without OOD images"}
-POOLED = "unseen_classes"
 TUNED_HERE = {"odin": "tuned here", CHOSEN: "chosen here"}
 
 
@@ -143,7 +141,7 @@ def all_detectors(inputs: ReportInputs) -> list[Result]:
     """All detectors on the sets of 4.2, and on all unseen classes of 4.3 together."""
     rows = [row for row in inputs.results if row.metric in METRICS and row.detector]
     sets = select(rows, experiment="ood_detection")
-    return sets + select(rows, experiment="new_classes", dataset=POOLED)
+    return sets + select(rows, experiment="new_classes", dataset=UNSEEN_SET)
 
 
 def untuned_sets(inputs: ReportInputs) -> list[str]:

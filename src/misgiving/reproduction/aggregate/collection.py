@@ -23,16 +23,17 @@ from misgiving.reproduction.aggregate.intervals import (
     values_by_trial,
 )
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import TOGETHER, swept
+from misgiving.reproduction.config import swept
 from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import sweep_experiments, units
+from misgiving.reproduction.protocol import EXPERIMENTS, sweep_experiments, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
-from misgiving.results.predictions import Predictions
+from misgiving.results.predictions import Predictions, predictions_path
 from misgiving.results.schema import (
     POLICY_SET,
+    UNSEEN_SET,
     Confusion,
     EpochRecord,
     HistoryRow,
@@ -140,9 +141,9 @@ def _measured_sets(
 
 def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
     protocol, measured = trial_data.protocol, trial_data.evaluation_sets.measured
-    unseen = (TOGETHER, *(f"unseen/{name}" for name in protocol.unseen))
+    unseen = (UNSEEN_SET, *(f"unseen/{name}" for name in protocol.unseen))
     return [
-        *(ComparedSet(name, measured, name) for name in ("generalization", "ood_detection")),
+        *(ComparedSet(name, measured, name) for name in EXPERIMENTS),
         ComparedSet("generalization", POLICY_SET, "generalization"),
         *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
         *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
@@ -210,7 +211,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> I
     """The images of each true class by predicted class, where there are any."""
     measured = trial_data.evaluation_sets.measured
     for unit in finished:
-        path = out / unit.folder / "predictions" / f"{measured}.safetensors"
+        path = predictions_path(out / unit.folder, measured)
         if swept(unit.experiment) or not path.exists():  # none where training diverged
             continue
         found = Predictions.load(path)

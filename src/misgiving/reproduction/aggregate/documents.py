@@ -1,6 +1,6 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,17 +11,17 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS, TOGETHER
+from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.new_classes import unseen_images, unseen_sets
-from misgiving.reproduction.protocol import DERMOSCOPY, PAPER_SETS, units
-from misgiving.reproduction.trial_data import EXPERIMENTS, TrialData
+from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
+from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import (
+    UNSEEN_SET,
     ManifestImage,
     SetFacts,
     Settings,
     SkippedImage,
-    SplitSize,
     Unit,
     UnitTiming,
 )
@@ -46,7 +46,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         monitored_set=sets.monitored,
         tuning_set=sets.tuning,
         measured_set=sets.measured,
-        sizes=tuple(_sizes(trial_data)),
+        sizes=tuple(map(trial_data.size, EXPERIMENTS)),
         odin=protocol.odin,
         models=protocol.models,
         trials=protocol.trials,
@@ -91,15 +91,6 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
     }
 
 
-def _sizes(trial_data: TrialData) -> Iterator[SplitSize]:
-    for experiment in EXPERIMENTS:
-        setup = trial_data.setup(Unit(experiment, 0, trial_data.protocol.models[0]))
-        trained, measured = (
-            len(setup.images_of(name)) for name in ("train", setup.evaluation_sets.measured)
-        )
-        yield SplitSize(experiment, len(setup.images), trained, measured)
-
-
 class Exhibit(NamedTuple):
     """A set of images in the report; of the first trial where it differs between trials."""
 
@@ -133,7 +124,7 @@ def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
     together = unseen_images(trial_data.images, protocol.unseen)
     for name, rows in unseen_sets(together, protocol.unseen).items():
         classes = f"class {name.removeprefix('unseen/')}"
-        classes = "all unseen classes" if name == TOGETHER else classes
+        classes = "all unseen classes" if name == UNSEEN_SET else classes
         contents = f"images of {classes}, on which no model of 4.3 was trained"
         shown[name] = _exhibit(together.select(rows), contents)
     return shown

@@ -23,9 +23,9 @@ from misgiving.reproduction.aggregate.resampling import (
     resampled,
     sample_of,
 )
-from misgiving.reproduction.config import CHOSEN, FAILURES
-from misgiving.results.predictions import Predictions, load_scores, scores_path
-from misgiving.results.schema import Result, ResultInterval, RiskPoint
+from misgiving.reproduction.config import FAILURES
+from misgiving.results.predictions import Predictions, load_scores, predictions_path, scores_path
+from misgiving.results.schema import CHOSEN, Result, ResultInterval, RiskPoint
 
 Trials = tuple[int, ...]
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
@@ -207,7 +207,7 @@ def risk_curves(
 
 
 def _risks(folder: Path, measured: str) -> Sample:
-    predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
+    predictions = Predictions.load(predictions_path(folder, measured))
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
     def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:

@@ -17,7 +17,13 @@ from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, accepted_errors
 from misgiving.reproduction.config import FAILURES
 from misgiving.results.formats import read_document
-from misgiving.results.predictions import Predictions, ScoredSet, load_scores, scores_path
+from misgiving.results.predictions import (
+    Predictions,
+    ScoredSet,
+    load_scores,
+    predictions_path,
+    scores_path,
+)
 from misgiving.results.schema import POLICY_SET
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
@@ -79,7 +85,7 @@ def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
 
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
-    predictions = Predictions.load(folder / "predictions" / f"{measured}.safetensors")
+    predictions = Predictions.load(predictions_path(folder, measured))
     config = read_document(folder / "run" / "config.json", dict[str, Any])
     losses = predictions.true_losses(config["class_weights"])
     predictions = replace(predictions, features=predictions.features[:, :0].copy(), taps=None)
