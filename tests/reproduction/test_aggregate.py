@@ -195,10 +195,15 @@ def test_failure_scores_stand_beside_msp_with_paired_differences(reproduction):
         if (row["model"], row["baseline"], row["metric"]) == ("proposed", "", "aurc")
     }
     assert {"msp", "entropy", "max_logit", "max_logit_norm", "predicted_loss"} == set(values)
-    for row in found:
-        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "msp", "aurc"):
-            assert float(row["estimate"]) == pytest.approx(values[row["detector"]] - values["msp"])
-            assert float(row["lower"]) <= float(row["upper"])
+    differences = {
+        row["detector"]: row
+        for row in found
+        if (row["model"], row["baseline"], row["metric"]) == ("proposed", "msp", "aurc")
+    }
+    assert set(differences) == set(values) - {"msp"}
+    for name, row in differences.items():
+        assert float(row["estimate"]) == pytest.approx(values[name] - values["msp"])
+        assert float(row["lower"]) <= float(row["upper"])
 
 
 def test_a_curve_ends_in_the_error_rate_and_its_band_holds_it(reproduction):

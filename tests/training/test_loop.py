@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from coloured import coloured_set
+from scipy.stats import spearmanr
 from torch.nn import functional as F
 from torch.optim import Adam
 
@@ -16,6 +17,7 @@ from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
+from misgiving.evaluation.inference import predict
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS, ranking_loss
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
@@ -229,11 +231,13 @@ def test_history_has_both_sets_of_every_epoch_and_no_estimate_for_vanilla(images
 
 
 def test_history_shows_how_well_predicted_losses_follow_the_true_ones(images):
-    _, history = trained(images, auxiliary="mse")
-    for record in history:
-        assert -1 <= record.rank_correlation <= 1
-        assert record.spread_ratio >= 0
-        assert record.r_squared <= 1
+    model, history = trained(images, auxiliary="mse")
+    found = predict(model, coloured_set(size=12, seed=1))  # the monitored set of `trained`
+    predicted, true = found.predicted_losses.astype(float), found.true_losses()  # weights are 1
+    last, error = history[-1], ((true - predicted) ** 2).mean()
+    assert last.rank_correlation == pytest.approx(spearmanr(predicted, true).statistic, abs=1e-6)
+    assert last.spread_ratio == pytest.approx(predicted.std() / true.std(), rel=1e-3)
+    assert last.r_squared == pytest.approx(1 - error / true.var(), rel=1e-3, abs=1e-4)
 
 
 def test_the_learning_rate_falls_after_so_many_epochs(images):
@@ -251,7 +255,18 @@ def test_odd_batches_and_a_last_batch_of_one_are_safe(size):
     assert max(step.step for step in steps) == {9: 1, 15: 2}[size]
 
 
-def test_steps_are_reported_with_running_means(images):
+def test_the_last_step_of_an_epoch_reports_the_mean_loss_of_its_images():
+    still = replace(  # no weight moves
+        CONFIG, epochs=1, learning_rate=1e-30, sampling="none", class_weights="none"
+    )
+    with seeded(5):  # layer normalisation: batch normalisation differs between the two modes
+        model = JointClassifier("test_convnext", num_classes=3, pretrained=False, dropout=0.0)
+    images, steps = coloured_set(side=32), []
+    record, _ = train(model, images, images, still, on_step=steps.append)
+    assert steps[-1].primary == pytest.approx(record.primary_loss, rel=1e-4)
+
+
+def test_steps_are_reported_in_order(images):
     steps = []
     model = build()
     train(model, images, images, CONFIG, on_step=steps.append)

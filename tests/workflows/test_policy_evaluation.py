@@ -133,4 +133,5 @@ def test_no_group_is_called_worse_where_all_are_alike(quantity):
         {"sex": sexes},
         seed=0,
     )
+    assert decided.subgroups
     assert not any(quantity in group.worse for group in decided.subgroups)
