@@ -225,6 +225,26 @@ def without(path, column, target, order=None):
     return target
 
 
+def test_numbers_of_training_images_are_called_optimistic(run, tmp_path):
+    table = write_rows(tmp_path / "t.csv", 200, set=["train", "test"] * 100)
+    for name, said in (("train", True), ("test", False)):
+        result = run("evaluate", table, "--set", name, "--out", tmp_path / name)
+        assert result.code == 0
+        page = (tmp_path / name / "report.html").read_text()
+        optimistic = "optimistic: the model was trained on these images"
+        assert (optimistic in result.err, optimistic in page) == (said, said)
+
+
+def test_what_is_certified_names_the_unit(run, tmp_path):
+    patients = [f"p{number % 150}" for number in range(400)]
+    table = write_rows(tmp_path / "t.csv", patient=patients)
+    options = ("--max-error", 0.2, "--out", tmp_path / "policy")
+    assert run("calibrate", table, *options).code == 0
+    new = write_rows(tmp_path / "new.csv", 100, seed=5)
+    result = run("evaluate", new, "--policy", tmp_path / "policy", "--out", tmp_path / "one")
+    assert re.search(r"for one image of each patient, drawn like the \d+ calibration", result.out)
+
+
 def test_cases_of_the_policy_are_known_by_their_ids_whatever_their_digits(run, policy, tmp_path):
     rows = read(tmp_path / "predictions.csv")
     rounded = {

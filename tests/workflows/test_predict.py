@@ -182,3 +182,9 @@ def test_numbers_that_are_not_finite_are_not_there(exported, photos):
 
     rows = predict_images(replace(predictor, decide=broken), image_names([photos]))
     assert {row.probability for row in rows} == {None}
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"devices": 2}, {"nodes": 2}])
+def test_a_bundle_refuses_another_device_and_several_processes(exported, options):
+    with pytest.raises(UsageError, match="for runs; a bundle"):
+        predictor_of(exported[1], **options)

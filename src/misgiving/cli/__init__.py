@@ -58,7 +58,7 @@ def main(
     Estimators Improve Model Generalization"), measures whether that helps, and defers predictions
     that are not reliable enough.
 
-    Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage.
+    Exit codes: 0 done, 1 a failure that is explained in one line, 2 wrong usage, 130 stopped.
     """
 
 

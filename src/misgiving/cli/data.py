@@ -137,7 +137,7 @@ def audit(
         str,
         typer.Argument(
             metavar="DATA|PREDICTIONS",
-            help=f"{DATA} Or a file of predictions: .csv, .npz or .parquet.",
+            help=f"{DATA} Or a file of predictions: .csv, .npz, .parquet or .safetensors.",
         ),
     ],
     settings: Annotated[Values, BadImages, Device],

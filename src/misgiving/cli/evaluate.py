@@ -71,15 +71,15 @@ def evaluate(
     Leaves out the images of DATA on which the model was trained (recognised by their content), near
     duplicates of them, and new images of the same patients or lesions, and reports how many.
     Measures classification, loss estimation (predicted loss, and MSP for comparison) and, for each
-    --ood folder, the five OOD metrics of several detectors, with in-distribution as the positive
+    --ood folder, the OOD metrics of several detectors, with in-distribution as the positive
     class.
 
     If the run has a policy (`misgiving calibrate`), also measures its decisions: shares accepted,
     deferred and called OOD, and errors among the accepted, by class and by every column of
     metadata; groups that fare significantly worse are named. Details are in `decisions.csv` and
-    `subgroups.csv`. Images of groups that the policy was fitted on are left out of this; the
-    others are `policy_test` in `measurements.csv`, where errors are those of the classes that the
-    policy names.
+    `subgroups.csv`. Images of groups that the policy was fitted on are left out of this, near
+    duplicates of its images only where these are in DATA, too; the others are `policy_test` in
+    `measurements.csv`, where errors are those of the classes that the policy names.
 
     `report.html` is one file that needs no network: the findings in five sentences, risk and
     coverage, classes and groups in the order of harm, confusion, reliability, and the images of

@@ -36,7 +36,8 @@ RunOrPredictions = Annotated[
     Path,
     typer.Argument(
         metavar="RUN|PREDICTIONS",
-        help="A folder that `train` wrote, or a file of predictions: .csv, .npz or .parquet.",
+        help="A folder that `train` wrote, or a file of predictions: .csv, .npz, .parquet or "
+        ".safetensors.",
     ),
 ]
 Cache = Annotated[
@@ -114,7 +115,10 @@ class Fields:
                 yield one
 
 
-IMAGES = "Image files, or folders of them; or one file of predictions: .csv, .npz or .parquet."
+IMAGES = (
+    "Image files, or folders of them; or one file of predictions: .csv, .npz, .parquet or "
+    ".safetensors."
+)
 TableFile = Annotated[
     Path | None,
     typer.Option(

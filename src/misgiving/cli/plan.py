@@ -20,7 +20,7 @@ def plan(
         str,
         typer.Argument(
             metavar="DATA|PREDICTIONS",
-            help=f"{DATA} Or a file of predictions: .csv, .npz or .parquet.",
+            help=f"{DATA} Or a file of predictions: .csv, .npz, .parquet or .safetensors.",
         ),
     ],
     targets: Annotated[Values, PLANNED],

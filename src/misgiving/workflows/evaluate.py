@@ -43,6 +43,7 @@ from misgiving.workflows.evaluation_report import (
 from misgiving.workflows.one_reviewer import MeasuredSet, measured_together
 from misgiving.workflows.policy_evaluation import (
     PREDICTIONS,
+    TRAINED_ON,
     Evaluation,
     PolicyEvaluation,
     distinct_names,
@@ -267,7 +268,7 @@ def warnings_of(checkpoint: Checkpoint, images: ImageSet, set_name: str | None) 
     warnings, split = [], checkpoint.split
     chosen_on = "tune" if "tune" in split.sets else "validation"
     if set_name == "train":
-        warnings.append("these numbers are optimistic: the model was trained on these images")
+        warnings.append(TRAINED_ON)
     keep = checkpoint.configuration.get("training", {}).get("keep")
     if keep == "best" and split.hashes_of(chosen_on).intersection(images.hashes):
         warnings.append(

@@ -40,6 +40,7 @@ SHARES: dict[str, Outcome] = {
     "ood_share": "ood",
 }
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
+TRAINED_ON = "these numbers are optimistic: the model was trained on these images"
 PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
 REPORT = "report.html"
 WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # removed in order

@@ -96,12 +96,14 @@ def predictor_of(
 
     Raises:
         DataError: It is neither, or damaged.
-        UsageError: A bundle with several processes: it uses all cores in one.
+        UsageError: A bundle with several processes or another device: it uses all cores.
     """
     if not is_bundle_not_run(model):
         return _predictor_of_run(model, count, device=device, devices=devices, nodes=nodes)
     if devices * nodes > 1:
         raise UsageError("`devices` and `nodes` are for runs; a bundle uses all cores already")
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"`device={device}` is for runs; a bundle computes on the processor")
     bundle = Bundle.load(model)
     return Predictor(
         decide=bundle.decide_with_features,

@@ -30,6 +30,7 @@ from misgiving.workflows.evaluation_report import (
     shown_detector,
 )
 from misgiving.workflows.policy_evaluation import (
+    TRAINED_ON,
     Evaluation,
     decided_in_parts,
     distinct_names,
@@ -196,9 +197,10 @@ def evaluate_table(
     detected, detection = _detection(table, outliers, engine)
     measurements = [*measure_predictions(measured, dataset), *detected]
     decided = None
-    warnings: list[str] = []
+    warnings = [TRAINED_ON] * (set_name == "train")
     if cases is not None:
-        rows, remarks, warnings = rows_for_policy(table, cases, named=set_name is not None)
+        rows, remarks, doubts = rows_for_policy(table, cases, named=set_name is not None)
+        warnings += doubts
         table = table.select(rows)
         decided = evaluate_policy(engine, table.predictions, metadata_of(table))
         summary += remarks

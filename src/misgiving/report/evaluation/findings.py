@@ -198,9 +198,10 @@ def _certified(evaluated: Evaluated) -> Finding:
         rate = _exact(targets.max_ood_false_alarms)
         parts.append(f"at most {rate} of ordinary images are called out-of-distribution")
     each = "" if targets.simultaneous or len(parts) == 1 else "each "
+    images = "images" if policy.unit == "image" else f"one image of each {policy.unit},"
     text = (
-        f"{each}with {_exact(targets.confidence)} confidence, {'; '.join(parts)}; for images drawn "
-        f"like the {count(policy.certificate.cases, 'calibration cases')}."
+        f"{each}with {_exact(targets.confidence)} confidence, {'; '.join(parts)}; for {images} "
+        f"drawn like the {count(policy.certificate.cases, 'calibration cases')}."
     )
     if policy.accept_threshold is None:
         failed = (
