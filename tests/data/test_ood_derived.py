@@ -247,7 +247,10 @@ def test_a_count_below_one_is_refused(held_out):
 
 
 def test_an_unknown_set_is_refused_with_the_known_ones(held_out):
-    with pytest.raises(UsageError, match="choose from histology"):
+    with pytest.raises(
+        UsageError,
+        match=r"choose from histology, .*, or give the images of one of your own as `place`",
+    ):
         build("b-box", held_out, seed=0)
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 from tiny import TINY
 
+from misgiving.cli.reproduce import say_unfinished
 from misgiving.errors import TrainingError, UsageError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
@@ -18,7 +20,7 @@ from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
 from misgiving.reproduction.aggregate.intervals import MeasuredSet, intervals_of
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.results.formats import read_document
+from misgiving.results.formats import read_document, write_document
 from misgiving.results.predictions import load_scores, save_scores
 from misgiving.results.schema import Settings, Unit
 
@@ -386,3 +388,14 @@ def test_a_killed_process_is_an_error_that_says_so():
         mapped(die, [1, 2], jobs=2) as found,
     ):
         list(found)
+
+
+def test_the_command_says_how_many_units_its_numbers_lack(reproduction, tmp_path, capsys):
+    settings = read_document(reproduction / "settings.json", Settings)
+    units = tuple(Unit("generalization", 0, name) for name in ("vanilla", "mse"))
+    for lost, said in ((units, "unfinished: 2 units are not in these"), ((), "")):
+        write_document(tmp_path / "settings.json", replace(settings, missing_units=lost))
+        say_unfinished(tmp_path)
+        printed = capsys.readouterr().err
+        assert printed.startswith(said)
+        assert bool(printed) == bool(said)

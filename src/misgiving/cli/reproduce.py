@@ -193,7 +193,17 @@ def reproduce(
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
             collection.collect(trial_data, out, jobs=usual_jobs() if jobs is None else jobs)
+            say_unfinished(out)
     say(f"wrote {out if one_unit else write_report(out)}")
+
+
+def say_unfinished(out: Path) -> None:
+    """Report the units that collected numbers do not have, if any."""
+    from misgiving.results.formats import read_document
+    from misgiving.results.schema import Settings
+
+    if missing := read_document(out / "settings.json", Settings).missing_units:
+        say(f"unfinished: {len(missing)} units are not in these numbers; the report names them")
 
 
 def _runner(

@@ -150,6 +150,11 @@ def build(name: str, held_out: Dataset, *, seed: int, count: int | None = None) 
         UsageError: There is no such set, or the count is below 1.
         DataError: None of the images is suitable for a derived set.
     """
+    if name not in OOD_SETS:
+        raise UsageError(
+            f"unknown OOD set {name!r}; choose from {', '.join(OOD_SETS)}, or give the images of "
+            "one of your own as `place`"
+        )
     whole = OOD_SETS[name](held_out, seed)
     return _sampled(whole, seed, count, left_out=len(held_out) - len(whole) if name in KINDS else 0)
 
