@@ -10,6 +10,7 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
     DATA,
     IMAGES,
+    PREDICTION_FILE,
     BadImages,
     Cache,
     Context,
@@ -137,7 +138,7 @@ def audit(
         str,
         typer.Argument(
             metavar="DATA|PREDICTIONS",
-            help=f"{DATA} Or a file of predictions: .csv, .npz, .parquet or .safetensors.",
+            help=f"{DATA} Or a {PREDICTION_FILE}",
         ),
     ],
     settings: Annotated[Values, BadImages, Device],

@@ -18,6 +18,7 @@ from misgiving.errors import UsageError
 from misgiving.training.config import DataConfig, TrainingConfig
 
 PREDICTIONS = (".csv", ".npz", ".parquet", ".safetensors")
+PREDICTION_FILE = "file of predictions: .csv, .npz, .parquet or .safetensors."
 FOR_IMAGES = {"on_bad_image", "cache", "device", "devices", "nodes", "resume", "contact_sheet"}
 Values = dict[str, Any]
 """Values of options by field name, annotated with the `Fields` that they are for."""
@@ -36,8 +37,7 @@ RunOrPredictions = Annotated[
     Path,
     typer.Argument(
         metavar="RUN|PREDICTIONS",
-        help="A folder that `train` wrote, or a file of predictions: .csv, .npz, .parquet or "
-        ".safetensors.",
+        help=f"A folder that `train` wrote, or a {PREDICTION_FILE}",
     ),
 ]
 Cache = Annotated[
@@ -115,10 +115,7 @@ class Fields:
                 yield one
 
 
-IMAGES = (
-    "Image files, or folders of them; or one file of predictions: .csv, .npz, .parquet or "
-    ".safetensors."
-)
+IMAGES = f"Image files, or folders of them; or one {PREDICTION_FILE}"
 TableFile = Annotated[
     Path | None,
     typer.Option(

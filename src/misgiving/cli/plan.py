@@ -5,7 +5,15 @@ from typing import Annotated
 
 import typer
 
-from misgiving.cli.options import DATA, Fields, Values, command, is_prediction_file, seed_option
+from misgiving.cli.options import (
+    DATA,
+    PREDICTION_FILE,
+    Fields,
+    Values,
+    command,
+    is_prediction_file,
+    seed_option,
+)
 from misgiving.cli.progress import say, show_table
 from misgiving.deferral.targets import Targets
 
@@ -20,7 +28,7 @@ def plan(
         str,
         typer.Argument(
             metavar="DATA|PREDICTIONS",
-            help=f"{DATA} Or a file of predictions: .csv, .npz, .parquet or .safetensors.",
+            help=f"{DATA} Or a {PREDICTION_FILE}",
         ),
     ],
     targets: Annotated[Values, PLANNED],

@@ -5,7 +5,7 @@ as sets do that are drawn with other seeds.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -177,6 +177,18 @@ def named_groups(cases: PolicyCases) -> frozenset[str]:
     """Groups that a policy was fitted on; an image's own name is no group."""
     groups = cases.tune.groups + cases.calibration.groups
     return frozenset(group for group in groups if not group.startswith(OFFERED))
+
+
+def in_named_groups(
+    groups: Sequence[str], own: Sequence[str], named: Collection[str]
+) -> Bool[np.ndarray, " n"]:
+    """True for images of named groups; a group that is only the image's own is none.
+
+    >>> in_named_groups(["ann", "b.png"], ["a.png", "b.png"], {"ann", "b.png"})
+    array([ True, False])
+    """
+    pairs = zip(groups, own, strict=True)
+    return np.array([group != name and group in named for group, name in pairs], dtype=bool)
 
 
 def count_fitted_on(

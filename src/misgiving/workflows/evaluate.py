@@ -34,7 +34,7 @@ from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions, Scores
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibration_history import count_fitted_on, fitted_on
+from misgiving.workflows.calibration_history import count_fitted_on, fitted_on, in_named_groups
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -54,11 +54,7 @@ from misgiving.workflows.policy_evaluation import (
     remove_earlier,
     write_evaluation,
 )
-from misgiving.workflows.related_images import (
-    in_named_groups,
-    of_training_groups,
-    related_to_training,
-)
+from misgiving.workflows.related_images import of_training_groups, related_to_training
 
 
 class _Sets(NamedTuple):
@@ -359,7 +355,7 @@ def images_for_policy(
     known, groups = fitted_on(run / POLICY_FOLDER)
     used = np.array([content in known for content in images.hashes], dtype=bool)
     shown = np.isin(images.groups, np.array(images.groups)[used])  # also of near duplicates
-    related = ~used & (shown | in_named_groups(images, groups))
+    related = ~used & (shown | in_named_groups(images.groups, images.ids, groups))
     rows = np.flatnonzero(~used & ~related)
     if len(rows) == len(images):
         return rows, [], []

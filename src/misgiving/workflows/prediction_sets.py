@@ -16,7 +16,7 @@ from misgiving.results.policy_cases import PolicyCases, PolicyImages
 from misgiving.results.prediction_tables import Columns, PredictionTable
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
-from misgiving.workflows.calibration_history import OFFERED, named_groups
+from misgiving.workflows.calibration_history import OFFERED, in_named_groups, named_groups
 
 DIGITS = 16  # of a hash
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
@@ -214,7 +214,5 @@ def rows_fitted_on(table: PredictionTable, cases: PolicyCases) -> tuple[Mask, Ma
     known = set(images if of_run else hashes)
     names = table.predictions.ids if of_run else identities(table).hashes
     used = np.array([name in known for name in names], dtype=bool)
-    named = named_groups(cases)
-    groups = zip(table.predictions.groups, table.own_groups, strict=True)
-    of_group = np.array([group != own and group in named for group, own in groups], dtype=bool)
-    return used, of_group & ~used
+    groups = table.predictions.groups
+    return used, ~used & in_named_groups(groups, table.own_groups, named_groups(cases))

@@ -14,7 +14,7 @@ from misgiving.data.duplicates import concatenated, image_hashes, near_duplicate
 from misgiving.data.splits import Split
 from misgiving.errors import BadImagesError, ExplainedError
 from misgiving.groups import chained, joined_groups
-from misgiving.workflows.calibration_history import OFFERED
+from misgiving.workflows.calibration_history import OFFERED, in_named_groups
 
 
 def training_images(
@@ -114,10 +114,4 @@ def of_training_groups(
     known = set(split.hashes)
     new = np.array([content not in known for content in images.hashes], dtype=bool)
     found = np.array([group in trained_groups for group in images.groups], dtype=bool)
-    return np.asarray(new & (found | in_named_groups(images, trained)))
-
-
-def in_named_groups(images: ImageSet, groups: Collection[str]) -> Bool[np.ndarray, " n"]:
-    """True for images of these groups; an image's own name is no group."""
-    pairs = zip(images.groups, images.ids, strict=True)
-    return np.array([group != name and group in groups for group, name in pairs], dtype=bool)
+    return np.asarray(new & (found | in_named_groups(images.groups, images.ids, trained)))
