@@ -118,7 +118,7 @@ def test_an_answer_that_is_more_likely_wrong_than_right_is_deferred_whatever_its
         ("balanced", "relative to its share"),
         ("costs", "because missing it costs 10, and missing b 1"),
         ("logits", "largest logit"),
-        ("most_probable", "calibrated probability"),
+        ("most_probable", "by the calibrated classifier alone"),
     ],
 )
 def test_the_reason_says_why_another_class_than_the_most_probable_is_named(policy, rule, words):
@@ -134,7 +134,7 @@ def test_a_rule_that_did_not_change_the_name_is_not_its_reason(policy, rule):
     """The class named was the most probable one until the error estimator lowered it."""
     ruled = replace(policy, rule=rule, costs={"b": 2.0} if rule == "costs" else {})
     said = reason(ruled, score=0.0, error=0.8, scaled="a")
-    assert "a is named by its calibrated probability, before the other scores" in said
+    assert "a is named by the calibrated classifier alone, though b is more probable" in said
 
 
 def test_an_image_that_is_never_accepted_is_not_deferred_for_want_of_a_threshold(policy):

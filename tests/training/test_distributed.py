@@ -148,3 +148,12 @@ assert is_initialized()
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["in the exchange at the end: False"] * 2
     assert "Error" not in done.stderr
+
+
+def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
+    """In a process of its own, the command would wait for a second machine without end."""
+    for name in ("MASTER_ADDR", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: pytest.fail("it waits"))
+    with pytest.raises(UsageError, match=r"`nodes=2` needs a launcher .* torchrun or srun"):
+        start_processes("cpu", nodes=2)

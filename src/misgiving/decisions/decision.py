@@ -81,7 +81,7 @@ def reason_for(
         return reason
     costs = [f"{policy.costs.get(name, 1.0):g}" for name in (named, scaled)]
     why = {
-        "most_probable": "by its calibrated probability, before the other scores",
+        "most_probable": "by the calibrated classifier alone",
         "balanced": "for its probability relative to its share of the cases",
         "costs": f"because missing it costs {costs[0]}, and missing {scaled} {costs[1]}",
         "logits": "by the largest logit",

@@ -19,6 +19,7 @@ from misgiving.errors import UsageError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies.parallel import ParallelStrategy
 
 
 def device_named(name: str) -> torch.device:
@@ -49,6 +50,17 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
+def _refuse_to_wait(fabric: "Fabric", nodes: int) -> None:
+    """Without a launcher, the processes of other machines would be waited for without end."""
+    environment = cast("ParallelStrategy", fabric.strategy).cluster_environment
+    launched = environment is not None and environment.creates_processes_externally
+    if nodes > 1 and not launched and "MASTER_ADDR" not in os.environ:
+        raise UsageError(
+            f"`nodes={nodes}` needs a launcher that starts the processes of every machine; "
+            "start the command with torchrun or srun"
+        )
+
+
 def start_fabric(
     device: str, *, devices: int = 1, nodes: int = 1, precision: str = "32-true"
 ) -> "Fabric":
@@ -66,6 +78,7 @@ def start_fabric(
             precision=precision,  # type: ignore[arg-type]  # checked by Fabric itself
         )
         if several:
+            _refuse_to_wait(fabric, nodes)
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
             atexit.register(_leave)
