@@ -155,5 +155,5 @@ def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
     for name in ("MASTER_ADDR", "LOCAL_RANK"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: pytest.fail("it waits"))
-    with pytest.raises(UsageError, match=r"`nodes=2` needs a launcher .* torchrun or srun"):
+    with pytest.raises(UsageError, match=r"^`nodes=2` needs a launcher .* torchrun or srun"):
         start_processes("cpu", nodes=2)

@@ -82,6 +82,8 @@ def start_fabric(
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
             atexit.register(_leave)
+    except UsageError:
+        raise
     except (ValueError, RuntimeError, ImportError) as error:
         raise UsageError(
             f'`device="{device}"` with `precision="{precision}"`, `devices={devices}` and '
