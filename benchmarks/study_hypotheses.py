@@ -56,7 +56,7 @@ class Rows:
         )
 
     def ratio(self, experiment: str, dataset: str = "") -> float:
-        """Measured images for each training image, the same in all units; 0 if there are none."""
+        """Measured images for each training image, of the first unit; 0 if there are none."""
         found = (self(experiment, model, dataset, "", RATIO) for model in self.models())
         return next((ratio for values in found for ratio in values.values()), 0.0)
 

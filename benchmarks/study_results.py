@@ -33,7 +33,7 @@ CONFIRMING = 10  # trials of the confirmation
 CHANGED = "e"  # the estimator was changed after the first results were seen
 NOTES = {
     "modern": "The form of the error estimator was chosen on trials 0 to 4 of `vanilla`, so its "
-    "results in this part are optimistic. (e) shows the registered form.\n",
+    "results in this part are optimistic. (e) shows the first form.\n",
     "paper": "(e) shows the new form of the error estimator. It was chosen on the same images and "
     "splits, in trainings of another network.\n",
 }
@@ -42,7 +42,7 @@ DEFAULT = "lambda 0.5, margin 1"  # of the part on sensitivity
 STAND_INS = {"histology": "nct", "photographs": "imagenet", "clinical_skin": "clin_skin"}
 SCORES = ("msp", "calibrated", "error_estimator", "predicted_loss")
 PLAIN = (("", "accuracy"), ("", "balanced_accuracy"), ("predicted_loss", "spearman"))
-PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and true loss")
+PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and trained loss")
 AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
 BOTH = ("vanilla", "proposed")
@@ -56,7 +56,7 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
         if one.name == CHANGED and rows("generalization", "vanilla", "test", REGISTERED, "aurc"):
-            verdict += " (registered form); see confirmation"
+            verdict += " (first form); see confirmation"
         elif one.name == CHANGED and adjusted is not None:
             verdict += " (new form, chosen on these images and splits: no confirmation)"
         found = by_trial(one.values), with_interval(one.values, one.ratio)
@@ -190,8 +190,8 @@ def of_error_estimator(rows: Rows) -> Iterator[str]:
         'example, "0.45 (0.04; 0.03, 1 of 5)" means that 45 % of the images are accepted. Where '
         "any is, 4 % of the accepted images are wrong, and for one image of each lesion, which is "
         "what is certified, 3 % (means over the same trials); in 1 of 5 trials that "
-        "is above the target, as can happen by chance in a set of this size. Errors by lesion are "
-        "missing where scores were not kept.\n"
+        "is above the target. All policies of a trial share its images. Errors are missing where "
+        "nothing was accepted, those by lesion also where scores were not kept.\n"
     )
     of_three = "(MSP / calibrated / error estimator)"
     head = (

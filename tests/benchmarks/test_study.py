@@ -134,7 +134,7 @@ def test_the_page_is_written_from_unfinished_parts(tmp_path):
     assert modern.count("**open**") == 4  # (e) is tested by the confirmation
     assert paper.count("**open**") == 5
     assert "| e | AURC, error estimator - calibrated, of vanilla |" in modern
-    assert "registered form" in modern
+    assert "(first form)" in modern
     assert "no confirmation" not in modern + paper
 
 
