@@ -3,7 +3,7 @@
     python benchmarks/reliance_tables.py FOLDER [--out TABLES.md]
 
 Every number is from the folder's `results.csv` and `intervals.csv`: means over trials, with 95 %
-bootstrap intervals over trials and groups in parentheses, given these trained models.
+bootstrap intervals over trials and groups in parentheses.
 """
 
 import argparse

@@ -59,6 +59,13 @@ def test_mixed_auroc_is_that_of_scikit_learn_with_weights(images, share):
     assert found == pytest.approx(expected, abs=1e-12)
 
 
+def test_a_perfect_order_has_an_area_of_one_however_weights_are_rounded():
+    """Five images and seven OOD images in this share sum to a little more than one."""
+    errors = np.array([True, False, False, False, False])
+    found = mixed_auroc(np.arange(1.0, 6.0), errors, np.linspace(0.0, 0.5, 7), ood_share=0.25)
+    assert found == 1.0
+
+
 def test_without_ood_images_in_the_mixture_only_errors_count(images):
     inliers, errors, outliers = images
     expected = roc_auc_score(~errors, inliers)

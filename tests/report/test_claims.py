@@ -1,5 +1,6 @@
 """The primary claims, judged over trials, and their harms; the tables are written and read."""
 
+import re
 from dataclasses import replace
 from math import sqrt
 from statistics import mean, stdev
@@ -91,7 +92,7 @@ def test_the_interval_over_trials_counts_the_split_of_the_settings(read):
     ("differences", "status"),
     [
         (GAINS, "supported"),
-        ([-gain for gain in GAINS], "not supported"),
+        ([-gain for gain in GAINS], "contradicted"),
         (MIXED, "inconclusive"),
         (GAINS[:4], "inconclusive"),
         (GAINS[:1], "inconclusive"),
@@ -230,7 +231,7 @@ def test_a_gain_of_the_trials_that_did_not_diverge_supports_no_claim(read, ours,
 
 def test_divergence_is_no_excuse_for_a_loss(read):
     results = [*of_all([-gain for gain in GAINS]), *diverging("proposed", 5)]
-    assert verdicts(read(results))["accuracy"].status == "not supported"
+    assert verdicts(read(results))["accuracy"].status == "contradicted"
 
 
 def test_unseen_classes_are_judged_with_the_models_of_ood_detection(read):
@@ -269,7 +270,7 @@ def test_a_verdict_names_the_harm_beside_an_inconclusive_claim(read):
 def test_no_harm_is_told_from_no_interval_to_judge_by(read):
     assert cells_of(read(of_all(MIXED)), "ood")[3].text.startswith("not judged")
     unharmed = read(of_all(MIXED), [paired("ood", -0.3, 0.1)])
-    assert cells_of(unharmed, "ood")[3].text == "none seen in 1 metric"
+    assert cells_of(unharmed, "ood")[3].text == "none in 1 metric"
 
 
 def test_a_harm_is_named_beside_a_supported_claim_too(read):
@@ -369,10 +370,18 @@ def test_a_set_without_an_interval_is_named_because_no_harm_can_be_seen_there(re
 def test_verdicts_come_first_and_then_the_rule_of_harms(read):
     html = render_page(read(of_all(GAINS), [FPR]), BLANK)
     parts = ("claims of the paper: ", "Harms: proposed is", 'id="verdicts"', "worse in 1 of 1")
-    rest = ("Rule of evidence: the bootstrap interval excludes zero", 'id="figure-3"')
+    rest = ("Rule of evidence: the interval excludes zero", 'id="figure-3"')
     last = ('id="deferral"', 'id="settings"', "batch size")
     places = [html.index(part) for part in (*parts, *rest, *last)]
     assert places == sorted(places)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_decided_verdict_has_a_mark_of_its_own(read, sign):
+    html = render_page(read(of_all([sign * gain for gain in GAINS])), BLANK)
+    (mark,) = set(re.findall(r'class="verdict (\w+)"', html))
+    assert mark == ("supported" if sign == 1 else "contradicted")
+    assert f".verdict.{mark}::before" in html
 
 
 def test_the_summary_counts_the_harms_that_the_table_lists(read):
@@ -398,7 +407,7 @@ def test_every_bootstrap_interval_in_a_sentence_is_labelled(dermoscopy, finished
         said = [text for text in said if "over trials" not in text or "bootstrap" in text]
         intervals = [text for text in said if "95 % interval" in text or "bootstrap" in text]
         assert intervals
-        assert all("given these trained models" in text for text in intervals)
+        assert all("bootstrap, unadjusted" in text for text in intervals)
 
 
 def test_tables_show_the_interval_and_the_values_over_trials(finished):

@@ -46,7 +46,7 @@ def test_every_model_is_counted_under_its_effect():
     rows = [beside_msp("aurc", 0.01, 0.03), beside_msp("aurc", -0.03, -0.01, model="mse")]
     said = error_detection_sentences(rows, measured="test")[0]
     assert said.endswith(
-        "Over all models, given these trained models, unadjusted: AURC better than MSP's in 1 "
+        "Over all models (bootstrap, unadjusted): AURC better than MSP's in 1 "
         "(mse), worse than MSP's in 1 (proposed)."
     )
 

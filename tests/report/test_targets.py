@@ -5,7 +5,7 @@ from elements import parse
 from fabricated import BLANK
 from policy_rows import bins, calibrations, interval, ood, policies, policy
 
-from misgiving.report.findings import GIVEN
+from misgiving.report.findings import BOOTSTRAP
 from misgiving.report.findings.detectors import (
     ood_sentence,
     reliability_sentence,
@@ -47,7 +47,7 @@ def test_a_target_certified_in_every_trial_has_its_interval():
     said = target_sentences(rows, targets({}, {}))[0]
     assert "target error rate of 10 %" in said
     assert (
-        f"accept 31.0 % of new cases (95 % interval 28.0 to 34.0, {GIVEN}) in 2 of 2 trials."
+        f"accept 31.0 % of new cases (95 % interval 28.0 to 34.0, {BOOTSTRAP}) in 2 of 2 trials."
         in said
     )
 

@@ -5,7 +5,6 @@ has changed, the probability that it *ever* reaches 1 / level is at most the lev
 So one may look after every case, for the whole life of a policy (docs/explanation/guarantee.md).
 """
 
-import hashlib
 import json
 import math
 from array import array
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float, Shaped
 
 from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.policy import DeferralPolicy
+from misgiving.manifests import sha256_of
 from misgiving.scores.features import FEATURE_SCORES
 
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
@@ -288,7 +288,7 @@ def tie_breaker(content: str) -> float:
     >>> tie_breaker("a") == tie_breaker("a") != tie_breaker("b")
     True
     """
-    return int(hashlib.sha256(content.encode()).hexdigest()[:13], 16) / 16**13
+    return int(sha256_of(content.encode())[:13], 16) / 16**13
 
 
 def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:

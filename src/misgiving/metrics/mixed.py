@@ -70,7 +70,8 @@ def mixed_auroc(
     0.75
     """
     mixture = _mixed(confidences, errors, outliers, ood_share)
-    return float(auroc(mixture.confidences, ~mixture.failures, mixture.weights))
+    area = auroc(mixture.confidences, ~mixture.failures, mixture.weights)
+    return float(np.clip(area, 0.0, 1.0))  # weights are rounded
 
 
 def _mixed(

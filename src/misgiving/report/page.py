@@ -19,7 +19,7 @@ from misgiving.report.figures.classes import (
 )
 from misgiving.report.figures.curves import learning_figure, reliability_figure, risk_figure
 from misgiving.report.figures.sweeps import rates_figure, values_figure
-from misgiving.report.findings import GIVEN
+from misgiving.report.findings import BOOTSTRAP
 from misgiving.report.findings.claims import (
     ENOUGH_TRIALS,
     LEVEL,
@@ -136,7 +136,7 @@ def render_page(inputs: ReportInputs, drawn: Mapping[str, Figure]) -> str:
             inline=inline,
             title=title,
             ENOUGH_TRIALS=ENOUGH_TRIALS,
-            GIVEN=GIVEN,
+            BOOTSTRAP=BOOTSTRAP,
             LEVEL=LEVEL,
             MODEL=MODEL,
             TUNED=TUNED,

@@ -128,7 +128,7 @@ def measure_policies(
 def certified_rows(
     sets: PolicySets, detectors: FittedDetectors, fitted: Fitted, *, seed: int
 ) -> list[Measurement]:
-    """Measure on the test set what is accepted by each score, certified without an OOD rule.
+    """Measure on the test set the images that each score accepts, certified without an OOD rule.
 
     The tuning and the calibration set are the same for all scores.
     """

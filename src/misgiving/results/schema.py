@@ -44,7 +44,7 @@ class Measurement(NamedTuple):
 
 
 class Result(NamedTuple):
-    """One row of `results.csv`: a measurement of one model in one trial; a value is a fraction.
+    """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction.
 
     A value that is not defined has no row.
     """
@@ -64,8 +64,8 @@ class ResultInterval(NamedTuple):
     The baseline is a model, or `msp` for the difference of the detector from MSP in one model.
 
     Attributes:
-        lower: Of the bootstrap over groups, given these trained models; None, as `upper`, where no
-            interval can be given.
+        lower: Of the bootstrap over trials and groups; None, as `upper`, where no interval can be
+            given.
         n: Independent groups: of the smaller of two sets, and for a sensitivity of its class.
         tuned: Whether the detector was tuned on this set.
         trial_lower: Of the t-interval over trials, which judges a difference between models; None,

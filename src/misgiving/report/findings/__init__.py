@@ -7,8 +7,8 @@ from typing import NamedTuple
 from misgiving.results.schema import ResultInterval
 
 MINUS = "\N{MINUS SIGN}"
-GIVEN = "given these trained models, unadjusted"
-"""The label of every bootstrap interval: it resamples images, and no training."""
+BOOTSTRAP = "bootstrap, unadjusted"
+"""The label of every bootstrap interval, over trials and groups of images together."""
 LOWER_IS_BETTER = frozenset(
     {
         "fpr_at_tpr95",
@@ -27,7 +27,7 @@ LOWER_IS_BETTER = frozenset(
 
 
 class Effect(StrEnum):
-    """The effect of a paired difference, given these trained models."""
+    """The effect of a paired difference by its bootstrap interval."""
 
     BETTER = "better"
     UNDECIDED = "the interval includes zero"
@@ -104,7 +104,7 @@ class Scale(NamedTuple):
         ends = [self.number(bound) for bound in (interval.lower, interval.upper)]
         undecided = interval.baseline and effect_of(interval) is Effect.UNDECIDED
         included = ", which includes zero" if undecided else ""
-        return f"95 % interval {ends[0]} to {ends[1]}{included}, {GIVEN}"
+        return f"95 % interval {ends[0]} to {ends[1]}{included}, {BOOTSTRAP}"
 
     def difference(self, interval: ResultInterval) -> str:
         """A signed difference with its unit and interval."""

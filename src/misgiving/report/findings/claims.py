@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
 from misgiving.report.findings import (
-    GIVEN,
+    BOOTSTRAP,
     PLAIN,
     POINTS,
     Effect,
@@ -29,7 +29,7 @@ class Status(StrEnum):
     """The status of a claim of the paper in this run."""
 
     SUPPORTED = "supported"
-    NOT_SUPPORTED = "not supported"
+    CONTRADICTED = "contradicted"
     INCONCLUSIVE = "inconclusive"
 
 
@@ -148,7 +148,7 @@ class Verdict(NamedTuple):
         if self.interval is None or few or self.p_value > LEVEL:
             return Status.INCONCLUSIVE
         if self.interval.mean <= 0:
-            return Status.NOT_SUPPORTED
+            return Status.CONTRADICTED
         ours, theirs = (of.diverged for of in self.divergences)
         return Status.INCONCLUSIVE if ours > theirs else Status.SUPPORTED
 
@@ -159,10 +159,7 @@ class Verdict(NamedTuple):
 
     @property
     def harms(self) -> list[ResultInterval]:
-        """The metrics in which the proposed model is worse than the baseline, the worst first.
-
-        The bootstrap interval excludes zero: this holds for these trained models.
-        """
+        """The metrics in which the bootstrap shows the model to be worse, the worst first."""
         return worst_first(row for row in self.compared if effect_of(row) is Effect.WORSE)
 
 
@@ -223,7 +220,7 @@ def harms_sentence(found: Iterable[Verdict]) -> str:
     lost = dict.fromkeys(of for verdict in known for of in verdict.divergences[:1] if of.diverged)
     return (
         f"Harms: {MODEL} is worse than the baseline in {len(harms)} of "
-        f"{count(len(judged), 'metrics')} of these claims ({GIVEN})."
+        f"{count(len(judged), 'metrics')} of these claims ({BOOTSTRAP})."
     ) + "".join(f" In {SECTIONS[of.experiment]}, {of}, which are not compared." for of in lost)
 
 

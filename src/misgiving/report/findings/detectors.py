@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean
 
 from misgiving.report.findings import (
-    GIVEN,
+    BOOTSTRAP,
     PLAIN,
     POINTS,
     Comparison,
@@ -57,7 +57,7 @@ def error_detection_sentences(intervals: Sequence[ResultInterval], *, measured: 
             main = main_model(models_of(here))
             clauses = ". ".join(_in_main_model(select(here, model=main), main, words))
             counts = "; ".join(_in_all_models(here))
-            sentences.append(f"{clauses}. Over all models, {GIVEN}: {counts}.")
+            sentences.append(f"{clauses}. Over all models ({BOOTSTRAP}): {counts}.")
         else:
             sentences.append(
                 f"{capitalized(words)} was not compared with MSP: {UNMEASURED[detector]}."
@@ -112,7 +112,7 @@ def chosen_sentence(intervals: Sequence[ResultInterval], *, sets: Sequence[str])
     clauses = [_against(select(rows, model=model), name) for name in ODIN_AND_MSP]
     return (
         f"For the {model} model, the AUROC of the detector that was best on the tuning set is, "
-        f"on the other sets, {'; '.join(clauses)}. Only disjoint intervals count, {GIVEN}."
+        f"on the other sets, {'; '.join(clauses)}. Only disjoint intervals count ({BOOTSTRAP})."
     )
 
 

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
-from misgiving.report.findings import GIVEN, POINTS, Effect, effect_of
+from misgiving.report.findings import BOOTSTRAP, POINTS, Effect, effect_of
 from misgiving.report.inputs import find, main_model, models_of, select
 from misgiving.report.wording import count
 from misgiving.results.schema import POLICY_SET, Result, ResultInterval
@@ -190,4 +190,4 @@ def _compared(intervals: Sequence[ResultInterval], target: TargetResult) -> Iter
         others = [row.baseline for row in pairs if effect_of(row) not in degrees]
         clauses += [f"no clear difference from {', '.join(others)}"] if others else []
         if clauses:
-            yield f"{start}: {'; '.join(clauses)} ({GIVEN})."
+            yield f"{start}: {'; '.join(clauses)} ({BOOTSTRAP})."

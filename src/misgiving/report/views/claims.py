@@ -59,7 +59,7 @@ def _harms(verdict: Verdict) -> Cell:
     if not verdict.judged:
         return Cell("not judged: no metric has an interval")
     if not harms:
-        return Cell(f"none seen in {judged}")
+        return Cell(f"none in {judged}")
     named = [f"{harm_name(row)} {scale_of(row.metric).brief(row)}" for row in harms[:NAMED_HARMS]]
     more = len(harms) - len(named)
     return Cell(
@@ -77,7 +77,7 @@ def harms_table(inputs: ReportInputs) -> Table | None:
             claims_of.setdefault(row, []).append(str(index))
     if not claims_of:
         return None
-    numbers = ("Difference", "95 % interval, given these trained models", "t-interval over trials")
+    numbers = ("Difference", "95 % interval, bootstrap", "t-interval over trials")
     columns = [*heads("Metric", "Claims"), *heads(numbers=numbers), *heads("By trial")]
     body: Rows = [_harm(inputs, row, claims_of) for row in worst_first(claims_of)]
     return Table([columns], [body])
