@@ -140,7 +140,7 @@ def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(sets, de
     assert reasons[True]
     assert reasons[False]
     assert all("a is named because missing it costs 2" in reason for reason in reasons[True])
-    assert all("by its calibrated probability" in reason for reason in reasons[False])
+    assert all("by the calibrated classifier alone" in reason for reason in reasons[False])
 
 
 def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
