@@ -152,7 +152,7 @@ assert is_initialized()
 
 def test_machines_that_nothing_starts_are_not_waited_for(monkeypatch):
     """In a process of its own, the command would wait for a second machine without end."""
-    for name in ("MASTER_ADDR", "LOCAL_RANK"):
+    for name in ("MASTER_ADDR", "LOCAL_RANK", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("lightning_fabric.Fabric.launch", lambda _: pytest.fail("it waits"))
     with pytest.raises(UsageError, match=r"^`nodes=2` needs a launcher .* torchrun or srun"):

@@ -161,7 +161,8 @@ class Around(NamedTuple):
         pairs: Float[np.ndarray, "..."] | np.float64,
     ) -> Float[np.ndarray, "..."]:
         """Share of pairs in which the set's sample is below the value, ties counted half."""
-        return ratio(np.vecdot(weights, self.below + self.up_to), 2 * pairs)
+        share = ratio(np.vecdot(weights, self.below + self.up_to), 2 * pairs)
+        return np.asarray(np.minimum(share, 1.0))  # sums of fractional weights are rounded
 
 
 class Ordered(NamedTuple):
