@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from misgiving.calibrators.fit import Fitted
+from misgiving.calibration.fit import Fitted
 from misgiving.checkpoint import load
 from misgiving.configuration import default_cache
 from misgiving.data.cache import prepare

@@ -24,8 +24,8 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri, softmax
 
-from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import TuningSet, fit_calibrator
+from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.bounds import binomial_cdf
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD, ErrorOrOod
+from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD, ErrorOrOod
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.configuration import default_cache
 from misgiving.data.cache import ImageSet, prepare

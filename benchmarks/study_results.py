@@ -21,7 +21,7 @@ from study_hypotheses import (
     verdicts,
 )
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
+from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
-from misgiving.calibrators.fit import TuningSet, fit_calibrator
+from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
+from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.evaluation.one_reviewer import fit_one_reviewer, measure_one_reviewer
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores

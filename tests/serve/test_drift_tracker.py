@@ -8,7 +8,7 @@ from databases import emptied
 from sqlalchemy import delete, insert
 from waiting import until
 
-from misgiving.calibrators.apply import Calibrator, Isotonic, Scaling
+from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
 from misgiving.decisions.expected_performance import expected_errors, trust
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.serve.database import ARRIVALS, CASES

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from misgiving.bundle.graph_files import write_metadata
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibration.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine

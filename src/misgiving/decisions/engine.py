@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.special import softmax
 
-from misgiving.calibrators.apply import Calibrator, Classes
+from misgiving.calibration.apply import Calibrator, Classes
 from misgiving.decisions.decision import NO_POLICY, Decision, Outcome, reason_for
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import kolmogorov
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibration.apply import Calibrator
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.drift import DriftMonitor
 from misgiving.deferral.policy import DeferralPolicy

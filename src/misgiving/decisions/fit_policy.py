@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
+from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.fit import Fitted, TuningSet, cross_fitted, fit_calibrator
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.policy import DeferralPolicy, RepeatedCases

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibration.apply import Calibrator
 from misgiving.metrics.calibration import (
     brier_score,
     classwise_calibration_error,

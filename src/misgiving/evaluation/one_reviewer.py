@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from misgiving.calibrators.apply import Calibrator
-from misgiving.calibrators.error_or_ood import (
+from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.error_or_ood import (
     ACCEPTANCE,
     ERROR_OR_OOD,
     FEATURE_NORM,
     ErrorOrOod,
     error_or_ood,
 )
-from misgiving.calibrators.fit import Fitted
+from misgiving.calibration.fit import Fitted
 from misgiving.evaluation.measures import measure_detection
 from misgiving.metrics.loss_estimation import error_auroc
 from misgiving.metrics.mixed import mixed_aurc, mixed_auroc

@@ -1,6 +1,6 @@
 """Section 4.1 of the paper: classification, loss estimation, and sweeps of settings."""
 
-from misgiving.calibrators.apply import CALIBRATED, ERROR_ESTIMATOR
+from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_classification,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
+from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from misgiving.calibrators.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
-from misgiving.calibrators.fit import Fitted
+from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
+from misgiving.calibration.fit import Fitted
 from misgiving.data.splits import partition_groups
 from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import DecisionEngine

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibration.apply import Calibrator
 from misgiving.decisions.expected_performance import DISTRUST, expected_errors, trust
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
 from misgiving.deferral.policy import DeferralPolicy

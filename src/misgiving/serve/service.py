@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
-from misgiving.calibrators.apply import Calibrator
+from misgiving.calibration.apply import Calibrator
 from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError

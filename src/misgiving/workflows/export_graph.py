@@ -13,7 +13,7 @@ from misgiving.bundle.bundle import LIMITS, Bundle, refuse_existing, write_bundl
 from misgiving.bundle.graph_files import opset_of, read_graph
 from misgiving.bundle.graph_interface import GraphInterface
 from misgiving.bundle.wrapped_graph import declare_outputs, image_input, wrap_graph
-from misgiving.calibrators.apply import ERROR_ESTIMATOR
+from misgiving.calibration.apply import ERROR_ESTIMATOR
 from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.network import GRAPH, Network

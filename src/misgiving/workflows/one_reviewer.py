@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.calibrators.error_or_ood import ERROR_OR_OOD
+from misgiving.calibration.error_or_ood import ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.decisions.engine import CASES, POLICY_FOLDER, DecisionEngine

@@ -12,13 +12,13 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibrators.apply import (
+from misgiving.calibration.apply import (
     CALIBRATED,
     ERROR_ESTIMATOR,
     Calibrator,
     Mixture,
 )
-from misgiving.calibrators.fit import (
+from misgiving.calibration.fit import (
     TuningSet,
     cross_fitted,
     fit_calibrator,

@@ -3,7 +3,7 @@ import pytest
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
-from misgiving.calibrators.platt import fit_platt
+from misgiving.calibration.platt import fit_platt
 
 
 def test_the_error_probability_is_that_of_logistic_regression():

@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from misgiving.calibrators.apply import Scores, Values, refuse_unusable
-from misgiving.calibrators.platt import PlattScaling, fit_platt
+from misgiving.calibration.apply import Scores, Values, refuse_unusable
+from misgiving.calibration.platt import PlattScaling, fit_platt
 from misgiving.errors import DataError
 from misgiving.metrics.mixed import mixed_aurc
 from misgiving.metrics.selective import aurc

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from misgiving.calibrators.apply import Values
+from misgiving.calibration.apply import Values
 
 PRIOR_SCALE = 3.0  # standard deviation of the prior of the slope and of the intercept
 LEAST_SLOPE = 1e-3  # of a standardised score: the map keeps its order

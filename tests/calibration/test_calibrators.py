@@ -8,14 +8,14 @@ from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
-from misgiving.calibrators.apply import (
+from misgiving.calibration.apply import (
     CALIBRATED,
     COMBINATION,
     Calibrator,
     Scaling,
     named_classes,
 )
-from misgiving.calibrators.fit import (
+from misgiving.calibration.fit import (
     TuningSet,
     cross_fitted,
     fit_calibrator,

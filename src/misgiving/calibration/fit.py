@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
-from misgiving.calibrators.apply import (
+from misgiving.calibration.apply import (
     CALIBRATED,
     COMBINATION,
     ERROR_ESTIMATOR,
@@ -37,7 +37,7 @@ from misgiving.calibrators.apply import (
     members_of,
     refuse_unusable,
 )
-from misgiving.calibrators.platt import fit_platt
+from misgiving.calibration.platt import fit_platt
 from misgiving.metrics.selective import aurc
 from misgiving.scores.probes import Evidence
 

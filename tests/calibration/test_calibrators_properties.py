@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
-from misgiving.calibrators.apply import (
+from misgiving.calibration.apply import (
     Calibrator,
     Combination,
     Isotonic,
     Mixture,
     Scaling,
 )
-from misgiving.calibrators.fit import COMBINED, fit_isotonic, fit_scaling
+from misgiving.calibration.fit import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 finite = st.floats(-1e6, 1e6)

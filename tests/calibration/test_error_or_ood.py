@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from misgiving.calibrators.error_or_ood import ACCEPTANCE, ErrorOrOod, error_or_ood
+from misgiving.calibration.error_or_ood import ACCEPTANCE, ErrorOrOod, error_or_ood
 from misgiving.errors import DataError
 from misgiving.metrics.mixed import mixed_aurc
 from misgiving.metrics.selective import aurc
