@@ -244,7 +244,6 @@ def test_other_preprocessing_makes_another_model(misgiving, with_policy):
         (["--max-error", "0.1", "--class-max-miss", "3=0.001"], 1, "of 3 is 0.001"),
         (["--max-error", "0.1", "--max-ood-false-alarms", "0.0001"], 1, "at least"),
         (["--max-error", "0.1", "--ood-detector", "nearest"], 2, "--ood-detector"),
-        (["--max-error", "0.1", "--prevalence", "3=0.9,4=0.9"], 2, "prevalence"),
     ],
 )
 def test_targets_that_cannot_be_certified_are_refused_before_anything_is_computed(
@@ -261,7 +260,6 @@ def test_targets_that_cannot_be_certified_are_refused_before_anything_is_compute
     ("arguments", "says"),
     [
         (["--class-max-miss", "eleven=0.1"], "--class-max-miss has the unknown class 'eleven'"),
-        (["--prevalence", "3=0.1,eleven=0.1"], "--prevalence has the unknown class 'eleven'"),
         (["--cost", "eleven=10"], "--cost has the unknown class 'eleven'"),
         (["--ood-detector", "predicted_loss"], "--ood-detector is 'predicted_loss', which this"),
     ],

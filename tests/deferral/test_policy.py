@@ -14,7 +14,6 @@ EVERYTHING = Targets(
     max_error=0.15,
     class_max_miss={"MEL": 0.2},
     max_ood_false_alarms=0.1,
-    prevalence={"MEL": 0.1},
 )
 KINDS = {
     "everything": EVERYTHING,
@@ -190,7 +189,6 @@ def test_another_model_is_refused(policies):
         ("everything", ["at most 20 % of MEL cases", "accepted as another class"]),
         ("everything", ["10 %", "called out-of-distribution"]),
         ("everything", ["all targets together hold", "confidence of 95 %"]),
-        ("everything", ["if only the class shares change"]),
         ("accepts all", ["every acceptable prediction accepted"]),
         ("plain", ["the target holds with a confidence of 95 %"]),
         ("nothing attainable", ["Every prediction is deferred", "0.1 %"]),
@@ -261,13 +259,3 @@ def test_a_policy_keeps_that_its_cases_were_used_before(policies, tmp_path):
     unknown = replace(policy, repeated=replace(repeated, groups=0, complete=False))
     assert "could not be read, so it is not known" in unknown.summary()[-1]
     assert not any("calibrated before" in line for line in unknown.summary())
-
-
-def test_the_summary_says_which_classes_keep_their_shares(drawn_cases, classes, policies):
-    asked = Targets(max_error=0.3, prevalence={"MEL": 0.1})
-    found = certify_thresholds(drawn_cases(300, 1), drawn_cases(400, 2), asked, classes=classes)
-    lines = replace(policies("plain"), certificate=found).summary()
-    assert any("(NV, BCC: as in the calibration set, in proportion)" in line for line in lines)
-    every = replace(asked, prevalence={"MEL": 0.1, "NV": 0.4, "BCC": 0.5})
-    lines = replace(policies("plain"), certificate=replace(found, targets=every)).summary()
-    assert not any("in proportion" in line for line in lines)

@@ -9,16 +9,10 @@ import pytest
 from hypothesis import assume, given, reject
 from hypothesis import strategies as st
 from scipy import stats
-from strategies import columns, heights
+from strategies import heights
 
 from misgiving.decisions.decision import reason_for
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
-from misgiving.deferral.label_shift import (
-    LabelShiftOutcome,
-    bounded_error,
-    complete_shares,
-    estimated_error,
-)
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
@@ -157,7 +151,6 @@ def policy(*, accept, limit=None, ood_scores=(), error_limit=None, **changes):
         accepted=50,
         wrong=1,
         class_outcomes=(),
-        label_shift=None,
         smallest_certifiable=None,
         calibration_scores=CalibrationScores(
             thresholds=(0.5, -math.inf), scores=(0.5,), wrong=(False,), kept=(True,)
@@ -275,10 +268,6 @@ written = st.fixed_dictionaries(
         "classes": st.lists(names, min_size=1, max_size=3).map(tuple),
         "class_outcomes": st.lists(outcomes, max_size=2),
         "targets": targets,
-        "label_shift": st.none()
-        | st.tuples(
-            st.lists(shares, max_size=3).map(tuple), st.none() | shares, st.none() | shares
-        ),
         "smallest_certifiable": st.none() | st.tuples(shares, st.integers(0, 9)),
     }
 )
@@ -293,7 +282,6 @@ def policy_of(drawn):
     records = {
         "class_outcomes": tuple(record(ClassOutcome, of) for of in drawn["class_outcomes"]),
         "targets": Targets(**drawn["targets"]),
-        "label_shift": record(LabelShiftOutcome, drawn["label_shift"]),
         "smallest_certifiable": record(CertifiableError, drawn["smallest_certifiable"]),
     }
     return policy(**{**drawn, **records})
@@ -332,35 +320,3 @@ def test_one_image_of_every_group_is_drawn_by_the_seed(groups, seed):
     assert sorted(groups[at] for at in drawn) == sorted(set(groups))
     assert (np.diff(drawn) > 0).all()
     assert drawn.tolist() == one_per_group(groups, seed=seed).tolist()
-
-
-counts = columns(20, 20, 20, size=3, least=3)
-mixes = st.lists(st.integers(0, 10), min_size=3, max_size=3).filter(any).map(
-    lambda counts: np.array(counts) / sum(counts)
-)  # fmt: skip
-
-
-@given(counts, mixes, mixes)
-def test_the_error_under_label_shift_lies_between_the_errors_of_the_classes(drawn, mix, other):
-    wrong, right, refused = drawn
-    cases = wrong + right + refused
-    errors = [float(w / (w + r)) for w, r, q in zip(wrong, right, mix, strict=True) if q * (w + r)]
-    found = estimated_error(wrong, right, cases, mix)
-    assert min(errors, default=0) - 1e-12 <= found <= max(errors, default=0) + 1e-12
-    least, most = other / 4, (other + mix) / 4
-    bound = bounded_error(most, least, shares=mix) if (mix @ most) else 0
-    assert 0 <= bound <= 1
-
-
-@given(st.dictionaries(st.sampled_from(CLASSES), st.integers(0, 4), max_size=2), st.data())
-def test_completed_shares_sum_to_1_keep_those_given_and_share_the_rest(named, data):
-    cases = np.array(data.draw(st.lists(st.integers(1, 50), min_size=3, max_size=3)))
-    mix = complete_shares(
-        {name: tenths / 10 for name, tenths in named.items()}, CLASSES, cases=cases
-    )
-    rest = [k for k, name in enumerate(CLASSES) if name not in named]
-    assert mix.sum() == pytest.approx(1)
-    assert [mix[CLASSES.index(name)] for name in named] == pytest.approx(
-        [tenths / 10 for tenths in named.values()]
-    )
-    np.testing.assert_allclose(mix[rest] * cases[rest].sum(), mix[rest].sum() * cases[rest])

@@ -54,7 +54,6 @@ def test_operating_points_agree_with_the_calibration_cases(client):
             class_max_miss={"light spot": 0.4000001, "dark": 0.5},
             max_ood_false_alarms=0.05,
             simultaneous=False,
-            prevalence={"light spot": 0.3000001},
         ),
     ],
 )

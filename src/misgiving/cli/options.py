@@ -251,7 +251,7 @@ def _items(name: str, text: str, kind: Any) -> tuple[Any, ...]:
 def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:
     """Rates by class from texts of the form `CLASS=RATE,...`.
 
-    >>> _rates("prevalence", ["MEL=0.02,BCC=0.1", "a, b=0.5"])
+    >>> _rates("class_max_miss", ["MEL=0.02,BCC=0.1", "a, b=0.5"])
     {'MEL': 0.02, 'BCC': 0.1, 'a, b': 0.5}
     """
     rates: dict[str, float] = {}

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
-from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.targets import Targets
 
@@ -54,7 +53,6 @@ class Certificate:
         accepted: Calibration cases that are accepted.
         wrong: How many of these are wrong.
         class_outcomes: One for each class with a target.
-        label_shift: Error with other class shares, where these were given.
         smallest_certifiable: Smallest certifiable error where the target is not met; None: none is.
         calibration_scores: Scores and errors of the calibration cases.
     """
@@ -71,7 +69,6 @@ class Certificate:
     accepted: int
     wrong: int
     class_outcomes: tuple[ClassOutcome, ...]
-    label_shift: LabelShiftOutcome | None
     smallest_certifiable: CertifiableError | None
     calibration_scores: CalibrationScores
 
@@ -94,7 +91,6 @@ def summarize(certificate: Certificate, *, unit: str) -> list[str]:
     return [
         *(_accepting(certificate) if accepting else _deferring_everything(certificate)),
         *_ood_rule(certificate),
-        *_label_shift(certificate),
         _scope(certificate, unit),
     ]
 
@@ -161,27 +157,6 @@ def _ood_rule(certificate: Certificate) -> list[str]:
         f"At most {_percent(rate)} of images like the calibration cases are called "
         f"out-of-distribution: those less familiar than all but {rank - 1} of {certificate.cases} "
         "calibration cases. How many OOD images are found is not certified."
-    ]
-
-
-def _label_shift(certificate: Certificate) -> list[str]:
-    outcome = certificate.label_shift
-    if outcome is None:
-        return []
-    if outcome.estimate is None or outcome.bound is None:
-        return ["Nothing is accepted, so there is no error to state for the given class shares."]
-    shares = ", ".join(
-        f"{name} {_percent(share)}"
-        for name, share in zip(certificate.classes, outcome.shares, strict=True)
-    )
-    given = certificate.targets.prevalence or {}
-    others = [name for name in certificate.classes if name not in given]
-    kept = f" ({', '.join(others)}: as in the calibration set, in proportion)" if others else ""
-    return [
-        f"With the class shares {shares}{kept}, the error among the accepted is estimated at "
-        f"{_percent(outcome.estimate)}; with a confidence of "
-        f"{_percent(certificate.targets.confidence)}, for this bound by itself, it is at most "
-        f"{_percent(outcome.bound, up=True)}, if only the class shares change."
     ]
 
 

@@ -16,7 +16,6 @@ from misgiving.deferral.certificate import (
     ClassOutcome,
     summarize,
 )
-from misgiving.deferral.label_shift import LabelShiftOutcome
 from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError, explain_damage
@@ -267,17 +266,13 @@ def _to_json(threshold: float | None) -> float | str | None:
 
 def _certificate(fields: Mapping[str, Any]) -> Certificate:
     threshold, ood_scores = fields["accept_threshold"], fields["ood_scores"]
-    shift, smallest = fields["label_shift"], fields["smallest_certifiable"]
-    scores = fields["calibration_scores"]
+    smallest, scores = fields["smallest_certifiable"], fields["calibration_scores"]
     decoded = {
         "targets": Targets(**fields["targets"]),
         "classes": tuple(fields["classes"]),
         "accept_threshold": None if threshold is None else float(threshold),
         "ood_scores": None if ood_scores is None else tuple(ood_scores),
         "class_outcomes": tuple(ClassOutcome(**of) for of in fields["class_outcomes"]),
-        "label_shift": None
-        if shift is None
-        else LabelShiftOutcome(**{**shift, "shares": tuple(shift["shares"])}),
         "smallest_certifiable": None if smallest is None else CertifiableError(**smallest),
         "calibration_scores": CalibrationScores(
             thresholds=tuple(float(one) for one in scores["thresholds"]),

@@ -37,13 +37,6 @@ class Targets:
         panel="Targets",
         flag="--simultaneous/--each",
     )
-    prevalence: Mapping[str, float] | None = option(
-        None,
-        "Also bound the error for these shares of classes. Classes that are not named share the "
-        "rest, in the proportions of the calibration set.",
-        panel="Targets",
-        metavar="CLASS=SHARE,...",
-    )
 
     def __post_init__(self) -> None:
         rates = {"`max_error`": self.max_error, "`confidence`": self.confidence}
@@ -53,19 +46,14 @@ class Targets:
         for name, rate in rates.items():
             if not 0 < rate < 1:
                 raise UsageError(f"{name} must be between 0 and 1, got {rate}")
-        for name, share in (self.prevalence or {}).items():
-            if not 0 <= share <= 1:
-                raise UsageError(f"`prevalence` of {name} must be from 0 to 1, got {share}")
 
     def refuse_unknown_classes(self, classes: Sequence[str]) -> None:
-        """Refuse rates or shares of classes that are not among these."""
-        named = {"class_max_miss": self.class_max_miss, "prevalence": self.prevalence or {}}
-        for parameter, given in named.items():
-            if unknown := [name for name in given if name not in classes]:
-                raise UsageError(
-                    f"`{parameter}` has the unknown class {unknown[0]!r}; choose from "
-                    f"{', '.join(classes)}"
-                )
+        """Refuse rates of classes that are not among these."""
+        if unknown := [name for name in self.class_max_miss if name not in classes]:
+            raise UsageError(
+                f"`class_max_miss` has the unknown class {unknown[0]!r}; choose from "
+                f"{', '.join(classes)}"
+            )
 
     @property
     def level(self) -> float:

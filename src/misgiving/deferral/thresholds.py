@@ -19,7 +19,6 @@ from misgiving.deferral.bounds import (
     upper_bound,
 )
 from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
-from misgiving.deferral.label_shift import complete_shares, error_under_label_shift
 from misgiving.deferral.multiple_testing import (
     Thresholds,
     candidate_thresholds,
@@ -52,9 +51,9 @@ def certify_thresholds(
     Raises:
         DataError: A set has too few cases, a score that is not finite or is the same for all, or an
             unknown label; or the calibration cases cannot certify a target even if none is wrong,
-            lack a class of `prevalence`, or have too many ties at the OOD limit.
-        UsageError: Columns of a set differ in length, OOD scores are missing, targets have an
-            unknown class, or `prevalence` does not sum to 1.
+            or have too many ties at the OOD limit.
+        UsageError: Columns of a set differ in length, OOD scores are missing, or targets have an
+            unknown class.
     """
     refuse_unusable("tuning", tuning, classes=classes)
     refuse_unusable("calibration", calibration, classes=classes)
@@ -81,14 +80,6 @@ def certify_thresholds(
         accepted=int(counts.accepted[position]) if certified else 0,
         wrong=int(counts.wrong[position]) if certified else 0,
         class_outcomes=_class_outcomes(plan, counts, max(position, 0)),
-        label_shift=error_under_label_shift(
-            targets,
-            plan.classes,
-            calibration,
-            threshold=threshold,
-            ood_limit=limit,
-            thresholds_tried=len(plan.thresholds),
-        ),
         smallest_certifiable=None if certified else _smallest_certifiable(plan, counts),
         calibration_scores=CalibrationScores.from_cases(plan.thresholds, calibration, counts.kept),
     )
@@ -246,8 +237,6 @@ def refuse_too_few(targets: Targets, classes: Sequence[str], labels: Int[np.ndar
             )
     if targets.max_ood_false_alarms is not None:
         ood_limit_rank(len(labels), rate=targets.max_ood_false_alarms, level=targets.level)
-    if targets.prevalence is not None:
-        complete_shares(targets.prevalence, classes, cases=counts)
 
 
 def ood_limit_rank(cases: int, *, rate: float, level: float) -> int:

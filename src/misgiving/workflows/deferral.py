@@ -68,8 +68,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             out-of-distribution; None: none is.
         confidence: Probability, over draws of the calibration set, that the targets hold.
         simultaneous: True: the confidence is for all targets jointly; False: for each.
-        prevalence: Shares of classes for which the error is bounded as well; None: only the shares
-            of the calibration set.
         rule: Names the classes: `most_probable`, `balanced`, `costs` or `logits`.
         costs: Cost of naming another class for a case of a class; 1 for those not given.
         max_error_probability: Never accept an answer whose error probability is higher.
@@ -99,7 +97,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         max_ood_false_alarms: float | None = None,
         confidence: float = 0.95,
         simultaneous: bool = True,
-        prevalence: Mapping[str, float] | None = None,
         rule: RuleName = "most_probable",
         costs: Mapping[str, float] | None = None,
         max_error_probability: float = 0.5,
@@ -111,7 +108,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         self.max_ood_false_alarms = max_ood_false_alarms
         self.confidence = confidence
         self.simultaneous = simultaneous
-        self.prevalence = prevalence
         self.rule = rule
         self.costs = costs
         self.max_error_probability = max_error_probability
@@ -298,7 +294,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             max_ood_false_alarms=targets.max_ood_false_alarms,
             confidence=targets.confidence,
             simultaneous=targets.simultaneous,
-            prevalence=targets.prevalence,
             rule=cast(RuleName, policy.rule),
             costs=dict(policy.costs) or None,
             max_error_probability=policy.max_error_probability,
@@ -316,7 +311,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             class_max_miss=self.class_max_miss or {},
             max_ood_false_alarms=self.max_ood_false_alarms,
             simultaneous=self.simultaneous,
-            prevalence=self.prevalence,
         )
 
     def _rule(self) -> DecisionRule:

@@ -213,8 +213,6 @@ def command(policy: DeferralPolicy, *, of_graph: bool = False) -> str:
         words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
     if not targets.simultaneous:
         words.append("--each")
-    if targets.prevalence:
-        words += _repeated("--prevalence", targets.prevalence)
     words += ["--max-error-probability", str(policy.max_error_probability), "--rule", policy.rule]
     words += _repeated("--cost", policy.costs)
     if policy.ood_detector is not None:
