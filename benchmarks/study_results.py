@@ -21,7 +21,6 @@ from study_hypotheses import (
     verdicts,
 )
 
-from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.report.names import DETECTOR_TITLES
 from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
@@ -46,6 +45,7 @@ PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and traine
 AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
 BOTH = ("vanilla", "proposed")
+ERROR_OR_OOD, ACCEPTANCE = "error_or_ood", "acceptance_score"
 REVIEWED = (ERROR_OR_OOD, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
 
 

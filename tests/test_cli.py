@@ -202,11 +202,10 @@ def test_evaluate_measures_how_well_ood_images_are_detected(
     (tmp_path / "scans").mkdir()
     for number in range(3):
         Image.new("RGB", (20, 20), (255, 255, number)).save(tmp_path / "scans" / f"{number}.png")
-    code, output, error = misgiving(
+    code, output, _ = misgiving(
         "evaluate", run_folder, f"folder:{photos}", "--ood", tmp_path / "scans", "--device", "cpu"
     )
     assert code == 0
-    assert "no error_or_ood: it needs 20 tuning images that are not measured" in error
     with (run_folder / "evaluation" / "measurements.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["dataset"] == "scans"]
     values = {(row["detector"], row["metric"]): float(row["value"]) for row in rows}

@@ -64,34 +64,6 @@ def test_ood_results_are_the_metrics_of_the_kept_scores(reproduction, dataset):
             assert float(row["value"]) == value
 
 
-def test_the_score_for_errors_and_ood_images_is_measured_on_images_that_it_was_not_fitted_on(
-    reproduction,
-):
-    folder = reproduction / Unit("ood_detection", 1, "proposed").folder
-    kept = load_scores(folder, "validation").scores
-    assert not {"error_or_ood", "acceptance_score"} & set(kept)  # a third of it fits both
-    results = rows(reproduction / "results.csv")
-    for detector in ("error_or_ood", "acceptance_score"):
-        alone = chosen(results, detector=detector, trial="1", dataset="validation", metric="aurc")
-        assert {row["experiment"] for row in alone} == {"ood_detection"}
-        assert chosen(results, detector=detector, trial="1", dataset="boxes", metric="mixed_aurc")
-    found = [
-        row
-        for row in chosen(results, detector="error_or_ood", trial="1")
-        if row["dataset"] != "validation"
-    ]
-    measured = {(row["experiment"], row["dataset"]) for row in found}
-    unseen = {("new_classes", f"unseen/{name}") for name in TINY.unseen}
-    assert measured == unseen | {
-        ("ood_detection", "histology"),
-        ("ood_detection", "boxes"),
-        ("new_classes", "unseen_classes"),
-    }
-    assert {row["metric"] for row in found} >= {"auroc", "mixed_aurc", "mixed_auroc"}
-    assert chosen(results, detector="msp", metric="mixed_aurc")
-    assert not chosen(rows(reproduction / "intervals.csv"), detector="error_or_ood")
-
-
 def test_unseen_classes_together_are_those_one_by_one(reproduction):
     folder = reproduction / Unit("ood_detection", 0, "proposed").folder
     together = load_scores(folder, "unseen_classes").scores["odin"]

@@ -25,7 +25,6 @@ DETECTOR_TITLES = {
     "fdbd": "fDBD",
     "kl_matching": "KL matching",
     "acceptance_score": "acceptance score",
-    "error_or_ood": "error or OOD",
 }
 METRIC_NAMES = {
     "accuracy": "accuracy",
@@ -43,8 +42,6 @@ METRIC_NAMES = {
     "aupr_out": "AUPR-Out{of}",
     "average_precision_in": "average precision (in){of}",
     "average_precision_out": "average precision (out){of}",
-    "mixed_aurc": "AURC{of} for errors and OOD",
-    "mixed_auroc": "AUROC{of} for errors and OOD",
     "coverage": "share accepted{by}",
     "ood_share": "share called OOD{by}",
     "error_among_accepted": "error among the images accepted{by}",

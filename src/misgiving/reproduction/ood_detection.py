@@ -4,28 +4,18 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from numpy import ndarray
 
-from misgiving.calibration.error_or_ood import ACCEPTANCE, ERROR_OR_OOD
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
-from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.errors import DataError
 from misgiving.evaluation.inference import odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
-from misgiving.evaluation.one_reviewer import (
-    OneReviewer,
-    fit_one_reviewer,
-    measure_errors,
-    measure_mixture,
-)
 from misgiving.metrics.ood import ood_metrics
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,
-    PolicySets,
     fitted_detectors,
     policy_sets,
 )
@@ -36,8 +26,6 @@ from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
-
-FITTED_TO_ERRORS = (ACCEPTANCE, ERROR_OR_OOD)  # on the tuning set, so never chosen on OOD images
 
 
 class TunedDetectors:
@@ -55,13 +43,9 @@ class TunedDetectors:
         *,
         inliers: ImageSet,
         outliers: ImageSet,
-        reviewer: OneReviewer | None = None,
     ) -> None:
-        """Tune ODIN on these in-distribution images and these images of the tuning set.
-
-        The acceptance score and that of the `reviewer` are given too, but never chosen.
-        """
-        self._checkpoint, self._fitted, self._reviewer = checkpoint, fitted, reviewer
+        """Tune ODIN on these in-distribution images and these images of the tuning set."""
+        self._checkpoint, self._fitted = checkpoint, fitted
         grid = odin_grid(search.temperatures, search.epsilons)
         points = list(dict.fromkeys([*grid, Odin()]))
         of_inliers, of_outliers = (
@@ -95,17 +79,12 @@ class TunedDetectors:
         tuned = {name: odin[point] for name, point in self.odins.items()}
         estimates_losses = self._checkpoint.estimates_losses
         predictions = predict(self._checkpoint.model, images, estimates_losses=estimates_losses)
-        scores = tuned | all_scores(predictions, self._fitted)
-        if self._reviewer is not None:
-            of_reviewer = self._reviewer.scores(predictions, scores)
-            scores |= {name: of_reviewer[name] for name in FITTED_TO_ERRORS}
-        return scores
+        return tuned | all_scores(predictions, self._fitted)
 
 
 def best_detector(inliers: Scores, outliers: Scores) -> str:
-    """The detector of OOD images alone with the highest AUROC; of equal ones the first."""
-    names = [name for name in inliers if name not in FITTED_TO_ERRORS]
-    return max(names, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
+    """The detector with the highest AUROC; of equal ones the first."""
+    return max(inliers, key=lambda name: float(ood_metrics(inliers[name], outliers[name])["auroc"]))
 
 
 class OodRule(NamedTuple):
@@ -122,15 +101,11 @@ class Detection(NamedTuple):
         detectors: All of them, as tuned.
         inliers: Their scores of the measured inliers.
         rule: The OOD rule, as in a policy.
-        unfitted: Scores of the inliers that `FITTED_TO_ERRORS` were not fitted on; else none.
-        wrong: True for those of these that are named wrongly.
     """
 
     detectors: TunedDetectors
     inliers: Scores
     rule: OodRule
-    unfitted: Scores
-    wrong: Bool[ndarray, " n"]
 
 
 def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Detection]:
@@ -140,7 +115,6 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     inliers = setup.images_of(measured)
     sets = policy_sets(trained)
     fitted = fitted_detectors(sets.training)
-    reviewer = _reviewer(sets, fitted)
     outliers = {
         name: ood.images for name, ood in trained.trial_data.outliers(trained.unit.trial).items()
     }
@@ -150,15 +124,11 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         search,
         inliers=inliers if tuning == measured else setup.images_of(tuning),
         outliers=outliers[search.tuning_set],
-        reviewer=reviewer,
     )
     rule = ood_rule(sets.calibration, fitted, seed=setup.training.seed)
-    unfitted = reviewer.scores(sets.test) if reviewer else {}
-    scores = {name: of for name, of in detectors(inliers).items() if name not in FITTED_TO_ERRORS}
-    together = {name: of for name, of in unfitted.items() if name in FITTED_TO_ERRORS}
-    complete = len(sets.test) == len(inliers)  # else no interval is made of these
-    save_scores(folder, measured, {**scores, **(together if complete else {})}, inliers.groups)
-    detection = Detection(detectors, {**scores, **together}, rule, unfitted, sets.test.errors)
+    scores = detectors(inliers)
+    save_scores(folder, measured, scores, inliers.groups)
+    detection = Detection(detectors, scores, rule)
     grid = [
         OdinPoint(odin.temperature, odin.epsilon, *measured)
         for odin, *measured in detectors.tuning.grid
@@ -169,20 +139,10 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
         *_choices(detectors, search.tuning_set),
         # only the inliers that did not set the limit
         measure_ood_rule(all_scores(sets.test, fitted), rule, measured),
-        *measure_errors(together, sets.test.errors, measured),
     ]
     for name, images in outliers.items():
         rows += measure_outliers(trained, detection, name, detectors(images), images.groups)
     return rows, detection
-
-
-def _reviewer(sets: PolicySets, fitted: FittedDetectors) -> OneReviewer | None:
-    """The score for errors and OOD images, fitted on the tuning set; None where it is too small."""
-    try:
-        calibrated = calibrator_of(sets.tune, fitted, LOGITS_RULE)
-        return fit_one_reviewer(sets.tune, calibrated, fitted)
-    except DataError:
-        return None
 
 
 def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
@@ -201,11 +161,10 @@ def _choices(detectors: TunedDetectors, tuning_set: str) -> list[Measurement]:
 def measure_outliers(
     trained: TrainedUnit, detection: Detection, name: str, scores: Scores, groups: tuple[str, ...]
 ) -> list[Measurement]:
-    """Measure detectors, mixtures and the OOD rule on a set of outliers, and keep its scores."""
+    """Measure the detectors and the OOD rule on a set of outliers, and keep its scores."""
     save_scores(trained.folder, name, scores, groups)
     return [
         *measure_detection(detection.inliers, scores, name),
-        *measure_mixture(detection.unfitted, detection.wrong, scores, name),
         measure_ood_rule(scores, detection.rule, name),
     ]
 

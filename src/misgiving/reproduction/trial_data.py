@@ -299,7 +299,6 @@ ONLY_SHOWN = (
     "workflows/export.py",
     "workflows/export_graph.py",
     "workflows/graph_checks.py",
-    "workflows/one_reviewer.py",
     "workflows/plan.py",
     "workflows/policy_evaluation.py",
     "workflows/predict.py",

@@ -40,7 +40,6 @@ from misgiving.workflows.evaluation_report import (
     finished_evaluation,
     shown_detector,
 )
-from misgiving.workflows.one_reviewer import MeasuredSet, measured_together
 from misgiving.workflows.policy_evaluation import (
     PREDICTIONS,
     TRAINED_ON,
@@ -194,12 +193,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
             *(decided.measurements if decided else ()),
         ]
     )
-    detection, outliers = _detection(model, sets, predictions, tables)
-    measured = MeasuredSet(sets.dataset, sets.measured, predictions)
-    found, notes = measured_together(
-        run, model.checkpoint, engine, sets.everything, measured, outliers, predict=model.predict
-    )
-    tables.add(found)
+    detection = _detection(model, sets, predictions, tables)
     evaluated = evaluated_images(
         sets.source.name,
         answers,
@@ -209,7 +203,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
         decided=decided,
         picture=lambda row: images.read(np.array([row]))[0],
         warnings=[*sets.warnings, *doubts],
-        notes=[*sets.summary, *remarks, *notes],
+        notes=[*sets.summary, *remarks],
         detection=detection,
     )
     folder = out if distributed.is_first() else None
@@ -318,18 +312,17 @@ def name_of(images: ImageSet, split: Split) -> str:
 
 def _detection(
     model: _Model, sets: _Sets, predictions: Predictions, tables: _Tables
-) -> tuple[Detection | None, dict[str, Predictions]]:
-    """Add OOD metrics set by set; gives the scores for the report, and the predictions by set.
+) -> Detection | None:
+    """Add OOD metrics set by set; gives the scores for the report.
 
     ODIN has its defaults: tuned on the measured sets it would look too good.
     """
     if not sets.outliers:
-        return None, {}
+        return None
     inlier_scores = model.scores(sets.measured, predictions)
-    detector, found, predicted = shown_detector(model.engine), {}, {}
+    detector, found = shown_detector(model.engine), {}
     for name, images in sets.outliers.items():
         outputs, outcomes = model.predict(images), None
-        predicted[name] = outputs
         scores = model.scores(images, outputs)
         rows = measure_detection(inlier_scores, scores, name)
         if model.engine.policy is not None:
@@ -340,7 +333,7 @@ def _detection(
         found[name] = ScoredImages(scores[detector], images.groups, outcomes)
         tables.add(rows)
     of_inliers = ScoredImages(inlier_scores[detector], sets.measured.groups)
-    return Detection(detector, of_inliers, found), predicted
+    return Detection(detector, of_inliers, found)
 
 
 def images_for_policy(
