@@ -75,7 +75,7 @@ SETTINGS = Settings(
     models=tuple(MODELS),
     trials=3,
     seed=0,
-    sweeps={"learning_rate": (1e-4,)},
+    learning_rates=(1e-4,),
     model=ModelConfig().to_dict(),
     training=TRAINING.to_dict(),
     preprocessing=Preprocessing(image_size=96).to_dict(),
@@ -229,7 +229,7 @@ RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
 DERMOSCOPY_SETTINGS = replace(
     SETTINGS,
     data="ham10000:images",
-    sweeps={"learning_rate": (1e-4, *RATES)},
+    learning_rates=(1e-4, *RATES),
     measured_set="test",
     classes=tuple(DERMOSCOPY_CLASSES),
     odin=replace(SETTINGS.odin, tuning_set="colon"),

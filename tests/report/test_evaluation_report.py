@@ -23,7 +23,6 @@ from misgiving.report.evaluation.shares import (
 from misgiving.report.figures.classes import matrix_figure
 from misgiving.report.figures.curves import acceptance_figure
 from misgiving.report.figures.histograms import histogram_figure
-from misgiving.results.schema import RiskPoint
 
 HOSTILE = "<script>alert(1)</script> & $x$"
 CLASSES = ("cat", "dog", HOSTILE)
@@ -455,8 +454,8 @@ def test_a_name_in_a_figure_is_short_and_no_formula():
 
 
 def test_the_figure_of_acceptance_has_the_policy_and_its_target():
-    points = [RiskPoint("", "msp", 0.5, 0.1, 0.05, 0.2), RiskPoint("", "msp", 1.0, 0.3, 0.2, 0.4)]
-    axes = acceptance_figure(points, chosen=(0.6, 0.15), limit=0.2).axes[0]
+    points = np.array([(0.5, 0.1, 0.05, 0.2), (1.0, 0.3, 0.2, 0.4)])
+    axes = acceptance_figure(points, score="msp", chosen=(0.6, 0.15), limit=0.2).axes[0]
     lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
     assert lines["MSP"] == [[50, 10], [100, 30]]
     assert lines["the policy"] == [[60, 15]]

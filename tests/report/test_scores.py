@@ -5,7 +5,7 @@ from matplotlib.colors import same_color
 from policy_rows import bins, interval, risk_points
 
 from misgiving.report.figures.classes import new_classes_figure
-from misgiving.report.figures.curves import SCORE_COLOURS, reliability_figure, risk_figure
+from misgiving.report.figures.curves import SCORE_COLOURS, calibration_figure, risk_figure
 from misgiving.report.findings.detectors import (
     chosen_sentence,
     error_detection_sentences,
@@ -182,13 +182,13 @@ def test_scores_that_one_model_lacks_are_in_the_legend():
 
 
 def test_a_model_without_an_estimator_has_no_expected_loss():
-    axes = reliability_figure(list(bins())).axes
+    axes = calibration_figure(list(bins())).axes
     words = [[text.get_text() for text in panel.texts] for panel in axes]
     assert words == [[], [], [], [], ["not measured"], [], [], []]
 
 
 def test_marks_of_reliability_stand_at_percents_of_errors():
-    marks = reliability_figure(list(bins())).axes[0].collections[0].get_offsets()
+    marks = calibration_figure(list(bins())).axes[0].collections[0].get_offsets()
     assert marks[0].tolist() == pytest.approx([10, 25])
 
 

@@ -3,18 +3,14 @@ from dataclasses import replace
 import pytest
 from fabricated import SETTINGS
 
-from misgiving.report.figures import COLOURS, LINES, MARKERS
-from misgiving.report.figures.sweeps import rates_figure, values_figure
+from misgiving.report.figures.sweeps import rates_figure
 from misgiving.report.findings.sweep import (
     faster,
     only_proposed,
     speed_sentence,
     sweep_of,
-    swept_sentence,
-    swept_settings,
 )
-from misgiving.report.inputs import MODELS, ReportInputs
-from misgiving.report.views.models import sweep_tables
+from misgiving.report.inputs import ReportInputs
 from misgiving.results.schema import HistoryRow, Result
 
 OWN = 1e-4
@@ -120,103 +116,6 @@ def test_a_run_without_a_sweep_says_so_and_still_counts_epochs():
 def test_without_a_level_there_is_no_sweep():
     assert read_sweep([], [], own_rate=OWN) is None
     assert "not swept" in speed_sentence(None)
-
-
-def measured(experiment, detector, metric, *values, model="proposed"):
-    return [
-        Result(experiment, trial, model, "validation", detector, metric, value)
-        for trial, value in enumerate(values)
-    ]
-
-
-WEIGHTS = [
-    *measured("auxiliary_weight/20", "", "balanced_accuracy", 0.5, 0.4),
-    *measured("auxiliary_weight/20", "predicted_loss", "spearman", 0.25, 0.75),
-    *measured("auxiliary_weight/20", "", "diverged", 0.0, 0.0, 1.0),
-    *measured("auxiliary_weight/3", "", "balanced_accuracy", 0.6, 0.7),
-    *measured("generalization", "", "balanced_accuracy", 0.8, 0.9),
-    *measured("generalization", "predicted_loss", "aurc", 0.125, 0.125),
-    *measured("generalization", "", "balanced_accuracy", 0.3, model="vanilla"),
-]
-
-
-def inputs_of(results):
-    blank = {name: [] for name in ReportInputs._fields} | {"datasets": {}}
-    return ReportInputs(**blank | {"results": results, "settings": SETTINGS})
-
-
-def test_other_weights_stand_beside_the_protocols_own_in_order_and_trial_by_trial():
-    (table,) = sweep_tables(inputs_of(WEIGHTS)).values()
-    lines = [[cell.text for cell in body[0]] for body in table.bodies]
-    assert [line[:3] for line in lines] == [
-        ["0.5", "proposed", "80.0, 90.0"],
-        ["3", "proposed", "60.0, 70.0"],
-        ["20", "proposed", "50.0, 40.0"],
-    ]
-    assert table.bodies[0][0][0].small == ("the protocol's own",)
-    assert lines[2][3:5] == ["45.0", "0.500"]
-    assert [line[-1] for line in lines] == ["0 of 2", "0 of 2", "1 of 3"]
-    assert lines[0][5] == "0.125"
-
-
-def drawn(results):
-    (setting,) = swept_settings(inputs_of(results))
-    return values_figure(setting, results)
-
-
-def points(line):
-    return [*zip(line.get_xdata(), line.get_ydata(), strict=True)]
-
-
-def test_a_swept_weight_is_drawn_by_its_means_its_trials_and_a_cross_where_one_diverged():
-    accuracy, ranks, *others = drawn(WEIGHTS).axes
-    means, trials, crosses = accuracy.lines
-    assert points(means) == [(0.5, pytest.approx(85)), (3, pytest.approx(65)), (20, 45)]
-    assert sorted(points(trials)) == [(0.5, 80), (0.5, 90), (3, 60), (3, 70), (20, 40), (20, 50)]
-    assert accuracy.get_ylim()[0] < 40 < 90 < accuracy.get_ylim()[1]
-    assert list(crosses.get_xdata()) == [20]
-    assert points(ranks.lines[0]) == [(20, 0.5)]
-    assert [axes.get_title(loc="left") for axes in others] == ["AURC, predicted loss", "AURC, MSP"]
-    assert [text.get_text() for text in accuracy.get_xticklabels()] == [
-        "0.5\n(the protocol's)", "3\n", "20\n",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(("value", "scale"), [("1.5", "linear"), ("2", "log"), ("0", "linear")])
-def test_the_axis_of_values_is_logarithmic_where_they_differ_fourfold(value, scale):
-    rows = [row._replace(experiment=row.experiment.replace("/20", f"/{value}")) for row in WEIGHTS]
-    rows = [row for row in rows if row.experiment != "auxiliary_weight/3"]
-    assert drawn(rows).axes[0].get_xscale() == scale
-
-
-def test_a_logarithmic_axis_of_values_has_room_for_zero():
-    rows = [*WEIGHTS, *measured("auxiliary_weight/0", "", "balanced_accuracy", 0.2, 0.2)]
-    axes = drawn(rows).axes[0]
-    assert axes.get_xscale() == "symlog"
-    assert axes.get_xlim()[0] < 0
-
-
-def test_models_beside_each_other_in_a_figure_differ_without_colour():
-    for styles in (COLOURS, MARKERS, LINES):
-        assert list(styles) == list(MODELS)
-        assert len(set(styles.values())) == len(MODELS)
-
-
-def test_models_at_one_value_do_not_cover_each_other():
-    others = [row._replace(model="proposed_sum") for row in WEIGHTS if row.model == "proposed"]
-    axes = drawn([*WEIGHTS, *others]).axes[0]
-    means = [line for line in axes.lines if line.get_linestyle() != "None"]
-    assert [line.get_marker() for line in means] == [MARKERS["proposed"], MARKERS["proposed_sum"]]
-    left, right = (line.get_transform().transform((3, 65))[0] for line in means)
-    assert right - left >= 5
-
-
-def test_the_means_at_each_value_are_in_words():
-    (setting,) = swept_settings(inputs_of(WEIGHTS))
-    assert swept_sentence(setting, WEIGHTS) == (
-        "Mean balanced accuracy: proposed 85.0 % at 0.5, 65.0 % at 3, 45.0 % at 20. The "
-        "protocol's own value is 0.5. These are means over trials without a test."
-    )
 
 
 def test_every_run_has_a_mark_in_the_figure_and_a_cross_where_it_diverged():

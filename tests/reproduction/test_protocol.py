@@ -54,9 +54,6 @@ def test_the_columns_change_what_they_say():
         ({"learning_rates": (1e-3, 1e-3)}, "learning_rates"),
         ({"learning_rates": (0.00012345678,)}, "learning_rates.*six digits"),
         ({"learning_rates": (0.0,)}, "learning_rates.*be positive"),
-        ({"margins": (-1.0,)}, "margins.*not be negative"),
-        ({"auxiliary_weights": (0.1, 0.1)}, "auxiliary_weights.*once"),
-        ({"margins": (0.5,), "models": ("vanilla", "mse")}, "margins.*proposed"),
         ({"ood_sets": ("boxes",)}, "tuning_set.*boxes.*'histology'"),
     ],
 )
@@ -179,16 +176,6 @@ def test_the_sweep_has_units_of_the_two_models_that_it_compares():
     swept = [unit for unit in units(protocol) if unit.experiment.startswith("learning_rate")]
     assert {unit.experiment for unit in swept} == {"learning_rate/0.003"}  # 1e-3 is 4.1's own
     assert {unit.model for unit in swept} == {"vanilla", "proposed"}
-
-
-def test_margins_and_weights_are_swept_for_the_models_that_learn_jointly_by_ranking():
-    models = ("vanilla", "mse", "detached", "posthoc", "proposed", "proposed_sum")
-    protocol = replace(TINY, margins=(0.0, 1.0), auxiliary_weights=(2016.0,), models=models)
-    swept = [unit for unit in units(protocol) if "/" in unit.experiment]
-    assert {unit.experiment for unit in swept} == {"margin/0", "auxiliary_weight/2016"}
-    assert {unit.model for unit in swept} == {"proposed", "proposed_sum"}
-    assert len(swept) == 2 * 2 * TINY.trials
-    assert len(chosen_units(protocol, experiment="margin")) == 2 * TINY.trials
 
 
 @pytest.mark.parametrize(

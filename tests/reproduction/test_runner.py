@@ -19,7 +19,6 @@ from tiny import TINY
 from misgiving.checkpoint import load
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
-from misgiving.report.page import write_report
 from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import chosen_units, units
@@ -31,9 +30,8 @@ from misgiving.reproduction.runner import (
     reproduce_units,
 )
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
-from misgiving.results.formats import read_document, read_table
 from misgiving.results.predictions import Predictions
-from misgiving.results.schema import Result, Settings, Unit
+from misgiving.results.schema import Unit
 from misgiving.training.config import DataConfig
 
 
@@ -240,30 +238,6 @@ def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
     assert (tmp_path / unit.folder / "run" / "history.csv").is_file()
     assert not (tmp_path / unit.folder / "run" / "model.safetensors").exists()
     assert "validation,,diverged,0.0" in (tmp_path / unit.folder / "results.csv").read_text()
-
-
-def test_a_swept_margin_is_measured_with_its_estimator_and_stands_in_the_report(
-    cache, reproduction, tmp_path
-):
-    trial_data = TrialData(replace(TINY, trials=1, margins=(0.25,)), cache)
-    shutil.copytree(reproduction / "units", tmp_path / "units")
-    unit = Unit("margin/0.25", 0, "proposed")
-    reproduce_units(trial_data, tmp_path, chosen=[unit])
-    assert (
-        json.loads((tmp_path / unit.folder / "unit.json").read_text())["training"]["margin"] == 0.25
-    )
-    collect(trial_data, tmp_path)
-    results = read_table(tmp_path / "results.csv", Result)
-    swept = {(r.detector, r.metric) for r in results if r.experiment == "margin/0.25"}
-    assert {("", "balanced_accuracy"), ("predicted_loss", "spearman"), ("msp", "aurc")} <= swept
-    settings = read_document(tmp_path / "settings.json", Settings)
-    assert settings.sweeps["margin"] == (0.25, 1.0)
-    assert settings.sweeps["auxiliary_weight"] == (0.5,)
-    html = write_report(tmp_path).read_text(encoding="utf-8")
-    assert "<h3>Margin of Eq. 1</h3>" in html
-    assert 'aria-label="Margin of Eq. 1.' in html
-    assert "<h3>Weight of the auxiliary loss" not in html
-    assert (tmp_path / "figures" / "sweep-margin.png").is_file()
 
 
 def test_posthoc_starts_from_the_finished_vanilla_and_ends_as_if_it_had_trained_it(

@@ -119,7 +119,7 @@ def reproduce(
         str | None,
         typer.Option(
             help="Run only units of generalization, ood_detection (which new_classes shares), "
-            "learning_rate, margin or auxiliary_weight, without a report.",
+            "or learning_rate (other rates), without a report.",
             rich_help_panel=UNITS,
         ),
     ] = None,

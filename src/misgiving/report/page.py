@@ -17,8 +17,8 @@ from misgiving.report.figures.classes import (
     ood_figure,
     sensitivity_figure,
 )
-from misgiving.report.figures.curves import learning_figure, reliability_figure, risk_figure
-from misgiving.report.figures.sweeps import rates_figure, values_figure
+from misgiving.report.figures.curves import calibration_figure, learning_figure, risk_figure
+from misgiving.report.figures.sweeps import rates_figure
 from misgiving.report.findings import BOOTSTRAP
 from misgiving.report.findings.claims import (
     ENOUGH_TRIALS,
@@ -40,8 +40,6 @@ from misgiving.report.findings.detectors import (
 from misgiving.report.findings.sweep import (
     speed_sentence,
     sweep_of,
-    swept_sentence,
-    swept_settings,
 )
 from misgiving.report.findings.target_errors import target_sentences, targets_of
 from misgiving.report.inputs import ReportInputs, read_inputs, select
@@ -69,7 +67,6 @@ VIEWS: tuple[Callable[[ReportInputs], Any], ...] = (
     models.error_detection_table,
     models.errors_per_trial,
     models.estimation_table,
-    models.sweep_tables,
     models.target_table,
     models.uncalibrated,
     paper.groups_are,
@@ -108,14 +105,11 @@ def draw_figures(inputs: ReportInputs) -> dict[str, Figure]:
         drawn["confusions"] = confusion_figure(inputs.confusions, classes=classes)
     if sweep and sweep.higher:
         drawn["learning-rates"] = rates_figure(sweep)
-    measured = select(inputs.results, dataset=inputs.measured)
-    for setting in swept_settings(inputs):
-        drawn[f"sweep-{setting.name}"] = values_figure(setting, measured)
     if inputs.risk_coverage:
         results = select(inputs.results, experiment="generalization", dataset=inputs.measured)
         drawn["risk-coverage"] = risk_figure(inputs.risk_coverage, results)
     if inputs.reliability:
-        drawn["reliability"] = reliability_figure(inputs.reliability)
+        drawn["reliability"] = calibration_figure(inputs.reliability)
     return drawn
 
 
@@ -154,10 +148,6 @@ def _sentences(inputs: ReportInputs) -> dict[str, Any]:
         "harms": harms_sentence(found.values()),
         "collapse": collapse_sentence(inputs.histories, monitored=settings.monitored_set),
         "speed": speed_sentence(sweep_of(inputs)),
-        "swept": [
-            (setting, swept_sentence(setting, select(inputs.results, dataset=measured)))
-            for setting in swept_settings(inputs)
-        ],
         "tally": ", ".join(f"{counts[status]} {status}" for status in Status if counts[status]),
         "run_settings": wording.run_settings(settings, unit=inputs.unit),
         "open_choices": wording.open_choices(settings),

@@ -44,11 +44,6 @@ WEIGHTINGS = {
     "none": "none",
 }
 CRITERIA = {"auroc": "highest AUROC", "fpr_at_tpr95": "lowest FPR@TPR95"}
-SWEPT = {
-    "learning_rate": "learning rates",
-    "margin": "margins",
-    "auxiliary_weight": "auxiliary weights",
-}
 
 
 def open_choices(settings: Settings) -> dict[str, str]:
@@ -107,11 +102,11 @@ def run_settings(settings: Settings, *, unit: str = "group") -> dict[str, str]:
         "ODIN epsilons": listed(settings.odin.epsilons),
         "models": listed(settings.models),
         "trials": f"{settings.trials}, from seed {settings.seed}",
-        **{
-            f"{SWEPT.get(setting, setting)} tried": listed(values)
-            for setting, values in settings.sweeps.items()
-            if len(values) > 1
-        },
+        **(
+            {"learning rates tried": listed(settings.learning_rates)}
+            if len(settings.learning_rates) > 1
+            else {}
+        ),
         "backbone": settings.model["backbone"],
         "initial weights": weights(settings),
         "image size": f"{images['image_size']} px",

@@ -69,30 +69,19 @@ MOST_JOBS = 8
 """Units that run at the same time where no number is given; each needs the memory of a training."""
 
 
-class Sweep(NamedTuple):
-    """The option with other values of a setting, and the models that are trained at each."""
+RATE_MODELS: tuple[ModelName, ...] = ("vanilla", "proposed")
+"""The models that are also trained at other learning rates, as the paper compares them."""
 
-    option: str
-    models: tuple[ModelName, ...]
-
-
-_JOINT: tuple[ModelName, ...] = ("proposed", "proposed_halves", "proposed_sum", "proposed+logits")
-SWEEPS = {
-    "learning_rate": Sweep("learning_rates", ("vanilla", "proposed")),  # the paper's comparison
-    "margin": Sweep("margins", _JOINT),
-    "auxiliary_weight": Sweep("auxiliary_weights", _JOINT),
-}
-"""Settings of the training with which 4.1 is repeated, in experiments named SETTING/VALUE."""
+RATE = "learning_rate/"  # before the value, in the name of an experiment
 
 
-def swept(experiment: str) -> dict[str, Any]:
-    """The setting that an experiment changes, with its value; empty if it belongs to no sweep.
+def learning_rate_of(experiment: str) -> float | None:
+    """The learning rate that an experiment repeats 4.1 at; None for the protocol's own.
 
-    >>> swept("margin/0.5"), swept("generalization")
-    ({'margin': 0.5}, {})
+    >>> learning_rate_of("learning_rate/0.001"), learning_rate_of("generalization")
+    (0.001, None)
     """
-    setting, slash, value = experiment.partition("/")
-    return {setting: float(value)} if slash else {}
+    return float(experiment.removeprefix(RATE)) if experiment.startswith(RATE) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +128,6 @@ class ProtocolConfig:
         panel="Protocol",
         metavar="RATE,...",
     )
-    margins: tuple[float, ...] = option(
-        (),
-        "Other margins of Eq. 1 at which 4.1 is repeated, for each model `proposed...`. Default: "
-        "none.",
-        panel="Protocol",
-        metavar="MARGIN,...",
-    )
-    auxiliary_weights: tuple[float, ...] = option(
-        (),
-        "Other values of lambda (Eq. 2) at which 4.1 is repeated, for each model `proposed...`. "
-        "Default: none.",
-        panel="Protocol",
-        metavar="WEIGHT,...",
-    )
     seed: int = option(0, "Seed of the first trial.", panel="Machine")
 
     def __post_init__(self) -> None:
@@ -164,9 +139,11 @@ class ProtocolConfig:
         for name in self.models:
             MODELS[name]
         require(self, "models", len(set(self.models)) == len(self.models), "have each model once")
-        require(self, "learning_rates", all(map(bool, self.learning_rates)), "be positive")
-        for sweep in SWEEPS.values():
-            self._check(sweep)
+        rates = self.learning_rates
+        require(self, "learning_rates", all(rate > 0 for rate in rates), "be positive")
+        require(self, "learning_rates", len(set(rates)) == len(rates), "have each value once")
+        exact = all(float(f"{rate:g}") == rate for rate in rates)  # as experiments are named
+        require(self, "learning_rates", exact, "have at most six digits")
         if len(self.in_distribution) < 2 or not self.unseen:
             raise UsageError(
                 "sections 4.2 and 4.3 need at least two in-distribution classes and one unseen "
@@ -174,13 +151,3 @@ class ProtocolConfig:
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
-
-    def _check(self, sweep: Sweep) -> None:
-        values = getattr(self, sweep.option)
-        exact = all(float(f"{value:g}") == value for value in values)  # as experiments are named
-        require(self, sweep.option, len(set(values)) == len(values), "have each value once")
-        require(self, sweep.option, exact, "have at most six digits")
-        require(self, sweep.option, all(value >= 0 for value in values), "not be negative")
-        swept = not values or not set(sweep.models).isdisjoint(self.models)
-        some = f"be left out without one of the models {', '.join(sweep.models)}"
-        require(self, sweep.option, swept or sweep.option == "learning_rates", some)

@@ -1,4 +1,4 @@
-"""Section 4.1 of the paper: classification, loss estimation, and sweeps of settings."""
+"""Section 4.1 of the paper: classification, loss estimation, and other learning rates."""
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
 from misgiving.evaluation.measures import (
@@ -38,8 +38,8 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
     return [*_measured(trained, failure_scores), *of_policies]
 
 
-def measure_swept(trained: TrainedUnit) -> list[Measurement]:
-    """Measure a model with another value of a setting, and remove its weights, which fill disks."""
+def measure_other_rate(trained: TrainedUnit) -> list[Measurement]:
+    """Measure a model at another learning rate, and remove its weights, which fill disks."""
     (trained.folder / "run" / "model.safetensors").unlink()
     confidences = all_scores(trained.predictions)
     return [*_measured(trained, confidences), divergence(trained.measured, yes=False)]

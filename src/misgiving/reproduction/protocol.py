@@ -9,8 +9,8 @@ from typing import Any
 from misgiving.configuration import Registry, require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import SWEEPS, ProtocolConfig
-from misgiving.results.schema import POLICY_SET, UNSEEN_SET, ModelName, OdinGrid, Unit
+from misgiving.reproduction.config import RATE, RATE_MODELS, ProtocolConfig
+from misgiving.results.schema import POLICY_SET, UNSEEN_SET, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
 
@@ -277,14 +277,10 @@ def _tuning_set(protocol: Protocol, sources: tuple[OodSource, ...], asked: str |
     )
 
 
-def sweep_experiments(protocol: Protocol) -> dict[str, tuple[ModelName, ...]]:
-    """The experiments of the sweeps, each with its models; the protocol's own values need none."""
-    return {
-        f"{setting}/{value:g}": sweep.models
-        for setting, sweep in SWEEPS.items()
-        for value in getattr(protocol, sweep.option)
-        if value != getattr(protocol.training, setting)
-    }
+def rate_experiments(protocol: Protocol) -> list[str]:
+    """The experiments at other learning rates; the protocol's own rate needs none."""
+    own = protocol.training.learning_rate
+    return [f"{RATE}{rate:g}" for rate in protocol.learning_rates if rate != own]
 
 
 def units(protocol: Protocol) -> list[Unit]:
@@ -299,9 +295,9 @@ def units(protocol: Protocol) -> list[Unit]:
         *(
             Unit(experiment, trial, model)
             for trial in range(protocol.trials)
-            for experiment, models in sweep_experiments(protocol).items()
+            for experiment in rate_experiments(protocol)
             for model in protocol.models
-            if model in models
+            if model in RATE_MODELS
         ),
     ]
 
@@ -315,8 +311,7 @@ def chosen_units(
 ) -> list[Unit]:
     """The units of one experiment, trial or model; None means all of them.
 
-    `new_classes` has the units of `ood_detection`; `learning_rate`, `margin` and
-    `auxiliary_weight` mean whole sweeps.
+    `new_classes` has the units of `ood_detection`; `learning_rate` means all other rates.
 
     Raises:
         UsageError: There is no such unit.

@@ -23,11 +23,10 @@ from misgiving.configuration import Registry
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
-    measure_swept,
+    measure_other_rate,
 )
 from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
@@ -226,7 +225,7 @@ MEASURES: Registry[Callable[[TrainedUnit], Results]] = Registry(
     "experiment",
     generalization=lambda trained: {"generalization": measure_generalization(trained)},
     ood_detection=_measure_ood_detection,
-    **dict.fromkeys(SWEEPS, lambda trained: {trained.unit.experiment: measure_swept(trained)}),
+    learning_rate=lambda trained: {trained.unit.experiment: measure_other_rate(trained)},
 )
 
 

@@ -28,7 +28,7 @@ from misgiving.data.ood_sets.ood_set import (
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
-from misgiving.reproduction.config import MODELS, swept
+from misgiving.reproduction.config import MODELS, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SplitLeakage, SplitSize, Unit
@@ -112,7 +112,8 @@ class TrialData:
         seed = self.protocol.seed + unit.trial
         column = MODELS[unit.model]
         training = replace(self.protocol.training, seed=seed, **column.training)
-        training = replace(training, **swept(unit.experiment))
+        if (rate := learning_rate_of(unit.experiment)) is not None:
+            training = replace(training, learning_rate=rate)
         return TrainingSetup(
             data=self.protocol.data,
             images=images,

@@ -344,7 +344,7 @@ class Settings:
         tuning_set: In-distribution images on which detectors were tuned.
         measured_set: In-distribution images of every table.
         odin: The grid, and the OOD set on which ODIN was tuned.
-        sweeps: All values that were tried of a setting of the training, its own among them.
+        learning_rates: All that were tried in 4.1, the protocol's own among them.
         model: `ModelConfig`, and so with the next three.
         training: `TrainingConfig` before what each model changes.
         preprocessing: `Preprocessing`.
@@ -372,7 +372,7 @@ class Settings:
     models: tuple[str, ...]
     trials: int
     seed: int
-    sweeps: dict[str, tuple[float, ...]]
+    learning_rates: tuple[float, ...]
     model: dict[str, Any]
     training: dict[str, Any]
     preprocessing: dict[str, Any]

@@ -28,7 +28,6 @@ from misgiving.report.figures.histograms import histogram_figure
 from misgiving.report.names import detector_name
 from misgiving.report.rendering import environment
 from misgiving.report.views import ABSENT, TUNED, Cell, Rows, Table, heads, number
-from misgiving.results.schema import ReliabilityRow, RiskPoint
 
 MOST_CLASSES = 15  # of the confusion matrix; the others are one row and column
 MOST_GROUPS, MORE_GROUPS = 25, 200  # of the table of subgroups, and folded below it
@@ -106,10 +105,7 @@ def shortened(name: str) -> str:
 def _acceptance(
     evaluated: Evaluated, curve: Sequence[CurvePoint], decided: Mapping[str, Share]
 ) -> Drawn:
-    points = [
-        RiskPoint("", evaluated.answers.score, one.coverage, one.error.value, *_ends(one.error))
-        for one in curve
-    ]
+    points = np.array([(one.coverage, one.error.value, *one.error[2:]) for one in curve])
     chosen = None
     if decided and decided["accept"].events:
         chosen = decided["accept"].value, decided["error"].value
@@ -120,11 +116,8 @@ def _acceptance(
     )
     at = "" if chosen is None else f" The policy is at {percent(chosen[0])}, {percent(chosen[1])}."
     alt = f"Error among the accepted over the share accepted. {words}.{at}"
-    return _link(acceptance_figure(points, chosen=chosen, limit=limit), alt)
-
-
-def _ends(share: Share) -> tuple[float | None, float | None]:
-    return (None, None) if math.isnan(share.lower) else (share.lower, share.upper)
+    score = evaluated.answers.score
+    return _link(acceptance_figure(points, score=score, chosen=chosen, limit=limit), alt)
 
 
 def _spaced(items: Sequence[Any], count: int) -> list[Any]:
@@ -163,20 +156,18 @@ def _reliability(answers: Answers) -> Drawn | None:
     if not np.isfinite(answers.probabilities).any():
         return None
     found, observed = reliability_of(answers)
-    bins = [
-        ReliabilityRow("", 0, "", "right", float(predicted), of.value, int(of.cases))
-        for predicted, of in zip(found.predicted, observed, strict=True)
-    ]
-    ends = [(of.lower, of.upper) for of in observed]
+    shares = np.array([(share.value, share.cases, share.lower, share.upper) for share in observed])
     known = np.isfinite(answers.probabilities)
     error = expected_calibration_error(
         answers.probabilities[known], ~answers.wrong[known], bins=len(found.counts)
     )
     words = "; ".join(
-        f"{percent(one.predicted)} predicted, {percent(one.observed)} right" for one in bins
+        f"{percent(float(predicted))} predicted, {percent(share.value)} right"
+        for predicted, share in zip(found.predicted, observed, strict=True)
     )
     alt = f"Probability of the named class and how often it is right. {words}."
-    drawn = _link(reliability_figure(bins, ends), alt)
+    figure = reliability_figure(found.predicted, *shares[:, :2].T, ends=shares[:, 2:])
+    drawn = _link(figure, alt)
     return drawn._replace(alt=f"{alt} Expected calibration error {error:.3f}.")
 
 

@@ -53,12 +53,13 @@ DOTTED = 0.8  # the coverage at which every trial has its dot
 INTERVALS = 0.4, 0.6, DOTTED  # coverages with whiskers, as bands would hide each other
 SIDE = 2.2  # between the dots of two scores, in percent of coverage
 QUANTITIES = {
-    "right": ("share that is right (%)", 100.0),
     "error_probability": ("error probability (%)", 100.0),
     "expected_loss": ("expected loss (nats)", 1.0),
 }
 PANEL = (4.6, 3.4)  # inches: a figure of one panel, which a phone still shows legibly
 CHOSEN = "#d55e00"
+Points = Float[np.ndarray, "points 4"]  # coverage, risk, and the ends of its interval
+Column = Float[np.ndarray, " bins"]
 AREAS = 10.0, 60.0  # of the marks with fewest and most images; equal predictions share a bin
 
 
@@ -198,7 +199,8 @@ def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Resul
     known = [name for name in SCORE_COLOURS if name in present]
     shown = [*known, *(name for name in present if name not in known)]
     for index, detector in enumerate(shown):
-        rows = sorted(select(points, detector=detector), key=lambda point: point.coverage)
+        of_score = sorted(select(points, detector=detector), key=lambda point: point.coverage)
+        rows = np.array([one[2:] for one in of_score], dtype=float)
         colour = _draw_line(axes, detector, rows)
         side = SIDE * (index - (len(shown) - 1) / 2)
         for across, lower, upper in _ends(rows):
@@ -208,50 +210,39 @@ def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Resul
         axes.plot([100 * DOTTED + side] * len(risks), risks, "o", color=colour, markersize=DOT)
 
 
-def _draw_line(axes: Axes, detector: str, rows: Sequence[RiskPoint]) -> str:
+def _draw_line(axes: Axes, detector: str, points: Points) -> str:
     """The line, whose colour is returned, with its values for the pointer."""
     colour = SCORE_COLOURS.get(detector, OTHER_COLOUR)
     name = DETECTOR_TITLES.get(detector, detector)
-    axes.plot(
-        [100 * row.coverage for row in rows],
-        [100 * row.risk for row in rows],
-        color=colour,
-        linestyle=SCORE_LINES.get(detector, "-"),
-        label=name,
-    )
-    for row in rows:
-        across, up = 100 * row.coverage, 100 * row.risk
-        found = (
-            "" if row.upper is None else f" ({100 * (row.lower or 0):.1f} to {100 * row.upper:.1f})"
-        )
-        hover(axes, across, up, f"{name}: {across:.0f} % accepted, {up:.1f} % wrong{found}")
+    across, up = 100 * points[:, 0], 100 * points[:, 1]
+    axes.plot(across, up, color=colour, linestyle=SCORE_LINES.get(detector, "-"), label=name)
+    for x, y, lower, upper in 100 * points:
+        ends = "" if np.isnan(upper) else f" ({lower:.1f} to {upper:.1f})"
+        hover(axes, x, y, f"{name}: {x:.0f} % accepted, {y:.1f} % wrong{ends}")
     return colour
 
 
-def _ends(rows: Sequence[RiskPoint]) -> Float[np.ndarray, "points 3"]:
+def _ends(points: Points) -> Float[np.ndarray, "some 3"]:
     """Coverage and interval, in percent, of the points that have one."""
-    ends = [
-        (100 * row.coverage, 100 * row.lower, 100 * row.upper)
-        for row in rows
-        if row.lower is not None and row.upper is not None
-    ]
-    return np.array(ends, dtype=float).reshape(-1, 3)
+    complete = np.isfinite(points[:, 2:]).all(axis=1)
+    return np.asarray(100 * points[complete][:, [0, 2, 3]])
 
 
 @styled
 def acceptance_figure(
-    points: Sequence[RiskPoint], *, chosen: tuple[float, float] | None, limit: float | None
+    points: Points, *, score: str, chosen: tuple[float, float] | None, limit: float | None
 ) -> Figure:
     """Risk over coverage of one score, with the share accepted and the error of a policy.
 
     Args:
-        points: Of the curve.
+        points: Coverage, error among the accepted and the ends of its interval, NaN for none.
+        score: Name of the score in the results.
         chosen: Share that a policy accepts, and the error among it; None: there is no such point.
         limit: The target error rate of the policy.
     """
     figure = Figure(figsize=PANEL)
     axes = figure.subplots()
-    colour = _draw_line(axes, points[0].detector if points else "", points)
+    colour = _draw_line(axes, score, points)
     axes.fill_between(*_ends(points).T, color=colour, alpha=0.1, linewidth=0)
     if limit is not None:
         axes.axhline(100 * limit, color=INK, linewidth=1.0, linestyle="--", label="target")
@@ -266,47 +257,69 @@ def acceptance_figure(
 
 @styled
 def reliability_figure(
-    bins: Sequence[ReliabilityRow], intervals: Sequence[tuple[float, float]] = ()
+    predicted: Column, observed: Column, images: Column, *, ends: Float[np.ndarray, "bins 2"]
 ) -> Figure:
-    """A column for each model, a row for each quantity; with an interval for each bin, if given."""
+    """Share that is right over the predicted probability, by bin, with intervals.
+
+    Args:
+        predicted: Mean probability of each bin.
+        observed: Share of the bin that is right.
+        images: Number of images of the bin.
+        ends: Interval of the observed share.
+    """
+    figure = Figure(figsize=PANEL)
+    axes = figure.subplots()
+    axes.set(xlabel="predicted", ylabel="observed\nshare that is right (%)")
+    _draw_bins(axes, 100 * predicted, 100 * observed, images)
+    axes.vlines(100 * predicted, *(100 * ends.T), color=INK, linewidth=1.0)
+    _draw_diagonal([axes])
+    return figure
+
+
+@styled
+def calibration_figure(bins: Sequence[ReliabilityRow]) -> Figure:
+    """A column for each model, a row for each quantity."""
     models = models_of(bins)
     shown = [name for name in QUANTITIES if select(bins, quantity=name)]
-    size = (min(10.0, 2.6 * len(models)), 2.5 * len(shown))
-    figure = Figure(figsize=PANEL if intervals else size)
+    figure = Figure(figsize=(min(10.0, 2.6 * len(models)), 2.5 * len(shown)))
     panels = figure.subplots(len(shown), len(models), sharex="row", sharey="row", squeeze=False)
     for row, quantity in zip(panels, shown, strict=True):
         words, factor = QUANTITIES[quantity]
         row[0].set_ylabel(f"observed\n{words}")
         for axes, model in zip(row, models, strict=True):
-            axes.set_title(model)
-            axes.set_xlabel("predicted")
+            axes.set(title=model, xlabel="predicted")
             of_panel = select(bins, quantity=quantity, model=model)
-            _draw_bins(axes, of_panel, factor)
-            for one, ends_of_one in zip(of_panel, intervals, strict=False):
-                bounds = factor * np.array(ends_of_one)
-                axes.vlines(factor * one.predicted, *bounds, color=INK, linewidth=1.0)
-        ends = [0.0, max(end for axes in row for end in (axes.get_xlim()[1], axes.get_ylim()[1]))]
-        for axes in row:
-            axes.plot(ends, ends, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
-            axes.set(xlim=ends, ylim=ends)
+            values = np.array([(one.predicted, one.observed, one.images) for one in of_panel])
+            predicted, observed, images = values.reshape(-1, 3).T
+            _draw_bins(axes, factor * predicted, factor * observed, images, model)
+        _draw_diagonal(list(row))
     return figure
 
 
-def _draw_bins(axes: Axes, bins: Sequence[ReliabilityRow], factor: float) -> None:
-    if not bins:
+def _draw_bins(
+    axes: Axes, predicted: Column, observed: Column, images: Column, model: str = ""
+) -> None:
+    if not len(images):
         # without touching the ticks, which the panels of a row share
         axes.text(0.6, 0.2, "not measured", transform=axes.transAxes, ha="center", color="#8c8c8c")
         return
-    largest = max(row.images for row in bins)
-    for row in bins:
-        x, y = factor * row.predicted, factor * row.observed
-        hover(axes, x, y, f"predicted {x:.3g}, observed {y:.3g} ({count(row.images, 'images')})")
+    for x, y, count_ in zip(predicted, observed, images, strict=True):
+        words = f"predicted {x:.3g}, observed {y:.3g} ({count(int(count_), 'images')})"
+        hover(axes, x, y, words)
     axes.scatter(
-        [factor * row.predicted for row in bins],
-        [factor * row.observed for row in bins],
-        s=np.interp([row.images for row in bins], [0, largest], AREAS),
-        marker=MARKERS.get(bins[0].model, "o"),
-        color=COLOURS.get(bins[0].model, OTHER_COLOUR),
+        predicted,
+        observed,
+        s=np.interp(images, [0, images.max()], AREAS),
+        marker=MARKERS.get(model, "o"),
+        color=COLOURS.get(model, OTHER_COLOUR),
         alpha=0.7,
         linewidth=0,
     )
+
+
+def _draw_diagonal(panels: Sequence[Axes]) -> None:
+    """The line on which a prediction is right, over the range that the panels share."""
+    ends = [0.0, max(end for axes in panels for end in (axes.get_xlim()[1], axes.get_ylim()[1]))]
+    for axes in panels:
+        axes.plot(ends, ends, color="#b5b5b5", linewidth=0.8, linestyle=(0, (2, 2)), zorder=0)
+        axes.set(xlim=ends, ylim=ends)

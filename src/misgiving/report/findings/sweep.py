@@ -1,12 +1,11 @@
-"""Sweeps: epochs and diverged runs by learning rate; margins and weights of the auxiliary loss."""
+"""Learning rates: epochs to a level, and diverged runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import NamedTuple
 
-from misgiving.report.findings import PLAIN, POINTS, Scale
-from misgiving.report.findings.detectors import MSP
-from misgiving.report.inputs import ReportInputs, Spread, distinct, models_of, select, spread
+from misgiving.report.findings import POINTS
+from misgiving.report.inputs import ReportInputs, distinct, select
 from misgiving.report.wording import count
 from misgiving.results.schema import HistoryRow, Result
 
@@ -186,73 +185,3 @@ def _higher_rates(sweep: Sweep) -> str:
 
 def _trials(sweep: Sweep) -> str:
     return count(len({run.trial for run in sweep.runs}), "trials")
-
-
-SWEPT_SETTINGS = {
-    "margin": "Margin of Eq. 1",
-    "auxiliary_weight": "Weight of the auxiliary loss (Eq. 2)",
-}
-SWEPT_QUANTITIES: dict[tuple[str, str], tuple[str, Scale]] = {  # by detector and metric
-    ("", "balanced_accuracy"): ("Balanced accuracy, %", POINTS),
-    ("predicted_loss", "spearman"): ("Spearman, predicted loss", PLAIN),
-    ("predicted_loss", "aurc"): ("AURC, predicted loss", PLAIN),
-    (MSP, "aurc"): ("AURC, MSP", PLAIN),
-}
-
-
-class SweptSetting(NamedTuple):
-    """A setting with which 4.1 was repeated.
-
-    Attributes:
-        name: As in the configuration of a training.
-        words: In words.
-        own: The protocol's own value.
-        experiments: The experiment of each value, from low to high, the own among them.
-        models: The models that were trained at other values.
-    """
-
-    name: str
-    words: str
-    own: float
-    experiments: Mapping[float, str]
-    models: Sequence[str]
-
-    def spreads(self, results: Sequence[Result], **wanted: object) -> dict[float, Spread]:
-        """A quantity over trials at each value where it was measured."""
-        found = {
-            value: spread(select(results, experiment=experiment, **wanted))
-            for value, experiment in self.experiments.items()
-        }
-        return {value: over_trials for value, over_trials in found.items() if over_trials}
-
-
-def swept_settings(inputs: ReportInputs) -> list[SweptSetting]:
-    """The settings other than the learning rate that have results at another value."""
-    found = []
-    for name, words in SWEPT_SETTINGS.items():
-        experiments = {
-            float(experiment.removeprefix(f"{name}/")): experiment
-            for experiment in distinct(inputs.results, "experiment")
-            if experiment.startswith(f"{name}/")
-        }
-        models = models_of(row for row in inputs.results if row.experiment in experiments.values())
-        if models:
-            own = inputs.settings.training[name]
-            by_value = dict(sorted({**experiments, own: "generalization"}.items()))
-            found.append(SweptSetting(name, words, own, by_value, models))
-    return found
-
-
-def swept_sentence(setting: SweptSetting, results: Sequence[Result]) -> str:
-    """Mean balanced accuracy of each model at each value; no test."""
-    clauses = []
-    for model in setting.models:
-        accuracies = setting.spreads(results, model=model, detector="", metric="balanced_accuracy")
-        means = [
-            f"{POINTS.number(found.mean)} % at {value:g}" for value, found in accuracies.items()
-        ]
-        clauses.append(f"{model} {', '.join(means)}" if means else f"{model} not measured")
-    return (
-        f"Mean balanced accuracy: {'; '.join(clauses)}. The protocol's own value is "
-        f"{setting.own:g}. These are means over trials without a test."
-    )

@@ -8,11 +8,8 @@ from misgiving.report.findings import MINUS, PLAIN, POINTS, Scale
 from misgiving.report.findings.detectors import MSP
 from misgiving.report.findings.sweep import (
     SWEPT,
-    SWEPT_QUANTITIES,
     SweptRun,
-    SweptSetting,
     sweep_of,
-    swept_settings,
 )
 from misgiving.report.findings.target_errors import (
     TargetResult,
@@ -28,7 +25,6 @@ from misgiving.report.inputs import (
     find,
     models_of,
     select,
-    spread,
     spread_of,
 )
 from misgiving.report.names import DETECTOR_TITLES
@@ -147,43 +143,6 @@ def _convergence(runs: Sequence[SweptRun]) -> list[Cell]:
         number(", ".join(finals)),
         mean(spread_of([run.final for run in runs if run.final is not None]), POINTS),
         number(f"{sum(run.diverged for run in runs)} of {len(runs)}"),
-    ]
-
-
-def sweep_tables(inputs: ReportInputs) -> dict[str, Table]:
-    """Other margins and weights of the auxiliary loss beside the protocol's own, by setting."""
-    return {setting.name: _sweep_table(inputs, setting) for setting in swept_settings(inputs)}
-
-
-def _sweep_table(inputs: ReportInputs, setting: SweptSetting) -> Table:
-    bodies = [
-        group(
-            f"{value:g}",
-            [[Cell(model), *_swept(inputs, experiment, model)] for model in setting.models],
-            ["the protocol's own"] if value == setting.own else [],
-        )
-        for value, experiment in setting.experiments.items()
-    ]
-    means = [
-        f"{words} {DOWN if metric == 'aurc' else UP}"
-        for (_, metric), (words, _) in SWEPT_QUANTITIES.items()
-    ]
-    numbers = ("Balanced accuracy, % per trial", *means, "Diverged")
-    return Table([heads(setting.words, "Model", numbers=numbers)], bodies)
-
-
-def _swept(inputs: ReportInputs, experiment: str, model: str) -> list[Cell]:
-    rows = select(inputs.results, experiment=experiment, model=model, dataset=inputs.measured)
-    accuracies = [row.value for row in select(rows, detector="", metric="balanced_accuracy")]
-    diverged = sum(row.value for row in select(rows, metric="diverged"))
-    trials = {row.trial for row in rows}
-    return [
-        number(_listed(accuracies)),
-        *(
-            mean(spread(select(rows, detector=detector, metric=metric)), scale)
-            for (detector, metric), (_, scale) in SWEPT_QUANTITIES.items()
-        ),
-        number(f"{diverged:g} of {len(trials)}"),
     ]
 
 

@@ -23,9 +23,9 @@ from misgiving.reproduction.aggregate.intervals import (
     values_by_trial,
 )
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import swept
+from misgiving.reproduction.config import learning_rate_of
 from misgiving.reproduction.policies import RELIABILITY
-from misgiving.reproduction.protocol import EXPERIMENTS, sweep_experiments, units
+from misgiving.reproduction.protocol import EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
@@ -147,7 +147,7 @@ def _compared_sets(trial_data: TrialData) -> list[ComparedSet]:
         ComparedSet("generalization", POLICY_SET, "generalization"),
         *(ComparedSet("ood_detection", name, "ood_detection") for name in protocol.ood_sets),
         *(ComparedSet("new_classes", name, "ood_detection") for name in unseen),
-        *(ComparedSet(name, measured, name) for name in sweep_experiments(protocol)),
+        *(ComparedSet(name, measured, name) for name in rate_experiments(protocol)),
     ]
 
 
@@ -212,7 +212,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> I
     measured = trial_data.evaluation_sets.measured
     for unit in finished:
         path = predictions_path(out / unit.folder, measured)
-        if swept(unit.experiment) or not path.exists():  # none where training diverged
+        if learning_rate_of(unit.experiment) or not path.exists():  # none where training diverged
             continue
         found = Predictions.load(path)
         counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))

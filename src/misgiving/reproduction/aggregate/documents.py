@@ -11,7 +11,6 @@ from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
 from misgiving.files import whole_folder
-from misgiving.reproduction.config import SWEEPS
 from misgiving.reproduction.new_classes import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
 from misgiving.reproduction.trial_data import TrialData
@@ -51,12 +50,7 @@ def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Sett
         models=protocol.models,
         trials=protocol.trials,
         seed=protocol.seed,
-        sweeps={
-            setting: tuple(
-                sorted({getattr(protocol.training, setting), *getattr(protocol, sweep.option)})
-            )
-            for setting, sweep in SWEEPS.items()
-        },
+        learning_rates=tuple(sorted({protocol.training.learning_rate, *protocol.learning_rates})),
         model=protocol.model.to_dict(),
         training=protocol.training.to_dict(),
         preprocessing=trial_data.preprocessing.to_dict(),
