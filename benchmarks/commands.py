@@ -3,9 +3,11 @@
     python benchmarks/commands.py [--only CASE] [--rounds 5] [--files 1500]
 
 Each side has a process of its own, since a command keeps the memory that it frees and a program
-that only imports a library does not (`keep_freed_memory`). The processes take turns; notes give
-the peak of resident memory of each. A side with `kept` in its name is theirs with our allocator
-setting, which shows what the rest of ours costs.
+that only imports a library does not (`keep_freed_memory`). A joint step is a forward pass with the
+taps and the loss estimator, Eqs. 1 and 2, the backward pass and Adam; a plain one is timm's model,
+cross-entropy, its backward pass and the same Adam, on images that are already normalised. The
+processes take turns; notes give the peak of resident memory of each. A side with `kept` in its name
+is theirs with our allocator setting, which shows what the rest of ours costs.
 """
 
 import argparse
@@ -21,18 +23,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
+import timm
 import torch
-from joint_step import ours as joint_step
-from joint_step import theirs as plain_step
-from pictures import write_pictures
-from predicting import untrained
+from inputs import untrained, write_pictures
 from side_by_side import Comparison, Measure, alternate
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Adam
 
 from misgiving.allocator import SETTINGS, keep_freed_memory
 from misgiving.checkpoint import load, save
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import read_bytes
 from misgiving.evaluation.graphs import write_compared_graph
+from misgiving.losses import joint_objective
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.scores.odin import Odin
@@ -61,6 +65,37 @@ def _step(side: Callable[..., Work], backbone: str, size: int, count: int) -> Wo
     torch.manual_seed(0)
     images, labels = torch.rand(count, 3, size, size), torch.randint(CLASSES, (count,))
     return side(backbone, images, labels)
+
+
+def joint_step(backbone: str, images: Tensor, labels: Tensor) -> Work:
+    """A step of the joint model."""
+    model = JointClassifier(backbone, CLASSES, pretrained=False).train()
+
+    def total() -> Tensor:
+        output = model(images)
+        return joint_objective(output.logits, output.predicted_losses, labels).total
+
+    return step(model, total)
+
+
+def plain_step(backbone: str, images: Tensor, labels: Tensor) -> Work:
+    """A step of the classifier alone."""
+    model = timm.create_model(backbone, num_classes=CLASSES, drop_rate=0.4).train()
+    model.to(memory_format=torch.channels_last)
+    normalised = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+    return step(model, lambda: F.cross_entropy(model(normalised), labels))
+
+
+def step(model: nn.Module, loss: Callable[[], Tensor]) -> Work:
+    """One step of Adam on a loss."""
+    optimizer = Adam(model.parameters(), lr=1e-5, fused=True)
+
+    def run() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    return run
 
 
 def _model_and_images() -> tuple[JointClassifier, torch.Tensor]:

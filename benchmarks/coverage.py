@@ -1,31 +1,33 @@
 """Compare the coverage that three procedures certify with the same labelled cases.
 
-    python benchmarks/coverage.py [--mapie PYTHON] [--sets 200] [--out TABLE.md]
+    pip install 'mapie>=1.6'
+    python benchmarks/coverage.py [--sets 200]
 
 Each cell has a population whose truth is known, a number of labelled cases, a target error rate
 and a confidence. In each of its data sets every procedure gets the same cases with a fixed score:
 
-- ours: as `calibrate` does it, with one quarter for tuning and the rest for certification; and
-  with halves.
+- ours: as `calibrate` does it, with a quarter of the cases for tuning and the rest for
+  certification; and with halves.
 - SGR (Geifman and El-Yaniv, 2017, algorithm 2), written here from the paper: all cases.
-- MAPIE: `BinaryClassificationController` for precision, where a positive is a right answer, on all
-  cases: by `bonferroni_holm` (its default), and by fixed sequences from five starts. It runs in
-  PYTHON, an interpreter that has MAPIE 1.6 and need not have this package.
+- MAPIE: `BinaryClassificationController` on all cases, by `bonferroni_holm` (its default), and by
+  fixed sequences from five starts. A positive is a right answer, so a precision of at least
+  1 - max_error is an error of at most max_error among the accepted. The thresholds are MAPIE's own,
+  0 to 0.99 in steps of 0.01, from strict to loose.
 
 Coverage is that of the threshold in the population; a refusal has coverage 0.
 """
 
 import argparse
 import math
-import subprocess
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from guarantee import simulated
 from jaxtyping import Bool, Float
+from mapie.risk_control import BinaryClassificationController, FWERFixedSequenceTesting
 from scipy.special import logsumexp
 from scipy.stats import beta
 from sklearn.datasets import load_digits
@@ -35,7 +37,6 @@ from sklearn.naive_bayes import GaussianNB
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan
-from misgiving.files import write_text
 
 SIMULATED = {
     "well ranked, base error 0.1": (0.05, 0.1),
@@ -48,8 +49,7 @@ SIZES = (100, 200, 400, 1000)
 DIGITS_ERRORS = (0.05, 0.1)
 OTHER_CONFIDENCE, OTHER_SIZE = 0.9, 400
 SHARES = {"ours": 0.25, "ours, halves": 0.5}
-MAPIE = ("MAPIE, Holm", "MAPIE, 5 starts")
-WITH_MAPIE = Path(__file__).with_name("coverage_mapie.py")
+MAPIE = {"MAPIE, Holm": "bonferroni_holm", "MAPIE, 5 starts": FWERFixedSequenceTesting(n_starts=5)}
 
 
 class Population(NamedTuple):
@@ -70,7 +70,7 @@ class Cell(NamedTuple):
     positions: np.ndarray
 
 
-class Found(NamedTuple):
+class Truth(NamedTuple):
     """Coverage of each data set, and whether the target is missed."""
 
     coverage: Float[np.ndarray, " sets"]
@@ -78,26 +78,18 @@ class Found(NamedTuple):
 
 
 def main() -> None:
-    """Print the table, or write it."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--mapie", type=Path, help="Python interpreter that has MAPIE")
     parser.add_argument("--sets", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write the table here")
-    asked = parser.parse_args()
-    cells = list(cells_of(asked.sets, asked.seed))
-    found = [compared(cell) for cell in cells]
-    if asked.mapie:
-        for columns, thresholds in zip(found, by_mapie(cells, asked.mapie), strict=True):
-            columns |= thresholds
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")  # of MAPIE, where nothing can be certified
+    cells = list(cells_of(options.sets, options.seed))
     measured = [
-        {name: truth(cell, thresholds) for name, thresholds in columns.items()}
-        for cell, columns in zip(cells, found, strict=True)
+        {name: truth(cell, thresholds) for name, thresholds in compared(cell).items()}
+        for cell in cells
     ]
-    text = table(cells, measured)
-    print(text)
-    if asked.out:
-        write_text(asked.out, text)
+    print(table(cells, measured))
 
 
 def cells_of(sets: int, seed: int) -> Iterator[Cell]:
@@ -113,9 +105,10 @@ def cells_of(sets: int, seed: int) -> Iterator[Cell]:
 
 def populations(seed: int) -> Iterator[Population]:
     """Simulated populations, and the answers of two classifiers for digits."""
-    for one in simulated(seed):
-        if one.name in SIMULATED:
-            yield Population(one.name, SIMULATED[one.name], one.cases.scores, one.cases.wrong)
+    for population in simulated(seed):
+        if targets := SIMULATED.get(population.name):
+            cases = population.cases
+            yield Population(population.name, targets, cases.scores, cases.wrong)
     images, labels = load_digits(return_X_y=True)
     order = np.random.default_rng(seed).permutation(len(labels))
     seen, fresh = order[:TRAINING_IMAGES], order[TRAINING_IMAGES:]
@@ -134,20 +127,20 @@ def populations(seed: int) -> Iterator[Population]:
 def compared(cell: Cell) -> dict[str, Float[np.ndarray, " sets"]]:
     """The threshold of each procedure in each data set; infinity where nothing is certified."""
     scores, wrong = cell.population.scores, cell.population.wrong
-    found = {
-        name: np.array([certified(cell, positions, share) for positions in cell.positions])
-        for name, share in SHARES.items()
+    procedures: dict[str, Callable[[np.ndarray], float]] = {
+        name: partial(certified, cell, share=share) for name, share in SHARES.items()
     }
-    found["SGR"] = np.array(
-        [
-            sgr(scores[rows], wrong[rows], max_error=cell.max_error, level=1 - cell.confidence)
-            for rows in cell.positions
-        ]
+    procedures["SGR"] = lambda rows: sgr(
+        scores[rows], wrong[rows], max_error=cell.max_error, level=1 - cell.confidence
     )
-    return found
+    procedures |= {name: partial(by_mapie, cell, method=method) for name, method in MAPIE.items()}
+    return {
+        name: np.array([procedure(rows) for rows in cell.positions])
+        for name, procedure in procedures.items()
+    }
 
 
-def certified(cell: Cell, positions: np.ndarray, share: float) -> float:
+def certified(cell: Cell, positions: np.ndarray, *, share: float) -> float:
     """The threshold that the library certifies, with this share of the cases for tuning."""
     population, split = cell.population, round(share * len(positions))
     tuning, calibration = (
@@ -200,33 +193,31 @@ def bound(errors: int, cases: int, level: float) -> float:
     return 1.0 if errors == cases else float(beta.isf(level, errors + 1, cases - errors))
 
 
-def by_mapie(cells: Sequence[Cell], python: Path) -> list[dict[str, Float[np.ndarray, " sets"]]]:
-    """Thresholds that MAPIE certifies, computed by another interpreter."""
-    with tempfile.TemporaryDirectory() as folder:
-        for number, cell in enumerate(cells):
-            np.savez(
-                Path(folder) / f"{number}.npz",
-                scores=cell.population.scores[cell.positions],
-                right=~cell.population.wrong[cell.positions],
-                max_error=cell.max_error,
-                confidence=cell.confidence,
-            )
-        subprocess.run([python, WITH_MAPIE, folder], check=True)
-        return [
-            dict(zip(MAPIE, np.load(Path(folder) / f"{number}-found.npy"), strict=True))
-            for number in range(len(cells))
-        ]
+def by_mapie(cell: Cell, positions: np.ndarray, *, method: Any) -> float:
+    """The threshold with the highest recall that MAPIE certifies."""
+    controller = BinaryClassificationController(
+        lambda values: np.stack([1 - values, values], axis=1),
+        risk="precision",
+        target_level=1 - cell.max_error,
+        confidence_level=cell.confidence,
+        best_predict_param_choice="recall",
+        list_predict_params=np.linspace(0.99, 0, 100),
+        fwer_method=method,
+    )
+    right = (~cell.population.wrong[positions]).astype(int)
+    threshold = controller.calibrate(cell.population.scores[positions], right).best_predict_param
+    return math.inf if threshold is None else float(threshold)
 
 
-def truth(cell: Cell, thresholds: Float[np.ndarray, " sets"]) -> Found:
+def truth(cell: Cell, thresholds: Float[np.ndarray, " sets"]) -> Truth:
     """Apply each threshold to the whole population."""
     order = np.argsort(-cell.population.scores)
     accepted = np.searchsorted(-cell.population.scores[order], -thresholds, side="right")
     errors = np.append(0, np.cumsum(cell.population.wrong[order]))[accepted]
-    return Found(accepted / len(order), errors > cell.max_error * accepted)
+    return Truth(accepted / len(order), errors > cell.max_error * accepted)
 
 
-def table(cells: Sequence[Cell], measured: Sequence[Mapping[str, Found]]) -> str:
+def table(cells: Sequence[Cell], measured: Sequence[Mapping[str, Truth]]) -> str:
     """Markdown: a row for each cell, then means over cells."""
     names = list(measured[0])
     header = ["population", "target", "confidence", "cases", *names, "above the target"]
@@ -236,10 +227,10 @@ def table(cells: Sequence[Cell], measured: Sequence[Mapping[str, Found]]) -> str
             f"{cell.max_error:g}",
             f"{cell.confidence:g}",
             str(cell.positions.shape[1]),
-            *(f"{found[name].coverage.mean():.3f}" for name in names),
-            " / ".join(f"{found[name].above.mean():.3f}" for name in names),
+            *(f"{truths[name].coverage.mean():.3f}" for name in names),
+            " / ".join(f"{truths[name].above.mean():.3f}" for name in names),
         ]
-        for cell, found in zip(cells, measured, strict=True)
+        for cell, truths in zip(cells, measured, strict=True)
     ]
     sizes = sorted({cell.positions.shape[1] for cell in cells})
     groups = {"all": range(len(cells))} | {

@@ -1,9 +1,11 @@
 """Growth of cost with the number of images, classes, features and calibration cases.
 
-    python benchmarks/growth.py [--largest 1] [--out benchmarks/results]
+    python benchmarks/growth.py [--largest 1]
 
-Writes `growth.md`, which says what is measured, and `growth.png`. --largest 0.1 stops at a tenth of
-the sizes.
+Measures the processor time, of all threads: of `predict` on image files (`vgg16_mini` at 32 pixels,
+without a policy), and of fitting a policy and deciding on drawn outputs of a classifier. One size
+varies at a time. The slope is that of a line through the last three points, both axes logarithmic:
+at 1, ten times as many cost ten times as much. --largest 0.1 stops at a tenth of the sizes.
 """
 
 import argparse
@@ -14,25 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
+from inputs import untrained
 from PIL import Image
-from predicting import untrained
 
 from misgiving.allocator import keep_freed_memory
 from misgiving.checkpoint import save
-from misgiving.files import write_text
 from misgiving.workflows.deferral import Deferral
 from misgiving.workflows.predict import predict_files
 from misgiving.workflows.prediction_sets import MOST_TUNED
 
-EXPLANATION = (
-    "`python benchmarks/growth.py` measures the processor time, of all threads: of `predict` on "
-    "image files (`vgg16_mini` at 32 pixels, without a policy), and of fitting a policy and "
-    f"deciding on drawn outputs of a classifier. At most {MOST_TUNED:,} cases tune. One size "
-    "varies at a time. The slope is that of a line through the last three points, both axes "
-    "logarithmic: at 1, ten times as many cost ten times as much."
-)
 CASES, CLASSES = 2000, 8  # where they do not vary
 FILES = 100  # distinct ones; the others are links to them
 
@@ -55,15 +48,12 @@ class Curve(NamedTuple):
 
 
 def main() -> None:
-    """Measure all curves, and write table and plot."""
+    """Print the seconds of all curves."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--largest", type=float, default=1.0, help="share of the largest sizes")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parent / "results")
     options = parser.parse_args()
     keep_freed_memory()
-    curves = list(measured(options.largest))
-    write_text(options.out / "growth.md", table(curves))
-    plot(curves, options.out / "growth.png")
+    print(table(list(measured(options.largest))))
 
 
 def measured(largest: float) -> Iterator[Curve]:
@@ -84,17 +74,17 @@ def _curves(
     work_of: Callable[[int], Iterator[tuple[str, Work]]],
 ) -> Iterator[Curve]:
     measured: dict[str, list[float]] = {}
-    kept = [size for size in sizes if size <= largest * sizes[-1]]
+    chosen = [size for size in sizes if size <= largest * sizes[-1]]
     for _, work in work_of(sizes[0]):  # imports what it needs
         work()
-    for size in kept:
+    for size in chosen:
         for what, work in work_of(size):
             started = time.process_time()
             work()
             measured.setdefault(what, []).append(time.process_time() - started)
             print(f"{over} {size}: {what} {measured[what][-1]:.3g} s", flush=True)
     for what, seconds in measured.items():
-        yield Curve(what, over, kept, seconds)
+        yield Curve(what, over, chosen, seconds)
 
 
 def _of_images(count: int) -> Iterator[tuple[str, Work]]:
@@ -149,28 +139,12 @@ def _of_outputs(cases: int, classes: int, width: int) -> Iterator[tuple[str, Wor
 
 def table(curves: Sequence[Curve]) -> str:
     """The seconds at every size, in Markdown."""
-    lines = ["# Growth of cost", "", EXPLANATION, "", "![Seconds over sizes](growth.png)", ""]
-    lines += ["| cost of | over | slope | processor seconds at each size |", "|---|---|---|---|"]
+    lines = ["| cost of | over | slope | processor seconds at each size |", "|---|---|---|---|"]
     for curve in curves:
         points = zip(curve.sizes, curve.seconds, strict=True)
         shown = "; ".join(f"{size:,}: {seconds:.3g}" for size, seconds in points)
         lines.append(f"| {curve.what} | {curve.over} | {curve.slope:.2f} | {shown} |")
-    return "\n".join(lines) + "\n"
-
-
-def plot(curves: Sequence[Curve], path: Path) -> None:
-    """One panel for each quantity that varies."""
-    panels = list(dict.fromkeys(curve.over for curve in curves))
-    figure, axes = plt.subplots(1, len(panels), figsize=(12, 3.2), layout="constrained")
-    for over, axis in zip(panels, axes, strict=True):
-        for curve in (curve for curve in curves if curve.over == over):
-            label = f"{curve.what}, slope {curve.slope:.2f}"
-            axis.loglog(curve.sizes, curve.seconds, marker="o", label=label)
-        axis.set_xlabel(over)
-        axis.legend(frameon=False)
-        axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set_ylabel("processor seconds")
-    figure.savefig(path, dpi=120)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,11 @@
 """Check that deferral policies meet their targets on populations whose truth is known.
 
-    python benchmarks/guarantee.py [FOLDER ...] [--out TABLE.md] [--fault fit-on-calibration]
+    python benchmarks/guarantee.py [--draws 2000] [--fault fit-on-calibration]
 
-A population is simulated, or holds the predictions of a reproduction's models for held-out images,
-pooled over trials (or one of its `cases.csv` files). Rows whose `set` is `tune` choose the
-candidate thresholds; all others are the population. A case is one image, drawn at random, of a
-group that is drawn with replacement. In each cell 2,000 calibration sets are drawn and certified by
-the library's own code, and every policy is compared with the whole population. Prints a Markdown
-table; the same seed gives the same table.
+Populations are simulated scores and errors, and the predictions of each decision rule after a
+network with class weights. In each cell 2,000 calibration sets are drawn with replacement and
+certified by the library's own code, and every policy is compared with the whole population. Prints
+a Markdown table; the same seed gives the same table.
 """
 
 import argparse
@@ -15,8 +13,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,13 +24,10 @@ from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import TuningSet, fit_calibrator
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.bounds import binomial_cdf
-from misgiving.deferral.scored_cases import ScoredCases, one_per_group
+from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts
 from misgiving.errors import DataError
-from misgiving.files import write_text
-from misgiving.results.formats import read_table
-from misgiving.results.schema import CaseRow
 from misgiving.scores.logits import LOGIT_SCORES
 
 SIZES = (50, 200, 1000)
@@ -43,7 +36,7 @@ CLASS_RATES = (0.05, 0.1)
 OOD_RATES = (0.05, 0.1)
 LEVEL = 0.05
 MOST_ABOVE = 0.065  # three standard errors of 2,000 draws above the level
-MOST_LOST = 0.12  # of coverage, against the oracle
+TYPICAL = ("error 0.1", 1000)
 DRAWS, TUNES, SIMULATED = 2000, 10, 20_000
 SHAPES = {"well ranked": 2.5, "weakly ranked": 0.75, "confident errors": 2.5}
 BASE_ERRORS = (0.1, 0.3, 0.45)
@@ -56,54 +49,34 @@ RULES = (
     DecisionRule(costs={"MEL": 10.0}),
     DecisionRule(rule="logits"),
 )
-HEADER = (
-    "population",
-    "target",
-    "cases",
-    "above the target",
-    "refused",
-    "mean coverage",
-    "best test",
-    "oracle",
-    "verdict",
-)
+COVERAGES = ("mean coverage", "best test", "oracle")
+CELL = ("population", "target", "cases", "above the target", "refused", *COVERAGES)
+SUMMARY = ("population", "cells", "highest share above the target", "mostly refused", *COVERAGES)
 LEGEND = """
 `above the target`: share of all draws whose policy misses the target in the population; a refusal
-misses none. `refused`: share of draws in which nothing is accepted, or the target is refused.
-`mean coverage`: of the other draws. `oracle`: the largest coverage of any threshold that truly
-meets the target. `best test`: the largest coverage of a threshold that passes one single test of
-the error, at the whole level, in half of the draws: about the best that so many cases can certify.
-Both ignore the images that the OOD rule removes. A target for a class or for OOD false alarms is
-combined with an error of 0.5, so that it alone decides. `no evidence`: refused in more than half
-of the draws.
+misses none. `refused`: share of draws in which nothing is accepted, or the target is refused;
+`mostly refused`: cells in which this is more than half. `mean coverage`: of the other draws, for a
+target of 0.1 and 1,000 cases. `oracle`: the largest coverage of any threshold that truly meets the
+target. `best test`: the largest coverage of a threshold that passes one single test of the error,
+at the whole level, in half of the draws: about the best that so many cases can certify. Both ignore
+the images that the OOD rule removes. A target for a class or for OOD false alarms is combined with
+an error of 0.5, so that it alone decides.
 """
 
 
 @dataclass(frozen=True)
 class Population:
-    """All cases with their groups, and the tuning set (None: drawn from the population)."""
+    """All cases, and the tuning set (None: drawn from the population)."""
 
     name: str
     cases: ScoredCases
-    groups: Int[np.ndarray, " n"]
     classes: tuple[str, ...]
     watched: str
     tune: ScoredCases | None = None
 
     def draw(self, sets: int, size: int, random: np.random.Generator) -> Int[np.ndarray, "s n"]:
-        """Draw positions of cases: groups with replacement, and one image of each."""
-        order = np.argsort(self.groups, kind="stable")
-        _, starts, sizes = np.unique(self.groups[order], return_index=True, return_counts=True)
-        drawn = random.integers(len(starts), size=(sets, size))
-        within = (random.random(drawn.shape) * sizes[drawn]).astype(int)
-        positions: Int[np.ndarray, "s n"] = order[starts[drawn] + within]
-        return positions
-
-    @property
-    def weights(self) -> Float[np.ndarray, " n"]:
-        """Probability of each case in one draw."""
-        _, members, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
-        return 1 / (sizes[members] * len(sizes))
+        """Draw positions of cases, with replacement."""
+        return random.integers(len(self.cases), size=(sets, size))
 
 
 class Truth(NamedTuple):
@@ -113,6 +86,19 @@ class Truth(NamedTuple):
     wrong: Float[np.ndarray, " draws"]
     missed: Float[np.ndarray, " draws"]
     ood: Float[np.ndarray, " draws"]
+
+
+class Cell(NamedTuple):
+    """Shares of the draws and coverages, for one population, target and number of cases."""
+
+    population: str
+    target: str
+    cases: int
+    above: float
+    refused: float
+    coverage: float
+    best: float
+    oracle: float
 
 
 class Drawn(NamedTuple):
@@ -126,25 +112,20 @@ class Drawn(NamedTuple):
 def main() -> None:
     """Print the table, or write it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("places", nargs="*", type=Path, help="reproductions, or files of cases")
-    parser.add_argument("--out", type=Path, help="write the table here")
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cells", action="store_true", help="print every cell")
     parser.add_argument("--fault", choices=["fit-on-calibration"], help="to see it break")
     asked = parser.parse_args()
     started = time.perf_counter()
-    made = (simulated(asked.seed), with_rules(asked.seed), *map(read, asked.places))
-    populations = list(chain.from_iterable(made))
-    rows = [
-        row
+    populations = [*simulated(asked.seed), *with_rules(asked.seed)]
+    cells = [
+        cell
         for number, population in enumerate(populations)
-        for row in rows_of(population, asked, np.random.default_rng([asked.seed, number]))
+        for cell in cells_of(population, asked, np.random.default_rng([asked.seed, number]))
     ]
-    text = table(rows, asked)
-    print(text)
-    print(f"{len(rows)} cells in {time.perf_counter() - started:.0f} s")
-    if asked.out:
-        write_text(asked.out, text)
+    print(table(cells, asked))
+    print(f"{len(cells)} cells in {time.perf_counter() - started:.0f} s")
 
 
 def simulated(seed: int) -> Iterator[Population]:
@@ -157,7 +138,6 @@ def simulated(seed: int) -> Iterator[Population]:
             yield Population(
                 name=f"{shape}, base error {base:g}",
                 cases=_with_labels(ranks, wrong, random),
-                groups=np.arange(SIMULATED),
                 classes=("common", "watched"),
                 watched="watched",
             )
@@ -207,16 +187,15 @@ def with_rules(seed: int) -> Iterator[Population]:
             partial(rule.class_weights, RULE_CLASSES),
         )
         calibrator = fitted.calibrator
-        named = [fitted.named, calibrator.named(fresh)]
+        predicted = [fitted.named, calibrator.named(fresh)]
         acceptance = [fitted.scores, calibrator.acceptance_scores(_logit_scores(fresh), fresh)]
         tune, cases = (
-            _ruled_cases(rule, calibrator, *one, random)
-            for one in zip((tuning, fresh), named, acceptance, labels, strict=True)
+            _ruled_cases(rule, calibrator, *columns, random)
+            for columns in zip((tuning, fresh), predicted, acceptance, labels, strict=True)
         )
         yield Population(
             name=f"rule {rule.rule}",
             cases=cases,
-            groups=np.arange(SIMULATED),
             classes=RULE_CLASSES,
             watched=RULE_CLASSES[1],
             tune=tune,
@@ -231,88 +210,19 @@ def _ruled_cases(
     rule: DecisionRule,
     calibrator: Calibrator,
     logits: Float[np.ndarray, "n classes"],
-    named: Int[np.ndarray, " n"],
+    predicted: Int[np.ndarray, " n"],
     scores: Float[np.ndarray, " n"],
     labels: Int[np.ndarray, " n"],
     random: np.random.Generator,
 ) -> ScoredCases:
     errors = calibrator.error(scores)
-    probabilities = calibrator.probabilities(logits, named, errors)
+    probabilities = calibrator.probabilities(logits, predicted, errors)
     return ScoredCases(
         scores=scores,
         ood_scores=logits.max(axis=1) + random.normal(size=len(labels)),
-        wrong=named != labels,
+        wrong=predicted != labels,
         labels=labels,
-        acceptable=rule.acceptable(errors, probabilities, named),
-    )
-
-
-def read(place: Path) -> Iterator[Population]:
-    """Populations of a CSV file, or of each model of a reproduction, pooled over its trials."""
-    if place.is_file():
-        yield population_of(place.stem, read_table(place, CaseRow))
-        return
-    found = sorted(place.glob("units/generalization/trial-*/*/cases.csv"))
-    if not found:
-        raise SystemExit(f"{place}: holds no units with cases.csv; reproduce with this version")
-    for model in sorted({path.parent.name for path in found}):
-        paths = [path for path in found if path.parent.name == model]
-        pooled = [
-            row
-            for path in paths
-            for row in on_one_scale(read_table(path, CaseRow), path.parent.parent.name)
-        ]
-        yield population_of(f"{place.name}, {model}, {len(paths)} trials", pooled)
-
-
-def on_one_scale(rows: Sequence[CaseRow], trial: str) -> Iterator[CaseRow]:
-    """Map scores to ranks in the trial's tuning set, since each trial may choose another score.
-
-    The rank rises with the score, so that a trial's own policies stay the same.
-    """
-    accepting = _scaled(rows, [row.acceptance_score for row in rows])
-    ood = _scaled(rows, [row.ood_score for row in rows])
-    for row, acceptance_score, ood_score in zip(rows, accepting, ood, strict=True):
-        yield row._replace(
-            acceptance_score=float(acceptance_score),
-            ood_score=float(ood_score),
-            group=f"{trial}/{row.group}",
-        )
-
-
-def _scaled(rows: Sequence[CaseRow], scores: Sequence[float | None]) -> Float[np.ndarray, " n"]:
-    values = np.array(scores, dtype=float)
-    tune = np.sort(values[[row.set == "tune" for row in rows]])
-    places = np.interp(values, tune, np.linspace(0, 1, len(tune)))
-    return np.asarray(places + 1e-3 * np.tanh((values - tune.mean()) / (10 * tune.std())))
-
-
-def population_of(name: str, rows: Sequence[CaseRow]) -> Population:
-    """All cases outside the tuning set; the class nearest to 15 % of them is watched."""
-    classes = sorted({row.label for row in rows})
-    tune, population = (
-        [row for row in rows if (row.set == "tune") == is_tune] for is_tune in (True, False)
-    )
-    cases = _cases(population, classes)
-    shares = np.bincount(cases.labels, minlength=len(classes)) / len(cases)
-    tune_one = one_per_group([row.group for row in tune], seed=0)
-    return Population(
-        name=name,
-        cases=cases,
-        groups=np.unique([row.group for row in population], return_inverse=True)[1],
-        classes=tuple(classes),
-        watched=classes[int(np.argmin(np.abs(shares - CLASS_SHARE)))],
-        tune=_cases(tune, classes)[tune_one],
-    )
-
-
-def _cases(rows: Sequence[CaseRow], classes: Sequence[str]) -> ScoredCases:
-    return ScoredCases(
-        scores=np.array([row.acceptance_score for row in rows]),
-        ood_scores=np.array([row.ood_score for row in rows], dtype=float),
-        wrong=np.array([row.wrong for row in rows]),
-        labels=np.array([classes.index(row.label) for row in rows]),
-        acceptable=np.array([row.acceptable for row in rows]),
+        acceptable=rule.acceptable(errors, probabilities, predicted),
     )
 
 
@@ -336,14 +246,14 @@ def targets_for(population: Population) -> Iterator[tuple[str, Targets]]:
         )
 
 
-def rows_of(
+def cells_of(
     population: Population, asked: argparse.Namespace, random: np.random.Generator
-) -> Iterator[tuple[str, ...]]:
-    """A row for each target and number of cases."""
+) -> Iterator[Cell]:
+    """A cell for each target and number of cases."""
     for label, targets in targets_for(population):
         for size in SIZES:
             drawn = draw_policies(population, label, targets, size, asked=asked, random=random)
-            yield row(population, label, targets, size, drawn)
+            yield cell_of(population, label, targets, size, drawn)
 
 
 def draw_policies(
@@ -382,9 +292,9 @@ def draw_policies(
 
 def memorised(calibration: ScoredCases, random: np.random.Generator) -> ScoredCases:
     """Simulate scores that were fitted to the calibration cases: half of the errors are known."""
-    known = calibration.wrong & (random.random(calibration.wrong.shape) < 0.5)
+    lowered = calibration.wrong & (random.random(calibration.wrong.shape) < 0.5)
     lowest = calibration.scores.min()
-    return replace(calibration, scores=np.where(known, lowest, calibration.scores))
+    return replace(calibration, scores=np.where(lowered, lowest, calibration.scores))
 
 
 def true_shares(
@@ -394,7 +304,7 @@ def true_shares(
     position: Int[np.ndarray, " draws"],
 ) -> Truth:
     """Apply each policy to the whole population."""
-    cases, weights = population.cases, population.weights
+    cases = population.cases
     ood_scores = cases.ood_scores
     assert ood_scores is not None
     limits = (
@@ -414,10 +324,10 @@ def true_shares(
             (truth.wrong, accepted & cases.wrong),
             (truth.missed, accepted & cases.wrong & of_class),
         ):
-            into[draws] = _suffix_sums((weights * counted)[order])[above]
+            into[draws] = _suffix_sums(counted[order] / len(cases))[above]
     below = np.searchsorted(ood_scores[order], limits, side="left")
-    truth.ood[:] = np.append(0.0, np.cumsum(weights[order]))[below]
-    return truth._replace(missed=truth.missed / (weights @ of_class))
+    truth.ood[:] = below / len(cases)
+    return truth._replace(missed=truth.missed / of_class.mean())
 
 
 def _suffix_sums(values: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n_and_1"]:
@@ -436,35 +346,32 @@ def missed_target(label: str, targets: Targets, truth: Truth) -> Bool[np.ndarray
     return np.any(list(kinds.values()), axis=0) if kind == "all:" else kinds[kind]
 
 
-def row(
-    population: Population, label: str, targets: Targets, size: int, drawn: Drawn
-) -> tuple[str, ...]:
-    """Cells of one row of the table."""
-    above, refused = drawn.above.mean(), drawn.refused.mean()
+def cell_of(population: Population, label: str, targets: Targets, size: int, drawn: Drawn) -> Cell:
+    """Average the draws of one cell."""
+    refused = drawn.refused.mean()
     coverage = drawn.coverage[~drawn.refused].mean() if refused < 1 else np.nan
-    best, oracle = references(population, targets, size)
-    short = label.startswith("error") and size == max(SIZES) and targets.max_error >= 0.1
-    verdict = "met" if above <= MOST_ABOVE else "**missed**"
-    if refused > 0.5:
-        verdict = "no evidence" if above <= MOST_ABOVE else verdict
-    elif short and oracle - coverage > MOST_LOST:
-        verdict += f", {100 * (oracle - coverage):.0f} points below the oracle"
-    shares = (f"{value:.3f}" for value in (above, refused))
-    coverages = ("" if np.isnan(c) else f"{c:.2f}" for c in (coverage, best, oracle))
-    return population.name, label, str(size), *shares, *coverages, verdict
+    return Cell(
+        population.name,
+        label,
+        size,
+        float(drawn.above.mean()),
+        float(refused),
+        float(coverage),
+        *references(population, targets, size),
+    )
 
 
 def references(population: Population, targets: Targets, size: int) -> tuple[float, float]:
     """Coverage of the best single test of the error, and of the oracle; without an OOD rule."""
     cases = population.cases
-    weights = population.weights * cases.eligible()
+    weights = cases.eligible() / len(cases)
     order = np.argsort(-cases.scores, kind="stable")
     last = np.append(np.diff(cases.scores[order]) != 0, True)
     of_class = cases.labels == population.classes.index(population.watched)
     accepted = np.cumsum(weights[order])[last]
     wrong = np.cumsum((weights * cases.wrong)[order])[last]
     missed = np.cumsum((weights * cases.wrong * of_class)[order])[last]
-    missed /= population.weights @ of_class
+    missed /= of_class.mean()
     kept = missed <= max(targets.class_max_miss.values(), default=1.0)
     within = kept & (wrong <= targets.max_error * accepted)
     expected = np.rint(size * accepted).astype(int)
@@ -474,15 +381,39 @@ def references(population: Population, targets: Targets, size: int) -> tuple[flo
     return float(accepted[passes].max(initial=0.0)), float(accepted[within].max(initial=0.0))
 
 
-def table(rows: Sequence[tuple[str, ...]], asked: argparse.Namespace) -> str:
+def by_cell(cells: Sequence[Cell]) -> Iterator[tuple[str, ...]]:
+    """A row for each cell."""
+    for cell in cells:
+        shares = (f"{value:.3f}" for value in (cell.above, cell.refused))
+        values = (cell.coverage, cell.best, cell.oracle)
+        coverages = ("" if np.isnan(value) else f"{value:.2f}" for value in values)
+        yield cell.population, cell.target, str(cell.cases), *shares, *coverages
+
+
+def by_population(cells: Sequence[Cell]) -> Iterator[tuple[str, ...]]:
+    """A row for each population."""
+    for name in dict.fromkeys(cell.population for cell in cells):
+        chosen = [cell for cell in cells if cell.population == name]
+        (typical,) = (cell for cell in chosen if (cell.target, cell.cases) == TYPICAL)
+        coverages = (typical.coverage, typical.best, typical.oracle)
+        yield (
+            name,
+            str(len(chosen)),
+            f"{max(cell.above for cell in chosen):.3f}",
+            str(sum(cell.refused > 0.5 for cell in chosen)),
+            *(f"{value:.2f}" for value in coverages),
+        )
+
+
+def table(cells: Sequence[Cell], asked: argparse.Namespace) -> str:
     """Markdown table with a legend."""
     fault = f", with the fault `{asked.fault}`" if asked.fault else ""
-    lines = [HEADER, ("---",) * len(HEADER), *rows]
-    worst = max(float(cells[3]) for cells in rows)
+    head, rows = (CELL, by_cell(cells)) if asked.cells else (SUMMARY, by_population(cells))
+    worst = max(cell.above for cell in cells)
     return (
-        f"{asked.draws:,} draws in each of {len(rows)} cells, seed {asked.seed}{fault}. The "
+        f"{asked.draws:,} draws in each of {len(cells)} cells, seed {asked.seed}{fault}. The "
         f"highest share above a target is {worst:.3f}; {MOST_ABOVE} is allowed.\n{LEGEND}\n"
-        + "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+        + "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
         + "\n"
     )
 

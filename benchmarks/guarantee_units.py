@@ -1,6 +1,6 @@
 """Measure what becomes of a guarantee where its assumptions do not hold.
 
-    python benchmarks/guarantee_units.py [--draws 2000] [--out TABLE.md]
+    python benchmarks/guarantee_units.py [--draws 2000]
 
 *Patients.* Each simulated patient has 6 to 20 lesions and an effect that these share: it is added
 to the log-odds of every error. All lesions of some patients are calibration cases. The policy is
@@ -21,7 +21,6 @@ import argparse
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -34,7 +33,6 @@ from misgiving.data.splits import QUARTERS
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan
-from misgiving.files import write_text
 
 GROUPS = 4000
 LESIONS = (6, 20)
@@ -131,16 +129,12 @@ class Certified(NamedTuple):
 
 
 def main() -> None:
-    """Print the tables, or write them."""
+    """Print the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="write the tables here")
     asked = parser.parse_args()
-    text = "\n".join((patients_table(asked), photographs_table(asked), seeds_table(asked)))
-    print(text)
-    if asked.out:
-        write_text(asked.out, text)
+    print(patients_table(asked), photographs_table(asked), seeds_table(asked), sep="\n")
 
 
 def patients(effect: float, base: float, random: np.random.Generator) -> Population:

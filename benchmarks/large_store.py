@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
-from pictures import write_pictures
+from inputs import write_pictures
 from serving import SIZE, Load, Service, bundle_with_policy, served
 from side_by_side import Reading
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from pictures import write_pictures
+from inputs import write_pictures
 from PIL import Image
 from side_by_side import Comparison, alternate
 

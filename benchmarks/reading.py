@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 import torch
-from pictures import write_pictures
+from inputs import write_pictures
 from side_by_side import Comparison, Round, alternate
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder

@@ -2,13 +2,15 @@
 
     python benchmarks/run_all.py [--scripts FOLDER] [--out benchmarks/results.md]
 
-These are the scripts in this folder that report through `side_by_side`. The table appears whole or
-not at all. It names scripts that fail or report nothing; the exit status is then 1.
+These are the scripts in this folder that report through `side_by_side`. The table replaces the
+section "Speed" of the page. It names scripts that fail or report nothing; the exit status is then
+1.
 """
 
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +25,8 @@ from side_by_side import RECORD, Comparison, Reading, read_record
 from misgiving.files import write_text
 
 HERE = Path(__file__).resolve().parent
-HEADER = ("what", "against", "must reach", "median (lowest to highest)", "rounds", "reached")
+HEADER = ("what", "against", "median (lowest to highest)", "must reach", "reached")
+SECTION = re.compile(r"^## Speed\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
 SETTINGS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY")
 
 
@@ -31,7 +34,7 @@ class Outcome(NamedTuple):
     """Reports of a script, and the reason of a failure, empty for none."""
 
     script: str
-    found: list[Comparison | Reading]
+    results: list[Comparison | Reading]
     failure: str
 
 
@@ -42,7 +45,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE / "results.md", metavar="FILE")
     options = parser.parse_args()
     outcomes = [run(script) for script in speed_scripts(options.scripts)]
-    write_text(options.out, page(outcomes, os.environ))
+    page, speed = options.out.read_text(encoding="utf-8"), section(outcomes, os.environ)
+    write_text(options.out, SECTION.sub(lambda _: speed, page))
     failed = [outcome.script for outcome in outcomes if outcome.failure]
     print(f"wrote {options.out}" + (f"; failed: {', '.join(failed)}" if failed else ""))
     sys.exit(bool(failed))
@@ -66,20 +70,16 @@ def run(script: Path) -> Outcome:
         record.touch()
         environment = {**os.environ, RECORD: str(record)}
         status = subprocess.run([sys.executable, str(script)], env=environment).returncode
-        found = read_record(record)
-    failure = f"exit status {status}" if status else "" if found else "reported nothing"
-    return Outcome(script.name, found, failure)
+        results = read_record(record)
+    failure = f"exit status {status}" if status else "" if results else "reported nothing"
+    return Outcome(script.name, results, failure)
 
 
-def page(outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> str:
-    """The table in Markdown, under what was measured where, and above the notes."""
-    paragraphs = (
-        "# Speed against others\n\n`make bench` measures this: both sides in turn, on one machine.",
-        "\n".join(f"- {line}" for line in _machine(environment)),
-        "\n".join(_table(outcomes)),
-        "\n".join(f"- {note}" for note in _notes(outcomes)),
-    )
-    return "\n\n".join(filter(None, paragraphs)) + "\n"
+def section(outcomes: Sequence[Outcome], environment: Mapping[str, str]) -> str:
+    """What was measured where, and the table, in Markdown."""
+    about = "; ".join(_machine(environment))
+    table = "\n".join(_table(outcomes))
+    return f"## Speed\n\n`make bench` times both sides in turn. {about}.\n\n{table}\n\n"
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
@@ -104,29 +104,18 @@ def _table(outcomes: Sequence[Outcome]) -> Iterator[str]:
     yield _row(HEADER)
     yield _row(["---"] * len(HEADER))
     for outcome in outcomes:
-        yield from map(_row, map(_cells, outcome.found))
+        yield from map(_row, map(_cells, outcome.results))
         if outcome.failure:
-            yield _row([outcome.script, "", "", "", "", f"FAILED ({outcome.failure})"])
+            yield _row([outcome.script, "", "", "", f"FAILED ({outcome.failure})"])
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
 
 
-def _cells(found: Comparison | Reading) -> list[str]:
-    against, rounds = (
-        (found.against, found.rounds) if isinstance(found, Comparison) else ("", found.values)
-    )
-    reached = "reached" if found.reached else "NOT reached"
-    return [found.what, against, found.aim, found.found, str(len(rounds)), reached]
-
-
-def _notes(outcomes: Sequence[Outcome]) -> Iterator[str]:
-    for outcome in outcomes:
-        for found in outcome.found:
-            seconds = (found.seconds,) if isinstance(found, Comparison) else ()
-            if notes := "; ".join((*seconds, *found.notes)):
-                yield f"{found.what}: {notes}"
+def _cells(result: Comparison | Reading) -> list[str]:
+    against = result.against if isinstance(result, Comparison) else ""
+    return [result.what, against, result.measured, result.aim, "yes" if result.reached else "NO"]
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import onnxruntime
-from pictures import write_pictures
+from inputs import write_pictures
 from side_by_side import Comparison, alternate
 
 from misgiving.bundle.bundle import Bundle
@@ -203,7 +203,7 @@ def _continuous_load(load: Load, service: Service, seconds: float) -> None:
 
 def _random_bundle(folder: Path) -> Path:
     """Export a model with random weights, which do not affect its speed."""
-    from predicting import untrained
+    from inputs import untrained
 
     from misgiving.checkpoint import save
     from misgiving.workflows.export import export_run

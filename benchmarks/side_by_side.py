@@ -35,14 +35,14 @@ def alternate(
 ) -> list[Round]:
     """Time both sides `rounds` times, taking turns in going first, after a round to warm up."""
     _timed(ours, clock), _timed(theirs, clock)
-    found = []
+    times = []
     for number in range(rounds):
         if number % 2:
             later = _timed(theirs, clock)
-            found.append(Round(_timed(ours, clock), later))
+            times.append(Round(_timed(ours, clock), later))
         else:
-            found.append(Round(_timed(ours, clock), _timed(theirs, clock)))
-    return found
+            times.append(Round(_timed(ours, clock), _timed(theirs, clock)))
+    return times
 
 
 def _timed(side: Callable[[], Any], clock: Callable[[], float]) -> float:
@@ -61,7 +61,7 @@ class Comparison:
         measure: `times as fast` is theirs over ours, `times the time` ours over theirs.
         bound: The least median that is good enough in the first case, the most in the other.
         rounds: The seconds.
-        notes: Further findings, such as by how much the results differ.
+        notes: Further results, such as by how much the results differ.
     """
 
     what: str
@@ -91,7 +91,7 @@ class Comparison:
         return f"{side} {self.bound:g} {self.measure}"
 
     @property
-    def found(self) -> str:
+    def measured(self) -> str:
         """The median with its spread."""
         return _with_spread(self.ratios)
 
@@ -117,7 +117,7 @@ class Reading:
         bound: Upper bound of the median.
         values: Those of each round.
         unit: Of the values.
-        notes: Further findings.
+        notes: Further results.
     """
 
     what: str
@@ -137,7 +137,7 @@ class Reading:
         return f"at most {self.bound:g} {self.unit}"
 
     @property
-    def found(self) -> str:
+    def measured(self) -> str:
         """The median with its spread."""
         return f"{_with_spread(self.values)} {self.unit}"
 
@@ -164,10 +164,10 @@ def _with_spread(numbers: list[float]) -> str:
     return f"{median(numbers):.2f} ({min(numbers):.2f} to {max(numbers):.2f})"
 
 
-def _print(what: str, found: Comparison | Reading, rounds: int) -> None:
+def _print(what: str, result: Comparison | Reading, rounds: int) -> None:
     print(f"{what}:")
-    reached = "reached" if found.reached else "NOT reached"
-    print(f"  median {found.found} in {rounds} rounds; {found.aim} is {reached}")
+    reached = "reached" if result.reached else "NOT reached"
+    print(f"  median {result.measured} in {rounds} rounds; {result.aim} is {reached}")
 
 
 def _say_more(notes: Iterable[str]) -> None:
@@ -175,7 +175,7 @@ def _say_more(notes: Iterable[str]) -> None:
         print(f"  {note}")
 
 
-def _record(found: Comparison | Reading) -> None:
+def _record(result: Comparison | Reading) -> None:
     if path := os.environ.get(RECORD):
         with Path(path).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(found)) + "\n")
+            file.write(json.dumps(asdict(result)) + "\n")

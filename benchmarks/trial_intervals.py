@@ -1,6 +1,6 @@
 """Measure how often 95 % intervals of a difference between two models contain the truth.
 
-    python benchmarks/trial_intervals.py [--data-sets 1000] [--out TABLE.md]
+    python benchmarks/trial_intervals.py [--data-sets 1000]
 
 The truth is the difference in accuracy between two learning algorithms, on average over trainings
 with so many images, on new images of the same population. In each simulated data set, T trials
@@ -19,13 +19,11 @@ One less a share is how often the interval excludes a truth of zero.
 import argparse
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from misgiving.files import write_text
 from misgiving.metrics.bootstrap import bootstrap, percentile_interval
 from misgiving.metrics.trials import t_interval
 
@@ -35,14 +33,7 @@ TRAIN_SHARES = (0.9, 0.5, 0.15)
 CLASSES, WIDTH, IMAGES = 5, 12, 400
 TEST_IMAGES = 300
 REPLICATES = 500
-HEADER = (
-    "trials",
-    "simulation",
-    "spread",
-    "bootstrap",
-    "t",
-    "corrected t",
-)
+HEADER = ("trials", "simulation", "spread", "bootstrap", "t", "corrected t")
 
 
 class Trials(NamedTuple):
@@ -167,15 +158,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Coverage of intervals over trials.")
     parser.add_argument("--data-sets", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     started = time.perf_counter()
     rows = [HEADER, ("---",) * len(HEADER), *table(options.data_sets, options.seed)]
-    text = "".join(f"| {' | '.join(row)} |\n" for row in rows)
-    print(text, end="")
+    print(*(f"| {' | '.join(row)} |" for row in rows), sep="\n")
     print(f"{time.perf_counter() - started:.0f} s")
-    if options.out is not None:
-        write_text(options.out, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Pages of the site that are made while it is built, and links to files outside of `docs`.
 
-Examples, measurements and the changelog become pages. The reference of the command line is written
-from the commands themselves.
+Examples, results of the benchmarks and the changelog become pages. The reference of the command
+line is written from the commands themselves. The study stays in the repository.
 """
 
 import re
@@ -20,23 +20,18 @@ from misgiving.cli import app
 ROOT = Path(__file__).parents[1]
 COMMANDS = "<!-- commands -->"
 LINK = re.compile(r"\]\((?!https?:)([^)#\s]+\.(?:md|py|png))(#[^)\s]*)?\)")
+STUDY = re.compile(r"\[([^\]]+)\]\([./]*study/README\.md\)")
 FOLDERS = {  # of the repository, and of the site; the last takes all others
-    "benchmarks/results/": "measurements/",
-    "benchmarks/": "measurements/speed_",
+    "benchmarks/": "measurements/",
     "examples/": "examples/",
     "docs/": "",
 }
-NO_RESULTS = "# Results of the study\n\nThe study has not been run yet.\n"
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Add the pages that are made of files outside of `docs`."""
     for path, text in _pages():
         files.append(File.generated(config, path, content=text))
-    for path in (ROOT / "benchmarks" / "results").glob("*.png"):
-        files.append(File.generated(config, f"measurements/{path.name}", content=path.read_bytes()))
-    if not files.get_file_from_path("study/results.md"):
-        files.append(File.generated(config, "study/results.md", content=NO_RESULTS))
     return files
 
 
@@ -45,6 +40,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
     del config, files
     if COMMANDS in markdown:
         markdown = markdown.replace(COMMANDS, "\n".join(_commands("misgiving", get_command(app))))
+    markdown = STUDY.sub(r"\1 (`study/README.md` in the repository)", markdown)
     return LINK.sub(lambda link: _redirected(link, page.file.src_uri), markdown)
 
 
@@ -52,19 +48,10 @@ def _pages() -> Iterator[tuple[str, str]]:
     examples = sorted((ROOT / "examples").glob("*.py"))
     for path in examples:
         yield f"examples/{path.stem}.md", f"# {_title(path)}\n\n```python\n{path.read_text()}```\n"
-    yield "examples/index.md", _index("Examples", "Each runs in less than a minute.", examples)
-    measured = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
-    for path in measured:
-        yield f"measurements/{path.name}", path.read_text()
-    yield "measurements/speed_results.md", (ROOT / "benchmarks" / "results.md").read_text()
-    about = "Whole tables. The explanations say what follows."
-    yield "measurements/index.md", _index("Measurements", about, measured)
+    links = "\n".join(f"- [{_title(path)}]({path.stem}.md)" for path in examples)
+    yield "examples/index.md", f"# Examples\n\nEach runs in less than a minute.\n\n{links}\n"
+    yield "measurements/results.md", (ROOT / "benchmarks" / "results.md").read_text()
     yield "changelog.md", (ROOT / "CHANGELOG.md").read_text()
-
-
-def _index(title: str, about: str, paths: list[Path]) -> str:
-    lines = [f"- [{_title(path)}]({path.stem}.md)" for path in paths]
-    return "\n".join([f"# {title}", "", about, "", *lines, ""])
 
 
 def _title(path: Path) -> str:

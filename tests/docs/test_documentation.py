@@ -11,9 +11,9 @@ pytestmark = pytest.mark.docs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-MEASURED = ROOT / "benchmarks" / "results"
+MEASURED = ROOT / "benchmarks" / "results.md"
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, *sorted(MEASURED.glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS, MEASURED]
 COMMAND = re.compile(r"^ *(?:\.venv/bin/)?misgiving (.+?)(?:  +#.*)?$", re.MULTILINE)
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -25,6 +25,7 @@ EXECUTED = {
 }
 NOT_EXECUTED = {
     "CONTRIBUTING.md": "a detector that is not there",
+    "docs/how_to/review_tools.md": "needs FiftyOne; `make exchange-check` runs the same lines",
 }
 
 
@@ -49,8 +50,7 @@ def links():
     for page in PAGES:
         text = BLOCK.sub("", page.read_text(encoding="utf-8"))
         for target in LINK.findall(text):
-            generated = target == "results.md" and page.parent.name == "study"
-            if "://" not in target and not generated:
+            if "://" not in target:
                 yield pytest.param(page.parent / target, id=f"{page.name}: {target}")
 
 
@@ -62,9 +62,12 @@ def test_the_readme_has_fewer_than_900_words():
 
 
 def test_the_documentation_has_at_most_13500_words():
-    record = ROOT / "docs" / "study"  # a registered plan is only added to; results are generated
-    pages = [ROOT / "README.md", *(page for page in DOCS if page.parent != record)]
+    pages = [ROOT / "README.md", *DOCS]
     assert sum(len(page.read_text(encoding="utf-8").split()) for page in pages) <= 13_500
+
+
+def test_the_results_of_the_benchmarks_have_at_most_3000_words():
+    assert len(MEASURED.read_text(encoding="utf-8").split()) <= 3_000
 
 
 def test_every_block_of_python_is_executed_or_named_as_not_executed():

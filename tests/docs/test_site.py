@@ -19,7 +19,7 @@ PAGES = [  # one of each kind
     "explanation/guarantee",
     "reference/api",
     "reference/command_line",
-    "measurements/coverage",
+    "measurements/results",
     "examples/joint_training",
     "changelog",
 ]

@@ -1,4 +1,4 @@
-"""Hypotheses of the study and the rule of evidence, as they are registered in docs/study."""
+"""Hypotheses of the study and the rule of evidence, as they are registered in README.md."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,15 +1,20 @@
-"""JPEG photographs of any number and size, for comparisons that read images."""
+"""JPEG photographs of any number and size, and an untrained model, for comparisons."""
 
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
+from misgiving.checkpoint import Architecture, Checkpoint
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.ood_sets.ood_set import HISTOLOGY, PHOTOGRAPHS
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.data.splits import Split
 
-KEPT = 0.8  # share of each side that a crop keeps
+CLASSES = tuple("abcdefgh")
+CROP = 0.8  # share of each side that a crop keeps
 QUALITY = 90
 
 
@@ -42,7 +47,23 @@ def _originals(count: int, source: Path | None) -> list[Image.Image]:
 
 
 def _part_of(picture: Image.Image, random: np.random.Generator) -> Image.Image:
-    width, height = (round(KEPT * side) for side in picture.size)
+    width, height = (round(CROP * side) for side in picture.size)
     left = int(random.integers(picture.width - width + 1))
     top = int(random.integers(picture.height - height + 1))
     return picture.crop((left, top, left + width, top + height))
+
+
+def untrained(backbone: str, image_size: int) -> Checkpoint:
+    """A model with random weights and a split, since a run folder has one."""
+    torch.manual_seed(0)
+    architecture = Architecture(backbone=backbone, num_classes=len(CLASSES), image_size=image_size)
+    return Checkpoint(
+        model=architecture.build().eval(),
+        architecture=architecture,
+        classes=CLASSES,
+        preprocessing=Preprocessing(image_size=image_size),
+        split=Split(ids=("0",), hashes=("0" * 64,), sets=("train",), labels=("a",), groups=("0",)),
+        class_weights=(1.0,) * len(CLASSES),
+        estimates_losses=True,
+        configuration={"data": {"name": "drawn", "fingerprint": ""}, "training": {}},
+    )

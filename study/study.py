@@ -1,9 +1,10 @@
-"""Run the study of docs/study, or as much of it as there is time for, and write its results.
+"""Run a part of the study, or as much of it as there is time for, and write its results.
 
-    python benchmarks/study.py modern isic2019:FOLDER --weights FILE --ood FOLDER --out RUNS
+    python study/study.py modern isic2019:FOLDER --weights FILE --ood FOLDER --out RUNS
 
-A unit is one model of one experiment and trial. Its rows go into docs/study/PART.csv as soon as it
-is finished; units with rows there are not run again, so the study resumes on another machine too.
+A unit is one model of one experiment and trial. Its rows go into study/PART.csv as soon as it is
+finished; units with rows there are not run again, so the study resumes on another machine too. The
+part `confirmation` and the variants that the package no longer has were run by commit 44cd948.
 """
 
 import argparse
@@ -12,9 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from error_estimator import measured, sets_of
 from study_hypotheses import RATIO
-from study_results import REVIEWED, UNSEEN, write_page
+from study_results import write_page
 
 from misgiving.configuration import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
@@ -31,7 +31,7 @@ from misgiving.results.formats import read_table, write_table
 from misgiving.results.schema import ModelName, Result, Unit
 from misgiving.training.recipes import RECIPES
 
-HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
+HERE = Path(__file__).resolve().parent
 
 
 class Setting(NamedTuple):
@@ -50,8 +50,7 @@ class Part(NamedTuple):
         model: Settings of the network.
         training: Settings of the training.
         images: Settings of split and preprocessing.
-        trials: Number after the last trial.
-        first: Number of the first trial.
+        trials: Number of trials.
         experiments: Those that are run.
         settings: Changes, by name.
         without_4_2: Models that Section 4.2 is not run for.
@@ -62,7 +61,6 @@ class Part(NamedTuple):
     training: Mapping[str, Any]
     images: Mapping[str, Any]
     trials: int = 5
-    first: int = 0
     experiments: frozenset[str] = frozenset({"generalization", "ood_detection"})
     settings: Mapping[str, Setting] = {"": Setting()}
     without_4_2: tuple[ModelName, ...] = ()
@@ -74,21 +72,17 @@ GRID = {
     for weight in (0.1, 0.5, 2.5)
     for margin in (0.1, 1.0, 10.0)
 }
-CONFIRMATION = "confirmation"
-SECTION_4_1 = frozenset({"generalization"})
-LARGE = Part(
-    (
-        "vanilla", "mse", "detached", "posthoc", "proposed", "proposed_halves",
-        "proposed_sum", "proposed+logits", "held_out", "proposed_neighbours",
-    ),
-    MODERN.model,
-    {**MODERN.training, "epochs": 6},
-    {**MODERN.images, "image_size": 128},
-    # The first two have the classifier of `vanilla`, so its detection; the third was added late.
-    without_4_2=("detached", "posthoc", "proposed_neighbours"),
-)  # fmt: skip
 PARTS = {
-    "modern": LARGE,
+    "modern": Part(
+        (
+            "vanilla", "mse", "detached", "proposed", "proposed_halves", "proposed_sum",
+            "proposed+logits",
+        ),
+        MODERN.model,
+        {**MODERN.training, "epochs": 6},
+        {**MODERN.images, "image_size": 128},
+        without_4_2=("detached",),  # it has the classifier of `vanilla`, so its detection
+    ),
     "paper": Part(
         ("vanilla", "mse", "proposed", "proposed_sum"),
         {"backbone": "vgg16"},
@@ -96,16 +90,13 @@ PARTS = {
         {"split": "grouped", "image_size": 64},
         without_4_2=("mse",),  # it names one class for every image
     ),
-    CONFIRMATION: LARGE._replace(
-        models=("vanilla",), trials=15, first=5, experiments=SECTION_4_1
-    ),
     "sensitivity": Part(
         ("proposed",),
         MODERN.model,
         {**MODERN.training, "epochs": 4},
         {**MODERN.images, "image_size": 64},
         trials=3,
-        experiments=SECTION_4_1,
+        experiments=frozenset({"generalization"}),
         settings={
             **GRID,
             "estimator's rate x 1": Setting({"estimator_rate": 1.0}),
@@ -113,7 +104,6 @@ PARTS = {
             "last tap": Setting(model={"taps": (4,)}),
             "last two taps": Setting(model={"taps": (3, 4)}),
             "no estimator": Setting(models=("vanilla",)),
-            "average of weights": Setting({"average_decay": 0.99}),
         },
     ),
 }  # fmt: skip
@@ -155,7 +145,6 @@ def in_order(part: Part, protocol: Protocol) -> list[Unit]:
     """Units of a part: those first that the hypotheses need, then trial by trial."""
 
     def rank(unit: Unit) -> tuple[bool, bool, int]:
-        # `posthoc` takes the classifier of `vanilla`, which is finished by then
         return unit.model not in NEEDED, unit.experiment != "generalization", unit.trial
 
     chosen = (
@@ -171,9 +160,7 @@ def kept_rows(results: Iterable[Result]) -> list[Result]:
     return [
         row
         for row in results
-        if row.metric in KEPT
-        or (row.detector == "odin" and row.metric in KEPT_OF_ODIN)
-        or (row.detector in REVIEWED and row.metric == "mixed_aurc")
+        if row.metric in KEPT or (row.detector == "odin" and row.metric in KEPT_OF_ODIN)
     ]
 
 
@@ -195,16 +182,6 @@ def add_rows(table: Path, found: Iterable[Result]) -> None:
 def named(row: Result, setting: str) -> Result:
     """A row whose experiment is the setting, where the part has several."""
     return row._replace(experiment=setting) if setting else row
-
-
-def on_unseen(unit: Unit, run: Path, given: argparse.Namespace) -> list[Result]:
-    """AURC of each score on the images that neither training nor tuning has seen."""
-    sets = sets_of(run, given.data, given.cache)
-    areas = measured(sets, sets.tune, sets.unseen)
-    values = {("", RATIO): sets.ratio} | {
-        (score, "aurc"): area for score, area in areas.items() if score != "preferred"
-    }
-    return [Result(*unit, UNSEEN, *names, value) for names, value in values.items()]
 
 
 def main() -> None:
@@ -238,7 +215,6 @@ def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Na
         unit
         for unit in in_order(part, protocol)
         if given.trial in (None, unit.trial)
-        and unit.trial >= part.first
         and unit.experiment in part.experiments
         and (given.again or (setting or unit.experiment, unit.trial, unit.model) not in done)
     ]
@@ -247,8 +223,6 @@ def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Na
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
         found = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
-        if given.part == CONFIRMATION:
-            found += on_unseen(unit, out / unit.folder / "run", given)
         add_rows(table, [named(row, setting) for row in found])
         write_page(given.tables)
         label = setting or unit.experiment

@@ -11,11 +11,12 @@ from misgiving.reproduction.protocol import protocol_for
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import study
+sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
 import study_format
 import study_hypotheses
 import study_results
+
+import study
 
 OOD = ("boxes", "colon", "histology")
 
@@ -224,7 +225,6 @@ def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
     ):
         value = areas[trial, at, column]
         rows.append(Result(experiment, trial, "proposed", name, score, metric, value))
-    assert set(rows) == set(study.kept_rows(rows))
     *_, line, _ = study_results.of_reviewer(study_hypotheses.Rows(rows))
     less = areas[:, :, 0] - areas[:, :, 1]
     wanted = [
@@ -261,12 +261,12 @@ def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
 
 
 def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
-    models = ("vanilla", "posthoc", "proposed", "mse")
+    models = ("vanilla", "detached", "proposed", "mse")
     protocol = protocol_for("digits", trials=2, models=models, learning_rates=())
     wanted = [
         *product(["generalization"], range(2), ["vanilla", "proposed"]),
         *product(["ood_detection"], range(2), ["vanilla", "proposed"]),
-        *product(["generalization"], range(2), ["posthoc", "mse"]),
+        *product(["generalization"], range(2), ["detached", "mse"]),
         *product(["ood_detection"], range(2), ["mse"]),
     ]
     found = study.in_order(study.PARTS["modern"], protocol)

@@ -1,6 +1,6 @@
-"""Write docs/study/results.md from the tables of the study's units.
+"""Write study/results.md from the tables of the study's units.
 
-python benchmarks/study_results.py [FOLDER]
+python study/study_results.py [FOLDER]
 """
 
 import sys
@@ -27,7 +27,7 @@ from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, tab
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
 
-HERE = Path(__file__).resolve().parent.parent / "docs" / "study"
+HERE = Path(__file__).resolve().parent
 CONFIRMING = 10  # trials of the confirmation
 CHANGED = "e"  # the estimator was changed after the first results were seen
 NOTES = {
@@ -45,7 +45,7 @@ PLAIN_TITLES = ("accuracy", "balanced accuracy", "Spearman, predicted and traine
 AREA_TITLES = tuple(f"AURC {score}" for score in SCORES)
 CERTIFIED = (0.05, 0.1)
 BOTH = ("vanilla", "proposed")
-ERROR_OR_OOD, ACCEPTANCE = "error_or_ood", "acceptance_score"
+ACCEPTANCE, ERROR_OR_OOD = "acceptance_score", "error_or_ood"
 REVIEWED = (ERROR_OR_OOD, ACCEPTANCE, "msp", "energy", "vim", "knn", "knn_taps")  # in mixtures
 
 
@@ -235,7 +235,7 @@ def of_detectors(rows: Rows) -> Iterator[str]:
     sets = [("ood_detection", name) for name in rows.ood_sets()] + [("new_classes", UNSEEN_CLASSES)]
     first, lines = sets[0][1], []
     trials = max(len(rows("ood_detection", of, first, "odin", "auroc")) for of in BOTH)
-    for detector, name in DETECTOR_TITLES.items():
+    for detector, name in {**DETECTOR_TITLES, ERROR_OR_OOD: "error or OOD"}.items():
         cells = [
             " / ".join(
                 average(rows(experiment, model, dataset, detector, "auroc"), digits=2)
@@ -346,9 +346,11 @@ def page(parts: Mapping[str, Rows]) -> str:
     lines = [
         "# Results of the study",
         "",
-        "Made by `benchmarks/study_results.py` from the tables beside this page. The plan, with "
+        "Made by `study/study_results.py` from the tables beside this page. The plan, with "
         "hypotheses, measures and the rule of evidence, is in [README.md](README.md). Planned "
-        "parts, models and trials that are missing here have no finished result.",
+        "parts, models and trials that are missing here have no finished result. Commit 44cd948 "
+        "can run all of them. The models `held_out`, `posthoc` and `proposed_neighbours`, the "
+        "setting `average of weights` and the score `error_or_ood` are no longer in the package.",
         "",
     ]
     for part, rows in parts.items():

@@ -1,0 +1,1 @@
+"""Download of published image sets, with checks and resumption."""
