@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 1)
 BIN := $(VENV)/bin
-EXCHANGE := $(VENV)-exchange
 OUT ?= runs/reproduce
 # Waiting threads sleep instead of spinning, so that a busy machine costs less.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -11,7 +10,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 export PYTHONDONTWRITEBYTECODE =
 
 .DEFAULT_GOAL := help
-.PHONY: help reproduce check lint types imports test docs docs-check exchange-check coverage soak bench dist fix clean
+.PHONY: help reproduce check lint types imports test docs docs-check coverage soak bench dist fix clean
 
 help: ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /'
@@ -40,13 +39,10 @@ docs: $(VENV)/.dev ## The documentation site, in site/; a broken link is an erro
 docs-check: docs $(VENV)/lightning ## The documentation: the site, its commands, code blocks and examples.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m docs -n $(JOBS) --dist worksteal tests/docs
 
-exchange-check: $(EXCHANGE)/.made ## Files for FiftyOne and Label Studio, read by their own packages (1.2 GB).
-	$(EXCHANGE)/bin/pytest --noconftest tests/results/test_review_files.py
-
 coverage: $(VENV)/.dev ## Tests with line and branch coverage.
 	$(BIN)/pytest --cov --cov-report=term-missing:skip-covered
 
-soak: $(VENV)/.dev exchange-check ## Long tests: many kills, attacks and simulations, and a thousand examples of each property.
+soak: $(VENV)/.dev ## Long tests: many kills, attacks and simulations, and a thousand examples of each property.
 	$(BIN)/pytest -m "soak or hypothesis" --hypothesis-profile soak
 
 bench: $(VENV)/.dev ## Benchmarks of speed (benchmarks/results.md), of its growth and of the guarantee.
@@ -65,7 +61,7 @@ fix: $(VENV)/.dev ## Fix code style automatically.
 	$(BIN)/ruff format
 
 clean: ## Remove the virtual environment and tool caches.
-	rm -rf $(VENV) $(EXCHANGE) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 
 $(VENV)/.made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -84,10 +80,4 @@ $(VENV)/.dev: $(VENV)/.train
 
 $(VENV)/lightning: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps --upgrade --target $@ --group lightning
-	@touch $@
-
-$(EXCHANGE)/.made: pyproject.toml
-	$(PYTHON) -m venv $(EXCHANGE)
-	$(EXCHANGE)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
-	$(EXCHANGE)/bin/python -m pip install --quiet --no-compile -e . --group exchange
 	@touch $@

@@ -1,9 +1,7 @@
 import csv
 import errno
-import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -48,41 +46,6 @@ def test_a_run_and_its_bundle_give_the_same_table(misgiving, exported, photos, t
         assert float(ours["acceptance_score"]) == pytest.approx(
             float(theirs["acceptance_score"]), rel=1e-3
         )
-
-
-def test_fiftyone_gets_what_the_table_says(misgiving, exported, photos, tmp_path):
-    for name, more in {"t.csv": (), "f.json": ("--format", "fiftyone")}.items():
-        code, _, error = misgiving("predict", exported[1], photos, "--out", tmp_path / name, *more)
-        assert code == 0, error
-    labels = json.loads((tmp_path / "f.json").read_text())["labels"]
-    rows = rows_of(tmp_path / "t.csv")
-    assert len(rows) == len(labels) == 60
-    for row in rows:
-        label = labels[row["path"]]
-        assert label["label"] == row["predicted_class"]
-        for name in ("decision", "reason"):
-            assert label["attributes"][name] == row[name]
-        error = label["attributes"]["error_probability"]
-        assert error == pytest.approx(float(row["error_probability"]), rel=1e-3)
-
-
-def test_a_run_and_its_bundle_order_tasks_by_their_features(misgiving, exported, photos, tmp_path):
-    shutil.copytree(photos, tmp_path / "photos")
-    shutil.copy(photos / "000.png", tmp_path / "photos" / "copy.png")
-    orders = []
-    for place in exported:
-        code, _, error = misgiving(
-            *("predict", place, tmp_path / "photos", "--out", tmp_path / "tasks.json"),
-            *("--format", "label-studio", "--device", "cpu", "--image-root", tmp_path),
-        )
-        assert code == 0, error
-        assert f"wrote {tmp_path / 'tasks.xml'}" in error
-        tasks = json.loads((tmp_path / "tasks.json").read_text())
-        names = [task["data"]["image"].partition("?d=photos/")[2] for task in tasks]
-        # equal images may be scored unequally in the last digit
-        orders.append([name.replace("copy.png", "000.png") for name in names])
-    assert orders[0] == orders[1]
-    assert "000.png" in orders[0][-2:]
 
 
 def test_a_contact_sheet_is_written(misgiving, exported, photos, tmp_path):
@@ -132,12 +95,6 @@ def test_the_table_is_on_the_screen_even_where_the_sheet_fails(
         (["--contact-sheet", "."], "is not an ordinary file"),
         (["--out", "."], "is not an ordinary file"),
         (["--out", "/proc/table.csv"], "/proc/table.csv: cannot be written"),
-        (["--format", "fiftyone"], "--format fiftyone needs --out"),
-        (
-            ["--format", "fiftyone", "--out", "a.json", "--image-root", "/proc"],
-            "--image-root /proc",
-        ),
-        (["--image-url", "/x"], "--image-url"),
         (["--out", "table.xlsx"], "choose a name that ends in .csv, .parquet, .jsonl"),
     ],
 )
@@ -184,11 +141,11 @@ SLOWLY = """
 import sys, time
 from misgiving import cli
 from misgiving.bundle.bundle import Bundle
-answer = Bundle.decide_with_features
+answer = Bundle.decide_squares
 def slowly(self, squares):
     time.sleep(0.15)
     return answer(self, squares)
-Bundle.decide_with_features = slowly
+Bundle.decide_squares = slowly
 from misgiving.workflows import predict
 whole = predict.predict_images
 predict.predict_images = lambda *a, **k: whole(*a, **{**k, "batch_size": 4})

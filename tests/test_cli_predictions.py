@@ -117,62 +117,9 @@ def test_paths_of_images_are_written_as_from_the_folder_of_the_command(
     new = write_rows(tmp_path / "sub" / "new.csv", 3, seed=2, image=["a.png", "b.png", "c.png"])
     monkeypatch.chdir(tmp_path)
     place = new.relative_to(tmp_path)
-    for words in (["predict", policy, place], ["data", "rank", policy, place]):
-        assert run(*words, "--out", "list.csv").code == 0
-        paths = {row["path"] for row in read(tmp_path / "list.csv")}
-        assert paths == {"sub/a.png", "sub/b.png", "sub/c.png"}
-
-
-@pytest.mark.parametrize("tool", ["fiftyone", "label-studio"])
-def test_decisions_on_predictions_go_to_other_tools(run, policy, tmp_path, monkeypatch, tool):
-    names = [f"scans/{number}.png" for number in range(30)]
-    copies = np.tile(np.eye(3), (10, 1))  # ten of each of three images
-    features = {f"feature_{at}": copies[:, at] for at in range(3)}
-    (tmp_path / "data").mkdir()
-    new = write_rows(tmp_path / "data" / "new.csv", 30, seed=2, image=names, **features)
-    monkeypatch.chdir(tmp_path)
-    options = ("--format", tool, "--image-root", tmp_path, "--image-url", "s3://bucket/")
-    assert run("predict", policy, new, "--out", "o.json", *options).code == 0
-    made = json.loads((tmp_path / "o.json").read_text())
-    decisions = Deferral.load(policy).decide(PredictionTable.read(new))
-    expected = {
-        f"s3://bucket/data/{name}": (one.predicted_class, one.decision)
-        for name, one in zip(names, decisions, strict=True)
-    }
-    if tool == "fiftyone":
-        found = {
-            path: (label["label"], label["attributes"]["decision"])
-            for path, label in made["labels"].items()
-        }
-    else:
-        found = {
-            task["data"]["image"]: (task["data"]["predicted_class"], task["data"]["decision"])
-            for task in made
-        }
-        assert (tmp_path / "o.xml").exists()
-        kinds = [int(task["data"]["image"].split("/")[-1][:-4]) % 3 for task in made[:3]]
-        assert sorted(kinds) == [0, 1, 2]  # no two copies among the first
-    assert found == expected
-
-
-@pytest.mark.parametrize(
-    ("images", "code", "says"),
-    [
-        (["a.png", "", "c.png"], 1, "no image in row 2; --format fiftyone needs the path"),
-        (["a.png", "b.png", "a.png"], 1, "a.png' twice; give each image one row"),
-        (["a.png", "b.png", "/c.png"], 2, "/c.png: is not in --image-root"),
-    ],
-)
-def test_images_that_another_tool_would_not_find_are_refused(
-    run, policy, tmp_path, images, code, says
-):
-    new = write_rows(tmp_path / "new.csv", 3, seed=2, image=images)
-    out = tmp_path / "o.json"
-    options = ("--format", "fiftyone", "--image-root", tmp_path)
-    result = run("predict", policy, new, "--out", out, *options)
-    assert result.code == code
-    assert says in one_line(result.err)
-    assert not out.exists()
+    assert run("predict", policy, place, "--out", "list.csv").code == 0
+    paths = {row["path"] for row in read(tmp_path / "list.csv")}
+    assert paths == {"sub/a.png", "sub/b.png", "sub/c.png"}
 
 
 def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path):
@@ -353,14 +300,13 @@ def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, ood):
     assert [*kept.parent.iterdir()] == [kept]
 
 
-@pytest.mark.parametrize("command", [("predict", "policy"), ("data", "rank")])
 @pytest.mark.parametrize("name", ["t.csv", "link.csv"])
 @pytest.mark.usefixtures("policy")
-def test_predictions_are_not_replaced_by_decisions(run, tmp_path, monkeypatch, command, name):
+def test_predictions_are_not_replaced_by_decisions(run, tmp_path, monkeypatch, name):
     before = write_rows(tmp_path / "t.csv", 100).read_bytes()
     (tmp_path / "link.csv").symlink_to("t.csv")
     monkeypatch.chdir(tmp_path)
-    result = run(*command, "t.csv", "--out", tmp_path / name)
+    result = run("predict", "policy", "t.csv", "--out", tmp_path / name)
     assert "is read, and would be replaced; choose another --out" in one_line(result.err)
     assert (tmp_path / name).read_bytes() == before
 
@@ -574,22 +520,9 @@ REFUSED = {
         ["calibrate", "t.csv", "--max-error", "0.1", "--out", "p", "--on-bad-image", "skip"],
         "--on-bad-image is for images",
     ),
-    "a device to rank": (["data", "rank", "t.csv", "--device", "auto"], "--device is for images"),
     "bad images to audit": (
         ["data", "audit", "t.csv", "--on-bad-image", "fail"],
         "--on-bad-image is for images",
-    ),
-    "a tool without images": (
-        ["predict", "policy", "t.csv", "--format", "fiftyone", "--out", "o.json"],
-        "t.csv: has no column image; --format fiftyone needs the path of each image",
-    ),
-    "a tool without a file": (
-        ["predict", "policy", "t.csv", "--format", "fiftyone"],
-        "needs --out",
-    ),
-    "an address without a tool": (
-        ["predict", "policy", "t.csv", "--image-url", "s3://b/"],
-        "are for another tool's --format",
     ),
     "a table of another kind": (["predict", "policy", "t.csv", "--out", "d.xlsx"], "ends in .csv"),
     "evaluate without out": (["evaluate", "t.csv"], "give --out, the folder"),
@@ -649,7 +582,6 @@ def test_logits_are_refused_beside_probabilities(run, policy, tmp_path):
     for arguments, name in (
         (("predict", policy, logits, "--out", tmp_path / "d.csv"), "logits.csv"),
         (("evaluate", logits, "--policy", policy, "--out", out), "logits.csv"),
-        (("data", "rank", policy, logits, "--out", tmp_path / "r.csv"), "logits.csv"),
         (("evaluate", likely, "--ood", f"far={logits}", "--out", out), "far"),
     ):
         result = run(*arguments)

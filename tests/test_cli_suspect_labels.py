@@ -1,4 +1,4 @@
-"""`misgiving data audit` and `misgiving data rank` on runs and predictions, end to end."""
+"""`misgiving data audit` on runs and predictions, end to end."""
 
 import csv
 import shutil
@@ -15,10 +15,7 @@ from test_cli_predictions import write_rows
 
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.folders import image_names
 from misgiving.data.splits import Split
-from misgiving.metrics.review_order import review_order
-from misgiving.workflows.predict import predict_images, predictor_of
 from misgiving.workflows.suspect_labels import LabelAudit
 
 
@@ -246,9 +243,6 @@ def test_a_run_without_its_data_is_one_line(misgiving, run):
     code, _, error = misgiving("data", "audit", run)
     assert code == 2
     assert "is a run, not data; give DATA, and the run as --model" in one_line(error)
-    code, _, error = misgiving("data", "rank", run)
-    assert code == 2
-    assert "give IMAGES as well" in one_line(error)
 
 
 def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
@@ -261,50 +255,8 @@ def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
     assert error.rstrip().endswith("then give DATA, and RUN as --model")
 
 
-def test_rank_orders_images_as_the_order_of_review_and_keeps_the_first(
-    misgiving, folder, run, tmp_path
-):
-    found = {}
-    predicted = predict_images(
-        predictor_of(run, device="cpu"), image_names([folder]), on_features=found.update
-    )
-    decisions = [*predicted]
-    errors = np.array([one.error_probability for one in decisions])
-    order = review_order(errors, np.stack([found[at] for at in range(len(decisions))]))
-    expected = [decisions[at].path for at in order[:25]]
-    out = tmp_path / "next.csv"
-    code, _, error = misgiving("data", "rank", run, folder, "--count", 25, "--out", out)
-    assert code == 0, error
-    assert [row["path"] for row in read(out)] == expected
-    assert expected != [decisions[at].path for at in np.argsort(-errors, kind="stable")[:25]]
-
-
-def test_rank_orders_the_rows_without_a_label_of_a_table(misgiving, tmp_path):
-    columns, _ = columns_with_errors(60)
-    del columns["features"]
-    columns["label"] = [label if at % 2 else "" for at, label in enumerate(columns["label"])]
-    table = write(tmp_path / "p.csv", columns)
-    code, printed, error = misgiving("data", "rank", table)
-    assert code == 0, error
-    rows = list(csv.DictReader(printed.splitlines()))
-    assert {int(row["path"].split()[1]) % 2 for row in rows} == {0}
-    probabilities = [float(row["probability"]) for row in rows]
-    assert probabilities == sorted(probabilities)
-    assert len(rows) == 30
-
-
-def test_counts_and_files_that_cannot_be_used_are_one_line(misgiving, tmp_path):
+def test_a_table_with_a_model_is_one_line(misgiving, tmp_path):
     table = write(tmp_path / "p.csv", columns_with_errors(60)[0])
-    for options, expected in (
-        (("--count", 0), "--count must be at least 1"),
-        (("--out", tmp_path / "x.pdf"), "choose a name that ends in"),
-        (("--out", tmp_path), "is not an ordinary file"),
-    ):
-        code, _, error = misgiving("data", "rank", table, *options)
-        assert code == 2
-        assert expected in one_line(error)
-    code, _, error = misgiving("data", "rank", "no run", tmp_path, "--out", tmp_path)
-    assert "is not an ordinary file" in one_line(error)  # before the model is loaded
     code, _, error = misgiving("data", "audit", table, "--model", tmp_path)
     assert code == 2
     assert "leave out --model" in one_line(error)

@@ -1,9 +1,11 @@
 """The examples and the code of the documentation, as people run them."""
 
+import json
 import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,13 @@ PRINTED = {
     "ood_table": (r"knn +(0\.\d+) +(0\.\d+)", (0.7, 0.9)),
     "service_call": (r"decision: (?:accept|defer|ood)\npredicted_class: \d\n", ()),
 }
+REVIEW_TOOLS = {"fiftyone_samples", "label_studio_tasks"}
+DECISIONS = """\
+path,predicted_class,probability,decision,reason,error_probability,ood_p_value,unreadable
+a.png,cat,0.9,accept,within the target,0.1,0.5,
+b.png,dog,0.6,defer,above the target,0.4,0.5,
+c.png,,,,,,,no image
+"""
 
 
 @pytest.mark.parametrize("name", PRINTED)
@@ -46,7 +55,25 @@ def test_every_example_prints_what_it_is_about(name, tmp_path):
 
 
 def test_every_example_is_executed():
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PRINTED)
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == {*PRINTED, *REVIEW_TOOLS}
+
+
+def test_label_studio_reads_decisions_with_its_own_package(tmp_path):
+    pytest.importorskip("label_studio_sdk")
+    (tmp_path / "decisions.csv").write_text(DECISIONS)
+    script = EXAMPLES / "label_studio_tasks.py"
+    command = [sys.executable, script, "decisions.csv", "https://host/images/"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    tasks = json.loads((tmp_path / "tasks.json").read_text())
+    assert [task["data"]["image"][-5:] for task in tasks] == ["b.png", "a.png"]
+
+
+def test_fiftyone_reads_decisions_with_its_own_package(tmp_path, monkeypatch):
+    pytest.importorskip("fiftyone")
+    (tmp_path / "decisions.csv").write_text(DECISIONS)
+    monkeypatch.syspath_prepend(EXAMPLES)
+    samples = import_module("fiftyone_samples").samples_of(tmp_path / "decisions.csv")
+    assert [sample["misgiving"]["label"] for sample in samples] == ["cat", "dog"]
 
 
 def test_the_loop_for_a_model_that_was_trained_elsewhere_lowers_its_loss():

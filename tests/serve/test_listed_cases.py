@@ -1,4 +1,4 @@
-"""Lists of images that become cases: of suspect labels, and of what to label next."""
+"""Lists of images that become cases."""
 
 import asyncio
 import csv
@@ -14,7 +14,7 @@ from standin import Standin, picture
 from triage import names, no_pictures, stored
 
 from misgiving.errors import DataError
-from misgiving.results.review_lists import Listing, SuspectLabel, read_review_list
+from misgiving.results.review_lists import SuspectLabel, read_review_list
 from misgiving.serve.listed_cases import add_listed_cases
 from misgiving.serve.service import Service
 from misgiving.serve.settings import Settings
@@ -81,7 +81,7 @@ def test_a_list_is_stored_once_however_often_the_service_starts_with_it(service,
     for _ in range(2):
         add_listed_cases(service, images, lambda *_: None)
     assert service.store.count(CaseQuery()) == 3
-    moved = [images[0]._replace(listing=Listing(7, "again"))]
+    moved = [images[0]._replace(place=7, remark="again")]
     add_listed_cases(service, moved, lambda *_: None)
     assert service.store.count(CaseQuery()) == 4
 
@@ -192,8 +192,8 @@ def test_serve_refuses_a_folder_that_takes_no_image(misgiving, tmp_path, exporte
         ("", "has no rows"),
         ("path,label\n", "has no rows"),
         ("id,label\n1,a\n", "there is no column path"),
-        ("path,label\n,a\n", "row 1 has no path"),
-        ("path\nmissing.png\n", "missing.png does not exist"),
+        ("path,label\n,a\n", "row 1: '' is not a file"),
+        ("path\nmissing.png\n", "'missing.png' is not a file"),
         ('path\n"missing.png\n', "missing or damaged"),
         (None, "missing or damaged"),
     ],
@@ -222,7 +222,7 @@ def test_serve_refuses_a_list_before_it_loads_the_model(misgiving, tmp_path, exp
     (tmp_path / "list.csv").write_text("path\nmissing.png\n")
     code, _, error = misgiving("serve", exported[1], "--cases", tmp_path / "list.csv")
     assert code == 1
-    assert "missing.png does not exist" in one_line(error)
+    assert "'missing.png' is not a file" in one_line(error)
 
 
 @needs_chromium

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from misgiving.bundle.graph_files import write_metadata
 from misgiving.calibration.apply import Calibrator
@@ -130,15 +130,9 @@ class Bundle:
 
     def decide_squares(self, squares: Squares) -> list[Decision]:
         """Decide for preprocessed images, in their order."""
-        return self.decide_with_features(squares)[0]
-
-    def decide_with_features(
-        self, squares: Squares
-    ) -> tuple[list[Decision], Float[np.ndarray, "n width"]]:
-        """Decide for preprocessed images; also gives their features, by which they are compared."""
         logits, predicted_losses, features, taps = self.network(squares)
         losses = predicted_losses if self.estimates_losses else None
-        return self.engine.decide(logits, features, losses, taps), features
+        return self.engine.decide(logits, features, losses, taps)
 
     def decide(self, images: Sequence[bytes], names: Sequence[str]) -> list[Decision]:
         """Decide for encoded images, in their order.

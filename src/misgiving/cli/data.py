@@ -9,7 +9,6 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import (
     DATA,
-    IMAGES,
     PREDICTION_FILE,
     BadImages,
     Cache,
@@ -17,7 +16,6 @@ from misgiving.cli.options import (
     Data,
     Device,
     Fields,
-    TableFile,
     Values,
     command,
     is_prediction_file,
@@ -31,7 +29,6 @@ from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
-    from misgiving.results.decision_tables import DecisionTable
     from misgiving.workflows.suspect_labels import LabelAudit
 
 data_app = typer.Typer(
@@ -255,60 +252,6 @@ def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
         say(f"wrote {audit.write(out)}")
     elif len(rows) > SHOWN:
         say(f"{len(rows) - SHOWN} more; --out FOLDER writes all")
-
-
-@data_app.command()
-@command
-def rank(
-    context: Context,
-    model: Annotated[
-        Path,
-        typer.Argument(
-            metavar="MODEL",
-            help="A folder that `train` or `export` wrote. For predictions, a policy, or nothing.",
-        ),
-    ],
-    settings: Annotated[Values, BadImages, Device],
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="IMAGES...", help=IMAGES, show_default=False),
-    ] = None,
-    out: TableFile = None,
-    count: Annotated[
-        int | None, typer.Option(help="Number of images to list. Default: all.")
-    ] = None,
-) -> None:
-    """Order unlabelled images by what to label next: likely errors that differ from each other.
-
-    The first image is the most likely error; each next one has the largest product of its error
-    probability and its distance, in features, to the images before it. The table has the columns of
-    `misgiving predict`. Without a policy, an error is as probable as all classes but the predicted
-    one. Of a file of predictions in which some rows have a label, the others are ordered.
-    `misgiving serve --cases` opens the table.
-
-    Example: misgiving data rank runs/derm new_photos --count 100 --out next.csv
-    """
-    from misgiving.workflows.rank import rank_images, rank_table
-
-    def show(table: "DecisionTable") -> None:
-        typer.echo(table.csv(), nl=False)
-
-    files = images or [model]
-    if is_prediction_file(files[0]):
-        if len(files) > 1:
-            raise UsageError(f"give one file of predictions alone, not {len(files)} files")
-        refuse_image_options(context, files[0])
-        policy = model if images else None
-        ranked = rank_table(files[0], policy=policy, out=out, count=count, on_table=show)
-    elif not images:
-        raise UsageError(f"{model}: give IMAGES as well, or a file of predictions alone")
-    else:
-        with progress_bars() as progress:
-            bar = Bar(progress, "predicting")
-            options = {"out": out, "count": count, "on_image": bar.at, **settings}
-            ranked = rank_images(model, images, on_table=show, **options)
-    if out is not None:
-        say(f"wrote {out} ({ranked} images)")
 
 
 @data_app.command()

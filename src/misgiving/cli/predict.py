@@ -21,7 +21,6 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import BadImage, UsageError
-from misgiving.results.review_files import DecisionFormat
 
 if TYPE_CHECKING:
     from misgiving.decisions.expected_performance import ExpectedPerformance
@@ -44,7 +43,6 @@ def predict(
         typer.Argument(metavar="IMAGES...", help=IMAGES),
     ],
     settings: Annotated[Values, BadImages, Devices],
-    file_format: DecisionFormat,
     out: TableFile = None,
     resume: Annotated[
         bool,
@@ -79,21 +77,16 @@ def predict(
     In CSV, text that a spreadsheet would evaluate as a formula, such as the path `=1.png` or
     `-2.png`, is prefixed with an apostrophe; Parquet and JSON lines have the path unchanged.
 
-    --format fiftyone writes a FiftyOneImageClassificationDataset: class and confidence of each
-    image, with the decision, its reason and its numbers as attributes. --format label-studio
-    writes tasks with pre-annotations, of which likely errors that differ from each other come
-    first, and beside FILE its labelling configuration (.xml).
-
     Until FILE is complete, finished rows are kept in FILE.unfinished.jsonl, from which --resume
     continues; with --devices or --nodes, each further process has such a file, too. A bundle
     (`misgiving export`) needs no torch.
 
     For a file of predictions, of which `calibrate --help` describes the columns, MODEL is a policy,
-    and each row has a decision. --format then needs the column image.
+    and each row has a decision.
     """
     from misgiving.workflows.predict import predict_files
 
-    stop = "stopped" if out is None or file_format.ordered else "stopped; add --resume to continue"
+    stop = "stopped" if out is None else "stopped; add --resume to continue"
     with progress_bars(stop) as progress:
 
         def show(table: "DecisionTable") -> None:
@@ -102,7 +95,7 @@ def predict(
                 typer.echo(table.csv(), nl=False)
 
         if any(map(is_prediction_file, images)):
-            _decide_table(context, model, images, out, file_format, show)
+            _decide_table(context, model, images, out, show)
             return
         table, expected = predict_files(
             model,
@@ -110,12 +103,11 @@ def predict(
             out=out,
             resume=resume,
             contact_sheet=contact_sheet,
-            file_format=file_format,
             on_image=Bar(progress, "predicting").at,
             on_table=show,
             **settings,
         )
-    _say_what_was_written(table.decisions, out, contact_sheet, file_format)
+    _say_what_was_written(table.decisions, out, contact_sheet)
     _say_expected(expected)
 
 
@@ -123,7 +115,6 @@ def _say_what_was_written(
     decisions: Iterable["DecisionRow"],
     out: Path | None,
     contact_sheet: Path | None,
-    file_format: DecisionFormat,
 ) -> None:
     bad, counts = [], Counter[str | None]()
     for one in decisions:
@@ -132,16 +123,10 @@ def _say_what_was_written(
             bad.append(BadImage(one.path, one.unreadable))
     say_skipped(bad)
     if out is not None:
-        _say_files(out, counts.total(), file_format)
+        say(f"wrote {out} ({counts.total()} images)")
     if contact_sheet is not None:
         not_accepted = counts["defer"] + counts["ood"]
         say(f"wrote {contact_sheet} ({not_accepted} images that were not accepted)")
-
-
-def _say_files(out: Path, count: int, file_format: DecisionFormat) -> None:
-    say(f"wrote {out} ({count} images)")
-    for beside in file_format.beside(out):
-        say(f"wrote {beside}")
 
 
 def _decide_table(
@@ -149,7 +134,6 @@ def _decide_table(
     policy: Path,
     files: list[Path],
     out: Path | None,
-    file_format: DecisionFormat,
     show: Callable[["DecisionTable"], None],
 ) -> None:
     """Decide on a file of predictions."""
@@ -158,11 +142,9 @@ def _decide_table(
     if len(files) > 1:
         raise UsageError(f"give one file of predictions alone, not {len(files)} files")
     refuse_image_options(context, files[0])
-    count, expected = predict_table(
-        policy, files[0], out=out, file_format=file_format, on_table=show
-    )
+    count, expected = predict_table(policy, files[0], out=out, on_table=show)
     if out is not None:
-        _say_files(out, count, file_format)
+        say(f"wrote {out} ({count} images)")
     _say_expected(expected)
 
 

@@ -47,8 +47,8 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Decide on the images of a list that `data audit`, `data rank` or `predict` "
-            "wrote, and show them in its order.",
+            help="Decide on the images of a list that `data audit` or `predict` wrote, and show "
+            "them in its order.",
         ),
     ] = None,
     api_key_file: Annotated[

@@ -1,4 +1,4 @@
-"""Lists of images for a person to review: suspect labels, and what to label next."""
+"""Lists of images for a person to review: suspect labels, or the decisions of `predict`."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import csv_rows
 
-REMEDY = "give a CSV file that `misgiving data audit`, `data rank` or `predict` wrote"
+REMEDY = "give a CSV file that `misgiving data audit` or `predict` wrote"
 
 
 class SuspectLabel(NamedTuple):
@@ -31,22 +31,16 @@ class SuspectLabel(NamedTuple):
     why: str
 
 
-class Listing(NamedTuple):
-    """The place of an image in a list, from 1, and what the list says of it."""
+class ListedImage(NamedTuple):
+    """An image file in a list, its place from 1, and what the list says of its label."""
 
+    path: str
     place: int
     remark: str
 
 
-class ListedImage(NamedTuple):
-    """An image file in a list."""
-
-    path: str
-    listing: Listing
-
-
 def read_review_list(path: Path) -> list[ListedImage]:
-    """Read a list as CSV: suspect labels, or decisions in the order of review.
+    """Read a list as CSV: suspect labels, or decisions.
 
     Paths are relative to the working folder, as the commands that write lists have them.
 
@@ -60,27 +54,21 @@ def read_review_list(path: Path) -> list[ListedImage]:
         raise DataError(f"{path}: has no rows; {REMEDY}")
     if "path" not in header:
         raise DataError(f"{path}: there is no column path; {REMEDY}")
+    for number, row in enumerate(rows, start=1):
+        if not Path(row.get("path") or "?").is_file():
+            raise DataError(
+                f"{path}: row {number}: {row.get('path')!r} is not a file; run from the folder in "
+                "which the list was made"
+            )
     return [
-        ListedImage(_existing(path, number, row.get("path", "")), Listing(number, _remark(row)))
-        for number, row in enumerate(rows, start=1)
+        ListedImage(row["path"], number, _remark(row)) for number, row in enumerate(rows, start=1)
     ]
 
 
-def _existing(table: Path, number: int, name: str) -> str:
-    if not name:
-        raise DataError(f"{table}: row {number} has no path; name the image file in column path")
-    if not Path(name).is_file():
-        raise DataError(
-            f"{table}: row {number}: {name} does not exist; run from the folder in which the list "
-            "was made"
-        )
-    return name
-
-
 def _remark(row: dict[str, str]) -> str:
-    if row.get("suggested_class"):
-        return (
-            f"labelled {row.get('label')}; suggested class {row['suggested_class']} "
-            f"(score {row.get('score')}); {row.get('why')}"
-        )
-    return "to label next"
+    if not row.get("suggested_class"):
+        return ""
+    return (
+        f"labelled {row.get('label')}; suggested class {row['suggested_class']} "
+        f"(score {row.get('score')}); {row.get('why')}"
+    )

@@ -1,4 +1,4 @@
-"""Cases from a list of images, such as `misgiving data audit` and `misgiving data rank` write."""
+"""Cases from a list of images, such as `misgiving data audit` writes."""
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
@@ -75,10 +75,10 @@ async def _add_one(
     try:
         data = Path(image.path).read_bytes()
         name, size = clean_name(image.path), service.settings.max_bytes
-        id = known.get((sha256_of(data), *image.listing))
+        id = known.get((sha256_of(data), image.place, image.remark))
         if id is None:
             upload = Upload(name, data if len(data) <= size else None)
-            await service.decide(upload, image.listing)
+            await service.decide(upload, image)
         elif service.files is None:
             await service.keep_in_memory(id, name, data)
     except (OSError, DataError) as failure:

@@ -18,7 +18,7 @@ from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
-from misgiving.results.review_lists import Listing
+from misgiving.results.review_lists import ListedImage
 from misgiving.serve.body_limits import Admission
 from misgiving.serve.decode_limits import (
     MemoryBudget,
@@ -99,7 +99,7 @@ class Service:
         self._checked = -math.inf
         self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
 
-    async def decide(self, upload: Upload, listed: Listing | None = None) -> Decided:
+    async def decide(self, upload: Upload, listed: ListedImage | None = None) -> Decided:
         """Decide about one file, and commit the case before it is returned.
 
         The same file, sent again, is its earlier case.
@@ -217,7 +217,7 @@ class Service:
         self.metrics.batch_sizes.observe(len(squares))
         return self.model.decide_squares(np.stack(squares))
 
-    def _case(self, name: str, sha256: str, decision: Decision, listed: Listing | None) -> Case:
+    def _case(self, name: str, sha256: str, decision: Decision, listed: ListedImage | None) -> Case:
         of_list = {} if listed is None else {"place": listed.place, "remark": listed.remark}
         return Case.model_validate(
             {

@@ -5,7 +5,7 @@ Nothing here needs torch, unless the model is a run.
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -37,8 +37,7 @@ from misgiving.results.decision_journal import (
     Places,
     decision_journal,
 )
-from misgiving.results.decision_tables import DecisionRow, DecisionTable
-from misgiving.results.review_files import DecisionFormat, DecisionSource
+from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -46,9 +45,6 @@ if TYPE_CHECKING:
 OnImage = Callable[[int, int], None]
 Outputs = tuple[Float[np.ndarray, "n ..."], ...]  # as a `Network` gives them
 Indices = Int64[np.ndarray, " n"]
-Features = Float[np.ndarray, "n width"]
-Feature = Float[np.ndarray, " width"]
-TABLE = DecisionFormat()
 EXCHANGED = 10_000  # decisions at a time, which bounds the memory
 OF_DECISION = DecisionRow._fields[3:-1]  # as they are in a `Decision`
 
@@ -58,7 +54,7 @@ class Predictor:
     """A run or a bundle that is ready to decide.
 
     Attributes:
-        decide: From preprocessed images to decisions and features.
+        decide: From preprocessed images to decisions.
         engine: Of the decisions; without a policy, every image is deferred.
         preprocessing: Applied to an image before.
         fingerprint: Of the model and its policy.
@@ -67,7 +63,7 @@ class Predictor:
         processes: How many share the images.
     """
 
-    decide: Callable[[Squares], tuple[list[Decision], Features]]
+    decide: Callable[[Squares], list[Decision]]
     engine: DecisionEngine
     preprocessing: Preprocessing
     fingerprint: str
@@ -106,7 +102,7 @@ def predictor_of(
         raise UsageError(f"`device={device}` is for runs; a bundle computes on the processor")
     bundle = Bundle.load(model)
     return Predictor(
-        decide=bundle.decide_with_features,
+        decide=bundle.decide_squares,
         engine=bundle.engine,
         preprocessing=bundle.preprocessing,
         fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
@@ -141,11 +137,11 @@ def _decide(
     checkpoint: "Checkpoint",
     engine: DecisionEngine,
     squares: Squares,
-) -> tuple[list[Decision], Features]:
+) -> list[Decision]:
     """Run the model of a checkpoint on preprocessed images, and decide."""
     logits, predicted_losses, features, taps = network(squares)
     losses = predicted_losses if checkpoint.estimates_losses else None
-    return engine.decide(logits, features, losses, taps), features
+    return engine.decide(logits, features, losses, taps)
 
 
 def _outputs(checkpoint: "Checkpoint", squares: Squares) -> Outputs:
@@ -177,7 +173,6 @@ def predict_files(
     out: Path | None = None,
     resume: bool = False,
     contact_sheet: Path | None = None,
-    file_format: DecisionFormat = TABLE,
     device: str = "auto",
     devices: int = 1,
     nodes: int = 1,
@@ -186,7 +181,7 @@ def predict_files(
     on_table: Callable[[DecisionTable], None] = lambda _: None,
     on_bad_image: str = FAIL,
 ) -> Predicted:
-    """Decide on images, and write a table or a file for another tool, and a contact sheet.
+    """Decide on images, and write a table and a contact sheet.
 
     Each is written whole or not at all.
 
@@ -196,7 +191,6 @@ def predict_files(
         out: The table; None for none. Decisions are kept beside it until it is there.
         resume: Start with the decisions that an earlier attempt has kept.
         contact_sheet: The page of images that were not accepted; None for none.
-        file_format: Of `out`: a table, or a file for another tool.
         device: Of a run.
         devices: Processes on each machine that share the images of a run.
         nodes: Machines.
@@ -205,12 +199,11 @@ def predict_files(
         on_table: Called with the table if `out` is None.
         on_bad_image: `fail`, or `skip` for a column that says why an image cannot be read.
     """
-    _refuse_outputs(out, contact_sheet, images, file_format, resume=resume)
+    _refuse_outputs(out, contact_sheet, resume=resume)
     names = names_for(model, images)
     if contact_sheet is not None:
         refuse_input(contact_sheet, map(Path, names), option="contact_sheet")
     predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
-    features: dict[int, Feature] = {}
     with decision_journal(
         out,
         predictor.fingerprint,
@@ -225,9 +218,7 @@ def predict_files(
             on_image=on_image,
             on_bad_image=on_bad_image,
             journal=journal,
-            on_features=features.update if file_format.ordered else lambda _: None,
         )
-        features = predictor.merged(features)
         table = DecisionTable.of(
             decisions,
             has_policy=predictor.engine.policy is not None,
@@ -238,8 +229,7 @@ def predict_files(
         if out is None:
             on_table(table)
         else:
-            source = DecisionSource(predictor.engine.classes, predictor.fingerprint, features)
-            file_format.write(out, table, source)
+            writer_for(out)(out, table)
         if contact_sheet is not None:
             from misgiving.report.contact_sheet import contact_sheet as sheet_of
 
@@ -249,18 +239,13 @@ def predict_files(
     return Predicted(table, numbers.expected(predictor.engine))
 
 
-def _refuse_outputs(
-    out: Path | None,
-    contact_sheet: Path | None,
-    images: Sequence[Path],
-    file_format: DecisionFormat,
-    *,
-    resume: bool,
-) -> None:
+def _refuse_outputs(out: Path | None, contact_sheet: Path | None, *, resume: bool) -> None:
     """Refuse what cannot be written, before any work is done."""
     if resume and out is None:
         raise UsageError("`resume` needs `out`, the file to continue")
-    file_format.refuse(out, images, resume=resume)
+    if out is not None:
+        writer_for(out)
+        refuse_unwritable(out)
     if contact_sheet is None:
         return
     if out is not None and contact_sheet.resolve() == out.resolve():
@@ -279,7 +264,6 @@ def predict_images(
     on_image: OnImage = lambda *_: None,
     on_bad_image: str = FAIL,
     journal: DecisionJournal | None = None,
-    on_features: Callable[[Mapping[int, Feature]], None] = lambda _: None,
 ) -> JournalRows:
     """Decide on image files, in their order.
 
@@ -290,7 +274,6 @@ def predict_images(
         on_image: Called with the number of finished images and of all.
         on_bad_image: `fail`, or `skip` for a row without decision.
         journal: Decisions that are not made again; those that are made are added.
-        on_features: Called with the features of images on which was decided, by their positions.
 
     Raises:
         BadImagesError: Images cannot be read, and they are not to be skipped, or none can.
@@ -312,12 +295,11 @@ def predict_images(
         read = {index: one for index, one in batch if isinstance(one, _ReadImage)}
         if read:
             squares = np.stack([image.pixels for image in read.values()])
-            decided, vectors = predictor.decide(squares)
+            decided = predictor.decide(squares)
             places[list(read)] = journal.add(
                 Entry(image.key, row_of(names[index], decision))
                 for (index, image), decision in zip(read.items(), decided, strict=True)
             )
-            on_features(dict(zip(read, vectors, strict=True)))
         done += len(batch)
         on_image(done, len(names))
     bad = predictor.merged(bad)

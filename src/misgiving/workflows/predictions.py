@@ -1,6 +1,5 @@
 """`predict` and `evaluate` on files of predictions, without a model and without torch."""
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -13,14 +12,13 @@ from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER, DecisionEng
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import measure_detection, measure_predictions
-from misgiving.files import refuse_input, refuse_unwritable_folder
+from misgiving.files import refuse_input, refuse_unwritable, refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.results.decision_tables import DecisionRow, DecisionTable
+from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
 from misgiving.results.prediction_tables import SETS, PredictionTable
-from misgiving.results.review_files import DecisionFormat, DecisionSource
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
 from misgiving.workflows.calibration_history import count_fitted_on
@@ -41,7 +39,7 @@ from misgiving.workflows.policy_evaluation import (
     remove_earlier,
     write_evaluation,
 )
-from misgiving.workflows.predict import TABLE, row_of
+from misgiving.workflows.predict import row_of
 from misgiving.workflows.prediction_sets import (
     of_model,
     refuse_other_outputs,
@@ -99,7 +97,6 @@ def predict_table(
     predictions: Path,
     *,
     out: Path | None = None,
-    file_format: DecisionFormat = TABLE,
     on_table: Callable[[DecisionTable], None] = lambda _: None,
 ) -> tuple[int, ExpectedPerformance | None]:
     """Decide on each row of a file of predictions, and write a file, whole or not at all.
@@ -108,62 +105,30 @@ def predict_table(
         policy: A policy folder, or a run that has one.
         predictions: The file.
         out: The file; None for none.
-        file_format: Of `out`: a table, or a file for another tool, which needs paths of images.
         on_table: Called with the table if `out` is None.
 
     Returns:
         The number of rows, and the performance to expect; None where it cannot be estimated.
     """
-    file_format.refuse(out, [], resume=False)
     if out is not None:
+        writer_for(out)
+        refuse_unwritable(out)
         refuse_input(out, [predictions])
     engine, cases = load_with_cases(policy)
     table = read_predictions(predictions, engine, cases)
-    names = None
-    if file_format.format != TABLE.format:
-        names = _image_files(predictions, table, file_format)
     numbers = DecidedNumbers()
-    decided = DecisionTable.of(numbers.through(decided_rows(engine, table, names)), has_policy=True)
+    decided = DecisionTable.of(numbers.through(decided_rows(engine, table)), has_policy=True)
     if out is None:
         on_table(decided)
     else:
-        features = table.predictions.features
-        known = dict(enumerate(features)) if file_format.ordered and features.shape[1] else {}
-        file_format.write(out, decided, DecisionSource(engine.classes, _identity(engine), known))
+        writer_for(out)(out, decided)
     return len(table), numbers.expected(engine)
 
 
-def _image_files(path: Path, table: PredictionTable, file_format: DecisionFormat) -> list[str]:
-    """Paths of the images, which another tool is to show.
-
-    Raises:
-        DataError: The table does not name the image of each row.
-        UsageError: One is not in the folder that the tool knows.
-    """
-    images = table.images
-    if images is None or not all(images):
-        what = "no column image" if images is None else f"no image in row {images.index('') + 1}"
-        raise DataError(
-            f"{path}: has {what}; `format` {file_format.format} needs the path of each image"
-        )
-    if repeated := next((image for image, count in Counter(images).items() if count > 1), None):
-        raise DataError(f"{path}: names the image {repeated!r} twice; give each image one row")
-    for image in images:
-        file_format.address(Path(image))
-    return list(images)
-
-
-def _identity(engine: DecisionEngine) -> str:
-    """Fingerprint of model and policy."""
-    return f"{engine.policy.model_fingerprint if engine.policy else ''}|{engine.policy!r}"
-
-
-def decided_rows(
-    engine: DecisionEngine, table: PredictionTable, names: Sequence[str] | None = None
-) -> Iterator[DecisionRow]:
-    """Decisions on the rows of a table, with these names, or the path of each image, or its id."""
-    shown = names or table.images or table.predictions.ids
-    yield from map(row_of, shown, decided_in_parts(engine, table.predictions))
+def decided_rows(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
+    """Decisions on the rows of a table, with the path of each image, or its id."""
+    names = table.images or table.predictions.ids
+    yield from map(row_of, names, decided_in_parts(engine, table.predictions))
 
 
 def evaluate_table(
