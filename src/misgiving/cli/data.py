@@ -273,8 +273,8 @@ def fetch(
 
     Example: misgiving data fetch isic2019 ISIC_2019
     """
-    from misgiving.data.fetching.catalogue import CATALOGUE
-    from misgiving.data.fetching.fetch import fetch as fetch_set
+    from misgiving.data.download import CATALOGUE
+    from misgiving.data.download import fetch as fetch_set
 
     if name == "list":
         descriptions = ((key, published.description) for key, published in CATALOGUE.items())
@@ -283,18 +283,10 @@ def fetch(
     if folder is None:
         raise UsageError(f"give the folder to write to: misgiving data fetch {name} FOLDER")
     with progress_bars("stopped; the same command resumes") as progress:
-        fetched = fetch_set(
-            name,
-            folder,
-            report=Bytes(progress).at,
-            mirror=mirror,
-            keep_archives=keep_archives,
-        )
-    for path in fetched.written:
-        say(f"fetched {path}")
-    for path in fetched.found:
-        say(f"{path} exists already")
-    published = fetched.published
-    say(
-        f"licence: {published.licence}\nplease cite: {published.citation}\nuse it as {fetched.data}"
-    )
+        report = Bytes(progress).at
+        new = fetch_set(name, folder, report=report, mirror=mirror, keep_archives=keep_archives)
+    published = CATALOGUE[name]
+    for path in (folder / file.result for file in published.files):
+        say(f"fetched {path}" if path in new else f"{path} exists already")
+    say(f"licence: {published.licence}\nplease cite: {published.citation}")
+    say(f"use it as {published.data.format(folder=folder)}")

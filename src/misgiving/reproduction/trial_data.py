@@ -267,7 +267,7 @@ ONLY_SHOWN = (
     "bundle",
     "cli",
     "data/audit.py",
-    "data/fetching",
+    "data/download.py",
     "decisions/expected_performance.py",
     "deferral/drift.py",
     "deferral/planning.py",

@@ -1,0 +1,294 @@
+"""Download published image sets in the layout that the readers of data sets expect."""
+
+import time
+import tomllib
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path, PurePosixPath
+
+import pooch
+import requests
+from filelock import FileLock, Timeout
+
+from misgiving.configuration import Registry
+from misgiving.errors import DataError, UsageError, reason_of, visible
+from misgiving.files import whole_folder
+
+Report = Callable[[str, int, int | None], None]
+"""Called with a file's name, its bytes that are done, and its size if that is known."""
+
+CHUNK = 1 << 16  # bytes; small, as an interrupted transfer loses the current chunk
+TIMEOUT = 60.0  # seconds of silence after which a transfer fails
+RETRIES = 4  # failures in a row, without progress, that are tolerated
+PAUSE = 1.0  # seconds before the first retry, doubled for each further one
+TOO_MANY_REQUESTS, SERVER_ERRORS = 429, 500
+RANGE_NOT_SATISFIABLE, PARTIAL_CONTENT = 416, 206
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedFile:
+    """One file of a published set.
+
+    Attributes:
+        name: Name here and on a mirror.
+        urls: Addresses; the next is tried where one fails.
+        md5: In hexadecimal; None where no source gives it.
+    """
+
+    name: str
+    urls: Sequence[str]
+    md5: str | None = None
+
+    @property
+    def is_archive(self) -> bool:
+        """True for a zip archive, which is unpacked into a folder of its name."""
+        return self.name.endswith(".zip")
+
+    @property
+    def result(self) -> str:
+        """Name of the resulting file or folder."""
+        return self.name.removesuffix(".zip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedSet:
+    """A set of images as its authors publish it.
+
+    Attributes:
+        description: Content and size, and unknown facts about its source.
+        licence: Terms of use.
+        citation: Publications that its authors ask to cite.
+        data: Name of the downloaded set in other commands; `{folder}` is the folder it is in.
+        files: Its files.
+    """
+
+    description: str
+    licence: str
+    citation: str
+    data: str
+    files: tuple[PublishedFile, ...]
+
+
+def _catalogue() -> dict[str, PublishedSet]:
+    text = (files(__package__) / "catalogue.toml").read_text(encoding="utf-8")
+    return {
+        name: PublishedSet(**values, files=tuple(PublishedFile(**file) for file in listed))
+        for name, values in tomllib.loads(text).items()
+        if (listed := values.pop("files"))
+    }
+
+
+CATALOGUE: Registry[PublishedSet] = Registry("data set", **_catalogue())
+"""All sets that can be downloaded, by name."""
+
+
+def fetch(
+    name: str,
+    folder: Path,
+    *,
+    report: Report = lambda *_: None,
+    mirror: str | None = None,
+    keep_archives: bool = False,
+) -> list[Path]:
+    """Download all files of a set of `CATALOGUE` that are not in the folder yet.
+
+    MD5 is checked where it is published. An interrupted transfer leaves hidden files, from which
+    the next call resumes. A zip archive that is in the folder already is unpacked from there. No
+    file that is there is replaced.
+
+    Args:
+        name: Of the set.
+        folder: Destination, created if necessary.
+        report: Progress callback for downloading and unpacking.
+        mirror: Address of a web folder with the files under their own names, used instead of the
+            published addresses.
+        keep_archives: Keep downloaded zip archives after unpacking.
+
+    Returns:
+        Files and folders that are new.
+
+    Raises:
+        UsageError: There is no such set, or the folder cannot be made.
+        DataError: A file is not available or wrong, or another process downloads here.
+    """
+    published = CATALOGUE[name]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as failure:
+        raise UsageError(f"{folder}: cannot be a folder ({reason_of(failure)})") from failure
+    missing = [file for file in published.files if not (folder / file.result).exists()]
+    try:
+        with FileLock(folder / ".download.lock", blocking=False):
+            for file in published.files:
+                addresses = file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.name}",)
+                _fetch_file(file, addresses, folder, report, keep_archives)
+    except Timeout as failure:
+        raise DataError(
+            f"{folder}: another process downloads into it; wait until it has finished"
+        ) from failure
+    return [folder / file.result for file in missing]
+
+
+def _fetch_file(
+    file: PublishedFile,
+    addresses: Sequence[str],
+    folder: Path,
+    report: Report,
+    keep_archives: bool,
+) -> None:
+    """Download one file unless it is there, and unpack an archive."""
+    path, target = folder / file.name, folder / file.result
+    if file.is_archive and target.is_dir():
+        return
+    had_archive = path.exists()
+    registry = pooch.Pooch(
+        path=folder,
+        base_url="",
+        urls={file.name: addresses[0]},
+        registry={file.name: file.md5 and f"md5:{file.md5}"},
+        allow_updates=False,
+    )
+    pooch.get_logger().setLevel("WARNING")
+    try:
+        registry.fetch(file.name, downloader=ResumingDownloader(file.name, addresses, report))
+    except (OSError, ValueError) as failure:  # requests raises OSErrors, pooch ValueErrors
+        raise DataError(
+            f"{path}: cannot be downloaded ({visible(reason_of(failure))}); run the same command "
+            "again to resume, or give a `mirror`"
+        ) from failure
+    if file.is_archive:
+        _unpack(path, target, lambda *done: report(f"{file.name}, unpacking", *done))
+        if not (had_archive or keep_archives):
+            path.unlink()
+
+
+def _unpack(archive: Path, folder: Path, report: Callable[[int, int | None], None]) -> None:
+    """Unpack a zip archive into a folder that appears whole or not at all.
+
+    A leading folder of the same name is removed from the paths. Hidden files are left out: file
+    managers add stubs that look like masks and images. `report` is called with the number of bytes
+    that are unpacked, and the total.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened, whole_folder(folder) as unfinished:
+            members = [info for info in opened.infolist() if not _is_left_out(info)]
+            done, total = 0, sum(info.file_size for info in members)
+            for info in members:
+                opened.extract(info, unfinished)  # stays in the folder, and checks the CRC
+                done += info.file_size
+                report(done, total)
+            leading = unfinished / folder.name
+            if leading.is_dir():
+                inner = leading.rename(unfinished / ".leading")
+                for path in inner.iterdir():
+                    path.rename(unfinished / path.name)
+                inner.rmdir()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as failure:
+        raise DataError(
+            f"{archive}: not a valid zip archive ({reason_of(failure)}); remove it, and run the "
+            "same command again"
+        ) from failure
+
+
+def _is_left_out(info: zipfile.ZipInfo) -> bool:
+    parts = PurePosixPath(info.filename).parts
+    return info.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in parts)
+
+
+class ResumingDownloader:
+    """Download a file for pooch, and after an interruption only the bytes that are missing.
+
+    Until a file is complete, its bytes are in a hidden file beside the destination, which survives
+    the process; the next transfer asks for the rest. If the server has another version by then, or
+    gives neither a strong ETag nor a date to tell, the transfer starts anew.
+    """
+
+    def __init__(self, name: str, addresses: Sequence[str], report: Report) -> None:
+        self.name, self.addresses, self.report = name, addresses, report
+
+    def __call__(self, url: str, output_file: str, pooch: object) -> None:  # noqa: ARG002
+        """Download from the first address that has the file, whichever pooch names.
+
+        Raises:
+            OSError: No address has it, or the transfer was interrupted.
+        """
+        partial = Path(output_file).parent / f".{self.name}.download"
+        version = partial.with_name(f"{partial.name}.version")
+        failures = []
+        for address in self.addresses:
+            try:
+                self._persist(address, partial, version)
+                break
+            except requests.RequestException as failure:
+                failures.append(f"{address}: {reason_of(failure)}")
+                if _size(partial) and not isinstance(failure, requests.HTTPError):
+                    raise  # another address would start anew
+        else:
+            raise OSError("; ".join(failures))
+        partial.replace(output_file)
+        version.unlink()
+
+    def _persist(self, address: str, partial: Path, version: Path) -> None:
+        """Resume after failures, until several in a row have brought no progress."""
+        failures = 0
+        while True:
+            size = _size(partial)
+            try:
+                return self._transfer(address, partial, version)
+            except (requests.ConnectionError, requests.Timeout) as failure:
+                failures = 1 if _size(partial) > size else failures + 1
+                if failures > RETRIES:
+                    raise failure
+            time.sleep(PAUSE * 2 ** (failures - 1))
+
+    def _transfer(self, address: str, partial: Path, version: Path) -> None:
+        """Request the missing bytes once.
+
+        Raises:
+            requests.HTTPError: The server does not have the file.
+            requests.ConnectionError: The transfer was interrupted, or may succeed later.
+        """
+        headers = {"Accept-Encoding": "identity"}
+        size, validator = _size(partial), version.read_text("utf-8") if version.exists() else ""
+        if size and validator:
+            headers |= {"Range": f"bytes={size}-", "If-Range": validator}
+        with requests.get(address, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            _check_status(response, partial)
+            if response.status_code != PARTIAL_CONTENT:
+                size = 0
+                partial.unlink(missing_ok=True)  # first: no bytes are taken for another version
+                etag = response.headers.get("ETag", "W/")  # a weak one allows for other bytes
+                dated = response.headers.get("Last-Modified", "")
+                version.write_text(dated if etag.startswith("W/") else etag, "utf-8")
+            length = response.headers.get("Content-Length")
+            total = None if length is None else size + int(length)
+            try:
+                with partial.open("ab") as file:
+                    for chunk in response.iter_content(CHUNK):
+                        file.write(chunk)
+                        size += len(chunk)
+                        self.report(self.name, size, total)
+            except requests.RequestException as failure:  # a broken stream has a type of its own
+                raise requests.ConnectionError(reason_of(failure)) from failure
+        if total is not None and size < total:
+            raise requests.ConnectionError(f"interrupted after {size} of {total} bytes")
+
+
+def _check_status(response: requests.Response, partial: Path) -> None:
+    status, start = response.status_code, f"bytes {_size(partial)}-"
+    other_bytes = not response.headers.get("Content-Range", "").startswith(start)
+    if status == RANGE_NOT_SATISFIABLE or (status == PARTIAL_CONTENT and other_bytes):
+        partial.unlink(missing_ok=True)
+        raise requests.ConnectionError("the file has changed since the transfer began")
+    if status == TOO_MANY_REQUESTS or status >= SERVER_ERRORS:
+        raise requests.ConnectionError(f"answers {status}")
+    response.raise_for_status()
+    if response.headers.get("Content-Type", "").startswith("text/html"):
+        raise requests.HTTPError("answers with a web page instead of the file")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0

@@ -1,1 +1,0 @@
-"""Download of published image sets, with checks and resumption."""

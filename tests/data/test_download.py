@@ -1,0 +1,320 @@
+"""Downloads from a local server that breaks off, changes its files or does not have them."""
+
+import hashlib
+import io
+import zipfile
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from PIL import Image
+
+from misgiving.data import download
+from misgiving.data.datasets import load_dataset
+from misgiving.data.download import CATALOGUE, PublishedFile, PublishedSet, fetch
+from misgiving.errors import DataError, UsageError
+
+CONTENT = bytes(np.random.default_rng(0).integers(0, 256, 300_000, dtype=np.uint8))
+MD5 = hashlib.md5(CONTENT, usedforsecurity=False).hexdigest()
+NAME = "images.npz"
+
+
+class Server(ThreadingHTTPServer):
+    """Files with an ETag; `answers` holds what happens to the next requests instead of a success.
+
+    An answer is a status, or the number of bytes after which the connection breaks.
+    """
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.etag, self.answers, self.ranges = {}, '"first"', [], []
+        self.url = f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, content = self.server, self.server.files.get(self.path[1:])
+        server.ranges.append(self.headers.get("Range"))
+        answer = server.answers.pop(0) if server.answers else None
+        if content is None or isinstance(answer, str):
+            self.send_error(int(answer or 404))
+            return
+        same = self.headers.get("If-Range", server.etag) == server.etag
+        start = int(self.headers.get("Range", "bytes=0-")[6:-1]) if same else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.send_header("ETag", server.etag)
+        self.end_headers()
+        self.wfile.write(content[start:][:answer])
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(download, "PAUSE", 0.0)
+    monkeypatch.setattr(download, "CHUNK", 10_000)
+    with Server() as server:
+        server.files[NAME] = CONTENT
+        Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def to(tmp_path):
+    return tmp_path / "to"
+
+
+@pytest.fixture
+def get(server, to, monkeypatch):
+    """Publish one file and fetch it."""
+
+    def get(name=NAME, *, urls=None, md5=None, **options):
+        file = PublishedFile(name=name, urls=urls or (f"{server.url}/{name}",), md5=md5)
+        facts = {"description": "a toy", "licence": "CC0", "citation": "", "data": "folder:"}
+        monkeypatch.setitem(CATALOGUE, "toy", PublishedSet(**facts, files=(file,)))
+        return fetch("toy", to, **options)
+
+    return get
+
+
+def left_in(folder):
+    return sorted(path.name for path in folder.iterdir() if path.name != ".download.lock")
+
+
+def test_a_file_is_the_published_one_and_is_not_fetched_again(get, server, to):
+    steps = []
+    assert get(md5=MD5, report=lambda *step: steps.append(step)) == [to / NAME]
+    assert steps[-1] == (NAME, len(CONTENT), len(CONTENT))
+    assert get(md5=MD5) == []
+    assert left_in(to) == [NAME]
+    assert (to / NAME).read_bytes() == CONTENT
+    assert len(server.ranges) == 1
+
+
+def test_an_interrupted_transfer_is_resumed_at_once(get, server, to):
+    server.answers = [100_000, 50_000, "503"]
+    get(md5=MD5)
+    assert (to / NAME).read_bytes() == CONTENT
+    assert server.ranges == [None, "bytes=100000-", "bytes=150000-", "bytes=150000-"]
+
+
+def test_a_transfer_that_keeps_breaking_off_is_resumed_by_the_next_call(get, server, to):
+    server.answers = [20_000, *["500"] * 5]
+    with pytest.raises(DataError, match="resume"):
+        get()
+    assert NAME not in left_in(to)
+    get()
+    assert server.ranges[-1] == "bytes=20000-"
+    assert (to / NAME).read_bytes() == CONTENT
+    assert left_in(to) == [NAME]
+
+
+def test_failures_with_progress_in_between_do_not_end_a_transfer(get, server, to):
+    server.answers = [20_000] * 12
+    get()
+    assert (to / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("etag", ['"second"', 'W/"weak"'])
+def test_a_file_that_changed_meanwhile_is_not_spliced(get, server, to, etag):
+    server.answers = [100_000, *["503"] * 5]
+    with pytest.raises(DataError):
+        get()
+    server.files[NAME], server.etag = CONTENT[::-1], etag
+    get()
+    assert (to / NAME).read_bytes() == CONTENT[::-1]
+
+
+def test_without_a_version_nothing_is_spliced(get, server):
+    server.etag, server.answers = 'W/"weak"', [100_000]
+    get()
+    assert server.ranges == [None, None]
+
+
+@pytest.mark.parametrize("answer", ["416", "206"])
+def test_a_server_that_cannot_resume_gives_the_whole_file_again(get, server, to, answer):
+    server.answers = [100_000, answer]
+    get()
+    assert (to / NAME).read_bytes() == CONTENT
+
+
+def test_a_file_with_another_checksum_is_removed(get, server, to):
+    server.files[NAME] = CONTENT[:-1]
+    with pytest.raises(DataError, match=MD5):
+        get(md5=MD5)
+    assert left_in(to) == []
+
+
+@pytest.mark.parametrize("wrong", ["missing", "refused"])
+def test_the_next_address_is_tried_where_one_fails(get, server, to, wrong):
+    first = {"missing": f"{server.url}/other", "refused": "http://127.0.0.1:9/x"}[wrong]
+    get(urls=(first, f"{server.url}/{NAME}"))
+    assert (to / NAME).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("urls", [None, ("http://127.0.0.1:9/x",)], ids=["404", "no server"])
+def test_a_file_that_no_address_has_is_one_line(get, server, to, urls):
+    server.files.clear()
+    with pytest.raises(DataError) as caught:
+        get(urls=urls)
+    assert str(to / NAME) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mirror_holds_the_files_under_their_own_names(get, server, to):
+    get(urls=("http://127.0.0.1:9/number",), mirror=f"{server.url}/")
+    assert (to / NAME).read_bytes() == CONTENT
+
+
+def test_a_file_that_is_another_is_never_replaced(get, to):
+    to.mkdir()
+    (to / NAME).write_bytes(b"mine")
+    with pytest.raises(DataError):
+        get(md5=MD5)
+    assert (to / NAME).read_bytes() == b"mine"
+
+
+def test_a_second_process_is_refused(get, to):
+    to.mkdir()
+    with FileLock(to / ".download.lock"), pytest.raises(DataError, match="another process"):
+        get()
+
+
+def test_unknown_sets_and_folders_that_are_files_are_usage_errors(get, to):
+    with pytest.raises(UsageError, match="isic2019, ham10000"):
+        fetch("cats", to)
+    to.write_text("")
+    with pytest.raises(UsageError, match="folder"):
+        get()
+
+
+MEMBERS = {"a.jpg": b"first", "b/c.jpg": b"second"}
+LITTER = {"__MACOSX/photos/._a.jpg": b"x", "photos/.DS_Store": b"x", "photos/._a.jpg": b"x"}
+
+
+def zip_of(members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def unpacked(folder):
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("within", ["", "photos/"])
+def test_an_archive_is_unpacked_into_the_folder_of_its_name(get, server, to, within):
+    content = LITTER | {within + name: data for name, data in MEMBERS.items()}
+    server.files["photos.zip"] = zip_of(content)
+    assert get("photos.zip") == [to / "photos"]
+    assert get("photos.zip") == []
+    assert left_in(to) == ["photos"]
+    assert unpacked(to / "photos") == MEMBERS
+    assert len(server.ranges) == 1
+
+
+def test_an_archive_is_kept_on_demand_and_where_it_was_there(get, server, to):
+    server.files["photos.zip"] = zip_of(MEMBERS)
+    get("photos.zip", keep_archives=True)
+    (to / "photos").rename(to / "before")
+    get("photos.zip")
+    assert left_in(to) == ["before", "photos", "photos.zip"]
+    assert len(server.ranges) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [zip_of(MEMBERS)[:-30], zip_of(MEMBERS).replace(b"first", b"First")],
+    ids=["truncated", "wrong CRC"],
+)
+def test_a_damaged_archive_leaves_no_folder(get, server, to, content):
+    server.files["photos.zip"] = content
+    with pytest.raises(DataError, match="not a valid zip archive"):
+        get("photos.zip")
+    assert left_in(to) == ["photos.zip"]
+
+
+@pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil"])
+def test_a_member_that_leads_out_stays_in_the_folder(get, server, to, name):
+    server.files["photos.zip"] = zip_of({"a.jpg": b"x", name: b"evil"})
+    get("photos.zip")
+    assert all(path.is_relative_to(to / "photos") for path in to.parent.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("name", CATALOGUE)
+def test_published_sets_have_licence_citation_addresses_and_md5_of_32_digits(name):
+    published = CATALOGUE[name]
+    assert published.licence
+    assert "20" in published.citation
+    for file in published.files:
+        assert all(url.startswith("https://") for url in file.urls)
+        assert file.md5 is None or len(bytes.fromhex(file.md5)) == 16
+
+
+def picture():
+    file = io.BytesIO()
+    Image.new("RGB", (32, 24), (200, 150, 120)).save(file, "PNG")
+    return file.getvalue()
+
+
+def npz():
+    file = io.BytesIO()
+    sets = ("train", "val", "test")
+    images = {f"{name}_images": np.zeros((2, 28, 28, 3), np.uint8) for name in sets}
+    labels = {f"{name}_labels": np.array([[0], [1]], np.uint8) for name in sets}
+    np.savez(file, **images, **labels)
+    return file.getvalue()
+
+
+STAND_INS = {
+    "isic2019": {
+        "ISIC_2019_Training_GroundTruth.csv": b"image,MEL,NV\nISIC_0,1.0,0.0\nISIC_1,0.0,1.0\n",
+        "ISIC_2019_Training_Metadata.csv": b"image,lesion_id\nISIC_0,a\nISIC_1,b\n",
+        "ISIC_2019_Training_Input.zip": zip_of(
+            {f"ISIC_2019_Training_Input/ISIC_{n}.jpg": picture() for n in range(2)}
+        ),
+    },
+    "ham10000": {
+        "HAM10000_metadata.csv": b"lesion_id,image_id,dx\na,ISIC_6,mel\nb,ISIC_7,nv\n",
+        "HAM10000_images_part_1.zip": zip_of({"ISIC_6.jpg": picture()}),
+        "HAM10000_images_part_2.zip": zip_of({"ISIC_7.jpg": picture()}),
+        "HAM10000_segmentations_lesion_tschandl.zip": zip_of(
+            {"HAM10000_segmentations_lesion_tschandl/ISIC_6_segmentation.png": picture()}
+        ),
+    },
+    "nct": {
+        "CRC-VAL-HE-7K.zip": zip_of(
+            {f"CRC-VAL-HE-7K/{name}/{name}-1.tif": picture() for name in ("ADI", "TUM")}
+        ),
+    },
+    "dermamnist": {"dermamnist.npz": npz()},
+    "dermamnist_c": {"dermamnist_corrected_28.npz": npz()},
+    "pathmnist_224": {"pathmnist_224.npz": npz()},
+}
+
+
+@pytest.mark.parametrize("name", STAND_INS)
+def test_a_fetched_set_can_be_read(name, server, to, monkeypatch):
+    server.files = STAND_INS[name]
+    published = CATALOGUE[name]
+    unchecked = tuple(replace(file, md5=None) for file in published.files)
+    monkeypatch.setitem(CATALOGUE, name, replace(published, files=unchecked))
+    fetch(name, to, mirror=server.url)
+    dataset = load_dataset(published.data.format(folder=to))
+    assert len(dataset.classes) == 2
+    assert dataset.images.read(0).image.ndim == 3
+    if name == "ham10000":
+        assert (Path(dataset.masks) / "ISIC_6_segmentation.png").is_file()
