@@ -129,9 +129,7 @@ def sides(
 
     def epoch() -> None:
         state.step = 0
-        steps = train_epoch(
-            fabric, module, state, images, config, objective, augmentation, held_out=None
-        )
+        steps = train_epoch(fabric, module, state, images, config, objective, augmentation)
         deque(steps, maxlen=0)
 
     def bare_steps() -> None:

@@ -380,14 +380,11 @@ def test_bad_options_are_one_line_that_names_the_culprit(
 @pytest.mark.parametrize(
     ("model", "option"),
     [
-        ("proposed", ["--posthoc"]),
+        ("proposed", ["--detached"]),
         ("vanilla", ["--reads-logits"]),
-        ("held_out", ["--held-out", "0.3"]),
         ("mse", ["--auxiliary", "ranking"]),
-        ("vanilla", ["--joint-epochs", "0"]),
         ("proposed", ["--pairs", "halves"]),
         ("proposed", ["--reduction", "sum"]),
-        ("proposed_neighbours", ["--margin", "1"]),
     ],
 )
 def test_an_option_that_defines_a_model_is_refused_beside_its_name(
@@ -456,7 +453,7 @@ OF_RANKING = "with --auxiliary mse; leave it out"
         ("--pairs halves", "--auxiliary mse", OF_RANKING),
         ("--reduction sum", "--auxiliary mse", OF_RANKING),
         ("--margin 2", "--model mse", OF_RANKING),
-        ("--joint-epochs 0", "--auxiliary none", NO_ESTIMATOR),
+        ("--detached", "--auxiliary none", NO_ESTIMATOR),
         ("--estimator-rate 1", "--auxiliary none", NO_ESTIMATOR),
         ("--auxiliary-weight 0.5", "--auxiliary none", NO_ESTIMATOR),
         ("--margin 1", "--auxiliary none", NO_ESTIMATOR),

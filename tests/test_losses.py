@@ -32,11 +32,7 @@ def halves(size):
     return [(i, size - 1 - i) for i in range(size // 2)]
 
 
-def neighbours(size):
-    return [(i, i + 1) for i in range(size - 1)] + [(size - 1, 0)]
-
-
-LISTED = {"all": all_pairs, "halves": halves, "neighbours": neighbours}
+LISTED = {"all": all_pairs, "halves": halves}
 
 
 @pytest.mark.parametrize("size", [2, 3, 7, 16])
@@ -248,28 +244,6 @@ def test_without_an_auxiliary_term_a_broken_estimate_cannot_spoil_the_total(opti
     objective = joint_objective(logits, broken, labels, **options)
     torch.testing.assert_close(objective.total, F.cross_entropy(logits, labels))
     assert objective.auxiliary.isnan()
-
-
-@pytest.mark.parametrize("mean", ["weighted", "plain"])
-def test_held_out_samples_are_ranked_and_only_the_others_classified(mean):
-    logits = torch.randn(6, 3, dtype=torch.double)
-    predicted = torch.randn(6, dtype=torch.double)
-    labels = torch.tensor([0, 1, 2, 1, 1, 0])
-    weights = torch.tensor([1.0, 2.0, 5.0], dtype=torch.double)
-    held_out = torch.tensor([True, False, False, True, False, True])
-    split = [[i for i in range(6) if bool(held_out[i]) is kind] for kind in (False, True)]
-    fitted, held = split
-    objective = joint_objective(
-        logits, predicted, labels, class_weights=weights, mean=mean, held_out=held_out
-    )
-    losses = [
-        float(weights[labels[i]] * -torch.log_softmax(logits[i], dim=0)[labels[i]])
-        for i in range(6)
-    ]
-    total = sum(float(weights[labels[i]]) for i in fitted) if mean == "weighted" else len(fitted)
-    assert objective.primary.item() == pytest.approx(sum(losses[i] for i in fitted) / total)
-    terms = [penalty(predicted, losses, i, j, 1.0) for i in held for j in held if i != j]
-    assert objective.auxiliary.item() == pytest.approx(sum(terms) / len(terms))
 
 
 @pytest.mark.usefixtures("as_in_use")

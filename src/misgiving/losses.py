@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +17,7 @@ from misgiving.ranking_by_counting import sum_of_penalties
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
-Pairs = Literal["all", "halves", "neighbours"]
+Pairs = Literal["all", "halves"]
 Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
 Mean = Literal["weighted", "plain"]
@@ -40,9 +40,8 @@ def ranking_loss(
 
     A pair of equal true losses counts as "otherwise" (-1), as in Eq. 1. The paper leaves the pairs
     open: `all` takes every ordered pair i != j, `halves` pairs i with B-1-i once (Yoo & Kweon,
-    2019; the middle of an odd batch has no partner), `neighbours` pairs i with i+1, and the last
-    with the first (Kirchhof et al., 2023). It prints a sum over pairs, which over all of them is
-    B (B - 1) times the mean (4,032 times at B = 64); the mean keeps the weight of this term
+    2019; the middle of an odd batch has no partner). It prints a sum over pairs, which over all of
+    them is B (B - 1) times the mean (4,032 times at B = 64); the mean keeps the weight of this term
     independent of the batch size. The loss of a batch without a pair is 0.
 
     Up to 512 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
@@ -80,15 +79,8 @@ def _halves(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int
     return F.relu(margin - order * gap).sum(), count
 
 
-def _neighbours(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int]:
-    order = torch.where(true > true.roll(-1), 1.0, -1.0)
-    penalties = F.relu(margin - order * (predicted - predicted.roll(-1)))
-    count = len(predicted) if len(predicted) > 1 else 0  # one sample is its own neighbour
-    return penalties[:count].sum(), count
-
-
 PAIRS: Registry[Callable[[Losses, Losses, float], tuple[Scalar, int]]] = Registry(
-    "pairing", all=_all_pairs, halves=_halves, neighbours=_neighbours
+    "pairing", all=_all_pairs, halves=_halves
 )
 
 
@@ -135,7 +127,6 @@ def joint_objective(
     class_weights: Float[Tensor, " classes"] | None = None,
     target: Target = "trained",
     mean: Mean = "weighted",
-    held_out: Bool[Tensor, " batch"] | None = None,
 ) -> Objective:
     """Primary loss plus `weight` times the auxiliary loss (paper, Eq. 2).
 
@@ -144,10 +135,6 @@ def joint_objective(
     target="plain" its cross-entropy without class weights; always detached, so that the target is
     not pulled towards the estimate. With `auxiliary=None` (or weight 0) the auxiliary term is
     left out, and `auxiliary` in the result is NaN.
-
-    With `held_out`, the primary loss is that of the other samples, and the auxiliary loss that of
-    the samples that it marks: the estimator then learns losses that the primary loss does not
-    lower. Its gradient still enters the backbone.
 
     Raises:
         UsageError: `target` or `mean` is none of these, or `weight` is negative.
@@ -164,15 +151,13 @@ def joint_objective(
     if class_weights is not None:
         class_weights = class_weights.to(logits)
     losses = primary_losses(logits, labels, class_weights)
-    trained = slice(None) if held_out is None else ~held_out
     if class_weights is None or mean == "plain":
-        primary = losses[trained].mean()
+        primary = losses.mean()
     else:
-        primary = losses[trained].sum() / class_weights[labels[trained]].sum()
+        primary = losses.sum() / class_weights[labels].sum()
     unweighted = target == "plain" and class_weights is not None
     true = (primary_losses(logits, labels) if unweighted else losses).detach()
     if auxiliary is None or weight == 0:
         return Objective(primary, primary, torch.full_like(primary, torch.nan), true)
-    ranked = slice(None) if held_out is None else held_out
-    estimated = auxiliary(predicted_losses[ranked], true[ranked])
+    estimated = auxiliary(predicted_losses, true)
     return Objective(primary + weight * estimated, primary, estimated, true)

@@ -31,15 +31,11 @@ def test_the_columns_change_what_they_say():
     trainings = {name: replace(TINY.training, **column.training) for name, column in MODELS.items()}
     assert not trainings["vanilla"].estimates_losses
     assert trainings["mse"].auxiliary == "mse"
-    assert trainings["detached"].joint_epochs == 0
-    assert trainings["posthoc"] == replace(TINY.training, posthoc=True)
+    assert trainings["detached"] == replace(TINY.training, detached=True)
     assert trainings["proposed"] == trainings["proposed+logits"] == TINY.training
     assert [name for name, column in MODELS.items() if column.model] == ["proposed+logits"]
     assert trainings["proposed_halves"] == replace(TINY.training, pairs="halves")
     assert trainings["proposed_sum"] == replace(TINY.training, reduction="sum")
-    neighbours = replace(TINY.training, pairs="neighbours", margin=0.1)
-    assert trainings["proposed_neighbours"] == neighbours
-    assert trainings["held_out"] == replace(TINY.training, held_out=0.1)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,6 @@ from misgiving.reproduction.runner import (
     reproduce_units,
 )
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import Unit
 from misgiving.training.config import DataConfig
 
@@ -238,42 +237,6 @@ def test_a_swept_rate_keeps_its_curve_and_not_its_weights(cache, tmp_path):
     assert (tmp_path / unit.folder / "run" / "history.csv").is_file()
     assert not (tmp_path / unit.folder / "run" / "model.safetensors").exists()
     assert "validation,,diverged,0.0" in (tmp_path / unit.folder / "results.csv").read_text()
-
-
-def test_posthoc_starts_from_the_finished_vanilla_and_ends_as_if_it_had_trained_it(
-    cache, reproduction, tmp_path
-):
-    steps = []
-    progress = Progress(on_step=steps.append)
-    trial_data = TrialData(replace(TINY, models=("vanilla", "posthoc")), cache, progress)
-    vanilla, posthoc = (Unit("ood_detection", 1, model) for model in trial_data.protocol.models)
-    shutil.copytree(reproduction / vanilla.folder, tmp_path / "taken" / vanilla.folder)
-    run = on_this_machine(threads=1)
-    reproduce_units(trial_data, tmp_path / "taken", run=run, chosen=[posthoc])
-    assert {step.epoch for step in steps} == {2}
-    steps.clear()
-    reproduce_units(trial_data, tmp_path / "alone", run=run, chosen=[posthoc])
-    assert {step.epoch for step in steps} == {1, 2}
-    for name in ("results.csv", "run/history.csv", "run/model.safetensors"):
-        taken, alone = (tmp_path / place / posthoc.folder / name for place in ("taken", "alone"))
-        assert taken.read_bytes() == alone.read_bytes()
-    logits = [
-        Predictions.load(tmp_path / "taken" / unit.folder / "predictions/validation.safetensors")
-        .logits.tobytes()
-        for unit in (vanilla, posthoc)
-    ]  # fmt: skip
-    assert logits[0] == logits[1]
-
-
-@pytest.mark.usefixtures("unmeasured")
-def test_posthoc_does_not_start_from_a_vanilla_of_other_settings(cache, reproduction, tmp_path):
-    steps = []
-    protocol = replace(TINY, models=("vanilla", "posthoc"), seed=1)  # its trial 0 has another seed
-    trial_data = TrialData(protocol, cache, Progress(on_step=steps.append))
-    vanilla, posthoc = (Unit("generalization", 0, model) for model in protocol.models)
-    shutil.copytree(reproduction / vanilla.folder, tmp_path / vanilla.folder)
-    reproduce_units(trial_data, tmp_path, chosen=[posthoc])
-    assert {step.epoch for step in steps} == {1, 2}
 
 
 def test_nothing_cannot_be_collected(trial_data, tmp_path):

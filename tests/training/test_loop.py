@@ -18,18 +18,17 @@ from misgiving.data.batching import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
 from misgiving.evaluation.inference import predict
-from misgiving.losses import AUXILIARY_LOSSES, PAIRS, ranking_loss
+from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
-from misgiving.training.objective import class_weights, epoch_order, held_out_images
+from misgiving.training.objective import class_weights
 from misgiving.training.optimisation import schedule_of
 from misgiving.training.resume import TrainingState
 
 CONFIG = TrainingConfig(epochs=2, batch_size=8, learning_rate=1e-3, device="cpu", seed=5)
 VANILLA = {"auxiliary": "none"}
-DETACHED = {"joint_epochs": 0}
-POSTHOC = {"posthoc": True}
+DETACHED = {"detached": True}
 
 
 def build(**options):
@@ -95,106 +94,8 @@ def test_the_classifier_of_detached_is_bit_for_bit_that_of_vanilla(images):
     assert not same(vanilla.loss_estimator, detached.loss_estimator)
 
 
-@pytest.mark.parametrize(
-    "kept", [{}, {"keep": "best"}, {"average_decay": 0.9}, {"keep": "best", "average_decay": 0.5}]
-)
-def test_the_classifier_of_posthoc_is_bit_for_bit_that_of_vanilla(images, kept):
-    vanilla, history = trained(images, epochs=4, **VANILLA, **kept)
-    posthoc, longer = trained(images, epochs=4, **POSTHOC, **kept)
-    assert same(vanilla.backbone, posthoc.backbone)
-    assert not same(vanilla.loss_estimator, posthoc.loss_estimator)
-    assert all(parameter.requires_grad for parameter in posthoc.parameters())
-    assert str(longer[:8]) == str(history)  # as text, in which NaN is equal to itself
-
-
-def test_posthoc_trains_the_estimator_alone_on_the_frozen_classifier_in_a_plain_loop(images):
-    posthoc, _ = trained(images, decay_every=1, **POSTHOC)
-    model, _ = trained(images, decay_every=1, **VANILLA)
-    estimator, weights = model.loss_estimator, torch.tensor([1.0, 1.0, 1.0])
-    optimizer = Adam(estimator.parameters(), 1e-3, weight_decay=5e-4, fused=True)
-    for epoch, rate in ((3, 1e-3), (4, 5e-4)):
-        optimizer.param_groups[0]["lr"] = rate
-        random = np.random.SeedSequence([5, epoch, 1]).generate_state(1)[0]
-        generator = torch.Generator().manual_seed(int(random))
-        order = sampling_order(images.labels, class_weighted="inverse", seed=5, epoch=epoch)
-        for pixels, labels, _ in batches(images, batch_size=8, order=order):
-            output = model(augment(pixels, AugmentationSettings(), generator))
-            losses = F.cross_entropy(output.logits, labels, weights, reduction="none").detach()
-            optimizer.zero_grad()
-            (0.5 * ranking_loss(output.predicted_losses, losses)).backward()
-            optimizer.step()
-    assert same(posthoc.loss_estimator, estimator)
-
-
-def test_the_history_of_posthoc_has_estimates_in_its_second_half(images):
-    steps = []
-    history = train(build(), images, images, replace(CONFIG, **POSTHOC), on_step=steps.append)
-    assert [record.epoch for record in history] == [1, 1, 2, 2, 3, 3, 4, 4]
-    assert all(math.isnan(record.auxiliary_loss) for record in history[:4])
-    assert all(math.isfinite(record.auxiliary_loss) for record in history[4:])
-    assert len({record.primary_loss for record in history[3:]}) == 1  # one set, one classifier
-    assert [(step.epoch, step.epochs) for step in steps[::3]] == [(e, 4) for e in (1, 2, 3, 4)]
-
-
-def test_posthoc_keeps_the_last_estimator_of_the_best_classifier():
-    classifier, estimator = replace(CONFIG, keep="best", **POSTHOC).phases
-    assert (classifier.keep, estimator.keep) == ("best", "last")
-
-
-def test_held_out_images_are_ranked_and_not_classified_in_a_plain_loop(images):
-    config = replace(CONFIG, held_out=0.25, epochs=1)
-    ours, _ = trained(images, held_out=0.25, epochs=1)
-    model = build().train()
-    held = held_out_images(images, config)
-    optimizer = Adam(model.parameters(), 1e-3, weight_decay=5e-4, fused=True)
-    generator = torch.Generator().manual_seed(
-        int(np.random.SeedSequence([5, 1, 1]).generate_state(1)[0])
-    )
-    order = epoch_order(images, config, 1, held)
-    with seeded(5):
-        for start in range(0, len(order), 8):
-            rows = order[start : start + 8]
-            pixels, labels, _ = next(batches(images, batch_size=8, order=rows))
-            output = model(augment(pixels, AugmentationSettings(), generator))
-            losses = F.cross_entropy(output.logits, labels, reduction="none")
-            of_estimator = ranking_loss(output.predicted_losses[:2], losses[:2].detach())
-            optimizer.zero_grad()
-            (losses[2:].mean() + 0.5 * of_estimator).backward()
-            optimizer.step()
-    assert held[order].reshape(-1, 8).tolist() == [[True] * 2 + [False] * 6] * (len(order) // 8)
-    for name, value in ours.state_dict().items():
-        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-6)
-
-
-def test_held_out_images_are_whole_groups_the_same_in_every_epoch_and_leave_each_class():
-    images = replace(
-        coloured_set(size=80, classes=4), groups=tuple(f"group {row // 2}" for row in range(80))
-    )
-    images.labels[:] = [0] * 76 + [1, 1] + [2, 2]  # two classes of one group each
-    config = replace(CONFIG, held_out=0.1)
-    held = held_out_images(images, config).numpy()
-    assert held.sum() == pytest.approx(8, abs=2)
-    assert (held[::2] == held[1::2]).all()
-    assert set(images.labels[~held]) == {0, 1, 2}
-    orders = [epoch_order(images, config, epoch, torch.from_numpy(held)) for epoch in (1, 2)]
-    assert not np.array_equal(*orders)
-    for order in orders:
-        assert len(order) == (~held).sum() // 6 * 8
-        assert set(order[held[order]]) <= set(np.flatnonzero(held))
-        assert held[order].sum() == len(order) // 4
-
-
 def test_joint_training_changes_the_classifier(images):
     assert not same(trained(images)[0].backbone, trained(images, **DETACHED)[0].backbone)
-
-
-def test_detaching_after_an_epoch_starts_as_joint_and_continues_as_detached(images):
-    joint_once, _ = trained(images, joint_epochs=1, epochs=1)
-    joint, _ = trained(images, epochs=1)
-    assert same(joint_once, joint)
-    later, _ = trained(images, joint_epochs=1)
-    assert not same(later.backbone, trained(images)[0].backbone)
-    assert not same(later.backbone, trained(images, **DETACHED)[0].backbone)
 
 
 def test_vanilla_leaves_the_estimator_at_its_first_weights(images):
@@ -284,8 +185,8 @@ def test_keeping_the_best_epoch_gives_the_weights_of_that_epoch(images):
     assert same(model, expected)
 
 
-@pytest.mark.parametrize(("keep_best", "kept"), [(True, 2.0), (False, 3.0)])
-def test_the_best_epoch_is_that_with_the_highest_accuracy(images, keep_best, kept):
+@pytest.mark.parametrize(("keep_best", "best"), [(True, {2.0}), (False, set())])
+def test_the_best_epoch_is_that_with_the_highest_accuracy(images, keep_best, best):
     model, history = trained(images, epochs=1)
     state = TrainingState(model=model, optimizer=Adam(model.parameters()))
     for epoch, accuracy in enumerate([0.3, 0.6, 0.5], start=1):
@@ -293,25 +194,8 @@ def test_the_best_epoch_is_that_with_the_highest_accuracy(images, keep_best, kep
             torch.nn.init.constant_(parameter, epoch)
         monitored = replace(history[-1], balanced_accuracy=accuracy)
         state.end_epoch([*history[:-1], monitored], keep_best=keep_best)
-    state.end_phase()
-    assert {value.item() for one in model.parameters() for value in one.unique()} == {kept}
-
-
-def test_the_moving_average_is_that_of_the_weights_after_each_step(images):
-    model, after = build(), []
-
-    def keep(_):
-        after.append([parameter.detach().clone() for parameter in model.parameters()])
-
-    train(model, images, images, replace(CONFIG, average_decay=0.6), on_step=keep)
-    average = after[0]
-    for step, weights in enumerate(after[1:], start=1):
-        decay = min(0.6, 1 - (1 + step) ** (-2 / 3))
-        average = [
-            decay * old + (1 - decay) * new for old, new in zip(average, weights, strict=True)
-        ]
-    for found, expected in zip(model.parameters(), average, strict=True):
-        torch.testing.assert_close(found.detach(), expected)
+    weights = {name: state.best_weights[name] for name, _ in model.named_parameters() if best}
+    assert {value.item() for weight in weights.values() for value in weight.unique()} == best
 
 
 def test_the_cosine_schedule_warms_up_and_ends_at_zero():
@@ -326,19 +210,6 @@ def test_the_cosine_schedule_warms_up_and_ends_at_zero():
     expected = [0.2 * step / 10 for step in range(10)]
     expected += [0.1 * (1 + math.cos(math.pi * step / 40)) for step in range(10, 40)]
     assert rates == pytest.approx(expected)
-
-
-@pytest.mark.parametrize(("share", "groups"), [(0.01, 24), (0.1, 4)])
-def test_a_share_that_holds_nothing_out_is_refused(share, groups):
-    images = coloured_set(size=24)
-    images = replace(images, groups=tuple(str(row % groups) for row in range(24)))
-    with pytest.raises(UsageError, match=r"`held_out` 0\.\d+ of 24 images .* larger share"):
-        held_out_images(images, replace(CONFIG, held_out=share))
-
-
-def test_averaged_weights_need_full_precision():
-    with pytest.raises(UsageError, match=r"average_decay.*be 0 with `precision` bf16-true"):
-        replace(CONFIG, average_decay=0.9, precision="bf16-true")
 
 
 def test_a_loss_that_is_not_finite_is_explained(images):
@@ -367,13 +238,6 @@ def test_an_unknown_precision_is_explained(images):
         ({"auxiliary_weight": -1.0}, "auxiliary_weight"),
         ({"beta1": 1.0}, "beta1"),
         ({"auxiliary": "huber"}, "auxiliary.*ranking, mse, none.*'huber'"),
-        ({"joint_epochs": -1}, "joint_epochs"),
-        ({"joint_epochs": 0, "posthoc": True}, "joint_epochs.*posthoc"),
-        ({"auxiliary": "none", "posthoc": True}, "auxiliary.*posthoc.*'none'"),
-        ({"held_out": 0.6}, "held_out.*from 0 to 0.5"),
-        ({"held_out": 0.1, "auxiliary": "none"}, "held_out.*be 0 unless"),
-        ({"held_out": 0.1, "posthoc": True}, "held_out.*be 0 unless"),
-        ({"held_out": 0.1, "batch_size": 4}, "batch_size.*at least 8"),
     ],
 )
 @pytest.mark.usefixtures("as_in_use")

@@ -66,43 +66,6 @@ def test_a_training_that_was_stopped_ends_in_the_same_weights_and_history(
         assert torch.equal(model.state_dict()[name], weight), name
 
 
-@pytest.mark.parametrize("kept", [{"keep": "best"}, {"average_decay": 0.9}])
-@pytest.mark.parametrize("stops", [[5], [6], [7], [9, 2]])  # six steps for each phase
-def test_posthoc_resumes_in_either_phase(images, resume_file, stops, kept):
-    config = replace(CONFIG, epochs=2, keep="last", posthoc=True)
-    config = replace(config, **kept)
-    expected, expected_history, all_steps = trained(images, config=config)
-    for after in stops:
-        with pytest.raises(StoppedError, match="same command"):
-            trained(images, resume=resume_file, stop_after=after, config=config)
-    model, history, steps = trained(images, resume=resume_file, config=config)
-    assert str(steps) == str(all_steps[sum(stops) :])  # NaN, as text, is equal to itself
-    assert str(history) == str(expected_history)
-    for name, weight in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weight), name
-
-
-@pytest.mark.parametrize("kept", ["best", "last"])
-def test_posthoc_resumes_between_its_phases(images, resume_file, kept, monkeypatch):
-    config = replace(CONFIG, epochs=2, keep=kept, average_decay=0.9, posthoc=True)
-    expected, _, _ = trained(images, config=config)
-    save = ResumeFile.save
-
-    def save_and_end(file, state):
-        save(file, state)
-        if state.epoch == 3:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(ResumeFile, "save", save_and_end)
-        with pytest.raises(KeyboardInterrupt):
-            trained(images, resume=resume_file, config=config)
-    model, _, steps = trained(images, resume=resume_file, config=config)
-    assert steps[0].epoch == 3
-    for name, weight in expected.state_dict().items():
-        assert torch.equal(model.state_dict()[name], weight), name
-
-
 def test_the_epoch_and_step_where_training_resumes_are_reported(images, resume_file):
     with pytest.raises(StoppedError, match="in epoch 2, after step 1"):
         trained(images, resume=resume_file, stop_after=4)

@@ -50,7 +50,7 @@ def train(
         ModelName | None,
         typer.Option(
             help="Train one of the models that `reproduce` compares, in place of --auxiliary, "
-            "--joint-epochs, --posthoc, --held-out, --pairs, --reduction and --reads-logits.",
+            "--detached, --pairs, --reduction and --reads-logits.",
             rich_help_panel="Objective",
         ),
     ] = None,

@@ -21,41 +21,30 @@ MODELS: Registry[ModelVariant] = Registry(
     **{
         "vanilla": ModelVariant({"auxiliary": "none"}),
         "mse": ModelVariant({"auxiliary": "mse"}),
-        "detached": ModelVariant({"auxiliary": "ranking", "joint_epochs": 0}),
-        "posthoc": ModelVariant({"auxiliary": "ranking", "posthoc": True}),
+        "detached": ModelVariant({"auxiliary": "ranking", "detached": True}),
         "proposed": ModelVariant({"auxiliary": "ranking"}),
         "proposed_halves": ModelVariant({"auxiliary": "ranking", "pairs": "halves"}),
         "proposed_sum": ModelVariant({"auxiliary": "ranking", "reduction": "sum"}),
         "proposed+logits": ModelVariant({"auxiliary": "ranking"}, {"reads_logits": True}),
-        "proposed_neighbours": ModelVariant(
-            {"auxiliary": "ranking", "pairs": "neighbours", "margin": 0.1}
-        ),
-        "held_out": ModelVariant({"auxiliary": "ranking", "held_out": 0.1}),
     },
 )
 """The columns of every table.
 
-vanilla, detached and posthoc have the same classifier. The estimator of detached learns beside it;
-that of posthoc afterwards, from the frozen classifier, as in DEUP (Jain et al., 2021; the paper's
-reference 9).
+vanilla and detached have the same classifier; the estimator of detached learns beside it.
 
 Eq. 1 as printed is a sum over pairs (`proposed_sum`). `proposed` takes the mean, which makes the
 same weight B (B - 1) times weaker, 4,032 at a batch of 64; `proposed_halves` pairs each sample of
-one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019), and
-`proposed_neighbours` each with the next at a margin of 0.1 (Kirchhof et al., 2023). In `held_out`
-the estimator learns from a tenth of the training images, on which the classifier is not trained:
-losses of images that are trained on are not those of new images.
+one half of the batch with one of the other, as LL4AL does (Yoo and Kweon, 2019).
 """
 
-DEFINING = {name for one in MODELS.values() for name in (*one.training, *one.model)} - {"margin"}
-"""Settings that tell the models apart; the margin is free but for `proposed_neighbours`."""
+DEFINING = {name for variant in MODELS.values() for name in (*variant.training, *variant.model)}
+"""Settings that tell the models apart."""
 
 
 def refuse_beside_model(name: ModelName, settings: Iterable[str]) -> None:
     """Refuse settings that a model defines, or that would make another model of it."""
-    own = {*MODELS[name].training, *MODELS[name].model}
     for setting in settings:
-        if setting in own | DEFINING:
+        if setting in DEFINING:
             raise UsageError(f"`{setting}` is defined by `model` {name}; leave one of them out")
 
 
@@ -96,10 +85,9 @@ class ProtocolConfig:
     )
     models: tuple[ModelName, ...] = option(
         PAPER_MODELS,
-        "Models to compare: vanilla, mse, detached, proposed; and posthoc (the estimator is "
-        "trained after the classifier), proposed_halves, proposed_sum, proposed_neighbours (other "
-        "readings of Eq. 1), proposed+logits, held_out (the estimator learns from images that the "
-        "classifier does not). Default: the first four.",
+        "Models to compare: vanilla, mse, detached, proposed; and proposed_halves, proposed_sum "
+        "(other readings of Eq. 1), proposed+logits (the estimator also reads the classifier's "
+        "output). Default: the first four.",
         panel="Protocol",
         metavar="NAME,...",
     )

@@ -254,7 +254,6 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
             folder / "run",
             resume_file=resume_path(folder.with_name(unit.model)),
             overwrite=True,
-            classifier=_trained_classifier(trial_data, unit, folder.with_name("vanilla")),
             on_step=trial_data.progress.on_step,
         )
     checkpoint.model.to(device_named(setup.training.device))
@@ -262,11 +261,3 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
     predictions = predictions_of(checkpoint, setup.images_of(measured))
     predictions.save(predictions_path(folder, measured))
     return TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)
-
-
-def _trained_classifier(trial_data: TrialData, unit: Unit, vanilla: Path) -> Path | None:
-    """The run of vanilla in the same trial, if it is finished and `posthoc` can start from it."""
-    if not trial_data.setup(unit).training.posthoc:
-        return None
-    record = trial_data.record(unit._replace(model="vanilla"))
-    return vanilla / "run" if is_trained(vanilla, record) else None

@@ -13,13 +13,10 @@ ModelName = Literal[
     "vanilla",
     "mse",
     "detached",
-    "posthoc",
     "proposed",
     "proposed_halves",
     "proposed_sum",
     "proposed+logits",
-    "proposed_neighbours",
-    "held_out",
 ]
 """The models that a reproduction compares, in the order of its tables."""
 

@@ -1,7 +1,7 @@
 """Configuration of a training: the images, the network and the joint training itself."""
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,6 @@ from misgiving.errors import UsageError
 Weighting = Literal["inverse", "sqrt", "none"]
 
 LARGEST = 1e30  # what single precision can still multiply a little
-BATCH_SHARE = 4  # with `held_out`, one image of so many in a batch is held out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,10 +171,10 @@ class TrainingConfig:
         panel="Objective",
     )
     margin: float = option(1.0, "Gamma of Eq. 1.", panel="Objective")
-    pairs: Literal["all", "halves", "neighbours"] = option(
+    pairs: Literal["all", "halves"] = option(
         "all",
-        "Pairs of Eq. 1: all ordered pairs of the batch, each sample of one half with one of the "
-        "other, or each sample with the next.",
+        "Pairs of Eq. 1: all ordered pairs of the batch, or each sample of one half with one of "
+        "the other.",
         panel="Objective",
     )
     reduction: Literal["mean", "sum"] = option(
@@ -189,24 +188,9 @@ class TrainingConfig:
         "cross-entropy.",
         panel="Objective",
     )
-    joint_epochs: int | None = option(
-        None,
-        "Epochs in which the estimator's gradient enters the backbone; 0: never (detached). "
-        "Default: always.",
-        panel="Objective",
-    )
-    posthoc: bool = option(
+    detached: bool = option(
         False,
-        "Train the loss estimator after the classifier, which is then frozen, in as many epochs "
-        "again.",
-        panel="Objective",
-    )
-    held_out: float = option(
-        0.0,
-        "Share of the training images that are left out of the classifier's loss and from which "
-        "alone the estimator learns: one of N folds by group and class, N nearest to 1 / share. "
-        "Its gradient still enters the backbone, unless `joint_epochs` is 0. 0: both learn from "
-        "all images.",
+        "Keep the estimator's gradient out of the backbone, instead of training both jointly.",
         panel="Objective",
     )
     class_weights: Weighting = option(
@@ -262,12 +246,6 @@ class TrainingConfig:
     weight_decay: float = option(
         5e-4, "Adam's L2 penalty, or AdamW's weight decay.", panel="Optimisation"
     )
-    average_decay: float = option(
-        0.0,
-        "Decay of the exponential moving average of the weights, which replaces them; 0: no "
-        "average.",
-        panel="Optimisation",
-    )
     keep: Literal["last", "best"] = option(
         "last",
         "Keep the weights of the last epoch, or of the one with the best balanced accuracy on the "
@@ -316,42 +294,13 @@ class TrainingConfig:
         for name in ("weight_decay", "auxiliary_weight", "margin"):
             require(self, name, 0 <= getattr(self, name) <= LARGEST, "be from 0 to 1e30")
         require(self, "seed", 0 <= self.seed < 2**32, "be from 0 to 2**32 - 1")
-        for name in ("beta1", "average_decay", "warmup"):
+        for name in ("beta1", "warmup"):
             require(self, name, 0 <= getattr(self, name) < 1, "be in [0, 1)")
-        require(self, "joint_epochs", (self.joint_epochs or 0) >= 0, "not be negative")
-        require(self, "held_out", 0 <= self.held_out <= 0.5, "be from 0 to 0.5")
-        together = self.estimates_losses and not self.posthoc
-        rule = "be 0 unless an estimator is trained together with the classifier"
-        require(self, "held_out", not self.held_out or together, rule)
-        pair = not self.held_out or self.batch_size >= 2 * BATCH_SHARE
-        require(self, "batch_size", pair, f"be at least {2 * BATCH_SHARE} with `held_out`")
-        averaged = not self.average_decay or self.precision not in ("bf16-true", "16-true")
-        require(self, "average_decay", averaged, f"be 0 with `precision` {self.precision}")
-        if self.posthoc:
-            require(self, "auxiliary", self.estimates_losses, "train a loss estimator in `posthoc`")
-            never = self.joint_epochs is None
-            require(self, "joint_epochs", never, "be left out in `posthoc`, which is never joint")
 
     @property
     def estimates_losses(self) -> bool:
         """True if the loss estimator is trained."""
         return self.auxiliary != "none" and self.auxiliary_weight > 0
-
-    @property
-    def total_epochs(self) -> int:
-        """Epochs of the classifier, and with `posthoc` as many of the estimator."""
-        return 2 * self.epochs if self.posthoc else self.epochs
-
-    @property
-    def phases(self) -> tuple["TrainingConfig", ...]:
-        """The training itself, or with `posthoc` that of the classifier and that of the estimator.
-
-        The last estimator is kept: a frozen classifier has no best epoch.
-        """
-        if not self.posthoc:
-            return (self,)
-        classifier = replace(self, auxiliary="none", posthoc=False)
-        return classifier, replace(self, keep="last")
 
     def to_dict(self) -> dict[str, Any]:
         """The values as JSON."""
@@ -376,7 +325,7 @@ class EstimatorConfig(TrainingConfig):
 
 OF_STEPS = ("decay_every", "decay_factor")
 OF_RANKING = ("margin", "pairs", "reduction")
-OF_ESTIMATOR = (*OF_RANKING, "joint_epochs", "estimator_rate", "reads_logits")
+OF_ESTIMATOR = (*OF_RANKING, "detached", "estimator_rate", "reads_logits")
 
 
 def refuse_unused_settings(training: TrainingConfig, given: Collection[str]) -> None:

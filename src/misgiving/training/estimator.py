@@ -1,8 +1,7 @@
 """Train a loss estimator alone, on what a trained classifier says of images that are new to it.
 
 The classifier runs over the images once; the estimator then learns from averages of its
-activations, in seconds. Objective, optimizer and schedule are those of `loop`, as in the second
-phase of `posthoc`, which differs in that it sees newly augmented images in every epoch.
+activations, in seconds. Objective, optimizer and schedule are those of `loop`.
 """
 
 from collections.abc import Sequence

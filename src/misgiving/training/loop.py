@@ -4,21 +4,20 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from misgiving import distributed
 from misgiving.data.augmentation import augment
-from misgiving.data.batching import batches
+from misgiving.data.batching import batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.distributed import gathered
@@ -30,14 +29,8 @@ from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes
-from misgiving.training.objective import (
-    ObjectiveFunction,
-    epoch_order,
-    held_out_images,
-    objective_of,
-    usable_count,
-)
-from misgiving.training.optimisation import averaged, optimizer_of, schedule_of
+from misgiving.training.objective import ObjectiveFunction, objective_of, usable_count
+from misgiving.training.optimisation import optimizer_of, schedule_of
 from misgiving.training.resume import ResumeFile, TrainingState
 
 
@@ -62,13 +55,10 @@ def train(
     augmentation: AugmentationSettings | None = None,
     monitored_name: str = "validation",
     on_step: Callable[[Step], None] = lambda *_: None,
-    history: Sequence[EpochRecord] = (),
     resume: ResumeFile | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[EpochRecord]:
     """Train a model in place and return its history, two records for each epoch.
-
-    With `posthoc`, the epochs of the classifier alone are followed by those of the estimator.
 
     The model ends in evaluation mode, on the CPU. With several processes, each sees a share of
     every batch, and the objective is that of the whole batch.
@@ -81,8 +71,6 @@ def train(
         augmentation: Augmentation of the training images.
         monitored_name: Name of the monitored set in the history.
         on_step: Called after every step.
-        history: Records of the epochs in which the model was trained already; with `posthoc`, of
-            the whole training of the classifier.
         resume: File of the state: read at the start, written after every epoch.
         stop: Asked after every step; if true, the state is saved and training ends.
 
@@ -96,76 +84,35 @@ def train(
         config.device, devices=config.devices, nodes=config.nodes, precision=config.precision
     )
     sets = {"train": _same_size_draw(training, monitored, config.seed), monitored_name: monitored}
-    wrap = partial(_wrapped, fabric, model, optimizer_of(model, config), training)
-    module, optimizer = wrap(config.phases[0])
-    state = TrainingState(
-        model=model,
-        optimizer=optimizer,
-        average=averaged(model, config),
-        epoch=1 + max((record.epoch for record in history), default=0),
-        history=list(history),
+    module, optimizer = wrap_for_processes(
+        fabric,
+        model,
+        optimizer_of(model, config),
+        partial(_outputs_used, model, training, config),
     )
-    rank = distributed.rank()  # processes draw different dropout masks
-    with seeded(_mixed_seed(config.seed, 0, rank) if rank else config.seed):
+    objective = objective_of(config, training, fabric.device)
+    state = TrainingState(model=model, optimizer=optimizer)
+    with seeded(_seed_of_process(config.seed)):
         if resume is not None:
             resume.restore(state)
-        for phase in config.phases:
-            if phase.posthoc:
-                module, state.optimizer = wrap(phase)
-            for step in _train_phase(
-                fabric, module, state, training, phase, sets, augmentation, resume
+        forward = compiled(module, fabric.device) if config.compiled else module
+        while state.epoch <= config.epochs:
+            for step in train_epoch(
+                fabric, forward, state, training, config, objective, augmentation
             ):
-                on_step(step._replace(epochs=config.total_epochs))
+                on_step(step)
                 if distributed.any_of(stop()):
                     _stop(state, resume)
+            records = [
+                measure(fabric, module, images, config, objective, epoch=state.epoch, set_name=name)
+                for name, images in sets.items()
+            ]
+            state.end_epoch(records, keep_best=config.keep == "best")
+            if resume is not None:
+                resume.save(state)
+    model.load_state_dict(state.best_weights or model.state_dict())
     model.to("cpu", torch.float32).eval()
     return state.history
-
-
-def _train_phase(
-    fabric: Fabric,
-    module: nn.Module,
-    state: TrainingState,
-    training: ImageSet,
-    config: TrainingConfig,
-    sets: Mapping[str, ImageSet],
-    augmentation: AugmentationSettings | None,
-    resume: ResumeFile | None,
-) -> Iterator[Step]:
-    """Take the remaining steps of a phase, and measure and save after each of its epochs."""
-    objective = objective_of(config, training, fabric.device)
-    held_out = held_out_images(training, config)
-    forward = compiled(module, fabric.device) if config.compiled else module
-    while state.epoch <= config.total_epochs:
-        yield from train_epoch(
-            fabric,
-            forward,
-            state,
-            training,
-            config,
-            objective,
-            augmentation,
-            held_out=held_out,
-        )
-        records = [
-            measure(
-                fabric,
-                module if state.average is None else state.average.module,
-                images,
-                config,
-                objective,
-                epoch=state.epoch,
-                set_name=name,
-            )
-            for name, images in sets.items()
-        ]
-        state.end_epoch(records, keep_best=config.keep == "best")
-        if state.epoch > config.total_epochs:
-            state.end_phase()
-        if resume is not None:
-            resume.save(state)
-    if config.posthoc:
-        state.model.freeze_classifier(False)  # `_wrapped` froze it
 
 
 def train_epoch(
@@ -176,16 +123,12 @@ def train_epoch(
     config: TrainingConfig,
     objective: ObjectiveFunction,
     augmentation: AugmentationSettings | None,
-    *,
-    held_out: Bool[Tensor, " n"] | None,
 ) -> Iterator[Step]:
-    """Take the remaining steps of an epoch, each when the caller asks for it.
-
-    `held_out` marks the images that only the estimator learns from.
-    """
-    joint = config.joint_epochs is None or state.epoch <= config.joint_epochs
+    """Take the remaining steps of an epoch, each when the caller asks for it."""
     processes = distributed.count()
-    order = epoch_order(training, config, state.epoch, held_out)
+    order = sampling_order(
+        training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
+    )
     order = order[: usable_count(len(order), config.batch_size, processes)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
@@ -193,33 +136,29 @@ def train_epoch(
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
-    earlier = (state.epoch - 1 - (config.total_epochs - config.epochs)) * steps  # of this phase
-    forward.train()  # dropout and statistics of a frozen classifier stay off
-    for images, labels, rows in batches(
+    forward.train()
+    for images, labels, _ in batches(
         training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
-        output = Output(*forward(images, detach_taps=not joint))
+        output = Output(*forward(images, detach_taps=config.detached))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
         size, shares = len(labels) * processes, (output.logits, output.predicted_losses, labels)
         batch = [gathered(share, size) for share in shares]
-        held = None if held_out is None else held_out.to(rows.device)[gathered(rows, size)]
-        losses = objective(*batch, held_out=held)  # Eq. 2: primary + lambda * auxiliary
-        schedule.step_update(earlier + state.step)  # the learning rate
+        losses = objective(*batch)  # Eq. 2: primary + lambda * auxiliary
+        schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
         fabric.backward(losses.total * processes)
         state.optimizer.step()
         total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
         state.step += 1
-        if state.average is not None:
-            state.average.update(state.model, step=earlier + state.step)
         if not math.isfinite(total):
             raise _not_finite(config, f"in epoch {state.epoch}, step {state.step}")
         state.loss_sums += means
         means = (state.loss_sums / state.step).tolist()
-        yield Step(state.epoch, config.total_epochs, state.step, steps, *means)
+        yield Step(state.epoch, config.epochs, state.step, steps, *means)
 
 
 @torch.no_grad()
@@ -284,21 +223,6 @@ def record_of(
     )
 
 
-def _wrapped(
-    fabric: Fabric,
-    model: JointClassifier,
-    optimizer: Optimizer,
-    images: ImageSet,
-    config: TrainingConfig,
-) -> tuple[nn.Module, Optimizer]:
-    """The model and its optimizer, wrapped for one phase; `posthoc` freezes the classifier."""
-    if config.posthoc:
-        model.freeze_classifier()
-    return wrap_for_processes(
-        fabric, model, optimizer, partial(_outputs_used, model, images, config)
-    )
-
-
 def _outputs_used(model: JointClassifier, images: ImageSet, config: TrainingConfig) -> Tensor:
     """A sum that depends on all parameters that the objective depends on."""
     model.eval()  # draws no dropout and updates no statistics
@@ -335,6 +259,12 @@ def seeded(seed: int) -> Iterator[None]:
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # all, without its warning
         torch.manual_seed(seed)
         yield
+
+
+def _seed_of_process(seed: int) -> int:
+    """Let processes draw different dropout masks; the first, or only one, has the seed itself."""
+    rank = distributed.rank()
+    return _mixed_seed(seed, 0, rank) if rank else seed
 
 
 def _mixed_seed(seed: int, *use: int) -> int:

@@ -1,17 +1,14 @@
-"""Eq. 2 and the order of images with the options of a training."""
+"""Eq. 2 with the options of a training."""
 
 from collections.abc import Callable
 from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from misgiving.data.batching import sampling_order
 from misgiving.data.cache import ImageSet
-from misgiving.data.splits import stratified_folds
-from misgiving.errors import UsageError
 from misgiving.losses import (
     AUXILIARY_LOSSES,
     AuxiliaryLoss,
@@ -20,10 +17,10 @@ from misgiving.losses import (
     ranking_loss,
 )
 from misgiving.results.predictions import Predictions
-from misgiving.training.config import BATCH_SHARE, TrainingConfig, Weighting
+from misgiving.training.config import TrainingConfig, Weighting
 
 ObjectiveFunction = Callable[..., Objective]
-"""Computes Eq. 2 from logits, predicted losses, labels, and `held_out` by name."""
+"""Computes Eq. 2 from logits, predicted losses and labels."""
 
 
 def objective_of(
@@ -46,48 +43,6 @@ def objective_of(
         target=config.target,
         mean=config.primary_mean,
     )
-
-
-def held_out_images(images: ImageSet, config: TrainingConfig) -> Bool[Tensor, " n"] | None:
-    """Mark the images that only the estimator learns from: the same in every epoch, by group."""
-    if not config.held_out:
-        return None
-    numbered = np.unique(np.asarray(images.groups), return_inverse=True)[1]
-    folds = stratified_folds(images.labels, numbered, round(1 / config.held_out), config.seed)
-    marked = folds == 0
-    if not marked.any():
-        raise UsageError(
-            f"`held_out` {config.held_out:g} of {len(folds)} images leaves the estimator none; "
-            "give a larger share"
-        )
-    classes_kept = np.isin(images.labels, images.labels[~marked])
-    return torch.from_numpy(marked & classes_kept)
-
-
-def epoch_order(
-    images: ImageSet,
-    config: TrainingConfig,
-    epoch: int,
-    held_out: Bool[Tensor, " n"] | None = None,
-) -> Int[np.ndarray, " m"]:
-    """Positions to train on in one epoch.
-
-    With `held_out`, each batch begins with images that it marks, a quarter of the batch, and the
-    others are drawn as usual; what would not fill a last batch is left out.
-    """
-    draw = partial(sampling_order, class_weighted=config.sampling, seed=config.seed, epoch=epoch)
-    if held_out is None:
-        return draw(images.labels)
-    marked = held_out.numpy()
-    fitted = np.flatnonzero(~marked)
-    fitted = fitted[draw(images.labels[fitted])]
-    of_held = config.batch_size // BATCH_SHARE
-    of_fitted = min(config.batch_size - of_held, len(fitted))
-    steps = len(fitted) // of_fitted
-    shuffled = np.random.default_rng([config.seed, epoch]).permutation(np.flatnonzero(marked))
-    held = np.resize(shuffled, steps * of_held)
-    rows = [held.reshape(steps, of_held), fitted[: steps * of_fitted].reshape(steps, of_fitted)]
-    return np.concatenate(rows, axis=1).ravel()
 
 
 def class_weights(

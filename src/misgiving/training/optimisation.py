@@ -1,4 +1,4 @@
-"""Optimizer, schedule of the learning rate, and moving average of the weights."""
+"""Optimizer and schedule of the learning rate."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from timm.optim import param_groups_weight_decay
 from timm.scheduler import CosineLRScheduler, StepLRScheduler
 from timm.scheduler.scheduler import Scheduler
-from timm.utils import ModelEmaV3
 from torch import nn
 from torch.optim import Adam, AdamW, Optimizer
 
@@ -51,10 +50,3 @@ def schedule_of(optimizer: Optimizer, config: TrainingConfig, steps: int) -> Sch
         warmup_prefix=False,
         **settings,
     )
-
-
-def averaged(model: nn.Module, config: TrainingConfig) -> ModelEmaV3 | None:
-    """The moving average of the weights, if there is one; it adapts faster in the first steps."""
-    if not config.average_decay:
-        return None
-    return ModelEmaV3(model, decay=config.average_decay, use_warmup=True)

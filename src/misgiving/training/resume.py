@@ -21,7 +21,6 @@ import torch
 from jaxtyping import Float
 from safetensors import safe_open
 from safetensors.torch import save_file
-from timm.utils import ModelEmaV3
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -50,7 +49,6 @@ class TrainingState:
     Attributes:
         model: The model that is trained.
         optimizer: Its optimizer.
-        average: Moving average of its weights, which is what is kept; None without one.
         epoch: The current epoch, from 1.
         step: Finished steps of the current epoch.
         loss_sums: Sums of the primary and the auxiliary loss over these steps.
@@ -62,7 +60,6 @@ class TrainingState:
 
     model: JointClassifier
     optimizer: Optimizer
-    average: ModelEmaV3 | None = None
     epoch: int = 1
     step: int = 0
     loss_sums: Float[np.ndarray, " 2"] = field(default_factory=lambda: np.zeros(2))
@@ -78,21 +75,10 @@ class TrainingState:
         if keep_best and accuracy > self.best_accuracy:  # the first of equals
             self.best_accuracy = accuracy
             self.best_weights = {
-                name: value.detach().cpu().clone() for name, value in self.kept_weights().items()
+                name: value.detach().cpu().clone()
+                for name, value in self.model.state_dict().items()
             }
         self.epoch, self.step, self.loss_sums = self.epoch + 1, 0, np.zeros(2)
-
-    def kept_weights(self) -> NamedTensors:
-        """The weights that are measured and kept: the average, or else the model's own."""
-        return (self.model if self.average is None else self.average.module).state_dict()
-
-    def end_phase(self) -> None:
-        """Give the model the weights of its best epoch if they were kept, or else of the last.
-
-        A later phase starts from them; its first step replaces the average.
-        """
-        self.model.load_state_dict(self.best_weights or self.kept_weights())
-        self.best_accuracy, self.best_weights = -math.inf, {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,10 +153,8 @@ class ResumeFile:
             for number, values in state.optimizer.state_dict()["state"].items()
             for name, value in values.items()
         }
-        average = {} if state.average is None else state.average.module.state_dict()
         tensors = {
             **{f"model.{name}": value for name, value in state.model.state_dict().items()},
-            **{f"average.{name}": value for name, value in average.items()},
             **{f"best.{name}": value for name, value in state.best_weights.items()},
             **optimizer,
             **random,
@@ -193,8 +177,6 @@ def _restore(
     state: TrainingState, tensors: Mapping[str, NamedTensors], facts: Mapping[str, Any]
 ) -> None:
     state.model.load_state_dict(tensors["model"])
-    if state.average is not None:
-        state.average.module.load_state_dict(tensors["average"])
     _restore_optimizer(state, tensors["optimizer"])
     state.epoch, state.step = facts["epoch"], facts["step"]
     state.loss_sums = np.array(facts["loss_sums"])

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from misgiving import distributed
-from misgiving.checkpoint import Architecture, Checkpoint, load, save, versions
+from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
@@ -23,8 +23,6 @@ from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
-from misgiving.results.formats import read_table
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, seeded, train
@@ -161,7 +159,6 @@ def train_run(
     *,
     resume_file: Path | None = None,
     overwrite: bool = False,
-    classifier: Path | None = None,
     on_step: Callable[[Step], None] = lambda *_: None,
     on_weights: Callable[[WeightsReport], None] = lambda *_: None,
     on_resume: Callable[[int, int], None] = lambda *_: None,
@@ -177,8 +174,6 @@ def train_run(
         resume_file: File for the state, which the caller removes; None for one beside `folder`,
             which is removed when the run is complete.
         overwrite: Start over if the saved state is damaged or another training's.
-        classifier: Run folder of `vanilla` with the same settings, images and seed. With
-            `posthoc`, its classifier is taken instead of trained again, which gives the same run.
         on_step: Called after every step.
         on_weights: Called with what a weights file has filled.
         on_resume: Called with the epoch and the step after which training resumes.
@@ -192,10 +187,6 @@ def train_run(
         overwrite=overwrite,
         on_resume=on_resume,
     )
-    earlier: list[EpochRecord] = []
-    if classifier is not None:
-        model.load_state_dict(load(classifier).model.state_dict())
-        earlier = read_table(classifier / "history.csv", EpochRecord)
     with stop_on_sigterm() as stop:
         history = train(
             model,
@@ -205,7 +196,6 @@ def train_run(
             augmentation=setup.augmentation,
             on_step=on_step,
             monitored_name=setup.evaluation_sets.monitored,
-            history=earlier,
             resume=resume,
             stop=stop,
         )

@@ -20,13 +20,10 @@ COLOURS = {
     "vanilla": "#7a7a7a",
     "mse": "#e69f00",
     "detached": "#009e73",
-    "posthoc": "#6b4c9a",
     "proposed": "#0072b2",
     "proposed_halves": "#d55e00",
     "proposed_sum": "#b59b00",
     "proposed+logits": "#cc79a7",
-    "proposed_neighbours": "#8c510a",
-    "held_out": "#a50026",
 }
 OTHER_COLOUR = "#56b4e9"
 Line = str | tuple[int, tuple[float, ...]]
@@ -34,25 +31,19 @@ LINES: dict[str, Line] = {
     "vanilla": "--",
     "mse": ":",
     "detached": "-.",
-    "posthoc": (0, (1.0, 1.0)),
     "proposed": "-",
     "proposed_halves": (0, (5.0, 1.0)),
     "proposed_sum": (0, (3.0, 1.0, 1.0, 1.0, 1.0, 1.0)),
     "proposed+logits": (0, (8.0, 2.0)),
-    "proposed_neighbours": (0, (2.0, 2.0)),
-    "held_out": (0, (6.0, 1.0, 1.0, 1.0)),
 }
 MARKERS = {
     "vanilla": "s",
     "mse": "^",
     "detached": "D",
-    "posthoc": "p",
     "proposed": "o",
     "proposed_halves": "v",
     "proposed_sum": "P",
     "proposed+logits": "<",
-    "proposed_neighbours": ">",
-    "held_out": "X",
 }
 INK = "#2b2b2b"
 STYLE: dict[Any, Any] = {  # newer matplotlib types each key, older takes any text
