@@ -6,21 +6,21 @@ from pathlib import Path
 
 from standin import NO_TIMEOUT, Standin
 
-from misgiving.serve import connections, server
+from misgiving.serve import server
 from misgiving.serve.app import create_app
 from misgiving.serve.server import address, listen, run
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
+CONSTANTS = ("HEAD_SECONDS", "UNREAD_SECONDS", "MAX_CONNECTIONS", "CLOSED_TOGETHER")
+
 
 def main(place, *options):
-    given = {name: json.loads(value) for name, value in (one.split("=", 1) for one in options)}
+    given = {name: json.loads(value) for name, value in (pair.split("=", 1) for pair in options)}
     if "keep_images" in given:
         given["keep_images"] = Path(given["keep_images"])
-    connections.HEAD_SECONDS = given.pop("head_seconds", connections.HEAD_SECONDS)
-    connections.CONNECTIONS = server.CONNECTIONS = given.pop("connections", server.CONNECTIONS)
-    connections.UNREAD_SECONDS = given.pop("unread_seconds", connections.UNREAD_SECONDS)
-    connections.ROOM = given.pop("room", connections.ROOM)
+    for constant in CONSTANTS:
+        setattr(server, constant, given.pop(constant.lower(), getattr(server, constant)))
     settings = Settings(**{"threads": 1, "timeout": NO_TIMEOUT} | given)
     listener = listen("127.0.0.1", 0, has_key=False)
     app = create_app(Standin(), Store.open(place), settings)

@@ -45,7 +45,7 @@ def a_case(number, *, score=0.8, likeness=-100.0, content=None, policy="p" * 64)
 
 def row_of(case):
     values = case.model_dump(exclude={"review", "reviews"})
-    return values | {"received": zulu(case.received), "doubt": case.doubt}
+    return values | {"received": zulu(case.received), "expected_error": case.expected_error}
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_updates_continue_and_a_restart_gives_the_same_state(store, watch):
 
 
 def test_a_restart_continues_from_the_stored_state(place, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.SAVED_CASES", 24)
+    monkeypatch.setattr("misgiving.serve.drift_tracker.MIN_SAVED_CASES", 24)
     cases = [*drawn(40), *(a_case(number, likeness=-400.0) for number in range(50, 90))]
     store = Store.open(place)
     store.add(cases[:60])
@@ -132,7 +132,7 @@ def test_a_restart_continues_from_the_stored_state(place, monkeypatch):
 
 
 def test_the_thread_ends_with_the_state_saved_and_outlives_a_failure(store, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
     failures, opened = [], store.decided
 
     def fail_once(*_, **__):
@@ -147,7 +147,7 @@ def test_the_thread_ends_with_the_state_saved_and_outlives_a_failure(store, monk
     watch.notice()
     until(lambda: watch.latest.cases == 7)
     watch.close(60.0)
-    assert store.load(f"drift 1 {'p' * 64}") is not None
+    assert store.load(f"drift {'p' * 64}") is not None
     assert [str(one) for one in failures] == ["once"]
 
 

@@ -49,7 +49,7 @@ def test_a_damaged_file_counts_as_missing(client, tmp_path, logged, content):
     logged_reasons = [(line["sha256"], line["reason"]) for line in errors]
     assert logged_reasons == [(case["sha256"], "is damaged")] * 3
     assert NAME not in json.dumps(logged())
-    assert 'misgiving_failures_total{of="images"} 3.0' in client.get("/metrics").text
+    assert 'misgiving_failures_total{part="images"} 3.0' in client.get("/metrics").text
 
 
 def test_an_unreadable_file_counts_as_missing(client, tmp_path, logged):

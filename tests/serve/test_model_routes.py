@@ -113,7 +113,7 @@ def drift_of_all(client):
 
 
 def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
     sent(client, picture(0.2))
     quiet = drift_of_all(client)
     assert (quiet["alarm"], quiet["cases"]) == (False, 1)

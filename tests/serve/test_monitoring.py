@@ -99,7 +99,7 @@ def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
     assert (line["event"], line["path"]) == ("store failure", path)
     assert line["reason"] == 'connection to "db" (10.0.0.3) failed'
     assert "Jane Doe" not in json.dumps(logged())
-    assert metrics(client)['misgiving_failures_total{of="store"}'] == 1
+    assert metrics(client)['misgiving_failures_total{part="store"}'] == 1
 
 
 class Slow(Store):
@@ -183,7 +183,7 @@ def test_health_fails_if_the_store_does_not_respond_in_time(serving, sqlite_plac
 
 
 def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeypatch):
-    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE", 0.01)
+    monkeypatch.setattr("misgiving.serve.drift_tracker.PAUSE_SECONDS", 0.01)
     client = serving(Calibrated())
     assert metrics(client)["misgiving_drift_alarm"] == 0
     for shade in range(40):
@@ -222,7 +222,7 @@ def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, 
     assert "exists" not in answer.text
     (line,) = (line for line in logged() if line["level"] == "error")
     assert (line["event"], line["reason"]) == ("images failure", "File exists")
-    assert metrics(client)['misgiving_failures_total{of="images"}'] == 1
+    assert metrics(client)['misgiving_failures_total{part="images"}'] == 1
 
 
 def test_health_fails_without_the_worker_threads(serving):
@@ -313,7 +313,7 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
     assert line["traceback"].endswith("RuntimeError")
     assert "in decide_squares" in line["traceback"]
     assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first
-    assert metrics(client)['misgiving_failures_total{of="other"}'] == 1
+    assert metrics(client)['misgiving_failures_total{part="other"}'] == 1
 
 
 def test_the_text_of_an_exception_is_logged_only_on_request(serving, caplog):

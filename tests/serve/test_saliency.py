@@ -39,7 +39,7 @@ def test_drops_agree_with_scalar_loops_for_any_batch_size(batch):
     def shares(squares):
         return [share(one) for one in squares]
 
-    found = occlusion(square, share(square), shares, cells=4, batch=batch)
+    found = occlusion(square, share(square), shares, cells=4, batch_size=batch)
     np.testing.assert_allclose(found, in_loops(square, share, 4), rtol=1e-12)
 
 
@@ -50,7 +50,7 @@ def test_batches_are_limited_and_hold_one_square_for_each_cell():
         asked.append(len(squares))
         return [0.5] * len(squares)
 
-    occlusion(np.zeros((24, 24, 3), dtype=np.uint8), 0.5, probabilities_of, batch=10)
+    occlusion(np.zeros((24, 24, 3), dtype=np.uint8), 0.5, probabilities_of, batch_size=10)
     assert max(asked) == 10
     assert sum(asked) == CELLS**2
 
@@ -108,8 +108,8 @@ def test_saliency_without_a_finite_probability_is_refused(client):
 
 def test_saliency_maps_computed_at_once_are_limited(client, monkeypatch):
     case = sent(client, picture(0.05))
-    monkeypatch.setattr(case_images, "_turns", threading.BoundedSemaphore(1))
-    with case_images._turns:
+    monkeypatch.setattr(case_images, "_saliency_slots", threading.BoundedSemaphore(1))
+    with case_images._saliency_slots:
         answer = client.get(f"/cases/{case['id']}/saliency")
     assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
     assert client.get(f"/cases/{case['id']}/saliency").status_code == 200

@@ -235,7 +235,7 @@ def test_idle_connections_lock_nobody_out(sqlite_place):
         "POST /decisions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/png\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     )
-    options = {"connections": 10, "room": 2, "head_seconds": 3600}
+    options = {"max_connections": 10, "closed_together": 2, "head_seconds": 3600}
     with standin_at(sqlite_place, **options) as (_, where), ExitStack() as opened:
 
         def connect():

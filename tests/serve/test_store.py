@@ -1,3 +1,5 @@
+"""The store on SQLite and on PostgreSQL: order, filters, concurrency, durability, schema."""
+
 import contextlib
 import sqlite3
 import subprocess
@@ -7,14 +9,15 @@ from datetime import timedelta
 from functools import partial
 
 import pytest
-from commands import one_line
 from databases import emptied
 from processes import started
-from sqlalchemy import event
+from sqlalchemy import event, text
+from sqlalchemy.exc import OperationalError
 from store_cases import START, case, review
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError, Store
+from misgiving.serve import database as database_module
+from misgiving.serve.store import CaseQuery, NewerReviewError, Store
 
 
 @pytest.fixture
@@ -31,70 +34,65 @@ def many(store):
     return cases
 
 
-def test_a_case_is_read_as_it_was_written(store):
+def test_a_case_is_read_as_it_was_written_also_after_a_restart(store, place):
     given = case(1, name="a\n'; DROP TABLE cases; -- \u202e.jpg", acceptance_score=0.1 + 0.2)
     store.add([given])
     assert store.case(given.id) == given
-
-
-@pytest.mark.usefixtures("many")
-def test_an_unknown_id_has_no_case(store):
     assert store.case("0" * 31 + "x") is None
+    again = Store.open(place)
+    assert again.case(given.id) == given
+    again.close()
 
 
-def pages(store, of, limit):
-    page = store.page(of, limit=limit)
-    found = list(page.cases)
-    while page.cursor:
-        page = store.page(of, limit=limit, cursor=page.cursor)
-        found += page.cases
-    return found
+def pages(store, query, limit):
+    cases, cursor = store.page(query, limit=limit)
+    while cursor:
+        more, cursor = store.page(query, limit=limit, cursor=cursor)
+        cases += more
+    return cases
 
 
 @pytest.mark.parametrize("limit", [1, 7, 60, 500])
 def test_pages_hold_every_case_once_in_order(store, many, limit):
-    def doubt(one):
-        return 0.3 if one.error_probability is None else one.error_probability  # 1 - probability
+    def risk(row):
+        return round(0.3 if row.error_probability is None else row.error_probability, 9)
 
-    expected = sorted(many, key=lambda one: (round(doubt(one), 9), one.id), reverse=True)
-    found = pages(store, CaseQuery(), limit)
-    assert sorted(one.id for one in found) == sorted(one.id for one in many)
-    assert [round(doubt(one), 9) for one in found] == [round(doubt(one), 9) for one in expected]
-
-
-def test_pages_can_start_with_the_newest_case(store, many):
-    assert pages(store, CaseQuery(order="newest"), 7) == many[::-1]
+    expected = sorted(many, key=lambda row: (risk(row), row.id), reverse=True)
+    paged = pages(store, CaseQuery(), limit)
+    assert sorted(row.id for row in paged) == sorted(row.id for row in many)
+    assert list(map(risk, paged)) == list(map(risk, expected))
+    assert pages(store, CaseQuery(order="newest"), limit) == many[::-1]
 
 
 @pytest.mark.usefixtures("many")
 def test_a_case_without_any_finite_number_comes_first(store):
     mute = case(1000, probability=None, error_probability=None)
     store.add([mute])
-    assert store.page(CaseQuery()).cases[0] == mute
+    assert next(store.all(CaseQuery())) == mute
 
 
 @pytest.mark.parametrize(
-    ("of", "wanted"),
+    ("query", "matches"),
     [
-        (CaseQuery(decisions=("defer",)), lambda one: one.decision == "defer"),
-        (CaseQuery(decisions=("defer", "ood")), lambda one: one.decision != "accept"),
-        (CaseQuery(predicted_class="MEL"), lambda one: one.predicted_class == "MEL"),
+        (CaseQuery(decisions=("defer",)), lambda row: row.decision == "defer"),
+        (CaseQuery(decisions=("defer", "ood")), lambda row: row.decision != "accept"),
+        (CaseQuery(predicted_class="MEL"), lambda row: row.predicted_class == "MEL"),
         (CaseQuery(predicted_class="' OR 1=1 --"), lambda _: False),
-        (CaseQuery(reviewed=True), lambda one: int(one.id, 16) < 5),
+        (CaseQuery(reviewed=True), lambda row: int(row.id, 16) < 5),
         (
             CaseQuery(reviewed=False, predicted_class="NV", decisions=("accept",)),
-            lambda one: (
-                int(one.id, 16) >= 5 and one.predicted_class == "NV" and one.decision == "accept"
+            lambda row: (
+                int(row.id, 16) >= 5 and (row.predicted_class, row.decision) == ("NV", "accept")
             ),
         ),
     ],
 )
-def test_filters_select_and_count_cases(store, many, of, wanted):
-    for one in many[:5]:
-        store.review(one.id, review(""))
-    expected = {one.id for one in many if wanted(one)}
-    assert {one.id for one in store.all(of)} == expected
-    assert store.count(of) == len(expected)
+def test_filters_select_and_count_cases(store, many, query, matches):
+    for row in many[:5]:
+        store.review(row.id, review(""))
+    expected = {row.id for row in many if matches(row)}
+    assert {row.id for row in store.all(query)} == expected
+    assert store.count(query) == len(expected)
 
 
 def test_the_last_review_is_shown_and_all_are_kept(store, many):
@@ -102,40 +100,33 @@ def test_the_last_review_is_shown_and_all_are_kept(store, many):
     store.review(many[3].id, review("second", verdict="override", final_class="NV"))
     store.review(many[4].id, review("of another"))
     last = store.case(many[3].id).review
-    assert last.model_copy(update={"reviewed_at": START}) == review(
-        "second", verdict="override", final_class="NV"
-    )
-    assert [one.note for one in store.reviews(many[3].id)] == ["first", "second"]
+    assert (last.note, last.verdict, last.final_class) == ("second", "override", "NV")
+    assert [row.note for row in store.reviews(many[3].id)] == ["first", "second"]
+    assert store.reviews("f" * 32) == []
 
 
 @pytest.mark.parametrize("behind", [timedelta(), timedelta(seconds=5)])
 def test_a_later_review_has_a_later_time_whatever_the_clock_of_its_server(store, many, behind):
     store.review(many[3].id, review("first"))
     store.review(many[3].id, review("second", reviewed_at=START - behind))
-    first, second = (one.model_dump(mode="json") for one in store.reviews(many[3].id))
+    first, second = (row.model_dump(mode="json") for row in store.reviews(many[3].id))
     assert first["reviewed_at"] < second["reviewed_at"]  # text, as the page compares it
-    assert (
-        second["reviewed_at"]
-        == store.case(many[3].id).model_dump(mode="json")["review"]["reviewed_at"]
-    )
+    assert store.case(many[3].id).model_dump(mode="json")["review"] == second
 
 
 def test_only_one_of_two_simultaneous_reviews_is_stored(store, many):
-    known, kept, refused = ExpectedReview(None), [], []
+    conflicts = []
 
     def say(note):
         try:
-            kept.append(store.review(many[3].id, review(note), expected=known))
+            store.review(many[3].id, review(note), check=True)
         except NewerReviewError as error:
-            refused.append(error.last)
+            conflicts.append(error.last)
 
-    threads = [threading.Thread(target=say, args=(str(number),)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert (kept, refused) == ([True], store.reviews(many[3].id) * 7)
-    assert store.review(many[3].id, review("then"), expected=ExpectedReview(START))
+    at_once(*(partial(say, str(number)) for number in range(8)))
+    assert conflicts == store.reviews(many[3].id) * 7
+    store.review(many[3].id, review("then"), last_seen=START, check=True)
+    assert len(store.reviews(many[3].id)) == 2
 
 
 @pytest.mark.parametrize(
@@ -151,7 +142,7 @@ def test_a_class_without_cases_is_found_empty_without_a_look_at_the_others(filte
     store.add([case(number) for number in range(2000)])
     event.listen(store._engine, "checkout", count)
     query = CaseQuery(predicted_class="BCC", **filters)
-    assert store.page(query).cases == []
+    assert store.page(query) == ([], None)
     assert store.count(query) == store.count(query, reviewed=True) == 0
     store.close()
     assert len(steps) < 500
@@ -173,14 +164,14 @@ def at_once(*tasks):
 
 
 def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(store, place):
-    found, ended = set(), threading.Event()
+    read_ids, ended = set(), threading.Event()
 
     def read():
-        latest = store.latest()
+        latest, _ = store.latest()
         for is_last in iter(ended.is_set, None):
-            after, latest = latest.arrival, store.latest()
+            after, (latest, _) = latest, store.latest()
             arrived = store.all(CaseQuery(arrived_after=after, order="newest"))
-            found.update(one.id for one in arrived)
+            read_ids.update(row.id for row in arrived)
             if is_last:
                 break
 
@@ -195,7 +186,7 @@ def test_a_reader_finds_what_several_processes_add_whatever_their_clocks_say(sto
     at_once(*(partial(write, process) for process in range(4)))
     ended.set()
     reader.join()
-    assert found == {f"{number:032x}" for number in range(160)}
+    assert read_ids == {f"{number:032x}" for number in range(160)}
 
 
 def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
@@ -204,18 +195,13 @@ def test_a_file_that_two_processes_get_at_once_is_one_case(store, place):
     def write(process):
         other = Store.open(place)
         for number in range(20):
-            (one,) = other.add([case(100 * process + number, sha256=str(number))])
-            returned.append(one.id)
+            (stored,) = other.add([case(100 * process + number, sha256=str(number))])
+            returned.append(stored.id)
         other.close()
 
     at_once(*(partial(write, process) for process in range(3)))
     assert len(returned) == 60
     assert store.count(CaseQuery()) == len(set(returned)) == 20
-
-
-def test_an_unknown_case_cannot_be_reviewed(store):
-    assert not store.review("f" * 32, review(""))
-    assert store.reviews("f" * 32) == []
 
 
 def test_cases_are_added_together_or_not_at_all(store):
@@ -240,23 +226,17 @@ def test_the_same_file_is_one_case_for_one_model_and_policy(store):
     assert store.count(CaseQuery()) == 5
 
 
-def test_cases_survive_closing_the_store(place):
-    first = Store.open(place)
-    first.add([case(1)])
-    first.close()
-    again = Store.open(place)
-    assert again.case(case(1).id) == case(1)
-    again.close()
-
-
-def test_a_store_of_a_newer_version_is_refused(place):
+@pytest.mark.parametrize(
+    "statement",
+    ["ALTER TABLE reviews DROP COLUMN note", "ALTER TABLE cases ADD COLUMN colour TEXT"],
+)
+def test_tables_of_another_schema_are_refused(place, statement):
     store = Store.open(place)
     with store._writing.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO misgiving_schema VALUES (99)")
+        connection.exec_driver_sql(statement)
     store.close()
-    with pytest.raises(DataError, match=r"has schema 99.*upgrade misgiving") as refused:
+    with pytest.raises(DataError, match=r"table (reviews|cases) has another schema"):
         Store.open(place)
-    assert one_line(str(refused.value))
 
 
 def test_a_database_with_another_encoding_is_refused(database):
@@ -264,9 +244,8 @@ def test_a_database_with_another_encoding_is_refused(database):
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS latin")
         connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
-    with pytest.raises(DataError, match=r"encoding LATIN1.*createdb --encoding UTF8") as refused:
+    with pytest.raises(DataError, match="LATIN1"):
         Store.open(database.replace("/postgres?", "/latin?"))
-    assert one_line(str(refused.value))
 
 
 def test_names_in_any_script_are_stored_in_any_environment(place, monkeypatch):
@@ -281,7 +260,7 @@ def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
     with store._writing.begin() as connection:
         connection.exec_driver_sql(f"DELETE FROM cases WHERE id = '{many[0].id}'")
         left = connection.exec_driver_sql("SELECT case_id FROM arrivals").scalars().all()
-    assert sorted(left) == [one.id for one in many[1:]]
+    assert sorted(left) == [row.id for row in many[1:]]
 
 
 def test_a_file_that_is_not_a_database_is_refused(tmp_path):
@@ -290,21 +269,17 @@ def test_a_file_that_is_not_a_database_is_refused(tmp_path):
         Store.open(str(tmp_path / "cases.sqlite"))
 
 
-def test_an_unreachable_database_is_reported_without_its_password(tmp_path):
-    with pytest.raises(DataError, match="cannot be opened") as refused:
-        Store.open(f"postgresql://me:secret@/cases?host={tmp_path}")
-    assert "secret" not in str(refused.value)
-
-
-@pytest.mark.parametrize("name", ["password", "sslpassword"])
-def test_a_password_among_the_options_of_a_url_is_not_shown(name, tmp_path):
-    with pytest.raises(DataError, match="cannot be opened") as refused:
-        Store.open(f"postgresql://me@/cases?host={tmp_path}&{name}=secret")
-    assert "secret" not in str(refused.value)
+@pytest.mark.parametrize(
+    "url", ["me:secret@/cases?", "me@/cases?password=secret&", "me@/cases?sslpassword=secret&"]
+)
+def test_an_unreachable_database_is_reported_without_its_password(tmp_path, url):
+    with pytest.raises(DataError, match="cannot be opened") as failure:
+        Store.open(f"postgresql://{url}host={tmp_path}")
+    assert "secret" not in str(failure.value)
 
 
 @pytest.mark.parametrize(
-    "place",
+    "location",
     [
         "postgresql://me:sec@ret:word@host/cases",
         "postgresql://me:secret@host:5432x/cases",
@@ -315,41 +290,31 @@ def test_a_password_among_the_options_of_a_url_is_not_shown(name, tmp_path):
         "sqlite://me:secret@host/cases.sqlite",
         "sqlite:///cases.sqlite?timeout=word",
         "sqlite:///cases.sqlite?timeout=1&timeout=2",
+        "post gres://",
     ],
 )
-def test_a_malformed_url_is_refused_without_any_part_of_it(place):
-    with pytest.raises(UsageError, match="the store's URL is malformed") as refused:
-        Store.open(place)
-    assert not any(part in str(refused.value) for part in ("secret", "ret:", "word@", "5432x"))
-    assert refused.value.__suppress_context__  # a traceback would show the cause
+def test_a_malformed_url_is_refused_without_any_part_of_it(location):
+    with pytest.raises(UsageError, match="URL is malformed") as failure:
+        Store.open(location)
+    assert not any(part in str(failure.value) for part in ("secret", "ret:", "word@", "5432x"))
+    assert failure.value.__suppress_context__  # a traceback would show the cause
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"),
-    [
-        ("mysql://host/cases", "unknown kind of store"),
-        ("sqlite://", "memory"),
-        ("sqlite:///:memory:", "memory"),
-        ("nowhere/at/all/cases.sqlite", "no such folder"),
-        ("post gres://", "URL"),
-    ],
+    "location",
+    ["mysql://host/cases", "sqlite://", "sqlite:///:memory:", "nowhere/at/all/cases.sqlite"],
 )
-def test_an_unsupported_place_for_a_store_is_explained(place, reason):
-    with pytest.raises(UsageError, match=reason):
-        Store.open(place)
+def test_an_unsupported_location_is_refused(location):
+    with pytest.raises(UsageError):
+        Store.open(location)
 
 
-def test_sqlite_waits_for_the_disk_at_every_commit(sqlite_place):
+def test_sqlite_waits_for_the_disk_at_every_commit_and_readers_for_no_writer(sqlite_place):
     store = Store.open(sqlite_place)
+    store.add([case(1)])
     with store._writing.begin() as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
-    store.close()
-
-
-def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
-    store = Store.open(sqlite_place)
-    store.add([case(1)])
     writer = sqlite3.connect(sqlite_place, isolation_level=None)
     writer.execute("BEGIN IMMEDIATE")
     assert store.count(CaseQuery()) == 1
@@ -357,11 +322,24 @@ def test_a_reader_does_not_wait_for_a_writer(sqlite_place):
     store.close()
 
 
-def test_whether_the_store_stores_is_known_while_cases_are_written(database):
+def test_a_ping_does_not_wait_for_cases_of_another_process(database):
     store = Store.open(emptied(database))
-    with store._writing.begin():  # the turn of another process
+    with store._writing.begin():
         store.ping()
     store.close()
+
+
+@pytest.mark.parametrize("given_in", ["default", "url"])
+def test_a_long_statement_is_cancelled_by_postgresql(database, monkeypatch, given_in):
+    if given_in == "default":
+        limit = "-c statement_timeout=100ms"
+        monkeypatch.setitem(database_module.POSTGRESQL_LIMITS, "options", limit)
+    else:
+        database += "&options=-c%20statement_timeout%3D100ms"
+    engine = database_module.engine_for(database)
+    with pytest.raises(OperationalError, match="statement timeout"), engine.begin() as connection:
+        connection.execute(text("SELECT pg_sleep(9)"))
+    engine.dispose()
 
 
 OPENING = """

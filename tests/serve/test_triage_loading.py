@@ -49,7 +49,7 @@ def test_a_filter_or_order_finds_what_was_not_loaded_before(way, more_than_are_l
 
 
 def test_a_previewed_target_loads_cases_that_it_moves_into_the_filter(page_service, opened):
-    fingerprint = page_service.policy_fingerprint
+    fingerprint = page_service.service.policy_fingerprint
     for number in range(5):
         stored(page_service, number, error=0.4, decision="accept")
     stored(page_service, 9, error=0.02, policy_fingerprint=fingerprint)

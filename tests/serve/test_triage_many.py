@@ -80,7 +80,7 @@ def test_a_reviewer_may_name_no_class(key, words, verdict, page_service, opened)
     playwright.expect(page.locator("#history li")).to_have_count(2)
     page.keyboard.press(key)
     playwright.expect(page.locator("#history li")).to_have_count(3)
-    (one,) = page_service.store.page(CaseQuery()).cases
+    (one,) = page_service.store.all(CaseQuery())
     given = [review.verdict for review in page_service.store.reviews(one.id)]
     assert given == [verdict, "agree", verdict]
 
@@ -167,7 +167,7 @@ def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service
     page.get_by_role("button", name="light").click()
     playwright.expect(page.locator("#saved")).to_contain_text("Saved: 4 reviews.")
     playwright.expect(page.locator("#tally-text")).to_have_text("4 of 6 reviewed")
-    found = {one.name: one.review for one in page_service.store.page(CaseQuery()).cases}
+    found = {one.name: one.review for one in page_service.store.all(CaseQuery())}
     assert [name for name, review in found.items() if review] == [f"{n}.png" for n in (1, 2, 3, 4)]
     assert {review.final_class for review in found.values() if review} == {"light"}
     page.locator("#undo").click()

@@ -122,7 +122,7 @@ def test_a_bound_and_a_risk_are_not_shown_as_better_than_they_are(page_service, 
 
 @pytest.mark.parametrize("missing", ["ood_score", "acceptance_score", "error_probability"])
 def test_no_target_accepts_a_number_that_is_not_finite(missing, page_service, opened):
-    answered = {"error": 0.02, "policy_fingerprint": page_service.policy_fingerprint}
+    answered = {"error": 0.02, "policy_fingerprint": page_service.service.policy_fingerprint}
     stored(page_service, 1, **answered, name="finite.png")
     stored(page_service, 2, **answered | {missing: None}, name="odd.png")
     page = opened("#target=0.3", prepare=no_pictures)

@@ -149,14 +149,14 @@ def wait_for_health(client, status):
 
 
 def test_health_fails_while_all_decoding_threads_hang(serving, monkeypatch):
-    monkeypatch.setattr(service_module, "LONGEST_DECODING", 0.0)
+    monkeypatch.setattr(service_module, "MAX_DECODING_SECONDS", 0.0)
     model = Hanging()
     client = serving(model, timeout=0.1)
     assert client.get("/health").status_code == 200
     client.post("/decisions", content=picture(), headers={"Content-Type": "image/png"})
     wait_for_health(client, 503)
     assert "restart" in client.get("/health").json()["detail"]
-    assert "misgiving_hung_readers 1.0" in client.get("/metrics").text
+    assert "misgiving_hung_threads 1.0" in client.get("/metrics").text
     model.go_on.set()
     wait_for_health(client, 200)
 

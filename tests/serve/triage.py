@@ -25,7 +25,7 @@ class Serving:
         settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
         self.store = Store.open(str(place))
         app = create_app(Calibrated(), self.store, Settings(**settings))
-        self._app = app
+        self.service = app.state.service
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
         self._thread = threading.Thread(target=self._server.run, daemon=True)
         self._thread.start()
@@ -33,10 +33,6 @@ class Serving:
             self._thread.join(0.02)
         port = self._server.servers[0].sockets[0].getsockname()[1]
         self.address = f"http://127.0.0.1:{port}/"
-
-    @property
-    def policy_fingerprint(self):
-        return self._app.state.service.policy_fingerprint
 
     def close(self):
         self._server.should_exit = True

@@ -16,15 +16,14 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.authentication import OPEN, Authentication
-from misgiving.serve.body_limits import BodyLimits
-from misgiving.serve.problems import ProblemError, documented
+from misgiving.serve.authentication import OPEN_PATHS, Authentication
+from misgiving.serve.middleware import GRACE_SECONDS, BodyLimits, RequestLog, SendDeadline
+from misgiving.serve.problems import ProblemError, documented, problem_of, route_of
 from misgiving.serve.routes import case_images, cases, decisions
 from misgiving.serve.routes import model as model_routes
 from misgiving.serve.service import Model, Service
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import RequestLog, problem_of, route_of
 
 DESCRIPTION = """Decides about images: accept, defer to a person, or out-of-distribution (ood).
 
@@ -40,7 +39,7 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
     """Create the service as an ASGI application, which closes the store at its end.
 
     Args:
-        model: A `misgiving.bundle.bundle.Bundle`, or another model of squares.
+        model: A `misgiving.bundle.bundle.Bundle`, or another model.
         store: The database of cases.
         settings: Limits and options; without an API key, only this machine is served.
     """
@@ -63,7 +62,8 @@ def create_app(model: Model, store: Store, settings: Settings) -> FastAPI:
         app.add_exception_handler(kind, handler)
     if settings.api_key is not None:
         _document_key(app.openapi())
-    # A request passes RequestLog (log, headers), BodyLimits (size, time) and Authentication.
+    # A request passes them from the last to the first.
+    app.add_middleware(SendDeadline, seconds=settings.timeout + GRACE_SECONDS)
     app.add_middleware(Authentication, api_key=settings.api_key)
     app.add_middleware(BodyLimits, settings=settings)
     app.add_middleware(RequestLog, metrics=service.metrics)
@@ -79,13 +79,13 @@ def _document_key(schema: dict[str, Any]) -> None:
     """Add the API key to the OpenAPI description."""
     schema["components"]["securitySchemes"] = SCHEMES
     schema["security"] = [{name: []} for name in SCHEMES]
-    (refusal,) = documented(HTTPStatus.UNAUTHORIZED).values()
+    (unauthorized,) = documented(HTTPStatus.UNAUTHORIZED).values()
     for path, operations in schema["paths"].items():
         for operation in operations.values():
-            if path in OPEN:
+            if path in OPEN_PATHS:
                 operation["security"] = []
             else:
-                operation["responses"]["401"] = refusal
+                operation["responses"]["401"] = unauthorized
 
 
 @asynccontextmanager
@@ -97,7 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _invalid(_: Request, error: RequestValidationError) -> Response:
-    details = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()]
+    details = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()]
     return ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, "; ".join(details)).response()
 
 

@@ -14,9 +14,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from misgiving.serve.problems import ProblemError
 
-OPEN = ("/health",)  # needs no key
-WRONG_KEYS, WINDOW = 20, 60.0  # in these seconds; the right key is never refused
-SAFE = ("GET", "HEAD", "OPTIONS")
+OPEN_PATHS = ("/health",)  # needs no key
+MAX_WRONG_KEYS, WINDOW_SECONDS = 20, 60.0  # the right key is never refused
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="misgiving", charset="UTF-8"'}
 
 
@@ -25,16 +25,14 @@ class Authentication:
 
     def __init__(self, app: ASGIApp, *, api_key: str | None) -> None:
         self._app, self._key = app, api_key
-        self._wrong: deque[float] = deque(maxlen=WRONG_KEYS)  # times
+        self._wrong: deque[float] = deque(maxlen=MAX_WRONG_KEYS)  # times
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        if refusal is None:
-            await self._app(scope, receive, send)
-        else:
-            await refusal.response()(scope, receive, send)
+        problem = self._problem(scope) if scope["type"] == "http" else None
+        app = self._app if problem is None else problem.response()
+        await app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> ProblemError | None:
+    def _problem(self, scope: Scope) -> ProblemError | None:
         headers = Headers(scope=scope)
         if self._key is None and not is_loopback(_host(headers.get("host", ""))):
             return ProblemError(
@@ -42,21 +40,21 @@ class Authentication:
                 "without an API key, the service is only available on this machine, as localhost "
                 "or 127.0.0.1",
             )
-        if scope["method"] not in SAFE and _is_cross_site(headers):
+        if scope["method"] not in SAFE_METHODS and _is_cross_site(headers):
             return ProblemError(
                 HTTPStatus.FORBIDDEN,
                 "the request comes from a page of another site; a proxy must forward the Host "
                 "header",
             )
-        given = _given_key(headers.get("authorization", ""))
-        if scope["path"] in OPEN or self._key is None:
+        key = _sent_key(headers.get("authorization", ""))
+        if scope["path"] in OPEN_PATHS or self._key is None:
             return None
-        if hmac.compare_digest(given, self._key.encode()):  # in constant time
+        if hmac.compare_digest(key, self._key.encode()):  # in constant time
             return None
-        if given and self._too_many_wrong():
+        if key and self._too_many_wrong():
             return ProblemError(
                 HTTPStatus.TOO_MANY_REQUESTS,
-                f"more than {WRONG_KEYS} wrong keys in a minute; check the key, and wait",
+                f"more than {MAX_WRONG_KEYS} wrong keys in a minute; check the key, and wait",
                 headers={"Retry-After": "60"},
             )
         return ProblemError(
@@ -69,7 +67,7 @@ class Authentication:
     def _too_many_wrong(self) -> bool:
         """Count a wrong key; those of all clients, because a proxy may send them as one."""
         now = time.monotonic()
-        if len(self._wrong) == WRONG_KEYS and now - self._wrong[0] < WINDOW:
+        if len(self._wrong) == MAX_WRONG_KEYS and now - self._wrong[0] < WINDOW_SECONDS:
             return True
         self._wrong.append(now)
         return False
@@ -102,7 +100,7 @@ def _is_cross_site(headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("host", "")
 
 
-def _given_key(authorization: str) -> bytes:
+def _sent_key(authorization: str) -> bytes:
     scheme, _, value = authorization.partition(" ")
     if scheme.lower() == "bearer":
         return value.strip().encode("latin-1")

@@ -1,10 +1,10 @@
-"""The database: engines for SQLite and PostgreSQL, its tables, and their migrations."""
+"""The database: engines for SQLite and PostgreSQL, and its tables."""
 
 import importlib.util
 import random
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,175 +12,137 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     URL,
+    BigInteger,
     Boolean,
     Column,
     Connection,
+    Double,
     Engine,
+    ForeignKey,
+    Identity,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
     Table,
+    Text,
     create_engine,
     event,
-    func,
+    inspect,
     make_url,
-    select,
-    text,
 )
 from sqlalchemy.exc import ArgumentError
 
 from misgiving.errors import DataError, UsageError
-from misgiving.serve.schemas import Case, Review
 
-CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
-WRITES = "misgiving_writes"
-ROWS, OTHERS = "rows", "others"  # what a transaction writes: only numbered rows need a turn
-PATIENCE = 30.0  # seconds
-SECRETS = ("password", "sslpassword")  # that libpq also takes after the question mark of a URL
+MAX_CONNECTIONS = 48  # more than FastAPI has threads, so that none waits for a connection
+LOCK_SECONDS = 30.0  # for which SQLite waits for another writer
 BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+SECRETS = ("password", "sslpassword")  # that libpq also takes after the question mark of a URL
+POSTGRESQL_LIMITS = {
+    "connect_timeout": 5,
+    "options": "-c statement_timeout=15s",
+    "keepalives_idle": 10,  # the host is gone after 10 + 2 * 5 seconds
+    "keepalives_interval": 5,
+    "keepalives_count": 2,
+    "tcp_user_timeout": 20_000,  # milliseconds
+}
+"""Options of libpq (PostgreSQL's manual, 34.1.2); the URL of the store may give others."""
 
-TYPES = {"probabilities": JSON, "image_kept": Boolean, "reviewed": Boolean}  # others as given
-NOT_STORED = {"review"}  # with the case: reviews have a table of their own
+WRITES = "misgiving_writes"
+NUMBERED, UNNUMBERED = "numbered", "unnumbered"
+"""Values of the execution option `WRITES`: a transaction that adds numbered rows takes the write
+lock, so that numbers are committed in order; readers then miss none."""
+WRITE_LOCK = 7264837101  # PostgreSQL's key of the advisory lock
+
 METADATA = MetaData()
+
+
+def _number() -> Column[int]:
+    integer = BigInteger().with_variant(Integer, "sqlite")
+    return Column("number", integer, Identity(always=True), primary_key=True)
+
 
 CASES = Table(
     "cases",
     METADATA,
-    *(Column(name, TYPES.get(name)) for name in Case.model_fields if name not in NOT_STORED),
-    Column("doubt"),
+    Column("id", Text, primary_key=True),
+    Column("received", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("predicted_class", Text, nullable=False),
+    Column("probability", Double),
+    Column("probabilities", JSON, nullable=False),
+    Column("error_probability", Double),
+    Column("expected_loss", Double),
+    Column("predicted_loss", Double),
+    Column("ood_p_value", Double),
+    Column("decision", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("acceptance_score", Double),
+    Column("ood_score", Double),
+    Column("sha256", Text, nullable=False, index=True),
+    Column("model_fingerprint", Text, nullable=False),
+    Column("policy_fingerprint", Text),
+    Column("image_kept", Boolean, nullable=False),
+    Column("place", Integer),
+    Column("remark", Text),
+    Column("reviewed", Boolean, nullable=False),
+    Column("expected_error", Double, nullable=False),
+    Index("cases_by_expected_error", "expected_error", "id"),
+    Index("cases_by_decision", "decision", "reviewed"),
+    Index("cases_by_class", "predicted_class", "expected_error", "id", "decision", "reviewed"),
 )
 REVIEWS = Table(
-    "reviews", METADATA, Column("number"), Column("case_id"), *map(Column, Review.model_fields)
+    "reviews",
+    METADATA,
+    _number(),
+    Column("case_id", ForeignKey(CASES.c.id), nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("final_class", Text),
+    Column("note", Text, nullable=False),
+    Column("reviewer", Text, nullable=False),
+    Column("reviewed_at", Text, nullable=False, index=True),
+    Index("reviews_by_case", "case_id", "number"),
+    sqlite_autoincrement=True,
 )
-ARRIVALS = Table("arrivals", METADATA, Column("number"), Column("case_id"))
+ARRIVALS = Table(
+    "arrivals",
+    METADATA,
+    _number(),
+    Column("case_id", ForeignKey(CASES.c.id, ondelete="CASCADE"), nullable=False, unique=True),
+    sqlite_autoincrement=True,
+)
 """Cases in the order of their arrival in the database: clocks of several machines differ."""
 
-STATES = Table("states", METADATA, Column("name"), Column("value", LargeBinary))
-"""Values that the service keeps beside the cases, such as the state of the drift tests."""
-
-SCHEMA = Table("misgiving_schema", METADATA, Column("version", Integer, primary_key=True))
-
-Statements = Sequence[str]
-
-TYPE_NAMES = {
-    "sqlite": {"numbered": "INTEGER PRIMARY KEY AUTOINCREMENT", "bytes": "BLOB"},
-    "postgresql": {
-        "numbered": "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-        "bytes": "BYTEA",
-    },
-}
-
-TURN = 7264837101  # PostgreSQL's number of the lock of the process that writes
-
-# A released migration is never edited.
-MIGRATIONS: tuple[Statements, ...] = (
-    (
-        """CREATE TABLE cases (
-            id TEXT PRIMARY KEY,
-            received TEXT NOT NULL,
-            name TEXT NOT NULL,
-            predicted_class TEXT NOT NULL,
-            probability DOUBLE PRECISION,
-            probabilities JSON NOT NULL,
-            error_probability DOUBLE PRECISION,
-            expected_loss DOUBLE PRECISION,
-            predicted_loss DOUBLE PRECISION,
-            foreign_p_value DOUBLE PRECISION,
-            decision TEXT NOT NULL,
-            reason TEXT NOT NULL,
-            score DOUBLE PRECISION,
-            foreign_score DOUBLE PRECISION,
-            sha256 TEXT NOT NULL,
-            model_fingerprint TEXT NOT NULL,
-            policy_fingerprint TEXT,
-            image_kept BOOLEAN NOT NULL,
-            reviewed BOOLEAN NOT NULL,
-            doubt DOUBLE PRECISION NOT NULL
-        )""",
-        "CREATE INDEX cases_by_doubt ON cases (doubt, id)",
-    ),
-    (
-        """CREATE TABLE reviews (
-            number {numbered},
-            case_id TEXT NOT NULL REFERENCES cases (id),
-            verdict TEXT NOT NULL,
-            final_class TEXT NOT NULL,
-            note TEXT NOT NULL,
-            reviewer TEXT NOT NULL,
-            reviewed_at TEXT NOT NULL
-        )""",
-        "CREATE INDEX reviews_by_case ON reviews (case_id, number)",
-    ),
-    (
-        """CREATE TABLE arrivals (
-            number {numbered},
-            case_id TEXT NOT NULL UNIQUE REFERENCES cases (id) ON DELETE CASCADE
-        )""",
-        "INSERT INTO arrivals (case_id) SELECT id FROM cases ORDER BY id",
-    ),
-    (
-        "CREATE INDEX cases_by_decision ON cases (decision, reviewed)",
-        "CREATE INDEX reviews_by_time ON reviews (reviewed_at)",
-    ),
-    (
-        "ALTER TABLE cases RENAME COLUMN foreign_p_value TO ood_p_value",
-        "ALTER TABLE cases RENAME COLUMN foreign_score TO ood_score",
-        "ALTER TABLE cases RENAME COLUMN score TO acceptance_score",
-        "UPDATE cases SET decision = 'ood' WHERE decision = 'foreign'",
-    ),
-    (
-        "ALTER TABLE cases ADD COLUMN place INTEGER",
-        "ALTER TABLE cases ADD COLUMN remark TEXT",
-    ),
-    (  # reviews that name no class
-        "ALTER TABLE reviews RENAME COLUMN final_class TO required_class",
-        "ALTER TABLE reviews ADD COLUMN final_class TEXT",
-        "UPDATE reviews SET final_class = required_class",
-        "ALTER TABLE reviews DROP COLUMN required_class",
-        "CREATE INDEX cases_by_file ON cases (sha256)",
-    ),
-    ("CREATE TABLE states (name TEXT PRIMARY KEY, value {bytes} NOT NULL)",),
-    ("CREATE INDEX cases_by_class ON cases (predicted_class, doubt, id, decision, reviewed)",),
+STATES = Table(
+    "states",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )
+"""Values that the service keeps with the cases, such as the state of the drift tests."""
 
 
-def migrate(
-    connection: Connection, location: str, migrations: Sequence[Statements] = MIGRATIONS
-) -> None:
-    """Bring a database to the newest schema within the caller's transaction.
+def create_tables(connection: Connection, location: str) -> None:
+    """Create the tables that do not exist, within the caller's transaction.
 
     Raises:
-        DataError: A newer version of misgiving has written it, or its encoding is not UTF-8.
+        DataError: The tables that exist have other columns, or the encoding is not UTF-8.
     """
     if connection.dialect.name == "postgresql":
-        encoding = connection.scalar(text("SHOW server_encoding"))
+        encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
         if encoding != "UTF8":
             raise DataError(
                 f"{location}: the database has the encoding {encoding}, which cannot store every "
                 "file name; create one with: createdb --encoding UTF8 --template template0 NAME"
             )
-        from misgiving.serve.postgresql import unlimited
-
-        with unlimited(connection):
-            # One process migrates or writes at a time; in SQLite, the transaction ensures that.
-            _take_turn(connection)
-            _migrate(connection, location, migrations)
-    else:
-        _migrate(connection, location, migrations)
-
-
-def _migrate(connection: Connection, location: str, migrations: Sequence[Statements]) -> None:
-    SCHEMA.create(connection, checkfirst=True)
-    found = connection.scalar(select(func.max(SCHEMA.c.version))) or 0
-    if found > len(migrations):
-        raise DataError(
-            f"{location}: the store has schema {found}, and this version knows up to "
-            f"{len(migrations)}; upgrade misgiving, or use another store"
-        )
-    for version in range(found + 1, len(migrations) + 1):
-        for statement in migrations[version - 1]:
-            connection.execute(text(statement.format(**TYPE_NAMES[connection.dialect.name])))
-        connection.execute(SCHEMA.insert().values(version=version))
+        _take_write_lock(connection)
+    inspector = inspect(connection)
+    for name in METADATA.tables.keys() & inspector.get_table_names():
+        columns = {column["name"] for column in inspector.get_columns(name)}
+        if columns != set(METADATA.tables[name].columns.keys()):
+            raise DataError(f"{location}: its table {name} has another schema; use another store")
+    METADATA.create_all(connection)
 
 
 def engine_for(location: str) -> Engine:
@@ -192,22 +154,15 @@ def engine_for(location: str) -> Engine:
     url = _url(location)
     if url.get_backend_name() == "sqlite":
         return _sqlite(url)
-    if url.get_backend_name() != "postgresql":
-        raise UsageError(
-            f"{shown(location)}: unknown kind of store; give the path of an SQLite file, "
-            "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
-        )
-    if importlib.util.find_spec("psycopg") is None:
-        raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
-    from misgiving.serve.postgresql import postgresql_engine
-
-    with _malformed_refused():
-        engine = postgresql_engine(url, CONNECTIONS)
-    event.listen(engine, "begin", _wait_for_turn)
-    return engine
+    if url.get_backend_name() == "postgresql":
+        return _postgresql(url)
+    raise UsageError(
+        f"{without_password(location)}: unknown kind of store; give the path of an SQLite file, "
+        "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    )
 
 
-def shown(location: str) -> str:
+def without_password(location: str) -> str:
     """The location without its password."""
     url = _url(location).difference_update_query(SECRETS)
     return url.render_as_string(hide_password=True)
@@ -216,13 +171,13 @@ def shown(location: str) -> str:
 def _url(location: str) -> URL:
     if "://" not in location:
         return URL.create("sqlite", database=location)
-    with _malformed_refused():
+    with _malformed_url_explained():
         return make_url(location)
 
 
 @contextmanager
-def _malformed_refused() -> Iterator[None]:
-    """Refuse a URL without any part of it: a port may be half a password with a special letter."""
+def _malformed_url_explained() -> Iterator[None]:
+    """Show no part of a malformed URL: a port may be half a password with a special letter."""
     try:
         yield
     except (ArgumentError, ValueError, TypeError, ImportError):  # the last: of another driver
@@ -232,14 +187,30 @@ def _malformed_refused() -> Iterator[None]:
         ) from None
 
 
-def _wait_for_turn(connection: Connection) -> None:
-    """Let one process write at a time, as SQLite does: numbers are then committed in order."""
-    if connection.get_execution_options().get(WRITES) == ROWS:
-        _take_turn(connection)
+def _postgresql(url: URL) -> Engine:
+    if importlib.util.find_spec("psycopg") is None:
+        raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
+    limits = {name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query.keys()}
+    with _malformed_url_explained():
+        engine = create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args={"client_encoding": "utf8", **limits},
+            hide_parameters=True,  # names and notes must not get into logs
+            pool_size=MAX_CONNECTIONS,
+            pool_pre_ping=True,  # reconnects after a restart of the database
+        )
+    event.listen(engine, "begin", _begin_postgresql)
+    return engine
 
 
-def _take_turn(connection: Connection) -> None:
-    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({TURN})")
+def _begin_postgresql(connection: Connection) -> None:
+    if connection.get_execution_options().get(WRITES) == NUMBERED:
+        _take_write_lock(connection)
+
+
+def _take_write_lock(connection: Connection) -> None:
+    """Wait until no other process writes; the lock is released with the transaction."""
+    connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITE_LOCK})")
 
 
 def _sqlite(url: URL) -> Engine:
@@ -248,11 +219,15 @@ def _sqlite(url: URL) -> Engine:
     folder = Path(str(url.database)).absolute().parent
     if not folder.is_dir():
         raise UsageError(f"{folder}: no such folder for the store; create it first")
-    settings = {"hide_parameters": True, "pool_size": CONNECTIONS}
-    with _malformed_refused():
-        engine = create_engine(url, connect_args={"timeout": PATIENCE}, **settings)
-    event.listen(engine, "connect", _configure)
-    event.listen(engine, "begin", _begin)
+    with _malformed_url_explained():
+        engine = create_engine(
+            url,
+            connect_args={"timeout": LOCK_SECONDS},
+            hide_parameters=True,
+            pool_size=MAX_CONNECTIONS,
+        )
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
@@ -260,11 +235,11 @@ def _lower(text: str | None) -> str | None:
     return text and text.lower()
 
 
-def _configure(connection: sqlite3.Connection, _: Any) -> None:
+def _configure_sqlite(connection: sqlite3.Connection, _: Any) -> None:
     """Allow readers beside a writer, and make commits survive a loss of power."""
     connection.isolation_level = None  # SQLAlchemy begins the transactions
     connection.create_function("lower", 1, _lower, deterministic=True)  # its own knows only a to z
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + LOCK_SECONDS
     while True:  # SQLite itself does not wait while others open the same new file
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -277,7 +252,7 @@ def _configure(connection: sqlite3.Connection, _: Any) -> None:
     connection.execute("PRAGMA foreign_keys = ON")
 
 
-def _begin(connection: Connection) -> None:
-    """Take the lock of a writer at once: a reader that becomes a writer could be refused it."""
-    immediate = connection.get_execution_options().get(WRITES)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+def _begin_sqlite(connection: Connection) -> None:
+    """Take the write lock at once: a reader that becomes a writer could be refused it."""
+    writes = connection.get_execution_options().get(WRITES)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

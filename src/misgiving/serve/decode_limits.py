@@ -1,4 +1,4 @@
-"""Limits on decoding: pixels, memory, and JPEG files that would take minutes."""
+"""Limits on decoding: pixels, memory, and files that would take minutes."""
 
 import io
 import math
@@ -16,23 +16,26 @@ from PIL.TiffImagePlugin import TiffImageFile
 from misgiving.data.decoding import FORMATS, MAX_PIXELS
 from misgiving.errors import DataError
 
-PLAIN, OTHER = 20, 30
+PLAIN_BYTES, OTHER_BYTES = 20, 30
 """Peak bytes per pixel from the decoder to the square, measured over every supported format: 8-bit
 modes up to 20 (turned, and laid over white); 16-bit, 32-bit, transparent, WebP and JPEG 2000 up to
 28.6."""
 
 PLAIN_MODES = ("1", "L", "P", "LA", "RGB", "CMYK", "YCbCr")
-BUFFERED = ("WEBP", "JPEG2000")  # decoders that hold a second copy of four bytes or more per pixel
-OPENING = {b"GIF8": 2 * MAX_PIXELS, b"\x89PNG": MAX_TEXT_MEMORY}
+BUFFERED_FORMATS = (
+    "WEBP",
+    "JPEG2000",
+)  # decoders that hold a second copy of four bytes or more per pixel
+OPENING_BYTES = {b"GIF8": 2 * MAX_PIXELS, b"\x89PNG": MAX_TEXT_MEMORY}
 """Peak bytes of opening a file, by its first bytes: Pillow may lay out the first frame of a GIF,
 and reads the compressed texts of a PNG."""
 
 TILE_WIDTH, TILE_LENGTH = 322, 323
 UNLIMITED = 2**62  # more pixels than any limit
-LONGEST_SIDE = 65_535  # as in a JPEG; beyond it, Pillow's pointers to the rows count as well
+MAX_SIDE = 65_535  # as in a JPEG; beyond it, Pillow's pointers to the rows count as well
 
-SCANS = 100  # an ordinary progressive JPEG has about ten; libtiff allows as many
-SEGMENTS = 10_000
+MAX_SCANS = 100  # an ordinary progressive JPEG has about ten; libtiff allows as many
+MAX_SEGMENTS = 10_000
 JPEG = b"\xff\xd8\xff"
 MARKER = re.compile(rb"\xff+([\x01-\xcf\xd8-\xfe])")  # neither a stuffed zero nor a restart
 
@@ -46,7 +49,7 @@ START_OF_IMAGE, END_OF_IMAGE, START_OF_SCAN, TEMPORARY = 0xD8, 0xD9, 0xDA, 0x01
 
 
 class MemoryBudget:
-    """Bytes that threads share; a thread that needs more than is free waits its turn."""
+    """Bytes that threads share; those that need more than is free wait in the order of arrival."""
 
     def __init__(self, total: int) -> None:
         self._total = self._free = total
@@ -57,10 +60,10 @@ class MemoryBudget:
     def reserve(self, count: int) -> Iterator[None]:
         """Hold these bytes during the block; a request beyond the total gets all of it alone."""
         count = min(count, self._total)
-        turn = object()
+        request = object()
         with self._changed:
-            self._waiting.append(turn)
-            self._changed.wait_for(lambda: self._waiting[0] is turn and count <= self._free)
+            self._waiting.append(request)
+            self._changed.wait_for(lambda: self._waiting[0] is request and count <= self._free)
             self._waiting.popleft()
             self._free -= count
             self._changed.notify_all()
@@ -71,10 +74,24 @@ class MemoryBudget:
                 self._free += count
                 self._changed.notify_all()
 
+    @contextmanager
+    def reserve_decoding(self, data: bytes, name: str, max_pixels: int) -> Iterator[None]:
+        """Hold the peak memory of decoding a file during the block.
+
+        Raises:
+            DataError: The file has too many pixels, or would take minutes.
+        """
+        check_jpeg(data, name)
+        check_netpbm(data, name)
+        with self.reserve(opening_bytes(data)):
+            count = decoding_bytes(data, name, max_pixels)
+        with self.reserve(count):
+            yield
+
 
 def opening_bytes(data: bytes) -> int:
     """Peak memory of reading the header."""
-    return next((count for start, count in OPENING.items() if data.startswith(start)), 0)
+    return next((count for start, count in OPENING_BYTES.items() if data.startswith(start)), 0)
 
 
 def decoding_bytes(data: bytes, name: str, max_pixels: int) -> int:
@@ -86,7 +103,7 @@ def decoding_bytes(data: bytes, name: str, max_pixels: int) -> int:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             pixels, side = _allocated_pixels(image), max(image.size)
-            plain = image.mode in PLAIN_MODES and image.format not in BUFFERED
+            plain = image.mode in PLAIN_MODES and image.format not in BUFFERED_FORMATS
             texts = MAX_TEXT_MEMORY if image.format == "PNG" else 0
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         pixels, side, plain, texts = UNLIMITED, 0, True, 0
@@ -94,9 +111,9 @@ def decoding_bytes(data: bytes, name: str, max_pixels: int) -> int:
         return 0
     if pixels > max_pixels:
         raise DataError(f"{name}: more than {max_pixels} pixels; scale it down")
-    if side > LONGEST_SIDE:
-        raise DataError(f"{name}: more than {LONGEST_SIDE} pixels along a side; crop it")
-    return pixels * (PLAIN if plain else OTHER) + texts
+    if side > MAX_SIDE:
+        raise DataError(f"{name}: more than {MAX_SIDE} pixels along a side; crop it")
+    return pixels * (PLAIN_BYTES if plain else OTHER_BYTES) + texts
 
 
 def _allocated_pixels(image: Image.Image) -> int:
@@ -111,25 +128,25 @@ def _allocated_pixels(image: Image.Image) -> int:
     return max(pixels, tile)
 
 
-def refuse_slow_jpeg(data: bytes, name: str) -> None:
-    """Refuse a JPEG whose scans or segments would take minutes, whatever its number of pixels.
+def check_jpeg(data: bytes, name: str) -> None:
+    """Check a JPEG for scans or segments that would take minutes, whatever its number of pixels.
 
     Raises:
         DataError: It has too many scans or segments.
     """
     # Too few bytes that could be markers: this check takes a tenth of the time of the walk.
-    if not data.startswith(JPEG) or data.count(b"\xff") - data.count(b"\xff\0") <= SCANS:
+    if not data.startswith(JPEG) or data.count(b"\xff") - data.count(b"\xff\0") <= MAX_SCANS:
         return
-    markers = list(islice(_markers(data), SEGMENTS + 1))
-    if len(markers) > SEGMENTS or markers.count(START_OF_SCAN) > SCANS:
+    markers = list(islice(_markers(data), MAX_SEGMENTS + 1))
+    if len(markers) > MAX_SEGMENTS or markers.count(START_OF_SCAN) > MAX_SCANS:
         raise DataError(
-            f"{name}: a JPEG with more than {SCANS} scans or {SEGMENTS} segments; save it again "
-            "with another program"
+            f"{name}: a JPEG with more than {MAX_SCANS} scans or {MAX_SEGMENTS} segments; save it "
+            "again with another program"
         )
 
 
-def refuse_slow_netpbm(data: bytes, name: str) -> None:
-    """Refuse a file that Pillow would read byte by byte in Python, in up to quadratic time.
+def check_netpbm(data: bytes, name: str) -> None:
+    """Check for a Netpbm file that Pillow would read byte by byte, in up to quadratic time.
 
     Raises:
         DataError: Its pixels are text, its header is long, or its values have an unusual range.
@@ -145,8 +162,8 @@ def refuse_slow_netpbm(data: bytes, name: str) -> None:
 def _markers(data: bytes) -> Iterator[int]:
     """Segment markers up to the end of the image, as a decoder reads them (ITU-T T.81, annex B)."""
     position = len(JPEG) - 1
-    while found := MARKER.search(data, position):
-        marker, position = found[1][0], found.end()
+    while match := MARKER.search(data, position):
+        marker, position = match[1][0], match.end()
         if marker == END_OF_IMAGE:
             return
         yield marker

@@ -20,11 +20,11 @@ from misgiving.serve.schemas import Moment
 from misgiving.serve.store import Store
 
 MAX_CASES = 10_000  # that one update takes into account
-LATEST = 10_000  # images of which the expected errors are estimated
+MAX_LATEST = 10_000  # images whose expected errors are estimated
 OVERLAP = 4096  # numbers that are read again: a lower one may be committed after a higher one
-PAUSE, LOOK_AROUND = 2.0, 20.0  # seconds between updates: with new cases, and without
-SAVED_CASES, SAVED_SHARE = 1000, 0.1  # new cases after which the state is saved, at least
-STATE = "drift 1 {}"  # a new number where the state or the tests are others
+PAUSE_SECONDS, IDLE_SECONDS = 2.0, 20.0  # between updates: with new cases, and without
+MIN_SAVED_CASES, MIN_SAVED_SHARE = 1000, 0.1  # new cases after which the state is saved, at least
+STATE = "drift {}"  # name of the stored state of a policy
 NO_DRIFT = "There is no evidence that the images have changed since the calibration."
 DRIFT = (
     "The images are no longer like the calibration cases, so the target error rate may be "
@@ -81,23 +81,23 @@ class DriftTracker:
         calibrator: Calibrator | None = None,
     ) -> None:
         self._calibrator, self._policy = calibrator, policy
-        self._latest: deque[tuple[float, bool]] = deque(maxlen=LATEST)  # scores, accepted or not
-        self._monitor = DriftMonitor(policy)
         self._store, self._fingerprint = store, policy_fingerprint
+        self._monitor = DriftMonitor(policy)
+        self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
-        self._last = 0
+        self._last_number = 0
         self._since: dict[str, datetime] = {}
-        self._resumed, self._saved = False, 0  # cases when the state was saved
-        self._found = Drift(summary=NO_DRIFT, complete=False)
-        self._noticed = self._looked = 0  # new cases, and those before the last update
+        self._resumed, self._saved_cases = False, 0
+        self._drift = Drift(summary=NO_DRIFT, complete=False)
+        self._noticed = self._noticed_before_update = 0  # new cases
         self._woken, self._stopped = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
 
     @property
     def latest(self) -> Drift:
         """The result of the last update."""
-        complete = self._found.complete and self._looked == self._noticed
-        return self._found.model_copy(update={"complete": complete})
+        complete = self._drift.complete and self._noticed_before_update == self._noticed
+        return self._drift.model_copy(update={"complete": complete})
 
     def notice(self) -> None:
         """Update soon, because there is a new case."""
@@ -120,15 +120,15 @@ class DriftTracker:
 
     def _run(self, on_failure: Callable[[Exception], object]) -> None:
         while not self._stopped.is_set():
-            replaying = False
+            is_behind = False
             try:
                 self.update()
-                replaying = not self._found.complete
+                is_behind = not self._drift.complete
             except Exception as failure:  # the thread keeps running
                 on_failure(failure)
-            if not replaying:
-                self._woken.wait(LOOK_AROUND)
-                self._stopped.wait(PAUSE)
+            if not is_behind:
+                self._woken.wait(IDLE_SECONDS)
+                self._stopped.wait(PAUSE_SECONDS)
         try:
             self._save()
         except Exception as failure:
@@ -140,23 +140,62 @@ class DriftTracker:
             self._resume()
         self._woken.clear()
         noticed = self._noticed
-        taken, complete = self._catch_up()
-        if taken or not self._found.complete:
-            self._found = Drift(
+        num_new, complete = self._test_new_cases()
+        if num_new or not self._drift.complete:
+            self._drift = Drift(
                 alarm=bool(self._since),
                 summary=DRIFT if self._since else NO_DRIFT,
                 cases=self._monitor.cases,
                 complete=complete,
                 tests=[
-                    DriftTest(**{**one._asdict(), "since": self._since.get(one.name)})
-                    for one in self._monitor.tests
+                    DriftTest(**{**test._asdict(), "since": self._since.get(test.name)})
+                    for test in self._monitor.tests
                 ],
                 expected=self._expected(),
             )
-        self._looked = noticed
-        if self._monitor.cases - self._saved > max(SAVED_CASES, SAVED_SHARE * self._saved):
+        self._noticed_before_update = noticed
+        unsaved = self._monitor.cases - self._saved_cases
+        if unsaved > max(MIN_SAVED_CASES, MIN_SAVED_SHARE * self._saved_cases):
             self._save()
         return self.latest
+
+    def _test_new_cases(self) -> tuple[int, bool]:
+        """Number of new cases, and True unless more wait."""
+        num_new = 0
+        for case in self._store.decided(self._fingerprint, after=self._last_number - OVERLAP):
+            if num_new == MAX_CASES or self._stopped.is_set():
+                return num_new, False
+            self._last_number = max(self._last_number, case.number)
+            content = int(case.sha256[-16:], 16)
+            if content in self._contents:
+                continue
+            num_new += 1
+            self._contents.add(content)
+            score = math.nan if case.acceptance_score is None else case.acceptance_score
+            accepted = case.decision == "accept"
+            self._latest_scores.append((score, accepted))
+            self._monitor.update(
+                score=score,
+                ood_score=math.nan if case.ood_score is None else case.ood_score,
+                accepted=accepted,
+                content=case.sha256,
+            )
+            for name in self._monitor.alarms:
+                self._since.setdefault(name, datetime.fromisoformat(case.received))
+        return num_new, True
+
+    def _expected(self) -> str:
+        if self._calibrator is None or not self._latest_scores:
+            return ""
+        scores, accepted = map(np.array, zip(*self._latest_scores, strict=True))
+        errors = np.full(len(scores), np.nan)
+        is_finite = np.isfinite(scores)
+        errors[is_finite] = self._calibrator.error(scores[is_finite])
+        expected = expected_errors(self._policy, self._calibrator, errors, accepted)
+        if expected is None:
+            return ""
+        trusted = DISTRUST if self._since else trust(self._policy.unit)
+        return " ".join([*expected.sentences, trusted])
 
     def _resume(self) -> None:
         """Continue from the state in the store, if there is one."""
@@ -165,59 +204,22 @@ class DriftTracker:
             with np.load(io.BytesIO(saved), allow_pickle=False) as state:
                 self._monitor.restore(state)
                 self._contents = set(state["contents"].tolist())
-                self._latest.extend((score, accepted > 0) for score, accepted in state["latest"])
-                self._last, since = json.loads(str(state["rest"]))
+                self._latest_scores.extend((score, flag > 0) for score, flag in state["latest"])
+                self._last_number, since = json.loads(str(state["rest"]))
             self._since = {name: datetime.fromisoformat(time) for name, time in since.items()}
-            self._saved = self._monitor.cases
+            self._saved_cases = self._monitor.cases
         self._resumed = True
 
     def _save(self) -> None:
-        if self._monitor.cases == self._saved:
+        if self._monitor.cases == self._saved_cases:
             return
         since = {name: time.isoformat() for name, time in self._since.items()}
         state: dict[str, Any] = self._monitor.state() | {
             "contents": np.fromiter(self._contents, np.uint64, len(self._contents)),
-            "latest": np.array(self._latest, dtype=float).reshape(-1, 2),
-            "rest": np.array(json.dumps([self._last, since])),
+            "latest": np.array(self._latest_scores, dtype=float).reshape(-1, 2),
+            "rest": np.array(json.dumps([self._last_number, since])),
         }
         file = io.BytesIO()
         np.savez(file, **state)
         self._store.save(STATE.format(self._fingerprint), file.getvalue())
-        self._saved = self._monitor.cases
-
-    def _expected(self) -> str:
-        if self._calibrator is None or not self._latest:
-            return ""
-        scores, accepted = map(np.array, zip(*self._latest, strict=True))
-        errors = np.full(len(scores), np.nan)
-        known = np.isfinite(scores)
-        errors[known] = self._calibrator.error(scores[known])
-        found = expected_errors(self._policy, self._calibrator, errors, accepted)
-        if found is None:
-            return ""
-        last = DISTRUST if self._since else trust(self._policy.unit)
-        return " ".join([*found.sentences, last])
-
-    def _catch_up(self) -> tuple[int, bool]:
-        """Number of new cases, and True unless more wait."""
-        taken = 0
-        for case in self._store.decided(self._fingerprint, after=self._last - OVERLAP):
-            if taken == MAX_CASES or self._stopped.is_set():
-                return taken, False
-            self._last = max(self._last, case.number)
-            content = int(case.sha256[-16:], 16)
-            if content in self._contents:
-                continue
-            taken += 1
-            self._contents.add(content)
-            score = math.nan if case.acceptance_score is None else case.acceptance_score
-            self._latest.append((score, case.decision == "accept"))
-            self._monitor.update(
-                score=score,
-                ood_score=math.nan if case.ood_score is None else case.ood_score,
-                accepted=case.decision == "accept",
-                content=case.sha256,
-            )
-            for name in self._monitor.alarms:
-                self._since.setdefault(name, case.received)
-        return taken, True
+        self._saved_cases = self._monitor.cases

@@ -1,7 +1,7 @@
 """Cases from a list of images, such as `misgiving data audit` writes."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -9,11 +9,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from misgiving.errors import BadImage, DataError
 from misgiving.manifests import sha256_of
 from misgiving.results.review_lists import ListedImage
+from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.service import Service
-from misgiving.serve.telemetry import ImageNotStoredError, storage_reason
 from misgiving.serve.uploads import Upload, clean_name
 
-TOGETHER = 16  # images that are decided on at a time
+BATCH_SIZE = 16  # images that are decided on at a time
 
 
 def add_listed_cases(
@@ -21,12 +21,12 @@ def add_listed_cases(
 ) -> list[BadImage]:
     """Decide on the images of a list, and store them as cases with their place and remark.
 
-    What this model and policy have decided already, because the service was started with this list
-    before, is not decided again. The last come first, because the images of the newest cases stay
+    Images that this model and policy have decided, because the service was started with this list
+    before, are not decided again. The last come first, because the images of the newest cases stay
     longest in memory.
 
     Args:
-        service: With the model and the store.
+        service: The model and the store.
         images: The list.
         on_image: Called with the number of finished images and of all.
 
@@ -54,33 +54,30 @@ def add_listed_cases(
 async def _add(
     service: Service, images: Sequence[ListedImage], on_image: Callable[[int, int], None]
 ) -> list[BadImage]:
-    known = service.store.listed(
+    decided_ids = service.store.listed(
         service.model.fingerprint,
         service.policy_fingerprint,
         image_kept=service.files is not None,
     )
+
+    async def add(image: ListedImage) -> BadImage | None:
+        try:
+            data = Path(image.path).read_bytes()
+            name = clean_name(image.path)
+            id = decided_ids.get((sha256_of(data), image.place, image.remark))
+            if id is None:
+                is_small = len(data) <= service.settings.max_bytes
+                await service.decide(Upload(name, data if is_small else None), image)
+            elif service.files is None:
+                await service.keep_in_memory(id, name, data)
+        except (OSError, DataError) as failure:
+            return BadImage(image.path, str(failure))
+        return None
+
     bad: list[BadImage] = []
-    waiting = list(reversed(images))
-    for start in range(0, len(waiting), TOGETHER):
-        batch = waiting[start : start + TOGETHER]
-        found = await asyncio.gather(*(_add_one(service, one, known) for one in batch))
-        bad += [one for one in found if one is not None]
-        on_image(start + len(batch), len(waiting))
+    last_first = list(reversed(images))
+    for start in range(0, len(images), BATCH_SIZE):
+        batch = last_first[start : start + BATCH_SIZE]
+        bad += filter(None, await asyncio.gather(*map(add, batch)))
+        on_image(start + len(batch), len(images))
     return bad[::-1]
-
-
-async def _add_one(
-    service: Service, image: ListedImage, known: Mapping[tuple[str, int, str | None], str]
-) -> BadImage | None:
-    try:
-        data = Path(image.path).read_bytes()
-        name, size = clean_name(image.path), service.settings.max_bytes
-        id = known.get((sha256_of(data), image.place, image.remark))
-        if id is None:
-            upload = Upload(name, data if len(data) <= size else None)
-            await service.decide(upload, image)
-        elif service.files is None:
-            await service.keep_in_memory(id, name, data)
-    except (OSError, DataError) as failure:
-        return BadImage(image.path, str(failure))
-    return None

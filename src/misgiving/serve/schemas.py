@@ -1,4 +1,4 @@
-"""Records that the store keeps and the API returns."""
+"""Cases, reviews and queries: what the store keeps and the API takes and returns."""
 
 import math
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from pydantic import (
 
 from misgiving.decisions.decision import Outcome
 
-NO_NUL = r"^[^\x00]*$"  # PostgreSQL cannot store NUL
+MAX_NUMBER = 2**63 - 1  # that a database can hold
 
 
 def zulu(time: datetime) -> str:
@@ -39,6 +39,14 @@ def _finite_or_none(value: Any) -> Any:
 Moment = Annotated[datetime, PlainSerializer(zulu)]
 Instant = Annotated[AwareDatetime, AfterValidator(_utc)]
 Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+StorableText = Annotated[str, Field(pattern=r"^[^\x00]*$")]  # PostgreSQL cannot store NUL
+Verdict = Annotated[
+    Literal["agree", "override", "none", "ungradable", "unsure"],
+    Field(
+        description="On the model's class; or that it is none of the classes, that the image "
+        "cannot be judged, or that the reviewer is unsure."
+    ),
+]
 
 
 class Record(BaseModel):
@@ -47,17 +55,10 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-Verdict = Literal["agree", "override", "none", "ungradable", "unsure"]
-VERDICT = (
-    "On the model's class; or that it is none of the classes, that the image cannot be judged, or "
-    "that the reviewer is unsure."
-)
-
-
 class Review(Record):
     """A person's verdict on a case."""
 
-    verdict: Verdict = Field(description=VERDICT)
+    verdict: Verdict
     final_class: str | None = Field(description="The class after this review; null: it names none.")
     note: str = Field(description="Free text; may be empty.")
     reviewer: str = Field(description="Name as given; may be empty.")
@@ -97,7 +98,7 @@ class Case(Record):
     review: Review | None = Field(default=None, description="The last review.")
 
     @property
-    def doubt(self) -> float:
+    def expected_error(self) -> float:
         """Sort key of the worklist: the error probability, or the closest value to it.
 
         A case without any finite probability comes first.
@@ -113,12 +114,36 @@ class CaseWithHistory(Case):
     reviews: list[Review] = Field(description="Oldest first.")
 
 
-class DecidedCase(Record):
-    """The values of a case that the drift tests use."""
+class CaseQuery(Record):
+    """Conditions on cases, and their order; None or empty means no condition."""
 
-    number: int = Field(description="In the order of arrival.")
-    received: Moment
-    decision: Outcome
-    acceptance_score: Number
-    ood_score: Number
-    sha256: str
+    model_config = ConfigDict(populate_by_name=True)
+
+    decisions: list[Outcome] = Field(
+        default=[], alias="decision", description="One or more decisions."
+    )
+    reviewed: bool | None = Field(default=None, description="Has a review.")
+    predicted_class: StorableText | None = Field(
+        default=None, alias="class", max_length=255, description="The predicted class."
+    )
+    name: StorableText | None = Field(
+        default=None,
+        max_length=255,
+        description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
+    )
+    received_since: Instant | None = Field(
+        default=None, description="Received at this time or later."
+    )
+    reviewed_since: Instant | None = Field(
+        default=None, description="Reviewed at this time or later."
+    )
+    arrived_after: int | None = Field(
+        default=None, ge=0, le=MAX_NUMBER, description="Arrived after an earlier `last_arrival`."
+    )
+    reviewed_after: int | None = Field(
+        default=None, ge=0, le=MAX_NUMBER, description="Reviewed after an earlier `last_review`."
+    )
+    order: Literal["expected_error", "newest", "listed"] = Field(
+        default="expected_error",
+        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
+    )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from sqlalchemy.exc import OperationalError
@@ -19,29 +19,22 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of, sha256_of_json
 from misgiving.results.review_lists import ListedImage
-from misgiving.serve.body_limits import Admission
-from misgiving.serve.decode_limits import (
-    MemoryBudget,
-    decoding_bytes,
-    opening_bytes,
-    refuse_slow_jpeg,
-    refuse_slow_netpbm,
-)
+from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Squares
+from misgiving.serve.problems import ImageNotStoredError, problem_of, record_failure
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
-from misgiving.serve.telemetry import ImageNotStoredError, Metrics, problem_of, record_failure
-from misgiving.serve.uploads import Upload
+from misgiving.serve.telemetry import Metrics
+from misgiving.serve.uploads import Admission, Upload
 from misgiving.serve.workers import Batcher, WorkerPool
 
 COMMIT_SIZE = 256  # cases in one transaction
 CHECK_SECONDS = 5.0
-CHECKED_SECONDS = 1.0  # for which a good result holds, because anyone may ask
-SAVING = 10.0  # seconds for the state of the drift tests, at the end
-HUNG_SECONDS = 5.0  # for images that are being decoded, at the end
-LONGEST_DECODING = 30.0  # seconds, many times what any image within the limits takes
+CHECK_VALID_SECONDS = 1.0  # for which a good result holds, because anyone may ask
+CLOSING_SECONDS = 10.0  # in which each thread ends, unless it hangs
+MAX_DECODING_SECONDS = 30.0  # many times what any image within the limits takes
 
 
 @runtime_checkable
@@ -66,13 +59,6 @@ class Model(Protocol):
         """One decision for each image."""
 
 
-class Decided(NamedTuple):
-    """The case of a file; known if the file was decided before."""
-
-    case: Case
-    known: bool
-
-
 class Service:
     """The model, the store, and the threads between them."""
 
@@ -89,24 +75,29 @@ class Service:
         self.files = None if settings.keep_images is None else ImageFiles(settings.keep_images)
         self._numbers = itertools.count()
         self._memory = MemoryBudget(settings.max_decoded_bytes)
-        self.workers = WorkerPool(settings.threads, overdue=max(LONGEST_DECODING, settings.timeout))
+        overdue = max(MAX_DECODING_SECONDS, settings.timeout)
+        self.workers = WorkerPool(settings.threads, overdue=overdue)
         self._model_batches = Batcher(
             "model", self._predict, size=settings.batch_size, linger=settings.linger
         )
         self._store_batches = Batcher(
             "store", store.add, size=COMMIT_SIZE, not_retried=OperationalError
         )
-        self._checked = -math.inf
+        self._checked_at = -math.inf
         self._checks = Batcher("health", self._check, size=COMMIT_SIZE, not_retried=Exception)
+        self.metrics.waiting.set_function(lambda: self.admission.images)
+        self.metrics.held_bytes.set_function(lambda: self.admission.held_bytes)
+        self.metrics.hung_threads.set_function(lambda: self.workers.hung)
 
-    async def decide(self, upload: Upload, listed: ListedImage | None = None) -> Decided:
+    async def decide(self, upload: Upload, listed: ListedImage | None = None) -> tuple[Case, bool]:
         """Decide about one file, and commit the case before it is returned.
-
-        The same file, sent again, is its earlier case.
 
         Args:
             upload: The file.
-            listed: What a list of images says of it, where it comes from one.
+            listed: The row of the list of images that the file comes from, if any.
+
+        Returns:
+            The case, and True if the file was decided before: it is then its earlier case.
 
         Raises:
             DataError: The file cannot be read.
@@ -118,21 +109,21 @@ class Service:
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
         square, sha256 = await self.workers.run(partial(self._decode, upload.name), upload.data)
-        decision = await asyncio.wrap_future(self._model_batches.submit(square))
+        decision = await self._model_batches.result(square)
         case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
             try:
                 await self.workers.run(partial(self.files.write, sha256), upload.data)
             except (OSError, UsageError) as failure:
                 raise ImageNotStoredError from failure
-        stored = await asyncio.wrap_future(self._store_batches.submit(case))
+        stored = await self._store_batches.result(case)
         self.recent.put(stored.id, square)
-        known = stored.id != case.id
-        if listed is None and not known:
+        is_earlier = stored.id != case.id
+        if listed is None and not is_earlier:
             self.metrics.decisions.labels(case.decision).inc()
             if self.drift is not None:
                 self.drift.notice()
-        return Decided(stored, known=known)
+        return stored, is_earlier
 
     async def keep_in_memory(self, id: str, name: str, data: bytes) -> None:
         """Keep the image of a stored case in memory, as after its decision.
@@ -174,17 +165,17 @@ class Service:
             TimeoutError: It does not respond in time.
         """
         async with asyncio.timeout(CHECK_SECONDS):
-            await asyncio.wrap_future(self._checks.submit(None))
+            await self._checks.result(None)
 
     def _check(self, waiting: Sequence[None]) -> Sequence[None]:
-        if time.monotonic() > self._checked + CHECKED_SECONDS:
+        if time.monotonic() > self._checked_at + CHECK_VALID_SECONDS:
             self.store.ping()
             if self.files is not None:
                 try:
                     self.files.check(self.settings.max_bytes)
                 except OSError as failure:
                     raise ImageNotStoredError from failure
-            self._checked = time.monotonic()
+            self._checked_at = time.monotonic()
         return waiting
 
     @property
@@ -195,22 +186,16 @@ class Service:
     def close(self) -> None:
         """Finish the work that has started, and close the store."""
         if self.drift is not None:
-            self.drift.close(SAVING)
-        self.workers.close(HUNG_SECONDS)
-        self._model_batches.close()
-        self._store_batches.close()
-        self._checks.close()
+            self.drift.close(CLOSING_SECONDS)
+        for threads in (self.workers, self._model_batches, self._store_batches, self._checks):
+            threads.close(CLOSING_SECONDS)
         self.store.close()
 
     def _decode(self, name: str, data: bytes) -> tuple[Square, str]:
         return self._square(name, data), sha256_of(data)
 
     def _square(self, name: str, data: bytes) -> Square:
-        refuse_slow_jpeg(data, name)
-        refuse_slow_netpbm(data, name)
-        with self._memory.reserve(opening_bytes(data)):
-            needed = decoding_bytes(data, name, self.settings.max_pixels)
-        with self._memory.reserve(needed):
+        with self._memory.reserve_decoding(data, name, self.settings.max_pixels):
             return self.model.square(data, name)
 
     def _predict(self, squares: Sequence[Square]) -> Sequence[Decision]:
@@ -218,7 +203,6 @@ class Service:
         return self.model.decide_squares(np.stack(squares))
 
     def _case(self, name: str, sha256: str, decision: Decision, listed: ListedImage | None) -> Case:
-        of_list = {} if listed is None else {"place": listed.place, "remark": listed.remark}
         return Case.model_validate(
             {
                 **decision._asdict(),
@@ -230,7 +214,8 @@ class Service:
                 "model_fingerprint": self.model.fingerprint,
                 "policy_fingerprint": self.policy_fingerprint,
                 "image_kept": self.files is not None,
-                **of_list,
+                "place": listed and listed.place,
+                "remark": listed and listed.remark,
             }
         )
 

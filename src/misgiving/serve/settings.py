@@ -8,7 +8,7 @@ from pathlib import Path
 from misgiving.configuration import option, require
 from misgiving.errors import UsageError
 
-SHORTEST_KEY = 16
+MIN_KEY_LENGTH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,13 +17,13 @@ class Settings:
 
     Fields without an option:
 
-    - `max_held_bytes`: of all requests in progress, together.
-    - `max_decoded_bytes`: of all images that are being decoded, together; a larger one is decoded
+    - `max_held_bytes`: memory for all requests in progress.
+    - `max_decoded_bytes`: memory for all images that are being decoded; a larger one is decoded
       alone.
     - `batch_size`: images that the model sees at once, at most.
     - `linger`: seconds that a first image waits for others to join its batch.
-    - `recent_bytes`: of images that are kept in memory for thumbnails.
-    - `api_key`: the key that clients must send; None: only this machine may ask, without a key.
+    - `recent_bytes`: memory for images that are kept for thumbnails.
+    - `api_key`: the key that clients must send; None: only this machine is served, without a key.
     """
 
     max_bytes: int = option(20_000_000, "Largest file, in bytes.", panel="Limits")
@@ -64,8 +64,8 @@ class Settings:
         held = self.max_held_bytes
         require(self, "max_bytes", self.max_bytes <= held, f"be at most {held}")
         require(self, "max_pixels", self.max_pixels <= MAX_PIXELS, f"be at most {MAX_PIXELS}")
-        if self.api_key is not None and len(self.api_key) < SHORTEST_KEY:
+        if self.api_key is not None and len(self.api_key) < MIN_KEY_LENGTH:
             raise UsageError(
-                f"the API key is shorter than {SHORTEST_KEY} characters; make one with: "
+                f"the API key is shorter than {MIN_KEY_LENGTH} characters; make one with: "
                 "openssl rand -hex 32"
             )

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, get_args
 
-from pydantic import ConfigDict, Field
 from sqlalchemy import (
     ColumnElement,
     Connection,
     Engine,
+    Row,
     Select,
     and_,
     func,
@@ -25,131 +25,33 @@ from misgiving.errors import DataError, UsageError
 from misgiving.serve.database import (
     ARRIVALS,
     CASES,
-    NOT_STORED,
-    OTHERS,
+    NUMBERED,
     REVIEWS,
-    ROWS,
     STATES,
+    UNNUMBERED,
     WRITES,
+    create_tables,
     engine_for,
-    migrate,
-    shown,
+    without_password,
 )
-from misgiving.serve.schemas import (
-    NO_NUL,
-    Case,
-    DecidedCase,
-    Instant,
-    Record,
-    Review,
-    zulu,
-)
+from misgiving.serve.schemas import Case, CaseQuery, Review, zulu
 
 PAGE_SIZE = 500
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LAST = 2**31 - 1  # place of a case that is in no list
-MOST = 2**63 - 1  # number that a database can hold
-KEYS = {
-    "expected_error": (CASES.c.doubt, CASES.c.id),
+LAST_PLACE = 2**31 - 1  # of a case that is in no list
+SORT_KEYS = {
+    "expected_error": (CASES.c.expected_error, CASES.c.id),
     "newest": (CASES.c.id,),
-    "listed": (-func.coalesce(CASES.c.place, LAST), CASES.c.id),
+    "listed": (-func.coalesce(CASES.c.place, LAST_PLACE), CASES.c.id),
 }
 
 
-class CaseQuery(Record):
-    """Conditions on cases, and their order; None or empty means no condition."""
-
-    model_config = ConfigDict(populate_by_name=True)
-
-    decisions: list[Outcome] = Field(
-        default=[], alias="decision", description="One or more decisions."
-    )
-    reviewed: bool | None = Field(default=None, description="Has a review.")
-    predicted_class: str | None = Field(
-        default=None,
-        alias="class",
-        max_length=255,
-        pattern=NO_NUL,
-        description="The predicted class.",
-    )
-    name: str | None = Field(
-        default=None,
-        max_length=255,
-        pattern=NO_NUL,
-        description="Part of the name, in upper or lower case (PostgreSQL: of its locale).",
-    )
-    received_since: Instant | None = Field(
-        default=None, description="Received at this time or later."
-    )
-    reviewed_since: Instant | None = Field(
-        default=None, description="Reviewed at this time or later."
-    )
-    arrived_after: int | None = Field(
-        default=None, ge=0, le=MOST, description="Arrived after an earlier `last_arrival`."
-    )
-    reviewed_after: int | None = Field(
-        default=None, ge=0, le=MOST, description="Reviewed after an earlier `last_review`."
-    )
-    order: Literal["expected_error", "newest", "listed"] = Field(
-        default="expected_error",
-        description="Most likely wrong first, newest first, or as in the list of `serve --cases`.",
-    )
-
-    def conditions(self) -> ColumnElement[bool]:
-        """The conditions as an SQL clause with bound values."""
-        clauses: list[ColumnElement[bool]] = []
-        if self.decisions:
-            clauses.append(CASES.c.decision.in_(self.decisions))
-        if self.reviewed is not None:
-            clauses.append(CASES.c.reviewed.is_(self.reviewed))
-        if self.predicted_class is not None:
-            clauses.append(CASES.c.predicted_class == self.predicted_class)
-        if self.name is not None:
-            clauses.append(CASES.c.name.icontains(self.name, autoescape=True))
-        return and_(True, *clauses, *self._moments())
-
-    def _moments(self) -> Iterator[ColumnElement[bool]]:
-        if self.received_since is not None:
-            yield CASES.c.id >= first_id_at(self.received_since)
-        if self.reviewed_since is not None:
-            late = REVIEWS.c.reviewed_at >= zulu(self.reviewed_since)
-            yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
-        for table, number in (ARRIVALS, self.arrived_after), (REVIEWS, self.reviewed_after):
-            if number is not None:
-                yield CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
-
-
-def first_id_at(time: datetime) -> str:
-    """The smallest id of this time or later; ids start with their time in microseconds.
-
-    >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
-    '000000000f4240'
-    """
-    return f"{max(0, (time - EPOCH) // timedelta(microseconds=1)):014x}"
-
-
-class Page(NamedTuple):
-    """Some cases in the requested order; the next page starts after the case `cursor`, if any."""
-
-    cases: list[Case]
-    cursor: str | None
-
-
-class Latest(NamedTuple):
-    """Numbers of the last case and the last review that arrived; 0: there is none."""
-
-    arrival: int
-    review: int
-
-
-class ExpectedReview(NamedTuple):
-    """The last review that a reviewer knows, by its time; None: there was none."""
-
-    reviewed_at: datetime | None
-
-
 class NewerReviewError(Exception):
-    """The last review of a case is not the one that the reviewer knows; None: there is none."""
+    """The last review of a case is not the one that the reviewer has seen.
+
+    Args:
+        last: The last review; None: there is none.
+    """
 
     def __init__(self, last: Review | None) -> None:
         super().__init__(last)
@@ -161,27 +63,27 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._writing = engine.execution_options(**{WRITES: ROWS})
-        self._writing_others = engine.execution_options(**{WRITES: OTHERS})
+        self._writing = engine.execution_options(**{WRITES: NUMBERED})
+        self._writing_unnumbered = engine.execution_options(**{WRITES: UNNUMBERED})
 
     @classmethod
     def open(cls, location: str) -> "Store":
         """Open a database URL or the path of an SQLite file, which is created if there is none.
 
         Raises:
-            DataError: It cannot be opened, or a newer version has written it.
+            DataError: It cannot be opened, or its tables have another schema.
             UsageError: The location is not supported.
         """
         store = cls(engine_for(location))
         try:
-            with store._writing_others.begin() as connection:
-                migrate(connection, shown(location))
+            with store._writing_unnumbered.begin() as connection:
+                create_tables(connection, without_password(location))
         except SQLAlchemyError as error:
             store.close()
             reason = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"{shown(location)}: the store cannot be opened ({reason}); check the location, or "
-                "choose another one with the option store"
+                f"{without_password(location)}: the store cannot be opened ({reason}); check the "
+                "location, or choose another one with the option store"
             ) from error
         except BaseException:
             store.close()
@@ -198,42 +100,44 @@ class Store:
         with self._writing.begin() as connection:
             earlier = select(CASES).where(CASES.c.sha256.in_(hashes)).order_by(CASES.c.id.desc())
             stored = {_identity(case): case for case in _cases(connection, earlier)}
-            fresh = []
-            for case in cases:
-                if stored.setdefault(_identity(case), case) is case:
-                    fresh.append(case)
-            if fresh:
-                connection.execute(insert(CASES), [_row(case) for case in fresh])
-                connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in fresh])
+            new = [case for case in cases if stored.setdefault(_identity(case), case) is case]
+            if new:
+                connection.execute(insert(CASES), [_row(case) for case in new])
+                connection.execute(insert(ARRIVALS), [{"case_id": case.id} for case in new])
         return [stored[_identity(case)] for case in cases]
 
-    def review(self, id: str, review: Review, *, expected: ExpectedReview | None = None) -> bool:
-        """Commit a review; returns False if there is no such case.
+    def review(
+        self, id: str, review: Review, *, last_seen: datetime | None = None, check: bool = False
+    ) -> None:
+        """Commit a review of an existing case.
 
         It gets a later time than the last review, even if that came from a server whose clock is
         ahead: the page knows the newer one of two by its time.
 
+        Args:
+            id: The case.
+            review: The review.
+            last_seen: Time of the last review that the reviewer has seen; None: there was none.
+            check: Commit only if the last review is the one that the reviewer has seen.
+
         Raises:
-            NewerReviewError: The last review is not the expected one.
+            NewerReviewError: It is not.
         """
         with self._writing.begin() as connection:  # its update makes other reviewers wait
-            found = connection.execute(update(CASES).where(CASES.c.id == id).values(reviewed=True))
-            if found.rowcount:
-                last = _last_reviews(connection, [id]).get(id)
-                if expected and expected.reviewed_at != (last.reviewed_at if last else None):
-                    raise NewerReviewError(last)
-                if last and last.reviewed_at >= review.reviewed_at:
-                    later = last.reviewed_at + timedelta(microseconds=1)
-                    review = review.model_copy(update={"reviewed_at": later})
-                values = {"case_id": id, **review.model_dump(mode="json")}
-                connection.execute(insert(REVIEWS).values(values))
-        return found.rowcount > 0
+            connection.execute(update(CASES).where(CASES.c.id == id).values(reviewed=True))
+            last = _last_reviews(connection, [id]).get(id)
+            if check and last_seen != (last.reviewed_at if last else None):
+                raise NewerReviewError(last)
+            if last and last.reviewed_at >= review.reviewed_at:
+                later = last.reviewed_at + timedelta(microseconds=1)
+                review = review.model_copy(update={"reviewed_at": later})
+            values = {"case_id": id, **review.model_dump(mode="json")}
+            connection.execute(insert(REVIEWS).values(values))
 
     def case(self, id: str) -> Case | None:
         """The case with this id."""
         with self._engine.begin() as connection:
-            found = _cases(connection, select(CASES).where(CASES.c.id == id))
-        return found[0] if found else None
+            return next(iter(_cases(connection, select(CASES).where(CASES.c.id == id))), None)
 
     def reviews(self, id: str) -> list[Review]:
         """All reviews of a case, oldest first."""
@@ -241,14 +145,16 @@ class Store:
         with self._engine.begin() as connection:
             return [Review.model_validate(row) for row in _rows(connection, query)]
 
-    def page(self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None) -> Page:
-        """At most `limit` cases after the case `cursor`.
+    def page(
+        self, query: CaseQuery, *, limit: int = PAGE_SIZE, cursor: str | None = None
+    ) -> tuple[list[Case], str | None]:
+        """At most `limit` cases after the case `cursor`, and the cursor of the next page, if any.
 
         Raises:
             UsageError: The case of the cursor has been deleted.
         """
-        keys = KEYS[query.order]
-        found = select(CASES).where(query.conditions()).order_by(*(key.desc() for key in keys))
+        keys = SORT_KEYS[query.order]
+        selected = select(CASES).where(_conditions(query)).order_by(*(key.desc() for key in keys))
         with self._engine.begin() as connection:
             if cursor is not None:
                 last = connection.execute(select(*keys).where(CASES.c.id == cursor)).first()
@@ -257,28 +163,33 @@ class Store:
                         f"the case of cursor {cursor} has been deleted; leave the cursor out to "
                         "start with the first case"
                     )
-                found = found.where(tuple_(*keys) < tuple(last))
-            cases = _cases(connection, found.limit(limit + 1))
-        more = len(cases) > limit
-        return Page(cases[:limit], cases[limit - 1].id if more else None)
+                selected = selected.where(tuple_(*keys) < tuple(last))
+            cases = _cases(connection, selected.limit(limit + 1))
+        return cases[:limit], cases[limit - 1].id if len(cases) > limit else None
 
     def all(self, query: CaseQuery) -> Iterator[Case]:
         """Every case, read page by page to bound the memory."""
-        page = self.page(query)
-        yield from page.cases
-        while page.cursor is not None:
-            page = self.page(query, cursor=page.cursor)
-            yield from page.cases
+        cases, cursor = self.page(query)
+        yield from cases
+        while cursor is not None:
+            cases, cursor = self.page(query, cursor=cursor)
+            yield from cases
 
-    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[DecidedCase]:
-        """Cases that one policy decided, after this number, in the order of arrival.
+    def decided(self, policy_fingerprint: str, *, after: int = 0) -> Iterator[Row[Any]]:
+        """Values of the cases that one policy decided, after this number, in order of arrival.
 
         Those of a list of images are left out: they are a selection, and no sample of the images
         that the service gets.
         """
-        columns = [CASES.c[name] for name in DecidedCase.model_fields if name != "number"]
-        query = (
-            select(ARRIVALS.c.number, *columns)
+        query: Select[Any] = (
+            select(
+                ARRIVALS.c.number,
+                CASES.c.received,
+                CASES.c.decision,
+                CASES.c.acceptance_score,
+                CASES.c.ood_score,
+                CASES.c.sha256,
+            )
             .join(CASES, CASES.c.id == ARRIVALS.c.case_id)
             .where(CASES.c.policy_fingerprint == policy_fingerprint, CASES.c.place.is_(None))
             .order_by(ARRIVALS.c.number)
@@ -286,11 +197,11 @@ class Store:
         )
         while True:
             with self._engine.begin() as connection:
-                rows = _rows(connection, query.where(ARRIVALS.c.number > after))
+                rows = connection.execute(query.where(ARRIVALS.c.number > after)).all()
             if not rows:
                 return
-            yield from map(DecidedCase.model_validate, rows)
-            after = rows[-1]["number"]
+            yield from rows
+            after = rows[-1].number
 
     def listed(
         self, model_fingerprint: str, policy_fingerprint: str | None, *, image_kept: bool
@@ -298,8 +209,8 @@ class Store:
         """Ids of the cases of lists that one model and policy decided, by hash, place and remark.
 
         Args:
-            model_fingerprint: Of the model.
-            policy_fingerprint: Of the policy; None: there was none.
+            model_fingerprint: The model.
+            policy_fingerprint: The policy; None: there was none.
             image_kept: True for cases whose files are stored, False for the others.
         """
         query = select(CASES.c.id, CASES.c.sha256, CASES.c.place, CASES.c.remark).where(
@@ -313,39 +224,41 @@ class Store:
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""
-        counted = select(func.count()).select_from(CASES).where(query.conditions())
+        counted = select(func.count()).select_from(CASES).where(_conditions(query))
         if reviewed is not None:
             counted = counted.where(CASES.c.reviewed.is_(reviewed))
         with self._engine.begin() as connection:
             return int(connection.scalar(counted) or 0)
 
-    def latest(self) -> Latest:
-        """What has arrived so far; a query after it can ask for all that comes later."""
+    def latest(self) -> tuple[int, int]:
+        """Numbers of the last case and the last review that arrived; 0: there is none."""
         with self._engine.begin() as connection:
-            numbers = (select(func.max(table.c.number)) for table in (ARRIVALS, REVIEWS))
-            return Latest(*(connection.scalar(number) or 0 for number in numbers))
+            case, review = (
+                connection.scalar(select(func.max(table.c.number))) for table in (ARRIVALS, REVIEWS)
+            )
+        return case or 0, review or 0
 
     def counts(self) -> dict[Outcome, int]:
         """Number of cases by decision."""
         query = select(CASES.c.decision, func.count()).group_by(CASES.c.decision)
         with self._engine.begin() as connection:
-            found = {row[0]: row[1] for row in connection.execute(query)}
-        return {decision: found.get(decision, 0) for decision in get_args(Outcome)}
+            counts = {row[0]: row[1] for row in connection.execute(query)}
+        return {decision: counts.get(decision, 0) for decision in get_args(Outcome)}
 
     def load(self, name: str) -> bytes | None:
         """A value that `save` has stored."""
         with self._engine.begin() as connection:
-            found = connection.scalar(select(STATES.c.value).where(STATES.c.name == name))
-        return None if found is None else bytes(found)
+            value = connection.scalar(select(STATES.c.value).where(STATES.c.name == name))
+        return None if value is None else bytes(value)
 
     def save(self, name: str, value: bytes) -> None:
         """Commit a value in place of an earlier one of this name."""
-        kept = "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        with self._writing_others.begin() as connection:
-            connection.execute(
-                text(f"INSERT INTO states (name, value) VALUES (:name, :value) {kept}"),
-                {"name": name, "value": value},
-            )
+        upsert = (
+            "INSERT INTO states (name, value) VALUES (:name, :value) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+        )
+        with self._writing_unnumbered.begin() as connection:
+            connection.execute(text(upsert), {"name": name, "value": value})
 
     def ping(self) -> None:
         """Raise SQLAlchemyError if the database does not store anything."""
@@ -356,6 +269,40 @@ class Store:
         self._engine.dispose()
 
 
+def first_id_at(time: datetime) -> str:
+    """The smallest id of this time or later; ids start with their time in microseconds.
+
+    >>> first_id_at(datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC))
+    '000000000f4240'
+    """
+    return f"{max(0, (time - EPOCH) // timedelta(microseconds=1)):014x}"
+
+
+def _conditions(query: CaseQuery) -> ColumnElement[bool]:
+    """The conditions as an SQL clause with bound values."""
+    clauses: list[ColumnElement[bool]] = []
+    if query.decisions:
+        clauses.append(CASES.c.decision.in_(query.decisions))
+    if query.reviewed is not None:
+        clauses.append(CASES.c.reviewed.is_(query.reviewed))
+    if query.predicted_class is not None:
+        clauses.append(CASES.c.predicted_class == query.predicted_class)
+    if query.name is not None:
+        clauses.append(CASES.c.name.icontains(query.name, autoescape=True))
+    return and_(True, *clauses, *_conditions_on_time(query))
+
+
+def _conditions_on_time(query: CaseQuery) -> Iterator[ColumnElement[bool]]:
+    if query.received_since is not None:
+        yield CASES.c.id >= first_id_at(query.received_since)
+    if query.reviewed_since is not None:
+        late = REVIEWS.c.reviewed_at >= zulu(query.reviewed_since)
+        yield CASES.c.id.in_(select(REVIEWS.c.case_id).where(late))
+    for table, number in (ARRIVALS, query.arrived_after), (REVIEWS, query.reviewed_after):
+        if number is not None:
+            yield CASES.c.id.in_(select(table.c.case_id).where(table.c.number > number))
+
+
 def _identity(case: Case) -> tuple[object, ...]:
     """Key that two uploads of one file share if they are the same case."""
     decided_by = case.model_fingerprint, case.policy_fingerprint
@@ -363,8 +310,8 @@ def _identity(case: Case) -> tuple[object, ...]:
 
 
 def _row(case: Case) -> dict[str, Any]:
-    values = case.model_dump(exclude=NOT_STORED)
-    return values | {"received": zulu(case.received), "doubt": case.doubt}
+    values = case.model_dump(exclude={"review"})  # reviews have a table of their own
+    return values | {"received": zulu(case.received), "expected_error": case.expected_error}
 
 
 def _cases(connection: Connection, query: Select[Any]) -> list[Case]:

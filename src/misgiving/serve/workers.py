@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Waiting = tuple[Item, Future[Result]]
+Job = tuple[Item, Future[Result]]
 Work = tuple[Callable[..., Any], list[bytes]]
 
 
@@ -19,7 +19,7 @@ class WorkerPool:
     """Threads that decode images, and read and write their files.
 
     Args:
-        threads: The number of threads.
+        threads: Number of threads.
         overdue: Seconds after which a thread that works on one file counts as hung.
     """
 
@@ -41,7 +41,7 @@ class WorkerPool:
         box = list(data)
         del data  # or a traceback would keep the content alive
         try:
-            result: Result = await asyncio.wrap_future(self._pool.submit((work, box)))
+            result: Result = await self._pool.result((work, box))
             return result
         finally:
             box.clear()
@@ -75,13 +75,13 @@ class Batcher(Generic[Item, Result]):
     """Threads that process queued items in batches; a process may end before they do.
 
     Args:
-        name: Of the threads.
+        name: Name of the threads.
         work: Returns the results in the order of the items. After an exception, it is called again
             for each item alone.
-        size: Most items in a batch.
+        size: Maximum number of items in a batch.
         linger: Seconds that a first item waits for others.
         not_retried: Exceptions that no item causes: each item would fail as the batch did.
-        threads: The number of threads.
+        threads: Number of threads.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Batcher(Generic[Item, Result]):
     ) -> None:
         self._work, self._size, self._linger = work, size, linger
         self._not_retried = not_retried
-        self._queue: queue.SimpleQueue[Waiting[Item, Result] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Job[Item, Result] | None] = queue.SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=name, daemon=True) for _ in range(threads)
         ]
@@ -108,6 +108,10 @@ class Batcher(Generic[Item, Result]):
         future: Future[Result] = Future()
         self._queue.put((item, future))
         return future
+
+    async def result(self, item: Item) -> Result:
+        """Queue an item, and wait for its result."""
+        return await asyncio.wrap_future(self.submit(item))
 
     @property
     def alive(self) -> bool:
@@ -125,12 +129,12 @@ class Batcher(Generic[Item, Result]):
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             batch, ended = self._fill(first)
-            self._process([one for one in batch if one[1].set_running_or_notify_cancel()])
+            self._process([job for job in batch if job[1].set_running_or_notify_cancel()])
             del first, batch  # while this thread waits, they would keep a result in memory
             if ended:
                 return
 
-    def _fill(self, first: Waiting[Item, Result]) -> tuple[list[Waiting[Item, Result]], bool]:
+    def _fill(self, first: Job[Item, Result]) -> tuple[list[Job[Item, Result]], bool]:
         """Collect a batch; the flag is True if the batcher is being closed."""
         batch, deadline = [first], time.monotonic() + self._linger
         while len(batch) < self._size:
@@ -143,7 +147,7 @@ class Batcher(Generic[Item, Result]):
             batch.append(following)
         return batch, False
 
-    def _process(self, batch: Sequence[Waiting[Item, Result]]) -> None:
+    def _process(self, batch: Sequence[Job[Item, Result]]) -> None:
         if not batch:
             return
         try:
@@ -155,11 +159,11 @@ class Batcher(Generic[Item, Result]):
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
 
-    def _handle_failure(self, batch: Sequence[Waiting[Item, Result]], failure: Exception) -> None:
+    def _handle_failure(self, batch: Sequence[Job[Item, Result]], failure: Exception) -> None:
         """Process each item alone, so that one bad item fails only itself."""
         if len(batch) > 1 and not isinstance(failure, self._not_retried):
-            for one in batch:
-                self._process([one])
+            for job in batch:
+                self._process([job])
             return
         for _, future in batch:
             future.set_exception(failure)

@@ -24,9 +24,9 @@ from misgiving.serve.service import Model
 
 router = APIRouter(tags=["images"])
 
-CACHED = {"Cache-Control": "private, max-age=86400"}  # what one model sees of a case never changes
+CACHED = {"Cache-Control": "private, max-age=86400"}  # the input of one model never changes
 BINARY = {"type": "string", "format": "binary"}
-SHOWN = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
+SHOWABLE = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/tiff"}
 UNKNOWN = "application/octet-stream"
 NO_IMAGE = (
     "this instance does not have the image: it has left the memory, or another instance received "
@@ -36,7 +36,7 @@ CELLS = 8  # along each side: 64 predictions for an image
 GREY = 128
 MAX_SALIENCY = 2  # maps that are computed at once
 
-_turns = threading.BoundedSemaphore(MAX_SALIENCY)
+_saliency_slots = threading.BoundedSemaphore(MAX_SALIENCY)
 
 
 class Saliency(BaseModel):
@@ -57,7 +57,7 @@ class Saliency(BaseModel):
 async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
     """Get the image as the model saw it, if the case is recent or files are kept.
 
-    The image of a case of another model is as this model sees it, and is not to be cached.
+    The image of another model's case is as this model sees it, and must not be cached.
     """
     square = await service.square(case)
     if square is None:
@@ -88,10 +88,10 @@ def _media_type(data: bytes) -> str:
     """The type as which a browser may show a file; it ignores the sender's claims."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            found = image.get_format_mimetype()
+            media_type = image.get_format_mimetype()
     except Exception:  # Pillow raises almost anything
         return UNKNOWN
-    return found if found in SHOWN else UNKNOWN
+    return media_type if media_type in SHOWABLE else UNKNOWN
 
 
 @router.get(
@@ -111,7 +111,7 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
     square = await service.square(case)
     if square is None:
         raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
-    if not _turns.acquire(blocking=False):
+    if not _saliency_slots.acquire(blocking=False):
         raise too_busy(
             f"{MAX_SALIENCY} saliency maps are being computed; send the request again after the "
             "seconds in Retry-After"
@@ -119,12 +119,12 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
     try:
         return await run_in_threadpool(_saliency, service.model, case.predicted_class, square)
     finally:
-        _turns.release()
+        _saliency_slots.release()
 
 
 def _saliency(model: Model, name: str, square: Square) -> Saliency:
     def probabilities_of(squares: Squares) -> Sequence[float]:
-        return [one.probabilities[name] for one in model.decide_squares(squares)]
+        return [decision.probabilities[name] for decision in model.decide_squares(squares)]
 
     (whole,) = probabilities_of(square[None])
     drops = occlusion(square, whole, probabilities_of)
@@ -141,7 +141,7 @@ def occlusion(
     probabilities_of: Callable[[Squares], Sequence[float]],
     *,
     cells: int = CELLS,
-    batch: int = 16,
+    batch_size: int = 16,
 ) -> Float[np.ndarray, "cells cells"]:
     """Drop in the probability of a class where a grey patch covers each cell.
 
@@ -152,15 +152,15 @@ def occlusion(
         square: An image as the model sees it.
         whole: The probability of the class for it.
         probabilities_of: The probability of the class for each of some squares.
-        cells: Along each side.
-        batch: Most squares at once.
+        cells: Number of cells along each side.
+        batch_size: Maximum number of squares at once.
     """
     spans = [_span(cell, cells, len(square)) for cell in range(cells)]
     squares = np.repeat(square[None], cells**2, axis=0)
     for covered, (rows, columns) in zip(squares, itertools.product(spans, spans), strict=True):
         covered[rows, columns] = GREY
-    batches = [squares[start : start + batch] for start in range(0, cells**2, batch)]
-    probabilities = np.concatenate([probabilities_of(some) for some in batches])
+    batches = [squares[start : start + batch_size] for start in range(0, cells**2, batch_size)]
+    probabilities = np.concatenate([probabilities_of(batch) for batch in batches])
     return whole - probabilities.reshape(cells, cells)
 
 

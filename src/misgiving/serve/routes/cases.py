@@ -5,7 +5,7 @@ import threading
 from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from http import HTTPStatus
-from itertools import islice
+from itertools import chain, islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
@@ -18,15 +18,15 @@ from misgiving.files import csv_lines
 from misgiving.serve.problems import ProblemError, content, documented, too_busy
 from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
 from misgiving.serve.schemas import (
-    NO_NUL,
-    VERDICT,
     Case,
+    CaseQuery,
     CaseWithHistory,
     Instant,
     Review,
+    StorableText,
     Verdict,
 )
-from misgiving.serve.store import CaseQuery, ExpectedReview, NewerReviewError
+from misgiving.serve.store import NewerReviewError
 
 router = APIRouter(tags=["cases"])
 
@@ -84,15 +84,15 @@ class Remark(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    verdict: Verdict = Field(description=VERDICT)
-    named: str | None = Field(
+    verdict: Verdict
+    chosen_class: str | None = Field(
         default=None,
         alias="class",
         max_length=255,
         description="The class after this review; only with `override`.",
     )
-    note: str = Field(default="", max_length=2000, pattern=NO_NUL)
-    reviewer: str = Field(default="", max_length=200, pattern=NO_NUL)
+    note: StorableText = Field(default="", max_length=2000)
+    reviewer: StorableText = Field(default="", max_length=200)
     seen: Instant | None = Field(
         default=None,
         description="`reviewed_at` of the last review that the reviewer knows; null: none. A newer "
@@ -100,8 +100,8 @@ class Remark(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _override_names_a_class(self) -> "Remark":
-        if (self.verdict == "override") != (self.named is not None):
+    def _check_class(self) -> "Remark":
+        if (self.verdict == "override") != (self.chosen_class is not None):
             raise ValueError("give `class` with override, and with no other verdict")
         return self
 
@@ -118,21 +118,22 @@ class CasePageQuery(CaseQuery):
 @router.get("/cases", responses=BAD_QUERY)
 def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) -> Cases:
     """List the worklist page by page."""
-    latest = service.store.latest()  # before the page: what comes meanwhile is found later
-    page = service.store.page(query, limit=query.limit, cursor=query.cursor)
+    # Before the page, so that a later query finds what arrives in between.
+    last_arrival, last_review = service.store.latest()
+    cases, cursor = service.store.page(query, limit=query.limit, cursor=query.cursor)
     return Cases(
-        cases=page.cases,
-        cursor=page.cursor,
+        cases=cases,
+        cursor=cursor,
         total=service.store.count(query),
         reviewed=service.store.count(query, reviewed=True),
         counts=service.store.counts(),
-        last_arrival=latest.arrival,
-        last_review=latest.review,
+        last_arrival=last_arrival,
+        last_review=last_review,
     )
 
 
-async def _export_turn() -> AsyncIterator[None]:
-    """One of a few exports at once, until the last of it is sent."""
+async def _export_slot() -> AsyncIterator[None]:
+    """Limit the exports in progress; a slot is free again when the last of its export is sent."""
     if not _exports.acquire(blocking=False):
         raise too_busy(
             f"{MAX_EXPORTS} exports are being sent; send the request again after the seconds in "
@@ -148,13 +149,16 @@ async def _export_turn() -> AsyncIterator[None]:
     "/cases.csv",
     responses={**CSV, **BAD_QUERY, **documented(HTTPStatus.TOO_MANY_REQUESTS)},
     response_class=Response,
-    dependencies=[Depends(_export_turn)],
+    dependencies=[Depends(_export_slot)],
 )
 def export_cases(service: ServiceDep, query: Annotated[CaseQuery, Query()]) -> StreamingResponse:
     """Export the worklist as CSV; text that a spreadsheet would evaluate starts with `'`."""
     headers = {"Content-Disposition": 'attachment; filename="cases.csv"'}
-    lines = _csv_chunks(service.store.all(query))
-    return StreamingResponse(lines, media_type="text/csv; charset=utf-8", headers=headers)
+    chunks = _csv_chunks(service.store.all(query))
+    first = next(chunks)  # a database that fails is a problem, not a response without an end
+    return StreamingResponse(
+        chain([first], chunks), media_type="text/csv; charset=utf-8", headers=headers
+    )
 
 
 @router.get("/cases/{id}", responses=NO_CASE)
@@ -166,7 +170,7 @@ def get_case(service: ServiceDep, case: CaseDep) -> CaseWithHistory:
 @router.post("/cases/{id}/review", responses={**NO_CASE, **BAD_REVIEW})
 def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithHistory:
     """Confirm the model's class, choose another one, or name none; earlier reviews are kept."""
-    final_class = case.predicted_class if remark.verdict == "agree" else remark.named
+    final_class = case.predicted_class if remark.verdict == "agree" else remark.chosen_class
     if final_class is not None and final_class not in case.probabilities:
         raise UsageError(
             f"unknown class {final_class!r}; choose from {', '.join(case.probabilities)}"
@@ -178,9 +182,9 @@ def review_case(service: ServiceDep, case: CaseDep, remark: Remark) -> CaseWithH
         reviewer=remark.reviewer,
         reviewed_at=datetime.now(UTC),
     )
-    expected = ExpectedReview(remark.seen) if "seen" in remark.model_fields_set else None
+    check = "seen" in remark.model_fields_set
     try:
-        service.store.review(case.id, review, expected=expected)
+        service.store.review(case.id, review, last_seen=remark.seen, check=check)
     except NewerReviewError as error:
         raise _conflict(error.last) from error
     return _with_history(service, case)

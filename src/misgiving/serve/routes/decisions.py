@@ -10,11 +10,10 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, Field
 
 from misgiving.errors import DataError
-from misgiving.serve.problems import Problem, ProblemError, documented
+from misgiving.serve.problems import Problem, ProblemError, documented, problem_of
 from misgiving.serve.routes import ServiceDep
 from misgiving.serve.schemas import Case
 from misgiving.serve.service import Service
-from misgiving.serve.telemetry import problem_of
 from misgiving.serve.uploads import Upload, read_uploads
 
 router = APIRouter(tags=["decisions"])
@@ -80,11 +79,11 @@ async def decide(request: Request, service: ServiceDep, name: ImageName = "") ->
     means that the queue is full: try again.
     """
     deadline = asyncio.get_running_loop().time() + service.settings.timeout
-    with service.admission.request() as ticket:
+    with service.admission.request() as share:
         try:
             async with asyncio.timeout_at(deadline):
                 service.admission.check(images=1)  # before any of the body is read
-                uploads = await read_uploads(request, name, ticket, service.settings)
+                uploads = await read_uploads(request, name, share, service.settings)
         except TimeoutError as error:
             raise ProblemError(
                 HTTPStatus.REQUEST_TIMEOUT,
@@ -112,7 +111,7 @@ async def _results(uploads: Sequence[Upload], service: Service, deadline: float)
         HTTPStatus.SERVICE_UNAVAILABLE,
         f"no decision within {service.settings.timeout:g} seconds; send the request again later, "
         "or with fewer files",
-    ).problem()
+    ).problem
     return [
         task.result()
         if task in done and not task.cancelled()
@@ -123,15 +122,15 @@ async def _results(uploads: Sequence[Upload], service: Service, deadline: float)
 
 async def _result(index: int, upload: Upload, service: Service) -> Result:
     try:
-        case, known = await service.decide(upload)
+        case, is_earlier = await service.decide(upload)
     except Exception as failure:  # must not affect the other files
         if isinstance(failure, DataError):
             service.metrics.refused_images.inc()
-        problem = problem_of(failure, service.metrics, path="/decisions").problem()
+        problem = problem_of(failure, service.metrics, path="/decisions").problem
         return Result(index=index, name=upload.name, problem=problem)
-    named = {"name": upload.name} if service.settings.log_names else {}
-    log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **named}})
-    return Result(index=index, name=upload.name, case=case, known=known)
+    name = {"name": upload.name} if service.settings.log_names else {}
+    log.info("case", extra={"fields": {"case": case.id, "decision": case.decision, **name}})
+    return Result(index=index, name=upload.name, case=case, known=is_earlier)
 
 
 def _most_serious(results: Sequence[Result]) -> ProblemError:

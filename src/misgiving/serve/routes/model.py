@@ -111,7 +111,7 @@ class Health(BaseModel):
 async def describe_model(service: ServiceDep) -> ModelDescription:
     """Describe the model: card, policy, versions, and limits of a request."""
     model = service.model
-    installed = {one.metadata["Name"].lower() for one in importlib.metadata.distributions()}
+    installed = {package.name.lower() for package in importlib.metadata.distributions()}
     versions = {name: importlib.metadata.version(name) for name in PACKAGES if name in installed}
     return ModelDescription(
         classes=list(model.classes),
@@ -139,8 +139,8 @@ def list_operating_points(service: ServiceDep) -> Calibration:
         confidence=targets.confidence,
         cases=certificate.cases,
         operating_points=[
-            OperatingPoint(**{**one._asdict(), "threshold": _finite(one.threshold)})
-            for one in points
+            OperatingPoint(**{**point._asdict(), "threshold": _finite(point.threshold)})
+            for point in points
         ],
         policy=SavedPolicy(
             max_error=targets.max_error,
@@ -181,14 +181,11 @@ async def check_health(service: ServiceDep) -> Health:
 )
 async def get_metrics(service: ServiceDep) -> Response:
     """Get the metrics in Prometheus' text format."""
-    service.metrics.waiting.set(service.admission.images)
-    service.metrics.hung_readers.set(service.workers.hung)
-    service.metrics.held_bytes.set(service.admission.held_bytes)
     if service.drift is not None:
-        found = service.drift.latest
-        service.metrics.drift_alarm.set(found.alarm)
-        service.metrics.drift_cases.set(found.cases)
-        for test in found.tests:
+        drift = service.drift.latest
+        service.metrics.drift_alarm.set(drift.alarm)
+        service.metrics.drift_cases.set(drift.cases)
+        for test in drift.tests:
             service.metrics.drift_e_value.labels(test.name).set(test.e_value)
     return Response(generate_latest(service.metrics.registry), media_type=PROMETHEUS)
 

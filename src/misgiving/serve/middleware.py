@@ -1,22 +1,113 @@
-"""Limits on what clients send: length and time of a body, queue, memory."""
+"""Middleware around every route: log and headers, limits on bodies, a limit on the answer."""
 
 import asyncio
+import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import time
+from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from misgiving.serve.problems import too_busy
+from misgiving.serve.problems import ProblemError, problem_of, route_of
 from misgiving.serve.settings import Settings
+from misgiving.serve.telemetry import Metrics
+
+log = logging.getLogger("misgiving.serve")
+
+METHODS = ("GET", "HEAD", "POST", "OPTIONS")
+HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' blob: data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+GRACE_SECONDS = 5.0  # beyond the limit of a request, so that its own message comes first
 
 SMALL_BODY = 100_000  # bytes; for everything but images
 STREAMED = ("/decisions",)  # routes that limit their bodies themselves
 DRAINED_BYTES = 4 * 2**20  # or one file, if that is larger
 DRAINED_SECONDS, IDLE_SECONDS = 10.0, 2.0
+
+
+class RequestLog:
+    """The outermost middleware: logs and counts every request, and adds headers to its response."""
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(message)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception as failure:
+            problem = problem_of(failure, self._metrics, path=route_of(scope))
+            if not status:
+                await problem.response()(scope, receive, send_with_headers)
+        finally:
+            self._record(scope, status, time.perf_counter() - started)
+
+    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+        method = scope["method"] if scope["method"] in METHODS else "other"
+        path = route_of(scope)
+        self._metrics.requests.labels(method, path, status).inc()
+        self._metrics.request_seconds.labels(method, path).observe(seconds)
+        fields = {"method": method, "path": path, "status": status, "seconds": round(seconds, 4)}
+        log.info("request", extra={"fields": fields})
+
+
+def _add_headers(message: Message) -> None:
+    headers = MutableHeaders(scope=message)
+    for name, value in HEADERS.items():
+        headers.setdefault(name, value)
+
+
+class SendDeadline:
+    """Answers 503, or ends a response, where nothing is sent for some time.
+
+    PostgreSQL's driver waits indefinitely for a server that is stopped but still connected.
+    """
+
+    def __init__(self, app: ASGIApp, *, seconds: float) -> None:
+        self._app, self._seconds = app, seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        now = asyncio.get_running_loop().time
+
+        async def send_and_extend(message: Message) -> None:
+            deadline.reschedule(now() + self._seconds)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._seconds) as deadline:
+                await self._app(scope, receive, send_and_extend)
+        except TimeoutError as error:
+            raise ProblemError(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"no answer within {self._seconds:g} seconds; send the request again later",
+                headers={"Retry-After": "5"},
+            ) from error
 
 
 class BodyLimits:
@@ -104,50 +195,3 @@ class _Body:
                 while not self._complete and self._length <= until:
                     async with asyncio.timeout(IDLE_SECONDS):
                         await self._next()
-
-
-class Admission:
-    """Counts queued images and the bytes of requests in progress; for the event loop's thread."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self.images = self.held_bytes = 0
-
-    @contextmanager
-    def request(self) -> Iterator["Ticket"]:
-        """The share of one request, returned at its end."""
-        ticket = Ticket(self)
-        try:
-            yield ticket
-        finally:
-            self.images -= ticket.images
-            self.held_bytes -= ticket.held_bytes
-
-    def check(self, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Refuse images beyond the queue, and bytes beyond the memory for requests."""
-        if self.images + images > self._settings.queue:
-            raise too_busy(
-                f"{self.images} images are waiting, and the queue holds {self._settings.queue}; "
-                "send the request again after the seconds in Retry-After"
-            )
-        if self.held_bytes + held_bytes > self._settings.max_held_bytes:
-            raise too_busy(
-                "the requests in progress use all of their memory; send the request again after "
-                "the seconds in Retry-After"
-            )
-
-
-class Ticket:
-    """The share of one request in the queue and the memory."""
-
-    def __init__(self, admission: Admission) -> None:
-        self._admission = admission
-        self.images = self.held_bytes = 0
-
-    def take(self, *, images: int = 0, held_bytes: int = 0) -> None:
-        """Reserve room in the queue, and memory."""
-        self._admission.check(images=images, held_bytes=held_bytes)
-        self._admission.images += images
-        self._admission.held_bytes += held_bytes
-        self.images += images
-        self.held_bytes += held_bytes
