@@ -205,8 +205,8 @@ def _random_bundle(folder: Path) -> Path:
     """Export a model with random weights, which do not affect its speed."""
     from inputs import untrained
 
+    from misgiving.bundle.export_run import export_run
     from misgiving.checkpoint import save
-    from misgiving.workflows.export import export_run
 
     save(folder / "run", untrained("tf_efficientnet_lite0", 128))
     export_run(folder / "run", folder / "bundle")

@@ -42,7 +42,7 @@ def exported(tmp_path_factory):
     """A run with a policy, and the bundle that was exported of it."""
     from bundled import checkpoint, engine_of, write_run
 
-    from misgiving.workflows.export import export_run
+    from misgiving.bundle.export_run import export_run
 
     made = checkpoint()
     run = write_run(tmp_path_factory.mktemp("exported") / "run", made, engine_of(made))

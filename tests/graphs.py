@@ -11,22 +11,25 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torchvision import transforms
 
+from misgiving.data.preprocessing import Preprocessing
 from misgiving.files import write_csv
 from misgiving.results.prediction_tables import PredictionTable
 from misgiving.workflows.deferral import Deferral
 
 CLASSES = ("a", "b", "c")
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORMALISATION = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SIDE, RESIZED = 32, 36  # of images in the torch model
 STEPS = transforms.Compose(
-    [
-        transforms.Resize(RESIZED),
-        transforms.CenterCrop(SIDE),
-        transforms.ToTensor(),
-        transforms.Normalize(MEAN, STD),
-    ]
+    [transforms.Resize(RESIZED), transforms.CenterCrop(SIDE), transforms.ToTensor()]
 )
-TORCH = {"crop": SIDE / RESIZED, "mean": MEAN, "std": STD}  # the same, as an interface
+TORCH = Preprocessing(  # the same
+    image_size=SIDE,
+    crop=SIDE / RESIZED,
+    crop_shape="resized",
+    color_constancy="none",
+    reduce_jpeg=False,
+)
+COLOURS = Preprocessing(image_size=16, crop=1.0, color_constancy="none", reduce_jpeg=False)
 
 
 def write_images(folder, count, seed):
@@ -46,7 +49,7 @@ def torch_model(paths, labels):
     """A torchvision network whose last layer is fitted to these images by ridge regression."""
     torch.manual_seed(0)
     model = torchvision.models.shufflenet_v2_x0_5(num_classes=len(CLASSES))
-    pixels = torch.stack([STEPS(Image.open(path)) for path in paths])
+    pixels = NORMALISATION(torch.stack([STEPS(Image.open(path)) for path in paths]))
     for layer in model.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None
@@ -64,8 +67,8 @@ def torch_model(paths, labels):
     return model
 
 
-class WithFeatures(torch.nn.Module):
-    """Gives the features beside the logits."""
+class Normalised(torch.nn.Module):
+    """From images in [0, 1] to logits and features."""
 
     def __init__(self, model):
         super().__init__()
@@ -74,23 +77,23 @@ class WithFeatures(torch.nn.Module):
     def forward(self, images):
         features = []
         handle = self.model.fc.register_forward_hook(lambda _, inputs, __: features.append(inputs))
-        logits = self.model(images)
+        logits = self.model(NORMALISATION(images))
         handle.remove()
         return logits, features[0][0]
 
 
-def write_torch_graph(model, path, *, batch=None, side=SIDE):
-    """Export with torch's own exporter, for any number of images or for a fixed one."""
+def write_torch_graph(model, path):
+    """Export with torch's own exporter."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            (torch.zeros(batch or 2, 3, side, side),),
+            (torch.zeros(2, 3, SIDE, SIDE),),
             path,
             dynamo=False,  # the newer exporter takes half a minute
             input_names=["pixels"],
-            output_names=["scores", "embedding"][: 1 + isinstance(model, WithFeatures)],
-            dynamic_axes=None if batch else {"pixels": {0: "n"}},
+            output_names=["logits", "features"],
+            dynamic_axes={"pixels": {0: "n"}},
         )
     return path
 
@@ -100,63 +103,51 @@ def torch_outputs(model, paths):
         return model.eval()(torch.stack([STEPS(Image.open(path)) for path in paths]))
 
 
-WEIGHT = np.array([[4.0, -2, -2], [-2, 4, -2], [-2, -2, 4]], dtype=np.float32) / 64
+WEIGHT = np.array([[4.0, -2, -2], [-2, 4, -2], [-2, -2, 4]], dtype=np.float32) * 4
 
 
-def tensorflow_probabilities(paths):
-    """By hand in float64: mean colour of the resized image, a linear layer, a softmax."""
-    rows = []
-    for path in paths:
-        square = Image.open(path).resize((16, 16), Image.Resampling.BILINEAR)
-        means = np.asarray(square, dtype=np.float64).mean(axis=(0, 1))
-        exponentials = np.exp(means @ WEIGHT.T)
-        rows.append(exponentials / exponentials.sum())
-    return np.array(rows)
+def colour_logits(paths):
+    """By hand in float64: the mean colour of the resized image, and a linear layer."""
+    squares = [Image.open(path).resize((16, 16), Image.Resampling.BILINEAR) for path in paths]
+    means = [np.asarray(square, dtype=np.float64).mean(axis=(0, 1)) / 255 for square in squares]
+    return np.array(means) @ WEIGHT.T.astype(np.float64)
 
 
-def tensorflow_graph(*, kind=TensorProto.FLOAT, opset=17, batch="unk__1", softmax=True):
-    """A graph as TensorFlow's converter makes them: N x H x W x C, from 0 to 255."""
-    constants = {"axes": np.array([1, 2]), "weight": WEIGHT}
+def colour_graph(*more, shape=("n", 3, 16, 16), gives="logits", output="logits", width=3):
+    """The same as a graph, whose linear layer `gives` a value to `more` nodes."""
     nodes = [
-        helper.make_node("Cast", ["input_1"], ["float"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceMean", ["float"], ["means"], axes=[1, 2], keepdims=0),
-        helper.make_node("Gemm", ["means", "weight"], ["dense"], transB=1),
-        helper.make_node("Softmax", ["dense"], ["probabilities"], axis=1),
+        helper.make_node("ReduceMean", ["pixels"], ["means"], axes=[2, 3], keepdims=0),
+        helper.make_node("Gemm", ["means", "weight"], [gives], transB=1),
+        *more,
     ]
-    output = "probabilities" if softmax else "dense"
     graph = helper.make_graph(
-        nodes if softmax else nodes[:-1],
-        "tf2onnx",
-        [helper.make_tensor_value_info("input_1", kind, [batch, 16, 16, 3])],
-        [helper.make_tensor_value_info(output, TensorProto.FLOAT, [batch, 3])],
-        initializer=[numpy_helper.from_array(constants["weight"], "weight")],
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, ["n", width])],
+        initializer=[numpy_helper.from_array(WEIGHT, "weight")],
     )
-    opsets = [helper.make_opsetid("", opset)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=8, producer_name="tf2onnx")
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def write_tensorflow_graph(path, **options):
-    onnx.save(tensorflow_graph(**options), path)
+def write_colour_graph(path):
+    onnx.save(colour_graph(), path)
     return path
 
 
-def write_predictions(path, paths, labels, outputs, *, prefix="logit", classes=CLASSES, more=None):
+def write_predictions(path, paths, labels, outputs, *, prefix="logit", classes=CLASSES):
     """A table of predictions with the images' paths relative to it."""
     columns = [f"{prefix}_{name}" for name in classes]
-    more = {} if more is None else more
     rows = [
-        [image.relative_to(path.parent), CLASSES[label], *map(repr, map(float, row)), *others]
-        for image, label, row, *others in zip(paths, labels, outputs, *more.values(), strict=True)
+        [image.relative_to(path.parent), CLASSES[label], *map(repr, map(float, row))]
+        for image, label, row in zip(paths, labels, outputs, strict=True)
     ]
-    write_csv(path, ["image", "label", *columns, *more], rows)
+    write_csv(path, ["image", "label", *columns], rows)
     return path
 
 
-def deferral():
-    """A policy that is to be fitted."""
-    return Deferral(max_error=0.15, max_ood_false_alarms=0.1)
-
-
-def engine_of(predictions):
-    """The engine of such a policy, fitted to a file of predictions."""
-    return deferral().fit(PredictionTable.read(predictions)).engine_
+def write_policy(folder, predictions):
+    """A policy that is fitted to a file of predictions; gives its engine."""
+    fitted = Deferral(max_error=0.2, max_ood_false_alarms=0.1)
+    fitted.fit(PredictionTable.read(predictions)).save(folder)
+    return fitted.engine_

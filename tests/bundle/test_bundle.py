@@ -13,7 +13,8 @@ import torch
 from bundled import SIDE, noisy_set
 from PIL import Image
 
-from misgiving.bundle.bundle import FORMAT, LIMITS, Bundle, is_bundle
+from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
+from misgiving.bundle.card import LIMITS
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets.folders import unlabelled_images
@@ -264,11 +265,10 @@ def written(name, content):
     ("change", "says"),
     [
         (with_facts(format=FORMAT + 1), f"newer .*format {FORMAT + 1}.*upgrade"),
-        (with_facts(format=1), "format 1, .*misgiving export` again"),
         (with_facts(format=None), "format None, .*misgiving export` again"),
         (with_facts(classes=None), r"bundle\.json: missing or damaged"),
         (with_facts(classes=["a", "b"]), "the classes a, b, c, and the predictions are for a, b"),
-        (with_facts(preprocessing={"image_size": 20}), "is not the graph of this bundle"),
+        (with_facts(preprocessing={"image_size": 20}), "20 x 20"),
         (with_facts(preprocessing={"size": 20}), r"bundle\.json: .*unknown setting 'size'"),
         (with_facts(fingerprint="other"), "was calibrated for the model"),
         (written("bundle.json", "[]"), r"bundle\.json: missing or damaged"),

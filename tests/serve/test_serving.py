@@ -17,24 +17,24 @@ import uvicorn
 from commands import one_line
 from fastapi import FastAPI
 from graphs import (
-    deferral,
-    tensorflow_probabilities,
+    COLOURS,
+    colour_logits,
+    write_colour_graph,
     write_images,
+    write_policy,
     write_predictions,
-    write_tensorflow_graph,
 )
 from processes import split, standin_at, started
 from standin import KEY, picture
 from threadpoolctl import threadpool_info, threadpool_limits
 from waiting import until
 
+from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.graph_interface import GraphInterface
+from misgiving.bundle.export_graph import export_graph
 from misgiving.cli.serve import _bundle, _storage
 from misgiving.serve import server
 from misgiving.serve.settings import Settings
-from misgiving.workflows import export as exporting
-from misgiving.workflows.export_graph import export_graph
 
 
 def serve(*arguments):
@@ -71,18 +71,14 @@ def is_answered_by(case, bundle):
 
 
 def test_a_graph_that_was_made_elsewhere_is_served(tmp_path):
-    write_tensorflow_graph(tmp_path / "net.onnx")
-    paths, labels = write_images(tmp_path / "images", 160, seed=1)
-    predictions = write_predictions(
-        tmp_path / "p.csv", paths, labels, tensorflow_probabilities(paths), prefix="probability"
+    graph = write_colour_graph(tmp_path / "net.onnx")
+    images = write_images(tmp_path / "images", 160, seed=1)
+    write_policy(
+        tmp_path / "policy",
+        write_predictions(tmp_path / "p.csv", *images, colour_logits(images[0])),
     )
-    interface = GraphInterface(scale=255.0, crop_shape="both", outputs="probabilities")
-    bundle, _ = export_graph(
-        tmp_path / "net.onnx",
-        tmp_path / "bundle",
-        interface=interface,
-        predictions=predictions,
-        deferral=deferral(),
+    bundle = export_graph(
+        graph, tmp_path / "bundle", preprocessing=COLOURS, policy=tmp_path / "policy"
     )
     with serve(tmp_path / "bundle", "--store", tmp_path / "cases.sqlite") as process:
         case, model = answered(process)

@@ -22,6 +22,7 @@ from trained_elsewhere import (
 )
 
 from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.deferral.targets import Targets
@@ -36,7 +37,6 @@ from misgiving.training.recipes import ATTACHED
 from misgiving.workflows.attach import attach_run
 from misgiving.workflows.calibrate import calibrate_run
 from misgiving.workflows.evaluate import evaluate_run
-from misgiving.workflows.export import export_run
 from misgiving.workflows.predict import predict_files
 
 QUICK = replace(ATTACHED, epochs=5, device="cpu")

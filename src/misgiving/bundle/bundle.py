@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.bundle.graph_files import write_metadata
 from misgiving.calibration.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.decision import Decision
@@ -16,28 +15,12 @@ from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.evaluation.network import GRAPH, Network, Squares
-from misgiving.files import read_json, write_json, write_text
-from misgiving.manifests import seal, verify
+from misgiving.files import read_json
+from misgiving.manifests import verify
 
-FORMAT = 5
-FACTS, CARD, READABLE = "bundle.json", "card.json", "card.md"
+FORMAT = 1
+FACTS, CARD = "bundle.json", "card.json"
 AGAIN = "run `misgiving export` again"
-
-LIMITS = (
-    "The guarantee holds for images drawn as the calibration images were: the same population, "
-    "devices and preparation.",
-    "`misgiving serve` tests whether the acceptance scores, the OOD scores and the accepted share "
-    "still match those of the calibration set. It does not test whether predictions are correct, "
-    "and cannot see a change that moves none of the three. `misgiving predict` makes such tests on "
-    "the images of one command.",
-    "It is not a medical device and has no regulatory clearance.",
-    "A probability is always that of one of the model's classes: an image of another kind gets one "
-    "too. Detection of OOD images is not guaranteed.",
-    "Scores agree with those of the trained model to about four digits: an image exactly at a "
-    "threshold may be decided differently.",
-    "ODIN needs gradients and is not in the bundle.",
-)
-NO_GUARANTEE = "Nothing is certified: no policy was calibrated, and every image is deferred."
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -150,94 +133,6 @@ class Bundle:
         return self.decide_squares(np.stack(squares))
 
 
-def refuse_existing(out: Path, *, overwrite: bool) -> None:
-    """Refuse to write a bundle in place of anything, or of a bundle that is not to be replaced."""
-    if out.exists() and not is_bundle(out):
-        raise UsageError(f"{out}: exists and is not a bundle; choose another folder")
-    if out.exists() and not overwrite:
-        raise UsageError(f"{out}: exists; replace it with `overwrite=True`")
-
-
-def write_bundle(
-    folder: Path,
-    *,
-    preprocessing: Preprocessing,
-    estimates_losses: bool,
-    fingerprint: str,
-    engine: DecisionEngine,
-    card: Mapping[str, Any],
-) -> None:
-    """Write everything else of a bundle beside the graph in `folder`, and seal it.
-
-    Classes and thresholds are also put into the metadata of the graph.
-    """
-    described = {"classes": list(engine.classes), "fingerprint": fingerprint}
-    if engine.policy is not None:
-        described |= engine.policy.settings()
-    write_metadata(folder / GRAPH, described | {"preprocessing": preprocessing.to_dict()})
-    facts = {
-        "format": FORMAT,
-        "classes": list(engine.classes),
-        "preprocessing": preprocessing.to_dict(),
-        "estimates_losses": estimates_losses,
-        "fingerprint": fingerprint,
-    }
-    write_json(folder / FACTS, facts)
-    engine.save(folder)
-    write_json(folder / CARD, dict(card))
-    write_text(folder / READABLE, _readable(card))
-    seal(folder)
-
-
-def _readable(card: Mapping[str, Any]) -> str:
-    """The card as Markdown."""
-    sections = {
-        "Targets": _bullets(card["targets"]),
-        "Limits": _bullets(card["limits"]),
-        "Training data": [f"{card['data']['name']}, images of each class:", "", *_counts(card)],
-        "Training": _facts(
-            {
-                "backbone": card["architecture"]["backbone"],
-                **card["training"],
-                **card["preprocessing"],
-            }
-        ),
-        "Versions": _facts(card["versions"]),
-        "Fingerprints": _facts({"model": card["fingerprint"], "data": card["data"]["fingerprint"]}),
-    }
-    lines = ["# Model card", "", card["what"]]
-    for title, content in sections.items():
-        lines += ["", f"## {title}", "", *content]
-    return "\n".join(lines) + "\n"
-
-
-def _bullets(sentences: Sequence[str]) -> list[str]:
-    return [f"- {sentence}" for sentence in sentences]
-
-
-def _counts(card: Mapping[str, Any]) -> list[str]:
-    counts: Mapping[str, Mapping[str, int]] = card["class_counts"]
-    rows = [
-        [set_name, *(str(images.get(name, 0)) for name in card["classes"])]
-        for set_name, images in counts.items()
-    ]
-    return _table(["set", *card["classes"]], rows)
-
-
-def _facts(values: Mapping[str, object]) -> list[str]:
-    return _table(["", ""], [[name, str(value)] for name, value in values.items()])
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    rule = ["---"] * len(header)
-    return [f"| {' | '.join(map(_cell, row))} |" for row in (header, rule, *rows)]
-
-
-def _cell(text: str) -> str:
-    """Text that stays in its cell."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
 def is_bundle(folder: Path) -> bool:
     """True for a folder that claims to be a bundle, whole or damaged."""
     return (folder / FACTS).is_file()
@@ -252,8 +147,7 @@ def is_bundle_not_run(folder: Path) -> bool:
     if not is_bundle(folder) and (folder / POLICY).is_file():
         raise DataError(
             f"{folder}: a policy, not a model; `misgiving predict` takes a file of predictions "
-            f"with it, and `misgiving export GRAPH.onnx --policy {folder} --out BUNDLE` makes a "
-            "model to serve"
+            f"with it, and `misgiving export GRAPH.onnx --policy {folder}` makes a model to serve"
         )
     if not is_bundle(folder) and not (folder / "config.json").is_file():
         raise DataError(

@@ -84,7 +84,7 @@ def _bundle(model: Path, threads: int) -> Iterator["Bundle"]:
         if is_bundle_not_run(model):
             yield Bundle.load(model, threads=threads)
             return
-        from misgiving.workflows.export import export_run
+        from misgiving.bundle.export_run import export_run
 
         export_run(model, Path(folder) / "bundle", overwrite=False)
         yield Bundle.load(Path(folder) / "bundle", threads=threads)

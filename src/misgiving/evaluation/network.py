@@ -1,5 +1,6 @@
 """The ONNX graph of a model: from squares to its outputs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ class Network:
     """A graph that runs on processors; any number of threads may call it at once.
 
     Args:
-        path: An ONNX file whose input is `images`, and whose outputs are among `OUTPUTS`.
+        path: An ONNX file with one input, images in [0, 1], and `logits` and others of `OUTPUTS`
+            among its outputs.
         size: Side of the squares in pixels.
-        num_classes: Number of logits; None if it is to be found out.
+        num_classes: Number of logits.
         threads: Of one run; None for as many as there are cores.
 
     Raises:
@@ -32,14 +34,14 @@ class Network:
     """
 
     def __init__(
-        self, path: Path, *, size: int, num_classes: int | None, threads: int | None = None
+        self, path: Path, *, size: int, num_classes: int, threads: int | None = None
     ) -> None:
         self.size = size
         self._session = _session(path, threads)
-        _refuse_other_graph(path, self._session, size, num_classes)
-        self.outputs = tuple(one.name for one in self._session.get_outputs())
-        count = self._session.get_inputs()[0].shape[0]
-        self.batch: int | None = count if isinstance(count, int) else None
+        _check_graph(path, self._session, size, num_classes)
+        given = [output.name for output in self._session.get_outputs()]
+        self.outputs = tuple(name for name in OUTPUTS if name in given)
+        self._input = self._session.get_inputs()[0].name
 
     def __call__(self, squares: Squares) -> tuple[Float[np.ndarray, "n ..."], ...]:
         """Logits, predicted losses, features and tap averages of preprocessed images.
@@ -51,22 +53,19 @@ class Network:
                 f"squares are {squares.dtype} of shape {squares.shape}; give 8-bit RGB images of "
                 f"{self.size} pixels, as n x {self.size} x {self.size} x 3"
             )
-        batch = self.batch or BATCH
-        starts = range(0, max(1, len(squares)), batch)
-        runs = [self._run(squares[start : start + batch]) for start in starts]
+        starts = range(0, max(1, len(squares)), BATCH)
+        runs = [self._run(squares[start : start + BATCH]) for start in starts]
         return tuple(np.concatenate(parts) for parts in zip(*runs, strict=True))
 
     def _run(self, squares: Squares) -> list[Float[np.ndarray, "n ..."]]:
         count = len(squares)
-        if self.batch is not None and count < self.batch:
-            filling = np.zeros((self.batch - count, *squares.shape[1:]), dtype=np.uint8)
-            squares = np.concatenate([squares, filling])
         images = np.ascontiguousarray(squares.transpose(0, 3, 1, 2)).astype(np.float32) / 255
-        values = self._session.run(self.outputs, {INPUT: images})
-        found = {name: of[:count] for name, of in zip(self.outputs, values, strict=True)}
+        values = dict(
+            zip(self.outputs, self._session.run(self.outputs, {self._input: images}), strict=True)
+        )
         unknown = {"predicted_losses": np.full(count, np.nan, dtype=np.float32)}
         nothing = np.zeros((count, 0), dtype=np.float32)
-        return [found.get(name, unknown.get(name, nothing)) for name in OUTPUTS]
+        return [values.get(name, unknown.get(name, nothing)) for name in OUTPUTS]
 
 
 def _session(path: Path, threads: int | None) -> Any:
@@ -88,15 +87,21 @@ def _session(path: Path, threads: int | None) -> Any:
         ) from error
 
 
-def _refuse_other_graph(path: Path, session: Any, size: int, num_classes: int | None) -> None:
-    inputs = [(one.name, one.shape[1:]) for one in session.get_inputs()]
-    outputs = [one.name for one in session.get_outputs()]
-    widths = [(one.shape or [None])[-1] for one in session.get_outputs() if one.name == OUTPUTS[0]]
-    fits = (
-        inputs == [(INPUT, [3, size, size])] and set(outputs) <= set(OUTPUTS) and len(widths) == 1
-    )
-    if not fits or num_classes not in (None, widths[0]):
+def _check_graph(path: Path, session: Any, size: int, num_classes: int) -> None:
+    """Check the input and the logits; a side that the graph leaves open may be any."""
+    inputs = [graph_input.shape for graph_input in session.get_inputs()]
+    logits = [output.shape for output in session.get_outputs() if output.name == OUTPUTS[0]]
+    expected = [([None, 3, size, size], inputs), ([None, num_classes], logits)]
+    if not all(len(shapes) == 1 and _fits(shapes[0], wanted) for wanted, shapes in expected):
         raise DataError(
-            f"{path}: is not the graph of this bundle ({num_classes} classes, {size} pixels); "
-            "export again"
+            f"{path}: its inputs are {inputs or 'none'} and its logits {logits or 'none'}; "
+            f"needed are images of N x 3 x {size} x {size} alone, and an output `logits` of "
+            f"N x {num_classes}; export again"
         )
+
+
+def _fits(shape: Sequence[int | str | None], wanted: Sequence[int | None]) -> bool:
+    return len(shape) == len(wanted) and all(
+        not isinstance(side, int) or side == number
+        for side, number in zip(shape, wanted, strict=True)
+    )

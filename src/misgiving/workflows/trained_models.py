@@ -14,13 +14,13 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
-from misgiving.bundle.image_processors import settings_of_processor
 from misgiving.configuration import Registry
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
+from misgiving.workflows.image_processors import settings_of_processor
 
 CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}
 CLOSE = 1e-5  # how far a normalised pixel may be from the image processor's

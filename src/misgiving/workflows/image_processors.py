@@ -1,4 +1,4 @@
-"""Settings of an image processor of Hugging Face (`preprocessor_config.json`), as those of a graph.
+"""Settings of an image processor of Hugging Face as those of a preprocessing.
 
 Only Pillow's numbers of its filters are needed, so neither Pillow nor transformers is imported.
 """
@@ -11,53 +11,16 @@ from misgiving.errors import UsageError
 
 WITHOUT_CROP = 384  # pixels from which on ConvNeXt's image processor does not crop
 FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # by Pillow's numbers
-NOT_NORMALISED = "MobileViT"  # this processor has no such step
-KINDS = (
-    "Bit",
-    "CLIP",
-    "ConvNext",
-    "DeiT",
-    "MobileNetV1",
-    "MobileNetV2",
-    NOT_NORMALISED,
-    "Siglip",
-    "ViT",
-)
-KIND, ENDINGS = "image_processor_type", ("ImageProcessor", "FeatureExtractor", "Fast", "Pil")
-REQUIRED = ("do_resize", "do_rescale", "do_normalize")  # else the default of the kind applies
 STEPS = (
-    *REQUIRED,
+    "do_resize",
+    "do_rescale",
+    "do_normalize",
     "do_center_crop",
     "do_flip_channel_order",
     "do_convert_rgb",
     "do_reduce_labels",  # of segmentation
 )
 OTHERS = ("size_divisor", "pad_size", "rescale_offset", "include_top")  # change the image if given
-
-
-def is_image_processor(values: Mapping[str, Any]) -> bool:
-    """True for the content of a `preprocessor_config.json`."""
-    return KIND in values or "feature_extractor_type" in values
-
-
-def settings_of_file(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a graph from those of an image processor, by the names in `GraphInterface`.
-
-    Raises:
-        UsageError: One cannot be represented, or the processor is of a kind that is not known.
-    """
-    kind = str(values.get(KIND) or values.get("feature_extractor_type"))
-    name = kind
-    for ending in reversed(ENDINGS):
-        name = name.removesuffix(ending)
-    if name not in KINDS:
-        raise UsageError(f"{KIND} is {kind}, and the known ones are {', '.join(KINDS)}")
-    for step in REQUIRED[:2] if name == NOT_NORMALISED else REQUIRED:
-        if not isinstance(values.get(step), bool):
-            raise UsageError(f"{step} is missing; save the image processor again")
-    settings = settings_of_processor(values)
-    flipped = {"channel_order": "bgr"} if values.get("do_flip_channel_order") else {}
-    return settings | flipped
 
 
 def settings_of_processor(values: Mapping[str, Any]) -> dict[str, Any]:

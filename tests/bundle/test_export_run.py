@@ -10,6 +10,7 @@ from bundled import SIDE, checkpoint, engine_of, noisy_set, write_run
 from onnx.reference import ReferenceEvaluator
 
 from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
@@ -18,7 +19,6 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.network import INPUT, OUTPUTS
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
-from misgiving.workflows.export import export_run
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""`misgiving export`: a bundle that decides as its run does, without torch."""
+"""A bundle that decides as its run does, without torch; needs torch to be made."""
 
 import json
 from collections import Counter
@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from misgiving.bundle.bundle import LIMITS, NO_GUARANTEE, Bundle, refuse_existing, write_bundle
+from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
+from misgiving.bundle.writing import check_replaceable, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.decisions.engine import POLICY_FOLDER, load_engine
 from misgiving.deferral.policy import DeferralPolicy
@@ -29,7 +31,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     Raises:
         DataError: The graph cannot be exported or its outputs differ from the model's.
     """
-    refuse_existing(out, overwrite=overwrite)
+    check_replaceable(out, overwrite=overwrite)
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
     engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
@@ -42,20 +44,22 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             estimates_losses=checkpoint.estimates_losses,
             fingerprint=fingerprint,
             engine=engine,
-            card=card_of(run, checkpoint, engine.policy, fingerprint),
+            card=_card(run, checkpoint, engine.policy, fingerprint),
         )
         return Bundle.load(partial)
 
 
-def card_of(
+def _card(
     run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None, fingerprint: str
 ) -> dict[str, Any]:
     """The model card as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
     data = checkpoint.configuration.get("data", {})
-    exported_with = {f"{name} at export": of for name, of in versions(EXPORTED_WITH).items()}
+    installed = versions(EXPORTED_WITH).items()
+    estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
     return {
-        "what": _description(checkpoint, policy),
+        "what": f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
+        f"classes{estimates}. {DEFERS if policy is None else DECIDES}",
         "classes": list(checkpoint.classes),
         "data": {
             "name": str(data.get("name", "unknown")),
@@ -65,24 +69,14 @@ def card_of(
         "architecture": trained["architecture"],
         "training": checkpoint.configuration.get("training", {}),
         "preprocessing": checkpoint.preprocessing.to_dict(),
-        "versions": {**trained.get("versions", {}), **exported_with},
+        "versions": {
+            **trained.get("versions", {}),
+            **{f"{name} at export": number for name, number in installed},
+        },
         "fingerprint": fingerprint,
         "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
         "limits": list(LIMITS),
     }
-
-
-def _description(checkpoint: Checkpoint, policy: DeferralPolicy | None) -> str:
-    estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
-    decides = (
-        "It has no policy and defers every image."
-        if policy is None
-        else "By its policy it accepts an image, defers it, or calls it out-of-distribution."
-    )
-    return (
-        f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
-        f"classes{estimates}. {decides}"
-    )
 
 
 def _class_counts(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:

@@ -1,0 +1,231 @@
+"""A bundle of an ONNX graph that was made elsewhere, from images to logits; needs no torch.
+
+The graph takes RGB images in [0, 1], as float32 of N x 3 x size x size for any N; normalisation is
+part of it. It gives `logits` and, if it has outputs of these names, `features` (the input of the
+last linear layer) and `predicted_losses`.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from misgiving.bundle.bundle import Bundle
+from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
+from misgiving.bundle.writing import check_replaceable, write_bundle
+from misgiving.data.decoding import read_bytes
+from misgiving.data.preprocessing import Preprocessing
+from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
+from misgiving.errors import DataError, UsageError, explain_damage, reason_of
+from misgiving.evaluation.network import GRAPH, Network
+from misgiving.files import read_json, whole_folder
+from misgiving.manifests import sha256_of_file, sha256_of_json
+from misgiving.results.formats import read_document
+from misgiving.results.policy_cases import PolicyCases
+from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
+from misgiving.scores.features import FEATURE_SCORES
+
+MAX_COMPARED = 32  # images that are predicted again
+MAX_DIFFERENCE = 1e-3  # of a repeated prediction, as a share of the largest value
+UNCHECKED = (
+    "It was not checked that this graph, with this preprocessing, made the predictions on which "
+    "the policy was calibrated: this takes predictions with the path of each image, and none were "
+    "given. The guarantee holds only if it did."
+)
+
+Values = Float[np.ndarray, "n ..."]
+
+
+def read_preprocessing(path: Path) -> Preprocessing:
+    """Read a JSON object with every field of `Preprocessing`, as `config.json` of a run has it.
+
+    Raises:
+        DataError: The file is missing or damaged, lacks a field or has a wrong value.
+    """
+    remedy = "write all that the `preprocessing` in the config.json of a run has"
+    values = read_json(path, remedy=remedy)
+    missing = [field.name for field in fields(Preprocessing) if field.name not in values]
+    if missing:
+        raise DataError(f"{path}: has no {missing[0]!r}; {remedy}")
+    with explain_damage(path, remedy=remedy):
+        return Preprocessing.from_dict(values)
+
+
+def export_graph(
+    graph: Path,
+    out: Path,
+    *,
+    preprocessing: Preprocessing,
+    predictions: Path | None = None,
+    policy: Path | None = None,
+    overwrite: bool = False,
+) -> Bundle:
+    """Write a graph as a bundle, whole or not at all.
+
+    Where the predictions name image files, up to 32 of these are predicted again and compared.
+
+    Args:
+        graph: An ONNX file; external data are in its folder.
+        out: The bundle.
+        preprocessing: From an image file to the square that the graph takes.
+        predictions: A file of predictions that this graph has made.
+        policy: A policy folder that was calibrated on such predictions; None: the bundle defers
+            every image.
+        overwrite: Replace a bundle; anything else is refused.
+
+    Raises:
+        DataError: The graph cannot be run, or gives something else than the predictions say.
+        UsageError: Neither predictions nor a policy are given, or the policy needs an output that
+            the graph does not have.
+    """
+    check_replaceable(out, overwrite=overwrite)
+    table = None if predictions is None else PredictionTable.read(predictions)
+    engine = _engine(policy, table)
+    network = _network(graph, preprocessing.image_size, len(engine.classes))
+    compared = 0 if table is None else _compare(network, preprocessing, table)
+    _check_outputs(engine, network.outputs)
+    facts = {"classes": engine.classes, "preprocessing": preprocessing.to_dict()}
+    with whole_folder(out) as partial:
+        _copy(graph, partial / GRAPH)
+        fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
+        if engine.policy is not None:
+            adopted = replace(engine.policy, model_fingerprint=fingerprint)
+            engine = replace(engine, policy=adopted, detectors=engine.used)
+        write_bundle(
+            partial,
+            preprocessing=preprocessing,
+            estimates_losses="predicted_losses" in network.outputs,
+            fingerprint=fingerprint,
+            engine=engine,
+            card={
+                "what": f"A classifier of {len(engine.classes)} classes, from the ONNX graph "
+                f"{graph.name}. {DEFERS if engine.policy is None else DECIDES}",
+                **facts,
+                **_origin(engine, table, str(predictions or policy)),
+                "architecture": {"backbone": graph.name},
+                "fingerprint": fingerprint,
+                "compared": compared,
+                "limits": [*([] if compared else [UNCHECKED]), *LIMITS],
+            },
+        )
+        return Bundle.load(partial)
+
+
+def _engine(policy: Path | None, table: PredictionTable | None) -> DecisionEngine:
+    """The engine of a policy; without one, that of the predictions, which defers every image."""
+    if policy is None:
+        if table is None:
+            raise UsageError("give `predictions` of the graph, a `policy`, or both")
+        return DecisionEngine(classes=table.predictions.classes)
+    engine = load_policy(policy)
+    if read_document(policy / CASES, PolicyCases).outputs == "probabilities":
+        raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
+    if table is not None:
+        engine.refuse_other_classes(table.predictions.classes)
+    return engine
+
+
+def _network(graph: Path, size: int, num_classes: int) -> Network:
+    """The graph, tried on two blank images."""
+    network = Network(graph, size=size, num_classes=num_classes)
+    try:
+        (logits, *_) = network(np.zeros((2, size, size, 3), dtype=np.uint8))
+    except Exception as error:  # onnxruntime has a class of its own for each kind of failure
+        raise DataError(
+            f"{graph}: cannot be run on two images of {size} pixels ({reason_of(error)}); export "
+            "it for any number of images, as float32"
+        ) from error
+    if logits.shape != (2, num_classes) or not np.isfinite(logits).all():
+        raise DataError(
+            f"{graph}: gives logits of shape {logits.shape} for two blank images and {num_classes} "
+            "classes, or not finite ones; export the model in evaluation mode"
+        )
+    return network
+
+
+def _compare(network: Network, preprocessing: Preprocessing, table: PredictionTable) -> int:
+    """Predict images of a table again, and give their number; 0 without paths of images."""
+    images = table.images or ()
+    named = np.flatnonzero([bool(name) for name in images])
+    if not len(named):
+        return 0
+    rows = named[np.unique(np.linspace(0, len(named) - 1, MAX_COMPARED).round().astype(int))]
+    expected = table.predictions.select(rows)
+    paths = [images[row] for row in rows]
+    squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
+    logits, losses, features, _ = network(np.stack(squares))
+    _check_equal("logits", logits, expected.logits, paths)
+    if "features" in network.outputs and expected.features.shape[1]:
+        _check_equal("features", features, expected.features, paths)
+    if "predicted_losses" in network.outputs and expected.predicted_losses is not None:
+        _check_equal("predicted losses", losses, expected.predicted_losses, paths)
+    return len(rows)
+
+
+def _check_equal(name: str, found: Values, expected: Values, paths: Sequence[str]) -> None:
+    differences = np.full(len(paths), np.inf)
+    if found.shape == expected.shape:
+        largest = float(np.abs(expected).max()) or 1.0
+        differences = np.abs(found - expected).reshape(len(paths), -1).max(axis=1) / largest
+    if not differences.max() <= MAX_DIFFERENCE:
+        worst = paths[int(differences.argmax())]
+        raise DataError(
+            f"{name} of the predictions are not those of the graph: for "
+            f"{np.sum(~(differences <= MAX_DIFFERENCE))} of {len(paths)} images they differ by "
+            f"more than {MAX_DIFFERENCE:g} of the largest, most for {worst} "
+            f"({differences.max():.2g}); check the preprocessing, and that this graph made them"
+        )
+
+
+def _check_outputs(engine: DecisionEngine, outputs: Sequence[str]) -> None:
+    """Check that the graph gives all that decisions depend on."""
+    needed = {"predicted_losses"} if "predicted_loss" in engine.needed else set()
+    if engine.used is not None:
+        probes = engine.used.probes
+        reads_taps = {FEATURE_SCORES[name].reads_taps for name in engine.used.names}
+        reads_taps |= set() if probes is None else {probes.reads_taps}
+        needed |= {"taps" if taps else "features" for taps in reads_taps}
+    if missing := sorted(needed.difference(outputs)):
+        raise UsageError(
+            f"the policy needs the output {missing[0]!r}, and the graph gives "
+            f"{', '.join(outputs)}; export it with an output of this name, or calibrate without"
+        )
+
+
+def _copy(graph: Path, path: Path) -> None:
+    """Write a graph and its external data as one file."""
+    import onnx
+
+    with explain_damage(graph, remedy="export the model again, with at most 2 GB of weights"):
+        onnx.save(onnx.load(graph), path)
+
+
+def _origin(engine: DecisionEngine, table: PredictionTable | None, source: str) -> dict[str, Any]:
+    """Model-card entries on the data and the policy."""
+    policy = engine.policy
+    counts: Counter[tuple[str, str]] = Counter()
+    if table is not None:
+        sets = table.sets or ("all",) * len(table)
+        labels = table.predictions.labels.tolist()
+        counts.update(
+            (name, engine.classes[label])
+            for name, label in zip(sets, labels, strict=True)
+            if label != UNKNOWN
+        )
+    return {
+        "data": {"name": source, "fingerprint": policy.calibration_fingerprint if policy else ""},
+        "class_counts": {
+            set_name: {name: counts[set_name, name] for name in engine.classes}
+            for set_name in dict.fromkeys(set_name for set_name, _ in counts)
+        },
+        "training": {},
+        "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
+        "versions": {
+            f"{name} at export": version(name) for name in ("misgiving", "onnx", "onnxruntime")
+        },
+    }
