@@ -475,7 +475,7 @@ def test_an_option_without_effect_is_refused(misgiving, monkeypatch, tmp_path, o
     "words",
     [
         "data ood photographs digits --out set",
-        "data audit digits",
+        "data check digits",
         "calibrate p.csv --max-error 0.1 --out policy",
         "export net.onnx --out bundle --predictions p.csv --max-error 0.1",
         "plan digits --max-error 0.1",

@@ -439,7 +439,7 @@ def test_plan_refuses_sets_without_labels_as_calibrate_does(run, tmp_path, unlab
 def test_suspect_labels_do_not_replace_the_predictions(run, tmp_path):
     table = write_rows(tmp_path / "suspect_labels.csv", 100)
     before = table.read_bytes()
-    result = run("data", "audit", table, "--out", tmp_path)
+    result = run("data", "check", table, "--out", tmp_path)
     assert result.code == 2
     assert "suspect_labels.csv: is read, and would be replaced" in one_line(result.err)
     assert table.read_bytes() == before
@@ -521,7 +521,7 @@ REFUSED = {
         "--on-bad-image is for images",
     ),
     "bad images to audit": (
-        ["data", "audit", "t.csv", "--on-bad-image", "fail"],
+        ["data", "check", "t.csv", "--on-bad-image", "fail"],
         "--on-bad-image is for images",
     ),
     "a table of another kind": (["predict", "policy", "t.csv", "--out", "d.xlsx"], "ends in .csv"),

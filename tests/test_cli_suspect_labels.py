@@ -1,9 +1,8 @@
-"""`misgiving data audit` on runs and predictions, end to end."""
+"""`misgiving data check` on runs and predictions, end to end."""
 
 import csv
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from test_cli_predictions import write_rows
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.splits import Split
-from misgiving.workflows.suspect_labels import LabelAudit
 
 
 def read(path):
@@ -50,7 +48,7 @@ def write(path, columns):
 
 
 def suspects(misgiving, path, tmp_path):
-    code, _, error = misgiving("data", "audit", path, "--out", tmp_path / "audit")
+    code, _, error = misgiving("data", "check", path, "--out", tmp_path / "audit")
     assert code == 0, error
     return read(tmp_path / "audit" / "suspect_labels.csv"), error
 
@@ -116,7 +114,7 @@ def test_labels_that_cannot_be_judged_are_one_line(change, expected, misgiving, 
         columns["set"] = [change["set"]] * count
     if "features" in change:
         del columns["features"]
-    code, _, error = misgiving("data", "audit", write(tmp_path / "p.csv", columns))
+    code, _, error = misgiving("data", "check", write(tmp_path / "p.csv", columns))
     assert code == 1
     assert expected in one_line(error)
 
@@ -160,12 +158,12 @@ def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(
 ):
     out = tmp_path / "audit"
     code, printed, error = misgiving(
-        "data", "audit", f"folder:{folder}", "--model", run, "--out", out, "--device", "cpu"
+        "data", "check", f"folder:{folder}", "--model", run, "--out", out, "--device", "cpu"
     )
     assert code == 0, error
     assert "near duplicates" in printed
     assert {path.name for path in out.iterdir()} == {
-        "audit.json",
+        "check.json",
         "findings.csv",
         "suspect_labels.csv",
     }
@@ -183,7 +181,7 @@ def test_a_near_duplicate_of_a_training_image_is_cross_fitted(misgiving, folder,
     for path in folder.glob("*/1??.png"):  # those that the model was trained on, a little lighter
         other = both / "bca"["abc".index(path.parent.name)] / f"{path.stem}-copy.png"
         Image.fromarray(np.asarray(Image.open(path)) + np.uint8(6)).save(other)
-    words = ("data", "audit", f"folder:{both}", "--model", run, "--out", out, "--device", "cpu")
+    words = ("data", "check", f"folder:{both}", "--model", run, "--out", out, "--device", "cpu")
     code, _, error = misgiving(*words)
     assert code == 0, error
     basis = {row["id"]: row["basis"] for row in read(out / "suspect_labels.csv")}
@@ -193,7 +191,7 @@ def test_a_near_duplicate_of_a_training_image_is_cross_fitted(misgiving, folder,
 def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, folder, tmp_path):
     out = tmp_path / "audit"
     code, printed, error = misgiving(
-        "data", "audit", f"folder:{folder}", "--model", tmp_path, "--out", out
+        "data", "check", f"folder:{folder}", "--model", tmp_path, "--out", out
     )
     assert code == 1
     assert "not a run" in one_line(error)
@@ -204,9 +202,6 @@ def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, fold
 @pytest.mark.parametrize(
     ("table", "out", "model"),
     [
-        ("labels.csv", "labels.json", False),
-        ("labels.csv", "labels.csv", False),
-        ("labels.json", "labels.csv", False),
         ("findings.csv", ".", False),
         ("suspect_labels.csv", ".", True),
     ],
@@ -214,13 +209,13 @@ def test_what_is_not_a_run_is_refused_before_the_images_are_read(misgiving, fold
 def test_an_audit_does_not_replace_the_table_that_it_reads(
     misgiving, monkeypatch, folder, run, tmp_path, table, out, model
 ):
-    monkeypatch.setattr("misgiving.data.audit.audit", None)  # it is not reached
+    monkeypatch.setattr("misgiving.data.check.data_check", None)  # it is not reached
     path = tmp_path / table
     rows = [f"{image},{image.parent.name}\n" for image in sorted(folder.rglob("*.png"))]
     path.write_text("".join(["path,label\n", *rows]))
     before = path.read_bytes()
     options = ("--model", run) if model else ()
-    code, _, error = misgiving("data", "audit", f"table:{path}", "--out", tmp_path / out, *options)
+    code, _, error = misgiving("data", "check", f"table:{path}", "--out", tmp_path / out, *options)
     assert code == 2
     assert f"{table}: is read, and would be replaced; choose another --out" in one_line(error)
     assert path.read_bytes() == before
@@ -229,18 +224,12 @@ def test_an_audit_does_not_replace_the_table_that_it_reads(
 def test_an_audit_may_replace_an_earlier_one_beside_the_images(misgiving, folder, tmp_path):
     photos = shutil.copytree(folder, tmp_path / "photos")
     for _ in range(2):
-        code, _, error = misgiving("data", "audit", f"folder:{photos}", "--out", photos)
+        code, _, error = misgiving("data", "check", f"folder:{photos}", "--out", photos)
         assert code == 0, error
 
 
-def test_only_the_files_of_an_audit_are_taken_for_files():
-    audit = LabelAudit([], [])
-    assert audit.path_in(Path("res.2024")) == Path("res.2024/suspect_labels.csv")
-    assert audit.path_in(Path("res/audit.json")) == Path("res/suspect_labels.csv")
-
-
 def test_a_run_without_its_data_is_one_line(misgiving, run):
-    code, _, error = misgiving("data", "audit", run)
+    code, _, error = misgiving("data", "check", run)
     assert code == 2
     assert "is a run, not data; give DATA, and the run as --model" in one_line(error)
 
@@ -248,7 +237,7 @@ def test_a_run_without_its_data_is_one_line(misgiving, run):
 def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
     (tmp_path / "vit").mkdir()
     (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
-    code, _, error = misgiving("data", "audit", tmp_path / "vit")
+    code, _, error = misgiving("data", "check", tmp_path / "vit")
     assert code == 2
     assert "is a model in Hugging Face's format, not data" in one_line(error)
     assert f"`misgiving attach {tmp_path / 'vit'} DATA --out RUN`" in error
@@ -257,6 +246,6 @@ def test_a_hugging_face_model_in_place_of_data_is_one_line(misgiving, tmp_path):
 
 def test_a_table_with_a_model_is_one_line(misgiving, tmp_path):
     table = write(tmp_path / "p.csv", columns_with_errors(60)[0])
-    code, _, error = misgiving("data", "audit", table, "--model", tmp_path)
+    code, _, error = misgiving("data", "check", table, "--model", tmp_path)
     assert code == 2
     assert "leave out --model" in one_line(error)

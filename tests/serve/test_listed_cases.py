@@ -28,7 +28,7 @@ SUGGESTED = {"light": "light", "dark": "dark", "doubtful": "light"}
 
 @pytest.fixture
 def suspects(tmp_path):
-    """A list as `data audit` writes it; its order is that of no other column."""
+    """A list as `data check` writes it; its order is that of no other column."""
     rows = []
     for number, (name, level) in enumerate(LEVELS.items()):
         path = tmp_path / f"{name}.png"

@@ -129,7 +129,7 @@ def ood(
 
 @data_app.command()
 @command
-def audit(
+def check(
     context: Context,
     data: Annotated[
         str,
@@ -164,10 +164,10 @@ def audit(
     are cross-fitted instead. Where there are features, the labels of similar images count as well.
     `misgiving serve --cases` opens the list.
 
-    Example: misgiving data audit isic2019:ISIC_2019 --model runs/derm --out audit
+    Example: misgiving data check isic2019:ISIC_2019 --model runs/derm --out findings
     """
     if out is not None:
-        _refuse_audit_at(out, data, labels=model is not None)
+        _check_outputs(out, data)
     if is_prediction_file(Path(data)):
         from misgiving.workflows.suspect_labels import audit_table
 
@@ -178,13 +178,13 @@ def audit(
         return
     _refuse_model(Path(data))
     if model is None:
-        _audit_images(data, out, seed)
+        _check_images(data, out, seed)
         return
     from misgiving.checkpoint import load
     from misgiving.workflows.suspect_labels import audit_run
 
     checkpoint = load(model)  # before all images are read: a wrong folder is refused early
-    _audit_images(data, out, seed)
+    _check_images(data, out, seed)
 
     with progress_bars() as progress:
         labels = audit_run(
@@ -199,18 +199,16 @@ def audit(
     _show_suspects(labels, out)
 
 
-def _refuse_audit_at(out: Path, data: str, *, labels: bool) -> None:
-    """Refuse a place that cannot be written to, or where the audit would replace what it reads."""
-    from misgiving.data.audit import files_of_audit
+def _check_outputs(out: Path, data: str) -> None:
+    """Refuse a folder that cannot be written to, or where findings would replace what is read."""
+    from misgiving.data.check import FINDINGS_FILE, REPORT_FILE
     from misgiving.data.datasets import tables_of
+    from misgiving.results.review_lists import SUSPECTS_FILE
 
-    files = files_of_audit(out)
-    refuse_unwritable_folder(files.suspects.parent)
-    if is_prediction_file(Path(data)):
-        refuse_input(files.suspects, [Path(data)])
-        return
-    for path in files if labels else (files.report, files.findings):
-        refuse_input(path, tables_of(data))
+    refuse_unwritable_folder(out)
+    inputs = [Path(data)] if is_prediction_file(Path(data)) else tables_of(data)
+    for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
+        refuse_input(out / name, inputs)
 
 
 def _refuse_model(folder: Path) -> None:
@@ -227,29 +225,29 @@ def _refuse_model(folder: Path) -> None:
 SHOWN = 20  # suspect labels on the screen
 
 
-def _audit_images(data: str, out: Path | None, seed: int) -> None:
-    from misgiving.data.audit import audit as audit_images
+def _check_images(data: str, out: Path | None, seed: int) -> None:
+    from misgiving.data.check import data_check
     from misgiving.data.datasets import load_dataset
 
     with progress_bars() as progress:
-        found = audit_images(
-            load_dataset(data), seed=seed, report=Bar(progress, "checking images").at
-        )
-    show_table(("check", "count", "remark"), found.summary())
+        report = Bar(progress, "checking images").at
+        result = data_check(load_dataset(data), seed=seed, report=report)
+    show_table(("check", "count", "remark"), result.summary())
     if out is not None:
-        say(f"wrote {found.write(out)}")
+        result.write(out)
+        say(f"wrote {out}")
 
 
 def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
-    rows = [(one.path or one.id, *one[2:5], one.why) for one in audit.suspects]
+    rows = [(row.path or row.id, *row[2:5], row.why) for row in audit.suspects]
     header = ("image", "label", "suggested class", "score", "why")
+    whole = None if out is None else audit.write(out)
     if rows:
-        whole = None if out is None else audit.path_in(out)
         show_table(header, rows[:SHOWN], title="suspect labels", whole=whole)
     for sentence in audit.summary:
         say(sentence)
-    if out is not None:
-        say(f"wrote {audit.write(out)}")
+    if whole is not None:
+        say(f"wrote {whole}")
     elif len(rows) > SHOWN:
         say(f"{len(rows) - SHOWN} more; --out FOLDER writes all")
 

@@ -47,7 +47,7 @@ def serve(
         Path | None,
         typer.Option(
             metavar="FILE.csv",
-            help="Decide on the images of a list that `data audit` or `predict` wrote, and show "
+            help="Decide on the images of a list that `data check` or `predict` wrote, and show "
             "them in its order.",
         ),
     ] = None,

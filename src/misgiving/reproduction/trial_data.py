@@ -266,7 +266,7 @@ ONLY_SHOWN = (
     "allocator.py",
     "bundle",
     "cli",
-    "data/audit.py",
+    "data/check.py",
     "data/download.py",
     "decisions/expected_performance.py",
     "deferral/drift.py",

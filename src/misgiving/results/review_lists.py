@@ -6,7 +6,8 @@ from typing import NamedTuple
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import csv_rows
 
-REMEDY = "give a CSV file that `misgiving data audit` or `predict` wrote"
+SUSPECTS_FILE = "suspect_labels.csv"
+REMEDY = "give a CSV file that `misgiving data check` or `predict` wrote"
 
 
 class SuspectLabel(NamedTuple):

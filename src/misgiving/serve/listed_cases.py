@@ -1,4 +1,4 @@
-"""Cases from a list of images, such as `misgiving data audit` writes."""
+"""Cases from a list of images, such as `misgiving data check` writes."""
 
 import asyncio
 from collections.abc import Callable, Sequence

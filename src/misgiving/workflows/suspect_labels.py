@@ -1,4 +1,4 @@
-"""`misgiving data audit` with a run or predictions: images whose label is probably wrong.
+"""`misgiving data check` with a run or predictions: images whose label is probably wrong.
 
 A model that was trained on an image may have learned its wrong label by heart. So its outputs count
 only for the images that it was not trained on. For the others, logistic regressions on the features
@@ -14,7 +14,6 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import log_softmax
 
-from misgiving.data.audit import files_of_audit
 from misgiving.data.bad_images import FAIL, SKIP
 from misgiving.errors import DataError
 from misgiving.files import write_csv
@@ -28,7 +27,7 @@ from misgiving.metrics.label_errors import (
 )
 from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.results.predictions import Predictions
-from misgiving.results.review_lists import SuspectLabel
+from misgiving.results.review_lists import SUSPECTS_FILE, SuspectLabel
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -44,13 +43,9 @@ class LabelAudit(NamedTuple):
     suspects: list[SuspectLabel]
     summary: list[str]
 
-    def path_in(self, folder: Path) -> Path:
-        """`suspect_labels.csv` in a folder, or beside a file there."""
-        return files_of_audit(folder).suspects
-
     def write(self, folder: Path) -> Path:
         """Write `suspect_labels.csv`, and name it."""
-        path = self.path_in(folder)
+        path = folder / SUSPECTS_FILE
         write_csv(path, SuspectLabel._fields, self.suspects)
         return path
 
