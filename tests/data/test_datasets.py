@@ -619,11 +619,9 @@ def test_packed_labels_are_those_that_numpy_reads(tmp_path):
     assert names == [str(label) for label in all_of(arrays, "labels").reshape(-1)]
 
 
-@pytest.mark.parametrize("blocks", [1, 3, 1000])
-def test_compressed_images_are_read_in_any_order_and_from_any_thread(tmp_path, monkeypatch, blocks):
-    monkeypatch.setattr(npz, "BLOCK", 1)
-    monkeypatch.setattr(npz, "BLOCKS", blocks)
-    monkeypatch.setattr(npz, "CHUNK", 64)
+@pytest.mark.parametrize("block", [1, 1000])
+def test_compressed_images_are_read_in_any_order_and_from_any_thread(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(npz, "BLOCK", block)
     arrays = packed_arrays(size=9, counts=(40, 0, 7))
     np.savez_compressed(tmp_path / "set.npz", **arrays)
     images = load_dataset(f"medmnist:{tmp_path / 'set.npz'}").images
@@ -694,19 +692,19 @@ def changed(name, change):
     [
         (lambda arrays: arrays.pop("val_labels"), "lacks the array val_labels; its arrays are tr"),
         (lambda arrays: arrays.clear(), "lacks the array train_images; its arrays are none"),
-        (changed("val_images", lambda a: a / 255), "val_images is float64, not uint8"),
-        (changed("val_images", lambda a: a[:1]), "val_labels is 2 x 1, but there are 1 images"),
-        (changed("val_images", lambda a: a[..., :2]), "val_images is 2 x 5 x 5 x 2, not n x s"),
-        (changed("val_images", lambda a: a[:, :4]), "val_images is 2 x 4 x 5 x 3, not n x s"),
-        (changed("val_images", lambda a: a[:, :4, :4]), ".*images of different sizes"),
-        (changed("val_images", np.asfortranarray), "val_images is stored column by column"),
-        (changed("val_labels", lambda a: a.astype(object)), "val_labels .*Python objects"),
-        (changed("val_images", lambda a: a.astype(object)), "val_images .*Python objects"),
-        (changed("val_labels", lambda a: a.astype(float)), "val_labels is float64; save labels"),
-        (changed("val_labels", lambda a: a * 0 + 7), "the label 7 is not in 0 to 6"),
-        (changed("val_labels", lambda a: a.astype(int) - 9), "the label -.* is not in 0 to 6"),
-        (changed("val_labels", lambda a: np.repeat(a, 2, axis=1)), "val_labels is 2 x 2, but"),
-        (changed("val_labels", lambda a: a[0, 0]), "val_labels is , but there are 2 images"),
+        (changed("val_images", lambda a: a / 255), ".*val_images float64"),
+        (changed("val_images", lambda a: a[..., :2]), r".*\(2, 5, 5, 2\)"),
+        (changed("val_images", lambda a: a[:, :4]), r".*\(2, 4, 5, 3\)"),
+        (changed("val_images", lambda a: a[:, :4, :4]), r".*\(2, 4, 4, 3\)"),
+        (changed("val_images", np.asfortranarray), "val_images must be numbers, saved in C order"),
+        (changed("val_images", lambda a: a.astype(object)), "val_images must be numbers"),
+        (changed("val_labels", lambda a: a.astype(object)), "val_labels must be numbers"),
+        (changed("val_labels", lambda a: a.astype(float)), "val_labels .* float64"),
+        (changed("val_images", lambda a: a[:1]), r"val_labels must be 1 integers.*\(2, 1\)"),
+        (changed("val_labels", lambda a: np.repeat(a, 2, axis=1)), r"val_labels .*\(2, 2\)"),
+        (changed("val_labels", lambda a: a[0, 0]), r"val_labels .*\(\)"),
+        (changed("val_labels", lambda a: a * 0 + 7), "a label of . to 7 is not one of 7"),
+        (changed("val_labels", lambda a: a.astype(int) - 9), "a label of -"),
     ],
 )
 def test_a_packed_file_that_cannot_be_used_says_why(tmp_path, damage, says):
