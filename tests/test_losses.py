@@ -68,7 +68,7 @@ def test_the_backward_pass_of_a_large_batch_keeps_no_matrix_of_pairs():
 @pytest.fixture
 def counting(monkeypatch):
     """Count the pairs of small batches too."""
-    monkeypatch.setattr(losses, "LARGEST_MATRIX", 0)
+    monkeypatch.setattr(losses, "MAX_MATRIX_SAMPLES", 0)
 
 
 def with_every_tie(size, seed):
@@ -115,7 +115,7 @@ def test_counted_pairs_of_a_large_batch_are_those_that_are_listed(size, monkeypa
     predicted, true = with_ties(size)
     results = []
     for listed in (0, size):
-        monkeypatch.setattr(losses, "LARGEST_MATRIX", listed)
+        monkeypatch.setattr(losses, "MAX_MATRIX_SAMPLES", listed)
         leaf = predicted.clone().requires_grad_()
         loss = ranking_loss(leaf, true)
         results.append((loss, *torch.autograd.grad(loss, leaf)))

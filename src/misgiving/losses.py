@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,6 @@ from torch.nn import functional as F
 
 from misgiving.configuration import Registry
 from misgiving.errors import UsageError
-from misgiving.ranking_by_counting import sum_of_penalties
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]
@@ -22,10 +21,15 @@ Reduction = Literal["mean", "sum"]
 Target = Literal["trained", "plain"]
 Mean = Literal["weighted", "plain"]
 
-LARGEST_MATRIX = 512  # samples; counting the pairs of a larger batch is faster than listing them
+MAX_MATRIX_SAMPLES = 512  # counting the pairs of a larger batch is faster than listing them
 
 AuxiliaryLoss = Callable[[Losses, Losses], Scalar]
 """Loss of predicted against true losses; the true ones get no gradient."""
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    if value not in get_args(choices):
+        raise UsageError(f"`{name}` must be one of {', '.join(get_args(choices))}, got {value!r}")
 
 
 def ranking_loss(
@@ -45,7 +49,7 @@ def ranking_loss(
     independent of the batch size. The loss of a batch without a pair is 0.
 
     Up to 512 samples all pairs are in memory as a matrix; pairs of larger batches are counted in
-    O(B) memory (`ranking_by_counting`), except on MPS, which has no float64.
+    O(B) memory, except on MPS, which has no float64.
 
     >>> true = torch.tensor([0.1, 2.0])
     >>> ranking_loss(torch.tensor([0.0, 5.0]), true).item()
@@ -55,7 +59,7 @@ def ranking_loss(
     """
     if not margin >= 0:
         raise UsageError(f"`margin` must not be negative, got {margin}")
-    _refuse_unknown("reduction", reduction, get_args(Reduction))
+    _check_choice("reduction", reduction, Reduction)
     at_least_single = torch.promote_types(predicted.dtype, torch.float32)
     total, count = PAIRS[pairs](predicted.to(at_least_single), true.detach(), margin)
     return total if reduction == "sum" else total / max(count, 1)
@@ -64,12 +68,67 @@ def ranking_loss(
 def _all_pairs(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int]:
     """Every ordered pair: the matrix of penalties, or its sum by counting for a large batch."""
     count = len(true) * (len(true) - 1)
-    if len(true) > LARGEST_MATRIX and true.device.type != "mps":  # which has no float64
-        return sum_of_penalties(predicted, true, margin).to(predicted), count
+    if len(true) > MAX_MATRIX_SAMPLES and true.device.type != "mps":
+        return _sum_by_counting(predicted, true, margin).to(predicted), count
     order = torch.where(true[:, None] > true, 1.0, -1.0)
     gap = predicted[:, None] - predicted
     margins = torch.full_like(gap, margin).fill_diagonal_(0)  # a sample forms no pair with itself
     return F.relu(margins - order * gap).sum(), count
+
+
+def _sum_by_counting(predicted: Losses, true: Losses, margin: float) -> Scalar:
+    """Sum Eq. 1 over all ordered pairs in float64, with pairs counted instead of listed.
+
+    The sum has one term relu(margin + p_i - p_j) for each of the two orders of a pair with
+    true_i < true_j. A pair of equal true losses has that term once, and once the same with i and j
+    exchanged. All these terms are found in two sequences of the batch, both sorted by true loss: in
+    one, samples of equal true losses ascend by predicted loss, in the other they descend. In either
+    sequence, each i forms a pair with each j after it.
+
+    With c_i, the number of pairs with a positive term in which sample i comes first, and d_i, the
+    number in which it comes second, the sum is margin * sum(c) + sum(p * (c - d)) and its gradient
+    c - d. Float64 keeps p_i + margin apart from p_i.
+    """
+    wide = predicted.double()
+    pairs, first_minus_second = _penalised_pairs(wide.detach(), true, margin)
+    centred = wide - wide.detach().mean()  # sum(c - d) is 0; small numbers keep more digits
+    total = margin * pairs.double() + (centred * first_minus_second).sum()
+    return total.masked_fill(~predicted.isfinite().all() | true.isnan().any(), torch.nan)
+
+
+@torch.no_grad()
+def _penalised_pairs(
+    predicted: Losses, true: Losses, margin: float
+) -> tuple[Int[Tensor, ""], Int[Tensor, " batch"]]:
+    """Count the pairs with a positive penalty, and c - d for each sample.
+
+    The counts come from a merge sort by predicted loss: before two sorted blocks are merged, the
+    partners of a sample of the first block are a prefix of the second. Memory is O(batch).
+    """
+    ascending, order = predicted.sort()
+    # From here on a sample is its rank by predicted loss, and `reach` the rank from which on its
+    # partners are too far above it to be penalised.
+    reach = torch.searchsorted(ascending, ascending + margin)
+    by_rank, size = true[order], len(true)
+    ascending_ties = by_rank.argsort(stable=True)
+    descending_ties = size - 1 - by_rank.flip(0).argsort(stable=True)
+    blocks = torch.stack([ascending_ties, descending_ties])
+    padded = 1 << (size - 1).bit_length()
+    padding = torch.arange(size, padded, device=order.device)  # never penalised: the reach is 0
+    blocks = torch.cat([blocks, padding.expand(2, -1)], dim=1)
+    reach = torch.cat([reach, torch.zeros_like(padding)])
+    pairs, difference = reach.new_zeros(()), torch.zeros_like(reach)
+    half = 1
+    while half < padded:
+        first, second = (side.contiguous() for side in blocks.view(-1, 2, half).unbind(1))
+        c = torch.searchsorted(second, reach[first])
+        places = torch.arange(half, device=order.device).expand_as(c).contiguous()
+        d = half - torch.searchsorted(c, places, right=True)  # c ascends, as the reach does
+        difference.index_add_(0, blocks.flatten(), torch.stack([c, -d], dim=1).flatten())
+        pairs += c.sum()
+        half *= 2
+        blocks = blocks.view(-1, half).sort(dim=1).values
+    return pairs, torch.empty_like(order).index_copy_(0, order, difference[:size])
 
 
 def _halves(predicted: Losses, true: Losses, margin: float) -> tuple[Scalar, int]:
@@ -112,11 +171,6 @@ class Objective(NamedTuple):
     true_losses: Losses
 
 
-def _refuse_unknown(name: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"`{name}` must be one of {', '.join(known)}, got {value!r}")
-
-
 def joint_objective(
     logits: Float[Tensor, "batch classes"],
     predicted_losses: Losses,
@@ -144,8 +198,8 @@ def joint_objective(
     >>> objective.auxiliary.item(), objective.true_losses
     (0.0, tensor([0.1269, 0.6931]))
     """
-    _refuse_unknown("target", target, get_args(Target))
-    _refuse_unknown("mean", mean, get_args(Mean))
+    _check_choice("target", target, Target)
+    _check_choice("mean", mean, Mean)
     if weight < 0:
         raise UsageError(f"`weight` must not be negative, got {weight}")
     if class_weights is not None:

@@ -318,7 +318,6 @@ TRAINING = (
     "checkpoint.py",
     "groups.py",
     "losses.py",
-    "ranking_by_counting.py",
     "metrics/_weighted.py",
     "metrics/classification.py",
     "metrics/loss_estimation.py",
