@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from misgiving.configuration import Registry, default_cache
+from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
+from misgiving.registry import Registry
 
 
 def test_a_known_name_gives_the_choice():

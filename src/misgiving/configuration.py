@@ -1,15 +1,13 @@
-"""Configuration dataclasses whose fields are command-line options, and registries of choices."""
+"""Configuration dataclasses whose fields are command-line options."""
 
 import os
 from collections.abc import Callable
 from dataclasses import MISSING, field, fields
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from misgiving.errors import UsageError
-
-Choice = TypeVar("Choice")
 
 
 def option(
@@ -67,23 +65,6 @@ def require_choices(config: Any) -> None:
             value, choices = getattr(config, one.name), get_args(kind)
             allowed = value in choices or (value is None and kind is not one.type)
             require(config, one.name, allowed, f"be one of {', '.join(choices)}")
-
-
-class Registry(dict[str, Choice]):
-    """Dict from name to choice whose lookup error lists the valid names.
-
-    >>> colours = Registry("colour", red=1, blue=2)
-    >>> colours["green"]
-    Traceback (most recent call last):
-    misgiving.errors.UsageError: unknown colour 'green'; choose from red, blue
-    """
-
-    def __init__(self, kind: str, **choices: Choice) -> None:
-        super().__init__(choices)
-        self.kind = kind
-
-    def __missing__(self, name: str) -> NoReturn:
-        raise UsageError(f"unknown {self.kind} {name!r}; choose from {', '.join(self)}")
 
 
 def default_cache() -> Path:

@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from misgiving.configuration import Registry
 from misgiving.errors import UsageError
+from misgiving.registry import Registry
 
 Losses = Float[Tensor, " batch"]
 Scalar = Float[Tensor, ""]

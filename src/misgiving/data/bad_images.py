@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import BadImage, BadImagesError, visible
+from misgiving.registry import Registry
 
 Rule = Callable[[Sequence[BadImage], int], None]
 """Called with the unreadable images and the total; raises if they are not skipped."""

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float, Int, Int64, UInt8
 from torch import Tensor
 
-from misgiving.configuration import Registry
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
+from misgiving.registry import Registry
 
 BATCHES_AHEAD = 2  # batches that are read while one is used
 

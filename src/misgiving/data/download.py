@@ -13,9 +13,9 @@ import pooch
 import requests
 from filelock import FileLock, Timeout
 
-from misgiving.configuration import Registry
 from misgiving.errors import DataError, UsageError, reason_of, visible
 from misgiving.files import whole_folder
+from misgiving.registry import Registry
 
 Report = Callable[[str, int, int | None], None]
 """Called with a file's name, its bytes that are done, and its size if that is known."""

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset, hash_of, refuse_single_images
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError
+from misgiving.registry import Registry
 from misgiving.results.formats import read_table, write_table
 from misgiving.results.schema import SplitLeakage
 

@@ -6,8 +6,8 @@ from typing import Any, cast
 
 from torch import nn
 
-from misgiving.configuration import Registry
 from misgiving.models.backbones import create_backbone
+from misgiving.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from misgiving.configuration import Registry, option, require
+from misgiving.configuration import option, require
 from misgiving.errors import UsageError
+from misgiving.registry import Registry
 from misgiving.results.schema import ModelName
 
 

@@ -19,10 +19,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
-from misgiving.configuration import Registry
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
+from misgiving.registry import Registry
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from scipy.special import entr, softmax
 
-from misgiving.configuration import Registry
+from misgiving.registry import Registry
 from misgiving.scores.logits import Logits, Scores, energy, unit_vectors
 
 Features = Float[np.ndarray, "n width"]

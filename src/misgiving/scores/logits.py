@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import entr, logsumexp, softmax
 
-from misgiving.configuration import Registry
+from misgiving.registry import Registry
 
 Logits = Float[np.ndarray, "n classes"]
 Scores = Float[np.ndarray, " n"]

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from misgiving.configuration import Registry
 from misgiving.errors import UsageError
 from misgiving.metrics.ood import ood_metrics
+from misgiving.registry import Registry
 from misgiving.scores.odin import Classifier, Odin, score_points
 
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)

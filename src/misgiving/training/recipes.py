@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from misgiving.configuration import Registry
+from misgiving.registry import Registry
 from misgiving.training.config import (
     DataConfig,
     EstimatorConfig,

@@ -14,12 +14,12 @@ from PIL import Image
 from timm.data import resolve_data_config
 from torch import nn
 
-from misgiving.configuration import Registry
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import DataError, UsageError, reason_of
 from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
+from misgiving.registry import Registry
 from misgiving.workflows.image_processors import settings_of_processor
 
 CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from misgiving.configuration import Registry
 from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.datasets.dermoscopy import (
     ISIC_DESCRIBED,
@@ -20,6 +19,7 @@ from misgiving.data.datasets.folders import read_folder, read_labelled_table
 from misgiving.data.datasets.medmnist import read_medmnist
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import UsageError
+from misgiving.registry import Registry
 
 
 class Loader(NamedTuple):

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from misgiving.configuration import Registry
 from misgiving.data.bad_images import FAIL, readable, skipped_sentences
 from misgiving.data.datasets import DATASETS, load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
@@ -24,6 +23,7 @@ from misgiving.data.splits import without_training_images
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import whole_folder, write_csv, write_json
 from misgiving.manifests import sha256_of, sha256_of_lines
+from misgiving.registry import Registry
 
 MANIFEST, FACTS = "manifest.csv", "manifest.json"
 PAPER_COUNTS = {
