@@ -27,8 +27,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageFilter
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.configuration import default_cache
-from misgiving.data.cache import ImageSet, prepare
+from misgiving.data.cache import ImageSet, default_cache, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images

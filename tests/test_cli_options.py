@@ -10,24 +10,48 @@ from hypothesis import strategies as st
 
 from misgiving.cli import app
 from misgiving.cli.failures import SET_BY_TRAIN, failure_of, options_of
-from misgiving.cli.options import Devices, Fields, Values, command
+from misgiving.cli.options import Devices, Fields, Values, command, texts_of
 from misgiving.cli.progress import say
-from misgiving.configuration import option, require, require_choices
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require, require_choices
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baking:
-    flour: Literal["wheat", "rye"] = option("wheat", "Kind of flour.", panel="Dough")
-    grams: float = option(500.0, "Weight of the flour.")
-    tin: Path | None = option(None, "Tin to bake in.", metavar="FILE")
-    salted: bool = option(True, "Add salt.")
-    vegan: bool = option(False, "Leave out butter.")
-    folds: tuple[int, ...] | None = option(None, "Minutes of the folds.", metavar="I,J,...")
-    toppings: tuple[str, ...] = option(("poppy", "sesame"), "Toppings.")
-    shares: Mapping[str, float] = option(default_factory=dict, text="Shares of grains.")
-    hot: bool = option(True, "Preheat the oven.", flag="--hot/--cold")
-    oven: str = field(default="gas")
+class Dough:
+    """Ingredients.
+
+    Attributes:
+        flour: Kind of flour.
+        grams: Weight of
+            the flour.
+    """
+
+    flour: Literal["wheat", "rye"] = "wheat"
+    grams: float = 500.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baking(Dough):
+    """Ingredients and oven.
+
+    Attributes:
+        tin: Tin to bake in.
+        salted: Add salt.
+        vegan: Leave out butter.
+        folds: Minutes of the folds.
+        toppings: Toppings.
+        shares: Shares of grains.
+        simultaneous: Bake all at once.
+        hidden: Secret of the baker.
+    """
+
+    tin: Path | None = None
+    salted: bool = True
+    vegan: bool = False
+    folds: tuple[int, ...] | None = None
+    toppings: tuple[str, ...] = ("poppy", "sesame")
+    shares: Mapping[str, float] = field(default_factory=dict)
+    simultaneous: bool = True
+    hidden: str = "yeast"
 
     def __post_init__(self):
         require_choices(self)
@@ -70,12 +94,27 @@ def test_only_the_first_process_of_a_command_says_something(monkeypatch, capsys,
     assert capsys.readouterr() == (("", "") if words else ("a result of auto\n", "a message\n"))
 
 
+def test_the_help_of_an_option_is_the_text_of_its_field():
+    assert texts_of(Baking) == {
+        "flour": "Kind of flour.",
+        "grams": "Weight of the flour.",
+        "tin": "Tin to bake in.",
+        "salted": "Add salt.",
+        "vegan": "Leave out butter.",
+        "folds": "Minutes of the folds.",
+        "toppings": "Toppings.",
+        "shares": "Shares of grains.",
+        "simultaneous": "Bake all at once.",
+        "hidden": "Secret of the baker.",
+    }
+
+
 def test_options_that_are_not_given_keep_the_defaults_of_the_fields(bake):
     assert bake("loaf")[1] == ("loaf", Baking(), 1)
 
 
 def test_every_kind_of_field_is_filled(bake):
-    words = "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --cold"
+    words = "--flour rye --grams 3 --tin t --no-salted --vegan --folds 1,2 --toppings a, --each"
     _, (_, baking, times) = bake(
         "loaf", *words.split(), "--shares", "oat=0.5,a, b=1", "--times", "2"
     )
@@ -89,7 +128,7 @@ def test_every_kind_of_field_is_filled(bake):
         folds=(1, 2),
         toppings=("a", ""),
         shares={"oat": 0.5, "a, b": 1.0},
-        hot=False,
+        simultaneous=False,
     )
 
 
@@ -113,7 +152,7 @@ def test_a_mapping_can_be_given_in_several_options(bake):
         (["--flour", "rice"], ["--flour", "rice", "wheat", "rye"]),
         (["--grams", "much"], ["--grams"]),
         (["--gram", "3"], ["--gram"]),
-        (["--oven", "gas"], ["--oven"]),
+        (["--hidden", "salt"], ["--hidden"]),
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):
@@ -139,12 +178,12 @@ def test_changes_hold_only_what_is_given():
 def test_failures_name_options_in_place_of_parameters():
     @command
     def burn(baking: Baking):
-        others = "`salted=False`, `vegan=True`, `hot=False`"
-        raise UsageError(f"change `flour`, {others} or `{baking.oven}`")
+        others = "`salted=False`, `vegan=True`, `simultaneous=False`"
+        raise UsageError(f"change `flour`, {others} or `{baking.hidden}`")
 
     with pytest.raises(UsageError) as caught:
         invoke(burn)
-    assert str(caught.value) == "change --flour, --no-salted, --vegan, --cold or `gas`"
+    assert str(caught.value) == "change --flour, --no-salted, --vegan, --each or `yeast`"
 
 
 def test_a_command_names_the_option_of_train_that_set_what_its_failure_is_about():

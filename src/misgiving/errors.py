@@ -7,8 +7,10 @@ Messages name parameters in backticks, as they are written in Python: `learning_
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from types import NoneType
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 LONGEST_REASON = 200  # characters of a message that another library wrote
 
@@ -101,3 +103,37 @@ def explain_damage(path: Path, *, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:  # readers raise almost anything on damaged or forged files
         raise DataError(f"{path}: missing or damaged ({reason_of(error)}); {remedy}") from error
+
+
+def require(config: Any, name: str, holds: bool, rule: str) -> None:
+    """Check that the value of a field satisfies a rule.
+
+    Raises:
+        UsageError: It does not.
+    """
+    if not holds:
+        raise UsageError(f"`{name}` must {rule}, got {getattr(config, name)!r}")
+
+
+def require_choices(config: Any) -> None:
+    """Check that fields of a dataclass that are typed as `Literal` have one of these values.
+
+    Raises:
+        UsageError: One has another value.
+    """
+    for field in fields(config):
+        kind = without_none(field.type)
+        if get_origin(kind) is Literal:
+            value, choices = getattr(config, field.name), get_args(kind)
+            allowed = value in choices or (value is None and kind is not field.type)
+            require(config, field.name, allowed, f"be one of {', '.join(choices)}")
+
+
+def without_none(annotation: Any) -> Any:
+    """The type of the values other than None.
+
+    >>> without_none(int | None)
+    <class 'int'>
+    """
+    others = [part for part in get_args(annotation) if part is not NoneType]
+    return others[0] if NoneType in get_args(annotation) else annotation

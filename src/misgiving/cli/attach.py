@@ -10,7 +10,6 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.train import refuse_existing, show_last_epoch
-from misgiving.configuration import default_cache
 from misgiving.training.config import AttachConfig, EstimatorConfig, refuse_unused_settings
 from misgiving.training.recipes import ATTACHED
 
@@ -40,7 +39,7 @@ def attach(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder to write the run to.")],
     config: AttachConfig,
     training: Annotated[Values, ESTIMATOR],
-    cache: Cache = None,
+    cache: Cache,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace RUN.")] = False,
 ) -> None:
     """Give a classifier that was trained elsewhere a loss estimator.
@@ -68,7 +67,7 @@ def attach(
             out,
             config=config,
             training=settings,
-            cache=cache or default_cache(),
+            cache=cache,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
         )

@@ -22,7 +22,6 @@ from misgiving.cli.options import (
     seed_option,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.configuration import default_cache
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
@@ -41,6 +40,7 @@ def calibrate(
     targets: Targets,
     rule: DecisionRule,
     settings: Annotated[Values, BadImages, Device],
+    cache: Cache,
     data: DataOrNone = None,
     ood_detector: Annotated[
         OodDetector | None,
@@ -67,7 +67,6 @@ def calibrate(
         int,
         seed_option("Seed for drawing one image per group and the quarter to tune on."),
     ] = 0,
-    cache: Cache = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the policy that is there.")
     ] = False,
@@ -111,7 +110,7 @@ def calibrate(
                 str(data),
                 targets,
                 rule=rule,
-                cache=cache or default_cache(),
+                cache=cache,
                 training_data=training_data,
                 ood_detector=ood_detector or OOD_DETECTOR,
                 seed=seed,

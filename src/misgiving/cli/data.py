@@ -23,7 +23,6 @@ from misgiving.cli.options import (
     seed_option,
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
-from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.training.config import DataConfig
@@ -43,7 +42,7 @@ data_app = typer.Typer(
 def prepare(
     data: Data,
     settings: Annotated[Values, Fields(DataConfig, ("image_size", "on_bad_image"))],
-    cache: Cache = None,
+    cache: Cache,
 ) -> None:
     """Decode, crop, correct and resize all images once into the cache, as training would."""
     from misgiving.data.cache import prepare as prepare_images
@@ -55,7 +54,7 @@ def prepare(
         images = prepare_images(
             dataset,
             replace(dataset.preprocessing, **config.preprocessing),
-            cache=cache or default_cache(),
+            cache=cache,
             report=Bar(progress, "preparing images").at,
             on_bad_image=config.on_bad_image,
         )
@@ -139,6 +138,7 @@ def check(
         ),
     ],
     settings: Annotated[Values, BadImages, Device],
+    cache: Cache,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Folder for the findings. Default: none.")
     ] = None,
@@ -149,7 +149,6 @@ def check(
     seed: Annotated[
         int, seed_option("Seed of the paper's split that is checked, and of folds.")
     ] = 0,
-    cache: Cache = None,
 ) -> None:
     """Check images and labels: counts, damaged files, duplicates, wrong labels.
 
@@ -190,7 +189,7 @@ def check(
         labels = audit_run(
             checkpoint,
             data,
-            cache=cache or default_cache(),
+            cache=cache,
             seed=seed,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,

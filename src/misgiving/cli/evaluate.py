@@ -20,7 +20,6 @@ from misgiving.cli.options import (
     require_data,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.configuration import default_cache
 from misgiving.errors import UsageError, visible
 
 
@@ -29,6 +28,7 @@ def evaluate(
     context: Context,
     run: RunOrPredictions,
     settings: Annotated[Values, BadImages, Devices],
+    cache: Cache,
     data: DataOrNone = None,
     policy: Annotated[
         Path | None,
@@ -64,7 +64,6 @@ def evaluate(
             "RUN/evaluation; required for a file of predictions.",
         ),
     ] = None,
-    cache: Cache = None,
 ) -> None:
     """Measure a trained model on images that it was not trained on, and write a report.
 
@@ -111,7 +110,7 @@ def evaluate(
                 ood=ood or [],
                 set_name=set_name,
                 out=out,
-                cache=cache or default_cache(),
+                cache=cache,
                 on_image=Bar(progress, "preparing images").at,
                 on_predicted=Bar(progress, "predicting").at,
                 **settings,

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from misgiving.cli.progress import process_number, say
-from misgiving.configuration import default_cache
 from misgiving.errors import BadImage, BadImagesError, ExplainedError, visible
 from misgiving.files import write_csv
 
@@ -149,6 +148,8 @@ def list_bad_images(bad: Sequence[BadImage]) -> None:
     for one in bad[:SHOWN]:
         sys.stderr.write(f"  {one}\n")
     if len(bad) > SHOWN:
+        from misgiving.data.cache import default_cache
+
         path = default_cache() / "bad-images.csv"
         try:
             write_csv(path, BadImage._fields, bad)

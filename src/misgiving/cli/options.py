@@ -1,11 +1,15 @@
-"""Options of commands, made from the configuration dataclasses that they fill."""
+"""Options of commands, made from the configuration dataclasses that they fill.
+
+An option has the name, the type and the default of its field; its help is the field's text in the
+docstring of the dataclass.
+"""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
-from inspect import Parameter, Signature, signature
+from inspect import Parameter, Signature, cleandoc, signature
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
@@ -13,9 +17,33 @@ import typer
 
 from misgiving.cli.failures import naming_options
 from misgiving.cli.progress import only_first_process_prints
-from misgiving.configuration import without_none
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, without_none
 from misgiving.training.config import DataConfig, TrainingConfig
+
+PANELS = {
+    "Data": "image_size crop color_constancy augment split validation_share on_bad_image",
+    "Model": "backbone pretrained weights dropout taps reads_logits classes",
+    "Objective": "auxiliary auxiliary_weight margin pairs reduction target detached class_weights "
+    "primary_mean",
+    "Optimisation": "sampling epochs batch_size optimizer learning_rate schedule warmup "
+    "decay_every decay_factor estimator_rate beta1 weight_decay keep",
+    "Targets": "max_error confidence class_max_miss max_ood_false_alarms simultaneous",
+    "Decisions": "rule costs max_error_probability",
+    "Protocol": "trials models in_distribution unseen masks learning_rates criterion",
+    "Limits": "max_bytes max_pixels max_files queue timeout",
+    "Machine": "seed device precision compiled devices nodes threads",
+}
+PANEL_OF = {name: panel for panel, names in PANELS.items() for name in names.split()}
+FLAGS = {
+    "compiled": "--compile",
+    "costs": "--cost",
+    "criterion": "--odin-criterion",
+    "simultaneous": "--simultaneous/--each",
+}
+"""Flags that are not the name of the field with hyphens."""
+
+FOLDERS = ("keep_images", "masks")
+INTERNAL = ("hidden",)  # fields that no command offers
 
 PREDICTIONS = (".csv", ".npz", ".parquet", ".safetensors")
 PREDICTION_FILE = "file of predictions: .csv, .npz, .parquet or .safetensors."
@@ -40,12 +68,22 @@ RunOrPredictions = Annotated[
         help=f"A folder that `train` wrote, or a {PREDICTION_FILE}",
     ),
 ]
+
+
+def _default_cache() -> Path:
+    from misgiving.data.cache import default_cache  # needs NumPy and Pillow
+
+    return default_cache()
+
+
 Cache = Annotated[
-    Path | None,
+    Path,
     typer.Option(
         metavar="FOLDER",
         help="Folder for prepared images. Default: misgiving in the user's cache folder.",
         rich_help_panel="Data",
+        default_factory=_default_cache,
+        show_default=False,
     ),
 ]
 
@@ -99,7 +137,7 @@ class Fields:
 
     Args:
         config: The dataclass.
-        names: Names of the fields; every `option` if empty.
+        names: Names of the fields; all if empty.
         optional: Hand over only what is given, whatever the defaults of the fields.
         defaults: Configurations by name, whose values the help gives as defaults.
     """
@@ -111,8 +149,22 @@ class Fields:
 
     def __iter__(self) -> Iterator[Field[Any]]:
         for one in fields(self.config):
-            if "text" in one.metadata and (not self.names or one.name in self.names):
+            if one.name in self.names or (not self.names and one.name not in INTERNAL):
                 yield one
+
+
+def texts_of(config: type) -> dict[str, str]:
+    """Texts of the fields in the `Attributes:` of a dataclass and of those that it inherits from.
+
+    >>> texts_of(DataConfig)["validation_share"]
+    "Share of the images, drawn by class, that the paper's split holds out."
+    """
+    texts: dict[str, str] = {}
+    for base in reversed(config.__mro__):
+        _, _, attributes = cleandoc(base.__doc__ or "").partition("\nAttributes:\n")
+        entries = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", attributes, re.MULTILINE)
+        texts |= {name: " ".join(text.split()) for name, text in entries}
+    return texts
 
 
 IMAGES = f"Image files, or folders of them; or one {PREDICTION_FILE}"
@@ -151,8 +203,8 @@ class _Group(NamedTuple):
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function, with options for the fields that its parameters ask for.
 
-    A parameter whose type is a dataclass becomes one option for each field that is an `option`, and
-    receives the filled dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
+    A parameter whose type is a dataclass becomes one option for each field, and receives the filled
+    dataclass; one of type `Annotated[Values, Fields(...), ...]` receives a
     dictionary; one of type `Context` receives the command's context. Failures name the command's
     own options where the library names parameters. With --devices or --nodes above 1, only the
     first process prints.
@@ -189,19 +241,23 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
     """The parameter of which typer makes the option of a field."""
-    kind, flag = without_none(one.type), one.metadata["flag"]
+    kind, flag, metavar = without_none(one.type), FLAGS.get(one.name), None
+    text = texts_of(wanted.config)[one.name]
     default = None if wanted.optional or one.default_factory is not MISSING else one.default
     if get_origin(kind) is tuple:
-        kind, default = str, ",".join(map(str, default)) if isinstance(default, tuple) else default
+        kind, metavar = str, "A,B,..."
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     elif get_origin(kind) is Mapping:
-        kind = list[str]
+        kind, metavar, text = list[str], "CLASS=RATE,...", f"{text} Can be repeated."
+    elif kind is Path or one.name in FOLDERS:
+        metavar = "FOLDER" if one.name in FOLDERS else "FILE"
     if default is False and flag is None:
         flag = f"--{one.name.replace('_', '-')}"  # without a --no-... beside it
     made = typer.Option(
         *filter(None, [flag]),
-        help=one.metadata["text"] + _defaults_of(one.name, wanted.defaults),
-        rich_help_panel=one.metadata["panel"],
-        metavar=one.metadata["metavar"],
+        help=text + _defaults_of(one.name, wanted.defaults),
+        rich_help_panel=PANEL_OF.get(one.name),
+        metavar=metavar,
     )
     return Parameter(
         one.name,

@@ -8,7 +8,6 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
-from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.reproduction.config import MOST_JOBS, ProtocolConfig
 from misgiving.results.schema import ModelName, OdinGrid
@@ -47,7 +46,8 @@ def reproduce(
         Values, Fields(ModelConfig, ("backbone", "pretrained", "weights"), optional=True)
     ],
     training: Annotated[Values, Fields(TrainingConfig, TRAINING, optional=True)],
-    odin: Annotated[Values, Fields(OdinGrid, optional=True)],
+    odin: Annotated[Values, Fields(OdinGrid, ("criterion",), optional=True)],
+    cache: Cache,
     data: Annotated[
         str, typer.Option(metavar="DATA", help="As for `train`; `digits` ships with scikit-learn.")
     ] = "digits",
@@ -82,7 +82,6 @@ def reproduce(
             rich_help_panel=PROTOCOL,
         ),
     ] = None,
-    cache: Cache = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -184,7 +183,7 @@ def reproduce(
             on_image=Bar(progress, "preparing images").at,
         )
         begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
-        trial_data = TrialData(chosen_protocol, cache or default_cache(), callbacks, trains=begins)
+        trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
         for line in wording.leakage(trial_data.leakage(), trial_data.evaluation_sets.measured):
             say(line)

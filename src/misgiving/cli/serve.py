@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from tempfile import TemporaryDirectory
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from misgiving.cli.failures import say_skipped
-from misgiving.cli.options import command
+from misgiving.cli.options import Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.serve.settings import Settings
 
@@ -21,6 +20,13 @@ if TYPE_CHECKING:
     from misgiving.results.review_lists import ListedImage
 
 KEY = "MISGIVING_API_KEY"
+SETTINGS = Fields(
+    Settings,
+    (
+        *("max_bytes", "max_pixels", "max_files", "queue", "timeout"),
+        *("threads", "keep_images", "log_names"),
+    ),
+)
 
 
 @command
@@ -29,7 +35,7 @@ def serve(
         Path,
         typer.Argument(metavar="RUN_OR_BUNDLE", help="A folder that `train` or `export` wrote."),
     ],
-    settings: Settings,
+    settings: Annotated[Values, SETTINGS],
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines can connect only with a key.")
     ] = "127.0.0.1",
@@ -66,13 +72,13 @@ def serve(
     from misgiving.results.review_lists import read_review_list
     from misgiving.serve.server import listen, read_key
 
-    settings = replace(settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
+    limits = Settings(**settings, api_key=read_key(api_key_file, os.environ.get(KEY)))
     images = [] if cases is None else read_review_list(cases)
     with (
-        listen(host, port, has_key=settings.api_key is not None) as listener,
-        _bundle(model, settings.threads) as bundle,
+        listen(host, port, has_key=limits.api_key is not None) as listener,
+        _bundle(model, limits.threads) as bundle,
     ):
-        _serve(bundle, store or _store_beside(model), settings, listener, images)
+        _serve(bundle, store or _store_beside(model), limits, listener, images)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import typer
 from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
-from misgiving.configuration import default_cache
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable_folder
 from misgiving.reproduction.config import MODELS, refuse_beside_model
@@ -39,6 +38,7 @@ def train(
     images: Annotated[Values, IMAGES],
     network: Annotated[Values, NETWORK],
     training: Annotated[Values, TRAINING],
+    cache: Cache,
     recipe: Annotated[
         RecipeName,
         typer.Option(
@@ -54,7 +54,6 @@ def train(
             rich_help_panel="Objective",
         ),
     ] = None,
-    cache: Cache = None,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace RUN, or an unfinished training of it."),
@@ -96,7 +95,7 @@ def train(
         setup = prepare_training(
             data,
             **configured._asdict(),
-            cache=cache or default_cache(),
+            cache=cache,
             on_image=Bar(progress, "preparing images").at,
         )
         say_skipped(setup.images.skipped)

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageChops
 
-from misgiving.configuration import require
 from misgiving.data.decoding import Decoded, Picture, decode_reduced
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require
 from misgiving.registry import Registry
 
 Square = UInt8[np.ndarray, "size size 3"]

@@ -5,11 +5,10 @@ The command line reads its options from here, so NumPy is imported only where it
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from misgiving.configuration import option, require, require_choices
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require, require_choices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,29 +19,21 @@ RuleName = Literal["most_probable", "balanced", "costs", "logits"]
 
 @dataclass(frozen=True, kw_only=True)
 class DecisionRule:
-    """The class that is named, and the answers that are never accepted."""
+    """The class that is named, and the answers that are never accepted.
 
-    rule: RuleName = option(
-        None,  # `costs` where these are given, or else `most_probable`
-        "Class that is named: the one with the highest calibrated probability (most_probable), the "
-        "highest probability relative to its share of the tuning set (balanced), the least "
-        "expected cost (costs), or the largest logit (logits). Default: most_probable, or costs "
-        "where these are given.",
-        panel="Decisions",
-    )
-    costs: Mapping[str, float] = option(
-        default_factory=dict,
-        text="Cost of naming another class for a case of this class; 1 for classes not given. "
-        "Implies the rule costs. Can be repeated.",
-        panel="Decisions",
-        metavar="CLASS=COST,...",
-        flag="--cost",
-    )
-    max_error_probability: float = option(
-        0.5,
-        "Never accept an answer whose error probability is higher.",
-        panel="Decisions",
-    )
+    Attributes:
+        rule: Class that is named: the one with the highest calibrated probability (most_probable),
+            the highest probability relative to its share of the tuning set (balanced), the least
+            expected cost (costs), or the largest logit (logits). Default: most_probable, or costs
+            where these are given.
+        costs: Cost of naming another class for a case of this class; 1 for classes not given.
+            Implies the rule costs.
+        max_error_probability: Never accept an answer whose error probability is higher.
+    """
+
+    rule: RuleName = None  # type: ignore[assignment]  # replaced when it is made
+    costs: Mapping[str, float] = field(default_factory=dict)
+    max_error_probability: float = 0.5
 
     def __post_init__(self) -> None:
         if self.rule is None:

@@ -1,42 +1,29 @@
 """Deferral targets: the error rates that a policy must meet."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from misgiving.configuration import option
 from misgiving.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """Error rates to certify."""
+    """Error rates to certify.
 
-    max_error: float = option(
-        text="Highest share of wrong predictions among the accepted.", panel="Targets"
-    )
-    confidence: float = option(
-        0.95,
-        "Probability, over draws of the calibration set, that the targets hold.",
-        panel="Targets",
-    )
-    class_max_miss: Mapping[str, float] = option(
-        default_factory=dict,
-        text="Largest share of a class that may be accepted as another class. Can be repeated.",
-        panel="Targets",
-        metavar="CLASS=RATE,...",
-    )
-    max_ood_false_alarms: float | None = option(
-        None,
-        "Largest share of ordinary images that may be flagged as out-of-distribution. "
-        "Default: flag none.",
-        panel="Targets",
-    )
-    simultaneous: bool = option(
-        True,
-        "Apply the confidence to all targets jointly, or to each separately.",
-        panel="Targets",
-        flag="--simultaneous/--each",
-    )
+    Attributes:
+        max_error: Highest share of wrong predictions among the accepted.
+        confidence: Probability, over draws of the calibration set, that the targets hold.
+        class_max_miss: Largest share of a class that may be accepted as another class.
+        max_ood_false_alarms: Largest share of ordinary images that may be flagged as
+            out-of-distribution. Default: flag none.
+        simultaneous: Apply the confidence to all targets jointly, or to each separately.
+    """
+
+    max_error: float
+    confidence: float = 0.95
+    class_max_miss: Mapping[str, float] = field(default_factory=dict)
+    max_ood_false_alarms: float | None = None
+    simultaneous: bool = True
 
     def __post_init__(self) -> None:
         rates = {"`max_error`": self.max_error, "`confidence`": self.confidence}

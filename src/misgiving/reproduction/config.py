@@ -4,8 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from misgiving.configuration import option, require
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require
 from misgiving.registry import Registry
 from misgiving.results.schema import ModelName
 
@@ -76,48 +75,31 @@ def learning_rate_of(experiment: str) -> float | None:
 
 @dataclass(frozen=True, kw_only=True)
 class ProtocolConfig:
-    """Trials, models and classes of a reproduction."""
+    """Trials, models and classes of a reproduction.
 
-    trials: int = option(
-        3,
-        "Independent repetitions; trial t has the seed SEED + t. With fewer than 5 no claim is "
-        "decided. Default: 5 for digits, else the paper's 3.",
-        panel="Protocol",
-    )
-    models: tuple[ModelName, ...] = option(
-        PAPER_MODELS,
-        "Models to compare: vanilla, mse, detached, proposed; and proposed_halves, proposed_sum "
-        "(other readings of Eq. 1), proposed+logits (the estimator also reads the classifier's "
-        "output). Default: the first four.",
-        panel="Protocol",
-        metavar="NAME,...",
-    )
-    in_distribution: tuple[str, ...] = option(
-        text="In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all classes. "
-        "Default: the paper's five.",
-        panel="Protocol",
-        metavar="CLASS,...",
-    )
-    unseen: tuple[str, ...] = option(
-        text="Classes of 4.3 that no model is trained on. Default: the paper's three.",
-        panel="Protocol",
-        metavar="CLASS,...",
-    )
-    masks: str | None = option(
-        None,
-        "Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions. Default: "
-        "the masks beside the data, else automatic.",
-        panel="Protocol",
-        metavar="FOLDER",
-    )
-    learning_rates: tuple[float, ...] = option(
-        (),
-        "Other learning rates at which 4.1 is repeated; `none` for no sweep. Default: 3e-4,1e-3 "
-        "for dermoscopy, else none.",
-        panel="Protocol",
-        metavar="RATE,...",
-    )
-    seed: int = option(0, "Seed of the first trial.", panel="Machine")
+    Attributes:
+        trials: Independent repetitions; trial t has the seed SEED + t. With fewer than 5 no claim
+            is decided. Default: 5 for digits, else the paper's 3.
+        models: Models to compare: vanilla, mse, detached, proposed; and proposed_halves,
+            proposed_sum (other readings of Eq. 1), proposed+logits (the estimator also reads the
+            classifier's output). Default: the first four.
+        in_distribution: In-distribution classes of Sections 4.2 and 4.3; Section 4.1 uses all
+            classes. Default: the paper's five.
+        unseen: Classes of 4.3 that no model is trained on. Default: the paper's three.
+        masks: Folder of lesion masks (ID_segmentation.png), or `automatic` to locate lesions.
+            Default: the masks beside the data, else automatic.
+        learning_rates: Other learning rates at which 4.1 is repeated; `none` for no sweep. Default:
+            3e-4,1e-3 for dermoscopy, else none.
+        seed: Seed of the first trial.
+    """
+
+    trials: int = 3
+    models: tuple[ModelName, ...] = PAPER_MODELS
+    in_distribution: tuple[str, ...]
+    unseen: tuple[str, ...]
+    masks: str | None = None
+    learning_rates: tuple[float, ...] = ()
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require(self, "trials", 1 <= self.trials <= 1000, "be from 1 to 1000")

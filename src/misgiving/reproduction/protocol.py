@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
-from misgiving.configuration import require
 from misgiving.data.ood_sets.ood_set import OOD_SETS
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require
 from misgiving.registry import Registry
 from misgiving.reproduction.config import RATE, RATE_MODELS, ProtocolConfig
 from misgiving.results.schema import POLICY_SET, UNSEEN_SET, OdinGrid, Unit

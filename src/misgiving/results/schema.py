@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from misgiving.configuration import option, require_choices
+from misgiving.errors import require_choices
 
 ModelName = Literal[
     "vanilla",
@@ -271,17 +271,20 @@ class SetFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class OdinGrid:
-    """ODIN's grid, and the OOD set and the criterion by which its best point was chosen."""
+    """ODIN's grid, and the OOD set and the criterion by which its best point was chosen.
+
+    Attributes:
+        tuning_set: OOD set on which it is tuned.
+        temperatures: Temperatures of the grid.
+        epsilons: Perturbations of the grid, in units of a pixel in [0, 1].
+        criterion: Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper names
+            neither.
+    """
 
     tuning_set: str
     temperatures: tuple[float, ...]
     epsilons: tuple[float, ...]
-    criterion: Literal["auroc", "fpr_at_tpr95"] = option(
-        "auroc",
-        "Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper names neither.",
-        panel="Protocol",
-        flag="--odin-criterion",
-    )
+    criterion: Literal["auroc", "fpr_at_tpr95"] = "auroc"
 
     def __post_init__(self) -> None:
         require_choices(self)

@@ -5,8 +5,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from misgiving.configuration import option, require
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, require
 
 MIN_KEY_LENGTH = 16
 
@@ -15,44 +14,39 @@ MIN_KEY_LENGTH = 16
 class Settings:
     """Limits and behaviour of the service.
 
-    Fields without an option:
-
-    - `max_held_bytes`: memory for all requests in progress.
-    - `max_decoded_bytes`: memory for all images that are being decoded; a larger one is decoded
-      alone.
-    - `batch_size`: images that the model sees at once, at most.
-    - `linger`: seconds that a first image waits for others to join its batch.
-    - `recent_bytes`: memory for images that are kept for thumbnails.
-    - `api_key`: the key that clients must send; None: only this machine is served, without a key.
+    Attributes:
+        max_bytes: Largest file, in bytes.
+        max_pixels: Largest image, in pixels. Decoding takes up to 30 bytes for each pixel; images
+            wait for memory.
+        max_files: Files in one request.
+        max_held_bytes: Memory for all requests in progress.
+        max_decoded_bytes: Memory for all images that are being decoded; a larger one is decoded
+            alone.
+        queue: Images that may wait in the queue.
+        timeout: Seconds for one request, including the time to receive it.
+        threads: Threads that decode images, and threads of the model. Default: one for each core.
+        batch_size: Largest number of images that the model sees at once.
+        linger: Seconds that a first image waits for others to join its batch.
+        recent_bytes: Memory for images that are kept for thumbnails.
+        keep_images: Folder for image files. Default: they are not kept.
+        api_key: The key that clients must send; None: only this machine is served, without a key.
+        log_names: Log the names of files as well.
     """
 
-    max_bytes: int = option(20_000_000, "Largest file, in bytes.", panel="Limits")
-    max_pixels: int = option(
-        50_000_000,
-        "Largest image, in pixels. Decoding takes up to 30 bytes for each pixel; images wait for "
-        "memory.",
-        panel="Limits",
-    )
-    max_files: int = option(100, "Files in one request.", panel="Limits")
+    max_bytes: int = 20_000_000
+    max_pixels: int = 50_000_000
+    max_files: int = 100
     max_held_bytes: int = 500_000_000
     max_decoded_bytes: int = 1_500_000_000
-    queue: int = option(256, "Images that may wait in the queue.", panel="Limits")
-    timeout: float = option(
-        30.0, "Seconds for one request, including the time to receive it.", panel="Limits"
-    )
-    threads: int = option(
-        default_factory=lambda: os.cpu_count() or 1,
-        text="Threads that decode images, and threads of the model. Default: one for each core.",
-        panel="Machine",
-    )
+    queue: int = 256
+    timeout: float = 30.0
+    threads: int = field(default_factory=lambda: os.cpu_count() or 1)
     batch_size: int = 16
     linger: float = 0.002
     recent_bytes: int = 64_000_000
-    keep_images: Path | None = option(
-        None, "Folder for image files. Default: they are not kept.", metavar="FOLDER"
-    )
+    keep_images: Path | None = None
     api_key: str | None = field(default=None, repr=False)
-    log_names: bool = option(False, "Log the names of files as well.")
+    log_names: bool = False
 
     def __post_init__(self) -> None:
         from misgiving.data.decoding import MAX_PIXELS  # needs Pillow, which --help does without

@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
-from misgiving.configuration import default_cache
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
+from misgiving.data.cache import default_cache
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
