@@ -248,7 +248,7 @@ def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
         kind, metavar = str, "A,B,..."
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     elif get_origin(kind) is Mapping:
-        kind, metavar, text = list[str], "CLASS=RATE,...", f"{text} Can be repeated."
+        kind, metavar, text = list[str], "CLASS=NUMBER,...", f"{text} Can be repeated."
     elif kind is Path or one.name in FOLDERS:
         metavar = "FOLDER" if one.name in FOLDERS else "FILE"
     if default is False and flag is None:
