@@ -12,7 +12,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from misgiving import files
 from misgiving.errors import DataError, UsageError
 from misgiving.files import (
     clear_abandoned,
@@ -98,10 +97,9 @@ def test_json_refuses_not_a_number(tmp_path):
     [
         (None, "damaged"),
         ("{", "damaged"),
-        ("[1]", "damaged"),
+        ("[1]", "not a JSON object"),
         ("[" * 100_000, "damaged"),
-        ('{"format": 3}', "newer .*format 3.*upgrade"),
-        ('{"format": 1}', "format 1"),
+        ('{"format": 3}', "format 3"),
         ("{}", "format None"),
     ],
 )
@@ -199,32 +197,22 @@ def test_what_a_killed_process_left_is_removed_at_once_and_a_living_ones_is_not(
     assert (tmp_path / left).exists()
     living, kept = writer(kind, tmp_path / "target")
     try:
-        assert names(tmp_path) == [kept]
+        assert kept in names(tmp_path)
         with write(tmp_path / "target") as partial:
-            assert names(tmp_path) == sorted([kept, partial.name])
+            assert [name for name in names(tmp_path) if "partial" in name] == sorted(
+                [kept, partial.name]
+            )
     finally:
         living.kill()
         living.communicate()
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """With little time between making an unfinished file and locking it."""
-    monkeypatch.setattr(files, "LOCK_DELAY", 0.2)
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_was_left_a_moment_ago_is_removed_as_soon_as_its_age_tells(tmp_path):
-    (tmp_path / ".unit.x.new").mkdir()
-    (tmp_path / ".other.x.new").mkdir()
-    clear_abandoned([tmp_path / "unit"])
-    assert names(tmp_path) == [".other.x.new"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_what_somebody_still_writes_is_left_alone(tmp_path):
-    with whole_folder(tmp_path / "unit"):
-        (theirs,) = tmp_path.iterdir()
-        os.utime(theirs, (0, 0))
-        clear_abandoned([tmp_path / "unit"])
-        assert theirs.is_dir()
+def test_unfinished_folders_of_others_are_left_alone(tmp_path):
+    killed, left = writer("whole_folder", tmp_path / "unit")
+    killed.kill()
+    killed.communicate()
+    with whole_folder(tmp_path / "other") as partial:
+        clear_abandoned([tmp_path / "unit", tmp_path / "other"])
+        assert partial.is_dir()
+    assert left
+    assert names(tmp_path) == ["other"]

@@ -1,24 +1,23 @@
 """Files and folders that appear whole or not at all."""
 
 import csv
-import fcntl
 import glob
 import json
 import os
 import re
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
-from tempfile import TemporaryDirectory, TemporaryFile, mkdtemp, mkstemp
+from secrets import token_hex
+from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Any, Literal
 
-from misgiving.errors import DataError, UsageError, explain_damage, reason_of
+from misgiving.errors import UsageError, explain_damage, reason_of
 
-LOCKED, UNLOCKED = ".partial", ".new"  # a temporary file is renamed once it is locked
+PARTIAL, LOCK = ".partial", ".lock"  # a temporary file or folder, and the lock of its process
 FORMULA = re.compile(r"[\s']*[=+\-@\uff1d\uff0b\uff0d\uff20]|'*[\t\r]")
 """Start of text that a spreadsheet would compute, also with the full-width signs of East Asian
 keyboards; or of such text behind apostrophes."""
@@ -29,45 +28,73 @@ NEXT_FORMULA = re.compile(rf"(?<=[;\r\n])(?={FORMULA.pattern})")
 NEXT_ESCAPED = re.compile(rf"(?<=[;\r\n])'(?={FORMULA.pattern})")
 NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?(?:e[+-]?\d+)?|inf)", re.ASCII)
 
-UMASK = os.umask(0o077)  # it can only be read by setting it: once, before there are threads
-os.umask(UMASK)
-LOCK_DELAY = 10.0  # seconds, at most, between creating a temporary file and locking it
-
 
 @contextmanager
 def whole_file(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it to `path` if the block succeeds."""
-    _refuse_special_file(path)
-    _make_parent(path)
-    _remove_abandoned(path)
-    handle, name = mkstemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent)
-    partial = _lock(Path(name), handle)
-    try:
+    _check_ordinary_file(path)
+    with _temporary(path) as partial:
+        partial.touch(mode)
         with disk_errors(path):
             yield partial
-        partial.chmod(mode & ~UMASK)  # mkstemp is private to the user; the result need not be
         partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-        os.close(handle)
 
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; replace `path` by it if the block succeeds."""
-    _make_parent(path)
-    _remove_abandoned(path)
-    made = Path(mkdtemp(prefix=f".{path.name}.", suffix=UNLOCKED, dir=path.parent))
-    handle = os.open(made, os.O_RDONLY)
-    partial = _lock(made, handle)
-    try:
+    with _temporary(path) as partial:
+        partial.mkdir()
         with disk_errors(path):
             yield partial
-        partial.chmod(0o777 & ~UMASK)
         _swap(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        os.close(handle)
+
+
+@contextmanager
+def locked(lock: Path, *, blocking: bool = True) -> Iterator[None]:
+    """Hold a lock that is removed afterwards, and is free when its process has died.
+
+    Raises:
+        filelock.Timeout: Another process or thread holds it, and it is not `blocking`.
+    """
+    from filelock import FileLock  # a tenth of a second, which reading need not wait
+
+    _make_parent(lock)
+    with FileLock(lock, blocking=blocking):
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """Yield a hidden path beside `path`, with a lock that shows that its process lives."""
+    _make_parent(path)
+    clear_abandoned([path])
+    partial = path.with_name(f".{path.name}.{token_hex(4)}{PARTIAL}")
+    with locked(partial.with_suffix(LOCK)):
+        try:
+            yield partial
+        finally:
+            _remove(partial)
+
+
+def clear_abandoned(paths: Iterable[Path]) -> None:
+    """Remove what killed processes left of these files and folders; living ones are left alone."""
+    from filelock import Timeout
+
+    for path in paths:
+        for lock in path.parent.glob(f".{glob.escape(path.name)}.*{LOCK}"):
+            with suppress(Timeout), locked(lock, blocking=False):
+                _remove(lock.with_suffix(PARTIAL))
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -117,13 +144,8 @@ def read_json(path: Path, *, remedy: str, version: int | None = None) -> dict[st
         content = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise TypeError("not a JSON object")
-    found = content.get("format")
-    if version is not None and isinstance(found, int) and found > version:
-        raise DataError(
-            f"{path}: written by a newer version of misgiving (format {found}); upgrade misgiving"
-        )
-    if version is not None and found != version:
-        raise DataError(f"{path}: has format {found!r}, and this version reads {version}; {remedy}")
+        if version is not None and content.get("format") != version:
+            raise ValueError(f"format {content.get('format')!r} where {version} is expected")
     return content
 
 
@@ -195,51 +217,6 @@ def unescape_formulas(text: str) -> str:
     return text[1:] if text.startswith("'") and FORMULA.match(text, 1) else text
 
 
-def _lock(made: Path, handle: int) -> Path:
-    """Lock a temporary file or folder, and rename it to show that it is locked."""
-    fcntl.flock(handle, fcntl.LOCK_SH)
-    return made.replace(made.with_suffix(LOCKED))
-
-
-def clear_abandoned(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of these files and folders.
-
-    Temporary files of unknown state are waited for; those that a process still writes are left.
-    """
-    deadline = time.monotonic() + 2 * LOCK_DELAY  # the clocks of file servers differ
-    left = [path for path in paths if _remove_abandoned(path)]
-    while left and time.monotonic() < deadline:
-        time.sleep(LOCK_DELAY / 50)
-        left = [path for path in left if _remove_abandoned(path)]
-
-
-def _remove_abandoned(path: Path) -> bool:
-    """Remove temporary files whose lock is free, as their process has ended.
-
-    Returns:
-        True if a file is left: its process lives, or may lock it soon.
-    """
-    left = False
-    unfinished = path.parent.glob(f".{glob.escape(path.name)}.*")
-    for partial in (found for found in unfinished if found.suffix in (LOCKED, UNLOCKED)):
-        try:
-            handle = os.open(partial, os.O_RDONLY)
-        except OSError:  # finished or removed by its process in the meantime
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # its process lives, or this file system has no locks
-            left = True
-        else:
-            if partial.suffix == LOCKED or time.time() - os.fstat(handle).st_mtime > LOCK_DELAY:
-                shutil.rmtree(partial) if partial.is_dir() else partial.unlink(missing_ok=True)
-            else:
-                left = True
-        finally:
-            os.close(handle)
-    return left
-
-
 def _swap(partial: Path, path: Path) -> None:
     """Put a finished folder in its place, and then delete the one that was there."""
     if not path.exists():
@@ -256,7 +233,7 @@ def _swap(partial: Path, path: Path) -> None:
 
 def refuse_unwritable(path: Path) -> None:
     """Refuse a file that cannot be written, before any work is done for it."""
-    _refuse_special_file(path)
+    _check_ordinary_file(path)
     _make_parent(path)
     with _explained(path), TemporaryFile(dir=path.parent):
         pass
@@ -275,7 +252,7 @@ def refuse_unwritable_folder(out: Path) -> None:
         raise UsageError(f"{out}: {place} is not a writable folder; choose another `out`")
 
 
-def _refuse_special_file(path: Path) -> None:
+def _check_ordinary_file(path: Path) -> None:
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: is not an ordinary file; choose another path")
 

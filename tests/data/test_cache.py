@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import hashlib
 import os
 import pickle
@@ -127,7 +126,7 @@ def test_a_second_preparation_decodes_nothing(tmp_path):
 
 def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
     first = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    monkeypatch.setattr(cache, "_locked", None)  # a cache may be for reading only
+    monkeypatch.setattr(cache, "locked", None)  # a cache may be for reading only
     assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
 
 
@@ -372,28 +371,6 @@ def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
     fingerprints = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert fingerprints[0] == fingerprints[1] != ""
-
-
-def test_a_thread_that_waited_for_the_lock_holds_a_file_that_others_see(tmp_path, monkeypatch):
-    lock, seen, opened = tmp_path / "x.lock", [], threading.Event()
-    flock = fcntl.flock
-
-    def note_and_lock(*arguments):
-        if threading.current_thread() is waiting:
-            opened.set()  # it waits for the file that is about to be removed
-        flock(*arguments)
-
-    def wait_for_it():
-        with cache._locked(lock):
-            seen.append(lock.exists())
-
-    waiting = threading.Thread(target=wait_for_it)
-    monkeypatch.setattr(fcntl, "flock", note_and_lock)
-    with cache._locked(lock):
-        waiting.start()
-        assert opened.wait(60)
-    waiting.join()
-    assert seen == [True]
 
 
 def test_a_cache_holds_no_lock_and_no_rest(tmp_path):

@@ -88,7 +88,7 @@ def get(server, to, monkeypatch):
 
 
 def left_in(folder):
-    return sorted(path.name for path in folder.iterdir() if path.name != ".download.lock")
+    return sorted(path.name for path in folder.iterdir())
 
 
 def test_a_file_is_the_published_one_and_is_not_fetched_again(get, server, to):

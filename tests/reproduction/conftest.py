@@ -1,8 +1,8 @@
-import fcntl
 import os
 import shutil
 
 import pytest
+from filelock import FileLock
 from small import SMALL
 from tiny import TINY
 
@@ -30,8 +30,7 @@ def reproduction(trial_data, tmp_path_factory):
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     out = shared / "reproduction"
-    with (shared / "reproduction.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(shared / "reproduction.lock"):
         if not (out / "collected.json").exists():
             reproduce_units(trial_data, out, run=on_this_machine(threads=1))
             collect(trial_data, out)

@@ -42,7 +42,7 @@ def first_names(bad: Sequence[BadImage]) -> str:
     >>> first_names([BadImage(name, "") for name in "abcde"])
     'a, b, c and 2 more'
     """
-    names = ", ".join(visible(one.image) for one in bad[:NAMED])
+    names = ", ".join(visible(image.image) for image in bad[:NAMED])
     return f"{names} and {len(bad) - NAMED} more" if len(bad) > NAMED else names
 
 
@@ -60,7 +60,7 @@ def without(dataset: Dataset, bad: Sequence[BadImage]) -> Dataset:
     Raises:
         BadImagesError: No image of a class is left.
     """
-    names = {one.image for one in bad}
+    names = {image.image for image in bad}
     kept = dataset.select(np.flatnonzero([name not in names for name in dataset.ids]))
     for label in np.setdiff1d(dataset.labels, kept.labels):
         count = int(np.sum(dataset.labels == label))

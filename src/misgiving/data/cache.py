@@ -3,13 +3,12 @@
 A set may be larger than memory.
 """
 
-import fcntl
 import os
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -19,7 +18,7 @@ from misgiving.data.datasets.dataset import Dataset, preprocessed
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import BadImage, DataError
-from misgiving.files import read_json, whole_folder, write_json
+from misgiving.files import locked, read_json, whole_folder, write_json
 from misgiving.manifests import crc32_of, seal, sha256_of_json, sha256_of_lines, verify
 
 Report = Callable[[int, int], None]
@@ -169,22 +168,11 @@ def prepare(
     if len(dataset) == 0:
         raise DataError(f"{dataset.name}: no images to prepare; choose a set that has some")
     entry = _Entry(cache / _entry_name(dataset, preprocessing), dataset, preprocessing)
-    stored = entry.load_current() or entry.make(rule, report)
-    rule(stored.bad, len(dataset))
-    kept = without(dataset, stored.bad) if stored.bad else dataset
-    rows = np.flatnonzero([name != "" for name in stored.hashes])
-    return ImageSet(
-        images=stored.images,
-        rows=rows,
-        labels=kept.labels,
-        ids=kept.ids,
-        groups=kept.groups,
-        hashes=tuple(stored.hashes[row] for row in rows),
-        classes=kept.classes,
-        skipped=stored.bad,
-        checksums=stored.checksums,
-        group_columns=kept.group_columns,
-    )
+    images = entry.load_current() or entry.make(rule, report)
+    rule(images.skipped, len(dataset))
+    if images.skipped:
+        without(dataset, images.skipped)  # refuses to leave a class without images
+    return images
 
 
 def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
@@ -206,17 +194,11 @@ def _entry_name(dataset: Dataset, preprocessing: Preprocessing) -> str:
     )
 
 
-class _Stored(NamedTuple):
-    """Content of a cache entry; a bad image has a row of zeros and an empty hash."""
-
-    images: UInt8[np.ndarray, "n size size 3"]
-    hashes: tuple[str, ...]
-    bad: tuple[BadImage, ...]
-    checksums: PixelChecksums
-
-
 class _Entry(NamedTuple):
-    """The cache folder of one set with one preprocessing."""
+    """The cache folder of one set with one preprocessing.
+
+    A bad image has a row of zeros and an empty hash.
+    """
 
     folder: Path
     dataset: Dataset
@@ -227,49 +209,61 @@ class _Entry(NamedTuple):
         side = self.preprocessing.image_size
         return len(self.dataset), side, side, 3
 
-    def load(self) -> _Stored | None:
-        """The content; None if there is none, or it is damaged."""
+    def load(self) -> ImageSet | None:
+        """The images; None if there are none, or the entry is damaged."""
         try:
             images = np.load(self.folder / "images.npy", mmap_mode="r", allow_pickle=False)
             verify(self.folder, [RECORD], remedy="")
             record = read_json(self.folder / RECORD, remedy="")
-            hashes = tuple(map(str, record["hashes"]))
-            bad = tuple(BadImage(*map(str, one)) for one in record["bad"])
+            hashes = np.array(record["hashes"], dtype=str)
+            bad = tuple(BadImage(*map(str, image)) for image in record["bad"])
             checksums = np.array(record["checksums"], dtype=np.int64)
             pairs = zip(self.dataset.ids, hashes, strict=True)
             absent = {name for name, content in pairs if not content}
         except Exception:  # numpy's reader raises almost anything on damaged files
             return None
         mapped = isinstance(images, np.memmap) and images.dtype == np.uint8
-        if not mapped or images.shape != self.shape or len(checksums) != len(images):
+        whole = images.shape == self.shape and len(checksums) == len(images)
+        if not (mapped and whole and absent == {image.image for image in bad}):
             return None
-        if absent != {one.image for one in bad}:
-            return None
-        return _Stored(images, hashes, bad, PixelChecksums(self.folder / RECORD, checksums))
+        rows = np.flatnonzero(hashes != "")
+        readable = self.dataset.select(rows)
+        return ImageSet(
+            images=images,
+            rows=rows,
+            labels=readable.labels,
+            ids=readable.ids,
+            groups=readable.groups,
+            hashes=tuple(hashes[rows].tolist()),
+            classes=readable.classes,
+            skipped=bad,
+            checksums=PixelChecksums(self.folder / RECORD, checksums),
+            group_columns=readable.group_columns,
+        )
 
-    def load_current(self) -> _Stored | None:
-        """The content, unless a bad image can be read by now, as after a repair."""
-        stored = self.load()
-        if stored is None:
+    def load_current(self) -> ImageSet | None:
+        """The images, unless a bad one can be read by now, as after a repair."""
+        images = self.load()
+        if images is None:
             return None
-        bad = {one.image for one in stored.bad}
+        bad = {image.image for image in images.skipped}
         read = returning_bad_images(self.dataset.images.read, self.dataset.ids)
         still_bad = (
             isinstance(read(index), BadImage)
             for index, name in enumerate(self.dataset.ids)
             if name in bad
         )
-        return stored if all(still_bad) else None
+        return images if all(still_bad) else None
 
-    def make(self, rule: Rule, report: Report | None) -> _Stored:
+    def make(self, rule: Rule, report: Report | None) -> ImageSet:
         """Prepare the images, unless another process does so first."""
-        with _locked(self.folder.with_suffix(".lock")):
-            if stored := self.load_current():
-                return stored
+        with locked(self.folder.with_suffix(".lock")):
+            if images := self.load_current():
+                return images
             with whole_folder(self.folder) as unfinished:
                 rule(self.write(unfinished, report), len(self.dataset))
-            if stored := self.load():
-                return stored
+            if images := self.load():
+                return images
         raise OSError(f"{self.folder}: cannot be read back after it was written; check the disk")
 
     def write(self, folder: Path, report: Report | None) -> list[BadImage]:
@@ -291,9 +285,10 @@ class _Entry(NamedTuple):
         ):
             header = {"descr": "|u1", "fortran_order": False, "shape": self.shape}
             np.lib.format.write_array_header_1_0(file, header)
-            for one in images:
-                name, image = ("", nothing) if isinstance(one, BadImage) else one
-                bad += [one] if isinstance(one, BadImage) else []
+            for result in images:
+                if isinstance(result, BadImage):
+                    bad.append(result)
+                name, image = ("", nothing) if isinstance(result, BadImage) else result
                 pixels = image.tobytes()
                 file.write(pixels)
                 hashes.append(name)
@@ -305,30 +300,6 @@ class _Entry(NamedTuple):
         write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
         seal(folder, [RECORD])
         return bad
-
-
-@contextmanager
-def _locked(lock: Path) -> Iterator[None]:
-    """Hold a lock that excludes other processes and threads, and is released on exit or death."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    handle = lock.open("ab")
-    fcntl.flock(handle, fcntl.LOCK_EX)
-    while not _is_same_file(handle, lock):  # its last owner has removed it
-        handle.close()
-        handle = lock.open("ab")
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        lock.unlink(missing_ok=True)
-        handle.close()
-
-
-def _is_same_file(handle: IO[bytes], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(handle.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def default_cache() -> Path:

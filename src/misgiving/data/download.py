@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 import pooch
 import requests
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from misgiving.errors import DataError, UsageError, reason_of, visible
-from misgiving.files import whole_folder
+from misgiving.files import locked, whole_folder
 from misgiving.registry import Registry
 
 Report = Callable[[str, int, int | None], None]
@@ -121,7 +121,7 @@ def fetch(
         raise UsageError(f"{folder}: cannot be a folder ({reason_of(failure)})") from failure
     missing = [file for file in published.files if not (folder / file.result).exists()]
     try:
-        with FileLock(folder / ".download.lock", blocking=False):
+        with locked(folder / ".download.lock", blocking=False):
             for file in published.files:
                 addresses = file.urls if mirror is None else (f"{mirror.rstrip('/')}/{file.name}",)
                 _fetch_file(file, addresses, folder, report, keep_archives)
