@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Adam
 
-from misgiving.allocator import SETTINGS, keep_freed_memory
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
 from misgiving.data.datasets.folders import image_names
@@ -42,6 +41,7 @@ from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
+from misgiving.training.allocator import SETTINGS, keep_freed_memory
 from misgiving.workflows.predict import predict_images, predictor_of
 
 CLASSES = 8

@@ -20,8 +20,8 @@ import numpy as np
 from inputs import untrained
 from PIL import Image
 
-from misgiving.allocator import keep_freed_memory
 from misgiving.checkpoint import save
+from misgiving.training.allocator import keep_freed_memory
 from misgiving.workflows.deferral import Deferral
 from misgiving.workflows.predict import predict_files
 from misgiving.workflows.prediction_sets import MOST_TUNED

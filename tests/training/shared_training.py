@@ -12,8 +12,8 @@ import torch
 from coloured import coloured_set
 from safetensors.torch import save_file
 
-from misgiving import distributed
 from misgiving.evaluation.inference import predict
+from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
@@ -29,14 +29,14 @@ def train_once(devices, out, options):
     images, validation = coloured_set(size=41, side=32), coloured_set(size=13, side=32, seed=1)
     history = train(model, images, validation, config, on_step=steps.append)
     predicted = predict(model.double(), validation)
-    if distributed.is_first():
+    if processes.is_first():
         save_file(
             {name: t.contiguous() for name, t in model.state_dict().items()}, f"{out}.weights"
         )
         records = [astuple(record) for record in history]
         told = {"steps": steps, "history": records, "logits": predicted.logits.tolist()}
         Path(f"{out}.json").write_text(json.dumps(told))
-    distributed.wait_for_all()
+    processes.wait_for_all()
 
 
 def train_all(devices, folder, every):

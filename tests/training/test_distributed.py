@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from shared_training import train_all
 
-from misgiving import distributed
-from misgiving.distributed import explain_lost_process
 from misgiving.errors import ProcessLostError, UsageError
+from misgiving.models import processes
+from misgiving.models.processes import explain_lost_process
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import start_processes
 
@@ -78,17 +78,17 @@ def test_two_processes_train_as_one_does_on_the_same_batches(tmp_path, every):
 
 
 def test_alone_a_process_has_all_of_the_work():
-    assert (distributed.count(), distributed.rank(), distributed.is_first()) == (1, 0, True)
-    assert distributed.share_of(3).tolist() == [0, 1, 2]
+    assert (processes.count(), processes.rank(), processes.is_first()) == (1, 0, True)
+    assert processes.share_of(3).tolist() == [0, 1, 2]
     values = torch.arange(3.0, requires_grad=True)
-    assert distributed.gathered(values, 3) is values
-    assert distributed.stacked(values).shape == (1, 3)
-    assert (distributed.any_of(True), distributed.any_of(False)) == (True, False)
+    assert processes.gathered(values, 3) is values
+    assert processes.stacked(values).shape == (1, 3)
+    assert (processes.any_of(True), processes.any_of(False)) == (True, False)
 
 
 def test_the_end_of_another_process_is_explained(monkeypatch):
     ended = RuntimeError("[gloo/transport/tcp/pair.cc:537] Connection reset by peer")
-    monkeypatch.setattr(distributed, "_together", lambda: True)
+    monkeypatch.setattr(processes, "_together", lambda: True)
     with (
         pytest.raises(ProcessLostError, match="another process"),
         explain_lost_process(),
@@ -96,18 +96,18 @@ def test_the_end_of_another_process_is_explained(monkeypatch):
         raise ended
     with pytest.raises(RuntimeError, match="another reason"), explain_lost_process():
         raise RuntimeError("another reason")
-    monkeypatch.setattr(distributed, "_together", lambda: False)
+    monkeypatch.setattr(processes, "_together", lambda: False)
     with pytest.raises(RuntimeError, match="gloo"), explain_lost_process():
         raise ended
 
 
 @pytest.mark.parametrize(("total", "count"), [(1, 2), (5, 2), (6, 3), (2, 4)])
 def test_shares_are_of_one_size_and_hold_every_position(monkeypatch, total, count):
-    monkeypatch.setattr(distributed, "count", lambda: count)
+    monkeypatch.setattr(processes, "count", lambda: count)
     shares = []
     for rank in range(count):
-        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        shares.append(distributed.share_of(total))
+        monkeypatch.setattr(processes, "rank", lambda rank=rank: rank)
+        shares.append(processes.share_of(total))
     assert len({len(share) for share in shares}) == 1
     in_order = np.stack(shares, axis=1).ravel()[:total]  # as `gathered` puts them together
     assert in_order.tolist() == list(range(total))

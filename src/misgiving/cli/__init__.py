@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from misgiving.allocator import keep_freed_memory
 from misgiving.cli.attach import attach
 from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
@@ -22,6 +21,7 @@ from misgiving.cli.reproduce import reproduce
 from misgiving.cli.serve import serve
 from misgiving.cli.train import train
 from misgiving.errors import StoppedError, UsageError
+from misgiving.training.allocator import keep_freed_memory
 
 INTERRUPTED = 130  # typer's exit code after Ctrl-C, of which it says nothing
 

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving import distributed
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.errors import DataError
 from misgiving.evaluation.inference import device_of, fingerprint_of
 from misgiving.evaluation.network import INPUT, OUTPUTS, Network
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
+from misgiving.models import processes
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
 
@@ -39,7 +39,7 @@ def cached_network(checkpoint: Checkpoint, count: int, cache: Path) -> Network |
         cache: Folder for prepared images, in which graphs have a folder.
     """
     size = checkpoint.architecture.image_size
-    on_processor = device_of(checkpoint.model).type == "cpu" and distributed.count() == 1
+    on_processor = device_of(checkpoint.model).type == "cpu" and processes.count() == 1
     if not on_processor or count * size**2 < PAYS:
         return None
     facts = {"model": fingerprint_of(checkpoint), **versions(MADE_BY)}

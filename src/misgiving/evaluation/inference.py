@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from misgiving import distributed
 from misgiving.checkpoint import Checkpoint
 from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
@@ -16,6 +15,7 @@ from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
 from misgiving.evaluation.network import BATCH, Network
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
+from misgiving.models import processes
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
 from misgiving.results.predictions import Head, Predictions, Scores
@@ -51,13 +51,13 @@ def predict(
     """
     if not len(images):
         raise UsageError("there are no images to predict")
-    share = images.select(distributed.share_of(len(images)))
+    share = images.select(processes.share_of(len(images)))
     if network is None:
         batched = image_batches(share, batch_size, device_of(model))
         outputs = full_outputs_of(model, _reported(batched, len(share), on_image))
     else:
         outputs = _outputs_of_graph(network, share, on_image)
-    output = FullOutput(*(distributed.gathered(output, len(images)) for output in outputs))
+    output = FullOutput(*(processes.gathered(output, len(images)) for output in outputs))
     return Predictions(
         logits=output.logits.numpy(),
         features=output.features.numpy(),
@@ -182,12 +182,12 @@ def odin_scores(
     on_image: OnImage | None = None,
 ) -> GridScores:
     """ODIN's scores of a set; several processes share the work, and each has all scores."""
-    share = images.select(distributed.share_of(len(images)))
+    share = images.select(processes.share_of(len(images)))
     batched = image_batches(share, device=device_of(checkpoint.model))
     reported = _reported(batched, len(share), on_image)
     model = folded(checkpoint.model, checkpoint.architecture.image_size)
     scores = score_grid(model.classify, reported, grid)
     return {
-        point: distributed.gathered(torch.from_numpy(found), len(images)).numpy()
+        point: processes.gathered(torch.from_numpy(found), len(images)).numpy()
         for point, found in scores.items()
     }

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from misgiving.allocator import keep_freed_memory
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
 from misgiving.reproduction.protocol import Protocol
@@ -32,6 +31,7 @@ from misgiving.reproduction.runner import (
 )
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import Unit
+from misgiving.training.allocator import keep_freed_memory
 
 RETRIES = 3  # of a unit whose worker or node was lost
 PATIENCE = 60.0  # seconds until a shared folder shows what another node has written

@@ -263,7 +263,6 @@ def _readable(built: Built, images: ImageSet) -> OodImages:
 
 
 ONLY_SHOWN = (
-    "allocator.py",
     "bundle",
     "cli",
     "data/check.py",
@@ -287,6 +286,7 @@ ONLY_SHOWN = (
     "results/prediction_tables.py",
     "results/review_lists.py",
     "serve",
+    "training/allocator.py",
     "training/estimator.py",
     "training/recipes.py",
     "workflows/attach.py",
@@ -322,7 +322,6 @@ TRAINING = (
     "metrics/classification.py",
     "metrics/loss_estimation.py",
     "models",
-    "distributed.py",
     "training",
 )
 """Code on which a trained model and its history depend; the rest only measures the model."""

@@ -11,11 +11,11 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from misgiving.allocator import return_freed_memory
 from misgiving.errors import UsageError
 from misgiving.serve.authentication import is_loopback
 from misgiving.serve.settings import Settings
 from misgiving.serve.telemetry import log_as_json
+from misgiving.training.allocator import return_freed_memory
 
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
 BACKLOG = 256  # connections that are accepted before any of them is looked at

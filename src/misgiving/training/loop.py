@@ -15,16 +15,16 @@ from jaxtyping import Float
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from misgiving import distributed
 from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.cache import ImageSet
 from misgiving.data.preprocessing import AugmentationSettings
-from misgiving.distributed import gathered
 from misgiving.errors import StoppedError, TrainingError
 from misgiving.metrics.classification import accuracy, balanced_accuracy
 from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
+from misgiving.models import processes
 from misgiving.models.joint import JointClassifier, Output, outputs_of
+from misgiving.models.processes import gathered
 from misgiving.results.predictions import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
@@ -45,7 +45,7 @@ class Step(NamedTuple):
     auxiliary: float
 
 
-@distributed.explain_lost_process()
+@processes.explain_lost_process()
 def train(
     model: JointClassifier,
     training: ImageSet,
@@ -101,7 +101,7 @@ def train(
                 fabric, forward, state, training, config, objective, augmentation
             ):
                 on_step(step)
-                if distributed.any_of(stop()):
+                if processes.any_of(stop()):
                     _stop(state, resume)
             records = [
                 measure(fabric, module, images, config, objective, epoch=state.epoch, set_name=name)
@@ -125,32 +125,32 @@ def train_epoch(
     augmentation: AugmentationSettings | None,
 ) -> Iterator[Step]:
     """Take the remaining steps of an epoch, each when the caller asks for it."""
-    processes = distributed.count()
+    count = processes.count()
     order = sampling_order(
         training.labels, class_weighted=config.sampling, seed=config.seed, epoch=state.epoch
     )
-    order = order[: usable_count(len(order), config.batch_size, processes)]
+    order = order[: usable_count(len(order), config.batch_size, count)]
     steps = math.ceil(len(order) / config.batch_size)
     remaining = order[state.step * config.batch_size :]
-    ours = remaining[distributed.rank() :: processes]
+    share = remaining[processes.rank() :: count]
     if state.step == 0:
         state.augmentation.manual_seed(_mixed_seed(config.seed, state.epoch, 1))
     schedule = schedule_of(state.optimizer, config, steps)
     forward.train()
     for images, labels, _ in batches(
-        training, batch_size=config.batch_size // processes, order=ours, device=fabric.device
+        training, batch_size=config.batch_size // count, order=share, device=fabric.device
     ):
         if augmentation is not None:
             images = augment(images, augmentation, state.augmentation)
         output = Output(*forward(images, detach_taps=config.detached))
         # Eq. 1 ranks the pairs of the whole batch: the shares of all processes are gathered.
-        size, shares = len(labels) * processes, (output.logits, output.predicted_losses, labels)
-        batch = [gathered(share, size) for share in shares]
+        size, shares = len(labels) * count, (output.logits, output.predicted_losses, labels)
+        batch = [gathered(values, size) for values in shares]
         losses = objective(*batch)  # Eq. 2: primary + lambda * auxiliary
         schedule.step_update((state.epoch - 1) * steps + state.step)  # the learning rate
         state.optimizer.zero_grad()
         # The gradients of all shares are averaged; those of the whole batch are their sum.
-        fabric.backward(losses.total * processes)
+        fabric.backward(losses.total * count)
         state.optimizer.step()
         total, *means = torch.stack(losses[:3]).tolist()  # one copy: the GPU is waited for once
         state.step += 1
@@ -173,9 +173,9 @@ def measure(
     set_name: str,
 ) -> EpochRecord:
     """Measure a set in evaluation mode after an epoch."""
-    share = images.select(distributed.share_of(len(images)))
+    share = images.select(processes.share_of(len(images)))
     # No activations are kept, so that batches can be larger than in training.
-    batch_size = max(config.batch_size // distributed.count(), 64)
+    batch_size = max(config.batch_size // processes.count(), 64)
     batched = batches(share, batch_size=batch_size, device=fabric.device)
     output = outputs_of(model, (batch.images for batch in batched))
     logits = gathered(output.logits, len(images))
@@ -263,7 +263,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 def _seed_of_process(seed: int) -> int:
     """Let processes draw different dropout masks; the first, or only one, has the seed itself."""
-    rank = distributed.rank()
+    rank = processes.rank()
     return _mixed_seed(seed, 0, rank) if rank else seed
 
 

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from misgiving import distributed
 from misgiving.errors import DataError, explain_damage
 from misgiving.files import whole_file
+from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
 
@@ -143,10 +143,10 @@ class ResumeFile:
         All processes take part, since each has its own random numbers; the first one writes.
         """
         random = {
-            f"random.{name}": distributed.stacked(value)
+            f"random.{name}": processes.stacked(value)
             for name, value in _random_states(state).items()
         }
-        if not distributed.is_first():
+        if not processes.is_first():
             return
         optimizer = {
             f"optimizer.{number}.{name}": value
@@ -182,7 +182,7 @@ def _restore(
     state.loss_sums = np.array(facts["loss_sums"])
     state.history = [EpochRecord(*record) for record in facts["history"]]
     state.best_accuracy, state.best_weights = facts["best_accuracy"], tensors["best"]
-    random = {name: states[distributed.rank()] for name, states in tensors["random"].items()}
+    random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
     torch.set_rng_state(random["cpu"])
     state.augmentation.set_state(random["augmentation"])
     if "cuda" in random:

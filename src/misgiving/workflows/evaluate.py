@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from misgiving import distributed
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.bad_images import FAIL, SKIP, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
@@ -30,6 +29,7 @@ from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.evaluation.network import Network
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
+from misgiving.models import processes
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.predictions import Predictions, Scores
 from misgiving.results.schema import Measurement, SkippedImage
@@ -113,11 +113,11 @@ class _Tables:
     def add(self, found: Iterable[Measurement]) -> None:
         """Write all but the predictions and the report, in the first process."""
         self.measurements.extend(found)
-        if distributed.is_first():
+        if processes.is_first():
             write_evaluation(self.out, self.measurements, self.decided, self.skipped)
 
 
-@distributed.explain_lost_process()
+@processes.explain_lost_process()
 def evaluate_run(
     run: Path,
     data: str,
@@ -176,10 +176,10 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
     """Predict, measure, and write the tables and the report."""
     engine = model.engine
     rows, remarks, doubts = images_for_policy(run, engine, sets.measured, set_name)
-    if distributed.is_first():
+    if processes.is_first():
         remove_earlier(out)
     predictions = model.predict(sets.measured)
-    if distributed.is_first():
+    if processes.is_first():
         predictions.save(out / PREDICTIONS)
     shown = rows if len(rows) else np.arange(len(sets.measured))
     images, answers = sets.measured.select(shown), predictions.select(shown)
@@ -206,9 +206,9 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
         notes=[*sets.summary, *remarks],
         detection=detection,
     )
-    folder = out if distributed.is_first() else None
+    folder = out if processes.is_first() else None
     evaluation = finished_evaluation(folder, evaluated, tables.measurements, decided)
-    distributed.wait_for_all()
+    processes.wait_for_all()
     return evaluation
 
 

@@ -110,10 +110,10 @@ def predictor_of(
 
 
 def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes: int) -> Predictor:
-    from misgiving import distributed
     from misgiving.checkpoint import load
     from misgiving.evaluation.graphs import cached_network
     from misgiving.evaluation.inference import fingerprint_of
+    from misgiving.models import processes
     from misgiving.training.devices import start_processes
 
     checkpoint = load(run)
@@ -126,9 +126,9 @@ def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes
         engine=engine,
         preprocessing=checkpoint.preprocessing,
         fingerprint=f"{fingerprint}|{engine.policy!r}",
-        merged=distributed.explain_lost_process()(distributed.merged),
-        rank=distributed.rank(),
-        processes=distributed.count(),
+        merged=processes.explain_lost_process()(processes.merged),
+        rank=processes.rank(),
+        processes=processes.count(),
     )
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from misgiving import distributed
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
@@ -21,6 +20,7 @@ from misgiving.errors import UsageError, reason_of
 from misgiving.evaluation.inference import model_fingerprint
 from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
+from misgiving.models import processes
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -200,11 +200,11 @@ def train_run(
             stop=stop,
         )
     checkpoint = _checkpoint(setup, model, architecture)
-    if distributed.is_first():
+    if processes.is_first():
         save(folder, checkpoint, history=history)
         if resume_file is None:
             resume.path.unlink(missing_ok=True)
-    distributed.wait_for_all()
+    processes.wait_for_all()
     return checkpoint
 
 

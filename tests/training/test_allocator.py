@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from misgiving.allocator import SETTINGS
+from misgiving.training.allocator import SETTINGS
 
 SIZE = 100 << 20
 PAGES = SIZE // os.sysconf("SC_PAGE_SIZE")
@@ -37,7 +37,7 @@ def test_a_library_in_another_program_changes_nothing():
 
 
 def test_a_command_and_the_processes_it_starts_keep_what_they_free():
-    keep = "from misgiving.allocator import keep_freed_memory as keep; keep()"
+    keep = "from misgiving.training.allocator import keep_freed_memory as keep; keep()"
     assert pages_of_the_second(keep) < 0.1 * PAGES
     child = "import subprocess, sys; subprocess.run([sys.executable, '-c', sys.argv[1]])"
     command = [sys.executable, "-c", f"{keep}\n{child}", SECOND]
@@ -59,5 +59,5 @@ run()
 
 
 def test_what_the_user_has_set_is_left():
-    keep = "from misgiving.allocator import keep_freed_memory as keep; keep()"
+    keep = "from misgiving.training.allocator import keep_freed_memory as keep; keep()"
     assert pages_of_the_second(keep, MALLOC_TRIM_THRESHOLD_="131072") > 0.9 * PAGES
