@@ -1,3 +1,5 @@
+import json
+import logging
 from urllib.parse import urlsplit
 
 import pytest
@@ -8,6 +10,7 @@ from standin import NO_TIMEOUT, Standin
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
+from misgiving.serve.telemetry import JsonLines
 
 
 @pytest.fixture(scope="session")
@@ -90,3 +93,10 @@ def opened(browser, page_service):
     hosts = {urlsplit(url).netloc for url in outside if not url.startswith(("data:", "blob:"))}
     assert hosts <= {urlsplit(page_service.address).netloc}
     assert errors == []
+
+
+@pytest.fixture
+def logged(caplog):
+    """The lines of the log so far, as JSON."""
+    caplog.set_level(logging.INFO)
+    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]

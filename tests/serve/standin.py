@@ -63,3 +63,9 @@ def picture(level=0.5, size=(40, 30), kind="PNG", colour=None):
     file = io.BytesIO()
     Image.new("RGB", size, shade).save(file, kind)
     return file.getvalue()
+
+
+def sent(client, data=None, name="lesion.png"):
+    """The case of an image that is sent to a service."""
+    files = {"files": (name, picture() if data is None else data)}
+    return client.post("/decisions", files=files).json()["results"][0]["case"]

@@ -1,3 +1,5 @@
+"""The key, the loopback address without one, and requests of other sites."""
+
 import base64
 
 import pytest
@@ -19,32 +21,36 @@ def keyed(serving):
 
 
 @pytest.mark.parametrize("path", EVERYTHING)
-def test_nothing_is_available_without_the_key(keyed, path):
+def test_nothing_but_health_is_available_without_the_key(keyed, path):
     response = keyed.get(path)
     assert response.status_code == 401
     assert response.headers["www-authenticate"].startswith("Basic")
-    assert "Authorization: Bearer KEY" in response.json()["detail"]
+    assert keyed.post("/decisions", files={"files": ("a.png", picture())}).status_code == 401
+    assert keyed.get("/health").json() == {"status": "ok"}
 
 
 @pytest.mark.parametrize(
-    "given",
+    ("authorization", "status"),
     [
-        f"Bearer {KEY}x",
-        f"Bearer {KEY[:-1]}",
-        "Bearer",
-        "Bearer ",
-        f"Digest {KEY}",
-        KEY,
-        basic(""),
-        basic(KEY + "x"),
-        "Basic ???",
-        "Basic",
-        "Bearer \xff",
+        (f"Bearer {KEY}", 200),
+        (f"bearer {KEY}", 200),
+        (basic(KEY), 200),
+        (f"Bearer {KEY}x", 401),
+        (f"Bearer {KEY[:-1]}", 401),
+        ("Bearer", 401),
+        ("Bearer ", 401),
+        (f"Digest {KEY}", 401),
+        (KEY, 401),
+        (basic(""), 401),
+        (basic(KEY + "x"), 401),
+        ("Basic ???", 401),
+        ("Basic", 401),
+        ("Bearer \xff", 401),
     ],
 )
-def test_a_wrong_key_is_refused(keyed, given):
-    response = keyed.get("/cases", headers={"Authorization": given.encode("latin-1")})
-    assert response.status_code == 401
+def test_only_the_right_key_is_accepted(keyed, authorization, status):
+    response = keyed.get("/cases", headers={"Authorization": authorization.encode("latin-1")})
+    assert response.status_code == status
 
 
 def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(keyed, monkeypatch):
@@ -61,66 +67,43 @@ def test_many_wrong_keys_are_refused_for_a_while_and_the_right_one_never(keyed, 
     assert ask("wrong").status_code == 401
 
 
-@pytest.mark.parametrize("given", [f"Bearer {KEY}", f"bearer {KEY}", basic(KEY)])
-def test_the_service_accepts_the_key(keyed, given):
-    assert keyed.get("/cases", headers={"Authorization": given}).status_code == 200
-
-
-def test_health_needs_no_key(keyed):
-    assert keyed.get("/health").json() == {"status": "ok"}
-
-
-def test_an_image_without_the_key_is_refused(keyed):
-    response = keyed.post("/decisions", files={"files": ("a.png", picture())})
-    assert response.status_code == 401
-    total = keyed.get("/cases", headers={"Authorization": f"Bearer {KEY}"}).json()["total"]
-    assert total == 0
-
-
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "192.168.0.1:80"])
-def test_dns_rebinding_fails_without_a_key(client, host):
-    assert client.get("/cases", headers={"Host": host}).status_code == 403
-
-
-@pytest.mark.parametrize("host", ["localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.0.0.1"])
-def test_every_name_of_this_machine_is_accepted(client, host):
-    assert client.get("/cases", headers={"Host": host}).status_code == 200
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("", 403),
+        ("192.168.0.1:80", 403),
+        ("localhost:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("127.0.0.1", 200),
+    ],
+)
+def test_without_a_key_only_names_of_this_machine_are_answered(client, host, status):
+    assert client.get("/cases", headers={"Host": host}).status_code == status
 
 
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "status"),
     [
-        {"Origin": "https://evil.example"},
-        {"Origin": "null"},
-        {"Origin": "http://127.0.0.1:9999"},
-        {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"},
+        ({"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}, 200),
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Origin": "http://127.0.0.1:9999"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site", "Origin": "http://127.0.0.1"}, 403),
     ],
 )
-def test_pages_of_other_sites_cannot_send_anything(client, headers):
+def test_only_the_services_own_page_can_send(client, headers, status):
     files = {"files": ("a.png", picture())}
-    assert client.post("/decisions", files=files, headers=headers).status_code == 403
-    assert client.get("/cases").json()["total"] == 0
+    assert client.post("/decisions", files=files, headers=headers).status_code == status
+    assert client.get("/cases").json()["total"] == (status == 200)
 
 
-def test_the_services_own_page_may_send(client):
-    headers = {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}
-    files = {"files": ("a.png", picture())}
-    assert client.post("/decisions", files=files, headers=headers).status_code == 200
-
-
-def test_the_description_documents_the_key(keyed, client):
-    found = keyed.get("/openapi.json", headers={"Authorization": f"Bearer {KEY}"}).json()
-    assert found["security"] == [{"bearer": []}, {"basic": []}]
-    assert "security" not in client.get("/openapi.json").json()
-
-
-def test_a_short_key_is_refused():
-    with pytest.raises(UsageError, match="shorter than 16 characters; make one with"):
+def test_a_short_key_is_refused_and_no_key_is_shown():
+    with pytest.raises(UsageError, match="shorter than 16 characters"):
         Settings(api_key="secret")
-
-
-def test_the_key_is_not_shown():
     assert KEY not in repr(Settings(api_key=KEY))
 
 

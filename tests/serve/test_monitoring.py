@@ -1,6 +1,5 @@
 import errno
 import json
-import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -23,16 +22,17 @@ from misgiving.serve.telemetry import JsonLines
 
 def test_the_model_is_described_with_a_summary_of_its_policy(serving):
     model = Calibrated()
-    found = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0).get("/model").json()
-    assert found["classes"] == ["dark", "light"]
-    assert found["policy"] == model.policy.summary()
-    assert found["card"] == {"name": "standin"}
-    assert found["model_fingerprint"] == "f" * 64
+    client = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0)
+    answer = client.get("/model").json()
+    assert answer["classes"] == ["dark", "light"]
+    assert answer["policy"] == model.policy.summary()
+    assert answer["card"] == {"name": "standin"}
+    assert answer["model_fingerprint"] == "f" * 64
     given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}
     own = {"max_pixels": 50_000_000, "max_decoded_bytes": 1_500_000_000}
-    assert found["limits"] == {**given, **own}
-    assert "Not a medical device" in found["notice"]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", found["versions"]["numpy"])
+    assert answer["limits"] == {**given, **own}
+    assert "Not a medical device" in answer["notice"]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", answer["versions"]["numpy"])
 
 
 class Unreachable(Store):
@@ -48,13 +48,6 @@ class Unreachable(Store):
 
     def page(self, *_, **__):
         raise self.failure
-
-
-def test_health_fails_without_the_store(serving, sqlite_place):
-    store = Store.open(sqlite_place)
-    response = serving(store=Unreachable(store._engine)).get("/health")
-    assert response.status_code == 503
-    assert "database" in response.json()["detail"]
 
 
 def test_health_fails_where_the_store_can_only_be_read(serving, sqlite_place, logged):
@@ -169,7 +162,7 @@ def test_few_exports_are_sent_at_once(serving, sqlite_place):
         refused = client.get("/cases.csv")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         store.go_on.set()
-        assert {one.result().status_code for one in sent} == {200}
+        assert {answer.result().status_code for answer in sent} == {200}
     assert client.get("/cases.csv").status_code == 200
 
 
@@ -189,29 +182,9 @@ def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeyp
     for shade in range(40):
         client.post("/decisions", files={"files": ("a.png", picture(colour=(0, 255, shade)))})
     until(lambda: metrics(client)["misgiving_drift_cases"] == 40)
-    found = metrics(client)
-    assert found["misgiving_drift_alarm"] == 1
-    assert found['misgiving_drift_e_value{test="familiarity"}'] > 100
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "body"),
-    [
-        ("GET", "/cases", None),
-        ("POST", f"/cases/{'0' * 32}/review", {"verdict": "agree"}),
-    ],
-)
-def test_a_request_that_decides_nothing_is_not_told_of_decisions(client, method, path, body):
-    def fail(*_, **__):
-        raise OperationalError("SELECT", {}, OSError("disk I/O error"))
-
-    store = client.app.state.service.store
-    store.latest = store.case = fail
-    response = client.request(method, path, json=body)
-    assert (response.status_code, response.json()["detail"]) == (
-        503,
-        "the database is not available; nothing was stored, send the request again later",
-    )
+    answer = metrics(client)
+    assert answer["misgiving_drift_alarm"] == 1
+    assert answer['misgiving_drift_e_value{test="familiarity"}'] > 100
 
 
 def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, tmp_path):
@@ -245,18 +218,18 @@ def test_requests_decisions_batches_and_refusals_are_counted(serving):
     pictures = [picture(0.1), picture(0.5), picture(colour=(0, 200, 0)), b"no image"]
     client.post("/decisions", files=[("files", (f"{n}.png", p)) for n, p in enumerate(pictures)])
     client.get("/cases/" + "0" * 32)
-    found = metrics(client)
+    answer = metrics(client)
     for decision in ("accept", "defer", "ood"):
-        assert found[f'misgiving_decisions_total{{decision="{decision}"}}'] == 1
-    assert found["misgiving_refused_images_total"] == 1
-    assert found["misgiving_batch_images_sum"] == 3
-    assert found["misgiving_batch_images_count"] == 1
+        assert answer[f'misgiving_decisions_total{{decision="{decision}"}}'] == 1
+    assert answer["misgiving_refused_images_total"] == 1
+    assert answer["misgiving_batch_images_sum"] == 3
+    assert answer["misgiving_batch_images_count"] == 1
     requests = 'misgiving_requests_total{method="%s",path="%s",status="%d"}'
-    assert found[requests % ("POST", "/decisions", 200)] == 1
-    assert found[requests % ("GET", "/cases/{id}", 404)] == 1
+    assert answer[requests % ("POST", "/decisions", 200)] == 1
+    assert answer[requests % ("GET", "/cases/{id}", 404)] == 1
     seconds = 'misgiving_request_seconds_bucket{le="+Inf",method="POST",path="/decisions"}'
-    assert found[seconds] == 1
-    assert found["misgiving_waiting_images"] == found["misgiving_held_bytes"] == 0
+    assert answer[seconds] == 1
+    assert answer["misgiving_waiting_images"] == answer["misgiving_held_bytes"] == 0
 
 
 def test_clients_cannot_create_metrics(client):
@@ -264,12 +237,6 @@ def test_clients_cannot_create_metrics(client):
         client.get(f"/made-up-{number}")
         client.request(f"MADE{number}", "/cases")
     assert not any("made" in name.lower() for name in metrics(client))
-
-
-@pytest.fixture
-def logged(caplog):
-    caplog.set_level(logging.INFO)
-    return lambda: [json.loads(JsonLines().format(record)) for record in caplog.records]
 
 
 def test_a_request_is_logged_as_a_line_of_json(client, logged):
@@ -302,9 +269,9 @@ class Broken(Standin):
             raise RuntimeError("out of order") from error
 
 
-def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
+def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged, caplog):
     client = serving(Broken())
-    response = client.post("/decisions", files={"files": ("a.png", picture())})
+    response = client.post("/decisions", files={"files": (NAME, picture())})
     assert response.status_code == 500
     assert response.headers["content-type"] == "application/problem+json"
     assert "out of order" not in response.text
@@ -313,32 +280,27 @@ def test_a_failure_of_the_service_is_logged_and_not_shown(serving, logged):
     assert line["traceback"].endswith("RuntimeError")
     assert "in decide_squares" in line["traceback"]
     assert "\nRuntimeError" not in line["traceback"].partition("KeyError")[0]  # the cause first
+    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
+    assert NAME not in JsonLines().format(record)
+    assert NAME in json.loads(JsonLines(names=True).format(record))["traceback"]
     assert metrics(client)['misgiving_failures_total{part="other"}'] == 1
 
 
-def test_the_text_of_an_exception_is_logged_only_on_request(serving, caplog):
-    serving(Broken()).post("/decisions", files={"files": ("Jane Doe.png", picture())})
-    (record,) = (record for record in caplog.records if record.levelname == "ERROR")
-    assert "Jane Doe" not in JsonLines().format(record)
-    logged_text = json.loads(JsonLines(names=True).format(record))["traceback"]
-    assert "Jane Doe.png" in logged_text
-    assert logged_text.endswith("RuntimeError: out of order")
-
-
 @pytest.mark.parametrize(
-    ("settings", "reason"),
+    "settings",
     [
-        ({"max_bytes": 0}, "max_bytes.* at least 1"),
-        ({"threads": -1}, "threads.* at least 1"),
-        ({"timeout": 0.0}, "timeout.* 0"),
-        ({"timeout": float("nan")}, "timeout.* nan"),
-        ({"timeout": float("inf")}, "timeout.* inf"),
-        ({"max_files": 300}, "max_files.*queue.*256.*300"),
-        ({"max_bytes": 10**9}, "max_bytes.* at most"),
-        ({"max_pixels": 0}, "max_pixels.* at least 1"),
-        ({"max_pixels": 10**9}, "max_pixels.* at most"),
+        {"max_bytes": 0},
+        {"max_bytes": 10**9},
+        {"threads": -1},
+        {"timeout": 0.0},
+        {"timeout": float("nan")},
+        {"timeout": float("inf")},
+        {"max_files": 300},  # the queue has 256
+        {"max_pixels": 0},
+        {"max_pixels": 10**9},
     ],
 )
-def test_impossible_settings_are_refused(settings, reason):
-    with pytest.raises(UsageError, match=reason):
+def test_impossible_settings_are_refused(settings):
+    ((name, value),) = settings.items()
+    with pytest.raises(UsageError, match=f"`{name}` must .*{value}"):
         Settings(**settings)

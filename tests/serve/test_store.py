@@ -263,10 +263,11 @@ def test_a_case_that_its_owner_deletes_leaves_nothing_behind(store, many):
     assert sorted(left) == [row.id for row in many[1:]]
 
 
-def test_a_file_that_is_not_a_database_is_refused(tmp_path):
+@pytest.mark.parametrize("name", ["cases.sqlite", "nowhere/cases.sqlite"])
+def test_a_file_that_cannot_be_opened_is_refused(tmp_path, name):
     (tmp_path / "cases.sqlite").write_bytes(b"not a database" * 100)
-    with pytest.raises(DataError, match=r"cases\.sqlite: .*cannot be opened"):
-        Store.open(str(tmp_path / "cases.sqlite"))
+    with pytest.raises(DataError, match=r"cases\.sqlite: cannot be opened"):
+        Store.open(str(tmp_path / name))
 
 
 @pytest.mark.parametrize(
@@ -300,10 +301,7 @@ def test_a_malformed_url_is_refused_without_any_part_of_it(location):
     assert failure.value.__suppress_context__  # a traceback would show the cause
 
 
-@pytest.mark.parametrize(
-    "location",
-    ["mysql://host/cases", "sqlite://", "sqlite:///:memory:", "nowhere/at/all/cases.sqlite"],
-)
+@pytest.mark.parametrize("location", ["mysql://host/cases", "sqlite://", "sqlite:///:memory:"])
 def test_an_unsupported_location_is_refused(location):
     with pytest.raises(UsageError):
         Store.open(location)

@@ -20,6 +20,7 @@ EXTRAS = {
         "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
         "sqlalchemy uvicorn",
         "parquet": "pyarrow",
+        "postgresql": "psycopg",
         "ray": "ray",
         "transformers": "transformers",
     }.items()

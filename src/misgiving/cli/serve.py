@@ -39,7 +39,9 @@ def serve(
     host: Annotated[
         str, typer.Option(help="Address to listen on; other machines can connect only with a key.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for any free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any free one.")
+    ] = 8000,
     store: Annotated[
         str | None,
         typer.Option(

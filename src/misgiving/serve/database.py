@@ -1,12 +1,11 @@
 """The database: engines for SQLite and PostgreSQL, and its tables."""
 
-import importlib.util
+import importlib
 import random
 import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -149,15 +148,16 @@ def engine_for(location: str) -> Engine:
     """Create an engine for a database URL or the path of an SQLite file.
 
     Raises:
-        UsageError: The URL is not supported, or its driver is not installed.
+        UsageError: The URL is not supported.
+        ModuleNotFoundError: Its driver is not installed.
     """
     url = _url(location)
-    if url.get_backend_name() == "sqlite":
+    if url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:"):
         return _sqlite(url)
     if url.get_backend_name() == "postgresql":
         return _postgresql(url)
     raise UsageError(
-        f"{without_password(location)}: unknown kind of store; give the path of an SQLite file, "
+        f"{without_password(location)}: not supported as a store; give the path of an SQLite file, "
         "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     )
 
@@ -188,8 +188,7 @@ def _malformed_url_explained() -> Iterator[None]:
 
 
 def _postgresql(url: URL) -> Engine:
-    if importlib.util.find_spec("psycopg") is None:
-        raise UsageError("psycopg is not installed; run: pip install 'misgiving[postgresql]'")
+    importlib.import_module("psycopg")  # else SQLAlchemy would hide which module is missing
     limits = {name: POSTGRESQL_LIMITS[name] for name in POSTGRESQL_LIMITS.keys() - url.query.keys()}
     with _malformed_url_explained():
         engine = create_engine(
@@ -214,11 +213,6 @@ def _take_write_lock(connection: Connection) -> None:
 
 
 def _sqlite(url: URL) -> Engine:
-    if url.database in (None, "", ":memory:"):
-        raise UsageError("a store in memory loses its cases; give a file")
-    folder = Path(str(url.database)).absolute().parent
-    if not folder.is_dir():
-        raise UsageError(f"{folder}: no such folder for the store; create it first")
     with _malformed_url_explained():
         engine = create_engine(
             url,

@@ -4,14 +4,18 @@ import os
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
 from jaxtyping import UInt8
 
+from misgiving.errors import UsageError
 from misgiving.files import force_to_disk, whole_file
 from misgiving.manifests import sha256_of
+from misgiving.serve.problems import ImageNotStoredError
 
 Square = UInt8[np.ndarray, "size size 3"]
 Squares = UInt8[np.ndarray, "n size size 3"]
@@ -48,21 +52,26 @@ class ImageFiles:
         self._folder = folder
 
     def write(self, sha256: str, data: bytes) -> None:
-        """Store a file durably; equal files are stored once, and a damaged one is replaced."""
+        """Store a file durably; equal files are stored once, and a damaged one is replaced.
+
+        Raises:
+            ImageNotStoredError: There is no room for it, or no permission.
+        """
         path = self._path(sha256)
-        for folder in (self._folder, path.parent):
-            if not folder.is_dir():
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                force_to_disk(folder.parent)
         try:
             intact = self.read(sha256) is not None
         except (OSError, ValueError):
             intact = False
-        if not intact:
-            with whole_file(path, mode=0o600) as partial:
-                partial.write_bytes(data)
-                force_to_disk(partial)
-        force_to_disk(path.parent)
+        with image_failures():
+            for folder in (self._folder, path.parent):
+                if not folder.is_dir():
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    force_to_disk(folder.parent)
+            if not intact:
+                with whole_file(path, mode=0o600) as partial:
+                    partial.write_bytes(data)
+                    force_to_disk(partial)
+            force_to_disk(path.parent)
 
     def check(self, size: int) -> None:
         """Raise OSError where there is no room for a file of this size."""
@@ -91,3 +100,12 @@ class ImageFiles:
 
     def _path(self, sha256: str) -> Path:
         return self._folder / sha256[:2] / sha256
+
+
+@contextmanager
+def image_failures() -> Iterator[None]:
+    """Raise ImageNotStoredError from failures of the disk."""
+    try:
+        yield
+    except (OSError, UsageError) as failure:
+        raise ImageNotStoredError from failure

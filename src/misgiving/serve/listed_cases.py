@@ -7,7 +7,6 @@ from pathlib import Path
 from sqlalchemy.exc import SQLAlchemyError
 
 from misgiving.errors import BadImage, DataError
-from misgiving.manifests import sha256_of
 from misgiving.results.review_lists import ListedImage
 from misgiving.serve.problems import ImageNotStoredError, storage_reason
 from misgiving.serve.service import Service
@@ -22,8 +21,8 @@ def add_listed_cases(
     """Decide on the images of a list, and store them as cases with their place and remark.
 
     Images that this model and policy have decided, because the service was started with this list
-    before, are not decided again. The last come first, because the images of the newest cases stay
-    longest in memory.
+    before, stay their earlier cases. The last come first, because the images of the newest cases
+    stay longest in memory.
 
     Args:
         service: The model and the store.
@@ -38,38 +37,23 @@ def add_listed_cases(
     """
     try:
         return asyncio.run(_add(service, images, on_image))
-    except ImageNotStoredError as failure:
-        reason = storage_reason(failure.__cause__)
+    except (ImageNotStoredError, SQLAlchemyError) as failure:
+        cause = failure.__cause__ if isinstance(failure, ImageNotStoredError) else failure
         raise DataError(
-            f"{service.settings.keep_images}: an image cannot be stored ({reason}); check free "
-            "space and permissions, or choose another folder with `keep_images`"
-        ) from failure
-    except SQLAlchemyError as failure:
-        raise DataError(
-            f"the database is not available ({storage_reason(failure)}); start again, and what is "
-            "stored is not decided again"
+            f"a listed image cannot be stored ({storage_reason(cause)}); check `store` and "
+            "`keep_images`, and start again: what is stored stays"
         ) from failure
 
 
 async def _add(
     service: Service, images: Sequence[ListedImage], on_image: Callable[[int, int], None]
 ) -> list[BadImage]:
-    decided_ids = service.store.listed(
-        service.model.fingerprint,
-        service.policy_fingerprint,
-        image_kept=service.files is not None,
-    )
-
     async def add(image: ListedImage) -> BadImage | None:
         try:
             data = Path(image.path).read_bytes()
-            name = clean_name(image.path)
-            id = decided_ids.get((sha256_of(data), image.place, image.remark))
-            if id is None:
-                is_small = len(data) <= service.settings.max_bytes
-                await service.decide(Upload(name, data if is_small else None), image)
-            elif service.files is None:
-                await service.keep_in_memory(id, name, data)
+            is_small = len(data) <= service.settings.max_bytes
+            upload = Upload(clean_name(image.path), data if is_small else None)
+            await service.decide(upload, image)
         except (OSError, DataError) as failure:
             return BadImage(image.path, str(failure))
         return None

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from misgiving.errors import UsageError
+from misgiving.errors import UsageError, explain_damage
 from misgiving.serve.authentication import is_loopback
 from misgiving.serve.settings import Settings
 from misgiving.serve.telemetry import log_as_json
@@ -19,7 +19,6 @@ from misgiving.training.allocator import return_freed_memory
 
 OPEN_FILES = 4096  # of which connections, the database and image files take a part
 BACKLOG = 256  # connections that are accepted before any of them is looked at
-MAX_PORT = 65535
 
 MAX_CONNECTIONS = 1000  # at once; more get 503
 CLOSED_TOGETHER = 50  # idle connections that are closed at once where there are too many
@@ -45,8 +44,6 @@ def listen(host: str, port: int, *, has_key: bool) -> socket.socket:
             f"`host` {host} lets other machines connect, which needs a key: give `api_key_file` or "
             "MISGIVING_API_KEY"
         )
-    if not 0 <= port <= MAX_PORT:
-        raise UsageError(f"`port` must be from 0 to {MAX_PORT}, got {port}")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
@@ -64,17 +61,15 @@ def address(listener: socket.socket) -> str:
 
 
 def read_key(file: Path | None, variable: str | None) -> str | None:
-    """The API key from a file, else from the environment variable's value, else None."""
+    """The API key from a file, else from the environment variable's value, else None.
+
+    Raises:
+        DataError: The file is missing, or is no text.
+    """
     if file is None:
         return variable
-    try:
-        key = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8"
-        raise UsageError(f"`api_key_file` {file}: cannot be read ({reason})") from error
-    if not key:
-        raise UsageError(f"`api_key_file` {file}: is empty; write a key into it")
-    return key
+    with explain_damage(file, remedy="write a key into it with: openssl rand -hex 32"):
+        return file.read_text(encoding="utf-8").strip()
 
 
 def run(app: FastAPI, listener: socket.socket, settings: Settings) -> None:

@@ -16,13 +16,13 @@ from sqlalchemy.exc import OperationalError
 from misgiving.calibration.apply import Calibrator
 from misgiving.decisions.decision import Decision
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.manifests import sha256_of, sha256_of_json
 from misgiving.results.review_lists import ListedImage
 from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
-from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Squares
-from misgiving.serve.problems import ImageNotStoredError, problem_of, record_failure
+from misgiving.serve.image_store import ImageFiles, RecentImages, Square, Squares, image_failures
+from misgiving.serve.problems import problem_of, record_failure
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
@@ -112,10 +112,7 @@ class Service:
         decision = await self._model_batches.result(square)
         case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
-            try:
-                await self.workers.run(partial(self.files.write, sha256), upload.data)
-            except (OSError, UsageError) as failure:
-                raise ImageNotStoredError from failure
+            await self.workers.run(partial(self.files.write, sha256), upload.data)
         stored = await self._store_batches.result(case)
         self.recent.put(stored.id, square)
         is_earlier = stored.id != case.id
@@ -124,14 +121,6 @@ class Service:
             if self.drift is not None:
                 self.drift.notice()
         return stored, is_earlier
-
-    async def keep_in_memory(self, id: str, name: str, data: bytes) -> None:
-        """Keep the image of a stored case in memory, as after its decision.
-
-        Raises:
-            DataError: The file cannot be read.
-        """
-        self.recent.put(id, await self.workers.run(partial(self._square, name), data))
 
     async def square(self, case: Case) -> Square | None:
         """The image of a case as this model sees it, if it is still available."""
@@ -171,10 +160,8 @@ class Service:
         if time.monotonic() > self._checked_at + CHECK_VALID_SECONDS:
             self.store.ping()
             if self.files is not None:
-                try:
+                with image_failures():
                     self.files.check(self.settings.max_bytes)
-                except OSError as failure:
-                    raise ImageNotStoredError from failure
             self._checked_at = time.monotonic()
         return waiting
 

@@ -82,8 +82,8 @@ class Store:
             store.close()
             reason = str(getattr(error, "orig", None) or error)
             raise DataError(
-                f"{without_password(location)}: the store cannot be opened ({reason}); check the "
-                "location, or choose another one with the option store"
+                f"{without_password(location)}: cannot be opened ({reason}); check the folder and "
+                "its permissions, or choose another `store`"
             ) from error
         except BaseException:
             store.close()
@@ -202,25 +202,6 @@ class Store:
                 return
             yield from rows
             after = rows[-1].number
-
-    def listed(
-        self, model_fingerprint: str, policy_fingerprint: str | None, *, image_kept: bool
-    ) -> dict[tuple[str, int, str | None], str]:
-        """Ids of the cases of lists that one model and policy decided, by hash, place and remark.
-
-        Args:
-            model_fingerprint: The model.
-            policy_fingerprint: The policy; None: there was none.
-            image_kept: True for cases whose files are stored, False for the others.
-        """
-        query = select(CASES.c.id, CASES.c.sha256, CASES.c.place, CASES.c.remark).where(
-            CASES.c.place.is_not(None),
-            CASES.c.model_fingerprint == model_fingerprint,
-            CASES.c.policy_fingerprint == policy_fingerprint,  # IS NULL for None
-            CASES.c.image_kept.is_(image_kept),
-        )
-        with self._engine.begin() as connection:
-            return {(row[1], row[2], row[3]): row[0] for row in connection.execute(query)}
 
     def count(self, query: CaseQuery, *, reviewed: bool | None = None) -> int:
         """Number of cases; with `reviewed`, of those of them that are or are not."""

@@ -17,10 +17,11 @@ from pydantic import BaseModel, Field
 
 from misgiving.data.decoding import FORMATS
 from misgiving.serve.image_store import Square, Squares
-from misgiving.serve.problems import ProblemError, content, documented, too_busy
-from misgiving.serve.routes import CaseDep, ServiceDep
+from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.routes import CaseDep, ServiceDep, slot_of
 from misgiving.serve.routes.cases import NO_CASE
-from misgiving.serve.service import Model
+from misgiving.serve.schemas import Case
+from misgiving.serve.service import Model, Service
 
 router = APIRouter(tags=["images"])
 
@@ -59,11 +60,8 @@ async def get_thumbnail(service: ServiceDep, case: CaseDep) -> Response:
 
     The image of another model's case is as this model sees it, and must not be cached.
     """
-    square = await service.square(case)
-    if square is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
     file = io.BytesIO()
-    Image.fromarray(square).save(file, "JPEG", quality=85)
+    Image.fromarray(await _square(service, case)).save(file, "JPEG", quality=85)
     headers = CACHED if case.model_fingerprint == service.model.fingerprint else None
     return Response(file.getvalue(), media_type="image/jpeg", headers=headers)
 
@@ -82,6 +80,13 @@ def get_image(service: ServiceDep, case: CaseDep) -> Response:
     kind = _media_type(data)
     disposition = "attachment" if kind == UNKNOWN else "inline"
     return Response(data, media_type=kind, headers={**CACHED, "Content-Disposition": disposition})
+
+
+async def _square(service: Service, case: Case) -> Square:
+    square = await service.square(case)
+    if square is None:
+        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
+    return square
 
 
 def _media_type(data: bytes) -> str:
@@ -108,18 +113,9 @@ async def get_saliency(service: ServiceDep, case: CaseDep) -> Saliency:
     if case.model_fingerprint != service.model.fingerprint:
         detail = "this case was decided by another model; send the image again"
         raise ProblemError(HTTPStatus.CONFLICT, detail)
-    square = await service.square(case)
-    if square is None:
-        raise ProblemError(HTTPStatus.NOT_FOUND, NO_IMAGE)
-    if not _saliency_slots.acquire(blocking=False):
-        raise too_busy(
-            f"{MAX_SALIENCY} saliency maps are being computed; send the request again after the "
-            "seconds in Retry-After"
-        )
-    try:
+    square = await _square(service, case)
+    with slot_of(_saliency_slots, "saliency maps"):
         return await run_in_threadpool(_saliency, service.model, case.predicted_class, square)
-    finally:
-        _saliency_slots.release()
 
 
 def _saliency(model: Model, name: str, square: Square) -> Saliency:

@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from misgiving.decisions.decision import Outcome
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines
-from misgiving.serve.problems import ProblemError, content, documented, too_busy
-from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep
+from misgiving.serve.problems import ProblemError, content, documented
+from misgiving.serve.routes import CASE_ID, CaseDep, ServiceDep, slot_of
 from misgiving.serve.schemas import (
     Case,
     CaseQuery,
@@ -42,7 +42,7 @@ CSV = content("text/csv", {"type": "string"})
 CSV_ROWS = 100  # in one chunk
 MAX_EXPORTS = 8  # that are sent at once
 _exports = threading.BoundedSemaphore(MAX_EXPORTS)
-CASE_COLUMNS = (
+CASE_COLUMNS = [
     "id",
     "received",
     "name",
@@ -59,9 +59,10 @@ CASE_COLUMNS = (
     "place",
     "remark",
     "reviewed",
-)
-REVIEW_COLUMNS = tuple(Review.model_fields)
-ORIGIN_COLUMNS = ("sha256", "model_fingerprint", "policy_fingerprint")
+]
+REVIEW_COLUMNS = list(Review.model_fields)
+ORIGIN_COLUMNS = ["sha256", "model_fingerprint", "policy_fingerprint"]
+CSV_COLUMNS = [*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS]
 
 
 class Cases(BaseModel):
@@ -133,16 +134,9 @@ def list_cases(service: ServiceDep, query: Annotated[CasePageQuery, Query()]) ->
 
 
 async def _export_slot() -> AsyncIterator[None]:
-    """Limit the exports in progress; a slot is free again when the last of its export is sent."""
-    if not _exports.acquire(blocking=False):
-        raise too_busy(
-            f"{MAX_EXPORTS} exports are being sent; send the request again after the seconds in "
-            "Retry-After"
-        )
-    try:
+    """Hold a slot until the last of an export is sent."""
+    with slot_of(_exports, "exports"):
         yield
-    finally:
-        _exports.release()
 
 
 @router.get(
@@ -210,8 +204,7 @@ def _with_history(service: ServiceDep, case: Case) -> CaseWithHistory:
 
 def _csv_chunks(cases: Iterable[Case]) -> Iterator[str]:
     """Lines as in RFC 4180; texts are quoted, so that no separator within one ends its cell."""
-    columns = (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)
-    lines = csv_lines(columns, map(_csv_row, cases), end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
+    lines = csv_lines(CSV_COLUMNS, map(_csv_row, cases), end="\r\n", quoting=csv.QUOTE_NONNUMERIC)
     while chunk := "".join(islice(lines, CSV_ROWS)):
         yield chunk
 
@@ -220,4 +213,4 @@ def _csv_row(case: Case) -> list[Any]:
     values = case.model_dump(mode="json")
     values |= {"reviewed": "yes" if case.reviewed else "no"}
     values |= values["review"] or dict.fromkeys(REVIEW_COLUMNS)
-    return [values[name] for name in (*CASE_COLUMNS, *REVIEW_COLUMNS, *ORIGIN_COLUMNS)]
+    return [values[name] for name in CSV_COLUMNS]

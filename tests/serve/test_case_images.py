@@ -1,0 +1,228 @@
+"""Images of a case: thumbnail, file and saliency map; files on disk are durable and private."""
+
+import hashlib
+import io
+import json
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from calibrated import Calibrated
+from PIL import Image
+from standin import decision_of, picture, sent
+
+from misgiving.serve.image_store import ImageFiles
+from misgiving.serve.routes import case_images
+from misgiving.serve.routes.case_images import CELLS, GREY, occlusion
+from misgiving.serve.store import Store
+
+NAME = "Jane Doe.png"
+
+
+@pytest.fixture
+def keeping(serving, tmp_path):
+    """A service whose images are on disk only."""
+    return serving(keep_images=tmp_path / "kept", recent_bytes=0)
+
+
+def file_of(folder, case):
+    return folder / "kept" / case["sha256"][:2] / case["sha256"]
+
+
+def test_the_thumbnail_is_what_the_model_saw(client):
+    response = client.get(f"/cases/{sent(client)['id']}/thumbnail")
+    thumbnail = np.asarray(Image.open(io.BytesIO(response.content)))
+    assert response.headers["content-type"] == "image/jpeg"
+    assert thumbnail.shape == (16, 16, 3)
+    assert abs(thumbnail.astype(int) - 128).max() <= 2
+
+
+def test_thumbnails_of_older_cases_are_forgotten(serving):
+    client = serving(recent_bytes=3 * 16 * 16 * 3)
+    cases = [sent(client, picture(level / 10)) for level in range(5)]
+    statuses = [client.get(f"/cases/{case['id']}/thumbnail").status_code for case in cases]
+    assert statuses == [404, 404, 200, 200, 200]
+
+
+def test_kept_images_survive_a_restart(serving, tmp_path, sqlite_place):
+    case = sent(serving(keep_images=tmp_path / "kept"), name="../../../etc/passwd")
+    again = serving(store=Store.open(sqlite_place), keep_images=tmp_path / "kept")
+    image = again.get(f"/cases/{case['id']}/image")
+    assert (image.content, image.headers["content-type"]) == (picture(), "image/png")
+    assert again.get(f"/cases/{case['id']}/thumbnail").status_code == 200
+    assert [path for path in (tmp_path / "kept").rglob("*") if path.is_file()] == [
+        file_of(tmp_path, case)
+    ]
+
+
+def test_what_this_model_sees_of_another_models_case_is_not_cached(keeping):
+    case = sent(keeping)
+
+    def caching(part):
+        answer = keeping.get(f"/cases/{case['id']}/{part}")
+        return answer.status_code, answer.headers["cache-control"]
+
+    cached = "private, max-age=86400"
+    assert [caching("thumbnail"), caching("image")] == [(200, cached)] * 2
+    keeping.app.state.service.model.fingerprint = "e" * 64
+    assert [caching("thumbnail"), caching("image")] == [(200, "no-store"), (200, cached)]
+
+
+def test_images_are_not_kept_by_default(client, tmp_path):
+    assert client.get(f"/cases/{sent(client)['id']}/image").status_code == 404
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {".sqlite", ".sqlite-wal", ".sqlite-shm"}
+    assert picture() not in b"".join(path.read_bytes() for path in files)
+
+
+def test_the_media_type_of_a_file_follows_from_its_content(keeping):
+    case = sent(keeping, picture(kind="GIF") + b"<script>alert(1)</script>", "page.html")
+    response = keeping.get(f"/cases/{case['id']}/image")
+    assert response.headers["content-type"] == "image/gif"
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", picture(0.9), picture()[:-1], None], ids=["empty", "other", "cut", "folder"]
+)
+def test_a_damaged_file_counts_as_missing_until_its_image_is_sent_again(
+    keeping, tmp_path, logged, content
+):
+    case = sent(keeping, name=NAME)
+    path = file_of(tmp_path, case)
+    path.unlink()
+    path.mkdir() if content is None else path.write_bytes(content)
+    for part in ("thumbnail", "image", "saliency"):
+        assert keeping.get(f"/cases/{case['id']}/{part}").status_code == 404
+    reason = "Is a directory" if content is None else "is damaged"
+    errors = [line for line in logged() if line["level"] == "error"]
+    assert [(line["sha256"], line["reason"]) for line in errors] == [(case["sha256"], reason)] * 3
+    assert NAME not in json.dumps(logged())
+    assert 'misgiving_failures_total{part="images"} 3.0' in keeping.get("/metrics").text
+    if content is not None:
+        assert sent(keeping)["image_kept"]
+        assert keeping.get(f"/cases/{case['id']}/image").content == picture()
+
+
+def test_a_kept_file_that_can_no_longer_be_decoded_is_a_problem(keeping, serving, tmp_path):
+    case = sent(keeping)
+    store = Store.open(str(tmp_path / "cases.sqlite"))
+    settings = {"keep_images": tmp_path / "kept", "recent_bytes": 0, "max_pixels": 9}
+    answer = serving(store=store, **settings).get(f"/cases/{case['id']}/thumbnail")
+    assert (answer.status_code, "more than 9 pixels" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="Linux tells what was forced")
+def test_file_and_folders_are_durable_before_the_response(tmp_path, monkeypatch):
+    forced = []
+
+    def fsync(handle):
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        names = [entry.name for entry in path.iterdir()] if path.is_dir() else None
+        forced.append((path, names))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sha256 = hashlib.sha256(b"content").hexdigest()
+    ImageFiles(tmp_path / "kept").write(sha256, b"content")
+    folder = tmp_path / "kept" / sha256[:2]
+    assert (tmp_path, ["kept"]) in forced
+    assert (tmp_path / "kept", [sha256[:2]]) in forced
+    assert [path for path, names in forced if names is None and path.suffix == ".partial"]
+    assert forced[-1] == (folder, [sha256])
+
+
+def test_kept_files_are_private_and_the_umask_stays_while_many_threads_write(tmp_path):
+    images = ImageFiles(tmp_path / "kept")
+    before = os.umask(0o022)
+
+    def keep(thread):
+        for number in range(150):
+            content = f"{thread} {number}".encode()
+            images.write(hashlib.sha256(content).hexdigest(), content)
+
+    threads = [threading.Thread(target=keep, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert os.umask(before) == 0o022
+    kept = [tmp_path / "kept", *(tmp_path / "kept").rglob("*")]
+    modes = {(path.is_dir(), path.stat().st_mode & 0o777) for path in kept}
+    assert modes == {(True, 0o700), (False, 0o600)}
+
+
+def drops_in_loops(square, share, cells):
+    """The drops, by loops over patches and pixels."""
+    size = len(square)
+    drops = np.empty((cells, cells))
+    for row, column in np.ndindex(cells, cells):
+        covered = square.copy()
+        for y, x in np.ndindex(size, size):
+            distances = [
+                abs((at + 0.5) * cells / size - (cell + 0.5))
+                for at, cell in ((y, row), (x, column))
+            ]
+            if max(distances) < 1:
+                covered[y, x] = GREY
+        drops[row, column] = share(square) - share(covered)
+    return drops
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 100])
+def test_saliency_agrees_with_scalar_loops_for_any_batch_size(batch_size):
+    square = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    weights = np.random.default_rng(1).random((32, 32))
+    sizes, before = [], square.copy()
+
+    def share(image):
+        return float((image[..., 0] / 255 * weights).mean())
+
+    def shares(squares):
+        sizes.append(len(squares))
+        return [share(image) for image in squares]
+
+    drops = occlusion(square, share(square), shares, cells=4, batch_size=batch_size)
+    np.testing.assert_allclose(drops, drops_in_loops(square, share, 4), rtol=1e-12)
+    assert (max(sizes), sum(sizes)) == (min(batch_size, 16), 16)
+    np.testing.assert_array_equal(square, before)
+
+
+def test_the_important_region_stands_out():
+    square = np.zeros((64, 64, 3), dtype=np.uint8)
+    square[40:48, 8:16] = 255
+    drops = occlusion(square, 1 / 64, lambda some: (some == 255).mean(axis=(1, 2, 3)).tolist())
+    assert drops.shape == (CELLS, CELLS)
+    assert np.unravel_index(drops.argmax(), drops.shape) == (5, 1)
+    assert (drops[:3] == 0).all()
+
+
+def saliency(client, case):
+    return client.get(f"/cases/{case['id']}/saliency")
+
+
+def test_saliency_is_the_drop_in_probability_under_a_grey_patch(serving):
+    client = serving(Calibrated())
+    answer = saliency(client, sent(client, picture(0.05))).json()
+    square = np.full((16, 16, 3), round(255 * 0.05), dtype=np.uint8)
+    covered = square.copy()
+    covered[1:5, 3:7] = 128  # row 1, column 2: pixels 2 and 3, 4 and 5, and one more on each side
+    shares = [decision_of(image).probabilities["dark"] for image in (square, covered)]
+    assert answer["drops"][1][2] == pytest.approx(shares[0] - shares[1])
+    assert (answer["predicted_class"], answer["probability"]) == ("dark", pytest.approx(shares[0]))
+
+
+def test_saliency_needs_the_image_the_model_and_finite_probabilities(serving, monkeypatch):
+    client = serving(Calibrated(), recent_bytes=0)
+    assert saliency(client, sent(client, picture(0.1))).status_code == 404
+    client = serving(Calibrated(), recent_bytes=10**6)
+    red, grey = sent(client, picture(colour=(255, 0, 0))), sent(client, picture(0.05))
+    assert saliency(client, red).status_code == 422
+    monkeypatch.setattr(case_images, "_saliency_slots", threading.BoundedSemaphore(1))
+    with case_images._saliency_slots:
+        answer = saliency(client, grey)
+    assert (answer.status_code, answer.headers["Retry-After"]) == (429, "1")
+    assert saliency(client, grey).status_code == 200
+    client.app.state.service.model.fingerprint = "e" * 64
+    assert saliency(client, grey).status_code == 409
