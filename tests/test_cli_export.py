@@ -101,7 +101,7 @@ def test_a_missing_onnx_is_named_with_its_extra(misgiving, graph, tmp_path, monk
     monkeypatch.setitem(sys.modules, "onnx", None)
     code, _, error = misgiving("export", *graph, "--out", tmp_path / "b")
     assert code == 1
-    assert "pip install 'misgiving[onnx]'" in one_line(error)
+    assert "pip install 'misgiving[train]'" in one_line(error)
 
 
 LISTING = """

@@ -120,23 +120,6 @@ def test_a_contact_sheet_does_not_replace_an_image(misgiving, exported, tmp_path
     assert image.read_bytes() == before
 
 
-def test_parquet_without_pyarrow_says_what_to_install(misgiving, exported, photos, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    code, _, error = misgiving("predict", exported[1], photos, "--out", "table.parquet")
-    assert code == 1
-    assert "pip install 'misgiving[parquet]'" in one_line(error)
-
-
-def test_a_contact_sheet_without_jinja2_says_so_before_predicting(
-    misgiving, exported, photos, monkeypatch
-):
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    code, output, error = misgiving("predict", exported[1], photos, "--contact-sheet", "s.html")
-    assert code == 1
-    assert "pip install 'misgiving[serve]'" in one_line(error)
-    assert not output
-
-
 SLOWLY = """
 import sys, time
 from misgiving import cli

@@ -1,10 +1,8 @@
 """Commands on files of predictions, in place of a run and its data."""
 
 import csv
-import importlib
 import json
 import re
-import sys
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -382,26 +380,6 @@ def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path
         )
         assert "of 300 images (150 patients) are named" in accuracy
         assert groups.endswith(" patients, one image of each.")
-
-
-def test_without_matplotlib_the_tables_are_written_and_the_extra_is_named(
-    run, tmp_path, monkeypatch
-):
-    table, folder = write_rows(tmp_path / "t.csv", 50), tmp_path / "out"
-    folder.mkdir()
-    for name in ("report.html", "measurements.csv"):
-        (folder / name).write_text("of before")
-    package = importlib.import_module("misgiving.report")
-    monkeypatch.setattr("misgiving.report", package)  # which another takes the place of
-    for name in [name for name in sys.modules if name.startswith("misgiving.report")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    result = run("evaluate", table, "--out", folder)
-    assert result.code == 0
-    assert "matplotlib is not installed; run: pip install 'misgiving[report]'" in result.err
-    assert "Accuracy: " in result.out
-    assert read(folder / "measurements.csv")
-    assert not (folder / "report.html").exists()
 
 
 def test_plan_counts_the_calibration_cases(run, tmp_path):

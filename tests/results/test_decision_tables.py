@@ -1,6 +1,5 @@
 import csv
 import json
-import sys
 
 import pytest
 from pyarrow import parquet
@@ -97,10 +96,3 @@ def test_numbers_in_parquet_are_numbers_also_where_all_are_missing(tmp_path):
 def test_another_suffix_is_refused(tmp_path):
     with pytest.raises(UsageError, match=r"ends in \.csv, \.parquet, \.jsonl$"):
         writer_for(tmp_path / "table.xlsx")
-
-
-def test_parquet_without_pyarrow_is_missed_before_anything_is_predicted(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ModuleNotFoundError) as missed:
-        writer_for(tmp_path / "t.parquet")
-    assert missed.value.name == "pyarrow"

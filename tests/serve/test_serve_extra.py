@@ -16,8 +16,8 @@ from standin import picture
 import misgiving
 from misgiving.bundle.bundle import Bundle
 
-LARGEST = 400e6  # bytes installed, as a container's layer counts them
-HEAVY = {"torch", "timm", "matplotlib", "scikit-learn", "ray", "onnx", "pyarrow"}
+LARGEST = 700e6  # bytes installed, as a container's layer counts them
+FRAMEWORKS = {"torch", "timm", "ray", "onnx", "transformers"}
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def brought():
     return closure("misgiving", ["serve"])
 
 
-def test_the_serve_extra_installs_less_than_400_megabytes_and_no_framework(brought):
+def test_the_serve_extra_installs_less_than_700_megabytes_and_no_framework(brought):
     sizes = {
         name: sum(path.stat().st_size for path in files_of(found))
         for name, found in brought.items()
     }
     assert brought.keys() >= {"misgiving", "numpy", "onnxruntime", "fastapi"}
-    assert not HEAVY & brought.keys()
+    assert not FRAMEWORKS & brought.keys()
     assert sum(sizes.values()) < LARGEST, sorted(sizes.items(), key=lambda item: -item[1])[:8]
 
 

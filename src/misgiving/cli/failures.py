@@ -13,16 +13,11 @@ from misgiving.files import write_csv
 EXTRAS = {
     module: extra
     for extra, modules in {
-        "data": "sklearn",
-        "onnx": "onnx",
-        "train": "torch timm lightning_fabric skimage onnxscript",
-        "report": "matplotlib",
-        "serve": "onnxruntime jinja2 fastapi httptools prometheus_client pydantic python_multipart "
-        "sqlalchemy uvicorn",
-        "parquet": "pyarrow",
+        "train": "torch timm lightning_fabric onnx onnxscript skimage transformers",
+        "serve": "onnxruntime fastapi httptools prometheus_client python_multipart sqlalchemy "
+        "uvicorn",
         "postgresql": "psycopg",
         "ray": "ray",
-        "transformers": "transformers",
     }.items()
     for module in modules.split()
 }
@@ -74,8 +69,7 @@ def _missing_extra(error: ModuleNotFoundError) -> Failure | None:
     extra = EXTRAS.get((error.name or "").split(".")[0])
     if extra is None:
         return None
-    also = " (to train, too: 'misgiving[train]')" if extra == "data" else ""
-    return Failure(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'{also}")
+    return Failure(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'")
 
 
 def _out_of_memory(error: Exception) -> Failure | None:

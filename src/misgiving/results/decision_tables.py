@@ -5,7 +5,6 @@ It is CSV, Parquet or JSON lines, by the suffix of the file.
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -114,10 +113,7 @@ def writer_for(path: Path) -> Callable[[Path, DecisionTable], None]:
 
     Raises:
         UsageError: No kind of table has this suffix.
-        ModuleNotFoundError: It is Parquet, and pyarrow is not installed.
     """
     if path.suffix.lower() not in WRITERS:
         raise UsageError(f"{path}: choose a name that ends in {', '.join(filter(None, WRITERS))}")
-    if path.suffix.lower() == ".parquet":
-        import_module("pyarrow")
     return WRITERS[path.suffix.lower()]

@@ -175,7 +175,6 @@ class PredictionTable:
         Raises:
             DataError: The file is missing, damaged, or no table of predictions; the message names
                 the row and column.
-            ModuleNotFoundError: It is Parquet, and pyarrow is not installed.
         """
         if not path.is_file():  # reading a pipe would block for ever
             raise DataError(f"{path}: no such file, or not an ordinary file; check the path")

@@ -223,7 +223,6 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
 
         Raises:
             DataError: An image of `test` has no label.
-            ModuleNotFoundError: matplotlib or jinja2 is not installed.
         """
         engine = self._engine
         if test is None:

@@ -31,16 +31,9 @@ OWN_CASES = (
 
 
 def write_report(path: Path, evaluated: Evaluated, findings: Findings) -> Path:
-    """Write the page.
+    """Write the page."""
+    from misgiving.report.evaluation.page import evaluation_page  # draws with matplotlib
 
-    Raises:
-        ModuleNotFoundError: matplotlib or jinja2 is not installed; the extra `report` has both.
-    """
-    try:
-        from misgiving.report.evaluation.page import evaluation_page
-    except ModuleNotFoundError as error:
-        message = f"no report: {error.name} is not installed; run: pip install 'misgiving[report]'"
-        raise ModuleNotFoundError(message, name=error.name) from error
     write_text(path, evaluation_page(evaluated, findings))
     return path
 
@@ -57,15 +50,11 @@ def finished_evaluation(
     decided: PolicyEvaluation | None,
 ) -> Evaluation:
     """The result of an evaluation, whose report is written into the folder, if one is given."""
-    report, missing, findings = None, list[str](), findings_of(evaluated)
-    if out is not None:
-        try:
-            report = write_report(out / REPORT, evaluated, findings)
-        except ModuleNotFoundError as error:
-            missing = [str(error)]
+    findings = findings_of(evaluated)
+    report = None if out is None else write_report(out / REPORT, evaluated, findings)
     return Evaluation(
         measurements,
-        [*evaluated.notes, *evaluated.warnings, *missing],
+        [*evaluated.notes, *evaluated.warnings],
         decided.subgroups if decided else [],
         [*map(str, findings.sentences)],
         report,

@@ -9,7 +9,6 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -253,7 +252,6 @@ def _refuse_outputs(out: Path | None, contact_sheet: Path | None, *, resume: boo
             f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
         )
     refuse_unwritable(contact_sheet)
-    import_module("jinja2")
 
 
 def predict_images(

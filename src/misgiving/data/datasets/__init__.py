@@ -31,7 +31,7 @@ class Loader(NamedTuple):
 
 def _read_digits(_: str) -> Dataset:
     """1,797 handwritten digits of 8 x 8 pixels, as dark ink on white paper (scikit-learn)."""
-    from sklearn.datasets import load_digits  # an extra; reading files does not need it
+    from sklearn.datasets import load_digits  # slow to import; reading files does not need it
 
     bunch = load_digits()
     ink = np.rint(255 - bunch.images * (255 / 16)).astype(np.uint8)
