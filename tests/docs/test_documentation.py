@@ -140,7 +140,7 @@ def test_every_link_leads_to_a_file(path):
 
 
 def test_commands_and_links_are_found():
-    assert len(COMMANDS) > 50
+    assert len(COMMANDS) > 40
     assert len(LINKS) > 80
 
 
