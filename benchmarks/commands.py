@@ -55,8 +55,8 @@ class Case(NamedTuple):
 
     what: str
     against: str
-    ours: str
-    theirs: str
+    candidate: str
+    reference: str
     measure: Measure
     bound: float
 
@@ -197,11 +197,11 @@ class Side:
     """A process that does its work whenever it is asked to."""
 
     def __init__(self, name: str) -> None:
-        kept = name.startswith("our ") or name.endswith(" kept")
+        keeps_memory = name.startswith("our ") or name.endswith(" kept")
         environment = {key: of for key, of in os.environ.items() if key not in SETTINGS}
         command = [sys.executable, __file__, "--side", name.removesuffix(" kept")]
         self._process = subprocess.Popen(
-            [*command, *(["--kept"] if kept else [])],
+            [*command, *(["--kept"] if keeps_memory else [])],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -234,7 +234,7 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
-        be(options.side, kept=options.kept)
+        be(options.side, keeps_memory=options.kept)
         return
     with tempfile.TemporaryDirectory() as temporary:
         os.environ["BENCHMARK_FILES"] = os.environ["XDG_CACHE_HOME"] = temporary
@@ -245,9 +245,9 @@ def main() -> None:
             compare(case._replace(what=case.what.format(files=options.files)), options.rounds)
 
 
-def be(side: str, *, kept: bool) -> None:
+def be(side: str, *, keeps_memory: bool) -> None:
     """Do the work at each line of the input, and answer with the peak memory so far in MB."""
-    if kept:
+    if keeps_memory:
         keep_freed_memory()
     work = SIDES[side]()
     for _ in sys.stdin:
@@ -278,10 +278,12 @@ def write_files(folder: Path, count: int) -> None:
 def compare(case: Case, rounds: int) -> None:
     """Report one case."""
     with ExitStack() as stack:
-        ours, theirs = (stack.enter_context(Side(name)) for name in (case.ours, case.theirs))
-        found = alternate(ours.work, theirs.work, rounds=rounds)
-    notes = [f"peak memory: ours {ours.megabytes:.0f} MB, theirs {theirs.megabytes:.0f} MB"]
-    if "odin" in case.ours:
+        candidate, reference = (
+            stack.enter_context(Side(name)) for name in (case.candidate, case.reference)
+        )
+        times = alternate(candidate.work, reference.work, rounds=rounds)
+    notes = [f"peak memory: ours {candidate.megabytes:.0f} MB, theirs {reference.megabytes:.0f} MB"]
+    if "odin" in case.candidate:
         off = np.abs(_our_odin()() - _their_odin()()).max()
         notes.append(f"largest difference of a score {off:.1e}")
     Comparison(
@@ -289,7 +291,7 @@ def compare(case: Case, rounds: int) -> None:
         against=case.against,
         measure=case.measure,
         bound=case.bound,
-        rounds=found,
+        rounds=times,
         notes=tuple(notes),
     ).report()
 

@@ -142,8 +142,8 @@ def table(curves: Sequence[Curve]) -> str:
     lines = ["| cost of | over | slope | processor seconds at each size |", "|---|---|---|---|"]
     for curve in curves:
         points = zip(curve.sizes, curve.seconds, strict=True)
-        shown = "; ".join(f"{size:,}: {seconds:.3g}" for size, seconds in points)
-        lines.append(f"| {curve.what} | {curve.over} | {curve.slope:.2f} | {shown} |")
+        text = "; ".join(f"{size:,}: {seconds:.3g}" for size, seconds in points)
+        lines.append(f"| {curve.what} | {curve.over} | {curve.slope:.2f} | {text} |")
     return "\n".join(lines)
 
 

@@ -116,15 +116,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cells", action="store_true", help="print every cell")
     parser.add_argument("--fault", choices=["fit-on-calibration"], help="to see it break")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     started = time.perf_counter()
-    populations = [*simulated(asked.seed), *with_rules(asked.seed)]
+    populations = [*simulated(options.seed), *with_rules(options.seed)]
     cells = [
         cell
         for number, population in enumerate(populations)
-        for cell in cells_of(population, asked, np.random.default_rng([asked.seed, number]))
+        for cell in cells_of(population, options, np.random.default_rng([options.seed, number]))
     ]
-    print(table(cells, asked))
+    print(table(cells, options))
     print(f"{len(cells)} cells in {time.perf_counter() - started:.0f} s")
 
 
@@ -247,12 +247,12 @@ def targets_for(population: Population) -> Iterator[tuple[str, Targets]]:
 
 
 def cells_of(
-    population: Population, asked: argparse.Namespace, random: np.random.Generator
+    population: Population, options: argparse.Namespace, random: np.random.Generator
 ) -> Iterator[Cell]:
     """A cell for each target and number of cases."""
     for label, targets in targets_for(population):
         for size in SIZES:
-            drawn = draw_policies(population, label, targets, size, asked=asked, random=random)
+            drawn = draw_policies(population, label, targets, size, options=options, random=random)
             yield cell_of(population, label, targets, size, drawn)
 
 
@@ -262,7 +262,7 @@ def draw_policies(
     targets: Targets,
     size: int,
     *,
-    asked: argparse.Namespace,
+    options: argparse.Namespace,
     random: np.random.Generator,
 ) -> Drawn:
     """Certify many calibration sets; a simulated tuning set is drawn ten times."""
@@ -270,7 +270,7 @@ def draw_policies(
     tunes = TUNES if population.tune is None else 1
     for _ in range(tunes):
         tune = population.tune or population.cases[population.draw(1, size, random)[0]]
-        chosen = population.draw(asked.draws // tunes, size, random)
+        chosen = population.draw(options.draws // tunes, size, random)
         try:
             plan = CertificationPlan.from_tuning(
                 tune, targets, classes=population.classes, cases=size
@@ -280,7 +280,7 @@ def draw_policies(
             parts.append(Drawn(none, none > 0, none == 0))
             continue
         calibration = population.cases[chosen]
-        if asked.fault:
+        if options.fault:
             calibration = memorised(calibration, random)
         counts = plan.count(calibration)
         position = plan.loosest_certified(counts)
@@ -372,12 +372,12 @@ def references(population: Population, targets: Targets, size: int) -> tuple[flo
     wrong = np.cumsum((weights * cases.wrong)[order])[last]
     missed = np.cumsum((weights * cases.wrong * of_class)[order])[last]
     missed /= of_class.mean()
-    kept = missed <= max(targets.class_max_miss.values(), default=1.0)
-    within = kept & (wrong <= targets.max_error * accepted)
+    allowed = missed <= max(targets.class_max_miss.values(), default=1.0)
+    within = allowed & (wrong <= targets.max_error * accepted)
     expected = np.rint(size * accepted).astype(int)
     median = np.floor(size * wrong).astype(int)
     p_values = binomial_cdf(median, expected, targets.max_error)
-    passes = kept & (p_values <= LEVEL)
+    passes = allowed & (p_values <= LEVEL)
     return float(accepted[passes].max(initial=0.0)), float(accepted[within].max(initial=0.0))
 
 
@@ -405,13 +405,13 @@ def by_population(cells: Sequence[Cell]) -> Iterator[tuple[str, ...]]:
         )
 
 
-def table(cells: Sequence[Cell], asked: argparse.Namespace) -> str:
+def table(cells: Sequence[Cell], options: argparse.Namespace) -> str:
     """Markdown table with a legend."""
-    fault = f", with the fault `{asked.fault}`" if asked.fault else ""
-    head, rows = (CELL, by_cell(cells)) if asked.cells else (SUMMARY, by_population(cells))
+    fault = f", with the fault `{options.fault}`" if options.fault else ""
+    head, rows = (CELL, by_cell(cells)) if options.cells else (SUMMARY, by_population(cells))
     worst = max(cell.above for cell in cells)
     return (
-        f"{asked.draws:,} draws in each of {len(cells)} cells, seed {asked.seed}{fault}. The "
+        f"{options.draws:,} draws in each of {len(cells)} cells, seed {options.seed}{fault}. The "
         f"highest share above a target is {worst:.3f}; {MOST_ABOVE} is allowed.\n{LEGEND}\n"
         + "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
         + "\n"

@@ -133,8 +133,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--draws", type=int, default=DRAWS)
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    print(patients_table(asked), photographs_table(asked), seeds_table(asked), sep="\n")
+    options = parser.parse_args()
+    print(patients_table(options), photographs_table(options), seeds_table(options), sep="\n")
 
 
 def patients(effect: float, base: float, random: np.random.Generator) -> Population:
@@ -190,18 +190,18 @@ def certify(
     return Certified(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def patients_table(asked: argparse.Namespace) -> str:
+def patients_table(options: argparse.Namespace) -> str:
     """Share of draws whose policy misses its target, by the unit of the guarantee."""
     rows = []
     for effect in EFFECTS:
         for base in BASE_ERRORS:
-            random = np.random.default_rng([asked.seed, round(10 * effect), round(10 * base)])
+            random = np.random.default_rng([options.seed, round(10 * effect), round(10 * base)])
             population = patients(effect, base, random)
             for count in PATIENTS:
                 draw = population.whole_groups
-                sets = draw(TUNES, count, random), draw(asked.draws, count, random)
+                sets = draw(TUNES, count, random), draw(options.draws, count, random)
                 draw = population.one_of_each
-                ones = draw(TUNES, count, random), draw(asked.draws, count, random)
+                ones = draw(TUNES, count, random), draw(options.draws, count, random)
                 for target in ERRORS:
                     by_lesion = certify(population, *sets, target)
                     by_patient = certify(population, *ones, target)
@@ -225,22 +225,24 @@ def patients_table(asked: argparse.Namespace) -> str:
     return _markdown(header, rows)
 
 
-def photographs_table(asked: argparse.Namespace) -> str:
+def photographs_table(options: argparse.Namespace) -> str:
     """Errors by lesion, as certified, and by photograph."""
     rows = []
     for repeats in REPEATS:
         for base in BASE_ERRORS:
-            random = np.random.default_rng([asked.seed, round(100 * repeats), round(10 * base), 1])
+            random = np.random.default_rng(
+                [options.seed, round(100 * repeats), round(10 * base), 1]
+            )
             population = photographs(repeats, base, random)
             for target in ERRORS:
-                found = certify(
+                policies = certify(
                     population,
                     population.one_of_each(TUNES, PHOTOGRAPHED, random),
-                    population.one_of_each(asked.draws, PHOTOGRAPHED, random),
+                    population.one_of_each(options.draws, PHOTOGRAPHED, random),
                     target,
                 )
-                kept = found.coverage > 0
-                means = [of[kept].mean() for of in (found.by_group, found.by_case)]
+                accepting = policies.coverage > 0
+                means = [of[accepting].mean() for of in (policies.by_group, policies.by_case)]
                 rows.append(
                     (
                         f"{repeats:g}",
@@ -250,7 +252,7 @@ def photographs_table(asked: argparse.Namespace) -> str:
                         *(f"{mean:.4f}" for mean in means),
                         *(
                             f"{np.mean(of > target + 1e-9):.3f}"
-                            for of in (found.by_group, found.by_case)
+                            for of in (policies.by_group, policies.by_case)
                         ),
                     )
                 )
@@ -264,16 +266,16 @@ def photographs_table(asked: argparse.Namespace) -> str:
     return _markdown(header, rows)
 
 
-def seeds_table(asked: argparse.Namespace) -> str:
+def seeds_table(options: argparse.Namespace) -> str:
     """Share of data sets whose policy misses its target: of the first seed, and of the best."""
     rows = []
     for base in BASE_ERRORS:
-        random = np.random.default_rng([asked.seed, round(10 * base), 2])
+        random = np.random.default_rng([options.seed, round(10 * base), 2])
         population = patients(0.0, base, random)
         for count in DIVIDED:
-            sets = population.one_of_each(asked.draws // 4, count, random)
+            sets = population.one_of_each(options.draws // 4, count, random)
             for target in ERRORS:
-                missed = np.array([_divided(population, one, target, random) for one in sets])
+                missed = np.array([_divided(population, cases, target, random) for cases in sets])
                 rows.append(
                     (f"{base:g}", str(count), f"{target:g}", *(f"{m:.3f}" for m in missed.mean(0)))
                 )
@@ -287,14 +289,16 @@ def _divided(
     """Misses of the target: by the first of several divisions, and by the one that accepts most."""
     order = np.stack([random.permutation(cases) for _ in range(SEEDS)])
     tuning, calibration = np.split(order, [len(cases) // QUARTERS], axis=1)
-    found = certify(population, tuning, calibration, target)
-    missed = found.by_case > target + 1e-9
-    best = int(np.argmax(found.coverage))
+    policies = certify(population, tuning, calibration, target)
+    missed = policies.by_case > target + 1e-9
+    best = int(np.argmax(policies.coverage))
     return bool(missed[0]), bool(missed[best])
 
 
-def _cells(errors: Float[np.ndarray, " draws"], target: float, found: Certified) -> tuple[str, str]:
-    return f"{np.mean(errors > target + 1e-9):.3f}", f"{found.coverage.mean():.2f}"
+def _cells(
+    errors: Float[np.ndarray, " draws"], target: float, policies: Certified
+) -> tuple[str, str]:
+    return f"{np.mean(errors > target + 1e-9):.3f}", f"{policies.coverage.mean():.2f}"
 
 
 def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -34,7 +34,7 @@ from misgiving.metrics.label_errors import (
 
 RATES = (0.05, 0.1, 0.2)
 KINDS = ("uniform", "confused")
-THEIRS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
+METHODS = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
 FIRST_SEED = 100
 BACKBONE, SIDE = "tf_efficientnet_lite0", 160
 
@@ -51,7 +51,7 @@ class Images(NamedTuple):
     classes: int
 
 
-class Found(NamedTuple):
+class Quality(NamedTuple):
     """Precision at the number of planted errors, and the AUROC."""
 
     precision: float
@@ -65,15 +65,15 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, help=f"of {BACKBONE}, in timm's names")
     parser.add_argument("--cache", type=Path, default=Path("label_errors"), metavar="FOLDER")
     parser.add_argument("--seeds", type=int, default=10)
-    asked = parser.parse_args()
-    images = digits() if asked.data == "digits" else with_features(asked)
-    print(f"{asked.data}: {len(images.labels)} images, {asked.seeds} seeds")
+    options = parser.parse_args()
+    images = digits() if options.data == "digits" else with_features(options)
+    print(f"{options.data}: {len(images.labels)} images, {options.seeds} seeds")
     print("| planted | ranking | precision | against the best | AUROC | against the best |")
     print("|---" * 6 + "|")
     confused = most_confused(images)
     for rate in RATES:
         for kind in KINDS:
-            seeds = range(FIRST_SEED, FIRST_SEED + asked.seeds)
+            seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
             trials = [
                 trial(images, rate, confused if kind == "confused" else None, s) for s in seeds
             ]
@@ -88,7 +88,7 @@ def digits() -> Images:
     return Images(principal_features(pixels), labels, groups, 10)
 
 
-def with_features(asked: argparse.Namespace) -> Images:
+def with_features(options: argparse.Namespace) -> Images:
     """The images of a data set, with the features of a backbone that has not seen their labels."""
     from dataclasses import replace
 
@@ -99,17 +99,17 @@ def with_features(asked: argparse.Namespace) -> Images:
     from misgiving.models.joint import JointClassifier
     from misgiving.results.predictions import Predictions
 
-    kept = asked.cache / "features.safetensors"
-    if not kept.exists():
-        dataset = load_dataset(asked.data)
+    file = options.cache / "features.safetensors"
+    if not file.exists():
+        dataset = load_dataset(options.data)
         square = replace(dataset.preprocessing, image_size=SIDE)
         model = JointClassifier(BACKBONE, num_classes=len(dataset.classes), pretrained=False)
-        load_weights(model.backbone, asked.weights)
-        images = prepare(dataset, square, cache=asked.cache)
-        predict(model.eval(), images, estimates_losses=False).save(kept)
-    found = Predictions.load(kept)
-    features = principal_features(found.features.astype(np.float64))
-    return Images(features, found.labels, found.groups, len(found.classes))
+        load_weights(model.backbone, options.weights)
+        images = prepare(dataset, square, cache=options.cache)
+        predict(model.eval(), images, estimates_losses=False).save(file)
+    predictions = Predictions.load(file)
+    features = principal_features(predictions.features.astype(np.float64))
+    return Images(features, predictions.labels, predictions.groups, len(predictions.classes))
 
 
 def most_confused(images: Images) -> Labels:
@@ -121,7 +121,7 @@ def most_confused(images: Images) -> Labels:
     return shares.argmax(axis=1)
 
 
-def trial(images: Images, rate: float, confused: Labels | None, seed: int) -> dict[str, Found]:
+def trial(images: Images, rate: float, confused: Labels | None, seed: int) -> dict[str, Quality]:
     """Plant errors, and judge all rankings of them."""
     random = np.random.default_rng(seed)
     count = len(images.labels)
@@ -131,7 +131,8 @@ def trial(images: Images, rate: float, confused: Labels | None, seed: int) -> di
     labels[chosen] = others if confused is None else confused[labels[chosen]]
     planted = np.isin(np.arange(count), chosen)
     return {
-        name: judged(of, planted) for name, of in rankings(images._replace(labels=labels), seed)
+        name: judged(suspicions, planted)
+        for name, suspicions in rankings(images._replace(labels=labels), seed)
     }
 
 
@@ -143,7 +144,7 @@ def rankings(images: Images, seed: int) -> Iterator[tuple[str, Scores]]:
     yield "ours: outputs", suspicion([outputs], images.labels).scores
     shares = np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True)
     qualities = {
-        name: get_label_quality_scores(images.labels, shares, method=name) for name in THEIRS
+        name: get_label_quality_scores(images.labels, shares, method=name) for name in METHODS
     }
     for name, quality in qualities.items():
         yield f"cleanlab: {name}", -quality
@@ -155,30 +156,33 @@ def rankings(images: Images, seed: int) -> Iterator[tuple[str, Scores]]:
     yield "cleanlab: find_label_issues", listed
 
 
-def judged(suspicions: Scores, planted: Bool[np.ndarray, " n"]) -> Found:
+def judged(suspicions: Scores, planted: Bool[np.ndarray, " n"]) -> Quality:
     """Compare a ranking with what was planted."""
     first = np.argsort(-suspicions, kind="stable")[: planted.sum()]
-    return Found(float(planted[first].mean()), float(roc_auc_score(planted, suspicions)))
+    return Quality(float(planted[first].mean()), float(roc_auc_score(planted, suspicions)))
 
 
-def lines(planted: str, trials: list[dict[str, Found]]) -> Iterator[str]:
+def lines(planted: str, trials: list[dict[str, Quality]]) -> Iterator[str]:
     """Rows of the table."""
-    values = {name: np.array([one[name] for one in trials]) for name in trials[0]}
-    theirs = [name for name in values if name.startswith("cleanlab")]
-    best = [max(theirs, key=lambda name, at=at: values[name][:, at].mean()) for at in (0, 1)]
-    for name, found in values.items():
+    values = {name: np.array([result[name] for result in trials]) for name in trials[0]}
+    cleanlab_rankings = [name for name in values if name.startswith("cleanlab")]
+    best = [
+        max(cleanlab_rankings, key=lambda name, at=at: values[name][:, at].mean()) for at in (0, 1)
+    ]
+    for name, qualities in values.items():
         cells = []
         for at, digits in enumerate((3, 4)):
-            cells.append(f"{found[:, at].mean():.{digits}f}")
-            cells.append(difference(found[:, at] - values[best[at]][:, at], digits))
+            cells.append(f"{qualities[:, at].mean():.{digits}f}")
+            cells.append(difference(qualities[:, at] - values[best[at]][:, at], digits))
         yield f"| {planted} | {name} | {' | '.join(cells)} |"
 
 
-def difference(of: Scores, digits: int) -> str:
+def difference(differences: Scores, digits: int) -> str:
     """Mean difference with its t-interval over the seeds; empty for the best itself."""
-    if not of.any():
+    if not differences.any():
         return "best of cleanlab"
-    mean, half = of.mean(), student.ppf(0.975, len(of) - 1) * of.std(ddof=1) / np.sqrt(len(of))
+    mean, error = differences.mean(), differences.std(ddof=1) / np.sqrt(len(differences))
+    half = student.ppf(0.975, len(differences) - 1) * error
     return f"{mean:+.{digits}f} ({mean - half:+.{digits}f} to {mean + half:+.{digits}f})"
 
 

@@ -47,13 +47,13 @@ def main() -> None:
     parser.add_argument("folder", help="laid out as the ISIC 2019 training set, with masks/")
     parser.add_argument("--half", choices=HALVES, default="odd")
     parser.add_argument("--seed", type=int, default=0)
-    asked = parser.parse_args()
-    dataset = masked(load_dataset(f"isic2019:{asked.folder}"), HALVES[asked.half])
-    print(f"{len(dataset)} images with masks at {asked.half} positions, seed {asked.seed}")
+    options = parser.parse_args()
+    dataset = masked(load_dataset(f"isic2019:{options.folder}"), HALVES[options.half])
+    print(f"{len(dataset)} images with masks at {options.half} positions, seed {options.seed}")
     print_location(dataset)
-    print_rates("sets made with the masks", dataset, dataset, asked.seed)
+    print_rates("sets made with the masks", dataset, dataset, options.seed)
     without = replace(dataset, masks=None)
-    print_rates("sets made by automatic location", dataset, without, asked.seed)
+    print_rates("sets made by automatic location", dataset, without, options.seed)
 
 
 def masked(dataset: Dataset, half: slice) -> Dataset:
@@ -81,10 +81,10 @@ def print_location(dataset: Dataset) -> None:
     for index in range(len(dataset)):
         image = dataset.images.read(index).image
         start = time.perf_counter()
-        found = locate_lesion(image)
+        located = locate_lesion(image)
         seconds.append(time.perf_counter() - start)
         real = real_lesion(dataset, index, image.shape[:2])
-        overlaps.append(0.0 if found is None else (found & real).sum() / (found | real).sum())
+        overlaps.append(0.0 if located is None else (located & real).sum() / (located | real).sum())
     print_row("mean intersection over union", np.mean(overlaps))
     print_row("median", np.median(overlaps))
     print_row("share above 0.5", np.mean(np.array(overlaps) > 0.5))

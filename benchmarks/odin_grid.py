@@ -49,11 +49,11 @@ def main() -> None:
     shape = (options.images, 3, options.image_size, options.image_size)
     inliers, outliers = torch.rand(shape), torch.rand(shape).sqrt()
     loader = _loader(inliers, outliers)
-    theirs = GridSearch(ODIN(Logits(model)), None, loader, hyperparameter_space=_space())
+    reference = GridSearch(ODIN(Logits(model)), None, loader, hyperparameter_space=_space())
 
     def search_theirs() -> None:
-        theirs.results_ = []
-        theirs.run()
+        reference.results_ = []
+        reference.run()
 
     rounds = alternate(
         lambda: tune_odin(model.classify, [inliers], [outliers]),
@@ -62,7 +62,7 @@ def main() -> None:
         clock=time.process_time if options.processor_time else time.perf_counter,
     )
     tuning = tune_odin(model.classify, [inliers], [outliers])
-    aurocs = np.array([record["score"] for record in theirs.results_])
+    aurocs = np.array([record["score"] for record in reference.results_])
     difference = np.abs(np.array([trial.auroc for trial in tuning.grid]) - aurocs).max()
     passes = _passes(model, inliers)
     Comparison(
@@ -105,12 +105,12 @@ def _loader(inliers: Tensor, outliers: Tensor) -> DataLoader[tuple[Tensor, ...]]
 
 def _score_difference(model: JointClassifier, images: Tensor) -> float:
     grid = odin_grid(TEMPERATURES, EPSILONS)
-    ours = score_grid(model.classify, [images], grid)
+    candidate = score_grid(model.classify, [images], grid)
     worst = 0.0
     for point in grid:
-        theirs = ODIN(Logits(model), eps=point.epsilon, temperature=point.temperature)
-        scores = -theirs.predict(images).double().numpy()
-        worst = max(worst, float(np.abs(scores - ours[point]).max()))
+        reference = ODIN(Logits(model), eps=point.epsilon, temperature=point.temperature)
+        scores = -reference.predict(images).double().numpy()
+        worst = max(worst, float(np.abs(scores - candidate[point]).max()))
     return worst
 
 

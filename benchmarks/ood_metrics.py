@@ -43,15 +43,15 @@ def main() -> None:
 
 
 def _compare(inliers: np.ndarray, outliers: np.ndarray, rounds: int) -> None:
-    found: dict[str, dict[str, float]] = {}
+    measures: dict[str, dict[str, float]] = {}
     timed = alternate(
-        lambda: found.update(ours=ood_metrics(inliers, outliers)),
-        lambda: found.update(theirs=scikit_learn(inliers, outliers)),
+        lambda: measures.update(candidate=ood_metrics(inliers, outliers)),
+        lambda: measures.update(reference=scikit_learn(inliers, outliers)),
         rounds=rounds,
         clock=time.process_time,
     )
-    ours, theirs = found["ours"], found["theirs"]
-    difference = max(abs(ours[name] - theirs[name]) for name in theirs)
+    candidate, reference = measures["candidate"], measures["reference"]
+    difference = max(abs(candidate[name] - reference[name]) for name in reference)
     Comparison(
         what=f"five OOD metrics, {len(inliers) + len(outliers):,} scores",
         against="scikit-learn",

@@ -44,16 +44,16 @@ def main() -> None:
             measure="times as fast",
             bound=6,
             rounds=alternate(
-                lambda: ours(paths),
+                lambda: candidate(paths),
                 lambda: plain(paths),
                 rounds=options.rounds,
                 clock=time.process_time,
             ),
-            notes=(_difference(ours(paths), plain(paths)),),
+            notes=(_difference(candidate(paths), plain(paths)),),
         ).report()
 
 
-def ours(paths: list[Path]) -> list[np.ndarray]:
+def candidate(paths: list[Path]) -> list[np.ndarray]:
     """What `prepare` does with every image, without its threads."""
     images, preprocessing = ImageFiles(tuple(paths)), Preprocessing(image_size=SIZE, crop=CROP)
     return [preprocessed(images, index, preprocessing).image for index in range(len(paths))]
@@ -77,9 +77,10 @@ def _plain(path: Path) -> np.ndarray:
     return np.asarray(resized)
 
 
-def _difference(ours: list[np.ndarray], plain: list[np.ndarray]) -> str:
+def _difference(candidate: list[np.ndarray], plain: list[np.ndarray]) -> str:
     apart = [
-        np.abs(mine - theirs.astype(float)).mean() for mine, theirs in zip(ours, plain, strict=True)
+        np.abs(mine - reference.astype(float)).mean()
+        for mine, reference in zip(candidate, plain, strict=True)
     ]
     return (
         f"mean absolute difference {np.mean(apart):.2f} grey levels of 255, "

@@ -50,7 +50,7 @@ def compare(size: int, rounds: int) -> None:
     """Report one size; the difference is that of the loss, relative."""
     repeats, rounds = max(1, 4096 // size), max(3, rounds * 512 // max(size, 512))
     predicted, true = losses_of(size)
-    listed, found = listed_pairs(predicted, true).item(), ranking_loss(predicted, true).item()
+    listed, counted = listed_pairs(predicted, true).item(), ranking_loss(predicted, true).item()
     Comparison(
         what=f"ranking loss of {size} samples, forward and backward",
         against="the matrix of pairs",
@@ -62,7 +62,7 @@ def compare(size: int, rounds: int) -> None:
             rounds=rounds,
             clock=time.process_time,
         ),
-        notes=(f"relative difference {abs(found / listed - 1):.1e}",),
+        notes=(f"relative difference {abs(counted / listed - 1):.1e}",),
     ).report()
 
 

@@ -51,8 +51,8 @@ def main() -> None:
         rounds = alternate(
             lambda: read_cache(prepared), lambda: read_files(loader), rounds=options.rounds
         )
-    rounds = [Round(ours / PASSES, theirs) for ours, theirs in rounds]
-    best = len(prepared) / min(round_.ours for round_ in rounds)
+    rounds = [Round(candidate / PASSES, reference) for candidate, reference in rounds]
+    best = len(prepared) / min(round_.candidate for round_ in rounds)
     Comparison(
         what=f"reading {len(prepared)} images of {options.side} x {options.side} pixels",
         against=f"ImageFolder, Resize and DataLoader with {options.workers} workers",

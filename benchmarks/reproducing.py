@@ -73,11 +73,11 @@ def seconds_of(*command: str) -> float:
 def seconds_of_collect(out: Path, reproduce: tuple[str, ...]) -> float:
     """Seconds that `collect` takes within the command, which runs in a process."""
     (out / COLLECTED).unlink()
-    script, found = out.with_name("collecting.py"), out.with_name("seconds")
+    script, seconds = out.with_name("collecting.py"), out.with_name("seconds")
     script.write_text(COLLECTING)
-    command = (sys.executable, str(script), *reproduce, "--collect", str(found))
+    command = (sys.executable, str(script), *reproduce, "--collect", str(seconds))
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return float(found.read_text())
+    return float(seconds.read_text())
 
 
 if __name__ == "__main__":

@@ -108,8 +108,10 @@ def served(bundle: Path, store: Path) -> Iterator[Service]:
             time.sleep(0.1)
             if process.poll() is not None:
                 raise SystemExit(said)
-        found = urlsplit(next(word for word in said.split() if word.startswith("http")).rstrip(";"))
-        yield Service(process, (str(found.hostname), int(found.port or 0)))
+        address = urlsplit(
+            next(word for word in said.split() if word.startswith("http")).rstrip(";")
+        )
+        yield Service(process, (str(address.hostname), int(address.port or 0)))
     finally:
         process.terminate()
         process.wait()

@@ -22,26 +22,26 @@ Measure = Literal["times as fast", "times the time"]
 class Round(NamedTuple):
     """Seconds of either side, one after the other."""
 
-    ours: float
-    theirs: float
+    candidate: float
+    reference: float
 
 
 def alternate(
-    ours: Callable[[], Any],
-    theirs: Callable[[], Any],
+    candidate: Callable[[], Any],
+    reference: Callable[[], Any],
     *,
     rounds: int,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[Round]:
     """Time both sides `rounds` times, taking turns in going first, after a round to warm up."""
-    _timed(ours, clock), _timed(theirs, clock)
+    _timed(candidate, clock), _timed(reference, clock)
     times = []
     for number in range(rounds):
         if number % 2:
-            later = _timed(theirs, clock)
-            times.append(Round(_timed(ours, clock), later))
+            later = _timed(reference, clock)
+            times.append(Round(_timed(candidate, clock), later))
         else:
-            times.append(Round(_timed(ours, clock), _timed(theirs, clock)))
+            times.append(Round(_timed(candidate, clock), _timed(reference, clock)))
     return times
 
 
@@ -75,8 +75,8 @@ class Comparison:
     def ratios(self) -> list[float]:
         """One ratio for each round."""
         if self.measure == "times as fast":
-            return [round_.theirs / round_.ours for round_ in self.rounds]
-        return [round_.ours / round_.theirs for round_ in self.rounds]
+            return [round_.reference / round_.candidate for round_ in self.rounds]
+        return [round_.candidate / round_.reference for round_ in self.rounds]
 
     @property
     def reached(self) -> bool:
@@ -98,8 +98,8 @@ class Comparison:
     @property
     def seconds(self) -> str:
         """The median time of either side."""
-        ours, theirs = (median(side) for side in zip(*self.rounds, strict=True))
-        return f"median seconds: ours {ours:.4g}, theirs {theirs:.4g}"
+        candidate, reference = (median(side) for side in zip(*self.rounds, strict=True))
+        return f"median seconds: ours {candidate:.4g}, theirs {reference:.4g}"
 
     def report(self) -> None:
         """Print the result, and add it to the record if there is one."""

@@ -29,12 +29,12 @@ def main() -> None:
     ):
         _refuse_torch(what, code)
         rounds = alternate(python(*command), python("-c", "pass"), rounds=options.rounds)
-        ours, bare = zip(*rounds, strict=True)
+        candidate, bare = zip(*rounds, strict=True)
         notes = (
-            f"fastest {min(ours):.3f} s; a bare python: median {median(bare):.3f} s, fastest "
+            f"fastest {min(candidate):.3f} s; a bare python: median {median(bare):.3f} s, fastest "
             f"{min(bare):.3f} s",
         )
-        Reading(what=what, bound=bound, values=list(ours), notes=notes).report()
+        Reading(what=what, bound=bound, values=list(candidate), notes=notes).report()
 
 
 def python(*arguments: str) -> Callable[[], object]:

@@ -93,10 +93,10 @@ def correctness(
     test: Int[np.ndarray, " test"],
 ) -> Float[np.ndarray, " test"]:
     """Correctness of the linear classifier less that of the nearest centroid."""
-    known, seen = images[train], labels[train]
-    centroids = np.stack([known[seen == k].mean(axis=0) for k in range(CLASSES)])
+    training_images, seen = images[train], labels[train]
+    centroids = np.stack([training_images[seen == k].mean(axis=0) for k in range(CLASSES)])
     distances = ((images[test, None] - centroids) ** 2).sum(axis=-1)
-    design = np.column_stack([known, np.ones(len(known))])
+    design = np.column_stack([training_images, np.ones(len(training_images))])
     penalty = 5.0 * np.eye(WIDTH + 1)
     weights = np.linalg.solve(design.T @ design + penalty, design.T @ np.eye(CLASSES)[seen])
     linear = np.column_stack([images[test], np.ones(len(test))]) @ weights
@@ -110,11 +110,13 @@ def correctness(
 def population_of(share: float, random: np.random.Generator) -> Population:
     """A population with the truth for trainings on `share` of the images, by simulation."""
     population = Population(random.normal(size=(CLASSES, WIDTH)) * 0.55, 0.0)
-    train, found = np.arange(round(share * IMAGES)), []
+    train, differences = np.arange(round(share * IMAGES)), []
     for _ in range(1000):
         images, labels = population.draw(len(train) + 2000, random)
-        found.append(correctness(images, labels, train, np.arange(len(train), len(images))).mean())
-    return population._replace(truth=float(np.mean(found)))
+        differences.append(
+            correctness(images, labels, train, np.arange(len(train), len(images))).mean()
+        )
+    return population._replace(truth=float(np.mean(differences)))
 
 
 def split_trials(

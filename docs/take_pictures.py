@@ -1,14 +1,12 @@
-"""Take the pictures of the documentation: the triage page, the report of an evaluation, the site.
+"""Take the pictures of the documentation: the triage page, and the report of an evaluation.
 
     misgiving serve bundle --store sqlite:///new.sqlite     # as docs/tutorials/reviewer.md says
     misgiving evaluate predictions.csv --policy policy --out report        # as README.md says
     python docs/take_pictures.py page http://127.0.0.1:8000 --images runs/reproduce/examples
     python docs/take_pictures.py report report/report.html
-    python -m http.server --directory site 8001
-    python docs/take_pictures.py site http://127.0.0.1:8001
 
-Keeps a wide screen in the light scheme, a smaller one in the dark scheme, and a phone in both;
-`--every` takes each size in both schemes, to look at. Needs Debian's chromium.
+The page is shown on a wide screen in the light scheme, on a smaller one in the dark scheme, and on
+a phone in both; the report in the light scheme alone. Needs Debian's chromium.
 """
 
 import argparse
@@ -22,7 +20,6 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 SIZES = {1400: 900, 1280: 720, 390: 780}
-SCHEMES = ("light", "dark")
 GROUND = (119, 128, 138)
 GAP = 24
 
@@ -30,40 +27,36 @@ GAP = 24
 def main() -> None:
     """Take the pictures of one subject."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("subject", choices=("page", "report", "site"))
-    parser.add_argument("address", help="URL of the service or the site, or file of the report")
+    parser.add_argument("subject", choices=("page", "report"))
+    parser.add_argument("address", help="URL of the service, or file of the report")
     parser.add_argument("--images", type=Path, help="folder to send to the service first")
     parser.add_argument("--out", type=Path, default=Path("docs"))
-    parser.add_argument("--every", action="store_true", help="each size in both schemes")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path="/usr/bin/chromium", args=["--no-sandbox"]
         )
-        if asked.images:
-            with page_of(browser, asked.address, 1400, "light") as page:
-                send(page, asked.images)
+        if options.images:
+            with page_of(browser, options.address, 1400, "light") as page:
+                send(page, options.images)
                 review(page)
-        for name, taken in pictures(browser, asked):
-            small = taken.quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
-            small.save(asked.out / f"{asked.subject}-{name}.png", optimize=True)
+        for name, image in pictures(browser, options):
+            small = image.quantize(256, Image.Quantize.MAXCOVERAGE, 1, dither=Image.Dither.NONE)
+            small.save(options.out / f"{options.subject}-{name}.png", optimize=True)
         browser.close()
 
 
-def pictures(browser: Browser, asked: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
-    """The pictures to keep, or all of them."""
-    show = {"page": triage_page, "report": top, "site": top}[asked.subject]
+def pictures(browser: Browser, options: argparse.Namespace) -> Iterator[tuple[str, Image.Image]]:
+    """The pictures of the subject by name."""
+    show = {"page": triage_page, "report": top}[options.subject]
 
     def take(width: int, scheme: str) -> list[Image.Image]:
-        with page_of(browser, asked.address, width, scheme) as page:
+        with page_of(browser, options.address, width, scheme) as page:
             return list(show(page))
 
-    if asked.every:
-        for width in SIZES:
-            for scheme in SCHEMES:
-                yield f"{width}-{scheme}", beside(*take(width, scheme))
-        return
     yield "light", beside(*take(1400, "light"))
+    if options.subject == "report":
+        return
     yield "dark", beside(*take(1280, "dark"))
     light, dark = take(390, "light"), take(390, "dark")
     yield "phone", beside(light[0], dark[-1])

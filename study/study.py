@@ -122,7 +122,7 @@ KEPT_OF_ODIN = {"fpr_at_tpr95", "detection_error", "aupr_in", "aupr_out"}
 
 def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Path) -> Protocol:
     """All settings of a part of the study."""
-    named = [
+    with_setting = [
         f"nct:histology={ood / 'nct_crc_he'}",
         f"colon={ood / 'lc25000_colon'}",
         f"clin_skin:clinical_skin={ood / 'clinical_skin'}",
@@ -134,7 +134,7 @@ def protocol_of(part: Part, setting: Setting, data: str, weights: Path, ood: Pat
         training={**part.training, **setting.training, "device": "cpu"},
         images=part.images,
         odin=ODIN,
-        sources=ood_sources(named),
+        sources=ood_sources(with_setting),
         trials=part.trials,
         models=setting.models or part.models,
         learning_rates=(),
@@ -170,16 +170,16 @@ def unit_of(row: Result) -> tuple[str, int, str]:
     return experiment, row.trial, row.model
 
 
-def add_rows(table: Path, found: Iterable[Result]) -> None:
+def add_rows(table: Path, results: Iterable[Result]) -> None:
     """Put the rows of finished units into a table, in place of older rows of these units."""
-    new = kept_rows(found)
+    new = kept_rows(results)
     units = {unit_of(row) for row in new}
-    known = read_table(table, Result) if table.exists() else []
-    rows = [row for row in known if unit_of(row) not in units] + new
+    earlier = read_table(table, Result) if table.exists() else []
+    rows = [row for row in earlier if unit_of(row) not in units] + new
     write_table(table, Result, sorted(rows))
 
 
-def named(row: Result, setting: str) -> Result:
+def with_setting(row: Result, setting: str) -> Result:
     """A row whose experiment is the setting, where the part has several."""
     return row._replace(experiment=setting) if setting else row
 
@@ -199,43 +199,43 @@ def main() -> None:
     parser.add_argument("--trial", type=int)
     parser.add_argument("--again", action="store_true", help="measure finished units again")
     parser.add_argument("--collect", action="store_true", help="only read units that are finished")
-    given = parser.parse_args()
+    options = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # trainings are saved
-    part = PARTS[given.part]
+    part = PARTS[options.part]
     for name, setting in part.settings.items():
-        protocol = protocol_of(part, setting, given.data, given.weights, given.ood)
-        run_setting(part, protocol, name, given)
+        protocol = protocol_of(part, setting, options.data, options.weights, options.ood)
+        run_setting(part, protocol, name, options)
 
 
-def run_setting(part: Part, protocol: Protocol, setting: str, given: argparse.Namespace) -> None:
+def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.Namespace) -> None:
     """Run the units of one setting that have no rows yet, and keep their rows."""
-    out, table = given.out / given.part / setting, given.tables / f"{given.part}.csv"
+    out, table = options.out / options.part / setting, options.tables / f"{options.part}.csv"
     done = {unit_of(row) for row in read_table(table, Result)} if table.exists() else set()
-    wanted = [
+    units = [
         unit
         for unit in in_order(part, protocol)
-        if given.trial in (None, unit.trial)
+        if options.trial in (None, unit.trial)
         and unit.experiment in part.experiments
-        and (given.again or (setting or unit.experiment, unit.trial, unit.model) not in done)
+        and (options.again or (setting or unit.experiment, unit.trial, unit.model) not in done)
     ]
 
     def keep(unit: Unit) -> None:
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
-        found = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
-        add_rows(table, [named(row, setting) for row in found])
-        write_page(given.tables)
+        results = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
+        add_rows(table, [with_setting(row, setting) for row in results])
+        write_page(options.tables)
         label = setting or unit.experiment
         print(f"finished {label}, trial {unit.trial}, {unit.model}", flush=True)
 
-    trial_data = TrialData(protocol, given.cache, Progress(on_unit=keep))
-    if given.collect:
-        for unit in wanted:
+    trial_data = TrialData(protocol, options.cache, Progress(on_unit=keep))
+    if options.collect:
+        for unit in units:
             if (out / unit.folder / "results.csv").exists():
                 keep(unit)
         return
-    run = on_ray(given.ray) if given.ray else on_this_machine(jobs=given.jobs)
-    reproduce_units(trial_data, out, run=run, chosen=wanted)
+    run = on_ray(options.ray) if options.ray else on_this_machine(jobs=options.jobs)
+    reproduce_units(trial_data, out, run=run, chosen=units)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,9 @@ def with_interval(values: Values, ratio: float) -> str:
         return "0 in each trial"
     if len(values) < ENOUGH_TRIALS:
         return by_trial(values)
-    found = t_interval(list(values.values()), split_ratio=ratio)
-    ends = " to ".join(number(end, signed=True) for end in (found.lower, found.upper))
-    return f"{number(found.mean, signed=True)} ({ends})"
+    interval = t_interval(list(values.values()), split_ratio=ratio)
+    ends = " to ".join(number(end, signed=True) for end in (interval.lower, interval.upper))
+    return f"{number(interval.mean, signed=True)} ({ends})"
 
 
 def average(values: Values, *, digits: int = 4) -> str:

@@ -50,15 +50,15 @@ class Rows:
         return sorted(
             {
                 dataset
-                for experiment, _, dataset, *of in self._values
-                if experiment == "ood_detection" and of == ["odin", "auroc"]
+                for experiment, _, dataset, *measure in self._values
+                if experiment == "ood_detection" and measure == ["odin", "auroc"]
             }
         )
 
     def ratio(self, experiment: str, dataset: str = "") -> float:
         """Measured images for each training image, of the first unit; 0 if there are none."""
-        found = (self(experiment, model, dataset, "", RATIO) for model in self.models())
-        return next((ratio for values in found for ratio in values.values()), 0.0)
+        ratios = (self(experiment, model, dataset, "", RATIO) for model in self.models())
+        return next((ratio for values in ratios for ratio in values.values()), 0.0)
 
     def ood_mean(self, model: str) -> Values:
         """AUROC of tuned ODIN, mean over the sets on which it was not tuned."""
@@ -74,9 +74,9 @@ class Rows:
 
 def means(of_sets: Iterable[Values]) -> Values:
     """Mean over sets, for each trial in which all are measured."""
-    found = list(of_sets)
-    trials = set.intersection(*(set(values) for values in found)) if found else set()
-    return {trial: mean(values[trial] for values in found) for trial in sorted(trials)}
+    sets = list(of_sets)
+    trials = set.intersection(*map(set, sets)) if sets else set()
+    return {trial: mean(values[trial] for values in sets) for trial in sorted(trials)}
 
 
 def difference(first: Values, second: Values) -> Values:
@@ -143,16 +143,18 @@ def verdicts(
     tested: Sequence[Hypothesis], *, trials: int = ENOUGH_TRIALS
 ) -> list[tuple[float | None, str]]:
     """Holm's adjusted p-value and the verdict of each hypothesis, by the registered rule."""
-    intervals = [one.interval if len(one.values) >= trials else None for one in tested]
+    intervals = [
+        hypothesis.interval if len(hypothesis.values) >= trials else None for hypothesis in tested
+    ]
     # an unfinished one counts as p = 1, so that the others are not adjusted for too few
-    adjusted = holm([1.0 if found is None else found.p_value for found in intervals])
+    adjusted = holm([1.0 if interval is None else interval.p_value for interval in intervals])
     judged: list[tuple[float | None, str]] = []
-    for one, found, p_value in zip(tested, intervals, adjusted, strict=True):
-        if found is None:
+    for hypothesis, interval, p_value in zip(tested, intervals, adjusted, strict=True):
+        if interval is None:
             judged.append((None, "open"))
         elif p_value >= LEVEL:
             judged.append((p_value, "inconclusive"))
         else:
-            supported = found.mean * one.sign > 0
+            supported = interval.mean * hypothesis.sign > 0
             judged.append((p_value, "supported" if supported else "contradicted"))
     return judged

@@ -53,14 +53,16 @@ def of_hypotheses(rows: Rows) -> Iterator[str]:
     """The registered hypotheses, with the value of each trial."""
     tested = hypotheses(rows)
     lines = []
-    for one, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
+    for hypothesis, (adjusted, verdict) in zip(tested, verdicts(tested), strict=True):
         p_value = "-" if adjusted is None else f"{adjusted:.3f}"
-        if one.name == CHANGED and rows("generalization", "vanilla", "test", REGISTERED, "aurc"):
+        if hypothesis.name == CHANGED and rows(
+            "generalization", "vanilla", "test", REGISTERED, "aurc"
+        ):
             verdict += " (first form); see confirmation"
-        elif one.name == CHANGED and adjusted is not None:
+        elif hypothesis.name == CHANGED and adjusted is not None:
             verdict += " (new form, chosen on these images and splits: no confirmation)"
-        found = by_trial(one.values), with_interval(one.values, one.ratio)
-        lines.append((one.name, one.measure, *found, p_value, f"**{verdict}**"))
+        values = by_trial(hypothesis.values), with_interval(hypothesis.values, hypothesis.ratio)
+        lines.append((hypothesis.name, hypothesis.measure, *values, p_value, f"**{verdict}**"))
     head = ("hypothesis", "measure", "by trial", "mean (95 %)", "Holm-adjusted p", "verdict")
     yield from table(head, lines)
 
@@ -74,8 +76,8 @@ def of_confirmation(rows: Rows) -> Iterator[str]:
         measure = f"AURC, error estimator - {against}, of vanilla"
         values = difference(areas["error_estimator"], areas[against])
         tested = Hypothesis("e", measure, values, ratio, -1)
-        [(found, verdict)] = verdicts([tested], trials=CONFIRMING)
-        p_value = "-" if found is None else f"{found:.2g}"
+        [(adjusted, verdict)] = verdicts([tested], trials=CONFIRMING)
+        p_value = "-" if adjusted is None else f"{adjusted:.2g}"
         judged = f"**{verdict}**" if against == "calibrated" else "secondary"
         lines.append((measure, by_trial(values), with_interval(values, ratio), p_value, judged))
     compared = {
@@ -125,13 +127,15 @@ def against_vanilla(rows: Rows) -> Iterator[str]:
         if model == "vanilla":
             continue
         measured = [
-            difference(*(rows("generalization", one, "test", *names) for one in (model, "vanilla")))
+            difference(
+                *(rows("generalization", name, "test", *names) for name in (model, "vanilla"))
+            )
             for names in compared
         ]
         unseen = difference(
             *(
-                rows("new_classes", one, UNSEEN_CLASSES, "odin", "auroc")
-                for one in (model, "vanilla")
+                rows("new_classes", name, UNSEEN_CLASSES, "odin", "auroc")
+                for name in (model, "vanilla")
             )
         )
         ood = difference(rows.ood_mean(model), rows.ood_mean("vanilla"))
@@ -234,7 +238,7 @@ def of_detectors(rows: Rows) -> Iterator[str]:
     """AUROC of every detector on every set, of the two models of the hypotheses."""
     sets = [("ood_detection", name) for name in rows.ood_sets()] + [("new_classes", UNSEEN_CLASSES)]
     first, lines = sets[0][1], []
-    trials = max(len(rows("ood_detection", of, first, "odin", "auroc")) for of in BOTH)
+    trials = max(len(rows("ood_detection", model, first, "odin", "auroc")) for model in BOTH)
     for detector, name in {**DETECTOR_TITLES, ERROR_OR_OOD: "error or OOD"}.items():
         cells = [
             " / ".join(
@@ -243,9 +247,11 @@ def of_detectors(rows: Rows) -> Iterator[str]:
             )
             for experiment, dataset in sets
         ]
-        found = max(len(rows("ood_detection", of, first, detector, "auroc")) for of in BOTH)
-        if found:
-            lines.append((name if found == trials else f"{name} ({found} trials)", *cells))
+        finished = max(
+            len(rows("ood_detection", model, first, detector, "auroc")) for model in BOTH
+        )
+        if finished:
+            lines.append((name if finished == trials else f"{name} ({finished} trials)", *cells))
     yield (
         "AUROC of every detector, vanilla / proposed, means over trials. Above 0.5, OOD images "
         "tend to have lower scores, as they should; 0.5 is chance. ODIN was tuned, and the best "
@@ -269,8 +275,8 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
         unseen = difference(
             *(of_unseen(score, "mixed_aurc") for score in (ERROR_OR_OOD, ACCEPTANCE))
         )
-        found = (with_interval(values, ratio) for values in (*mixed, unseen, alone))
-        lines.append((model, str(len(areas)), average(areas), *found))
+        intervals = (with_interval(values, ratio) for values in (*mixed, unseen, alone))
+        lines.append((model, str(len(areas)), average(areas), *intervals))
     if not lines:
         return
     yield (
@@ -289,24 +295,24 @@ def of_reviewer(rows: Rows) -> Iterator[str]:
 
 def beside_published(rows: Rows) -> Iterator[str]:
     """Every published number of ODIN's table and of the figures, beside ours."""
-    ours = {STAND_INS.get(name, name): name for name in rows.ood_sets()}
+    stand_ins = {STAND_INS.get(name, name): name for name in rows.ood_sets()}
     cells = [(FIGURE_3, "test")]
     for paper_set in SETS:
-        if paper_set in ours:
-            cells += [(cell, ours[paper_set]) for cell in table_1(paper_set)]
+        if paper_set in stand_ins:
+            cells += [(cell, stand_ins[paper_set]) for cell in table_1(paper_set)]
     cells.append((FIGURE_5, UNSEEN_CLASSES))
     lines = []
     for cell, dataset in cells:
-        found = [
+        models = [
             rows(cell.experiment, model, dataset, cell.detector, cell.metric)
             for model in ("vanilla", "proposed")
         ]
-        if found[0]:
-            shown = [f"{100 * mean(values.values()):.1f}" if values else "-" for values in found]
+        if models[0]:
+            means = [f"{100 * mean(values.values()):.1f}" if values else "-" for values in models]
             name = title(dataset) if dataset != "test" else "classifier (4.1)"
             tuned = " (tuned)" if STAND_INS.get(dataset) == TUNING_SET else ""
             lines.append(
-                (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *shown)
+                (f"{name}{tuned}", cell.metric, f"{cell.vanilla}", f"{cell.proposed}", *means)
             )
     yield (
         "Published numbers (other images, network, resolution and epochs) beside ours, in %. Of "

@@ -28,7 +28,7 @@ def rows_of(trials, *, seed=0):
     def value():
         return float(random.random())
 
-    named = [
+    measures = [
         *(("generalization", "test", "", name) for name in ("accuracy", "balanced_accuracy")),
         *(("generalization", "test", score, "aurc") for score in study_results.SCORES),
         *(("ood_detection", name, "odin", "auroc") for name in OOD),
@@ -39,17 +39,17 @@ def rows_of(trials, *, seed=0):
         rows += [
             Result("generalization", trial, model, "", "", "split_ratio", 0.2),
             Result("ood_detection", trial, model, "", "", "split_ratio", 0.25),
-            *(Result(of, trial, model, *names, value()) for of, *names in named),
+            *(Result(experiment, trial, model, *names, value()) for experiment, *names in measures),
         ]
     return rows
 
 
-def found(rows, trial, model, **wanted):
+def value_of(rows, trial, model, **expected):
     (row,) = [
         row
         for row in rows
         if (row.trial, row.model) == (trial, model)
-        and all(getattr(row, name) == value for name, value in wanted.items())
+        and all(getattr(row, name) == value for name, value in expected.items())
     ]
     return row.value
 
@@ -59,31 +59,33 @@ def test_the_hypotheses_are_those_that_were_registered():
     measured = study_hypotheses.hypotheses(study_hypotheses.Rows(rows))
     for trial in range(5):
         by_hand = {
-            "a": found(rows, trial, "proposed", metric="balanced_accuracy")
-            - found(rows, trial, "vanilla", metric="balanced_accuracy"),
-            "b": np.mean([found(rows, trial, "proposed", dataset=name) for name in OOD[:2]])
-            - np.mean([found(rows, trial, "vanilla", dataset=name) for name in OOD[:2]]),
-            "c": found(rows, trial, "proposed", dataset="unseen_classes")
-            - found(rows, trial, "vanilla", dataset="unseen_classes"),
-            "d": found(rows, trial, "proposed", detector="predicted_loss")
-            - found(rows, trial, "proposed", detector="msp"),
-            "e": found(rows, trial, "vanilla", detector="error_estimator")
-            - found(rows, trial, "vanilla", detector="calibrated"),
+            "a": value_of(rows, trial, "proposed", metric="balanced_accuracy")
+            - value_of(rows, trial, "vanilla", metric="balanced_accuracy"),
+            "b": np.mean([value_of(rows, trial, "proposed", dataset=name) for name in OOD[:2]])
+            - np.mean([value_of(rows, trial, "vanilla", dataset=name) for name in OOD[:2]]),
+            "c": value_of(rows, trial, "proposed", dataset="unseen_classes")
+            - value_of(rows, trial, "vanilla", dataset="unseen_classes"),
+            "d": value_of(rows, trial, "proposed", detector="predicted_loss")
+            - value_of(rows, trial, "proposed", detector="msp"),
+            "e": value_of(rows, trial, "vanilla", detector="error_estimator")
+            - value_of(rows, trial, "vanilla", detector="calibrated"),
         }
-        assert {one.name: one.values[trial] for one in measured} == pytest.approx(by_hand)
-    assert [one.ratio for one in measured] == [0.2, 0.25, 0.25, 0.2, 0.2]
-    assert [one.sign for one in measured] == [1, 1, 1, -1, -1]
+        assert {
+            hypothesis.name: hypothesis.values[trial] for hypothesis in measured
+        } == pytest.approx(by_hand)
+    assert [hypothesis.ratio for hypothesis in measured] == [0.2, 0.25, 0.25, 0.2, 0.2]
+    assert [hypothesis.sign for hypothesis in measured] == [1, 1, 1, -1, -1]
 
 
 def test_the_registered_form_of_the_estimator_is_the_one_that_is_tested():
     rows = rows_of(5)
-    kept = [
+    remaining = [
         Result("generalization", trial, "vanilla", "test", study_hypotheses.REGISTERED, "aurc", 0.1)
         for trial in range(5)
     ]
-    *_, tested = study_hypotheses.hypotheses(study_hypotheses.Rows([*rows, *kept]))
+    *_, tested = study_hypotheses.hypotheses(study_hypotheses.Rows([*rows, *remaining]))
     for trial in range(5):
-        calibrated = found(rows, trial, "vanilla", detector="calibrated")
+        calibrated = value_of(rows, trial, "vanilla", detector="calibrated")
         assert tested.values[trial] == pytest.approx(0.1 - calibrated)
 
 
@@ -118,17 +120,17 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
     again = [row._replace(value=9.0) for row in rows_of(1) if row.experiment == "new_classes"]
     again = [row for row in again if row.model == "vanilla"]
     study.add_rows(table, again)
-    kept = read_table(table, Result)
-    of_unit = [row for row in kept if study.unit_of(row) == ("ood_detection", 0, "vanilla")]
+    remaining = read_table(table, Result)
+    of_unit = [row for row in remaining if study.unit_of(row) == ("ood_detection", 0, "vanilla")]
     assert of_unit == again
-    assert len(kept) == len(rows) - (1 + len(OOD) + 1) + 1
+    assert len(remaining) == len(rows) - (1 + len(OOD) + 1) + 1
 
 
 def test_the_page_is_written_from_unfinished_parts(tmp_path):
     for part in ("modern", "paper"):
         study.add_rows(tmp_path / f"{part}.csv", rows_of(2))
-    named = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
-    registered = [Result("generalization", trial, *named, 0.1) for trial in range(2)]
+    measures = "vanilla", "test", study_hypotheses.REGISTERED, "aurc"
+    registered = [Result("generalization", trial, *measures, 0.1) for trial in range(2)]
     study.add_rows(tmp_path / "registered.csv", registered)
     study_results.write_page(tmp_path)
     _, modern, paper = (tmp_path / "results.md").read_text().split("## Part ")
@@ -154,7 +156,7 @@ def test_the_table_of_detectors_has_the_means_of_both_models():
     sets = [*sorted(OOD), "unseen_classes"]
     means = [
         " / ".join(
-            f"{np.mean([found(rows, trial, model, dataset=name) for trial in range(3)]):.2f}"
+            f"{np.mean([value_of(rows, trial, model, dataset=name) for trial in range(3)]):.2f}"
             for model in ("vanilla", "proposed")
         )
         for name in sets
@@ -197,15 +199,15 @@ def test_settings_are_compared_with_the_default_by_trial(tmp_path):
     study_results.write_page(tmp_path)
     line = (tmp_path / "results.md").read_text().splitlines()[-1]
     changes = values["no estimator"] - values[study_results.DEFAULT]
-    shown = ", ".join(study_format.number(value, signed=True) for value in changes)
-    assert line.startswith(f"| no estimator | {shown} | - |")
+    cell = ", ".join(study_format.number(value, signed=True) for value in changes)
+    assert line.startswith(f"| no estimator | {cell} | - |")
 
 
 def test_differences_have_an_interval_from_five_trials_on():
     values = np.random.default_rng(0).normal(size=5)
     half = np.std(values, ddof=1) * np.sqrt(1 / 5 + 0.2) * stats.t.ppf(0.975, 4)
-    told = [values.mean(), values.mean() - half, values.mean() + half]
-    mean, lower, upper = (study_format.number(value, signed=True) for value in told)
+    numbers = [values.mean(), values.mean() - half, values.mean() + half]
+    mean, lower, upper = (study_format.number(value, signed=True) for value in numbers)
     by_trial = dict(enumerate(values))
     assert study_format.with_interval(by_trial, 0.2) == f"{mean} ({lower} to {upper})"
     del by_trial[2]
@@ -227,13 +229,13 @@ def test_one_score_for_errors_and_ood_images_is_compared_over_all_sets():
         rows.append(Result(experiment, trial, "proposed", name, score, metric, value))
     *_, line, _ = study_results.of_reviewer(study_hypotheses.Rows(rows))
     less = areas[:, :, 0] - areas[:, :, 1]
-    wanted = [
+    expected = [
         study_format.with_interval(dict(enumerate(values)), 0.25)
         for values in (less[:, : len(OOD)].mean(axis=1), less[:, -2], less[:, -1])
     ]
     combined = study_format.number(areas[:, : len(OOD), 0].mean())
     cells = line.strip("| ").split(" | ")
-    assert cells == ["proposed", "5", combined, wanted[0], *["-"] * 5, *wanted[1:]]
+    assert cells == ["proposed", "5", combined, expected[0], *["-"] * 5, *expected[1:]]
 
 
 def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
@@ -250,27 +252,27 @@ def test_errors_of_certified_policies_are_counted_by_images_and_by_lesions():
             (2, "coverage", 0.0),
         ]
     ]
-    shown = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
-    assert shown == "0.2667 (0.3000; 0.2000, 1 of 2)"
+    cell = study_results._of_policy(study_hypotheses.Rows(rows), "vanilla", "msp", 0.1)
+    assert cell == "0.2667 (0.3000; 0.2000, 1 of 2)"
     by_images = [row for row in rows if row.metric != "error_per_group"]
-    shown = study_results._of_policy(study_hypotheses.Rows(by_images), "vanilla", "msp", 0.1)
-    assert shown == "0.2667 (0.3000)"
+    cell = study_results._of_policy(study_hypotheses.Rows(by_images), "vanilla", "msp", 0.1)
+    assert cell == "0.2667 (0.3000)"
     of_one = [row for row in rows if (row.trial, row.metric) != (0, "error_per_group")]
-    shown = study_results._of_policy(study_hypotheses.Rows(of_one), "vanilla", "msp", 0.1)
-    assert shown == "0.2667 (0.1000; 0.1000, 0 of 1)"  # both over the trial that has both
+    cell = study_results._of_policy(study_hypotheses.Rows(of_one), "vanilla", "msp", 0.1)
+    assert cell == "0.2667 (0.1000; 0.1000, 0 of 1)"  # both over the trial that has both
 
 
 def test_the_models_of_the_hypotheses_run_first_and_one_classifier_once():
     models = ("vanilla", "detached", "proposed", "mse")
     protocol = protocol_for("digits", trials=2, models=models, learning_rates=())
-    wanted = [
+    expected = [
         *product(["generalization"], range(2), ["vanilla", "proposed"]),
         *product(["ood_detection"], range(2), ["vanilla", "proposed"]),
         *product(["generalization"], range(2), ["detached", "mse"]),
         *product(["ood_detection"], range(2), ["mse"]),
     ]
-    found = study.in_order(study.PARTS["modern"], protocol)
-    assert [tuple(unit) for unit in found] == wanted
+    units = study.in_order(study.PARTS["modern"], protocol)
+    assert [tuple(unit) for unit in units] == expected
 
 
 def test_no_setting_is_undone_by_its_model():
