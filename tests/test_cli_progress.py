@@ -1,6 +1,5 @@
 import io
 import re
-from threading import Event, active_count
 
 import pytest
 from rich.console import Console
@@ -37,20 +36,9 @@ def test_a_log_says_at_most_once_a_minute_how_far_the_work_is(clock, log):
     for second in range(1, 600):  # an image a second
         clock.now += 1
         bar.at(second, 600)
-        lines.look()
     assert len(log()) == 9
     assert log()[0] == "preparing images  60/600 (0:01:00 elapsed, about 0:09:00 left)"
     assert log()[8] == "preparing images  540/600 (0:09:00 elapsed, about 0:01:00 left)"
-
-
-def test_a_log_says_that_work_without_a_count_goes_on(clock, log):
-    lines = LogLines(clock)
-    clock.now += 59
-    lines.look()
-    assert log() == []
-    clock.now += 1
-    lines.look()
-    assert log() == ["still working (0:01:00 elapsed)"]
 
 
 def train(lines, clock, *, epochs, steps, seconds, each_epoch):
@@ -59,7 +47,6 @@ def train(lines, clock, *, epochs, steps, seconds, each_epoch):
         for step in range(1, steps + 1):
             clock.now += seconds
             show(Step(epoch, epochs, step, steps, 1 / epoch, float("nan")))
-            lines.look()
 
 
 def test_every_epoch_of_a_training_is_a_line_of_the_log(clock, log):
@@ -95,19 +82,10 @@ def test_a_bar_starts_anew_for_the_next_set(clock, log):
     for total in (64, 64, 32):
         bar.at(total // 2, total)
         bar.at(total, total)
-    bar.at(64, 100)
+    bar.at(63, 100)
     clock.now += 60
-    lines.look()
+    bar.at(64, 100)
     assert [line.partition(" (")[0] for line in log()] == ["predicting  64/100"]
-
-
-def test_the_log_is_written_by_a_thread_that_ends_with_the_work(monkeypatch):
-    threads, looked = active_count(), Event()
-    monkeypatch.setattr(progress, "LOOK", 0.0)
-    monkeypatch.setattr(LogLines, "look", lambda _: looked.set())
-    with progress_bars():
-        assert looked.wait(60)
-    assert active_count() == threads
 
 
 def test_a_terminal_shows_bars_and_no_lines(monkeypatch):

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 from misgiving.cli.progress import process_number, say
 from misgiving.errors import BadImage, BadImagesError, ExplainedError, visible
-from misgiving.files import write_csv
 
 EXTRAS = {
     module: extra
@@ -28,7 +27,7 @@ SMALLER = (
 )
 QUOTES = "'\""
 PARAMETER = re.compile(r"`(\w+)(?:=([^`]+))?`")
-SHOWN = 50  # bad images on the screen
+MAX_LISTED = 50  # bad images on the screen
 SET_BY_TRAIN = {"split": ["train --split"], "keep": ["train --keep"]}
 """Options of `train` that messages of other commands refer to, by parameter."""
 
@@ -139,16 +138,8 @@ def say_skipped(bad: Sequence[BadImage]) -> None:
 
 
 def list_bad_images(bad: Sequence[BadImage]) -> None:
-    """Print one line for each image; a long list is also written to a file."""
-    for one in bad[:SHOWN]:
-        sys.stderr.write(f"  {one}\n")
-    if len(bad) > SHOWN:
-        from misgiving.data.cache import default_cache
-
-        path = default_cache() / "bad-images.csv"
-        try:
-            write_csv(path, BadImage._fields, bad)
-            where = f"all of them are in {path}"
-        except Exception as failure:  # another failure is being reported already
-            where = f"the whole list cannot be written to {path} ({failure})"
-        sys.stderr.write(f"  and {len(bad) - SHOWN} more; {where}\n")
+    """Print one line for each image, up to a number that fits the screen."""
+    for image in bad[:MAX_LISTED]:
+        sys.stderr.write(f"  {image}\n")
+    if len(bad) > MAX_LISTED:
+        sys.stderr.write(f"  and {len(bad) - MAX_LISTED} more; `misgiving data audit` lists all\n")

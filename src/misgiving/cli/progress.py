@@ -4,10 +4,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
-from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from misgiving.training.loop import Step
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")
-QUIET = 60.0  # seconds after which a log says how far the work is
-LOOK = 1.0  # seconds between looks at the clock
+SILENT_SECONDS = 60.0  # after which a log says how far the work is
+MEGABYTE = 10**6
 
 
 def process_number() -> int:
@@ -82,7 +81,7 @@ def show_table(
 
 
 class LogLines(Progress):
-    """Progress in a log: a line at each milestone, and one after every minute without a line."""
+    """Progress in a log: a line at each milestone, and after a minute without one."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__(
@@ -93,68 +92,32 @@ class LogLines(Progress):
     def update(self, task_id: TaskID, *, milestone: bool = False, **changes: Any) -> None:
         """Change a task; a milestone is a line at once."""
         super().update(task_id, **changes)
-        if milestone:
-            self._say([task for task in self.tasks if task.id == task_id])
-
-    def look(self) -> None:
-        """Say how far the work is, if there was no line for a minute."""
-        if self.get_time() - self._last >= QUIET:
-            self._say([one for one in self.tasks if one.visible and not _complete(one)])
+        if milestone or self.get_time() - self._last >= SILENT_SECONDS:
+            self._say([task for task in self.tasks if task.visible or task.id == task_id])
 
     def _say(self, tasks: Sequence[Task]) -> None:
         self._last = self.get_time()
-        counts = [f"{one.description}  {_count(one)}" for one in tasks]
-        took = f"{_duration(self._last - self._started)} elapsed"
-        left = next((one.time_remaining for one in tasks if one.time_remaining), None)
-        after = f", about {_duration(left)} left" if left else ""
-        say(f"{', '.join(counts) or 'still working'} ({took}{after})")
-
-    @contextmanager
-    def looking(self) -> Iterator[None]:
-        """Look at the clock in a thread, also while the work reports nothing."""
-        ended = Event()
-
-        def keep_looking() -> None:
-            while not ended.wait(LOOK):
-                self.look()
-
-        thread = Thread(target=keep_looking, name="log lines", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            ended.set()
-            thread.join()
-
-
-def _complete(task: Task) -> bool:
-    return task.total is not None and task.completed >= task.total
-
-
-def _count(task: Task) -> str:
-    return f"{task.completed:.0f}" + ("" if task.total is None else f"/{task.total:.0f}")
-
-
-def _duration(seconds: int | float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> _duration(3725.4)
-    '1:02:05'
-    """
-    return str(timedelta(seconds=round(seconds)))
+        counts = [
+            f"{task.description}  {task.completed:.0f}/{task.total:.0f}"
+            for task in tasks
+            if task.total is not None
+        ]
+        times = [f"{timedelta(seconds=round(self._last - self._started))} elapsed"]
+        left = next((task.time_remaining for task in tasks if task.time_remaining), None)
+        times += [] if left is None else [f"about {timedelta(seconds=round(left))} left"]
+        say(f"{', '.join(counts)} ({', '.join(times)})")
 
 
 @contextmanager
 def progress_bars(stop: str = "stopped; no partial output was left behind") -> Iterator[Progress]:
     """Bars on a terminal, lines in a log; a stop becomes an explained failure."""
-    if console.is_terminal and not console.is_dumb_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-        progress = Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
-        looking: AbstractContextManager[None] = nullcontext()
-    else:
-        progress = lines = LogLines()
-        looking = lines.looking()
-    with progress, looking:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars = console.is_terminal and not console.is_dumb_terminal
+    with (
+        Progress(*columns, TimeRemainingColumn(), console=console, transient=True)
+        if bars
+        else LogLines()
+    ) as progress:
         try:
             yield progress
         except KeyboardInterrupt:
@@ -165,17 +128,16 @@ class Bar:
     """A bar that appears with the first report, and starts anew when fewer are done."""
 
     def __init__(self, progress: Progress, description: str) -> None:
-        self._progress, self._description = progress, description
-        self._task: Any = None
-        self._done, self._complete = 0, False
+        self._progress = progress
+        self._task = progress.add_task(description, total=None, visible=False)
+        self._done = 0
 
-    def at(self, done: int, total: int) -> None:
-        if self._task is None or done < self._done or self._complete:
-            if self._task is not None:
-                self._progress.update(self._task, visible=False)
-            self._task = self._progress.add_task(self._description, total=total)
-        self._done, self._complete = done, done >= total
-        self._progress.update(self._task, completed=done, visible=done < total)
+    def at(self, done: int, total: int | None) -> None:
+        if done < self._done:
+            self._progress.reset(self._task)
+        self._done = done
+        visible = total is None or done < total
+        self._progress.update(self._task, completed=done, total=total, visible=visible)
 
 
 class Bytes:
@@ -183,16 +145,13 @@ class Bytes:
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._tasks: dict[str, Any] = {}
+        self._bars: dict[str, Bar] = {}
 
     def at(self, name: str, done: int, total: int | None) -> None:
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(f"{name}, MB", total=None)
-        whole = None if total is None else round(total / 1e6)
-        finished = total is not None and done >= total
-        self._progress.update(
-            self._tasks[name], completed=round(done / 1e6), total=whole, visible=not finished
-        )
+        if name not in self._bars:
+            self._bars[name] = Bar(self._progress, f"{name}, MB")
+        whole = None if total is None else total // MEGABYTE
+        self._bars[name].at(done // MEGABYTE, whole)
 
 
 class Steps:
