@@ -27,7 +27,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageFilter
 
 from misgiving.checkpoint import Checkpoint, load
-from misgiving.data.cache import ImageSet, default_cache, prepare
+from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
@@ -38,6 +38,7 @@ from misgiving.decisions.fit_policy import fit_engine
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
 from misgiving.evaluation.inference import predictions_of
+from misgiving.files import default_cache
 from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from study_hypotheses import RATIO
 from study_results import write_page
 
-from misgiving.data.cache import default_cache
+from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.reproduction.protocol import (
     Protocol,

@@ -1,7 +1,6 @@
 import csv
 import json
 import re
-import resource
 import subprocess
 import sys
 
@@ -9,6 +8,7 @@ import numpy as np
 import pytest
 from commands import one_line
 from PIL import Image
+from typer.main import get_command
 
 from misgiving import cli
 
@@ -41,8 +41,10 @@ def run_folder(misgiving, photos, tmp_path):
     return tmp_path / "run"
 
 
-COMMANDS = ("train", "evaluate", "calibrate", "predict", "export", "serve", "reproduce")
-HEAVY = ("torch", "sklearn", "scipy", "numpy", "PIL", "matplotlib", "ray", "fastapi", "jinja2")
+HEAVY = (
+    *("torch", "sklearn", "scipy", "pandas", "numpy", "PIL", "matplotlib", "ray", "fastapi"),
+    "jinja2",
+)
 
 
 LIGHTLY = """
@@ -64,16 +66,9 @@ def test_help_imports_no_heavy_library():
     ("words", "choices"),
     [
         ("train digits --out run --auxiliary rankng", ["ranking", "mse", "none"]),
-        ("train digits --out run --split groupd", ["paper", "grouped"]),
-        ("train digits --out run --device gpu", ["auto", "cpu", "cuda", "mps"]),
-        ("train digits --out run --model joint", ["vanilla", "proposed+logits"]),
-        ("train digits --out run --batch-size 1", ["2"]),
         ("evaluate run digits --device gpu", ["auto", "cpu", "cuda", "mps"]),
         ("predict run image.png --on-bad-image ignore", ["fail", "skip"]),
-        ("calibrate run digits --max-error 0.1 --ood-detector nearest", ["knn", "predicted_loss"]),
         ("calibrate run digits --max-error 1.5", ["between 0 and 1"]),
-        ("reproduce --split groupd", ["paper", "grouped"]),
-        ("reproduce --odin-criterion aupr", ["auroc", "fpr_at_tpr95"]),
         ("reproduce --models vanila", ["vanilla", "proposed+logits"]),
     ],
 )
@@ -87,24 +82,18 @@ def test_a_misspelt_value_is_refused_before_a_heavy_library_is_imported(words, c
         assert word in one_line(done.stderr)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_a_manual_page(misgiving, command):
-    code, output, _ = misgiving(command, "--help")
-    assert code == 0
-    assert "Usage" in output
+def commands_of(group):
+    for command in group.commands.values():
+        yield from commands_of(command) if hasattr(command, "commands") else [command]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_option_says_what_it_does(command):
-    from typer.main import get_command
-
-    parameters = get_command(cli.app).commands[command].params
-    assert [p.name for p in parameters if not getattr(p, "help", None)] == []
+def test_every_command_and_every_option_says_what_it_does():
+    for command in commands_of(get_command(cli.app)):
+        assert command.help
+        assert [p.name for p in command.params if not getattr(p, "help", None)] == []
 
 
 def test_the_help_of_train_gives_the_defaults_of_both_recipes():
-    from typer.main import get_command
-
     texts = {p.name: p.help for p in get_command(cli.app).commands["train"].params}
     assert texts["epochs"].endswith("Default: 12 (paper: 50).")
     assert texts["margin"].endswith("Default: 1.0.")
@@ -338,74 +327,52 @@ def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepar
     assert list((tmp_path).rglob("*.partial")) == []
 
 
-@pytest.mark.parametrize(
-    ("options", "code", "culprit"),
-    [
-        (["--backbone", "resnet19"], 2, "resnet18"),
-        (["--auxiliary", "huber"], 2, "--auxiliary"),
-        (["--learning-rate", "1e30", "--validation-share", "0.25"], 1, "not finite"),
-        (["--weights", "nowhere.safetensors"], 1, "nowhere.safetensors"),
-        (["--taps", "1,x"], 2, "--taps"),
-        (["--taps", "77"], 2, "77"),
-        (["--validation-share", "1.5"], 2, "--validation-share"),
-        (["--image-size", "0"], 2, "--image-size"),
-        (["--color-constancy", "sepia"], 2, "shades_of_gray"),
-        (["--dropout", "1"], 2, "dropout"),
-        (["--epochs", "0"], 2, "--epochs"),
-        (["--batch-size", "1"], 2, "--batch-size"),
-        (["--taps", "3,1"], 2, "taps"),
-        (["--taps", ","], 2, "--taps"),
-        (["--image-size", "15"], 2, "vgg16_mini"),
-        (["--image-size", "1000000"], 2, "--image-size"),
-        (["--learning-rate", "1e300"], 2, "--learning-rate"),
-        (["--margin", "1e39"], 2, "--margin"),
-        (["--seed", "-1"], 2, "--seed"),
-        (["--backbone", "resnet18.nope"], 2, "resnet18.nope"),
-        (["--precision", "transformer-engine"], 2, "--precision"),
-        (["--cache", ""], 2, "empty"),
-    ],
-)
+REFUSED = [
+    ("--backbone resnet19", 2, "resnet18"),
+    ("--backbone resnet18.nope", 2, "resnet18.nope"),
+    ("--learning-rate 1e30 --validation-share 0.25", 1, "not finite"),
+    ("--learning-rate 1e300", 2, "--learning-rate"),
+    ("--weights nowhere.safetensors", 1, "nowhere.safetensors"),
+    ("--taps 1,x", 2, "--taps"),
+    ("--taps 77", 2, "77"),
+    ("--taps 3,1", 2, "taps"),
+    ("--validation-share 1.5", 2, "--validation-share"),
+    ("--validation-share 0.4 --split grouped", 2, "--validation-share has no effect"),
+    ("--image-size 15", 2, "vgg16_mini"),
+    ("--image-size 1000000", 2, "--image-size"),
+    ("--color-constancy sepia", 2, "shades_of_gray"),
+    ("--dropout 1", 2, "dropout"),
+    ("--batch-size 1", 2, "--batch-size"),
+    ("--margin 1e39", 2, "--margin"),
+    ("--seed -1", 2, "--seed"),
+    ("--precision transformer-engine", 2, "--precision"),
+    ("--epoch 3", 2, "--epoch"),
+    ("--model proposed --detached", 2, "--detached is defined by --model proposed"),
+    ("--model vanilla --reads-logits", 2, "--reads-logits is defined by --model vanilla"),
+    ("--schedule cosine --decay-every 3", 2, "--decay-every has no effect with --schedule cosine"),
+    ("--auxiliary mse --margin 1", 2, "--margin has no effect with --auxiliary mse"),
+    ("--auxiliary none --detached", 2, "--detached has no effect where no loss estimator"),
+    ("--model vanilla --auxiliary-weight 2", 2, "--auxiliary-weight has no effect"),
+    ("--auxiliary-weight 0 --margin 2", 2, "--margin has no effect"),
+]
+
+
+@pytest.mark.parametrize(("options", "code", "culprit"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_bad_options_are_one_line_that_names_the_culprit(
     misgiving, photos, tmp_path, options, code, culprit
 ):
     found, _, error = misgiving(
         "train", f"folder:{photos}", "--out", tmp_path / "run", "--image-size", "16",
-        *QUICK, *options,
+        *QUICK, *options.split(),
     )  # fmt: skip
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("model", "option"),
-    [
-        ("proposed", ["--detached"]),
-        ("vanilla", ["--reads-logits"]),
-        ("mse", ["--auxiliary", "ranking"]),
-        ("proposed", ["--pairs", "halves"]),
-        ("proposed", ["--reduction", "sum"]),
-    ],
-)
-def test_an_option_that_defines_a_model_is_refused_beside_its_name(
-    misgiving, monkeypatch, tmp_path, model, option
-):
-    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
-    code, _, error = misgiving(
-        "train", "digits", "--out", tmp_path / "run", "--model", model, *option
-    )
-    assert code == 2
-    assert f"{option[0]} is defined by --model {model}; leave one of them out" in one_line(error)
-
-
-@pytest.mark.parametrize("options", [[], ["--recipe", "paper", "--split", "grouped"]])
-def test_a_share_is_refused_beside_the_grouped_split(misgiving, monkeypatch, tmp_path, options):
-    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
-    code, _, error = misgiving(
-        "train", "digits", "--out", tmp_path / "run", "--validation-share", "0.4", *options
-    )
-    assert code == 2
-    assert "--validation-share has no effect on the grouped split; leave it out" in one_line(error)
+def test_an_empty_argument_is_refused(misgiving):
+    code, _, error = misgiving("train", "digits", "--out", "run", "--cache", "")
+    assert (code, "empty" in one_line(error)) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -439,60 +406,11 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     assert (sentence in told) == said
 
 
-NO_ESTIMATOR = "where no loss estimator is trained; leave it out"
-OF_STEPS = "with --schedule cosine; use --schedule steps or leave it out"
-OF_RANKING = "with --auxiliary mse; leave it out"
-
-
-@pytest.mark.parametrize(
-    ("option", "others", "why"),
-    [
-        ("--decay-every 3", "", OF_STEPS),
-        ("--decay-factor 0.1", "--recipe paper --schedule cosine", OF_STEPS),
-        ("--margin 1", "--auxiliary mse", OF_RANKING),
-        ("--pairs halves", "--auxiliary mse", OF_RANKING),
-        ("--reduction sum", "--auxiliary mse", OF_RANKING),
-        ("--margin 2", "--model mse", OF_RANKING),
-        ("--detached", "--auxiliary none", NO_ESTIMATOR),
-        ("--estimator-rate 1", "--auxiliary none", NO_ESTIMATOR),
-        ("--auxiliary-weight 0.5", "--auxiliary none", NO_ESTIMATOR),
-        ("--margin 1", "--auxiliary none", NO_ESTIMATOR),
-        ("--reads-logits", "--auxiliary none", NO_ESTIMATOR),
-        ("--auxiliary-weight 2", "--model vanilla", NO_ESTIMATOR),
-        ("--margin 2", "--auxiliary-weight 0", NO_ESTIMATOR),
-    ],
-)
-def test_an_option_without_effect_is_refused(misgiving, monkeypatch, tmp_path, option, others, why):
-    monkeypatch.setattr("misgiving.workflows.train.prepare_training", None)  # it is not reached
-    words = [*others.split(), *option.split()]
-    code, _, error = misgiving("train", "digits", "--out", tmp_path / "run", *words)
-    assert code == 2
-    assert f"{option.split()[0]} has no effect {why}" in one_line(error)
-
-
 @pytest.mark.parametrize("seed", ["-1", str(2**32)])
-@pytest.mark.parametrize(
-    "words",
-    [
-        "data ood photographs digits --out set",
-        "data check digits",
-        "calibrate p.csv --max-error 0.1 --out policy",
-        "export net.onnx --out bundle --predictions p.csv --max-error 0.1",
-        "plan digits --max-error 0.1",
-    ],
-)
-def test_a_seed_that_no_generator_takes_is_wrong_usage(
-    misgiving, monkeypatch, tmp_path, words, seed
-):
-    monkeypatch.chdir(tmp_path)
-    code, _, error = misgiving(*words.split(), "--seed", seed)
+def test_a_seed_that_no_generator_takes_is_wrong_usage(misgiving, seed):
+    code, _, error = misgiving("plan", "digits", "--max-error", "0.1", "--seed", seed)
     assert code == 2
     assert "invalid value for '--seed'" in one_line(error)
-
-
-def test_an_option_that_does_not_exist_is_wrong_usage(misgiving):
-    code, _, _ = misgiving("train", "digits", "--out", "run", "--epoch", "3")
-    assert code == 2
 
 
 @pytest.mark.parametrize(
@@ -511,21 +429,6 @@ def test_predict_writes_nothing_where_one_image_is_damaged(misgiving, run_folder
     assert code == 1
     assert "0.png" in one_line(error)
     assert not (tmp_path / "p.csv").exists()
-
-
-def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path):
-    def small_files_only():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    result = subprocess.run(  # -B: bytecode, too, would be cut off, and the next process fail
-        [sys.executable, "-B", "-m", "misgiving", "train", f"folder:{photos}", "--out",
-         tmp_path / "run", "--cache", tmp_path / "cache", "--image-size", "64", *QUICK],
-        preexec_fn=small_files_only, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert result.returncode == 1
-    assert "error: " in one_line(result.stderr)
-    assert not (tmp_path / "run").exists()
-    assert [path for path in (tmp_path / "cache").rglob("*") if path.stat().st_size > 100] == []
 
 
 def test_a_missing_extra_is_explained(monkeypatch, capsys):
@@ -548,15 +451,6 @@ def test_overwriting_replaces_nothing_but_a_run(misgiving, photos):
     assert code == 2
     assert "is not a run" in one_line(error)
     assert len(list(photos.rglob("*.png"))) == 24
-
-
-def test_a_place_that_cannot_be_written_to_is_refused_before_training(misgiving, photos, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    code, _, error = misgiving(
-        "train", f"folder:{photos}", "--out", tmp_path / "file" / "x", *QUICK
-    )
-    assert code == 2
-    assert "is not a writable folder" in one_line(error)
 
 
 def test_a_run_can_be_replaced(misgiving, run_folder, photos):
@@ -587,7 +481,7 @@ def test_two_processes_share_the_images_of_predict(misgiving, run_folder, photos
     command = [sys.executable, "-m", "misgiving", *arguments("2")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert one_line(done.stderr) == f"wrote {tmp_path / '2.csv'} (24 images)"
+    assert done.stderr.splitlines()[-1] == f"wrote {tmp_path / '2.csv'} (24 images)"
     tables = [
         [line.split(",") for line in (tmp_path / name).read_text().splitlines()]
         for name in ("1.csv", "2.csv")

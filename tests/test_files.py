@@ -17,6 +17,7 @@ from misgiving.files import (
     clear_abandoned,
     csv_lines,
     csv_rows,
+    default_cache,
     read_json,
     whole_file,
     whole_folder,
@@ -216,3 +217,12 @@ def test_unfinished_folders_of_others_are_left_alone(tmp_path):
         assert partial.is_dir()
     assert left
     assert names(tmp_path) == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")]
+)
+def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expected):
+    monkeypatch.setenv("XDG_CACHE_HOME", variable)
+    monkeypatch.setenv("HOME", "/h")
+    assert default_cache() == Path(expected)

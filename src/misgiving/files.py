@@ -270,3 +270,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise UsageError(
             f"{path}: cannot be written ({reason_of(error)}); choose another path"
         ) from error
+
+
+def default_cache() -> Path:
+    """Folder for prepared images: `misgiving` in XDG_CACHE_HOME, or else in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "misgiving"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from misgiving.data import cache, decoding
 from misgiving.data.batching import batches
-from misgiving.data.cache import default_cache, prepare
+from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
@@ -511,12 +511,3 @@ def test_an_error_while_reading_ahead_is_raised_when_its_batch_is_requested(
     assert [next(running).indices.item() for _ in range(3)] == [0, 1, 2]
     with pytest.raises(DataError, match="the disk is gone"):
         next(running)
-
-
-@pytest.mark.parametrize(
-    ("variable", "expected"), [("/x/y", "/x/y/misgiving"), ("", "/h/.cache/misgiving")]
-)
-def test_the_default_cache_is_where_caches_belong(monkeypatch, variable, expected):
-    monkeypatch.setenv("XDG_CACHE_HOME", variable)
-    monkeypatch.setenv("HOME", "/h")
-    assert default_cache() == Path(expected)

@@ -142,4 +142,4 @@ def list_bad_images(bad: Sequence[BadImage]) -> None:
     for image in bad[:MAX_LISTED]:
         sys.stderr.write(f"  {image}\n")
     if len(bad) > MAX_LISTED:
-        sys.stderr.write(f"  and {len(bad) - MAX_LISTED} more; `misgiving data audit` lists all\n")
+        sys.stderr.write(f"  and {len(bad) - MAX_LISTED} more; `misgiving data check` lists all\n")

@@ -18,6 +18,7 @@ import typer
 from misgiving.cli.failures import naming_options
 from misgiving.cli.progress import only_first_process_prints
 from misgiving.errors import UsageError, without_none
+from misgiving.files import default_cache
 from misgiving.training.config import DataConfig, TrainingConfig
 
 PANELS = {
@@ -70,19 +71,13 @@ RunOrPredictions = Annotated[
 ]
 
 
-def _default_cache() -> Path:
-    from misgiving.data.cache import default_cache  # needs NumPy and Pillow
-
-    return default_cache()
-
-
 Cache = Annotated[
     Path,
     typer.Option(
         metavar="FOLDER",
         help="Folder for prepared images. Default: misgiving in the user's cache folder.",
         rich_help_panel="Data",
-        default_factory=_default_cache,
+        default_factory=default_cache,
         show_default=False,
     ),
 ]

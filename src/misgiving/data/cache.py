@@ -300,8 +300,3 @@ class _Entry(NamedTuple):
         write_json(folder / RECORD, {"hashes": hashes, "checksums": checksums, "bad": bad})
         seal(folder, [RECORD])
         return bad
-
-
-def default_cache() -> Path:
-    """Folder for prepared images: `misgiving` in XDG_CACHE_HOME, or else in ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "misgiving"

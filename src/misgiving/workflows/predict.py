@@ -18,7 +18,6 @@ from jaxtyping import Float, Int64, UInt8
 
 from misgiving.bundle.bundle import Bundle, is_bundle_not_run
 from misgiving.data.bad_images import FAIL, ON_BAD_IMAGE, SKIP
-from misgiving.data.cache import default_cache
 from misgiving.data.datasets.dataset import file_key
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
@@ -28,7 +27,7 @@ from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engin
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.evaluation.network import Squares
-from misgiving.files import refuse_input, refuse_unwritable, write_text
+from misgiving.files import default_cache, refuse_input, refuse_unwritable, write_text
 from misgiving.results.decision_journal import (
     DecisionJournal,
     Entry,
