@@ -39,7 +39,7 @@ from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
 from misgiving.evaluation.inference import predictions_of
 from misgiving.files import default_cache
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 
 THIRDS = 3

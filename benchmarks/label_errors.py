@@ -97,19 +97,19 @@ def with_features(options: argparse.Namespace) -> Images:
     from misgiving.evaluation.inference import predict
     from misgiving.models.backbones import load_weights
     from misgiving.models.joint import JointClassifier
-    from misgiving.results.predictions import Predictions
+    from misgiving.predictions.record import Predictions
 
-    file = options.cache / "features.safetensors"
+    file = options.cache / "features.npz"
     if not file.exists():
         dataset = load_dataset(options.data)
         square = replace(dataset.preprocessing, image_size=SIDE)
         model = JointClassifier(BACKBONE, num_classes=len(dataset.classes), pretrained=False)
         load_weights(model.backbone, options.weights)
         images = prepare(dataset, square, cache=options.cache)
-        predict(model.eval(), images, estimates_losses=False).save(file)
-    predictions = Predictions.load(file)
+        predict(model.eval(), images, estimates_losses=False).write(file)
+    predictions = Predictions.read(file)
     features = principal_features(predictions.features.astype(np.float64))
-    return Images(features, predictions.labels, predictions.groups, len(predictions.classes))
+    return Images(features, predictions.labels, predictions.units, len(predictions.classes))
 
 
 def most_confused(images: Images) -> Labels:

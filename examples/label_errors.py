@@ -5,7 +5,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from misgiving import PredictionTable
+from misgiving import Predictions
 from misgiving.workflows.suspect_labels import audit_labels
 
 pixels, true = load_digits(return_X_y=True)
@@ -17,13 +17,11 @@ labels[planted] = (labels[planted] + random.integers(1, 10, len(planted))) % 10
 # Each image is judged by a classifier that was not trained on it.
 classifier = LogisticRegression(max_iter=2000, C=0.01)
 probabilities = cross_val_predict(classifier, pixels, labels, method="predict_proba")
-table = PredictionTable.from_columns(
-    {"probabilities": probabilities, "features": pixels, "label": labels}
-)
+table = Predictions.of({"probabilities": probabilities, "features": pixels, "label": labels})
 audit = audit_labels(table, [""] * len(table), name="digits")
 print(*audit.summary, sep="\n")
 
-names = {table.predictions.ids[row] for row in planted}
+names = {table.ids[row] for row in planted}
 suspects = [one.id in names for one in audit.suspects[: len(planted)]]
 print(f"precision {np.mean(suspects):.3f} among the first {len(planted)}")
 print(f"most suspect: {audit.suspects[0].why}")

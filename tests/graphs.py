@@ -13,7 +13,7 @@ from torchvision import transforms
 
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.files import write_csv
-from misgiving.results.prediction_tables import PredictionTable
+from misgiving.predictions.record import Predictions
 from misgiving.workflows.deferral import Deferral
 
 CLASSES = ("a", "b", "c")
@@ -142,12 +142,12 @@ def write_predictions(path, paths, labels, outputs, *, prefix="logit", classes=C
         [image.relative_to(path.parent), CLASSES[label], *map(repr, map(float, row))]
         for image, label, row in zip(paths, labels, outputs, strict=True)
     ]
-    write_csv(path, ["image", "label", *columns], rows)
+    write_csv(path, ["path", "label", *columns], rows)
     return path
 
 
 def write_policy(folder, predictions):
     """A policy that is fitted to a file of predictions; gives its engine."""
     fitted = Deferral(max_error=0.2, max_ood_false_alarms=0.1)
-    fitted.fit(PredictionTable.read(predictions)).save(folder)
+    fitted.fit(Predictions.read(predictions)).save(folder)
     return fitted.engine_

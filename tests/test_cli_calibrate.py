@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 from misgiving.checkpoint import load
 from misgiving.cli.calibrate import OodDetector
 from misgiving.evaluation.inference import predict, untuned_scores
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
@@ -304,7 +304,7 @@ def test_evaluate_measures_the_policy_by_class(misgiving, with_policy, tmp_path)
     assert "class 3</th>" in page
     assert page.count("data:image/jpeg") == 24
     groups = table(tmp_path / "out" / "subgroups.csv")
-    known = Predictions.load(tmp_path / "out" / "predictions.safetensors").groups
+    known = Predictions.read(tmp_path / "out" / "predictions.npz").units
     assert sum(int(row["cases"]) for row in groups) == len(set(known)) < 1528  # near duplicates
     decisions = table(tmp_path / "out" / "decisions.csv")
     assert len(decisions) == 1528
@@ -394,7 +394,7 @@ def test_the_cases_of_a_runs_policy_are_known_in_its_file_of_predictions(
 ):
     code, _, error = misgiving("evaluate", with_policy, "digits", "--device", "cpu")
     assert code == 0, error
-    predictions = with_policy / "evaluation" / "predictions.safetensors"
+    predictions = with_policy / "evaluation" / "predictions.npz"
     out = tmp_path / "again"
     code, _, said = misgiving("evaluate", predictions, "--policy", with_policy, "--out", out)
     assert code == 0, said

@@ -3,7 +3,6 @@
 import csv
 import json
 import re
-from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +11,12 @@ from commands import one_line
 from PIL import Image
 from scipy.stats import binomtest
 
-from misgiving import Deferral, PredictionTable
+from misgiving import Deferral, Predictions
 
 CLASSES = ("cat", "dog", "owl")
 
 
-def write_rows(path, count=400, seed=0, **columns):
+def write_rows(file, count=400, seed=0, **columns):
     """A file by hand, as from another framework."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
@@ -29,11 +28,11 @@ def write_rows(path, count=400, seed=0, **columns):
         **{f"probability_{name}": shares[:, at] for at, name in enumerate(CLASSES)},
         **columns,
     }
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
+    with file.open("w", newline="") as stream:
+        writer = csv.writer(stream)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-    return path
+    return file
 
 
 def read(path):
@@ -66,7 +65,7 @@ def test_from_a_file_to_decisions(run, policy, tmp_path):
     assert result.code == 0
     rows = read(tmp_path / "decisions.csv")
     assert [row["path"] for row in rows] == [f"1-{number}" for number in range(200)]
-    expected = Deferral.load(policy).decide(PredictionTable.read(new))
+    expected = Deferral.load(policy).decide(Predictions.read(new))
     assert [row["decision"] for row in rows] == [one.decision for one in expected]
     assert [row["predicted_class"] for row in rows] == [one.predicted_class for one in expected]
     accepted = [row for row in rows if row["decision"] == "accept"]
@@ -93,7 +92,7 @@ def test_calibrate_says_what_python_says(run, policy, tmp_path):
     assert "predictions.csv: 400 images" in result.err
     assert "a quarter of 400 images, drawn by group with seed 1" in result.err
     assert "calibrated before with 400 of these images" in result.err
-    table = PredictionTable.read(tmp_path / "predictions.csv")
+    table = Predictions.read(tmp_path / "predictions.csv")
     again = Deferral(max_error=0.1, seed=1, rule="balanced").fit(table)
     assert Deferral.load(policy).policy_.certificate == again.policy_.certificate
     assert json.loads((policy / "cases.json").read_text())["seed"] == 1
@@ -101,7 +100,7 @@ def test_calibrate_says_what_python_says(run, policy, tmp_path):
 
 def test_new_predictions_need_no_labels_and_name_their_images(run, policy, tmp_path):
     names = [f"scans/{number}.png" for number in range(20)]
-    new = write_rows(tmp_path / "new.csv", 20, seed=2, label=[""] * 20, image=names)
+    new = write_rows(tmp_path / "new.csv", 20, seed=2, label=[""] * 20, path=names)
     result = run("predict", policy, new)
     assert result.code == 0
     found = [line.split(",")[0] for line in result.out.splitlines()[1:]]
@@ -112,7 +111,7 @@ def test_paths_of_images_are_written_as_from_the_folder_of_the_command(
     run, policy, tmp_path, monkeypatch
 ):
     (tmp_path / "sub").mkdir()
-    new = write_rows(tmp_path / "sub" / "new.csv", 3, seed=2, image=["a.png", "b.png", "c.png"])
+    new = write_rows(tmp_path / "sub" / "new.csv", 3, seed=2, path=["a.png", "b.png", "c.png"])
     monkeypatch.chdir(tmp_path)
     place = new.relative_to(tmp_path)
     assert run("predict", policy, place, "--out", "list.csv").code == 0
@@ -129,7 +128,7 @@ def test_evaluate_measures_the_predictions_and_the_policy(run, policy, tmp_path)
         (row["detector"], row["metric"]): float(row["value"])
         for row in read(folder / "measurements.csv")
     }
-    table = PredictionTable.read(new).predictions
+    table = Predictions.read(new)
     assert values["", "accuracy"] == pytest.approx((table.choices == table.labels).mean())
     decisions = [one.decision for one in Deferral.load(policy).decide(table)]
     assert values["policy", "coverage"] == pytest.approx(decisions.count("accept") / 300)
@@ -289,9 +288,9 @@ def test_ood_predictions_of_another_model_are_refused(run, tmp_path):
 @pytest.mark.parametrize("ood", [False, True])
 def test_evaluate_does_not_remove_what_it_reads(run, tmp_path, ood):
     table = write_rows(tmp_path / "t.csv", 100)
-    kept = tmp_path / "ev" / "predictions.safetensors"
+    kept = tmp_path / "ev" / "predictions.npz"
     kept.parent.mkdir()
-    PredictionTable.read(table).predictions.save(kept)
+    Predictions.read(table).write(kept)
     arguments = [table, "--ood", f"far={kept}"] if ood else [kept]
     result = run("evaluate", *arguments, "--out", kept.parent)
     assert "is read, and would be replaced; choose another --out" in one_line(result.err)
@@ -312,7 +311,7 @@ def test_predictions_are_not_replaced_by_decisions(run, tmp_path, monkeypatch, n
 def test_evaluate_prints_its_findings_and_writes_a_report(run, policy, tmp_path):
     Image.new("RGB", (300, 200)).save(tmp_path / "a.png")
     images = ["a.png", "missing.png"] * 150
-    new = write_rows(tmp_path / "new.csv", 300, seed=3, image=images, site=["n", "s"] * 150)
+    new = write_rows(tmp_path / "new.csv", 300, seed=3, path=images, site=["n", "s"] * 150)
     folder = tmp_path / "evaluation"
     result = run("evaluate", new, "--policy", policy, "--out", folder)
     lines = [*result.out.splitlines(), *result.err.splitlines()]
@@ -352,22 +351,19 @@ def test_predict_names_the_unit_of_the_cases(run, tmp_path, column, expected):
 @pytest.mark.parametrize(
     ("patients", "says"),
     [
-        ([f"p{row // 2}" for row in range(600)], ["unit: group (column group)."]),
-        ([*["p"] * 3, *[""] * 597], ["unit: group", "597 of 600 images have no value"]),
+        ([f"p{row // 2}" for row in range(600)], ["unit: patient (column patient)."]),
+        ([*["p"] * 3, *[""] * 597], ["unit: patient", "597 of 600 images have no value"]),
         ([""] * 600, ["unit: image."]),
     ],
 )
 def test_saved_predictions_keep_their_groups(run, tmp_path, patients, says):
-    table = PredictionTable.read(write_rows(tmp_path / "t.csv", 600, patient=patients))
-    groups = [own or name for own, name in zip(patients, table.predictions.ids, strict=True)]
-    replace(table.predictions, groups=tuple(groups)).save(tmp_path / "t.safetensors")
-    saved = tmp_path / "t.safetensors"
+    table = Predictions.read(write_rows(tmp_path / "t.csv", 600, patient=patients))
+    saved = tmp_path / "t.npz"
+    table.write(saved)
     result = run("calibrate", saved, "--max-error", 0.2, "--out", tmp_path / "p")
     assert result.code == 0, result.err
     assert all(words in result.err for words in says)
-    assert PredictionTable.read(saved).predictions.groups == table.predictions.groups
-    table.predictions.save(saved)
-    assert PredictionTable.read(saved).predictions.groups == table.predictions.groups
+    assert Predictions.read(saved).groups == table.groups
 
 
 def test_evaluate_counts_subgroups_by_the_unit_of_the_data(run, policy, tmp_path):

@@ -56,7 +56,7 @@ def suspects(misgiving, path, tmp_path):
 def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_path):
     columns, truth = columns_with_errors()
     paths = [f"folder/{number}.png" for number in range(300)]
-    table = write(tmp_path / "p.csv", {**columns, "image": paths})
+    table = write(tmp_path / "p.csv", {**columns, "path": paths})
     rows, said = suspects(misgiving, table, tmp_path)
     first = {row["id"] for row in rows[:30]}
     assert len(first & {f"image {number}" for number in range(0, 300, 10)}) >= 28

@@ -17,7 +17,8 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.models.joint import JointClassifier
-from misgiving.results.predictions import Predictions, load_scores, save_scores
+from misgiving.predictions.record import Predictions
+from misgiving.reproduction.score_files import load_scores, save_scores
 from misgiving.scores.detectors import all_scores
 from misgiving.scores.logits import LOGIT_SCORES
 
@@ -67,12 +68,6 @@ def test_predictions_are_what_the_model_says_in_evaluation_mode(model, images):
     np.testing.assert_array_equal(predictions.labels, images.labels)
 
 
-def test_a_selection_keeps_the_taps_of_its_images(predictions):
-    rows = np.array([5, 2])
-    np.testing.assert_array_equal(predictions.select(rows).taps, predictions.taps[rows])
-    assert replace(predictions, taps=None).select(rows).taps is None
-
-
 def test_an_estimator_that_was_not_trained_predicts_nothing(model, images):
     assert predict(model, images, estimates_losses=False).predicted_losses is None
 
@@ -80,25 +75,6 @@ def test_an_estimator_that_was_not_trained_predicts_nothing(model, images):
 def test_an_empty_set_is_refused(model, images):
     with pytest.raises(UsageError, match="no images"):
         predict(model, images.select(np.array([], dtype=np.int64)))
-
-
-@pytest.mark.parametrize("estimate", [True, False])
-def test_predictions_survive_their_file(predictions, tmp_path, estimate):
-    saved = predictions if estimate else without_estimate(predictions)
-    saved.save(tmp_path / "p.safetensors")
-    loaded = Predictions.load(tmp_path / "p.safetensors")
-    np.testing.assert_array_equal(loaded.logits, saved.logits)
-    np.testing.assert_array_equal(loaded.taps, saved.taps)
-    assert (loaded.predicted_losses is None) == (not estimate)
-    assert (loaded.ids, loaded.groups, loaded.classes) == (saved.ids, saved.groups, saved.classes)
-
-
-def test_a_damaged_file_of_predictions_is_refused_by_name(predictions, tmp_path):
-    path = tmp_path / "p.safetensors"
-    predictions.save(path)
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(DataError, match=r"p\.safetensors: not readable predictions"):
-        Predictions.load(path)
 
 
 def test_damaged_scores_are_refused_by_name(tmp_path):
@@ -199,8 +175,8 @@ def test_predictions_keep_the_last_layer_and_the_fingerprint_of_the_model(model,
     predictions = predict(model, images)
     expected = predictions.features @ predictions.head.weight.T + predictions.head.bias
     np.testing.assert_allclose(predictions.logits, expected, atol=1e-4)
-    predictions.save(tmp_path / "p.safetensors")
-    again = Predictions.load(tmp_path / "p.safetensors")
+    predictions.write(tmp_path / "p.npz")
+    again = Predictions.read(tmp_path / "p.npz")
     assert again.model == model_fingerprint(model) != ""
     np.testing.assert_array_equal(again.head.weight, predictions.head.weight)
 

@@ -11,7 +11,7 @@ from commands import one_line
 from PIL import Image
 
 from misgiving.errors import DataError
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 
 QUICK = [
@@ -70,11 +70,17 @@ def test_a_pickle_offered_as_weights_is_refused(misgiving, tmp_path, mark, write
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("load", [Predictions.load, FittedDetectors.load])
-def test_a_pickle_offered_as_predictions_or_detectors_is_refused(tmp_path, mark, load):
-    plain_pickle(tmp_path / "p.safetensors", mark)
-    with pytest.raises(DataError, match=r"p\.safetensors"):
-        load(tmp_path / "p.safetensors")
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [
+        ("p.safetensors", FittedDetectors.load),
+        *((f"p.{suffix}", Predictions.read) for suffix in ("npz", "parquet", "csv")),
+    ],
+)
+def test_a_pickle_offered_as_predictions_or_detectors_is_refused(tmp_path, mark, name, load):
+    plain_pickle(tmp_path / name, mark)
+    with pytest.raises(DataError, match=name):
+        load(tmp_path / name)
 
 
 @pytest.mark.parametrize("part", ["train_images", "val_labels"])

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output, attach
     from misgiving.models.loss_estimator import LossEstimator
-    from misgiving.results.prediction_tables import PredictionTable
-    from misgiving.results.predictions import Predictions
+    from misgiving.predictions.record import Predictions
     from misgiving.scores.odin import Odin
     from misgiving.scores.odin_tuning import tune_odin
     from misgiving.training.config import TrainingConfig
@@ -36,8 +35,7 @@ _HOMES = {
     "LossEstimator": "models.loss_estimator",
     "Odin": "scores.odin",
     "Output": "models.joint",
-    "PredictionTable": "results.prediction_tables",
-    "Predictions": "results.predictions",
+    "Predictions": "predictions.record",
     "TrainingConfig": "training.config",
     "attach": "models.joint",
     "joint_objective": "losses",
@@ -61,7 +59,6 @@ __all__ = [
     "LossEstimator",
     "Odin",
     "Output",
-    "PredictionTable",
     "Predictions",
     "TrainingConfig",
     "attach",

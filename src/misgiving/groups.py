@@ -1,5 +1,6 @@
 """Groups of images that are not independent: of one patient, one lesion or one named group."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -26,9 +27,17 @@ class NamedGroups(NamedTuple):
     columns: tuple[str, ...]
 
 
-def own_group(identity: str) -> str:
-    """Group of an image of a table that names none for it; no cell begins with a space."""
-    return f" {identity}"
+def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
+    """Groups, without those that are only the id of their one image.
+
+    >>> named_groups(["ann", "ann", "c.png"], ["a.png", "b.png", "c.png"])
+    ('ann', 'ann', '')
+    """
+    counts = Counter(groups)
+    return tuple(
+        "" if group == name and counts[group] == 1 else group
+        for group, name in zip(groups, ids, strict=True)
+    )
 
 
 def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> NamedGroups:
@@ -112,13 +121,12 @@ def _named_by(column: str, groups: Sequence[str]) -> int:
     return sum(group.startswith(f"{column} ") for group in groups)
 
 
-def unit_sentences(columns: Sequence[str], groups: Sequence[str], own: Sequence[str]) -> list[str]:
+def unit_sentences(columns: Sequence[str], groups: Sequence[str]) -> list[str]:
     """Sentences on the unit of a guarantee, and on what it leaves dependent.
 
     Args:
         columns: Those that define the groups.
-        groups: Of the images.
-        own: The group of each image where no column has a value for it.
+        groups: Of the images; empty where an image is a group of its own.
     """
     if not columns:
         return [
@@ -128,18 +136,19 @@ def unit_sentences(columns: Sequence[str], groups: Sequence[str], own: Sequence[
     named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
     dependent = "Lesions of one patient are not independent."
     unit, unknown = UNITS[columns[0]], f"The data name no patients. {dependent}"
-    alone = sum(group == name for group, name in zip(groups, own, strict=True))
+    alone = sum(not group for group in groups)
     return [
         f"unit: {unit} ({named}). {unknown if unit == 'lesion' else ''}".rstrip(),
         *(
-            f"Warning: {count} of {len(own)} images have no value in the column {columns[0]}, and "
-            f"count by {UNITS[column]}. {dependent if UNITS[column] == 'lesion' else ''}".rstrip()
+            f"Warning: {count} of {len(groups)} images have no value in the column {columns[0]}, "
+            f"and count by {UNITS[column]}."
+            f"{f' {dependent}' if UNITS[column] == 'lesion' else ''}"
             for column in columns[1:]
             if (count := _named_by(column, groups))
         ),
         *[
-            f"Warning: {alone} of {len(own)} images have no value in the {named}; each counts as a "
-            f"{unit} of its own."
+            f"Warning: {alone} of {len(groups)} images have no value in the {named}; each counts "
+            f"as a {unit} of its own."
         ]
         * bool(alone),
     ]

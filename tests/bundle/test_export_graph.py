@@ -58,7 +58,7 @@ def torch_files(place, images, model):
     sets = np.repeat(["train", "tune", "calibrate"], 80)
     columns = {"logits": logits, "features": features, "label": images[1], "classes": CLASSES}
     names = [str(path) for path in images[0]]
-    np.savez(place / "torch.npz", **columns, set=sets, image=names)
+    np.savez(place / "torch.npz", **columns, set=sets, path=names)
     return graph, place / "torch.npz"
 
 

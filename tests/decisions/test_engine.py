@@ -17,8 +17,9 @@ from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of_json
-from misgiving.results.predictions import Head, Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
+from misgiving.scores.outputs import Head
 
 CLASSES = ("a", "b", "c")
 CENTRES = np.eye(3, 6) * 4

@@ -20,8 +20,8 @@ from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
 from misgiving.reproduction.aggregate.intervals import MeasuredSet, intervals_of
 from misgiving.reproduction.aggregate.resampling import ComparedSet
+from misgiving.reproduction.score_files import load_scores, save_scores
 from misgiving.results.formats import read_document, write_document
-from misgiving.results.predictions import load_scores, save_scores
 from misgiving.results.schema import Settings, Unit
 
 

@@ -14,12 +14,13 @@ from elements import parse
 from PIL import Image
 
 from misgiving.metrics.selective import aurc
+from misgiving.predictions.record import Predictions
 from misgiving.report.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
+from misgiving.reproduction.score_files import load_scores
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.predictions import Predictions, load_scores
 from misgiving.results.schema import OdinGrid, Unit
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
@@ -275,7 +276,7 @@ def test_every_trial_of_a_grouped_reproduction_has_an_error_estimator(reproduced
     trial_data, out = reproduced
     for unit in (one for one in units(trial_data.protocol) if one.experiment == "generalization"):
         kept = load_scores(out / unit.folder, "failures").scores
-        predicted = Predictions.load(out / unit.folder / "predictions" / "test.safetensors")
+        predicted = Predictions.read(out / unit.folder / "predictions" / "test.npz")
         measured = {
             row["detector"]: float(row["value"])
             for row in table(out / unit.folder / "results.csv")

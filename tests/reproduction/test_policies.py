@@ -5,9 +5,9 @@ import pytest
 from scipy import stats
 
 from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.ood_detection import OodRule, measure_ood_rule, ood_rule
 from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
-from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 
 CLASSES = ("ring", "spot", "star")

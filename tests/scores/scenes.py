@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from misgiving.results.predictions import Head, Predictions
+from misgiving.predictions.record import Predictions
+from misgiving.scores.outputs import Head
 
 WIDTH, CLASSES = 40, 4
 

@@ -10,11 +10,11 @@ from safetensors.numpy import load_file, save_file
 from scenes import WIDTH, predictions, scene, scores_of
 
 from misgiving.errors import DataError, UsageError
-from misgiving.results.predictions import Head
 from misgiving.scores import detectors as module
 from misgiving.scores.detectors import FittedDetectors, all_scores
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
+from misgiving.scores.outputs import Head
 
 
 @pytest.mark.parametrize(

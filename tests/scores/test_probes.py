@@ -10,7 +10,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from misgiving.errors import DataError, UsageError
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, evidence_of
 from misgiving.scores.probes import ClassProbes
 
@@ -123,5 +123,5 @@ def test_predictions_without_taps_have_no_evidence_and_those_of_another_width_ar
 
 
 def test_the_widths_of_the_taps_are_saved_with_the_predictions(fresh, tmp_path):
-    fresh.save(tmp_path / "p.safetensors")
-    assert Predictions.load(tmp_path / "p.safetensors").tap_widths == WIDTHS
+    fresh.write(tmp_path / "p.npz")
+    assert Predictions.read(tmp_path / "p.npz").tap_widths == WIDTHS

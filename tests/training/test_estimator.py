@@ -11,7 +11,7 @@ from misgiving.data.batching import sampling_order
 from misgiving.errors import UsageError
 from misgiving.losses import mse_loss, ranking_loss
 from misgiving.models.joint import attach
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.training.config import TrainingConfig
 from misgiving.training.estimator import fit_estimator
 from misgiving.training.loop import seeded

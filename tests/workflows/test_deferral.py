@@ -18,12 +18,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.validation import check_is_fitted
 
-from misgiving import Deferral, PredictionTable
+from misgiving import Deferral, Predictions
 from misgiving.decisions.fit_policy import fit_engine
 from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.policy_evaluation import evaluate_policy
@@ -104,8 +103,8 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         (logits, labels),
         {"logits": logits},
         frame,
-        PredictionTable.from_columns(frame),
-        PredictionTable.from_columns(frame).predictions,
+        Predictions.of(frame),
+        Predictions.of(frame),
     ]
     for form in forms:
         assert fitted.decide(form) == expected
@@ -130,7 +129,7 @@ def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
     columns |= {"predicted_loss": torch.tensor([0.5, 2.0]), "features": torch.ones(2, 3)}
     halves = {name: of.bfloat16() for name, of in columns.items()}
     halves["label"] = list(torch.tensor([1, 0]))
-    table = PredictionTable.from_columns(halves).predictions
+    table = Predictions.of(halves)
     np.testing.assert_array_equal(np.exp(table.logits), columns["probabilities"])
     np.testing.assert_array_equal(table.predicted_losses, [0.5, 2.0])
     assert table.features.shape == (2, 3)
@@ -204,14 +203,14 @@ def test_saving_a_loaded_policy_where_it_was_changes_nothing(fitted, tmp_path):
 
 
 def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
-    table = PredictionTable.from_columns(named_rows(400))
+    table = Predictions.of(named_rows(400))
     Deferral(max_error=0.1).fit(table).save(tmp_path / "policy")
     second = Deferral(max_error=0.1, seed=1).fit(table)
     assert "calibrated before" not in second.summary()
     second.save(tmp_path / "policy")
     assert "calibrated before with 400 of these images" in second.summary()
     assert "calibrated before" in Deferral.load(tmp_path / "policy").summary()
-    other = PredictionTable.from_columns(named_rows(400, seed=5))
+    other = Predictions.of(named_rows(400, seed=5))
     third = Deferral(max_error=0.1).fit(other)
     third.save(tmp_path / "policy")
     assert "calibrated before" not in third.summary()
@@ -241,7 +240,7 @@ def test_a_file_without_ids_is_no_earlier_one_by_the_numbers_of_its_rows(tmp_pat
     def table(seed):
         rows = named_rows(400, seed)
         del rows["id"]
-        return PredictionTable.from_columns(rows)
+        return Predictions.of(rows)
 
     for seed in (0, 1):
         policy = Deferral(max_error=0.1).fit(table(seed))
@@ -399,7 +398,7 @@ def test_a_policy_is_for_its_model_and_classes():
 
 @pytest.mark.parametrize("data", ["predictions.csv", Path("predictions.csv"), None])
 def test_the_name_of_a_file_is_not_taken_for_predictions(data):
-    with pytest.raises(UsageError, match=r"has no predictions; .*PredictionTable\.read"):
+    with pytest.raises(UsageError, match=r"has no predictions; .*Predictions\.read"):
         Deferral(max_error=0.1).fit(data)
 
 
@@ -488,7 +487,7 @@ def test_the_report_shows_the_test_set_where_the_rows_name_sets(tmp_path):
 def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
     engine = deferral.fit(named_rows(900))._engine
-    predictions = deferral.as_table(named_rows(400, seed=5)).predictions
+    predictions = deferral.as_table(named_rows(400, seed=5))
     named = engine.calibrator.named(predictions.logits)
     assert (named != predictions.choices).any()
     rows = evaluate_policy(engine, predictions, {}).measurements

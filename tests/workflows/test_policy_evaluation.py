@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from misgiving.decisions.decision import Decision
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.workflows.policy_evaluation import measure_decisions, remove_earlier
 
 CLASSES = ("a", "b")

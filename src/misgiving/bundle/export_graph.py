@@ -25,9 +25,10 @@ from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 from misgiving.evaluation.network import GRAPH, Network
 from misgiving.files import read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
+from misgiving.predictions.record import Predictions
+from misgiving.predictions.schema import UNKNOWN
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
-from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
 from misgiving.scores.features import FEATURE_SCORES
 
 MAX_COMPARED = 32  # images that are predicted again
@@ -84,7 +85,7 @@ def export_graph(
             the graph does not have.
     """
     check_replaceable(out, overwrite=overwrite)
-    table = None if predictions is None else PredictionTable.read(predictions)
+    table = None if predictions is None else Predictions.read(predictions)
     engine = _engine(policy, table)
     network = _network(graph, preprocessing.image_size, len(engine.classes))
     compared = 0 if table is None else _compare(network, preprocessing, table)
@@ -116,17 +117,17 @@ def export_graph(
         return Bundle.load(partial)
 
 
-def _engine(policy: Path | None, table: PredictionTable | None) -> DecisionEngine:
+def _engine(policy: Path | None, table: Predictions | None) -> DecisionEngine:
     """The engine of a policy; without one, that of the predictions, which defers every image."""
     if policy is None:
         if table is None:
             raise UsageError("give `predictions` of the graph, a `policy`, or both")
-        return DecisionEngine(classes=table.predictions.classes)
+        return DecisionEngine(classes=table.classes)
     engine = load_policy(policy)
     if read_document(policy / CASES, PolicyCases).outputs == "probabilities":
         raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
     if table is not None:
-        engine.refuse_other_classes(table.predictions.classes)
+        engine.refuse_other_classes(table.classes)
     return engine
 
 
@@ -148,19 +149,19 @@ def _network(graph: Path, size: int, num_classes: int) -> Network:
     return network
 
 
-def _compare(network: Network, preprocessing: Preprocessing, table: PredictionTable) -> int:
+def _compare(network: Network, preprocessing: Preprocessing, table: Predictions) -> int:
     """Predict images of a table again, and give their number; 0 without paths of images."""
-    images = table.images or ()
+    images = table.paths or ()
     named = np.flatnonzero([bool(name) for name in images])
     if not len(named):
         return 0
     rows = named[np.unique(np.linspace(0, len(named) - 1, MAX_COMPARED).round().astype(int))]
-    expected = table.predictions.select(rows)
+    expected = table.select(rows)
     paths = [images[row] for row in rows]
     squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
     logits, losses, features, _ = network(np.stack(squares))
     _check_equal("logits", logits, expected.logits, paths)
-    if "features" in network.outputs and expected.features.shape[1]:
+    if "features" in network.outputs and expected.features is not None:
         _check_equal("features", features, expected.features, paths)
     if "predicted_losses" in network.outputs and expected.predicted_losses is not None:
         _check_equal("predicted losses", losses, expected.predicted_losses, paths)
@@ -205,13 +206,13 @@ def _copy(graph: Path, path: Path) -> None:
         onnx.save(onnx.load(graph), path)
 
 
-def _origin(engine: DecisionEngine, table: PredictionTable | None, source: str) -> dict[str, Any]:
+def _origin(engine: DecisionEngine, table: Predictions | None, source: str) -> dict[str, Any]:
     """Model-card entries on the data and the policy."""
     policy = engine.policy
     counts: Counter[tuple[str, str]] = Counter()
     if table is not None:
         sets = table.sets or ("all",) * len(table)
-        labels = table.predictions.labels.tolist()
+        labels = table.labels.tolist()
         counts.update(
             (name, engine.classes[label])
             for name, label in zip(sets, labels, strict=True)

@@ -148,10 +148,10 @@ def _calibrate_table(
     ood_detector: str | None,
     seed: int,
 ) -> list[str]:
-    from misgiving.results.prediction_tables import PredictionTable
+    from misgiving.predictions.record import Predictions
     from misgiving.workflows.deferral import Deferral
 
-    table = PredictionTable.read(path)
+    table = Predictions.read(path)
     deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
     deferral.fit(table, data=str(path)).save(out)
     return [f"{path}: {len(table)} images", *deferral.summary().splitlines()]

@@ -60,7 +60,7 @@ def export(
 
     An ONNX graph from elsewhere takes float32 images in [0, 1] (N x 3 x size x size) and gives
     `logits`; `features` and `predicted_losses` are found by the names of outputs. If the
-    predictions have a column `image`, up to 32 of its images are predicted again and compared.
+    predictions have a column `path`, up to 32 of its images are predicted again and compared.
 
     `predict` accepts a bundle in place of a run; in Python, use `misgiving.Bundle.load`.
 

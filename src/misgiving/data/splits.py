@@ -243,7 +243,7 @@ class Split:
 
 
 def partition_groups(
-    groups: Sequence[str], count: int, *, seed: int
+    groups: Sequence[str] | Int[np.ndarray, " n"], count: int, *, seed: int
 ) -> tuple[Int[np.ndarray, " _"], ...]:
     """Positions in `count` random sets of about equally many groups, none of them in two sets."""
     names, members = np.unique(np.array(groups), return_inverse=True)

@@ -17,8 +17,8 @@ from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json, whole_folder, write_json
 from misgiving.manifests import seal, verify
+from misgiving.predictions.record import Predictions
 from misgiving.results.formats import write_document
-from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
 
 Logits = Float[np.ndarray, "n classes"]
@@ -124,7 +124,7 @@ class DecisionEngine:
     def decide(
         self,
         logits: Logits,
-        features: Features,
+        features: Features | None,
         predicted_losses: Values | None = None,
         taps: Taps | None = None,
     ) -> list[Decision]:
@@ -151,7 +151,7 @@ class DecisionEngine:
     def decide_arrays(
         self,
         logits: Logits,
-        features: Features,
+        features: Features | None,
         predicted_losses: Values | None = None,
         taps: Taps | None = None,
     ) -> DecidedArrays:
@@ -191,7 +191,7 @@ class DecisionEngine:
     def _measure(
         self,
         logits: Logits,
-        features: Features,
+        features: Features | None,
         predicted_losses: Values | None,
         taps: Taps | None,
     ) -> dict[str, Values]:
@@ -203,10 +203,11 @@ class DecisionEngine:
             return columns
         finite = finite_rows(logits, features, taps)
         losses = None if predicted_losses is None else predicted_losses[finite]
-        outputs = logits[finite], features[finite], None if taps is None else taps[finite]
-        scores = scores_of_outputs(outputs[0], outputs[1], losses, outputs[2], self.used)
-        evidence = None if self.used is None else self.used.evidence(*outputs[1:])
-        acceptance = self.calibrator.acceptance_scores(scores, outputs[0], evidence)
+        known = None if features is None else features[finite]
+        averages = None if taps is None else taps[finite]
+        scores = scores_of_outputs(logits[finite], known, losses, averages, self.used)
+        evidence = None if self.used is None else self.used.evidence(known, averages)
+        acceptance = self.calibrator.acceptance_scores(scores, logits[finite], evidence)
         columns["acceptance_score"][finite] = acceptance
         columns["error_probability"][finite] = self.calibrator.error(acceptance)
         if self.calibrator.loss is not None:
@@ -243,7 +244,8 @@ class DecisionEngine:
         self.refuse_other_classes(predictions.classes)
         if self.used is None or self.policy is None or self.calibrator is None:
             return
-        width, given = self.used.directions.shape[1], predictions.features.shape[1]
+        width = self.used.directions.shape[1]
+        given = 0 if predictions.features is None else predictions.features.shape[1]
         probes = self.used.probes
         reads_features = bool(self.used.names) or (probes is not None and not probes.reads_taps)
         if probes is not None and probes.reads_taps and predictions.taps is None:

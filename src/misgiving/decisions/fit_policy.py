@@ -17,7 +17,7 @@ from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.metrics.classification import sensitivities
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors, all_scores, evidence_of
 from misgiving.scores.features import FEATURE_SCORES
 
@@ -33,7 +33,7 @@ def calibrator_of(
         all_scores(tune, detectors),
         tune.logits,
         tune.labels,
-        np.array(tune.groups),
+        tune.units,
         evidence_of(tune, detectors),
     )
     return fit_calibrator(tuning, partial(rule.class_weights, tune.classes))
@@ -139,7 +139,7 @@ def fit_policies(
             rule,
             ood_detector=ood_detector,
             of_tuning=of_tuning,
-        )[one_per_group(predictions.groups, seed=seed)]
+        )[one_per_group(predictions.units, seed=seed)]
         for predictions, of_tuning in ((tune, fitted), (calibration, None))
     )
     policies = []
@@ -178,7 +178,7 @@ def _refuse_two_models(tune: Predictions, calibration: Predictions) -> None:
 
 
 def _refuse_shared_groups(tune: Sequence[str], calibration: Sequence[str]) -> None:
-    if shared := sorted(set(tune) & set(calibration)):
+    if shared := sorted((set(tune) & set(calibration)) - {""}):
         others = f", as are {len(shared) - 1} others" if len(shared) > 1 else ""
         raise DataError(
             f"group {shared[0]!r} is in both the tuning set and the calibration set{others}; "
@@ -263,7 +263,7 @@ def sensitivity_sentences(tune: Predictions, chosen: DecisionRule) -> list[str]:
     sentences = []
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
         weigh = partial(rule.class_weights, tune.classes)
-        tuning = TuningSet({}, tune.logits, tune.labels, np.array(tune.groups))
+        tuning = TuningSet({}, tune.logits, tune.labels, tune.units)
         named = cross_fitted(tuning, weigh).named
         found = sensitivities(tune.labels, named, num_classes=len(tune.classes))
         shares = (

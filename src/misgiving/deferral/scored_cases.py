@@ -59,7 +59,9 @@ class ScoredCases:
         return marked
 
 
-def one_per_group(groups: Sequence[str], *, seed: int) -> Int[np.ndarray, " groups"]:
+def one_per_group(
+    groups: Sequence[str] | Int[np.ndarray, " n"], *, seed: int
+) -> Int[np.ndarray, " groups"]:
     """Draw one image of each group at random; positions in ascending order.
 
     Raises:
@@ -68,11 +70,11 @@ def one_per_group(groups: Sequence[str], *, seed: int) -> Int[np.ndarray, " grou
     >>> len(one_per_group(["a", "b", "a", "a"], seed=0))
     2
     """
-    if not all(groups):
+    if isinstance(groups, Sequence) and not all(groups):
         position = [bool(group) for group in groups].index(False)
         raise DataError(f"groups has no name at position {position}; name the group of every image")
     order = np.random.default_rng(seed).permutation(len(groups))
-    _, firsts = np.unique(np.asarray(groups, dtype=str)[order], return_index=True)
+    _, firsts = np.unique(np.asarray(groups)[order], return_index=True)
     return np.sort(order[firsts])
 
 

@@ -14,15 +14,17 @@ from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
 from misgiving.evaluation.network import BATCH, Network
+from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models import processes
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
-from misgiving.results.predictions import Head, Predictions, Scores
+from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import GridScores, score_grid
+from misgiving.scores.outputs import Head, Scores
 
 Batch = TypeVar("Batch", bound=Sized)
 OnImage = Callable[[int, int], None]
@@ -64,7 +66,9 @@ def predict(
         predicted_losses=output.predicted_losses.numpy() if estimates_losses else None,
         labels=np.asarray(images.labels),
         ids=images.ids,
-        groups=images.groups,
+        groups=named_groups(images.groups, images.ids),
+        group_columns=images.group_columns,
+        hashes=images.hashes,
         classes=images.classes,
         head=_linear_head(model),
         model=model_fingerprint(model),

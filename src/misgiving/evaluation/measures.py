@@ -28,7 +28,7 @@ from misgiving.metrics.loss_estimation import (
 )
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
 
@@ -218,7 +218,7 @@ def measure_detection(
 def measure_accepted_errors(
     accepted: Bool[np.ndarray, " n"],
     wrong: Bool[np.ndarray, " n"],
-    groups: Sequence[str],
+    groups: Sequence[str] | Int[np.ndarray, " n"],
     *,
     dataset: str,
     detector: str,

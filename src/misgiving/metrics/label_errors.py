@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
 Features = Float[np.ndarray, "n width"]
+Groups = Sequence[str] | Int[np.ndarray, " n"]
 Labels = Int[np.ndarray, " n"]
 LogProbabilities = Float[np.ndarray, "n classes"]
 
@@ -131,7 +132,7 @@ def principal_features(features: Features) -> Float[np.ndarray, "n components"]:
 
 
 def cross_fitted_outputs(
-    features: Features, labels: Labels, groups: Sequence[str], classes: int, *, seed: int = 0
+    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
 ) -> LogProbabilities:
     """Log-probabilities by logistic regressions that were fitted on other groups.
 
@@ -155,7 +156,7 @@ def cross_fitted_outputs(
 
 
 def neighbour_outputs(
-    features: Features, labels: Labels, groups: Sequence[str], classes: int, *, seed: int = 0
+    features: Features, labels: Labels, groups: Groups, classes: int, *, seed: int = 0
 ) -> LogProbabilities:
     """Logarithms of the shares of the classes among the nearest neighbours of other groups.
 

@@ -254,7 +254,7 @@ def balanced_aurc(
 def accepted_errors(
     accepted: Bool[np.ndarray, " n"],
     wrong: Bool[np.ndarray, " n"],
-    groups: Sequence[str],
+    groups: Sequence[str] | Int[np.ndarray, " n"],
     *,
     weights: Weights | None = None,
 ) -> dict[str, MetricValue]:

@@ -9,10 +9,11 @@ from misgiving.evaluation.measures import (
 )
 from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.policies import fitted_detectors, measure_policies, policy_sets
+from misgiving.reproduction.score_files import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.predictions import Scores, save_scores
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores, evidence_of
+from misgiving.scores.outputs import Scores
 
 
 def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
@@ -34,7 +35,7 @@ def measure_generalization(trained: TrainedUnit) -> list[Measurement]:
         confidences = dict(calibrator.with_learned(confidences, predictions.logits, evidence))
         confidences.setdefault(ERROR_ESTIMATOR, confidences[CALIBRATED])
     failure_scores = {name: confidences[name] for name in FAILURE_SCORES if name in confidences}
-    save_scores(trained.folder, FAILURES, failure_scores, predictions.groups)
+    save_scores(trained.folder, FAILURES, failure_scores, tuple(group_names(predictions).tolist()))
     return [*_measured(trained, failure_scores), *of_policies]
 
 

@@ -14,18 +14,20 @@ from misgiving.deferral.scored_cases import one_per_group
 from misgiving.evaluation.inference import odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,
     fitted_detectors,
     policy_sets,
 )
+from misgiving.reproduction.score_files import save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions, Scores, save_scores
 from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
+from misgiving.scores.outputs import Scores
 
 
 class TunedDetectors:
@@ -175,7 +177,7 @@ def ood_rule(calibration: Predictions, fitted: FittedDetectors, *, seed: int) ->
     It is that of a policy, which there shares the confidence with the target error rate. The limit
     is -inf, so that no image is OOD, where there are too few groups to certify that.
     """
-    rows = one_per_group(calibration.groups, seed=seed)
+    rows = one_per_group(calibration.units, seed=seed)
     rank = tolerance_rank(len(rows), rate=MAX_OOD_FALSE_ALARMS, level=0.05)
     detector = default_ood_detector(fitted)
     confidences = all_scores(calibration, fitted)[detector][rows]

@@ -21,9 +21,10 @@ from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.predictions.record import Predictions
+from misgiving.reproduction.score_files import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions, save_scores
 from misgiving.results.schema import POLICY_SET, CaseRow, Measurement, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
@@ -63,7 +64,7 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
             for images in (setup.images_of("tune"), calibrated_on)
         )
         return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
-    thirds = partition_groups(measured.groups, 3, seed=setup.training.seed)
+    thirds = partition_groups(measured.units, 3, seed=setup.training.seed)
     tune, calibration, test = (measured.select(rows) for rows in thirds)
     calibrated_on = setup.images_of(trained.measured).select(thirds[1])
     return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
@@ -171,7 +172,9 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     """The certified rate; None where there are too few groups to certify it."""
     rate = MAX_OOD_FALSE_ALARMS
     level = Targets(max_error=TARGETS[0], max_ood_false_alarms=rate).level
-    return rate if tolerance_rank(len(set(calibration.groups)), rate=rate, level=level) else None
+    return (
+        rate if tolerance_rank(len(np.unique(calibration.units)), rate=rate, level=level) else None
+    )
 
 
 def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iterator[CaseRow]:
@@ -187,7 +190,7 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
             of_tuning=fitted if predictions is sets.tune else None,
         )
         acceptable = cases.eligible()
-        for row, group in enumerate(predictions.groups):
+        for row, group in enumerate(group_names(predictions).tolist()):
             yield CaseRow(
                 set=name,
                 group=group,
@@ -208,7 +211,7 @@ def _save_decisions(
         for name in ("accept", "defer", "ood"):
             chosen = [one.decision == name for one in of_images]
             columns[f"{target:g}/{name}"] = np.array(chosen, dtype=np.float64)
-    save_scores(folder, POLICY_SET, columns, test.groups)
+    save_scores(folder, POLICY_SET, columns, tuple(group_names(test).tolist()))
 
 
 def _policy_rows(
@@ -237,7 +240,7 @@ def _accepted_errors(
     accepted: Bool[np.ndarray, " n"], test: Predictions, detector: str
 ) -> list[Measurement]:
     return measure_accepted_errors(
-        accepted, test.errors, test.groups, dataset=POLICY_SET, detector=detector
+        accepted, test.errors, test.units, dataset=POLICY_SET, detector=detector
     )
 
 

@@ -31,10 +31,10 @@ from misgiving.reproduction.generalization import (
 from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
 from misgiving.reproduction.protocol import Protocol, units
+from misgiving.reproduction.score_files import predictions_path
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.results.formats import read_document, write_document, write_table
-from misgiving.results.predictions import predictions_path
 from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
@@ -259,5 +259,5 @@ def _trained(trial_data: TrialData, unit: Unit, folder: Path) -> TrainedUnit:
     checkpoint.model.to(device_named(setup.training.device))
     measured = setup.evaluation_sets.measured
     predictions = predictions_of(checkpoint, setup.images_of(measured))
-    predictions.save(predictions_path(folder, measured))
+    predictions.write(predictions_path(folder, measured))
     return TrainedUnit(trial_data, unit, setup, checkpoint, predictions, folder)

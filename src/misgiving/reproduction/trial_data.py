@@ -28,9 +28,9 @@ from misgiving.data.ood_sets.ood_set import (
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import MODELS, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SplitLeakage, SplitSize, Unit
 from misgiving.training.loop import Step
 from misgiving.workflows.train import (
@@ -278,12 +278,12 @@ ONLY_SHOWN = (
     "models/onnx_export.py",
     "report",
     "reproduction/aggregate",
+    "predictions/files.py",
+    "predictions/schema.py",
     "reproduction/ray.py",
     "results/decision_journal.py",
     "results/decision_tables.py",
     "results/policy_cases.py",
-    "results/prediction_files.py",
-    "results/prediction_tables.py",
     "results/review_lists.py",
     "serve",
     "training/allocator.py",

@@ -1,7 +1,6 @@
 """Every file that a run, an evaluation or a reproduction writes: one writer and one reader each.
 
-`schema` has the type of every row and document, `formats` writes and reads them as CSV and JSON,
-`predictions` has arrays. `prediction_tables` reads predictions that were made elsewhere.
+`schema` has the type of every row and document, `formats` writes and reads them as CSV and JSON.
 
 | file | content |
 |---|---|

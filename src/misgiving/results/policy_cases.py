@@ -37,7 +37,7 @@ class PolicyCases:
         calibrations: The last is that of this policy.
         earlier: All images that the calibrations before it used, for tuning or calibration.
         complete: False where the record of an earlier calibration could not be read.
-        outputs: `logits` or `probabilities`, as in `PredictionTable`; empty where it is not known.
+        outputs: `logits` or `probabilities`, as in `Predictions`; empty where it is not known.
         notes: Sentences on how the policy was fitted.
     """
 

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import whole_file
-from misgiving.results.predictions import Predictions
 from misgiving.scores.features import FEATURE_SCORES, Features, Statistics, Taps, Training
 from misgiving.scores.logits import LOGIT_SCORES, Logits, Scores
+from misgiving.scores.outputs import Outputs
 from misgiving.scores.principal import principal_directions
 from misgiving.scores.probes import ClassProbes, Evidence
 
@@ -26,7 +26,7 @@ AGAIN = "calibrate or export again"
 FACTS, PROBES = "facts", "probes"
 OOD_DETECTOR = "knn"  # the default: needs no OOD image to be tuned on, and no gradient
 WITHOUT_FEATURES = "max_logit"
-Outputs = Float[np.ndarray, "n _"]  # each has its own width
+Values = Float[np.ndarray, "n _"]  # each has its own width
 CELLS = 2**22  # of a table of distances, which bounds the memory of scoring
 
 
@@ -45,7 +45,7 @@ class FittedDetectors:
     probes: ClassProbes | None = None
 
     @classmethod
-    def fit(cls, training: Predictions, names: Sequence[str] | None = None) -> "FittedDetectors":
+    def fit(cls, training: Outputs, names: Sequence[str] | None = None) -> "FittedDetectors":
         """Fit scores on predictions for the training set, and never for another set.
 
         Args:
@@ -56,9 +56,12 @@ class FittedDetectors:
         if names is None:
             names = scores_with(head=training.head is not None, taps=training.taps is not None)
         fits = {name: FEATURE_SCORES[name].fit for name in names}
-        _refuse_unusable(training)
-        directions = principal_directions(training.features)
-        reduced = _reduce(training, directions)
+        if training.features is None:
+            raise UsageError("detectors need the features of the training images; predict again")
+        features = training.features
+        _refuse_unusable(training, features)
+        directions = principal_directions(features)
+        reduced = _reduce(training, features.astype(np.float64), directions)
         taps = reduced._replace(features=_known(training.taps, names, len(training)))
         statistics = {
             name: fit(taps if FEATURE_SCORES[name].reads_taps else reduced)
@@ -85,7 +88,7 @@ class FittedDetectors:
             probes=self.probes if probes else None,
         )
 
-    def evidence(self, features: Features, taps: Taps | None) -> Evidence | None:
+    def evidence(self, features: Features | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by the class probes.
 
         None without probes, or where the predictions lack what they read.
@@ -93,14 +96,15 @@ class FittedDetectors:
         return None if self.probes is None else self.probes(features, taps)
 
     def __call__(
-        self, logits: Logits, features: Features, taps: Taps | None = None
+        self, logits: Logits, features: Features | None, taps: Taps | None = None
     ) -> dict[str, Scores]:
         """Score predictions of the same model; not finite where a score is not defined."""
         if not self.statistics:
             return {}
-        if features.shape[1] != self.directions.shape[1]:
+        width = 0 if features is None else features.shape[1]
+        if features is None or width != self.directions.shape[1]:
             raise UsageError(
-                f"features have {features.shape[1]} values, and the detectors were fitted on "
+                f"features have {width} values, and the detectors were fitted on "
                 f"{self.directions.shape[1]}; use the same model"
             )
         taps = _known(taps, self.names, len(logits))
@@ -177,9 +181,7 @@ def default_ood_detector(detectors: FittedDetectors) -> str:
     return OOD_DETECTOR if OOD_DETECTOR in detectors.names else WITHOUT_FEATURES
 
 
-def all_scores(
-    predictions: Predictions, detectors: FittedDetectors | None = None
-) -> dict[str, Scores]:
+def all_scores(predictions: Outputs, detectors: FittedDetectors | None = None) -> dict[str, Scores]:
     """Scores of logits, the negated predicted loss, and fitted detectors where given, by name.
 
     Raises:
@@ -200,13 +202,13 @@ def all_scores(
     return scores
 
 
-def finite_rows(*outputs: Outputs | None) -> Bool[np.ndarray, " n"]:
+def finite_rows(*outputs: Values | None) -> Bool[np.ndarray, " n"]:
     """True for the images of which all outputs that are known are finite."""
     known = [values for values in outputs if values is not None]
     return np.asarray(np.all([np.isfinite(values).all(axis=1) for values in known], axis=0))
 
 
-def evidence_of(predictions: Predictions, detectors: FittedDetectors) -> Evidence | None:
+def evidence_of(predictions: Outputs, detectors: FittedDetectors) -> Evidence | None:
     """Log-probabilities as in `FittedDetectors.evidence`."""
     return detectors.evidence(predictions.features, predictions.taps)
 
@@ -221,7 +223,7 @@ def _refuse_not_finite(name: str, finite: Bool[np.ndarray, " n"]) -> None:
 
 def scores_of_outputs(
     logits: Logits,
-    features: Features,
+    features: Features | None,
     predicted_losses: Scores | None,
     taps: Taps | None,
     detectors: FittedDetectors | None,
@@ -245,13 +247,14 @@ def _known(taps: Taps | None, names: Sequence[str], count: int) -> Taps:
     return np.zeros((count, 0))
 
 
-def _reduce(training: Predictions, directions: Float[np.ndarray, "directions width"]) -> Training:
+def _reduce(
+    training: Outputs, features: Features, directions: Float[np.ndarray, "directions width"]
+) -> Training:
     """Change to coordinates along `directions`, about the features' own origin.
 
     Angles (knn, nnguide) are measured at that origin; the other scores do not depend on it. The
     head's bias includes its response to the mean feature outside the directions.
     """
-    features = training.features.astype(np.float64)
     classes, width = training.logits.shape[1], features.shape[1]
     weight, bias = np.zeros((classes, width)), np.zeros(classes)
     if training.head is not None:
@@ -266,16 +269,16 @@ def _reduce(training: Predictions, directions: Float[np.ndarray, "directions wid
     )
 
 
-def _refuse_unusable(training: Predictions) -> None:
-    classes, width = training.logits.shape[1], training.features.shape[1]
-    if not len(training.logits) == len(training.features) == len(training.labels):
+def _refuse_unusable(training: Outputs, features: Features) -> None:
+    classes, width = training.logits.shape[1], features.shape[1]
+    if not len(training.logits) == len(features) == len(training.labels):
         raise UsageError(
-            f"{len(training.logits)} logits, {len(training.features)} features and "
+            f"{len(training.logits)} logits, {len(features)} features and "
             f"{len(training.labels)} labels; give one of each per training image"
         )
     if classes < 2:
         raise UsageError(f"detectors need logits of two classes or more, got {classes}")
-    outputs = {"logits": training.logits, "features": training.features, "taps": training.taps}
+    outputs = {"logits": training.logits, "features": features, "taps": training.taps}
     for name, values in outputs.items():
         if values is not None and not np.isfinite(values).all():
             raise UsageError(f"training {name} contain NaN or infinity; train and predict again")

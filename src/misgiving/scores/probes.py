@@ -14,7 +14,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from misgiving.errors import DataError, UsageError
-from misgiving.results.predictions import Predictions
+from misgiving.scores.outputs import Outputs
 from misgiving.scores.principal import principal_directions
 
 Inputs = Float[np.ndarray, "n width"]
@@ -60,12 +60,14 @@ class ClassProbes:
     width: int
 
     @classmethod
-    def fit(cls, training: Predictions) -> "ClassProbes | None":
+    def fit(cls, training: Outputs) -> "ClassProbes | None":
         """Fit probes on the training images; None where the model shows neither taps nor features.
 
         A tap that is the same for all images has no probe.
         """
         inputs = training.features if training.taps is None else training.taps
+        if inputs is None:
+            return None
         probes = {}
         for name, first, width in _columns(training):
             try:
@@ -84,7 +86,7 @@ class ClassProbes:
         """True where they read taps, False for features."""
         return FEATURES not in self.probes
 
-    def __call__(self, features: Inputs, taps: Taps | None) -> Evidence | None:
+    def __call__(self, features: Inputs | None, taps: Taps | None) -> Evidence | None:
         """Log-probabilities by each probe, in float64.
 
         None where the predictions lack what the probes read.
@@ -131,10 +133,10 @@ class ClassProbes:
         return cls(probes=probes, width=int(arrays["width"]))
 
 
-def _columns(training: Predictions) -> Iterator[tuple[str, int, int]]:
+def _columns(training: Outputs) -> Iterator[tuple[str, int, int]]:
     """Name, first column and number of columns of each probe."""
     if training.taps is None:
-        if training.features.shape[1]:
+        if training.features is not None and training.features.shape[1]:
             yield FEATURES, 0, training.features.shape[1]
         return
     widths = training.tap_widths or (training.taps.shape[1],)

@@ -15,7 +15,7 @@ from misgiving.data.batching import sampling_order
 from misgiving.errors import UsageError
 from misgiving.models.joint import JointClassifier
 from misgiving.models.loss_estimator import LossEstimator
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import record_of, seeded

@@ -25,7 +25,7 @@ from misgiving.metrics.loss_estimation import r_squared, spearman, spread_ratio
 from misgiving.models import processes
 from misgiving.models.joint import JointClassifier, Output, outputs_of
 from misgiving.models.processes import gathered
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import TrainingConfig
 from misgiving.training.devices import compiled, start_fabric, wrap_for_processes

@@ -16,7 +16,7 @@ from misgiving.losses import (
     joint_objective,
     ranking_loss,
 )
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
 from misgiving.training.config import TrainingConfig, Weighting
 
 ObjectiveFunction = Callable[..., Objective]

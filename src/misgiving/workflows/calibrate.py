@@ -28,9 +28,9 @@ from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.graphs import cached_network
 from misgiving.evaluation.inference import predictions_of, score_names
-from misgiving.groups import unit_of, unit_sentences
+from misgiving.groups import named_groups, unit_of, unit_sentences
+from misgiving.predictions.record import Predictions
 from misgiving.results.policy_cases import PolicyImages
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import SkippedImage
 from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
 from misgiving.training.devices import device_named
@@ -172,7 +172,7 @@ def _sets_among(
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     trained_on = checkpoint.split.sets.count("train")
     summary = [
-        *unit_sentences(images.group_columns, images.groups, images.ids),
+        *unit_sentences(images.group_columns, named_groups(images.groups, images.ids)),
         *sets.summary,
         *skipped_sentences(everything.skipped, len(everything), of=name),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),

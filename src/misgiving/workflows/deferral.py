@@ -16,10 +16,10 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 from misgiving.groups import unit_of, unit_sentences
 from misgiving.manifests import sha256_of_lines
+from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation.findings import findings_of
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
-from misgiving.results.prediction_tables import PredictionTable
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 from misgiving.workflows.calibration_history import (
     History,
@@ -43,7 +43,6 @@ from misgiving.workflows.prediction_sets import (
     refuse_other_outputs,
     sizes_of,
     split_table,
-    table_of,
 )
 from misgiving.workflows.predictions import (
     metadata_of,
@@ -126,8 +125,8 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         """Choose thresholds with the tuning set, and certify them with the calibration set.
 
         Each set is a pair of arrays or tensors (logits, labels), with labels as positions or names
-        of classes; or `Predictions`, a `PredictionTable`, a data frame or a mapping with the
-        columns of one. The model was trained on none of these images, except on `training`.
+        of classes; `Predictions`, or a data frame or a mapping with the columns of
+        a file of them. The model was trained on none of these images, except on `training`.
 
         Args:
             tuning: For all that is chosen.
@@ -147,20 +146,18 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         tune, certified = identities(sets.tuning), identities(sets.calibration)
         columns = sets.calibration.group_columns
         fitted = fit_engine(
-            sets.tuning.predictions,
-            sets.calibration.predictions,
+            sets.tuning,
+            sets.calibration,
             detectors,
             targets,
             rule=rule,
             seed=self.seed,
             calibration_fingerprint=sha256_of_lines(certified.hashes),
-            unit=unit_of(columns, sets.calibration.predictions.groups),
+            unit=unit_of(columns, sets.calibration.groups),
             ood_detector=self.ood_detector or default_ood_detector(detectors),
         )
         self.engine_, self.policy_ = fitted.engine, fitted.policy
-        own = sets.tuning.own_groups + sets.calibration.own_groups
-        groups = sets.tuning.predictions.groups + sets.calibration.predictions.groups
-        units = unit_sentences(columns, groups, own)
+        units = unit_sentences(columns, sets.tuning.groups + sets.calibration.groups)
         self.cases_ = History().with_calibration(
             tune,
             certified,
@@ -195,14 +192,14 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
             DataError: A value of an array or column is not finite; in `Predictions`, such an image
                 is deferred.
         """
-        predictions = self.as_table(data).predictions
+        predictions = self.as_table(data)
         return self._engine.decide_predictions(predictions)
 
-    def as_table(self, data: Any) -> PredictionTable:
+    def as_table(self, data: Any) -> Predictions:
         """Predictions for this policy: those that name no model are taken to be of its model."""
         engine = self._engine
-        table = table_of(data, engine.classes)
-        engine.refuse_other_classes(table.predictions.classes)
+        table = Predictions.of(data, classes=engine.classes)
+        engine.refuse_other_classes(table.classes)
         refuse_other_outputs(table, self.cases_.outputs)
         return of_model(table, self.policy_.model_fingerprint)
 
@@ -231,7 +228,7 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
         table, chosen = rows_to_measure(self.as_table(test))
         rows, remarks, warnings = rows_for_policy(table, self.cases_, named=False)
         table = table.select(rows)
-        metadata, predictions = metadata_of(table), table.predictions
+        metadata, predictions = metadata_of(table), table
         decisions = engine.decide_predictions(predictions)
         evaluated = evaluated_images(
             "decisions of a deferral policy",
@@ -322,20 +319,20 @@ class Deferral(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no type
     def _sets(self, tuning: Any, calibration: Any, training: Any, classes: Any) -> Sets:
         """The tables of all sets, named where they name no model, with labels."""
         if calibration is None:
-            sets = split_table(table_of(tuning, classes), seed=self.seed)
+            sets = split_table(Predictions.of(tuning, classes=classes), seed=self.seed)
         else:
             tables = (
-                table_of(tuning, classes, "tuning"),
-                table_of(calibration, classes, "calibration"),
+                Predictions.of(tuning, classes=classes, name="tuning"),
+                Predictions.of(calibration, classes=classes, name="calibration"),
             )
             refuse_copies(*tables)
-            sets = Sets(None, *tables, [sizes_of(*(of.predictions.groups for of in tables))])
+            sets = Sets(None, *tables, [sizes_of(*(of.units for of in tables))])
         if training is not None:
-            trained_on = table_of(training, classes, "training")
+            trained_on = Predictions.of(training, classes=classes, name="training")
             refuse_other_classes(trained_on, sets.tuning)
             sets = sets._replace(training=trained_on)
         for table in (sets.tuning, sets.calibration):
-            table.refuse_unlabelled()
+            table.check_labelled()
         return sets._replace(
             tuning=of_model(sets.tuning, UNNAMED), calibration=of_model(sets.calibration, UNNAMED)
         )

@@ -30,9 +30,10 @@ from misgiving.evaluation.network import Network
 from misgiving.files import refuse_unwritable_folder
 from misgiving.groups import unit_of
 from misgiving.models import processes
+from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.results.predictions import Predictions, Scores
 from misgiving.results.schema import Measurement, SkippedImage
+from misgiving.scores.outputs import Scores
 from misgiving.training.devices import start_processes
 from misgiving.workflows.calibration_history import count_fitted_on, fitted_on, in_named_groups
 from misgiving.workflows.evaluation_report import (
@@ -141,7 +142,7 @@ def evaluate_run(
     Args:
         run: A run folder.
         data: The data as the user names it; images that the model was trained on are left out.
-        out: Folder for `report.html`, `predictions.safetensors` and the tables.
+        out: Folder for `report.html`, `predictions.npz` and the tables.
         cache: Folder for prepared images.
         ood: Folders of out-of-distribution images, by name as in `b_box=FOLDER` or without.
         set_name: Measure only this set of the run's split.
@@ -180,7 +181,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
         remove_earlier(out)
     predictions = model.predict(sets.measured)
     if processes.is_first():
-        predictions.save(out / PREDICTIONS)
+        predictions.write(out / PREDICTIONS)
     shown = rows if len(rows) else np.arange(len(sets.measured))
     images, answers = sets.measured.select(shown), predictions.select(shown)
     metadata = _metadata_of(sets.source, images)
@@ -198,7 +199,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
         sets.source.name,
         answers,
         metadata,
-        unit=unit_of(images.group_columns, images.groups),
+        unit=unit_of(answers.group_columns, answers.groups),
         policy=engine.policy,
         decided=decided,
         picture=lambda row: images.read(np.array([row]))[0],
@@ -330,9 +331,9 @@ def _detection(
             decisions = model.engine.decide_predictions(named)
             rows += measure_shares(decisions, name)
             outcomes = np.array([one.decision for one in decisions])
-        found[name] = ScoredImages(scores[detector], images.groups, outcomes)
+        found[name] = ScoredImages(scores[detector], outputs.units, outcomes)
         tables.add(rows)
-    of_inliers = ScoredImages(inlier_scores[detector], sets.measured.groups)
+    of_inliers = ScoredImages(inlier_scores[detector], predictions.units)
     return Detection(detector, of_inliers, found)
 
 

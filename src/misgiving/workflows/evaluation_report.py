@@ -10,9 +10,9 @@ from misgiving.data.decoding import Picture
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.files import write_text
+from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClasses
 from misgiving.report.evaluation.findings import Findings, findings_of
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import LabelledDecision, Measurement
 from misgiving.scores.detectors import WITHOUT_FEATURES
 from misgiving.workflows.policy_evaluation import (
@@ -133,7 +133,7 @@ def _answers(
     return Answers(
         wrong=named != predictions.labels,
         probabilities=shown,
-        groups=np.unique(np.array(predictions.groups), return_inverse=True)[1],
+        groups=predictions.units,
         ids=predictions.ids,
         classes=NamedClasses(predictions.classes, predictions.labels, named),
         picture=picture,

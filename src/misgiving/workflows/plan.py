@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
@@ -21,9 +22,8 @@ from misgiving.deferral.planning import (
 )
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
-from misgiving.groups import unit_of, unit_sentences
-from misgiving.results.prediction_tables import PredictionTable
-from misgiving.results.predictions import Predictions
+from misgiving.groups import named_groups, unit_of, unit_sentences
+from misgiving.predictions.record import Predictions
 from misgiving.workflows.prediction_sets import split_table
 
 RAREST = 3  # classes that `train` names
@@ -103,8 +103,8 @@ def plan_data(data: str, targets: Targets, *, seed: int = 0) -> DataPlan:
     """
     dataset = load_dataset(data)
     sets = grouped_split(dataset.labels, dataset.classes, dataset.groups, seed=seed)
-    columns, own = dataset.group_columns, dataset.ids
-    return _plan(dataset, sets, targets, name=dataset.name, columns=columns, own=own, share=GROUPED)
+    groups = named_groups(dataset.groups, dataset.ids)
+    return _plan(dataset, sets, targets, name=dataset.name, groups=groups, share=GROUPED)
 
 
 def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
@@ -118,20 +118,17 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
     Raises:
         DataError: The file names sets, but not `tune` or `calibrate`; or a label is missing.
     """
-    table = PredictionTable.read(path)
+    table = Predictions.read(path)
     sets, share = np.array(table.sets or (), dtype=object), NAMED
     if len(sets):
         named = split_table(table, seed=seed)  # as `calibrate` does
         for of in (named.tuning, named.calibration):
-            of.refuse_unlabelled()
+            of.check_labelled()
     else:
-        table.refuse_unlabelled()
+        table.check_labelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN
-        sets[partition_groups(table.predictions.groups, QUARTERS, seed=seed)[0]] = "tune"
-    columns, own = table.group_columns, table.own_groups
-    return _plan(
-        table.predictions, sets, targets, name=str(path), columns=columns, own=own, share=share
-    )
+        sets[partition_groups(table.units, QUARTERS, seed=seed)[0]] = "tune"
+    return _plan(table, sets, targets, name=str(path), groups=table.groups, share=share)
 
 
 def _plan(
@@ -140,17 +137,16 @@ def _plan(
     targets: Targets,
     *,
     name: str,
-    columns: tuple[str, ...],
-    own: Sequence[str],
+    groups: tuple[str, ...],
     share: CalibrationShare,
 ) -> DataPlan:
     classes = _count(images, sets)
     outlook = plan_certification({of.name: of.cases for of in classes}, targets)
-    unit, count = unit_of(columns, images.groups), sum(of.images for of in classes)
+    unit, count = unit_of(images.group_columns, groups), sum(of.images for of in classes)
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
-        f"{name}: {len(images)} images of {len(set(images.groups))} groups",
-        *unit_sentences(columns, images.groups, own),
+        f"{name}: {len(images)} images of {len(np.unique(_units(images)))} groups",
+        *unit_sentences(images.group_columns, groups),
         f"The calibration set{share.described} has {count} images. "
         f"{counted} counts: {outlook.cases} cases.",
         *_verdict(outlook, share),
@@ -183,11 +179,18 @@ def _count(images: Dataset | ImageSet | Predictions, sets: SetNames) -> tuple[Cl
     """Calibration cases by class, drawn as `calibrate` draws them."""
     chosen = np.flatnonzero(sets == "calibrate")
     labels = images.labels[chosen]
-    drawn = one_per_group([images.groups[row] for row in chosen], seed=0)
+    drawn = one_per_group(_units(images)[chosen], seed=0)
     found, cases = Counter(labels.tolist()), Counter(labels[drawn].tolist())
     return tuple(
         ClassCounts(name, found[label], cases[label]) for label, name in enumerate(images.classes)
     )
+
+
+def _units(images: Dataset | ImageSet | Predictions) -> Int[np.ndarray, " n"]:
+    """Number of the group of each image."""
+    if isinstance(images, Predictions):
+        return images.units
+    return np.unique(np.array(images.groups), return_inverse=True)[1]
 
 
 def _verdict(outlook: CertificationOutlook, share: CalibrationShare) -> Iterator[str]:

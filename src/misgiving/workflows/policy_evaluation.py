@@ -20,8 +20,8 @@ from misgiving.evaluation.measures import (
 )
 from misgiving.files import refuse_input
 from misgiving.metrics.subgroups import Subgroup, audit
+from misgiving.predictions.record import Predictions
 from misgiving.results.formats import write_table
-from misgiving.results.predictions import Predictions
 from misgiving.results.schema import (
     POLICY_SET,
     UNSEEN_SET,
@@ -41,7 +41,7 @@ SHARES: dict[str, Outcome] = {
 }
 MEASUREMENTS, DECISIONS, SUBGROUPS = "measurements.csv", "decisions.csv", "subgroups.csv"
 TRAINED_ON = "these numbers are optimistic: the model was trained on these images"
-PREDICTIONS, SKIPPED = "predictions.safetensors", "skipped.csv"
+PREDICTIONS, SKIPPED = "predictions.npz", "skipped.csv"
 REPORT = "report.html"
 WRITTEN = (PREDICTIONS, SKIPPED, DECISIONS, SUBGROUPS, REPORT, MEASUREMENTS)  # removed in order
 
@@ -210,7 +210,7 @@ def measure_decisions(
         measurements=[
             *measure_shares(rows, dataset),
             *measure_accepted_errors(
-                accepted, wrong, predictions.groups, dataset=dataset, detector="policy"
+                accepted, wrong, predictions.units, dataset=dataset, detector="policy"
             ),
         ],
         subgroups=audit_groups(
@@ -241,7 +241,7 @@ def audit_groups(
     A column of metadata that is named as the true classes are is `column class`.
     """
     names = [predictions.classes[label] for label in predictions.labels]
-    rows = one_per_group(predictions.groups, seed=seed)
+    rows = one_per_group(predictions.units, seed=seed)
     others = {f"column {name}" if name == CLASS else name: of for name, of in metadata.items()}
     columns = {
         column: [values[row] for row in rows] for column, values in {CLASS: names, **others}.items()

@@ -3,18 +3,16 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
 from misgiving.data.splits import QUARTERS, partition_groups
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 from misgiving.manifests import sha256_of
+from misgiving.predictions.record import Predictions
 from misgiving.results.policy_cases import PolicyCases, PolicyImages
-from misgiving.results.prediction_tables import Columns, PredictionTable
-from misgiving.results.predictions import Predictions
 from misgiving.scores.detectors import FittedDetectors
 from misgiving.workflows.calibration_history import OFFERED, in_named_groups, named_groups
 
@@ -22,19 +20,20 @@ DIGITS = 16  # of a hash
 DIFFERENT = 0.9  # share of different rows of logits from which on a row identifies an image
 MOST_TUNED = 20_000  # groups to tune on; more would be slow, and bring nothing
 
+Groups = Sequence[str] | Int[np.ndarray, " _"]
 Mask = Bool[np.ndarray, " n"]
 
 
 class Sets(NamedTuple):
     """Tables to fit detectors on, to tune and to calibrate with, and sentences about them."""
 
-    training: PredictionTable | None
-    tuning: PredictionTable
-    calibration: PredictionTable
+    training: Predictions | None
+    tuning: Predictions
+    calibration: Predictions
     summary: list[str]
 
 
-def split_table(table: PredictionTable, *, seed: int) -> Sets:
+def split_table(table: Predictions, *, seed: int) -> Sets:
     """The sets that a table names, or else a quarter of it, by group, to tune on, and the rest.
 
     Raises:
@@ -42,7 +41,7 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
     """
     if table.sets is not None:
         training, tuning, calibration = (
-            table.select(table.rows_of(name)) for name in ("train", "tune", "calibrate")
+            table.in_set(name) for name in ("train", "tune", "calibrate")
         )
         for name, of in (("tune", tuning), ("calibrate", calibration)):
             if not len(of):
@@ -52,9 +51,9 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
                 )
         source = "the sets tune and calibrate"
     else:
-        table.refuse_unlabelled()
-        groups = table.predictions.groups
-        count = max(QUARTERS, math.ceil(len(set(groups)) / MOST_TUNED))
+        table.check_labelled()
+        groups = table.units
+        count = max(QUARTERS, math.ceil(len(np.unique(groups)) / MOST_TUNED))
         drawn = partition_groups(groups, count, seed=seed)[0]
         rest = np.setdiff1d(np.arange(len(table)), drawn)
         training, tuning, calibration = (
@@ -64,54 +63,25 @@ def split_table(table: PredictionTable, *, seed: int) -> Sets:
         )
         share = "a quarter" if count == QUARTERS else f"1 of {count} parts"
         source = f"{share} of {len(table)} images, drawn by group with seed {seed}, and the rest"
-    sizes = sizes_of(tuning.predictions.groups, calibration.predictions.groups)
+    sizes = sizes_of(tuning.units, calibration.units)
     return Sets(training if len(training) else None, tuning, calibration, [f"{source}: {sizes}"])
 
 
-def sizes_of(tuning: Sequence[str], calibration: Sequence[str]) -> str:
+def sizes_of(tuning: Groups, calibration: Groups) -> str:
     """Numbers of images and groups of two sets in words, from the group of each image."""
     first, second = (f"{len(of)} images ({len(set(of))} groups)" for of in (tuning, calibration))
     return f"{first} to fit and choose on, {second} to certify with"
 
 
-def table_of(data: Any, classes: Any = None, name: str = "") -> PredictionTable:
-    """A table of what a caller gives; images without ids are named by their set and number."""
-    if isinstance(data, PredictionTable):
-        return data
-    if isinstance(data, Predictions):
-        return PredictionTable.of(data)
-    columns = _columns_of(data)
-    has_ids = "id" in columns
-    if classes is not None and "logits" in columns:
-        columns.setdefault("classes", list(classes))
-    if not has_ids and name:
-        count = len(next((values for key, values in columns.items() if key != "classes"), ()))
-        columns["id"] = [f"{name} {number}" for number in range(1, count + 1)]
-    return replace(PredictionTable.from_columns(columns), has_ids=has_ids)
-
-
-def _columns_of(data: Any) -> dict[str, Any]:
-    if isinstance(data, Columns):
-        return {str(key): data[key] for key in data.keys()}  # noqa: SIM118  # a frame is no dict
-    if data is None or isinstance(data, str | Path):
-        raise UsageError(
-            f"{data!r} has no predictions; give logits and labels, or `PredictionTable.read(path)`"
-        )
-    arrays = data if isinstance(data, tuple) else (data,)
-    if len(arrays) > 2:
-        raise UsageError(f"give a pair of logits and labels, not {len(arrays)} arrays")
-    return dict(zip(("logits", "label"), arrays, strict=False))
-
-
-def of_model(table: PredictionTable, name: str) -> PredictionTable:
+def of_model(table: Predictions, name: str) -> Predictions:
     """The table with this name of the model if it has none."""
-    if table.predictions.model:
+    if table.model:
         return table
-    return replace(table, predictions=replace(table.predictions, model=name))
+    return replace(table, model=name)
 
 
 def refuse_other_outputs(
-    table: PredictionTable,
+    table: Predictions,
     outputs: str,
     *,
     name: str = "the predictions",
@@ -132,9 +102,9 @@ def refuse_other_outputs(
         )
 
 
-def refuse_other_classes(training: PredictionTable, tuning: PredictionTable) -> None:
+def refuse_other_classes(training: Predictions, tuning: Predictions) -> None:
     """Refuse a training set whose labels mean other classes than those of the tuning set."""
-    names, expected = training.predictions.classes, tuning.predictions.classes
+    names, expected = training.classes, tuning.classes
     if names != expected:
         raise DataError(
             f"the training set has the classes {', '.join(names)}, and the tuning set "
@@ -142,14 +112,14 @@ def refuse_other_classes(training: PredictionTable, tuning: PredictionTable) -> 
         )
 
 
-def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None:
+def refuse_copies(tuning: Predictions, calibration: Predictions) -> None:
     """Refuse a calibration set that has the images of the tuning set under other names.
 
     An image is known by its logits. Rounded ones are alike for many images, so that only rows that
     occur once count, and more than half of these must occur in both sets.
     """
     first, second = (
-        np.unique(np.ascontiguousarray(of.predictions.logits), axis=0, return_counts=True)
+        np.unique(np.ascontiguousarray(of.logits), axis=0, return_counts=True)
         for of in (tuning, calibration)
     )
     once = [{row.tobytes() for row in rows[counts == 1]} for rows, counts in (first, second)]
@@ -161,28 +131,28 @@ def refuse_copies(tuning: PredictionTable, calibration: PredictionTable) -> None
         )
 
 
-def fit_detectors(training: PredictionTable | None) -> tuple[FittedDetectors, str]:
+def fit_detectors(training: Predictions | None) -> tuple[FittedDetectors, str]:
     """Detectors fitted on the training images, if there are features; and a sentence on them.
 
     Raises:
         DataError: An image has no label.
     """
-    if training is None or not training.predictions.features.shape[1]:
+    if training is None or training.features is None:
         return FittedDetectors.none(), (
             "no detector of features is fitted: there are no training images with features"
         )
-    training.refuse_unlabelled()
-    detectors = FittedDetectors.fit(training.predictions)
+    training.check_labelled()
+    detectors = FittedDetectors.fit(training)
     return detectors, f"detectors are fitted on {len(training)} training images"
 
 
-def identities(table: PredictionTable) -> PolicyImages:
+def identities(table: Predictions) -> PolicyImages:
     """Images of a table; an image is known by its id, and without one by its logits.
 
     Rounded logits are alike for many images; where they are, the number of the row counts as well.
     A group that is only the number of a row has another image in the next table.
     """
-    predictions = table.predictions
+    predictions = table
     names = [name.encode() for name in predictions.ids]
     if not table.has_ids:
         logits = np.ascontiguousarray(predictions.logits, dtype=np.float64)
@@ -191,8 +161,8 @@ def identities(table: PredictionTable) -> PolicyImages:
         names = rows if differ else [name + row for name, row in zip(names, rows, strict=True)]
     hashes = tuple(sha256_of(name)[:DIGITS] for name in names)
     groups = tuple(
-        f"{OFFERED}{group}" if group == own and not table.has_ids else group
-        for group, own in zip(predictions.groups, table.own_groups, strict=True)
+        group or f"{OFFERED}{name}"
+        for group, name in zip(predictions.groups, predictions.ids, strict=True)
     )
     return PolicyImages(images=predictions.ids, hashes=hashes, groups=groups)
 
@@ -203,7 +173,7 @@ def cases_of_run(cases: PolicyCases) -> bool:
     return any(len(content) != DIGITS for content in hashes)
 
 
-def rows_fitted_on(table: PredictionTable, cases: PolicyCases) -> tuple[Mask, Mask]:
+def rows_fitted_on(table: Predictions, cases: PolicyCases) -> tuple[Mask, Mask]:
     """Mark the images that a policy was fitted on, and the others of their groups.
 
     No table has the contents of images: those of a run's policy are known by id.
@@ -212,7 +182,6 @@ def rows_fitted_on(table: PredictionTable, cases: PolicyCases) -> tuple[Mask, Ma
     images = cases.tune.images + cases.calibration.images
     hashes = cases.tune.hashes + cases.calibration.hashes
     known = set(images if of_run else hashes)
-    names = table.predictions.ids if of_run else identities(table).hashes
+    names = table.ids if of_run else identities(table).hashes
     used = np.array([name in known for name in names], dtype=bool)
-    groups = table.predictions.groups
-    return used, ~used & in_named_groups(groups, table.own_groups, named_groups(cases))
+    return used, ~used & in_named_groups(table.groups, ("",) * len(table), named_groups(cases))

@@ -14,11 +14,12 @@ from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.files import refuse_input, refuse_unwritable, refuse_unwritable_folder
 from misgiving.groups import unit_of
+from misgiving.predictions.record import Predictions
+from misgiving.predictions.schema import SETS
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
 from misgiving.results.formats import read_document
 from misgiving.results.policy_cases import PolicyCases
-from misgiving.results.prediction_tables import SETS, PredictionTable
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
 from misgiving.workflows.calibration_history import count_fitted_on
@@ -75,18 +76,18 @@ def load_with_cases(policy: Path | None) -> tuple[DecisionEngine, PolicyCases | 
 
 def read_predictions(
     path: Path, engine: DecisionEngine, cases: PolicyCases | None = None
-) -> PredictionTable:
+) -> Predictions:
     """A table, refused unless it is of the engine's classes and model, where it names one.
 
     `cases` are those of the engine's policy.
     """
-    table = PredictionTable.read(path)
+    table = Predictions.read(path)
     if cases is not None:
         refuse_other_outputs(table, cases.outputs, name=str(path))
     if engine.policy is not None:
         table = of_model(table, engine.policy.model_fingerprint)
         try:
-            engine.refuse_other_predictions(table.predictions)
+            engine.refuse_other_predictions(table)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
     return table
@@ -125,10 +126,10 @@ def predict_table(
     return len(table), numbers.expected(engine)
 
 
-def decided_rows(engine: DecisionEngine, table: PredictionTable) -> Iterator[DecisionRow]:
+def decided_rows(engine: DecisionEngine, table: Predictions) -> Iterator[DecisionRow]:
     """Decisions on the rows of a table, with the path of each image, or its id."""
-    names = table.images or table.predictions.ids
-    yield from map(row_of, names, decided_in_parts(engine, table.predictions))
+    names = table.paths or table.ids
+    yield from map(row_of, names, decided_in_parts(engine, table))
 
 
 def evaluate_table(
@@ -158,7 +159,7 @@ def evaluate_table(
     refuse_taken_names(places, dataset)
     outliers = {name: read_predictions(path, engine, cases) for name, path in places.items()}
     _refuse_other_models(outliers, table, str(predictions))
-    measured = table.predictions
+    measured = table
     detected, detection = _detection(table, outliers, engine)
     measurements = [*measure_predictions(measured, dataset), *detected]
     decided = None
@@ -167,16 +168,16 @@ def evaluate_table(
         rows, remarks, doubts = rows_for_policy(table, cases, named=set_name is not None)
         warnings += doubts
         table = table.select(rows)
-        decided = evaluate_policy(engine, table.predictions, metadata_of(table))
+        decided = evaluate_policy(engine, table, metadata_of(table))
         summary += remarks
         measurements += decided.measurements
     remove_earlier(out)
     write_evaluation(out, measurements, decided)
     evaluated = evaluated_images(
         predictions.name,
-        table.predictions,
+        table,
         metadata_of(table),
-        unit=unit_of(table.group_columns, table.predictions.groups),
+        unit=unit_of(table.group_columns, table.groups),
         policy=engine.policy,
         decided=decided,
         picture=pictures_of(table),
@@ -188,24 +189,24 @@ def evaluate_table(
 
 
 def _refuse_other_models(
-    outliers: Mapping[str, PredictionTable], table: PredictionTable, name: str
+    outliers: Mapping[str, Predictions], table: Predictions, name: str
 ) -> None:
     """Refuse OOD predictions of another model, of other classes, or of other outputs."""
     for ood, of in outliers.items():
-        models = [one.predictions.model for one in (of, table)]
+        models = [one.model for one in (of, table)]
         if all(models) and models[0] != models[1]:
             raise DataError(
                 f"{ood} is of the model {models[0]!r}, and {name} of {models[1]!r}; predict again "
                 "with one of them"
             )
-        if of.predictions.classes != table.predictions.classes:
+        if of.classes != table.classes:
             raise DataError(f"the classes of {ood} are not those of {name}; predict again")
         refuse_other_outputs(of, table.outputs, name=ood, other=name)
 
 
 def rows_to_measure(
-    table: PredictionTable, set_name: str | None = None
-) -> tuple[PredictionTable, list[str]]:
+    table: Predictions, set_name: str | None = None
+) -> tuple[Predictions, list[str]]:
     """The rows of this set; None: of `test`, or else all rows but `train`. And a sentence on them.
 
     Raises:
@@ -219,41 +220,41 @@ def rows_to_measure(
         choices = ", ".join(name for name in SETS if (sets == name).any()) or "none"
         raise UsageError(f"no row is in the set {wanted!r}; the sets of this file: {choices}")
     chosen = table.select(rows)
-    chosen.refuse_unlabelled()
+    chosen.check_labelled()
     which = f"set {wanted}" if wanted else "all but the training images"
     return chosen, [f"measured: {len(rows)} of {len(table)} rows ({which})"]
 
 
 def _detection(
-    table: PredictionTable, outliers: Mapping[str, PredictionTable], engine: DecisionEngine
+    table: Predictions, outliers: Mapping[str, Predictions], engine: DecisionEngine
 ) -> tuple[list[Measurement], Detection | None]:
     """OOD metrics of each set, and the decisions on it; and the scores for the report."""
     if not outliers:
         return [], None
     rows: list[Measurement] = []
-    inliers, found = all_scores(table.predictions, engine.detectors), {}
+    inliers, found = all_scores(table, engine.detectors), {}
     detector = shown_detector(engine)
     for name, of in outliers.items():
-        scores, outcomes = all_scores(of.predictions, engine.detectors), None
+        scores, outcomes = all_scores(of, engine.detectors), None
         common = {score: values for score, values in inliers.items() if score in scores}
         rows += measure_detection(common, scores, name)
         if engine.policy is not None:
-            decisions = engine.decide_predictions(of.predictions)
+            decisions = engine.decide_predictions(of)
             rows += measure_shares(decisions, name)
             outcomes = np.array([one.decision for one in decisions])
-        found[name] = ScoredImages(scores[detector], of.predictions.groups, outcomes)
-    of_table = ScoredImages(inliers[detector], table.predictions.groups)
+        found[name] = ScoredImages(scores[detector], of.units, outcomes)
+    of_table = ScoredImages(inliers[detector], table.units)
     return rows, Detection(detector, of_table, found)
 
 
-def pictures_of(table: PredictionTable) -> Callable[[int], Picture | None] | None:
+def pictures_of(table: Predictions) -> Callable[[int], Picture | None] | None:
     """Reads the image of a row; None: none is named."""
-    images = table.images
+    images = table.paths
     return None if images is None else lambda row: picture_of(Path(images[row]))
 
 
 def rows_for_policy(
-    table: PredictionTable, cases: PolicyCases, *, named: bool
+    table: Predictions, cases: PolicyCases, *, named: bool
 ) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
     """Rows of no group that the policy was fitted on, remarks and warnings.
 
@@ -270,7 +271,7 @@ def rows_for_policy(
     return unused, [f"{counted}; its decisions are measured on the others"], []
 
 
-def metadata_of(table: PredictionTable) -> dict[str, Sequence[str]]:
+def metadata_of(table: Predictions) -> dict[str, Sequence[str]]:
     """Columns by which decisions are audited: those of few values, and numbers in bands."""
     columns = {name: banded(name, values) for name, values in table.metadata.items()}
     return {name: values for name, values in columns.items() if values}

@@ -6,6 +6,7 @@ are cross-fitted by group. Where there are features, the labels of similar image
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,8 +26,8 @@ from misgiving.metrics.label_errors import (
     principal_features,
     suspicion,
 )
-from misgiving.results.prediction_tables import UNKNOWN, PredictionTable
-from misgiving.results.predictions import Predictions
+from misgiving.predictions.record import Predictions
+from misgiving.predictions.schema import UNKNOWN
 from misgiving.results.review_lists import SUSPECTS_FILE, SuspectLabel
 
 if TYPE_CHECKING:
@@ -56,8 +57,8 @@ def audit_table(path: Path, *, seed: int = 0) -> LabelAudit:
     Raises:
         DataError: There are no labels, or they cannot be judged.
     """
-    table = PredictionTable.read(path)
-    paths = table.images or ("",) * len(table)
+    table = Predictions.read(path)
+    paths = table.paths or ("",) * len(table)
     summary = []
     if table.sets is None:
         summary.append(
@@ -115,8 +116,8 @@ def audit_run(
     known = checkpoint.split.hashes_of("train")
     related = of_training_groups(images, checkpoint.split, trained_groups)
     trained = related | np.array([content in known for content in images.hashes], dtype=bool)
-    table = PredictionTable(
-        predictions=predictions_of(
+    table = replace(
+        predictions_of(
             checkpoint,
             images,
             on_image=on_predicted,
@@ -134,7 +135,7 @@ def audit_run(
 
 
 def audit_labels(
-    table: PredictionTable, paths: Sequence[str], *, name: str, seed: int = 0
+    table: Predictions, paths: Sequence[str], *, name: str, seed: int = 0
 ) -> LabelAudit:
     """Judge the labels of a table.
 
@@ -144,13 +145,13 @@ def audit_labels(
         name: Of the table, for failures.
         seed: Of the folds.
     """
-    rows = np.flatnonzero(table.predictions.labels != UNKNOWN)
+    rows = np.flatnonzero(table.labels != UNKNOWN)
     if not len(rows):
         raise DataError(f"{name}: no row has a label; give the true classes as the column label")
     summary = [f"left out: {len(table) - len(rows)} images without a label"]
     summary *= len(rows) < len(table)
     trained = np.array([set_name == "train" for set_name in table.sets or ("",) * len(table)])
-    if not table.predictions.features.shape[1] and trained[rows].any():
+    if table.features is None and trained[rows].any():
         reason = "the model was trained on them, and there are no features to cross-fit"
         summary.append(f"left out: {trained[rows].sum()} images, because {reason}")
         rows = rows[~trained[rows]]
@@ -167,17 +168,17 @@ def audit_labels(
 
 
 def _suspects(
-    table: PredictionTable, paths: Sequence[str], trained: Mask, name: str, seed: int
+    table: Predictions, paths: Sequence[str], trained: Mask, name: str, seed: int
 ) -> list[SuspectLabel]:
     """Suspect labels among images that all have a label and an honest output."""
-    of = table.predictions
+    of = table
     if len(np.unique(of.labels)) < 2:
         only = of.classes[of.labels[0]]
         raise DataError(f"{name}: every label is {only!r}; give images of another class as well")
     evidence = [log_softmax(of.logits.astype(np.float64), axis=1)]
-    if of.features.shape[1]:
+    if of.features is not None:
         features = principal_features(of.features.astype(np.float64))
-        known = features, of.labels, of.groups, len(of.classes)
+        known = features, of.labels, of.units, len(of.classes)
         if trained.any():
             _refuse_few(of, name)
             evidence[0][trained] = cross_fitted_outputs(*known, seed=seed)[trained]
@@ -209,13 +210,13 @@ def _listed(
 def _refuse_few(of: Predictions, name: str) -> None:
     """Refuse a class of which a fold could leave no image to learn from."""
     for label in np.unique(of.labels):
-        groups = len({of.groups[row] for row in np.flatnonzero(of.labels == label)})
+        groups = len(np.unique(of.units[of.labels == label]))
         if groups < 2:
             raise DataError(
                 f"{name}: class {of.classes[label]!r} has images of one group alone, and "
                 "cross-fitting needs two; add images, or leave the class out"
             )
-    if min(int(np.bincount(of.labels).max()), len(set(of.groups))) < FOLDS:
+    if min(int(np.bincount(of.labels).max()), len(np.unique(of.units))) < FOLDS:
         raise DataError(
             f"{name}: cross-fitting needs a class of {FOLDS} images, and {FOLDS} groups; add images"
         )

@@ -64,7 +64,7 @@ class ScoredImages(NamedTuple):
     """OOD scores (lower means more likely out-of-distribution), groups, and decisions if any."""
 
     scores: Float[np.ndarray, " _"]
-    groups: tuple[str, ...]
+    groups: Int[np.ndarray, " n"]
     outcomes: Outcomes | None = None
 
 

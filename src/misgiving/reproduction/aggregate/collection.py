@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from misgiving.errors import DataError, UsageError
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.aggregate.documents import (
     exhibits,
     settings,
@@ -27,10 +28,10 @@ from misgiving.reproduction.config import learning_rate_of
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.runner import is_finished
+from misgiving.reproduction.score_files import predictions_path
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
 from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
-from misgiving.results.predictions import Predictions, predictions_path
 from misgiving.results.schema import (
     POLICY_SET,
     UNSEEN_SET,
@@ -214,7 +215,7 @@ def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> I
         path = predictions_path(out / unit.folder, measured)
         if learning_rate_of(unit.experiment) or not path.exists():  # none where training diverged
             continue
-        found = Predictions.load(path)
+        found = Predictions.read(path)
         counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
         for (true, choice), count in sorted(counts.items()):
             yield Confusion(*unit, found.classes[true], found.classes[choice], count)

@@ -13,6 +13,7 @@ from misgiving.evaluation.measures import FAILURE_SCORES
 from misgiving.metrics.bootstrap import percentile_interval
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.trials import t_interval
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
     Key,
@@ -24,7 +25,12 @@ from misgiving.reproduction.aggregate.resampling import (
     sample_of,
 )
 from misgiving.reproduction.config import FAILURES
-from misgiving.results.predictions import Predictions, load_scores, predictions_path, scores_path
+from misgiving.reproduction.score_files import (
+    group_names,
+    load_scores,
+    predictions_path,
+    scores_path,
+)
 from misgiving.results.schema import CHOSEN, Result, ResultInterval, RiskPoint
 
 Trials = tuple[int, ...]
@@ -207,7 +213,7 @@ def risk_curves(
 
 
 def _risks(folder: Path, measured: str) -> Sample:
-    predictions = Predictions.load(predictions_path(folder, measured))
+    predictions = Predictions.read(predictions_path(folder, measured))
     errors, scores = predictions.errors, load_scores(folder, FAILURES).scores
 
     def statistic(weights: Weights | None = None) -> dict[Key, Float[np.ndarray, "*replicates"]]:
@@ -218,4 +224,4 @@ def _risks(folder: Path, measured: str) -> Sample:
             for coverage in COVERAGES
         }
 
-    return Sample(statistic, (np.array(predictions.groups),), {})
+    return Sample(statistic, (group_names(predictions),), {})

@@ -15,15 +15,16 @@ from misgiving.metrics.classification import accuracy, balanced_accuracy, sensit
 from misgiving.metrics.loss_estimation import spearman
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import ACCEPTED_ERRORS, accepted_errors
+from misgiving.predictions.record import Predictions
 from misgiving.reproduction.config import FAILURES
-from misgiving.results.formats import read_document
-from misgiving.results.predictions import (
-    Predictions,
+from misgiving.reproduction.score_files import (
     ScoredSet,
+    group_names,
     load_scores,
     predictions_path,
     scores_path,
 )
+from misgiving.results.formats import read_document
 from misgiving.results.schema import POLICY_SET
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
@@ -85,10 +86,10 @@ def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
 
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
-    predictions = Predictions.load(predictions_path(folder, measured))
+    predictions = Predictions.read(predictions_path(folder, measured))
     config = read_document(folder / "run" / "config.json", dict[str, Any])
     losses = predictions.true_losses(config["class_weights"])
-    predictions = replace(predictions, features=predictions.features[:, :0].copy(), taps=None)
+    predictions = replace(predictions, features=None, taps=None)
     estimates = experiment == "generalization"
     scores = load_scores(folder, FAILURES).scores if estimates else {}
 
@@ -98,7 +99,7 @@ def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
             values |= _loss_estimation(predictions, scores, losses, weights)
         return values
 
-    groups = np.array(predictions.groups)
+    groups = group_names(predictions)
     sizes = {
         ("", f"sensitivity/{name}"): len(np.unique(groups[predictions.labels == label]))
         for label, name in enumerate(predictions.classes)

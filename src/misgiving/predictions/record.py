@@ -1,0 +1,195 @@
+"""Predictions: all that any later step needs of a model and of the images that it saw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from scipy.special import log_softmax
+
+from misgiving.errors import DataError
+from misgiving.predictions.files import read_columns, write_columns
+from misgiving.predictions.schema import UNKNOWN, columns_of, fields_of, named_columns
+from misgiving.scores.outputs import Head
+
+Rows = Int[np.ndarray, " _"]
+PER_IMAGE = (
+    *("logits", "labels", "ids", "groups", "hashes", "paths", "sets"),
+    *("features", "taps", "predicted_losses"),
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Predictions:
+    """The outputs of one model for a set of images, and what else is known of these.
+
+    Attributes:
+        logits: Class scores before the softmax.
+        labels: True classes as positions in `classes`; -1 where the class is not known.
+        classes: Names of the classes, in the order of the logits.
+        ids: Name of each image, each once.
+        groups: Images that are not independent have the same one, as those of a patient; empty
+            where an image is a group of its own.
+        group_columns: Columns of the data that define the groups; none: each image is its own.
+        hashes: SHA-256 of the content of each image file; None where it is not known.
+        paths: Of the image files; None where they are not known.
+        sets: `train`, `tune`, `calibrate` or `test`; empty for an image that is in none of them, as
+            a new one; `excluded` for one that is never used, such as a new image of a group on
+            which the model was trained. None where no set is known.
+        features: Input of the last linear layer; None where it is not known.
+        taps: Averages of the activations that the loss estimator reads, side by side; None where
+            there are none.
+        tap_widths: Columns of each tap; empty where unknown.
+        predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
+        head: The last linear layer; None where the model has none of that kind, or in a CSV file.
+        model: Fingerprint or name of the model; empty where unknown.
+        outputs: `logits`, or `probabilities`, of which the logits are then the logarithms.
+        has_ids: Whether the ids are names of the images, and not numbers of rows.
+        metadata: Other columns, by which decisions are audited.
+        scores: Confidences by name that need the image itself, as ODIN's.
+    """
+
+    logits: Float[np.ndarray, "n classes"]
+    labels: Int[np.ndarray, " n"]
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    group_columns: tuple[str, ...] = ()
+    hashes: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    sets: tuple[str, ...] | None = None
+    features: Float[np.ndarray, "n width"] | None = None
+    taps: Float[np.ndarray, "n channels"] | None = None
+    tap_widths: tuple[int, ...] = ()
+    predicted_losses: Float[np.ndarray, " n"] | None = None
+    head: Head | None = None
+    model: str = ""
+    outputs: str = "logits"
+    has_ids: bool = True
+    metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    scores: Mapping[str, Float[np.ndarray, " n"]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @classmethod
+    def of(
+        cls, data: Any, *, classes: Sequence[str] | None = None, name: str = ""
+    ) -> "Predictions":
+        """Take predictions from arrays, lists, tensors or a data frame.
+
+        Args:
+            data: A mapping or a pandas data frame with the columns of a file, as
+                `misgiving.predictions.schema` lists them; a pair of logits and labels; logits; or
+                predictions, which are returned as they are.
+            classes: Names of the classes of `logits` without names; by default 0 to K-1.
+            name: Of the set; begins the ids of images that have none.
+
+        Raises:
+            DataError: A column is missing, or a value cannot be used; names its row and column.
+            UsageError: `data` is nothing of these.
+        """
+        if isinstance(data, Predictions):
+            return data
+        return cls(**fields_of(named_columns(data, classes, name)))
+
+    @classmethod
+    def read(cls, path: str | Path) -> "Predictions":
+        """Read a file: `.csv`, `.parquet` or `.npz`.
+
+        Raises:
+            DataError: The file is missing, damaged, or has no predictions; the message names the
+                row and column.
+        """
+        with read_columns(Path(path)) as columns:
+            return cls(**fields_of(columns))
+
+    def write(self, path: str | Path) -> None:
+        """Write a file, whole or not at all, of which `read` makes the same predictions.
+
+        A CSV file has all numbers in float64, and no last layer.
+
+        Raises:
+            UsageError: The suffix is none of `.csv`, `.parquet` and `.npz`.
+        """
+        write_columns(Path(path), columns_of(vars(self)))
+
+    def select(self, rows: Rows) -> "Predictions":
+        """Predictions for these images alone, in this order."""
+        positions = rows.tolist()
+
+        def chosen(values: Any) -> Any:
+            if isinstance(values, tuple):
+                return tuple([values[row] for row in positions])
+            return values if values is None else values[rows]
+
+        parts = {name: chosen(getattr(self, name)) for name in PER_IMAGE}
+        parts["metadata"] = {name: chosen(values) for name, values in self.metadata.items()}
+        parts["scores"] = {name: chosen(values) for name, values in self.scores.items()}
+        return replace(self, **parts)
+
+    def in_set(self, *names: str) -> "Predictions":
+        """Predictions for the images of these sets."""
+        return self.select(np.flatnonzero(np.isin(np.array(self.sets or (), dtype=str), names)))
+
+    @cached_property
+    def units(self) -> Int[np.ndarray, " n"]:
+        """Number of the group of each image; an image without a group has one of its own.
+
+        Numbers are in the order of the groups' names and of the ids of images without a group.
+        """
+        names = np.array([group or name for group, name in zip(self.groups, self.ids, strict=True)])
+        numbers = np.unique(names, return_inverse=True)[1]
+        grouped = np.array([bool(group) for group in self.groups], dtype=int)
+        # a group may have the name of an image that is not in it
+        units: Int[np.ndarray, " n"] = np.unique(2 * numbers + grouped, return_inverse=True)[1]
+        return units
+
+    @property
+    def choices(self) -> Int[np.ndarray, " n"]:
+        """The predicted class of each image."""
+        choices: Int[np.ndarray, " n"] = self.logits.argmax(axis=1)
+        return choices
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, "n classes"]:
+        """Softmax of the logits, in float64."""
+        probabilities: Float[np.ndarray, "n classes"] = np.exp(self._log_probabilities)
+        return probabilities
+
+    @property
+    def errors(self) -> Bool[np.ndarray, " n"]:
+        """True for each image whose predicted class is not the true one."""
+        wrong: Bool[np.ndarray, " n"] = self.choices != self.labels
+        return wrong
+
+    def true_losses(self, class_weights: Sequence[float] | None = None) -> Float[np.ndarray, " n"]:
+        """Cross-entropy of each image, in float64, times its class's weight where given."""
+        losses: Float[np.ndarray, " n"] = -self._log_probabilities[
+            np.arange(len(self)), self.labels
+        ]
+        return losses if class_weights is None else losses * np.asarray(class_weights)[self.labels]
+
+    @property
+    def _log_probabilities(self) -> Float[np.ndarray, "n classes"]:
+        log_probabilities: Float[np.ndarray, "n classes"] = log_softmax(
+            self.logits.astype(np.float64), axis=1
+        )
+        return log_probabilities
+
+    def check_labelled(self) -> None:
+        """Refuse predictions of which a true class is missing.
+
+        Raises:
+            DataError: Names the first such image.
+        """
+        unknown = self.labels == UNKNOWN
+        if unknown.any():
+            name = self.ids[int(unknown.argmax())]
+            raise DataError(
+                f"{unknown.sum()} of {len(self)} rows have no label, the first is {name!r}; give "
+                "the true class of each as the column label"
+            )

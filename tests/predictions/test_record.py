@@ -1,0 +1,451 @@
+import io
+import os
+import zipfile
+from dataclasses import fields, replace
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
+
+from misgiving import Predictions
+from misgiving.errors import DataError, UsageError
+from misgiving.scores.outputs import Head
+
+HEADER = "id,label,probability_cat,probability_dog,probability_owl"
+ROWS = ["a,cat,0.7,0.2,0.1", "b,dog,0.1,0.8,0.1", "c,owl,0.3,0.3,0.4", "d,,0.2,0.2,0.6"]
+FORMATS = ("csv", "parquet", "npz")
+
+
+def csv_file(folder, *lines, header=HEADER):
+    path = folder / "predictions.csv"
+    path.write_text("\n".join([header, *lines]) + "\n")
+    return path
+
+
+def columns(**changes):
+    made = {
+        "logits": np.array([[2.0, 0.5], [0.1, 1.0], [0.3, 0.2]]),
+        "label": ["0", "1", "1"],
+    }
+    return {name: value for name, value in {**made, **changes}.items() if value is not None}
+
+
+def assert_equal(one, other, *, but=()):
+    for field in fields(Predictions):
+        first, second = getattr(one, field.name), getattr(other, field.name)
+        if field.name in but:
+            continue
+        assert (first is None) == (second is None), field.name
+        if field.name == "scores":
+            assert first.keys() == second.keys()
+            first, second = (list(values.values()) for values in (first, second))
+        if field.name == "head" and first is not None:
+            np.testing.assert_array_equal(first.weight, second.weight)
+            np.testing.assert_array_equal(first.bias, second.bias)
+        elif field.name in ("logits", "labels", "features", "taps", "predicted_losses", "scores"):
+            np.testing.assert_array_equal(first, second, err_msg=field.name)
+        else:
+            assert first == second, field.name
+
+
+def test_a_table_by_hand(tmp_path):
+    predictions = Predictions.read(csv_file(tmp_path, *ROWS))
+    assert predictions.classes == ("cat", "dog", "owl")
+    assert predictions.ids == ("a", "b", "c", "d")
+    assert predictions.groups == ("", "", "", "")
+    assert predictions.labels.tolist() == [0, 1, 2, -1]
+    np.testing.assert_allclose(predictions.probabilities[0], [0.7, 0.2, 0.1], atol=1e-12)
+    for name in ("predicted_losses", "features", "taps", "sets", "paths", "hashes"):
+        assert getattr(predictions, name) is None
+    with pytest.raises(DataError, match="'d'"):
+        predictions.check_labelled()
+
+
+def test_everything_that_a_table_can_say(tmp_path):
+    header = "site,set,patient,lesion,predicted_loss,path,model,feature_1,feature_0,label"
+    header += ",logit_a,logit_b,probability_a,score_odin,tap_1_0,tap_0_1,tap_0_0,content_hash"
+    lines = [
+        "north,tune,p1,l1,0.5,x/1.png,net,2,1,a,1.5,-2,9,0.1,30,20,10,ab",
+        "south,tune,p1,l2,-0.5,x/2.png,net,4,3,b,0.5,0.25,9,0.2,31,21,11,cd",
+        "north,,,l3,1,,net,6,5,b,0,1,9,0.3,32,22,12,ef",
+    ]
+    predictions = Predictions.read(csv_file(tmp_path, *lines, header=header))
+    assert predictions.logits.tolist() == [[1.5, -2], [0.5, 0.25], [0, 1]]
+    assert predictions.features.tolist() == [[1, 2], [3, 4], [5, 6]]
+    assert predictions.taps.tolist() == [[10, 20, 30], [11, 21, 31], [12, 22, 32]]
+    assert predictions.tap_widths == (2, 1)
+    assert predictions.predicted_losses.tolist() == [0.5, -0.5, 1]
+    assert predictions.scores["odin"].tolist() == [0.1, 0.2, 0.3]
+    assert predictions.groups == ("p1", "p1", "lesion l3")
+    assert predictions.group_columns == ("patient", "lesion")
+    assert (predictions.ids, predictions.has_ids) == (("1", "2", "3"), False)
+    assert predictions.model == "net"
+    assert predictions.sets == ("tune", "tune", "")
+    assert predictions.paths == (str(tmp_path / "x/1.png"), str(tmp_path / "x/2.png"), "")
+    assert predictions.hashes == ("ab", "cd", "ef")
+    assert predictions.metadata == {"site": ("north", "south", "north")}
+    chosen = predictions.select(np.array([2, 0]))
+    assert chosen.sets == ("", "tune")
+    assert chosen.metadata == {"site": ("north", "north")}
+    assert chosen.ids == ("3", "1")
+    assert chosen.scores["odin"].tolist() == [0.3, 0.1]
+    assert predictions.in_set("tune").ids == ("1", "2")
+
+
+@pytest.mark.parametrize("names", ["13", "01", "x"])
+def test_features_are_in_the_order_of_their_numbers(names):
+    values = {f"feature_{at}": [at, at + 0.5, at + 0.25] for at in (0, 1, 10, 11, *range(2, 10))}
+    assert Predictions.of(columns(**values)).features[0].tolist() == list(range(12))
+    with pytest.raises(DataError, match=f"feature_{names}"):
+        Predictions.of(columns(**values, **{f"feature_{names}": [1, 2, 3]}))
+
+
+def test_units_are_in_the_order_of_names_and_keep_groups_and_images_apart():
+    predictions = Predictions.of(columns(id=["b", "2", "c"], patient=["2", "", "2"]))
+    assert predictions.units.tolist() == [1, 0, 1]
+    ungrouped = replace(predictions, groups=("", "", ""))
+    assert ungrouped.units.tolist() == [1, 0, 2]
+    assert replace(predictions, groups=("a", "z", "")).units.tolist() == [0, 2, 1]
+
+
+def test_every_format_and_every_kind_of_array_gives_the_same_table(tmp_path):
+    frame = pandas.DataFrame(
+        {
+            "id": ["a", "b", "c"],
+            "label": ["x", "y", None],
+            "patient": ["p", "p", "q"],
+            "age": [30, 41, 52],
+            "logit_x": [0.5, -1, 2],
+            "logit_y": [1, 2, 3.25],
+        }
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    narrow = {name: frame[name].to_numpy() for name in ("logit_x", "logit_y")}
+    texts = {
+        name: frame[name].fillna("").to_numpy(dtype=str) for name in ("id", "label", "patient")
+    }
+    np.savez(tmp_path / "t.npz", age=frame["age"].to_numpy(), **texts, **narrow)
+    wide = torch.tensor(frame[["logit_x", "logit_y"]].to_numpy(), requires_grad=True)
+    tensors = {**texts, "age": torch.tensor([30, 41, 52]), "logits": wide, "classes": ["x", "y"]}
+    table = Predictions.of(frame)
+    assert table.labels.tolist() == [0, 1, -1]
+    assert table.metadata == {"age": ("30", "41", "52")}
+    for suffix in FORMATS:
+        assert_equal(Predictions.read(tmp_path / f"t.{suffix}"), table)
+    assert_equal(Predictions.of(tensors), table)
+    assert_equal(Predictions.of(frame.convert_dtypes()), table)
+    assert Predictions.of(table) is table
+
+
+texts = st.text(
+    st.characters(exclude_categories=("C", "Z")), min_size=1, max_size=5
+) | st.sampled_from(["=1+1", "it's", "NA", "nan", "a;=b", "1.0", 'a"b', "x,y", "a\r\nb", "'=2"])
+
+
+@st.composite
+def all_fields(draw):
+    count = draw(st.integers(1, 4))
+    finite = st.floats(allow_nan=False, allow_infinity=False, width=32)
+
+    def numbers(*shape, rows=count):
+        kind = draw(st.sampled_from([np.float32, np.float64]))
+        return draw(arrays(kind, (rows, *shape), elements=finite))
+
+    def some(values):
+        return tuple(draw(st.lists(values, min_size=count, max_size=count)))
+
+    def perhaps(make):
+        return make() if draw(st.booleans()) else None
+
+    classes = tuple(draw(st.lists(texts, min_size=2, max_size=3, unique=True)))
+    taps = perhaps(lambda: numbers(3))
+    groups = some(st.sampled_from(["", *draw(st.lists(texts, max_size=2))]))
+    return dict(
+        logits=numbers(len(classes)),
+        labels=draw(arrays(np.int64, count, elements=st.integers(-1, len(classes) - 1))),
+        classes=classes,
+        ids=tuple(draw(st.lists(texts, min_size=count, max_size=count, unique=True))),
+        groups=groups,
+        group_columns=draw(st.sampled_from([("group",), ("patient", "lesion")]))
+        if any(groups)
+        else (),
+        hashes=perhaps(lambda: some(texts)),
+        paths=perhaps(lambda: some(st.sampled_from(["", "/photos/a.png", "/=b.png"]))),
+        sets=perhaps(lambda: ("excluded", *[""] * (count - 1))),
+        features=perhaps(lambda: numbers(11)),
+        taps=taps,
+        tap_widths=() if taps is None else (1, 2),
+        predicted_losses=perhaps(numbers),
+        head=perhaps(lambda: (numbers(3, rows=2), numbers(rows=2))),
+        model=draw(st.just("") | texts),
+        outputs=draw(st.sampled_from(["logits", "probabilities"])),
+        metadata={
+            name: some(texts)
+            for name in draw(
+                st.sets(texts | st.sampled_from(["set", "model", "score_a"]), max_size=2)
+            )
+        },
+        scores={"odin": numbers()} if draw(st.booleans()) else {},
+    )
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@given(given_fields=all_fields())
+@settings(max_examples=25, deadline=None)
+def test_what_is_written_is_read(tmp_path_factory, given_fields, suffix):
+    head = given_fields.pop("head")
+    made = Predictions(**given_fields, head=None if head is None else Head(*head))
+    path = tmp_path_factory.mktemp("p") / f"p.{suffix}"
+    made.write(path)
+    assert_equal(Predictions.read(path), made, but=("head",) if suffix == "csv" else ())
+
+
+def test_paths_in_the_folder_of_a_file_move_with_it(tmp_path):
+    made = Predictions.of(columns(path=[str(tmp_path / "a/x.png"), "/y.png", ""]))
+    (tmp_path / "a").mkdir()
+    made.write(tmp_path / "a" / "p.csv")
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert Predictions.read(tmp_path / "b" / "p.csv").paths == (
+        str(tmp_path / "b/x.png"),
+        "/y.png",
+        "",
+    )
+
+
+def test_a_parquet_file_with_lists(tmp_path):
+    frame = pandas.DataFrame({"probabilities": [[0.9, 0.1], [0.25, 0.75]], "label": [0, 1]})
+    frame.to_parquet(tmp_path / "t.parquet")
+    predictions = Predictions.read(tmp_path / "t.parquet")
+    np.testing.assert_allclose(predictions.probabilities, [[0.9, 0.1], [0.25, 0.75]], atol=1e-12)
+    assert predictions.labels.tolist() == [0, 1]
+
+
+def test_probabilities_of_zero_and_rounded_ones(tmp_path):
+    lines = ["a,cat,1,0,0", "b,dog,0.33,0.33,0.33"]
+    predictions = Predictions.read(csv_file(tmp_path, *lines))
+    assert np.isfinite(predictions.logits).all()
+    np.testing.assert_allclose(predictions.probabilities[0], [1, 0, 0], atol=1e-9)
+    np.testing.assert_allclose(predictions.probabilities[1], [1 / 3] * 3, atol=1e-12)
+
+
+def test_the_softmax_of_logits_is_kept():
+    logits = np.random.default_rng(0).normal(size=(50, 4))
+    wide = Predictions.of({"logits": logits})
+    narrow = Predictions.of({"probabilities": softmax(logits, axis=1)})
+    np.testing.assert_allclose(wide.probabilities, narrow.probabilities, atol=1e-12)
+    assert (wide.outputs, narrow.outputs) == ("logits", "probabilities")
+
+
+@pytest.mark.parametrize(
+    ("label", "positions"),
+    [
+        (["0", "1", "1"], [0, 1, 1]),
+        (np.array([0, 1, 1]), [0, 1, 1]),
+        ([0.0, float("nan"), 1.0], [0, -1, 1]),
+        (np.array([b"0", b"1", b"1"]), [0, 1, 1]),
+        (None, [-1, -1, -1]),
+    ],
+)
+def test_labels(label, positions):
+    assert Predictions.of(columns(label=label)).labels.tolist() == positions
+
+
+def test_labels_that_are_names_are_not_taken_as_positions():
+    named = columns(label=["1", "2", "2"])
+    assert Predictions.of(named, classes=["1", "2"]).labels.tolist() == [0, 1, 1]
+
+
+def test_arrays_without_ids_are_named_by_their_set():
+    logits, labels = np.eye(2), np.array([0, 1])
+    made = Predictions.of((logits, labels), name="tuning")
+    assert (made.ids, made.has_ids) == (("tuning 1", "tuning 2"), False)
+    assert Predictions.of(logits).labels.tolist() == [-1, -1]
+    for other in (None, "p.csv", (logits, labels, labels)):
+        with pytest.raises(UsageError):
+            Predictions.of(other)
+
+
+BAD_COLUMNS = {
+    "mixed lengths": ({"label": ["0", "1"]}, "column label has 2 rows"),
+    "logits by class": ({"logits": np.zeros(3)}, "logits has the shape (3,)"),
+    "three axes": ({"logits": np.zeros((3, 2, 2))}, "logits has the shape (3, 2, 2)"),
+    "no classes": ({"logits": np.zeros((3, 0))}, "two classes or more"),
+    "logits of text": ({"logits": [["a", "b"]] * 3}, "row 1, column logit_0"),
+    "NaN": ({"logits": np.array([[0, 1], [np.nan, 0], [0, 0]])}, "row 2, column logit_0: nan"),
+    "lists of two lengths": ({"logits": [[1.0, 2.0], [1.0], [2.0, 1.0]]}, "column logits"),
+    "complex numbers": ({"logits": np.zeros((3, 2), complex)}, "logit_0"),
+    "names": ({"classes": ["a", "b", "c"]}, "classes has 3 names"),
+    "equal names": ({"classes": ["a", "a"]}, "different names"),
+    "features": ({"features": np.zeros((2, 4))}, "column features has 2 rows"),
+    "features of text": ({"feature_0": ["x", "1", "2"]}, "row 1, column feature_0: 'x'"),
+    "wide ids": ({"id": np.zeros((3, 2))}, "id has the shape (3, 2)"),
+    "wide metadata": ({"age": np.zeros((3, 2))}, "age has the shape (3, 2)"),
+    "predicted losses": ({"predicted_loss": [0, np.inf, 1]}, "row 2, column predicted_loss: inf"),
+    "an unknown position": ({"label": [0, 1, 2]}, "row 3, column label: unknown class '2'"),
+    "a position of parts": ({"label": [0, 0.5, 1]}, "row 2, column label: unknown class '0.5'"),
+    "a set": ({"set": ["train", "val", "test"]}, "row 2, column set: 'val'"),
+    "a group in two sets": (
+        {"set": ["tune", "calibrate", "test"], "group": ["g", "g", "h"]},
+        "row 2, column set: group 'g'",
+    ),
+    "a lesion in two sets": (
+        {"set": ["tune", "tune", "test"], "patient": ["p", "q", "q"]},
+        "row 3, column set: group 'q'",
+    ),
+    "two models": ({"model": ["a", "b", "a"]}, "column model: names 'a' and 'b'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_COLUMNS)
+def test_a_bad_column_is_named(case):
+    changes, place = BAD_COLUMNS[case]
+    with pytest.raises(DataError) as error:
+        Predictions.of(columns(**changes))
+    assert place in str(error.value)
+
+
+def lines(*rows, header=HEADER):
+    return ("\n".join([header, *rows]) + "\n").encode()
+
+
+def packed(write, **changes):
+    file = io.BytesIO()
+    write(file, **{"logits": np.zeros((500, 2)), **changes})
+    return file.getvalue()
+
+
+def archive(**members):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as members_file:
+        for name, content in members.items():
+            members_file.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def parquet(**made):
+    return pandas.DataFrame(made).to_parquet()
+
+
+ARRAY = packed(np.savez, logits=np.random.default_rng(0).normal(size=(500, 2)))
+BAD_FILES = {
+    "p.csv": {
+        "an empty file": (b"", ""),
+        "a byte order mark alone": (b"\xef\xbb\xbf", ""),
+        "a header alone": (lines(), "no rows"),
+        "blank lines alone": (lines("", ""), "no rows"),
+        "no outputs": (lines("1,2", header="id,label"), "no column logit_CLASS"),
+        "no class": (lines("1,2", header="probability_,probability_a"), "different names"),
+        "one class": (lines("1", header="probability_a"), "two classes or more"),
+        "a column twice": (lines("1,2,3,4", header="id,id,logit_a,logit_b"), "'id'"),
+        "semicolons": (lines("a;cat;0,7;0,2;0,1", header=HEADER.replace(",", ";")), "commas"),
+        "tabs": (lines("a\t1", header="id\tlabel"), "commas"),
+        "UTF-16": (lines(*ROWS).decode().encode("utf-16"), "UTF-8"),
+        "Latin 1": (lines("ä,cat,1,0,0").decode().encode("latin-1"), "UTF-8"),
+        "a short row": (lines(ROWS[0], "b,cat,0.7,0.3"), "row 2, column probability_owl"),
+        "a short row of text": (lines(ROWS[0], "b", header=HEADER), "row 2"),
+        "a long row": (lines("a,cat,0.7,0.2,0.1,0.3"), ""),
+        "a later long row": (lines(ROWS[0], "a,cat,0.7,0.2,0.1,0.3"), "line 3"),
+        "an open quote": (lines('"a,cat,0.7,0.2,0.1'), "row"),
+        "text": (lines(ROWS[0], "b,dog,0.1,much,0.1"), "row 2, column probability_dog: 'much'"),
+        "an empty number": (lines("a,cat,0.7,,0.3"), "row 1, column probability_dog"),
+        "NaN": (lines("a,cat,0.7,nan,0.3"), "row 1, column probability_dog: nan"),
+        "infinity": (lines("a,cat,0.7,inf,0.3"), "row 1, column probability_dog: inf"),
+        "an overflow": (lines("a,cat,1e999,0,0"), "row 1, column probability_cat: inf"),
+        "a decimal comma": (lines('a,cat,"0,7",0.2,0.1'), "'0,7'"),
+        "a percent sign": (lines("a,cat,70%,0.2,0.1"), "'70%'"),
+        "percentages": (lines("a,cat,70,20,10"), "70 is not from 0 to 1"),
+        "negative": (lines("a,cat,0.9,-0.1,0.2"), "row 1, column probability_dog: -0.1"),
+        "a sum below one": (lines(ROWS[0], "b,cat,0.3,0.1,0.1"), "row 2: the probabilities"),
+        "a sum above one": (lines(ROWS[0], "b,cat,0.9,0.9,0.1"), "row 2: the probabilities"),
+        "an unknown class": (lines("a,horse,0.7,0.2,0.1"), "row 1, column label: unknown class"),
+        "a very long label": (lines("a," + "x" * 9000 + ",0.7,0.2,0.1"), "choose from cat, dog"),
+        "a line break in a label": (lines('a,"c\nat",0.7,0.2,0.1'), r"'c\nat'"),
+        "names and positions": (lines(ROWS[0], "b,1,0.7,0.2,0.1"), "row 2, column label"),
+        "a repeated id": (lines(ROWS[0], ROWS[1], ROWS[0]), "row 3, column id: 'a'"),
+        "an empty id": (lines(",cat,0.7,0.2,0.1"), "row 1, column id"),
+        "a late text": (
+            lines(*(f"{n},cat,0.7,0.2,0.1" for n in range(60_000)), "x,cat,a,0,0"),
+            "row 60001",
+        ),
+    },
+    "p.npz": {
+        "no zip": (b"no zip", "missing or damaged"),
+        "an empty zip": (archive(), "no columns"),
+        "a truncated zip": (ARRAY[:300], "missing or damaged"),
+        "a damaged member": (ARRAY[:500] + bytes(1000) + ARRAY[1500:], "damaged"),
+        "a member that is no array": (archive(logits=b"x"), "logits"),
+        "an impossible shape": (
+            archive(
+                logits=b"\x93NUMPY\x01\x00v\x00"
+                + b"{'descr': '<f8', 'fortran_order': False, 'shape': (8796093022208, 2), }".ljust(
+                    117
+                )
+                + b"\n"
+            ),
+            "",
+        ),
+        "pickled objects": (packed(np.savez, label=np.array(["a", None] * 250)), "pickle"),
+        "a single value": (packed(np.savez, temperature=np.array(3.0)), "temperature"),
+        "labels one-hot": (packed(np.savez, label=np.zeros((500, 2))), "label"),
+    },
+    "p.parquet": {
+        "no parquet": (b"PAR1", "missing or damaged"),
+        "nested": (parquet(logit_a=[{"x": 1.0}], logit_b=[1.0]), "row 1, column logit_a"),
+        "missing numbers": (parquet(logit_a=[1.0, None], logit_b=[1.0, 2.0]), "row 2, column logi"),
+        "no rows": (parquet(logit_a=[], logit_b=[]), "no rows"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        pytest.param(name, *case, id=title)
+        for name, cases in BAD_FILES.items()
+        for title, case in cases.items()
+    ],
+)
+def test_a_bad_file_is_named_in_one_line(tmp_path, name, content, place):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as error:
+        Predictions.read(tmp_path / name)
+    text = str(error.value)
+    assert text.startswith(f"{tmp_path / name}: ")
+    assert place in text
+    assert "\n" not in text
+    assert len(text) < 600 + len(str(tmp_path))
+
+
+def test_what_is_no_file_is_not_read(tmp_path):
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo(tmp_path / "pipe.csv")
+    for name in ("folder.csv", "pipe.csv", "gone.csv"):
+        with pytest.raises(DataError, match=name):
+            Predictions.read(tmp_path / name)
+    (tmp_path / "p.txt").touch()
+    with pytest.raises(UsageError, match=r"\.csv, \.npz, \.parquet"):
+        Predictions.read(tmp_path / "p.txt")
+
+
+def test_files_of_other_programs_are_read(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join([HEADER, *ROWS, ""]).encode())  # as Excel does
+    assert_equal(Predictions.read(path), Predictions.read(csv_file(tmp_path, *ROWS)))
+    path.write_text(f"{HEADER},note\n" + 'a,cat,0.7,0.2,0.1,"two\nlines"\n')
+    assert Predictions.read(path).metadata == {"note": ("two\nlines",)}
+
+
+def test_arrays_that_are_packed_very_tightly_are_not_unpacked(tmp_path, monkeypatch):
+    values = np.zeros((10_000, 2))
+    np.savez_compressed(tmp_path / "p.npz", logits=values)
+    np.savez(tmp_path / "q.npz", logits=values)
+    monkeypatch.setattr("misgiving.predictions.files.USUAL_BYTES", 2**10)
+    with pytest.raises(DataError, match="over 100 times the size of the file"):
+        Predictions.read(tmp_path / "p.npz")
+    assert len(Predictions.read(tmp_path / "q.npz")) == 10_000
