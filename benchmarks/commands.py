@@ -35,10 +35,10 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load, save
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import read_bytes
-from misgiving.evaluation.graphs import write_compared_graph
 from misgiving.losses import joint_objective
 from misgiving.models.folding import folded
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.graphs import write_compared_graph
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import score_grid
 from misgiving.training.allocator import SETTINGS, keep_freed_memory

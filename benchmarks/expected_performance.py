@@ -37,8 +37,8 @@ from misgiving.decisions.expected_performance import ExpectedError, expected_per
 from misgiving.decisions.fit_policy import fit_engine
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
-from misgiving.evaluation.inference import predictions_of
 from misgiving.files import default_cache
+from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
 

@@ -94,9 +94,9 @@ def with_features(options: argparse.Namespace) -> Images:
 
     from misgiving.data.cache import prepare
     from misgiving.data.datasets import load_dataset
-    from misgiving.evaluation.inference import predict
     from misgiving.models.backbones import load_weights
     from misgiving.models.joint import JointClassifier
+    from misgiving.predictions.inference import predict
     from misgiving.predictions.record import Predictions
 
     file = options.cache / "features.npz"

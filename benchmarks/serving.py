@@ -31,7 +31,7 @@ from inputs import write_pictures
 from side_by_side import Comparison, alternate
 
 from misgiving.bundle.bundle import Bundle
-from misgiving.evaluation.network import GRAPH
+from misgiving.predictions.network import GRAPH
 
 SIZE = (600, 450)
 FILES = 64

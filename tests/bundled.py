@@ -11,7 +11,7 @@ from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.engine import DecisionEngine, save_policy
 from misgiving.decisions.fit_policy import calibrator_of, fit_policies
 from misgiving.deferral.targets import Targets
-from misgiving.evaluation.inference import predict, predictions_of
+from misgiving.predictions.inference import predict, predictions_of
 from misgiving.scores.detectors import FittedDetectors
 
 SIDE = 16

@@ -16,7 +16,7 @@ from sklearn.datasets import load_sample_images
 
 from misgiving.checkpoint import load
 from misgiving.cli.calibrate import OodDetector
-from misgiving.evaluation.inference import predict, untuned_scores
+from misgiving.predictions.inference import predict, untuned_scores
 from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
@@ -446,7 +446,7 @@ def test_evaluate_predicts_each_image_once(misgiving, with_policy, tmp_path, mon
         predicted.update(images.ids)
         return predict(model, images, **options)
 
-    monkeypatch.setattr("misgiving.evaluation.inference.predict", counting)
+    monkeypatch.setattr("misgiving.predictions.inference.predict", counting)
     code, _, error = misgiving(
         "evaluate", with_policy, "digits", "--ood", tmp_path / "noise", "--device", "cpu"
     )

@@ -7,7 +7,6 @@ import torch
 from scipy.stats import spearmanr
 
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.inference import model_fingerprint, predict
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
     measure_calibration,
@@ -17,6 +16,7 @@ from misgiving.evaluation.measures import (
     measure_loss_estimation,
 )
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.inference import model_fingerprint, predict
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.score_files import load_scores, save_scores
 from misgiving.scores.detectors import all_scores

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from misgiving.decisions.decision import Decision
     from misgiving.decisions.engine import DecisionEngine
     from misgiving.deferral.policy import DeferralPolicy
-    from misgiving.evaluation.inference import predict
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output, attach
     from misgiving.models.loss_estimator import LossEstimator
+    from misgiving.predictions.inference import predict
     from misgiving.predictions.record import Predictions
     from misgiving.scores.odin import Odin
     from misgiving.scores.odin_tuning import tune_odin
@@ -42,7 +42,7 @@ _HOMES = {
     "load": "checkpoint",
     "load_dataset": "data.datasets",
     "ood_metrics": "metrics.ood",
-    "predict": "evaluation.inference",
+    "predict": "predictions.inference",
     "ranking_loss": "losses",
     "save": "checkpoint",
     "train": "training.loop",

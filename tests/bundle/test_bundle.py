@@ -21,8 +21,8 @@ from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.decisions.decision import NO_POLICY
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.inference import predictions_of
 from misgiving.manifests import seal
+from misgiving.predictions.inference import predictions_of
 
 FILES = (
     "bundle.json",

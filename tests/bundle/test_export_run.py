@@ -15,10 +15,10 @@ from misgiving.checkpoint import load
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import graphs
-from misgiving.evaluation.inference import predictions_of
-from misgiving.evaluation.network import INPUT, OUTPUTS
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
+from misgiving.predictions.inference import predictions_of
+from misgiving.predictions.network import INPUT, OUTPUTS
 
 
 @pytest.fixture

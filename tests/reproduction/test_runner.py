@@ -18,7 +18,7 @@ from tiny import TINY
 
 from misgiving.checkpoint import load
 from misgiving.errors import DataError, TrainingError, UsageError
-from misgiving.evaluation.inference import predictions_of
+from misgiving.predictions.inference import predictions_of
 from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import chosen_units, units

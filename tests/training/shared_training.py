@@ -12,9 +12,9 @@ import torch
 from coloured import coloured_set
 from safetensors.torch import save_file
 
-from misgiving.evaluation.inference import predict
 from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
 

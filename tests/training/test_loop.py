@@ -17,9 +17,9 @@ from misgiving.data.augmentation import augment
 from misgiving.data.batching import batches, sampling_order
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import TrainingError, UsageError
-from misgiving.evaluation.inference import predict
 from misgiving.losses import AUXILIARY_LOSSES, PAIRS
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.inference import predict
 from misgiving.training.config import TrainingConfig
 from misgiving.training.loop import seeded, train
 from misgiving.training.objective import class_weights

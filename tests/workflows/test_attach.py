@@ -27,8 +27,8 @@ from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
-from misgiving.evaluation.inference import predict
 from misgiving.models.joint import attach
+from misgiving.predictions.inference import predict
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store

@@ -14,9 +14,9 @@ from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY, DecisionEngine
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.errors import DataError, UsageError, explain_damage
-from misgiving.evaluation.network import GRAPH, Network, Squares
 from misgiving.files import read_json
 from misgiving.manifests import verify
+from misgiving.predictions.network import GRAPH, Network, Squares
 
 FORMAT = 1
 FACTS, CARD = "bundle.json", "card.json"

@@ -22,9 +22,9 @@ from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
-from misgiving.evaluation.network import GRAPH, Network
 from misgiving.files import read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
+from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
 from misgiving.results.formats import read_document

@@ -12,10 +12,10 @@ from misgiving.bundle.writing import check_replaceable, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
 from misgiving.decisions.engine import POLICY_FOLDER, load_engine
 from misgiving.deferral.policy import DeferralPolicy
-from misgiving.evaluation.graphs import write_compared_graph
-from misgiving.evaluation.inference import fingerprint_of
-from misgiving.evaluation.network import GRAPH
 from misgiving.files import whole_folder
+from misgiving.predictions.graphs import write_compared_graph
+from misgiving.predictions.inference import fingerprint_of
+from misgiving.predictions.network import GRAPH
 
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 

@@ -10,9 +10,9 @@ from misgiving.bundle.card import markdown
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.decisions.engine import DecisionEngine
 from misgiving.errors import UsageError
-from misgiving.evaluation.network import GRAPH
 from misgiving.files import write_json, write_text
 from misgiving.manifests import seal
+from misgiving.predictions.network import GRAPH
 
 READABLE_CARD = "card.md"
 

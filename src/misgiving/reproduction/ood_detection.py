@@ -11,9 +11,9 @@ from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.evaluation.inference import odin_scores, predict
 from misgiving.evaluation.measures import measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics
+from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,

@@ -17,10 +17,10 @@ from misgiving.deferral.bounds import tolerance_rank
 from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
-from misgiving.evaluation.inference import predictions_of
 from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.metrics.calibration import expected_calibration_error, reliability
+from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.score_files import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit

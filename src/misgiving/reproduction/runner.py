@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
-from misgiving.evaluation.inference import predictions_of
 from misgiving.files import whole_folder
+from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
 from misgiving.reproduction.generalization import (
     divergence,

@@ -270,7 +270,7 @@ ONLY_SHOWN = (
     "decisions/expected_performance.py",
     "deferral/drift.py",
     "deferral/planning.py",
-    "evaluation/graphs.py",
+    "predictions/graphs.py",
     "metrics/bootstrap.py",
     "metrics/label_errors.py",
     "metrics/subgroups.py",

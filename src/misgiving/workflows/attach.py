@@ -12,8 +12,8 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.splits import SPLITS, SetNames, Split
 from misgiving.errors import UsageError
-from misgiving.evaluation.inference import predict
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.inference import predict
 from misgiving.results.schema import EpochRecord
 from misgiving.training.config import AttachConfig, EstimatorConfig
 from misgiving.training.devices import device_named

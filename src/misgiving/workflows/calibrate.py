@@ -26,9 +26,9 @@ from misgiving.deferral.scored_cases import one_per_group, refuse_few
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import refuse_too_few
 from misgiving.errors import DataError, UsageError
-from misgiving.evaluation.graphs import cached_network
-from misgiving.evaluation.inference import predictions_of, score_names
 from misgiving.groups import named_groups, unit_of, unit_sentences
+from misgiving.predictions.graphs import cached_network
+from misgiving.predictions.inference import predictions_of, score_names
 from misgiving.predictions.record import Predictions
 from misgiving.results.policy_cases import PolicyImages
 from misgiving.results.schema import SkippedImage

@@ -18,18 +18,18 @@ from misgiving.data.ood_sets.ood_set import read_ood_folder
 from misgiving.data.splits import Split
 from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
 from misgiving.errors import UsageError
-from misgiving.evaluation.graphs import cached_network
-from misgiving.evaluation.inference import (
+from misgiving.evaluation.measures import measure_detection, measure_predictions
+from misgiving.files import refuse_unwritable_folder
+from misgiving.groups import unit_of
+from misgiving.models import processes
+from misgiving.predictions.graphs import cached_network
+from misgiving.predictions.inference import (
     OnImage,
     fingerprint_of,
     predictions_of,
     untuned_scores,
 )
-from misgiving.evaluation.measures import measure_detection, measure_predictions
-from misgiving.evaluation.network import Network
-from misgiving.files import refuse_unwritable_folder
-from misgiving.groups import unit_of
-from misgiving.models import processes
+from misgiving.predictions.network import Network
 from misgiving.predictions.record import Predictions
 from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.schema import Measurement, SkippedImage

@@ -26,8 +26,8 @@ from misgiving.decisions.decision import Decision
 from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
 from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.evaluation.network import Squares
 from misgiving.files import default_cache, refuse_input, refuse_unwritable, write_text
+from misgiving.predictions.network import Squares
 from misgiving.results.decision_journal import (
     DecisionJournal,
     Entry,
@@ -109,9 +109,9 @@ def predictor_of(
 
 def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes: int) -> Predictor:
     from misgiving.checkpoint import load
-    from misgiving.evaluation.graphs import cached_network
-    from misgiving.evaluation.inference import fingerprint_of
     from misgiving.models import processes
+    from misgiving.predictions.graphs import cached_network
+    from misgiving.predictions.inference import fingerprint_of
     from misgiving.training.devices import start_processes
 
     checkpoint = load(run)
@@ -146,8 +146,8 @@ def _outputs(checkpoint: "Checkpoint", squares: Squares) -> Outputs:
     """Outputs of the model itself, on its device, in the form that a graph gives them."""
     import torch
 
-    from misgiving.evaluation.inference import device_of
     from misgiving.models.joint import full_outputs_of
+    from misgiving.predictions.inference import device_of
 
     images = torch.from_numpy(squares).permute(0, 3, 1, 2).float() / 255
     output = full_outputs_of(checkpoint.model, [images.to(device_of(checkpoint.model))])

@@ -95,8 +95,8 @@ def audit_run(
     from misgiving.data.cache import prepare
     from misgiving.data.datasets import load_dataset
     from misgiving.data.datasets.dataset import ImageFiles
-    from misgiving.evaluation.graphs import cached_network
-    from misgiving.evaluation.inference import predictions_of
+    from misgiving.predictions.graphs import cached_network
+    from misgiving.predictions.inference import predictions_of
     from misgiving.training.devices import start_processes
     from misgiving.workflows.related_images import of_training_groups, related_to_training
 

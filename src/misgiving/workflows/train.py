@@ -17,12 +17,12 @@ from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
 from misgiving.errors import UsageError, reason_of
-from misgiving.evaluation.inference import model_fingerprint
 from misgiving.groups import joined_groups
 from misgiving.manifests import sha256_of_lines
 from misgiving.models import processes
 from misgiving.models.backbones import WeightsReport, load_weights
 from misgiving.models.joint import JointClassifier
+from misgiving.predictions.inference import model_fingerprint
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.training.devices import start_fabric
 from misgiving.training.loop import Step, seeded, train

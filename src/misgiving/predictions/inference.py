@@ -13,12 +13,12 @@ from misgiving.data.batching import BATCHES_AHEAD, batches
 from misgiving.data.cache import ImageSet
 from misgiving.data.decoding import in_order
 from misgiving.errors import UsageError
-from misgiving.evaluation.network import BATCH, Network
 from misgiving.groups import named_groups
 from misgiving.manifests import sha256_of_chunks, sha256_of_json
 from misgiving.models import processes
 from misgiving.models.folding import folded
 from misgiving.models.joint import FullOutput, JointClassifier, full_outputs_of
+from misgiving.predictions.network import BATCH, Network
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, scores_with
 from misgiving.scores.logits import LOGIT_SCORES

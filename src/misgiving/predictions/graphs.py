@@ -11,13 +11,13 @@ from jaxtyping import Float
 
 from misgiving.checkpoint import Checkpoint, versions
 from misgiving.errors import DataError
-from misgiving.evaluation.inference import device_of, fingerprint_of
-from misgiving.evaluation.network import INPUT, OUTPUTS, Network
 from misgiving.files import whole_file
 from misgiving.manifests import sha256_of_json
 from misgiving.models import processes
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
+from misgiving.predictions.inference import device_of, fingerprint_of
+from misgiving.predictions.network import INPUT, OUTPUTS, Network
 
 CLOSE = 1e-4  # how far an output may be off, as a share of the largest
 TRIED = 5  # images on which graph and model are compared

@@ -10,8 +10,8 @@ from bundled import checkpoint, noisy_set
 
 from misgiving.errors import DataError
 from misgiving.evaluation import graphs
-from misgiving.evaluation.graphs import cached_network
-from misgiving.evaluation.inference import predictions_of
+from misgiving.predictions.graphs import cached_network
+from misgiving.predictions.inference import predictions_of
 
 
 @pytest.fixture(scope="module")
