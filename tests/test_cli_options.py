@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from misgiving.cli import app
-from misgiving.cli.failures import SET_BY_TRAIN, failure_of, options_of
+from misgiving.cli.failures import SET_BY_TRAIN, explanation, options_of
 from misgiving.cli.options import Devices, Fields, Values, command, texts_of
 from misgiving.cli.progress import say
 from misgiving.errors import UsageError, require, require_choices
@@ -158,9 +158,8 @@ def test_a_mapping_can_be_given_in_several_options(bake):
 def test_a_value_that_cannot_be_used_is_refused_with_the_name_of_its_option(bake, words, named):
     with pytest.raises(Exception, match=r"\w") as caught:
         bake("loaf", *words)
-    failure = failure_of(caught.value)
-    assert failure.code == 2
-    assert all(word in failure.message for word in named)
+    assert caught.value.exit_code == 2
+    assert all(word in explanation(caught.value) for word in named)
 
 
 def test_changes_hold_only_what_is_given():

@@ -14,7 +14,7 @@ from misgiving.cli.calibrate import calibrate
 from misgiving.cli.data import data_app
 from misgiving.cli.evaluate import evaluate
 from misgiving.cli.export import export
-from misgiving.cli.failures import failure_of, show_failure
+from misgiving.cli.failures import explanation, show_failure
 from misgiving.cli.plan import plan
 from misgiving.cli.predict import predict
 from misgiving.cli.reproduce import reproduce
@@ -74,11 +74,11 @@ def run() -> None:
         if code == INTERRUPTED:
             raise StoppedError("stopped")
     except Exception as error:
-        failure = failure_of(error)
-        if failure is None:
+        message = explanation(error)
+        if message is None:
             raise
-        code = failure.code
-        show_failure(failure)
+        code = getattr(error, "exit_code", 1)
+        show_failure(message, getattr(error, "images", ()))
     raise SystemExit(code or 0)
 
 

@@ -4,10 +4,10 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from misgiving.cli.progress import process_number, say
-from misgiving.errors import BadImage, BadImagesError, ExplainedError, visible
+from misgiving.errors import BadImage, ExplainedError, visible
 
 EXTRAS = {
     module: extra
@@ -32,28 +32,24 @@ SET_BY_TRAIN = {"split": ["train --split"], "keep": ["train --keep"]}
 """Options of `train` that messages of other commands refer to, by parameter."""
 
 
-class Failure(NamedTuple):
-    """A failure as it is shown: one line, the exit code, and the images to list below it."""
-
-    message: str
-    code: int = 1
-    images: tuple[BadImage, ...] = ()
-
-
-def failure_of(error: Exception) -> Failure | None:
-    """Explain an error to the user; None for one that is a defect of the program."""
+def explanation(error: Exception) -> str | None:
+    """Message on an error for the user; None for one that is a defect of the program."""
     if isinstance(error, ExplainedError):
-        images = error.images if isinstance(error, BadImagesError) else ()
-        return Failure(str(error), error.exit_code, images if len(images) > 1 else ())
+        return str(error)
     if hasattr(error, "format_message"):  # typer's own: wrong usage
-        return Failure(_usage(error), 2)
+        return _usage(error)
     if isinstance(error, ModuleNotFoundError):
-        return _missing_extra(error)
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        return extra and f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'"
     if isinstance(error, OSError):
         file = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or str(error)
-        return Failure(f"{file}{reason}; check the path, free space and permissions")
-    return _out_of_memory(error)
+        return f"{file}{error.strerror or error}; check the path, free space and permissions"
+    text = str(error).lower()
+    reported = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
+    if reported or isinstance(error, MemoryError):
+        where = "the GPU" if "cuda" in text or "mps" in text else "the machine"
+        return f"{where} is out of memory; {SMALLER}"
+    return None
 
 
 def _usage(error: Any) -> str:
@@ -64,30 +60,13 @@ def _usage(error: Any) -> str:
     return message[:1].lower() + message[1:]
 
 
-def _missing_extra(error: ModuleNotFoundError) -> Failure | None:
-    extra = EXTRAS.get((error.name or "").split(".")[0])
-    if extra is None:
-        return None
-    return Failure(f"{error.name} is not installed; run: pip install 'misgiving[{extra}]'")
-
-
-def _out_of_memory(error: Exception) -> Failure | None:
-    """Recognise a lack of memory, which torch reports in several ways."""
-    text = str(error).lower()
-    reported = isinstance(error, RuntimeError) and any(words in text for words in OUT_OF_MEMORY)
-    if not reported and not isinstance(error, MemoryError):
-        return None
-    where = "the GPU" if "cuda" in text or "mps" in text else "the machine"
-    return Failure(f"{where} is out of memory; {SMALLER}")
-
-
-def show_failure(failure: Failure) -> None:
-    """Print a failure on standard error."""
-    if failure.message:
-        line = visible(" ".join(failure.message.split()))
+def show_failure(message: str, images: Sequence[BadImage] = ()) -> None:
+    """Print one line on standard error, and below it the images if there are several."""
+    if message:
         sys.stderr.write(f"process {number}: " if (number := process_number()) else "")
-        sys.stderr.write(f"error: {line}\n")
-    list_bad_images(failure.images)
+        sys.stderr.write(f"error: {visible(' '.join(message.split()))}\n")
+    if len(images) > 1:
+        list_bad_images(images)
 
 
 @contextmanager

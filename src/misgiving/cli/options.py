@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import wraps
 from inspect import Parameter, Signature, cleandoc, signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -175,26 +175,6 @@ Device = Fields(TrainingConfig, ("device",))
 Devices = Fields(TrainingConfig, ("device", "devices", "nodes"))
 
 
-class _Group(NamedTuple):
-    """A parameter of a command that collects several options."""
-
-    make: Callable[..., Any]
-    wanted: Sequence[Fields]
-
-    def parameters(self) -> list[Parameter]:
-        return [_parameter(one, part) for part in self.wanted for one in part]
-
-    def fill(self, given: Values) -> Any:
-        """Take the values of these options out of `given`, and make the parameter's value."""
-        values = {
-            one.name: _value(one, value)
-            for part in self.wanted
-            for one in part
-            if (value := given.pop(one.name)) is not None
-        }
-        return self.make(**values)
-
-
 def command(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command of a function, with options for the fields that its parameters ask for.
 
@@ -204,19 +184,19 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     own options where the library names parameters. With --devices or --nodes above 1, only the
     first process prints.
     """
-    groups: dict[str, _Group] = {}
+    groups: dict[str, tuple[Callable[..., Any], list[Fields]]] = {}
     context_name = None
     parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in signature(function, eval_str=True).parameters.values():
         kind = parameter.annotation
+        wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
         if kind == Context:
             context_name = parameter.name
-            continue
-        wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
-        if wanted or is_dataclass(kind):
-            group = _Group(dict, wanted) if wanted else _Group(kind, [Fields(kind)])
-            groups[parameter.name] = group
-            parameters += group.parameters()
+        elif wanted or is_dataclass(kind):
+            groups[parameter.name] = (dict, wanted) if wanted else (kind, [Fields(kind)])
+            parameters += [
+                _parameter(one, part) for part in groups[parameter.name][1] for one in part
+            ]
         else:
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
 
@@ -224,7 +204,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def run(context: Any, **given: Any) -> None:
         shared = any((given.get(name) or 1) > 1 for name in ("devices", "nodes"))
         with naming_options(context), only_first_process_prints() if shared else nullcontext():
-            filled = {name: group.fill(given) for name, group in groups.items()}
+            filled = {name: make(**_take(given, part)) for name, (make, part) in groups.items()}
             if context_name is not None:
                 filled[context_name] = context
             function(**filled, **given)
@@ -232,6 +212,16 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}
     return run
+
+
+def _take(given: Values, wanted: Sequence[Fields]) -> Values:
+    """Take the values of these options out of `given`, by field."""
+    return {
+        one.name: _value(one, value)
+        for part in wanted
+        for one in part
+        if (value := given.pop(one.name)) is not None
+    }
 
 
 def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
