@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 
-from misgiving.groups import groups_of_rows, joined_groups, unit_of, unit_sentences
+from misgiving.groups import groups_of_columns, joined_groups, unit_of, unit_sentences
 
 
 def rows_of(columns, *cells):
-    return [dict(zip(columns, row.split(","), strict=True)) for row in cells]
+    rows = [row.split(",") for row in cells]
+    return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
 def test_joined_groups_are_the_connected_components():
@@ -45,20 +46,20 @@ def test_groups_without_pairs_stay_as_they_are():
     ],
 )
 def test_images_that_share_a_group_a_patient_or_a_lesion_are_one_group(columns, cells, expected):
-    found = groups_of_rows(rows_of(columns, *cells), ["a", "b", "c"])
+    found = groups_of_columns(rows_of(columns, *cells), ["a", "b", "c"])
     first_seen = list(dict.fromkeys(found.groups))
     assert [first_seen.index(group) for group in found.groups] == expected
 
 
 def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
     rows = rows_of(["patient", "lesion"], ",1", "mary,1", ",2", ",2")
-    found = groups_of_rows(rows, ["a", "b", "c", "d"])
+    found = groups_of_columns(rows, ["a", "b", "c", "d"])
     assert found.groups == ("mary", "mary", "lesion 2", "lesion 2")
 
 
 def test_images_without_a_patient_count_by_lesion_and_that_is_said():
     rows = rows_of(["patient", "lesion"], "mary,1", ",1", ",2", ",2", ",3")
-    found = groups_of_rows(rows, [""] * 5)
+    found = groups_of_columns(rows, [""] * 5)
     first, *warnings = unit_sentences(found.columns, found.groups)
     assert first == "unit: patient (columns patient, lesion)."
     assert warnings == [
@@ -71,8 +72,8 @@ def test_images_without_a_patient_count_by_lesion_and_that_is_said():
 
 def test_the_columns_that_define_groups_are_those_with_values():
     rows = rows_of(["lesion_id", "patient_id", "group"], "1,,", "2,,", "2,p,")
-    assert groups_of_rows(rows, ["a", "b", "c"]).columns == ("patient_id", "lesion_id")
-    assert groups_of_rows(rows_of(["sex"], "f"), ["a"]) == (("a",), ())
+    assert groups_of_columns(rows, ["a", "b", "c"]).columns == ("patient_id", "lesion_id")
+    assert groups_of_columns(rows_of(["sex"], "f"), ["a"]) == (("a",), ())
 
 
 def test_a_patient_is_the_unit_where_one_is_known():

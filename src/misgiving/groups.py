@@ -40,25 +40,17 @@ def named_groups(groups: Sequence[str], ids: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def groups_of_rows(rows: Sequence[Mapping[str, str]], ids: Sequence[str]) -> NamedGroups:
+def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) -> NamedGroups:
     """Put images that share a group, a patient or a lesion into one group.
 
-    Columns without any value are ignored. A group is named by the least value of the first column
-    that its images have; else by another column and its value, as in "lesion 3"; else by the id of
-    its only image.
+    Other columns, and columns without any value, are ignored. A group is named by the least value
+    of the first column that its images have; else by another column and its value, as in
+    "lesion 3"; else by the id of its only image.
 
-    >>> cells = [("ann", "1"), ("ann", "2"), ("", "2"), ("", "")]
-    >>> rows = [dict(zip(("patient", "lesion_id"), row)) for row in cells]
-    >>> groups_of_rows(rows, ["a", "b", "c", "d"])
+    >>> columns = {"patient": ["ann", "ann", "", ""], "lesion_id": ["1", "2", "2", ""]}
+    >>> groups_of_columns(columns, ["a", "b", "c", "d"])
     NamedGroups(groups=('ann', 'ann', 'ann', 'd'), columns=('patient', 'lesion_id'))
     """
-    return groups_of_columns(
-        {column: [row.get(column, "") for row in rows] for column in UNITS}, ids
-    )
-
-
-def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) -> NamedGroups:
-    """Group images as `groups_of_rows` does, by the columns of a table."""
     given = [column for column in UNITS if column in columns]
     cells = {column: [value.strip() for value in columns[column]] for column in given}
     cells = {column: values for column, values in cells.items() if any(values)}

@@ -1,15 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.folders import TableRow, age_band, metadata_of_rows
-
-
-def rows(**columns):
-    return [
-        TableRow(line, dict(zip(columns, cells, strict=True)))
-        for line, cells in enumerate(zip(*columns.values(), strict=True), start=2)
-    ]
+from misgiving.data.datasets.folders import age_band, metadata_of
 
 
 @pytest.mark.parametrize(
@@ -30,13 +24,13 @@ def test_an_age_is_in_one_band(age, band):
 
 
 def test_columns_are_renamed_and_missing_ones_left_out():
-    found = metadata_of_rows(rows(sex=["male", ""]), {"sex": "sex", "age_approx": "age"})
+    found = metadata_of(pd.DataFrame({"sex": ["male", ""]}), {"sex": "sex", "age_approx": "age"})
     assert found == {"sex": ("male", "")}
 
 
 def test_a_column_of_many_numbers_becomes_quarters():
     numbers = [str(number) for number in range(100)]
-    found = metadata_of_rows(rows(size=numbers), {"size": "size"})["size"]
+    found = metadata_of(pd.DataFrame({"size": numbers}), {"size": "size"})["size"]
     assert {band: found.count(band) for band in found} == {
         "below 25": 25,
         "25 to below 50": 25,
@@ -47,7 +41,7 @@ def test_a_column_of_many_numbers_becomes_quarters():
 
 def test_quarters_that_are_equal_are_one_band():
     texts = ["0.5"] * 60 + [str(number) for number in range(1, 41)]
-    found = metadata_of_rows(rows(size=texts), {"size": "size"})["size"]
+    found = metadata_of(pd.DataFrame({"size": texts}), {"size": "size"})["size"]
     assert {band: found.count(band) for band in found} == {
         "0.5 to below 16": 75,
         "16 or more": 25,
@@ -56,7 +50,7 @@ def test_quarters_that_are_equal_are_one_band():
 
 def test_a_column_of_names_is_no_group():
     names = [f"patient {number}" for number in range(30)]
-    assert metadata_of_rows(rows(name=names), {"name": "name"}) == {}
+    assert metadata_of(pd.DataFrame({"name": names}), {"name": "name"}) == {}
 
 
 def test_a_table_keeps_its_other_columns_and_a_selection_its_rows(tmp_path):

@@ -1,21 +1,21 @@
 """`isic2019:` and `ham10000:` data, in the layouts of their publishers."""
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles
 from misgiving.data.datasets.folders import (
-    TableRow,
+    columns_of,
     existing_folder,
     listing,
-    metadata_of_rows,
+    metadata_of,
     read_table,
-    refuse_missing,
 )
 from misgiving.errors import DataError
-from misgiving.groups import groups_of_rows
+from misgiving.groups import groups_of_columns
 
 ISIC_TRUTH = "ISIC_2019_Training_GroundTruth.csv"
 ISIC_DESCRIBED = "ISIC_2019_Training_Metadata.csv"
@@ -72,40 +72,41 @@ def published_counts(name: str) -> Mapping[str, int] | None:
 def read_isic2019(place: str) -> Dataset:
     """The ISIC 2019 training set; classes without images are left out."""
     folder = existing_folder(place)
-    truth = folder / ISIC_TRUTH
-    rows = read_table(truth, ["image"])
-    columns = [name for name in rows[0].cells if name != "image"]
-    diagnoses = np.array([_isic_diagnosis(truth, row, columns) for row in rows])
+    truth = read_table(folder / ISIC_TRUTH, ["image"])
+    cells = truth.drop(columns="image")
+    marked = cells.isin(["1", "1.0"])
+    valid = (marked.sum(axis=1) == 1) & (marked | cells.isin(["0", "0.0"])).all(axis=1)
+    for row in truth.index[~valid]:
+        where = f"{folder / ISIC_TRUTH}: row {row} ({truth['image'][row]})"
+        raise DataError(f"{where} must have one 1.0 and otherwise 0.0; fetch the table again")
+    diagnoses = marked.to_numpy().argmax(axis=1)
     present = np.unique(diagnoses)  # UNK has no training image
-    ids = tuple(row.cells["image"] for row in rows)
-    metadata = folder / ISIC_DESCRIBED
-    by_id = {row.cells["image"]: row for row in read_table(metadata, ["image", "lesion_id"])}
-    refuse_missing(metadata, [identity for identity in ids if identity not in by_id])
-    described = [by_id[identity] for identity in ids]
-    named = groups_of_rows([row.cells for row in described], ids)
+    ids = tuple(truth["image"])
+    described = read_table(folder / ISIC_DESCRIBED, ["image", "lesion_id"]).set_index("image")
+    _check_complete(folder / ISIC_DESCRIBED, ids, set(described.index))
+    described = described[~described.index.duplicated(keep="last")].loc[list(ids)]
+    groups, group_columns = groups_of_columns(columns_of(described), ids)
     images = existing_folder(str(folder / "ISIC_2019_Training_Input"))
-    there = listing(images)  # one listing instead of 25,331 look-ups
-    refuse_missing(images, [f"{name}.jpg" for name in ids if f"{name}.jpg" not in there])
+    names = [f"{identity}.jpg" for identity in ids]
+    _check_complete(images, names, listing(images))  # one listing instead of 25,331 look-ups
     return Dataset(
         name=place,
-        classes=tuple(columns[index] for index in present),
+        classes=tuple(str(cells.columns[index]) for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=named.groups,
-        group_columns=named.columns,
-        images=ImageFiles(tuple(images / f"{name}.jpg" for name in ids)),
+        groups=groups,
+        group_columns=group_columns,
+        images=ImageFiles(tuple(images / name for name in names)),
         masks=_first_folder(folder, ["masks"]),
-        metadata=metadata_of_rows(described, ISIC_METADATA),
+        metadata=metadata_of(described, ISIC_METADATA),
     )
 
 
-def _isic_diagnosis(truth: Path, row: TableRow, columns: Sequence[str]) -> int:
-    cells = [row.cells[name].strip() for name in columns]
-    marked = [index for index, cell in enumerate(cells) if cell in ("1", "1.0")]
-    if not marked or sum(cell in ("0", "0.0") for cell in cells) != len(cells) - 1:
-        where = f"{truth}: row {row.line} ({row.cells['image']})"
-        raise DataError(f"{where} must have one 1.0 and otherwise 0.0; fetch the table again")
-    return marked[0]
+def _check_complete(where: Path, names: Sequence[str], present: AbstractSet[str]) -> None:
+    """Check that no image is missing in a folder or table."""
+    if missing := [name for name in names if name not in present]:
+        count = f"{len(missing)} image" + "s" * (len(missing) > 1)
+        raise DataError(f"{where}: lacks {count}, first {missing[0]}; fetch it again in full")
 
 
 def _first_folder(folder: Path, names: Sequence[str]) -> Path | None:
@@ -119,20 +120,26 @@ def read_ham10000(place: str) -> Dataset:
     if table is None:
         raise DataError(f"{folder}: lacks HAM10000_metadata.csv; give the folder that contains it")
     rows = read_table(table, HAM_COLUMNS, may_have_tabs=True)  # as Dataverse writes it
-    diagnoses = np.array([_ham_diagnosis(table, row) for row in rows])
+    names = rows["dx"].str.upper()
+    for row in rows.index[~names.isin(HAM_CLASSES)]:
+        raise DataError(
+            f"{table}: row {row} has the dx {rows['dx'][row]!r}, not one of "
+            f"{', '.join(HAM_CLASSES).lower()}; correct it or fetch the table again"
+        )
+    diagnoses = np.array([HAM_CLASSES.index(name) for name in names])
     present = np.unique(diagnoses)
-    ids = tuple(row.cells["image_id"].strip() for row in rows)
-    named = groups_of_rows([row.cells for row in rows], ids)
+    ids = tuple(rows["image_id"])
+    groups, group_columns = groups_of_columns(columns_of(rows), ids)
     return Dataset(
         name=place,
         classes=tuple(HAM_CLASSES[index] for index in present),
         labels=np.searchsorted(present, diagnoses),
         ids=ids,
-        groups=named.groups,
-        group_columns=named.columns,
+        groups=groups,
+        group_columns=group_columns,
         images=_ham_images(folder, ids),
         masks=_first_folder(folder, HAM_MASKS),
-        metadata=metadata_of_rows(rows, HAM_METADATA),
+        metadata=metadata_of(rows, HAM_METADATA),
     )
 
 
@@ -142,22 +149,13 @@ def ham10000_table(folder: Path) -> Path | None:
     return next((there[name] for name in HAM_TABLES if name in there), None)
 
 
-def _ham_diagnosis(table: Path, row: TableRow) -> int:
-    name = row.cells["dx"].strip().upper()
-    if name not in HAM_CLASSES:
-        known = ", ".join(HAM_CLASSES).lower()
-        cause = f"row {row.line} has the dx {row.cells['dx']!r}, not one of {known}"
-        raise DataError(f"{table}: {cause}; correct it or fetch the table again")
-    return HAM_CLASSES.index(name)
-
-
 def _ham_images(folder: Path, ids: Sequence[str]) -> ImageFiles:
     """Images in the two published folders, in `images` or in the folder itself."""
     names = [name for name in sorted(listing(folder)) if name.lower() in HAM_FOLDERS]
     parts = [folder / name for name in names if (folder / name).is_dir()]
-    found = {
+    paths = {
         name.lower(): part / name for part in [folder, *reversed(parts)] for name in listing(part)
     }
-    wanted = [f"{identity}.jpg" for identity in ids]
-    refuse_missing(folder, [name for name in wanted if name.lower() not in found])
-    return ImageFiles(tuple(found[name.lower()] for name in wanted))
+    missing = [name for name in ids if f"{name}.jpg".lower() not in paths]
+    _check_complete(folder, ids, {*ids} - {*missing})
+    return ImageFiles(tuple(paths[f"{name}.jpg".lower()] for name in ids))

@@ -1,6 +1,5 @@
 """`folder:` and `table:` data, images without labels, and the tables of image sets."""
 
-import csv
 import io
 import math
 import os
@@ -9,15 +8,18 @@ from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata, refuse_undecodable
 from misgiving.data.decoding import read_bytes, refuse_file
-from misgiving.errors import DataError
-from misgiving.files import csv_rows
-from misgiving.groups import UNITS, groups_of_rows
+from misgiving.errors import DataError, reason_of
+from misgiving.files import unescape_formulas
+from misgiving.groups import UNITS, groups_of_columns
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
 OWN_COLUMNS = ("path", "label", *UNITS)
@@ -32,13 +34,13 @@ def read_folder(place: str) -> Dataset:
     classes = sorted(name for name in listing(folder) if (folder / name).is_dir())
     if len(classes) < 2:
         raise DataError(f"{folder}: fewer than two class folders; give each class its own folder")
-    found = [list(_images_in(folder / name, instead="remove it")) for name in classes]
-    images = [path for paths in found for path in paths]
+    by_class = [list(_images_in(folder / name, instead="remove it")) for name in classes]
+    images = [path for paths in by_class for path in paths]
     ids = tuple(path.relative_to(folder).as_posix() for path in images)
     return Dataset(
         name=place,
         classes=tuple(classes),
-        labels=np.repeat(np.arange(len(classes)), [len(paths) for paths in found]),
+        labels=np.repeat(np.arange(len(classes)), [len(paths) for paths in by_class]),
         ids=ids,
         groups=ids,
         images=ImageFiles(tuple(images)),
@@ -54,31 +56,28 @@ def read_labelled_table(place: str) -> Dataset:
     table = Path(place).expanduser()
     folder = table.parent.absolute()
     rows = read_table(table, ["path", "label"])
-    lines: dict[Path, int] = {}
-    for row in rows:
-        for column in ("path", "label"):
-            if not row.cells[column].strip():
-                raise DataError(f"{table}: row {row.line} has no {column}; fill it in")
-        path = Path(os.path.normpath(folder / row.cells["path"].strip()))
-        if path in lines:
-            raise DataError(f"{table}: rows {lines[path]} and {row.line} name one image; keep one")
-        lines[path] = row.line
-    classes, labels = np.unique([row.cells["label"].strip() for row in rows], return_inverse=True)
+    for column in ("path", "label"):
+        for row in rows.index[rows[column] == ""]:
+            raise DataError(f"{table}: row {row} has no {column}; fill it in")
+    paths = [Path(os.path.normpath(folder / path)) for path in rows["path"]]
+    for path, count in Counter(paths).most_common(1):
+        if count > 1:
+            raise DataError(f"{table}: {path} is in {count} rows; keep one")
+    classes, labels = np.unique(rows["label"].to_numpy(str), return_inverse=True)
     ids = tuple(
         (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
-        for path in lines
+        for path in paths
     )
-    others = [name for name in rows[0].cells if name not in OWN_COLUMNS]
-    named = groups_of_rows([row.cells for row in rows], ids)
+    groups, group_columns = groups_of_columns(columns_of(rows), ids)
     return Dataset(
         name=place,
         classes=tuple(classes.tolist()),
         labels=labels,
         ids=ids,
-        groups=named.groups,
-        group_columns=named.columns,
-        images=ImageFiles(tuple(lines)),
-        metadata=metadata_of_rows(rows, {name: name for name in others}),
+        groups=groups,
+        group_columns=group_columns,
+        images=ImageFiles(tuple(paths)),
+        metadata=metadata_of(rows, {name: name for name in rows if name not in OWN_COLUMNS}),
     )
 
 
@@ -126,8 +125,8 @@ def existing_folder(place: str) -> Path:
     """The folder of this name, in which `~` is the home folder."""
     folder = Path(place).expanduser()
     if not folder.is_dir():
-        found = "a file, not a folder" if folder.exists() else "no such folder"
-        raise DataError(f"{folder}: {found}; give the folder with the data")
+        reason = "a file, not a folder" if folder.exists() else "no such folder"
+        raise DataError(f"{folder}: {reason}; give the folder with the data")
     return folder
 
 
@@ -138,13 +137,6 @@ def listing(folder: Path) -> set[str]:
             return {entry.name for entry in entries if not entry.name.startswith(".")}
     except OSError as failure:
         refuse_file(folder, failure)
-
-
-def refuse_missing(where: Path, missing: Sequence[str]) -> None:
-    """Refuse a folder or table in which images are missing, if there are any."""
-    if missing:
-        count = f"{len(missing)} image" + "s" * (len(missing) > 1)
-        raise DataError(f"{where}: lacks {count}, first {missing[0]}; fetch it again in full")
 
 
 def _images_in(folder: Path, *, instead: str) -> Iterator[Path]:
@@ -186,65 +178,63 @@ def _leads_up(link: Path) -> bool:
     return any(above.resolve().is_relative_to(target) for above in link.absolute().parents)
 
 
-class TableRow(NamedTuple):
-    """Cells of a CSV row by column, and the line of the file on which the row ends."""
+def read_table(path: Path, columns: Sequence[str], *, may_have_tabs: bool = False) -> "DataFrame":
+    """Stripped texts of a UTF-8 CSV file that must have these columns, with commas or else tabs.
 
-    line: int
-    cells: Mapping[str, str]
+    Rows are numbered from 2, as a spreadsheet does.
+    """
+    import pandas as pd  # takes longer to import than a folder of images takes to list
 
-
-def read_table(
-    path: Path, columns: Sequence[str], *, may_have_tabs: bool = False
-) -> list[TableRow]:
-    """Rows of a UTF-8 CSV file that must have these columns, separated by commas or else tabs."""
     data = read_bytes(path)
+    tabs = may_have_tabs and b"\t" in data.partition(b"\n")[0]
     try:
-        text = data.decode("utf-8-sig")
-        tabs = may_have_tabs and "\t" in text.partition("\n")[0]
-        file = io.StringIO(text, newline="")
-        rows = csv_rows(file, delimiter="\t" if tabs else ",")
-        lines = [(number, cells) for number, cells in rows if cells]
-    except UnicodeDecodeError as failure:
-        raise DataError(f"{path}: not UTF-8 text; save it as CSV in UTF-8") from failure
-    except csv.Error as failure:
-        raise DataError(f"{path}: not CSV ({failure}); correct it") from failure
-    return _checked_rows(path, lines, columns)
-
-
-def _checked_rows(
-    path: Path, lines: Sequence[tuple[int, list[str]]], columns: Sequence[str]
-) -> list[TableRow]:
-    """Rows below a header, given all lines of a table with their numbers."""
-    header = [name.strip() for name in lines[0][1]] if lines else []
-    if missing := [name for name in columns if name not in header]:
-        found = ", ".join(header) or "none"
-        raise DataError(f"{path}: lacks the column {', '.join(missing)}; its columns are {found}")
-    if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
-        raise DataError(f"{path}: has the column {', '.join(repeated)} more than once; keep one")
-    if len(lines) == 1:
+        rows = pd.read_csv(
+            io.BytesIO(data),
+            sep="\t" if tabs else ",",
+            header=None,  # keeps repeated names
+            dtype=str,
+            keep_default_na=False,
+            encoding="utf-8-sig",
+            engine="python",  # which tells missing cells from empty ones
+        )
+    except ValueError as failure:
+        raise DataError(
+            f"{path}: not a table in UTF-8 with commas ({reason_of(failure)}); correct it"
+        ) from failure
+    if incomplete := rows.index[rows.isna().any(axis=1)].tolist():
+        raise DataError(f"{path}: row {incomplete[0] + 1} has too few cells; fill them in")
+    rows = rows.map(lambda cell: unescape_formulas(cell).strip())
+    header = rows.iloc[0].tolist()
+    rows = rows.iloc[1:].set_axis(header, axis=1).set_axis(range(2, len(rows) + 1), axis=0)
+    if missing := [name for name in columns if header.count(name) != 1]:
+        raise DataError(
+            f"{path}: needs the column {', '.join(missing)} once; its columns are "
+            f"{', '.join(header)}"
+        )
+    if rows.empty:
         raise DataError(f"{path}: has no rows; add one for each image")
-    for line, cells in lines[1:]:
-        if len(cells) != len(header):
-            cause = f"row {line} has {len(cells)} cells for {len(header)} columns"
-            raise DataError(f"{path}: {cause}; quote cells that contain a separator")
-    return [TableRow(line, dict(zip(header, cells, strict=True))) for line, cells in lines[1:]]
+    return rows.loc[:, ~rows.columns.duplicated()]
 
 
-def metadata_of_rows(rows: Sequence[TableRow], columns: Mapping[str, str]) -> Metadata:
-    """Columns of these rows under other names, with ages and other numbers in bands.
+def columns_of(rows: "DataFrame") -> dict[str, list[str]]:
+    """The cells of each column."""
+    return {str(name): rows[name].tolist() for name in rows}
+
+
+def metadata_of(rows: "DataFrame", columns: Mapping[str, str]) -> Metadata:
+    """Columns of a table under other names, with ages and other numbers in bands.
 
     Args:
         rows: One per image.
         columns: The new name of each column. Columns that are missing, and columns of text with
             many values, are left out.
     """
-    cells = rows[0].cells if rows else {}
-    found = {
-        name: banded(name, [row.cells[column].strip() for row in rows])
+    bands = {
+        name: banded(name, rows[column].tolist())
         for column, name in columns.items()
-        if column in cells
+        if column in rows
     }
-    return {name: values for name, values in found.items() if values}
+    return {name: values for name, values in bands.items() if values}
 
 
 def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
@@ -256,8 +246,8 @@ def banded(name: str, values: Sequence[str]) -> tuple[str, ...]:
     numbers = [_number(value) for value in values]
     if any(number is None for number, value in zip(numbers, values, strict=True) if value):
         return ()
-    known = sorted(number for number in numbers if number is not None)
-    bounds = sorted({known[len(known) * quarter // 4] for quarter in (1, 2, 3)})
+    ascending = sorted(number for number in numbers if number is not None)
+    bounds = sorted({ascending[len(ascending) * quarter // 4] for quarter in (1, 2, 3)})
     inner = (f"{low:g} to below {high:g}" for low, high in pairwise(bounds))
     bands = [f"below {bounds[0]:g}", *inner, f"{bounds[-1]:g} or more"]
     return tuple("" if number is None else bands[bisect(bounds, number)] for number in numbers)

@@ -282,7 +282,7 @@ def read_ood_folder(folder: Path, *, name: str) -> Dataset:
     if not (manifest.is_file() and (folder / FACTS).is_file()):
         return images
     rows = read_table(manifest, ["id", "group"])
-    group_of = {_file_name(row.cells["id"]): row.cells["group"] for row in rows}
+    group_of = dict(zip(map(_file_name, rows["id"]), rows["group"], strict=True))
     groups = [group_of.get(Path(path).name, path) for path in images.ids]
     return replace(images, groups=tuple(groups), group_columns=("group",))
 
