@@ -5,7 +5,7 @@ crops are made in the pixels of the image file, before preprocessing.
 """
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -31,6 +31,7 @@ Mask = Bool[np.ndarray, "height width"]
 # Shares of the shorter side.
 BOX_MARGIN = 0.05  # around a lesion that was located automatically, which may be found too small
 SKIN_MARGIN = 0.1
+CROPPED = "derm_skin"  # the other sets are boxed
 RIM_MARGIN = 0.02  # for the rim's soft edge
 
 
@@ -58,27 +59,12 @@ def ood_dataset(
     )
 
 
-class Lesion(NamedTuple):
-    """The lesion's pixels in an image, by a mask file or located automatically."""
-
-    mask: Mask
-    automatic: bool
-
-
 class Region(NamedTuple):
     """The box or crop of an image, on a grid of `grid` rows and columns."""
 
     box: Box
     grid: tuple[int, ...]
     automatic: bool
-
-
-class Kind(NamedTuple):
-    """A kind of derived set: the region and change of each image, and a description."""
-
-    region: Callable[[Dataset, int, int], Region | None]
-    change: Callable[[Picture, Box], Picture]
-    sentence: str
 
 
 def blackened(image: Picture, box: Box) -> Picture:
@@ -93,14 +79,16 @@ def cropped(image: Picture, box: Box) -> UInt8[np.ndarray, "rows columns 3"]:
     return image[box.top : box.bottom, box.left : box.right].copy()
 
 
-def lesion_of(dataset: Dataset, index: int) -> Lesion | None:
-    """The lesion by its mask file, or else located automatically; None where none is found."""
+def lesion_of(dataset: Dataset, index: int) -> tuple[Mask | None, bool]:
+    """The lesion's pixels by its mask file, or else located, and whether it was located.
+
+    None where no lesion is found.
+    """
     if dataset.masks is not None:
         path = mask_of(dataset.masks, dataset.ids[index])
         if path is not None:
-            return Lesion(decode(read_bytes(path), str(path))[..., 0] >= 128, automatic=False)
-    mask = locate_lesion(dataset.images.read(index).image)
-    return None if mask is None else Lesion(mask, automatic=True)
+            return decode(read_bytes(path), str(path))[..., 0] >= 128, False
+    return locate_lesion(dataset.images.read(index).image), True
 
 
 def _box_lesion(
@@ -112,10 +100,9 @@ def _box_lesion(
     margin: float = 0.0,
 ) -> Region | None:
     """Box an image by a rule for the lesion, with a margin if the lesion was located."""
-    lesion = lesion_of(dataset, index)
-    if lesion is None:
+    mask, automatic = lesion_of(dataset, index)
+    if mask is None:
         return None
-    mask, automatic = lesion
     if automatic and margin:
         mask = widened(mask, margin * min(mask.shape))
     box = rule(mask)
@@ -124,18 +111,18 @@ def _box_lesion(
 
 def _skin_beside_lesion(dataset: Dataset, index: int, seed: int) -> Region | None:
     image = dataset.images.read(index).image
-    lesion = lesion_of(dataset, index)
+    lesion, automatic = lesion_of(dataset, index)
     if lesion is None:
         return None
-    mask = resized(lesion.mask, image.shape[:2])
+    mask = resized(lesion, image.shape[:2])
     shorter = min(mask.shape)
-    if lesion.automatic:
+    if automatic:
         mask = widened(mask, SKIN_MARGIN * shorter)
     soiled = mask | widened(dark_rim(image), RIM_MARGIN * shorter)
     # by id, so that an image has the same crop whatever other images are in the set
     random = np.random.default_rng([seed, zlib.crc32(dataset.ids[index].encode())])
     box = clean_square(soiled, random)
-    return None if box is None else Region(box, mask.shape, lesion.automatic)
+    return None if box is None else Region(box, mask.shape, automatic)
 
 
 def _over_ink(dataset: Dataset, index: int, _seed: int) -> Region | None:
@@ -149,13 +136,14 @@ _widely_boxed = partial(_box_lesion, rule=bounding_box, margin=BOX_MARGIN)
 _partly_boxed = partial(_box_lesion, rule=box_over_share)
 _boxed_over_image = partial(_box_lesion, rule=box_over_image)
 
-KINDS = {
-    "boxes": Kind(_over_ink, blackened, "a black box over the ink"),
-    "b_box": Kind(_widely_boxed, blackened, "a black box over the lesion"),
-    "b_box_70": Kind(_partly_boxed, blackened, "a black box over about 70 % of the lesion"),
-    "b_box_70_image": Kind(_boxed_over_image, blackened, "a black box over 70 % of the image"),
-    "derm_skin": Kind(_skin_beside_lesion, cropped, "only a square of the skin beside the lesion"),
+KINDS: Mapping[str, tuple[Callable[[Dataset, int, int], Region | None], str]] = {
+    "boxes": (_over_ink, "a black box over the ink"),
+    "b_box": (_widely_boxed, "a black box over the lesion"),
+    "b_box_70": (_partly_boxed, "a black box over about 70 % of the lesion"),
+    "b_box_70_image": (_boxed_over_image, "a black box over 70 % of the image"),
+    CROPPED: (_skin_beside_lesion, "only a square of the skin beside the lesion"),
 }
+"""The region of an image by data set, position and seed, and a description, by name of the set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +159,8 @@ class DerivedImages:
 
     def read(self, index: int) -> HashedImage:
         image, region = self.source.read(index).image, self.regions[index]
-        changed = KINDS[self.kind].change(image, region.box.scaled(region.grid, image.shape[:2]))
+        change = cropped if self.kind == CROPPED else blackened
+        changed = change(image, region.box.scaled(region.grid, image.shape[:2]))
         return HashedImage(sha256_of(changed.tobytes()), changed)
 
     def key(self, index: int) -> str:
@@ -190,9 +179,9 @@ def derive(name: str, held_out: Dataset, seed: int) -> Dataset:
     Raises:
         DataError: No image is suitable, or a mask cannot be read.
     """
-    find = KINDS[name].region
-    found = [*in_order(lambda index: find(held_out, index, seed), len(held_out))]
-    regions = {index: region for index, region in enumerate(found) if region is not None}
+    find, _ = KINDS[name]
+    results = in_order(lambda index: find(held_out, index, seed), len(held_out))
+    regions = {index: region for index, region in enumerate(results) if region is not None}
     if not regions:
         raise DataError(f"{held_out.name}: no held-out image is suitable for {name}; give masks")
     chosen = held_out.select(np.array([*regions]))

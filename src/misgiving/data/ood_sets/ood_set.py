@@ -182,7 +182,7 @@ def _description(kept: Dataset) -> str:
     if isinstance(kept.images, DerivedImages):
         automatic = sum(region.automatic for region in kept.images.regions)
         located = f"; lesion located automatically in {automatic}" if automatic else ""
-        return f"{len(kept)} images with {KINDS[kept.images.kind].sentence}{located}"
+        return f"{len(kept)} images with {KINDS[kept.images.kind][1]}{located}"
     counts = Counter(kept.groups)
     if len(counts) == len(kept):
         return f"{len(kept)} images, resampled one by one as their sources are not known"

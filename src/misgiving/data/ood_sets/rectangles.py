@@ -39,13 +39,8 @@ class Box(NamedTuple):
         return Box(*edges)
 
 
-class Boxes(NamedTuple):
-    """Many rectangles."""
-
-    tops: Int[np.ndarray, " n"]
-    lefts: Int[np.ndarray, " n"]
-    bottoms: Int[np.ndarray, " n"]
-    rights: Int[np.ndarray, " n"]
+Edges = Int[np.ndarray, "4 n"]
+"""Tops, lefts, bottoms and rights of many rectangles."""
 
 
 def bounding_box(lesion: Mask) -> Box | None:
@@ -74,7 +69,7 @@ def box_over_share(lesion: Mask) -> Box | None:
     return Box(top + found.top, left + found.left, top + found.bottom, left + found.right)
 
 
-def _nearest(lesion: Mask, tried: Boxes) -> tuple[Box, float]:
+def _nearest(lesion: Mask, tried: Edges) -> tuple[Box, float]:
     """The box whose share of the lesion is nearest to 70 %, and the difference."""
     integral = _integral(lesion)
     tops, lefts, bottoms, rights = tried
@@ -85,7 +80,7 @@ def _nearest(lesion: Mask, tried: Boxes) -> tuple[Box, float]:
     return Box(*(int(edges[best]) for edges in tried)), float(errors[best])
 
 
-def _concentric(lesion: Mask) -> Boxes:
+def _concentric(lesion: Mask) -> Edges:
     """Boxes of the whole's shape, rounded up and down, around the lesion's centre of mass."""
     scales = np.linspace(0, 1, 2 * sum(lesion.shape) + 1)
     (heights, tops), (widths, lefts) = (
@@ -94,12 +89,8 @@ def _concentric(lesion: Mask) -> Boxes:
     )
     rows = np.array([0, 1, 0, 1])  # height down or up, with width down or up
     columns = np.array([0, 0, 1, 1])
-    return Boxes(
-        tops[rows].ravel(),
-        lefts[columns].ravel(),
-        (tops + heights)[rows].ravel(),
-        (lefts + widths)[columns].ravel(),
-    )
+    ends = (tops + heights)[rows], (lefts + widths)[columns]
+    return np.stack([tops[rows], lefts[columns], *ends]).reshape(4, -1)
 
 
 def _spans(
@@ -112,7 +103,7 @@ def _spans(
     return lengths, starts
 
 
-def _all_boxes(lesion: Mask) -> Boxes:
+def _all_boxes(lesion: Mask) -> Edges:
     """All boxes along pixel edges, or on a coarser grid where there are too many."""
     rows, columns = (
         np.unique(np.linspace(0, size, min(size, FINEST) + 1).astype(np.int64))
@@ -120,12 +111,10 @@ def _all_boxes(lesion: Mask) -> Boxes:
     )
     tops, bottoms = (rows[ends] for ends in np.triu_indices(len(rows), 1))
     lefts, rights = (columns[ends] for ends in np.triu_indices(len(columns), 1))
-    return Boxes(
-        np.repeat(tops, len(lefts)),
-        np.tile(lefts, len(tops)),
-        np.repeat(bottoms, len(lefts)),
-        np.tile(rights, len(tops)),
-    )
+    vertical = (np.repeat(edges, len(lefts)) for edges in (tops, bottoms))
+    horizontal = (np.tile(edges, len(tops)) for edges in (lefts, rights))
+    (top, bottom), (left, right) = vertical, horizontal
+    return np.stack([top, left, bottom, right])
 
 
 def box_over_image(lesion: Mask) -> Box | None:
