@@ -117,7 +117,7 @@ def test_the_help_of_train_gives_the_defaults_of_both_recipes():
     ],
 )
 def test_train_follows_a_recipe_but_for_what_is_given(misgiving, monkeypatch, options, wanted):
-    from misgiving.workflows import train as workflow
+    from misgiving.training import train_run as workflow
 
     class Stop(Exception):
         pass
@@ -390,7 +390,7 @@ def test_train_says_that_images_of_an_unknown_kind_are_not_augmented(
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("misgiving.workflows.train.train_run", stop)
+    monkeypatch.setattr("misgiving.training.train_run.train_run", stop)
     random = np.random.default_rng(0)
     arrays = {
         f"{part}_{kind}": random.integers(0, 256, (12, 16, 16), dtype=np.uint8)

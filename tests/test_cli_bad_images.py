@@ -10,7 +10,7 @@ from commands import one_line, reseal
 from PIL import Image
 
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.train import prepare_training, train_run
+from misgiving.training.train_run import prepare_training, train_run
 
 QUICK = [
     "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",

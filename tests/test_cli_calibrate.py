@@ -21,7 +21,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.scores.features import FEATURE_SCORES
 from misgiving.scores.logits import LOGIT_SCORES
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
-from misgiving.workflows.train import prepare_training, train_run
+from misgiving.training.train_run import prepare_training, train_run
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from misgiving import checkpoint
 from misgiving.cli.failures import explanation
 from misgiving.data import cache
 from misgiving.files import disk_errors
+from misgiving.training import train_run as runs
 from misgiving.workflows import predict
-from misgiving.workflows import train as runs
 
 QUICK = [
     "--recipe", "paper", "--backbone", "vgg16_mini", "--no-pretrained", "--epochs", "1",

@@ -153,7 +153,7 @@ def test_a_training_that_is_terminated_says_so_in_one_line_and_resumes_there(
     assert "same command" in failure
     place = re.search(r"in epoch \d+, after step \d+", failure)[0]
     at_once = nullcontext(lambda: True)
-    monkeypatch.setattr("misgiving.workflows.train.stop_on_sigterm", lambda: at_once)
+    monkeypatch.setattr("misgiving.training.train_run.stop_on_sigterm", lambda: at_once)
     code, said = train(run, 10_000)
     assert code == 130
     assert f"resuming {place}" in said

@@ -90,7 +90,7 @@ def test_every_path_in_the_lists_of_code_exists():
 
 def test_all_code_that_training_imports_counts_as_training_code():
     # of `predictions.inference` it takes the fingerprint of weights only
-    imported = imported_by("workflows.train", but="predictions.inference")
+    imported = imported_by("training.train_run", but="predictions.inference")
     others = [
         module
         for module in imported

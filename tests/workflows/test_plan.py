@@ -131,7 +131,7 @@ def test_train_says_first_what_its_calibration_set_can_certify(
     def refuse(*_, **__):
         raise UsageError("the training has begun")
 
-    monkeypatch.setattr("misgiving.workflows.train.train_run", refuse)
+    monkeypatch.setattr("misgiving.training.train_run.train_run", refuse)
     _, _, error = misgiving(
         "train", "digits", "--out", tmp_path / "run", "--split", split, "--device", "cpu",
         "--no-pretrained",

@@ -1,5 +1,4 @@
 from dataclasses import replace
-from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -7,13 +6,11 @@ import pytest
 from coloured import coloured_set, split_of
 
 from misgiving import Deferral
-from misgiving.checkpoint import Checkpoint, load
-from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
+from misgiving.checkpoint import Checkpoint
 from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
 from misgiving.results.formats import write_document
 from misgiving.results.policy_cases import PolicyImages
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 from misgiving.workflows.calibration_history import History
 from misgiving.workflows.evaluate import (
     held_out,
@@ -22,65 +19,6 @@ from misgiving.workflows.evaluate import (
     warnings_of,
 )
 from misgiving.workflows.related_images import of_training_groups, related_to_training
-from misgiving.workflows.train import TrainingSetup, prepare_training, train_run
-
-MODEL = ModelConfig(backbone="vgg16_mini", pretrained=False)
-TRAINING = TrainingConfig(epochs=1, batch_size=8, device="cpu")
-
-
-@pytest.fixture
-def run(images):
-    parts = np.array(["train"] * 18 + ["validation"] * 6)
-    return TrainingSetup(
-        data="coloured",
-        images=images,
-        sets=parts,
-        preprocessing=Preprocessing(image_size=16, crop=1.0, color_constancy="none"),
-        augmentation=AugmentationSettings.none(),
-        model=MODEL,
-        training=TRAINING,
-    )
-
-
-def test_a_run_folder_holds_model_configuration_split_and_history(run, tmp_path):
-    train_run(run, tmp_path / "run")
-    names = {path.name for path in (tmp_path / "run").iterdir()}
-    assert names == {
-        "model.safetensors",
-        "config.json",
-        "split.csv",
-        "checksums.json",
-        "history.csv",
-    }
-
-
-def test_the_split_travels_with_the_run(run, tmp_path):
-    train_run(run, tmp_path / "run")
-    split = load(tmp_path / "run").split
-    assert split.hashes == run.images.hashes
-    assert list(split.sets) == list(run.sets)
-
-
-def test_a_run_records_settings_and_the_datas_fingerprint(run, tmp_path):
-    train_run(run, tmp_path / "run")
-    configuration = load(tmp_path / "run").configuration
-    assert configuration["data"]["fingerprint"] == run.images.fingerprint
-    assert configuration["data"]["images"] == {"train": 18, "validation": 6}
-    assert TrainingConfig(**configuration["training"]) == TRAINING
-
-
-def test_undefined_values_are_empty_cells_in_the_history(run, tmp_path):
-    vanilla = replace(run, training=replace(TRAINING, auxiliary="none"))
-    train_run(vanilla, tmp_path / "run")
-    assert "nan" not in (tmp_path / "run" / "history.csv").read_text()
-
-
-def test_the_seed_alone_decides_the_run(run, tmp_path):
-    for name in ("first", "second"):
-        train_run(run, tmp_path / name)
-    for file in ("model.safetensors", "history.csv", "split.csv"):
-        first, second = ((tmp_path / name / file).read_bytes() for name in ("first", "second"))
-        assert first == second
 
 
 def test_images_are_aligned_with_a_models_classes_by_name(images):
@@ -197,60 +135,6 @@ def test_a_part_that_the_split_does_not_have_is_refused_with_those_it_has(images
         held_out(images, split, set_name="test")
 
 
-def test_preparing_a_run_splits_by_class_with_the_seed(tmp_path):
-    runs = [
-        prepare_training(
-            "digits",
-            images=DataConfig(),
-            model=MODEL,
-            training=replace(TRAINING, seed=seed),
-            cache=tmp_path,
-        )
-        for seed in (0, 0, 1)
-    ]
-    assert np.array_equal(runs[0].sets, runs[1].sets)
-    assert not np.array_equal(runs[0].sets, runs[2].sets)
-    assert len(runs[0].images_of("validation")) == pytest.approx(180, abs=1)
-    counts = np.bincount(runs[0].images_of("validation").labels)
-    assert counts.min() >= 17
-
-
-def test_settings_change_the_datas_own_preprocessing(tmp_path):
-    run = prepare_training(
-        "digits",
-        images=DataConfig(image_size=24, augment=False),
-        model=MODEL,
-        training=TRAINING,
-        cache=tmp_path,
-    )
-    assert run.images_of("train").images.shape[1:] == (24, 24, 3)
-    assert run.preprocessing.color_constancy == "none"
-    assert run.augmentation == AugmentationSettings.none()
-
-
-@pytest.mark.parametrize(
-    ("model", "training", "culprit"),
-    [
-        ({"backbone": "resnet19"}, {}, "resnet19"),
-        ({"dropout": 1.0}, {}, "dropout"),
-        ({"taps": (77,)}, {}, "77"),
-        ({"taps": ()}, {}, "`taps` is empty"),
-        ({"backbone": "vgg16"}, {}, "images of 16 pixels .*another `image_size`"),
-        ({"weights": Path("nowhere.safetensors")}, {}, "nowhere.safetensors"),
-        ({}, {"precision": "transformer-engine"}, "precision"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused_before_images_are_prepared(
-    tmp_path, model, training, culprit
-):
-    network, settings = replace(MODEL, **model), replace(TRAINING, **training)
-    with pytest.raises((DataError, UsageError), match=culprit):
-        prepare_training(
-            "digits", images=DataConfig(), model=network, training=settings, cache=tmp_path
-        )
-    assert not any(tmp_path.iterdir())
-
-
 @pytest.mark.parametrize("name", ["validation", "tune", "test"])
 def test_measured_images_of_one_set_of_the_split_have_its_name(images, name):
     split = split_of(images, ["train"] * 10 + [name] * 14)
@@ -271,8 +155,3 @@ def test_a_copy_of_a_training_image_is_not_measured_as_validation(images):
     measured, _ = held_out(twice, split, set_name="validation")
     assert images.hashes[0] not in measured.hashes
     assert len(measured) == 22
-
-
-def test_the_loss_that_the_estimator_learned_is_plain_where_its_target_was(run, tmp_path):
-    plain = replace(run, training=replace(TRAINING, target="plain"))
-    assert set(train_run(plain, tmp_path / "run").class_weights) == {1.0}

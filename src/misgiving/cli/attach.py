@@ -57,7 +57,7 @@ def attach(
     refuse_unused_settings(settings, training)
     refuse_existing(out, overwrite)
 
-    from misgiving.workflows.attach import attach_run
+    from misgiving.training.attach import attach_run
     from misgiving.workflows.plan import training_outlook
 
     with progress_bars() as progress:
@@ -72,7 +72,14 @@ def attach(
             on_predicted=Bar(progress, "predicting").at,
         )
     say_skipped(attached.images.skipped)
-    for sentence in (*attached.summary, *training_outlook(attached.images, attached.sets)):
+    if attached.rounding:
+        say(
+            "images are prepared as the model's image processor does it with Pillow; with "
+            "torchvision, its default, pixels of noise differ by up to "
+            f"{attached.rounding:.0f} of 255 grey levels"
+        )
+    say(f"the loss estimator reads {', '.join(map(str, attached.checkpoint.model.taps))}")
+    for sentence in training_outlook(attached.images, attached.sets):
         say(sentence)
     show_last_epoch(out / "history.csv")
     say(f"wrote {out}")

@@ -82,14 +82,10 @@ def train(
     refuse_unused_settings(configured.training, given)
     refuse_existing(out, overwrite)
 
+    from misgiving.data.preprocessing import AugmentationSettings
     from misgiving.data.splits import leakage_of
+    from misgiving.training.train_run import prepare_training, split_of, train_run
     from misgiving.workflows.plan import training_outlook
-    from misgiving.workflows.train import (
-        prepare_training,
-        remark_on_augmentation,
-        split_of,
-        train_run,
-    )
 
     with progress_bars() as progress:
         setup = prepare_training(
@@ -99,8 +95,10 @@ def train(
             on_image=Bar(progress, "preparing images").at,
         )
         say_skipped(setup.images.skipped)
-        remarks = remark_on_augmentation(setup, configured.images)
-        for sentence in (*remarks, *training_outlook(setup.images, setup.sets)):
+        if configured.images.augment and setup.augmentation == AugmentationSettings.none():
+            why = "as it is not known which changes keep the class"
+            say(f"{data}: images are not augmented, {why}")
+        for sentence in training_outlook(setup.images, setup.sets):
             say(sentence)
         train_run(
             setup,

@@ -38,7 +38,7 @@ from misgiving.results.formats import read_document, write_document, write_table
 from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
-from misgiving.workflows.train import train_run
+from misgiving.training.train_run import train_run
 
 MOST_THREADS = 1024
 

@@ -25,6 +25,7 @@ from misgiving.data.ood_sets.ood_set import (
     from_place,
     images_at,
 )
+from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
@@ -33,12 +34,11 @@ from misgiving.reproduction.config import MODELS, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
 from misgiving.results.schema import SplitLeakage, SplitSize, Unit
 from misgiving.training.loop import Step
-from misgiving.workflows.train import (
+from misgiving.training.train_run import (
     TrainingSetup,
-    augmentation_of,
+    check_settings,
     draw_sets,
     grouped_images,
-    refuse_settings,
     split_of,
 )
 
@@ -87,12 +87,14 @@ class TrialData:
             if source.location != SCIKIT_IMAGE:
                 images_at(source.location, source.name)  # refused before anything is prepared
         self.preprocessing = replace(self.dataset.preprocessing, **protocol.images.preprocessing)
-        self.augmentation = augmentation_of(self.dataset, protocol.images)
+        self.augmentation = (
+            self.dataset.augmentation if protocol.images.augment else AugmentationSettings.none()
+        )
         for classes in (protocol.in_distribution, protocol.unseen):
             self.dataset.restrict(classes)  # refuses a class that the data does not have
         if trains:
             count, side = len(self.dataset.classes), self.preprocessing.image_size
-            refuse_settings(protocol.model, protocol.training, count, side)
+            check_settings(protocol.model, protocol.training, count, side)
         self.images = grouped_images(self._prepare(self.dataset), protocol.images.split)
         self.dataset = without(self.dataset, self.images.skipped)
         self.inliers, _ = self.images.align(protocol.in_distribution)
@@ -287,9 +289,10 @@ ONLY_SHOWN = (
     "results/review_lists.py",
     "serve",
     "training/allocator.py",
+    "training/attach.py",
     "training/estimator.py",
     "training/recipes.py",
-    "workflows/attach.py",
+    "training/trained_models.py",
     "workflows/calibrate.py",
     "workflows/calibration_history.py",
     "workflows/deferral.py",
@@ -305,7 +308,6 @@ ONLY_SHOWN = (
     "workflows/predictions.py",
     "workflows/related_images.py",
     "workflows/suspect_labels.py",
-    "workflows/trained_models.py",
 )
 """Code on which no unit depends."""
 
@@ -314,7 +316,6 @@ MEASURING = ("data/ood_sets",)
 
 TRAINING = (
     "data",
-    "workflows/train.py",
     "checkpoint.py",
     "groups.py",
     "losses.py",

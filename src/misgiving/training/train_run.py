@@ -1,4 +1,4 @@
-"""`misgiving train`: from prepared images and a split to a run folder."""
+"""From prepared images and a split to a run folder: what `misgiving train` does."""
 
 import json
 from collections.abc import Callable
@@ -12,7 +12,6 @@ import torch
 from misgiving.checkpoint import Architecture, Checkpoint, save, versions
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
-from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.duplicates import image_hashes, near_duplicates
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, Split
@@ -85,7 +84,7 @@ def prepare_training(
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     preprocessing = replace(dataset.preprocessing, **images.preprocessing)
-    refuse_settings(model, training, len(dataset.classes), preprocessing.image_size)
+    check_settings(model, training, len(dataset.classes), preprocessing.image_size)
     prepared = prepare(
         dataset, preprocessing, cache=cache, report=on_image, on_bad_image=images.on_bad_image
     )
@@ -95,17 +94,17 @@ def prepare_training(
         images=grouped,
         sets=draw_sets(grouped, images, seed=training.seed),
         preprocessing=preprocessing,
-        augmentation=augmentation_of(dataset, images),
+        augmentation=dataset.augmentation if images.augment else AugmentationSettings.none(),
         model=model,
         training=training,
         evaluation_sets=SPLITS[images.split].evaluation_sets,
     )
 
 
-def refuse_settings(
+def check_settings(
     config: ModelConfig, training: TrainingConfig, num_classes: int, image_size: int
 ) -> None:
-    """Refuse a network that cannot be built or run, unreadable weights, or a missing device."""
+    """Check that the network can be built and run, and that weights and device are available."""
     start_fabric(training.device, precision=training.precision)
     if training.estimates_losses and config.taps == ():
         raise UsageError("`taps` is empty: the loss estimator would read nothing; name some levels")
@@ -119,19 +118,6 @@ def refuse_settings(
             f"backbone {config.backbone!r} cannot take images of {image_size} pixels "
             f"({reason_of(error)}); choose another `image_size`"
         ) from error
-
-
-def augmentation_of(dataset: Dataset, config: DataConfig) -> AugmentationSettings:
-    """The augmentation of a data set; none where the configuration says so."""
-    return dataset.augmentation if config.augment else AugmentationSettings.none()
-
-
-def remark_on_augmentation(setup: TrainingSetup, config: DataConfig) -> list[str]:
-    """A sentence where images are not augmented although the configuration asks for it."""
-    if not config.augment or setup.augmentation != AugmentationSettings.none():
-        return []
-    why = "as it is not known which changes keep the class"
-    return [f"{setup.data}: images are not augmented, {why}"]
 
 
 def draw_sets(images: ImageSet, config: DataConfig, *, seed: int) -> SetNames:
@@ -187,10 +173,11 @@ def train_run(
         overwrite=overwrite,
         on_resume=on_resume,
     )
+    training = setup.images_of("train")
     with stop_on_sigterm() as stop:
         history = train(
             model,
-            setup.images_of("train"),
+            training,
             setup.images_of(setup.evaluation_sets.monitored),
             setup.training,
             augmentation=setup.augmentation,
@@ -199,32 +186,25 @@ def train_run(
             resume=resume,
             stop=stop,
         )
-    checkpoint = _checkpoint(setup, model, architecture)
+    # The estimator learned the loss without class weights where its target was the plain one.
+    weighting = "none" if setup.training.target == "plain" else setup.training.class_weights
+    weights = class_weights(training.labels, len(classes), weighting)
+    checkpoint = Checkpoint(
+        model=model,
+        architecture=architecture,
+        classes=classes,
+        preprocessing=setup.preprocessing,
+        split=split_of(setup.images, setup.sets),
+        class_weights=tuple(weights.tolist()),
+        estimates_losses=setup.training.estimates_losses,
+        configuration=_configuration(setup),
+    )
     if processes.is_first():
         save(folder, checkpoint, history=history)
         if resume_file is None:
             resume.path.unlink(missing_ok=True)
     processes.wait_for_all()
     return checkpoint
-
-
-def _checkpoint(
-    setup: TrainingSetup, model: JointClassifier, architecture: Architecture
-) -> Checkpoint:
-    """The trained model with all that belongs to it."""
-    labels, classes = setup.images_of("train").labels, setup.images.classes
-    # The estimator learned the loss without class weights where its target was the plain one.
-    weighting = "none" if setup.training.target == "plain" else setup.training.class_weights
-    return Checkpoint(
-        model=model,
-        architecture=architecture,
-        classes=classes,
-        preprocessing=setup.preprocessing,
-        split=split_of(setup.images, setup.sets),
-        class_weights=tuple(class_weights(labels, len(classes), weighting).tolist()),
-        estimates_losses=setup.training.estimates_losses,
-        configuration=_configuration(setup),
-    )
 
 
 def _identity(setup: TrainingSetup, model: JointClassifier) -> dict[str, Any]:
@@ -291,5 +271,5 @@ def data_facts(name: str, images: ImageSet, sets: SetNames) -> dict[str, Any]:
         "fingerprint": images.fingerprint,
         "group_columns": list(images.group_columns),
         "images": {name: int(np.sum(sets == name)) for name in np.unique(sets)},
-        "skipped": [one._asdict() for one in images.skipped],
+        "skipped": [image._asdict() for image in images.skipped],
     }

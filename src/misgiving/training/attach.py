@@ -1,8 +1,8 @@
-"""`misgiving attach`: a loss estimator for a classifier that was trained elsewhere, as a run."""
+"""A loss estimator for a classifier that another program trained: what `misgiving attach` does."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,29 +10,31 @@ from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import SPLITS, SetNames, Split
+from misgiving.data.splits import SPLITS, SetNames
 from misgiving.errors import UsageError
-from misgiving.models.joint import JointClassifier
 from misgiving.predictions.inference import predict
-from misgiving.results.schema import EpochRecord
 from misgiving.training.config import AttachConfig, EstimatorConfig
 from misgiving.training.devices import device_named
 from misgiving.training.estimator import fit_estimator
 from misgiving.training.loop import seeded
-from misgiving.workflows.train import data_facts, grouped_images, split_of
-from misgiving.workflows.trained_models import TrainedModel, load_hugging_face, load_named
-
-NAMED = 8  # classes that a message lists
+from misgiving.training.train_run import data_facts, grouped_images, split_of
+from misgiving.training.trained_models import TrainedModel, load_hugging_face, load_named
 
 
 class Attached(NamedTuple):
-    """A run that was written, the records of its estimator's training, and sentences about it."""
+    """A run that was written, its images and the name of the set of each.
+
+    Attributes:
+        checkpoint: The run.
+        images: All prepared images.
+        sets: Name of the set of each image.
+        rounding: As in `TrainedModel`.
+    """
 
     checkpoint: Checkpoint
     images: ImageSet
     sets: SetNames
-    history: list[EpochRecord]
-    summary: list[str]
+    rounding: float
 
 
 def attach_run(
@@ -69,7 +71,15 @@ def attach_run(
     dataset = load_dataset(data)
     dataset.refuse_single_images()
     trained = _load(model, dataset, config)
-    architecture = _architecture(trained, config)
+    architecture = Architecture(
+        backbone=trained.name,
+        num_classes=len(trained.classes),
+        image_size=trained.preprocessing.image_size,
+        taps=config.taps,
+        hidden=config.hidden,
+        reads_logits=config.reads_logits,
+        attached=trained.source,
+    )
     with seeded(training.seed):
         joint = architecture.around(trained.module).eval()
     joint.to(device_named(training.device))
@@ -87,57 +97,26 @@ def attach_run(
         for name in ("train", "tune")
     )
     history = fit_estimator(joint, learned, tune, training)
-    configuration = {
-        "data": data_facts(data, images, sets),
-        "model": config.to_dict(),
-        "training": training.to_dict(),
-    }
-    split = split_of(images, sets)
-    checkpoint = _checkpoint(joint, architecture, trained, split, configuration)
-    save(folder, checkpoint, history=history)
-    accuracy = 100 * float(np.mean(~learned.errors))
-    summary = [
-        *trained.remarks,
-        f"the loss estimator reads {', '.join(map(str, joint.taps))}",
-        f"it learned the losses of {len(learned)} images; the classifier is right on "
-        f"{accuracy:.1f} % of them",
-    ]
-    return Attached(checkpoint, images, sets, history, summary)
-
-
-def _checkpoint(
-    model: JointClassifier,
-    architecture: Architecture,
-    trained: TrainedModel,
-    split: Split,
-    configuration: dict[str, Any],
-) -> Checkpoint:
-    return Checkpoint(
-        model=model.eval(),
+    checkpoint = Checkpoint(
+        model=joint.eval(),
         architecture=architecture,
         classes=trained.classes,
         preprocessing=trained.preprocessing,
-        split=split,
+        split=split_of(images, sets),
         class_weights=(1.0,) * len(trained.classes),
         estimates_losses=True,
-        configuration=configuration,
+        configuration={
+            "data": data_facts(data, images, sets),
+            "model": config.to_dict(),
+            "training": training.to_dict(),
+        },
     )
-
-
-def _architecture(trained: TrainedModel, config: AttachConfig) -> Architecture:
-    return Architecture(
-        backbone=trained.name,
-        num_classes=len(trained.classes),
-        image_size=trained.preprocessing.image_size,
-        taps=config.taps,
-        hidden=config.hidden,
-        reads_logits=config.reads_logits,
-        attached=trained.source,
-    )
+    save(folder, checkpoint, history=history)
+    return Attached(checkpoint, images, sets, trained.rounding)
 
 
 def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
-    """The trained model, whose classes are named as those of the data."""
+    """The trained model, whose classes have the names that the data give them."""
     if Path(model).is_dir():
         if config.weights is not None or config.image_size is not None:
             raise UsageError("`weights` and `image_size` are for models by name; leave them out")
@@ -145,23 +124,16 @@ def _load(model: str, dataset: Dataset, config: AttachConfig) -> TrainedModel:
     else:
         names = config.classes or dataset.classes
         trained = load_named(model, config.weights, names, config.image_size)
-    if config.classes is not None:
-        count = len(trained.classes)
-        if len(config.classes) != count or len(set(config.classes)) != count:
-            raise UsageError(
-                f"`classes` must be {count} different names, one for each logit of "
-                f"the model; got {_listed(config.classes)}"
-            )
-        trained = trained._replace(classes=config.classes)
-    if other := [name for name in dataset.classes if name not in trained.classes]:
+    classes = config.classes or trained.classes
+    if len(classes) != len(trained.classes) or len(set(classes)) != len(classes):
         raise UsageError(
-            f"{dataset.name} has the classes {_listed(dataset.classes)}, and the model "
-            f"{_listed(trained.classes)}; name the model's as the data does by `classes`, in their "
-            f"order, or leave out {_listed(other)}"
+            f"`classes` must be {len(trained.classes)} different names, one for each logit of the "
+            f"model; got {', '.join(classes)}"
         )
-    return trained
-
-
-def _listed(names: tuple[str, ...] | list[str]) -> str:
-    more = [f"and {len(names) - NAMED} more"] if len(names) > NAMED else []
-    return ", ".join([*names[:NAMED], *more])
+    if other := [name for name in dataset.classes if name not in classes]:
+        raise UsageError(
+            f"{dataset.name} has the classes {', '.join(dataset.classes)}, and the model "
+            f"{', '.join(classes)}; name the model's as the data does by `classes`, in their "
+            f"order, or leave out {', '.join(other)}"
+        )
+    return trained._replace(classes=tuple(classes))

@@ -1,4 +1,4 @@
-"""Classifiers that were trained elsewhere, with their classes and their preprocessing.
+"""Classifiers that other programs trained, with their classes and their preprocessing.
 
 Nothing is downloaded, no code that comes with a model is run, and no pickle of one is read.
 """
@@ -20,11 +20,13 @@ from misgiving.files import read_json
 from misgiving.models.backbones import create_backbone, load_weights
 from misgiving.models.sources import ModuleSource
 from misgiving.registry import Registry
-from misgiving.workflows.image_processors import settings_of_processor
 
 CROPS_OF_TIMM = {"center": "resized", "squash": "squashed_round"}
-CLOSE = 1e-5  # how far a normalised pixel may be from the image processor's
+FILTERS = ("nearest", "lanczos", "bilinear", "bicubic", "box")  # by Pillow's numbers
+UNCROPPED_SIDE = 384  # pixels from which on ConvNeXt's image processor does not crop
+MAX_DIFFERENCE = 1e-5  # of a normalised pixel from that of the model's own image processor
 AGAIN = "save the model again by its `save_pretrained`"
+IN_PYTHON = "attach it in Python by `misgiving.attach`"
 
 
 class TrainedModel(NamedTuple):
@@ -33,10 +35,11 @@ class TrainedModel(NamedTuple):
     Attributes:
         module: From normalised images to logits, in evaluation mode.
         name: Of its architecture.
-        source: What builds it again.
+        source: What builds it again, with the normalisation.
         classes: Names in the order of the logits.
         preprocessing: From an image to the square that it sees.
-        remarks: Sentences for its user.
+        rounding: Largest difference of a pixel, of 255 grey levels, from the model's image
+            processor where that computes with torchvision instead of Pillow.
     """
 
     module: nn.Module
@@ -44,15 +47,7 @@ class TrainedModel(NamedTuple):
     source: ModuleSource
     classes: tuple[str, ...]
     preprocessing: Preprocessing
-    remarks: tuple[str, ...] = ()
-
-
-class _Normalised(NamedTuple):
-    """A preprocessing, and the normalisation that follows it."""
-
-    preprocessing: Preprocessing
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    rounding: float = 0.0
 
 
 def load_named(
@@ -89,33 +84,30 @@ def load_named(
     return TrainedModel(module.eval(), name, source, tuple(classes), preprocessing)
 
 
-class _Settings(NamedTuple):
-    """Source of a named model, and the preprocessing of its images."""
-
-    source: ModuleSource
-    preprocessing: Preprocessing
-
-
-def _settings_of_timm(name: str, num_classes: int, image_size: int | None) -> _Settings:
+def _settings_of_timm(
+    name: str, num_classes: int, image_size: int | None
+) -> tuple[ModuleSource, Preprocessing]:
     module = create_backbone(name, num_classes=num_classes, image_size=image_size)
-    wanted = resolve_data_config({}, model=module)
-    side = image_size or int(wanted["input_size"][-1])
-    if (mode := wanted["crop_mode"]) not in CROPS_OF_TIMM:
+    settings = resolve_data_config({}, model=module)
+    side = image_size or int(settings["input_size"][-1])
+    if (mode := settings["crop_mode"]) not in CROPS_OF_TIMM:
         raise UsageError(
             f"{name}: timm prepares its images with the crop mode {mode!r}, which cannot be "
-            "reproduced here; attach it in Python by `misgiving.attach`"
+            f"reproduced here; {IN_PYTHON}"
         )
-    wanted["crop_shape"] = CROPS_OF_TIMM[mode]
-    return _settings("timm", name, num_classes, side, side / wanted["crop_pct"], wanted)
+    settings["crop_shape"] = CROPS_OF_TIMM[mode]
+    return _settings("timm", name, num_classes, side, side / settings["crop_pct"], settings)
 
 
-def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None) -> _Settings:
+def _settings_of_torchvision(
+    name: str, num_classes: int, image_size: int | None
+) -> tuple[ModuleSource, Preprocessing]:
     from torchvision.models import get_model_weights
 
     try:
         usual = get_model_weights(name).DEFAULT.transforms()
-        cut, resized = int(usual.crop_size[0]), int(usual.resize_size[0])
-        wanted = {
+        cropped, resized = int(usual.crop_size[0]), int(usual.resize_size[0])
+        settings = {
             "crop_shape": "resized",
             "interpolation": usual.interpolation.value,
             "mean": usual.mean,
@@ -126,34 +118,39 @@ def _settings_of_torchvision(name: str, num_classes: int, image_size: int | None
             f"torchvision has no image classifier {name!r} ({reason_of(error)}); see "
             "torchvision.models.list_models()"
         ) from error
-    side = image_size or cut
-    return _settings("torchvision", name, num_classes, side, side * resized / cut, wanted)
+    side = image_size or cropped
+    return _settings("torchvision", name, num_classes, side, side * resized / cropped, settings)
 
 
-SETTINGS: Registry[Callable[[str, int, int | None], _Settings]] = Registry(
+SETTINGS: Registry[Callable[[str, int, int | None], tuple[ModuleSource, Preprocessing]]] = Registry(
     "library", timm=_settings_of_timm, torchvision=_settings_of_torchvision
 )
 
 
 def _settings(
-    library: str, name: str, num_classes: int, side: int, resized: float, wanted: Mapping[str, Any]
-) -> _Settings:
+    library: str,
+    name: str,
+    num_classes: int,
+    side: int,
+    resized: float,
+    settings: Mapping[str, Any],
+) -> tuple[ModuleSource, Preprocessing]:
     """The settings of a model whose images are resized, and then cropped to `side` pixels."""
     source = ModuleSource(
         library=library,
         config={"name": name, "num_classes": num_classes, "image_size": side},
-        mean=tuple(map(float, wanted["mean"])),
-        std=tuple(map(float, wanted["std"])),
+        mean=tuple(map(float, settings["mean"])),
+        std=tuple(map(float, settings["std"])),
     )
     preprocessing = Preprocessing(
         image_size=side,
         crop=side / math.floor(resized),
-        crop_shape=wanted["crop_shape"],
+        crop_shape=settings["crop_shape"],
         color_constancy="none",
-        interpolation=wanted["interpolation"],
+        interpolation=settings["interpolation"],
         reduce_jpeg=False,
     )
-    return _Settings(source, preprocessing)
+    return source, preprocessing
 
 
 def load_hugging_face(folder: Path) -> TrainedModel:
@@ -162,51 +159,51 @@ def load_hugging_face(folder: Path) -> TrainedModel:
     Raises:
         DataError: The folder has no such model, or something of it cannot be reproduced here.
     """
-    config = read_json(folder / "config.json", remedy=AGAIN)
-    _refuse_unsafe(folder, config)
+    _check_folder(folder, read_json(folder / "config.json", remedy=AGAIN))
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     logging.getLogger("transformers").setLevel(logging.ERROR)
+    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        module, found = transformers.AutoModelForImageClassification.from_pretrained(
-            folder,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
+        module, loaded = transformers.AutoModelForImageClassification.from_pretrained(
+            folder, use_safetensors=True, output_loading_info=True, **local
+        )
+        processor, usual = (
+            transformers.AutoImageProcessor.from_pretrained(folder, **backend, **local)
+            for backend in ({"backend": "pil"}, {})
         )
     except Exception as error:  # transformers raises almost anything on a folder of another kind
         raise DataError(
-            f"{folder}: not a readable image classifier ({reason_of(error)}); {AGAIN}"
+            f"{folder}: not a readable image classifier with preprocessor_config.json "
+            f"({reason_of(error)}); {AGAIN}"
         ) from error
-    if left := [*found["missing_keys"], *found["mismatched_keys"]]:
+    if left := [*loaded["missing_keys"], *loaded["mismatched_keys"]]:
         raise DataError(
             f"{folder}: its weights have no {left[0]}: it is not a trained classifier; give the "
             "folder of one"
         )
     module = module.float().eval()
-    normalised, remarks = _image_processing(folder)
+    preprocessing, mean, std = _image_processing(folder, processor)
+    difference = _difference(usual, preprocessing, mean, std)
     settings = module.config.to_dict()
-    settings = {name: of for name, of in settings.items() if name not in ("dtype", "torch_dtype")}
+    settings = {k: v for k, v in settings.items() if k not in ("dtype", "torch_dtype")}
     return TrainedModel(
         module=module,
         name=type(module).__name__,
-        source=ModuleSource(
-            library="transformers", config=settings, mean=normalised.mean, std=normalised.std
-        ),
+        source=ModuleSource(library="transformers", config=settings, mean=mean, std=std),
         classes=tuple(str(module.config.id2label[at]) for at in range(module.config.num_labels)),
-        preprocessing=normalised.preprocessing,
-        remarks=remarks,
+        preprocessing=preprocessing,
+        rounding=difference * 255 * max(std) if difference > MAX_DIFFERENCE else 0.0,
     )
 
 
-def _refuse_unsafe(folder: Path, config: Mapping[str, Any]) -> None:
-    """Refuse pickled weights, code of the model's own, and classes that do not exclude others."""
+def _check_folder(folder: Path, config: Mapping[str, Any]) -> None:
+    """Check for pickled weights, code of the model, and classes that do not exclude each other."""
     if "auto_map" in config:
         raise DataError(
             f"{folder}: needs code of its own (`auto_map` in config.json), which is not run; "
-            "attach it in Python by `misgiving.attach`"
+            f"{IN_PYTHON}"
         )
     if config.get("problem_type") == "multi_label_classification":
         raise DataError(
@@ -214,78 +211,77 @@ def _refuse_unsafe(folder: Path, config: Mapping[str, Any]) -> None:
             "model of classes that exclude each other"
         )
     if not list(folder.glob("*.safetensors")):
-        pickled = ", ".join(sorted(path.name for path in folder.glob("*.bin"))) or "no weights"
-        raise DataError(f"{folder}: has {pickled}, and only safetensors are read; {AGAIN}")
-    if not (folder / "preprocessor_config.json").is_file():
-        raise DataError(
-            f"{folder}: has no preprocessor_config.json, which says how images are prepared; save "
-            "the model's image processor there, too"
-        )
+        raise DataError(f"{folder}: has no *.safetensors, and other weights are not read; {AGAIN}")
 
 
-def _image_processing(folder: Path) -> tuple[_Normalised, tuple[str, ...]]:
-    """The image processor of a model as a preprocessing with the same result.
+def _image_processing(
+    folder: Path, processor: Any
+) -> tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]:
+    """Preprocessing, mean and deviation with the result of an image processor.
 
-    The processor itself is run on images of noise. Its own results, computed by Pillow, must be
-    ours; the other way that it may have to compute them, by torchvision, may round differently.
+    The processor itself is run on images of noise, with Pillow, and its results must be ours: so
+    its settings need no checks of their own.
     """
-    from transformers import AutoImageProcessor
-
-    local = {"local_files_only": True, "trust_remote_code": False}
     try:
-        processor = AutoImageProcessor.from_pretrained(folder, backend="pil", **local)
-        usual = AutoImageProcessor.from_pretrained(folder, **local)
-    except Exception as error:  # transformers raises almost anything
+        reproduced = _settings_of_processor(processor.to_dict())
+        difference = _difference(processor, *reproduced)
+    except (KeyError, IndexError, TypeError, ValueError) as error:
         raise DataError(
-            f"{folder}: its image processor cannot be loaded ({reason_of(error)}); save it again"
+            f"{folder}: its {type(processor).__name__} cannot be reproduced here "
+            f"({reason_of(error)}); {IN_PYTHON}"
         ) from error
-    normalised = _preprocessing_of(folder, processor.to_dict())
-    if (difference := _difference(normalised, processor)) > CLOSE:
+    if difference > MAX_DIFFERENCE:
         raise DataError(
-            f"{folder}: its {type(processor).__name__} does something that cannot be reproduced "
-            f"here (pixels differ by {difference:.2g}); attach it in Python by `misgiving.attach`"
+            f"{folder}: its {type(processor).__name__} cannot be reproduced here (pixels differ by "
+            f"{difference:.2g}); {IN_PYTHON}"
         )
-    if (difference := _difference(normalised, usual)) <= CLOSE:
-        return normalised, ()
-    levels = difference * 255 * max(normalised.std)
-    return normalised, (
-        "images are prepared as the model's image processor does it with Pillow; with torchvision, "
-        f"its default, pixels of noise differ by up to {levels:.0f} of 255 grey levels",
-    )
+    return reproduced
 
 
-def _preprocessing_of(folder: Path, settings: Mapping[str, Any]) -> _Normalised:
-    """Convert the settings of an image processor."""
-    try:
-        found = settings_of_processor(settings)
-    except UsageError as error:
-        raise DataError(
-            f"{folder}: its image processor cannot be reproduced here: {error}; attach it in "
-            "Python by `misgiving.attach`"
-        ) from error
-    names = ("image_size", "crop", "crop_shape", "interpolation")
+def _settings_of_processor(
+    settings: Mapping[str, Any],
+) -> tuple[Preprocessing, tuple[float, ...], tuple[float, ...]]:
+    """Resizing, centre crop, scale and normalisation of an image processor."""
+    size = settings["size"]
+    keeps_shape = "shortest_edge" in size
+    side = resized = int(size["shortest_edge" if keeps_shape else "height"])
+    if settings.get("crop_pct") and keeps_shape:  # as ConvNeXt's does
+        keeps_shape = resized < UNCROPPED_SIDE
+        resized = int(resized / settings["crop_pct"]) if keeps_shape else resized
+    elif settings.get("do_center_crop"):
+        side = int(settings["crop_size"]["height"])
     preprocessing = Preprocessing(
-        **{name: found[name] for name in names}, color_constancy="none", reduce_jpeg=False
+        image_size=side,
+        crop=side / resized,
+        crop_shape="resized_floor" if keeps_shape else "squashed",
+        color_constancy="none",
+        interpolation=FILTERS[settings["resample"]],
+        reduce_jpeg=False,
     )
+    scale = 255.0 * (settings["rescale_factor"] if settings.get("do_rescale") else 1.0)
+    normalised = settings.get("do_normalize")
     mean, std = (
-        tuple(float(value) / found["scale"] for value in np.broadcast_to(found[name], 3))
-        for name in ("mean", "std")
+        tuple(float(value) / scale for value in np.broadcast_to(values, 3))
+        for values in (
+            (settings["image_mean"], settings["image_std"]) if normalised else (0.0, 1.0)
+        )
     )
-    return _Normalised(preprocessing, mean, std)
+    return preprocessing, mean, std
 
 
-def _difference(normalised: _Normalised, processor: Any) -> float:
+def _difference(
+    processor: Any, preprocessing: Preprocessing, mean: Sequence[float], std: Sequence[float]
+) -> float:
     """The largest difference of a normalised pixel of noise; infinite if the shapes differ."""
-    preprocessing, mean, std = normalised
     random, side = np.random.default_rng(0), preprocessing.image_size
     largest = 0.0
     for height, width in ((side + 13, 2 * side + 6), (2 * side + 1, side + 8), (side // 2 + 1, 50)):
         picture = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        theirs = np.asarray(
+        expected = np.asarray(
             processor(Image.fromarray(picture), return_tensors="np")["pixel_values"]
         )
-        ours = (preprocessing(picture) / 255 - np.array(mean)) / np.array(std)
-        if theirs.shape != (1, 3, *ours.shape[:2]):
-            return float("inf")
-        largest = max(largest, float(np.abs(theirs[0] - ours.transpose(2, 0, 1)).max()))
+        computed = (preprocessing(picture) / 255 - np.array(mean)) / np.array(std)
+        if expected.shape != (1, 3, *computed.shape[:2]):
+            return math.inf
+        largest = max(largest, float(np.abs(expected[0] - computed.transpose(2, 0, 1)).max()))
     return largest

@@ -29,12 +29,14 @@ from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.models.joint import attach
 from misgiving.predictions.inference import predict
+from misgiving.results.formats import read_table
+from misgiving.results.schema import EpochRecord
 from misgiving.serve.app import create_app
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
+from misgiving.training.attach import attach_run
 from misgiving.training.config import AttachConfig
 from misgiving.training.recipes import ATTACHED
-from misgiving.workflows.attach import attach_run
 from misgiving.workflows.calibrate import calibrate_run
 from misgiving.workflows.evaluate import evaluate_run
 from misgiving.workflows.predict import predict_files
@@ -191,7 +193,8 @@ def test_classes_are_named_as_the_data_names_them(place, tmp_path):
         **options,
     )
     assert made.checkpoint.classes == ("z", "y", "x")
-    assert made.history[-1].accuracy > 0.5
+    history = read_table(tmp_path / "run" / "history.csv", EpochRecord)
+    assert history[-1].accuracy > 0.5
     assert load(tmp_path / "run").model.taps == ("vit.layers.3",)
 
 
