@@ -143,8 +143,13 @@ def exported(folder: Path) -> dict[str, np.ndarray]:
         texts = {"id": texts["ids"], "group": texts["groups"], "classes": texts["classes"]}
         return columns | {name: np.array(values) for name, values in texts.items()}
     with np.load(folder / "predictions.npz", allow_pickle=False) as arrays:
-        names = ("logits", "features", "label", "predicted_loss", "id", "group", "classes")
-        return {name: arrays[name] for name in names}
+        names = {"logits", "features", "label", "predicted_loss", "id", "group", "classes"}
+        columns = {name: arrays[name] for name in names & set(arrays)}
+    texts = {name for name, values in columns.items() if values.dtype.kind == "S"}
+    columns |= {name: np.char.decode(columns[name], "utf-8") for name in texts}
+    classes = columns["classes"].tolist()
+    columns["label"] = np.array([classes.index(name) for name in columns["label"].tolist()])
+    return {"group": columns["id"]} | columns
 
 
 def images_of(part: str, at: Path) -> list[Path]:
