@@ -1,9 +1,8 @@
-"""The stand-in model with a real policy, and drawn lesions in place of photographs."""
+"""The stand-in model with a real policy."""
 
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter
 from standin import CLASSES, Standin, decision_of
 
 from misgiving.decisions.decision import reason_for
@@ -28,17 +27,19 @@ def cases_like_the_standins(count, seed):
 
 
 def made_policy(targets=TARGETS, classes=CLASSES):
-    found = certify_thresholds(
+    certificate = certify_thresholds(
         cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
     )
     return DeferralPolicy(
-        certificate=found,
+        certificate=certificate,
         score="combination",
         ood_detector="knn",
         model_fingerprint="f" * 64,
         calibration_fingerprint="c" * 64,
         seed=0,
-        error_limit=None if found.accept_threshold is None else 1 - found.accept_threshold,
+        error_limit=None
+        if certificate.accept_threshold is None
+        else 1 - certificate.accept_threshold,
     )
 
 
@@ -51,9 +52,9 @@ class Calibrated(Standin):
     def decide_squares(self, squares):
         return [self._decided(decision_of(square)) for square in squares]
 
-    def _decided(self, known):
+    def _decided(self, decision):
         numbers = {
-            name: math.nan if getattr(known, name) is None else getattr(known, name)
+            name: math.nan if getattr(decision, name) is None else getattr(decision, name)
             for name in ("acceptance_score", "ood_score", "error_probability")
         }
         (outcome,), (p_value,) = self.policy.decide(
@@ -64,35 +65,15 @@ class Calibrated(Standin):
             ),
         )
         numbers["ood_p_value"] = float(p_value)
-        return known._replace(
+        return decision._replace(
             decision=str(outcome),
             reason=reason_for(
                 self.policy,
                 outcome,
                 numbers,
-                known.predicted_class,
-                known.probabilities,
-                scaled=known.predicted_class,
+                decision.predicted_class,
+                decision.probabilities,
+                scaled=decision.predicted_class,
             ),
             ood_p_value=float(p_value),
         )
-
-
-def drawn_lesion(seed, size=(240, 180)):
-    """A drawn brown spot on skin, with a rim and freckles."""
-    random = np.random.default_rng(seed)
-    skin = np.array([226, 184, 160]) + random.normal(0, 9, 3)
-    picture = Image.new("RGB", size, tuple(int(value) for value in skin.clip(0, 255)))
-    pen = ImageDraw.Draw(picture)
-    middle, radius = np.array(size) / 2 + random.normal(0, 10, 2), random.uniform(32, 62)
-    tone = np.array([124, 74, 50]) * random.uniform(0.55, 1.25)
-    for ring in np.linspace(1, 0.35, 4):
-        turns = np.linspace(0, 2 * np.pi, 40)
-        edge = radius * ring * (1 + 0.1 * np.sin(3 * turns + random.uniform(0, 6)))
-        points = middle + np.stack([np.cos(turns) * 1.2, np.sin(turns)], axis=1) * edge[:, None]
-        shade = tuple(int(value) for value in (tone * (0.6 + 0.4 * ring)).clip(0, 255))
-        pen.polygon([tuple(map(float, point)) for point in points], fill=shade)
-    for _ in range(20):
-        x, y = middle + random.normal(0, radius / 2, 2)
-        pen.ellipse([x - 2, y - 2, x + 2, y + 2], fill=(52, 30, 22))
-    return picture.filter(ImageFilter.GaussianBlur(1.6))

@@ -12,19 +12,21 @@ import misgiving
 
 def closure(name, extras=()):
     """Distributions that `name[extras]` installs, by name, including itself."""
-    found, waiting = {}, [Requirement(f"{name}[{','.join(extras)}]")]
+    packages, waiting = {}, [Requirement(f"{name}[{','.join(extras)}]")]
     while waiting:
-        wanted = waiting.pop()
-        brought = found.setdefault(canonicalize_name(wanted.name), distribution(wanted.name))
+        requirement = waiting.pop()
+        brought = packages.setdefault(
+            canonicalize_name(requirement.name), distribution(requirement.name)
+        )
         for line in brought.requires or ():
             needed = Requirement(line)
-            asked = {"", *wanted.extras}
+            asked = {"", *requirement.extras}
             applies = needed.marker is None or any(
                 needed.marker.evaluate({"extra": extra}) for extra in asked
             )
-            if applies and (canonicalize_name(needed.name) not in found or needed.extras):
+            if applies and (canonicalize_name(needed.name) not in packages or needed.extras):
                 waiting.append(needed)
-    return found
+    return packages
 
 
 def files_of(brought):

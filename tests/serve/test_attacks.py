@@ -4,7 +4,7 @@ import re
 
 import corpus
 import pytest
-from standin import picture
+from standin import picture, sent
 
 HOSTILE = [
     "../../../../etc/cron.d/evil",
@@ -106,16 +106,14 @@ def test_no_path_leads_out_of_the_service(client, path):
     ],
 )
 def test_a_malformed_review_is_refused(client, body):
-    sent = client.post("/decisions", files={"files": ("a.png", picture())})
-    url = f"/cases/{sent.json()['results'][0]['case']['id']}"
+    url = f"/cases/{sent(client)['id']}"
     kind = {"Content-Type": "application/json"}
     assert client.post(f"{url}/review", content=body, headers=kind).status_code in (400, 422)
     assert not client.get(url).json()["reviewed"]
 
 
 def test_an_endless_review_is_cut_off(client):
-    sent = client.post("/decisions", files={"files": ("a.png", picture())})
-    url = f"/cases/{sent.json()['results'][0]['case']['id']}"
+    url = f"/cases/{sent(client)['id']}"
     pieces = (b"x" * 65536 for _ in range(1000))
     kind = {"Content-Type": "application/json"}
     assert client.post(f"{url}/review", content=pieces, headers=kind).status_code == 413

@@ -101,19 +101,19 @@ def test_a_body_that_cannot_be_used_is_a_readable_problem(where, body, kind, sta
 def raw(where, *pieces, pause=0.0):
     """Send these pieces, and return everything that arrives until the connection is closed."""
     with socket.create_connection(where, timeout=60) as connection:
-        try:
+        with contextlib.suppress(OSError):  # it was closed on us
             for piece in pieces:
                 connection.sendall(piece)
                 time.sleep(pause)
-        except OSError:  # it was closed on us
-            pass
-        found = b""
-        try:
-            while piece := connection.recv(65536):
-                found += piece
-        except ConnectionResetError:
-            pass
-        return found
+        return rest_of(connection)
+
+
+def rest_of(connection):
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := connection.recv(65536):
+            received += piece
+    return received
 
 
 def sent_until_answered(where, start, piece):
@@ -124,10 +124,7 @@ def sent_until_answered(where, start, piece):
         while pieces < 1000 and not select.select([connection], [], [], 0.02)[0]:
             connection.sendall(piece)
             pieces += 1
-        found = b""
-        while more := connection.recv(65536):
-            found += more
-        return found, pieces
+        return rest_of(connection), pieces
 
 
 def head(length, kind="image/png"):

@@ -6,12 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from browsing import needs_chromium, playwright
+from browsing import needs_chromium
 from calibrated import Calibrated
 from commands import one_line
 from sqlalchemy.exc import OperationalError
 from standin import Standin, picture
-from triage import names, no_pictures, reload, stored
+from triage import expect, names, no_pictures, reload, stored
 
 from misgiving.errors import DataError
 from misgiving.results.review_lists import SuspectLabel, read_review_list
@@ -208,9 +208,9 @@ def test_the_page_shows_a_list_in_its_order_with_the_remarks(page_service, opene
     reload(page)
     assert [Path(name).stem for name in names(page)] == [*LEVELS, "newer"]
     assert "order=listed" in page.locator("#csv").get_attribute("href")
-    playwright.expect(page.locator(".row .why").first).to_contain_text("suggested class light")
+    expect(page.locator(".row .why").first).to_contain_text("suggested class light")
     page.locator(".row").first.click()
-    playwright.expect(page.locator("#case-remark")).to_contain_text("Number 1 of the list")
+    expect(page.locator("#case-remark")).to_contain_text("Number 1 of the list")
     page.keyboard.press("a")
-    playwright.expect(page.locator("#saved-text")).to_contain_text("Saved: light")
+    expect(page.locator("#saved-text")).to_contain_text("Saved: light")
     assert page.locator("#order").input_value() == "listed"

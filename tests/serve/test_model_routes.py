@@ -4,7 +4,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from calibrated import Calibrated, cases_like_the_standins, made_policy
-from standin import Standin, picture
+from standin import Standin, picture, sent
 from waiting import until
 
 from misgiving.decisions.rules import DecisionRule
@@ -18,29 +18,20 @@ def client(serving):
     return serving(Calibrated())
 
 
-def sent(client, image, name="a.png"):
-    answer = client.post("/decisions", files=[("files", (name, image, "image/png"))])
-    return answer.json()["results"][0]["case"]
-
-
 def test_operating_points_agree_with_the_calibration_cases(client):
-    found = client.get("/calibration").json()
+    answer = client.get("/calibration").json()
     policy, cases = made_policy(), cases_like_the_standins(500, 2)
-    assert found["unavailable"] is None
-    assert found["operating_points"][-1]["threshold"] is None
-    for setting in found["operating_points"]:
-        reached = cases.scores >= (
-            -np.inf if setting["threshold"] is None else setting["threshold"]
-        )
+    assert answer["unavailable"] is None
+    assert answer["operating_points"][-1]["threshold"] is None
+    for point in answer["operating_points"]:
+        reached = cases.scores >= (-np.inf if point["threshold"] is None else point["threshold"])
         accepted = reached & (cases.ood_scores > policy.ood_threshold)
-        assert (setting["accepted"], setting["wrong"]) == (
-            accepted.sum(),
-            (accepted & cases.wrong).sum(),
-        )
-        assert setting["error"] <= setting["bound"]
-    assert found["policy"]["threshold"] == policy.accept_threshold
-    assert found["policy"]["ood_threshold"] == policy.ood_threshold
-    assert found["policy"]["naming"] == policy.naming
+        wrong = (accepted & cases.wrong).sum()
+        assert (point["accepted"], point["wrong"]) == (accepted.sum(), wrong)
+        assert point["error"] <= point["bound"]
+    assert answer["policy"]["threshold"] == policy.accept_threshold
+    assert answer["policy"]["ood_threshold"] == policy.ood_threshold
+    assert answer["policy"]["naming"] == policy.naming
     assert policy.naming in client.get("/model").json()["policy"]
 
 
@@ -102,9 +93,9 @@ def test_a_policy_that_accepts_nothing_says_so(serving):
 def test_a_model_without_a_policy_has_neither_operating_points_nor_drift_tests(serving):
     client = serving(Standin())
     assert "misgiving calibrate" in client.get("/calibration").json()["unavailable"]
-    found = client.get("/drift").json()
-    assert (found["tests"], found["alarm"]) == ([], False)
-    assert "misgiving calibrate" in found["summary"]
+    answer = client.get("/drift").json()
+    assert (answer["tests"], answer["alarm"]) == ([], False)
+    assert "misgiving calibrate" in answer["summary"]
 
 
 def drift_of_all(client):
@@ -121,6 +112,6 @@ def test_drift_is_reported_for_many_ood_images_and_not_for_a_few(client, monkeyp
         sent(client, picture(colour=(0, 255, shade)))
     loud = drift_of_all(client)
     assert (loud["alarm"], loud["cases"]) == (True, 41)
-    (of,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
-    assert of["highest"] >= of["alarm_at"]
-    assert of["since"] is not None
+    (alarmed,) = [test for test in loud["tests"] if test["name"] == "familiarity"]
+    assert alarmed["highest"] >= alarmed["alarm_at"]
+    assert alarmed["since"] is not None

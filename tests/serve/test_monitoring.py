@@ -3,6 +3,7 @@ import json
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from anyio import to_thread
@@ -38,16 +39,11 @@ def test_the_model_is_described_with_a_summary_of_its_policy(serving):
 class Unreachable(Store):
     """Fails as a driver does; the second line is like those of PostgreSQL that contain values."""
 
-    failure = OperationalError("x", {}, OSError('connection to "db" (10.0.0.3) failed\nJane Doe'))
+    def fail(self, *_, **__):
+        cause = OSError('connection to "db" (10.0.0.3) failed\nJane Doe')
+        raise OperationalError("x", {}, cause)
 
-    def ping(self):
-        raise self.failure
-
-    def add(self, _):
-        raise self.failure
-
-    def page(self, *_, **__):
-        raise self.failure
+    ping = add = page = fail
 
 
 def test_health_fails_where_the_store_can_only_be_read(serving, sqlite_place, logged):
@@ -96,41 +92,29 @@ def test_the_cause_of_a_store_failure_is_logged_and_hidden_from_clients(
 
 
 class Slow(Store):
-    """Answers when it is told to."""
+    """Some of its methods wait until they are told to go on."""
 
-    def __init__(self, engine):
-        super().__init__(engine)
-        self.begun, self.go_on = threading.Event(), threading.Event()
+    def __init__(self, store, *methods):
+        super().__init__(store._engine)
+        self.calls, self.go_on = [], threading.Event()
+        for name in methods:
+            setattr(self, name, partial(self._wait, getattr(self, name)))
 
-    def _wait(self):
-        self.begun.set()
+    def _wait(self, method, *arguments, **options):
+        self.calls.append(method)
         assert self.go_on.wait(60)
-
-
-class SlowCases(Slow):
-    def page(self, *given, **options):
-        self._wait()
-        return super().page(*given, **options)
-
-    def decided(self, *given, **options):
-        self._wait()
-        return super().decided(*given, **options)
-
-
-class SlowPing(Slow):
-    def ping(self):
-        self._wait()
+        return method(*arguments, **options)
 
 
 def test_drift_and_health_do_not_wait_for_the_threads_of_other_requests(serving, sqlite_place):
-    store = SlowCases(Store.open(sqlite_place)._engine)
+    store = Slow(Store.open(sqlite_place), "page", "decided")
     client = serving(Calibrated(), store=store)
 
     async def allow_one_thread():
         to_thread.current_default_thread_limiter().total_tokens = 1
 
     client.portal.call(allow_one_thread)
-    store.begun.wait(60)
+    until(lambda: store.calls)
     waiting = threading.Thread(target=client.get, args=("/cases",))
     waiting.start()
     for _ in range(3):
@@ -142,37 +126,32 @@ def test_drift_and_health_do_not_wait_for_the_threads_of_other_requests(serving,
     until(lambda: client.get("/drift").json()["complete"])
 
 
-class SlowExports(Slow):
-    def __init__(self, engine):
-        super().__init__(engine)
-        self.exports = []
-
-    def all(self, query):
-        self.exports.append(query)
-        self._wait()
-        return super().all(query)
-
-
 def test_few_exports_are_sent_at_once(serving, sqlite_place):
-    store = SlowExports(Store.open(sqlite_place)._engine)
+    store = Slow(Store.open(sqlite_place), "all")
     client = serving(store=store)
     with ThreadPoolExecutor(MAX_EXPORTS) as threads:
-        sent = [threads.submit(client.get, "/cases.csv") for _ in range(MAX_EXPORTS)]
-        until(lambda: len(store.exports) == MAX_EXPORTS)
+        exports = [threads.submit(client.get, "/cases.csv") for _ in range(MAX_EXPORTS)]
+        until(lambda: len(store.calls) == MAX_EXPORTS)
         refused = client.get("/cases.csv")
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
         store.go_on.set()
-        assert {answer.result().status_code for answer in sent} == {200}
+        assert {export.result().status_code for export in exports} == {200}
     assert client.get("/cases.csv").status_code == 200
 
 
-def test_health_fails_if_the_store_does_not_respond_in_time(serving, sqlite_place, monkeypatch):
+def test_health_fails_if_the_store_does_not_respond_or_a_thread_has_ended(
+    serving, sqlite_place, monkeypatch
+):
     monkeypatch.setattr(service_module, "CHECK_SECONDS", 0.05)
-    store = SlowPing(Store.open(sqlite_place)._engine)
-    response = serving(store=store).get("/health")
-    assert (response.status_code, store.begun.is_set()) == (503, True)
-    assert "in time" in response.json()["detail"]
+    store = Slow(Store.open(sqlite_place), "ping")
+    client = serving(store=store)
+    response = client.get("/health")
+    assert (response.status_code, "in time" in response.json()["detail"]) == (503, True)
     store.go_on.set()
+    until(lambda: client.get("/health").status_code == 200)
+    client.app.state.service._model_batches.close()
+    response = client.get("/health")
+    assert (response.status_code, "restart" in response.json()["detail"]) == (503, True)
 
 
 def test_the_drift_tests_are_metrics_without_a_request_for_them(serving, monkeypatch):
@@ -196,14 +175,6 @@ def test_an_image_that_cannot_be_written_is_logged_and_counted(serving, logged, 
     (line,) = (line for line in logged() if line["level"] == "error")
     assert (line["event"], line["reason"]) == ("images failure", "File exists")
     assert metrics(client)['misgiving_failures_total{part="images"}'] == 1
-
-
-def test_health_fails_without_the_worker_threads(serving):
-    client = serving()
-    client.app.state.service._model_batches.close()
-    response = client.get("/health")
-    assert response.status_code == 503
-    assert "restart" in response.json()["detail"]
 
 
 def metrics(client):

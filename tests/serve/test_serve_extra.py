@@ -27,8 +27,8 @@ def brought():
 
 def test_the_serve_extra_installs_less_than_700_megabytes_and_no_framework(brought):
     sizes = {
-        name: sum(path.stat().st_size for path in files_of(found))
-        for name, found in brought.items()
+        name: sum(path.stat().st_size for path in files_of(package))
+        for name, package in brought.items()
     }
     assert brought.keys() >= {"misgiving", "numpy", "onnxruntime", "fastapi"}
     assert not FRAMEWORKS & brought.keys()

@@ -16,14 +16,6 @@ import pytest
 import uvicorn
 from commands import one_line
 from fastapi import FastAPI
-from graphs import (
-    COLOURS,
-    colour_logits,
-    write_colour_graph,
-    write_images,
-    write_policy,
-    write_predictions,
-)
 from processes import split, standin_at, started
 from standin import KEY, picture
 from threadpoolctl import threadpool_info, threadpool_limits
@@ -31,7 +23,6 @@ from waiting import until
 
 from misgiving.bundle import export_run as exporting
 from misgiving.bundle.bundle import Bundle
-from misgiving.bundle.export_graph import export_graph
 from misgiving.cli.serve import _bundle, _storage
 from misgiving.serve import server
 from misgiving.serve.settings import Settings
@@ -68,27 +59,6 @@ def is_answered_by(case, bundle):
     numbers = ("error_probability", "expected_loss", "predicted_loss")
     for name in (*numbers, "acceptance_score", "ood_score"):
         assert case[name] == pytest.approx(getattr(expected, name), rel=1e-4), name
-
-
-def test_a_graph_that_was_made_elsewhere_is_served(tmp_path):
-    graph = write_colour_graph(tmp_path / "net.onnx")
-    images = write_images(tmp_path / "images", 160, seed=1)
-    write_policy(
-        tmp_path / "policy",
-        write_predictions(tmp_path / "p.csv", *images, colour_logits(images[0])),
-    )
-    bundle = export_graph(
-        graph, tmp_path / "bundle", preprocessing=COLOURS, policy=tmp_path / "policy"
-    )
-    with serve(tmp_path / "bundle", "--store", tmp_path / "cases.sqlite") as process:
-        case, model = answered(process)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
-    (expected,) = bundle.decide([picture(0.7)], ["image"])
-    assert case["decision"] == expected.decision
-    assert case["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
-    assert case["predicted_loss"] is None
-    assert model["model_fingerprint"] == bundle.fingerprint
 
 
 def test_a_bundle_is_served_without_torch_and_stops_cleanly(exported, tmp_path):

@@ -1,10 +1,10 @@
 """Reviews on the page: keys, notes, undoing, and two people at once."""
 
-import re
-
 import pytest
-from browsing import needs_chromium, playwright
-from triage import choose, no_pictures, reload, said_by, shades, stored
+from browsing import needs_chromium
+from triage import CASES, changing, choose, expect, no_pictures, reload, said_by, shades, stored
+
+from misgiving.serve.store import CaseQuery
 
 pytestmark = needs_chromium
 
@@ -14,54 +14,93 @@ def test_cases_are_reviewed_with_the_keyboard_alone(opened):
     choose(page, shades())
     page.locator("#list").focus()
     page.keyboard.press("j")
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    expect(page.locator("#case-name")).to_have_text("doubtful.png")
     page.keyboard.press("a")
-    playwright.expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
+    expect(page.locator("#case-name")).to_have_text("middling.png")
     page.keyboard.press("n")
     page.keyboard.type("a jk note")
     page.keyboard.press("Escape")
     page.keyboard.press("o")
-    playwright.expect(page.locator("#classes button")).to_have_count(2)
+    expect(page.locator("#classes button")).to_have_count(2)
     page.keyboard.press("2")
-    playwright.expect(page.locator("#status")).to_have_text("Saved: light for middling.png.")
+    expect(page.locator("#status")).to_have_text("Saved: light for middling.png.")
     page.keyboard.press("k")
-    playwright.expect(page.locator("#case-class")).to_have_text("light")
-    playwright.expect(page.locator("#case-was")).to_have_text("was dark")
-    playwright.expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
+    expect(page.locator("#case-class")).to_have_text("light")
+    expect(page.locator("#case-was")).to_have_text("was dark")
+    expect(page.locator("#history")).to_contain_text("overrode, light\na jk note")
     page.keyboard.press("?")
-    playwright.expect(page.get_by_role("dialog")).to_be_visible()
+    expect(page.get_by_role("dialog")).to_be_visible()
     page.keyboard.press("Escape")
-    playwright.expect(page.locator(".row .done")).to_have_count(2)
+    expect(page.locator(".row .done")).to_have_count(2)
 
 
-def test_classes_that_are_digits_are_their_own_keys(opened):
+@pytest.mark.parametrize("classes", [["0", "4", "7"], ["1", "10", "2"]])
+def test_keys_of_classes_that_are_numbers(page_service, opened, classes):
+    def rename(answer):
+        for row in answer.get("cases", [answer]):
+            row |= {"probabilities": dict.fromkeys(classes, 0.3), "predicted_class": classes[0]}
+
+    def prepare(page):
+        no_pictures(page)
+        changing(page, "**/model", lambda model: model.update(classes=classes))
+        changing(page, CASES, rename)
+
+    stored(page_service, 1)
+    page = opened(prepare=prepare)
+    page.locator(".row").click()
+    expect(page.locator(".panel #classes .label")).to_have_text(classes)  # not as JavaScript sorts
+    keys = page.locator("#classes kbd").all_inner_texts()
+    assert keys == (classes if "4" in classes else ["1", "2", "3"])
+
+
+@pytest.mark.parametrize(
+    ("key", "words", "verdict"),
+    [("x", "none of these", "none"), ("g", "ungradable", "ungradable"), ("d", "unsure", "unsure")],
+)
+def test_a_reviewer_may_name_no_class(key, words, verdict, page_service, opened):
     page = opened()
-    choose(page, shades())
-    worst = {}
+    choose(page, shades({"doubtful": 0.45}))
+    page.locator(".row").click()
+    page.get_by_role("button", name=words).click()
+    expect(page.locator("#case-class")).to_have_text(words)
+    expect(page.get_by_role("button", name=words)).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("1")
+    expect(page.locator("#history li")).to_have_count(2)
+    page.keyboard.press(key)
+    expect(page.locator("#history li")).to_have_count(3)
+    (row,) = page_service.store.all(CaseQuery())
+    verdicts = [review.verdict for review in page_service.store.reviews(row.id)]
+    assert verdicts == [verdict, "agree", verdict]
 
-    def renamed(route):
-        found = route.fetch().json()
-        for one in found.get("cases", [found]):
-            one["probabilities"] = {"0": 0.2, "4": 0.3, "7": 0.5}
-            if one["name"] == "doubtful.png":
-                worst.update(one)
-        route.fulfill(json=found)
 
-    def saved(route):
-        said = route.request.post_data_json
-        remark = {"verdict": "override", "final_class": said["class"], "note": "", "reviewer": ""}
-        moment = {"reviewed_at": "2030-01-01T00:00:00Z"}
-        route.fulfill(json={**worst, "reviewed": True, "review": {**remark, **moment}})
-
-    page.route(re.compile(r"/cases(\?.*|/[0-9a-f]{32})$"), renamed)
-    reload(page)
-    page.locator(".row").first.click()
-    page.keyboard.press("o")
-    assert page.locator("#classes kbd").all_inner_texts() == ["0", "4", "7"]
-    page.route("**/review", saved)
-    page.keyboard.press("4")
-    playwright.expect(page.locator("#status")).to_have_text("Saved: 4 for doubtful.png.")
+def test_several_cases_are_reviewed_together_in_the_grid_and_undone(page_service, opened):
+    for number in range(6):
+        stored(page_service, number, error=0.4 - number / 100)
+    page = opened(prepare=no_pictures)
+    page.keyboard.press("v")
+    rows, count = page.locator(".row"), page.locator("#batch-count")
+    assert rows.nth(0).bounding_box()["y"] == rows.nth(1).bounding_box()["y"]
+    rows.nth(1).click()
+    rows.nth(3).click(modifiers=["Shift"])
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Space")
+    expect(count).to_have_text("4 selected")
+    page.locator("#search").fill("3")  # what is not shown is not reviewed
+    expect(count).to_have_text("1 selected")
+    page.locator("#search").fill("")
+    expect(count).to_have_text("4 selected")
+    page.get_by_role("button", name="light").click()
+    expect(page.locator("#saved")).to_contain_text("4 reviews")
+    expect(page.locator("#tally-text")).to_have_text("4 of 6 reviewed")
+    reviews = {row.name: row.review for row in page_service.store.all(CaseQuery()) if row.review}
+    assert sorted(reviews) == [f"{number}.png" for number in (1, 2, 3, 4)]
+    assert {review.final_class for review in reviews.values()} == {"light"}
+    page.locator("#undo").click()
+    expect(count).to_have_text("4 selected")
+    page.keyboard.press("g")
+    expect(page.locator(".row", has_text="ungradable")).to_have_count(4)
+    assert len(page_service.store.reviews(f"{2:032x}")) == 2
 
 
 def held(page, key, times):
@@ -77,11 +116,11 @@ def test_a_key_that_is_held_reviews_one_case_and_moves_through_many(opened):
     choose(page, shades())
     page.locator("#list").focus()
     held(page, "j", 2)
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    expect(page.locator("#case-name")).to_have_text("middling.png")
     held(page, "a", 8)
-    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
+    expect(page.locator("#case-name")).to_have_text("quite.png")
     page.wait_for_timeout(300)
-    playwright.expect(page.locator(".row .done")).to_have_count(1)
+    expect(page.locator(".row .done")).to_have_count(1)
 
 
 @pytest.fixture
@@ -105,25 +144,15 @@ def slow_reviews(opened):
         route.continue_()
 
 
-@pytest.fixture
-def slowly_agreeing(slow_reviews):
-    """The page while its first review is being saved, and the function that releases it."""
-    page, go = slow_reviews
-    page.locator("#list").focus()
-    page.keyboard.press("j")
-    page.keyboard.press("a")
-    return page, go
-
-
 def test_a_review_waits_for_the_previous_one(slow_reviews):
     page, go = slow_reviews
     page.keyboard.press("j")
     page.keyboard.press("a")
     page.keyboard.press("a")
-    playwright.expect(page.locator("#status")).to_contain_text("still being saved")
+    expect(page.locator("#status")).to_contain_text("still being saved")
     assert len(go.arrived()) == 1
     go()
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    expect(page.locator("#case-name")).to_have_text("middling.png")
 
 
 @pytest.mark.parametrize("place", ["#target", "#choose-files", "[name=decision]", "#csv"])
@@ -136,30 +165,28 @@ def test_keys_review_nothing_while_another_control_has_the_focus(place, opened):
     page.keyboard.press("a")
     page.keyboard.press("j")
     page.wait_for_timeout(200)
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
-    playwright.expect(page.locator(".row .done")).to_have_count(0)
+    expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    expect(page.locator(".row .done")).to_have_count(0)
 
 
 @pytest.mark.parametrize("way", ["key", "button"])
-def test_a_review_is_undone_by_another_one_and_both_are_kept(way, opened):
+def test_a_review_is_undone_by_another_one_and_both_are_kept(way, page_service, opened):
     page = opened("#reviewed=no")
     choose(page, shades())
     page.locator("#list").focus()
     page.keyboard.press("j")
     page.locator("#note").fill("too fast")
     page.locator("#agree").click()
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
-    playwright.expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
+    expect(page.locator("#case-name")).to_have_text("middling.png")
+    expect(page.locator("#saved")).to_contain_text("Saved: dark for doubtful.png.")
     page.keyboard.press("u") if way == "key" else page.locator("#undo").click()
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
-    playwright.expect(page.locator("#note")).to_have_value("too fast")
+    expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    expect(page.locator("#note")).to_have_value("too fast")
     page.keyboard.press("o")
     page.keyboard.press("2")
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
-    (found,) = page.evaluate("() => fetch('cases?reviewed=true').then((one) => one.json())")[
-        "cases"
-    ]
-    assert (found["name"], found["review"]["final_class"]) == ("doubtful.png", "light")
+    expect(page.locator("#case-name")).to_have_text("middling.png")
+    (row,) = page_service.store.all(CaseQuery(reviewed=True))
+    assert (row.name, row.review.final_class) == ("doubtful.png", "light")
 
 
 def test_single_keys_can_be_switched_off_and_stay_off(opened):
@@ -174,100 +201,66 @@ def test_single_keys_can_be_switched_off_and_stay_off(opened):
     page.keyboard.press("a")
     page.keyboard.press("j")
     page.wait_for_timeout(200)
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
-    playwright.expect(page.locator(".row .done")).to_have_count(0)
-    playwright.expect(page.locator("#agree kbd")).to_be_hidden()
+    expect(page.locator("#case-name")).to_have_text("doubtful.png")
+    expect(page.locator(".row .done")).to_have_count(0)
+    expect(page.locator("#agree kbd")).to_be_hidden()
 
 
-def test_a_slow_review_does_not_move_the_reviewer(slowly_agreeing):
-    page, go = slowly_agreeing
+def test_a_slow_review_does_not_move_the_reviewer(slow_reviews):
+    page, go = slow_reviews
+    page.locator("#list").focus()
+    page.keyboard.press("j")
+    page.keyboard.press("a")
     page.keyboard.press("j")
     page.keyboard.press("j")
     page.keyboard.press("n")
     page.keyboard.type("half a")
     go()
-    playwright.expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
+    expect(page.locator("#status")).to_have_text("Saved: dark for doubtful.png.")
     page.keyboard.type(" note")
-    playwright.expect(page.locator("#case-name")).to_have_text("quite.png")
-    playwright.expect(page.locator("#note")).to_have_value("half a note")
-    playwright.expect(page.locator("#note")).to_be_focused()
+    expect(page.locator("#case-name")).to_have_text("quite.png")
+    expect(page.locator("#note")).to_have_value("half a note")
+    expect(page.locator("#note")).to_be_focused()
 
 
-def test_a_note_started_during_a_review_stays_with_its_case(slowly_agreeing):
-    page, go = slowly_agreeing
-    page.keyboard.press("n")
-    page.keyboard.type("late")
-    go()
-    playwright.expect(page.locator("#history li")).to_have_count(1)
-    page.keyboard.type("r")
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
-    playwright.expect(page.locator("#note")).to_have_value("later")
-
-
-def test_a_note_stays_with_its_case_until_it_is_saved(opened):
+def test_a_note_stays_with_its_case_until_it_is_saved_also_after_a_reload(opened):
     page = opened()
     choose(page, shades())
+    note, name = page.locator("#note"), page.locator("#case-name")
     page.locator("#list").focus()
     page.keyboard.press("j")
-    page.keyboard.press("n")
-    page.keyboard.type("border unclear")
+    note.fill("border <unclear>")
     page.keyboard.press("Escape")
     page.keyboard.press("j")
-    playwright.expect(page.locator("#note")).to_have_value("")
+    expect(note).to_have_value("")
+    reload(page)
+    page.locator("#list").focus()
     page.keyboard.press("k")
-    playwright.expect(page.locator("#note")).to_have_value("border unclear")
+    expect(note).to_have_value("border <unclear>")
     page.keyboard.press("a")
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
+    expect(name).to_have_text("middling.png")
     page.keyboard.press("k")
-    playwright.expect(page.locator("#history")).to_contain_text("border unclear")
-    playwright.expect(page.locator("#note")).to_have_value("")
-
-
-def test_an_unsaved_note_survives_a_reload(opened):
-    page = opened()
-    choose(page, shades())
-    page.locator(".row").first.click()
-    page.locator("#note").fill("border <unclear>")
-    reload(page)
-    playwright.expect(page.locator("#note")).to_have_value("border <unclear>")
-    page.locator("#agree").click()
-    playwright.expect(page.locator(".row .done")).to_have_count(1)
-    reload(page)
-    page.locator(".row").first.click()
-    playwright.expect(page.locator("#note")).to_have_value("")
+    expect(page.locator("#history")).to_contain_text("border <unclear>")
+    expect(note).to_have_value("")
 
 
 def test_a_faster_review_by_someone_else_is_shown_before_reviewing_again(page_service, opened):
-    one = stored(page_service, 1)
+    row = stored(page_service, 1)
     page = opened(prepare=no_pictures)
     page.locator("#list").focus()
-    with page.expect_response(f"**/cases/{one.id}"):
+    with page.expect_response(f"**/cases/{row.id}"):
         page.keyboard.press("j")
-    page_service.store.review(one.id, said_by("B. C.", "light"))
+    page_service.store.review(row.id, said_by("B. C.", "light"))
     page.locator("#note").fill("mine")
     page.locator("#agree").click()
-    playwright.expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
+    expect(page.locator("#problem")).to_contain_text("B. C. has reviewed this case")
     opened.errors.clear()  # a browser notes each 409
-    playwright.expect(page.locator("#history")).to_contain_text("B. C., ")
-    playwright.expect(page.locator("#note")).to_have_value("mine")
-    assert [each.reviewer for each in page_service.store.reviews(one.id)] == ["B. C."]
+    expect(page.locator("#history")).to_contain_text("B. C., ")
+    expect(page.locator("#note")).to_have_value("mine")
+    assert [review.reviewer for review in page_service.store.reviews(row.id)] == ["B. C."]
     page.locator("#agree").click()
-    playwright.expect(page.locator("#status")).to_have_text("Saved: dark for 1.png.")
-    assert [each.final_class for each in page_service.store.reviews(one.id)] == ["light", "dark"]
-
-
-def test_on_a_phone_the_next_case_is_shown_from_its_top(opened):
-    page = opened(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
-    choose(page, shades())
-    page.locator(".row").first.tap()
-    page.locator("#agree").tap()
-    playwright.expect(page.locator("#case-name")).to_have_text("middling.png")
-    playwright.expect(page.locator("#case-name")).to_be_in_viewport()
-    page.locator("#undo").tap()
-    playwright.expect(page.locator("#case-name")).to_have_text("doubtful.png")
-
-
-def test_the_shortcuts_dialog_focuses_its_close_button(opened):
-    page = opened()
-    page.keyboard.press("?")
-    playwright.expect(page.get_by_role("button", name="Close")).to_be_focused()
+    expect(page.locator("#status")).to_have_text("Saved: dark for 1.png.")
+    assert [review.final_class for review in page_service.store.reviews(row.id)] == [
+        "light",
+        "dark",
+    ]

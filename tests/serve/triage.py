@@ -1,29 +1,30 @@
 """Shared by the tests of the page, which run in a real browser against the real service."""
 
+import re
 import threading
-from datetime import UTC, datetime, timedelta
 
 import uvicorn
 from browsing import playwright
 from calibrated import Calibrated
 from standin import NO_TIMEOUT, picture
+from store_cases import START, case, review
 
 from misgiving.serve.app import create_app
-from misgiving.serve.schemas import Case, Review
 from misgiving.serve.settings import Settings
 from misgiving.serve.store import Store
 
-SCRIPT = "<img src=x onerror=alert(1)>.png"
+expect = playwright.expect
 BLUES = {"sure": 0.02, "doubtful": 0.45, "middling": 0.3, "quite": 0.12}
 GREEN = (0, 255, 0)
+CASES = re.compile(r"/cases(\?.*|/[0-9a-f]{32})$")
 
 
 class Serving:
     """The service on a free port, in a thread."""
 
-    def __init__(self, place, **settings):
+    def __init__(self, location, **settings):
         settings = {"threads": 1, "timeout": NO_TIMEOUT} | settings
-        self.store = Store.open(str(place))
+        self.store = Store.open(str(location))
         app = create_app(Calibrated(), self.store, Settings(**settings))
         self.service = app.state.service
         self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, ws="none"))
@@ -39,19 +40,21 @@ class Serving:
         self._thread.join()
 
 
-def files(named):
-    return [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named.items()]
+def files(images):
+    return [
+        {"name": name, "mimeType": "image/png", "buffer": data} for name, data in images.items()
+    ]
 
 
-def shades(named=BLUES):
+def shades(levels=BLUES):
     """Images by name; the level is also the error probability."""
-    return {f"{name}.png": picture(level) for name, level in named.items()}
+    return {f"{name}.png": picture(level) for name, level in levels.items()}
 
 
-def choose(page, named):
-    count = len(named) + page.locator(".row").count()
-    page.locator("#files").set_input_files(files(named))
-    playwright.expect(page.locator(".row")).to_have_count(count)
+def choose(page, images):
+    count = len(images) + page.locator(".row").count()
+    page.locator("#files").set_input_files(files(images))
+    expect(page.locator(".row")).to_have_count(count)
 
 
 def reload(page):
@@ -59,49 +62,48 @@ def reload(page):
     page.wait_for_selector("body[data-ready]")
 
 
-START = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def stored(page_service, number, *, decision="defer", error=0.3, reviewed_by=None, **values):
+def stored(page_service, number, *, error=0.3, reviewed_by=None, **values):
     """Store a case as if another process, whose clock is far behind, had decided it."""
-    one = Case(
+    row = case(
+        number,
         **{
-            "id": f"{number:032x}",
-            "received": START + timedelta(seconds=number),
             "name": f"{number}.png",
             "predicted_class": "dark",
             "probability": None if error is None else 1 - error,
             "probabilities": {"dark": 0.7, "light": 0.3},
             "error_probability": error,
-            "expected_loss": 0.5,
             "predicted_loss": None,
             "ood_p_value": 0.5,
-            "decision": decision,
-            "reason": "because",
+            "decision": "defer",
             "acceptance_score": None if error is None else 1 - error,
             "ood_score": -1.0,
-            "sha256": f"{number:064x}",
             "model_fingerprint": "f" * 64,
-            "policy_fingerprint": None,
-            "image_kept": False,
         }
-        | values
+        | values,
     )
-    page_service.store.add([one])
+    page_service.store.add([row])
     if reviewed_by:
-        page_service.store.review(one.id, said_by(reviewed_by))
-    return one
+        page_service.store.review(row.id, said_by(reviewed_by))
+    return row
 
 
 def said_by(reviewer, final_class="dark"):
     """A review, as if the clock of another process were far behind."""
-    return Review(
-        verdict="agree" if final_class == "dark" else "override",
-        final_class=final_class,
-        note="",
-        reviewer=reviewer,
-        reviewed_at=START,
+    verdict = "agree" if final_class == "dark" else "override"
+    return review(
+        "", verdict=verdict, final_class=final_class, reviewer=reviewer, reviewed_at=START
     )
+
+
+def changing(page, pattern, change):
+    """Let a function change the JSON of responses before the page gets them."""
+
+    def answer(route):
+        content = route.fetch().json()
+        change(content)
+        route.fulfill(json=content)
+
+    page.route(pattern, answer)
 
 
 def rewriting(page, module, old, new):
@@ -127,7 +129,7 @@ def names(page):
     return page.locator(".row .file").all_inner_texts()
 
 
-def drop(page, named):
+def drop(page, images):
     """Drop files on the page."""
     page.evaluate(
         """(files) => {
@@ -137,7 +139,7 @@ def drop(page, named):
             document.body.dispatchEvent(
                 new DragEvent("drop", {dataTransfer: transfer, bubbles: true, cancelable: true}));
         }""",
-        [[name, list(data)] for name, data in named.items()],
+        [[name, list(data)] for name, data in images.items()],
     )
 
 

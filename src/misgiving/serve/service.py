@@ -108,7 +108,9 @@ class Service:
             raise DataError(
                 f"{upload.name}: more than {self.settings.max_bytes} bytes; scale it down"
             )
-        square, sha256 = await self.workers.run(partial(self._decode, upload.name), upload.data)
+        square, sha256 = await self.workers.run(
+            lambda data: (self._square(upload.name, data), sha256_of(data)), upload.data
+        )
         decision = await self._model_batches.result(square)
         case = self._case(upload.name, sha256, decision, listed)
         if self.files is not None:
@@ -177,9 +179,6 @@ class Service:
         for threads in (self.workers, self._model_batches, self._store_batches, self._checks):
             threads.close(CLOSING_SECONDS)
         self.store.close()
-
-    def _decode(self, name: str, data: bytes) -> tuple[Square, str]:
-        return self._square(name, data), sha256_of(data)
 
     def _square(self, name: str, data: bytes) -> Square:
         with self._memory.reserve_decoding(data, name, self.settings.max_pixels):
