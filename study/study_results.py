@@ -23,7 +23,14 @@ from study_hypotheses import (
 
 from misgiving.metrics.selective import ACCEPTED_ERRORS
 from misgiving.report.names import DETECTOR_TITLES
-from misgiving.report.published import FIGURE_3, FIGURE_5, SETS, TUNING_SET, table_1, title
+from misgiving.report.reproduction.published import (
+    FIGURE_3,
+    FIGURE_5,
+    SETS,
+    TUNING_SET,
+    table_1,
+    title,
+)
 from misgiving.results.formats import read_table
 from misgiving.results.schema import Result
 

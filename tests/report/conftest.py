@@ -1,17 +1,14 @@
-from dataclasses import replace
-
 import pytest
 from fabricated import (
+    SETS,
+    dermoscopy_run,
+    examples,
+    run_of,
+    run_with_policies,
     synthetic_histories,
     synthetic_intervals,
     synthetic_results,
-    write_dermoscopy,
-    write_reproduction,
 )
-from policy_rows import write_with_policies
-
-from misgiving.results.formats import read_document, write_document
-from misgiving.results.schema import Settings
 
 
 @pytest.fixture(scope="session")
@@ -30,44 +27,15 @@ def histories():
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, results, intervals, histories):
-    """A folder that no test changes."""
-    return write_reproduction(tmp_path_factory.mktemp("run"), results, intervals, histories)
+def finished(results, intervals, histories):
+    return run_of(results, intervals, histories, pictures=examples(SETS, number=2))
 
 
 @pytest.fixture(scope="session")
-def dermoscopy(tmp_path_factory):
-    """A folder of a run on dermoscopy, that no test changes."""
-    return write_dermoscopy(tmp_path_factory.mktemp("dermoscopy"))
+def dermoscopy():
+    return dermoscopy_run()
 
 
 @pytest.fixture(scope="session")
-def with_policies(tmp_path_factory, results, intervals, histories):
-    """A folder with policies and all detectors, that no test changes."""
-    folder = tmp_path_factory.mktemp("with_policies")
-    write_reproduction(folder, results, intervals, histories)
-    return write_with_policies(folder, results, intervals)
-
-
-@pytest.fixture
-def folder(tmp_path, results, intervals, histories):
-    return write_reproduction(tmp_path, results, intervals, histories)
-
-
-@pytest.fixture
-def rewrite(folder, results, intervals, histories):
-    """Write the folder again with the rows that a test keeps."""
-
-    def write(results=results, intervals=intervals, histories=histories):
-        return write_reproduction(folder, results, intervals, histories)
-
-    return write
-
-
-@pytest.fixture
-def change_settings(folder):
-    def change(**values):
-        path = folder / "settings.json"
-        write_document(path, replace(read_document(path, Settings), **values))
-
-    return change
+def with_policies(results, intervals, histories):
+    return run_with_policies(results, intervals, histories)

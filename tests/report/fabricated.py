@@ -1,30 +1,58 @@
-"""Folders as reproductions leave them, with made-up numbers."""
+"""Reproductions with made-up numbers, as their report reads them."""
 
-from dataclasses import replace
+from collections import namedtuple
 from itertools import product
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from PIL import Image
 
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.metrics.trials import t_interval
-from misgiving.results.formats import write_document, write_table
-from misgiving.results.schema import (
-    Confusion,
-    HistoryRow,
-    OdinGrid,
-    ReliabilityRow,
-    Result,
-    ResultInterval,
-    RiskPoint,
-    SetFacts,
-    Settings,
-    SplitLeakage,
-    SplitSize,
-    Unit,
-)
+from misgiving.report.reproduction.run import Run
+from misgiving.reproduction.tables import SCHEMAS
 from misgiving.training.config import ModelConfig, TrainingConfig
+
+FILES = {
+    "Result": "results.csv",
+    "Interval": "intervals.csv",
+    "Epoch": "histories.csv",
+    "Confusion": "confusions.csv",
+    "Bin": "reliability.csv",
+    "RiskPoint": "risk_coverage.csv",
+}
+ROWS = {name: namedtuple(name, SCHEMAS[file]) for name, file in FILES.items()}
+Result, Interval, Epoch, Confusion, Bin, RiskPoint = ROWS.values()
+Interval.__new__.__defaults__ = (None, None, None)
+
+
+def frame(file, rows):
+    """A table of a file's columns and types."""
+    columns = SCHEMAS[file]
+    types = {name: "object" if kind == "str" else kind for name, kind in columns.items()}
+    return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
+
+
+def where(rows, **wanted):
+    """The rows whose fields hold these values."""
+    return [row for row in rows if all(getattr(row, name) == wanted[name] for name in wanted)]
+
+
+def run_of(results=(), intervals=(), histories=(), *, settings=None, datasets=None, **others):
+    """A run with these rows; `others` are rows of other tables, or pictures."""
+    tables = {"confusions": (), "reliability": (), "risk_coverage": ()} | others
+    pictures = tables.pop("pictures", {})
+    return Run(
+        results=frame("results.csv", results),
+        intervals=frame("intervals.csv", intervals),
+        histories=frame("histories.csv", histories),
+        **{name: frame(f"{name}.csv", rows) for name, rows in tables.items()},
+        settings=SETTINGS if settings is None else settings,
+        datasets={name: facts_of() for name in SETS} if datasets is None else datasets,
+        pictures=pictures,
+    )
+
 
 ALWAYS = ("figure-2", "figure-3", "figure-4", "figure-5", "table-1")
 BLANK = dict.fromkeys(ALWAYS, Figure(figsize=(1, 1)))
@@ -50,7 +78,7 @@ OOD_METRICS = (
 )
 TRIALS = range(3)
 TRAINING = TrainingConfig(epochs=12, batch_size=64, learning_rate=1e-4)
-SETTINGS = Settings(
+SETTINGS = dict(
     data="isic2019-mini",
     images=230,
     in_distribution_images=230,
@@ -63,15 +91,16 @@ SETTINGS = Settings(
     monitored_set="validation",
     tuning_set="validation",
     measured_set="validation",
-    sizes=(
-        SplitSize("generalization", 230, 150, 80),
-        SplitSize("ood_detection", 230, 150, 80),
-    ),
-    odin=OdinGrid(
-        tuning_set="histology",
-        temperatures=(1.0, 2.0, 5.0, 10.0, 100.0, 1000.0),
-        epsilons=(0.0, 0.001, 0.002, 0.004),
-    ),
+    sizes=[
+        {"experiment": name, "images": 230, "trained": 150, "measured": 80}
+        for name in ("generalization", "ood_detection")
+    ],
+    odin={
+        "tuning_set": "histology",
+        "temperatures": [1.0, 2.0, 5.0, 10.0, 100.0, 1000.0],
+        "epsilons": [0.0, 0.001, 0.002, 0.004],
+        "criterion": "auroc",
+    },
     models=tuple(MODELS),
     trials=3,
     seed=0,
@@ -90,6 +119,7 @@ SETTINGS = Settings(
     unit_threads=(1,),
     notes=("The sets histology, photographs & boxes stand in for the paper's.",),
 )
+SETS = ["validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS]
 
 
 def facts_of(**changes):
@@ -101,7 +131,7 @@ def facts_of(**changes):
         "left_out": 0,
         "origin": "",
     }
-    return SetFacts(**(known | changes))
+    return known | changes
 
 
 def _odds(level, rng, sd=0.01):
@@ -190,7 +220,7 @@ def synthetic_intervals(results):
                 continue
             values = np.array(models[model]) - others
             over_trials = t_interval(values, split_ratio=80 / 150)[1:]
-            yield ResultInterval(
+            yield Interval(
                 experiment, model, baseline, dataset, detector, metric, estimate,
                 *((None, None) if dataset == "clinical_skin" else bounds),
                 230, 3, dataset == "histology", *over_trials,
@@ -207,11 +237,18 @@ def synthetic_histories():
             accuracy = 0.8 + 0.05 * (model == "proposed") - 0.4 * np.exp(-epoch / 3)
             ranks = (0.3, 0.05 + 0.01 * trial, 0.02) if model == "mse" else (0.5, 0.9, 0.2)
             estimates = (None,) * 3 if model == "vanilla" else ranks
-            yield HistoryRow(
+            yield Epoch(
                 "generalization", trial, model, epoch, part, float(falling),
                 None if model == "vanilla" else float(auxiliary),
                 float(accuracy + rng.normal(0, 0.01)), float(accuracy - 0.05), *estimates,
             )  # fmt: skip
+
+
+def leakage_of(experiment, trial, shared=0):
+    return {
+        **{"experiment": experiment, "trial": trial, "shared_groups": shared},
+        **{"leaking_images": shared, "measured_images": 1682, "separate": not shared},
+    }
 
 
 DERMOSCOPY_CLASSES = ["MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC"]
@@ -226,22 +263,21 @@ DERMOSCOPY_SETS = {  # each with the AUROC of vanilla
 PAPER_IMAGES = {"nct": 1350, "b_box": 2025, "b_box_70": 2454, "imagenet": 3000, "derm_skin": 1565}
 DERMOSCOPY_UNSEEN = {"unseen_classes": 0.62, "unseen/BKL": 0.58, "unseen/VASC": 0.76}
 RATES = {0.0003: 0.02, 0.001: -0.3}  # and by how much vanilla then does better
-DERMOSCOPY_SETTINGS = replace(
-    SETTINGS,
+DERMOSCOPY_SETTINGS = SETTINGS | dict(
     data="ham10000:images",
     learning_rates=(1e-4, *RATES),
     measured_set="test",
     classes=tuple(DERMOSCOPY_CLASSES),
-    odin=replace(SETTINGS.odin, tuning_set="colon"),
+    odin=SETTINGS["odin"] | {"tuning_set": "colon"},
     preprocessing=Preprocessing(image_size=112).to_dict(),
     class_counts={
         name: {"train": 4 * n, "validation": n, "test": n}
         for name, n in zip(DERMOSCOPY_CLASSES, (180, 1100, 85, 54, 180, 19, 24, 40), strict=True)
     },
-    leakage=(SplitLeakage("generalization", 0, 0, 0, 1682, separate=True),),
+    leakage=[leakage_of("generalization", 0)],
     compares_with_paper=True,
     unit_seconds=54321.0,
-    missing_units=(Unit("generalization", 2, "mse"),),
+    missing_units=[{"experiment": "generalization", "trial": 2, "model": "mse"}],
 )
 
 
@@ -278,8 +314,7 @@ def dermoscopy_histories():
     for (rate, bonus), row in product(RATES.items(), histories):
         if row.model in ("vanilla", "proposed") and row.epoch % 2 == 0:
             shift = bonus if row.model == "vanilla" else 0.03
-            yield replace(
-                row,
+            yield row._replace(
                 experiment=f"learning_rate/{rate:g}",
                 epoch=row.epoch // 2,
                 balanced_accuracy=row.balanced_accuracy + shift,
@@ -291,20 +326,17 @@ def dermoscopy_confusions():
     for trial, model, true in product(TRIALS, MODELS, DERMOSCOPY_CLASSES):
         share = 0.08 * rng.random(len(DERMOSCOPY_CLASSES))
         share[DERMOSCOPY_CLASSES.index(true)] = 0.7
-        images = DERMOSCOPY_SETTINGS.class_counts[true]["test"]
+        images = DERMOSCOPY_SETTINGS["class_counts"][true]["test"]
         for predicted, part in zip(DERMOSCOPY_CLASSES, share / share.sum(), strict=True):
             if count := round(images * part):
                 yield Confusion("generalization", trial, model, true, predicted, count)
 
 
-def write_dermoscopy(folder):
-    """A folder as a reproduction on dermoscopy leaves it."""
+def dermoscopy_run():
+    """A run on dermoscopy."""
     results = dermoscopy_results()
     intervals = [row._replace(tuned=row.dataset == "colon") for row in synthetic_intervals(results)]
-    write_reproduction(folder, results, intervals, dermoscopy_histories(), examples=6)
-    write_table(folder / "confusions.csv", Confusion, dermoscopy_confusions())
-    write_document(folder / "settings.json", DERMOSCOPY_SETTINGS)
-    account = {
+    datasets = {
         name: facts_of(contents="Images held out", images=1720, groups=1400)
         for name in ("test", "test (in-distribution classes)")
     }
@@ -312,34 +344,137 @@ def write_dermoscopy(folder):
         row = {"paper_set": name, **known}
         paper = PAPER_IMAGES.get(row["paper_set"])
         origin = "made here" if name == row["paper_set"] else "given"
-        account[name] = facts_of(images=300, groups=300, paper_images=paper, origin=origin, **row)
-    account |= {
+        datasets[name] = facts_of(images=300, groups=300, paper_images=paper, origin=origin, **row)
+    datasets |= {
         name: facts_of(contents="Unseen", images=99, groups=90) for name in DERMOSCOPY_UNSEEN
     }
-    write_document(folder / "datasets.json", account)
-    _write_examples(folder / "examples", account, number=6)
-    return folder
+    return run_of(
+        results,
+        intervals,
+        dermoscopy_histories(),
+        settings=DERMOSCOPY_SETTINGS,
+        datasets=datasets,
+        confusions=dermoscopy_confusions(),
+        pictures=examples(datasets, number=6),
+    )
 
 
-def write_reproduction(folder, results, intervals, histories, *, examples=2):
-    """A folder as a reproduction leaves it, filled with the given rows."""
-    write_table(folder / "results.csv", Result, results)
-    write_table(folder / "intervals.csv", ResultInterval, intervals)
-    write_table(folder / "histories.csv", HistoryRow, histories)
-    write_table(folder / "confusions.csv", Confusion, [])
-    write_table(folder / "reliability.csv", ReliabilityRow, [])
-    write_table(folder / "risk_coverage.csv", RiskPoint, [])
-    write_document(folder / "settings.json", SETTINGS)
-    sets = ["validation", "validation (in-distribution classes)", *OOD_SETS, *UNSEEN_SETS]
-    write_document(folder / "datasets.json", {name: facts_of() for name in sets})
-    _write_examples(folder / "examples", sets, number=examples)
-    return folder
-
-
-def _write_examples(folder, sets, *, number):
+def examples(sets, *, number):
     rng = np.random.default_rng(2)
-    for name, k in product(sets, range(number)):
-        path = folder / name.replace("/", "-") / f"{k}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        colours = rng.integers(60, 230, (3, 3, 3), dtype=np.uint8)
-        Image.fromarray(colours).resize((96, 96), Image.Resampling.BICUBIC).save(path)
+    pictures = {}
+    for name in sets:
+        blocks = [rng.integers(60, 230, (3, 3, 3), dtype=np.uint8) for _ in range(number)]
+        resized = (Image.fromarray(block).resize((96, 96)) for block in blocks)
+        pictures[name] = [np.asarray(picture) for picture in resized]
+    return pictures
+
+
+TARGETS = (0.05, 0.1, 0.2)
+SCORES = ("msp", "entropy", "predicted_loss", "combination")
+FAILURE_METRICS = {
+    "aurc": 0.1,
+    "augrc": 0.08,
+    "excess_aurc": 0.05,
+    "balanced_aurc": 0.2,
+    "error_auroc": 0.8,
+    "risk_at_coverage/0.8": 0.15,
+    "coverage_at_risk/0.1": 0.6,
+}
+
+
+def policy(trial, model, target, *, coverage=0.3, error=0.04, smallest=None):
+    """The rows of one policy; one that has a smallest promise could not give its own."""
+    attained = smallest is None
+    values = {
+        "attained": float(attained),
+        "coverage": coverage * attained,
+        "ood_share": 0.03,
+        "calibration_cases": 200.0,
+    }
+    values |= {"error_among_accepted": error} if attained and error is not None else {}
+    values |= {} if attained else {"smallest_certifiable_error": smallest}
+    where = ("generalization", trial, model, "policy_test", f"policy/{target:g}")
+    return [Result(*where, metric, value) for metric, value in values.items()]
+
+
+def interval(detector, metric, *bounds, model="proposed", baseline="", **where):
+    """An interval about its middle; without bounds none can be given."""
+    lower, upper = bounds or (None, None)
+    middle = 0.0 if lower is None else (lower + upper) / 2
+    place = {"experiment": "generalization", "dataset": "policy_test", "tuned": False, **where}
+    return Interval(
+        **place, model=model, baseline=baseline, detector=detector, metric=metric,
+        estimate=middle, lower=lower, upper=upper, n=100, trials=3,
+    )  # fmt: skip
+
+
+def policies():
+    for trial, model, target in product(TRIALS, MODELS, TARGETS):
+        yield from policy(trial, model, target)
+    for trial, model in product(TRIALS, MODELS):
+        yield Result("generalization", trial, model, "policy_test", "msp", "acceptance_score", 1.0)
+
+
+def calibrations():
+    levels = {"softmax": 0.1, "scaled_softmax": 0.03, "error_probability": 0.02}
+    for trial, model, (name, level) in product(TRIALS, MODELS, levels.items()):
+        metrics = ("ece", "ece_width", "classwise_ece", "brier", "nll")
+        for metric in metrics[:1] if name == "error_probability" else metrics:
+            yield Result("generalization", trial, model, "policy_test", name, metric, level)
+
+
+def failures():
+    for trial, model, name in product(TRIALS, MODELS, SCORES):
+        if (model, name) != ("vanilla", "predicted_loss"):
+            for metric, level in FAILURE_METRICS.items():
+                where = ("generalization", trial, model, "validation", name, metric)
+                yield Result(*where, level)
+
+
+def ood(experiment="ood_detection"):
+    shares = {"validation": 0.03, "histology": 0.9, "photographs": 0.4, "boxes": 0.1}
+    for trial, model, (name, share) in product(TRIALS, MODELS, shares.items()):
+        yield Result(experiment, trial, model, name, "ood_rule", "ood_share", share)
+
+
+def detectors():
+    for trial, model in product(TRIALS, MODELS):
+        chosen = "vim" if trial else "knn"
+        yield Result("ood_detection", trial, model, "histology", chosen, "chosen", 1.0)
+        for name, detector in product(
+            list(OOD_SETS)[:3], ("best_on_tuning", "knn", "vim", "kl_matching")
+        ):
+            for metric in OOD_METRICS[:5]:
+                yield Result("ood_detection", trial, model, name, detector, metric, 0.7)
+
+
+def bins(*, observed=0.25):
+    for trial, model, step in product(TRIALS, MODELS, range(1, 6)):
+        quantities = ("error_probability", "expected_loss")
+        for quantity in quantities[: 1 if model == "vanilla" else 2]:
+            yield Bin("generalization", trial, model, quantity, 0.1 * step, observed, 20)
+
+
+def risk_points():
+    for model, name, step in product(MODELS, SCORES, range(1, 21)):
+        if (model, name) != ("vanilla", "predicted_loss"):
+            risk = 0.01 * step
+            yield RiskPoint(model, name, step / 20, risk, 0.8 * risk, 1.2 * risk)
+
+
+def run_with_policies(results, intervals, histories):
+    """A run with policies, failure scores and all detectors."""
+    rows = [*policies(), *calibrations(), *failures(), *ood(), *detectors()]
+    kept = [row for row in results if row.dataset != "validation" or row.detector not in SCORES]
+    paired = [
+        interval("combination", "aurc", -0.03, -0.01, baseline="msp", dataset="validation"),
+        interval("policy/0.1", "coverage", 0.28, 0.32),
+    ]
+    return run_of(
+        [*kept, *rows],
+        [*intervals, *paired],
+        histories,
+        reliability=bins(),
+        risk_coverage=risk_points(),
+        pictures=examples(SETS, number=2),
+    )

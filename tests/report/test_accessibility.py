@@ -8,7 +8,7 @@ from browsing import needs_chromium, violations
 from PIL import Image
 
 from misgiving.report.contact_sheet import contact_sheet
-from misgiving.report.page import write_report
+from misgiving.report.reproduction.page import write_report
 from misgiving.results.decision_tables import DecisionRow
 
 pytestmark = needs_chromium
@@ -83,5 +83,5 @@ def test_the_contact_sheet_violates_nothing(found_in, tmp_path):
     assert found_in(page) == []
 
 
-def test_the_report_of_a_reproduction_violates_nothing(with_policies, found_in):
-    assert found_in(write_report(with_policies)) == []
+def test_the_report_of_a_reproduction_violates_nothing(with_policies, found_in, tmp_path):
+    assert found_in(write_report(with_policies, tmp_path)) == []

@@ -1,89 +1,60 @@
 import math
+from dataclasses import replace
 
-import numpy as np
 import pytest
+from fabricated import (
+    SETTINGS,
+    Epoch,
+    Result,
+    bins,
+    calibrations,
+    frame,
+    interval,
+    ood,
+    policies,
+    policy,
+    run_of,
+    where,
+)
+from pages import findings, read, table, texts
 
-from misgiving.report.findings import PLAIN, POINTS, Effect, effect_of
-from misgiving.report.findings.collapse import collapse_sentence
-from misgiving.report.inputs import models_of, select, spread
-from misgiving.results.schema import HistoryRow, ResultInterval
+from misgiving.report.frames import models_of, spread_of
+from misgiving.report.names import PLAIN, POINTS
+from misgiving.report.reproduction.claims import Effect
+from misgiving.report.reproduction.findings import (
+    Order,
+    TargetStatus,
+    by_effect,
+    chosen_against,
+    collapse_of,
+    convergence_of,
+    error_probabilities,
+    falling,
+    from_msp,
+    main_target,
+    ood_shares,
+    rising,
+    scaling,
+    targets_of,
+)
 
-
-def difference(lower, upper, **changes):
-    row = ResultInterval(
-        "generalization", "proposed", "mse", "validation", "predicted_loss", "spearman",
-        0.1, lower, upper, n=100, trials=3, tuned=False,
-    )  # fmt: skip
-    return row._replace(**changes)
-
-
-ABOVE, ACROSS, BELOW, NONE = (0.05, 0.15), (-0.02, 0.22), (-0.3, -0.1), (None, None)
+POLICY = "policy/0.1"
+TARGETS = "Every target, by model"
+SCORES = "Every score of every model"
 
 
 def test_models_stand_from_plain_to_proposed_and_strangers_last(results):
-    named = [
-        row._replace(model=name) for name in ("other", "proposed", "vanilla") for row in results[:2]
-    ]
-    assert models_of(named) == ["vanilla", "proposed", "other"]
+    names = ("other", "proposed", "vanilla")
+    rows = [row._replace(model=name) for name in names for row in results[:2]]
+    assert models_of(frame("results.csv", rows)) == ["vanilla", "proposed", "other"]
 
 
-def test_spread_over_trials_is_the_sample_standard_deviation(results):
-    rows = select(results, model="mse", metric="auroc", detector="msp", dataset="boxes")
-    values = np.array([row.value for row in rows])
-    expected = math.sqrt(sum((value - values.mean()) ** 2 for value in values) / (len(values) - 1))
-    assert spread(rows).deviation == pytest.approx(expected)
-
-
-def test_one_trial_has_no_standard_deviation(results):
-    assert spread(results[:1]).deviation is None
-
-
-@pytest.mark.parametrize(
-    ("bounds", "effect"),
-    [
-        (ABOVE, Effect.BETTER),
-        (ACROSS, Effect.UNDECIDED),
-        (BELOW, Effect.WORSE),
-        (NONE, Effect.UNKNOWN),
-        ((0.0, 0.2), Effect.UNDECIDED),
-        ((-0.2, 0.0), Effect.UNDECIDED),
-    ],
-)
-def test_only_an_interval_that_excludes_zero_decides(bounds, effect):
-    assert effect_of(difference(*bounds)) is effect
-
-
-@pytest.mark.parametrize("metric", ["fpr_at_tpr95", "detection_error", "aurc", "errors"])
-def test_less_is_better_for_errors(metric):
-    assert effect_of(difference(*BELOW, metric=metric)) is Effect.BETTER
-
-
-def test_no_row_decides_nothing():
-    assert effect_of(None) is Effect.UNKNOWN
-
-
-def epoch(trial, number, ratio, set="validation", model="mse"):
-    return HistoryRow(
-        "generalization", trial, model, number, set, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02
-    )
-
-
-def test_collapse_is_described_by_the_spread_of_the_estimates():
-    rows = [epoch(trial, 5, ratio) for trial, ratio in enumerate((0.02, 0.4))]
-    said = collapse_sentence(rows, monitored="validation")
-    assert "constant in 1 of 2 trials" in said
-    assert "0.02 to 0.40" in said
-    assert said.endswith("This is a count without a test.")
-
-
-def test_collapse_is_measured_on_the_monitored_set_after_the_last_epoch():
-    last = epoch(0, 5, 0.5)
-    others = [epoch(0, 4, 0.0), epoch(0, 5, 0.0, set="train"), epoch(0, 5, 0.0, model="proposed")]
-    assert "in 0 of 1 trials" in collapse_sentence([*others, last], monitored="validation")
-
-
-def test_collapse_without_histories_is_not_measured():
-    assert "not measured" in collapse_sentence([], monitored="validation")
+def test_spread_over_trials_is_the_sample_standard_deviation():
+    values = (0.1, 0.4, 0.2)
+    mean = sum(values) / 3
+    expected = math.sqrt(sum((value - mean) ** 2 for value in values) / 2)
+    assert spread_of(values) == (pytest.approx(mean), pytest.approx(expected), values)
+    assert spread_of(values[:1]).deviation is None
 
 
 @pytest.mark.parametrize(
@@ -91,7 +62,343 @@ def test_collapse_without_histories_is_not_measured():
 )
 def test_points_are_written_with_one_decimal_and_a_true_minus(value, text):
     assert POINTS.number(value) == text
-
-
-def test_correlations_are_written_with_three_decimals():
     assert PLAIN.number(0.1234, sign="+") == "+0.123"
+
+
+def epoch(trial, number, ratio, set="validation", model="mse"):
+    return Epoch("generalization", trial, model, number, set, 1.0, 1.0, 0.5, 0.5, 0.1, ratio, 0.02)
+
+
+def test_collapse_is_counted_on_the_monitored_set_after_the_last_epoch():
+    last = [epoch(trial, 5, ratio) for trial, ratio in enumerate((0.02, 0.4))]
+    others = [epoch(0, 4, 0.0), epoch(0, 5, 0.0, set="train"), epoch(0, 5, 0.0, model="proposed")]
+    run = run_of(histories=[*others, *last])
+    found = collapse_of(run)
+    assert (found.collapsed, found.spreads, found.fits) == (1, (0.02, 0.4), (0.02, 0.02))
+    assert findings(run, "constant in 1 of 2 trials")
+    assert findings(run_of(), "Collapse of the mse estimate is not measured")
+
+
+OWN = 1e-4
+VANILLA = (0.4, 0.5, 0.6, 0.8)  # its mean final value is 0.8, so that the level is 0.76
+FAST, SLOW, NEVER = (0.5, 0.77, 0.78, 0.8), VANILLA, (0.1, 0.2, 0.2, 0.2)
+
+
+def epochs(experiment, trial, model, values, part="validation"):
+    return [
+        Epoch(experiment, trial, model, number, part, 1.0, 1.0, 0.5, value, None, None, None)
+        for number, value in enumerate(values, start=1)
+    ]
+
+
+def trainings(proposed=FAST, *, rates=(), trials=3):
+    """Histories of both models at the protocol's own rate, and at others as pairs of curves."""
+    rows = []
+    for trial in range(trials):
+        rows += epochs("generalization", trial, "vanilla", VANILLA)
+        rows += epochs("generalization", trial, "proposed", proposed)
+        for rate, (plain, joint) in rates:
+            rows += epochs(f"learning_rate/{rate}", trial, "vanilla", plain)
+            rows += epochs(f"learning_rate/{rate}", trial, "proposed", joint)
+    return rows
+
+
+def convergence(histories, results=()):
+    return convergence_of(run_of(results, histories=histories))
+
+
+def diverged(rate, trial, model):
+    return Result(f"learning_rate/{rate}", trial, model, "validation", "", "diverged", 1.0)
+
+
+def test_the_level_is_95_percent_of_vanillas_mean_final_value():
+    rows = [*epochs("generalization", 0, "vanilla", (0.9, 0.6))]
+    rows += epochs("generalization", 1, "vanilla", (0.1, 0.8))
+    assert convergence(rows).level == pytest.approx(0.95 * 0.7)
+    assert convergence([]) is None
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_epochs_are_counted_on_the_monitored_set_until_the_level_is_first_reached(part):
+    other = epochs("generalization", 0, "proposed", (1.0,) * 4, part=part)
+    found = convergence([*trainings(FAST), *other])
+    assert found.at(OWN, "vanilla")["epochs"].to_list() == [4, 4, 4]
+    assert found.at(OWN, "proposed")["epochs"].to_list() == [2, 2, 2]
+    assert convergence(trainings(NEVER)).at(OWN, "proposed")["epochs"].isna().all()
+
+
+def test_a_training_that_diverged_has_not_reached_the_level_it_passed():
+    rows = trainings(rates=[("0.001", (FAST, FAST))])
+    found = convergence(rows, [diverged("0.001", 1, "vanilla")])
+    assert found.at(1e-3, "vanilla")["epochs"].isna().to_list() == [False, True, False]
+    assert found.ends("vanilla") == (3, 2, 1)
+
+
+def test_rates_stand_from_low_to_high():
+    rows = trainings(rates=[("0.001", (SLOW, FAST)), ("3e-05", (SLOW, FAST))])
+    assert convergence(rows).rates == [3e-5, 1e-4, 1e-3]
+
+
+@pytest.mark.parametrize(
+    ("pair", "faster", "only_proposed"),
+    [
+        ((NEVER, NEVER), (0, 0), (0, 3)),
+        ((SLOW, SLOW), (0, 3), (0, 3)),
+        ((NEVER, FAST), (3, 3), (3, 3)),
+        ((FAST, NEVER), (0, 3), (0, 3)),
+    ],
+)
+def test_pairs_of_trials_are_counted_by_who_reaches_the_level(pair, faster, only_proposed):
+    found = convergence(trainings(rates=[("0.001", pair)]))
+    assert found.faster(1e-3) == faster
+    assert found.only_proposed(1e-3) == only_proposed
+
+
+def test_convergence_is_a_count_over_trials_and_no_test():
+    run = run_of(histories=trainings(FAST, rates=[("0.001", (NEVER, FAST))], trials=6))
+    (said,) = findings(run, "reaches a balanced accuracy")
+    assert "only the proposed model trains to that level in 6 of 6 pairs of trials" in said
+    assert said.endswith("These are counts over 6 trials without a test.")
+
+
+def beside_msp(metric, *bounds, detector="predicted_loss", model="proposed"):
+    where = {"model": model, "baseline": "msp", "dataset": "validation"}
+    return interval(detector, metric, *bounds, **where)
+
+
+SCORED = Result("generalization", 0, "proposed", "validation", "msp", "aurc", 0.1)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "effect", "words"),
+    [
+        ((-0.03, -0.01), Effect.BETTER, "ranks errors better than its MSP: AURC"),
+        ((0.01, 0.03), Effect.WORSE, "ranks errors worse than its MSP: AURC +0.020"),
+        ((-0.01, 0.03), Effect.UNDECIDED, "No clear difference of the proposed model's predicted"),
+        ((), Effect.UNKNOWN, "cannot be judged: AURC"),
+    ],
+)
+def test_a_score_beats_msp_only_where_the_paired_interval_says_so(bounds, effect, words):
+    rows = [beside_msp("aurc", *bounds), beside_msp("aurc", -0.03, -0.01, model="mse")]
+    run = run_of([SCORED], rows)
+    found = by_effect(from_msp(run, "predicted_loss", "aurc").values())
+    assert "proposed" in [row.model for row in found[effect]]
+    assert "mse" in [row.model for row in found[Effect.BETTER]]
+    assert findings(run, words)
+
+
+def test_a_score_without_a_difference_from_msp_cannot_be_judged():
+    rows = [beside_msp("aurc", -0.03, -0.01)._replace(baseline="vanilla")]
+    run = run_of([SCORED], rows)
+    assert from_msp(run, "predicted_loss", "aurc") == {}
+    assert len(findings(run, "was not compared with MSP")) == 4
+
+
+def test_every_acceptance_score_of_a_model_has_a_row_with_its_difference_from_msp(with_policies):
+    heads, *rows = texts(read(with_policies).tables[SCORES])
+    column = heads.index("AURC \N{MINUS SIGN} MSP's") - len(heads)
+    models = ("vanilla", "mse", "detached", "proposed")
+    starts = [[row[0] for row in rows].index(model) for model in models]
+    lengths = [end - start for start, end in zip(starts, [*starts[1:], len(rows)], strict=True)]
+    assert lengths == [3, 4, 4, 4]
+    assert "\N{MINUS SIGN}0.020" in [row[column] for row in rows]
+
+
+def ood_interval(detector, *bounds, name="boxes"):
+    return interval(detector, "auroc", *bounds, experiment="ood_detection", dataset=name)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "order"),
+    [
+        ((0.8, 0.9), Order.HIGHER),
+        ((0.5, 0.6), Order.LOWER),
+        ((0.6, 0.8), Order.OVERLAPPING),
+        ((), Order.UNKNOWN),
+    ],
+)
+def test_the_best_on_tuning_differs_from_odin_only_where_intervals_are_disjoint(
+    with_policies, bounds, order
+):
+    rows = [
+        ood_interval("best_on_tuning", *bounds),
+        ood_interval("odin", 0.65, 0.75),
+        *(ood_interval(name, 0.8, 0.9, name="histology") for name in ("best_on_tuning", "odin")),
+    ]
+    run = replace(with_policies, intervals=frame("intervals.csv", rows))
+    assert chosen_against(run, "proposed", "odin") == {order: ["boxes"]}
+    assert findings(run, "compared with ODIN's,")
+
+
+def test_the_choice_is_listed_trial_by_trial_and_measured_elsewhere(with_policies):
+    captions = [text for tag, _, text in read(with_policies).paragraphs if tag == "caption"]
+    words = "Highest AUROC on histology, trial by trial: vanilla kNN / ViM / ViM;"
+    assert any(words in text for text in captions)
+    names = [row[0].text for row in table(with_policies, "The chosen detector beside ODIN and MSP")]
+    assert names.count("boxes") == 1
+    assert "histology" not in names
+
+
+def targets(*trials, target=0.1, model="proposed", intervals=()):
+    """The target of policies that are given trial by trial, and their run."""
+    rows = [row for k, facts in enumerate(trials) for row in policy(k, model, target, **facts)]
+    run = run_of(rows, intervals)
+    return targets_of(run)[0], run
+
+
+def error(*bounds):
+    return interval(POLICY, "error_among_accepted", *bounds)
+
+
+@pytest.mark.parametrize(
+    ("trials", "words"),
+    [
+        (({}, {}), "accept 31.0 % of new cases (95 % interval 28.0 to 34.0, bootstrap"),
+        (({"coverage": 0.29}, {"coverage": 0.33}, {"smallest": 0.123}),
+         "29.0 to 33.0 % of new cases (no interval over these trials alone) in 2 of 3 trials"),
+        (({"smallest": 0.12}, {"smallest": 0.14}), "could not be certified in any of 2 trials"),
+    ],
+)  # fmt: skip
+def test_the_accepted_share_has_its_interval_where_every_trial_is_certified(trials, words):
+    found, run = targets(*trials, intervals=[interval(POLICY, "coverage", 0.28, 0.34)])
+    assert found.certified == sum("smallest" not in facts for facts in trials)
+    assert findings(run, words)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "status", "words"),
+    [
+        ((0.02, 0.1), TargetStatus.MET, "the whole interval meets the target"),
+        ((0.11, 0.2), TargetStatus.MISSED, "exceeds the target, which was missed"),
+        ((0.02, 0.11), TargetStatus.INCONCLUSIVE, "the interval includes the target"),
+        ((), TargetStatus.NO_INTERVAL, "meets the target in 1 of 2 trials"),
+    ],
+)
+def test_a_target_is_met_or_missed_only_where_the_whole_interval_says_so(bounds, status, words):
+    found, run = targets({"error": 0.05}, {"error": 0.12}, intervals=[error(*bounds)])
+    assert found.status is status
+    assert findings(run, words)
+
+
+def test_a_target_is_judged_by_one_image_of_each_group_as_it_is_certified():
+    rows = policy(0, "proposed", 0.1, error=0.12)
+    drawn = rows[-1]._replace(metric="error_per_group", value=0.07)
+    run = run_of(
+        [*rows, drawn], [error(0.11, 0.13), interval(POLICY, "error_per_group", 0.05, 0.09)]
+    )
+    (found,) = targets_of(run)
+    assert (found.errors, found.status) == ([0.07], TargetStatus.MET)
+    heads, line = texts(read(run).tables[TARGETS])
+    first, second = (at for at, name in enumerate(heads) if name.startswith("Errors among"))
+    assert ("one image of each group" in heads[first], "all images" in heads[second]) == (
+        True,
+        True,
+    )
+    assert (line[first], line[second]) == ("7.0", "12.0")
+
+
+def test_a_target_without_accepted_cases_is_not_called_met():
+    found, run = targets({"error": None, "coverage": 0.0})
+    assert found.status is TargetStatus.NOTHING_ACCEPTED
+    assert findings(run, "its error is unknown")
+
+
+def test_trials_without_an_error_leave_the_others_and_no_interval():
+    found, run = targets({"error": 0.041}, {"smallest": 0.2})
+    assert (found.status, found.met, found.smallest) == (TargetStatus.NO_INTERVAL, 1, [0.2])
+    ((_, target, certified, _, errors, *_),) = table(run, TARGETS)
+    assert (target.text, certified.text) == ("10", "1 of 2")
+    assert (errors.text, errors.small) == ("4.1", ("(no interval)",))
+
+
+@pytest.mark.parametrize(
+    ("metric", "bounds", "words"),
+    [
+        ("coverage", (0.02, 0.06), "Cases accepted: more than with vanilla, +4.0 points"),
+        ("coverage", (-0.06, -0.02), "Cases accepted: fewer than with vanilla"),
+        ("coverage", (-0.01, 0.05), "Cases accepted: no clear difference from vanilla ("),
+        ("coverage", (), "Cases accepted: no clear difference from vanilla ("),
+        ("error_among_accepted", (0.02, 0.06), "higher than with vanilla"),
+        ("error_among_accepted", (-0.06, -0.02), "lower than with vanilla"),
+    ],
+)
+def test_a_model_is_called_better_only_where_an_interval_excludes_zero(metric, bounds, words):
+    rows = [interval(POLICY, metric, *bounds, baseline="vanilla")]
+    assert findings(targets({}, intervals=rows)[1], words)
+
+
+def test_the_main_target_is_one_in_ten_of_the_proposed_model_or_else_the_plainest():
+    main = main_target(targets_of(run_of(policies())))
+    assert (main.model, main.target) == ("proposed", 0.1)
+    rows = [*policy(0, "vanilla", 0.1), *policy(0, "vanilla", 0.2)]
+    assert main_target(targets_of(run_of(rows))).model == "vanilla"
+
+
+def test_each_model_names_its_acceptance_score(with_policies):
+    small = [row[0].small for row in table(with_policies, TARGETS)]
+    assert small.count(("accepts by MSP",)) == 4
+
+
+@pytest.mark.parametrize(
+    ("shares", "words"),
+    [
+        (
+            {},
+            "3.0 ± 0.0 % of in-distribution images are called OOD by mistake (at most 5 % in 3 of",
+        ),
+        ({"validation": 0.08}, "at most 5 % in 0 of 3 trials"),
+        (dict.fromkeys(("validation", "histology", "photographs", "boxes"), 0.0), "no image"),
+    ],
+)
+def test_false_alarms_are_held_against_what_the_rule_is_calibrated_to(shares, words):
+    rows = [row._replace(value=shares.get(row.dataset, row.value)) for row in ood()]
+    assert findings(run_of(rows), words)
+
+
+def test_the_sets_stand_by_the_share_of_ood_images_that_is_detected():
+    model, shares = ood_shares(run_of(ood()))
+    assert (model, list(shares)) == (
+        "proposed",
+        ["validation", "boxes", "photographs", "histology"],
+    )
+    kinds = [
+        cell for row in texts(table(run_of(ood()), "Share called OOD, by set")) for cell in row
+    ]
+    assert kinds.count("false alarms ↓") == 1
+    assert kinds.count("detected ↑") == 3
+
+
+@pytest.mark.parametrize(("observed", "trials"), [(0.4, 3), (0.2, 0)])
+def test_understated_errors_are_counted_over_trials(observed, trials):
+    model, pairs = error_probabilities(run_of(reliability=bins(observed=observed)))
+    assert model == "proposed"
+    assert pairs == [pytest.approx((0.3, observed))] * 3
+    assert rising(pairs) == trials
+
+
+def test_bins_of_more_images_weigh_more():
+    rows = where(bins(), model="proposed", trial=0, quantity="error_probability")
+    heavy = [row._replace(images=980 if row.predicted < 0.15 else 5) for row in rows]
+    ((predicted, _),) = error_probabilities(run_of(reliability=heavy))[1]
+    assert predicted == pytest.approx((0.1 * 980 + 5 * (0.2 + 0.3 + 0.4 + 0.5)) / 1000)
+
+
+@pytest.mark.parametrize(("after", "trials"), [(0.03, 3), (0.2, 0)])
+def test_trials_in_which_scaling_helps_are_counted(after, trials):
+    rows = [
+        row._replace(value=after) if row.detector == "scaled_softmax" else row
+        for row in calibrations()
+    ]
+    run = run_of(rows)
+    assert {model: falling(pairs) for model, pairs in scaling(run).items()} == dict.fromkeys(
+        ("vanilla", "mse", "detached", "proposed"), trials
+    )
+    assert findings(run, f"from 0.100 to {after:.3f}")
+    assert scaling(run_of(where(calibrations(), detector="softmax"))) == {}
+
+
+def test_only_a_split_by_image_has_a_warning(with_policies):
+    by_image = replace(with_policies, settings=SETTINGS | {"split": "paper"})
+    for run, warned in ((by_image, True), (with_policies, False)):
+        said = [text for _, kind, text in read(run).paragraphs if kind == "missing"]
+        assert any("Paper's split" in text for text in said) == warned

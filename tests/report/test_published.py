@@ -1,7 +1,14 @@
 import pytest
 
-from misgiving.report.findings import LOWER_IS_BETTER
-from misgiving.report.published import FIGURE_3, FIGURE_5, METRICS, SETS, paper_set_of, table_1
+from misgiving.report.reproduction.claims import LOWER_IS_BETTER
+from misgiving.report.reproduction.published import (
+    FIGURE_3,
+    FIGURE_5,
+    METRICS,
+    SETS,
+    paper_set_of,
+    table_1,
+)
 
 
 @pytest.mark.parametrize("row", SETS)

@@ -4,12 +4,11 @@ import re
 
 import pytest
 from browsing import needs_chromium
-from fabricated import BLANK
+from fabricated import BLANK, SETTINGS, run_of
 
 from misgiving.report.figures import COLOURS
 from misgiving.report.figures.curves import SCORE_COLOURS
-from misgiving.report.inputs import read_inputs, select
-from misgiving.report.page import draw_figures, render_page
+from misgiving.report.reproduction.page import draw_figures, render_page
 
 pytestmark = needs_chromium
 MOST_WORDS = 2500
@@ -31,14 +30,14 @@ PRINTED = "() => dispatchEvent(new Event('beforeprint'))"
 
 
 @pytest.fixture(scope="module", params=["with_policies", "dermoscopy"])
-def inputs(request):
-    return read_inputs(request.getfixturevalue(request.param))
+def run(request):
+    return request.getfixturevalue(request.param)
 
 
 @pytest.fixture(scope="module")
-def address(inputs, tmp_path_factory):
+def address(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_text(render_page(inputs, draw_figures(inputs)), encoding="utf-8")
+    path.write_text(render_page(run, draw_figures(run)), encoding="utf-8")
     return path.as_uri()
 
 
@@ -136,14 +135,15 @@ def test_a_click_on_a_heading_sorts_within_and_between_the_groups_of_a_table(vis
         assert sorted(named(after)) == sorted(named(before))
 
 
-def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, inputs):
+def test_the_pointer_shows_the_numbers_of_the_nearest_mark(visit, run):
     page = visit()
-    rows = select(inputs.results, experiment="generalization", dataset=inputs.measured, detector="")
-    values = [100 * row.value for row in select(rows, model="vanilla", metric="balanced_accuracy")]
+    where = {"experiment": "generalization", "dataset": run.measured, "detector": ""}
+    rows = run.rows(**where, model="vanilla", metric="balanced_accuracy")
+    values = [100 * value for value in rows["value"]]
     drawing = page.locator("#figure-3 > figure svg")
     drawing.scroll_into_view_if_needed()
     marks = drawing.locator(".value").all()
-    box = marks[-len({row.model for row in rows})].bounding_box()
+    box = marks[-len(run.models(**where))].bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2 + 5, box["y"] + box["height"] / 2 - 4)
     said = page.locator("#tip").inner_text()
     assert said.startswith(f"balanced accuracy, vanilla: {sum(values) / len(values):.1f}")
@@ -207,8 +207,7 @@ def test_folds_are_open_in_print_and_the_page_is_light(visit):
 
 
 @pytest.mark.parametrize(("data", "spoken"), [("digits", False), ("isic2019:there", True)])
-def test_lesions_are_named_only_where_the_data_have_them(change_settings, folder, data, spoken):
-    change_settings(data=data)
-    html = render_page(read_inputs(folder), BLANK)
+def test_lesions_are_named_only_where_the_data_have_them(results, data, spoken):
+    html = render_page(run_of(results, settings=SETTINGS | {"data": data}), BLANK)
     assert ("lesion" in html) == spoken
     assert "patient" not in html

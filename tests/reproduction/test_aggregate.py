@@ -16,11 +16,12 @@ from misgiving.cli.reproduce import say_unfinished
 from misgiving.errors import TrainingError, UsageError
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import accepted_errors
-from misgiving.report.page import write_report
+from misgiving.report.reproduction.page import write_report
 from misgiving.reproduction.aggregate.collection import COLLECTION, collect, mapped
 from misgiving.reproduction.aggregate.intervals import MeasuredSet, intervals_of
 from misgiving.reproduction.aggregate.resampling import ComparedSet
 from misgiving.reproduction.score_files import load_scores, save_scores
+from misgiving.reproduction.tables import read_run
 from misgiving.results.formats import read_document, write_document
 from misgiving.results.schema import Settings, Unit
 
@@ -321,7 +322,7 @@ FALLING = (
 
 
 def test_the_report_lists_every_metric_of_a_claim_that_got_worse(reproduction, tmp_path):
-    page = write_report(shutil.copytree(reproduction, tmp_path / "copy")).read_text("utf-8")
+    page = write_report(read_run(reproduction), tmp_path).read_text("utf-8")
     start = page.index("<summary>Every harm")
     harms = page[start : page.index("</details>", start)]
     listed = re.findall(r'<td class="number">([+\N{MINUS SIGN}][\d.]+)', harms)

@@ -15,11 +15,12 @@ from PIL import Image
 
 from misgiving.metrics.selective import aurc
 from misgiving.predictions.record import Predictions
-from misgiving.report.page import write_report
+from misgiving.report.reproduction.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.score_files import load_scores
+from misgiving.reproduction.tables import read_run
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import OdinGrid, Unit
 
@@ -99,7 +100,7 @@ def reproduced(request, isic, tmp_path_factory):
     trial_data = TrialData(small_protocol(isic, request.param), out / "cache")
     reproduce_units(trial_data, out)
     collect(trial_data, out)
-    write_report(out)
+    write_report(read_run(out), out)
     return trial_data, out
 
 
@@ -230,7 +231,7 @@ def test_a_part_of_the_units_is_reported_as_such(reproduced, tmp_path):
     for unit in chosen:
         shutil.copytree(whole / unit.folder, tmp_path / unit.folder)
     collect(trial_data, tmp_path)
-    write_report(tmp_path)
+    write_report(read_run(tmp_path), tmp_path)
     settings = json.loads((tmp_path / "settings.json").read_text())
     assert len(settings["missing_units"]) == 12 - 3
     rows = [r for r in table(tmp_path / "intervals.csv") if r["metric"] == "balanced_accuracy"]

@@ -9,10 +9,11 @@ from PIL import Image
 from tiny import TINY
 
 from misgiving.errors import BadImagesError
-from misgiving.report.page import write_report
+from misgiving.report.reproduction.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
 from misgiving.reproduction.protocol import OodSource
 from misgiving.reproduction.runner import reproduce_units
+from misgiving.reproduction.tables import read_run
 from misgiving.reproduction.trial_data import TrialData
 from misgiving.results.schema import OdinGrid
 from misgiving.training.config import DataConfig
@@ -68,7 +69,7 @@ def test_a_reproduction_goes_on_without_bad_images_and_its_report_says_so(protoc
     told = [(one["set"], one["image"]) for one in settings["skipped"]]
     assert told == [*((protocol.data, name) for name in BAD), ("scans", "scans-7.png")]
     assert settings["images"] == 88
-    page = write_report(out).read_text(encoding="utf-8")
+    page = write_report(read_run(out), out).read_text(encoding="utf-8")
     assert f"left out of {protocol.data}, as unreadable: a/1.png, c/4.png" in page
     assert "left out: 1 of 12 images that cannot be read (scans-7.png)" in page
     assert "scans-7.png" not in (out / "manifests" / "scans.csv").read_text(encoding="utf-8")

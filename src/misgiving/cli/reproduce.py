@@ -14,8 +14,11 @@ from misgiving.results.schema import ModelName, OdinGrid
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from misgiving.reproduction.protocol import Protocol
     from misgiving.reproduction.runner import Runner
+    from misgiving.results.schema import SplitLeakage
 
 PROTOCOL, UNITS, MACHINE = "Protocol", "Single units", "Machine"
 TRAINING = (
@@ -149,11 +152,11 @@ def reproduce(
 
     Example: misgiving reproduce --data isic2019:ISIC_2019 --ood nct=CRC-VAL-HE-7K
     """
-    from misgiving.report import wording
-    from misgiving.report.page import write_report
+    from misgiving.report.reproduction.page import write_report
     from misgiving.reproduction.aggregate import collection
     from misgiving.reproduction.protocol import chosen_units, ood_sources, protocol_for
     from misgiving.reproduction.runner import reproduce_units
+    from misgiving.reproduction.tables import read_run
     from misgiving.reproduction.trial_data import Progress, TrialData
     from misgiving.reproduction.workers import usual_jobs
 
@@ -185,15 +188,23 @@ def reproduce(
         begins = not (collect or ray or (out / "units").exists())  # else nothing may be to train
         trial_data = TrialData(chosen_protocol, cache, callbacks, trains=begins)
         say_skipped(trial_data.images.skipped)
-        for line in wording.leakage(trial_data.leakage(), trial_data.evaluation_sets.measured):
-            say(line)
+        say_leakage(trial_data.leakage(), trial_data.evaluation_sets.measured)
         if not collect:
             reproduce_units(trial_data, out, run=run, chosen=chosen)
         if not one_unit:
             say("collecting: resampling for intervals, and examples; this may take a minute")
             collection.collect(trial_data, out, jobs=usual_jobs() if jobs is None else jobs)
             say_unfinished(out)
-    say(f"wrote {out if one_unit else write_report(out)}")
+    say(f"wrote {out if one_unit else write_report(read_run(out), out)}")
+
+
+def say_leakage(leakage: "Iterable[SplitLeakage]", measured: str) -> None:
+    """Report groups and identical images that sets share; trials that share the same together."""
+    trials: dict[tuple[str, str], list[str]] = {}
+    for row in leakage:
+        trials.setdefault((row.experiment, row.sentence(measured)), []).append(str(row.trial))
+    for (experiment, sentence), numbers in trials.items():
+        say(f"{experiment}, trial{'s' * (len(numbers) > 1)} {', '.join(numbers)}: {sentence}")
 
 
 def say_unfinished(out: Path) -> None:

@@ -1,4 +1,13 @@
-"""Names of detectors and of metrics, as a reader sees them."""
+"""Names of detectors and of metrics, as a reader sees them, and their units."""
+
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+CHOSEN = "best_on_tuning"
+"""Name, in results, of the detector with the highest AUROC on the tuning set."""
+
+UNSEEN_SET = "unseen_classes"
+"""Name, in results, of the images of all classes that a model was not trained on."""
 
 DETECTOR_TITLES = {
     "odin": "ODIN",
@@ -81,3 +90,60 @@ def detector_name(detector: str) -> str:
     if detector.startswith(OF_POLICY):
         return f"a policy for {100 * float(detector.removeprefix(OF_POLICY)):g} % error"
     return DETECTOR_TITLES.get(detector, detector)
+
+
+class Scale(NamedTuple):
+    """Unit and precision of a metric's values as text.
+
+    >>> Scale(100.0, 1, " points").number(0.25, sign="+"), Scale(1.0, 2, "").number(-0.001)
+    ('+25.0', '0.00')
+    """
+
+    factor: float
+    digits: int
+    unit: str
+
+    def number(self, value: float, *, sign: str = "") -> str:
+        """The value without its unit; a value that rounds to zero has no minus sign."""
+        rounded = round(self.factor * value, self.digits) + 0.0
+        return f"{rounded:{sign}.{self.digits}f}".replace("-", MINUS)
+
+    def range(self, values: Collection[float]) -> str:
+        """The lowest and the highest value; one number where they are written alike."""
+        ends = [self.number(end) for end in (min(values), max(values))]
+        return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+
+
+MINUS = "\N{MINUS SIGN}"
+POINTS, PLAIN, RATIO = Scale(100.0, 1, " points"), Scale(1.0, 3, ""), Scale(1.0, 2, "")
+WITHOUT_UNIT = frozenset(
+    {
+        *("spearman", "spearman_plain", "order_agreement"),
+        *("aurc", "augrc", "excess_aurc", "balanced_aurc"),
+        *("ece", "ece_width", "classwise_ece", "brier", "nll"),
+    }
+)
+
+
+def scale_of(metric: str) -> Scale:
+    """Scale on which a metric is written: in points, or as it is."""
+    return PLAIN if metric in WITHOUT_UNIT else POINTS
+
+
+def count(number: int, things: str) -> str:
+    """A number of things, in the singular where there is one.
+
+    >>> count(2, "sources"), count(1, "sources")
+    ('2 sources', '1 source')
+    """
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+def listed(values: Iterable[object]) -> str:
+    """Values as text.
+
+    >>> listed([1, 0.0014, 1e-5]), listed([])
+    ('1, 0.0014, 1e-05', 'none')
+    """
+    texts = (f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+    return ", ".join(texts) or "none"

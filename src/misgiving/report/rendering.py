@@ -4,7 +4,8 @@ from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from misgiving.report.wording import count
+from misgiving.errors import visible
+from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
 @cache
@@ -18,4 +19,10 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     templates.globals["count"] = count
+    templates.filters |= {
+        "detector_name": detector_name,
+        "plain": PLAIN.number,
+        "points": POINTS.number,
+        "visible": visible,
+    }
     return templates

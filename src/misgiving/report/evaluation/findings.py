@@ -17,8 +17,7 @@ from misgiving.report.evaluation.shares import (
     shares,
     shares_of_decisions,
 )
-from misgiving.report.names import detector_name
-from misgiving.report.wording import count
+from misgiving.report.names import count, detector_name
 
 ERRORS = 0.05, 0.1, 0.2  # at which the share that can be accepted is stated
 ONE_OF_EACH = "error of one image of each group"

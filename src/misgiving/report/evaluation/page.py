@@ -13,6 +13,7 @@ from misgiving.metrics.calibration import expected_calibration_error
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.report.contact_sheet import thumbnail_link
 from misgiving.report.evaluation import Answers, Evaluated, NamedClasses
+from misgiving.report.evaluation.cells import ABSENT, TUNED, Cell, Rows, Table, heads, number
 from misgiving.report.evaluation.findings import Findings, Harm
 from misgiving.report.evaluation.shares import (
     CurvePoint,
@@ -27,7 +28,6 @@ from misgiving.report.figures.curves import acceptance_figure, reliability_figur
 from misgiving.report.figures.histograms import histogram_figure
 from misgiving.report.names import detector_name
 from misgiving.report.rendering import environment
-from misgiving.report.views import ABSENT, TUNED, Cell, Rows, Table, heads, number
 
 MOST_CLASSES = 15  # of the confusion matrix; the others are one row and column
 MOST_GROUPS, MORE_GROUPS = 25, 200  # of the table of subgroups, and folded below it

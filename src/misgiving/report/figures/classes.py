@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from pandas import DataFrame
 from PIL import Image
 
 from misgiving.report.figures import (
@@ -22,70 +23,56 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.inputs import (
-    MAX_EXAMPLES,
-    Examples,
-    Picture,
-    Spread,
-    distinct,
-    models_of,
-    select,
-    spread,
-)
-from misgiving.report.names import DETECTOR_TITLES
-from misgiving.report.published import title
-from misgiving.results.schema import UNSEEN_SET, Confusion, Result
+from misgiving.report.frames import Picture, Spread, distinct, models_of, select, spread_of
+from misgiving.report.names import DETECTOR_TITLES, UNSEEN_SET
 
 Counts = Int[np.ndarray, "true predicted"]
 # transparent where none are, so that they suit a dark page too
 SHADES = LinearSegmentedColormap.from_list("shades", ["#08519c00", "#08519cff"])
 DARK = 0.55  # share of a class from which white figures are easier to read than black ones
 CHANCE, NEAR = 50.0, 10.0  # of an AUROC in percent
-MIN_COLUMNS = 6  # of example images
+MIN_COLUMNS, MAX_EXAMPLES = 6, 8  # of example images
 CAPTION_WIDTH = 3.3  # of an example image
 THUMBNAIL = 112  # pixels: what a printed inch shows, so that the page stays small
 Groups = Mapping[str, Mapping[str, Spread]]  # from the label on the axis and the model
 
 
-def grouped(results: Sequence[Result], field: str, labels: Mapping[str, str]) -> Groups:
-    """Spreads over trials by label and model; `labels` names the values of `field` to be shown."""
+def grouped(results: DataFrame, column: str, labels: Mapping[str, str]) -> Groups:
+    """Spreads over trials by label and model; `labels` names the shown values of a column."""
     groups: dict[str, dict[str, Spread]] = {}
     for value, label in labels.items():
-        rows = select(results, **{field: value})
-        spreads = {model: spread(select(rows, model=model)) for model in models_of(rows)}
-        groups[label] = {model: found for model, found in spreads.items() if found}
-    return {label: found for label, found in groups.items() if found}
+        rows = select(results, **{column: value})
+        spreads = {name: spread_of(select(rows, model=name)["value"]) for name in models_of(rows)}
+        groups[label] = {model: spread for model, spread in spreads.items() if spread}
+    return {label: spreads for label, spreads in groups.items() if spreads}
 
 
 @styled
-def sensitivity_figure(
-    results: Sequence[Result], *, classes: Sequence[str] = (), measured: str
-) -> Figure:
-    """Figure 3: sensitivity per class, and balanced accuracy, on the measured set of 4.1."""
-    rows = select(results, experiment="generalization", dataset=measured, detector="")
-    metrics = [m for m in distinct(rows, "metric") if m.startswith("sensitivity/")]
+def sensitivity_figure(results: DataFrame, *, classes: Sequence[str] = ()) -> Figure:
+    """Figure 3: sensitivity per class, and balanced accuracy; `results` of the models in 4.1."""
+    metrics = [name for name in distinct(results["metric"]) if name.startswith("sensitivity/")]
     ordered = dict.fromkeys([f"sensitivity/{name}" for name in classes] + metrics)
     labels = {metric: metric.removeprefix("sensitivity/") for metric in ordered}
     figure = Figure(figsize=(10, 3.4))
     axes = figure.subplots()
     axes.set_title("Sensitivity per class, and balanced accuracy (%)")
     labels["balanced_accuracy"] = "balanced\naccuracy"
-    _draw_groups(axes, grouped(rows, "metric", labels))
+    _draw_groups(axes, grouped(results, "metric", labels))
     if len(labels) > 1 and axes.has_data():  # separates the mean from the classes
         axes.axvline(len(axes.get_xticks()) - 1.5, color="#b5b5b5", linewidth=0.8)
     return figure
 
 
 @styled
-def new_classes_figure(results: Sequence[Result]) -> Figure:
+def new_classes_figure(results: DataFrame) -> Figure:
     """Figure 5: AUROC for unseen classes, by ODIN for each, and by the main detectors for all."""
     rows = select(results, experiment="new_classes", metric="auroc")
     odin, pooled = select(rows, detector="odin"), select(rows, dataset=UNSEEN_SET)
-    datasets = sorted(distinct(odin, "dataset"), key=lambda name: name != UNSEEN_SET)
+    datasets = sorted(distinct(odin["dataset"]), key=lambda name: name != UNSEEN_SET)
     names = {name: name.removeprefix("unseen/").replace(UNSEEN_SET, "all") for name in datasets}
-    shown = [n for n in distinct(pooled, "detector") if n in PLOTTED or n not in DETECTOR_TITLES]
-    detectors = {name: DETECTOR_TITLES.get(name, name) for name in shown}
-    wrapped = {name: textwrap.fill(label, 10) for name, label in detectors.items()}
+    detectors = distinct(pooled["detector"])
+    detectors = [name for name in detectors if name in PLOTTED or name not in DETECTOR_TITLES]
+    wrapped = {name: textwrap.fill(DETECTOR_TITLES.get(name, name), 10) for name in detectors}
     figure = Figure(figsize=(10, 3.4))
     left, right = figure.subplots(1, 2, sharey=True)
     left.set_title("AUROC by ODIN, for all unseen classes and each (%)")
@@ -97,12 +84,19 @@ def new_classes_figure(results: Sequence[Result]) -> Figure:
 
 
 @styled
-def ood_figure(results: Sequence[Result], *, tuned: Container[str] = ()) -> Figure:
-    """The AUROC of Table 1: of ODIN, on each set; `tuned` are the sets that it was tuned on."""
+def ood_figure(results: DataFrame, *, titles: Mapping[str, str], tuned: Container[str]) -> Figure:
+    """The AUROC of Table 1: of ODIN, on each set.
+
+    Args:
+        results: Of all experiments.
+        titles: The names of the sets in words.
+        tuned: The sets that ODIN was tuned on.
+    """
     rows = select(results, experiment="ood_detection", metric="auroc", detector="odin")
     labels = {
-        name: textwrap.fill(title(name), 14) + ("\n(tuned here)" if name in tuned else "")
-        for name in distinct(rows, "dataset")
+        name: textwrap.fill(titles.get(name, name), 14)
+        + ("\n(tuned here)" if name in tuned else "")
+        for name in distinct(rows["dataset"])
     }
     figure = Figure(figsize=(10, 3.0))
     axes = figure.subplots()
@@ -165,26 +159,24 @@ def _draw_spread(axes: Axes, values: Spread, model: str, position: float, width:
     axes.plot(across[: len(heights)], heights, "o", **dots)
 
 
-def matrices(confusions: Sequence[Confusion], classes: Sequence[str]) -> Mapping[str, Counts]:
+def matrices(confusions: DataFrame, classes: Sequence[str]) -> Mapping[str, Counts]:
     """Images of each true class (row) by predicted class, summed over the trials of 4.1."""
     rows = select(confusions, experiment="generalization")
-    position = {name: index for index, name in enumerate(classes)}
-    found = {model: np.zeros((len(classes), len(classes)), dtype=int) for model in models_of(rows)}
-    for row in rows:
-        found[row.model][position[row.true], position[row.predicted]] += row.images
-    return found
-
-
-def classes_of(confusions: Sequence[Confusion], known: Sequence[str]) -> list[str]:
-    """The known classes in their order, and then any other that occurs."""
-    occurring = [*distinct(confusions, "true"), *distinct(confusions, "predicted")]
-    return list(dict.fromkeys([*(name for name in known if name in occurring), *occurring]))
+    return {
+        model: select(rows, model=model)
+        .pivot_table("images", "true", "predicted", aggfunc="sum", fill_value=0)
+        .reindex(index=classes, columns=classes, fill_value=0)
+        .to_numpy()
+        .astype(int)
+        for model in models_of(rows)
+    }
 
 
 @styled
-def confusion_figure(confusions: Sequence[Confusion], *, classes: Sequence[str] = ()) -> Figure:
+def confusion_figure(confusions: DataFrame, *, classes: Sequence[str] = ()) -> Figure:
     """A matrix for each model: counts in the cells, shades by the share of the true class."""
-    names = classes_of(confusions, classes)
+    occurring = distinct([*confusions["true"], *confusions["predicted"]])
+    names = distinct([*(name for name in classes if name in occurring), *occurring])
     found = matrices(confusions, names)
     columns = min(len(found), 2)
     rows = -(-len(found) // columns)
@@ -231,24 +223,29 @@ def _draw_matrix(axes: Axes, counts: Counts, names: Sequence[str], *, of: str) -
 
 
 @styled
-def examples_figure(sets: Sequence[Examples]) -> Figure:
-    """Figure 4: a row of example images for each set, as the model is shown them."""
-    columns = max([MIN_COLUMNS, *(len(examples.pictures[:MAX_EXAMPLES]) for examples in sets)])
+def examples_figure(sets: Sequence[tuple[str, str, Sequence[Picture]]]) -> Figure:
+    """Figure 4: a row of example images for each set, as the model is shown them.
+
+    Args:
+        sets: Name, caption and pictures of each.
+    """
+    shown = [(name, caption, pictures[:MAX_EXAMPLES]) for name, caption, pictures in sets]
+    columns = max([MIN_COLUMNS, *(len(pictures) for *_, pictures in shown)])
     inches = 10 / (CAPTION_WIDTH + columns)
-    figure = Figure(figsize=(10, inches * max(len(sets), 1)))
+    figure = Figure(figsize=(10, inches * max(len(shown), 1)))
     axes, left = figure.subplots(), -0.5 - CAPTION_WIDTH
-    for row, examples in enumerate(sets):
-        axes.text(left, row - 0.12, examples.name, fontweight="bold", va="bottom", fontsize=9)
-        caption = textwrap.fill(examples.caption, 48, max_lines=3)
-        axes.text(left, row - 0.06, caption, va="top", fontsize=7.5, color="#555555")
-        for column, picture in enumerate(examples.pictures[:MAX_EXAMPLES]):
+    for row, (name, caption, pictures) in enumerate(shown):
+        axes.text(left, row - 0.12, name, fontweight="bold", va="bottom", fontsize=9)
+        wrapped = textwrap.fill(caption, 48, max_lines=3)
+        axes.text(left, row - 0.06, wrapped, va="top", fontsize=7.5, color="#555555")
+        for column, picture in enumerate(pictures):
             small = thumbnail(picture)
             height, width = 0.47 * np.array(small.shape[:2]) / max(small.shape[:2])
             extent = (column - width, column + width, row + height, row - height)
             axes.imshow(small, extent=extent, interpolation="none")
     axes.set_axis_off()
     axes.set_aspect("equal")
-    axes.set(xlim=(left, columns - 0.5), ylim=(max(len(sets), 1) - 0.5, -0.5))
+    axes.set(xlim=(left, columns - 0.5), ylim=(max(len(shown), 1) - 0.5, -0.5))
     return figure
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from pandas import DataFrame
 
 from misgiving.report.figures import (
     COLOURS,
@@ -21,10 +22,8 @@ from misgiving.report.figures import (
     mark_missing,
     styled,
 )
-from misgiving.report.inputs import distinct, models_of, select
-from misgiving.report.names import DETECTOR_TITLES
-from misgiving.report.wording import count
-from misgiving.results.schema import HistoryRow, ReliabilityRow, Result, RiskPoint
+from misgiving.report.frames import distinct, models_of, select
+from misgiving.report.names import DETECTOR_TITLES, count
 
 LOG_RANGE = 50.0  # losses that differ more than this are unreadable on a linear axis
 SET_LINES: tuple[Line, Line] = ((0, (3.0, 1.5)), "-")  # of the training and the monitored set
@@ -73,24 +72,20 @@ class Curve(NamedTuple):
     last: Float[np.ndarray, " trials"]
 
 
-def curve(rows: Sequence[HistoryRow], field: str) -> Curve | None:
-    """Gather one field over trials; None where nothing was measured."""
-    by_epoch: dict[int, list[float]] = {}
-    for row in rows:
-        if (value := getattr(row, field)) is not None:
-            by_epoch.setdefault(row.epoch, []).append(value)
-    if not by_epoch:
+def curve(rows: DataFrame, column: str) -> Curve | None:
+    """Gather a column of `histories.csv` over trials; None where nothing was measured."""
+    known = rows[rows[column].notna()].sort_values("epoch", kind="stable")
+    if known.empty:
         return None
-    epochs = sorted(by_epoch)
+    epochs = [values.to_numpy() for _, values in known.groupby("epoch")[column]]
     mean, lowest, highest = (
-        np.array([summary(by_epoch[epoch]) for epoch in epochs]) for summary in (np.mean, min, max)
+        np.array([summary(values) for values in epochs]) for summary in (np.mean, min, max)
     )
-    last = np.array(by_epoch[epochs[-1]])
-    return Curve(np.array(epochs, dtype=float), mean, lowest, highest, last)
+    return Curve(np.unique(known["epoch"]).astype(float), mean, lowest, highest, epochs[-1])
 
 
 @styled
-def learning_figure(histories: Sequence[HistoryRow], *, monitored: str) -> Figure:
+def learning_figure(histories: DataFrame, *, monitored: str) -> Figure:
     """Figure 2: the auxiliary loss with mse, with ranking, and the accuracy of the classifiers."""
     lines = dict(zip(("train", monitored), SET_LINES, strict=True))
     rows = select(histories, experiment="generalization")
@@ -112,14 +107,12 @@ def learning_figure(histories: Sequence[HistoryRow], *, monitored: str) -> Figur
     return figure
 
 
-def _draw_auxiliary(
-    axes: Axes, rows: Sequence[HistoryRow], lines: Mapping[str, Line], *, name: str
-) -> None:
+def _draw_auxiliary(axes: Axes, rows: DataFrame, lines: Mapping[str, Line], *, name: str) -> None:
     axes.set_title(f"Auxiliary loss, {name}")
     drawn = []
     for (set_name, line), side in zip(lines.items(), (-APART / 2, APART / 2), strict=True):
         if found := curve(select(rows, set=set_name), "auxiliary_loss"):
-            _draw_curve(axes, found, rows[0].model, label=set_name, points=side, line=line)
+            _draw_curve(axes, found, rows["model"].iloc[0], label=set_name, points=side, line=line)
             drawn.append(found)
     lows, highs = [found.lowest.min() for found in drawn], [found.highest.max() for found in drawn]
     if drawn and min(lows) > 0 and max(highs) > LOG_RANGE * min(lows):
@@ -165,7 +158,7 @@ def _finish_epochs(axes: Axes) -> None:
 
 
 @styled
-def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> Figure:
+def risk_figure(points: DataFrame, trials: DataFrame) -> Figure:
     """A panel for each model; for each failure score a line, with whiskers at some coverages.
 
     `trials` are the results of 4.1; those at `DOTTED` are drawn as a dot for each trial.
@@ -194,19 +187,19 @@ def risk_figure(points: Sequence[RiskPoint], trials: Sequence[Result] = ()) -> F
     return figure
 
 
-def _draw_scores(axes: Axes, points: Sequence[RiskPoint], trials: Sequence[Result]) -> None:
-    present = distinct(points, "detector")
+def _draw_scores(axes: Axes, points: DataFrame, trials: DataFrame) -> None:
+    present = distinct(points["detector"])
     known = [name for name in SCORE_COLOURS if name in present]
     shown = [*known, *(name for name in present if name not in known)]
     for index, detector in enumerate(shown):
-        of_score = sorted(select(points, detector=detector), key=lambda point: point.coverage)
-        rows = np.array([one[2:] for one in of_score], dtype=float)
+        of_score = select(points, detector=detector).sort_values("coverage")
+        rows = of_score[["coverage", "risk", "lower", "upper"]].to_numpy(dtype=float)
         colour = _draw_line(axes, detector, rows)
         side = SIDE * (index - (len(shown) - 1) / 2)
         for across, lower, upper in _ends(rows):
             if any(abs(across - 100 * coverage) < 1e-6 for coverage in INTERVALS):
                 axes.vlines(across + side, lower, upper, color=colour, linewidth=1.0)
-        risks = [100 * row.value for row in select(trials, detector=detector)]
+        risks = 100 * select(trials, detector=detector)["value"]
         axes.plot([100 * DOTTED + side] * len(risks), risks, "o", color=colour, markersize=DOT)
 
 
@@ -277,10 +270,10 @@ def reliability_figure(
 
 
 @styled
-def calibration_figure(bins: Sequence[ReliabilityRow]) -> Figure:
+def calibration_figure(bins: DataFrame) -> Figure:
     """A column for each model, a row for each quantity."""
     models = models_of(bins)
-    shown = [name for name in QUANTITIES if select(bins, quantity=name)]
+    shown = [name for name in QUANTITIES if name in set(bins["quantity"])]
     figure = Figure(figsize=(min(10.0, 2.6 * len(models)), 2.5 * len(shown)))
     panels = figure.subplots(len(shown), len(models), sharex="row", sharey="row", squeeze=False)
     for row, quantity in zip(panels, shown, strict=True):
@@ -289,8 +282,8 @@ def calibration_figure(bins: Sequence[ReliabilityRow]) -> Figure:
         for axes, model in zip(row, models, strict=True):
             axes.set(title=model, xlabel="predicted")
             of_panel = select(bins, quantity=quantity, model=model)
-            values = np.array([(one.predicted, one.observed, one.images) for one in of_panel])
-            predicted, observed, images = values.reshape(-1, 3).T
+            columns = of_panel[["predicted", "observed", "images"]].to_numpy(dtype=float).T
+            predicted, observed, images = columns
             _draw_bins(axes, factor * predicted, factor * observed, images, model)
         _draw_diagonal(list(row))
     return figure

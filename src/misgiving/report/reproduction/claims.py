@@ -1,0 +1,206 @@
+"""The five primary claims of the paper, judged over trials, and harms by the bootstrap."""
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from misgiving.metrics.trials import TrialInterval, holm, t_interval
+from misgiving.report.names import UNSEEN_SET
+from misgiving.report.reproduction.run import Quantity, Run, trained_in
+
+MODEL = "proposed"
+LEVEL = 0.05
+MIN_TRIALS = 5  # with fewer, a t-interval is too wide and too sensitive to one trial
+BASELINES = ("vanilla", "detached")
+"""The baselines that stand beside the proposed model in every table.
+
+`detached`, a ranking estimator without a gradient into the classifier, shows the effect of the
+joint gradient; a difference from vanilla alone may come from anything that an estimator changes.
+"""
+LOWER_IS_BETTER = frozenset(
+    {
+        *("fpr_at_tpr95", "detection_error", "errors"),
+        *("aurc", "excess_aurc", "augrc", "balanced_aurc", "risk_at_coverage"),
+        *("error_among_accepted", "error_per_group", "ood_share"),
+    }
+)  # a metric at one of several levels, such as risk_at_coverage/0.8, by the name before the slash
+
+
+class Effect(StrEnum):
+    """Effect of a paired difference by its bootstrap interval."""
+
+    BETTER = "better"
+    UNDECIDED = "undecided"
+    WORSE = "worse"
+    UNKNOWN = "unknown"
+
+
+def effect_of(difference: Any) -> Effect:
+    """Judge a paired difference, a row of `intervals.csv`, by its bootstrap interval alone."""
+    if difference is None or difference.lower is None or difference.upper is None:
+        return Effect.UNKNOWN
+    if difference.lower <= 0 <= difference.upper:
+        return Effect.UNDECIDED
+    falling = difference.metric.partition("/")[0] in LOWER_IS_BETTER
+    return Effect.WORSE if (difference.lower > 0) == falling else Effect.BETTER
+
+
+class Status(StrEnum):
+    """Status of a claim of the paper in this run."""
+
+    SUPPORTED = "supported"
+    CONTRADICTED = "contradicted"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Claim(NamedTuple):
+    """A claim that the proposed model gains over a baseline.
+
+    Attributes:
+        baseline: The model that the proposed one is compared with.
+        parts: Quantities whose mean, higher is better, is compared in each trial.
+        family: Columns that find all metrics of the claim in `intervals.csv`, for its harms.
+    """
+
+    baseline: str
+    parts: Sequence[Quantity]
+    family: Sequence[Mapping[str, str]]
+
+
+def primary_claims(run: Run) -> dict[str, Claim]:
+    """The claims that are tested, in the order of the paper; fixed before any run."""
+    measured = run.measured
+    sensitivities = [
+        Quantity("generalization", measured, "", f"sensitivity/{name}") for name in run.minority
+    ]
+    accuracy = Quantity("generalization", measured, "", "balanced_accuracy")
+    models_of_ood = {"experiment": "ood_detection", "dataset": measured, "detector": ""}
+    return {
+        "accuracy": Claim("vanilla", [accuracy], [{"experiment": "generalization"}, models_of_ood]),
+        "minority": Claim("vanilla", sensitivities, [part._asdict() for part in sensitivities]),
+        "ranking": Claim(
+            "mse",
+            [Quantity("generalization", measured, "predicted_loss", "spearman")],
+            [{"experiment": "generalization", "detector": "predicted_loss"}],
+        ),
+        "ood": Claim(
+            "vanilla",
+            [Quantity("ood_detection", name, "odin", "auroc") for name in run.claimed_sets],
+            [{"experiment": "ood_detection", "detector": "odin"}],
+        ),
+        "new_classes": Claim(
+            "vanilla",
+            [Quantity("new_classes", UNSEEN_SET, "odin", "auroc")],
+            [{"experiment": "new_classes", "detector": "odin"}],
+        ),
+    }
+
+
+class Verdict(NamedTuple):
+    """A claim with the evidence of a run.
+
+    Attributes:
+        claim: The claim.
+        differences: Proposed minus baseline by trial.
+        interval: t-interval of their mean, whose variance counts that splits share images; None
+            with fewer than two trials.
+        p_value: Of a difference of zero, adjusted for the number of primary claims by Holm.
+        compared: The bootstrap intervals of all metrics of the claim.
+        diverged: Trials in which the training diverged, of the proposed model and the baseline.
+        trials: Trials of the same two models.
+    """
+
+    claim: Claim
+    differences: Mapping[int, float]
+    interval: TrialInterval | None
+    p_value: float
+    compared: Sequence[Any]
+    diverged: Mapping[str, int]
+    trials: Mapping[str, int]
+
+    @property
+    def experiment(self) -> str:
+        """The experiment whose trainings are compared."""
+        return trained_in(self.claim.family[0]["experiment"] if self.claim.family else "")
+
+    @property
+    def status(self) -> Status:
+        """Only the adjusted test over enough trials decides.
+
+        A gain is inconclusive if the model diverged more often than the baseline: those trials,
+        which may be its worst, are left out of the test.
+        """
+        few = len(self.differences) < MIN_TRIALS
+        if self.interval is None or few or self.p_value > LEVEL:
+            return Status.INCONCLUSIVE
+        if self.interval.mean <= 0:
+            return Status.CONTRADICTED
+        more = self.diverged[MODEL] > self.diverged[self.claim.baseline]
+        return Status.INCONCLUSIVE if more else Status.SUPPORTED
+
+    @property
+    def judged(self) -> list[Any]:
+        """The metrics with a bootstrap interval, in which a harm would be seen."""
+        return [row for row in self.compared if effect_of(row) is not Effect.UNKNOWN]
+
+    @property
+    def harms(self) -> list[Any]:
+        """The metrics in which the bootstrap shows the model to be worse, the worst first."""
+        harms = (row for row in self.compared if effect_of(row) is Effect.WORSE)
+        return sorted(harms, key=lambda row: -abs(row.estimate))
+
+
+def verdicts(run: Run) -> dict[str, Verdict]:
+    """Judge every primary claim."""
+    evidence = {name: _evidence(run, claim) for name, claim in primary_claims(run).items()}
+    # a claim without a test keeps its place among those that are adjusted for
+    adjusted = holm([verdict.p_value for verdict in evidence.values()])
+    return {
+        name: verdict._replace(p_value=p_value)
+        for (name, verdict), p_value in zip(evidence.items(), adjusted, strict=True)
+    }
+
+
+def _evidence(run: Run, claim: Claim) -> Verdict:
+    """The evidence on one claim, before the adjustment of its p-value."""
+    experiment = claim.family[0]["experiment"] if claim.family else ""
+    # a part that no trial has, such as a class without a measured image, is left out
+    parts = [part for part in claim.parts if len(run.rows(**part._asdict()))]
+    differences, interval = run.differences(parts, MODEL, claim.baseline), None
+    if len(differences) > 1:
+        ratio = run.split_ratio(experiment)
+        interval = t_interval(list(differences.values()), split_ratio=ratio)
+    models = {
+        name: run.rows(experiment=trained_in(experiment), model=name)
+        for name in (MODEL, claim.baseline)
+    }
+    return Verdict(
+        claim,
+        differences,
+        interval,
+        interval.p_value if interval else 1.0,
+        [row for wanted in claim.family for row in run.intervals_of(claim.baseline, **wanted)],
+        {name: _diverged_trials(rows) for name, rows in models.items()},
+        {name: rows["trial"].nunique() for name, rows in models.items()},
+    )
+
+
+def _diverged_trials(rows: Any) -> int:
+    diverged = rows[(rows["metric"] == "diverged") & (rows["value"] > 0)]
+    return int(diverged["trial"].nunique())
+
+
+def harms_of(found: Mapping[str, Verdict]) -> list[tuple[Any, list[int]]]:
+    """Every harm, the worst first, with the numbers of the claims whose metric it is."""
+    claims: dict[Any, list[int]] = {}
+    for number, verdict in enumerate(found.values(), start=1):
+        for row in verdict.harms:
+            claims.setdefault(row, []).append(number)
+    return sorted(claims.items(), key=lambda item: -abs(item[0].estimate))
+
+
+def unjudged_sets(found: Mapping[str, Verdict]) -> list[str]:
+    """The sets without any bootstrap interval, where no harm could be seen."""
+    compared = dict.fromkeys(row.dataset for verdict in found.values() for row in verdict.compared)
+    judged = {row.dataset for verdict in found.values() for row in verdict.judged}
+    return [name for name in compared if name not in judged]

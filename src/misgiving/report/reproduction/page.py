@@ -1,0 +1,94 @@
+"""The report of a reproduction: one HTML file without external resources."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from misgiving.files import whole_file, write_text
+from misgiving.report import frames, names
+from misgiving.report.figures import KINDS, figure_link, inline, render
+from misgiving.report.figures.classes import (
+    confusion_figure,
+    examples_figure,
+    new_classes_figure,
+    ood_figure,
+    sensitivity_figure,
+)
+from misgiving.report.figures.curves import calibration_figure, learning_figure, risk_figure
+from misgiving.report.figures.rates import rates_figure
+from misgiving.report.frames import select
+from misgiving.report.rendering import environment
+from misgiving.report.reproduction import claims, comparison, findings, published
+from misgiving.report.reproduction.run import Quantity, Run, main_model, trained_in
+
+
+def write_report(run: Run, folder: Path) -> Path:
+    """Write `report.html`, whose path is returned, and `figures/`; no model is needed."""
+    drawn = draw_figures(run)
+    for name, figure in drawn.items():
+        for kind in KINDS:
+            with whole_file(folder / "figures" / f"{name}.{kind}") as partial:
+                partial.write_bytes(render(figure, kind))
+    write_text(folder / "report.html", render_page(run, drawn))
+    return folder / "report.html"
+
+
+def draw_figures(run: Run) -> dict[str, Figure]:
+    """The report's figures under the names of their files; some only with data for them."""
+    classes, monitored = run.settings["classes"], run.settings["monitored_set"]
+    measured = run.rows(experiment="generalization", dataset=run.measured)
+    titles = {name: published.title(name) for name in run.datasets}
+    examples = [
+        (published.title(name), caption(run, name), run.pictures[name]) for name in run.example_sets
+    ]
+    drawn = {
+        "figure-2": learning_figure(run.histories, monitored=monitored),
+        "figure-3": sensitivity_figure(select(measured, detector=""), classes=classes),
+        "figure-4": examples_figure(examples),
+        "figure-5": new_classes_figure(run.results),
+        "table-1": ood_figure(run.results, titles=titles, tuned=run.tuned),
+    }
+    if len(run.confusions):
+        drawn["confusions"] = confusion_figure(run.confusions, classes=classes)
+    convergence = findings.convergence_of(run)
+    if convergence and len(convergence.rates) > 1:
+        own_rate, level, runs = convergence.own_rate, convergence.level, convergence.runs
+        drawn["learning-rates"] = rates_figure(
+            runs, own_rate=own_rate, level=level, monitored=monitored
+        )
+    if len(run.risk_coverage):
+        drawn["risk-coverage"] = risk_figure(run.risk_coverage, measured)
+    if len(run.reliability):
+        drawn["reliability"] = calibration_figure(run.reliability)
+    return drawn
+
+
+def caption(run: Run, dataset: str) -> str:
+    """The caption of the examples of a set."""
+    facts = run.datasets[dataset]
+    paper_set = published.title(run.paper_set(dataset))
+    stands = f"for {paper_set}: " if run.stands_in(dataset) else ""
+    return f"{stands}{facts['contents']}; {names.count(facts['images'], 'images')}"
+
+
+def render_page(run: Run, drawn: Mapping[str, Figure]) -> str:
+    """The page as HTML; `drawn` as from `draw_figures`."""
+    page = environment().get_template("reproduction/page.html")
+    return page.render(
+        run=run,
+        settings=run.settings,
+        verdicts=claims.verdicts(run),
+        drawn=drawn,
+        figure_link=figure_link,
+        inline=inline,
+        Quantity=Quantity,
+        claims=claims,
+        comparison=comparison,
+        findings=findings,
+        frames=frames,
+        names=names,
+        published=published,
+        main_model=main_model,
+        trained_in=trained_in,
+    )

@@ -1,0 +1,237 @@
+"""A finished reproduction as its report reads it: tables as frames, and lookups in them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from misgiving.report.frames import Picture, Spread, distinct, models_of, select, spread_of
+from misgiving.report.names import UNSEEN_SET
+from misgiving.report.reproduction.published import (
+    METRICS,
+    MINORITY,
+    READ_OTHERWISE,
+    SETS,
+    claimed_gains,
+    paper_set_of,
+)
+
+LESION_DATA = "isic2019", "ham10000"  # data whose groups are lesions
+RAREST = 3  # classes that count as minority where the paper's are absent
+SAME_CLASS = {"AKIEC": "AK"}  # HAM10000 files actinic keratosis with Bowen's disease
+
+
+class Quantity(NamedTuple):
+    """Columns that identify a quantity of every model and trial in `results.csv`."""
+
+    experiment: str
+    dataset: str
+    detector: str
+    metric: str
+
+
+def main_model(models: Sequence[str]) -> str:
+    """The model that findings are about: the proposed one, or the first that there is.
+
+    >>> main_model(["vanilla", "proposed"]), main_model(["vanilla"])
+    ('proposed', 'vanilla')
+    """
+    return "proposed" if "proposed" in models or not models else models[0]
+
+
+def trained_in(experiment: str) -> str:
+    """The experiment that trains the models which an experiment measures."""
+    return "ood_detection" if experiment == "new_classes" else experiment
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """All that the report is made from.
+
+    Attributes:
+        results: Columns of `results.csv`; and so with the next five.
+        intervals: A missing end is NaN.
+        histories: A quantity that is not defined is NaN.
+        settings: The object in `settings.json`.
+        datasets: Facts about each set by name, as in `datasets.json`.
+        pictures: Examples of each set by name.
+    """
+
+    results: pd.DataFrame
+    intervals: pd.DataFrame
+    histories: pd.DataFrame
+    confusions: pd.DataFrame
+    reliability: pd.DataFrame
+    risk_coverage: pd.DataFrame
+    settings: Mapping[str, Any]
+    datasets: Mapping[str, Mapping[str, Any]]
+    pictures: Mapping[str, Sequence[Picture]]
+
+    @cached_property
+    def _values(self) -> Mapping[tuple[str, ...], dict[int, float]]:
+        values: dict[tuple[str, ...], dict[int, float]] = {}
+        for row in self.results.itertuples(index=False):
+            key = (row.experiment, row.dataset, row.detector, row.metric, row.model)
+            values.setdefault(key, {})[row.trial] = row.value
+        return values
+
+    @cached_property
+    def _intervals(self) -> Mapping[tuple[str, ...], Any]:
+        frame = self.intervals.astype(object).where(self.intervals.notna(), None)
+        return {
+            (row.experiment, row.dataset, row.detector, row.metric, row.model, row.baseline): row
+            for row in frame.itertuples(index=False)
+        }
+
+    def values(self, quantity: Quantity, model: str) -> Mapping[int, float]:
+        """The values of a model by trial."""
+        return self._values.get((*quantity, model), {})
+
+    def spread(self, quantity: Quantity, model: str) -> Spread | None:
+        """The value of a model over trials; None where it was not measured."""
+        return spread_of(self.values(quantity, model).values())
+
+    def interval(self, quantity: Quantity, model: str, baseline: str = "") -> Any:
+        """The row of `intervals.csv`, or None; a missing end is None, too."""
+        return self._intervals.get((*quantity, model, baseline))
+
+    def intervals_of(self, baseline: str, *, model: str = "proposed", **wanted: str) -> list[Any]:
+        """The paired differences of a model from a baseline whose columns hold these values."""
+        rows = [row for row in self._intervals.values() if row.baseline == baseline]
+        wanted = {"model": model, **wanted}
+        return [row for row in rows if all(getattr(row, name) == wanted[name] for name in wanted)]
+
+    def policy_pairs(self, model: str, policy: str, metric: str) -> list[Any]:
+        """The paired differences of a policy of a model from those of all other models."""
+        return [
+            row
+            for row in self._intervals.values()
+            if row.baseline and (row.model, row.detector, row.metric) == (model, policy, metric)
+        ]
+
+    def differences(
+        self, quantities: Sequence[Quantity], model: str, baseline: str
+    ) -> dict[int, float]:
+        """Model minus baseline in each trial that has both; of several quantities, their mean."""
+        parts = []
+        for quantity in quantities:
+            first, second = self.values(quantity, model), self.values(quantity, baseline)
+            parts.append({trial: first[trial] - second[trial] for trial in first.keys() & second})
+        complete = set.intersection(*map(set, parts)) if parts else set()
+        return {trial: fmean(part[trial] for part in parts) for trial in sorted(complete)}
+
+    def rows(self, **wanted: object) -> pd.DataFrame:
+        """The results whose columns hold these values."""
+        return select(self.results, **wanted)
+
+    def models(self, **wanted: object) -> list[str]:
+        """The models that have such results, in their order."""
+        return models_of(self.rows(**wanted))
+
+    def names(self, column: str, **wanted: object) -> list[str]:
+        """The values of a column of such results, each once."""
+        return distinct(self.rows(**wanted)[column])
+
+    @property
+    def measured(self) -> str:
+        """The set behind the numbers of 4.1 and the in-distribution side of 4.2 and 4.3."""
+        return str(self.settings["measured_set"])
+
+    @property
+    def unit(self) -> str:
+        """The word for a group of the data."""
+        return "lesion" if self.settings["data"].partition(":")[0] in LESION_DATA else "group"
+
+    @cached_property
+    def tuned(self) -> set[str]:
+        """The sets that ODIN was tuned on."""
+        tuned = self.intervals["dataset"][self.intervals["tuned"].astype(bool)]
+        return {*tuned, self.settings["odin"]["tuning_set"]}
+
+    @cached_property
+    def claimed_sets(self) -> list[str]:
+        """The untuned sets on which the paper's claim about ODIN is judged.
+
+        Beside the paper these are its own and their stand-ins where it claims a gain, each once:
+        another reading of one, or a set of the user's own, is measured but is no evidence for or
+        against the paper.
+        """
+        rows = self.rows(experiment="ood_detection", detector="odin", metric="auroc")
+        measured = distinct(rows["dataset"])
+        untuned = [name for name in measured if name not in self.tuned]
+        if not self.settings["compares_with_paper"]:
+            return untuned
+        gained = claimed_gains("auroc")
+        return [
+            name
+            for name in untuned
+            if name not in READ_OTHERWISE and self.paper_set(name) in gained
+        ]
+
+    def split_ratio(self, experiment: str) -> float:
+        """Measured images for each training image of an experiment's splits."""
+        sizes = {size["experiment"]: size for size in self.settings["sizes"]}
+        size = sizes[trained_in(experiment)]
+        return float(size["measured"] / size["trained"])
+
+    @property
+    def paper_minority(self) -> list[str]:
+        """The paper's minority classes that are here."""
+        names = {
+            SAME_CLASS.get(name.upper(), name.upper()): name for name in self.settings["classes"]
+        }
+        return [names[name] for name in MINORITY if name in names]
+
+    @property
+    def minority(self) -> list[str]:
+        """The paper's minority classes that are here; where none is, the three rarest."""
+        counts = {name: sum(sets.values()) for name, sets in self.settings["class_counts"].items()}
+        present = [name for name in counts if counts[name]]
+        return self.paper_minority or sorted(present, key=lambda name: counts[name])[:RAREST]
+
+    def paper_set(self, dataset: str) -> str:
+        """The row of the paper's Table 1 beside which a set is shown; empty for none."""
+        return paper_set_of(dataset, self.datasets.get(dataset, {}).get("paper_set", ""))
+
+    def sets_of(self, paper_set: str) -> list[str]:
+        """The sets that are shown beside a row of the paper's Table 1, its namesake first."""
+        measured = self.names("dataset", experiment="ood_detection")
+        beside = [name for name in measured if self.paper_set(name) == paper_set]
+        return sorted(beside, key=lambda name: name != paper_set)
+
+    def stands_in(self, dataset: str) -> bool:
+        """True for a set that is shown under a set of the paper which it is not."""
+        paper_set = self.paper_set(dataset)
+        return bool(paper_set) and paper_set not in (dataset, READ_OTHERWISE.get(dataset))
+
+    def origin(self, dataset: str) -> str:
+        """`published set` or `made here` for a set of the paper's name; empty for others."""
+        bears_name = self.paper_set(dataset) and not self.stands_in(dataset)
+        return str(self.datasets.get(dataset, {}).get("origin", "")) if bears_name else ""
+
+    @cached_property
+    def detector_rows(self) -> pd.DataFrame:
+        """All detectors on the sets of 4.2, and on all unseen classes of 4.3 together."""
+        frame = self.results[self.results["metric"].isin(METRICS)]
+        frame = frame[frame["detector"] != ""]
+        unseen = select(frame, experiment="new_classes", dataset=UNSEEN_SET)
+        return pd.concat([select(frame, experiment="ood_detection"), unseen])
+
+    @cached_property
+    def example_sets(self) -> list[str]:
+        """Sets with pictures: measured images, then the paper's sets in its order, then others.
+
+        Within a row of the paper, the set of the paper's name comes before others.
+        """
+
+        def order(name: str) -> tuple[int, bool]:
+            if name.startswith(self.measured):
+                return -1, False
+            paper_set = self.paper_set(name)
+            place = list(SETS).index(paper_set) if paper_set else len(SETS)
+            return place, name in READ_OTHERWISE
+
+        return [name for name in sorted(self.datasets, key=order) if self.pictures.get(name)]

@@ -1,0 +1,129 @@
+"""The tables that a reproduction writes and reads: one schema for each file, through pandas."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from misgiving.errors import DataError, explain_damage
+from misgiving.files import escape_formulas, read_json, unescape_formulas, whole_file
+from misgiving.report.frames import Picture
+from misgiving.report.reproduction.run import Run
+
+REMEDY = "run the command that wrote it again"
+UNIT = {"experiment": "str", "trial": "int64", "model": "str"}
+MEASUREMENT = {"dataset": "str", "detector": "str", "metric": "str", "value": "float64"}
+EPOCH = {
+    **{"epoch": "int64", "set": "str"},
+    **dict.fromkeys(("primary_loss", "auxiliary_loss", "accuracy"), "float64"),
+    **dict.fromkeys(("balanced_accuracy", "rank_correlation"), "float64"),
+    **dict.fromkeys(("spread_ratio", "r_squared"), "float64"),
+}
+BIN = {"quantity": "str", "predicted": "float64", "observed": "float64", "images": "int64"}
+SCHEMAS = {
+    "results.csv": UNIT | MEASUREMENT,
+    "intervals.csv": {
+        **{"experiment": "str", "model": "str", "baseline": "str", "dataset": "str"},
+        **{"detector": "str", "metric": "str"},
+        **dict.fromkeys(("estimate", "lower", "upper"), "float64"),
+        **{"n": "int64", "trials": "int64", "tuned": "bool"},
+        **dict.fromkeys(("trial_lower", "trial_upper", "p_value"), "float64"),
+    },
+    "history.csv": EPOCH,
+    "histories.csv": UNIT | EPOCH,
+    "confusions.csv": UNIT | {"true": "str", "predicted": "str", "images": "int64"},
+    "reliability.csv": UNIT | BIN,
+    "risk_coverage.csv": {
+        **{"model": "str", "detector": "str", "coverage": "float64", "risk": "float64"},
+        **{"lower": "float64", "upper": "float64"},
+    },
+}
+"""Columns by file, with their types.
+
+`results.csv` has a measurement of one model in one trial; a share is a fraction, and a value that
+is not defined has no row. A row of `intervals.csv` with a `baseline` is the paired difference model
+- baseline, where the baseline is a model, or `msp` for the difference of the detector from MSP in
+one model: `lower` and `upper` are of the bootstrap over trials and groups (empty where no interval
+can be given), `n` counts independent groups (of the smaller of two sets, and for a sensitivity of
+its class), `tuned` says whether the detector was tuned on this set, `trial_lower` and `trial_upper`
+are of the t-interval over trials, and `p_value` is two-sided, not adjusted. `risk_coverage.csv` has
+the mean error among the accepted.
+"""
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a table whole or not at all; NaN becomes an empty cell."""
+    cells = frame.copy()
+    for name, kind in frame.dtypes.items():
+        if pd.api.types.is_bool_dtype(kind):
+            cells[name] = np.where(frame[name], "yes", "no")
+        elif not pd.api.types.is_numeric_dtype(kind):
+            cells[name] = frame[name].map(escape_formulas)
+    with whole_file(path) as partial:
+        cells.to_csv(partial, index=False, lineterminator="\n")
+
+
+def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:
+    """Read what `write_table` wrote, by the schema of this name, or else that of the file's name.
+
+    Raises:
+        DataError: The file is missing or damaged, a column is missing, or a cell has another type.
+    """
+    columns = SCHEMAS[schema or path.name]
+    with explain_damage(path, remedy=REMEDY):
+        text = [name for name, kind in columns.items() if kind == "str"]
+        frame = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, "object"),
+            usecols=list(columns),
+            keep_default_na=False,
+            na_values={name: [""] for name in columns if name not in text},
+            true_values=["yes"],
+            false_values=["no"],
+            encoding="utf-8",
+        )
+        frame = frame[list(columns)].astype({**columns, **dict.fromkeys(text, "object")})
+        for name in text:
+            frame[name] = frame[name].map(unescape_formulas)
+    return frame
+
+
+def empty(schema: str) -> pd.DataFrame:
+    """A table of this schema without rows."""
+    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCHEMAS[schema].items()})
+
+
+def read_run(folder: Path) -> Run:
+    """Read a reproduction's folder for its report.
+
+    Raises:
+        DataError: A file is missing or damaged, or there are no results.
+    """
+    tables = {
+        name: read_table(folder / f"{name}.csv")
+        for name in (
+            *("results", "intervals", "histories", "confusions"),
+            *("reliability", "risk_coverage"),
+        )
+    }
+    if tables["results"].empty:
+        raise DataError(f"{folder / 'results.csv'} has no results; {REMEDY}")
+    datasets = read_json(folder / "datasets.json", remedy=REMEDY)
+    return Run(
+        **tables,
+        settings=read_json(folder / "settings.json", remedy=REMEDY),
+        datasets=datasets,
+        pictures={name: _pictures(folder / "examples", name) for name in datasets},
+    )
+
+
+def _pictures(folder: Path, dataset: str) -> list[Picture]:
+    """The examples of a set in the order of their numbers."""
+    paths = (folder / dataset.replace("/", "-")).glob("*.png")
+    numbered = sorted(paths, key=lambda path: (len(path.stem), path.stem))  # 2 before 10
+    pictures = []
+    for path in numbered:
+        with explain_damage(path, remedy=REMEDY), Image.open(path) as image:
+            pictures.append(np.asarray(image.convert("RGB")))
+    return pictures

@@ -1,0 +1,167 @@
+"""The paper's numbers and settings beside those of a run."""
+
+from dataclasses import replace
+
+import pytest
+from fabricated import DERMOSCOPY_SETTINGS, Interval, Result, facts_of, frame, run_of
+from pages import read, table, texts
+
+from misgiving.report.reproduction.comparison import Departure, agreement, departures
+from misgiving.report.reproduction.published import SETS, SETTINGS, table_1
+
+ABSENT = "\N{EN DASH}"
+NUMBERS = "Every number that the paper prints, and ours"
+OURS = DERMOSCOPY_SETTINGS | {  # a run in which all that is recorded is the paper's
+    "data": "isic2019:somewhere",
+    **{name: paper.value for name, paper in SETTINGS.items() if not paper.section},
+    "split": "paper",
+    "measured_set": "validation",
+    "odin": DERMOSCOPY_SETTINGS["odin"] | {"tuning_set": "nct"},
+    "training": DERMOSCOPY_SETTINGS["training"] | {"epochs": 50},
+    "preprocessing": DERMOSCOPY_SETTINGS["preprocessing"] | {"image_size": 224},
+}
+
+
+def like_the_paper(**values):
+    """Such a run with changed settings; a mapping among them is changed in part."""
+    settings = OURS | {
+        name: OURS[name] | value if isinstance(value, dict) else value
+        for name, value in values.items()
+    }
+    results = [Result("ood_detection", 0, "vanilla", name, "odin", "auroc", 0.5) for name in SETS]
+    datasets = {name: facts_of(images=paper.images, paper_set=name) for name, paper in SETS.items()}
+    return run_of(results, settings=settings, datasets=datasets)
+
+
+def test_a_run_with_the_papers_settings_has_no_difference():
+    assert departures(like_the_paper()) == []
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"data": "ham10000:there"}, ("data", "ham10000:there")),
+        ({"model": {"backbone": "resnet18"}}, ("backbone", "resnet18")),
+        ({"model": {"pretrained": False}}, ("weights", None)),
+        ({"model": {"weights": "mine.safetensors"}}, ("weights", "mine.safetensors")),
+        ({"model": {"dropout": 0.5}}, ("dropout", 0.5, 0.4)),
+        ({"preprocessing": {"image_size": 112}}, ("image_size", 112, 224)),
+        ({"preprocessing": {"crop": 1.0}}, ("crop", 1.0, 0.85)),
+        ({"preprocessing": {"color_constancy": "none"}}, ("color_constancy",)),
+        ({"training": {"epochs": 20}}, ("epochs", 20, 50)),
+        ({"training": {"learning_rate": 3e-4}}, ("learning_rate", 3e-4, 1e-4)),
+        ({"training": {"class_weights": "none"}}, ("class_weights", "none")),
+        ({"training": {"sampling": "sqrt"}}, ("sampling", "sqrt")),
+        ({"training": {"estimator_rate": 10.0}}, ("estimator_rate", 10.0)),
+        ({"augmentation": {"flips": False, "jitter": 0.0}}, ("augmentation", ("flips", "jitter"))),
+        ({"validation_share": 0.2}, ("validation_share", 0.2, 0.1)),
+        ({"trials": 1}, ("trials", 1, 3)),
+        ({"split": "grouped"}, ("split",)),
+        ({"measured_set": "test"}, ("measured_set", "test")),
+        ({"unseen": ("BKL",)}, ("unseen", ("BKL",), ("BKL", "VASC", "SCC"))),
+        ({"odin": {"tuning_set": "b_box"}}, ("tuning_set", "b_box")),
+    ],
+)
+def test_one_change_is_one_difference_with_a_sentence(values, expected):
+    run = like_the_paper(**values)
+    assert departures(run) == [Departure(*expected)]
+    (said,) = [text for tag, _, text in read(run).paragraphs if tag == "li"][:1]
+    assert said.endswith((".", "constancy."))
+
+
+def test_sets_that_are_missing_smaller_or_stood_in_for_are_told(dermoscopy):
+    found = departures(dermoscopy)
+    for departure in (
+        Departure("not_measured", "clin_skin"),
+        Departure("set_size", "b_box", 2025),
+        Departure("made_here", "b_box"),
+        Departure("stands_in", "photographs", "imagenet"),
+    ):
+        assert departure in found
+    said = [text for tag, _, text in read(dermoscopy).paragraphs if tag == "li"]
+    assert "ImageNet: photographs (Photographs of things) stands in for it." in said
+    assert "Crop: 1 of the width instead of 0.85 of the width." not in said
+
+
+def body_of(run, name):
+    """The rows below a heading, without it."""
+    rows = table(run, NUMBERS, heads=2)
+    start = [row[0].text for row in rows].index(name)
+    body = [rows[start][1:]]
+    for row in rows[start + 1 :]:
+        if len(row) > len(body[0]) or row[0].text not in (
+            "DTERR ↓",
+            "AUROC ↑",
+            "AUPR-In ↑",
+            "AUPR-Out ↑",
+        ):
+            break
+        body.append(row)
+    return texts(body)
+
+
+def test_every_number_of_the_paper_is_in_the_table(dermoscopy):
+    for paper_set, paper in SETS.items():
+        name = {"nct": "colon", "imagenet": "photographs"}.get(paper_set, paper.title)
+        printed = [row[1:3] for row in body_of(dermoscopy, name)]
+        assert printed == [[str(cell.vanilla), str(cell.proposed)] for cell in table_1(paper_set)]
+    assert body_of(dermoscopy, "Figure 3")[0][1:3] == ["73.1", "77.9"]
+    assert body_of(dermoscopy, "Figure 5")[0][1:3] == ["56.3", "65.26"]
+    assert all(row[4:] == ["not measured"] for row in body_of(dermoscopy, "Clin-Skin"))
+
+
+def test_another_reading_of_a_set_is_beside_the_same_numbers(dermoscopy):
+    (heading,) = [
+        row[0] for row in table(dermoscopy, NUMBERS) if row[0].text == "B-Box-70 of the image"
+    ]
+    assert "another reading of the paper's B-Box-70" in heading.small
+
+
+@pytest.mark.parametrize(
+    ("bounds", "over_trials", "answer", "difference"),
+    [
+        ((0.029, 0.031), (0.01, 0.05), "yes", "+3.0"),
+        ((0.029, 0.031), (0.01, 0.04), "no", "+3.0"),
+        ((0.029, 0.031), (None, None), ABSENT, "+3.0"),
+        ((-0.01, 0.07), (None, None), ABSENT, "+3.0 ○"),
+    ],
+)
+def test_the_papers_difference_of_48_points_is_looked_for_in_our_interval_over_trials(
+    dermoscopy, bounds, over_trials, answer, difference
+):
+    where = ("generalization", "proposed", "vanilla", "test", "", "balanced_accuracy")
+    row = Interval(*where, 0.03, *bounds, 99, 3, False, *over_trials, 0.5)
+    run = replace(dermoscopy, intervals=frame("intervals.csv", [row]))
+    assert body_of(run, "Figure 3")[0][-2:] == [difference, answer]
+
+
+def test_only_a_run_that_compares_has_the_section(dermoscopy, finished):
+    assert NUMBERS in read(dermoscopy).tables
+    assert NUMBERS not in read(finished).tables
+
+
+def test_the_papers_differences_that_our_intervals_include_are_counted(dermoscopy):
+    told = [row[-1].text for row in table(dermoscopy, NUMBERS)]
+    yes, no = told.count("yes"), told.count("no")
+    assert agreement(dermoscopy) == (yes, yes + no)
+    assert yes + no > 0
+
+
+def test_examples_stand_in_the_order_of_the_paper(dermoscopy):
+    assert dermoscopy.example_sets[2:8] == [
+        *("colon", "b_box", "b_box_70", "b_box_70_image", "photographs", "derm_skin")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        (["MEL", "NV", "BCC", "AKIEC", "DF"], ["BCC", "AKIEC", "DF"]),
+        (["a", "b", "c", "d"], ["d", "b", "a"]),
+    ],
+)
+def test_minority_classes_are_the_papers_or_else_the_rarest(classes, expected):
+    images = dict(zip(classes, (30, 20, 40, 10, 50), strict=False))
+    counts = {name: {"train": count} for name, count in images.items()}
+    run = run_of(settings=DERMOSCOPY_SETTINGS | {"classes": classes, "class_counts": counts})
+    assert run.minority == expected
