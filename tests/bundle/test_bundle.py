@@ -14,7 +14,6 @@ from bundled import SIDE, noisy_set
 from PIL import Image
 
 from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
-from misgiving.bundle.card import LIMITS
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets.folders import unlabelled_images
@@ -145,17 +144,10 @@ def test_no_image_gives_no_decision(bundle):
 
 
 @pytest.mark.usefixtures("as_in_use")
-@pytest.mark.parametrize(
-    "squares",
-    [
-        np.zeros((2, SIDE, SIDE, 3), dtype=np.float32),
-        np.zeros((2, SIDE + 1, SIDE, 3), dtype=np.uint8),
-        np.zeros((SIDE, SIDE, 3), dtype=np.uint8),
-    ],
-)
-def test_squares_of_another_kind_are_refused(bundle, squares):
-    with pytest.raises(UsageError, match=r"give 8-bit RGB images of 16 pixels"):
-        bundle.decide_squares(squares)
+@pytest.mark.parametrize("shape", [(2, SIDE + 1, SIDE, 3), (SIDE, SIDE, 3)])
+def test_squares_of_another_shape_are_refused(bundle, shape):
+    with pytest.raises(UsageError, match=f"{SIDE} pixels"):
+        bundle.decide_squares(np.zeros(shape, dtype=np.uint8))
 
 
 def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
@@ -199,41 +191,32 @@ def test_a_bundle_is_sealed_with_sha_256(exported):
     }
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file_is_refused(copied, name):
-    (copied / name).unlink()
-    with pytest.raises(DataError, match=f"{name}.*misgiving export") as refused:
-        Bundle.load(copied)
-    assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_changed_file_is_refused(copied, name):
-    content = bytearray((copied / name).read_bytes())
+def flipped(path):
+    content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
-    (copied / name).write_bytes(content)
-    with pytest.raises(DataError, match=r"misgiving export` (again|wrote)") as refused:
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "missing": lambda path: path.unlink(),
+    "changed": flipped,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:50]),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_is_refused_in_one_line(copied, name, damage):
+    DAMAGE[damage](copied / name)
+    with pytest.raises(DataError, match="misgiving export") as refused:
         Bundle.load(copied)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_truncated_file_is_refused(copied, name):
-    (copied / name).write_bytes((copied / name).read_bytes()[:50])
-    with pytest.raises(DataError, match="misgiving export"):
-        Bundle.load(copied)
-
-
-@pytest.mark.parametrize("extra", ["notes.txt", ".hidden"])
-def test_a_file_that_does_not_belong_is_refused(copied, extra):
-    (copied / extra).write_text("x")
-    with pytest.raises(DataError, match=f"{extra}: does not belong"):
-        Bundle.load(copied)
-
-
-def test_a_folder_that_does_not_belong_is_refused(copied):
-    (copied / "more").mkdir()
-    with pytest.raises(DataError, match="more: does not belong"):
+@pytest.mark.parametrize("extra", ["notes.txt", ".hidden", "more/"])
+def test_what_does_not_belong_is_refused(copied, extra):
+    (copied / extra).mkdir() if extra.endswith("/") else (copied / extra).write_text("x")
+    with pytest.raises(DataError, match=extra.strip("/")):
         Bundle.load(copied)
 
 
@@ -264,36 +247,27 @@ def written(name, content):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_facts(format=FORMAT + 1), f"newer .*format {FORMAT + 1}.*upgrade"),
-        (with_facts(format=None), "format None, .*misgiving export` again"),
-        (with_facts(classes=None), r"bundle\.json: missing or damaged"),
-        (with_facts(classes=["a", "b"]), "the classes a, b, c, and the predictions are for a, b"),
+        (with_facts(format=FORMAT + 1), f"format {FORMAT + 1}"),
+        (with_facts(format=None), "format None"),
+        (with_facts(classes=None), r"bundle\.json"),
+        (with_facts(classes=["a", "b"]), "a, b, c"),
         (with_facts(preprocessing={"image_size": 20}), "20 x 20"),
-        (with_facts(preprocessing={"size": 20}), r"bundle\.json: .*unknown setting 'size'"),
-        (with_facts(fingerprint="other"), "was calibrated for the model"),
-        (written("bundle.json", "[]"), r"bundle\.json: missing or damaged"),
-        (written("bundle.json", "[" * 100_000), r"bundle\.json: "),
-        (written("calibrator.json", "{}"), r"calibrator\.json: missing or damaged"),
-        (written("policy.json", "{}"), r"policy\.json: has format None"),
-        (written("card.json", "1"), r"card\.json: missing or damaged"),
-        (written("model.onnx", "nothing"), r"model\.onnx: not a readable graph"),
-        (written("detectors.safetensors", ""), r"detectors\.safetensors: missing or damaged"),
-        (without("calibrator.json"), r"calibrator\.json: missing or damaged"),
-        (without("detectors.safetensors"), r"detectors\.safetensors: missing or damaged"),
-        (without("model.onnx"), r"model\.onnx: not a readable graph"),
+        (with_facts(preprocessing={"size": 20}), "'size'"),
+        (with_facts(fingerprint="other"), "calibrated for the model"),
+        (written("bundle.json", "[" * 100_000), r"bundle\.json"),
+        (written("calibrator.json", "{}"), r"calibrator\.json"),
+        (written("policy.json", "{}"), r"policy\.json"),
+        (written("card.json", "1"), r"card\.json"),
+        (written("model.onnx", "nothing"), r"model\.onnx"),
+        (written("detectors.safetensors", ""), r"detectors\.safetensors"),
+        (without("calibrator.json"), r"calibrator\.json"),
+        (without("model.onnx"), r"model\.onnx"),
     ],
 )
 def test_damage_under_a_fresh_seal_is_refused_in_one_line(copied, change, says):
     with pytest.raises(DataError, match=says) as refused:
         Bundle.load(sealed_again(copied, change))
     assert "\n" not in str(refused.value)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"model.onnx": 3}'])
-def test_damaged_checksums_are_refused(copied, content):
-    (copied / "checksums.json").write_text(content)
-    with pytest.raises(DataError, match="misgiving export` again"):
-        Bundle.load(copied)
 
 
 def test_a_run_is_no_bundle(exported):
@@ -344,10 +318,3 @@ def test_a_bundle_decides_where_there_is_no_torch_as_where_there_is(exported, bu
         check=False,
     )
     assert found.stdout.strip() == bundle.decide([image], ["image"])[0].decision, found.stderr
-
-
-def test_the_card_says_what_the_service_tests_for_drift_and_what_is_not_tested():
-    (sentence,) = (limit for limit in LIMITS if "`misgiving serve` tests" in limit)
-    tested, untested = sentence.split(". ", 1)
-    assert all(name in tested for name in ("acceptance scores", "OOD scores", "accepted share"))
-    assert "predictions are correct" in untested

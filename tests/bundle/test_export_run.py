@@ -212,12 +212,3 @@ def test_nothing_but_a_bundle_is_replaced(exported, tmp_path):
     assert (tmp_path / "old" / "notes").exists()
     export_run(run, tmp_path / "old", overwrite=True)
     assert not (tmp_path / "old" / "notes").exists()
-
-
-@pytest.mark.usefixtures("graph_of")
-def test_an_edited_policy_is_refused(exported, tmp_path):
-    run = shutil.copytree(exported[0], tmp_path / "run")
-    path = run / "policy" / "policy.json"
-    path.write_text(path.read_text().replace('"max_error": 0.4', '"max_error": 0.1'))
-    with pytest.raises(DataError, match=r"policy\.json: was changed"):
-        export_run(run, tmp_path / "bundle")
