@@ -272,55 +272,42 @@ def test_a_run_is_not_replaced_unless_asked(misgiving, run_folder, photos):
     assert "--overwrite" in one_line(error)
 
 
-def empty(folder):
-    (folder / "empty").mkdir()
-    return "folder:{}/empty"
+def written(place, content):
+    def prepare(folder):
+        (folder / place).parent.mkdir(exist_ok=True)
+        (folder / place).write_text(content)
+
+    return prepare
 
 
 def truncated(folder):
     path = folder / "photos" / "red" / "0.png"
     path.write_bytes(path.read_bytes()[:200])
-    return "folder:{}/photos"
 
 
-def text_as_jpeg(folder):
-    (folder / "photos" / "red" / "note.jpg").write_text("not an image")
-    return "folder:{}/photos"
-
-
-def class_without_images(folder):
-    (folder / "photos" / "green").mkdir()
-    return "folder:{}/photos"
-
-
-def table_without_column(folder):
-    (folder / "table.csv").write_text("path,class\nphotos/red/0.png,red\n")
-    return "table:{}/table.csv"
-
-
-def label_that_occurs_once(folder):
-    rows = [f"photos/red/{number}.png,red\n" for number in range(11)]
-    (folder / "table.csv").write_text("path,label\n" + "".join(rows) + "photos/blue/0.png,blue\n")
-    return "table:{}/table.csv"
+ONCE = "path,label\nphotos/blue/0.png,blue\n" + "".join(
+    f"photos/red/{number}.png,red\n" for number in range(11)
+)
 
 
 @pytest.mark.usefixtures("photos")
 @pytest.mark.parametrize(
-    ("prepare", "code", "culprit"),
+    ("data", "code", "culprit", "prepare"),
     [
-        (lambda _: "folder:{}/nowhere", 1, "nowhere"),
-        (empty, 1, "empty"),
-        (truncated, 1, "0.png"),
-        (text_as_jpeg, 1, "note.jpg"),
-        (class_without_images, 1, "green"),
-        (table_without_column, 1, "label"),
-        (label_that_occurs_once, 1, "blue"),
-        (lambda _: "photos:{}", 2, "photos"),
+        ("folder:{}/nowhere", 1, "nowhere", lambda _: None),
+        ("photos:{}", 2, "photos", lambda _: None),
+        ("folder:{}/photos", 1, "0.png", truncated),
+        ("folder:{}/photos", 1, "note.jpg", written("photos/red/note.jpg", "not an image")),
+        ("folder:{}/photos", 1, "green", lambda folder: (folder / "photos" / "green").mkdir()),
+        ("table:{}/t.csv", 1, "label", written("t.csv", "path,class\nphotos/red/0.png,red\n")),
+        ("table:{}/t.csv", 1, "blue", written("t.csv", ONCE)),
     ],
 )
-def test_bad_data_is_one_line_that_names_the_culprit(misgiving, tmp_path, prepare, code, culprit):
-    data = prepare(tmp_path).format(tmp_path)
-    found, _, error = misgiving("train", data, "--out", tmp_path / "run", *QUICK)
+def test_bad_data_is_one_line_that_names_the_culprit(
+    misgiving, tmp_path, data, code, culprit, prepare
+):
+    prepare(tmp_path)
+    found, _, error = misgiving("train", data.format(tmp_path), "--out", tmp_path / "run", *QUICK)
     assert found == code, error
     assert culprit in one_line(error)
     assert not (tmp_path / "run").exists()
