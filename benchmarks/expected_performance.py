@@ -31,13 +31,12 @@ from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.datasets.folders import unlabelled_images
-from misgiving.data.splits import QUARTERS, partition_groups
-from misgiving.decisions.engine import DecisionEngine
-from misgiving.decisions.expected_performance import ExpectedError, expected_performance
-from misgiving.decisions.fit_policy import fit_engine
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.expected_performance import ExpectedError, expected_performance
+from misgiving.deferral.fit import fit_calibration
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.deferral.targets import Targets
 from misgiving.files import default_cache
+from misgiving.groups import QUARTERS, partition_groups
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors
@@ -78,10 +77,10 @@ def main() -> None:
     forms, detectors, of_subgroup = predicted(asked)
     outcomes: dict[str, list[tuple[Outcome, Outcome | None]]] = defaultdict(list)
     for seed in range(asked.divisions):
-        engine, pool = divided(forms[PLAIN], detectors, asked.max_error, seed)
+        deferral, pool = divided(forms[PLAIN], detectors, asked.max_error, seed)
         shown = altered(forms, pool, of_subgroup, seed)
         for name, predictions in islice(shown, None if seed < asked.altered else 1):
-            outcomes[name] += measured(engine, predictions)
+            outcomes[name] += measured(deferral, predictions)
     for title, number in (("All images", 0), ("Accepted images", 1)):
         print(f"\n{title}\n\n| {' | '.join(HEADER)} |\n{'|---' * len(HEADER)}|")
         for name, of in outcomes.items():
@@ -112,21 +111,16 @@ def predicted(
 
 def divided(
     predictions: Predictions, detectors: FittedDetectors, max_error: float, seed: int
-) -> tuple[DecisionEngine, np.ndarray]:
+) -> tuple[Deferral, np.ndarray]:
     """A policy, and the positions of the images that are left for a batch."""
-    left, *rest = partition_groups(predictions.groups, THIRDS, seed=seed)
+    left, *rest = partition_groups(predictions.units, THIRDS, seed=seed)
     for_policy = predictions.select(np.sort(np.concatenate(rest)))
-    tuned, *certified = partition_groups(for_policy.groups, QUARTERS, seed=seed)
-    fitted = fit_engine(
-        for_policy.select(tuned),
-        for_policy.select(np.sort(np.concatenate(certified))),
-        detectors,
-        Targets(max_error=max_error, max_ood_false_alarms=0.05),
-        seed=seed,
-        calibration_fingerprint="drawn",
-        unit="group",
-    )
-    return fitted.engine, left
+    tuned, *certified = partition_groups(for_policy.units, QUARTERS, seed=seed)
+    tuning = for_policy.select(tuned)
+    calibration = for_policy.select(np.sort(np.concatenate(certified)))
+    deferral = Deferral(max_error=max_error, max_ood_false_alarms=0.05, seed=seed)
+    fitted = fit_calibration(tuning, detectors)
+    return deferral.certify(tuning, calibration, detectors=detectors, fitted=fitted), left
 
 
 def altered(
@@ -134,7 +128,7 @@ def altered(
 ) -> Iterator[tuple[str, Predictions]]:
     """The batch as it is, and in its altered forms."""
     random, plain = np.random.default_rng(seed), forms[PLAIN]
-    batch = pool[one_per_group([plain.groups[row] for row in pool], seed=seed)]
+    batch = pool[one_per_group(plain.units[pool], seed=seed)]
     labels = plain.labels[batch]
     counts = np.bincount(labels, minlength=len(plain.classes))
     yield PLAIN, plain.select(batch)
@@ -152,26 +146,22 @@ def altered(
         yield OTHER, forms[OTHER]
 
 
-def measured(
-    engine: DecisionEngine, predictions: Predictions
-) -> list[tuple[Outcome, Outcome | None]]:
+def measured(deferral: Deferral, predictions: Predictions) -> list[tuple[Outcome, Outcome | None]]:
     """Outcomes of all images and of those accepted; nothing where none could be estimated."""
-    decided = engine.decide_arrays(
-        predictions.logits, predictions.features, predictions.predicted_losses, predictions.taps
-    )
-    accepted, wrong = decided.outcomes == "accept", decided.named != predictions.labels
+    decided = deferral.decide(predictions)
+    accepted, wrong = decided.decisions == "accept", decided.predicted != predictions.labels
     found = expected_performance(
-        engine,
-        errors=decided.numbers["error_probability"],
-        scores=decided.numbers["acceptance_score"],
-        ood_scores=decided.numbers["ood_score"],
+        deferral,
+        errors=decided.error_probability,
+        scores=decided.acceptance_score,
+        ood_scores=decided.ood_score,
         accepted=accepted,
         names=predictions.ids,
     )
     if found is None:
         return []
     of_all, of_accepted = found.errors
-    drift = bool(found.drift)
+    drift = bool(found.alarms or found.gaps)
     return [
         (
             Outcome(float(wrong.mean()), of_all, drift),

@@ -21,10 +21,10 @@ from inputs import untrained
 from PIL import Image
 
 from misgiving.checkpoint import save
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.fit import MOST_TUNED
 from misgiving.training.allocator import keep_freed_memory
-from misgiving.workflows.deferral import Deferral
 from misgiving.workflows.predict import predict_files
-from misgiving.workflows.prediction_sets import MOST_TUNED
 
 CASES, CLASSES = 2000, 8  # where they do not vary
 FILES = 100  # distinct ones; the others are links to them

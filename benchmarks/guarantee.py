@@ -22,8 +22,8 @@ from scipy.special import expit, ndtri, softmax
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import TuningSet, fit_calibrator
-from misgiving.decisions.rules import DecisionRule
 from misgiving.deferral.bounds import binomial_cdf
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, ThresholdCounts

@@ -29,10 +29,10 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.special import expit, ndtri
 
-from misgiving.data.splits import QUARTERS
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan
+from misgiving.groups import QUARTERS
 
 GROUPS = 4000
 LESIONS = (6, 20)

@@ -15,7 +15,10 @@ logits = classifier.decision_function(pixels)
 
 deferral = Deferral(max_error=0.05)
 deferral.fit((logits[tuning], labels[tuning]), (logits[calibration], labels[calibration]))
-print(deferral.summary())
+certificate = deferral.certificate_
+print(
+    certificate.accepted, "of", certificate.cases, "accepted,", certificate.wrong, "of them wrong"
+)
 
 decisions = deferral.decide(logits[new])
 accepted = np.array([one.decision == "accept" for one in decisions])

@@ -49,7 +49,10 @@ with torch.no_grad():
 deferral = Deferral(max_error=0.1).fit(
     (logits[tuning], labels[tuning]), (logits[calibration], labels[calibration])
 )
-print(deferral.summary())
+certificate = deferral.certificate_
+print(
+    certificate.accepted, "of", certificate.cases, "accepted,", certificate.wrong, "of them wrong"
+)
 losses = F.cross_entropy(logits, labels, reduction="none")
 accuracy = (logits[calibration].argmax(dim=1) == labels[calibration]).float().mean()
 correlation = spearman(

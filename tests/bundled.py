@@ -8,9 +8,8 @@ from coloured import coloured_set, split_of
 
 from misgiving.checkpoint import Architecture, Checkpoint, save
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.engine import DecisionEngine, save_policy
-from misgiving.decisions.fit_policy import calibrator_of, fit_policies
-from misgiving.deferral.targets import Targets
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.fit import fit_calibration
 from misgiving.predictions.inference import predict, predictions_of
 from misgiving.scores.detectors import FittedDetectors
 
@@ -75,34 +74,23 @@ def _set_head(model, images):
         head.bias.copy_(torch.from_numpy(-(about @ means.mean(axis=0)) * scale))
 
 
-def engine_of(made, *, ood_detector="knn", score=None):
-    """Its decision engine, calibrated on drawn images."""
+def policy_of(made, *, ood_detector="knn", score=None):
+    """Its policy, calibrated on drawn images."""
     train, tune, calibration = (
         predictions_of(made, noisy_set(size, seed=seed))
         for seed, size in enumerate((150, 300, 300))
     )
     detectors = FittedDetectors.fit(train)
-    fitted = calibrator_of(tune, detectors)
+    fitted = fit_calibration(tune, detectors)
     if score is not None:
         fitted = fitted.accepting_by(score)
-    (policy,) = fit_policies(
-        tune,
-        calibration,
-        detectors,
-        fitted,
-        [Targets(max_error=0.45, max_ood_false_alarms=0.1)],
-        seed=0,
-        calibration_fingerprint="cases",
-        ood_detector=ood_detector,
-    )
-    return DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=fitted.calibrator, detectors=detectors
-    )
+    deferral = Deferral(max_error=0.45, max_ood_false_alarms=0.1, ood_detector=ood_detector)
+    return deferral.certify(tune, calibration, detectors=detectors, fitted=fitted)
 
 
-def write_run(folder, made, engine=None):
+def write_run(folder, made, deferral=None):
     """A run folder, with its policy where it has one."""
     save(folder, made)
-    if engine is not None:
-        save_policy(folder / "policy", engine, {})
+    if deferral is not None:
+        deferral.save(folder / "policy")
     return folder

@@ -40,12 +40,12 @@ def images():
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
     """A run with a policy, and the bundle that was exported of it."""
-    from bundled import checkpoint, engine_of, write_run
+    from bundled import checkpoint, policy_of, write_run
 
     from misgiving.bundle.export_run import export_run
 
     made = checkpoint()
-    run = write_run(tmp_path_factory.mktemp("exported") / "run", made, engine_of(made))
+    run = write_run(tmp_path_factory.mktemp("exported") / "run", made, policy_of(made))
     export_run(run, run.parent / "bundle")
     return run, run.parent / "bundle"
 

@@ -11,10 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from torchvision import transforms
 
+from misgiving import Deferral, Predictions
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.files import write_csv
-from misgiving.predictions.record import Predictions
-from misgiving.workflows.deferral import Deferral
 
 CLASSES = ("a", "b", "c")
 NORMALISATION = transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -147,7 +146,7 @@ def write_predictions(path, paths, labels, outputs, *, prefix="logit", classes=C
 
 
 def write_policy(folder, predictions):
-    """A policy that is fitted to a file of predictions; gives its engine."""
+    """A policy that is fitted to a file of predictions; which is given back."""
     fitted = Deferral(max_error=0.2, max_ood_false_alarms=0.1)
     fitted.fit(Predictions.read(predictions)).save(folder)
-    return fitted.engine_
+    return fitted

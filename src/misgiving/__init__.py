@@ -9,9 +9,8 @@ if TYPE_CHECKING:
     from misgiving.bundle.bundle import Bundle
     from misgiving.checkpoint import load, save
     from misgiving.data.datasets import load_dataset
-    from misgiving.decisions.decision import Decision
-    from misgiving.decisions.engine import DecisionEngine
-    from misgiving.deferral.policy import DeferralPolicy
+    from misgiving.deferral.decisions import Decision
+    from misgiving.deferral.deferral import Deferral
     from misgiving.losses import joint_objective, ranking_loss
     from misgiving.metrics.ood import ood_metrics
     from misgiving.models.joint import JointClassifier, Output, attach
@@ -22,15 +21,12 @@ if TYPE_CHECKING:
     from misgiving.scores.odin_tuning import tune_odin
     from misgiving.training.config import TrainingConfig
     from misgiving.training.loop import train
-    from misgiving.workflows.deferral import Deferral
 
 # Imported when first used, so that measuring and `misgiving --help` do not import torch.
 _HOMES = {
     "Bundle": "bundle.bundle",
-    "Decision": "decisions.decision",
-    "DecisionEngine": "decisions.engine",
-    "Deferral": "workflows.deferral",
-    "DeferralPolicy": "deferral.policy",
+    "Decision": "deferral.decisions",
+    "Deferral": "deferral.deferral",
     "JointClassifier": "models.joint",
     "LossEstimator": "models.loss_estimator",
     "Odin": "scores.odin",
@@ -52,9 +48,7 @@ _HOMES = {
 __all__ = [
     "Bundle",
     "Decision",
-    "DecisionEngine",
     "Deferral",
-    "DeferralPolicy",
     "JointClassifier",
     "LossEstimator",
     "Odin",

@@ -5,10 +5,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from misgiving.errors import DataError
+
 Pair = tuple[int, int]
+QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/explanation/guarantee.md
 
 UNITS = {
     "group": "group",
@@ -93,6 +97,20 @@ def chained(keys: Sequence[str]) -> Iterator[Pair]:
         last[key] = position
 
 
+def partition_groups(
+    groups: Sequence[str] | Int[np.ndarray, " n"], count: int, *, seed: int
+) -> tuple[Int[np.ndarray, " _"], ...]:
+    """Positions in `count` random sets of about equally many groups, none of them in two sets."""
+    names, members = np.unique(np.asarray(groups), return_inverse=True)
+    if len(names) < count:
+        raise DataError(
+            f"there are too few groups of images ({len(names)}) for {count} sets; give images of "
+            f"at least {count}"
+        )
+    set_of = np.random.default_rng(seed).permutation(len(names)) % count
+    return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
+
+
 def unit_of(columns: Sequence[str], groups: Sequence[str]) -> str:
     """The unit of a guarantee, given the columns that define the groups, and the groups' names.
 
@@ -104,13 +122,16 @@ def unit_of(columns: Sequence[str], groups: Sequence[str]) -> str:
     if not columns:
         return "image"
     unit = UNITS[columns[0]]
-    others = [UNITS[column] for column in columns[1:] if _named_by(column, groups)]
+    others = [UNITS[column] for column in images_named_by(columns, groups)]
     return f"{unit} ({' or '.join(others)} where no {unit} is named)" if others else unit
 
 
-def _named_by(column: str, groups: Sequence[str]) -> int:
-    """Number of images whose group is named by this column, which is not the first."""
-    return sum(group.startswith(f"{column} ") for group in groups)
+def images_named_by(columns: Sequence[str], groups: Sequence[str]) -> dict[str, int]:
+    """Number of images whose group is named by another than the first column, by that column."""
+    counts = {
+        column: sum(group.startswith(f"{column} ") for group in groups) for column in columns[1:]
+    }
+    return {column: count for column, count in counts.items() if count}
 
 
 def unit_sentences(columns: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -135,8 +156,7 @@ def unit_sentences(columns: Sequence[str], groups: Sequence[str]) -> list[str]:
             f"Warning: {count} of {len(groups)} images have no value in the column {columns[0]}, "
             f"and count by {UNITS[column]}."
             f"{f' {dependent}' if UNITS[column] == 'lesion' else ''}"
-            for column in columns[1:]
-            if (count := _named_by(column, groups))
+            for column, count in images_named_by(columns, groups).items()
         ),
         *[
             f"Warning: {alone} of {len(groups)} images have no value in the {named}; each counts "

@@ -17,21 +17,20 @@ from misgiving.bundle.bundle import FORMAT, Bundle, is_bundle
 from misgiving.checkpoint import load
 from misgiving.data.cache import prepare
 from misgiving.data.datasets.folders import unlabelled_images
-from misgiving.decisions.decision import NO_POLICY
-from misgiving.decisions.engine import load_policy
+from misgiving.deferral.decisions import NO_POLICY
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import seal
 from misgiving.predictions.inference import predictions_of
 
 FILES = (
     "bundle.json",
-    "calibrator.json",
     "card.json",
     "card.md",
     "checksums.json",
-    "detectors.safetensors",
     "model.onnx",
     "policy.json",
+    "policy.safetensors",
 )
 
 
@@ -54,7 +53,7 @@ def png(pixels):
 def decisions_of(run, images):
     """Decisions of the torch model by the run's own policy."""
     predictions = predictions_of(load(run), images)
-    return predictions, load_policy(run / "policy").decide_predictions(predictions)
+    return predictions, Deferral.load(run / "policy").decide(predictions)
 
 
 NUMBERS = (
@@ -104,7 +103,7 @@ def test_a_bundle_decides_on_real_images_as_the_run_does(exported, bundle, real_
 def test_probabilities_are_of_every_class_and_agree_with_the_error(exported, bundle):
     images = noisy_set(20, seed=12)
     predictions, _ = decisions_of(exported[0], images)
-    scaled = load_policy(exported[0] / "policy").calibrator.scaling(predictions.logits)
+    scaled = Deferral.load(exported[0] / "policy").calibration_.scaling(predictions.logits)
     for one, row in zip(bundle.decide_squares(images.images), scaled, strict=True):
         assert tuple(one.probabilities) == bundle.classes
         assert one.predicted_class == bundle.classes[row.argmax()]
@@ -157,11 +156,11 @@ def test_an_image_that_cannot_be_decoded_is_called_by_its_name(bundle):
 
 
 def test_a_bundle_has_the_classes_policy_and_fingerprint_of_its_run(bundle, exported):
-    engine = load_policy(exported[0] / "policy")
+    deferral = Deferral.load(exported[0] / "policy")
     assert bundle.classes == ("a", "b", "c")
-    assert bundle.policy == engine.policy
-    assert bundle.engine.calibrator == engine.calibrator
-    assert bundle.fingerprint == engine.policy.model_fingerprint
+    for name in ("certificate_", "calibration_", "cases_", "rule_", "fingerprint"):
+        assert getattr(bundle.deferral, name) == getattr(deferral, name)
+    assert bundle.fingerprint == deferral.model_
     assert bundle.preprocessing == load(exported[0]).preprocessing
 
 
@@ -173,9 +172,9 @@ def test_a_bundle_holds_these_files_and_no_others(exported):
 
 def test_outputs_that_are_not_finite_are_deferred(bundle):
     logits, predicted_losses, features, taps = bundle.network(noisy_set(3, seed=15).images)
-    expected = bundle.engine.decide(logits, features, predicted_losses, taps)
+    expected = bundle.deferral.decide_outputs(logits, features, predicted_losses, taps)
     logits[1] = np.nan
-    found = bundle.engine.decide(logits, features, predicted_losses, taps)
+    found = bundle.deferral.decide_outputs(logits, features, predicted_losses, taps)
     assert found[1].decision == "defer"
     assert found[1].acceptance_score is found[1].error_probability is None
     assert np.isnan(list(found[1].probabilities.values())).all()
@@ -255,12 +254,11 @@ def written(name, content):
         (with_facts(preprocessing={"size": 20}), "'size'"),
         (with_facts(fingerprint="other"), "calibrated for the model"),
         (written("bundle.json", "[" * 100_000), r"bundle\.json"),
-        (written("calibrator.json", "{}"), r"calibrator\.json"),
         (written("policy.json", "{}"), r"policy\.json"),
         (written("card.json", "1"), r"card\.json"),
         (written("model.onnx", "nothing"), r"model\.onnx"),
-        (written("detectors.safetensors", ""), r"detectors\.safetensors"),
-        (without("calibrator.json"), r"calibrator\.json"),
+        (written("policy.safetensors", ""), r"policy\.safetensors"),
+        (without("policy.safetensors"), r"policy\.safetensors"),
         (without("model.onnx"), r"model\.onnx"),
     ],
 )
@@ -276,12 +274,12 @@ def test_a_run_is_no_bundle(exported):
 
 
 def test_a_bundle_without_a_policy_defers_every_image(copied):
-    for name in ("policy.json", "calibrator.json", "detectors.safetensors"):
+    for name in ("policy.json", "policy.safetensors"):
         (copied / name).unlink()
     bundle = Bundle.load(sealed_again(copied, lambda _: None))
     squares = noisy_set(5, seed=16).images
     logits = torch.from_numpy(bundle.network(squares)[0]).double()
-    assert bundle.policy is None
+    assert bundle.deferral is None
     for one, expected in zip(bundle.decide_squares(squares), logits.softmax(1), strict=True):
         assert (one.decision, one.reason) == ("defer", NO_POLICY)
         assert list(one.probabilities.values()) == pytest.approx(expected.tolist())

@@ -96,13 +96,13 @@ def test_a_torchvision_model_decides_through_the_bundle_as_on_its_predictions(
 ):
     graph, predictions = torch_files
     folder, engine = torch_policy
-    assert engine.policy.ood_detector == "knn"
+    assert engine.ood_detector_ == "knn"
     bundle = export_graph(
         graph, tmp_path / "b", preprocessing=TORCH, predictions=predictions, policy=folder
     )
     assert bundle.card["compared"] == 32
     outputs = [values.double().numpy() for values in torch_outputs(model, new_images[0])]
-    expected = engine.decide(*outputs)
+    expected = engine.decide_outputs(*outputs)
     assert_same_decisions(decisions_of(bundle, new_images[0]), expected)
     rows = predict_images(predictor_of(tmp_path / "b"), image_names([place / "new"]))
     assert [row.decision for row in rows] == [row.decision for row in expected]
@@ -115,7 +115,7 @@ def test_a_graph_decides_as_its_policy_on_its_predictions(
     make = partial(export_graph, colour_files[0], preprocessing=COLOURS, policy=folder)
     checked = make(tmp_path / "b1", predictions=colour_files[1])
     unchecked = make(tmp_path / "b2")
-    expected = engine.decide(colour_logits(new_images[0]), np.zeros((60, 0)))
+    expected = engine.decide_outputs(colour_logits(new_images[0]))
     assert_same_decisions(decisions_of(checked, new_images[0]), expected)
     assert decisions_of(unchecked, new_images[0]) == decisions_of(checked, new_images[0])
     assert [bundle.card["compared"] for bundle in (checked, unchecked)] == [32, 0]
@@ -183,12 +183,15 @@ def test_thresholds_and_classes_are_metadata_of_the_graph(
     for folder in (tmp_path / "bundle", exported[1]):
         session = onnxruntime.InferenceSession(folder / "model.onnx")
         found = session.get_modelmeta().custom_metadata_map
-        policy = Bundle.load(folder).policy
+        policy = Bundle.load(folder).deferral
         assert json.loads(found["misgiving.classes"]) == ["a", "b", "c"]
-        assert float(json.loads(found["misgiving.accept_threshold"])) == policy.accept_threshold
-        assert json.loads(found["misgiving.ood_threshold"]) == policy.ood_threshold
-        assert json.loads(found["misgiving.targets"])["max_error"] == policy.targets.max_error
-        assert json.loads(found["misgiving.fingerprint"]) == policy.model_fingerprint
+        assert (
+            float(json.loads(found["misgiving.accept_threshold"]))
+            == policy.certificate_.accept_threshold
+        )
+        assert json.loads(found["misgiving.ood_threshold"]) == policy.certificate_.ood_threshold
+        assert json.loads(found["misgiving.targets"])["max_error"] == policy.max_error
+        assert json.loads(found["misgiving.fingerprint"]) == policy.model_
 
 
 def node(operator, inputs, output, **attributes):

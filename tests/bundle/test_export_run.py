@@ -6,19 +6,20 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from bundled import SIDE, checkpoint, engine_of, noisy_set, write_run
+from bundled import SIDE, checkpoint, noisy_set, policy_of, write_run
 from onnx.reference import ReferenceEvaluator
 
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
-from misgiving.decisions.engine import load_policy
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation import graphs
 from misgiving.models.joint import full_outputs_of
 from misgiving.models.onnx_export import write_graph
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.network import INPUT, OUTPUTS
+from misgiving.report.certificate import certificate_sentences
 
 
 @pytest.fixture
@@ -49,12 +50,12 @@ def assert_gives_what_the_model_gives(path, model, size):
             np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-4, atol=1e-5 * largest)
 
 
-def error_log_odds(engine, logits, taps):
+def error_log_odds(policy, logits, taps):
     """By the calibrated softmax and the class probes, all computed by torch in float64."""
-    learned, classes = engine.calibrator, range(logits.shape[1])
+    learned, classes = policy.calibration_, range(logits.shape[1])
     scaled = logits / learned.scaling.temperature + torch.tensor(learned.scaling.biases)
     members = [scaled.log_softmax(dim=1)]
-    for probe in engine.detectors.probes.probes.values():
+    for probe in policy.detectors_.probes.probes.values():
         read = taps[:, probe.first : probe.first + len(probe.weight)]
         opinion = read @ torch.from_numpy(probe.weight) + torch.from_numpy(probe.bias)
         members.append(opinion.log_softmax(dim=1))
@@ -77,11 +78,11 @@ def test_graph_and_model_agree_to_a_millionth_in_double_precision(exported, tmp_
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == np.float64
         np.testing.assert_allclose(ours, theirs.numpy(), rtol=1e-6, atol=1e-9)
-    engine, (logits, _, features, taps) = load_policy(exported[0] / "policy"), found
-    evidence = engine.detectors.evidence(features, taps)
-    learned = replace(engine.calibrator, combination=None)
+    policy, (logits, _, features, taps) = Deferral.load(exported[0] / "policy"), found
+    evidence = policy.detectors_.evidence(features, taps)
+    learned = replace(policy.calibration_, combination=None)
     scores = learned.with_learned({}, logits, evidence)
-    of_torch = error_log_odds(engine, expected.logits, expected.taps)
+    of_torch = error_log_odds(policy, expected.logits, expected.taps)
     np.testing.assert_allclose(scores["error_estimator"], of_torch, rtol=1e-6, atol=1e-9)
 
 
@@ -135,7 +136,7 @@ def test_a_run_without_a_policy_becomes_a_bundle_that_says_so(exported, tmp_path
     run = shutil.copytree(exported[0], tmp_path / "run")
     shutil.rmtree(run / "policy")
     bundle = export_run(run, tmp_path / "bundle")
-    assert bundle.policy is None
+    assert bundle.deferral is None
     assert "defers every" in bundle.card["what"]
     assert bundle.card["targets"] == [
         "Nothing is certified: no policy was calibrated, and every image is deferred."
@@ -145,13 +146,13 @@ def test_a_run_without_a_policy_becomes_a_bundle_that_says_so(exported, tmp_path
 def test_the_card_says_what_the_model_is_and_promises(exported):
     run, folder = exported
     card = json.loads((folder / "card.json").read_text())
-    policy = load_policy(run / "policy").policy
+    policy = Deferral.load(run / "policy")
     assert card["data"]["name"] == "folder:coloured"
     assert card["classes"] == ["a", "b", "c"]
     assert card["class_counts"]["train"] == {"a": 34, "b": 33, "c": 33}
     assert card["class_counts"]["validation"] == {"a": 16, "b": 17, "c": 17}
-    assert card["fingerprint"] == policy.model_fingerprint
-    assert card["targets"] == policy.summary()
+    assert card["fingerprint"] == policy.model_
+    assert card["targets"] == certificate_sentences(policy)
     assert card["architecture"]["backbone"] == "vgg16_mini"
     assert card["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     readable = (folder / "card.md").read_text()
@@ -169,11 +170,11 @@ def made():
 @pytest.mark.usefixtures("graph_of")
 @pytest.mark.parametrize("name", ["mahalanobis", "vim", "energy", "predicted_loss"])
 def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, name):
-    engine = engine_of(made, ood_detector=name)
-    bundle = export_run(write_run(tmp_path / "run", made, engine), tmp_path / "bundle")
-    assert set(bundle.engine.detectors.names) <= {name, *engine.calibrator.needed}
+    policy = policy_of(made, ood_detector=name)
+    bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
+    assert set(bundle.deferral.detectors_.names) <= {name, *policy.calibration_.needed}
     images = noisy_set(60, seed=21)
-    expected = engine.decide_predictions(predictions_of(made, images))
+    expected = policy.decide(predictions_of(made, images))
     for ours, theirs in zip(bundle.decide_squares(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.ood_score == pytest.approx(theirs.ood_score, rel=1e-4, abs=1e-4)
@@ -181,20 +182,20 @@ def test_a_policy_of_another_detector_is_exported_with_it_alone(made, tmp_path, 
 
 @pytest.mark.usefixtures("graph_of")
 def test_the_error_estimator_is_exported_with_its_probes_and_decides_as_in_the_run(made, tmp_path):
-    engine = engine_of(made, score="error_estimator")
-    bundle = export_run(write_run(tmp_path / "run", made, engine), tmp_path / "bundle")
+    policy = policy_of(made, score="error_estimator")
+    bundle = export_run(write_run(tmp_path / "run", made, policy), tmp_path / "bundle")
     images = noisy_set(60, seed=21)
     predictions = predictions_of(made, images)
-    expected = engine.decide_predictions(predictions)
+    expected = policy.decide(predictions)
     assert len({one.acceptance_score for one in expected}) > 50
     for ours, theirs in zip(bundle.decide_squares(images.images), expected, strict=True):
         assert ours.decision == theirs.decision
         assert ours.acceptance_score == pytest.approx(theirs.acceptance_score, rel=1e-4, abs=1e-4)
     with pytest.raises(DataError, match="error_estimator reads the taps of the model"):
-        engine.decide_predictions(replace(predictions, taps=None))
-    plain = engine_of(made, score="calibrated")
+        policy.decide(replace(predictions, taps=None))
+    plain = policy_of(made, score="calibrated")
     export_run(write_run(tmp_path / "plain", made, plain), tmp_path / "without")
-    assert Bundle.load(tmp_path / "without").engine.detectors.probes is None
+    assert Bundle.load(tmp_path / "without").deferral.detectors_.probes is None
 
 
 @pytest.mark.usefixtures("graph_of")

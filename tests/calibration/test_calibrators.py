@@ -1,8 +1,8 @@
-import json
 import math
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.linear_model import LogisticRegression
@@ -25,6 +25,8 @@ from misgiving.calibration.fit import (
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
+
+CALIBRATORS = TypeAdapter(Calibrator)
 
 
 def drawn(seed=0, count=400, informative=True):
@@ -265,7 +267,7 @@ def test_without_a_predicted_loss_there_is_no_expected_loss():
 def test_a_calibrator_survives_json():
     scores, logits, labels, groups = drawn()
     calibrator = fit_calibrator(TuningSet(scores, logits, labels, groups)).calibrator
-    again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
+    again = CALIBRATORS.validate_json(CALIBRATORS.dump_json(calibrator))
     assert again == calibrator
     np.testing.assert_array_equal(
         again.acceptance_scores(scores, logits), calibrator.acceptance_scores(scores, logits)

@@ -1,12 +1,12 @@
 """Laws of what gives scores a meaning."""
 
-import json
 from fractions import Fraction
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 from scipy.special import log_softmax
 from strategies import DISTINCT, columns, generators, heights
 
@@ -21,6 +21,8 @@ from misgiving.calibration.fit import COMBINED, fit_isotonic, fit_scaling
 
 pairs = columns(DISTINCT, 5, size=9)  # inputs with ties, and quarters that they should give
 finite = st.floats(-1e6, 1e6)
+
+CALIBRATORS = TypeAdapter(Calibrator)
 
 
 def means_by_input(inputs, quarters):
@@ -194,4 +196,4 @@ def calibrator_of(drawn):
 @given(estimates)
 def test_any_calibrator_survives_json(drawn):
     calibrator = calibrator_of(drawn)
-    assert Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict()))) == calibrator
+    assert CALIBRATORS.validate_json(CALIBRATORS.dump_json(calibrator)) == calibrator

@@ -1,11 +1,11 @@
 """The error estimator: what it computes, and when it is the acceptance score."""
 
-import json
 import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from pydantic import TypeAdapter
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from sklearn.linear_model import LogisticRegression
@@ -27,6 +27,8 @@ from misgiving.calibration.fit import (
 )
 from misgiving.errors import DataError
 from misgiving.metrics.selective import aurc
+
+CALIBRATORS = TypeAdapter(Calibrator)
 
 
 def by_logits(_):
@@ -150,7 +152,7 @@ def test_another_acceptance_score_brings_its_own_error_probabilities():
 def test_it_survives_json_and_refuses_to_do_without_its_evidence():
     tuning = drawn()
     calibrator = fit_calibrator(tuning).calibrator
-    again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
+    again = CALIBRATORS.validate_json(CALIBRATORS.dump_json(calibrator))
     assert again == calibrator
     with pytest.raises(DataError, match="reads class probes"):
         calibrator.acceptance_scores(tuning.scores, tuning.logits)

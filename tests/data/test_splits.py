@@ -9,11 +9,11 @@ from misgiving.data.splits import (
     leakage_of,
     leaks,
     paper_split,
-    partition_groups,
     read_split,
     write_split,
 )
 from misgiving.errors import DataError, UsageError
+from misgiving.groups import partition_groups
 
 CLASSES = ("MEL", "NV", "DF")
 HEADER = "id,hash,set,label,group,leaks_to"

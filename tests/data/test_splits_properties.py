@@ -17,11 +17,11 @@ from misgiving.data.splits import (
     leakage_of,
     leaks,
     paper_split,
-    partition_groups,
     read_split,
     write_split,
 )
 from misgiving.errors import DataError, UsageError
+from misgiving.groups import partition_groups
 
 CLASSES = ("MEL", "NV", "DF")
 SETS = ("train", "tune", "calibrate", "test")

@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,36 +7,40 @@ from misgiving.deferral.bounds import BinomialInterval
 from misgiving.deferral.drift import (
     FRACTIONS,
     JUMPS,
-    RANKED,
     STAKES,
     AcceptanceTest,
     DriftMonitor,
+    DriftTest,
     RankTest,
     Wealth,
     acceptance_factors,
-    describe_ranks,
     rank_factors,
     tie_breaker,
 )
-from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
+from misgiving.report.drift import drift_sentence
 
 OOD = Targets(max_error=0.15, max_ood_false_alarms=0.1)
 
 
-def made_policy(drawn_cases, *, size=200, seed=2, targets=OOD):
-    found = certify_thresholds(
-        drawn_cases(300, 1), drawn_cases(size, seed), targets, classes=("NV", "MEL", "BCC")
+def certified(drawn_cases, *, targets=OOD):
+    return certify_thresholds(
+        drawn_cases(300, 1), drawn_cases(200, 2), targets, classes=("NV", "MEL", "BCC")
     )
-    names = {"score": "confidence", "ood_detector": "knn", "seed": 3}
-    prints = {"model_fingerprint": "a" * 64, "calibration_fingerprint": "b" * 64}
-    return DeferralPolicy(certificate=found, **names, **prints)
+
+
+def sentences(test, knows_training=True):
+    """The latest cases, and those at the alarm, in words."""
+    return [
+        drift_sentence(test, recent, knows_training=knows_training)
+        for recent in (test.recent, test.alarmed_with)
+    ]
 
 
 def show(monitor, policy, cases, name="stream"):
     """Let the monitor see cases as the service decides them."""
-    decided = policy.decide(cases.scores, cases.ood_scores).decisions
+    decided = policy.decide(cases.scores, cases.ood_scores)[0]
     columns = zip(cases.scores, cases.ood_scores, decided, strict=True)
     for number, (score, ood_score, one) in enumerate(columns):
         monitor.update(
@@ -176,7 +179,7 @@ def test_few_acceptance_rates_at_the_edge_of_the_interval_ever_alarm(true):
 
 
 def test_cases_like_the_calibration_cases_raise_no_alarm(drawn_cases):
-    policy = made_policy(drawn_cases)
+    policy = certified(drawn_cases)
     found = show(DriftMonitor(policy), policy, drawn_cases(200, 7))
     assert set(found) == {"scores", "familiarity", "acceptance"}
     assert all(test.since is None for test in found.values())
@@ -184,19 +187,19 @@ def test_cases_like_the_calibration_cases_raise_no_alarm(drawn_cases):
 
 
 def test_a_change_of_scores_and_of_acceptance_is_detected_and_described(drawn_cases):
-    policy = made_policy(drawn_cases)
+    policy = certified(drawn_cases)
     cases = drawn_cases(150, 7)
     cases.scores[:] = cases.scores / 3
     found = show(DriftMonitor(policy), policy, cases)
     assert found["scores"].since < 60
-    assert "less sure in the last 100 cases" in found["scores"].sentence
+    assert "less sure in the last 100 cases" in sentences(found["scores"])[0]
     assert found["acceptance"].since < 150
-    assert "0 % of the last 100 cases" in found["acceptance"].sentence
+    assert "0 % of the last 100 cases" in sentences(found["acceptance"])[0]
     assert found["familiarity"].since is None
 
 
 def test_scores_that_only_spread_are_detected(drawn_cases):
-    policy, random = made_policy(drawn_cases), np.random.default_rng(0)
+    policy, random = certified(drawn_cases), np.random.default_rng(0)
     cases = drawn_cases(200, 7)
     cases.scores[:] = np.where(random.random(200) < 0.5, 0.02, 0.98) + random.random(200) / 100
     assert show(DriftMonitor(policy), policy, cases)["scores"].since is not None
@@ -209,13 +212,13 @@ def test_scores_that_only_spread_are_detected(drawn_cases):
 def test_scores_whose_spread_alone_changes_are_described_by_their_spread(
     quantiles, where, drawn_cases
 ):
-    policy = made_policy(drawn_cases)
-    kept, cases = policy.certificate.calibration_scores.scores, drawn_cases(200, 7)
+    policy = certified(drawn_cases)
+    kept, cases = policy.calibration_scores.scores, drawn_cases(200, 7)
     ends = np.quantile(kept, quantiles)
     cases.scores[:] = ends[np.arange(200) % 2] + np.random.default_rng(0).normal(0, 1e-3, 200)
     found = show(DriftMonitor(policy), policy, cases)["scores"]
     assert found.since is not None
-    for sentence in (found.sentence, found.alarmed_with):
+    for sentence in sentences(found):
         assert "sure" not in sentence
         assert where in sentence
 
@@ -233,44 +236,49 @@ def test_scores_whose_spread_alone_changes_are_described_by_their_spread(
     ],
 )
 def test_ranks_are_described_by_their_mean_or_where_that_is_usual_by_their_spread(ranks, words):
-    sentence = describe_ranks(RANKED["scores"], ranks)
+    test = RankTest([])
+    test.recent.extend(ranks)
+    recent = test.latest
+    state = DriftTest("scores", 1.0, 1.0, 300.0, None, recent)
+    sentence = drift_sentence(state, recent, knows_training=True)
     assert all(word in sentence for word in words), sentence
 
 
 def test_the_reason_of_an_alarm_is_kept_when_later_cases_differ_the_other_way(drawn_cases):
-    policy = made_policy(drawn_cases)
+    policy = certified(drawn_cases)
     monitor, low, high = DriftMonitor(policy), drawn_cases(60, 7), drawn_cases(120, 8)
     low.scores[:] = low.scores / 5
     assert show(DriftMonitor(policy), policy, drawn_cases(60, 9))["scores"].alarmed_with is None
     at_alarm = show(monitor, policy, low)["scores"].alarmed_with
     high.scores[:] = 0.99 + high.scores / 1000
     later = show(monitor, policy, high, name="later")["scores"]
-    assert "less sure" in later.alarmed_with == at_alarm
-    assert "more sure in the last 100 cases" in later.sentence
+    assert later.alarmed_with == at_alarm
+    latest, alarmed_with = sentences(later)
+    assert "less sure" in alarmed_with
+    assert "more sure in the last 100 cases" in latest
 
 
 def test_unfamiliar_images_are_detected_even_where_the_score_has_not_changed(drawn_cases):
-    policy = made_policy(drawn_cases)
+    policy = certified(drawn_cases)
     cases = drawn_cases(100, 7)
     cases.ood_scores[:] -= 2
     found = show(DriftMonitor(policy), policy, cases)
     assert found["familiarity"].since < 40
-    assert "less like the training images" in found["familiarity"].sentence
+    assert "less like the training images" in sentences(found["familiarity"])[0]
 
 
-@pytest.mark.parametrize("detector", ["max_logit", "predicted_loss"])
-def test_a_score_that_knows_no_training_image_is_described_as_a_score(drawn_cases, detector):
-    policy = replace(made_policy(drawn_cases), ood_detector=detector)
+def test_a_score_that_knows_no_training_image_is_described_as_a_score(drawn_cases):
+    policy = certified(drawn_cases)
     cases = drawn_cases(100, 7)
     cases.ood_scores[:] -= 2
     found = show(DriftMonitor(policy), policy, cases)["familiarity"]
-    for sentence in (found.sentence, found.alarmed_with):
+    for sentence in sentences(found, knows_training=False):
         assert sentence.startswith("The OOD scores are lower in the last ")
         assert "training images" not in sentence
 
 
 def test_an_alarm_stays_although_cases_become_ordinary_again(drawn_cases):
-    policy = made_policy(drawn_cases)
+    policy = certified(drawn_cases)
     monitor, odd = DriftMonitor(policy), drawn_cases(60, 7)
     odd.scores[:] = odd.scores / 5
     since = show(monitor, policy, odd)["scores"].since
@@ -287,7 +295,7 @@ def test_a_nan_score_counts_as_the_lowest():
 
 
 def test_a_policy_that_accepts_nothing_is_monitored_by_its_scores(drawn_cases):
-    policy = made_policy(drawn_cases, targets=Targets(max_error=0.001))
+    policy = certified(drawn_cases, targets=Targets(max_error=0.001))
     found = show(DriftMonitor(policy), policy, drawn_cases(20, 7))
     assert set(found) == {"scores", "familiarity"}
 

@@ -2,12 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from policies import policy_with
 
-from misgiving.deferral.certificate import summarize
 from misgiving.deferral.scored_cases import ScoredCases, one_per_group
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 from misgiving.errors import DataError, UsageError
+from misgiving.report.certificate import certificate_sentences
 
 TARGETS = Targets(max_error=0.1)
 
@@ -90,7 +91,7 @@ def test_where_nothing_is_acceptable_nothing_is_accepted(sets, classes):
     tuning, cases = (replace(one, acceptable=np.zeros(len(one), dtype=bool)) for one in sets)
     found = certify_thresholds(tuning, cases, TARGETS, classes=classes)
     assert found.accept_threshold is None
-    first, *others = summarize(found, unit="image")
+    first, *others = certificate_sentences(policy_with(found, unit="image"))
     assert "none of the 400 calibration cases can be accepted at any threshold" in first
     assert not [sentence for sentence in (first, *others) if "certif" in sentence]
 

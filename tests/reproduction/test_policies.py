@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of
+from misgiving.deferral.fit import fit_calibration
+from misgiving.deferral.rules import DecisionRule
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.ood_detection import OodRule, measure_ood_rule, ood_rule
 from misgiving.reproduction.policies import CERTIFIED_SCORES, PolicySets, certified_rows
@@ -47,7 +48,6 @@ def sets():
         predictions("tune", 400, 1),
         predictions("calibrate", 1500, 2),
         predictions("test", 600, 3, alone=300),
-        "calibration-images",
     )
 
 
@@ -58,7 +58,7 @@ def detectors(sets):
 
 @pytest.fixture(scope="module")
 def fitted(sets, detectors):
-    return calibrator_of(sets.tune, detectors, LOGITS_RULE)
+    return fit_calibration(sets.tune, detectors, DecisionRule(rule="logits"))
 
 
 def test_a_certified_policy_accepts_the_highest_of_its_score_and_counts_their_errors(

@@ -3,10 +3,9 @@
 import math
 
 import numpy as np
+from policies import decided, policy_with
 from standin import CLASSES, Standin, decision_of
 
-from misgiving.decisions.decision import reason_for
-from misgiving.deferral.policy import DeferralPolicy
 from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
@@ -26,54 +25,36 @@ def cases_like_the_standins(count, seed):
     )
 
 
-def made_policy(targets=TARGETS, classes=CLASSES):
+def made_policy(targets=TARGETS, classes=CLASSES, **fields):
     certificate = certify_thresholds(
         cases_like_the_standins(400, 1), cases_like_the_standins(500, 2), targets, classes=classes
     )
-    return DeferralPolicy(
-        certificate=certificate,
-        score="combination",
-        ood_detector="knn",
-        model_fingerprint="f" * 64,
-        calibration_fingerprint="c" * 64,
-        seed=0,
-        error_limit=None
-        if certificate.accept_threshold is None
-        else 1 - certificate.accept_threshold,
-    )
+    return policy_with(certificate, score="combination", **fields)
 
 
 class Calibrated(Standin):
     """Decides by its policy; its scores still follow from the mean colour."""
 
-    def __init__(self, policy=None):
-        self.policy = policy or made_policy()
+    def __init__(self, deferral=None):
+        self.deferral = deferral or made_policy()
 
     def decide_squares(self, squares):
         return [self._decided(decision_of(square)) for square in squares]
 
     def _decided(self, decision):
-        numbers = {
-            name: math.nan if getattr(decision, name) is None else getattr(decision, name)
-            for name in ("acceptance_score", "ood_score", "error_probability")
-        }
-        (outcome,), (p_value,) = self.policy.decide(
-            np.array([numbers["acceptance_score"]]),
-            np.array([numbers["ood_score"]]),
-            acceptable=np.array(
-                [numbers["error_probability"] <= self.policy.max_error_probability]
-            ),
-        )
-        numbers["ood_p_value"] = float(p_value)
+        numbers = [
+            math.nan if number is None else number
+            for number in (
+                decision.acceptance_score,
+                decision.ood_score,
+                decision.error_probability,
+            )
+        ]
+        named = CLASSES.index(decision.predicted_class)
+        shown = tuple(decision.probabilities.values())
+        by_policy = decided(self.deferral, *numbers, probabilities=shown, named=named, scaled=named)
         return decision._replace(
-            decision=str(outcome),
-            reason=reason_for(
-                self.policy,
-                outcome,
-                numbers,
-                decision.predicted_class,
-                decision.probabilities,
-                scaled=decision.predicted_class,
-            ),
-            ood_p_value=float(p_value),
+            decision=by_policy.decision,
+            reason=by_policy.reason,
+            ood_p_value=by_policy.ood_p_value,
         )

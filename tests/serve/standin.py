@@ -8,7 +8,7 @@ from PIL import Image
 
 from misgiving.data.decoding import decode
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.decision import Decision
+from misgiving.deferral.decisions import Decision
 
 CLASSES = ("dark", "light")
 PREPROCESSING = Preprocessing(image_size=16, color_constancy="none")
@@ -20,7 +20,7 @@ class Standin:
     """The probability of "light" is the share of blue; green images are OOD, red ones give NaN."""
 
     classes = CLASSES
-    policy = calibrator = None
+    deferral = None
     fingerprint = "f" * 64
 
     @property

@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from calibrated import made_policy
@@ -7,17 +5,19 @@ from sqlalchemy import delete
 from store_cases import case
 from waiting import until
 
-from misgiving.calibration.apply import Calibrator, Isotonic, Scaling
-from misgiving.decisions.expected_performance import expected_errors, trust
 from misgiving.deferral.drift import DriftMonitor
+from misgiving.deferral.expected_performance import expected_errors
+from misgiving.report.drift import drift_sentence, expected_sentences, trust
 from misgiving.serve.database import ARRIVALS
 from misgiving.serve.drift_tracker import DriftTracker
 from misgiving.serve.store import CaseQuery, Store
 
+FINGERPRINT = made_policy().fingerprint
+
 
 def a_case(number, *, score=0.8, likeness=-100.0, **values):
     accepted = score is not None and score > 0.85
-    values = {"policy_fingerprint": "p" * 64, "model_fingerprint": "f" * 64} | values
+    values = {"policy_fingerprint": FINGERPRINT, "model_fingerprint": "f" * 64} | values
     return case(
         number,
         decision="accept" if accepted else "defer",
@@ -36,7 +36,7 @@ def store(sqlite_place):
 
 @pytest.fixture
 def watch(store):
-    return DriftTracker(made_policy(), store, "p" * 64)
+    return DriftTracker(made_policy(), store)
 
 
 def drawn(count, seed=0):
@@ -50,7 +50,7 @@ def drawn(count, seed=0):
 
 def monitored(cases):
     """The tests of a monitor that gets these cases in order."""
-    monitor = DriftMonitor(made_policy())
+    monitor = DriftMonitor(made_policy().certificate_)
     for row in cases:
         monitor.update(
             score=row.acceptance_score,
@@ -59,6 +59,17 @@ def monitored(cases):
             content=row.sha256,
         )
     return {test.name: test for test in monitor.tests}
+
+
+def described(test):
+    """A test with its sentences, as the service answers."""
+    latest, at_alarm = (
+        drift_sentence(test, recent, knows_training=True)
+        for recent in (test.recent, test.alarmed_with)
+    )
+    numbers = {name: getattr(test, name) for name in ("name", "e_value", "highest", "alarm_at")}
+    alarmed_with = None if test.alarmed_with is None else at_alarm
+    return numbers | {"since": test.since, "sentence": latest, "alarmed_with": alarmed_with}
 
 
 def alarms(seen):
@@ -74,11 +85,12 @@ def test_the_tracker_agrees_with_a_monitor_of_the_cases_in_order_of_arrival(stor
     store.add(cases[:25])
     watch.update()
     store.add(cases[25:])
-    expected, restarted = monitored(cases), DriftTracker(made_policy(), store, "p" * 64)
+    expected, restarted = monitored(cases), DriftTracker(made_policy(), store)
     for drift in (watch.update(), restarted.update()):
         assert drift.cases == 40
         for test in drift.tests:
-            assert test.model_dump() == expected[test.name]._asdict()
+            described_test = described(expected[test.name])
+            assert test.model_dump() == described_test
 
 
 def test_a_restart_continues_from_the_stored_state(place, monkeypatch):
@@ -86,18 +98,18 @@ def test_a_restart_continues_from_the_stored_state(place, monkeypatch):
     cases = [*drawn(40), *(a_case(number, likeness=-400.0) for number in range(50, 90))]
     store = Store.open(place)
     store.add(cases[:60])
-    before = DriftTracker(made_policy(), store, "p" * 64).update()
+    before = DriftTracker(made_policy(), store).update()
     assert alarms(before)
     with store._writing.begin() as connection:  # they are not read again
         connection.execute(delete(ARRIVALS).where(ARRIVALS.c.number <= 50))
     store.add([cases[3].model_copy(update={"id": "e" * 32, "model_fingerprint": "n" * 64})])
-    watch = DriftTracker(made_policy(), store, "p" * 64)
+    watch = DriftTracker(made_policy(), store)
     assert watch.update() == before
     store.add(cases[60:])
     seen = watch.update()
     assert seen.cases == 80
     for test in seen.tests:
-        expected = monitored(cases)[test.name]._asdict()
+        expected = described(monitored(cases)[test.name])
         assert test.model_dump(exclude={"since"}) == {
             k: expected[k] for k in expected if k != "since"
         }
@@ -113,14 +125,14 @@ def test_the_thread_ends_with_the_state_saved_and_outlives_a_failure(store, monk
         raise OSError("once")
 
     monkeypatch.setattr(store, "decided", fail_once)
-    watch = DriftTracker(made_policy(), store, "p" * 64)
+    watch = DriftTracker(made_policy(), store)
     watch.start(failures.append)
     until(lambda: failures)
     store.add(drawn(7))
     watch.notice()
     until(lambda: watch.latest.cases == 7)
     watch.close(60.0)
-    assert store.load(f"drift {'p' * 64}") is not None
+    assert store.load(f"drift {FINGERPRINT}") is not None
     assert [str(failure) for failure in failures] == ["once"]
 
 
@@ -134,7 +146,7 @@ def test_a_case_committed_after_a_newer_one_is_not_missed(store, watch):
 
 def test_cases_of_a_machine_with_a_late_clock_are_tested_on_arrival(place):
     store = Store.open(place)
-    watch = DriftTracker(made_policy(), store, "p" * 64)
+    watch = DriftTracker(made_policy(), store)
     store.add([a_case(1000)])
     assert watch.update().cases == 1
     late = [a_case(number, likeness=-1000.0) for number in range(100, 200)]  # 13 minutes
@@ -142,7 +154,7 @@ def test_cases_of_a_machine_with_a_late_clock_are_tested_on_arrival(place):
     seen = watch.update()
     number = monitored([a_case(1000), *late])["familiarity"].since
     assert (seen.cases, alarms(seen)["familiarity"]) == (101, late[number - 2].received)
-    again = DriftTracker(made_policy(), store, "p" * 64).update()
+    again = DriftTracker(made_policy(), store).update()
     assert (e_values(again), alarms(again)) == (e_values(seen), alarms(seen))
     store.close()
 
@@ -186,28 +198,16 @@ def test_many_cases_are_processed_in_portions(store, watch, monkeypatch):
 
 
 def test_right_answers_are_expected_of_the_latest_cases(store):
-    policy = made_policy()
-    calibrator = Calibrator(
-        scaling=Scaling(temperature=1.0, biases=(0.0, 0.0)),
-        weights=None,
-        score="msp",
-        combination=None,
-        error_estimator=None,
-        error=Isotonic(knots=(0.5, 1.0), values=(0.5, 0.0)),
-        loss=None,
-        tried={},
-        samples=400,
-    )
-    watch = DriftTracker(policy, store, "p" * 64, calibrator)
+    policy = made_policy(unit="image")
+    watch = DriftTracker(policy, store)
     assert watch.update().expected == ""
     cases = drawn(40)
     listed = a_case(51, score=0.5).model_copy(update={"place": 1})
     store.add([*cases, a_case(50, score=None), listed])
     errors = np.array([1 - case.acceptance_score for case in cases])
     accepted = np.array([case.decision == "accept" for case in cases])
-    found = expected_errors(policy, calibrator, errors, accepted)
+    found = expected_errors(policy, errors, accepted)
     assert found.everything.images == 40
-    assert watch.update().expected == " ".join([*found.sentences, trust("group")])
-    patients = DriftTracker(replace(policy, unit="patient"), store, "p" * 64, calibrator)
+    assert watch.update().expected == " ".join([*expected_sentences(found), trust("image")])
+    patients = DriftTracker(made_policy(unit="patient"), store)
     assert "calibration cases, one of each patient, from" in patients.update().expected
-    assert DriftTracker(policy, store, "p" * 64).update().expected == ""

@@ -1,5 +1,4 @@
 import shlex
-from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -7,7 +6,7 @@ from calibrated import Calibrated, cases_like_the_standins, made_policy
 from standin import Standin, picture, sent
 from waiting import until
 
-from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.serve.routes.model import command
@@ -20,7 +19,7 @@ def client(serving):
 
 def test_operating_points_agree_with_the_calibration_cases(client):
     answer = client.get("/calibration").json()
-    policy, cases = made_policy(), cases_like_the_standins(500, 2)
+    policy, cases = made_policy().certificate_, cases_like_the_standins(500, 2)
     assert answer["unavailable"] is None
     assert answer["operating_points"][-1]["threshold"] is None
     for point in answer["operating_points"]:
@@ -31,8 +30,8 @@ def test_operating_points_agree_with_the_calibration_cases(client):
         assert point["error"] <= point["bound"]
     assert answer["policy"]["threshold"] == policy.accept_threshold
     assert answer["policy"]["ood_threshold"] == policy.ood_threshold
-    assert answer["policy"]["naming"] == policy.naming
-    assert policy.naming in client.get("/model").json()["policy"]
+    assert answer["policy"]["naming"].startswith("Rule most_probable: ")
+    assert answer["policy"]["naming"] in client.get("/model").json()["policy"]
 
 
 @pytest.mark.parametrize(
@@ -58,12 +57,11 @@ def test_operating_points_agree_with_the_calibration_cases(client):
     ids=["most_probable", "balanced", "costs"],
 )
 def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving, tmp_path):
-    made = made_policy(targets, classes=("dark", "light spot"))
-    policy, asked = replace(made, seed=7, **asdict(rule)), []
+    policy = made_policy(targets, classes=("dark", "light spot"), rule=rule)
+    policy.seed, asked = 7, []
 
-    def calibrate_run(run, data, targets_asked, **options):
-        named = [options[name] for name in ("rule", "ood_detector", "seed")]
-        asked.append((str(run), data, targets_asked, *named))
+    def calibrate_run(run, data, deferral, **_):
+        asked.append((str(run), data, deferral.get_params()))
         raise UsageError("asked")
 
     with pytest.MonkeyPatch.context() as patch:
@@ -71,7 +69,12 @@ def test_the_command_changes_only_the_target_error_rate(targets, rule, misgiving
         patch.chdir(tmp_path)
         words = shlex.split(command(policy).replace("{max_error}", "0.2"))
         assert misgiving(*words[1:])[0] == 2
-    assert asked == [("RUN", "NEW_CASES", replace(targets, max_error=0.2), rule, "knn", 7)]
+    ((run, data, parameters),) = asked
+    assert (run, data) == ("RUN", "NEW_CASES")
+    expected = policy.get_params() | {"max_error": 0.2}
+    assert {name: value or None for name, value in parameters.items()} == {
+        name: value or None for name, value in expected.items()
+    }
 
 
 def test_a_graph_without_a_run_is_calibrated_with_new_predictions(serving):

@@ -14,6 +14,7 @@ from standin import Standin, picture
 from waiting import until
 
 from misgiving.errors import UsageError
+from misgiving.report.certificate import certificate_sentences
 from misgiving.serve import service as service_module
 from misgiving.serve.routes.cases import MAX_EXPORTS
 from misgiving.serve.settings import Settings
@@ -26,7 +27,7 @@ def test_the_model_is_described_with_a_summary_of_its_policy(serving):
     client = serving(model, max_bytes=1234, max_files=5, queue=6, timeout=7.0)
     answer = client.get("/model").json()
     assert answer["classes"] == ["dark", "light"]
-    assert answer["policy"] == model.policy.summary()
+    assert answer["policy"] == certificate_sentences(model.deferral)
     assert answer["card"] == {"name": "standin"}
     assert answer["model_fingerprint"] == "f" * 64
     given = {"max_bytes": 1234, "max_files": 5, "queue": 6, "timeout": 7}

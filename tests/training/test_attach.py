@@ -21,11 +21,11 @@ from trained_elsewhere import (
     write_folder,
 )
 
+from misgiving import Deferral
 from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
-from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 from misgiving.models.joint import attach
 from misgiving.predictions.inference import predict
@@ -87,8 +87,8 @@ def attached(place, kind, **changes):
 @pytest.mark.parametrize("kind", ["transformers", "torchvision", "timm"])
 def test_run_bundle_and_service_decide_alike(place, kind, tmp_path):
     run, data = attached(place, kind), f"folder:{place / 'new'}"
-    targets = Targets(max_error=0.15, max_ood_false_alarms=0.2)
-    calibrate_run(run, data, targets, cache=place / "cache", device="cpu")
+    policy = Deferral(max_error=0.15, max_ood_false_alarms=0.2)
+    calibrate_run(run, data, policy, cache=place / "cache", device="cpu")
     export_run(run, tmp_path / "bundle")
     # a calibration image may lie exactly at a threshold, where rounding decides
     files = sorted(write_folder(tmp_path / "later", hard_set(40, seed=13)).rglob("*.png"))

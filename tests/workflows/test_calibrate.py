@@ -1,6 +1,5 @@
 """The images that a policy is fitted on."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +7,7 @@ import pytest
 from coloured import coloured_set, split_of
 
 from misgiving.errors import UsageError
-from misgiving.results.policy_cases import PolicyImages
 from misgiving.workflows.calibrate import choose_sets
-from misgiving.workflows.calibration_history import History, read_history
 
 SETS = ("train",) * 8 + ("tune",) * 6 + ("calibrate",) * 6 + ("test",) * 4
 
@@ -138,40 +135,3 @@ def test_what_the_split_joined_stays_together(images):
     found = choose_sets(split, images, images.select(np.arange(8)), seed=0)
     sets = [set(part.ids) & set(images.ids[8:16]) for part in (found.tuning, found.calibration)]
     assert sorted(map(len, sets)) == [0, 8]
-
-
-def identities(images, rows):
-    of = images.select(np.array(rows))
-    return PolicyImages(of.ids, of.hashes, of.groups)
-
-
-def test_repeated_are_equal_images_and_other_images_of_a_named_group(images):
-    def used(*cases):
-        return History(images=PolicyImages(*zip(*cases, strict=True)))
-
-    sets = [identities(images, range(8)), identities(images, range(8, 24))]
-    assert History().repeated(sets) is None
-    assert used(("image", "another content", "another lesion")).repeated(sets) is None
-    found = used(("x", images.hashes[0], "?"), ("y", images.hashes[9], "?")).repeated(sets)
-    assert (found.images, found.groups) == (2, 2)  # one for tuning, one for calibration
-    found = used(("new photograph", "its content", "lesion-3")).repeated(sets)
-    assert (found.images, found.groups) == (0, 1)
-
-
-def test_the_images_of_a_record_of_another_format_are_known(images, tmp_path):
-    (tmp_path / "policy").mkdir()
-    path = tmp_path / "policy" / "cases.json"
-    used = {"images": ["x"], "hashes": [images.hashes[3]], "groups": ["?"]}
-    path.write_text(json.dumps({"data": "digits", "calibration": used, "tune": None}))
-    found = read_history(tmp_path / "policy").repeated([identities(images, range(24))])
-    assert (found.images, found.groups, found.complete) == (1, 1, False)
-    path.write_text("{")
-    found = read_history(tmp_path / "policy").repeated([identities(images, range(24))])
-    assert (found.images, found.groups, found.complete) == (0, 0, False)
-    assert read_history(tmp_path / "elsewhere").repeated([identities(images, range(24))]) is None
-
-
-def test_images_of_another_place_that_only_have_the_same_name_are_not_repeated(images):
-    own = replace(images, groups=tuple(f"offered {name}" for name in images.ids))
-    history = History(images=PolicyImages(own.ids, ("another content",) * 24, own.groups))
-    assert history.repeated([identities(own, range(24))]) is None

@@ -5,7 +5,7 @@ import csv
 import numpy as np
 import pytest
 
-from misgiving.decisions.decision import Decision
+from misgiving.deferral.decisions import Decision
 from misgiving.predictions.record import Predictions
 from misgiving.workflows.policy_evaluation import measure_decisions, remove_earlier
 

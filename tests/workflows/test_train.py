@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 from coloured import coloured_set, split_of
 
-from misgiving import Deferral
 from misgiving.checkpoint import Checkpoint
-from misgiving.decisions.engine import load_policy
 from misgiving.errors import DataError, UsageError
-from misgiving.results.formats import write_document
-from misgiving.results.policy_cases import PolicyImages
-from misgiving.workflows.calibration_history import History
 from misgiving.workflows.evaluate import (
     held_out,
-    images_for_policy,
     name_of,
     warnings_of,
 )
@@ -99,28 +93,6 @@ def test_numbers_of_the_images_that_the_epoch_was_chosen_on_are_called_optimisti
     assert said in warnings_of(run, images, None)[0]
     assert said in warnings_of(run, images.select(np.arange(8, 16)), "tune")[0]
     assert warnings_of(run, images.select(np.arange(16, 24)), "test") == []
-
-
-def test_a_policy_is_not_measured_on_other_images_of_its_patients(images, tmp_path):
-    patients = tuple(f"patient {number // 2}" for number in range(24))
-    of = [
-        PolicyImages(images.ids[a:b], images.hashes[a:b], patients[a:b])
-        for a, b in ((0, 5), (6, 9))
-    ]
-    cases = History().with_calibration(
-        *of, data="", seed=0, group_columns=("patient",), fingerprint="", max_error=0.1, notes=()
-    )
-    write_document(tmp_path / "policy" / "cases.json", cases)
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 3, 600)
-    logits = random.normal(size=(600, 3)) + 3 * np.eye(3)[labels]
-    Deferral(max_error=0.3).fit((logits, labels)).save(tmp_path / "other")
-    engine = load_policy(tmp_path / "other")
-    new = replace(coloured_set(seed=7), groups=patients)
-    mixed = replace(new, hashes=images.hashes[:1] + new.hashes[1:])
-    rows, (remark,), _ = images_for_policy(tmp_path, engine, mixed, None)
-    assert rows.tolist() == list(range(10, 24))
-    assert "fitted on 1 of these 24 images, and on others of the groups of 9; its" in remark
 
 
 def test_one_part_can_be_asked_for(images):

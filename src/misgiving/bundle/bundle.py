@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from misgiving.calibration.apply import Calibrator
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.decision import Decision
-from misgiving.decisions.engine import POLICY, DecisionEngine
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.decisions import Decision, Decisions
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.policy_file import POLICY
 from misgiving.errors import DataError, UsageError, explain_damage
 from misgiving.files import read_json
 from misgiving.manifests import verify
@@ -32,7 +31,7 @@ class Bundle:
         classes: Names of the classes, in the order of the logits.
         preprocessing: From an image file to a square.
         estimates_losses: True where the loss estimator was trained.
-        engine: From the outputs of the network to decisions.
+        deferral: From the outputs of the network to decisions; None: every image is deferred.
         card: The model card.
         fingerprint: SHA-256 of weights, classes and preprocessing.
     """
@@ -41,7 +40,7 @@ class Bundle:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     estimates_losses: bool
-    engine: DecisionEngine
+    deferral: Deferral | None
     card: Mapping[str, Any]
     fingerprint: str
 
@@ -68,12 +67,9 @@ class Bundle:
             classes = tuple(facts["classes"])
             preprocessing = Preprocessing.from_dict(facts["preprocessing"])
             estimates_losses, fingerprint = facts["estimates_losses"], facts["fingerprint"]
-        engine = DecisionEngine(classes=classes)
-        if (folder / POLICY).is_file():
-            engine = DecisionEngine.load(folder)
-        if engine.policy is not None:
-            engine.policy.refuse_other_model(fingerprint)
-        engine.refuse_other_classes(classes)
+        deferral = Deferral.load(folder) if (folder / POLICY).is_file() else None
+        if deferral is not None:
+            deferral.check_model(fingerprint, classes)
         return cls(
             network=Network(
                 folder / GRAPH,
@@ -84,20 +80,10 @@ class Bundle:
             classes=classes,
             preprocessing=preprocessing,
             estimates_losses=estimates_losses,
-            engine=engine,
+            deferral=deferral,
             card=read_json(folder / CARD, remedy=AGAIN),
             fingerprint=fingerprint,
         )
-
-    @property
-    def calibrator(self) -> Calibrator | None:
-        """From scores to probabilities; None without a policy."""
-        return self.engine.calibrator
-
-    @property
-    def policy(self) -> DeferralPolicy | None:
-        """The deferral policy; None where none was calibrated."""
-        return self.engine.policy
 
     def square(self, data: bytes, name: str) -> UInt8[np.ndarray, "size size 3"]:
         """Preprocess an encoded image.
@@ -111,13 +97,15 @@ class Bundle:
         """
         return self.preprocessing.from_file(data, name)
 
-    def decide_squares(self, squares: Squares) -> list[Decision]:
+    def decide_squares(self, squares: Squares) -> Decisions:
         """Decide for preprocessed images, in their order."""
         logits, predicted_losses, features, taps = self.network(squares)
         losses = predicted_losses if self.estimates_losses else None
-        return self.engine.decide(logits, features, losses, taps)
+        if self.deferral is None:
+            return Decisions.without_policy(self.classes, logits, losses)
+        return self.deferral.decide_outputs(logits, features, losses, taps)
 
-    def decide(self, images: Sequence[bytes], names: Sequence[str]) -> list[Decision]:
+    def decide(self, images: Sequence[bytes], names: Sequence[str]) -> Sequence[Decision]:
         """Decide for encoded images, in their order.
 
         Raises:

@@ -7,7 +7,7 @@ last linear layer) and `predicted_losses`.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +20,14 @@ from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
 from misgiving.bundle.writing import check_replaceable, write_bundle
 from misgiving.data.decoding import read_bytes
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.engine import CASES, DecisionEngine, load_policy
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError, UsageError, explain_damage, reason_of
 from misgiving.files import read_json, whole_folder
 from misgiving.manifests import sha256_of_file, sha256_of_json
 from misgiving.predictions.network import GRAPH, Network
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import UNKNOWN
-from misgiving.results.formats import read_document
-from misgiving.results.policy_cases import PolicyCases
+from misgiving.report.certificate import certificate_sentences
 from misgiving.scores.features import FEATURE_SCORES
 
 MAX_COMPARED = 32  # images that are predicted again
@@ -86,28 +85,32 @@ def export_graph(
     """
     check_replaceable(out, overwrite=overwrite)
     table = None if predictions is None else Predictions.read(predictions)
-    engine = _engine(policy, table)
-    network = _network(graph, preprocessing.image_size, len(engine.classes))
+    deferral = None if policy is None else _policy(policy, table)
+    if deferral is None and table is None:
+        raise UsageError("give `predictions` of the graph, a `policy`, or both")
+    classes = deferral.classes_ if deferral else table.classes if table else ()
+    network = _network(graph, preprocessing.image_size, len(classes))
     compared = 0 if table is None else _compare(network, preprocessing, table)
-    _check_outputs(engine, network.outputs)
-    facts = {"classes": engine.classes, "preprocessing": preprocessing.to_dict()}
+    if deferral is not None:
+        _check_outputs(deferral, network.outputs)
+    facts = {"classes": classes, "preprocessing": preprocessing.to_dict()}
     with whole_folder(out) as partial:
         _copy(graph, partial / GRAPH)
         fingerprint = sha256_of_json({"graph": sha256_of_file(partial / GRAPH), **facts})
-        if engine.policy is not None:
-            adopted = replace(engine.policy, model_fingerprint=fingerprint)
-            engine = replace(engine, policy=adopted, detectors=engine.used)
+        if deferral is not None:
+            deferral.model_ = fingerprint
         write_bundle(
             partial,
             preprocessing=preprocessing,
             estimates_losses="predicted_losses" in network.outputs,
             fingerprint=fingerprint,
-            engine=engine,
+            classes=classes,
+            deferral=deferral,
             card={
-                "what": f"A classifier of {len(engine.classes)} classes, from the ONNX graph "
-                f"{graph.name}. {DEFERS if engine.policy is None else DECIDES}",
+                "what": f"A classifier of {len(classes)} classes, from the ONNX graph "
+                f"{graph.name}. {DEFERS if deferral is None else DECIDES}",
                 **facts,
-                **_origin(engine, table, str(predictions or policy)),
+                **_origin(deferral, classes, table, str(predictions or policy)),
                 "architecture": {"backbone": graph.name},
                 "fingerprint": fingerprint,
                 "compared": compared,
@@ -117,18 +120,14 @@ def export_graph(
         return Bundle.load(partial)
 
 
-def _engine(policy: Path | None, table: Predictions | None) -> DecisionEngine:
-    """The engine of a policy; without one, that of the predictions, which defers every image."""
-    if policy is None:
-        if table is None:
-            raise UsageError("give `predictions` of the graph, a `policy`, or both")
-        return DecisionEngine(classes=table.classes)
-    engine = load_policy(policy)
-    if read_document(policy / CASES, PolicyCases).outputs == "probabilities":
-        raise UsageError(f"{policy}: was calibrated on probabilities; calibrate on logits")
+def _policy(folder: Path, table: Predictions | None) -> Deferral:
+    """A policy, which must be for logits, and for the classes of the predictions."""
+    deferral = Deferral.load(folder)
+    if deferral.cases_.outputs == "probabilities":
+        raise UsageError(f"{folder}: was calibrated on probabilities; calibrate on logits")
     if table is not None:
-        engine.refuse_other_classes(table.classes)
-    return engine
+        deferral.check_predictions(table)
+    return deferral
 
 
 def _network(graph: Path, size: int, num_classes: int) -> Network:
@@ -183,14 +182,14 @@ def _check_equal(name: str, found: Values, expected: Values, paths: Sequence[str
         )
 
 
-def _check_outputs(engine: DecisionEngine, outputs: Sequence[str]) -> None:
+def _check_outputs(deferral: Deferral, outputs: Sequence[str]) -> None:
     """Check that the graph gives all that decisions depend on."""
-    needed = {"predicted_losses"} if "predicted_loss" in engine.needed else set()
-    if engine.used is not None:
-        probes = engine.used.probes
-        reads_taps = {FEATURE_SCORES[name].reads_taps for name in engine.used.names}
-        reads_taps |= set() if probes is None else {probes.reads_taps}
-        needed |= {"taps" if taps else "features" for taps in reads_taps}
+    used = deferral.used_detectors
+    scores = (deferral.ood_detector_, *deferral.calibration_.needed)
+    needed = {"predicted_losses"} if "predicted_loss" in scores else set()
+    reads_taps = {FEATURE_SCORES[name].reads_taps for name in used.names}
+    reads_taps |= set() if used.probes is None else {used.probes.reads_taps}
+    needed |= {"taps" if taps else "features" for taps in reads_taps}
     if missing := sorted(needed.difference(outputs)):
         raise UsageError(
             f"the policy needs the output {missing[0]!r}, and the graph gives "
@@ -206,26 +205,27 @@ def _copy(graph: Path, path: Path) -> None:
         onnx.save(onnx.load(graph), path)
 
 
-def _origin(engine: DecisionEngine, table: Predictions | None, source: str) -> dict[str, Any]:
+def _origin(
+    deferral: Deferral | None, classes: Sequence[str], table: Predictions | None, source: str
+) -> dict[str, Any]:
     """Model-card entries on the data and the policy."""
-    policy = engine.policy
     counts: Counter[tuple[str, str]] = Counter()
     if table is not None:
         sets = table.sets or ("all",) * len(table)
         labels = table.labels.tolist()
         counts.update(
-            (name, engine.classes[label])
+            (name, classes[label])
             for name, label in zip(sets, labels, strict=True)
             if label != UNKNOWN
         )
     return {
-        "data": {"name": source, "fingerprint": policy.calibration_fingerprint if policy else ""},
+        "data": {"name": source, "fingerprint": deferral.fingerprint if deferral else ""},
         "class_counts": {
-            set_name: {name: counts[set_name, name] for name in engine.classes}
+            set_name: {name: counts[set_name, name] for name in classes}
             for set_name in dict.fromkeys(set_name for set_name, _ in counts)
         },
         "training": {},
-        "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
+        "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
         "versions": {
             f"{name} at export": version(name) for name in ("misgiving", "onnx", "onnxruntime")
         },

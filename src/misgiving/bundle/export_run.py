@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ from misgiving.bundle.bundle import Bundle
 from misgiving.bundle.card import DECIDES, DEFERS, LIMITS, NO_GUARANTEE
 from misgiving.bundle.writing import check_replaceable, write_bundle
 from misgiving.checkpoint import Checkpoint, load, versions
-from misgiving.decisions.engine import POLICY_FOLDER, load_engine
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.deferral import Deferral
 from misgiving.files import whole_folder
 from misgiving.predictions.graphs import write_compared_graph
 from misgiving.predictions.inference import fingerprint_of
 from misgiving.predictions.network import GRAPH
+from misgiving.report.certificate import certificate_sentences
 
 EXPORTED_WITH = ("misgiving", "torch", "onnx", "onnxscript", "onnxruntime")
 
@@ -34,8 +33,7 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
     check_replaceable(out, overwrite=overwrite)
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
-    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
-    engine = replace(engine, detectors=engine.used)
+    deferral = Deferral.of_run(run, model=fingerprint)
     with whole_folder(out) as partial:
         write_compared_graph(checkpoint, partial / GRAPH)
         write_bundle(
@@ -43,14 +41,15 @@ def export_run(run: Path, out: Path, *, overwrite: bool = False) -> Bundle:
             preprocessing=checkpoint.preprocessing,
             estimates_losses=checkpoint.estimates_losses,
             fingerprint=fingerprint,
-            engine=engine,
-            card=_card(run, checkpoint, engine.policy, fingerprint),
+            classes=checkpoint.classes,
+            deferral=deferral,
+            card=_card(run, checkpoint, deferral, fingerprint),
         )
         return Bundle.load(partial)
 
 
 def _card(
-    run: Path, checkpoint: Checkpoint, policy: DeferralPolicy | None, fingerprint: str
+    run: Path, checkpoint: Checkpoint, deferral: Deferral | None, fingerprint: str
 ) -> dict[str, Any]:
     """The model card as JSON values."""
     trained = json.loads((run / "config.json").read_text(encoding="utf-8"))
@@ -59,7 +58,7 @@ def _card(
     estimates = " that estimates its own loss" if checkpoint.estimates_losses else ""
     return {
         "what": f"A classifier ({checkpoint.architecture.backbone}) of {len(checkpoint.classes)} "
-        f"classes{estimates}. {DEFERS if policy is None else DECIDES}",
+        f"classes{estimates}. {DEFERS if deferral is None else DECIDES}",
         "classes": list(checkpoint.classes),
         "data": {
             "name": str(data.get("name", "unknown")),
@@ -74,7 +73,7 @@ def _card(
             **{f"{name} at export": number for name, number in installed},
         },
         "fingerprint": fingerprint,
-        "targets": [NO_GUARANTEE] if policy is None else policy.summary(),
+        "targets": [NO_GUARANTEE] if deferral is None else certificate_sentences(deferral),
         "limits": list(LIMITS),
     }
 

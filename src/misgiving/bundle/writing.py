@@ -1,14 +1,15 @@
 """Writing of a bundle: everything beside its graph."""
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from misgiving.bundle.bundle import CARD, FACTS, FORMAT, is_bundle
 from misgiving.bundle.card import markdown
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.engine import DecisionEngine
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import UsageError
 from misgiving.files import write_json, write_text
 from misgiving.manifests import seal
@@ -35,7 +36,8 @@ def write_bundle(
     preprocessing: Preprocessing,
     estimates_losses: bool,
     fingerprint: str,
-    engine: DecisionEngine,
+    classes: Sequence[str],
+    deferral: Deferral | None,
     card: Mapping[str, Any],
 ) -> None:
     """Write everything else of a bundle beside the graph in `folder`, and seal it.
@@ -44,17 +46,32 @@ def write_bundle(
     it find them without this package. Decisions need the calibrator, which is beside the graph.
     """
     facts = {
-        "classes": list(engine.classes),
+        "classes": list(classes),
         "fingerprint": fingerprint,
         "preprocessing": preprocessing.to_dict(),
     }
-    settings = {} if engine.policy is None else engine.policy.settings()
+    settings = {} if deferral is None else _settings(deferral)
     _write_metadata(folder / GRAPH, facts | settings)
     write_json(folder / FACTS, {"format": FORMAT, "estimates_losses": estimates_losses, **facts})
-    engine.save(folder)
+    if deferral is not None:
+        deferral.write(folder, used_alone=True)
     write_json(folder / CARD, dict(card))
     write_text(folder / READABLE_CARD, markdown(card))
     seal(folder)
+
+
+def _settings(deferral: Deferral) -> dict[str, Any]:
+    """Settings of a policy that decide, as JSON values."""
+    certificate = deferral.certificate_
+    threshold = certificate.accept_threshold
+    return {
+        "accept_threshold": "-inf" if threshold == -math.inf else threshold,  # not in JSON
+        "ood_threshold": certificate.ood_threshold,
+        "score": deferral.calibration_.score,
+        "ood_detector": deferral.ood_detector_,
+        **vars(deferral.rule_),
+        "targets": dict(vars(certificate.targets)),
+    }
 
 
 def _write_metadata(path: Path, facts: Mapping[str, Any]) -> None:

@@ -1,8 +1,7 @@
 """Fitted maps from logits and scores to probabilities and expected losses."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -245,31 +244,3 @@ class Calibrator(Learned):
         probabilities: Logits = shares * errors[:, None]
         np.put_along_axis(probabilities, columns, 1 - errors[:, None], axis=1)
         return probabilities
-
-    def to_dict(self) -> dict[str, Any]:
-        """The calibrator as JSON values."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Calibrator":
-        """Inverse of `to_dict`.
-
-        Raises:
-            KeyError, TypeError: The values are not those of `to_dict`.
-        """
-        maps = {
-            "scaling": Scaling,
-            "combination": Combination,
-            "error_estimator": Mixture,
-            "error": Isotonic,
-            "loss": Isotonic,
-        }
-        fitted = {
-            name: None if values[name] is None else kind(**_with_tuples(values[name]))
-            for name, kind in maps.items()
-        }
-        return cls(**_with_tuples({**values, **fitted}))
-
-
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}

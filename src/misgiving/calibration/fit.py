@@ -8,12 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy.optimize import minimize
 from scipy.special import log_softmax
-from sklearn.isotonic import IsotonicRegression
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss, make_scorer
-from sklearn.model_selection import GridSearchCV, GroupKFold
-from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
@@ -47,11 +41,9 @@ FOLDS = 5
 PENALTIES = (0.01, 0.1, 1.0)  # inverse strengths
 PRIOR_IMAGES = 20.0  # images that equal weights of the error estimator's classifiers are worth
 MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
-PROBABILITY_LOSS = make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
-    log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
-)
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
+Rows = Int[np.ndarray, " _"]
 PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
 
 
@@ -88,6 +80,8 @@ def fit_isotonic(
         increasing: True where larger inputs give larger values.
         margin: Distance to keep from 0 and 1, which few samples cannot justify.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     fitted = IsotonicRegression(increasing=increasing, out_of_bounds="clip")
     fitted.fit(inputs.astype(np.float64), targets.astype(np.float64))
     values = fitted.y_thresholds_
@@ -100,14 +94,29 @@ def fit_combination(
     scores: Scores, wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]
 ) -> Combination:
     """Fit penalised logistic regression; the penalty is cross-validated over groups."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import log_loss, make_scorer
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     names = tuple(name for name in COMBINED if name in scores)
     search = GridSearchCV(
         make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
         {"logisticregression__C": PENALTIES},
-        scoring=PROBABILITY_LOSS,
-        cv=list(GroupKFold(FOLDS).split(wrong, groups=groups)),
+        scoring=make_scorer(  # the name "neg_log_loss" fails on a fold that has no error
+            log_loss, labels=[False, True], response_method="predict_proba", greater_is_better=False
+        ),
+        cv=group_folds(groups),
     )
-    return _combination(names, search.fit(columns(scores, names), wrong).best_estimator_)
+    scaler, logistic = search.fit(columns(scores, names), wrong).best_estimator_
+    return Combination(
+        names=names,
+        centres=tuple(scaler.mean_.tolist()),
+        scales=tuple(scaler.scale_.tolist()),
+        weights=tuple(logistic.coef_[0].tolist()),
+        intercept=float(logistic.intercept_[0]),
+    )
 
 
 def fit_error_estimator(members: Members, labels: Classes) -> Mixture:
@@ -131,15 +140,11 @@ def fit_error_estimator(members: Members, labels: Classes) -> Mixture:
     return Mixture(weights=tuple(weights.tolist()))
 
 
-def _combination(names: tuple[str, ...], fitted: Pipeline) -> Combination:
-    scaler, logistic = fitted
-    return Combination(
-        names=names,
-        centres=tuple(scaler.mean_.tolist()),
-        scales=tuple(scaler.scale_.tolist()),
-        weights=tuple(logistic.coef_[0].tolist()),
-        intercept=float(logistic.intercept_[0]),
-    )
+def group_folds(groups: Shaped[np.ndarray, " n"]) -> list[tuple[Rows, Rows]]:
+    """Positions that are kept and left out, for each fold; a group is in one fold."""
+    from sklearn.model_selection import GroupKFold
+
+    return list(GroupKFold(FOLDS).split(groups, groups=groups))
 
 
 class Fold(NamedTuple):
@@ -185,7 +190,7 @@ def cross_fitted(tuning: TuningSet, weigh: ClassWeights) -> Fold:
     """
     if len(np.unique(tuning.groups)) < 2 * FOLDS:
         return Fold(_fit_learned(tuning._replace(scores={}), weigh).named(tuning.logits), {})
-    folds = list(GroupKFold(FOLDS).split(tuning.labels, groups=tuning.groups))
+    folds = group_folds(tuning.groups)
     found = []
     for kept, left_out in folds:
         learned, others = _fit_learned(tuning.select(kept), weigh), tuning.select(left_out)
@@ -222,8 +227,7 @@ def _can_learn(wrong: Bool[np.ndarray, " n"], groups: Shaped[np.ndarray, " n"]) 
     """True where the rest of each fold has right and wrong answers, and enough of them."""
     if min(wrong.sum(), (~wrong).sum()) < FEWEST_OF_EACH or len(np.unique(groups)) < FOLDS:
         return False
-    folds = GroupKFold(FOLDS).split(wrong, groups=groups)
-    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in folds)
+    return all(0 < wrong[kept].sum() < len(kept) for kept, _ in group_folds(groups))
 
 
 class Fitted(NamedTuple):

@@ -22,7 +22,7 @@ from misgiving.cli.options import (
     seed_option,
 )
 from misgiving.cli.progress import Bar, progress_bars, say
-from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import UsageError
 
@@ -89,36 +89,37 @@ def calibrate(
 
     Example: misgiving calibrate predictions.csv --max-error 0.1 --out policy
     """
-    from misgiving.workflows.calibration_history import refuse_folder_of_run, refuse_other_folder
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.policy_file import check_policy_folder
+    from misgiving.predictions.record import Predictions
+    from misgiving.report.certificate import summarize
 
     folder = _policy_folder(run, data, out, training_data)
     if is_prediction_file(run):
         refuse_image_options(context, run)
-        refuse_folder_of_run(folder)
-    refuse_other_folder(folder)
+    check_policy_folder(folder)
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder} exists; use --overwrite to replace it")
+    deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
     if is_prediction_file(run):
-        sentences = _calibrate_table(run, folder, targets, rule, ood_detector, seed)
+        predictions = Predictions.read(run)
+        deferral.fit(predictions).save(folder)
+        sentences = [f"{run}: {len(predictions)} images"]
     else:
-        from misgiving.scores.detectors import OOD_DETECTOR
         from misgiving.workflows.calibrate import calibrate_run
 
         with progress_bars() as progress:
             sentences = calibrate_run(
                 run,
                 str(data),
-                targets,
-                rule=rule,
+                deferral,
                 cache=cache,
                 training_data=training_data,
-                ood_detector=ood_detector or OOD_DETECTOR,
-                seed=seed,
                 on_image=Bar(progress, "preparing images").at,
                 on_predicted=Bar(progress, "predicting").at,
                 **settings,
-            ).summary
-    for sentence in sentences:
+            )
+    for sentence in [*sentences, *summarize(deferral)]:
         say(with_options(sentence, options_of(context)))
     say(f"wrote {folder}")
 
@@ -135,23 +136,6 @@ def _policy_folder(run: Path, data: str | None, out: Path | None, training: str 
     require_data(run, data)
     if out is not None:
         raise UsageError("`out` is for a file of predictions; the policy of a run is in its folder")
-    from misgiving.decisions.engine import POLICY_FOLDER
+    from misgiving.deferral.policy_file import POLICY_FOLDER
 
     return run / POLICY_FOLDER
-
-
-def _calibrate_table(
-    path: Path,
-    out: Path,
-    targets: Targets,
-    rule: DecisionRule,
-    ood_detector: str | None,
-    seed: int,
-) -> list[str]:
-    from misgiving.predictions.record import Predictions
-    from misgiving.workflows.deferral import Deferral
-
-    table = Predictions.read(path)
-    deferral = Deferral(**vars(targets), **vars(rule), ood_detector=ood_detector, seed=seed)
-    deferral.fit(table, data=str(path)).save(out)
-    return [f"{path}: {len(table)} images", *deferral.summary().splitlines()]

@@ -23,7 +23,7 @@ from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import BadImage, UsageError
 
 if TYPE_CHECKING:
-    from misgiving.decisions.expected_performance import ExpectedPerformance
+    from misgiving.deferral.expected_performance import ExpectedPerformance
     from misgiving.results.decision_tables import DecisionRow, DecisionTable
 
 
@@ -149,5 +149,7 @@ def _decide_table(
 
 
 def _say_expected(expected: "ExpectedPerformance | None") -> None:
-    for sentence in expected.summary if expected else ():
+    from misgiving.report.drift import performance_sentences
+
+    for sentence in performance_sentences(expected) if expected else ():
         say(sentence)

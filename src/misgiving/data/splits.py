@@ -17,6 +17,7 @@ from jaxtyping import Bool, Int, Shaped
 from misgiving.data.datasets.dataset import Dataset, hash_of, refuse_single_images
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError
+from misgiving.groups import QUARTERS
 from misgiving.registry import Registry
 from misgiving.results.formats import read_table, write_table
 from misgiving.results.schema import SplitLeakage
@@ -28,7 +29,6 @@ Labels = Int[np.ndarray, " n"]
 
 GROUPED_SETS = ("train", "calibrate", "test", "tune")
 TENTHS = 10  # of a grouped split: one for the test, two for a policy, the others for training
-QUARTERS = 4  # of the images for a policy, one to tune it on; see docs/explanation/guarantee.md
 
 
 def paper_split(
@@ -240,20 +240,6 @@ class Split:
         """Hashes of the images in one set."""
         pairs = zip(self.hashes, self.sets, strict=True)
         return frozenset(content for content, name in pairs if name == set_name)
-
-
-def partition_groups(
-    groups: Sequence[str] | Int[np.ndarray, " n"], count: int, *, seed: int
-) -> tuple[Int[np.ndarray, " _"], ...]:
-    """Positions in `count` random sets of about equally many groups, none of them in two sets."""
-    names, members = np.unique(np.array(groups), return_inverse=True)
-    if len(names) < count:
-        raise DataError(
-            f"there are too few groups of images ({len(names)}) for {count} sets; give images of "
-            f"at least {count}"
-        )
-    set_of = np.random.default_rng(seed).permutation(len(names)) % count
-    return tuple(np.flatnonzero(set_of[members] == number) for number in range(count))
 
 
 def leaks(split: Split) -> tuple[str, ...]:

@@ -1,11 +1,123 @@
-"""Certificate of a deferral policy: certified thresholds, observations and a summary of them."""
+"""Certificate of a policy: certified thresholds, and what was observed on the calibration set."""
 
-import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from misgiving.deferral.bounds import BinomialInterval, two_sided_interval
-from misgiving.deferral.operating_points import CalibrationScores
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from misgiving.deferral.bounds import (
+    BinomialInterval,
+    conformal_p_values,
+    two_sided_interval,
+    upper_bound,
+)
+from misgiving.deferral.multiple_testing import Thresholds, counts_by_threshold
+from misgiving.deferral.scored_cases import ScoredCases
 from misgiving.deferral.targets import Targets
+from misgiving.errors import UsageError
+
+Scores = Float[np.ndarray, " n"]
+
+
+class OperatingPoint(NamedTuple):
+    """Calibration cases that a threshold accepts.
+
+    Attributes:
+        threshold: Lowest accepted score; -inf: all.
+        accepted: Number of accepted cases.
+        wrong: How many of these are wrong.
+        coverage: Share of all calibration cases that is accepted.
+        error: Share of the accepted that is wrong; None where none is accepted.
+        bound: Upper bound on the error; holds for all operating points at once.
+    """
+
+    threshold: float
+    accepted: int
+    wrong: int
+    coverage: float
+    error: float | None
+    bound: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationScores:
+    """Scores and errors of the calibration cases, highest score first, one case per group.
+
+    Attributes:
+        thresholds: Candidate thresholds, fixed by the tuning set, strictest first.
+        scores: Acceptance scores.
+        wrong: True where the predicted class is wrong.
+        kept: True where the case is acceptable and above the OOD limit: else it is never accepted.
+    """
+
+    thresholds: tuple[float, ...]
+    scores: tuple[float, ...]
+    wrong: tuple[bool, ...]
+    kept: tuple[bool, ...]
+
+    @classmethod
+    def from_cases(
+        cls, thresholds: Thresholds, calibration: ScoredCases, kept: Bool[np.ndarray, " n"]
+    ) -> "CalibrationScores":
+        """Sort the cases, so that the order in which they came leaves no trace."""
+        order = np.lexsort((kept, calibration.wrong, -calibration.scores))
+        return cls(
+            thresholds=tuple(thresholds.tolist()),
+            scores=tuple(calibration.scores[order].astype(float).tolist()),
+            wrong=tuple(calibration.wrong[order].tolist()),
+            kept=tuple(kept[order].tolist()),
+        )
+
+    def operating_points(self, *, confidence: float) -> list[OperatingPoint]:
+        """Every candidate threshold, with bounds that hold together (Bonferroni)."""
+        scores, thresholds = np.array(self.scores), np.array(self.thresholds)
+        kept, wrong = np.array(self.kept), np.array(self.wrong)
+        accepted = counts_by_threshold(scores, kept, thresholds)
+        mistaken = counts_by_threshold(scores, kept & wrong, thresholds)
+        bounds = simultaneous_bounds(mistaken, accepted, confidence=confidence)
+        return [
+            OperatingPoint(
+                threshold=threshold,
+                accepted=int(n),
+                wrong=int(k),
+                coverage=int(n) / len(self.scores),
+                error=int(k) / int(n) if n else None,
+                bound=float(bound),
+            )
+            for threshold, n, k, bound in zip(
+                self.thresholds, accepted, mistaken, bounds, strict=True
+            )
+        ]
+
+    def acceptance_interval(
+        self, threshold: float, *, ood_rule: bool, level: float
+    ) -> BinomialInterval:
+        """Interval of the share of all images that is accepted, at one candidate threshold.
+
+        It holds for every candidate and, with an OOD rule, whichever case is the limit: if that
+        case had been chosen beforehand, the others would be a simple random sample. So it also
+        holds for the threshold and the limit that were chosen.
+
+        Args:
+            threshold: One of the candidates.
+            ood_rule: True where one of the cases has set the OOD limit.
+            level: Probability with which the interval may miss.
+        """
+        accepted = int((np.array(self.kept) & (np.array(self.scores) >= threshold)).sum())
+        limits = len(self.scores) if ood_rule else 1
+        each = level / (len(self.thresholds) * limits)
+        return two_sided_interval(accepted, len(self.scores) - ood_rule, level=each)
+
+
+def simultaneous_bounds(
+    wrong: Int[np.ndarray, "*draws thresholds"],
+    accepted: Int[np.ndarray, "*draws thresholds"],
+    *,
+    confidence: float,
+) -> np.ndarray:
+    """Upper bounds on the error at each threshold, which hold together (Bonferroni)."""
+    return upper_bound(wrong, accepted, level=(1 - confidence) / accepted.shape[-1])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,108 +191,47 @@ class Certificate:
             return BinomialInterval(0.0, 0.0)
         return two_sided_interval(self.accepted, self.cases, level=1 - self.targets.confidence)
 
+    def decide(
+        self,
+        scores: Scores,
+        ood_scores: Scores | None = None,
+        *,
+        acceptable: Bool[np.ndarray, " n"] | None = None,
+    ) -> tuple[Shaped[np.ndarray, " n"], Scores]:
+        """Accept, defer or call out-of-distribution, image by image.
 
-def summarize(certificate: Certificate, *, unit: str) -> list[str]:
-    """Sentences on what is certified, what was observed, and what the guarantee leaves open.
+        Args:
+            scores: Acceptance scores, as in the calibration.
+            ood_scores: Higher means more in-distribution.
+            acceptable: False where an image is deferred whatever its score, as in the calibration;
+                None: all are acceptable.
 
-    Args:
-        certificate: To describe.
-        unit: The word for a group: a patient, a lesion, an image, or another group.
-    """
-    accepting = certificate.accept_threshold is not None
-    return [
-        *(_accepting(certificate) if accepting else _deferring_everything(certificate)),
-        *_ood_rule(certificate),
-        _scope(certificate, unit),
-    ]
-
-
-def _accepting(certificate: Certificate) -> list[str]:
-    targets, cases, accepted = certificate.targets, certificate.cases, certificate.accepted
-    low, high = certificate.coverage_interval
-    lines = [
-        f"Certified: at most {_percent(targets.max_error)} of the accepted predictions are wrong.",
-        f"{accepted} of {cases} calibration cases are accepted ({_percent(accepted / cases)}; "
-        f"{_percent(targets.confidence)} interval {_percent(low)} to {_percent(high)}); "
-        f"{certificate.wrong} of these are wrong ({_percent(certificate.wrong / accepted)}).",
-        *(
-            f"Certified: at most {_percent(of.rate)} of {of.name} cases are accepted as another "
-            f"class ({of.missed} of {of.cases} calibration cases)."
-            for of in certificate.class_outcomes
-        ),
-    ]
-    if certificate.accept_threshold == -math.inf:
-        lines.append(
-            "The score defers nothing: the target is met with every acceptable prediction accepted."
+        Returns:
+            "accept", "defer" or "ood" for each image, and the conformal p-value that it is
+            in-distribution; NaN without a detector.
+        """
+        limit, threshold = self.ood_threshold, self.accept_threshold
+        if limit is not None and ood_scores is None:
+            raise UsageError("ood_scores is missing; give the scores of the OOD detector")
+        if ood_scores is not None and len(ood_scores) != len(scores):
+            raise UsageError(
+                f"ood_scores has length {len(ood_scores)} but scores has length {len(scores)}; "
+                "give one entry for each image"
+            )
+        scores = np.asarray(scores, dtype=float)
+        missing = np.full(len(scores), np.nan)
+        ood_scores = missing if ood_scores is None else np.asarray(ood_scores, dtype=float)
+        ood = np.zeros(len(scores), dtype=bool)
+        accepted = np.isfinite(scores) & (scores >= (np.inf if threshold is None else threshold))
+        if acceptable is not None:
+            accepted &= acceptable
+        if limit is not None:
+            ood = ood_scores < limit
+            accepted &= np.isfinite(ood_scores) & (ood_scores > limit)
+        calibration = self.ood_scores
+        return (
+            np.select([ood, accepted], ["ood", "accept"], "defer"),
+            missing
+            if calibration is None
+            else conformal_p_values(ood_scores, np.array(calibration)),
         )
-    return lines
-
-
-def _deferring_everything(certificate: Certificate) -> list[str]:
-    if not any(certificate.calibration_scores.kept):
-        return [
-            f"Every prediction is deferred: none of the {certificate.cases} calibration cases can "
-            "be accepted at any threshold. Each has too high an error probability, a class that is "
-            "more probable than the one named, or too low an OOD score."
-        ]
-    together = " together with the class targets" if certificate.class_outcomes else ""
-    first = (
-        "Every prediction is deferred: no threshold certifies at most "
-        f"{_percent(certificate.targets.max_error)} errors{together}."
-    )
-    failing = [
-        f"No threshold certifies a miss rate of {_percent(of.rate)} for {of.name}; the smallest "
-        f"certifiable rate is {_percent(of.smallest_certifiable_rate, up=True)}."
-        for of in certificate.class_outcomes
-        if of.smallest_certifiable_rate > of.rate
-    ]
-    return [first, *(failing or _smallest_certifiable(certificate))]
-
-
-def _smallest_certifiable(certificate: Certificate) -> list[str]:
-    smallest, cases = certificate.smallest_certifiable, certificate.cases
-    if smallest is None:
-        return ["With these cases no error rate below 100 % can be certified."]
-    met = " with the class targets met" if certificate.class_outcomes else ""
-    return [
-        f"The smallest certifiable error{met} is {_percent(smallest.max_error)}, with "
-        f"{smallest.accepted} of {cases} cases accepted ({_percent(smallest.accepted / cases)}).",
-        "A target chosen after looking at these cases is not certified: certify it with new cases.",
-    ]
-
-
-def _ood_rule(certificate: Certificate) -> list[str]:
-    rate, rank = certificate.targets.max_ood_false_alarms, certificate.ood_rank
-    if rate is None or rank is None:
-        return []
-    return [
-        f"At most {_percent(rate)} of images like the calibration cases are called "
-        f"out-of-distribution: those less familiar than all but {rank - 1} of {certificate.cases} "
-        "calibration cases. How many OOD images are found is not certified."
-    ]
-
-
-def _scope(certificate: Certificate, unit: str) -> str:
-    targets = certificate.targets
-    several = targets.class_max_miss or targets.max_ood_false_alarms is not None
-    together = (
-        "all targets together hold" if targets.simultaneous else "each target by itself holds"
-    )
-    cases = "images" if unit == "image" else f"one image of each {unit}"
-    return (
-        f"For {cases}, drawn from the population of the {certificate.cases} calibration cases, "
-        f"{together if several else 'the target holds'} with a confidence of "
-        f"{_percent(targets.confidence)}. This does not extend to other devices, other populations "
-        "or a retrained model."
-    )
-
-
-def _percent(share: float, *, up: bool = False) -> str:
-    """Percentage with three digits; rounded up where it is a bound; only 1 gives 100 %.
-
-    >>> _percent(0.0512), _percent(0.05), _percent(0.22061, up=True), _percent(0.9999)
-    ('5.12 %', '5 %', '22.1 %', '99.99 %')
-    """
-    percent = math.ceil(share * 1000 - 1e-9) / 10 if up else share * 100
-    digits = next(d for d in range(3, 17) if share >= 1 or float(f"{percent:.{d}g}") < 100 or up)
-    return f"{percent:.{digits}g} %"

@@ -10,30 +10,43 @@ import math
 from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from misgiving.deferral.bounds import BinomialInterval
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.certificate import Certificate
 from misgiving.manifests import sha256_of
-from misgiving.scores.features import FEATURE_SCORES
 
 FALSE_ALARMS = 0.01  # probability that any of the tests ever alarms although nothing has changed
 TESTS = 3  # which share it
-RECENT = 100  # cases that a sentence describes; the tests use all
-SMALL = 0.1  # a difference from the usual mean rank that is described as "a little"
+RECENT = 100  # cases that are described; the tests use all
 JUMPS = np.array([[1e-4], [1e-3], [1e-2], [1e-1], [1.0]])  # how readily wealth changes its stake
 STAKES = np.array([-1.8, -0.9, 0.9, 1.8])  # on a p-value, as a slope: below 2, or all can be lost
 ON_LOCATION = np.array([0.0, *STAKES, *(0 * STAKES)])
 ON_SPREAD = np.array([0.0, *(0 * STAKES), *STAKES])
 FRACTIONS = np.array([0.1, 0.3, 0.6, 0.9])  # of the highest stake on the acceptance rate
-NO_CASE = "No case has arrived yet."
 
 PerStream = Float[np.ndarray, "*streams"] | np.floating
 State = dict[str, Shaped[np.ndarray, "..."]]
+
+
+class Recent(NamedTuple):
+    """The latest cases of a test.
+
+    Attributes:
+        cases: How many there are.
+        mean: Mean rank among all earlier cases, from 0 to 1; or the share that is accepted. None
+            before the first case.
+        spread: Mean distance of the ranks from the middle, as a share of the largest; None for
+            the share that is accepted.
+    """
+
+    cases: int = 0
+    mean: float | None = None
+    spread: float | None = None
 
 
 class DriftTest(NamedTuple):
@@ -45,8 +58,9 @@ class DriftTest(NamedTuple):
         highest: The highest wealth so far.
         alarm_at: Wealth at which the test alarms.
         since: Number of cases at the alarm; None without an alarm.
-        sentence: Description of recent cases.
-        alarmed_with: The sentence at the alarm; None without an alarm.
+        recent: The latest cases.
+        alarmed_with: The latest cases at the alarm; None without an alarm.
+        expected: The share to be accepted, as expected from the calibration cases; None for ranks.
     """
 
     name: str
@@ -54,30 +68,9 @@ class DriftTest(NamedTuple):
     highest: float
     alarm_at: float
     since: int | None
-    sentence: str
-    alarmed_with: str | None = None
-
-
-class RankWording(NamedTuple):
-    """Phrases in which the ranks of a score are described."""
-
-    subject: str
-    lower: str
-    higher: str
-    scores: str
-
-
-RANKED = {
-    "scores": RankWording("The model is", "less sure", "more sure", "The model's scores"),
-    "familiarity": RankWording(
-        "The images are",
-        "less like the training images",
-        "more like the training images",
-        "The images' familiarity scores",
-    ),
-    "ood_scores": RankWording("The OOD scores are", "lower", "higher", "The OOD scores"),
-}
-"""By test; that of familiarity has other words where its score knows no training image."""
+    recent: Recent
+    alarmed_with: Recent | None = None
+    expected: BinomialInterval | None = None
 
 
 class Wealth:
@@ -134,6 +127,14 @@ class RankTest:
         self.recent.append(p_value)
         self.wealth.multiply(rank_factors(np.array(p_value)))
 
+    @property
+    def latest(self) -> Recent:
+        """The latest ranks in numbers."""
+        if not self.recent:
+            return Recent()
+        ranks = np.array(self.recent)
+        return Recent(len(ranks), float(ranks.mean()), float(np.abs(2 * ranks - 1).mean()))
+
 
 def rank_factors(p_values: PerStream) -> Float[np.ndarray, "*streams stakes"]:
     """Factors of the stakes: none, on the location and on the spread of the ranks."""
@@ -157,6 +158,13 @@ class AcceptanceTest:
         self.recent.append(accepted)
         self.wealth.multiply(acceptance_factors(np.array(accepted), self.interval))
 
+    @property
+    def latest(self) -> Recent:
+        """The latest share in numbers."""
+        if not self.recent:
+            return Recent()
+        return Recent(len(self.recent), float(np.mean(self.recent)))
+
 
 def acceptance_factors(
     accepted: Bool[np.ndarray, "*streams"], interval: BinomialInterval
@@ -176,24 +184,21 @@ class DriftMonitor:
         alarms: Number of cases at the alarm, by the name of the test.
     """
 
-    def __init__(self, policy: DeferralPolicy, *, false_alarms: float = FALSE_ALARMS) -> None:
-        certificate, each = policy.certificate, false_alarms / TESTS
+    def __init__(self, certificate: Certificate, *, false_alarms: float = FALSE_ALARMS) -> None:
+        each = false_alarms / TESTS
         self.cases = 0
         self.alarms: dict[str, int] = {}
-        self._alarmed_with: dict[str, str] = {}
+        self._alarmed_with: dict[str, Recent] = {}
         self._alarm_at = {"scores": 1 / each, "familiarity": 1 / each, "acceptance": 2 / each}
-        self._familiarity = RANKED[
-            "familiarity" if policy.ood_detector in FEATURE_SCORES else "ood_scores"
-        ]
         self._ranks: dict[str, RankTest] = {}
         if certificate.ood_scores is not None:
             self._ranks["familiarity"] = RankTest(certificate.ood_scores)
         self._ranks["scores"] = RankTest(certificate.calibration_scores.scores)
         self._acceptance: AcceptanceTest | None = None
-        if policy.accept_threshold is not None:
+        if certificate.accept_threshold is not None:
             interval = certificate.calibration_scores.acceptance_interval(
-                policy.accept_threshold,
-                ood_rule=policy.ood_threshold is not None,
+                certificate.accept_threshold,
+                ood_rule=certificate.ood_threshold is not None,
                 level=each / 2,  # the other half is for the bets
             )
             self._acceptance = AcceptanceTest(interval)
@@ -219,7 +224,7 @@ class DriftMonitor:
         for name, test in self._tests().items():
             if name not in self.alarms and test.wealth.highest >= math.log(self._alarm_at[name]):
                 self.alarms[name] = self.cases
-                self._alarmed_with[name] = self._describe(name, test)
+                self._alarmed_with[name] = test.latest
 
     @property
     def tests(self) -> list[DriftTest]:
@@ -231,8 +236,9 @@ class DriftMonitor:
                 highest=_finite_exp(test.wealth.highest),
                 alarm_at=self._alarm_at[name],
                 since=self.alarms.get(name),
-                sentence=self._describe(name, test),
+                recent=test.latest,
                 alarmed_with=self._alarmed_with.get(name),
+                expected=getattr(test, "interval", None),
             )
             for name, test in self._tests().items()
         ]
@@ -247,7 +253,8 @@ class DriftMonitor:
 
     def restore(self, state: Mapping[str, Shaped[np.ndarray, "..."]]) -> None:
         """Continue from the state of a monitor of the same policy."""
-        self.cases, self.alarms, self._alarmed_with = json.loads(str(state["counted"]))
+        self.cases, self.alarms, alarmed_with = json.loads(str(state["counted"]))
+        self._alarmed_with = {name: Recent(*recent) for name, recent in alarmed_with.items()}
         for name, test in self._tests().items():
             test.wealth.shares = state[f"{name} shares"]
             test.wealth.log, test.wealth.highest = state[f"{name} wealth"]
@@ -258,18 +265,6 @@ class DriftMonitor:
     def _tests(self) -> dict[str, RankTest | AcceptanceTest]:
         acceptance = {} if self._acceptance is None else {"acceptance": self._acceptance}
         return {**self._ranks, **acceptance}
-
-    def _describe(self, name: str, test: RankTest | AcceptanceTest) -> str:
-        if isinstance(test, RankTest):
-            words = self._familiarity if name == "familiarity" else RANKED[name]
-            return describe_ranks(words, list(test.recent))
-        if not test.recent:
-            return NO_CASE
-        lower, upper = test.interval
-        return (
-            f"{_percent(np.mean(test.recent))} of the last {len(test.recent)} cases are accepted; "
-            f"{_percent(lower)} to {_percent(upper)} are expected from the calibration cases."
-        )
 
 
 def _state_of(test: RankTest | AcceptanceTest) -> State:
@@ -289,32 +284,6 @@ def tie_breaker(content: str) -> float:
     True
     """
     return int(sha256_of(content.encode())[:13], 16) / 16**13
-
-
-def describe_ranks(words: RankWording, ranks: Sequence[float]) -> str:
-    """Describe recent ranks by their mean, or by their spread where the mean is usual."""
-    if not ranks:
-        return NO_CASE
-    location, spread = float(np.mean(ranks)), float(np.mean(np.abs(2 * np.array(ranks) - 1)))
-    usual = abs(location - 0.5) < SMALL
-    if usual and abs(spread - 0.5) > abs(location - 0.5):
-        little = "a little " if abs(spread - 0.5) < SMALL else ""
-        where = "at the ends" if spread > 0.5 else "in the middle"
-        return (
-            f"{words.scores} of the last {len(ranks)} cases gather {little}{where} of all earlier "
-            f"scores: on average they rank {_percent(spread)} of the way from the middle to an "
-            "end, where 50 % is usual."
-        )
-    little = "a little " if usual else ""
-    return (
-        f"{words.subject} {little}{words.higher if location > 0.5 else words.lower} in the last "
-        f"{len(ranks)} cases than before: on average they rank at {_percent(location)}, where 50 % "
-        "is usual."
-    )
-
-
-def _percent(share: Float[np.ndarray, ""] | np.floating | float) -> str:
-    return f"{100 * float(share):.0f} %"
 
 
 def _finite_exp(logarithm: PerStream) -> float:

@@ -18,7 +18,12 @@ from misgiving.deferral.bounds import (
     tolerance_rank,
     upper_bound,
 )
-from misgiving.deferral.certificate import CertifiableError, Certificate, ClassOutcome
+from misgiving.deferral.certificate import (
+    CalibrationScores,
+    CertifiableError,
+    Certificate,
+    ClassOutcome,
+)
 from misgiving.deferral.multiple_testing import (
     Thresholds,
     candidate_thresholds,
@@ -28,7 +33,6 @@ from misgiving.deferral.multiple_testing import (
     loosest,
     starting_levels,
 )
-from misgiving.deferral.operating_points import CalibrationScores
 from misgiving.deferral.scored_cases import ScoredCases, refuse_unusable
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError

@@ -1,24 +1,24 @@
 """Calibration and deferral policies of one trained model, measured over target error rates."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
 from misgiving.calibration.fit import Fitted
-from misgiving.data.splits import partition_groups
-from misgiving.decisions.decision import Decision
-from misgiving.decisions.engine import DecisionEngine
-from misgiving.decisions.fit_policy import LOGITS_RULE, calibrator_of, cases_of, fit_policies
 from misgiving.deferral.bounds import tolerance_rank
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.fit import fit_calibration, scored_cases
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
 from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
+from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
@@ -34,6 +34,7 @@ CERTIFIED_SCORES = ("msp", CALIBRATED, ERROR_ESTIMATOR)
 CERTIFIED_TARGETS = (0.05, 0.1)
 RELIABILITY = "reliability.csv"
 BINS = 10  # of the figure
+LOGITS_RULE = DecisionRule(rule="logits")
 
 Quantity = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]  # predicted and observed
 
@@ -50,7 +51,6 @@ class PolicySets(NamedTuple):
     tune: Predictions
     calibration: Predictions
     test: Predictions
-    calibration_fingerprint: str
 
 
 def policy_sets(trained: TrainedUnit) -> PolicySets:
@@ -58,16 +58,13 @@ def policy_sets(trained: TrainedUnit) -> PolicySets:
     setup, checkpoint, measured = trained.setup, trained.checkpoint, trained.predictions
     training = predictions_of(checkpoint, setup.images_of("train"))
     if setup.evaluation_sets.has_tuning_set:
-        calibrated_on = setup.images_of("calibrate")
         tune, calibration = (
-            predictions_of(checkpoint, images)
-            for images in (setup.images_of("tune"), calibrated_on)
+            predictions_of(checkpoint, setup.images_of(name)) for name in ("tune", "calibrate")
         )
-        return PolicySets(training, tune, calibration, measured, calibrated_on.fingerprint)
+        return PolicySets(training, tune, calibration, measured)
     thirds = partition_groups(measured.units, 3, seed=setup.training.seed)
     tune, calibration, test = (measured.select(rows) for rows in thirds)
-    calibrated_on = setup.images_of(trained.measured).select(thirds[1])
-    return PolicySets(training, tune, calibration, test, calibrated_on.fingerprint)
+    return PolicySets(training, tune, calibration, test)
 
 
 def fitted_detectors(training: Predictions) -> FittedDetectors:
@@ -83,31 +80,23 @@ def measure_policies(
 ) -> tuple[list[Measurement], Calibrator | None]:
     """Calibrate a policy for each target error rate, and measure it on the test set.
 
-    Writes into `folder` each policy, a reliability table, and the decisions for intervals; only
-    the reason where the sets are too small.
+    Writes into `folder` a reliability table and the decisions for intervals; only the reason where
+    the sets are too small.
     """
     rate = _max_ood_false_alarms(sets.calibration)
     try:
-        fitted = calibrator_of(sets.tune, detectors, LOGITS_RULE)
-        found = fit_policies(
-            sets.tune,
-            sets.calibration,
-            detectors,
-            fitted,
-            [Targets(max_error=target, max_ood_false_alarms=rate) for target in TARGETS],
-            rule=LOGITS_RULE,
-            seed=seed,
-            calibration_fingerprint=sets.calibration_fingerprint,
-            ood_detector=default_ood_detector(detectors),
-        )
+        fitted = fit_calibration(sets.tune, detectors, LOGITS_RULE)
+        policies = {
+            target: _certified(
+                sets, detectors, fitted, max_error=target, max_ood_false_alarms=rate, seed=seed
+            )
+            for target in TARGETS
+        }
     except DataError as refusal:
         write_json(folder / "policies" / "refused.json", {"refused": str(refusal)})
         return [], None
-    policies, calibrator = dict(zip(TARGETS, found, strict=True)), fitted.calibrator
-    decisions = {}
-    for target, policy in policies.items():
-        write_json(folder / "policies" / f"{target:g}.json", policy.to_dict())
-        decisions[target] = _decided(policy, calibrator, detectors, sets.test)
+    calibrator = fitted.calibrator
+    decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
     _save_decisions(folder, sets.test, decisions)
     write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, fitted))
     quantities = _quantities(sets.test, decisions[TARGETS[0]])
@@ -134,23 +123,11 @@ def certified_rows(
     The tuning and the calibration set are the same for all scores.
     """
     rows = []
-    targets = [Targets(max_error=target) for target in CERTIFIED_TARGETS]
     for score in (score for score in CERTIFIED_SCORES if score in fitted.candidates):
         accepting = fitted.accepting_by(score)
-        policies = fit_policies(
-            sets.tune,
-            sets.calibration,
-            detectors,
-            accepting,
-            targets,
-            rule=LOGITS_RULE,
-            seed=seed,
-            calibration_fingerprint=sets.calibration_fingerprint,
-            ood_detector=default_ood_detector(detectors),
-        )
-        for target, policy in zip(CERTIFIED_TARGETS, policies, strict=True):
-            decisions = _decided(policy, accepting.calibrator, detectors, sets.test)
-            accepted = np.array([one.decision == "accept" for one in decisions])
+        for target in CERTIFIED_TARGETS:
+            policy = _certified(sets, detectors, accepting, max_error=target, seed=seed)
+            accepted = policy.decide(sets.test).decisions == "accept"
             detector = f"certified/{score}/{target:g}"
             rows += [
                 Measurement(POLICY_SET, detector, "coverage", float(accepted.mean())),
@@ -159,13 +136,12 @@ def certified_rows(
     return rows
 
 
-def _decided(
-    policy: DeferralPolicy, calibrator: Calibrator, detectors: FittedDetectors, test: Predictions
-) -> Sequence[Decision]:
-    engine = DecisionEngine(
-        classes=policy.classes, policy=policy, calibrator=calibrator, detectors=detectors
-    )
-    return engine.decide_predictions(test)
+def _certified(
+    sets: PolicySets, detectors: FittedDetectors, fitted: Fitted, **parameters: Any
+) -> Deferral:
+    """A policy that names classes by their logits, with a calibration that is fitted already."""
+    deferral = Deferral(rule=LOGITS_RULE.rule, **parameters)
+    return deferral.certify(sets.tune, sets.calibration, detectors=detectors, fitted=fitted)
 
 
 def _max_ood_false_alarms(calibration: Predictions) -> float | None:
@@ -181,7 +157,7 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
     """The cases of all policies, so that other targets can be tried and the guarantee checked."""
     named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
     for name, predictions in named.items():
-        cases = cases_of(
+        cases = scored_cases(
             predictions,
             detectors,
             fitted.calibrator,
@@ -202,25 +178,21 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
             )
 
 
-def _save_decisions(
-    folder: Path, test: Predictions, decisions: Mapping[float, Sequence[Decision]]
-) -> None:
+def _save_decisions(folder: Path, test: Predictions, decisions: Mapping[float, Decisions]) -> None:
     """Keep decisions as numbers beside the scores, so that intervals need no model."""
     columns = {"wrong": test.errors.astype(np.float64)}
     for target, of_images in decisions.items():
         for name in ("accept", "defer", "ood"):
-            chosen = [one.decision == name for one in of_images]
-            columns[f"{target:g}/{name}"] = np.array(chosen, dtype=np.float64)
+            chosen = of_images.decisions == name
+            columns[f"{target:g}/{name}"] = chosen.astype(np.float64)
     save_scores(folder, POLICY_SET, columns, tuple(group_names(test).tolist()))
 
 
 def _policy_rows(
-    target: float, policy: DeferralPolicy, test: Predictions, decisions: Sequence[Decision]
+    target: float, policy: Deferral, test: Predictions, decisions: Decisions
 ) -> list[Measurement]:
-    accepted, ood = (
-        np.array([one.decision == name for one in decisions]) for name in ("accept", "ood")
-    )
-    calibration, detector = policy.certificate, f"policy/{target:g}"
+    accepted, ood = (decisions.decisions == name for name in ("accept", "ood"))
+    calibration, detector = policy.certificate_, f"policy/{target:g}"
     values = {
         "attained": float(calibration.accept_threshold is not None),
         "coverage": float(accepted.mean()),
@@ -252,11 +224,10 @@ def _bins(quantities: Mapping[str, Quantity]) -> list[ReliabilityBin]:
     ]
 
 
-def _quantities(test: Predictions, decisions: Sequence[Decision]) -> dict[str, Quantity]:
+def _quantities(test: Predictions, decisions: Decisions) -> dict[str, Quantity]:
     """The predicted and the observed value of each image, by quantity."""
-    errors = np.array([one.error_probability for one in decisions], dtype=np.float64)
-    found = {"error_probability": (errors, test.errors.astype(np.float64))}
-    if decisions[0].expected_loss is not None:
-        losses = np.array([one.expected_loss for one in decisions], dtype=np.float64)
-        found["expected_loss"] = (losses, test.true_losses())
-    return found
+    errors = decisions.error_probability
+    quantities = {"error_probability": (errors, test.errors.astype(np.float64))}
+    if np.isfinite(decisions.expected_loss).all():
+        quantities["expected_loss"] = (decisions.expected_loss, test.true_losses())
+    return quantities

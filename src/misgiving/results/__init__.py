@@ -7,7 +7,6 @@
 | a run's `history.csv` | `EpochRecord` |
 | `measurements.csv`, `decisions.csv`, `subgroups.csv`, `skipped.csv` of `evaluate` |
   `Measurement`, `LabelledDecision`, `Subgroup`, `SkippedImage` |
-| a policy's `cases.json` | `policy_cases.PolicyCases` |
 | a unit's `unit.json`, `timing.json` | its record as an object, `UnitTiming` |
 | a unit's `results.csv`, `odin_grid.csv`, `cases.csv`, `reliability.csv` |
   `Result`, `OdinPoint`, `CaseRow`, `ReliabilityBin` |

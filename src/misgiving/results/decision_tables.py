@@ -4,10 +4,14 @@ It is CSV, Parquet or JSON lines, by the suffix of the file.
 """
 
 import json
+import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from misgiving.errors import UsageError
 from misgiving.files import csv_lines, whole_file, write_csv
@@ -35,6 +39,11 @@ class DecisionRow(NamedTuple):
 PREDICTION_COLUMNS = DecisionRow._fields[:4]
 POLICY_COLUMNS = DecisionRow._fields[4:-1]
 UNREADABLE = "unreadable"
+NUMBERS = {
+    "errors": "error_probability",
+    "scores": "acceptance_score",
+    "ood_scores": "ood_score",
+}
 BATCH = 10_000  # rows of a Parquet file that are written at a time
 TEXTS = ("path", "predicted_class", "decision", "reason", UNREADABLE)  # the others are numbers
 
@@ -69,6 +78,33 @@ class DecisionTable(NamedTuple):
     def csv(self) -> str:
         """The table as comma-separated values."""
         return "".join(csv_lines(self.columns, self.csv_rows))
+
+
+class DecidedNumbers:
+    """The numbers of decisions, kept while their rows pass, for the performance to expect."""
+
+    def __init__(self) -> None:
+        self._names: list[str] = []
+        self._numbers = {name: array("d") for name in NUMBERS}
+        self._accepted = array("b")
+
+    def through(self, rows: Iterable[DecisionRow]) -> Iterator[DecisionRow]:
+        """Pass rows on, and keep their numbers; rows of unreadable images have none."""
+        for row in rows:
+            if row.decision is not None:
+                self._names.append(row.path)
+                self._accepted.append(row.decision == "accept")
+                for name, values in self._numbers.items():
+                    number = getattr(row, NUMBERS[name])
+                    values.append(math.nan if number is None else number)
+            yield row
+
+    @property
+    def arrays(self) -> dict[str, Any]:
+        """All numbers by name, and whether an image was accepted."""
+        accepted = np.array(self._accepted, dtype=bool)
+        numbers = {name: np.array(values) for name, values in self._numbers.items()}
+        return {"names": self._names, "accepted": accepted, **numbers}
 
 
 def _cell(value: Value) -> str:

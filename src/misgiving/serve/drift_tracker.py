@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, Field
 
-from misgiving.calibration.apply import Calibrator
-from misgiving.decisions.expected_performance import DISTRUST, expected_errors, trust
+from misgiving.deferral import drift
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.drift import FALSE_ALARMS, DriftMonitor
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.expected_performance import expected_errors
+from misgiving.report.drift import DISTRUST, drift_sentence, expected_sentences, trust
 from misgiving.serve.schemas import Moment
 from misgiving.serve.store import Store
 
@@ -73,16 +74,10 @@ class DriftTracker:
     restart continues. A thread updates it, so that nobody who asks for it waits.
     """
 
-    def __init__(
-        self,
-        policy: DeferralPolicy,
-        store: Store,
-        policy_fingerprint: str,
-        calibrator: Calibrator | None = None,
-    ) -> None:
-        self._calibrator, self._policy = calibrator, policy
-        self._store, self._fingerprint = store, policy_fingerprint
-        self._monitor = DriftMonitor(policy)
+    def __init__(self, deferral: Deferral, store: Store) -> None:
+        self._deferral = deferral
+        self._store, self._fingerprint = store, deferral.fingerprint
+        self._monitor = DriftMonitor(deferral.certificate_)
         self._latest_scores: deque[tuple[float, bool]] = deque(maxlen=MAX_LATEST)  # with: accepted
         self._contents: set[int] = set()  # the last 64 bits, since there may be millions
         self._last_number = 0
@@ -147,10 +142,7 @@ class DriftTracker:
                 summary=DRIFT if self._since else NO_DRIFT,
                 cases=self._monitor.cases,
                 complete=complete,
-                tests=[
-                    DriftTest(**{**test._asdict(), "since": self._since.get(test.name)})
-                    for test in self._monitor.tests
-                ],
+                tests=[self._described(test) for test in self._monitor.tests],
                 expected=self._expected(),
             )
         self._noticed_before_update = noticed
@@ -158,6 +150,21 @@ class DriftTracker:
         if unsaved > max(MIN_SAVED_CASES, MIN_SAVED_SHARE * self._saved_cases):
             self._save()
         return self.latest
+
+    def _described(self, test: drift.DriftTest) -> DriftTest:
+        latest, at_alarm = (
+            drift_sentence(test, recent, knows_training=self._deferral.compares_with_training)
+            for recent in (test.recent, test.alarmed_with)
+        )
+        return DriftTest(
+            name=test.name,
+            e_value=test.e_value,
+            highest=test.highest,
+            alarm_at=test.alarm_at,
+            since=self._since.get(test.name),
+            sentence=latest,
+            alarmed_with=None if test.alarmed_with is None else at_alarm,
+        )
 
     def _test_new_cases(self) -> tuple[int, bool]:
         """Number of new cases, and True unless more wait."""
@@ -185,17 +192,17 @@ class DriftTracker:
         return num_new, True
 
     def _expected(self) -> str:
-        if self._calibrator is None or not self._latest_scores:
+        if not self._latest_scores:
             return ""
         scores, accepted = map(np.array, zip(*self._latest_scores, strict=True))
         errors = np.full(len(scores), np.nan)
         is_finite = np.isfinite(scores)
-        errors[is_finite] = self._calibrator.error(scores[is_finite])
-        expected = expected_errors(self._policy, self._calibrator, errors, accepted)
+        errors[is_finite] = self._deferral.calibration_.error(scores[is_finite])
+        expected = expected_errors(self._deferral, errors, accepted)
         if expected is None:
             return ""
-        trusted = DISTRUST if self._since else trust(self._policy.unit)
-        return " ".join([*expected.sentences, trusted])
+        trusted = DISTRUST if self._since else trust(self._deferral.unit_)
+        return " ".join([*expected_sentences(expected), trusted])
 
     def _resume(self) -> None:
         """Continue from the state in the store, if there is one."""

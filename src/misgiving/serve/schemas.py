@@ -14,7 +14,7 @@ from pydantic import (
     PlainSerializer,
 )
 
-from misgiving.decisions.decision import Outcome
+from misgiving.deferral.decisions import Outcome
 
 MAX_NUMBER = 2**63 - 1  # that a database can hold
 

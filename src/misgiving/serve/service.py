@@ -13,11 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
-from misgiving.calibration.apply import Calibrator
-from misgiving.decisions.decision import Decision
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.decisions import Decision
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import DataError
-from misgiving.manifests import sha256_of, sha256_of_json
+from misgiving.manifests import sha256_of
 from misgiving.results.review_lists import ListedImage
 from misgiving.serve.decode_limits import MemoryBudget
 from misgiving.serve.drift_tracker import DriftTracker
@@ -44,9 +43,7 @@ class Model(Protocol):
     @property
     def classes(self) -> Sequence[str]: ...
     @property
-    def policy(self) -> DeferralPolicy | None: ...
-    @property
-    def calibrator(self) -> Calibrator | None: ...
+    def deferral(self) -> Deferral | None: ...
     @property
     def card(self) -> Mapping[str, Any]: ...
     @property
@@ -65,10 +62,10 @@ class Service:
     def __init__(self, model: Model, store: Store, settings: Settings) -> None:
         self.model, self.store, self.settings = model, store, settings
         self.metrics = Metrics()
-        policy, self.policy_fingerprint, self.drift = model.policy, None, None
-        if policy is not None:
-            self.policy_fingerprint = sha256_of_json(policy.to_dict())
-            self.drift = DriftTracker(policy, store, self.policy_fingerprint, model.calibrator)
+        self.policy_fingerprint, self.drift = None, None
+        if model.deferral is not None:
+            self.policy_fingerprint = model.deferral.fingerprint
+            self.drift = DriftTracker(model.deferral, store)
             self.drift.start(partial(problem_of, metrics=self.metrics, path="/drift"))
         self.admission = Admission(settings)
         self.recent = RecentImages(settings.recent_bytes)

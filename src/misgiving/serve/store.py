@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
-from misgiving.decisions.decision import Outcome
+from misgiving.deferral.decisions import Outcome
 from misgiving.errors import DataError, UsageError
 from misgiving.serve.database import (
     ARRIVALS,

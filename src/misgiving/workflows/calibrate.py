@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,30 +14,15 @@ from misgiving.data.bad_images import FAIL, skipped_sentences
 from misgiving.data.cache import ImageSet, prepare
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import QUARTERS, Split, partition_groups
-from misgiving.decisions.engine import POLICY_FOLDER, save_policy
-from misgiving.decisions.fit_policy import (
-    MOST_PROBABLE_RULE,
-    FittedEngine,
-    fit_engine,
-)
-from misgiving.decisions.rules import DecisionRule
-from misgiving.deferral.policy import DeferralPolicy
-from misgiving.deferral.scored_cases import one_per_group, refuse_few
-from misgiving.deferral.targets import Targets
-from misgiving.deferral.thresholds import refuse_too_few
+from misgiving.data.splits import Split
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.policy_file import POLICY_FOLDER, check_policy_folder
 from misgiving.errors import DataError, UsageError
-from misgiving.groups import named_groups, unit_of, unit_sentences
+from misgiving.groups import QUARTERS, partition_groups
 from misgiving.predictions.graphs import cached_network
-from misgiving.predictions.inference import predictions_of, score_names
-from misgiving.predictions.record import Predictions
-from misgiving.results.policy_cases import PolicyImages
-from misgiving.results.schema import SkippedImage
-from misgiving.scores.detectors import OOD_DETECTOR, FittedDetectors
+from misgiving.predictions.inference import predictions_of
 from misgiving.training.devices import device_named
-from misgiving.workflows.calibration_history import read_history, refuse_other_folder
-from misgiving.workflows.prediction_sets import sizes_of
-from misgiving.workflows.related_images import training_images, with_joined_groups
+from misgiving.workflows.related_images import OFFERED, training_images, with_joined_groups
 
 OWN_SETS = ("tune", "calibrate")
 CHOSEN_ON = 'on which the run chose its epoch (`keep="best"`)'
@@ -51,53 +37,42 @@ class CalibrationSets(NamedTuple):
     summary: list[str]
 
 
-class CalibrationResult(NamedTuple):
-    """A policy, and sentences about its images and what it certifies."""
-
-    policy: DeferralPolicy
-    summary: list[str]
-
-
 def calibrate_run(
     run: Path,
     data: str,
-    targets: Targets,
+    deferral: Deferral,
     *,
     cache: Path,
     training_data: str | None = None,
-    rule: DecisionRule = MOST_PROBABLE_RULE,
-    ood_detector: str = OOD_DETECTOR,
-    seed: int = 0,
     device: str = "auto",
     on_image: Callable[[int, int], None] | None = None,
     on_predicted: Callable[[int, int], None] | None = None,
     on_bad_image: str = FAIL,
-) -> CalibrationResult:
-    """Set the deferral policy of a run, and write it into the run's folder.
+) -> list[str]:
+    """Fit the deferral policy of a run, and write it into the run's folder.
 
     Args:
         run: A run folder.
         data: Images with labels, as the user names them. Images that the model was trained on, and
             others of their groups, are left out.
-        targets: The error rates to certify.
+        deferral: Its parameters are the targets.
         cache: Folder for prepared images.
         training_data: Data with the images that the model was trained on; None for `data`, or else
             the data of the run.
-        rule: Names the classes.
-        ood_detector: The score of the OOD rule.
-        seed: Of the draw of one image from each group, and of the quarter to tune on if `data` is
-            one set.
         device: Where to compute.
         on_image: Called with the number of prepared images and of all.
         on_predicted: Called with the number of predicted images and of all of a set.
         on_bad_image: `fail`, or `skip` to leave out images that cannot be read.
 
+    Returns:
+        Sentences on the images.
+
     Raises:
         DataError: The images cannot support a policy.
     """
-    refuse_other_folder(run / POLICY_FOLDER)
+    check_policy_folder(run / POLICY_FOLDER)
     checkpoint = load(run)
-    _refuse_unknown_names(checkpoint, targets, rule, ood_detector)
+    deferral.check_classes(checkpoint.classes)
     checkpoint.model.to(device_named(device))
     prepared = partial(
         prepare,
@@ -107,47 +82,16 @@ def calibrate_run(
         on_bad_image=on_bad_image,
     )
     everything = prepared(load_dataset(data))
-    sets = _sets_among(everything, checkpoint, training_data, prepared, name=data, seed=seed)
-    _refuse_few_cases(sets, targets, seed=seed)
-    tune, calibration = _identities(sets.tuning), _identities(sets.calibration)
-    history = read_history(run / POLICY_FOLDER)
+    sets = _sets_among(
+        everything, checkpoint, training_data, prepared, name=data, seed=deferral.seed
+    )
     network = cached_network(checkpoint, sum(map(len, sets[:3])), cache)
-    engine, policy, notes = _fit(
-        sets,
-        partial(predictions_of, checkpoint, on_image=on_predicted, network=network),
-        targets=targets,
-        rule=rule,
-        seed=seed,
-        ood_detector=ood_detector,
-        repeated=history.repeated((tune, calibration)),
+    training, tuning, calibration = (
+        predictions_of(checkpoint, images, on_image=on_predicted, network=network)
+        for images in sets[:3]
     )
-    notes = [*sets.summary, *notes]
-    cases = history.with_calibration(
-        tune,
-        calibration,
-        data=data,
-        seed=seed,
-        group_columns=everything.group_columns,
-        fingerprint=sets.calibration.fingerprint,
-        max_error=targets.max_error,
-        notes=notes,
-        skipped=[SkippedImage(data, *bad) for bad in everything.skipped],
-    )
-    save_policy(run / POLICY_FOLDER, engine, cases)
-    return CalibrationResult(policy, [*notes, *policy.summary()])
-
-
-def _refuse_unknown_names(
-    checkpoint: Checkpoint, targets: Targets, rule: DecisionRule, ood_detector: str
-) -> None:
-    """Refuse classes and detectors that the model does not have, before any image is read."""
-    targets.refuse_unknown_classes(checkpoint.classes)
-    rule.refuse_unknown_classes(checkpoint.classes)
-    if ood_detector not in (known := score_names(checkpoint)):
-        raise UsageError(
-            f"`ood_detector` is {ood_detector!r}, which this model does not have; choose from "
-            f"{', '.join(known)}"
-        )
+    deferral.fit(tuning, calibration, training=training).save(run / POLICY_FOLDER)
+    return sets.summary
 
 
 def _sets_among(
@@ -172,40 +116,12 @@ def _sets_among(
     sets = choose_sets(checkpoint.split, images, training, seed=seed, keep=keep)
     trained_on = checkpoint.split.sets.count("train")
     summary = [
-        *unit_sentences(images.group_columns, named_groups(images.groups, images.ids)),
         *sets.summary,
         *skipped_sentences(everything.skipped, len(everything), of=name),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
     ]
     return sets._replace(summary=summary)
-
-
-def _refuse_few_cases(sets: CalibrationSets, targets: Targets, *, seed: int) -> None:
-    """Refuse sets that cannot certify the targets whatever the model says of their images."""
-    drawn = one_per_group(sets.calibration.groups, seed=seed)
-    refuse_few("tuning", len(set(sets.tuning.groups)))
-    refuse_few("calibration", len(drawn))
-    refuse_too_few(targets, sets.calibration.classes, sets.calibration.labels[drawn])
-
-
-def _fit(
-    sets: CalibrationSets, predict: Callable[[ImageSet], Predictions], **options: Any
-) -> FittedEngine:
-    """Run the model on the three sets, and fit detectors, the calibrator and the policy."""
-    trained, tune, calibration = map(predict, sets[:3])
-    return fit_engine(
-        tune,
-        calibration,
-        FittedDetectors.fit(trained),
-        calibration_fingerprint=sets.calibration.fingerprint,
-        unit=unit_of(sets.calibration.group_columns, sets.calibration.groups),
-        **options,
-    )
-
-
-def _identities(images: ImageSet) -> PolicyImages:
-    return PolicyImages(images=images.ids, hashes=images.hashes, groups=images.groups)
 
 
 def choose_sets(
@@ -245,8 +161,13 @@ def choose_sets(
         rest = np.setdiff1d(np.arange(len(usable)), quarter)
         tuning, calibration = usable.select(quarter), usable.select(rest)
         source = f"a quarter of {len(usable)} images, drawn by group with seed {seed}, and the rest"
-    summary.append(f"{source}: {sizes_of(tuning.groups, calibration.groups)}")
+    summary.append(source)
+    tuning, calibration = map(_without_prefix, (tuning, calibration))
     return CalibrationSets(training, tuning, calibration, summary)
+
+
+def _without_prefix(images: ImageSet) -> ImageSet:
+    return replace(images, groups=tuple(name.removeprefix(OFFERED) for name in images.groups))
 
 
 def _usable(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from misgiving.checkpoint import Checkpoint, load
 from misgiving.data.bad_images import FAIL, SKIP, skipped_sentences
@@ -16,7 +15,7 @@ from misgiving.data.datasets import load_dataset, tables_of
 from misgiving.data.datasets.dataset import Dataset
 from misgiving.data.ood_sets.ood_set import read_ood_folder
 from misgiving.data.splits import Split
-from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
+from misgiving.deferral.deferral import Deferral
 from misgiving.errors import UsageError
 from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.files import refuse_unwritable_folder
@@ -35,7 +34,6 @@ from misgiving.report.evaluation import Detection, ScoredImages
 from misgiving.results.schema import Measurement, SkippedImage
 from misgiving.scores.outputs import Scores
 from misgiving.training.devices import start_processes
-from misgiving.workflows.calibration_history import count_fitted_on, fitted_on, in_named_groups
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -52,6 +50,7 @@ from misgiving.workflows.policy_evaluation import (
     refuse_inputs_in,
     refuse_taken_names,
     remove_earlier,
+    rows_for_policy,
     write_evaluation,
 )
 from misgiving.workflows.related_images import of_training_groups, related_to_training
@@ -85,10 +84,10 @@ class _Sets(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Model:
-    """A trained model with the engine of its policy, and its graph, if that is to predict."""
+    """A trained model with its policy, if it has one, and its graph, if that is to predict."""
 
     checkpoint: Checkpoint
-    engine: DecisionEngine
+    deferral: Deferral | None
     on_image: OnImage | None
     network: Network | None
 
@@ -96,7 +95,7 @@ class _Model:
         return predictions_of(self.checkpoint, images, on_image=self.on_image, network=self.network)
 
     def scores(self, images: ImageSet, predictions: Predictions) -> Scores:
-        detectors = self.engine.detectors
+        detectors = self.deferral.detectors_ if self.deferral else None
         return untuned_scores(
             self.checkpoint, images, predictions, detectors, on_image=self.on_image
         )
@@ -158,7 +157,7 @@ def evaluate_run(
     checkpoint = load(run)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     folders = distinct_names(ood)
-    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint_of(checkpoint))
+    deferral = Deferral.of_run(run, model=fingerprint_of(checkpoint))
     prepared = partial(
         prepare,
         preprocessing=checkpoint.preprocessing,
@@ -169,23 +168,21 @@ def evaluate_run(
     sets = _sets_to_measure(checkpoint, load_dataset(data), folders, set_name, prepared)
     count = len(sets.measured) + sum(map(len, sets.outliers.values()))
     network = cached_network(checkpoint, count, cache)
-    model = _Model(checkpoint, engine, on_predicted, network)
-    return _evaluate(run, model, sets, out, set_name)
+    model = _Model(checkpoint, deferral, on_predicted, network)
+    return _evaluate(model, sets, out, set_name)
 
 
-def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | None) -> Evaluation:
+def _evaluate(model: _Model, sets: _Sets, out: Path, set_name: str | None) -> Evaluation:
     """Predict, measure, and write the tables and the report."""
-    engine = model.engine
-    rows, remarks, doubts = images_for_policy(run, engine, sets.measured, set_name)
     if processes.is_first():
         remove_earlier(out)
     predictions = model.predict(sets.measured)
     if processes.is_first():
         predictions.write(out / PREDICTIONS)
-    shown = rows if len(rows) else np.arange(len(sets.measured))
-    images, answers = sets.measured.select(shown), predictions.select(shown)
+    rows, remarks, doubts = rows_for_policy(predictions, model.deferral, named=set_name is not None)
+    images, answers = sets.measured.select(rows), predictions.select(rows)
     metadata = _metadata_of(sets.source, images)
-    decided = evaluate_policy(engine, answers, metadata) if len(rows) else None
+    decided = None if model.deferral is None else evaluate_policy(model.deferral, answers, metadata)
     tables = _Tables(out, decided, sets.skipped)
     weights = model.checkpoint.class_weights
     tables.add(
@@ -200,7 +197,7 @@ def _evaluate(run: Path, model: _Model, sets: _Sets, out: Path, set_name: str | 
         answers,
         metadata,
         unit=unit_of(answers.group_columns, answers.groups),
-        policy=engine.policy,
+        deferral=model.deferral,
         decided=decided,
         picture=lambda row: images.read(np.array([row]))[0],
         warnings=[*sets.warnings, *doubts],
@@ -321,44 +318,19 @@ def _detection(
     if not sets.outliers:
         return None
     inlier_scores = model.scores(sets.measured, predictions)
-    detector, found = shown_detector(model.engine), {}
+    detector, found = shown_detector(model.deferral), {}
     for name, images in sets.outliers.items():
         outputs, outcomes = model.predict(images), None
         scores = model.scores(images, outputs)
         rows = measure_detection(inlier_scores, scores, name)
-        if model.engine.policy is not None:
-            named = replace(outputs, classes=model.checkpoint.classes)
-            decisions = model.engine.decide_predictions(named)
+        if model.deferral is not None:
+            decisions = model.deferral.decide(replace(outputs, classes=model.checkpoint.classes))
             rows += measure_shares(decisions, name)
-            outcomes = np.array([one.decision for one in decisions])
+            outcomes = decisions.decisions
         found[name] = ScoredImages(scores[detector], outputs.units, outcomes)
         tables.add(rows)
     of_inliers = ScoredImages(inlier_scores[detector], predictions.units)
     return Detection(detector, of_inliers, found)
-
-
-def images_for_policy(
-    run: Path, engine: DecisionEngine, images: ImageSet, set_name: str | None
-) -> tuple[Int[np.ndarray, " n"], list[str], list[str]]:
-    """Positions of the images on which the policy is measured, remarks and warnings.
-
-    It was fitted on no image of their groups; with `set_name`, all of the set, and a warning.
-    """
-    if engine.policy is None:
-        return np.arange(0), [], []
-    known, groups = fitted_on(run / POLICY_FOLDER)
-    used = np.array([content in known for content in images.hashes], dtype=bool)
-    shown = np.isin(images.groups, np.array(images.groups)[used])  # also of near duplicates
-    related = ~used & (shown | in_named_groups(images.groups, images.ids, groups))
-    rows = np.flatnonzero(~used & ~related)
-    if len(rows) == len(images):
-        return rows, [], []
-    counted = count_fitted_on(used, related, "images")
-    if set_name is not None:
-        doubt = f"{counted}: the numbers of its decisions are optimistic"
-        return np.arange(len(images)), [], [doubt]
-    rest = "its decisions are measured on the others" if len(rows) else "no decision is measured"
-    return rows, [f"{counted}; {rest}"], []
 
 
 def _metadata_of(source: Dataset, images: ImageSet) -> dict[str, list[str]]:

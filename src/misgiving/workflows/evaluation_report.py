@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from misgiving.data.decoding import Picture
-from misgiving.decisions.engine import DecisionEngine
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.deferral import Deferral
 from misgiving.files import write_text
 from misgiving.predictions.record import Predictions
+from misgiving.report.certificate import warnings as weakening
 from misgiving.report.evaluation import Answers, Detection, Evaluated, NamedClasses
 from misgiving.report.evaluation.findings import Findings, findings_of
 from misgiving.results.schema import LabelledDecision, Measurement
@@ -23,11 +23,6 @@ from misgiving.workflows.policy_evaluation import (
 )
 
 WITHOUT_POLICY = "msp"  # by which images would be accepted
-OWN_CASES = (
-    "These are the calibration cases, which set the threshold: what is observed on them, such as "
-    "the error among the accepted, is optimistic. The certified targets are not. To measure the "
-    "policy, give labelled images that it was not fitted on."
-)
 
 
 def write_report(path: Path, evaluated: Evaluated, findings: Findings) -> Path:
@@ -38,9 +33,9 @@ def write_report(path: Path, evaluated: Evaluated, findings: Findings) -> Path:
     return path
 
 
-def shown_detector(engine: DecisionEngine) -> str:
+def shown_detector(deferral: Deferral | None) -> str:
     """The OOD score that the report is about."""
-    return (engine.policy.ood_detector if engine.policy else None) or WITHOUT_FEATURES
+    return deferral.ood_detector_ if deferral else WITHOUT_FEATURES
 
 
 def finished_evaluation(
@@ -67,7 +62,7 @@ def evaluated_images(
     metadata: Mapping[str, Sequence[str]],
     *,
     unit: str,
-    policy: DeferralPolicy | None = None,
+    deferral: Deferral | None = None,
     decided: PolicyEvaluation | None = None,
     picture: Callable[[int], Picture | None] | None = None,
     warnings: Sequence[str] = (),
@@ -81,23 +76,25 @@ def evaluated_images(
         predictions: Of the images.
         metadata: Values of each image by column.
         unit: What a group of them is.
-        policy: Its certificate is shown.
+        deferral: The policy whose certificate is shown.
         decided: Its decisions on these images.
         picture: Reads an image.
         warnings: Sentences on numbers that are optimistic.
         notes: Other sentences on the images.
         detection: OOD scores.
     """
-    seed = policy.seed if policy else 0
-    answers = _answers(predictions, decided, policy, picture)
+    seed = deferral.seed if deferral else 0
+    answers = _answers(predictions, decided, deferral, picture)
     everything = np.ones(len(predictions), dtype=bool)
     errors = audit_groups(predictions, metadata, everything, ~everything, answers.wrong, seed=seed)
-    weakened = policy.warnings if policy else []
-    rule = [f"classes are named by the rule {policy.rule}"] if policy and decided else []
+    weakened, rule = [], []
+    if deferral is not None:
+        weakened = weakening(deferral)
+        rule = [f"classes are named by the rule {deferral.rule_.rule}"] * (decided is not None)
     return Evaluated(
         title=title,
         answers=answers,
-        policy=policy,
+        deferral=deferral,
         warnings=[*warnings, *weakened],
         notes=[*notes, *rule],
         errors=errors,
@@ -111,10 +108,10 @@ def evaluated_images(
 def _answers(
     predictions: Predictions,
     decided: PolicyEvaluation | None,
-    policy: DeferralPolicy | None,
+    deferral: Deferral | None,
     picture: Callable[[int], Picture | None] | None,
 ) -> Answers:
-    if decided is None or policy is None:
+    if decided is None or deferral is None:
         probabilities = predictions.probabilities
         named = predictions.choices
         shown = probabilities[np.arange(len(predictions)), named]
@@ -126,7 +123,7 @@ def _answers(
         shown = np.array([one.probability for one in rows])
         measured = {
             "scores": _column(rows, "acceptance_score"),
-            "score": policy.score,
+            "score": deferral.calibration_.score,
             "outcomes": np.array([one.decision for one in rows]),
             "reasons": [one.reason for one in rows],
         }
@@ -144,31 +141,3 @@ def _answers(
 def _column(rows: Sequence[LabelledDecision], field: str) -> np.ndarray:
     values = (getattr(one, field) for one in rows)
     return np.array([np.nan if value is None else value for value in values])
-
-
-def calibration_cases(engine: DecisionEngine, notes: Sequence[str]) -> Evaluated:
-    """The report's record of the cases that a policy was calibrated with."""
-    policy, calibrator = engine.policy, engine.calibrator
-    if policy is None or calibrator is None:
-        raise ValueError("the engine has no policy")
-    cases = policy.certificate.calibration_scores
-    scores, kept = np.array(cases.scores), np.array(cases.kept)
-    threshold = np.inf if policy.accept_threshold is None else policy.accept_threshold
-    ids = tuple(map(str, range(1, len(scores) + 1)))
-    answers = Answers(
-        wrong=np.array(cases.wrong),
-        scores=scores,
-        score=policy.score,
-        probabilities=1 - calibrator.error(scores),
-        groups=np.arange(len(scores)),
-        ids=ids,
-        outcomes=np.where(kept & (scores >= threshold), "accept", "defer"),
-    )
-    title = "calibration cases of a deferral policy"
-    return Evaluated(
-        title=title,
-        answers=answers,
-        policy=policy,
-        warnings=[OWN_CASES, *policy.warnings],
-        notes=notes,
-    )

@@ -12,7 +12,8 @@ from jaxtyping import Int
 from misgiving.data.cache import ImageSet
 from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset
-from misgiving.data.splits import QUARTERS, SetNames, grouped_split, partition_groups
+from misgiving.data.splits import SetNames, grouped_split
+from misgiving.deferral.fit import drawn_sets
 from misgiving.deferral.planning import (
     MOST_CASES,
     WRONG_SHARES,
@@ -22,9 +23,8 @@ from misgiving.deferral.planning import (
 )
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
-from misgiving.groups import named_groups, unit_of, unit_sentences
+from misgiving.groups import QUARTERS, named_groups, partition_groups, unit_of, unit_sentences
 from misgiving.predictions.record import Predictions
-from misgiving.workflows.prediction_sets import split_table
 
 RAREST = 3  # classes that `train` names
 
@@ -121,9 +121,8 @@ def plan_table(path: Path, targets: Targets, *, seed: int = 0) -> DataPlan:
     table = Predictions.read(path)
     sets, share = np.array(table.sets or (), dtype=object), NAMED
     if len(sets):
-        named = split_table(table, seed=seed)  # as `calibrate` does
-        for of in (named.tuning, named.calibration):
-            of.check_labelled()
+        for chosen in drawn_sets(table, seed=seed)[:2]:  # as `calibrate` does
+            chosen.check_labelled()
     else:
         table.check_labelled()
         sets, share = np.full(len(table), "calibrate", dtype=object), DRAWN

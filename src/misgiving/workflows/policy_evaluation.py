@@ -6,10 +6,10 @@ from sys import intern
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 
-from misgiving.decisions.decision import Decision, Outcome
-from misgiving.decisions.engine import DecisionEngine
+from misgiving.deferral.decisions import Decision, Outcome
+from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.errors import UsageError
 from misgiving.evaluation.measures import (
@@ -140,7 +140,7 @@ def write_evaluation(
 
 
 def evaluate_policy(
-    engine: DecisionEngine,
+    deferral: Deferral,
     predictions: Predictions,
     metadata: Mapping[str, Sequence[str]],
 ) -> PolicyEvaluation:
@@ -148,36 +148,35 @@ def evaluate_policy(
 
     Errors are those of the classes that the policy names.
     """
-    if engine.policy is None or engine.calibrator is None:
-        raise ValueError("the engine has no policy")
-    named = engine.calibrator.named(predictions.logits)
-    scores = engine.calibrator.with_learned(
-        all_scores(predictions, engine.used),
+    calibration = deferral.calibration_
+    named = calibration.named(predictions.logits)
+    scores = calibration.with_learned(
+        all_scores(predictions, deferral.used_detectors),
         predictions.logits,
-        None if engine.detectors is None else evidence_of(predictions, engine.detectors),
+        evidence_of(predictions, deferral.detectors_),
     )
     decided = measure_decisions(
-        decided_in_parts(engine, predictions),
+        decided_in_parts(deferral, predictions),
         predictions,
         POLICY_SET,
         metadata,
-        seed=engine.policy.seed,
+        seed=deferral.seed,
     )
     return decided._replace(
         measurements=[
             *measure_classification(predictions, POLICY_SET, detector="policy", named=named),
             *measure_failures(predictions, scores, POLICY_SET, named=named),
-            *measure_scaling(predictions, engine.calibrator, POLICY_SET),
+            *measure_scaling(predictions, calibration, POLICY_SET),
             *decided.measurements,
         ],
     )
 
 
-def decided_in_parts(engine: DecisionEngine, predictions: Predictions) -> Iterator[Decision]:
+def decided_in_parts(deferral: Deferral, predictions: Predictions) -> Iterator[Decision]:
     """Decide on part after part, since there may be a million images."""
     for start in range(0, len(predictions), MANY):
         rows = np.arange(start, min(start + MANY, len(predictions)))
-        yield from engine.decide_predictions(predictions.select(rows))
+        yield from deferral.decide(predictions.select(rows))
 
 
 def measure_decisions(
@@ -258,3 +257,25 @@ def measure_shares(
         Measurement(dataset, "policy", name, outcomes.count(outcome) / len(outcomes))
         for name, outcome in SHARES.items()
     ]
+
+
+def rows_for_policy(
+    predictions: Predictions, deferral: Deferral | None, *, named: bool
+) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
+    """Rows of no group that the policy was fitted on, remarks and warnings.
+
+    All rows, and a warning, if the set was named or there are no others.
+    """
+    everything = np.arange(len(predictions))
+    if deferral is None:
+        return everything, [], []
+    used, related = deferral.cases_.among(predictions)
+    unused = np.flatnonzero(~used & ~related)
+    if len(unused) == len(predictions):
+        return unused, [], []
+    counted = f"the policy was fitted on {used.sum()} of these {len(used)} images"
+    if related.any():
+        counted += f", and on others of the groups of {related.sum()}"
+    if named or not len(unused):
+        return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]
+    return unused, [f"{counted}; its decisions are measured on the others"], []

@@ -22,9 +22,9 @@ from misgiving.data.datasets.dataset import file_key
 from misgiving.data.datasets.folders import image_names
 from misgiving.data.decoding import LOOK_AHEAD, in_order, read_bytes, returning_bad_images
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.decisions.decision import Decision
-from misgiving.decisions.engine import POLICY_FOLDER, DecisionEngine, load_engine
-from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
+from misgiving.deferral.decisions import Decision, Decisions
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.expected_performance import ExpectedPerformance, expected_performance
 from misgiving.errors import BadImage, DataError, UsageError
 from misgiving.files import default_cache, refuse_input, refuse_unwritable, write_text
 from misgiving.predictions.network import Squares
@@ -35,7 +35,7 @@ from misgiving.results.decision_journal import (
     Places,
     decision_journal,
 )
-from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
+from misgiving.results.decision_tables import DecidedNumbers, DecisionRow, DecisionTable, writer_for
 
 if TYPE_CHECKING:
     from misgiving.checkpoint import Checkpoint
@@ -53,7 +53,7 @@ class Predictor:
 
     Attributes:
         decide: From preprocessed images to decisions.
-        engine: Of the decisions; without a policy, every image is deferred.
+        deferral: Decides; None: every image is deferred.
         preprocessing: Applied to an image before.
         fingerprint: Of the model and its policy.
         merged: Merges what all processes have found, by position of the image.
@@ -61,8 +61,8 @@ class Predictor:
         processes: How many share the images.
     """
 
-    decide: Callable[[Squares], list[Decision]]
-    engine: DecisionEngine
+    decide: Callable[[Squares], Decisions]
+    deferral: Deferral | None
     preprocessing: Preprocessing
     fingerprint: str
     merged: Callable[[dict[int, Any]], dict[int, Any]] = dict
@@ -101,9 +101,9 @@ def predictor_of(
     bundle = Bundle.load(model)
     return Predictor(
         decide=bundle.decide_squares,
-        engine=bundle.engine,
+        deferral=bundle.deferral,
         preprocessing=bundle.preprocessing,
-        fingerprint=f"{bundle.fingerprint}|{bundle.policy!r}",
+        fingerprint=_fingerprint(bundle.fingerprint, bundle.deferral),
     )
 
 
@@ -116,30 +116,36 @@ def _predictor_of_run(run: Path, count: int, *, device: str, devices: int, nodes
 
     checkpoint = load(run)
     fingerprint = fingerprint_of(checkpoint)
-    engine = load_engine(run / POLICY_FOLDER, checkpoint.classes, model=fingerprint)
+    deferral = Deferral.of_run(run, model=fingerprint)
     checkpoint.model.to(start_processes(device, devices=devices, nodes=nodes))
     network = cached_network(checkpoint, count, default_cache())
     return Predictor(
-        decide=partial(_decide, network or partial(_outputs, checkpoint), checkpoint, engine),
-        engine=engine,
+        decide=partial(_decide, network or partial(_outputs, checkpoint), checkpoint, deferral),
+        deferral=deferral,
         preprocessing=checkpoint.preprocessing,
-        fingerprint=f"{fingerprint}|{engine.policy!r}",
+        fingerprint=_fingerprint(fingerprint, deferral),
         merged=processes.explain_lost_process()(processes.merged),
         rank=processes.rank(),
         processes=processes.count(),
     )
 
 
+def _fingerprint(model: str, deferral: Deferral | None) -> str:
+    return f"{model}|{deferral and deferral.fingerprint}"
+
+
 def _decide(
     network: Callable[[Squares], Outputs],
     checkpoint: "Checkpoint",
-    engine: DecisionEngine,
+    deferral: Deferral | None,
     squares: Squares,
-) -> list[Decision]:
+) -> Decisions:
     """Run the model of a checkpoint on preprocessed images, and decide."""
     logits, predicted_losses, features, taps = network(squares)
     losses = predicted_losses if checkpoint.estimates_losses else None
-    return engine.decide(logits, features, losses, taps)
+    if deferral is None:
+        return Decisions.without_policy(checkpoint.classes, logits, losses)
+    return deferral.decide_outputs(logits, features, losses, taps)
 
 
 def _outputs(checkpoint: "Checkpoint", squares: Squares) -> Outputs:
@@ -219,7 +225,7 @@ def predict_files(
         )
         table = DecisionTable.of(
             decisions,
-            has_policy=predictor.engine.policy is not None,
+            has_policy=predictor.deferral is not None,
             unreadable=on_bad_image == SKIP,
         )
         if predictor.rank:  # the first process writes for all
@@ -234,7 +240,12 @@ def predict_files(
             write_text(contact_sheet, sheet_of(decisions))
     numbers = DecidedNumbers()
     deque(numbers.through(decisions), maxlen=0)
-    return Predicted(table, numbers.expected(predictor.engine))
+    return Predicted(table, expected_of(predictor.deferral, numbers))
+
+
+def expected_of(deferral: Deferral | None, numbers: DecidedNumbers) -> ExpectedPerformance | None:
+    """The performance to expect of images that were decided on; None without a policy."""
+    return None if deferral is None else expected_performance(deferral, **numbers.arrays)
 
 
 def _refuse_outputs(out: Path | None, contact_sheet: Path | None, *, resume: bool) -> None:

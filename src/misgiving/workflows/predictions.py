@@ -4,12 +4,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int
 
 from misgiving.data.datasets.folders import banded
 from misgiving.data.decoding import Picture, picture_of
-from misgiving.decisions.engine import CASES, POLICY, POLICY_FOLDER, DecisionEngine, load_policy
-from misgiving.decisions.expected_performance import DecidedNumbers, ExpectedPerformance
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.expected_performance import ExpectedPerformance
+from misgiving.deferral.policy_file import POLICY, POLICY_FOLDER
 from misgiving.errors import DataError, UsageError
 from misgiving.evaluation.measures import measure_detection, measure_predictions
 from misgiving.files import refuse_input, refuse_unwritable, refuse_unwritable_folder
@@ -17,12 +17,9 @@ from misgiving.groups import unit_of
 from misgiving.predictions.record import Predictions
 from misgiving.predictions.schema import SETS
 from misgiving.report.evaluation import Detection, ScoredImages
-from misgiving.results.decision_tables import DecisionRow, DecisionTable, writer_for
-from misgiving.results.formats import read_document
-from misgiving.results.policy_cases import PolicyCases
+from misgiving.results.decision_tables import DecidedNumbers, DecisionRow, DecisionTable, writer_for
 from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
-from misgiving.workflows.calibration_history import count_fitted_on
 from misgiving.workflows.evaluation_report import (
     evaluated_images,
     finished_evaluation,
@@ -38,14 +35,10 @@ from misgiving.workflows.policy_evaluation import (
     refuse_inputs_in,
     refuse_taken_names,
     remove_earlier,
+    rows_for_policy,
     write_evaluation,
 )
-from misgiving.workflows.predict import row_of
-from misgiving.workflows.prediction_sets import (
-    of_model,
-    refuse_other_outputs,
-    rows_fitted_on,
-)
+from misgiving.workflows.predict import expected_of, row_of
 
 EVERYTHING = "predictions"  # name of the measured set where the table names none
 
@@ -62,35 +55,15 @@ def policy_folder(path: Path) -> Path:
     return folder
 
 
-def load_with_cases(policy: Path | None) -> tuple[DecisionEngine, PolicyCases | None]:
-    """The engine of a policy folder or a run, and its cases; without a policy none.
-
-    Raises:
-        DataError: There is no policy, or a file of it is damaged or was edited.
-    """
-    if policy is None:
-        return DecisionEngine(classes=()), None
-    folder = policy_folder(policy)
-    return load_policy(folder), read_document(folder / CASES, PolicyCases)
-
-
-def read_predictions(
-    path: Path, engine: DecisionEngine, cases: PolicyCases | None = None
-) -> Predictions:
-    """A table, refused unless it is of the engine's classes and model, where it names one.
-
-    `cases` are those of the engine's policy.
-    """
-    table = Predictions.read(path)
-    if cases is not None:
-        refuse_other_outputs(table, cases.outputs, name=str(path))
-    if engine.policy is not None:
-        table = of_model(table, engine.policy.model_fingerprint)
+def read_predictions(path: Path, deferral: Deferral | None) -> Predictions:
+    """Predictions in a file, refused unless they are of the policy's model, where it names one."""
+    predictions = Predictions.read(path)
+    if deferral is not None:
         try:
-            engine.refuse_other_predictions(table)
+            deferral.check_predictions(predictions)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-    return table
+    return predictions
 
 
 def predict_table(
@@ -115,21 +88,21 @@ def predict_table(
         writer_for(out)
         refuse_unwritable(out)
         refuse_input(out, [predictions])
-    engine, cases = load_with_cases(policy)
-    table = read_predictions(predictions, engine, cases)
+    deferral = Deferral.load(policy_folder(policy))
+    table = read_predictions(predictions, deferral)
     numbers = DecidedNumbers()
-    decided = DecisionTable.of(numbers.through(decided_rows(engine, table)), has_policy=True)
+    decided = DecisionTable.of(numbers.through(decided_rows(deferral, table)), has_policy=True)
     if out is None:
         on_table(decided)
     else:
         writer_for(out)(out, decided)
-    return len(table), numbers.expected(engine)
+    return len(table), expected_of(deferral, numbers)
 
 
-def decided_rows(engine: DecisionEngine, table: Predictions) -> Iterator[DecisionRow]:
+def decided_rows(deferral: Deferral, table: Predictions) -> Iterator[DecisionRow]:
     """Decisions on the rows of a table, with the path of each image, or its id."""
     names = table.paths or table.ids
-    yield from map(row_of, names, decided_in_parts(engine, table))
+    yield from map(row_of, names, decided_in_parts(deferral, table))
 
 
 def evaluate_table(
@@ -153,22 +126,22 @@ def evaluate_table(
     refuse_unwritable_folder(out)
     places = distinct_names(ood)
     refuse_inputs_in(out, [predictions, *places.values()])
-    engine, cases = load_with_cases(policy)
-    table, summary = rows_to_measure(read_predictions(predictions, engine, cases), set_name)
+    deferral = None if policy is None else Deferral.load(policy_folder(policy))
+    table, summary = rows_to_measure(read_predictions(predictions, deferral), set_name)
     dataset = set_name or ("test" if "test" in (table.sets or ()) else EVERYTHING)
     refuse_taken_names(places, dataset)
-    outliers = {name: read_predictions(path, engine, cases) for name, path in places.items()}
+    outliers = {name: read_predictions(path, deferral) for name, path in places.items()}
     _refuse_other_models(outliers, table, str(predictions))
     measured = table
-    detected, detection = _detection(table, outliers, engine)
+    detected, detection = _detection(table, outliers, deferral)
     measurements = [*measure_predictions(measured, dataset), *detected]
     decided = None
     warnings = [TRAINED_ON] * (set_name == "train")
-    if cases is not None:
-        rows, remarks, doubts = rows_for_policy(table, cases, named=set_name is not None)
+    if deferral is not None:
+        rows, remarks, doubts = rows_for_policy(table, deferral, named=set_name is not None)
         warnings += doubts
         table = table.select(rows)
-        decided = evaluate_policy(engine, table, metadata_of(table))
+        decided = evaluate_policy(deferral, table, metadata_of(table))
         summary += remarks
         measurements += decided.measurements
     remove_earlier(out)
@@ -178,7 +151,7 @@ def evaluate_table(
         table,
         metadata_of(table),
         unit=unit_of(table.group_columns, table.groups),
-        policy=engine.policy,
+        deferral=deferral,
         decided=decided,
         picture=pictures_of(table),
         warnings=warnings,
@@ -201,7 +174,11 @@ def _refuse_other_models(
             )
         if of.classes != table.classes:
             raise DataError(f"the classes of {ood} are not those of {name}; predict again")
-        refuse_other_outputs(of, table.outputs, name=ood, other=name)
+        if of.outputs != table.outputs:
+            raise DataError(
+                f"{ood}: has {of.outputs}, and {name} {table.outputs}, with which its scores "
+                f"cannot be compared; give {table.outputs}"
+            )
 
 
 def rows_to_measure(
@@ -226,22 +203,23 @@ def rows_to_measure(
 
 
 def _detection(
-    table: Predictions, outliers: Mapping[str, Predictions], engine: DecisionEngine
+    table: Predictions, outliers: Mapping[str, Predictions], deferral: Deferral | None
 ) -> tuple[list[Measurement], Detection | None]:
     """OOD metrics of each set, and the decisions on it; and the scores for the report."""
     if not outliers:
         return [], None
     rows: list[Measurement] = []
-    inliers, found = all_scores(table, engine.detectors), {}
-    detector = shown_detector(engine)
+    detectors = deferral.detectors_ if deferral else None
+    inliers, found = all_scores(table, detectors), {}
+    detector = shown_detector(deferral)
     for name, of in outliers.items():
-        scores, outcomes = all_scores(of, engine.detectors), None
+        scores, outcomes = all_scores(of, detectors), None
         common = {score: values for score, values in inliers.items() if score in scores}
         rows += measure_detection(common, scores, name)
-        if engine.policy is not None:
-            decisions = engine.decide_predictions(of)
+        if deferral is not None:
+            decisions = deferral.decide(of)
             rows += measure_shares(decisions, name)
-            outcomes = np.array([one.decision for one in decisions])
+            outcomes = decisions.decisions
         found[name] = ScoredImages(scores[detector], of.units, outcomes)
     of_table = ScoredImages(inliers[detector], table.units)
     return rows, Detection(detector, of_table, found)
@@ -251,24 +229,6 @@ def pictures_of(table: Predictions) -> Callable[[int], Picture | None] | None:
     """Reads the image of a row; None: none is named."""
     images = table.paths
     return None if images is None else lambda row: picture_of(Path(images[row]))
-
-
-def rows_for_policy(
-    table: Predictions, cases: PolicyCases, *, named: bool
-) -> tuple[Int[np.ndarray, " _"], list[str], list[str]]:
-    """Rows of no group that the policy was fitted on, remarks and warnings.
-
-    All rows, and a warning, if the set was named or there are no others.
-    """
-    used, related = rows_fitted_on(table, cases)
-    unused = np.flatnonzero(~used & ~related)
-    if len(unused) == len(table):
-        return unused, [], []
-    counted = count_fitted_on(used, related, "rows")
-    if named or not len(unused):
-        everything = np.arange(len(table))
-        return everything, [], [f"Warning: {counted}; the numbers of its decisions are optimistic"]
-    return unused, [f"{counted}; its decisions are measured on the others"], []
 
 
 def metadata_of(table: Predictions) -> dict[str, Sequence[str]]:

@@ -1,6 +1,6 @@
 """Images that may show the same object: of one patient or lesion, or near duplicates."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +14,8 @@ from misgiving.data.duplicates import concatenated, image_hashes, near_duplicate
 from misgiving.data.splits import Split
 from misgiving.errors import BadImagesError, ExplainedError
 from misgiving.groups import chained, joined_groups
-from misgiving.workflows.calibration_history import OFFERED, in_named_groups
+
+OFFERED = "offered "  # before the group of an image that is only its own name in its data
 
 
 def training_images(
@@ -115,3 +116,15 @@ def of_training_groups(
     new = np.array([content not in known for content in images.hashes], dtype=bool)
     found = np.array([group in trained_groups for group in images.groups], dtype=bool)
     return np.asarray(new & (found | in_named_groups(images.groups, images.ids, trained)))
+
+
+def in_named_groups(
+    groups: Sequence[str], own: Sequence[str], named: Collection[str]
+) -> Bool[np.ndarray, " n"]:
+    """True for images of named groups; a group that is only the image's own is none.
+
+    >>> in_named_groups(["ann", "b.png"], ["a.png", "b.png"], {"ann", "b.png"})
+    array([ True, False])
+    """
+    pairs = zip(groups, own, strict=True)
+    return np.array([group != name and group in named for group, name in pairs], dtype=bool)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from misgiving.data.decoding import Picture
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.deferral import Deferral
 from misgiving.metrics.subgroups import Subgroup
 
 Outcomes = Shaped[np.ndarray, " _"]  # "accept", "defer" or "ood"
@@ -83,7 +83,7 @@ class Evaluated:
     Attributes:
         title: Name of the data.
         answers: To the measured images.
-        policy: Its certificate is shown; None: there is none.
+        deferral: The policy whose certificate is shown; None: there is none.
         warnings: Sentences on numbers that are optimistic.
         notes: Sentences on the images.
         errors: Every answer by class and metadata, as if all were accepted.
@@ -95,7 +95,7 @@ class Evaluated:
 
     title: str
     answers: Answers
-    policy: DeferralPolicy | None = None
+    deferral: Deferral | None = None
     warnings: Sequence[str] = ()
     notes: Sequence[str] = ()
     errors: Sequence[Subgroup] = ()

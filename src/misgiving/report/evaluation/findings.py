@@ -148,7 +148,8 @@ def _acceptance(evaluated: Evaluated, decided: Mapping[str, Share]) -> Finding:
         text += f"; of these, {decided['error']} are wrong"
         if drawn := decided.get(ONE_OF_EACH):
             text += f"; of one image of each {evaluated.one_unit}, as a policy certifies, {drawn}"
-    ood_rule = evaluated.policy is not None and evaluated.policy.ood_threshold is not None
+    deferral = evaluated.deferral
+    ood_rule = deferral is not None and deferral.certificate_.ood_threshold is not None
     rest = f"It defers {percent(decided['defer'].value)}"
     if ood_rule and answers.classes is None:  # of calibration cases it is not known which
         rest += " or calls them out-of-distribution"
@@ -181,11 +182,11 @@ def _in_hindsight(answers: Answers) -> str:
 
 
 def _certified(evaluated: Evaluated) -> Finding:
-    policy = evaluated.policy
-    if policy is None:
+    if evaluated.deferral is None:
         return Finding("Certified", "nothing, because there is no policy.")
-    targets, parts = policy.targets, []
-    if policy.accept_threshold is not None:
+    certificate, unit = evaluated.deferral.certificate_, evaluated.deferral.unit_
+    targets, parts = certificate.targets, []
+    if certificate.accept_threshold is not None:
         parts = [
             f"at most {_exact(targets.max_error)} of the accepted answers are wrong",
             *(
@@ -197,12 +198,12 @@ def _certified(evaluated: Evaluated) -> Finding:
         rate = _exact(targets.max_ood_false_alarms)
         parts.append(f"at most {rate} of ordinary images are called out-of-distribution")
     each = "" if targets.simultaneous or len(parts) == 1 else "each "
-    images = "images" if policy.unit == "image" else f"one image of each {policy.unit},"
+    images = "images" if unit == "image" else f"one image of each {unit},"
     text = (
         f"{each}with {_exact(targets.confidence)} confidence, {'; '.join(parts)}; for {images} "
-        f"drawn like the {count(policy.certificate.cases, 'calibration cases')}."
+        f"drawn like the {count(certificate.cases, 'calibration cases')}."
     )
-    if policy.accept_threshold is None:
+    if certificate.accept_threshold is None:
         failed = (
             f"no threshold certifies at most {_exact(targets.max_error)} errors among the "
             "accepted, so every image is deferred."

@@ -8,9 +8,10 @@ import numpy as np
 from jaxtyping import Int
 from matplotlib.figure import Figure
 
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.deferral import Deferral
 from misgiving.metrics.calibration import expected_calibration_error
 from misgiving.metrics.subgroups import Subgroup
+from misgiving.report.certificate import certificate_sentences
 from misgiving.report.contact_sheet import thumbnail_link
 from misgiving.report.evaluation import Answers, Evaluated, NamedClasses
 from misgiving.report.evaluation.cells import ABSENT, TUNED, Cell, Rows, Table, heads, number
@@ -67,11 +68,11 @@ def evaluation_page(evaluated: Evaluated, findings: Findings) -> str:
         .render(
             evaluated=evaluated,
             findings=findings.sentences,
-            policy=evaluated.policy,
+            policy=evaluated.deferral,
             decided=decided,
-            certified=evaluated.policy.summary() if evaluated.policy else [],
+            certified=certificate_sentences(evaluated.deferral) if evaluated.deferral else [],
             acceptance=_acceptance(evaluated, curve, decided),
-            operating_points=_operating_points(evaluated.policy),
+            operating_points=_operating_points(evaluated.deferral),
             reliability=_reliability(answers),
             confusion=_confusion(answers.classes),
             pooled=max(0, len(answers.classes.names) - MOST_CLASSES) if answers.classes else 0,
@@ -109,7 +110,8 @@ def _acceptance(
     chosen = None
     if decided and decided["accept"].events:
         chosen = decided["accept"].value, decided["error"].value
-    limit = evaluated.policy.targets.max_error if evaluated.policy and decided else None
+    deferral = evaluated.deferral
+    limit = deferral.certificate_.targets.max_error if deferral and decided else None
     words = "; ".join(
         f"{percent(one.coverage)} accepted: {percent(one.error.value)} wrong"
         for one in _spaced(curve, 6)
@@ -126,15 +128,15 @@ def _spaced(items: Sequence[Any], count: int) -> list[Any]:
     return [items[row] for row in rows]
 
 
-def _operating_points(policy: DeferralPolicy | None) -> Table | None:
+def _operating_points(deferral: Deferral | None) -> Table | None:
     """Some operating points of the calibration cases, the chosen one among them."""
-    if policy is None:
+    if deferral is None:
         return None
-    certificate = policy.certificate
+    certificate = deferral.certificate_
     points = certificate.calibration_scores.operating_points(
         confidence=certificate.targets.confidence
     )
-    chosen = [one for one in points if one.threshold == policy.accept_threshold]
+    chosen = [one for one in points if one.threshold == certificate.accept_threshold]
     shown = sorted({*_spaced(points, OPERATING_POINTS), *chosen}, key=lambda one: -one.threshold)
     rows: Rows = [
         [
@@ -235,12 +237,13 @@ def _interval(group: Subgroup, quantity: str) -> Cell:
 
 
 def _scores(evaluated: Evaluated) -> Drawn:
-    answers, policy = evaluated.answers, evaluated.policy
+    answers, deferral = evaluated.answers, evaluated.deferral
+    decided = deferral is not None and answers.outcomes is not None
     sets = {"right": answers.scores[~answers.wrong], "wrong": answers.scores[answers.wrong]}
     figure = histogram_figure(
         sets,
         xlabel=f"acceptance score: {detector_name(answers.score)}",
-        limit=policy.accept_threshold if policy and answers.outcomes is not None else None,
+        limit=deferral.certificate_.accept_threshold if deferral and decided else None,
         limit_label="threshold",
     )
     return _link(figure, f"Histogram of the acceptance score. {_medians(sets)}")
@@ -261,7 +264,7 @@ def _ood_scores(evaluated: Evaluated) -> Drawn | None:
     figure = histogram_figure(
         {shortened(name): of for name, of in sets.items()},
         xlabel=f"OOD score: {detector_name(detection.detector)}",
-        limit=None if evaluated.policy is None else evaluated.policy.ood_threshold,
+        limit=evaluated.deferral.certificate_.ood_threshold if evaluated.deferral else None,
         limit_label="OOD limit",
     )
     return _link(figure, f"Histogram of the OOD score. {_medians(sets)}")

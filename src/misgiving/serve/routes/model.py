@@ -13,7 +13,8 @@ from fastapi.responses import Response
 from prometheus_client import generate_latest
 from pydantic import BaseModel, Field
 
-from misgiving.deferral.policy import DeferralPolicy
+from misgiving.deferral.deferral import Deferral
+from misgiving.report.certificate import certificate_sentences, naming_sentence
 from misgiving.serve.drift_tracker import Drift
 from misgiving.serve.problems import ProblemError, content, documented
 from misgiving.serve.routes import ServiceDep
@@ -111,7 +112,7 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
         classes=list(model.classes),
         model_fingerprint=model.fingerprint,
         policy_fingerprint=service.policy_fingerprint,
-        policy=None if model.policy is None else model.policy.summary(),
+        policy=None if model.deferral is None else certificate_sentences(model.deferral),
         card=dict(model.card),
         versions={"python": platform.python_version(), **versions},
         limits=Limits.model_validate(service.settings, from_attributes=True),
@@ -123,12 +124,12 @@ async def describe_model(service: ServiceDep) -> ModelDescription:
 @router.get("/calibration", tags=["model"])
 def list_operating_points(service: ServiceDep) -> Calibration:
     """List coverage and error at every operating point, with simultaneous bounds."""
-    policy = service.model.policy
-    if policy is None:
+    deferral = service.model.deferral
+    if deferral is None:
         return Calibration(unavailable=NO_POLICY)
-    certificate, targets = policy.certificate, policy.targets
+    certificate, targets = deferral.certificate_, deferral.certificate_.targets
     points = certificate.calibration_scores.operating_points(confidence=targets.confidence)
-    threshold = policy.accept_threshold
+    threshold = certificate.accept_threshold
     return Calibration(
         confidence=targets.confidence,
         cases=certificate.cases,
@@ -140,13 +141,13 @@ def list_operating_points(service: ServiceDep) -> Calibration:
             max_error=targets.max_error,
             accepts=threshold is not None,
             threshold=None if threshold is None else _finite(threshold),
-            ood_threshold=policy.ood_threshold,
+            ood_threshold=certificate.ood_threshold,
             class_targets=list(targets.class_max_miss),
-            rule=policy.rule,
-            naming=policy.naming,
-            max_error_probability=policy.max_error_probability,
+            rule=deferral.rule_.rule,
+            naming=naming_sentence(deferral.rule_, deferral.classes_),
+            max_error_probability=deferral.rule_.max_error_probability,
         ),
-        command=command(policy, of_graph=service.model.card.get("training") == {}),
+        command=command(deferral, of_graph=service.model.card.get("training") == {}),
     )
 
 
@@ -190,12 +191,12 @@ async def get_drift(service: ServiceDep) -> Drift:
     return Drift(summary=NO_POLICY) if service.drift is None else service.drift.latest
 
 
-def command(policy: DeferralPolicy, *, of_graph: bool = False) -> str:
+def command(deferral: Deferral, *, of_graph: bool = False) -> str:
     """The command that calibrates for another target error rate and is otherwise the same.
 
     A graph that was made elsewhere has no run, so that new predictions of it are calibrated on.
     """
-    targets = policy.targets
+    targets, rule = deferral.certificate_.targets, deferral.rule_
     cases = ["NEW_PREDICTIONS.csv", "--out", "POLICY"] if of_graph else ["RUN", "NEW_CASES"]
     words = ["misgiving", "calibrate", *cases, "--max-error", "{max_error}"]
     words += ["--confidence", str(targets.confidence)]
@@ -204,11 +205,10 @@ def command(policy: DeferralPolicy, *, of_graph: bool = False) -> str:
         words += ["--max-ood-false-alarms", str(targets.max_ood_false_alarms)]
     if not targets.simultaneous:
         words.append("--each")
-    words += ["--max-error-probability", str(policy.max_error_probability), "--rule", policy.rule]
-    words += _repeated("--cost", policy.costs)
-    if policy.ood_detector is not None:
-        words += ["--ood-detector", shlex.quote(policy.ood_detector)]
-    return " ".join([*words, "--seed", str(policy.seed), "--overwrite"])
+    words += ["--max-error-probability", str(rule.max_error_probability), "--rule", rule.rule]
+    words += _repeated("--cost", rule.costs)
+    words += ["--ood-detector", shlex.quote(deferral.ood_detector_)]
+    return " ".join([*words, "--seed", str(deferral.seed), "--overwrite"])
 
 
 def _repeated(flag: str, values: Mapping[str, float]) -> list[str]:

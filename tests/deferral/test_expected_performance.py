@@ -5,11 +5,9 @@ import pytest
 from scipy.stats import ks_2samp
 
 from misgiving import Deferral
-from misgiving.decisions.expected_performance import (
-    DecidedNumbers,
-    compare_distributions,
-    expected_performance,
-)
+from misgiving.deferral.expected_performance import compare_distributions, expected_performance
+from misgiving.report.drift import performance_sentences
+from misgiving.results.decision_tables import DecidedNumbers
 from misgiving.workflows.predict import row_of
 
 
@@ -26,13 +24,13 @@ def deferral():
 
 
 def expected_of(deferral, logits):
-    decided = deferral.engine_.decide_arrays(logits, np.zeros((len(logits), 0)))
+    decided = deferral.decide_outputs(logits)
     return expected_performance(
-        deferral.engine_,
-        errors=decided.numbers["error_probability"],
-        scores=decided.numbers["acceptance_score"],
-        ood_scores=decided.numbers["ood_score"],
-        accepted=decided.outcomes == "accept",
+        deferral,
+        errors=decided.error_probability,
+        scores=decided.acceptance_score,
+        ood_scores=decided.ood_score,
+        accepted=decided.decisions == "accept",
         names=[str(number) for number in range(len(logits))],
     ), decided
 
@@ -61,8 +59,8 @@ def test_the_estimate_is_the_mean_error_probability_corrected_by_the_calibration
 def test_on_the_calibration_cases_themselves_it_is_their_error(deferral):
     logits, labels = outputs(400, 1)
     found, decided = expected_of(deferral, logits)
-    wrong = decided.named != labels
-    accepted = decided.outcomes == "accept"
+    wrong = decided.predicted != labels
+    accepted = decided.decisions == "accept"
     assert found.errors.everything.error == pytest.approx(wrong.mean(), abs=1e-9)
     assert found.errors.accepted.error == pytest.approx(wrong[accepted].mean(), abs=1e-9)
     assert found.errors.accepted.images == accepted.sum()
@@ -73,7 +71,7 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
     for seed in range(100, 200):
         logits, labels = outputs(100, seed)
         found, decided = expected_of(deferral, logits)
-        error = (decided.named != labels).mean()
+        error = (decided.predicted != labels).mean()
         covered.append(found.errors.everything.lower <= error <= found.errors.everything.upper)
     assert np.mean(covered) >= 0.88
 
@@ -81,27 +79,28 @@ def test_the_interval_covers_the_error_of_new_batches(deferral):
 def test_images_of_another_kind_are_noticed(deferral):
     same, _ = expected_of(deferral, outputs(600, 3)[0])
     other, _ = expected_of(deferral, outputs(600, 4, signal=1.0)[0])
-    assert not same.drift
-    assert "no difference was found" in same.summary[-1]
-    assert other.drift
-    assert "Do not trust this" in other.summary[-1]
-    assert "less sure" in other.summary[-1]
+    assert not same.alarms
+    assert not same.gaps
+    assert "no difference was found" in performance_sentences(same)[-1]
+    assert other.alarms
+    assert "Do not trust this" in performance_sentences(other)[-1]
+    assert "less sure" in performance_sentences(other)[-1]
 
 
 def test_a_small_change_of_a_whole_set_is_noticed_where_no_sequential_test_alarms(deferral):
     found, decided = expected_of(deferral, outputs(150, 21, signal=2.6)[0])
-    assert len(found.drift) == 1
-    calibration = deferral.policy_.certificate.ood_scores
-    gap = 100 * ks_2samp(decided.numbers["ood_score"], calibration).statistic
+    assert not found.alarms
+    calibration = deferral.certificate_.ood_scores
+    assert found.gaps == {"ood": pytest.approx(ks_2samp(decided.ood_score, calibration).statistic)}
     assert (
-        f"OOD scores differs from that of the calibration cases by up to {gap:.0f}"
-        in (found.drift[0])
+        f"OOD scores differs from that of the calibration cases by up to "
+        f"{100 * found.gaps['ood']:.0f}" in performance_sentences(found)[-1]
     )
 
 
 def test_sets_that_are_drawn_alike_are_seldom_found_to_differ(deferral):
-    found = [expected_of(deferral, outputs(100, seed)[0])[0].drift for seed in range(300, 340)]
-    assert sum(map(bool, found)) <= 4  # 3 % are expected
+    found = [expected_of(deferral, outputs(100, seed)[0])[0] for seed in range(300, 340)]
+    assert sum(bool(one.alarms or one.gaps) for one in found) <= 4  # 3 % are expected
 
 
 @pytest.mark.parametrize(("sizes", "shift"), [((300, 500), 0.2), ((484, 620), 0.1), ((50, 90), 0)])
@@ -118,8 +117,8 @@ def test_sentences_are_of_right_answers(deferral):
     found, decided = expected_of(deferral, outputs(300, 5)[0])
     of = found.errors.everything
     shown = f"{100 - 100 * of.error:.1f} % right ({100 - 100 * of.upper:.1f} to "
-    assert found.summary[0].startswith(f"Expected without labels: {shown}")
-    assert f"of {(decided.outcomes == 'accept').sum()}." in found.summary[1]
+    assert performance_sentences(found)[0].startswith(f"Expected without labels: {shown}")
+    assert f"of {(decided.decisions == 'accept').sum()}." in performance_sentences(found)[1]
 
 
 def test_images_without_finite_outputs_are_left_out(deferral):
@@ -138,7 +137,7 @@ def test_where_nothing_is_accepted_only_the_whole_is_estimated():
     deferral = Deferral(max_error=0.001).fit(outputs(60, 0), outputs(100, 1))
     found, _ = expected_of(deferral, outputs(50, 2)[0])
     assert found.errors.accepted is None
-    assert len(found.summary) == 2
+    assert len(performance_sentences(found)) == 2
 
 
 def test_numbers_of_rows_are_those_of_arrays(deferral):
@@ -147,4 +146,5 @@ def test_numbers_of_rows_are_those_of_arrays(deferral):
     numbers = DecidedNumbers()
     passed = list(numbers.through([*rows, rows[0]._replace(decision=None)]))
     assert passed[:-1] == rows
-    assert numbers.expected(deferral.engine_) == expected_of(deferral, logits)[0]
+    expected = expected_of(deferral, logits)[0]
+    assert expected_performance(deferral, **numbers.arrays) == expected

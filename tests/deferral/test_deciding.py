@@ -1,23 +1,15 @@
-import hashlib
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from misgiving.decisions.decision import NO_POLICY
-from misgiving.decisions.engine import DecisionEngine, load_policy, save_policy
-from misgiving.decisions.fit_policy import (
-    MOST_PROBABLE_RULE,
-    calibrator_of,
-    cases_of,
-    fit_policies,
-)
-from misgiving.decisions.rules import DecisionRule
-from misgiving.deferral.targets import Targets
+from misgiving import Deferral
+from misgiving.deferral.decisions import NO_POLICY, Decisions
+from misgiving.deferral.fit import fit_calibration, scored_cases
+from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import DataError, UsageError
-from misgiving.manifests import sha256_of_json
 from misgiving.predictions.record import Predictions
+from misgiving.report.certificate import certificate_sentences
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.outputs import Head
 
@@ -59,7 +51,7 @@ def detectors(sets):
 
 @pytest.fixture(scope="module")
 def fitted(sets, detectors):
-    return calibrator_of(sets[1], detectors)
+    return fit_calibration(sets[1], detectors)
 
 
 @pytest.fixture(scope="module")
@@ -67,51 +59,38 @@ def calibrator(fitted):
     return fitted.calibrator
 
 
-def calibrated_on(tune, calibration, detectors, fitted, *, rule=MOST_PROBABLE_RULE, **targets):
-    (policy,) = fit_policies(
-        tune,
-        calibration,
-        detectors,
-        fitted,
-        [Targets(**{"max_error": 0.1, **targets})],
-        rule=rule,
-        seed=0,
-        calibration_fingerprint="cases",
-    )
-    return DecisionEngine(
-        classes=CLASSES, policy=policy, calibrator=fitted.calibrator, detectors=detectors
-    )
+def calibrated_on(tune, calibration, detectors, fitted, **parameters):
+    deferral = Deferral(**{"max_error": 0.1, "ood_detector": "knn", **parameters})
+    return deferral.certify(tune, calibration, detectors=detectors, fitted=fitted)
 
 
 @pytest.fixture(scope="module")
-def engine(sets, detectors, fitted):
+def policy(sets, detectors, fitted):
     _, tune, calibration = sets
     return calibrated_on(tune, calibration, detectors, fitted, max_ood_false_alarms=0.05)
 
 
-def test_the_targets_hold_on_cases_of_the_same_kind(engine):
+def test_the_targets_hold_on_cases_of_the_same_kind(policy):
     fresh = predictions("fresh", 20000, seed=9)
-    found = engine.decide_predictions(fresh)
-    decisions = np.array([one.decision for one in found])
-    accepted, ood = decisions == "accept", decisions == "ood"
+    found = policy.decide(fresh)
+    accepted, ood = found.decisions == "accept", found.decisions == "ood"
     assert accepted.mean() > 0.2
-    named = np.array([CLASSES.index(one.predicted_class) for one in found])
-    assert (named != fresh.labels)[accepted].mean() <= 0.1
+    assert (found.predicted != fresh.labels)[accepted].mean() <= 0.1
     assert ood.mean() <= 0.05
 
 
-def test_images_far_from_the_training_images_are_ood(engine):
+def test_images_far_from_the_training_images_are_ood(policy):
     far = predictions("far", 50, seed=3, far=-40.0)
-    decisions = engine.decide_predictions(far)
+    decisions = policy.decide(far)
     assert {one.decision for one in decisions} == {"ood"}
     assert max(one.ood_p_value for one in decisions) < 0.02
 
 
-def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, detectors, calibrator):
+def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(policy, detectors, calibrator):
     fresh = predictions("fresh", 30, seed=9)
     scores = all_scores(fresh, detectors)
     acceptance = calibrator.acceptance_scores(scores, fresh.logits, evidence_of(fresh, detectors))
-    for row, one in enumerate(engine.decide_predictions(fresh)):
+    for row, one in enumerate(policy.decide(fresh)):
         scaled = calibrator.scaling(fresh.logits)[row]
         most = scaled.argmax()
         assert one.predicted_class == CLASSES[most]
@@ -130,12 +109,12 @@ def test_a_decision_contains_the_numbers_of_detectors_and_calibrator(engine, det
 
 def test_a_cost_is_the_reason_for_a_name_only_where_it_changed_the_name(sets, detectors):
     rule, (_, tune, calibration) = DecisionRule(costs={"a": 2.0}), sets
-    fitted = calibrator_of(tune, detectors, rule)
-    engine = calibrated_on(tune, calibration, detectors, fitted, rule=rule)
+    fitted = fit_calibration(tune, detectors, rule)
+    policy = calibrated_on(tune, calibration, detectors, fitted, rule="costs", costs=rule.costs)
     fresh = predictions("fresh", 3000, seed=9)
     most = fitted.calibrator.scaling(fresh.logits.astype(np.float64)).argmax(axis=1)
     reasons = {True: [], False: []}
-    for one, scaled in zip(engine.decide_predictions(fresh), most, strict=True):
+    for one, scaled in zip(policy.decide(fresh), most, strict=True):
         if "is named" in one.reason:
             reasons[one.predicted_class != CLASSES[scaled]].append(one.reason)
     assert reasons[True]
@@ -148,91 +127,82 @@ def test_without_a_policy_everything_is_deferred_and_the_reason_says_so():
     fresh = predictions("fresh", 5, seed=9)
     logits = fresh.logits.copy()
     logits[3] = np.nan
-    found = DecisionEngine(classes=CLASSES).decide(logits, fresh.features)
+    found = Decisions.without_policy(CLASSES, logits)
     assert {(one.decision, one.reason) for one in found} == {("defer", NO_POLICY)}
     assert list(found[0].probabilities.values()) == pytest.approx(fresh.probabilities[0])
     assert np.isnan(list(found[3].probabilities.values())).all()
     assert found[0].ood_p_value is found[0].error_probability is found[0].predicted_loss is None
 
 
-def test_a_policy_without_its_calibrator_or_detectors_is_refused(engine):
-    with pytest.raises(UsageError, match="calibrator and detectors"):
-        replace(engine, detectors=None)
-
-
-def test_an_engine_decides_the_same_after_it_was_saved(engine, tmp_path):
-    save_policy(tmp_path / "policy", engine, {"seed": 0})
-    again = load_policy(tmp_path / "policy")
+def test_a_policy_decides_the_same_after_it_was_saved(policy, tmp_path):
+    policy.save(tmp_path / "policy")
+    again = Deferral.load(tmp_path / "policy")
     fresh = predictions("fresh", 40, seed=5)
-    assert again.decide_predictions(fresh) == engine.decide_predictions(fresh)
+    assert list(again.decide(fresh)) == list(policy.decide(fresh))
 
 
-def test_a_policy_folder_of_the_earlier_format_is_refused_with_the_remedy(engine, tmp_path):
-    save_policy(tmp_path / "policy", engine, {"seed": 0})
-    path = tmp_path / "policy" / "policy.json"
-    content = json.loads(path.read_text()) | {"format": 2}
-    del content["checksum"]
-    path.write_text(json.dumps(content | {"checksum": sha256_of_json(content)}))
-    with pytest.raises(DataError, match=r"policy\.json: .*format 2.*run `misgiving calibrate`"):
-        load_policy(tmp_path / "policy")
+def test_decisions_are_a_sequence(policy):
+    decisions = policy.decide(predictions("fresh", 40, seed=5))
+    rows = list(decisions)
+    assert len(decisions) == len(rows) == 40
+    assert (decisions[3], decisions[-1]) == (rows[3], rows[39])
+    assert list(decisions[5:9]) == rows[5:9]
+    with pytest.raises(IndexError):
+        decisions[40]
 
 
-def test_predictions_of_another_model_are_refused(engine):
+def test_predictions_of_another_model_are_refused(policy):
     fresh = replace(predictions("fresh", 10, seed=5), model="another")
     with pytest.raises(DataError, match="run `misgiving calibrate` for this model"):
-        engine.decide_predictions(fresh)
+        policy.decide(fresh)
 
 
-FILES = ["policy.json", "calibrator.json", "detectors.safetensors", "cases.json"]
+FILES = ["policy.json", "policy.safetensors"]
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_was_changed_by_hand_is_refused(engine, tmp_path, name):
-    save_policy(tmp_path / "policy", engine, {"share": 0.5})
+def test_a_policy_folder_that_was_changed_by_hand_is_refused(policy, tmp_path, name):
+    policy.save(tmp_path / "policy")
     path = tmp_path / "policy" / name
     if name.endswith(".json"):
         path.write_text(path.read_text().replace("0.", "1.", 1))
-        json.loads(path.read_text())
     else:
         path.write_bytes(path.read_bytes()[:-8] + b"\0" * 8)
     with pytest.raises(DataError, match=f"{name}.*run `misgiving calibrate` again"):
-        load_policy(tmp_path / "policy")
+        Deferral.load(tmp_path / "policy")
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_policy_folder_that_lacks_a_file_is_refused(engine, tmp_path, name):
-    save_policy(tmp_path / "policy", engine, {})
+def test_a_policy_folder_that_lacks_a_file_is_refused(policy, tmp_path, name):
+    policy.save(tmp_path / "policy")
     (tmp_path / "policy" / name).unlink()
     with pytest.raises(DataError, match="misgiving calibrate"):
-        load_policy(tmp_path / "policy")
+        Deferral.load(tmp_path / "policy")
 
 
-@pytest.mark.parametrize("name", FILES[:3])
-def test_files_of_two_calibrations_do_not_mix(engine, sets, detectors, tmp_path, name):
-    save_policy(tmp_path / "policy", engine, {})
-    other = replace(
-        calibrated_with(sets, detectors, lambda part: part.select(np.arange(400))),
-        detectors=FittedDetectors.fit(sets[1]),
-        calibrator=calibrator_of(sets[2], detectors).calibrator,
-    )
-    save_policy(tmp_path / "other", other, {})
-    (tmp_path / "policy" / name).write_bytes((tmp_path / "other" / name).read_bytes())
-    with pytest.raises(DataError, match=f"{name}: .*calibrate"):
-        load_policy(tmp_path / "policy")
+def test_files_of_two_calibrations_do_not_mix(policy, sets, detectors, tmp_path):
+    policy.save(tmp_path / "policy")
+    other = calibrated_with(sets, detectors, lambda part: part.select(np.arange(400)))
+    other.detectors_ = FittedDetectors.fit(sets[1])
+    other.save(tmp_path / "other")
+    path = tmp_path / "policy" / "policy.safetensors"
+    path.write_bytes((tmp_path / "other" / path.name).read_bytes())
+    with pytest.raises(DataError, match=r"safetensors: .*calibrate"):
+        Deferral.load(tmp_path / "policy")
 
 
-def test_classes_in_another_order_are_refused(engine):
+def test_classes_in_another_order_are_refused(policy):
     fresh = replace(predictions("fresh", 10, seed=5), classes=("c", "b", "a"))
     with pytest.raises(DataError, match="a, b, c, and the predictions are for c, b, a"):
-        engine.decide_predictions(fresh)
+        policy.decide(fresh)
 
 
-def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(engine):
+def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decided(policy):
     fresh = predictions("fresh", 10, seed=5)
-    expected = engine.decide_predictions(fresh)
+    expected = policy.decide(fresh)
     features, logits = fresh.features.copy(), fresh.logits.copy()
     features[2], logits[4, 0] = np.nan, np.inf
-    found = engine.decide(logits, features, fresh.predicted_losses)
+    found = policy.decide_outputs(logits, features, fresh.predicted_losses)
     assert [found[row].decision for row in (2, 4)] == ["defer", "defer"]
     assert [found[row].error_probability for row in (2, 4)] == [None, None]
     for row in (row for row in range(10) if row not in (2, 4)):
@@ -244,50 +214,45 @@ def test_an_image_whose_outputs_are_not_finite_is_deferred_and_the_others_decide
 def test_outputs_that_are_not_finite_are_deferred_also_where_they_decide_nothing(
     sets, detectors, lost
 ):
-    everything = calibrated_with(sets, detectors, right_everywhere)
-    engine = replace(everything, calibrator=replace(everything.calibrator, score="calibrated"))
+    policy = calibrated_with(sets, detectors, right_everywhere)
+    policy.calibration_ = replace(policy.calibration_, score="calibrated")
     fresh = predictions("fresh", 3, seed=5)
     outputs = {"features": fresh.features.copy(), "taps": np.zeros((3, 4), dtype=np.float32)}
     outputs[lost][1] = np.nan
-    found = engine.decide(
+    found = policy.decide_outputs(
         fresh.logits, outputs["features"], fresh.predicted_losses, outputs["taps"]
     )
     assert [one.decision for one in found] == ["accept", "defer", "accept"]
 
 
-def test_where_no_output_is_finite_every_image_is_deferred(engine):
+def test_where_no_output_is_finite_every_image_is_deferred(policy):
     lost = np.full((3, 3), np.nan, dtype=np.float32)
-    found = engine.decide(lost, np.zeros((3, 6), dtype=np.float32), np.zeros(3, dtype=np.float32))
+    zeros = np.zeros((3, 6), dtype=np.float32)
+    found = policy.decide_outputs(lost, zeros, zeros[:, 0])
     assert [one.decision for one in found] == ["defer"] * 3
 
 
-def test_only_the_detectors_that_decide_are_computed(engine):
-    assert engine.used.names == ("knn",)
-    assert len(engine.detectors.names) > 1
+def test_only_the_detectors_that_decide_are_computed(policy):
+    assert policy.used_detectors.names == ("knn",)
+    assert len(policy.detectors_.names) > 1
 
 
-def test_predictions_of_an_unknown_model_set_no_policy(sets, detectors, fitted):
-    _, tune, calibration = sets
-    with pytest.raises(DataError, match="model"):
-        calibrated_on(replace(tune, model=""), replace(calibration, model=""), detectors, fitted)
-
-
-def test_a_group_in_both_sets_is_refused(sets, detectors, fitted):
+def test_a_group_in_both_sets_is_refused(sets):
     _, tune, calibration = sets
     shared = replace(calibration, groups=("tune-0", *calibration.groups[1:]))
     with pytest.raises(DataError, match="group 'tune-0' "):
-        calibrated_on(tune, shared, detectors, fitted)
+        Deferral().fit(tune, shared)
 
 
-def test_sets_of_two_models_are_refused(sets, detectors, fitted):
+def test_sets_of_two_models_are_refused(sets):
     _, tune, calibration = sets
     with pytest.raises(DataError, match="two models"):
-        calibrated_on(tune, replace(calibration, model="another"), detectors, fitted)
+        Deferral().fit(tune, replace(calibration, model="another"))
 
 
 def test_an_unknown_detector_is_named(sets, detectors, calibrator):
     with pytest.raises(UsageError, match="unknown detector 'nearest'; choose from msp"):
-        cases_of(sets[1], detectors, calibrator, MOST_PROBABLE_RULE, ood_detector="nearest")
+        scored_cases(sets[1], detectors, calibrator, DecisionRule(), ood_detector="nearest")
 
 
 def right_everywhere(part):
@@ -316,28 +281,28 @@ def few(part):
     return part.select(np.arange(3))
 
 
-def calibrated_with(sets, detectors, change, **targets):
+def calibrated_with(sets, detectors, change, **parameters):
     _, tune, calibration = sets
-    fitted = calibrator_of(tune, detectors)
-    return calibrated_on(tune, change(calibration), detectors, fitted, **targets)
+    fitted = fit_calibration(tune, detectors)
+    return calibrated_on(tune, change(calibration), detectors, fitted, **parameters)
 
 
 def test_where_every_calibration_case_is_right_all_may_be_accepted(sets, detectors):
     found = calibrated_with(sets, detectors, right_everywhere)
-    assert found.policy.accept_threshold == -np.inf
+    assert found.certificate_.accept_threshold == -np.inf
 
 
 def test_where_every_calibration_case_is_wrong_nothing_is_accepted(sets, detectors):
     found = calibrated_with(sets, detectors, wrong_everywhere)
-    assert found.policy.accept_threshold is None
-    assert "deferred" in found.policy.summary()[0]
+    assert found.certificate_.accept_threshold is None
+    assert "deferred" in certificate_sentences(found)[0]
 
 
 def test_a_tuning_set_of_right_answers_gives_a_policy_all_the_same(sets, detectors):
     _, tune, calibration = sets
-    fitted = calibrator_of(right_everywhere(tune), detectors)
+    fitted = fit_calibration(right_everywhere(tune), detectors)
     found = calibrated_on(tune, calibration, detectors, fitted, max_error=0.3)
-    decisions = found.decide_predictions(calibration)
+    decisions = found.decide(calibration)
     assert all(one.error_probability is not None for one in decisions)
 
 
@@ -361,12 +326,3 @@ def test_calibration_cases_that_cannot_be_used_are_refused(sets, detectors, chan
 
     with pytest.raises((DataError, UsageError), match=says):
         calibrated_with(sets, detectors, spread)
-
-
-def test_a_policy_folder_is_sealed_with_sha_256(engine, tmp_path):
-    save_policy(tmp_path / "policy", engine, {})
-    written = json.loads((tmp_path / "policy" / "checksums.json").read_text())
-    assert written == {
-        name: hashlib.sha256((tmp_path / "policy" / name).read_bytes()).hexdigest()
-        for name in FILES
-    }

@@ -1,10 +1,8 @@
 """Deferral policies for the predictions of models that were trained elsewhere."""
 
-import html
 import inspect
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +10,14 @@ import pandas
 import pytest
 import torch
 from scipy.special import softmax
-from scipy.stats import binomtest
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
 from sklearn.metrics import roc_auc_score
-from sklearn.utils.validation import check_is_fitted
 
 from misgiving import Deferral, Predictions
-from misgiving.decisions.fit_policy import fit_engine
-from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
-from misgiving.results.schema import SkippedImage
-from misgiving.scores.detectors import FittedDetectors
+from misgiving.report.certificate import summarize
 from misgiving.workflows.policy_evaluation import evaluate_policy
 
 CLASSES = ("cat", "dog", "owl")
@@ -34,6 +27,10 @@ def outputs(count, seed=0, signal=3.0):
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 3, count)
     return rng.normal(size=(count, 3)) + signal * np.eye(3)[labels], labels
+
+
+def summary(deferral):
+    return "\n".join(summarize(deferral))
 
 
 def named_rows(count, seed=0, **columns):
@@ -55,47 +52,32 @@ def fitted():
 def test_arrays_give_the_policy_that_predictions_give(fitted):
     def predictions(name, count, seed):
         logits, labels = outputs(count, seed)
-        ids = tuple(f"{name} {number}" for number in range(1, count + 1))
         return Predictions(
             logits=logits,
-            features=np.zeros((count, 0)),
-            predicted_losses=None,
             labels=labels,
-            ids=ids,
-            groups=ids,
+            ids=tuple(f"{name} {number}" for number in range(1, count + 1)),
+            groups=("",) * count,
             classes=("0", "1", "2"),
-            model="unnamed",
         )
 
     sets = predictions("tuning", 300, 0), predictions("calibration", 600, 1)
-    direct = fit_engine(
-        *sets,
-        FittedDetectors.none(),
-        Targets(max_error=0.1),
-        rule=DecisionRule(),
-        seed=0,
-        calibration_fingerprint=fitted.policy_.calibration_fingerprint,
-        unit="image",
-        ood_detector="max_logit",
-    )
-    assert direct.policy == fitted.policy_
     again = Deferral(max_error=0.1).fit(*sets)
-    assert again.policy_.certificate == fitted.policy_.certificate
+    assert again.certificate_ == fitted.certificate_
+    assert again.calibration_ == fitted.calibration_
 
 
 def test_decisions_on_new_outputs(fitted):
     logits, labels = outputs(2000, 2)
     decisions = fitted.decide(logits)
-    accepted = np.array([one.decision == "accept" for one in decisions])
-    named = np.array([int(one.predicted_class) for one in decisions])
+    accepted = decisions.decisions == "accept"
     assert 0.5 < accepted.mean() < 1
-    assert (named != labels)[accepted].mean() < 0.1
+    assert (decisions.predicted != labels)[accepted].mean() < 0.1
     assert all(one.probability + one.error_probability == pytest.approx(1) for one in decisions)
 
 
 def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
     logits, labels = outputs(50, 3)
-    expected = fitted.decide(logits)
+    expected = list(fitted.decide(logits))
     frame = pandas.DataFrame({f"logit_{name}": logits[:, int(name)] for name in "012"})
     forms = [
         torch.tensor(logits),
@@ -107,9 +89,9 @@ def test_every_form_of_the_same_outputs_gives_the_same_decisions(fitted):
         Predictions.of(frame),
     ]
     for form in forms:
-        assert fitted.decide(form) == expected
+        assert list(fitted.decide(form)) == expected
     probabilities = {"probabilities": softmax(logits, axis=1)}
-    with pytest.raises(DataError, match="has probabilities, and the policy logits, with which"):
+    with pytest.raises(DataError, match="are probabilities, and the policy was fitted on logits"):
         fitted.decide(probabilities)
 
 
@@ -122,9 +104,9 @@ def test_classes_may_come_before_the_outputs():
 
 def test_half_precision_of_every_kind_and_lists_of_tensors_are_read(fitted):
     logits = torch.tensor(outputs(20, 5)[0]).bfloat16()
-    expected = fitted.decide(logits.float().numpy())
+    expected = list(fitted.decide(logits.float().numpy()))
     for given in (logits, list(logits), logits.requires_grad_()):
-        assert fitted.decide(given) == expected
+        assert list(fitted.decide(given)) == expected
     columns = {"probabilities": torch.tensor([[0.25, 0.75], [0.5, 0.5]])}
     columns |= {"predicted_loss": torch.tensor([0.5, 2.0]), "features": torch.ones(2, 3)}
     halves = {name: of.bfloat16() for name, of in columns.items()}
@@ -159,17 +141,17 @@ def test_an_image_whose_logits_are_not_finite_is_refused(fitted):
         fitted.decide(np.array([[0.0, np.nan, 1.0]]))
 
 
-def test_conventions_of_scikit_learn(fitted):
+def test_conventions_of_scikit_learn():
     wanted = {"max_error": 0.1, "class_max_miss": {"cat": 0.2}, "seed": 3}
     deferral = Deferral(**wanted)
     assert deferral.get_params() == {**Deferral().get_params(), **wanted}
     assert clone(deferral).get_params() == deferral.get_params()
     assert deferral.set_params(max_error=0.2).max_error == 0.2
-    check_is_fitted(fitted)
-    with pytest.raises(NotFittedError):
-        check_is_fitted(deferral)
-    for call in (lambda: deferral.decide(np.zeros((1, 3))), deferral.summary):
-        with pytest.raises(NotFittedError, match="not fitted yet"):
+    assert repr(deferral) == "Deferral(max_error=0.2, class_max_miss={'cat': 0.2}, seed=3)"
+    with pytest.raises(UsageError, match="no parameter 'max_errors'"):
+        deferral.set_params(max_errors=0.2)
+    for call in (lambda: deferral.decide(np.zeros((1, 3))), lambda: deferral.save("policy")):
+        with pytest.raises(UsageError, match="not fitted yet"):
             call()
 
 
@@ -186,13 +168,15 @@ def test_a_bad_parameter_is_refused_by_fit():
 def test_saved_and_loaded(fitted, tmp_path):
     fitted.save(tmp_path / "policy")
     loaded = Deferral.load(tmp_path / "policy")
-    assert loaded.policy_ == fitted.policy_
+    for name in ("certificate_", "calibration_", "cases_", "rule_", "model_", "unit_"):
+        assert getattr(loaded, name) == getattr(fitted, name)
+    assert loaded.fingerprint == fitted.fingerprint
     assert loaded.classes_ == ("0", "1", "2")
     assert loaded.get_params() == fitted.get_params()
     logits = outputs(20, 4)[0]
-    assert loaded.decide(logits) == fitted.decide(logits)
-    assert loaded.summary() == fitted.summary()
-    assert "Certified: at most 10 %" in loaded.summary()
+    assert list(loaded.decide(logits)) == list(fitted.decide(logits))
+    assert summary(loaded) == summary(fitted)
+    assert "Certified: at most 10 %" in summary(loaded)
 
 
 def test_saving_a_loaded_policy_where_it_was_changes_nothing(fitted, tmp_path):
@@ -206,14 +190,14 @@ def test_a_policy_that_replaces_another_of_the_same_cases_says_so(tmp_path):
     table = Predictions.of(named_rows(400))
     Deferral(max_error=0.1).fit(table).save(tmp_path / "policy")
     second = Deferral(max_error=0.1, seed=1).fit(table)
-    assert "calibrated before" not in second.summary()
+    assert "calibrated before" not in summary(second)
     second.save(tmp_path / "policy")
-    assert "calibrated before with 400 of these images" in second.summary()
-    assert "calibrated before" in Deferral.load(tmp_path / "policy").summary()
+    assert "calibrated before with 400 of these images" in summary(second)
+    assert "calibrated before" in summary(Deferral.load(tmp_path / "policy"))
     other = Predictions.of(named_rows(400, seed=5))
     third = Deferral(max_error=0.1).fit(other)
     third.save(tmp_path / "policy")
-    assert "calibrated before" not in third.summary()
+    assert "calibrated before" not in summary(third)
 
 
 @pytest.mark.parametrize("with_patients", [False, True])
@@ -230,10 +214,10 @@ def test_images_without_ids_are_no_earlier_cases_by_the_number_of_their_row(
     Deferral(max_error=0.1).fit(*sets(0)).save(tmp_path / "policy")
     other = Deferral(max_error=0.1).fit(*sets(1))
     other.save(tmp_path / "policy")
-    assert "calibrated before" not in other.summary()
+    assert "calibrated before" not in summary(other)
     again = Deferral(max_error=0.1).fit(*sets(0))
     again.save(tmp_path / "policy")
-    assert "calibrated before with 600 of these images" in again.summary()
+    assert "calibrated before with 600 of these images" in summary(again)
 
 
 def test_a_file_without_ids_is_no_earlier_one_by_the_numbers_of_its_rows(tmp_path):
@@ -245,7 +229,7 @@ def test_a_file_without_ids_is_no_earlier_one_by_the_numbers_of_its_rows(tmp_pat
     for seed in (0, 1):
         policy = Deferral(max_error=0.1).fit(table(seed))
         policy.save(tmp_path / "policy")
-        assert "calibrated before" not in policy.summary()
+        assert "calibrated before" not in summary(policy)
 
 
 def test_saving_twice_keeps_the_record_of_earlier_calibrations(tmp_path):
@@ -253,12 +237,12 @@ def test_saving_twice_keeps_the_record_of_earlier_calibrations(tmp_path):
     Deferral(max_error=0.1).fit(named_rows(400)).save(policy)
     second = Deferral(max_error=0.1).fit(named_rows(400, seed=5))
     second.save(policy)
-    once = (policy / "cases.json").read_bytes()
+    once = (policy / "policy.json").read_bytes()
     second.save(policy)
-    assert (policy / "cases.json").read_bytes() == once
+    assert (policy / "policy.json").read_bytes() == once
     third = Deferral(max_error=0.1, seed=1).fit(named_rows(400))
     third.save(policy)
-    assert "calibrated before with 400 of these images" in third.summary()
+    assert "calibrated before with 400 of these images" in summary(third)
 
 
 @pytest.mark.parametrize("names", [["thesis.tex"], ["bundle.json", "policy.json"]])
@@ -273,38 +257,41 @@ def test_a_folder_that_is_not_a_policy_is_not_replaced(fitted, tmp_path, names):
 def test_an_empty_folder_becomes_a_policy(fitted, tmp_path):
     (tmp_path / "policy").mkdir()
     fitted.save(tmp_path / "policy")
-    assert Deferral.load(tmp_path / "policy").policy_ == fitted.policy_
+    assert Deferral.load(tmp_path / "policy").certificate_ == fitted.certificate_
 
 
 def test_images_without_a_patient_are_counted_whatever_the_patients_are_called():
     patients = [str(row) for row in range(1, 401)]
     rows = named_rows(400, id=patients)
     named = Deferral(max_error=0.1).fit({**rows, "patient": patients})
-    assert "have no value" not in named.summary()
+    assert "have no value" not in summary(named)
     rows["patient"] = [*patients[1:41], *[""] * 360]
     without_ids = {name: values for name, values in rows.items() if name != "id"}
     for some in (rows, without_ids):
-        told = Deferral(max_error=0.1).fit(some).summary()
+        told = summary(Deferral(max_error=0.1).fit(some))
         assert "360 of 400 images have no value in the column patient" in told
 
 
 def test_one_table_is_divided_by_its_sets():
     sets = ["tune"] * 100 + ["calibrate"] * 200 + ["test"] * 100
     deferral = Deferral(max_error=0.1).fit(named_rows(400, set=sets))
-    assert deferral.cases_.tune.images == tuple(f"0-{number}" for number in range(100))
-    assert deferral.cases_.calibration.images == tuple(f"0-{number}" for number in range(100, 300))
+    used, related = deferral.cases_.among(Predictions.of(named_rows(400)))
+    assert used.tolist() == [True] * 300 + [False] * 100
+    assert not related.any()
+    assert (len(deferral.cases_.tuning), len(deferral.cases_.calibration)) == (100, 200)
+    assert deferral.cases_.left_out == {"test": 100}
 
 
 def test_one_table_without_sets_is_divided_by_group():
     patients = [f"p{number // 4}" for number in range(400)]
     deferral = Deferral(max_error=0.1, seed=7).fit(named_rows(400, patient=patients))
-    tune, calibration = deferral.cases_.tune, deferral.cases_.calibration
-    assert len(tune.images) == 100
-    assert len(calibration.images) == 300
+    tune, calibration = deferral.cases_.tuning, deferral.cases_.calibration
+    assert len(tune) == 100
+    assert len(calibration) == 300
     assert not set(tune.groups) & set(calibration.groups)
-    assert deferral.policy_.unit == "patient"
-    assert deferral.policy_.certificate.cases == 75
-    assert "drawn by group with seed 7" in deferral.summary()
+    assert deferral.unit_ == "patient"
+    assert deferral.certificate_.cases == 75
+    assert "drawn by group with seed 7" in summary(deferral)
 
 
 def test_training_images_with_features_fit_detectors():
@@ -313,7 +300,7 @@ def test_training_images_with_features_fit_detectors():
     features = rng.normal(size=(500, 8)) + 10
     rows = named_rows(500, set=sets, features=features)
     deferral = Deferral(max_error=0.1, max_ood_false_alarms=0.1).fit(rows)
-    assert deferral.policy_.ood_detector == "knn"
+    assert deferral.ood_detector_ == "knn"
     new = {"logits": rows["logits"][:2], "features": np.stack([features[0], -features[0]])}
     near, far = deferral.decide(new)
     assert (near.decision, far.decision) == ("accept", "ood")
@@ -352,8 +339,8 @@ def test_a_policy_that_reads_predicted_losses_names_their_column():
 MISSING_SCORES = {
     "knn": "needs features of training images: columns feature_0, ..., and rows of the set train",
     "predicted_loss": "needs the column predicted_loss",
-    "knn_taps": "needs a run: predictions in a file have no tap averages",
-    "vim": "needs a run: predictions in a file have no last layer",
+    "knn_taps": "needs the averages of the taps, which a CSV file does not have",
+    "vim": "needs the last layer, which a CSV file does not have",
     "vom": "unknown detector 'vom'; choose from msp, ",
 }
 
@@ -405,13 +392,18 @@ def test_the_name_of_a_file_is_not_taken_for_predictions(data):
 def test_a_policy_that_is_saved_over_another_keeps_its_record(tmp_path):
     one, other = (Deferral(max_error=0.3).fit(outputs(600, seed=seed)) for seed in (1, 2))
     one.save(tmp_path / "policy")
-    skipped = (SkippedImage("photos", "a.png", "damaged"),)
-    record = other.cases_ = replace(other.cases_, skipped=skipped)
     other.save(tmp_path / "policy")
     saved = Deferral.load(tmp_path / "policy").cases_
-    assert saved.skipped == skipped
-    assert saved.calibrations == (*one.cases_.calibrations, *record.calibrations)
-    assert saved.earlier.images == one.cases_.tune.images + one.cases_.calibration.images
+    assert (saved.calibrations, saved.repeated_images) == (1, 0)
+    assert saved.earlier == one.cases_.tuning + one.cases_.calibration
+
+
+def test_a_policy_over_one_that_cannot_be_read_says_so(tmp_path):
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "policy.json").write_text("{")
+    policy = Deferral(max_error=0.3).fit(outputs(600, seed=1))
+    policy.save(tmp_path / "policy")
+    assert "could not be read" in summary(Deferral.load(tmp_path / "policy"))
 
 
 def test_three_arrays_are_refused():
@@ -430,67 +422,13 @@ def test_no_torch_is_needed():
     assert run.stdout.strip() == "[]"
 
 
-def test_the_report_on_a_policy_shows_its_certificate_and_says_that_it_is_optimistic(
-    fitted, tmp_path
-):
-    path = fitted.report(tmp_path / "report.html")
-    page = html.unescape(path.read_text())
-    certificate = fitted.policy_.certificate
-    scores = certificate.calibration_scores
-    assert "These are the calibration cases" in page
-    for sentence in fitted.policy_.summary():
-        assert sentence in page
-    right = 600 - sum(scores.wrong)
-    low, high = binomtest(right, 600).proportion_ci(0.95, method="exact")
-    assert (
-        f"{right / 6:.1f} % (95 % interval {100 * low:.1f} % to {100 * high:.1f} %) of 600" in page
-    )
-    assert f"the policy accepts {certificate.accepted / 6:.1f} % (95 %" in page
-    assert f"of these, {100 * certificate.wrong / certificate.accepted:.1f} % (95 %" in page
-    assert f"{certificate.accepted} of 600" in page
-    assert "the policy</small>" in page
-    assert "Most doubtful" not in page
-
-
-def test_the_report_on_test_images_leaves_out_the_cases_of_the_policy(tmp_path):
-    deferral = Deferral(max_error=0.1, seed=3).fit(named_rows(600))
-    new = named_rows(200, seed=7)
-    rows = {
-        name: [*old[:50], *new[name]] if name != "classes" else old
-        for name, old in named_rows(600).items()
-    }
-    rows["logits"] = np.array(rows["logits"])
-    page = deferral.report(tmp_path / "report.html", rows).read_text()
-    assert "fitted on 50 of these 250 rows; its decisions are measured on the others" in page
-    decisions = deferral.decide(new)
-    wrong = sum(one.predicted_class != of for one, of in zip(decisions, new["label"], strict=True))
-    assert f"{(200 - wrong) / 2:.1f} % (95 % interval" in page
-    accepted = sum(one.decision == "accept" for one in decisions)
-    assert f"the policy accepts {accepted / 2:.1f} % (95 % interval" in page
-    assert "Most doubtful" in page
-    own = deferral.report(tmp_path / "own.html", named_rows(600)).read_text()
-    assert "the numbers of its decisions are optimistic" in own
-    with pytest.raises(DataError, match="have no label"):
-        deferral.report(tmp_path / "report.html", new["logits"])
-    with pytest.raises(NotFittedError):
-        Deferral().report(tmp_path / "report.html")
-
-
-def test_the_report_shows_the_test_set_where_the_rows_name_sets(tmp_path):
-    sets = ["train"] * 200 + ["tune"] * 200 + ["calibrate"] * 300 + ["test"] * 100
-    rows = named_rows(800, set=sets)
-    page = Deferral(max_error=0.1).fit(rows).report(tmp_path / "r.html", rows).read_text()
-    assert "measured: 100 of 800 rows (set test)" in page
-    assert "of 100 images are named correctly" in page
-
-
 def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     deferral = Deferral(max_error=0.3, rule="costs", costs={"dog": 10.0})
-    engine = deferral.fit(named_rows(900))._engine
-    predictions = deferral.as_table(named_rows(400, seed=5))
-    named = engine.calibrator.named(predictions.logits)
+    deferral.fit(named_rows(900))
+    predictions = Predictions.of(named_rows(400, seed=5))
+    named = deferral.calibration_.named(predictions.logits)
     assert (named != predictions.choices).any()
-    rows = evaluate_policy(engine, predictions, {}).measurements
+    rows = evaluate_policy(deferral, predictions, {}).measurements
     values = {row.metric: row.value for row in rows if row.detector == "msp"}
     msp = predictions.probabilities.max(axis=1)
     assert values["error_auroc"] == pytest.approx(roc_auc_score(named != predictions.labels, -msp))
@@ -501,7 +439,7 @@ def test_a_policy_of_probabilities_refuses_arrays_of_logits():
     logits, labels = outputs(900)
     columns = {"probabilities": softmax(logits, axis=1), "label": [*map(str, labels)]}
     deferral = Deferral(max_error=0.3).fit({**columns, "classes": ["0", "1", "2"]})
-    with pytest.raises(DataError, match="has logits, and the policy probabilities"):
+    with pytest.raises(DataError, match="are logits, and the policy was fitted on probabilities"):
         deferral.decide(logits)
 
 
@@ -515,4 +453,4 @@ def test_the_same_images_cannot_tune_and_certify():
         Deferral(max_error=0.2).fit(both, some)
     rounded = outputs(300)[0].round(), outputs(300)[1]
     others = logits.round(), labels
-    assert Deferral(max_error=0.3).fit(rounded, others).policy_
+    assert Deferral(max_error=0.3).fit(rounded, others).certificate_

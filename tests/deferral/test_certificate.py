@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from misgiving.deferral.certificate import CalibrationScores, simultaneous_bounds
 from misgiving.deferral.multiple_testing import candidate_thresholds, counts_by_threshold
-from misgiving.deferral.operating_points import CalibrationScores, simultaneous_bounds
 from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import CertificationPlan, certify_thresholds
 

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from misgiving.decisions.rules import DecisionRule
+from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import UsageError
 
 CLASSES = ("NV", "MEL", "BCC")

@@ -1,0 +1,288 @@
+"""Decisions on a set of images, and the reason that is given for each."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple, overload
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+from scipy.special import softmax
+
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.rules import DecisionRule
+
+NO_POLICY = "no policy is calibrated for this model, so every image is deferred"
+NOT_FINITE = "the model gave no finite score, so the image is deferred"
+NO_THRESHOLD = "no threshold certifies the target error rate, so every image is deferred"
+AT_OOD_THRESHOLD = "the OOD score is exactly at its threshold, so the image is deferred"
+SURPASSED = "another class is more probable than the one named"
+ALL_ACCEPTED = "the policy accepts every image that is in-distribution and likely to be right"
+
+Outcome = Literal["accept", "defer", "ood"]
+Values = Float[np.ndarray, " n"]
+Classes = Int[np.ndarray, " n"]
+Probabilities = Float[np.ndarray, "n classes"]
+
+
+class Decision(NamedTuple):
+    """The decision for one image; a number is None where it is not available or not finite.
+
+    Attributes:
+        decision: "accept", "defer" or "ood"; always "defer" without a policy.
+        predicted_class: The class that is named, by the rule of the policy; without a policy, the
+            one with the largest logit.
+        probabilities: By class, in the order of the logits; calibrated where there is a policy, and
+            NaN where outputs are not finite. That of the named class is 1 - `error_probability`.
+        error_probability: Probability that the named class is wrong.
+        ood_p_value: Share of in-distribution images that look as unusual as this one, or more so.
+        reason: Why, in words.
+        expected_loss: Expected cross-entropy in nats.
+        predicted_loss: Output of the loss estimator, not negated as the score of this name is:
+            higher means more likely wrong. No unit.
+        acceptance_score: Higher means more likely correct.
+        ood_score: Lower means more likely out-of-distribution.
+    """
+
+    decision: Outcome
+    predicted_class: str
+    probabilities: dict[str, float]
+    error_probability: float | None
+    ood_p_value: float | None
+    reason: str
+    expected_loss: float | None
+    predicted_loss: float | None
+    acceptance_score: float | None
+    ood_score: float | None
+
+    @property
+    def probability(self) -> float:
+        """Probability of the named class."""
+        return self.probabilities[self.predicted_class]
+
+
+NUMBERS = (
+    "acceptance_score",
+    "error_probability",
+    "expected_loss",
+    "predicted_loss",
+    "ood_score",
+    "ood_p_value",
+)
+"""Fields of both records below that are numbers, not available for every image."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Decisions(Sequence[Decision]):
+    """Decisions on images as arrays, and as the sequence of each `Decision`, with its reason.
+
+    A number is NaN where it is not available or not finite.
+
+    Attributes:
+        classes: Names of the classes, in the order of the logits.
+        decisions: "accept", "defer" or "ood".
+        predicted: Position of the class that is named.
+        most_probable: Position of the class with the largest calibrated probability, before the
+            error estimator changed it.
+        probabilities: As in a `Decision`.
+        error_probability: Probability that the named class is wrong.
+        ood_p_value: As in a `Decision`.
+        acceptance_score: Higher means more likely correct.
+        ood_score: Lower means more likely out-of-distribution.
+        expected_loss: Expected cross-entropy in nats.
+        predicted_loss: Output of the loss estimator; higher means more likely wrong.
+        certificate: Of the policy that decided; None without a policy.
+        rule: By which the policy names classes.
+        error_limit: Highest error probability that is accepted; None: the score is no function of
+            it, or nothing is accepted.
+        knows_training: True if the OOD score compares an image with those of the training.
+    """
+
+    classes: tuple[str, ...]
+    decisions: Shaped[np.ndarray, " n"]
+    predicted: Classes
+    most_probable: Classes
+    probabilities: Probabilities
+    error_probability: Values
+    ood_p_value: Values
+    acceptance_score: Values
+    ood_score: Values
+    expected_loss: Values
+    predicted_loss: Values
+    certificate: Certificate | None = None
+    rule: DecisionRule = field(default_factory=DecisionRule)
+    error_limit: float | None = None
+    knows_training: bool = False
+
+    @classmethod
+    def without_policy(
+        cls, classes: Sequence[str], logits: Probabilities, predicted_losses: Values | None = None
+    ) -> "Decisions":
+        """Defer every image, because no policy is calibrated for the model."""
+        probabilities = np.full(logits.shape, np.nan)
+        finite = np.isfinite(logits).all(axis=1)
+        probabilities[finite] = softmax(logits[finite].astype(np.float64), axis=1)
+        missing: dict[str, Any] = {name: np.full(len(logits), np.nan) for name in NUMBERS}
+        if predicted_losses is not None:
+            missing["predicted_loss"] = predicted_losses
+        predicted = logits.argmax(axis=1)
+        return cls(
+            classes=tuple(classes),
+            decisions=np.full(len(logits), "defer"),
+            predicted=predicted,
+            most_probable=predicted,
+            probabilities=probabilities,
+            **missing,
+        )
+
+    def __len__(self) -> int:
+        return len(self.decisions)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
+    @overload
+    def __getitem__(self, row: int) -> Decision: ...
+    @overload
+    def __getitem__(self, row: slice) -> "Decisions": ...
+    def __getitem__(self, row: int | slice) -> "Decision | Decisions":
+        if isinstance(row, slice):
+            return replace(self, **{name: values[row] for name, values in self._arrays.items()})
+        position = range(len(self))[row]
+        return next(iter(self[position : position + 1]))
+
+    def __iter__(self) -> Iterator[Decision]:
+        columns = {name: values.tolist() for name, values in self._arrays.items()}
+        for values in zip(*columns.values(), strict=True):
+            yield self._decision(**dict(zip(columns, values, strict=True)))
+
+    @property
+    def _arrays(self) -> dict[str, Any]:
+        values = {column.name: getattr(self, column.name) for column in fields(self)}
+        return {name: array for name, array in values.items() if isinstance(array, np.ndarray)}
+
+    def _decision(
+        self,
+        decisions: Outcome,
+        predicted: int,
+        most_probable: int,
+        probabilities: list[float],
+        **numbers: float,
+    ) -> Decision:
+        by_class = dict(zip(self.classes, probabilities, strict=True))
+        name = self.classes[predicted]
+        reason = NO_POLICY
+        if self.certificate is not None:
+            reason = self._decision_reason(self.certificate, decisions, numbers)
+            reason += self._naming_reason(name, by_class, self.classes[most_probable])
+        return Decision(
+            decision=decisions,
+            predicted_class=name,
+            probabilities=by_class,
+            reason=reason,
+            **{name: x if math.isfinite(x) else None for name, x in numbers.items()},
+        )
+
+    def _naming_reason(self, name: str, probabilities: dict[str, float], most_probable: str) -> str:
+        """A clause on why a class is named that is not the most probable one; else empty.
+
+        The rules `balanced` and `costs` have changed the name only where they name another class
+        than the most probable one before the error estimator.
+        """
+        most = max(probabilities, key=lambda other: probabilities[other])
+        if not probabilities[most] > probabilities[name]:  # also where they are NaN
+            return ""
+        costs = [f"{self.rule.costs.get(other, 1.0):g}" for other in (name, most_probable)]
+        changed = self.rule.rule == "logits" or name != most_probable
+        why = {
+            "most_probable": "by the calibrated classifier alone",
+            "balanced": "for its probability relative to its share of the cases",
+            "costs": f"because missing it costs {costs[0]}, and missing {most_probable} {costs[1]}",
+            "logits": "by the largest logit",
+        }[self.rule.rule if changed else "most_probable"]
+        return f"; {name} is named {why}, though {most} is more probable"
+
+    def _decision_reason(
+        self, certificate: Certificate, decision: Outcome, numbers: dict[str, float]
+    ) -> str:
+        """In terms of the number that decided."""
+        if decision == "ood":
+            cases = len(certificate.ood_scores or ())
+            return ood_reason(numbers["ood_p_value"], cases, training_images=self.knows_training)
+        score, ood_score = numbers["acceptance_score"], numbers["ood_score"]
+        limit, threshold = certificate.ood_threshold, certificate.accept_threshold
+        error, highest = numbers["error_probability"], self.rule.max_error_probability
+        if not math.isfinite(score) or (limit is not None and not math.isfinite(ood_score)):
+            return NOT_FINITE
+        if error > highest:
+            return error_reason(error, highest, accepted=False)
+        if threshold is None:
+            return NO_THRESHOLD
+        reasons = {
+            AT_OOD_THRESHOLD: ood_score == limit,
+            SURPASSED: decision == "defer" and score >= threshold,
+            ALL_ACCEPTED: threshold == -math.inf,
+            self._threshold_reason(threshold, score, error): True,
+        }
+        return next(reason for reason, applies in reasons.items() if applies)
+
+    def _threshold_reason(self, threshold: float, score: float, error: float) -> str:
+        """In terms of the error, unless that would contradict the score, which decides."""
+        accepted, limit = score >= threshold, self.error_limit
+        if limit is None or not (error <= limit if accepted else error > limit):
+            return score_reason(score, threshold, accepted=accepted)
+        return error_reason(error, limit, accepted=accepted)
+
+
+def ood_reason(p_value: float, cases: int, *, training_images: bool) -> str:
+    """Reason of an OOD image.
+
+    Args:
+        p_value: Among the calibration cases.
+        cases: Number of these.
+        training_images: True if the OOD score compares an image with those of the training.
+
+    >>> ood_reason(9 / 1001, 1000, training_images=True)
+    'less like the training images than all but 0.8 % of the calibration cases (p = 0.009)'
+    """
+    below = round(p_value * (cases + 1)) - 1  # calibration cases that are no more familiar
+    share = f" but {100 * below / cases:.2g} % of the" if below else ""
+    less = "less like the training images than" if training_images else "lower OOD score than"
+    return f"{less} all{share} calibration cases (p = {p_value:.2g})"
+
+
+def error_reason(error: float, limit: float, *, accepted: bool) -> str:
+    """Reason in terms of the error probability.
+
+    >>> error_reason(0.31, 0.12, accepted=False)
+    'probability of error 0.31 is above 0.12, the highest that is accepted'
+    """
+    value, highest = distinct_digits(error, limit)
+    relation = "within" if accepted else "above"
+    return f"probability of error {value} is {relation} {highest}, the highest that is accepted"
+
+
+def score_reason(score: float, threshold: float, *, accepted: bool) -> str:
+    """Reason in terms of the acceptance score.
+
+    >>> score_reason(0.4, 0.75, accepted=False)
+    'score 0.40 is below 0.75, the lowest that is accepted'
+    """
+    value, lowest = distinct_digits(score, threshold)
+    relation = "at least" if accepted else "below"
+    return f"score {value} is {relation} {lowest}, the lowest that is accepted"
+
+
+def distinct_digits(value: float, limit: float) -> tuple[str, str]:
+    """Both numbers with as many digits as show that they differ, and no fewer than two.
+
+    >>> distinct_digits(0.31, 0.12), distinct_digits(0.12304, 0.12301)
+    (('0.31', '0.12'), ('0.12304', '0.12301'))
+    """
+    for digits in range(2, 17):
+        texts = f"{value:.{digits}f}", f"{limit:.{digits}f}"
+        if texts[0] != texts[1] or value == limit:
+            return texts
+    return repr(value), repr(limit)

@@ -1,0 +1,477 @@
+"""`Deferral`: accept, defer or call out-of-distribution, with a guarantee; needs no torch."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from misgiving.calibration.apply import Calibrator
+from misgiving.calibration.fit import Fitted
+from misgiving.deferral.cases import Cases, Identities
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.decide import check_columns, measure_outputs, predict_classes
+from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.fit import (
+    FittingSets,
+    certify,
+    fit_calibration,
+    most_missed,
+    sensitivities_by_rule,
+)
+from misgiving.deferral.policy_file import (
+    AGAIN,
+    DETECTORS,
+    POLICY,
+    POLICY_FOLDER,
+    PolicyFile,
+    check_policy_folder,
+)
+from misgiving.deferral.rules import DecisionRule, RuleName
+from misgiving.deferral.targets import Targets
+from misgiving.errors import DataError, UsageError
+from misgiving.files import whole_folder
+from misgiving.groups import images_named_by, unit_of
+from misgiving.manifests import sha256_of, sha256_of_file
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import FittedDetectors, default_ood_detector
+from misgiving.scores.features import FEATURE_SCORES
+
+Logits = Float[np.ndarray, "n classes"]
+Features = Float[np.ndarray, "n width"]
+Taps = Float[np.ndarray, "n channels"]
+Values = Float[np.ndarray, " n"]
+
+UNNAMED = "unnamed"  # the model of predictions that do not name one
+
+
+class Deferral:
+    """Accept, defer or call out-of-distribution, from the outputs of any classifier.
+
+    Follows the conventions of scikit-learn: parameters are kept as they are given and checked by
+    `fit`, and attributes that are fitted end in an underscore.
+
+    Args:
+        max_error: Largest share of wrong predictions among the accepted.
+        class_max_miss: Largest share of a class that may be accepted as another class, by name.
+        max_ood_false_alarms: Largest share of ordinary images that may be called
+            out-of-distribution; None: none is.
+        confidence: Probability, over draws of the calibration set, that the targets hold.
+        simultaneous: True: the confidence is for all targets jointly; False: for each.
+        rule: Names the classes: `most_probable`, `balanced`, `costs` or `logits`.
+        costs: Cost of naming another class for a case of a class; 1 for those not given.
+        max_error_probability: Never accept an answer whose error probability is higher.
+        ood_detector: Name of the OOD score; None: `knn`, or `max_logit` without features.
+        seed: Of the draw of one image from each group, and of the set to tune on.
+
+    Attributes:
+        certificate_: Thresholds, what they certify, and what was observed on the calibration set.
+        calibration_: From scores to class probabilities and error probabilities.
+        detectors_: Fitted scores of features, and class probes.
+        rule_: Names the classes.
+        ood_detector_: Name of the OOD score.
+        cases_: Digests of the images that it was fitted on.
+        model_: Fingerprint or name of the model that it is for.
+        unit_: The unit of the guarantee: a patient, a lesion, an image, or another group.
+
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> labels = rng.integers(0, 3, 900)
+    >>> logits = rng.normal(size=(900, 3)) + 4 * np.eye(3)[labels]
+    >>> tuning, calibration = (logits[:300], labels[:300]), (logits[300:], labels[300:])
+    >>> deferral = Deferral(max_error=0.05).fit(tuning, calibration)
+    >>> deferral.decide(np.array([[9.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))[0].decision
+    'accept'
+    """
+
+    certificate_: Certificate
+    calibration_: Calibrator
+    detectors_: FittedDetectors
+    rule_: DecisionRule
+    ood_detector_: str
+    cases_: Cases
+    model_: str
+    unit_: str
+
+    def __init__(
+        self,
+        *,
+        max_error: float = 0.05,
+        class_max_miss: Mapping[str, float] | None = None,
+        max_ood_false_alarms: float | None = None,
+        confidence: float = 0.95,
+        simultaneous: bool = True,
+        rule: RuleName = "most_probable",
+        costs: Mapping[str, float] | None = None,
+        max_error_probability: float = 0.5,
+        ood_detector: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.max_error = max_error
+        self.class_max_miss = class_max_miss
+        self.max_ood_false_alarms = max_ood_false_alarms
+        self.confidence = confidence
+        self.simultaneous = simultaneous
+        self.rule = rule
+        self.costs = costs
+        self.max_error_probability = max_error_probability
+        self.ood_detector = ood_detector
+        self.seed = seed
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Parameters by name, as they were given."""
+        del deep  # of scikit-learn: no parameter has parameters of its own
+        return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+    def set_params(self, **parameters: Any) -> "Deferral":
+        """Change parameters; they take effect when `fit` is called."""
+        for name, value in parameters.items():
+            if name not in self.get_params():
+                raise UsageError(f"Deferral has no parameter {name!r}")
+            setattr(self, name, value)
+        return self
+
+    def __repr__(self) -> str:
+        signature = inspect.signature(type(self)).parameters
+        changed = (
+            f"{name}={value!r}"
+            for name, value in self.get_params().items()
+            if value != signature[name].default
+        )
+        return f"Deferral({', '.join(changed)})"
+
+    def fit(
+        self,
+        tuning: Any,
+        calibration: Any = None,
+        *,
+        training: Any = None,
+        classes: Any = None,
+    ) -> "Deferral":
+        """Choose thresholds with the tuning set, and certify them with the calibration set.
+
+        Each set is `Predictions`, a data frame or a mapping with the columns of one, or a pair of
+        arrays or tensors (logits, labels), with labels as positions or names of classes. The model
+        was trained on none of these images, except on `training`.
+
+        Args:
+            tuning: For all that is chosen.
+            calibration: For the certification alone. None: `tuning` has both, named by its column
+                `set`; without these, a quarter by group of the images in no set is used for tuning.
+            training: Images that the model was trained on, with features, to fit OOD detectors; by
+                default those of the set `train`.
+            classes: Names of the classes of arrays; by default 0 to K-1.
+
+        Raises:
+            UsageError: A parameter has a value that cannot be used.
+            DataError: The sets cannot support a policy.
+        """
+        targets, rule = self._targets(), self._rule()
+        sets = FittingSets.of(tuning, calibration, training, classes=classes, seed=self.seed)
+        self.check_classes(sets.tuning.classes)
+        fitted = fit_calibration(sets.tuning, sets.detectors, rule)
+        self.certify(sets.tuning, sets.calibration, detectors=sets.detectors, fitted=fitted)
+        missed = None
+        if not targets.class_max_miss:
+            missed = most_missed(self.decide(sets.calibration), sets.calibration)
+        self.cases_ = replace(
+            self.cases_,
+            drawn_parts=sets.drawn_parts,
+            training_images=sets.training_images,
+            left_out=sets.left_out,
+            sensitivities=sensitivities_by_rule(sets.tuning, rule),
+            most_missed=missed,
+        )
+        return self
+
+    def check_classes(self, classes: tuple[str, ...]) -> None:
+        """Check the parameters for a model of these classes, before it has seen an image.
+
+        Raises:
+            UsageError: One has a value that cannot be used, or names another class.
+        """
+        self._targets().refuse_unknown_classes(classes)
+        self._rule().refuse_unknown_classes(classes)
+
+    def certify(
+        self,
+        tuning: Predictions,
+        calibration: Predictions,
+        *,
+        detectors: FittedDetectors,
+        fitted: Fitted,
+    ) -> "Deferral":
+        """Choose and certify thresholds by a calibration that is fitted already.
+
+        Args:
+            tuning: The images that the calibration was fitted on.
+            calibration: One image of each group is drawn.
+            detectors: Fitted on the training set.
+            fitted: The calibration, for the classes that the rule names.
+
+        Raises:
+            DataError: The sets cannot support a policy.
+            UsageError: A parameter has a value that cannot be used.
+        """
+        self.rule_, self.calibration_, self.detectors_ = self._rule(), fitted.calibrator, detectors
+        self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
+        self.certificate_ = certify(
+            tuning,
+            calibration,
+            detectors,
+            fitted,
+            self._targets(),
+            self.rule_,
+            ood_detector=self.ood_detector_,
+            seed=self.seed,
+        )
+        self.model_ = calibration.model or UNNAMED
+        self.unit_ = unit_of(calibration.group_columns, calibration.groups)
+        self.cases_ = Cases(
+            tuning=Identities.of(tuning),
+            calibration=Identities.of(calibration),
+            outputs=calibration.outputs,
+            group_columns=calibration.group_columns,
+            grouped_by=images_named_by(
+                calibration.group_columns, tuning.groups + calibration.groups
+            ),
+        )
+        return self
+
+    def _targets(self) -> Targets:
+        return Targets(
+            max_error=self.max_error,
+            confidence=self.confidence,
+            class_max_miss=self.class_max_miss or {},
+            max_ood_false_alarms=self.max_ood_false_alarms,
+            simultaneous=self.simultaneous,
+        )
+
+    def _rule(self) -> DecisionRule:
+        return DecisionRule(
+            rule=self.rule,
+            costs=self.costs or {},
+            max_error_probability=self.max_error_probability,
+        )
+
+    @property
+    def classes_(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        return self._fitted.certificate_.classes
+
+    @property
+    def error_limit_(self) -> float | None:
+        """The highest error probability that is accepted; None where nothing is."""
+        threshold = self.certificate_.accept_threshold
+        return (
+            None if threshold is None else float(self.calibration_.error(np.array([threshold]))[0])
+        )
+
+    @property
+    def compares_with_training(self) -> bool:
+        """True if the OOD score compares an image with those of the training."""
+        return self.ood_detector_ in FEATURE_SCORES
+
+    @property
+    def used_detectors(self) -> FittedDetectors:
+        """The detectors that decisions depend on; the others are not computed."""
+        needed = (self.ood_detector_, *self.calibration_.needed)
+        return self.detectors_.only(
+            [name for name in self.detectors_.names if name in needed],
+            probes=self.calibration_.needs_evidence,
+        )
+
+    @property
+    def _fitted(self) -> "Deferral":
+        if not hasattr(self, "certificate_"):
+            raise UsageError("this Deferral is not fitted yet; call `fit` first")
+        return self
+
+    def decide(self, data: Any) -> Decisions:
+        """Decide for each image.
+
+        Args:
+            data: Logits as an array or tensor; or predictions in one of the forms that `fit` takes,
+                with features where the policy has a detector of features. Predictions that name no
+                model are taken to be of the policy's.
+
+        Raises:
+            DataError: A value of an array or column is not finite; in `Predictions`, such an image
+                is deferred. Or they are of another model, or lack what the policy reads.
+        """
+        predictions = Predictions.of(data, classes=self.classes_)
+        self.check_predictions(predictions)
+        return self.decide_outputs(
+            predictions.logits,
+            predictions.features,
+            predictions.predicted_losses,
+            predictions.taps,
+        )
+
+    def decide_outputs(
+        self,
+        logits: Logits,
+        features: Features | None = None,
+        predicted_losses: Values | None = None,
+        taps: Taps | None = None,
+    ) -> Decisions:
+        """Decide from the outputs of the policy's model; one that is not finite is deferred.
+
+        Args:
+            logits: Class scores before the softmax.
+            features: Input of the last linear layer.
+            predicted_losses: Outputs of a trained loss estimator.
+            taps: Averages of the activations that the loss estimator reads.
+        """
+        numbers = measure_outputs(
+            self.calibration_,
+            self.used_detectors,
+            self.ood_detector_,
+            logits,
+            features,
+            predicted_losses,
+            taps,
+        )
+        errors = numbers["error_probability"]
+        predicted, most_probable, probabilities = predict_classes(self.calibration_, logits, errors)
+        outcomes, numbers["ood_p_value"] = self.certificate_.decide(
+            numbers["acceptance_score"],
+            numbers["ood_score"],
+            acceptable=self.rule_.acceptable(errors, probabilities, predicted),
+        )
+        return Decisions(
+            classes=self.classes_,
+            decisions=outcomes,
+            predicted=predicted,
+            most_probable=most_probable,
+            probabilities=probabilities,
+            certificate=self.certificate_,
+            rule=self.rule_,
+            error_limit=self.error_limit_,
+            knows_training=self.compares_with_training,
+            **numbers,
+        )
+
+    def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
+        """Check that a model, with these classes where they are given, is the calibrated one.
+
+        Raises:
+            DataError: It is another one.
+        """
+        if classes not in (None, self.classes_):
+            raise DataError(
+                f"the policy is for the classes {', '.join(self.classes_)}, and the predictions "
+                f"are for {', '.join(classes or ())}; they must be the same in the same order; "
+                f"{AGAIN}"
+            )
+        if model != self._fitted.model_:
+            raise DataError(
+                f"the policy was calibrated for the model {self.model_[:12]}, not for "
+                f"{model[:12]}; run `misgiving calibrate` for this model"
+            )
+
+    def check_predictions(self, predictions: Predictions) -> None:
+        """Check that predictions are of the policy's model, and have what it reads.
+
+        Raises:
+            DataError: They are of another model, classes or kind of outputs, or lack columns.
+        """
+        self.check_model(predictions.model or self._fitted.model_, predictions.classes)
+        if predictions.outputs != self.cases_.outputs:
+            raise DataError(
+                f"the predictions are {predictions.outputs}, and the policy was fitted on "
+                f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
+            )
+        check_columns(predictions, self.calibration_, self.used_detectors, self.ood_detector_)
+
+    def save(self, folder: str | Path) -> None:
+        """Write a policy folder, whole or not at all; one that is there is replaced.
+
+        If that one was fitted with some of these cases, `cases_` says so from then on.
+
+        Raises:
+            UsageError: The folder has other files than those of a policy.
+        """
+        folder = Path(folder)
+        check_policy_folder(folder)
+        if (folder / POLICY).exists():
+            try:
+                replaced = PolicyFile.read(folder)
+            except DataError:
+                self._fitted.cases_ = self.cases_.after(None)
+            else:
+                if replaced != self._file(replaced.detectors):
+                    self.cases_ = self.cases_.after(replaced.cases)
+        with whole_folder(folder) as partial:
+            self.write(partial)
+
+    def write(self, folder: Path, *, used_alone: bool = False) -> None:
+        """Write the two files of the policy into a folder that exists.
+
+        Args:
+            folder: Such as that of a bundle.
+            used_alone: Leave out detectors on which no decision depends.
+        """
+        self._fitted  # noqa: B018  # refuses where nothing is fitted
+        (self.used_detectors if used_alone else self.detectors_).save(folder / DETECTORS)
+        self._file(sha256_of_file(folder / DETECTORS)).write(folder)
+
+    def _file(self, detectors: str) -> PolicyFile:
+        return PolicyFile(
+            model=self._fitted.model_,
+            unit=self.unit_,
+            rule=self.rule_,
+            ood_detector=self.ood_detector,
+            seed=self.seed,
+            calibration=self.calibration_,
+            certificate=self.certificate_,
+            cases=self.cases_,
+            detectors=detectors,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the thresholds, what they are compared with, and how classes are named."""
+        parts = (self._fitted.certificate_, self.calibration_, self.rule_, self.ood_detector_)
+        return sha256_of(repr((self.model_, *parts)).encode())
+
+    @classmethod
+    def of_run(cls, run: Path, *, model: str) -> "Deferral | None":
+        """The policy of a run with this fingerprint of its model; None: it has none.
+
+        Raises:
+            DataError: The policy is damaged, was edited, or is for another model.
+        """
+        if not (run / POLICY_FOLDER).exists():
+            return None
+        deferral = cls.load(run / POLICY_FOLDER)
+        deferral.check_model(model)
+        return deferral
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Deferral":
+        """Read a policy folder that `save` or `misgiving calibrate` wrote, or those of a bundle.
+
+        Raises:
+            DataError: There is none, or a file is missing, damaged or was edited.
+        """
+        folder = Path(folder)
+        if not (folder / POLICY).is_file():
+            raise DataError(f"{folder}: contains no policy; run `misgiving calibrate` first")
+        policy = PolicyFile.read(folder)
+        targets, rule = policy.certificate.targets, policy.rule
+        deferral = cls(
+            **{**vars(targets), "class_max_miss": dict(targets.class_max_miss) or None},
+            **{**vars(rule), "costs": dict(rule.costs) or None},
+            ood_detector=policy.ood_detector,
+            seed=policy.seed,
+        )
+        deferral.certificate_, deferral.calibration_ = policy.certificate, policy.calibration
+        deferral.detectors_ = policy.read_detectors(folder)
+        deferral.rule_, deferral.cases_ = rule, policy.cases
+        deferral.ood_detector_ = policy.ood_detector or default_ood_detector(deferral.detectors_)
+        deferral.model_, deferral.unit_ = policy.model, policy.unit
+        return deferral
