@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from bundled import SIDE, checkpoint, engine_of, write_run
+from bundled import SIDE, checkpoint, policy_of, write_run
 from coloured import coloured_set
 from commands import one_line
 from PIL import Image
@@ -57,7 +57,7 @@ def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_
     columns, truth = columns_with_errors()
     paths = [f"folder/{number}.png" for number in range(300)]
     table = write(tmp_path / "p.csv", {**columns, "path": paths})
-    rows, said = suspects(misgiving, table, tmp_path)
+    rows, _ = suspects(misgiving, table, tmp_path)
     first = {row["id"] for row in rows[:30]}
     assert len(first & {f"image {number}" for number in range(0, 300, 10)}) >= 28
     for row in rows[:20]:
@@ -70,7 +70,6 @@ def test_planted_errors_in_held_out_predictions_are_listed_first(misgiving, tmp_
     scores = [float(row["score"]) for row in rows]
     assert scores == sorted(scores, reverse=True)
     assert min(scores) > 0.5
-    assert "no column set" in said
 
 
 def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(misgiving, tmp_path):
@@ -94,9 +93,9 @@ def test_a_classifier_that_knows_its_training_labels_by_heart_is_not_believed(mi
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ({"label": None}, "no row has a label"),
+        ({"label": None}, "no label can be judged"),
         ({"label": "cat"}, "every label is 'cat'"),
-        ({"set": "train", "features": None}, "no features to cross-fit"),
+        ({"set": "train", "features": None}, "no label can be judged"),
         ({"set": "train", "one dog": True}, "class 'dog' has images of one group alone"),
         ({"set": "train", "count": 8}, "cross-fitting needs a class of 5 images"),
     ],
@@ -150,7 +149,7 @@ def run(folder, tmp_path_factory):
         groups=split.groups + tuple(dataset.ids[at] for at in chosen),
     )
     made = replace(made, split=known)
-    return write_run(tmp_path_factory.mktemp("run") / "run", made, engine_of(made))
+    return write_run(tmp_path_factory.mktemp("run") / "run", made, policy_of(made))
 
 
 def test_a_run_lists_suspect_labels_beside_the_audit_of_the_images(

@@ -17,8 +17,8 @@ from misgiving import Deferral, Predictions
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.evaluate import evaluate
 from misgiving.report.certificate import summarize
-from misgiving.workflows.policy_evaluation import evaluate_policy
 
 CLASSES = ("cat", "dog", "owl")
 
@@ -428,11 +428,11 @@ def test_evaluate_measures_all_scores_by_the_classes_that_the_policy_names():
     predictions = Predictions.of(named_rows(400, seed=5))
     named = deferral.calibration_.named(predictions.logits)
     assert (named != predictions.choices).any()
-    rows = evaluate_policy(deferral, predictions, {}).measurements
+    evaluation = evaluate(predictions, deferral)
+    rows = [row for row in evaluation.measurements if row.dataset == "policy_test"]
     values = {row.metric: row.value for row in rows if row.detector == "msp"}
     msp = predictions.probabilities.max(axis=1)
     assert values["error_auroc"] == pytest.approx(roc_auc_score(named != predictions.labels, -msp))
-    assert {row.dataset for row in rows} == {"policy_test"}
 
 
 def test_a_policy_of_probabilities_refuses_arrays_of_logits():

@@ -27,6 +27,7 @@ from misgiving.bundle.export_run import export_run
 from misgiving.checkpoint import load
 from misgiving.data.splits import read_split
 from misgiving.errors import UsageError
+from misgiving.evaluation.evaluate import evaluate
 from misgiving.models.joint import attach
 from misgiving.predictions.inference import predict
 from misgiving.results.formats import read_table
@@ -38,7 +39,7 @@ from misgiving.training.attach import attach_run
 from misgiving.training.config import AttachConfig
 from misgiving.training.recipes import ATTACHED
 from misgiving.workflows.calibrate import calibrate_run
-from misgiving.workflows.evaluate import evaluate_run
+from misgiving.workflows.evaluate import predict_run
 from misgiving.workflows.predict import predict_files
 
 QUICK = replace(ATTACHED, epochs=5, device="cpu")
@@ -149,16 +150,12 @@ def test_the_estimator_knows_errors_of_images_that_are_new_to_both(place, kind):
     assert pairs.mean() > 0.65  # AUROC for errors
 
 
-def test_a_run_is_measured_on_its_test_set(place, tmp_path):
+def test_a_run_is_measured_on_its_test_set(place):
     run = attached(place, "transformers")
-    evaluation = evaluate_run(
-        run,
-        f"folder:{place / 'new'}",
-        out=tmp_path,
-        cache=place / "cache",
-        set_name="test",
-        device="cpu",
-    )
+    predictions = predict_run(
+        run, f"folder:{place / 'new'}", cache=place / "cache", ood={}, device="cpu"
+    ).predictions
+    evaluation = evaluate(predictions)
     split = read_split(run / "split.csv")
     assert set(split.sets) == {"train", "tune", "calibrate", "test"}
     accuracy = next(row for row in evaluation.measurements if row.metric == "accuracy")

@@ -28,7 +28,7 @@ from misgiving.files import refuse_input, refuse_unwritable_folder
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
-    from misgiving.workflows.suspect_labels import LabelAudit
+    from misgiving.evaluation.suspect_labels import LabelReview
 
 data_app = typer.Typer(
     no_args_is_help=True,
@@ -168,34 +168,35 @@ def check(
     if out is not None:
         _check_outputs(out, data)
     if is_prediction_file(Path(data)):
-        from misgiving.workflows.suspect_labels import audit_table
+        from misgiving.evaluation.suspect_labels import suspect_labels
+        from misgiving.predictions.record import Predictions
 
         if model is not None:
             raise UsageError(f"{data} is a file of predictions; leave out `model`")
         refuse_image_options(context, Path(data))
-        _show_suspects(audit_table(Path(data), seed=seed), out)
+        _show_suspects(suspect_labels(Predictions.read(Path(data)), seed=seed), out)
         return
     _refuse_model(Path(data))
     if model is None:
         _check_images(data, out, seed)
         return
     from misgiving.checkpoint import load
-    from misgiving.workflows.suspect_labels import audit_run
+    from misgiving.evaluation.suspect_labels import suspect_labels
+    from misgiving.workflows.suspect_labels import predict_all
 
     checkpoint = load(model)  # before all images are read: a wrong folder is refused early
     _check_images(data, out, seed)
 
     with progress_bars() as progress:
-        labels = audit_run(
+        predictions = predict_all(
             checkpoint,
             data,
             cache=cache,
-            seed=seed,
             on_image=Bar(progress, "preparing images").at,
             on_predicted=Bar(progress, "predicting").at,
             **settings,
         )
-    _show_suspects(labels, out)
+    _show_suspects(suspect_labels(predictions, seed=seed), out)
 
 
 def _check_outputs(out: Path, data: str) -> None:
@@ -237,18 +238,26 @@ def _check_images(data: str, out: Path | None, seed: int) -> None:
         say(f"wrote {out}")
 
 
-def _show_suspects(audit: "LabelAudit", out: Path | None) -> None:
-    rows = [(row.path or row.id, *row[2:5], row.why) for row in audit.suspects]
+def _show_suspects(review: "LabelReview", out: Path | None) -> None:
+    from misgiving.results.review_lists import SUSPECTS_FILE
+
+    rows = [(row.path or row.id, *row[2:5], row.why) for row in review.suspects]
     header = ("image", "label", "suggested class", "score", "why")
-    whole = None if out is None else audit.write(out)
+    whole = None if out is None else out / SUSPECTS_FILE
+    if whole is not None:
+        review.write(whole)
     if rows:
         show_table(header, rows[:SHOWN], title="suspect labels", whole=whole)
-    for sentence in audit.summary:
-        say(sentence)
+    if review.unlabelled:
+        say(f"left out: {review.unlabelled} images without a label")
+    if review.not_judged:
+        say(
+            f"left out: {review.not_judged} images that the model was trained on, as there are no "
+            "features to cross-fit"
+        )
+    say(f"{len(review.suspects)} of {review.judged} labels are suspect")
     if whole is not None:
         say(f"wrote {whole}")
-    elif len(rows) > SHOWN:
-        say(f"{len(rows) - SHOWN} more; --out FOLDER writes all")
 
 
 @data_app.command()

@@ -1,7 +1,8 @@
 """`misgiving evaluate`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -21,6 +22,22 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.errors import UsageError, visible
+
+
+class Sources(NamedTuple):
+    """What is measured; any: types that --help does not import.
+
+    Attributes:
+        deferral: The policy, a `Deferral`; None: there is none.
+        predictions: `Predictions` of labelled images.
+        ood: `Predictions` of OOD images by set.
+        skipped: Images that could not be read.
+    """
+
+    deferral: Any
+    predictions: Any
+    ood: Mapping[str, Any]
+    skipped: Sequence[Any] = ()
 
 
 @command
@@ -52,8 +69,8 @@ def evaluate(
         typer.Option(
             "--set",
             help="Measure only this set of the run's split, or of the column set, such as "
-            "validation or test. Default: all images that the model was not trained on; of a file "
-            "of predictions its set test, if it has one.",
+            "validation or test. Default: its set test, or else all images that the model was not "
+            "trained on.",
         ),
     ] = None,
     out: Annotated[
@@ -87,37 +104,79 @@ def evaluate(
     A file of predictions in place of RUN and DATA is measured in the same way; `calibrate --help`
     describes its columns.
     """
+    places = named_places(ood or [])
     if is_prediction_file(run):
         refuse_data(run, data)
         refuse_image_options(context, run)
         if out is None:
             raise UsageError(f"{run}: give `out`, the folder for the measurements")
-        from misgiving.workflows.predictions import evaluate_table
-
-        evaluation = evaluate_table(run, out=out, policy=policy, ood=ood or [], set_name=set_name)
+        sources = _read(run, policy, places, out)
     else:
-        images = require_data(run, data)
         if policy is not None:
             raise UsageError("`policy` is for a file of predictions; a run has its own")
-        from misgiving.workflows.evaluate import evaluate_run
-
         out = out or run / "evaluation"
-        stop = f"stopped; {out} contains what was finished, in complete files"
-        with progress_bars(stop) as progress:
-            evaluation = evaluate_run(
-                run,
-                images,
-                ood=ood or [],
-                set_name=set_name,
-                out=out,
-                cache=cache,
-                on_image=Bar(progress, "preparing images").at,
-                on_predicted=Bar(progress, "predicting").at,
-                **settings,
-            )
-    for sentence in evaluation.summary:
+        images = require_data(run, data)
+        options = {"ood": places, "set_name": set_name, "cache": cache, **settings}
+        sources = _predict(run, images, out, options)
+    from misgiving.evaluation.evaluate import evaluate as measure
+    from misgiving.evaluation.files import REPORT, write_evaluation
+    from misgiving.report.evaluation import findings, notes, write_report
+
+    evaluation = measure(sources.predictions, sources.deferral, set=set_name, ood=sources.ood)
+    write_evaluation(evaluation, out, skipped=sources.skipped)
+    write_report(evaluation, out / REPORT, title=data or run.name)
+    for sentence in notes(evaluation):
         say(sentence)
-    for sentence in evaluation.findings:
+    for sentence in findings(evaluation):
         typer.echo(visible(sentence))
-    say(f"the report is {evaluation.report}" if evaluation.report else "there is no report")
+    say(f"the report is {out / REPORT}")
     say(f"every measurement is in {out}")
+
+
+def _read(path: Path, policy: Path | None, ood: Mapping[str, Path], out: Path) -> Sources:
+    """The policy, and predictions in files."""
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.deferral.policy_file import policy_folder
+    from misgiving.evaluation.files import check_folder
+    from misgiving.workflows.predictions import read_predictions
+
+    check_folder(out, [path, *ood.values()])
+    deferral = None if policy is None else Deferral.load(policy_folder(policy))
+    outliers = {name: read_predictions(place, deferral) for name, place in ood.items()}
+    return Sources(deferral, read_predictions(path, deferral), outliers)
+
+
+def _predict(run: Path, data: str, out: Path, options: dict[str, Any]) -> Sources:
+    """The policy of a run, and its predictions."""
+    from misgiving.data.datasets import tables_of
+    from misgiving.deferral.deferral import Deferral
+    from misgiving.evaluation.files import check_folder
+    from misgiving.workflows.evaluate import predict_run
+
+    check_folder(out, tables_of(data))
+    with progress_bars("stopped; nothing was measured") as progress:
+        sources = predict_run(
+            run,
+            data,
+            on_image=Bar(progress, "preparing images").at,
+            on_predicted=Bar(progress, "predicting").at,
+            **options,
+        )
+    deferral = Deferral.of_run(run, model=sources.predictions.model)
+    return Sources(deferral, *sources)
+
+
+def named_places(words: list[str]) -> dict[str, Path]:
+    """Folders or files by name, from NAME=PATH or the path alone."""
+    places: dict[str, Path] = {}
+    for word in words:
+        name, equals, place = word.partition("=")
+        if not equals or Path(word).exists():  # its own name may contain the sign
+            path = Path(word).resolve()
+            name, place = path.name if path.is_dir() else path.stem, word
+        if name in places:
+            raise UsageError(
+                f"`ood` {word}: {name!r} is named twice; write NAME={place}, so that rows differ"
+            )
+        places[name] = Path(place)
+    return places

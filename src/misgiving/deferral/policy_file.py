@@ -89,3 +89,15 @@ def check_policy_folder(folder: Path) -> None:
         folder.is_dir() and {path.name for path in folder.iterdir()} <= {POLICY, DETECTORS}
     ):
         raise UsageError(f"{folder}: exists and is not a policy; choose another folder")
+
+
+def policy_folder(path: Path) -> Path:
+    """The policy's folder, given that folder or a run.
+
+    Raises:
+        DataError: There is no policy.
+    """
+    folder = path if (path / POLICY).exists() else path / POLICY_FOLDER
+    if not (folder / POLICY).exists():
+        raise DataError(f"{path}: contains no policy; give a folder that `calibrate` wrote")
+    return folder

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real, Shaped
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.metrics.calibration import (
@@ -29,7 +30,6 @@ from misgiving.metrics.loss_estimation import (
 from misgiving.metrics.ood import ood_metrics
 from misgiving.metrics.selective import RiskCoverage, accepted_errors
 from misgiving.predictions.record import Predictions
-from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores
 
 Measured = float | Float[np.ndarray, "*replicates"] | Int[np.ndarray, ""] | np.generic
@@ -49,6 +49,15 @@ FAILURE_SCORES = (
 )
 COVERAGES = (0.5, 0.8, 0.9)
 RISKS = (0.05, 0.1, 0.2)
+
+
+class Measurement(NamedTuple):
+    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
+
+    dataset: str
+    detector: str
+    metric: str
+    value: float
 
 
 def measure_predictions(
@@ -225,6 +234,15 @@ def measure_accepted_errors(
 ) -> list[Measurement]:
     """Errors among what a policy accepts, by images and by groups; no row if it accepts none."""
     return _measurements(dataset, detector, accepted_errors(accepted, wrong, groups))
+
+
+def measure_shares(outcomes: Shaped[np.ndarray, " n"], dataset: str) -> list[Measurement]:
+    """The shares of a set that a policy accepts, defers and calls OOD."""
+    names = {"coverage": "accept", "deferred_share": "defer", "ood_share": "ood"}
+    return [
+        Measurement(dataset, "policy", metric, float((outcomes == outcome).mean()))
+        for metric, outcome in names.items()
+    ]
 
 
 def measure_scaling(

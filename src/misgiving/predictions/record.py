@@ -46,6 +46,8 @@ class Predictions:
         predicted_losses: Higher means more likely wrong; None where the estimator was not trained.
         head: The last linear layer; None where the model has none of that kind, or in a CSV file.
         model: Fingerprint or name of the model; empty where unknown.
+        class_weights: Of the loss that the estimator learned, by class; None for the plain
+            cross-entropy.
         outputs: `logits`, or `probabilities`, of which the logits are then the logarithms.
         has_ids: Whether the ids are names of the images, and not numbers of rows.
         metadata: Other columns, by which decisions are audited.
@@ -67,6 +69,7 @@ class Predictions:
     predicted_losses: Float[np.ndarray, " n"] | None = None
     head: Head | None = None
     model: str = ""
+    class_weights: tuple[float, ...] | None = None
     outputs: str = "logits"
     has_ids: bool = True
     metadata: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

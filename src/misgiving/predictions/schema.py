@@ -21,8 +21,9 @@
 
 Instead of columns for each class, feature or channel there may be arrays with a row for each image:
 `logits`, `probabilities`, `features` and `taps`, with the names of the classes as `classes` and the
-columns of each tap as `tap_widths`. Two columns serve to read what was written: `outputs`, the kind
-of output that the logits were made of, and `group_columns`, the columns that `group` was made of.
+columns of each tap as `tap_widths`. Three columns serve to read what was written: `outputs`, the
+kind of output that the logits were made of, `group_columns`, the columns that `group` was made of,
+and `class_weights`, those of the loss that the estimator learned.
 """
 
 import re
@@ -44,7 +45,7 @@ ADDS_UP = 0.02  # how far probabilities, which may be rounded, may be from addin
 LEAST_PROBABILITY = 1e-12  # logits are finite
 OUTPUTS = {"logits": "logit_", "probabilities": "probability_"}
 TEXTS = {"id": "ids", "content_hash": "hashes", "path": "paths", "set": "sets"}
-ONCE = ("model", "outputs", "group_columns")  # the same for all images
+ONCE = ("model", "outputs", "group_columns", "class_weights")  # the same for all images
 WHOLE = (*ONCE, "classes", "tap_widths", "head_weight", "head_bias")  # no value for each image
 NUMBERS = ("logit_", "probability_", "feature_", "tap_", "score_", "predicted_loss")
 """How the names of columns of numbers begin."""
@@ -130,6 +131,7 @@ def fields_of(columns: Mapping[str, Any]) -> dict[str, Any]:
         "predicted_losses": None if losses is None else _numbers("predicted_loss", losses),
         "head": Head(*head) if head else None,
         "model": once["model"],
+        "class_weights": tuple(map(float, once["class_weights"].split())) or None,
         "outputs": once["outputs"] or kind,
     }
 
@@ -156,6 +158,7 @@ def columns_of(fields: Mapping[str, Any]) -> dict[str, Any]:
         "model": fields["model"] or None,
         "outputs": fields["outputs"],
         "group_columns": " ".join(fields["group_columns"]) or None,
+        "class_weights": " ".join(map(repr, fields["class_weights"] or ())) or None,
     }
     taken = {*columns, *UNITS, "probabilities", "prefix"}
     columns |= {f"score_{name}": values for name, values in fields["scores"].items()}

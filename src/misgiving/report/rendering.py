@@ -1,4 +1,4 @@
-"""The templates of the pages."""
+"""The templates of the pages, and the numbers that they show."""
 
 from functools import cache
 
@@ -9,11 +9,11 @@ from misgiving.report.names import PLAIN, POINTS, count, detector_name
 
 
 @cache
-def environment() -> Environment:
-    """The templates of this package; everything that they insert is escaped."""
+def environment(*, html: bool = True) -> Environment:
+    """The templates of this package; in HTML everything that they insert is escaped."""
     templates = Environment(
         loader=PackageLoader("misgiving.report"),
-        autoescape=True,
+        autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -24,5 +24,22 @@ def environment() -> Environment:
         "plain": PLAIN.number,
         "points": POINTS.number,
         "visible": visible,
+        "percent": percent,
+        "exact_percent": lambda share: f"{100 * share:.6g} %",
+        "one_line": lambda text: " ".join(text.split()),
     }
+    templates.tests["nan"] = lambda value: value != value
     return templates
+
+
+def percent(share: float) -> str:
+    """Percentage with one digit after the point; only a share of 0 or 1 is 0 % or 100 %.
+
+    >>> percent(0.8125), percent(1.0), percent(0.9999), percent(0.0001)
+    ('81.2 %', '100 %', 'above 99.9 %', 'below 0.1 %')
+    """
+    if share in (0.0, 1.0):
+        return f"{100 * share:.0f} %"
+    if share > 0.9995:
+        return "above 99.9 %"
+    return "below 0.1 %" if share < 0.0005 else f"{100 * share:.1f} %"

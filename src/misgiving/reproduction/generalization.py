@@ -3,6 +3,7 @@
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR
 from misgiving.evaluation.measures import (
     FAILURE_SCORES,
+    Measurement,
     measure_classification,
     measure_failures,
     measure_loss_estimation,
@@ -11,7 +12,6 @@ from misgiving.reproduction.config import FAILURES
 from misgiving.reproduction.policies import fitted_detectors, measure_policies, policy_sets
 from misgiving.reproduction.score_files import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.schema import Measurement
 from misgiving.scores.detectors import all_scores, evidence_of
 from misgiving.scores.outputs import Scores
 

@@ -11,7 +11,7 @@ from misgiving.checkpoint import Checkpoint
 from misgiving.data.cache import ImageSet
 from misgiving.deferral.bounds import kth_lowest, tolerance_rank
 from misgiving.deferral.scored_cases import one_per_group
-from misgiving.evaluation.measures import measure_classification, measure_detection
+from misgiving.evaluation.measures import Measurement, measure_classification, measure_detection
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions
@@ -23,7 +23,7 @@ from misgiving.reproduction.policies import (
 from misgiving.reproduction.score_files import save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.schema import CHOSEN, Measurement, OdinGrid, OdinPoint
+from misgiving.results.schema import CHOSEN, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid

@@ -16,7 +16,7 @@ from misgiving.deferral.fit import fit_calibration, scored_cases
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
-from misgiving.evaluation.measures import measure_accepted_errors, measure_scaling
+from misgiving.evaluation.measures import Measurement, measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.groups import partition_groups
 from misgiving.metrics.calibration import expected_calibration_error, reliability
@@ -25,7 +25,7 @@ from misgiving.predictions.record import Predictions
 from misgiving.reproduction.score_files import group_names, save_scores
 from misgiving.reproduction.trial_data import TrainedUnit
 from misgiving.results.formats import write_table
-from misgiving.results.schema import POLICY_SET, CaseRow, Measurement, ReliabilityBin
+from misgiving.results.schema import POLICY_SET, CaseRow, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
 TARGETS = (0.05, 0.1, 0.2)

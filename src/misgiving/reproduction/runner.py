@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from misgiving.checkpoint import load
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
+from misgiving.evaluation.measures import Measurement
 from misgiving.files import whole_folder
 from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
@@ -35,7 +36,7 @@ from misgiving.reproduction.score_files import predictions_path
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
 from misgiving.results.formats import read_document, write_document, write_table
-from misgiving.results.schema import Measurement, Result, Unit, UnitTiming
+from misgiving.results.schema import Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
 from misgiving.training.train_run import train_run

@@ -31,15 +31,6 @@ CHOSEN = "best_on_tuning"
 """Name, in results, of the detector with the highest AUROC on the tuning set."""
 
 
-class Measurement(NamedTuple):
-    """One value: of a metric, on a data set, by a detector (empty where none applies)."""
-
-    dataset: str
-    detector: str
-    metric: str
-    value: float
-
-
 class Result(NamedTuple):
     """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction.
 
@@ -183,22 +174,6 @@ class CaseRow(NamedTuple):
     wrong: bool
     acceptable: bool
     acceptance_score: float
-    ood_score: float | None
-
-
-class LabelledDecision(NamedTuple):
-    """One row of `decisions.csv`: the decision on a labelled image."""
-
-    id: str
-    true_class: str
-    predicted_class: str
-    probability: float
-    error_probability: float | None
-    expected_loss: float | None
-    ood_p_value: float | None
-    decision: str
-    reason: str
-    acceptance_score: float | None
     ood_score: float | None
 
 

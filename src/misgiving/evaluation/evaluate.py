@@ -1,0 +1,372 @@
+"""Measure predictions, and the decisions of a policy on the images that it was not fitted on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from misgiving.data.datasets.folders import banded
+from misgiving.deferral.decisions import Decisions
+from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.scored_cases import one_per_group
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.measures import (
+    Measurement,
+    measure_accepted_errors,
+    measure_classification,
+    measure_detection,
+    measure_failures,
+    measure_predictions,
+    measure_scaling,
+    measure_shares,
+)
+from misgiving.evaluation.shares import (
+    CurvePoint,
+    ScoredImages,
+    Separation,
+    Share,
+    risk_over_coverage,
+    separation,
+    shares,
+    shares_of_decisions,
+)
+from misgiving.metrics.selective import coverage_at_risk
+from misgiving.metrics.subgroups import Subgroup, audit
+from misgiving.predictions.record import Predictions
+from misgiving.scores.detectors import WITHOUT_FEATURES, all_scores, evidence_of
+
+POLICY_SET = "policy_test"
+"""Name, in results, of the images on which a policy is measured."""
+
+RESERVED_NAMES = (POLICY_SET, "unseen_classes")
+CLASS = "class"
+NOT_MEASURED = ("train", "excluded")
+HINDSIGHT_ERRORS = (0.05, 0.1, 0.2)
+
+NoteCode = Literal["measured", "trained_on", "chosen_on", "fitted_on_left_out", "fitted_on"]
+Mask = Bool[np.ndarray, " n"]
+
+
+class Note(NamedTuple):
+    """A fact about the images that a reader of the numbers must know.
+
+    Attributes:
+        code: `measured`: `rows` of `total` rows, of the set `set` (empty: all that the model was
+            not trained on); `trained_on`: the numbers are optimistic, because the model was trained
+            on these images; `fitted_on_left_out`: the policy was fitted on `used` of `total`
+            images, and on others of the groups of `related`, which its decisions leave out;
+            `fitted_on`: they do not, so that they are optimistic.
+        values: The numbers and names of the code.
+    """
+
+    code: NoteCode
+    values: Mapping[str, Any]
+
+    @property
+    def is_warning(self) -> bool:
+        """True where numbers are optimistic."""
+        return self.code in ("trained_on", "fitted_on")
+
+
+class Harm(NamedTuple):
+    """A subgroup: its errors if all were accepted, and the policy's decisions, if any."""
+
+    errors: Subgroup
+    decisions: Subgroup | None
+
+    @property
+    def worse(self) -> tuple[str, ...]:
+        """Quantities that are significantly worse than elsewhere.
+
+        `wrong` (if all were accepted), and of the policy `coverage`, `error` and `deferral`.
+        """
+        of_policy = self.decisions.worse if self.decisions else ()
+        return (("wrong",) if self.errors.worse else ()) + of_policy
+
+
+class OodResult(NamedTuple):
+    """An OOD set: scores, separation, and the shares of the policy's decisions, if any."""
+
+    images: ScoredImages
+    separation: Separation
+    decided: Mapping[str, Share]
+
+
+class HindsightPoint(NamedTuple):
+    """The share that can be accepted at an error, by a threshold chosen on the same images."""
+
+    max_error: float
+    coverage: float
+    error: Share
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """Numbers of an evaluation.
+
+    Attributes:
+        predictions: All measured images.
+        judged: Rows of `predictions` that figures and findings are about: with a policy those that
+            it was not fitted on, unless there are no others.
+        dataset: Name of the measured set in the measurements.
+        deferral: The policy; None: there is none.
+        decisions: Its decisions on the judged images; None without a policy.
+        measurements: One row for each metric of a set and a detector.
+        harms: Subgroups by class and metadata, one image of each group; those that fare worse come
+            first, then those with the highest lower bound of the error.
+        ood: By name of the set.
+        ood_detector: Name of the OOD score of `ood` and `inliers`.
+        inliers: OOD scores of the measured images; None without OOD sets.
+        notes: Facts about the images.
+    """
+
+    predictions: Predictions
+    judged: Predictions
+    dataset: str
+    deferral: Deferral | None
+    decisions: Decisions | None
+    measurements: Sequence[Measurement]
+    harms: Sequence[Harm]
+    ood: Mapping[str, OodResult]
+    ood_detector: str
+    inliers: ScoredImages | None
+    notes: Sequence[Note]
+
+    @cached_property
+    def classes(self) -> Int[np.ndarray, " n"]:
+        """Predicted class of each judged image, as a position."""
+        return self.judged.choices if self.decisions is None else self.decisions.predicted
+
+    @cached_property
+    def wrong(self) -> Mask:
+        """True for each judged image whose predicted class is not the true one."""
+        return np.asarray(self.classes != self.judged.labels)
+
+    @cached_property
+    def probabilities(self) -> Float[np.ndarray, " n"]:
+        """Probability of the predicted class of each judged image; NaN if it is not available."""
+        shown = self.judged if self.decisions is None else self.decisions
+        return np.asarray(shown.probabilities[np.arange(len(self.judged)), self.classes])
+
+    @property
+    def score(self) -> str:
+        """Name of the acceptance score; without a policy, MSP."""
+        return "msp" if self.deferral is None else self.deferral.calibration_.score
+
+    @cached_property
+    def scores(self) -> Float[np.ndarray, " n"]:
+        """Acceptance score of each judged image; higher means more likely correct."""
+        return self.probabilities if self.decisions is None else self.decisions.acceptance_score
+
+    @cached_property
+    def accuracy(self) -> Share:
+        """Share of the judged images whose predicted class is the true one."""
+        return shares([(~self.wrong, np.ones_like(self.wrong))], self.judged.units)[0]
+
+    @cached_property
+    def curve(self) -> list[CurvePoint]:
+        """Error among the accepted over coverage, by the acceptance score alone."""
+        return risk_over_coverage(self.scores, self.wrong, self.judged.units)
+
+    @cached_property
+    def decided(self) -> dict[str, Share]:
+        """Shares of each decision, of `error` among the accepted; none without a policy.
+
+        Where groups have several images, also `error_of_one_each`: of one image of each group.
+        """
+        if self.decisions is None:
+            return {}
+        units = self.judged.units
+        values = shares_of_decisions(self.decisions.decisions, units)
+        errors = [(self.wrong, self.decisions.decisions == "accept")]
+        (values["error"],) = shares(errors, units)
+        if self.num_groups < len(self.judged):
+            (values["error_of_one_each"],) = shares(errors, units, one_of_each=True)
+        return values
+
+    @cached_property
+    def hindsight(self) -> list[HindsightPoint]:
+        """Shares that could be accepted at errors below that of all images."""
+        scores = np.where(np.isfinite(self.scores), self.scores, np.finfo(float).min)
+        ordered, points = -np.sort(-scores), []
+        for limit in HINDSIGHT_ERRORS:
+            if limit >= self.wrong.mean():
+                break
+            coverage = float(coverage_at_risk(scores, self.wrong, limit))
+            count = round(coverage * len(scores))
+            mask = scores >= ordered[count - 1] if count else np.zeros_like(self.wrong)
+            error = shares([(self.wrong, mask)], self.judged.units)[0]
+            points.append(HindsightPoint(limit, coverage, error))
+        return points
+
+    @cached_property
+    def num_groups(self) -> int:
+        """Number of groups of the judged images."""
+        return len(np.unique(self.judged.units))
+
+
+def evaluate(
+    predictions: Predictions,
+    deferral: Deferral | None = None,
+    *,
+    set: str | None = None,
+    ood: Mapping[str, Predictions] | None = None,
+) -> Evaluation:
+    """Measure predictions, and a policy on those that it was not fitted on.
+
+    Args:
+        predictions: Of labelled images.
+        deferral: The policy to measure; None: only the predictions are measured.
+        set: Measure only this set; None: `test`, or else all images that the model was not trained
+            on.
+        ood: Predictions for out-of-distribution images by name of the set; labels are not read.
+
+    Raises:
+        DataError: A label is missing, or predictions are of another model, class list or kind.
+        UsageError: There is no row to measure, or a name is taken.
+    """
+    ood = ood or {}
+    dataset, measured, notes = _rows_to_measure(predictions, set)
+    _check_outliers(measured, ood, dataset)
+    measurements = measure_predictions(measured, dataset, class_weights=measured.class_weights)
+    judged, decisions = measured, None
+    if deferral is not None:
+        judged, cautions = _rows_for_policy(measured, deferral, named=set is not None)
+        notes += cautions
+        decisions = deferral.decide(judged)
+        measurements += _measure_policy(judged, deferral, decisions)
+    detector = (deferral.ood_detector_ if deferral else None) or WITHOUT_FEATURES
+    inliers, results, detected = _detection(measured, ood, deferral, detector)
+    return Evaluation(
+        predictions=measured,
+        judged=judged,
+        dataset=dataset,
+        deferral=deferral,
+        decisions=decisions,
+        measurements=[*measurements, *detected],
+        harms=_harms(judged, decisions, seed=deferral.seed if deferral else 0),
+        ood=results,
+        ood_detector=detector,
+        inliers=inliers,
+        notes=notes,
+    )
+
+
+def _rows_to_measure(
+    predictions: Predictions, set_name: str | None
+) -> tuple[str, Predictions, list[Note]]:
+    """Name of the measured set, its rows, and notes on them."""
+    sets = np.array(predictions.sets or [""] * len(predictions))
+    name = set_name or ("test" if (sets == "test").any() else None)
+    rows = np.flatnonzero(~np.isin(sets, NOT_MEASURED) if name is None else sets == name)
+    if not len(rows):
+        known = ", ".join(sorted({*sets.tolist()} - {""})) or "none"
+        raise UsageError(f"no row is in the set {name!r}; the sets of these predictions: {known}")
+    measured = predictions.select(rows)
+    measured.check_labelled()
+    facts = {"rows": len(rows), "total": len(predictions), "set": name or ""}
+    notes = [Note("measured", facts)]
+    if name == "train":
+        notes.append(Note("trained_on", {}))
+    return name or ("held_out" if predictions.sets else "predictions"), measured, notes
+
+
+def _check_outliers(measured: Predictions, ood: Mapping[str, Predictions], dataset: str) -> None:
+    """Check that OOD predictions can be compared with the measured ones."""
+    for name, outliers in ood.items():
+        if name in (dataset, *RESERVED_NAMES):
+            raise UsageError(f"`ood` {name!r} names other rows of the measurements; rename the set")
+        for field in ("model", "classes", "outputs"):
+            theirs, expected = getattr(outliers, field), getattr(measured, field)
+            if theirs and expected and theirs != expected:
+                raise DataError(
+                    f"`ood` {name!r} has {field} {theirs!r}, and the measured predictions have "
+                    f"{expected!r}; predict both with one model"
+                )
+
+
+def _rows_for_policy(
+    measured: Predictions, deferral: Deferral, *, named: bool
+) -> tuple[Predictions, list[Note]]:
+    """Images of no group that the policy was fitted on; all if the set was named or none is new."""
+    used, related = deferral.cases_.among(measured)
+    unused = np.flatnonzero(~used & ~related)
+    if len(unused) == len(measured):
+        return measured, []
+    counts = {"used": int(used.sum()), "related": int(related.sum()), "total": len(measured)}
+    if named or not len(unused):
+        return measured, [Note("fitted_on", counts)]
+    return measured.select(unused), [Note("fitted_on_left_out", counts)]
+
+
+def _measure_policy(
+    judged: Predictions, deferral: Deferral, decisions: Decisions
+) -> list[Measurement]:
+    """Measure decisions, scores and calibration as `POLICY_SET`, for the classes it predicts."""
+    named, accepted = decisions.predicted, decisions.decisions == "accept"
+    scores = deferral.calibration_.with_learned(
+        all_scores(judged, deferral.used_detectors),
+        judged.logits,
+        evidence_of(judged, deferral.detectors_),
+    )
+    return [
+        *measure_classification(judged, POLICY_SET, detector="policy", named=named),
+        *measure_failures(judged, scores, POLICY_SET, named=named),
+        *measure_scaling(judged, deferral.calibration_, POLICY_SET),
+        *measure_shares(decisions.decisions, POLICY_SET),
+        *measure_accepted_errors(
+            accepted, named != judged.labels, judged.units, dataset=POLICY_SET, detector="policy"
+        ),
+    ]
+
+
+def _detection(
+    measured: Predictions,
+    ood: Mapping[str, Predictions],
+    deferral: Deferral | None,
+    detector: str,
+) -> tuple[ScoredImages | None, dict[str, OodResult], list[Measurement]]:
+    """Scores of the measured images and results of each OOD set by one detector; metrics by all."""
+    if not ood:
+        return None, {}, []
+    fitted = None if deferral is None else deferral.detectors_
+    inlier_scores = {**measured.scores, **all_scores(measured, fitted)}
+    inliers = ScoredImages(inlier_scores[detector], measured.units)
+    results, rows = {}, list[Measurement]()
+    for name, outliers in ood.items():
+        scores = {**outliers.scores, **all_scores(outliers, fitted)}
+        common = {key: values for key, values in inlier_scores.items() if key in scores}
+        rows += measure_detection(common, scores, name)
+        decided = {}
+        if deferral is not None:
+            outcomes = deferral.decide(outliers).decisions
+            rows += measure_shares(outcomes, name)
+            decided = shares_of_decisions(outcomes, outliers.units)
+        images = ScoredImages(scores[detector], outliers.units)
+        seed = deferral.seed if deferral else 0
+        results[name] = OodResult(images, separation(inliers, images, seed=seed), decided)
+    return inliers, results, rows
+
+
+def _harms(judged: Predictions, decisions: Decisions | None, *, seed: int) -> list[Harm]:
+    """Subgroups by class and metadata, on one image of each group, in the order of harm."""
+    rows = one_per_group(judged.units, seed=seed)
+    drawn = judged.select(rows)
+    columns = {CLASS: [drawn.classes[label] for label in drawn.labels]} | {
+        f"column {name}" if name == CLASS else name: [bands[row] for row in rows]
+        for name, values in judged.metadata.items()
+        if (bands := banded(name, values))
+    }
+    everything = np.ones(len(rows), dtype=bool)
+    if decisions is None:
+        errors = audit(columns, everything, ~everything, drawn.errors)
+        pairs = [Harm(subgroup, None) for subgroup in errors]
+    else:
+        wrong, outcomes = decisions.predicted[rows] != drawn.labels, decisions.decisions[rows]
+        errors = audit(columns, everything, ~everything, wrong)
+        decided = audit(columns, outcomes == "accept", outcomes == "ood", wrong)
+        pairs = [Harm(*pair) for pair in zip(errors, decided, strict=True)]
+    return sorted(pairs, key=lambda harm: (not harm.worse, -harm.errors.error_lower))

@@ -1,0 +1,192 @@
+"""Shares of images with intervals, and what rests on them: risk over coverage, reliability, OOD."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from misgiving.deferral.bounds import two_sided_interval
+from misgiving.metrics.bootstrap import bootstrap, percentile_interval
+from misgiving.metrics.calibration import Reliability, reliability
+from misgiving.metrics.loss_estimation import error_auroc
+from misgiving.metrics.ood import ood_metrics
+
+LEVEL = 0.05
+MAX_DRAWS = 10**8  # of groups; a large set, whose intervals are narrow, has fewer replicates
+REPLICATES = 100, 1000
+CURVE_POINTS = 40
+BINS = 10
+
+Mask = Bool[np.ndarray, " n"]
+Values = Float[np.ndarray, " n"]
+Units = Sequence[str] | Shaped[np.ndarray, " n"]
+"""Group of each image; images of one group are not independent."""
+PerGroup = Float[np.ndarray, " groups"]
+
+
+class Share(NamedTuple):
+    """Events among images, and the 95 % interval of their share; NaN where there is none.
+
+    Numbers of events and cases, or their means where one image of each group is drawn.
+    """
+
+    events: float
+    cases: float
+    lower: float
+    upper: float
+
+    @property
+    def value(self) -> float:
+        """The share; NaN without any image."""
+        return self.events / self.cases if self.cases else float("nan")
+
+
+class CurvePoint(NamedTuple):
+    """The images that score at least `threshold`."""
+
+    threshold: float
+    coverage: float
+    error: Share
+
+
+class Separation(NamedTuple):
+    """Separation of a set by an OOD score: AUROC with its 95 % interval, and FPR@TPR95.
+
+    The interval is NaN with one group on a side, and where the bootstrap finds no variation.
+    """
+
+    auroc: float
+    lower: float
+    upper: float
+    fpr_at_tpr95: float
+
+
+class ScoredImages(NamedTuple):
+    """OOD scores, lower means more likely out-of-distribution, and the group of each image."""
+
+    scores: Float[np.ndarray, " _"]
+    units: Shaped[np.ndarray, " _"]
+
+    @property
+    def finite(self) -> "ScoredImages":
+        """The images whose score is finite."""
+        known = np.isfinite(self.scores)
+        return ScoredImages(self.scores[known], self.units[known])
+
+
+def shares(
+    counted: Iterable[tuple[Mask, Mask]], units: Units, *, one_of_each: bool = False
+) -> list[Share]:
+    """Shares of images with 95 % intervals, by the method of Korn and Graubard (1998).
+
+    That is the exact interval (Clopper-Pearson) of as many independent cases as would leave the
+    share as uncertain as it is over groups: of all images where each is its own group.
+
+    Args:
+        counted: For each share the events, and the images that are counted.
+        units: Group of each image.
+        one_of_each: One image of each group is drawn, as when a policy is certified.
+    """
+    _, members, sizes = np.unique(np.asarray(units), return_inverse=True, return_counts=True)
+    weights = 1 / sizes[members] if one_of_each else np.ones(len(members))
+
+    def per_group(mask: Mask) -> PerGroup:
+        return np.bincount(members, weights=weights * mask)
+
+    return [_share(per_group(events & among), per_group(among)) for events, among in counted]
+
+
+def _share(events: PerGroup, cases: PerGroup) -> Share:
+    share = Share(float(events.sum()), float(cases.sum()), float("nan"), float("nan"))
+    groups = np.count_nonzero(cases)
+    if not groups or (groups == 1 and share.cases > 1):
+        return share
+    independent = _independent_cases(events, cases)
+    ends = two_sided_interval(share.value * independent, independent, level=LEVEL)
+    return share._replace(lower=ends.lower, upper=ends.upper)
+
+
+def _independent_cases(events: PerGroup, cases: PerGroup) -> float:
+    """Number of independent cases that would leave a share as uncertain as it is over groups.
+
+    It is the number of cases over the design effect, which is the variance of the ratio, linearised
+    over groups, times cases / (share (1 - share)). It is at most the number of groups: from a few
+    events the variance cannot be told, and images of a group are rarely independent.
+    """
+    total = cases.sum()
+    share = events.sum() / total
+    most = max(1.0, min(float(total), float(np.count_nonzero(cases))))
+    squares = ((events - share * cases) ** 2).sum()  # variance of the ratio times total ** 2
+    if not squares:
+        return most
+    return float(np.clip(share * (1 - share) * total**2 / squares, 1.0, most))
+
+
+def risk_over_coverage(scores: Values, wrong: Mask, units: Units) -> list[CurvePoint]:
+    """Points that a threshold can give, evenly over coverage; the last accepts all images.
+
+    Args:
+        scores: Acceptance scores; higher means more likely correct; NaN: accepted last.
+        wrong: True where the predicted class is wrong.
+        units: Group of each image.
+    """
+    scores = np.where(np.isnan(scores), -np.inf, scores)
+    descending = -np.sort(-scores)
+    ranks = np.unique(np.ceil(np.linspace(1, len(scores), CURVE_POINTS)).astype(int)) - 1
+    thresholds = np.unique(descending[ranks])[::-1]
+    errors = shares(((wrong, scores >= threshold) for threshold in thresholds), units)
+    return [
+        CurvePoint(float(threshold), error.cases / len(scores), error)
+        for threshold, error in zip(thresholds, errors, strict=True)
+    ]
+
+
+def reliability_with_intervals(
+    probabilities: Values, wrong: Mask, units: Units
+) -> tuple[Reliability, list[Share]]:
+    """Mean probability of the predicted class, and how often it is right, in bins of equal mass.
+
+    Images whose probability is not finite are left out.
+    """
+    known = np.isfinite(probabilities)
+    right = ~wrong[known]
+    bins = reliability(probabilities[known], right, bins=BINS)
+    bin_of: Int[np.ndarray, " n"] = np.empty(len(right), dtype=int)
+    order = np.argsort(probabilities[known], kind="stable")
+    bin_of[order] = np.repeat(np.arange(len(bins.counts)), bins.counts)
+    counted = ((right, bin_of == number) for number in range(len(bins.counts)))
+    return bins, shares(counted, np.asarray(units)[known])
+
+
+def shares_of_decisions(outcomes: Shaped[np.ndarray, " n"], units: Units) -> dict[str, Share]:
+    """The share of each decision: `accept`, `defer` and `ood`."""
+    everything = np.ones(len(outcomes), dtype=bool)
+    names = ("accept", "defer", "ood")
+    values = shares(((outcomes == name, everything) for name in names), units)
+    return dict(zip(names, values, strict=True))
+
+
+def separation(inliers: ScoredImages, outliers: ScoredImages, *, seed: int) -> Separation:
+    """AUROC of an OOD set, with its bootstrap interval over groups, and its FPR@TPR95."""
+    inside, outside = inliers.finite, outliers.finite
+    if not len(inside.scores) or not len(outside.scores):
+        return Separation(*[float("nan")] * 4)
+    measured = ood_metrics(inside.scores, outside.scores)
+    auroc, fpr = float(measured["auroc"]), float(measured["fpr_at_tpr95"])
+    sides = np.asarray(inside.units), np.asarray(outside.units)
+    if min(len(np.unique(units)) for units in sides) < 2:
+        return Separation(auroc, float("nan"), float("nan"), fpr)
+    scores = np.concatenate([inside.scores, outside.scores])
+    is_outlier = np.arange(len(scores)) >= len(inside.scores)
+
+    def statistic(*weights: np.ndarray) -> dict[str, np.ndarray]:
+        joined = np.concatenate(weights, axis=-1)
+        return {"auroc": np.asarray(error_auroc(scores, is_outlier, weights=joined))}
+
+    replicates = int(np.clip(MAX_DRAWS // len(scores), *REPLICATES))
+    drawn = bootstrap([statistic], [sides], replicates=replicates, seed=seed)
+    lower, upper = percentile_interval(drawn["auroc"], level=1 - LEVEL)
+    if lower == upper:
+        lower = upper = float("nan")
+    return Separation(auroc, lower, upper, fpr)

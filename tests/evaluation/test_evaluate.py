@@ -1,0 +1,207 @@
+"""Evaluation of predictions and of a policy: rows, measurements, findings and files."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from misgiving import Deferral, Predictions
+from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.evaluate import POLICY_SET, evaluate
+from misgiving.evaluation.files import write_evaluation
+
+CLASSES = ("cat", "dog", "owl")
+
+
+def predictions(count=900, seed=0, sets=("tune", "calibrate", "test"), **columns):
+    random = np.random.default_rng(seed)
+    labels = random.integers(3, size=count)
+    logits = random.normal(size=(count, 3)) + 2 * np.eye(3)[labels]
+    named = {"logits": logits, "label": labels, "classes": CLASSES}
+    if sets:
+        named["set"] = [sets[row % len(sets)] for row in range(count)]
+    return Predictions.of(named | {"id": [f"image {seed} {row}" for row in range(count)]} | columns)
+
+
+@pytest.fixture(scope="module")
+def deferral():
+    return Deferral(max_error=0.15, max_ood_false_alarms=0.05).fit(predictions())
+
+
+def values(evaluation, dataset, detector):
+    return {
+        row.metric: row.value
+        for row in evaluation.measurements
+        if (row.dataset, row.detector) == (dataset, detector)
+    }
+
+
+def rows_of(path):
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
+@pytest.mark.parametrize(
+    ("sets", "set_name", "expected"),
+    [
+        (("train", "test", "tune", "excluded"), None, ["test"]),
+        (("train", "tune", "", "excluded"), None, ["tune", ""]),
+        (("train", "test"), "train", ["train"]),
+    ],
+)
+def test_the_set_test_is_measured_or_all_that_the_model_was_not_trained_on(
+    sets, set_name, expected
+):
+    given = predictions(sets=sets)
+    evaluation = evaluate(given, set=set_name)
+    rows = [row for row in range(900) if given.sets[row] in expected]
+    assert evaluation.predictions.ids == tuple(given.ids[row] for row in rows)
+    assert evaluation.notes[0].values["rows"] == len(rows)
+    codes = [note.code for note in evaluation.notes if note.is_warning]
+    assert codes == (["trained_on"] if set_name == "train" else [])
+
+
+def test_a_set_without_rows_is_refused_with_the_sets_that_there_are():
+    with pytest.raises(UsageError, match="calibrate, test, tune"):
+        evaluate(predictions(), set="train")
+
+
+def test_an_image_without_a_label_is_refused():
+    with pytest.raises(DataError, match="image 0 2"):
+        evaluate(predictions(label=[0, 1, ""] * 300))
+
+
+def test_decisions_are_counted_for_the_class_that_the_policy_predicts(deferral):
+    evaluation = evaluate(predictions(), deferral)
+    decisions = list(evaluation.decisions)
+    truth = [CLASSES[label] for label in evaluation.judged.labels]
+    accepted = [
+        decision.predicted_class != name
+        for decision, name in zip(decisions, truth, strict=True)
+        if decision.decision == "accept"
+    ]
+    measured = values(evaluation, POLICY_SET, "policy")
+    assert measured["coverage"] == pytest.approx(len(accepted) / 300)
+    assert measured["error_among_accepted"] == pytest.approx(np.mean(accepted))
+    right = np.mean([d.predicted_class == name for d, name in zip(decisions, truth, strict=True)])
+    assert measured["accuracy"] == pytest.approx(right)
+    assert evaluation.accuracy.value == pytest.approx(right)
+    assert evaluation.decided["accept"].events == len(accepted)
+    assert evaluation.decided["error"].events == sum(accepted)
+
+
+@pytest.mark.parametrize("set_name", [None, "tune"])
+def test_images_that_the_policy_was_fitted_on_are_left_out_unless_their_set_is_named(
+    deferral, set_name
+):
+    fitted = predictions(sets=("tune", "", ""))  # of which the policy has seen two thirds
+    evaluation = evaluate(fitted, deferral, set=set_name)
+    (caution,) = [note for note in evaluation.notes if note.code.startswith("fitted_on")]
+    assert caution.is_warning == (set_name is not None)
+    assert caution.values["used"] == (300 if set_name else 600)
+    assert len(evaluation.judged) == 300
+    assert (len(evaluation.predictions) == 300) == (set_name is not None)
+
+
+def test_images_of_the_groups_of_calibration_cases_are_left_out():
+    groups = [str(row % 200) for row in range(600)]
+    given = predictions(600, sets=("tune", "calibrate"), patient=groups)
+    deferral = Deferral(max_error=0.3).fit(given)
+    new = predictions(100, seed=1, sets=(), patient=[str(190 + row) for row in range(100)])
+    evaluation = evaluate(new, deferral)
+    assert set(evaluation.judged.groups) == {str(group) for group in range(200, 290)}
+    (caution,) = [note for note in evaluation.notes if note.code == "fitted_on_left_out"]
+    assert (caution.values["used"], caution.values["related"]) == (0, 10)
+
+
+def test_ood_sets_are_measured_by_every_score_that_both_have(deferral):
+    random = np.random.default_rng(3)
+    flat = Predictions.of({"logits": random.normal(size=(40, 3)) / 9, "classes": CLASSES})
+    evaluation = evaluate(predictions(), deferral, ood={"flat": flat})
+    measured = values(evaluation, "flat", evaluation.ood_detector)
+    result = evaluation.ood["flat"]
+    assert measured["auroc"] == pytest.approx(result.separation.auroc)
+    pairs = evaluation.inliers.scores[:, None] > result.images.scores
+    assert result.separation.auroc == pytest.approx(pairs.mean())
+    share = np.mean([decision.decision == "ood" for decision in deferral.decide(flat)])
+    assert values(evaluation, "flat", "policy")["ood_share"] == pytest.approx(share)
+    assert result.decided["ood"].value == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("changed", "name"),
+    [({"model": ["x"] * 9}, "model"), ({"classes": ["a", "b", "c"]}, "classes")],
+)
+def test_ood_predictions_of_another_model_or_classes_are_refused(changed, name):
+    given = predictions(model=["y"] * 900)
+    others = Predictions.of({"logits": np.eye(9, 3), "classes": CLASSES} | changed)
+    with pytest.raises(DataError, match=name):
+        evaluate(given, ood={"far": others})
+
+
+@pytest.mark.parametrize("name", ["test", POLICY_SET])
+def test_an_ood_set_does_not_take_the_name_of_other_rows(name):
+    with pytest.raises(UsageError, match=name):
+        evaluate(predictions(), ood={name: predictions(9)})
+
+
+def test_the_shares_that_could_be_accepted_are_the_largest_at_their_errors():
+    evaluation = evaluate(predictions())
+    order = np.argsort(-evaluation.scores, kind="stable")
+    errors = np.cumsum(evaluation.wrong[order]) / np.arange(1, 301)
+    points = evaluation.hindsight
+    assert [point.max_error for point in points] == [0.05, 0.1]  # 0.2 is above the error of all
+    for point in points:
+        count = max(np.flatnonzero(errors <= point.max_error)) + 1
+        assert point.coverage == pytest.approx(count / 300)
+        assert point.error.events == evaluation.wrong[order[:count]].sum()
+
+
+def test_subgroups_that_fare_worse_come_first_and_count_one_image_of_each_group():
+    count = 400
+    labels = np.arange(count) % 2
+    scanners = ["old" if row % 4 < 2 else "new" for row in range(count)]
+    wrong = np.array([scanner == "old" and row % 8 < 4 for row, scanner in enumerate(scanners)])
+    groups = [f"lesion {row // 4 * 2 + row % 4 // 2}" for row in range(count)]
+    given = Predictions.of(
+        {
+            "logits": np.eye(2)[np.where(wrong, 1 - labels, labels)] * 3,
+            "label": labels,
+            "lesion": groups,
+            "scanner": scanners,
+            "class": ["x"] * count,
+        }
+    )
+    evaluation = evaluate(given)
+    first, *others = evaluation.harms
+    assert (first.errors.name, first.errors.value, first.worse) == ("scanner", "old", ("wrong",))
+    assert first.errors.cases == 100
+    assert not any(harm.worse for harm in others)
+    bounds = [harm.errors.error_lower for harm in others]
+    assert bounds == sorted(bounds, reverse=True)
+    assert "column class" in {harm.errors.name for harm in others}
+    assert evaluation.num_groups == 200
+
+
+def test_files_of_the_user_are_not_taken_for_those_of_an_earlier_evaluation(tmp_path, deferral):
+    (tmp_path / "skipped.csv").write_text("mine")
+    evaluation = evaluate(predictions(), deferral)
+    write_evaluation(evaluation, tmp_path)
+    assert (tmp_path / "skipped.csv").exists()
+    write_evaluation(evaluation, tmp_path)  # now there are measurements
+    assert not (tmp_path / "skipped.csv").exists()
+
+
+def test_tables_say_what_was_decided_and_measured(tmp_path, deferral):
+    evaluation = evaluate(predictions(site=["north", "south"] * 450), deferral)
+    write_evaluation(evaluation, tmp_path / "out")
+    rows = rows_of(tmp_path / "out" / "decisions.csv")
+    assert [row["id"] for row in rows] == list(evaluation.judged.ids)
+    assert [row["decision"] for row in rows] == evaluation.decisions.decisions.tolist()
+    truth = [CLASSES[label] for label in evaluation.judged.labels]
+    assert [row["true_class"] for row in rows] == truth
+    groups = rows_of(tmp_path / "out" / "subgroups.csv")
+    cases = {(row["name"], row["value"]): int(row["cases"]) for row in groups}
+    assert cases["site", "north"] + cases["site", "south"] == 300
+    again = Predictions.read(tmp_path / "out" / "predictions.npz")
+    np.testing.assert_array_equal(again.logits, evaluation.predictions.logits)
+    assert len(rows_of(tmp_path / "out" / "measurements.csv")) == len(evaluation.measurements)
