@@ -151,10 +151,12 @@ def _network(graph: Path, size: int, num_classes: int) -> Network:
 def _compare(network: Network, preprocessing: Preprocessing, table: Predictions) -> int:
     """Predict images of a table again, and give their number; 0 without paths of images."""
     images = table.paths or ()
-    named = np.flatnonzero([bool(name) for name in images])
-    if not len(named):
+    with_path = np.flatnonzero([bool(path) for path in images])
+    if not len(with_path):
         return 0
-    rows = named[np.unique(np.linspace(0, len(named) - 1, MAX_COMPARED).round().astype(int))]
+    rows = with_path[
+        np.unique(np.linspace(0, len(with_path) - 1, MAX_COMPARED).round().astype(int))
+    ]
     expected = table.select(rows)
     paths = [images[row] for row in rows]
     squares = [preprocessing.from_file(read_bytes(Path(path)), path) for path in paths]
@@ -167,11 +169,11 @@ def _compare(network: Network, preprocessing: Preprocessing, table: Predictions)
     return len(rows)
 
 
-def _check_equal(name: str, found: Values, expected: Values, paths: Sequence[str]) -> None:
+def _check_equal(name: str, repeated: Values, expected: Values, paths: Sequence[str]) -> None:
     differences = np.full(len(paths), np.inf)
-    if found.shape == expected.shape:
+    if repeated.shape == expected.shape:
         largest = float(np.abs(expected).max()) or 1.0
-        differences = np.abs(found - expected).reshape(len(paths), -1).max(axis=1) / largest
+        differences = np.abs(repeated - expected).reshape(len(paths), -1).max(axis=1) / largest
     if not differences.max() <= MAX_DIFFERENCE:
         worst = paths[int(differences.argmax())]
         raise DataError(

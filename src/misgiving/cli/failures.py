@@ -82,9 +82,9 @@ def naming_options(context: Any) -> Iterator[None]:
 def options_of(context: Any) -> dict[str, list[str]]:
     """The flags of a command's options by parameter, and those of `train` that concern it."""
     return SET_BY_TRAIN | {
-        one.name or "": [*one.opts, *one.secondary_opts]
-        for one in context.command.params
-        if one.param_type_name == "option"
+        option.name or "": [*option.opts, *option.secondary_opts]
+        for option in context.command.params
+        if option.param_type_name == "option"
     }
 
 
@@ -96,16 +96,16 @@ def with_options(message: str, options: Mapping[str, Sequence[str]]) -> str:
     'try --device cpu, --no-pretrained or another `backbone`'
     """
 
-    def shown(found: re.Match[str]) -> str:
-        name, value = found.groups()
+    def replaced(match: re.Match[str]) -> str:
+        name, value = match.groups()
         if name not in options:
-            return found[0]
+            return match[0]
         flag, *negative = options[name]
         if value in (None, "True", "False"):
             return negative[0] if value == "False" and negative else flag
         return f"{flag} {value.strip(QUOTES)}"
 
-    return PARAMETER.sub(shown, message)
+    return PARAMETER.sub(replaced, message)
 
 
 def say_skipped(bad: Sequence[BadImage]) -> None:

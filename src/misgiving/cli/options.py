@@ -107,12 +107,12 @@ def refuse_data(predictions: Path, data: str | None) -> None:
 
 def refuse_image_options(context: Any, predictions: Path) -> None:
     """Refuse options that say how images are read, beside a file of predictions."""
-    for one in context.command.params:
-        source = context.get_parameter_source(one.name)
-        if one.name in FOR_IMAGES and source is not None and source.name == "COMMANDLINE":
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name)
+        if option.name in FOR_IMAGES and source is not None and source.name == "COMMANDLINE":
             raise UsageError(
-                f"`{one.name}` is for images, and {predictions} is a file of predictions; leave it "
-                "out"
+                f"`{option.name}` is for images, and {predictions} is a file of predictions; "
+                "leave it out"
             )
 
 
@@ -143,9 +143,9 @@ class Fields:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Field[Any]]:
-        for one in fields(self.config):
-            if one.name in self.names or (not self.names and one.name not in INTERNAL):
-                yield one
+        for option in fields(self.config):
+            if option.name in self.names or (not self.names and option.name not in INTERNAL):
+                yield option
 
 
 def texts_of(config: type) -> dict[str, str]:
@@ -189,13 +189,13 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     parameters = [Parameter("context", Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in signature(function, eval_str=True).parameters.values():
         kind = parameter.annotation
-        wanted = [part for part in get_args(kind) if isinstance(part, Fields)]
+        selections = [part for part in get_args(kind) if isinstance(part, Fields)]
         if kind == Context:
             context_name = parameter.name
-        elif wanted or is_dataclass(kind):
-            groups[parameter.name] = (dict, wanted) if wanted else (kind, [Fields(kind)])
+        elif selections or is_dataclass(kind):
+            groups[parameter.name] = (dict, selections) if selections else (kind, [Fields(kind)])
             parameters += [
-                _parameter(one, part) for part in groups[parameter.name][1] for one in part
+                _parameter(option, part) for part in groups[parameter.name][1] for option in part
             ]
         else:
             parameters.append(parameter.replace(kind=Parameter.KEYWORD_ONLY))
@@ -210,42 +210,44 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
             function(**filled, **given)
 
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
-def _take(given: Values, wanted: Sequence[Fields]) -> Values:
+def _take(given: Values, selections: Sequence[Fields]) -> Values:
     """Take the values of these options out of `given`, by field."""
     return {
-        one.name: _value(one, value)
-        for part in wanted
-        for one in part
-        if (value := given.pop(one.name)) is not None
+        option.name: _value(option, value)
+        for selection in selections
+        for option in selection
+        if (value := given.pop(option.name)) is not None
     }
 
 
-def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
+def _parameter(option: Field[Any], selection: Fields) -> Parameter:
     """The parameter of which typer makes the option of a field."""
-    kind, flag, metavar = without_none(one.type), FLAGS.get(one.name), None
-    text = texts_of(wanted.config)[one.name]
-    default = None if wanted.optional or one.default_factory is not MISSING else one.default
+    kind, flag, metavar = without_none(option.type), FLAGS.get(option.name), None
+    text = texts_of(selection.config)[option.name]
+    default = (
+        None if selection.optional or option.default_factory is not MISSING else option.default
+    )
     if get_origin(kind) is tuple:
         kind, metavar = str, "A,B,..."
         default = ",".join(map(str, default)) if isinstance(default, tuple) else default
     elif get_origin(kind) is Mapping:
         kind, metavar, text = list[str], "CLASS=NUMBER,...", f"{text} Can be repeated."
-    elif kind is Path or one.name in FOLDERS:
-        metavar = "FOLDER" if one.name in FOLDERS else "FILE"
+    elif kind is Path or option.name in FOLDERS:
+        metavar = "FOLDER" if option.name in FOLDERS else "FILE"
     if default is False and flag is None:
-        flag = f"--{one.name.replace('_', '-')}"  # without a --no-... beside it
+        flag = f"--{option.name.replace('_', '-')}"  # without a --no-... beside it
     made = typer.Option(
         *filter(None, [flag]),
-        help=text + _defaults_of(one.name, wanted.defaults),
-        rich_help_panel=PANEL_OF.get(one.name),
+        help=text + _defaults_of(option.name, selection.defaults),
+        rich_help_panel=PANEL_OF.get(option.name),
         metavar=metavar,
     )
     return Parameter(
-        one.name,
+        option.name,
         Parameter.KEYWORD_ONLY,
         default=Parameter.empty if default is MISSING else default,
         annotation=Annotated[kind | None if default is None else kind, made],
@@ -255,7 +257,7 @@ def _parameter(one: Field[Any], wanted: Fields) -> Parameter:
 def _defaults_of(name: str, configurations: Mapping[str, Any]) -> str:
     """Sentence on the default of a field: the first configuration's, and those that differ."""
     words = {True: "yes", False: "no"}
-    values = {key: getattr(one, name) for key, one in configurations.items()}
+    values = {key: getattr(config, name) for key, config in configurations.items()}
     texts = {
         key: words[value] if isinstance(value, bool) else str(value)
         for key, value in values.items()
@@ -268,12 +270,12 @@ def _defaults_of(name: str, configurations: Mapping[str, Any]) -> str:
     return f" Default: {first[1]}" + (f" ({', '.join(different)})." if different else ".")
 
 
-def _value(one: Field[Any], given: Any) -> Any:
+def _value(option: Field[Any], given: Any) -> Any:
     """The value of a field from what was typed: tuples and mappings are typed as text."""
-    kind = without_none(one.type)
+    kind = without_none(option.type)
     if get_origin(kind) is tuple:
-        return _items(one.name, given, get_args(kind)[0])
-    return _rates(one.name, given) if get_origin(kind) is Mapping else given
+        return _items(option.name, given, get_args(kind)[0])
+    return _rates(option.name, given) if get_origin(kind) is Mapping else given
 
 
 def _items(name: str, text: str, kind: Any) -> tuple[Any, ...]:
@@ -299,12 +301,12 @@ def _rates(name: str, texts: Sequence[str]) -> dict[str, float]:
     for text in texts:
         pairs = re.findall(r"(.*?)=([^=,]*)(?:,|$)", text, re.DOTALL)
         try:
-            found = {key: float(rate) for key, rate in pairs if key}
+            parsed = {key: float(rate) for key, rate in pairs if key}
         except ValueError:
-            found = {}
-        if not found or ",".join(f"{key}={rate}" for key, rate in pairs) != text:
+            parsed = {}
+        if not parsed or ",".join(f"{key}={rate}" for key, rate in pairs) != text:
             raise UsageError(f"`{name}` {text!r} is not CLASS=RATE; write it as MEL=0.02")
-        if found.keys() & rates.keys() or len(found) < len(pairs):
+        if parsed.keys() & rates.keys() or len(parsed) < len(pairs):
             raise UsageError(f"`{name}` {text!r} gives a class twice; give one rate for each class")
-        rates |= found
+        rates |= parsed
     return rates

@@ -35,7 +35,8 @@ MEGABYTE = 10**6
 
 def process_number() -> int:
     """Rank among the processes of a command, or among tasks that were started together."""
-    return max(int(found) if (found := os.environ.get(name, "")).isdigit() else 0 for name in RANKS)
+    ranks = [os.environ.get(name, "") for name in RANKS]
+    return max(int(rank) if rank.isdigit() else 0 for rank in ranks)
 
 
 console = Console(stderr=True, highlight=False, markup=False, emoji=False)
