@@ -81,7 +81,7 @@ def _add_headers(message: Message) -> None:
 
 
 class SendDeadline:
-    """Answers 503, or ends a response, where nothing is sent for some time.
+    """Answers 503, or ends a response, where a route gives nothing to send for some time.
 
     PostgreSQL's driver waits indefinitely for a server that is stopped but still connected.
     """
@@ -93,11 +93,15 @@ class SendDeadline:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        now = asyncio.get_running_loop().time
+
+        def extend(seconds: float) -> None:
+            if not deadline.expired():
+                deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
         async def send_and_extend(message: Message) -> None:
-            deadline.reschedule(now() + self._seconds)
+            extend(math.inf)  # connections have their own limit on slow readers
             await send(message)
+            extend(self._seconds)
 
         try:
             async with asyncio.timeout(self._seconds) as deadline:
