@@ -24,19 +24,8 @@ def postgresql():
         shutil.chown(folder, "postgres")
     options = f"-c listen_addresses='' -k {folder}"
     try:
-        _run(
-            "initdb",
-            "-D",
-            f"{folder}/data",
-            "-A",
-            "trust",
-            "-U",
-            "misgiving",
-            "--no-sync",
-            "-E",
-            "UTF8",
-            "--no-locale",
-        )
+        initdb = "-A trust -U misgiving --no-sync -E UTF8 --no-locale"
+        _run("initdb", "-D", f"{folder}/data", *initdb.split())
         _run("pg_ctl", "-D", f"{folder}/data", "-w", "-l", f"{folder}/log", "-o", options, "start")
         yield f"postgresql://misgiving@/postgres?host={folder}"
         _run("pg_ctl", "-D", f"{folder}/data", "-w", "-m", "immediate", "stop")
@@ -67,8 +56,8 @@ def frozen(url):
 def _run(program, *arguments):
     """As the user postgres where root runs the tests: the server refuses root."""
     command = [str(PLACES[-1] / program), *arguments]
-    of = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-    done = subprocess.run(command, cwd="/", capture_output=True, text=True, **of)
+    user = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    done = subprocess.run(command, cwd="/", capture_output=True, text=True, **user)
     assert done.returncode == 0, done.stderr
 
 

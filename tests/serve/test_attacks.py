@@ -6,6 +6,8 @@ import corpus
 import pytest
 from standin import picture, sent
 
+from misgiving.serve.uploads import clean_name
+
 HOSTILE = [
     "../../../../etc/cron.d/evil",
     "/etc/passwd",
@@ -65,6 +67,11 @@ def test_a_hostile_name_is_only_ever_text(serving, tmp_path, name):
     kept = [path for path in tmp_path.rglob("*") if path.is_file() and "sqlite" not in path.name]
     assert [path.name for path in kept] == [case["sha256"]]
     assert set(client.get(f"/cases/{case['id']}").headers) & {"set-cookie"} == set()
+
+
+def test_names_are_cut_and_freed_of_control_characters():
+    assert clean_name("a\0b\r\nc") == "a\ufffdb\ufffd\ufffdc"
+    assert (len(clean_name("x" * 3000)), clean_name("")) == (255, "image")
 
 
 def _quoted(name):

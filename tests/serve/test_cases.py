@@ -8,7 +8,6 @@ import pytest
 from standin import picture, sent
 
 from misgiving.serve.schemas import zulu
-from misgiving.serve.store import Store
 
 
 @pytest.fixture
@@ -25,12 +24,6 @@ NEWEST_FIRST = ["green.png", "1.0.png", "0.6.png", "0.1.png"]
 
 def names(response):
     return [case["name"] for case in response.json()["cases"]]
-
-
-def test_the_worklist_starts_with_the_most_likely_errors_or_with_the_newest_cases(worklist):
-    errors = [case["error_probability"] for case in worklist.get("/cases").json()["cases"]]
-    assert errors == sorted(errors, reverse=True)
-    assert names(worklist.get("/cases?order=newest")) == NEWEST_FIRST
 
 
 def test_a_cursor_leads_through_the_whole_list(worklist):
@@ -117,27 +110,20 @@ def test_an_invalid_query_is_a_readable_problem(worklist, query):
 def test_reviews_agree_or_override_and_all_are_kept(client):
     case = sent(client, picture(0.9))
     url = f"/cases/{case['id']}"
+    unsure = client.post(f"{url}/review", json={"verdict": "unsure"}).json()["review"]
+    assert (unsure["verdict"], unsure["final_class"]) == ("unsure", None)
     client.post(f"{url}/review", json={"verdict": "override", "class": "dark"})
     body = {"verdict": "agree", "note": "on second thoughts", "reviewer": "A. B."}
     last = client.post(f"{url}/review", json=body).json()["review"]
     assert (last["note"], last["reviewer"]) == ("on second thoughts", "A. B.")
     assert last["reviewed_at"] >= case["received"]
     reviewed = client.get(url).json()
-    assert [review["verdict"] for review in reviewed["reviews"]] == ["override", "agree"]
-    assert [review["final_class"] for review in reviewed["reviews"]] == ["dark", "light"]
+    assert [review["verdict"] for review in reviewed["reviews"][1:]] == ["override", "agree"]
+    assert [review["final_class"] for review in reviewed["reviews"][1:]] == ["dark", "light"]
     assert reviewed["review"] == reviewed["reviews"][-1] == last
     assert reviewed["predicted_class"] == "light"
     (listed,) = client.get("/cases?reviewed=true").json()["cases"]
     assert listed["review"] == last
-
-
-@pytest.mark.parametrize("verdict", ["none", "ungradable", "unsure"])
-def test_a_review_may_name_no_class(client, verdict):
-    url = f"/cases/{sent(client)['id']}/review"
-    last = client.post(url, json={"verdict": verdict, "reviewer": "B. C."}).json()["review"]
-    assert (last["verdict"], last["final_class"]) == (verdict, None)
-    (row,) = csv.DictReader(io.StringIO(client.get("/cases.csv").text))
-    assert (row["reviewed"], row["verdict"], row["final_class"]) == ("yes", verdict, "")
 
 
 @pytest.mark.parametrize(
@@ -198,11 +184,13 @@ def test_an_unknown_case_is_not_found(client, rest):
     assert "GET /cases" in response.json()["detail"]
 
 
-def test_the_csv_has_the_worklist_in_its_order(worklist):
+def test_the_csv_has_the_worklist_in_its_order(worklist, monkeypatch):
+    monkeypatch.setattr("misgiving.serve.routes.cases.CSV_ROWS", 3)
     listed = worklist.get("/cases").json()["cases"]
+    errors = [case["error_probability"] for case in listed]
+    assert errors == sorted(errors, reverse=True)
     rows = list(csv.DictReader(io.StringIO(worklist.get("/cases.csv").text)))
     assert [row["id"] for row in rows] == [case["id"] for case in listed]
-    errors = [case["error_probability"] for case in listed]
     assert [float(row["error_probability"]) for row in rows] == errors
     assert [row["reviewed"] for row in rows] == ["no"] * 4
 
@@ -219,29 +207,3 @@ def test_no_text_in_the_csv_is_a_formula(client, start):
     harmless = formula.replace("\n=", "\n'=")  # where a line begins, too
     assert row["note"] == row["reviewer"] == f"'{harmless}"
     assert float(row["ood_score"]) == -128
-
-
-def test_a_csv_of_many_pages_has_every_case_once(serving, sqlite_place):
-    store = Store.open(sqlite_place)
-    client = serving(store=store)
-    first = store.case(sent(client)["id"])
-    copies = [
-        first.model_copy(update={"id": f"{number:032x}", "sha256": f"{number:064x}"})
-        for number in range(1234)
-    ]
-    store.add(copies)
-    rows = csv.DictReader(io.StringIO(client.get("/cases.csv").text))
-    assert sorted(row["id"] for row in rows) == sorted([first.id, *(copy.id for copy in copies)])
-
-
-def test_script_in_a_name_stays_text_and_a_long_name_or_a_nul_is_cut(client):
-    evil = "<img src=x onerror=alert(1)>.png"
-    assert sent(client, name=evil)["name"] == evil
-    response = client.get("/cases")
-    assert response.headers["content-type"] == "application/json"
-    assert names(response) == [evil]
-    assert len(sent(client, picture(0.1), "x" * 3000 + ".png")["name"]) == 255
-    response = client.post(
-        "/decisions?name=a%00b", content=picture(0.2), headers={"Content-Type": "image/png"}
-    )
-    assert response.json()["results"][0]["name"] == "a\ufffdb"

@@ -16,7 +16,7 @@ from waiting import until
 from misgiving.serve.routes.decisions import _results
 from misgiving.serve.schemas import Case
 from misgiving.serve.settings import Settings
-from misgiving.serve.store import CaseQuery, Store
+from misgiving.serve.store import Store
 from misgiving.serve.telemetry import Metrics
 from misgiving.serve.uploads import Upload
 
@@ -245,12 +245,3 @@ def test_a_case_names_the_policy_that_decided(serving, sqlite_place):
     without = sent(serving(Standin(), Store.open(sqlite_place)))
     assert with_policy["policy_fingerprint"] == model.deferral.fingerprint
     assert without["policy_fingerprint"] is None
-
-
-def test_many_simultaneous_clients_get_their_own_cases(serving):
-    client = serving(threads=2)
-    with ThreadPoolExecutor(20) as threads:
-        cases = list(threads.map(lambda level: sent(client, picture(level / 100)), range(40)))
-    light = [case["probabilities"]["light"] for case in cases]
-    assert light == pytest.approx([round(255 * level / 100) / 255 for level in range(40)])
-    assert client.app.state.service.store.count(CaseQuery()) == 40

@@ -1,7 +1,6 @@
 """Lists of images that become cases."""
 
 import asyncio
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -178,16 +177,6 @@ def test_a_list_that_cannot_be_used_is_one_line(text, tmp_path):
     with pytest.raises(DataError) as failure:
         read_review_list(path)
     assert str(path) in one_line(str(failure.value))
-
-
-def test_a_name_that_a_spreadsheet_would_compute_is_read(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "=1.png").write_bytes(picture())
-    row = SuspectLabel("=1.png", "=1.png", "dark", "light", 0.9, "held-out", "because")
-    written = LabelAudit([row], []).write(tmp_path)
-    with written.open(newline="") as file:
-        assert next(csv.DictReader(file))["path"] == "'=1.png"
-    assert read_review_list(written)[0].path == "=1.png"
 
 
 def test_serve_reads_a_list_before_it_loads_the_model(misgiving, tmp_path, exported):

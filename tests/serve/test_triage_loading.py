@@ -121,15 +121,3 @@ def test_a_list_of_unreviewed_cases_loads_further_ones(page_service, opened):
     page.keyboard.press("a")
     expect(page.locator("#shown")).to_contain_text("4 of 6 cases; 1 more")
     assert names(page) == ["1.png", "2.png", "3.png", "4.png"]
-
-
-def test_a_click_during_which_the_list_is_drawn_again_opens_its_case(page_service, opened):
-    stored(page_service, 1, error=0.3)
-    page = opened(prepare=no_pictures)
-    page.locator(".row").hover()
-    page.mouse.down()
-    stored(page_service, 2, error=0.2)
-    look_again(page)
-    expect(page.locator(".row")).to_have_count(2)
-    page.mouse.up()
-    expect(page.locator("#case-name")).to_have_text("1.png")

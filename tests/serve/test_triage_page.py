@@ -80,23 +80,6 @@ def test_a_file_without_a_decision_in_time_is_sent_again_alone(opened):
     assert requests == [["sure.png", "quite.png"], ["quite.png"]]
 
 
-def test_images_chosen_after_a_stop_are_sent_afterwards(opened):
-    page, waiting, held = opened(), [], [True]
-    page.route("**/decisions", lambda route: waiting.append(route) if held else route.continue_())
-    many = {f"{number}.png": picture(number / 100) for number in range(30)}
-    page.locator("#files").set_input_files(files(many))
-    expect(page.locator("#progress-text")).to_have_text("0 of 30")
-    page.locator("#stop").click()
-    page.locator("#files").set_input_files(files(shades({"later": 0.45})))
-    while len(waiting) < 2:
-        page.wait_for_timeout(20)
-    held.clear()
-    for route in waiting:
-        route.continue_()
-    expect(page.locator("#shown")).to_have_text("17 of 17 cases")
-    expect(page.locator("#sending")).to_be_hidden()
-
-
 def test_the_same_file_is_one_case_and_the_page_says_so(opened):
     page = opened()
     choose(page, {"first.png": picture(0.4)})
@@ -209,24 +192,6 @@ def test_the_original_is_shown_where_it_is_kept_and_the_browser_can(tmp_path, br
     expect(caption).to_contain_text("the browser cannot show the original")
     page.close()
     service.close()
-
-
-def test_an_image_that_is_only_the_models_input_is_enlarged_around_its_middle(opened):
-    page = opened()
-    choose(page, shades({"doubtful": 0.45, "quite": 0.12}))
-    page.locator(".row").first.click()
-    expect(page.locator("#picture-says")).to_contain_text("the original is not kept")
-    image = page.locator("#case-image")
-    width = image.bounding_box()["width"]
-    page.get_by_role("button", name="Zoom in").click()
-    page.keyboard.press("+")
-    assert image.bounding_box()["width"] == pytest.approx(4 * width, rel=0.05)
-    middle = page.locator("#stack").evaluate(
-        "(stack) => (stack.scrollLeft + stack.clientWidth / 2) / stack.scrollWidth"
-    )
-    assert middle == pytest.approx(0.5, abs=0.02)
-    page.keyboard.press("j")
-    expect(page.locator("#zoom")).to_have_text(f"1{TIMES}")
 
 
 def test_a_change_of_images_is_announced_once_and_stays_in_sight_on_a_phone(opened):
