@@ -111,7 +111,7 @@ def with_value(name, value):
         (replace_text("config.json", "{"), "config.json: .*damaged"),
         (replace_text("config.json", "{}"), "config.json: .*train again"),
         (with_value("format", 0), "config.json: .*train again"),
-        (with_value("format", 99), "config.json: .*newer .*format 99.*upgrade"),
+        (with_value("format", 99), "config.json: .*format 99.*train again"),
         (cut("model.safetensors"), "model.safetensors: .*damaged"),
         (without_key, "config.json: .*damaged"),
         (with_value("classes", ["a", "a", "b"]), "config.json.*classes"),

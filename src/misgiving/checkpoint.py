@@ -22,7 +22,7 @@ from misgiving.models.sources import ModuleSource
 from misgiving.results.formats import write_table
 from misgiving.results.schema import EpochRecord
 
-FORMAT = 4
+FORMAT = 1
 AGAIN = "train again"
 SEALED = ("config.json", "model.safetensors", "split.csv")
 OWN_KEYS = (
@@ -65,7 +65,7 @@ class Architecture:
         """Build the model with random initial weights, or with timm's ImageNet weights."""
         if self.attached is not None:
             return self.around(self.attached.build())
-        settings = {one.name: getattr(self, one.name) for one in fields(self)}
+        settings = {option.name: getattr(self, option.name) for option in fields(self)}
         del settings["attached"]
         return JointClassifier(**settings, pretrained=pretrained)
 
@@ -168,7 +168,7 @@ def load(folder: str | Path) -> Checkpoint:
             f"{folder}: not a run (it has no config.json); give a folder that `misgiving train` "
             "or `misgiving attach` wrote"
         )
-    _refuse_hugging_face(folder)
+    _check_not_hugging_face(folder)
     config = read_json(folder / "config.json", version=FORMAT, remedy=AGAIN)
     verify(folder, SEALED, remedy="restore it from a copy, or train again")
     with explain_damage(folder / "split.csv", remedy=AGAIN):
@@ -195,7 +195,7 @@ def load(folder: str | Path) -> Checkpoint:
     return checkpoint
 
 
-def _refuse_hugging_face(folder: Path) -> None:
+def _check_not_hugging_face(folder: Path) -> None:
     content = read_json(folder / "config.json", remedy=AGAIN)
     if "format" not in content and {"model_type", "architectures"} & content.keys():
         raise DataError(
@@ -205,7 +205,7 @@ def _refuse_hugging_face(folder: Path) -> None:
 
 
 def _check(checkpoint: Checkpoint) -> None:
-    """Refuse a configuration that would make measurements wrong."""
+    """Check for a configuration that would make measurements wrong."""
     count = checkpoint.architecture.num_classes
     names, weights = checkpoint.classes, checkpoint.class_weights
     if len(set(names)) != count or not all(isinstance(name, str) for name in names):

@@ -10,7 +10,7 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, progress_bars, say
 from misgiving.cli.train import refuse_existing, show_last_epoch
-from misgiving.training.config import AttachConfig, EstimatorConfig, refuse_unused_settings
+from misgiving.training.config import AttachConfig, EstimatorConfig, check_settings_have_effect
 from misgiving.training.recipes import ATTACHED
 
 ESTIMATOR = Fields(
@@ -54,7 +54,7 @@ def attach(
     Example: misgiving attach my-vit folder:photos --out runs/my-vit
     """
     settings = replace(ATTACHED, **training)
-    refuse_unused_settings(settings, training)
+    check_settings_have_effect(settings, training)
     refuse_existing(out, overwrite)
 
     from misgiving.training.attach import attach_run

@@ -19,7 +19,7 @@ from misgiving.training.config import (
     DataConfig,
     ModelConfig,
     TrainingConfig,
-    refuse_unused_settings,
+    check_settings_have_effect,
 )
 from misgiving.training.recipes import RECIPES, RecipeName
 
@@ -79,7 +79,7 @@ def train(
         training = {**training, **MODELS[model].training}
         network = {**network, **MODELS[model].model}
     configured = RECIPES[recipe].configure(images, network, training)
-    refuse_unused_settings(configured.training, given)
+    check_settings_have_effect(configured.training, given)
     refuse_existing(out, overwrite)
 
     from misgiving.data.preprocessing import AugmentationSettings

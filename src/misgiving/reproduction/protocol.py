@@ -12,7 +12,12 @@ from misgiving.registry import Registry
 from misgiving.reproduction.config import RATE, RATE_MODELS, ProtocolConfig
 from misgiving.results.schema import POLICY_SET, UNSEEN_SET, OdinGrid, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
-from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig, refuse_unused_share
+from misgiving.training.config import (
+    DataConfig,
+    ModelConfig,
+    TrainingConfig,
+    check_share_has_effect,
+)
 
 PAPER_SETS = ("nct", "b_box", "b_box_70", "b_box_70_image", "imagenet", "clin_skin", "derm_skin")
 """The rows of the paper's Table 1 in its order; `b_box_70_image` is its B-Box-70 read otherwise."""
@@ -236,7 +241,7 @@ def protocol_for(
     kind = data.partition(":")[0]
     protocol = PROTOCOLS[kind]
     prepared = replace(protocol.images, **(images or {}))
-    refuse_unused_share(prepared.split, images or {})
+    check_share_has_effect(prepared.split, images or {})
     if kind in ("folder", "table") and not {"in_distribution", "unseen"} <= changes.keys():
         changes |= {"in_distribution": (), "unseen": ()}  # refused with the remedy
     return replace(

@@ -48,8 +48,8 @@ class DataConfig:
         return {name: value for name, value in changes.items() if value is not None}
 
 
-def refuse_unused_share(split: str, given: Collection[str]) -> None:
-    """Refuse a share, among the given settings, that the split would not use."""
+def check_share_has_effect(split: str, given: Collection[str]) -> None:
+    """Check that no share is among the given settings where the split would not use it."""
     if split == "grouped" and "validation_share" in given:
         raise UsageError("`validation_share` has no effect on the grouped split; leave it out")
 
@@ -242,8 +242,8 @@ OF_RANKING = ("margin", "pairs", "reduction")
 OF_ESTIMATOR = (*OF_RANKING, "detached", "estimator_rate", "reads_logits")
 
 
-def refuse_unused_settings(training: TrainingConfig, given: Collection[str]) -> None:
-    """Refuse settings of the training or network, among those given, that it would not use."""
+def check_settings_have_effect(training: TrainingConfig, given: Collection[str]) -> None:
+    """Check that the training uses all given settings of itself and of the network."""
     reasons: dict[str, str] = {}
     if training.schedule == "cosine":
         why = 'with `schedule="cosine"`; use `schedule="steps"` or leave it out'

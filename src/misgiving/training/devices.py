@@ -50,8 +50,8 @@ def _leave() -> None:
         distributed.destroy_process_group()
 
 
-def _refuse_to_wait(fabric: "Fabric", nodes: int) -> None:
-    """Without a launcher, the processes of other machines would be waited for without end."""
+def _check_launcher(fabric: "Fabric", nodes: int) -> None:
+    """Check for a launcher, without which Fabric would wait forever for other machines."""
     environment = cast("ParallelStrategy", fabric.strategy).cluster_environment
     launched = environment is not None and environment.creates_processes_externally
     if nodes > 1 and not launched and "MASTER_ADDR" not in os.environ:
@@ -78,7 +78,7 @@ def start_fabric(
             precision=precision,  # type: ignore[arg-type]  # checked by Fabric itself
         )
         if several:
-            _refuse_to_wait(fabric, nodes)
+            _check_launcher(fabric, nodes)
             fabric.launch()
             # A thread of gloo that holds exchanged tensors at the very end aborts the process.
             atexit.register(_leave)

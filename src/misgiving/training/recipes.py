@@ -9,7 +9,7 @@ from misgiving.training.config import (
     EstimatorConfig,
     ModelConfig,
     TrainingConfig,
-    refuse_unused_share,
+    check_share_has_effect,
 )
 
 RecipeName = Literal["modern", "paper"]
@@ -38,7 +38,7 @@ class Recipe(NamedTuple):
     ) -> TrainingConfigs:
         """The configurations of this recipe, with the given settings in place of its own."""
         configured = DataConfig(**{**self.images, **images})
-        refuse_unused_share(configured.split, images)
+        check_share_has_effect(configured.split, images)
         return TrainingConfigs(
             configured,
             ModelConfig(**{**self.model, **model}),

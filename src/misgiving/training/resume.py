@@ -30,7 +30,6 @@ from misgiving.models import processes
 from misgiving.models.joint import JointClassifier
 from misgiving.results.schema import EpochRecord
 
-FORMAT = 4
 SUFFIX = ".unfinished.safetensors"
 REMEDY = "remove it or use `overwrite=True` to start over"
 
@@ -113,28 +112,34 @@ class ResumeFile:
             if self.overwrite and not isinstance(failure.__cause__, RuntimeError):
                 return  # torch raises a RuntimeError where memory runs out, which is no damage
             raise
-        _restore(state, tensors, facts)
+        state.model.load_state_dict(tensors["model"])
+        _restore_optimizer(state, tensors["optimizer"])
+        state.epoch, state.step = facts["epoch"], facts["step"]
+        state.loss_sums = np.array(facts["loss_sums"])
+        state.history = [EpochRecord(*record) for record in facts["history"]]
+        state.best_accuracy, state.best_weights = facts["best_accuracy"], tensors["best"]
+        random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
+        torch.set_rng_state(random["cpu"])
+        state.augmentation.set_state(random["augmentation"])
+        if "cuda" in random:
+            torch.cuda.set_rng_state(random["cuda"])
         self.on_resume(state.epoch, state.step)
 
     def _read(self) -> tuple[Mapping[str, NamedTensors], dict[str, Any]]:
+        """Tensors by group and name, and what is no tensor."""
         with safe_open(self.path, framework="pt") as file:
             facts = json.loads(file.metadata()["facts"])
-            if facts["format"] != FORMAT:
-                raise DataError(
-                    f"{self.path}: has format {facts['format']}, and this version reads {FORMAT}; "
-                    f"{REMEDY}"
-                )
-            found, wanted = dict(facts["identity"]), self.identity
-            names = sorted(found.keys() | wanted.keys())
-            if other := [name for name in names if found.get(name) != wanted.get(name)]:
+            saved = facts["identity"]
+            names = sorted(saved.keys() | self.identity.keys())
+            if other := [name for name in names if saved.get(name) != self.identity.get(name)]:
                 raise DataError(
                     f"{self.path}: belongs to a training with different settings "
                     f"({', '.join(other)}); {REMEDY}"
                 )
             tensors: dict[str, dict[str, Tensor]] = defaultdict(dict)
-            for name in file.keys():  # noqa: SIM118  # not a dict
-                group, _, rest = name.partition(".")
-                tensors[group][rest] = file.get_tensor(name)
+            for key in file.keys():  # noqa: SIM118  # not a dict
+                group, _, name = key.partition(".")
+                tensors[group][name] = file.get_tensor(key)
         return tensors, facts
 
     def save(self, state: TrainingState) -> None:
@@ -142,25 +147,23 @@ class ResumeFile:
 
         All processes take part, since each has its own random numbers; the first one writes.
         """
-        random = {
-            f"random.{name}": processes.stacked(value)
-            for name, value in _random_states(state).items()
-        }
+        random = {"cpu": torch.get_rng_state(), "augmentation": state.augmentation.get_state()}
+        if next(state.model.parameters()).is_cuda:
+            random["cuda"] = torch.cuda.get_rng_state()
+        random = {name: processes.stacked(value) for name, value in random.items()}
         if not processes.is_first():
             return
-        optimizer = {
-            f"optimizer.{number}.{name}": value
-            for number, values in state.optimizer.state_dict()["state"].items()
-            for name, value in values.items()
-        }
-        tensors = {
-            **{f"model.{name}": value for name, value in state.model.state_dict().items()},
-            **{f"best.{name}": value for name, value in state.best_weights.items()},
-            **optimizer,
-            **random,
+        groups: dict[str, NamedTensors] = {
+            "model": state.model.state_dict(),
+            "best": state.best_weights,
+            "random": random,
+            "optimizer": {
+                f"{number}.{name}": value
+                for number, values in state.optimizer.state_dict()["state"].items()
+                for name, value in values.items()
+            },
         }
         facts = {
-            "format": FORMAT,
             "identity": self.identity,
             "epoch": state.epoch,
             "step": state.step,
@@ -168,25 +171,13 @@ class ResumeFile:
             "history": list(map(astuple, state.history)),
             "best_accuracy": state.best_accuracy,
         }
-        contiguous = {name: value.contiguous().cpu() for name, value in tensors.items()}
+        tensors = {
+            f"{group}.{name}": value.contiguous().cpu()
+            for group, values in groups.items()
+            for name, value in values.items()
+        }
         with whole_file(self.path) as partial:
-            save_file(contiguous, partial, {"facts": json.dumps(facts)})
-
-
-def _restore(
-    state: TrainingState, tensors: Mapping[str, NamedTensors], facts: Mapping[str, Any]
-) -> None:
-    state.model.load_state_dict(tensors["model"])
-    _restore_optimizer(state, tensors["optimizer"])
-    state.epoch, state.step = facts["epoch"], facts["step"]
-    state.loss_sums = np.array(facts["loss_sums"])
-    state.history = [EpochRecord(*record) for record in facts["history"]]
-    state.best_accuracy, state.best_weights = facts["best_accuracy"], tensors["best"]
-    random = {name: states[processes.rank()] for name, states in tensors["random"].items()}
-    torch.set_rng_state(random["cpu"])
-    state.augmentation.set_state(random["augmentation"])
-    if "cuda" in random:
-        torch.cuda.set_rng_state(random["cuda"])
+            save_file(tensors, partial, {"facts": json.dumps(facts)})
 
 
 def _restore_optimizer(state: TrainingState, tensors: NamedTensors) -> None:
@@ -196,25 +187,21 @@ def _restore_optimizer(state: TrainingState, tensors: NamedTensors) -> None:
         number, _, quantity = name.partition(".")
         parameter = parameters[int(number)]
         # In the memory layout of its parameter: another layout may round differently.
-        alike = value.shape == parameter.shape
-        values[int(number)][quantity] = torch.empty_like(parameter).copy_(value) if alike else value
+        same_shape = value.shape == parameter.shape
+        values[int(number)][quantity] = (
+            torch.empty_like(parameter).copy_(value) if same_shape else value
+        )
     groups = state.optimizer.state_dict()["param_groups"]
     state.optimizer.load_state_dict({"state": dict(values), "param_groups": groups})
 
 
-def _random_states(state: TrainingState) -> dict[str, Tensor]:
-    states = {"cpu": torch.get_rng_state(), "augmentation": state.augmentation.get_state()}
-    on_gpu = next(state.model.parameters()).is_cuda
-    return states | ({"cuda": torch.cuda.get_rng_state()} if on_gpu else {})
-
-
 @contextmanager
 def stop_on_sigterm() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come.
+    """Yield a function that returns true once SIGTERM has arrived.
 
     Clusters send it before they take a machine away. The first one only asks, so that the running
     step can end and be kept; a second one acts as before. Only the main thread receives signals:
-    in another the answer is always no.
+    in another it always returns false.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
