@@ -19,9 +19,9 @@ from torch.nn import functional as F
 from misgiving.errors import UsageError, reason_of
 from misgiving.models.loss_estimator import averages
 
-USUAL_SIZE = 224  # pixels, where a module does not say for which size it is made
+DEFAULT_SIZE = 224  # pixels, where a module does not say for which size it is made
 DEFAULT_TAPS = 4
-MAJORITY = 0.85  # of the submodules; the longest stage of a ResNet or ConvNeXt has up to 0.75
+NEARLY_ALL = 0.85  # of the submodules; the longest stage of a ResNet or ConvNeXt has up to 0.75
 INPUT_OF_HEAD = "input of the last linear layer"  # no name of a submodule has spaces
 
 Keep = Callable[[str, tuple[Any, ...], Any], None]
@@ -59,25 +59,25 @@ class ModuleReader:
 
     def __call__(self, module: nn.Module, images: Tensor) -> Reading:
         """Run the module once."""
-        found: dict[str, Tensor] = {}
+        read: dict[str, Tensor] = {}
         axes = dict(zip(self.taps, self.axes, strict=True))
 
         def keep(name: str, inputs: tuple[Any, ...], output: Any) -> None:
             tensor = tensor_of(output)
             if name in axes and tensor is not None:
-                found[name] = _average(tensor, axes[name])
+                read[name] = _average(tensor, axes[name])
             if name == self.head_name:
-                found[INPUT_OF_HEAD] = inputs[0]
+                read[INPUT_OF_HEAD] = inputs[0]
 
         with _watched(module, {*self.taps, *filter(None, [self.head_name])}, keep):
             logits = self.classify(module, images)
-        if missing := [name for name in self.taps if name not in found]:
+        if missing := [name for name in self.taps if name not in read]:
             raise UsageError(
                 f"`taps`: {missing[0]!r} was not called; if the module is compiled, compile this "
                 "classifier instead"
             )
-        taps = [found[name] for name in self.taps]
-        return Reading(logits, found.get(INPUT_OF_HEAD, taps[-1]), taps)
+        taps = [read[name] for name in self.taps]
+        return Reading(logits, read.get(INPUT_OF_HEAD, taps[-1]), taps)
 
     def classify(self, module: nn.Module, images: Tensor) -> Float[Tensor, "batch classes"]:
         """Compute the logits alone."""
@@ -94,12 +94,13 @@ def logits_of(output: Any) -> Tensor:
     Raises:
         UsageError: There are none.
     """
-    named = output.get("logits", output) if isinstance(output, Mapping) else output
-    found = tensor_of(getattr(named, "logits", named))
-    if found is None or found.dim() != 2:
-        what = type(output).__name__ if found is None else f"a tensor of shape {tuple(found.shape)}"
-        raise UsageError(f"the module returns {what}; give one that returns logits (N, classes)")
-    return found
+    if isinstance(output, Mapping):
+        output = output.get("logits", output)
+    logits = tensor_of(getattr(output, "logits", output))
+    if logits is None or logits.dim() != 2:
+        kind = type(output).__name__ if logits is None else f"shape {tuple(logits.shape)}"
+        raise UsageError(f"the module returns {kind}; give one that returns logits (N, classes)")
+    return logits
 
 
 def tensor_of(output: Any) -> Tensor | None:
@@ -109,12 +110,12 @@ def tensor_of(output: Any) -> Tensor | None:
     parts = list(output.values()) if isinstance(output, Mapping) else output
     if not isinstance(parts, list | tuple):
         return None
-    return next((found for part in parts if (found := tensor_of(part)) is not None), None)
+    return next((tensor for tensor in map(tensor_of, parts) if tensor is not None), None)
 
 
 def first_weight(module: nn.Module) -> Tensor:
     """The first floating-point parameter, for device and precision; a float32 without any."""
-    weights = (one for one in module.parameters() if one.is_floating_point())
+    weights = (weight for weight in module.parameters() if weight.is_floating_point())
     return next(weights, torch.zeros(0))
 
 
@@ -127,8 +128,7 @@ def _average(output: Tensor, axis: int) -> Tensor:
 @contextmanager
 def _watched(module: nn.Module, names: set[str], keep: Keep) -> Iterator[None]:
     """Call `keep` after every call of these submodules that this thread makes."""
-    compiling = torch.compiler.is_compiling()  # which cannot ask for the thread
-    thread = None if compiling else get_ident()
+    thread = None if torch.compiler.is_compiling() else get_ident()  # compiled code has no threads
 
     def hook_of(name: str) -> Callable[..., None]:
         def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -170,16 +170,18 @@ def read_module(
         if tap not in names:
             similar = get_close_matches(tap, names, n=3) or names[-3:]
             raise UsageError(f"`taps`: the module has no {tap!r}; try {', '.join(similar)}")
-    size = image_size or _usual_size(module)
-    trial = _Trial.of(module, size)
+    size = image_size or _noted_size(module)
+    trial = _Trial.run(module, size)
     if trial.num_classes < 2 or num_classes not in (None, trial.num_classes):
-        wanted = "at least two" if num_classes is None else f"{num_classes}, one for each class"
-        raise UsageError(f"the module gives {trial.num_classes} logits for an image, not {wanted}")
+        expected = "at least two" if num_classes is None else f"{num_classes}, one for each class"
+        raise UsageError(
+            f"the module gives {trial.num_classes} logits for an image, not {expected}"
+        )
     chosen = tuple(_body(module, trial) if taps is None else map(str, taps))
     if not chosen or len(set(chosen)) < len(chosen):
         raise UsageError(f"`taps` must name one submodule or more, each once, got {list(chosen)}")
     for tap in chosen:
-        _refuse_unreadable(trial, tap)
+        _check_readable(trial, tap)
     axes = tuple(_channel_axis(module, trial, tap, size) for tap in chosen)
     return ModuleReader(
         taps=chosen,
@@ -205,13 +207,13 @@ class _Trial:
     head: str | None = None
 
     @classmethod
-    def of(cls, module: nn.Module, size: int) -> "_Trial":
+    def run(cls, module: nn.Module, size: int) -> "_Trial":
         trial, linear = cls(), dict[str, tuple[Tensor, Tensor]]()
         layers = dict(module.named_modules())
 
         def keep(name: str, inputs: tuple[Any, ...], output: Any) -> None:
-            found = tensor_of(output)
-            trial.shapes[name] = () if found is None else tuple(found.shape)
+            tensor = tensor_of(output)
+            trial.shapes[name] = () if tensor is None else tuple(tensor.shape)
             if isinstance(layers[name], nn.Linear) and inputs and inputs[0].dim() == 2:
                 linear[name] = (inputs[0], output)
 
@@ -253,7 +255,7 @@ def _call(module: nn.Module, size: int) -> Any:
         ) from error
 
 
-def _usual_size(module: nn.Module) -> int:
+def _noted_size(module: nn.Module) -> int:
     """Side of the images in pixels, as transformers, timm and torchvision note it."""
     config = getattr(module, "config", None)
     settings = getattr(module, "pretrained_cfg", None) or {}
@@ -262,11 +264,11 @@ def _usual_size(module: nn.Module) -> int:
         side = size[-1] if isinstance(size, Sequence) and size else size
         if isinstance(side, int) and side > 0:
             return side
-    return USUAL_SIZE
+    return DEFAULT_SIZE
 
 
-def _refuse_unreadable(trial: _Trial, tap: str) -> None:
-    """Refuse a tap whose output has no channels, or that is not called."""
+def _check_readable(trial: _Trial, tap: str) -> None:
+    """Check that a tap is called and that its output has channels."""
     shape = trial.shapes.get(tap)
     if shape is None:
         raise UsageError(
@@ -294,7 +296,7 @@ def _channel_axis(module: nn.Module, trial: _Trial, tap: str, size: int) -> int:
     if shape[2] != shape[3]:
         return 3
     try:
-        larger = _Trial.of(module, 2 * size).shapes.get(tap, shape)
+        larger = _Trial.run(module, 2 * size).shapes.get(tap, shape)
     except UsageError:
         return 1
     return 3 if larger[3] == shape[3] and larger[1] != shape[1] else 1
@@ -314,7 +316,7 @@ def _body(module: nn.Module, trial: _Trial) -> Sequence[str]:
             kinds.setdefault(type(module.get_submodule(name)), []).append(name)
         blocks = max(kinds.values(), key=lambda names: sum(called[name] for name in names))
         largest = max(blocks, key=lambda name: called[name])
-        single = called[largest] > MAJORITY * sum(called[name] for name in blocks)
+        single = called[largest] > NEARLY_ALL * sum(called[name] for name in blocks)
         if not single:
             return blocks[-DEFAULT_TAPS:]
         inside = _parts(module, trial, largest)
@@ -329,14 +331,14 @@ def _parts(module: nn.Module, trial: _Trial, parent: str) -> list[str]:
 
     A part without such an output, as a list of blocks that is not called, stands for its own parts.
     """
-    found = []
+    parts = []
     for child, part in module.get_submodule(parent).named_children():
         name = f"{parent}.{child}" if parent else child
         if not any(True for _ in part.parameters()):
             continue
         readable = len(trial.shapes.get(name, ())) > 2
-        found += [name] if readable else _parts(module, trial, name)
-    return found
+        parts += [name] if readable else _parts(module, trial, name)
+    return parts
 
 
 def _count_called(trial: _Trial, part: str) -> int:

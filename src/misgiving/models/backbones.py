@@ -195,26 +195,29 @@ def load_weights(model: nn.Module, path: Path) -> WeightsReport:
     Raises:
         DataError: The file cannot be read as weights, or nothing in it matches the backbone.
     """
-    found = _read_weights(path)
+    weights = _read_weights(path)
     own = model.state_dict()
-    matched = sorted(name for name in own if name in found and found[name].shape == own[name].shape)
+    matched = sorted(
+        name for name in own if name in weights and weights[name].shape == own[name].shape
+    )
     if not set(matched) & {name for name, _ in model.named_parameters()}:
-        theirs, ours = (", ".join(list(state)[:2]) or "no tensors" for state in (found, own))
+        in_file, expected = (", ".join(list(state)[:2]) or "no tensors" for state in (weights, own))
         raise DataError(
-            f"{path}: none of its {len(found)} tensors matches the backbone (the file has "
-            f"{theirs}; the backbone {ours}); give a file with timm's names for this `backbone`"
+            f"{path}: none of its {len(weights)} tensors matches the backbone (the file has "
+            f"{in_file}; the backbone {expected}); give a file with timm's names for this "
+            "`backbone`"
         )
     for name in matched:
-        tensor = found[name]
+        tensor = weights[name]
         plain = tensor.layout == torch.strided and not tensor.is_quantized and not tensor.is_meta
         if not plain or not tensor.isfinite().all():
             raise DataError(f"{path}: {name} has values that are not finite; give another file")
-    model.load_state_dict({name: found[name] for name in matched}, strict=False)
+    model.load_state_dict({name: weights[name] for name in matched}, strict=False)
     return WeightsReport(
         matched=tuple(matched),
-        missing=tuple(sorted(own.keys() - found.keys())),
-        other_shape=tuple(sorted((own.keys() & found.keys()) - set(matched))),
-        unknown=tuple(sorted(found.keys() - own.keys())),
+        missing=tuple(sorted(own.keys() - weights.keys())),
+        other_shape=tuple(sorted((own.keys() & weights.keys()) - set(matched))),
+        unknown=tuple(sorted(weights.keys() - own.keys())),
     )
 
 

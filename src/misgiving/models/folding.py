@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 
 from misgiving.models.joint import JointClassifier
 
-CLOSE = 1e-4  # how far a logit may be off, as a share of the largest
+MAX_DIFFERENCE = 1e-4  # of a logit, as a share of the largest
 AFTER = ("drop", "act")  # what timm's normalisations do after they have normalised
 
 
@@ -40,8 +40,8 @@ def folded(model: JointClassifier, size: int) -> JointClassifier:
             convolution.weight, convolution.bias = _weights_of_both(convolution, norm)
             rest = [getattr(norm, part) for part in AFTER if hasattr(norm, part)]
             copied.set_submodule(names[norm], nn.Sequential(*rest))
-        ours, theirs = copied.classify(noise), model.classify(noise)
-    same = (ours - theirs).abs().max() <= CLOSE * theirs.abs().max()
+        folded_logits, logits = copied.classify(noise), model.classify(noise)
+    same = (folded_logits - logits).abs().max() <= MAX_DIFFERENCE * logits.abs().max()
     return copied if same else model
 
 
@@ -50,7 +50,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self._written: dict[int, tuple[nn.Conv2d, Tensor]] = {}  # a kept tensor keeps its id
-        self._found: dict[nn.BatchNorm2d, nn.Conv2d] = {}
+        self._pairs: dict[nn.BatchNorm2d, nn.Conv2d] = {}
         self._runs: Counter[nn.Module] = Counter()
 
     def over(self, model: JointClassifier, images: Tensor) -> dict[nn.BatchNorm2d, nn.Conv2d]:
@@ -64,7 +64,11 @@ class _Watch:
         for hook in hooks:
             hook.remove()
         runs = self._runs
-        return {norm: one for norm, one in self._found.items() if runs[norm] == runs[one] == 1}
+        return {
+            norm: convolution
+            for norm, convolution in self._pairs.items()
+            if runs[norm] == runs[convolution] == 1
+        }
 
     def _write(self, module: nn.Conv2d, _: object, output: Tensor) -> None:
         self._runs[module] += 1
@@ -73,7 +77,7 @@ class _Watch:
     def _read(self, module: nn.BatchNorm2d, inputs: tuple[Tensor]) -> None:
         self._runs[module] += 1
         if id(inputs[0]) in self._written:
-            self._found[module], _ = self._written[id(inputs[0])]
+            self._pairs[module], _ = self._written[id(inputs[0])]
 
 
 def _weights_of_both(

@@ -275,8 +275,8 @@ def outputs_of(model: nn.Module, batches: Iterable[Tensor]) -> Output:
     columns, which saves memory.
     """
     outputs = (Output(*model(images)) for images in batches)
-    kept = (output._replace(features=output.features[:, :0]) for output in outputs)
-    return Output(*_evaluated(model, kept))
+    narrow = (output._replace(features=output.features[:, :0]) for output in outputs)
+    return Output(*_evaluated(model, narrow))
 
 
 @torch.no_grad()

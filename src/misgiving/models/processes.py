@@ -50,7 +50,7 @@ def gathered(share: Tensor, total: int) -> Tensor:
         return share
     shares = stacked(share.detach())
     if share.requires_grad:
-        shares = torch.stack([share if at == rank() else one for at, one in enumerate(shares)])
+        shares = torch.stack([share if at == rank() else shares[at] for at in range(count())])
     return shares.transpose(0, 1).flatten(0, 1)[:total]
 
 
@@ -60,19 +60,19 @@ def stacked(tensor: Tensor) -> Tensor:
         return tensor[None]
     nccl = distributed.get_backend() == "nccl"  # which exchanges nothing but a GPU's memory
     device = torch.device("cuda", torch.cuda.current_device()) if nccl else tensor.device
-    ours = tensor.to(device).contiguous()
-    gathered_tensors = [torch.empty_like(ours) for _ in range(count())]
-    distributed.all_gather(gathered_tensors, ours)
+    contribution = tensor.to(device).contiguous()
+    gathered_tensors = [torch.empty_like(contribution) for _ in range(count())]
+    distributed.all_gather(gathered_tensors, contribution)
     return torch.stack(gathered_tensors).to(tensor.device)
 
 
-def merged(found: Mapping[Key, Value]) -> dict[Key, Value]:
+def merged(items: Mapping[Key, Value]) -> dict[Key, Value]:
     """Merge the dicts of all processes; a key that several have must have equal values."""
     if not _together():
-        return dict(found)
+        return dict(items)
     dicts: list[Any] = [None] * count()
-    distributed.all_gather_object(dicts, dict(found))
-    return {key: value for one in dicts for key, value in one.items()}
+    distributed.all_gather_object(dicts, dict(items))
+    return {key: value for part in dicts for key, value in part.items()}
 
 
 def any_of(flag: bool) -> bool:

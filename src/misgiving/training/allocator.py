@@ -10,7 +10,7 @@ import ctypes
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 MIB = 1 << 20
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD, ARENA_MAX = -1, -2, -3, -8  # of mallopt(3)
@@ -55,6 +55,5 @@ def return_freed_memory() -> None:
 
 def _mallopt() -> Callable[[int, int], Any] | None:
     with suppress(OSError, TypeError, AttributeError):  # Windows, musl, macOS
-        found: Callable[[int, int], Any] = ctypes.CDLL(None).mallopt
-        return found
+        return cast(Callable[[int, int], Any], ctypes.CDLL(None).mallopt)
     return None

@@ -23,7 +23,7 @@ from misgiving.training.objective import objective_of, usable_count
 from misgiving.training.optimisation import optimizer_of, schedule_of
 from misgiving.training.recipes import ATTACHED
 
-SMALLEST = 1e-6  # share of the largest deviation below which a channel counts as constant
+MIN_DEVIATION = 1e-6  # share of the largest deviation below which a channel counts as constant
 
 
 def fit_estimator(
@@ -56,8 +56,8 @@ def fit_estimator(
         raise UsageError("give a model with `taps`, and predictions with the averages of these")
     mean, std = _scale(training.taps)
     sets = {
-        name: (of, *_inputs(of, model.reader.channels, mean, std))
-        for name, of in (("train", training), (monitored_name, monitored))
+        name: (predictions, *_inputs(predictions, model.reader.channels, mean, std))
+        for name, predictions in (("train", training), (monitored_name, monitored))
     }
     _, taps, logits = sets["train"]
     labels = torch.from_numpy(np.asarray(training.labels))
@@ -82,11 +82,19 @@ def fit_estimator(
                 optimizer.zero_grad()
                 torch.autograd.backward(losses.total)
                 optimizer.step()
-            for name, (of, inputs, outputs) in sets.items():
+            for name, (predictions, inputs, outputs) in sets.items():
                 with torch.no_grad():
-                    found = estimator(inputs, outputs)
+                    estimates = estimator(inputs, outputs)
                 history.append(
-                    record_of(outputs, found, of, config, objective, epoch=epoch, set_name=name)
+                    record_of(
+                        outputs,
+                        estimates,
+                        predictions,
+                        config,
+                        objective,
+                        epoch=epoch,
+                        set_name=name,
+                    )
                 )
     _fold(estimator, mean, std, model.reader.channels)
     return history
@@ -96,7 +104,7 @@ def _scale(taps: np.ndarray) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel; 1 for channels that do not vary."""
     averages = torch.from_numpy(np.asarray(taps, dtype=np.float32))
     std = averages.std(dim=0, correction=0)
-    return averages.mean(dim=0), torch.where(std > SMALLEST * std.max(), std, 1.0)
+    return averages.mean(dim=0), torch.where(std > MIN_DEVIATION * std.max(), std, 1.0)
 
 
 def _inputs(
