@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 
-from misgiving.groups import groups_of_columns, joined_groups, unit_of, unit_sentences
+from misgiving.groups import groups_of_columns, images_named_by, joined_groups, unit_of
+from misgiving.report.certificate import unit_sentences
 
 
 def rows_of(columns, *cells):
     rows = [row.split(",") for row in cells]
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+
+
+def sentences(columns, groups):
+    return unit_sentences(
+        columns, len(groups), list(groups).count(""), images_named_by(columns, groups)
+    )
 
 
 def test_joined_groups_are_the_connected_components():
@@ -60,7 +67,7 @@ def test_a_group_is_named_by_a_patient_wherever_one_of_its_images_is():
 def test_images_without_a_patient_count_by_lesion_and_that_is_said():
     rows = rows_of(["patient", "lesion"], "mary,1", ",1", ",2", ",2", ",3")
     found = groups_of_columns(rows, [""] * 5)
-    first, *warnings = unit_sentences(found.columns, found.groups)
+    first, *warnings = sentences(found.columns, found.groups)
     assert first == "unit: patient (columns patient, lesion)."
     assert warnings == [
         "Warning: 3 of 5 images have no value in the column patient, and count by lesion. Lesions "
@@ -93,6 +100,6 @@ def test_a_patient_is_the_unit_where_one_is_known():
     ],
 )
 def test_the_sentences_say_what_is_independent(columns, groups, said):
-    text = " ".join(unit_sentences(columns, groups))
+    text = " ".join(sentences(columns, groups))
     assert all(words in text for words in said)
     assert ("Warning" in text) == ("Warning" in said[0])

@@ -132,35 +132,3 @@ def images_named_by(columns: Sequence[str], groups: Sequence[str]) -> dict[str, 
         column: sum(group.startswith(f"{column} ") for group in groups) for column in columns[1:]
     }
     return {column: count for column, count in counts.items() if count}
-
-
-def unit_sentences(columns: Sequence[str], groups: Sequence[str]) -> list[str]:
-    """Sentences on the unit of a guarantee, and on what it leaves dependent.
-
-    Args:
-        columns: Those that define the groups.
-        groups: Of the images; empty where an image is a group of its own.
-    """
-    if not columns:
-        return [
-            "unit: image. The data name no patients, lesions or groups; images of one patient are "
-            "not independent."
-        ]
-    named = f"column{'s' * (len(columns) > 1)} {', '.join(columns)}"
-    dependent = "Lesions of one patient are not independent."
-    unit, unknown = UNITS[columns[0]], f"The data name no patients. {dependent}"
-    alone = sum(not group for group in groups)
-    return [
-        f"unit: {unit} ({named}). {unknown if unit == 'lesion' else ''}".rstrip(),
-        *(
-            f"Warning: {count} of {len(groups)} images have no value in the column {columns[0]}, "
-            f"and count by {UNITS[column]}."
-            f"{f' {dependent}' if UNITS[column] == 'lesion' else ''}"
-            for column, count in images_named_by(columns, groups).items()
-        ),
-        *[
-            f"Warning: {alone} of {len(groups)} images have no value in the {named}; each counts "
-            f"as a {unit} of its own."
-        ]
-        * bool(alone),
-    ]

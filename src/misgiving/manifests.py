@@ -7,7 +7,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from misgiving.errors import DataError, explain_damage
 from misgiving.files import read_json, write_json
 
 CHECKSUMS = "checksums.json"
-CHUNK = 2**20  # bytes that are read at a time
 
 
 def sha256_of(data: bytes) -> str:
@@ -51,40 +49,6 @@ def sha256_of_file(path: Path) -> str:
 def crc32_of(data: bytes) -> int:
     """CRC-32: detects damage, and is faster than SHA-256."""
     return zlib.crc32(data)
-
-
-@dataclass
-class Digests:
-    """MD5, SHA-256 and size of a file that arrives in chunks."""
-
-    size: int = 0
-    _md5: Any = field(default_factory=lambda: hashlib.md5(usedforsecurity=False))
-    _sha256: Any = field(default_factory=hashlib.sha256)
-
-    @classmethod
-    def of_file(cls, path: Path, size: int | None = None) -> "Digests":
-        """Digests of a file, or of its first `size` bytes."""
-        digests = cls()
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK if size is None else min(CHUNK, size - digests.size)):
-                digests.update(chunk)
-        return digests
-
-    def update(self, chunk: bytes) -> None:
-        """Add the next bytes."""
-        self._md5.update(chunk)
-        self._sha256.update(chunk)
-        self.size += len(chunk)
-
-    @property
-    def md5(self) -> str:
-        """In hexadecimal."""
-        return str(self._md5.hexdigest())
-
-    @property
-    def sha256(self) -> str:
-        """In hexadecimal."""
-        return str(self._sha256.hexdigest())
 
 
 def seal(folder: Path, names: Iterable[str] | None = None) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 from threadpoolctl import threadpool_limits
 
 from misgiving.calibration.apply import (
@@ -31,8 +31,6 @@ from misgiving.calibration.apply import (
     members_of,
     refuse_unusable,
 )
-from misgiving.calibration.platt import fit_platt
-from misgiving.metrics.selective import aurc
 from misgiving.scores.probes import Evidence
 
 COMBINED = ("msp", "entropy", "max_logit", "energy", "knn", "predicted_loss", CALIBRATED)
@@ -44,7 +42,8 @@ MOST_STEPS, ENOUGH = 1000, 1e-9  # of its weights
 FEWEST_OF_EACH = 10  # wrong and right answers from which a combination can be learned
 ClassWeights = Callable[[Classes], ByClass | None]
 Rows = Int[np.ndarray, " _"]
-PRIOR_SCALE = 3.0  # standard deviation of the prior of log T and of a class's bias, in nats
+PRIOR_SCALE = 3.0  # standard deviation of the priors of log T, biases and Platt's parameters
+LEAST_SLOPE = 1e-3  # of a standardised score by Platt's map, which keeps its order
 
 
 def fit_scaling(logits: Logits, labels: Classes) -> Scaling:
@@ -276,7 +275,7 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         held_out, learned = cross_fitted(tuning, weigh), _fit_learned(tuning, weigh)
     candidates = {name: used[name] for name in SINGLE if name in used} | held_out.scores
     wrong = held_out.named != labels
-    tried = {name: float(aurc(values, wrong)) for name, values in candidates.items()}
+    tried = {name: aurc(values, wrong) for name, values in candidates.items()}
     losses = -log_softmax(tuning.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
     predicted = used.get("predicted_loss")
     score = _acceptance_score(tried, held_out.scores, wrong)
@@ -293,6 +292,20 @@ def fit_calibrator(tuning: TuningSet, weigh: ClassWeights = lambda _: None) -> F
         samples=len(labels),
     )
     return Fitted(calibrator, held_out.named, acceptance, candidates, wrong)
+
+
+def aurc(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
+    """Mean error among the accepted over all coverages, ties accepted in random order.
+
+    As `metrics.selective.aurc`, without what that has for weights and replicates.
+    """
+    _, tied = np.unique(-scores, return_inverse=True)
+    accepted, mistakes = (
+        np.append(0.0, np.cumsum(np.bincount(tied, weights=values)))
+        for values in (np.ones(len(tied)), wrong)
+    )
+    coverages = np.arange(1, len(tied) + 1)
+    return float((np.interp(coverages, accepted, mistakes) / coverages).mean())
 
 
 def _fit_error(scores: Values, wrong: Bool[np.ndarray, " n"]) -> Isotonic:
@@ -316,5 +329,31 @@ def log_loss_of(scores: Values, wrong: Bool[np.ndarray, " n"]) -> float:
 
     The scaling makes scores comparable: a mean of probabilities is less confident than it is right.
     """
-    log_odds = fit_platt(scores, wrong).log_odds(scores)
+    slope, intercept = fit_platt(scores, wrong)
+    log_odds = slope * scores + intercept
     return float(np.logaddexp(0, np.where(wrong, log_odds, -log_odds)).mean())
+
+
+def fit_platt(scores: Values, wrong: Bool[np.ndarray, " n"]) -> tuple[float, float]:
+    """Slope and intercept of the log-odds of a right answer by a score (Platt, 1999).
+
+    By maximum likelihood with a weak prior, which keeps them finite where the score separates right
+    from wrong.
+    """
+    centre, scale = float(scores.mean()), float(scores.std()) or 1.0
+    standard = (scores - centre) / scale
+
+    def objective(parameters: Values) -> tuple[float, Values]:
+        slope, intercept = parameters
+        log_odds = slope * standard + intercept
+        value = np.logaddexp(0.0, np.where(wrong, log_odds, -log_odds)).sum()
+        residuals = expit(log_odds) - ~wrong
+        slopes = np.array([residuals @ standard, residuals.sum()])
+        prior = (parameters**2).sum() / 2 / PRIOR_SCALE**2
+        slopes += parameters / PRIOR_SCALE**2
+        return float(value + prior) / len(wrong), slopes / len(wrong)
+
+    bounds = [(LEAST_SLOPE, None), (None, None)]
+    found = minimize(objective, [1.0, 0.0], jac=True, method="L-BFGS-B", bounds=bounds).x
+    slope = float(found[0]) / scale
+    return slope, float(found[1]) - slope * centre

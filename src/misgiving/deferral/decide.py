@@ -4,25 +4,71 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from misgiving.calibration.apply import Calibrator
-from misgiving.deferral.decisions import NUMBERS
+from misgiving.deferral.certificate import Certificate
+from misgiving.deferral.decisions import NUMBERS, Decisions
+from misgiving.deferral.rules import DecisionRule
 from misgiving.errors import DataError
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, finite_rows, scores_of_outputs
+from misgiving.scores.features import FEATURE_SCORES
 
 Values = Float[np.ndarray, " n"]
+Outputs = tuple[
+    Float[np.ndarray, "n classes"],
+    Float[np.ndarray, "n width"] | None,
+    Values | None,
+    Float[np.ndarray, "n channels"] | None,
+]
 Classes = Int[np.ndarray, " n"]
 
 
-def measure_outputs(
+def decide(
+    certificate: Certificate,
+    rule: DecisionRule,
     calibration: Calibrator,
     detectors: FittedDetectors,
     ood_detector: str,
-    logits: Float[np.ndarray, "n classes"],
-    features: Float[np.ndarray, "n width"] | None,
-    predicted_losses: Values | None,
-    taps: Float[np.ndarray, "n channels"] | None,
+    outputs: Outputs,
+) -> Decisions:
+    """Decide from the outputs of a model; one that is not finite is deferred.
+
+    Args:
+        certificate: Has the thresholds.
+        rule: Names the classes.
+        calibration: From scores to probabilities.
+        detectors: Those that decisions depend on.
+        ood_detector: Name of the OOD score.
+        outputs: Logits, features, predicted losses and averages of the taps.
+    """
+    numbers = measure_outputs(calibration, detectors, ood_detector, outputs)
+    errors, threshold = numbers["error_probability"], certificate.accept_threshold
+    predicted, most_probable, probabilities = predict_classes(calibration, outputs[0], errors)
+    outcomes, numbers["ood_p_value"] = certificate.decide(
+        numbers["acceptance_score"],
+        numbers["ood_score"],
+        acceptable=rule.acceptable(errors, probabilities, predicted),
+    )
+    return Decisions(
+        classes=certificate.classes,
+        decisions=outcomes,
+        predicted=predicted,
+        most_probable=most_probable,
+        probabilities=probabilities,
+        certificate=certificate,
+        rule=rule,
+        error_limit=None
+        if threshold is None
+        else float(calibration.error(np.array([threshold]))[0]),
+        knows_training=ood_detector in FEATURE_SCORES,
+        **numbers,
+    )
+
+
+def measure_outputs(
+    calibration: Calibrator, detectors: FittedDetectors, ood_detector: str, outputs: Outputs
 ) -> dict[str, Values]:
     """Numbers by the field of a decision; NaN where outputs are not finite, or there is none."""
+    logits, features, predicted_losses, taps = outputs
     numbers = {name: np.full(len(logits), np.nan) for name in NUMBERS}
     finite = finite_rows(logits, features, taps)
     losses = None
@@ -62,13 +108,23 @@ def predict_classes(
 
 
 def check_columns(
-    predictions: Predictions, calibration: Calibrator, used: FittedDetectors, ood_detector: str
+    predictions: Predictions,
+    calibration: Calibrator,
+    used: FittedDetectors,
+    ood_detector: str,
+    *,
+    outputs: str,
 ) -> None:
     """Check that predictions have what decisions by these scores depend on.
 
     Raises:
-        DataError: Taps, features or predicted losses are missing.
+        DataError: They are another kind of outputs, or lack taps, features or predicted losses.
     """
+    if predictions.outputs != outputs:
+        raise DataError(
+            f"the predictions are {predictions.outputs}, and the policy was fitted on {outputs}, "
+            "with which their scores cannot be compared; give these"
+        )
     reads_taps = used.probes is not None and used.probes.reads_taps
     if reads_taps and predictions.taps is None:
         raise DataError(

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,8 @@ from jaxtyping import Float
 
 from misgiving.calibration.apply import Calibrator
 from misgiving.calibration.fit import Fitted
-from misgiving.deferral.cases import Cases, Identities
 from misgiving.deferral.certificate import Certificate
-from misgiving.deferral.decide import check_columns, measure_outputs, predict_classes
+from misgiving.deferral.decide import check_columns, decide
 from misgiving.deferral.decisions import Decisions
 from misgiving.deferral.fit import (
     FittingSets,
@@ -27,7 +26,10 @@ from misgiving.deferral.policy_file import (
     DETECTORS,
     POLICY,
     POLICY_FOLDER,
+    Cases,
+    Identities,
     PolicyFile,
+    cases_after,
     check_policy_folder,
 )
 from misgiving.deferral.rules import DecisionRule, RuleName
@@ -46,6 +48,7 @@ Taps = Float[np.ndarray, "n channels"]
 Values = Float[np.ndarray, " n"]
 
 UNNAMED = "unnamed"  # the model of predictions that do not name one
+FITTED = ("certificate", "calibration", "rule", "cases", "model", "unit")  # kept in the file
 
 
 class Deferral:
@@ -169,7 +172,7 @@ class Deferral:
             UsageError: A parameter has a value that cannot be used.
             DataError: The sets cannot support a policy.
         """
-        targets, rule = self._targets(), self._rule()
+        targets, rule = self._settings()
         sets = FittingSets.of(tuning, calibration, training, classes=classes, seed=self.seed)
         self.check_classes(sets.tuning.classes)
         fitted = fit_calibration(sets.tuning, sets.detectors, rule)
@@ -193,8 +196,8 @@ class Deferral:
         Raises:
             UsageError: One has a value that cannot be used, or names another class.
         """
-        self._targets().refuse_unknown_classes(classes)
-        self._rule().refuse_unknown_classes(classes)
+        for settings in self._settings():
+            settings.refuse_unknown_classes(classes)
 
     def certify(
         self,
@@ -216,14 +219,15 @@ class Deferral:
             DataError: The sets cannot support a policy.
             UsageError: A parameter has a value that cannot be used.
         """
-        self.rule_, self.calibration_, self.detectors_ = self._rule(), fitted.calibrator, detectors
+        targets, self.rule_ = self._settings()
+        self.calibration_, self.detectors_ = fitted.calibrator, detectors
         self.ood_detector_ = self.ood_detector or default_ood_detector(detectors)
         self.certificate_ = certify(
             tuning,
             calibration,
             detectors,
             fitted,
-            self._targets(),
+            targets,
             self.rule_,
             ood_detector=self.ood_detector_,
             seed=self.seed,
@@ -241,34 +245,18 @@ class Deferral:
         )
         return self
 
-    def _targets(self) -> Targets:
-        return Targets(
-            max_error=self.max_error,
-            confidence=self.confidence,
-            class_max_miss=self.class_max_miss or {},
-            max_ood_false_alarms=self.max_ood_false_alarms,
-            simultaneous=self.simultaneous,
-        )
-
-    def _rule(self) -> DecisionRule:
-        return DecisionRule(
-            rule=self.rule,
-            costs=self.costs or {},
-            max_error_probability=self.max_error_probability,
-        )
+    def _settings(self) -> tuple[Targets, DecisionRule]:
+        """The parameters in groups, whose values are checked."""
+        values = self.get_params()
+        values |= {name: values[name] or {} for name in ("class_max_miss", "costs")}
+        targets = Targets(**{field.name: values[field.name] for field in fields(Targets)})
+        rule = DecisionRule(**{field.name: values[field.name] for field in fields(DecisionRule)})
+        return targets, rule
 
     @property
     def classes_(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the logits."""
         return self._fitted.certificate_.classes
-
-    @property
-    def error_limit_(self) -> float | None:
-        """The highest error probability that is accepted; None where nothing is."""
-        threshold = self.certificate_.accept_threshold
-        return (
-            None if threshold is None else float(self.calibration_.error(np.array([threshold]))[0])
-        )
 
     @property
     def compares_with_training(self) -> bool:
@@ -326,33 +314,13 @@ class Deferral:
             predicted_losses: Outputs of a trained loss estimator.
             taps: Averages of the activations that the loss estimator reads.
         """
-        numbers = measure_outputs(
+        return decide(
+            self.certificate_,
+            self.rule_,
             self.calibration_,
             self.used_detectors,
             self.ood_detector_,
-            logits,
-            features,
-            predicted_losses,
-            taps,
-        )
-        errors = numbers["error_probability"]
-        predicted, most_probable, probabilities = predict_classes(self.calibration_, logits, errors)
-        outcomes, numbers["ood_p_value"] = self.certificate_.decide(
-            numbers["acceptance_score"],
-            numbers["ood_score"],
-            acceptable=self.rule_.acceptable(errors, probabilities, predicted),
-        )
-        return Decisions(
-            classes=self.classes_,
-            decisions=outcomes,
-            predicted=predicted,
-            most_probable=most_probable,
-            probabilities=probabilities,
-            certificate=self.certificate_,
-            rule=self.rule_,
-            error_limit=self.error_limit_,
-            knows_training=self.compares_with_training,
-            **numbers,
+            (logits, features, predicted_losses, taps),
         )
 
     def check_model(self, model: str, classes: tuple[str, ...] | None = None) -> None:
@@ -380,12 +348,13 @@ class Deferral:
             DataError: They are of another model, classes or kind of outputs, or lack columns.
         """
         self.check_model(predictions.model or self._fitted.model_, predictions.classes)
-        if predictions.outputs != self.cases_.outputs:
-            raise DataError(
-                f"the predictions are {predictions.outputs}, and the policy was fitted on "
-                f"{self.cases_.outputs}, with which their scores cannot be compared; give these"
-            )
-        check_columns(predictions, self.calibration_, self.used_detectors, self.ood_detector_)
+        check_columns(
+            predictions,
+            self.calibration_,
+            self.used_detectors,
+            self.ood_detector_,
+            outputs=self.cases_.outputs,
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write a policy folder, whole or not at all; one that is there is replaced.
@@ -397,14 +366,7 @@ class Deferral:
         """
         folder = Path(folder)
         check_policy_folder(folder)
-        if (folder / POLICY).exists():
-            try:
-                replaced = PolicyFile.read(folder)
-            except DataError:
-                self._fitted.cases_ = self.cases_.after(None)
-            else:
-                if replaced != self._file(replaced.detectors):
-                    self.cases_ = self.cases_.after(replaced.cases)
+        self._fitted.cases_ = cases_after(folder, self._file(""))
         with whole_folder(folder) as partial:
             self.write(partial)
 
@@ -420,16 +382,9 @@ class Deferral:
         self._file(sha256_of_file(folder / DETECTORS)).write(folder)
 
     def _file(self, detectors: str) -> PolicyFile:
+        parts = {name: getattr(self._fitted, f"{name}_") for name in FITTED}
         return PolicyFile(
-            model=self._fitted.model_,
-            unit=self.unit_,
-            rule=self.rule_,
-            ood_detector=self.ood_detector,
-            seed=self.seed,
-            calibration=self.calibration_,
-            certificate=self.certificate_,
-            cases=self.cases_,
-            detectors=detectors,
+            **parts, ood_detector=self.ood_detector, seed=self.seed, detectors=detectors
         )
 
     @property
@@ -469,9 +424,8 @@ class Deferral:
             ood_detector=policy.ood_detector,
             seed=policy.seed,
         )
-        deferral.certificate_, deferral.calibration_ = policy.certificate, policy.calibration
+        for name in FITTED:
+            setattr(deferral, f"{name}_", getattr(policy, name))
         deferral.detectors_ = policy.read_detectors(folder)
-        deferral.rule_, deferral.cases_ = rule, policy.cases
         deferral.ood_detector_ = policy.ood_detector or default_ood_detector(deferral.detectors_)
-        deferral.model_, deferral.unit_ = policy.model, policy.unit
         return deferral

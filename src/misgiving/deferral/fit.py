@@ -18,7 +18,6 @@ from misgiving.deferral.targets import Targets
 from misgiving.deferral.thresholds import certify_thresholds
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import QUARTERS, partition_groups
-from misgiving.metrics.classification import sensitivities
 from misgiving.predictions.record import Predictions
 from misgiving.scores.detectors import FittedDetectors, all_scores, evidence_of
 from misgiving.scores.features import FEATURE_SCORES
@@ -287,9 +286,12 @@ def sensitivities_by_rule(
     for rule in [*rules, *([chosen] if chosen.costs else [])]:
         weigh = partial(rule.class_weights, tuning.classes)
         predicted = cross_fitted(tuning_set(tuning), weigh).named
-        values = sensitivities(tuning.labels, predicted, num_classes=len(tuning.classes))
-        by_class = zip(tuning.classes, values.tolist(), strict=True)
-        shares[rule.rule] = {name: share for name, share in by_class if not np.isnan(share)}
+        rows = [tuning.labels == label for label in range(len(tuning.classes))]
+        shares[rule.rule] = {
+            name: float((predicted[of_class] == label).mean())
+            for label, (name, of_class) in enumerate(zip(tuning.classes, rows, strict=True))
+            if of_class.any()
+        }
     return shares
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
-from misgiving.deferral.cases import Cases
 from misgiving.deferral.certificate import Certificate
 from misgiving.deferral.deferral import Deferral
+from misgiving.deferral.policy_file import Cases
 from misgiving.deferral.rules import DecisionRule
 from misgiving.groups import QUARTERS, UNITS
 

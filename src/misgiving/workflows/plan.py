@@ -23,8 +23,9 @@ from misgiving.deferral.planning import (
 )
 from misgiving.deferral.scored_cases import one_per_group
 from misgiving.deferral.targets import Targets
-from misgiving.groups import QUARTERS, named_groups, partition_groups, unit_of, unit_sentences
+from misgiving.groups import QUARTERS, images_named_by, named_groups, partition_groups, unit_of
 from misgiving.predictions.record import Predictions
+from misgiving.report.certificate import unit_sentences
 
 RAREST = 3  # classes that `train` names
 
@@ -145,7 +146,12 @@ def _plan(
     counted = "Each image" if unit == "image" else f"One image of each {unit}"
     summary = [
         f"{name}: {len(images)} images of {len(np.unique(_units(images)))} groups",
-        *unit_sentences(images.group_columns, groups),
+        *unit_sentences(
+            images.group_columns,
+            len(images),
+            groups.count(""),
+            images_named_by(images.group_columns, groups),
+        ),
         f"The calibration set{share.described} has {count} images. "
         f"{counted} counts: {outlook.cases} cases.",
         *_verdict(outlook, share),
