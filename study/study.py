@@ -13,11 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from study_hypotheses import RATIO
+from study_hypotheses import RATIO, read_results
 from study_results import write_page
 
 from misgiving.files import default_cache
 from misgiving.metrics.selective import ACCEPTED_ERRORS
+from misgiving.reproduction.config import ModelName, Unit
 from misgiving.reproduction.protocol import (
     Protocol,
     chosen_units,
@@ -26,9 +27,8 @@ from misgiving.reproduction.protocol import (
 )
 from misgiving.reproduction.ray import on_ray
 from misgiving.reproduction.runner import on_this_machine, reproduce_units
+from misgiving.reproduction.tables import Result, table_of, write_table
 from misgiving.reproduction.trial_data import Progress, TrialData
-from misgiving.results.formats import read_table, write_table
-from misgiving.results.schema import ModelName, Result, Unit
 from misgiving.training.recipes import RECIPES
 
 HERE = Path(__file__).resolve().parent
@@ -174,9 +174,9 @@ def add_rows(table: Path, results: Iterable[Result]) -> None:
     """Put the rows of finished units into a table, in place of older rows of these units."""
     new = kept_rows(results)
     units = {unit_of(row) for row in new}
-    earlier = read_table(table, Result) if table.exists() else []
+    earlier = read_results(table) if table.exists() else []
     rows = [row for row in earlier if unit_of(row) not in units] + new
-    write_table(table, Result, sorted(rows))
+    write_table(table, table_of(sorted(rows), "results.csv"))
 
 
 def with_setting(row: Result, setting: str) -> Result:
@@ -210,7 +210,7 @@ def main() -> None:
 def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.Namespace) -> None:
     """Run the units of one setting that have no rows yet, and keep their rows."""
     out, table = options.out / options.part / setting, options.tables / f"{options.part}.csv"
-    done = {unit_of(row) for row in read_table(table, Result)} if table.exists() else set()
+    done = {unit_of(row) for row in read_results(table)} if table.exists() else set()
     units = [
         unit
         for unit in in_order(part, protocol)
@@ -222,7 +222,7 @@ def run_setting(part: Part, protocol: Protocol, setting: str, options: argparse.
     def keep(unit: Unit) -> None:
         ratio = trial_data.split_ratio(unit.experiment)
         of_split = Result(*unit, "", "", RATIO, ratio)
-        results = [of_split, *read_table(out / unit.folder / "results.csv", Result)]
+        results = [of_split, *read_results(out / unit.folder / "results.csv")]
         add_rows(table, [with_setting(row, setting) for row in results])
         write_page(options.tables)
         label = setting or unit.experiment

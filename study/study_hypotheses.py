@@ -3,11 +3,12 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
 from misgiving.metrics.trials import TrialInterval, holm, t_interval
-from misgiving.results.schema import Result
+from misgiving.reproduction.tables import Result, read_table
 
 ENOUGH_TRIALS = 5
 LEVEL = 0.05
@@ -17,6 +18,11 @@ TUNED_ON = "histology"
 UNSEEN_CLASSES = "unseen_classes"  # all of them together
 Values = Mapping[int, float]
 """By trial."""
+
+
+def read_results(path: Path) -> list[Result]:
+    """Read a table of results."""
+    return [Result(*row) for row in read_table(path, schema="results.csv").itertuples(index=False)]
 
 
 class Rows:

@@ -18,6 +18,7 @@ from study_hypotheses import (
     Rows,
     difference,
     hypotheses,
+    read_results,
     verdicts,
 )
 
@@ -31,8 +32,6 @@ from misgiving.report.reproduction.published import (
     table_1,
     title,
 )
-from misgiving.results.formats import read_table
-from misgiving.results.schema import Result
 
 HERE = Path(__file__).resolve().parent
 CONFIRMING = 10  # trials of the confirmation
@@ -386,7 +385,7 @@ def page(parts: Mapping[str, Rows]) -> str:
 def write_page(folder: Path) -> None:
     """Write `results.md` from the tables of a folder."""
     tables = {
-        part: read_table(folder / f"{part}.csv", Result)
+        part: read_results(folder / f"{part}.csv")
         for part in ("confirmation", "modern", "paper", "sensitivity", "registered")
         if (folder / f"{part}.csv").exists()
     }

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from misgiving.cli import progress
 from misgiving.cli.progress import Bar, LogLines, Steps, Units, progress_bars, show_table
-from misgiving.results.schema import Unit
+from misgiving.reproduction.config import Unit
 from misgiving.training.loop import Step
 
 

@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
+from misgiving.reproduction.config import OdinGrid
 from misgiving.reproduction.protocol import DIGITS
-from misgiving.results.schema import OdinGrid
 
 TINY = replace(
     DIGITS,

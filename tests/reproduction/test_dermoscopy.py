@@ -17,12 +17,12 @@ from misgiving.metrics.selective import aurc
 from misgiving.predictions.record import Predictions
 from misgiving.report.reproduction.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction.config import OdinGrid, Unit
 from misgiving.reproduction.protocol import DERIVED, ood_sources, protocol_for, units
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.score_files import load_scores
 from misgiving.reproduction.tables import read_run
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.schema import OdinGrid, Unit
 
 CLASSES = ("MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC", "SCC")
 LESIONS = 12  # of each class, with two pictures each

@@ -7,7 +7,7 @@ from tiny import TINY
 from misgiving.data.datasets.dataset import PAPER_PREPROCESSING
 from misgiving.data.preprocessing import Preprocessing
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import MODELS
+from misgiving.reproduction.config import MODELS, ModelName
 from misgiving.reproduction.protocol import (
     DERIVED,
     DIGITS,
@@ -18,7 +18,6 @@ from misgiving.reproduction.protocol import (
     protocol_for,
     units,
 )
-from misgiving.results.schema import ModelName
 from misgiving.training.config import DataConfig, ModelConfig
 
 

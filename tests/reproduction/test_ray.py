@@ -11,7 +11,7 @@ from waiting import until
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.reproduction import ray as cluster
-from misgiving.results.schema import Unit
+from misgiving.reproduction.config import Unit
 
 MARK = "MISGIVING_TEST_OF_RAY"  # inherited by every process that a test has started
 HOLD = """

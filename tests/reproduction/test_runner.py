@@ -21,6 +21,7 @@ from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.predictions.inference import predictions_of
 from misgiving.reproduction import runner as units_module
 from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import chosen_units, units
 from misgiving.reproduction.runner import (
     is_finished,
@@ -30,7 +31,6 @@ from misgiving.reproduction.runner import (
     reproduce_units,
 )
 from misgiving.reproduction.trial_data import Progress, TrainedUnit, TrialData
-from misgiving.results.schema import Unit
 from misgiving.training.config import DataConfig
 
 
@@ -104,7 +104,7 @@ def test_a_unit_that_fails_leaves_nothing_but_what_its_training_goes_on_from(
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("misgiving.reproduction.runner.write_document", fail)
+    monkeypatch.setattr("misgiving.reproduction.runner.write_json", fail)
     with pytest.raises(OSError, match="disk full"):
         reproduce_units(trial_data, tmp_path)
     left = [path.name for path in tmp_path.rglob("*") if path.is_file()]

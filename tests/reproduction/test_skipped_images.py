@@ -11,11 +11,11 @@ from tiny import TINY
 from misgiving.errors import BadImagesError
 from misgiving.report.reproduction.page import write_report
 from misgiving.reproduction.aggregate.collection import collect
+from misgiving.reproduction.config import OdinGrid
 from misgiving.reproduction.protocol import OodSource
 from misgiving.reproduction.runner import reproduce_units
 from misgiving.reproduction.tables import read_run
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.schema import OdinGrid
 from misgiving.training.config import DataConfig
 
 FAILING = DataConfig(image_size=16, validation_share=0.4)

@@ -9,9 +9,9 @@ from tiny import TINY
 
 from misgiving.data.preprocessing import AugmentationSettings
 from misgiving.errors import UsageError
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import units
 from misgiving.reproduction.trial_data import MEASURING, ONLY_SHOWN, TRAINING, TrialData
-from misgiving.results.schema import Unit
 from misgiving.training.config import DataConfig
 
 

@@ -8,8 +8,7 @@ from scipy import stats
 
 from misgiving.reproduction.config import MODELS
 from misgiving.reproduction.protocol import protocol_for
-from misgiving.results.formats import read_table
-from misgiving.results.schema import Result
+from misgiving.reproduction.tables import Result
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "study"))
 import study_format
@@ -120,7 +119,7 @@ def test_a_unit_that_is_measured_again_replaces_its_rows_and_no_others(tmp_path)
     again = [row._replace(value=9.0) for row in rows_of(1) if row.experiment == "new_classes"]
     again = [row for row in again if row.model == "vanilla"]
     study.add_rows(table, again)
-    remaining = read_table(table, Result)
+    remaining = study_hypotheses.read_results(table)
     of_unit = [row for row in remaining if study.unit_of(row) == ("ood_detection", 0, "vanilla")]
     assert of_unit == again
     assert len(remaining) == len(rows) - (1 + len(OOD) + 1) + 1

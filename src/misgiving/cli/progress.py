@@ -25,7 +25,7 @@ from rich.table import Table
 from misgiving.errors import StoppedError
 
 if TYPE_CHECKING:
-    from misgiving.results.schema import Unit
+    from misgiving.reproduction.config import Unit
     from misgiving.training.loop import Step
 
 RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID")

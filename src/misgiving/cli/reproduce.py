@@ -9,8 +9,7 @@ from misgiving.cli.failures import say_skipped
 from misgiving.cli.options import Cache, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, Units, progress_bars, say
 from misgiving.errors import UsageError
-from misgiving.reproduction.config import MOST_JOBS, ProtocolConfig
-from misgiving.results.schema import ModelName, OdinGrid
+from misgiving.reproduction.config import MOST_JOBS, ModelName, OdinGrid, ProtocolConfig
 from misgiving.training.config import DataConfig, ModelConfig, TrainingConfig
 
 if TYPE_CHECKING:
@@ -209,10 +208,10 @@ def say_leakage(leakage: "Iterable[SplitLeakage]", measured: str) -> None:
 
 def say_unfinished(out: Path) -> None:
     """Report the units that collected numbers do not have, if any."""
-    from misgiving.results.formats import read_document
-    from misgiving.results.schema import Settings
+    from misgiving.files import read_json
+    from misgiving.reproduction.tables import REMEDY
 
-    if missing := read_document(out / "settings.json", Settings).missing_units:
+    if missing := read_json(out / "settings.json", remedy=REMEDY)["missing_units"]:
         say(f"unfinished: {len(missing)} units are not in these numbers; the report names them")
 
 

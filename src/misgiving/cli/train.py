@@ -12,9 +12,9 @@ from misgiving.cli.options import Cache, Data, Fields, Values, command
 from misgiving.cli.progress import Bar, Steps, progress_bars, say, show_table
 from misgiving.errors import UsageError
 from misgiving.files import refuse_unwritable_folder
-from misgiving.reproduction.config import MODELS, refuse_beside_model
+from misgiving.reproduction.config import MODELS, ModelName, refuse_beside_model
 from misgiving.results.formats import read_table
-from misgiving.results.schema import EpochRecord, ModelName
+from misgiving.results.schema import EpochRecord
 from misgiving.training.config import (
     DataConfig,
     ModelConfig,

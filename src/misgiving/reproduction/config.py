@@ -1,12 +1,23 @@
-"""Configuration of a reproduction, and the models that it compares."""
+"""Configuration of a reproduction, the models that it compares, and its units of work."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from misgiving.errors import UsageError, require
+from misgiving.errors import UsageError, require, require_choices
 from misgiving.registry import Registry
-from misgiving.results.schema import ModelName
+
+ModelName = Literal[
+    "vanilla",
+    "mse",
+    "detached",
+    "proposed",
+    "proposed_halves",
+    "proposed_sum",
+    "proposed+logits",
+]
+"""The models that a reproduction compares, in the order of its tables."""
 
 
 class ModelVariant(NamedTuple):
@@ -122,3 +133,43 @@ class ProtocolConfig:
             )
         if both := set(self.in_distribution) & set(self.unseen):
             raise UsageError(f"class {min(both)!r} cannot be both in-distribution and unseen")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OdinGrid:
+    """ODIN's grid, and the OOD set and the criterion by which its best point was chosen.
+
+    Attributes:
+        tuning_set: OOD set on which it is tuned.
+        temperatures: Temperatures of the grid.
+        epsilons: Perturbations of the grid, in units of a pixel in [0, 1].
+        criterion: Tune ODIN for the highest AUROC, or for the lowest FPR@TPR95; the paper names
+            neither.
+    """
+
+    tuning_set: str
+    temperatures: tuple[float, ...]
+    epsilons: tuple[float, ...]
+    criterion: Literal["auroc", "fpr_at_tpr95"] = "auroc"
+
+    def __post_init__(self) -> None:
+        require_choices(self)
+
+
+class Unit(NamedTuple):
+    """One model of one trial of one experiment.
+
+    Units of `ood_detection` also serve `new_classes`, which measures the same models.
+    """
+
+    experiment: str
+    trial: int
+    model: str
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the unit, relative to that of the reproduction."""
+        return Path("units", self.experiment, f"trial-{self.trial}", self.model)
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, trial {self.trial}, {self.model}"

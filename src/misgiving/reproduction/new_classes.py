@@ -7,9 +7,9 @@ from jaxtyping import Int
 
 from misgiving.data.cache import ImageSet
 from misgiving.evaluation.measures import Measurement
+from misgiving.report.names import UNSEEN_SET
 from misgiving.reproduction.ood_detection import Detection, measure_outliers
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.schema import UNSEEN_SET
 
 
 def unseen_images(images: ImageSet, unseen: tuple[str, ...]) -> ImageSet:

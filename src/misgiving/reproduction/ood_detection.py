@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import pandas as pd
 from jaxtyping import Float
 from numpy import ndarray
 
@@ -15,15 +16,16 @@ from misgiving.evaluation.measures import Measurement, measure_classification, m
 from misgiving.metrics.ood import ood_metrics
 from misgiving.predictions.inference import odin_scores, predict
 from misgiving.predictions.record import Predictions
+from misgiving.report.names import CHOSEN
+from misgiving.reproduction.config import OdinGrid
 from misgiving.reproduction.policies import (
     MAX_OOD_FALSE_ALARMS,
     fitted_detectors,
     policy_sets,
 )
 from misgiving.reproduction.score_files import save_scores
+from misgiving.reproduction.tables import write_table
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.formats import write_table
-from misgiving.results.schema import CHOSEN, OdinGrid, OdinPoint
 from misgiving.scores.detectors import FittedDetectors, all_scores, default_ood_detector
 from misgiving.scores.odin import Odin
 from misgiving.scores.odin_tuning import best_of_grid, id_only_odin, odin_grid
@@ -132,10 +134,10 @@ def measure_ood_detection(trained: TrainedUnit) -> tuple[list[Measurement], Dete
     save_scores(folder, measured, scores, inliers.groups)
     detection = Detection(detectors, scores, rule)
     grid = [
-        OdinPoint(odin.temperature, odin.epsilon, *measured)
-        for odin, *measured in detectors.tuning.grid
+        (odin.temperature, odin.epsilon, *measured) for odin, *measured in detectors.tuning.grid
     ]
-    write_table(folder / "odin_grid.csv", OdinPoint, grid)
+    columns = ["temperature", "epsilon", "auroc", "fpr_at_tpr95"]
+    write_table(folder / "odin_grid.csv", pd.DataFrame(grid, columns=columns))
     rows = [
         *measure_classification(trained.predictions, measured),
         *_choices(detectors, search.tuning_set),

@@ -1,10 +1,11 @@
 """Calibration and deferral policies of one trained model, measured over target error rates."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float
 
 from misgiving.calibration.apply import CALIBRATED, ERROR_ESTIMATOR, Calibrator
@@ -16,6 +17,7 @@ from misgiving.deferral.fit import fit_calibration, scored_cases
 from misgiving.deferral.rules import DecisionRule
 from misgiving.deferral.targets import Targets
 from misgiving.errors import DataError
+from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import Measurement, measure_accepted_errors, measure_scaling
 from misgiving.files import write_json
 from misgiving.groups import partition_groups
@@ -23,9 +25,8 @@ from misgiving.metrics.calibration import expected_calibration_error, reliabilit
 from misgiving.predictions.inference import predictions_of
 from misgiving.predictions.record import Predictions
 from misgiving.reproduction.score_files import group_names, save_scores
+from misgiving.reproduction.tables import table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit
-from misgiving.results.formats import write_table
-from misgiving.results.schema import POLICY_SET, CaseRow, ReliabilityBin
 from misgiving.scores.detectors import FittedDetectors, default_ood_detector
 
 TARGETS = (0.05, 0.1, 0.2)
@@ -98,9 +99,9 @@ def measure_policies(
     calibrator = fitted.calibrator
     decisions = {target: policy.decide(sets.test) for target, policy in policies.items()}
     _save_decisions(folder, sets.test, decisions)
-    write_table(folder / "cases.csv", CaseRow, _cases(sets, detectors, fitted))
+    write_table(folder / "cases.csv", _cases(sets, detectors, fitted))
     quantities = _quantities(sets.test, decisions[TARGETS[0]])
-    write_table(folder / RELIABILITY, ReliabilityBin, _bins(quantities))
+    write_table(folder / RELIABILITY, _bins(quantities))
     rows = [
         *measure_scaling(sets.test, calibrator, POLICY_SET),
         *(
@@ -153,10 +154,11 @@ def _max_ood_false_alarms(calibration: Predictions) -> float | None:
     )
 
 
-def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iterator[CaseRow]:
+def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> pd.DataFrame:
     """The cases of all policies, so that other targets can be tried and the guarantee checked."""
-    named = {"tune": sets.tune, "calibrate": sets.calibration, "test": sets.test}
-    for name, predictions in named.items():
+    tables = []
+    for name in ("tune", "calibration", "test"):
+        predictions: Predictions = getattr(sets, name)
         cases = scored_cases(
             predictions,
             detectors,
@@ -165,17 +167,17 @@ def _cases(sets: PolicySets, detectors: FittedDetectors, fitted: Fitted) -> Iter
             ood_detector=default_ood_detector(detectors),
             of_tuning=fitted if predictions is sets.tune else None,
         )
-        acceptable = cases.eligible()
-        for row, group in enumerate(group_names(predictions).tolist()):
-            yield CaseRow(
-                set=name,
-                group=group,
-                label=predictions.classes[cases.labels[row]],
-                wrong=bool(cases.wrong[row]),
-                acceptance_score=float(cases.scores[row]),
-                acceptable=bool(acceptable[row]),
-                ood_score=None if cases.ood_scores is None else float(cases.ood_scores[row]),
-            )
+        columns = {
+            "set": "calibrate" if name == "calibration" else name,
+            "group": group_names(predictions),
+            "label": np.array(predictions.classes)[cases.labels],
+            "wrong": cases.wrong,
+            "acceptable": cases.eligible(),
+            "acceptance_score": cases.scores,
+            "ood_score": np.nan if cases.ood_scores is None else cases.ood_scores,
+        }
+        tables.append(pd.DataFrame(columns))
+    return pd.concat(tables)
 
 
 def _save_decisions(folder: Path, test: Predictions, decisions: Mapping[float, Decisions]) -> None:
@@ -216,12 +218,13 @@ def _accepted_errors(
     )
 
 
-def _bins(quantities: Mapping[str, Quantity]) -> list[ReliabilityBin]:
-    return [
-        ReliabilityBin(name, float(mean), float(found), int(count))
+def _bins(quantities: Mapping[str, Quantity]) -> pd.DataFrame:
+    rows = [
+        (name, *bin_)
         for name, pair in quantities.items()
-        for mean, found, count in zip(*reliability(*pair, bins=BINS), strict=True)
+        for bin_ in zip(*reliability(*pair, bins=BINS), strict=True)
     ]
+    return table_of(rows, "bins.csv")
 
 
 def _quantities(test: Predictions, decisions: Decisions) -> dict[str, Quantity]:

@@ -8,9 +8,10 @@ from typing import Any
 
 from misgiving.data.ood_sets.ood_set import OOD_SETS
 from misgiving.errors import UsageError, require
+from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.registry import Registry
-from misgiving.reproduction.config import RATE, RATE_MODELS, ProtocolConfig
-from misgiving.results.schema import POLICY_SET, UNSEEN_SET, OdinGrid, Unit
+from misgiving.report.names import UNSEEN_SET
+from misgiving.reproduction.config import RATE, RATE_MODELS, OdinGrid, ProtocolConfig, Unit
 from misgiving.scores.odin_tuning import EPSILONS, TEMPERATURES
 from misgiving.training.config import (
     DataConfig,

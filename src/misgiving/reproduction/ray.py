@@ -20,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from misgiving.errors import DataError, TrainingError, UsageError
 from misgiving.files import clear_abandoned
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.protocol import Protocol
 from misgiving.reproduction.runner import (
     Records,
@@ -30,7 +31,6 @@ from misgiving.reproduction.runner import (
     trial_data_of_process,
 )
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.schema import Unit
 from misgiving.training.allocator import keep_freed_memory
 
 RETRIES = 3  # of a unit whose worker or node was lost

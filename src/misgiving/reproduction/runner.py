@@ -21,9 +21,10 @@ from threadpoolctl import threadpool_limits
 from misgiving.checkpoint import load
 from misgiving.errors import DataError, StoppedError, TrainingError, UsageError
 from misgiving.evaluation.measures import Measurement
-from misgiving.files import whole_folder
+from misgiving.files import read_json, whole_folder, write_json
 from misgiving.predictions.inference import predictions_of
 from misgiving.registry import Registry
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.generalization import (
     divergence,
     measure_generalization,
@@ -33,10 +34,9 @@ from misgiving.reproduction.new_classes import measure_new_classes
 from misgiving.reproduction.ood_detection import measure_ood_detection
 from misgiving.reproduction.protocol import Protocol, units
 from misgiving.reproduction.score_files import predictions_path
+from misgiving.reproduction.tables import REMEDY, Result, table_of, write_table
 from misgiving.reproduction.trial_data import TrainedUnit, TrialData
 from misgiving.reproduction.workers import usual_jobs, worker_pool
-from misgiving.results.formats import read_document, write_document, write_table
-from misgiving.results.schema import Result, Unit, UnitTiming
 from misgiving.training.devices import device_named
 from misgiving.training.resume import resume_path
 from misgiving.training.train_run import train_run
@@ -135,7 +135,7 @@ MEASURED = ("code", "detection")  # entries of a record on which training does n
 
 def _record_of(folder: Path) -> dict[str, Any] | None:
     try:
-        return read_document(folder / "unit.json", dict[str, Any])
+        return read_json(folder / "unit.json", remedy=REMEDY)
     except DataError:
         return None
 
@@ -153,11 +153,10 @@ def finish(
         if is_trained(out / unit.folder, record):
             shutil.copytree(out / unit.folder / "run", unfinished / "run")
         results = _results(trial_data, unit, unfinished)
-        write_table(unfinished / "results.csv", Result, results)
+        write_table(unfinished / "results.csv", table_of(results, "results.csv"))
         seconds = round(time.monotonic() - started, 1)
-        timing = UnitTiming(seconds=seconds, threads=threads)
-        write_document(unfinished / "timing.json", timing)
-        write_document(unfinished / "unit.json", record)
+        write_json(unfinished / "timing.json", {"seconds": seconds, "threads": threads})
+        write_json(unfinished / "unit.json", record)
     resume_path(out / unit.folder).unlink(missing_ok=True)
 
 

@@ -1,6 +1,8 @@
 """The tables that a reproduction writes and reads: one schema for each file, through pandas."""
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +14,23 @@ from misgiving.report.frames import Picture
 from misgiving.report.reproduction.run import Run
 
 REMEDY = "run the command that wrote it again"
+
+
+class Result(NamedTuple):
+    """One row of `results.csv`: a measurement of one model in one trial; a share is a fraction.
+
+    A value that is not defined has no row.
+    """
+
+    experiment: str
+    trial: int
+    model: str
+    dataset: str
+    detector: str
+    metric: str
+    value: float
+
+
 UNIT = {"experiment": "str", "trial": "int64", "model": "str"}
 MEASUREMENT = {"dataset": "str", "detector": "str", "metric": "str", "value": "float64"}
 EPOCH = {
@@ -31,6 +50,7 @@ SCHEMAS = {
         **dict.fromkeys(("trial_lower", "trial_upper", "p_value"), "float64"),
     },
     "history.csv": EPOCH,
+    "bins.csv": BIN,
     "histories.csv": UNIT | EPOCH,
     "confusions.csv": UNIT | {"true": "str", "predicted": "str", "images": "int64"},
     "reliability.csv": UNIT | BIN,
@@ -39,16 +59,15 @@ SCHEMAS = {
         **{"lower": "float64", "upper": "float64"},
     },
 }
-"""Columns by file, with their types.
+"""Columns by file, with their types; `bins.csv` stands for a unit's own `reliability.csv`.
 
-`results.csv` has a measurement of one model in one trial; a share is a fraction, and a value that
-is not defined has no row. A row of `intervals.csv` with a `baseline` is the paired difference model
-- baseline, where the baseline is a model, or `msp` for the difference of the detector from MSP in
-one model: `lower` and `upper` are of the bootstrap over trials and groups (empty where no interval
-can be given), `n` counts independent groups (of the smaller of two sets, and for a sensitivity of
-its class), `tuned` says whether the detector was tuned on this set, `trial_lower` and `trial_upper`
-are of the t-interval over trials, and `p_value` is two-sided, not adjusted. `risk_coverage.csv` has
-the mean error among the accepted.
+The rows of `results.csv` are `Result`s. A row of `intervals.csv` with a `baseline` is the paired
+difference model - baseline, where the baseline is a model, or `msp` for the difference of the
+detector from MSP in one model: `lower` and `upper` are of the bootstrap over trials and groups
+(empty where no interval can be given), `n` counts independent groups (of the smaller of two sets,
+and for a sensitivity of its class), `tuned` says whether the detector was tuned on this set,
+`trial_lower` and `trial_upper` are of the t-interval over trials, and `p_value` is two-sided, not
+adjusted. `risk_coverage.csv` has the mean error among the accepted.
 """
 
 
@@ -72,26 +91,26 @@ def read_table(path: Path, *, schema: str = "") -> pd.DataFrame:
     """
     columns = SCHEMAS[schema or path.name]
     with explain_damage(path, remedy=REMEDY):
-        text = [name for name, kind in columns.items() if kind == "str"]
-        frame = pd.read_csv(
-            path,
-            dtype=dict.fromkeys(text, "object"),
-            usecols=list(columns),
-            keep_default_na=False,
-            na_values={name: [""] for name in columns if name not in text},
-            true_values=["yes"],
-            false_values=["no"],
-            encoding="utf-8",
+        cells = pd.read_csv(
+            path, dtype="object", usecols=list(columns), keep_default_na=False, encoding="utf-8"
         )
-        frame = frame[list(columns)].astype({**columns, **dict.fromkeys(text, "object")})
-        for name in text:
-            frame[name] = frame[name].map(unescape_formulas)
-    return frame
+        return pd.DataFrame({name: _column(cells[name], columns[name]) for name in columns})
 
 
-def empty(schema: str) -> pd.DataFrame:
-    """A table of this schema without rows."""
-    return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in SCHEMAS[schema].items()})
+def _column(cells: pd.Series, kind: str) -> pd.Series:
+    """The values of a column; numbers exactly as they are written."""
+    if kind == "str":
+        return cells.map(unescape_formulas).astype("object")
+    if kind == "bool":
+        return cells.map({"yes": 1, "no": 0}).astype("int64").astype("bool")
+    return cells.replace("", "nan").astype(kind) if kind == "float64" else cells.astype(kind)
+
+
+def table_of(rows: Iterable[tuple[object, ...]], schema: str) -> pd.DataFrame:
+    """A table of this schema with these rows; None is a missing value."""
+    columns = SCHEMAS[schema]
+    types = {name: "object" if kind == "str" else kind for name, kind in columns.items()}
+    return pd.DataFrame(list(rows), columns=list(columns)).astype(types)
 
 
 def read_run(folder: Path) -> Run:

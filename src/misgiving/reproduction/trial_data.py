@@ -30,9 +30,9 @@ from misgiving.data.splits import SPLITS, EvaluationSets, SetNames, leakage_of
 from misgiving.errors import BadImage
 from misgiving.manifests import sha256_of_chunks, sha256_of_file, sha256_of_lines
 from misgiving.predictions.record import Predictions
-from misgiving.reproduction.config import MODELS, learning_rate_of
+from misgiving.reproduction.config import MODELS, Unit, learning_rate_of
 from misgiving.reproduction.protocol import EXPERIMENTS, Protocol
-from misgiving.results.schema import SplitLeakage, SplitSize, Unit
+from misgiving.results.schema import SplitLeakage
 from misgiving.training.loop import Step
 from misgiving.training.train_run import (
     TrainingSetup,
@@ -127,17 +127,17 @@ class TrialData:
             training=training,
         )
 
-    def size(self, experiment: str) -> SplitSize:
-        """Count the images of an experiment in its first trial."""
+    def size(self, experiment: str) -> dict[str, Any]:
+        """Images of an experiment in its first trial: all, those trained on, those measured."""
         setup = self.setup(Unit(experiment, 0, self.protocol.models[0]))
-        names = ("train", self.evaluation_sets.measured)
-        trained, measured = (len(setup.images_of(name)) for name in names)
-        return SplitSize(experiment, len(setup.images), trained, measured)
+        names = {"trained": "train", "measured": self.evaluation_sets.measured}
+        counts = {key: len(setup.images_of(name)) for key, name in names.items()}
+        return {"experiment": experiment, "images": len(setup.images), **counts}
 
     def split_ratio(self, experiment: str) -> float:
         """Measured images for each training image of an experiment, in the first trial."""
         size = self.size(experiment)
-        return size.measured / size.trained
+        return float(size["measured"] / size["trained"])
 
     def outliers(self, trial: int) -> Mapping[str, OodImages]:
         """The OOD sets of a trial; derived sets come from images that were not trained on."""

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.metrics.selective import BY_GROUPS, BY_IMAGES
 from misgiving.report.frames import distinct, models_of, select, spread_of
 from misgiving.report.names import CHOSEN, DETECTOR_TITLES
 from misgiving.report.reproduction.claims import Effect, effect_of
 from misgiving.report.reproduction.run import Quantity, Run, main_model
 
-POLICY_SET = "policy_test"
 MSP = "msp"
 COLLAPSED_SPREAD = 0.1  # an estimate with less than a tenth of the true spread counts as constant
 FALSE_ALARMS = 0.05  # to which the OOD rule is calibrated

@@ -3,13 +3,16 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple
-from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pandas as pd
+
 from misgiving.errors import DataError, UsageError
+from misgiving.evaluation.evaluate import POLICY_SET
+from misgiving.files import read_json, write_json
 from misgiving.predictions.record import Predictions
+from misgiving.report.names import UNSEEN_SET
 from misgiving.reproduction.aggregate.documents import (
     exhibits,
     settings,
@@ -24,27 +27,14 @@ from misgiving.reproduction.aggregate.intervals import (
     values_by_trial,
 )
 from misgiving.reproduction.aggregate.resampling import ComparedSet
-from misgiving.reproduction.config import learning_rate_of
+from misgiving.reproduction.config import Unit, learning_rate_of
 from misgiving.reproduction.policies import RELIABILITY
 from misgiving.reproduction.protocol import EXPERIMENTS, rate_experiments, units
 from misgiving.reproduction.runner import is_finished
 from misgiving.reproduction.score_files import predictions_path
+from misgiving.reproduction.tables import REMEDY, read_table, table_of, write_table
 from misgiving.reproduction.trial_data import TrialData, code_fingerprint
 from misgiving.reproduction.workers import worker_pool
-from misgiving.results.formats import Row, read_document, read_table, write_document, write_table
-from misgiving.results.schema import (
-    POLICY_SET,
-    UNSEEN_SET,
-    Confusion,
-    EpochRecord,
-    HistoryRow,
-    ReliabilityBin,
-    ReliabilityRow,
-    Result,
-    ResultInterval,
-    RiskPoint,
-    Unit,
-)
 
 Argument = TypeVar("Argument")
 Value = TypeVar("Value")
@@ -84,30 +74,26 @@ def collect(trial_data: TrialData, out: Path, *, jobs: int = 1) -> None:
     made_of = {
         "protocol": repr(trial_data.protocol),
         "units": [trial_data.record(unit) for unit in finished],
-        "threads": [timing(out / unit.folder).threads for unit in finished],
+        "threads": [timing(out / unit.folder)["threads"] for unit in finished],
         "code": code_fingerprint(left_out=("cli", "report")),
     }
     if _is_collected(out, made_of):
         return
     (out / COLLECTED).unlink(missing_ok=True)
-    results = [
-        row for unit in finished for row in read_table(out / unit.folder / "results.csv", Result)
-    ]
+    results = _of_units(finished, out, "results.csv")
     sets = list(_measured_sets(trial_data, finished, out, results))
     with mapped(intervals_of, sets, jobs) as intervals:
-        write_table(out / "results.csv", Result, results)
-        histories = _of_units(finished, out, "run/history.csv", EpochRecord, HistoryRow)
-        write_table(out / "histories.csv", HistoryRow, histories)
-        write_table(out / "confusions.csv", Confusion, _confusions(trial_data, finished, out))
-        bins = _of_units(finished, out, RELIABILITY, ReliabilityBin, ReliabilityRow)
-        write_table(out / RELIABILITY, ReliabilityRow, bins)
-        write_table(out / "risk_coverage.csv", RiskPoint, _risk_curves(trial_data, finished, out))
+        write_table(out / "results.csv", results)
+        write_table(out / "histories.csv", _of_units(finished, out, "run/history.csv"))
+        write_table(out / "confusions.csv", _confusions(trial_data, finished, out))
+        write_table(out / RELIABILITY, _of_units(finished, out, RELIABILITY, schema="bins.csv"))
+        write_table(out / "risk_coverage.csv", _risk_curves(trial_data, finished, out))
         shown = exhibits(trial_data)
         write_datasets(out, shown)
         write_examples(out / "examples", shown)
-        write_document(out / "settings.json", settings(trial_data, finished, out))
-        write_table(out / "intervals.csv", ResultInterval, chain.from_iterable(intervals))
-    write_document(out / COLLECTED, made_of)
+        write_json(out / "settings.json", settings(trial_data, finished, out))
+        write_table(out / "intervals.csv", pd.concat(intervals))
+    write_json(out / COLLECTED, made_of)
 
 
 @contextmanager
@@ -123,7 +109,7 @@ def mapped(
 
 
 def _measured_sets(
-    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: Sequence[Result]
+    trial_data: TrialData, finished: Sequence[Unit], out: Path, results: pd.DataFrame
 ) -> Iterator[MeasuredSet]:
     values, protocol = values_by_trial(results), trial_data.protocol
     for seed, compared in enumerate(_compared_sets(trial_data), protocol.seed):
@@ -161,7 +147,7 @@ def _folders(finished: Sequence[Unit], out: Path, experiment: str) -> dict[str, 
     return found
 
 
-def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[RiskPoint]:
+def _risk_curves(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
     folders, protocol = _folders(finished, out, "generalization"), trial_data.protocol
     return risk_curves(
         {name: list(folders[name].values()) for name in protocol.models if name in folders},
@@ -190,32 +176,35 @@ def _is_collected(out: Path, made_of: dict[str, Any]) -> bool:
     if not all((out / name).exists() for name in COLLECTION):
         return False
     try:
-        return read_document(out / COLLECTED, dict[str, Any]) == made_of
+        return read_json(out / COLLECTED, remedy=REMEDY) == made_of
     except DataError:
         return False
 
 
-def _of_units(
-    finished: Sequence[Unit], out: Path, name: str, kind: type[Any], row: Callable[..., Row]
-) -> Iterator[Row]:
+def _of_units(finished: Sequence[Unit], out: Path, name: str, *, schema: str = "") -> pd.DataFrame:
     """The rows of a table of each unit, with its experiment, trial and model.
 
     A unit lacks its history where training diverged, and its bins where no policy could be set.
     """
+    tables = []
     for unit in finished:
-        path = out / unit.folder / name
-        for found in read_table(path, kind) if path.exists() else ():
-            yield row(*unit, *astuple(found))
+        if (path := out / unit.folder / name).exists():
+            table = read_table(path, schema=schema)
+            columns = {key: value for key, value in unit._asdict().items() if key not in table}
+            tables.append(pd.DataFrame({**columns, **table}))
+    return pd.concat(tables) if tables else table_of([], schema or Path(name).name)
 
 
-def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Iterator[Confusion]:
+def _confusions(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> pd.DataFrame:
     """The images of each true class by predicted class, where there are any."""
-    measured = trial_data.evaluation_sets.measured
+    measured, rows = trial_data.evaluation_sets.measured, []
     for unit in finished:
         path = predictions_path(out / unit.folder, measured)
         if learning_rate_of(unit.experiment) or not path.exists():  # none where training diverged
             continue
-        found = Predictions.read(path)
-        counts = Counter(zip(found.labels.tolist(), found.choices.tolist(), strict=True))
-        for (true, choice), count in sorted(counts.items()):
-            yield Confusion(*unit, found.classes[true], found.classes[choice], count)
+        predictions = Predictions.read(path)
+        pairs = zip(predictions.labels.tolist(), predictions.choices.tolist(), strict=True)
+        classes = predictions.classes
+        for (true, choice), count in sorted(Counter(pairs).items()):
+            rows.append((*unit, classes[true], classes[choice], count))
+    return table_of(rows, "confusions.csv")

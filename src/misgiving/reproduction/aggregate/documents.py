@@ -1,77 +1,81 @@
 """The documents of a reproduction: its settings and provenance, and its sets with examples."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from misgiving.checkpoint import versions
 from misgiving.data.cache import ImageSet
 from misgiving.data.ood_sets.ood_set import PAPER_COUNTS
-from misgiving.files import whole_folder
+from misgiving.files import read_json, whole_folder, write_json
+from misgiving.report.names import UNSEEN_SET
+from misgiving.reproduction.config import Unit
 from misgiving.reproduction.new_classes import unseen_images, unseen_sets
 from misgiving.reproduction.protocol import DERMOSCOPY, EXPERIMENTS, PAPER_SETS, units
+from misgiving.reproduction.tables import REMEDY, write_table
 from misgiving.reproduction.trial_data import TrialData
-from misgiving.results.formats import read_document, write_document, write_table
-from misgiving.results.schema import (
-    UNSEEN_SET,
-    ManifestImage,
-    SetFacts,
-    Settings,
-    SkippedImage,
-    Unit,
-    UnitTiming,
-)
 
 EXAMPLES = 6  # of each set
 
 
-def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> Settings:
-    """Gather the content of `settings.json`."""
+def settings(trial_data: TrialData, finished: Sequence[Unit], out: Path) -> dict[str, Any]:
+    """The data, the settings and the provenance of a reproduction, for `settings.json`.
+
+    `images` and `classes` are those of 4.1, in the order of the data, and `class_counts` their
+    images by class and set in the first trial; 4.2 has `in_distribution_images` of the classes
+    `in_distribution`. After each epoch the `monitored_set` is measured, detectors are tuned on
+    the `tuning_set`, and every table is of the `measured_set`. `training` is before what each
+    model changes. `unit_seconds` sums training and measuring over units.
+    """
     protocol, sets = trial_data.protocol, trial_data.evaluation_sets
     timings = [timing(out / unit.folder) for unit in finished]
-    return Settings(
-        data=protocol.data,
-        images=len(trial_data.images),
-        in_distribution_images=len(trial_data.inliers),
-        classes=trial_data.images.classes,
-        in_distribution=protocol.in_distribution,
-        unseen=protocol.unseen,
-        class_counts=_class_counts(trial_data),
-        split=protocol.images.split,
-        validation_share=protocol.images.validation_share,
-        monitored_set=sets.monitored,
-        tuning_set=sets.tuning,
-        measured_set=sets.measured,
-        sizes=tuple(map(trial_data.size, EXPERIMENTS)),
-        odin=protocol.odin,
-        models=protocol.models,
-        trials=protocol.trials,
-        seed=protocol.seed,
-        learning_rates=tuple(sorted({protocol.training.learning_rate, *protocol.learning_rates})),
-        model=protocol.model.to_dict(),
-        training=protocol.training.to_dict(),
-        preprocessing=trial_data.preprocessing.to_dict(),
-        augmentation=trial_data.augmentation.to_dict(),
-        compares_with_paper=set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
-        versions=versions(),
-        fingerprint=trial_data.images.fingerprint,
-        leakage=trial_data.leakage(),
-        missing_units=tuple(unit for unit in units(protocol) if unit not in finished),
-        skipped=tuple(
-            SkippedImage(name, *one) for name, bad in trial_data.skipped().items() for one in bad
-        ),
-        unit_seconds=sum(known.seconds for known in timings),
-        unit_threads=tuple(sorted({known.threads for known in timings})),
-        notes=protocol.notes,
-    )
+    return {
+        "data": protocol.data,
+        "images": len(trial_data.images),
+        "in_distribution_images": len(trial_data.inliers),
+        "classes": trial_data.images.classes,
+        "in_distribution": protocol.in_distribution,
+        "unseen": protocol.unseen,
+        "class_counts": _class_counts(trial_data),
+        "split": protocol.images.split,
+        "validation_share": protocol.images.validation_share,
+        "monitored_set": sets.monitored,
+        "tuning_set": sets.tuning,
+        "measured_set": sets.measured,
+        "sizes": [trial_data.size(experiment) for experiment in EXPERIMENTS],
+        "odin": asdict(protocol.odin),
+        "models": protocol.models,
+        "trials": protocol.trials,
+        "seed": protocol.seed,
+        "learning_rates": sorted({protocol.training.learning_rate, *protocol.learning_rates}),
+        "model": protocol.model.to_dict(),
+        "training": protocol.training.to_dict(),
+        "preprocessing": trial_data.preprocessing.to_dict(),
+        "augmentation": trial_data.augmentation.to_dict(),
+        "compares_with_paper": set(protocol.in_distribution) == set(DERMOSCOPY.in_distribution),
+        "versions": versions(),
+        "fingerprint": trial_data.images.fingerprint,
+        "leakage": [row._asdict() for row in trial_data.leakage()],
+        "missing_units": [unit._asdict() for unit in units(protocol) if unit not in finished],
+        "skipped": [
+            {"set": name, **image._asdict()}
+            for name, images in trial_data.skipped().items()
+            for image in images
+        ],
+        "unit_seconds": sum(timing["seconds"] for timing in timings),
+        "unit_threads": sorted({timing["threads"] for timing in timings}),
+        "notes": protocol.notes,
+    }
 
 
-def timing(folder: Path) -> UnitTiming:
-    """The time that a unit took, and its threads."""
-    return read_document(folder / "timing.json", UnitTiming)
+def timing(folder: Path) -> dict[str, Any]:
+    """The `seconds` that a unit took, and its `threads`."""
+    return read_json(folder / "timing.json", remedy=REMEDY)
 
 
 def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
@@ -86,10 +90,19 @@ def _class_counts(trial_data: TrialData) -> dict[str, dict[str, int]]:
 
 
 class Exhibit(NamedTuple):
-    """A set of images in the report; of the first trial where it differs between trials."""
+    """A set of images in the report; of the first trial where it differs between trials.
+
+    Attributes:
+        images: The images.
+        facts: Its entry in `datasets.json`: `contents`, number of `images` and of independent
+            `groups`, `checksum` of all images, `paper_set` (the set of the paper's Table 1 that it
+            is or stands in for; empty for none) with `paper_images`, the images `left_out` because
+            no sample could be made of them, and `origin` (`published set` if it was given under
+            the paper's name, `given` under another, or `made here`; empty for the data).
+    """
 
     images: ImageSet
-    facts: SetFacts
+    facts: dict[str, Any]
 
 
 def exhibits(trial_data: TrialData) -> dict[str, Exhibit]:
@@ -128,26 +141,26 @@ def _exhibit(
     images: ImageSet, contents: str, *, row: str = "", left_out: int = 0, origin: str = ""
 ) -> Exhibit:
     """Count a set; `row` is that of the paper's Table 1."""
-    facts = SetFacts(
-        contents=contents,
-        images=len(images),
-        groups=len(set(images.groups)),
-        checksum=images.fingerprint,
-        paper_set=row if row in PAPER_SETS else "",
-        paper_images=PAPER_COUNTS.get(row),
-        left_out=left_out,
-        origin=origin,
-    )
+    facts = {
+        "contents": contents,
+        "images": len(images),
+        "groups": len(set(images.groups)),
+        "checksum": images.fingerprint,
+        "paper_set": row if row in PAPER_SETS else "",
+        "paper_images": PAPER_COUNTS.get(row),
+        "left_out": left_out,
+        "origin": origin,
+    }
     return Exhibit(images, facts)
 
 
 def write_datasets(out: Path, shown: Mapping[str, Exhibit]) -> None:
     """Write `datasets.json`, and the images of each set into `manifests/`."""
-    write_document(out / "datasets.json", {name: facts for name, (_, facts) in shown.items()})
+    write_json(out / "datasets.json", {name: facts for name, (_, facts) in shown.items()})
     with whole_folder(out / "manifests") as partial:
         for name, (images, _) in shown.items():
-            rows = map(ManifestImage, images.ids, images.groups, images.hashes)
-            write_table(partial / f"{name.replace('/', '-')}.csv", ManifestImage, rows)
+            columns = {"id": images.ids, "group": images.groups, "sha256": images.hashes}
+            write_table(partial / f"{name.replace('/', '-')}.csv", pd.DataFrame(columns))
 
 
 def write_examples(folder: Path, shown: Mapping[str, Exhibit]) -> None:

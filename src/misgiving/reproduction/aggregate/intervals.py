@@ -1,12 +1,13 @@
 """Bootstrap intervals: of every result, of paired differences, and of risk over coverage."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float
 
 from misgiving.evaluation.measures import FAILURE_SCORES
@@ -14,6 +15,7 @@ from misgiving.metrics.bootstrap import percentile_interval
 from misgiving.metrics.selective import RiskCoverage
 from misgiving.metrics.trials import t_interval
 from misgiving.predictions.record import Predictions
+from misgiving.report.names import CHOSEN
 from misgiving.reproduction.aggregate.resampling import (
     ComparedSet,
     Key,
@@ -31,7 +33,7 @@ from misgiving.reproduction.score_files import (
     predictions_path,
     scores_path,
 )
-from misgiving.results.schema import CHOSEN, Result, ResultInterval, RiskPoint
+from misgiving.reproduction.tables import table_of
 
 Trials = tuple[int, ...]
 Values = Mapping[tuple[str, str, str], Mapping[int, float]]
@@ -52,10 +54,10 @@ COVERAGES = tuple(round(0.05 * step, 2) for step in range(1, 21))
 
 
 class MeasuredSet(NamedTuple):
-    """One set in all models and trials.
+    """One set of one experiment, in all models and trials.
 
     Attributes:
-        compared: The set.
+        compared: The set, and the experiment whose units hold its predictions or scores.
         folders: Of the units that measured it, by model and trial.
         measured: Name of the set with the in-distribution images.
         tuned: True if ODIN was tuned on it.
@@ -75,25 +77,26 @@ class MeasuredSet(NamedTuple):
     seed: int
 
 
-def intervals_of(of: MeasuredSet) -> list[ResultInterval]:
+def intervals_of(measured: MeasuredSet) -> pd.DataFrame:
     """All intervals on a set; a difference is taken over the trials that both models have."""
     samples = {
         model: {
-            trial: sample_of(of.compared, folder, of.measured)
+            trial: sample_of(measured.compared, folder, measured.measured)
             for trial, folder in folders.items()
-            if has_sample(of.compared, folder)  # not where training diverged
+            if has_sample(measured.compared, folder)  # not where training diverged
         }
-        for model, folders in of.folders.items()
+        for model, folders in measured.folders.items()
     }
-    return list(_SetIntervals(of, {name: found for name, found in samples.items() if found}).rows())
+    samples = {model: trials for model, trials in samples.items() if trials}
+    return table_of(_SetIntervals(measured, samples).rows(), "intervals.csv")
 
 
-def values_by_trial(results: Iterable[Result]) -> dict[tuple[str, str], Values]:
+def values_by_trial(results: pd.DataFrame) -> dict[tuple[str, str], Values]:
     """The results of each set of an experiment."""
     values: dict[tuple[str, str], dict[tuple[str, str, str], dict[int, float]]] = {}
-    for experiment, trial, model, dataset, detector, metric, value in results:
-        of_set = values.setdefault((experiment, dataset), {})
-        of_set.setdefault((model, detector, metric), {})[trial] = value
+    for row in results.itertuples(index=False):
+        of_set = values.setdefault((row.experiment, row.dataset), {})
+        of_set.setdefault((row.model, row.detector, row.metric), {})[row.trial] = row.value
     return dict(values)
 
 
@@ -101,11 +104,11 @@ def values_by_trial(results: Iterable[Result]) -> dict[tuple[str, str], Values]:
 class _SetIntervals:
     """The intervals on one set: of each model, and of differences from models and from MSP."""
 
-    of: MeasuredSet
+    measured: MeasuredSet
     samples: Mapping[str, Mapping[int, Sample]]
     drawn: dict[tuple[str, Trials], Mapping[Key, Replicates]] = field(default_factory=dict)
 
-    def rows(self) -> Iterator[ResultInterval]:
+    def rows(self) -> Iterator[tuple[object, ...]]:
         models = list(self.samples)
         compared = [model for model in models if model != "proposed" and "proposed" in models]
         alone = [(model, "") for model in models]
@@ -121,60 +124,56 @@ class _SetIntervals:
                 if judged and detector != MSP:
                     yield from self._row(model, MSP, (detector, metric), trials)
 
-    def _row(self, model: str, baseline: str, key: Key, trials: Trials) -> Iterator[ResultInterval]:
+    def _row(
+        self, model: str, baseline: str, key: Key, trials: Trials
+    ) -> Iterator[tuple[object, ...]]:
         """One interval; none where either side was not measured in every trial."""
-        detector, metric = key
-        other = (model, (MSP, metric)) if baseline == MSP else (baseline, key)
-        by_trial = self._by_trial(model, key, trials)
-        subtracted = self._by_trial(*other, trials) if baseline else np.zeros(len(trials))
-        if by_trial is None or subtracted is None:  # the baseline has no such detector, for one
-            return
-        differences = by_trial - subtracted
-        replicates = self._replicates(model, trials)[key]
-        if baseline:
-            replicates = replicates - self._replicates(other[0], trials)[other[1]]
+        other = (model, (MSP, key[1])) if baseline == MSP else (baseline, key)
         sides = [(model, key), *([other] if baseline else [])]
-        n = min(self.samples[of][trial].size_of(key) for of, key in sides for trial in trials)
-        lower, upper = _bounds(replicates, n)
-        yield ResultInterval(
-            experiment=self.of.compared.experiment,
-            model=model,
-            baseline=baseline,
-            dataset=self.of.compared.dataset,
-            detector=detector,
-            metric=metric,
-            estimate=float(differences.mean()),
-            lower=lower,
-            upper=upper,
-            n=n,
-            trials=len(trials),
-            tuned=self.of.tuned and detector in ("odin", CHOSEN),
-            **_over_trials(differences, self.of.split_ratio),
+        values = [
+            side_values
+            for side in sides
+            if (side_values := self._by_trial(*side, trials)) is not None
+        ]
+        if len(values) < len(sides):  # the baseline has no such detector, for one
+            return
+        differences, replicates = values[0], self._replicates(model, trials)[key]
+        if baseline:
+            differences = differences - values[1]
+            replicates = replicates - self._replicates(other[0], trials)[other[1]]
+        n = min(self.samples[name][trial].size_of(k) for name, k in sides for trial in trials)
+        experiment, dataset, _ = self.measured.compared
+        yield (
+            *(experiment, model, baseline, dataset, *key),
+            float(differences.mean()),
+            *_bounds(replicates, n),
+            *(n, len(trials), self.measured.tuned and key[0] in ("odin", CHOSEN)),
+            *_over_trials(differences, self.measured.split_ratio),
         )
 
     def _replicates(self, model: str, trials: Trials) -> Mapping[Key, Replicates]:
         if trials and (model, trials) not in self.drawn:
             samples = [self.samples[model][trial] for trial in trials]
-            drawn = resampled(samples, replicates=self.of.replicates, seed=self.of.seed)
-            self.drawn[model, trials] = drawn
+            replicates, seed = self.measured.replicates, self.measured.seed
+            self.drawn[model, trials] = resampled(samples, replicates=replicates, seed=seed)
         return self.drawn.get((model, trials), {})
 
     def _by_trial(
         self, model: str, key: Key, trials: Trials
     ) -> Float[np.ndarray, " trials"] | None:
-        values = self.of.values.get((model, *key), {})
-        found = [values[trial] for trial in trials if trial in values]
-        return np.array(found) if len(found) == len(trials) else None
+        values = self.measured.values.get((model, *key), {})
+        present = [values[trial] for trial in trials if trial in values]
+        return np.array(present) if len(present) == len(trials) else None
 
 
 def _over_trials(
     values: Float[np.ndarray, " trials"], split_ratio: float
-) -> dict[str, float | None]:
-    """The t-interval over trials, which redraw the split."""
+) -> tuple[float | None, float | None, float | None]:
+    """Ends and p-value of the t-interval over trials, which redraw the split."""
     if len(values) < 2:
-        return {}
+        return None, None, None
     _, lower, upper, p_value = t_interval(values, split_ratio=split_ratio)
-    return {"trial_lower": lower, "trial_upper": upper, "p_value": p_value}
+    return lower, upper, p_value
 
 
 def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]:
@@ -185,7 +184,7 @@ def _bounds(replicates: Replicates, n: int) -> tuple[float | None, float | None]
 
 def risk_curves(
     folders: Mapping[str, Sequence[Path]], measured: str, *, replicates: int, seed: int
-) -> Iterator[RiskPoint]:
+) -> pd.DataFrame:
     """The error among the accepted in 4.1 by acceptance score, at every twentieth of coverage.
 
     Args:
@@ -194,6 +193,7 @@ def risk_curves(
         replicates: Bootstrap replicates of each interval.
         seed: Of their draws.
     """
+    rows = []
     for model, of_model in folders.items():
         samples = [
             _risks(folder, measured)
@@ -209,7 +209,8 @@ def risk_curves(
             groups = min(sample.size_of((detector, coverage)) for sample in samples)
             lower, upper = _bounds(values, groups)
             if not math.isnan(mean):
-                yield RiskPoint(model, detector, float(coverage), mean, lower, upper)
+                rows.append((model, detector, float(coverage), mean, lower, upper))
+    return table_of(rows, "risk_coverage.csv")
 
 
 def _risks(folder: Path, measured: str) -> Sample:

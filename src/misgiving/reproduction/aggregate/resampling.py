@@ -4,12 +4,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Real, Shaped
 
+from misgiving.evaluation.evaluate import POLICY_SET
 from misgiving.evaluation.measures import failure_measures
+from misgiving.files import read_json
 from misgiving.metrics.bootstrap import bootstrap
 from misgiving.metrics.classification import accuracy, balanced_accuracy, sensitivities
 from misgiving.metrics.loss_estimation import spearman
@@ -24,8 +26,7 @@ from misgiving.reproduction.score_files import (
     predictions_path,
     scores_path,
 )
-from misgiving.results.formats import read_document
-from misgiving.results.schema import POLICY_SET
+from misgiving.reproduction.tables import REMEDY
 
 Weights = Real[np.ndarray, "replicates _"]  # sets differ in size
 Replicates = Float[np.ndarray, " replicates"]
@@ -87,7 +88,7 @@ def sample_of(compared: ComparedSet, folder: Path, measured: str) -> Sample:
 
 def _in_distribution(experiment: str, folder: Path, measured: str) -> Sample:
     predictions = Predictions.read(predictions_path(folder, measured))
-    config = read_document(folder / "run" / "config.json", dict[str, Any])
+    config = read_json(folder / "run" / "config.json", remedy=REMEDY)
     losses = predictions.true_losses(config["class_weights"])
     predictions = replace(predictions, features=None, taps=None)
     estimates = experiment == "generalization"
