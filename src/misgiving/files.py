@@ -103,10 +103,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        found = re.search(r"\(os error (\d+)\)", str(error))  # from a library in Rust
-        if found is None:
+        code = re.search(r"\(os error (\d+)\)", str(error))  # from a library in Rust
+        if code is None:
             raise
-        number = int(found[1])
+        number = int(code[1])
         raise OSError(number, os.strerror(number), str(path)) from error
 
 
@@ -247,7 +247,9 @@ def refuse_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> N
 
 def refuse_unwritable_folder(out: Path) -> None:
     """Refuse a folder that cannot be made or written to, before any work is done for it."""
-    place = next(one for one in (out.absolute(), *out.absolute().parents) if os.path.lexists(one))
+    place = next(
+        path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path)
+    )
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
         raise UsageError(f"{out}: {place} is not a writable folder; choose another `out`")
 

@@ -59,19 +59,19 @@ def groups_of_columns(columns: Mapping[str, Sequence[str]], ids: Sequence[str]) 
     cells = {column: [value.strip() for value in columns[column]] for column in given}
     cells = {column: values for column, values in cells.items() if any(values)}
     first = next(iter(cells), "")
-    named = list(ids)
+    names = list(ids)
     for column, values in reversed(cells.items()):
-        named = [
+        names = [
             name if not value else value if column == first else f"{column} {value}"
-            for name, value in zip(named, values, strict=True)
+            for name, value in zip(names, values, strict=True)
         ]
     if len(cells) > 1:
         pairs = (pair for keys in cells.values() for pair in chained(keys))
-        named = list(joined_groups(named, pairs))
-        pairs_of_names = [*zip(named, cells[first], strict=True)]
-        known = {group: value for group, value in sorted(pairs_of_names, reverse=True) if value}
-        named = [known.get(group, group) for group in named]
-    return NamedGroups(tuple(named), tuple(cells))
+        names = list(joined_groups(names, pairs))
+        values_of_groups = [*zip(names, cells[first], strict=True)]
+        least = {group: value for group, value in sorted(values_of_groups, reverse=True) if value}
+        names = [least.get(group, group) for group in names]
+    return NamedGroups(tuple(names), tuple(cells))
 
 
 def joined_groups(groups: Sequence[str], pairs: Iterable[Pair]) -> tuple[str, ...]:

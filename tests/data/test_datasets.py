@@ -801,7 +801,7 @@ def test_a_table_that_cannot_be_learnt_from_is_named(folder, rows, says):
     table = write_table(folder / "t.csv", "path,label", *rows)
     dataset = load_dataset(f"table:{table}")
     with pytest.raises(DataError, match=rf"t\.csv: .*{says}"):
-        dataset.refuse_single_images()
+        dataset.check_class_sizes()
 
 
 def write_isic_2019_of_full_size(folder):

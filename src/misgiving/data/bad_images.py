@@ -46,11 +46,11 @@ def first_names(bad: Sequence[BadImage]) -> str:
     return f"{names} and {len(bad) - NAMED} more" if len(bad) > NAMED else names
 
 
-def skipped_sentences(bad: Sequence[BadImage], kept: int, *, of: str = "") -> list[str]:
+def skipped_sentences(bad: Sequence[BadImage], kept: int, *, name: str = "") -> list[str]:
     """A sentence about the images that were left out, if there are any."""
     if not bad:
         return []
-    total = f"{len(bad)} of {len(bad) + kept} images" + (f" of {of}" if of else "")
+    total = f"{len(bad)} of {len(bad) + kept} images" + (f" of {name}" if name else "")
     return [f"left out: {total} that cannot be read ({first_names(bad)})"]
 
 

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, NoReturn, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
@@ -105,11 +105,11 @@ def returning_bad_images(
     return attempt
 
 
-def refuse_file(path: Path, failure: OSError) -> NoReturn:
-    """Raise the DataError for a file that cannot be read."""
-    raise DataError(
+def unreadable(path: Path, failure: OSError) -> DataError:
+    """The error for a file that cannot be read."""
+    return DataError(
         f"{path}: cannot be read ({reason_of(failure)}); check the path and its permissions"
-    ) from failure
+    )
 
 
 def read_bytes(path: Path) -> bytes:
@@ -119,7 +119,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as failure:
-        refuse_file(path, failure)
+        raise unreadable(path, failure) from failure
 
 
 def picture_of(path: Path) -> Picture | None:

@@ -82,7 +82,7 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
     with and without the coarse light and dark that many lesions share. Copies that are turned,
     mirrored or cropped by more than about 2 % are not found.
     """
-    found: list[Pair] = []
+    duplicates: list[Pair] = []
     light = hashes.thumbnails.mean(axis=(1, 2), dtype=np.float32)
     for start in range(0, len(hashes.bits), BLOCK):
         pairs = _similar_bits(hashes.bits, start)
@@ -92,8 +92,8 @@ def near_duplicates(hashes: Hashes) -> list[Pair]:
             grey = (hashes.thumbnails[numbers].astype(np.float32) for numbers, _ in (first, second))
             alike = _correlation(*map(measure, grey)) >= least
             pairs = pairs[alike[first[1], second[1]]]
-        found += map(tuple, pairs.tolist())
-    return found
+        duplicates += map(tuple, pairs.tolist())
+    return duplicates
 
 
 def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.ndarray, "pairs 2"]:
@@ -109,9 +109,9 @@ def _similar_bits(bits: UInt64[np.ndarray, "n words"], start: int) -> Int[np.nda
 
 def _correlation(first: Grey, second: Grey) -> Float32[np.ndarray, "_ _"]:
     """Pearson's correlation of each with each; two flat images agree, a flat one with no other."""
-    (one, one_is_flat), (other, other_is_flat) = map(_standardised, (first, second))
-    both_flat = np.logical_and.outer(one_is_flat, other_is_flat)
-    return np.asarray(one @ other.T + both_flat, dtype=np.float32)
+    (left, left_is_flat), (right, right_is_flat) = map(_standardised, (first, second))
+    both_flat = np.logical_and.outer(left_is_flat, right_is_flat)
+    return np.asarray(left @ right.T + both_flat, dtype=np.float32)
 
 
 def _standardised(grey: Grey) -> tuple[Float32[np.ndarray, "n pixels"], Bool[np.ndarray, " n"]]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from misgiving.data.datasets.dataset import Dataset, hash_of, refuse_single_images
+from misgiving.data.datasets.dataset import Dataset, check_class_sizes, hash_of
 from misgiving.data.decoding import in_order, returning_bad_images
 from misgiving.errors import DataError, UsageError
 from misgiving.groups import QUARTERS
@@ -42,9 +42,9 @@ def paper_split(
 
     if not 0 < validation_share < 1:
         raise UsageError(f"`validation_share` must be in (0, 1), got {validation_share}")
-    _refuse_unusable(labels, seed)
+    _check_images_and_seed(labels, seed)
     counts = np.bincount(labels, minlength=len(classes))
-    refuse_single_images(labels, classes)
+    check_class_sizes(labels, classes)
     sets = np.full(len(labels), "train", dtype="<U10")
     # 0.07 * 100 is 7.000000000000001 in binary floating point: round up the decimal number
     size = math.ceil(Fraction(str(validation_share)) * len(labels))
@@ -52,18 +52,18 @@ def paper_split(
         chosen = {"test_size": size, "stratify": labels, "random_state": seed}
         sets[train_test_split(np.arange(len(labels)), **chosen)[1]] = "validation"
     validation = np.bincount(labels[sets == "validation"], minlength=len(classes))
-    _refuse_empty(validation, counts, classes, share=validation_share)
+    _check_both_sets(validation, counts, classes, share=validation_share)
     return sets
 
 
-def _refuse_unusable(labels: Labels, seed: int) -> None:
+def _check_images_and_seed(labels: Labels, seed: int) -> None:
     if not 0 <= seed < 2**32:
         raise UsageError(f"`seed` must be in [0, 2**32), got {seed}")
     if not len(labels):
         raise DataError("there are no images to split; choose classes that have some")
 
 
-def _refuse_empty(
+def _check_both_sets(
     validation: Int[np.ndarray, " classes"],
     counts: Int[np.ndarray, " classes"],
     classes: Sequence[str],
@@ -93,9 +93,9 @@ def grouped_split(
     Raises:
         DataError: A class has too few groups to be in all four sets.
     """
-    _refuse_unusable(labels, seed)
+    _check_images_and_seed(labels, seed)
     numbered = np.unique(np.array(groups), return_inverse=True)[1]
-    _refuse_few_groups(labels, classes, numbered)
+    _check_group_counts(labels, classes, numbered)
     tenth = stratified_folds(labels, numbered, TENTHS, seed)
     sets = np.full(len(labels), "train", dtype="<U10")
     sets[tenth == 0] = "test"
@@ -106,7 +106,7 @@ def grouped_split(
     return sets
 
 
-def _refuse_few_groups(
+def _check_group_counts(
     labels: Labels, classes: Sequence[str], numbered: Int[np.ndarray, " n"]
 ) -> None:
     for label in np.unique(labels):
@@ -153,10 +153,10 @@ def _complete(
     for label, name in product(np.unique(labels).tolist(), GROUPED_SETS):
         if (labels[sets == name] == label).any():
             continue
-        found = {
+        spares = {
             other: _spare_groups(labels, numbered, sets == other, label) for other in GROUPED_SETS
         }
-        spare = max(found.values(), key=len)
+        spare = max(spares.values(), key=len)
         if not len(spare):
             raise DataError(
                 f"with this seed, the set {name!r} has no image of class {classes[label]!r}; "
@@ -272,9 +272,11 @@ def leakage_of(
         experiment,
         trial,
         shared_groups=count_shared_groups(split.groups, np.array(split.sets)),
-        leaking_images=sum(name == measured and "train" in found.split() for name, found in pairs),
+        leaking_images=sum(
+            name == measured and "train" in others.split() for name, others in pairs
+        ),
         measured_images=sum(name == measured for name, _ in pairs),
-        separate=not any(found for _, found in pairs),
+        separate=not any(others for _, others in pairs),
     )
 
 
@@ -315,7 +317,7 @@ def without_training_images(dataset: Dataset, run: Path) -> Dataset:
     """
     trained = read_split(run / "split.csv").hashes_of("train")
     hashed = returning_bad_images(partial(hash_of, dataset.images), dataset.ids)
-    kept = np.flatnonzero([found not in trained for found in in_order(hashed, len(dataset))])
+    kept = np.flatnonzero([content not in trained for content in in_order(hashed, len(dataset))])
     if not len(kept):
         raise UsageError(f"{run} was trained on all images of {dataset.name}; give others")
     return dataset.select(kept)

@@ -82,7 +82,7 @@ class TrialData:
         self.protocol, self.cache = protocol, cache
         self.progress = progress or Progress()
         self.dataset = with_masks(load_dataset(protocol.data), protocol.masks)
-        self.dataset.refuse_single_images()
+        self.dataset.check_class_sizes()
         for source in protocol.sources:
             if source.location != SCIKIT_IMAGE:
                 images_at(source.location, source.name)  # refused before anything is prepared

@@ -69,7 +69,7 @@ def attach_run(
         UsageError: The classes of the data are not the model's.
     """
     dataset = load_dataset(data)
-    dataset.refuse_single_images()
+    dataset.check_class_sizes()
     trained = _load(model, dataset, config)
     architecture = Architecture(
         backbone=trained.name,

@@ -82,7 +82,7 @@ def prepare_training(
             is prepared.
     """
     dataset = load_dataset(data)
-    dataset.refuse_single_images()
+    dataset.check_class_sizes()
     preprocessing = replace(dataset.preprocessing, **images.preprocessing)
     check_settings(model, training, len(dataset.classes), preprocessing.image_size)
     prepared = prepare(

@@ -117,7 +117,7 @@ def _sets_among(
     trained_on = checkpoint.split.sets.count("train")
     summary = [
         *sets.summary,
-        *skipped_sentences(everything.skipped, len(everything), of=name),
+        *skipped_sentences(everything.skipped, len(everything), name=name),
         *([f"left out: {unknown} images of classes that the model does not know"] * bool(unknown)),
         f"detectors are fitted on {len(training)} of the {trained_on} training images",
     ]

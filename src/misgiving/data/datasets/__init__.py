@@ -99,13 +99,13 @@ def tables_of(spec: str) -> list[Path]:
 
 def _hint(spec: str) -> str:
     path = Path(spec).expanduser()
-    found = {
+    kinds = {
         "medmnist": path.is_file() and path.suffix.lower() == ".npz",
         "table": path.is_file(),
         "isic2019": (path / ISIC_TRUTH).is_file(),
         "ham10000": path.is_dir() and ham10000_table(path) is not None,
         "folder": path.is_dir(),
     }
-    for kind in filter(found.get, found):
+    for kind in filter(kinds.get, kinds):
         return f"did you mean {kind}:{spec}?"
     return f"choose from {', '.join(loader.form for loader in DATASETS.values())}"

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, UInt8
 
-from misgiving.data.decoding import decode, read_bytes, refuse_file
+from misgiving.data.decoding import decode, read_bytes, unreadable
 from misgiving.data.preprocessing import AugmentationSettings, Preprocessing
 from misgiving.errors import DataError, UsageError
 from misgiving.manifests import sha256_of
@@ -71,7 +71,7 @@ def file_key(path: Path) -> str:
     try:
         status = path.stat()
     except OSError as failure:
-        refuse_file(path.absolute(), failure)
+        raise unreadable(path.absolute(), failure) from failure
     return f"{path.absolute()}|{status.st_size}|{status.st_mtime_ns}"
 
 
@@ -154,16 +154,16 @@ class Dataset:
         for identity, count in Counter(self.ids).most_common(1):
             if count > 1:
                 raise DataError(f"{self.name}: {identity!r} occurs {count} times; keep it once")
-        refuse_undecodable(self.ids, self.name)
+        check_utf8(self.ids, self.name)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def refuse_single_images(self) -> None:
+    def check_class_sizes(self) -> None:
         """Refuse a set that has only one class, or a class of one image."""
         if len(np.unique(self.labels)) < 2:
             raise DataError(f"{self.name}: has fewer than two classes; add images of another")
-        refuse_single_images(self.labels, self.classes, data=self.name)
+        check_class_sizes(self.labels, self.classes, data=self.name)
 
     def select(self, indices: Indices) -> "Dataset":
         """These images in this order."""
@@ -183,8 +183,9 @@ class Dataset:
         """Images of exactly these classes, labelled by their positions in `classes`."""
         for name in classes:
             if name not in self.classes:
-                known = ", ".join(self.classes)
-                raise UsageError(f"unknown class {name!r} of {self.name}; choose from {known}")
+                raise UsageError(
+                    f"unknown class {name!r} of {self.name}; choose from {', '.join(self.classes)}"
+                )
         if not classes or len(set(classes)) < len(classes):
             raise UsageError(f"classes must be named once each, got {', '.join(classes) or 'none'}")
         relabelled = np.full(len(self.classes), -1, dtype=np.int64)
@@ -194,7 +195,7 @@ class Dataset:
         return replace(kept, classes=tuple(classes), labels=labels[labels >= 0])
 
 
-def refuse_single_images(
+def check_class_sizes(
     labels: Int[np.ndarray, " n"], classes: Sequence[str], *, data: str = "the data"
 ) -> None:
     """Refuse a class of one image, which cannot be in two sets of a split."""
@@ -207,7 +208,7 @@ def refuse_single_images(
             )
 
 
-def refuse_undecodable(names: Iterable[str], where: str) -> None:
+def check_utf8(names: Iterable[str], where: str) -> None:
     """Refuse names of files that are not UTF-8, which no table could hold."""
     for name in names:
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata, refuse_undecodable
-from misgiving.data.decoding import read_bytes, refuse_file
+from misgiving.data.datasets.dataset import Dataset, ImageFiles, Metadata, check_utf8
+from misgiving.data.decoding import read_bytes, unreadable
 from misgiving.errors import DataError, reason_of
 from misgiving.files import unescape_formulas
 from misgiving.groups import UNITS, groups_of_columns
@@ -98,7 +98,7 @@ def image_names(places: Sequence[Path]) -> list[str]:
             names.append(str(place))
         else:
             raise DataError(f"{place}: no such file or folder; check the path")
-    refuse_undecodable(names, "images")
+    check_utf8(names, "images")
     if len(places) == 1:
         return names
     first: dict[str, str] = {}
@@ -136,7 +136,7 @@ def listing(folder: Path) -> set[str]:
         with os.scandir(folder) as entries:
             return {entry.name for entry in entries if not entry.name.startswith(".")}
     except OSError as failure:
-        refuse_file(folder, failure)
+        raise unreadable(folder, failure) from failure
 
 
 def _images_in(folder: Path, *, instead: str) -> Iterator[Path]:

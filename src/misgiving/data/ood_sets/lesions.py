@@ -76,8 +76,8 @@ def locate_lesion(image: Picture) -> Mask | None:
     if width > WIDTH:
         size = (WIDTH, max(round(height * WIDTH / width), 1))
         small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
-    found = _located(small)
-    return None if found is None else resized(found, image.shape[:2])
+    lesion = _located(small)
+    return None if lesion is None else resized(lesion, image.shape[:2])
 
 
 def dark_rim(image: Picture) -> Mask:

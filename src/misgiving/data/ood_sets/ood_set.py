@@ -186,8 +186,8 @@ def _description(kept: Dataset) -> str:
     counts = Counter(kept.groups)
     if len(counts) == len(kept):
         return f"{len(kept)} images, resampled one by one as their sources are not known"
-    named = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
-    sources = named if len(counts) <= FEW else f"{len(counts)} sources"
+    listed = ", ".join(f"{source} {count}" for source, count in sorted(counts.items()))
+    sources = listed if len(counts) <= FEW else f"{len(counts)} sources"
     return f"{len(kept)} images of {kept.name} ({sources})"
 
 
@@ -213,11 +213,12 @@ def from_place(
     if place == SCIKIT_IMAGE:
         whole = picture_crops(held_out, seed, name=name)
     else:
-        found = images_at(place, name)
+        others = images_at(place, name)
         if run is not None:
-            found = without_training_images(replace(found, name=place), run)
-        ids = tuple(f"{name}-{identity}" for identity in found.ids)
-        whole = ood_dataset(held_out, name=name, ids=ids, groups=found.groups, images=found.images)
+            others = without_training_images(replace(others, name=place), run)
+        ids = tuple(f"{name}-{identity}" for identity in others.ids)
+        groups, images = others.groups, others.images
+        whole = ood_dataset(held_out, name=name, ids=ids, groups=groups, images=images)
     return _sampled(whole, seed, count)
 
 
@@ -230,18 +231,18 @@ def images_at(place: str, name: str) -> Dataset:
     """
     folder = Path(place).expanduser()
     if folder.is_dir():
-        found = unlabelled_images([folder], name=name)
-        inside = tuple(Path(path).relative_to(folder).as_posix() for path in found.ids)
-        return replace(found, ids=inside, groups=inside)  # wherever the folder is
+        images = unlabelled_images([folder], name=name)
+        inside = tuple(Path(path).relative_to(folder).as_posix() for path in images.ids)
+        return replace(images, ids=inside, groups=inside)  # wherever the folder is
     if place.partition(":")[0] not in DATASETS:
         what = "is a file" if folder.is_file() else "no such folder"
         raise UsageError(
             f"{place}: {what}; name a folder of images, table:FILE.csv or medmnist:FILE.npz"
         )
-    found = load_dataset(place)
-    if not len(found):
+    images = load_dataset(place)
+    if not len(images):
         raise DataError(f"{place}: contains no images; give another")
-    return found
+    return images
 
 
 def readable_set(

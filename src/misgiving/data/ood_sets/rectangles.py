@@ -63,10 +63,10 @@ def box_over_share(lesion: Mask) -> Box | None:
         return None
     top, left, bottom, right = around
     inside = lesion[top:bottom, left:right]
-    found, error = _nearest(inside, _concentric(inside))
+    box, error = _nearest(inside, _concentric(inside))
     if error > TOLERANCE:
-        found, error = min((found, error), _nearest(inside, _all_boxes(inside)), key=itemgetter(1))
-    return Box(top + found.top, left + found.left, top + found.bottom, left + found.right)
+        box, error = min((box, error), _nearest(inside, _all_boxes(inside)), key=itemgetter(1))
+    return Box(top + box.top, left + box.left, top + box.bottom, left + box.right)
 
 
 def _nearest(lesion: Mask, tried: Edges) -> tuple[Box, float]:
