@@ -163,27 +163,6 @@ def test_evaluate_without_bad_images_accounts_for_them(misgiving, run_folder, ph
     ]
 
 
-def test_evaluate_on_good_images_removes_an_earlier_list(misgiving, run_folder, whole):
-    (run_folder / "evaluation").mkdir()
-    for name in ("measurements.csv", "skipped.csv"):
-        (run_folder / "evaluation" / name).write_text("of before")
-    code, _, error = misgiving("evaluate", run_folder, f"folder:{whole}", "--device", "cpu")
-    assert code == 0, error
-    assert not (run_folder / "evaluation" / "skipped.csv").exists()
-
-
-def test_a_set_that_loses_all_its_images_is_named(misgiving, run_folder, photos):
-    for row in rows(run_folder / "split.csv"):
-        if row["set"] == "validation":
-            (photos / row["id"]).write_bytes(b"")
-    code, _, error = misgiving(
-        "evaluate", run_folder, f"folder:{photos}", "--set", "validation",
-        "--on-bad-image", "skip", "--device", "cpu",
-    )  # fmt: skip
-    assert code == 2
-    assert "in the set 'validation'" in one_line(error)
-
-
 def test_predict_has_a_row_for_a_bad_image_that_says_why(misgiving, run_folder, photos, tmp_path):
     misgiving("predict", run_folder, photos / "red", "--out", tmp_path / "none.csv")
     code, _, error = misgiving(
@@ -220,14 +199,6 @@ def test_the_rows_of_good_images_are_those_without_the_bad_ones(
         if not bad["unreadable"]:
             assert good["predicted_class"] == bad["predicted_class"]
             assert float(good["probability"]) == pytest.approx(float(bad["probability"]), abs=1e-5)
-
-
-def test_predict_of_nothing_that_can_be_read_is_an_error(misgiving, run_folder, photos):
-    code, output, error = misgiving(
-        "predict", run_folder, photos / "blue" / "3.png", "--on-bad-image", "skip"
-    )
-    assert (code, output) == (1, "")
-    assert "none of the 1 images can be read" in one_line(error)
 
 
 def test_calibrate_without_bad_images_says_and_records_which(misgiving, run_folder, photos):
@@ -267,9 +238,3 @@ def test_data_ood_leaves_bad_images_out_on_demand(misgiving, photos, tmp_path):
     assert code == 0, error
     assert "left out: 3 images" in error
     assert len(list((tmp_path / "set").glob("*.png"))) == 117
-
-
-def test_an_unknown_rule_is_refused_with_the_valid_ones(misgiving, run_folder, photos):
-    code, _, error = misgiving("predict", run_folder, photos, "--on-bad-image", "ignore")
-    assert code == 2
-    assert all(word in one_line(error) for word in ("--on-bad-image", "ignore", "fail", "skip"))

@@ -32,48 +32,10 @@ def draw_all(monkeypatch, *values):
     monkeypatch.setattr(augmentation, "_draw", lambda count, _: torch.tensor([values] * count))
 
 
-def test_no_augmentation_is_the_identity_bit_for_bit():
-    assert torch.equal(augment(images(), NONE, generator()), images())
-
-
-def test_the_images_given_are_not_changed_or_shared():
-    given = images()
-    for settings in (NONE, AugmentationSettings()):
-        augment(given, settings, generator()).zero_()
-    assert torch.equal(given, images())
-
-
-@pytest.mark.parametrize("batch", [1, 2, 7])
-def test_the_shape_stays(batch):
-    assert augment(images(batch, 8, 13), AugmentationSettings(), generator()).shape == (
-        *(batch, 3),
-        *(8, 13),
-    )
-
-
-def test_results_stay_in_0_to_1():
-    settings = AugmentationSettings(jitter=1.0)
-    varied = augment((images(50) > 0.5).float(), settings, generator())
-    assert varied.min() >= 0
-    assert varied.max() <= 1
-
-
-def test_white_stays_white_and_does_not_become_whiter_by_rounding():
-    white = torch.ones(50, 3, 33, 33)
-    moved = augment(white, AugmentationSettings(jitter=0.0), generator())
-    assert moved.max() == 1
-
-
 def test_the_generator_decides_and_not_the_global_one():
     first = augment(images(), AugmentationSettings(), generator(5))
     torch.manual_seed(99)
     assert torch.equal(first, augment(images(), AugmentationSettings(), generator(5)))
-
-
-def test_the_next_batch_is_varied_differently():
-    source = generator()
-    first = augment(images(), AugmentationSettings(), source)
-    assert not torch.equal(first, augment(images(), AugmentationSettings(), source))
 
 
 @pytest.mark.parametrize("values", [1, 3 * 12 * 12 * 4])
@@ -165,12 +127,6 @@ def test_jitter_is_brightness_then_contrast_then_saturation(monkeypatch):
     jittered = augment(soft, replace(NONE, jitter=0.2), generator())
     # torchvision's weights of red, green and blue sum to 0.9999
     torch.testing.assert_close(jittered, expected, atol=2e-4, rtol=0)
-
-
-def test_grays_stay_gray():
-    gray = images()[:, :1].expand(-1, 3, -1, -1)
-    varied = augment(gray, AugmentationSettings(jitter=0.5), generator())
-    torch.testing.assert_close(varied[:, 0], varied[:, 2])
 
 
 def test_leaving_one_kind_out_does_not_change_the_others():

@@ -1,13 +1,11 @@
 import errno
 import hashlib
 import os
-import pickle
 import subprocess
 import sys
 import threading
 import zlib
 from collections import Counter
-from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from misgiving.data import cache, decoding
+from misgiving.data import cache
 from misgiving.data.batching import batches
 from misgiving.data.cache import prepare
 from misgiving.data.datasets import load_dataset
@@ -24,7 +22,7 @@ from misgiving.data.datasets.dataset import Dataset, HashedImage, ImageArray
 from misgiving.data.datasets.folders import unlabelled_images
 from misgiving.data.decoding import LOOK_AHEAD, decode
 from misgiving.data.preprocessing import Preprocessing
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 
 SMALL = Preprocessing(image_size=4, crop=1.0, color_constancy="none")
 
@@ -85,22 +83,6 @@ def test_every_image_is_preprocessed_in_order(tmp_path):
     np.testing.assert_array_equal(prepared.images, [SMALL(image) for image in pixels(50)])
 
 
-def test_a_prepared_set_keeps_labels_ids_and_groups(tmp_path):
-    dataset = in_memory(pixels())
-    prepared = prepare(dataset, SMALL, cache=tmp_path)
-    assert (prepared.ids, prepared.groups) == (dataset.ids, dataset.groups)
-    assert prepared.labels.tolist() == dataset.labels.tolist()
-    assert prepared.classes == dataset.classes
-
-
-def test_hashes_are_those_of_the_files(folder, tmp_path):
-    dataset = load_dataset(f"folder:{folder}")
-    expected = [
-        hashlib.sha256((folder / identity).read_bytes()).hexdigest() for identity in dataset.ids
-    ]
-    assert list(prepare(dataset, SMALL, cache=tmp_path / "cache").hashes) == expected
-
-
 def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
     path = tmp_path / "0.jpg"
     Image.fromarray(pixels(1, side=64)[0]).save(path)
@@ -109,10 +91,6 @@ def test_a_file_is_decoded_no_larger_than_its_square_takes(tmp_path):
     np.testing.assert_array_equal(prepared.images[0], SMALL.from_file(data, "x"))
     assert (prepared.images[0] != SMALL(decode(data, "x"))).any()
     assert prepared.hashes == (hashlib.sha256(data).hexdigest(),)
-
-
-def test_pixels_are_mapped_and_not_loaded(tmp_path):
-    assert isinstance(prepare(in_memory(pixels()), SMALL, cache=tmp_path).images, np.memmap)
 
 
 def test_a_second_preparation_decodes_nothing(tmp_path):
@@ -128,13 +106,6 @@ def test_a_prepared_set_is_read_without_writing(tmp_path, monkeypatch):
     first = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
     monkeypatch.setattr(cache, "locked", None)  # a cache may be for reading only
     assert prepare(in_memory(pixels()), SMALL, cache=tmp_path).hashes == first.hashes
-
-
-def test_other_settings_are_prepared_again(tmp_path):
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    cropped = Preprocessing(image_size=4, crop=0.5, color_constancy="none")
-    prepared = prepare(in_memory(pixels()), cropped, cache=tmp_path)
-    np.testing.assert_array_equal(prepared.images, [cropped(image) for image in pixels()])
 
 
 def test_a_changed_file_is_prepared_again(folder, tmp_path):
@@ -253,32 +224,11 @@ def test_after_any_flipped_bit_of_the_record_the_set_is_prepared_again(tmp_path)
         assert (folder / "hashes.json").read_bytes() == content
 
 
-class Payload(str):
-    """Creates the file that it names when it is unpickled."""
-
-    def __reduce__(self):
-        return Path.touch, (Path(str(self)),)  # an own kind of text would be pickled again
-
-
-def test_a_pickle_in_the_cache_is_never_executed(tmp_path):
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path / "cache")
-    (folder,) = (tmp_path / "cache").iterdir()
-    (folder / "images.npy").write_bytes(pickle.dumps(Payload(tmp_path / "executed")))
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path / "cache")
-    assert not (tmp_path / "executed").exists()
-
-
 def test_an_image_that_cannot_be_decoded_leaves_nothing_behind(tmp_path):
     dataset = in_memory(pixels(), images=CountingSource(pixels(), fail_at=5))
     with pytest.raises(DataError, match="image 5 is damaged"):
         prepare(dataset, SMALL, cache=tmp_path)
     assert left_in(tmp_path) == []
-
-
-def test_a_damaged_file_is_named(folder, tmp_path):
-    (folder / "a" / "4.png").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"a/4\.png: not an image"):
-        prepare(load_dataset(f"folder:{folder}"), SMALL, cache=tmp_path / "cache")
 
 
 def test_an_interruption_leaves_nothing_behind(tmp_path):
@@ -312,14 +262,6 @@ def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path):
     assert left_in(tmp_path) == []
 
 
-def test_progress_is_reported_after_every_image(tmp_path):
-    reports = []
-    prepare(
-        in_memory(pixels(3)), SMALL, cache=tmp_path, report=lambda *report: reports.append(report)
-    )
-    assert reports == [(1, 3), (2, 3), (3, 3)]
-
-
 def test_decoding_does_not_run_far_ahead_of_writing(tmp_path):
     count = 3 * LOOK_AHEAD
     source = CountingSource(pixels(count))
@@ -350,43 +292,6 @@ def test_of_many_that_prepare_one_set_at_once_one_does_the_work(tmp_path):
     assert len(results) == 6
     assert len(set(results)) == 1
     assert source.decoded == Counter(range(40))
-
-
-PREPARE_DIGITS = """
-import sys
-from pathlib import Path
-from misgiving.data.datasets import load_dataset
-from misgiving.data.cache import prepare
-digits = load_dataset("digits")
-print(prepare(digits, digits.preprocessing, cache=Path(sys.argv[1])).fingerprint)
-"""
-
-
-def test_two_processes_that_prepare_one_set_at_once_both_succeed(tmp_path):
-    command = [sys.executable, "-c", PREPARE_DIGITS, str(tmp_path)]
-    processes = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8")
-        for _ in range(2)
-    ]
-    fingerprints = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert fingerprints[0] == fingerprints[1] != ""
-
-
-def test_a_cache_holds_no_lock_and_no_rest(tmp_path):
-    prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    assert left_in(tmp_path)[1:] == ["checksums.json", "hashes.json", "images.npy"]
-
-
-def test_an_empty_set_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"tiny: .*no images"):
-        prepare(in_memory(pixels(0)), SMALL, cache=tmp_path)
-
-
-def test_an_entry_that_cannot_be_read_back_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(cache._Entry, "load", lambda _: None)
-    with pytest.raises(OSError, match="cannot be read back"):
-        prepare(in_memory(pixels()), SMALL, cache=tmp_path)
 
 
 def test_a_selection_shares_the_pixels_and_keeps_the_facts(tmp_path):
@@ -434,24 +339,6 @@ def test_batches_follow_the_order_that_is_given(tmp_path):
     np.testing.assert_array_equal(first.images.numpy(), expected)
 
 
-def test_a_batch_size_below_one_is_refused_at_once(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    with pytest.raises(UsageError, match=r"batch_size.* must be at least 1, got 0"):
-        batches(prepared, batch_size=0)
-
-
-def threads_after(batches_of):
-    before = threading.active_count()
-    batches_of()
-    return threading.active_count() - before
-
-
-def test_no_thread_is_left_when_batches_are_used_up_or_abandoned(tmp_path):
-    prepared = prepare(in_memory(pixels()), SMALL, cache=tmp_path)
-    assert threads_after(lambda: list(batches(prepared, batch_size=1))) == 0
-    assert threads_after(lambda: next(batches(prepared, batch_size=1))) == 0
-
-
 class CountedPixels:
     """Counts how many batches have been read, and sets an event when there are three."""
 
@@ -466,31 +353,6 @@ class CountedPixels:
         if len(self.array) <= rows.max():
             raise DataError("the disk is gone")
         return self.array[rows]
-
-
-class ImmediatePool:
-    """Does work when it is submitted, so that nothing is left to chance."""
-
-    def __init__(self, workers):
-        assert workers == 1
-
-    def submit(self, work, *arguments):
-        future = Future()
-        future.set_result(work(*arguments))
-        return future
-
-    def shutdown(self, *, cancel_futures):
-        assert cancel_futures
-
-
-def test_reading_is_two_batches_ahead_and_no_more(tmp_path, monkeypatch, as_in_use):  # noqa: ARG001
-    prepared = prepare(in_memory(pixels(12)), SMALL, cache=tmp_path)
-    counted = CountedPixels(prepared.images)
-    monkeypatch.setattr(decoding, "ThreadPoolExecutor", ImmediatePool)
-    running = batches(replace(prepared, images=counted), batch_size=1)
-    for used in (1, 2, 3):
-        next(running)
-        assert counted.read == used + 2
 
 
 def test_two_batches_are_read_while_the_first_is_used(tmp_path, as_in_use):  # noqa: ARG001

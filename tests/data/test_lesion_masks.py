@@ -41,11 +41,6 @@ def test_a_folder_without_a_mask_of_any_image_is_refused(photos, tmp_path):
         with_masks(photos, str(tmp_path / "photos"))
 
 
-def test_a_folder_of_masks_that_does_not_exist_is_named(photos, tmp_path):
-    with pytest.raises(DataError, match=r"nowhere: no such folder of masks"):
-        with_masks(photos, str(tmp_path / "nowhere"))
-
-
 def test_automatic_forgets_the_masks_beside_the_data(photos, tmp_path):
     known = replace(photos, masks=tmp_path / "masks")
     assert with_masks(known, "automatic").masks is None
@@ -82,13 +77,6 @@ def test_training_images_are_known_by_their_content_and_not_by_their_name(photos
     for path in photos.images.paths:
         Image.fromarray(np.full((20, 30, 3), 7, dtype=np.uint8)).save(path)
     assert without_training_images(photos, tmp_path / "run").ids == photos.ids
-
-
-def test_an_image_that_cannot_be_read_stays_for_the_rule_of_bad_images(photos, tmp_path):
-    write_split_of(tmp_path / "run", photos, HALF)
-    photos.images.paths[0].unlink()
-    left = without_training_images(photos, tmp_path / "run")
-    assert left.ids == (photos.ids[0], *photos.ids[1::2])
 
 
 def test_a_run_that_was_trained_on_everything_leaves_nothing(photos, tmp_path):

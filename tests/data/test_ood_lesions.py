@@ -50,14 +50,6 @@ def test_a_hole_in_the_lesion_is_filled():
     assert locate_lesion(image)[disc & hole].all()
 
 
-def test_one_large_central_spot_is_found_beside_small_ones():
-    image, disc = drawn()
-    for centre in ((12, 12), (130, 190), (15, 180)):
-        image[drawn(centre=centre, radius=8)[1]] = BROWN
-    found = locate_lesion(image)
-    assert overlap(found, disc) > 0.8
-
-
 def test_a_large_image_has_a_mask_of_its_own_size():
     image, disc = drawn(size=(600, 800), centre=(300, 400), radius=120)
     found = locate_lesion(image)
@@ -70,36 +62,12 @@ def test_nothing_is_found_in_an_image_of_one_colour(shade):
     assert locate_lesion(np.full((40, 50, 3), shade, dtype=np.uint8)) is None
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (3, 2), (8, 8)])
-def test_tiny_images_are_no_trouble(shape):
-    image = np.random.default_rng(0).integers(0, 256, (*shape, 3)).astype(np.uint8)
-    found = locate_lesion(image)
-    assert found is None or (found.shape == shape and found.any())
-
-
-def test_the_image_is_not_changed():
-    image, _ = drawn()
-    before = image.copy()
-    locate_lesion(image)
-    np.testing.assert_array_equal(image, before)
-
-
 def test_the_threshold_is_that_of_scikit_image():
     filters = pytest.importorskip("skimage.filters")
     random = np.random.default_rng(0)
     values = np.concatenate([random.normal(30, 6, 700), random.normal(80, 14, 300)])
     one_bin = np.ptp(values) / 256
     assert lesions._otsu(values) == pytest.approx(filters.threshold_otsu(values), abs=one_bin)
-
-
-def test_widening_adds_the_pixels_within_the_margin():
-    mask = np.zeros((9, 11), dtype=bool)
-    mask[2, 3] = mask[6, 9] = True
-    wide = lesions.widened(mask, 2.0)
-    for row in range(9):
-        for column in range(11):
-            near = min((row - 2) ** 2 + (column - 3) ** 2, (row - 6) ** 2 + (column - 9) ** 2) <= 4
-            assert wide[row, column] == near
 
 
 def test_a_dark_patch_away_from_the_corners_is_no_rim():

@@ -9,7 +9,7 @@ from misgiving.data.datasets import load_dataset
 from misgiving.data.datasets.dataset import Dataset, ImageArray
 from misgiving.data.ood_sets import ood_set
 from misgiving.data.ood_sets.ood_set import OOD_SETS, PHOTOGRAPHS, build
-from misgiving.errors import DataError, UsageError
+from misgiving.errors import DataError
 
 
 @pytest.fixture
@@ -40,19 +40,6 @@ def test_the_same_seed_gives_the_same_bytes(name, held_out):
         *map(again.images.key, range(len(again)))
     ]
     np.testing.assert_array_equal(pixels(first)[2], pixels(again)[2])
-
-
-@pytest.mark.parametrize("name", ["histology", "photographs"])
-def test_another_seed_gives_other_crops(name, held_out):
-    first, other = (build(name, held_out, seed=seed).dataset for seed in (0, 1))
-    assert first.images.key(0) != other.images.key(0)
-
-
-def test_histology_is_crops_of_one_source(held_out):
-    crops = build("histology", held_out, seed=0).dataset
-    assert np.shape(pixels(crops)) == (256, 64, 64, 3)
-    assert set(crops.groups) == {"ihc"}
-    assert "256 crops of 64 x 64 pixels from one histology picture" in crops.contents
 
 
 def test_crops_are_cut_out_unchanged(held_out):
@@ -102,30 +89,6 @@ def test_a_box_is_black_over_the_ink_and_white_paper_stays(held_out):
                 )
 
 
-def test_the_group_of_a_box_is_the_image_under_it(held_out):
-    boxed = build("boxes", held_out, seed=0).dataset
-    assert boxed.groups == held_out.ids
-    assert not set(boxed.ids) & set(held_out.ids)
-
-
-def test_held_out_images_are_not_changed_by_their_boxes(held_out):
-    before = held_out.images.images.copy()
-    pixels(build("boxes", held_out, seed=0).dataset)
-    np.testing.assert_array_equal(held_out.images.images, before)
-
-
-def test_boxes_can_be_selected(held_out):
-    boxed = build("boxes", held_out, seed=0).dataset
-    chosen = boxed.select(np.array([5, 2]))
-    np.testing.assert_array_equal(pixels(chosen)[1], pixels(boxed)[2])
-
-
-def test_the_hash_of_a_box_is_not_that_of_the_image(held_out):
-    boxed = build("boxes", held_out, seed=0).dataset
-    assert boxed.images.read(0).hash != held_out.images.read(0).hash
-    assert boxed.images.key(0) != held_out.images.key(0)
-
-
 def test_a_blank_page_is_boxed_as_a_whole():
     page = np.full((1, 4, 5, 3), 255, dtype=np.uint8)
     blank = Dataset(
@@ -142,12 +105,3 @@ def test_a_blank_page_is_boxed_as_a_whole():
 def test_a_picture_that_the_package_lacks_is_named(held_out):
     with pytest.raises(DataError, match=r"gone\.png: not in this scikit-image"):
         ood_set.picture_crops(held_out, 0, pictures=("gone.png",))
-
-
-def test_without_scikit_image_the_install_command_is_shown(held_out, monkeypatch):
-    def missing(name):
-        raise ModuleNotFoundError(name)
-
-    monkeypatch.setattr(ood_set, "files", missing)
-    with pytest.raises(UsageError, match=r"pip install 'misgiving\[train\]'"):
-        build("histology", held_out, seed=0)
