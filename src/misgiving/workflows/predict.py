@@ -26,7 +26,7 @@ from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedPerformance, expected_performance
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import refuse_input, refuse_unwritable, default_cache, write_text
+from misgiving.files import default_cache, refuse_input, refuse_unwritable, write_text
 from misgiving.predictions.network import Squares
 from misgiving.results.decision_journal import (
     DecisionJournal,
