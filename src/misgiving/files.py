@@ -231,22 +231,22 @@ def _swap(partial: Path, path: Path) -> None:
             raise
 
 
-def refuse_unwritable(path: Path) -> None:
-    """Refuse a file that cannot be written, before any work is done for it."""
+def check_writable(path: Path) -> None:
+    """Check that a file can be written, before any work is done for it."""
     _check_ordinary_file(path)
     _make_parent(path)
     with _explained(path), TemporaryFile(dir=path.parent):
         pass
 
 
-def refuse_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
-    """Refuse to replace or remove a file that is read, also under the name of a link."""
+def check_not_input(out: Path, inputs: Iterable[Path], *, option: str = "out") -> None:
+    """Check that no file that is read would be replaced, also under the name of a link."""
     if out.exists() and any(path.exists() and path.samefile(out) for path in inputs):
         raise UsageError(f"{out}: is read, and would be replaced; choose another `{option}`")
 
 
-def refuse_unwritable_folder(out: Path) -> None:
-    """Refuse a folder that cannot be made or written to, before any work is done for it."""
+def check_writable_folder(out: Path) -> None:
+    """Check that a folder can be made and written to, before any work is done for it."""
     place = next(
         path for path in (out.absolute(), *out.absolute().parents) if os.path.lexists(path)
     )

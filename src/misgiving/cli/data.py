@@ -24,7 +24,7 @@ from misgiving.cli.options import (
 )
 from misgiving.cli.progress import Bar, Bytes, progress_bars, say, show_table
 from misgiving.errors import UsageError
-from misgiving.files import refuse_input, refuse_unwritable_folder
+from misgiving.files import check_not_input, check_writable_folder
 from misgiving.training.config import DataConfig
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def check(
         refuse_image_options(context, Path(data))
         _show_suspects(suspect_labels(Predictions.read(Path(data)), seed=seed), out)
         return
-    _refuse_model(Path(data))
+    _check_no_model(Path(data))
     if model is None:
         _check_images(data, out, seed)
         return
@@ -200,19 +200,19 @@ def check(
 
 
 def _check_outputs(out: Path, data: str) -> None:
-    """Refuse a folder that cannot be written to, or where findings would replace what is read."""
+    """Check that the folder can be written to, and that findings replace nothing that is read."""
     from misgiving.data.check import FINDINGS_FILE, REPORT_FILE
     from misgiving.data.datasets import tables_of
     from misgiving.results.review_lists import SUSPECTS_FILE
 
-    refuse_unwritable_folder(out)
+    check_writable_folder(out)
     inputs = [Path(data)] if is_prediction_file(Path(data)) else tables_of(data)
     for name in (REPORT_FILE, FINDINGS_FILE, SUSPECTS_FILE):
-        refuse_input(out / name, inputs)
+        check_not_input(out / name, inputs)
 
 
-def _refuse_model(folder: Path) -> None:
-    """Refuse a model in place of data, and say how it is given."""
+def _check_no_model(folder: Path) -> None:
+    """Check that no model is given in place of data."""
     if (folder / "split.csv").is_file():
         raise UsageError(f"{folder} is a run, not data; give DATA, and the run as `model`")
     if (folder / "config.json").is_file():

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from misgiving.evaluation.evaluate import Evaluation
 from misgiving.evaluation.measures import Measurement
-from misgiving.files import refuse_input
+from misgiving.files import check_not_input
 from misgiving.metrics.subgroups import Subgroup
 from misgiving.results.formats import write_table
 from misgiving.results.schema import SkippedImage
@@ -35,7 +35,7 @@ class LabelledDecision(NamedTuple):
 def check_folder(folder: Path, inputs: Sequence[Path]) -> None:
     """Refuse a folder where an evaluation would replace or remove a file that it reads."""
     for name in FILES:
-        refuse_input(folder / name, inputs)
+        check_not_input(folder / name, inputs)
 
 
 def write_evaluation(

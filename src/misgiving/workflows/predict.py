@@ -26,7 +26,7 @@ from misgiving.deferral.decisions import Decision, Decisions
 from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedPerformance, expected_performance
 from misgiving.errors import BadImage, DataError, UsageError
-from misgiving.files import default_cache, refuse_input, refuse_unwritable, write_text
+from misgiving.files import check_not_input, check_writable, default_cache, write_text
 from misgiving.predictions.network import Squares
 from misgiving.results.decision_journal import (
     DecisionJournal,
@@ -206,7 +206,7 @@ def predict_files(
     _refuse_outputs(out, contact_sheet, resume=resume)
     names = names_for(model, images)
     if contact_sheet is not None:
-        refuse_input(contact_sheet, map(Path, names), option="contact_sheet")
+        check_not_input(contact_sheet, map(Path, names), option="contact_sheet")
     predictor = predictor_of(model, count=len(names), device=device, devices=devices, nodes=nodes)
     with decision_journal(
         out,
@@ -254,14 +254,14 @@ def _refuse_outputs(out: Path | None, contact_sheet: Path | None, *, resume: boo
         raise UsageError("`resume` needs `out`, the file to continue")
     if out is not None:
         writer_for(out)
-        refuse_unwritable(out)
+        check_writable(out)
     if contact_sheet is None:
         return
     if out is not None and contact_sheet.resolve() == out.resolve():
         raise UsageError(
             f"{contact_sheet}: contact sheet and table cannot share a file; choose another"
         )
-    refuse_unwritable(contact_sheet)
+    check_writable(contact_sheet)
 
 
 def predict_images(

@@ -9,7 +9,7 @@ from misgiving.deferral.deferral import Deferral
 from misgiving.deferral.expected_performance import ExpectedPerformance
 from misgiving.deferral.policy_file import policy_folder
 from misgiving.errors import DataError
-from misgiving.files import refuse_input, refuse_unwritable
+from misgiving.files import check_not_input, check_writable
 from misgiving.predictions.record import Predictions
 from misgiving.results.decision_tables import DecidedNumbers, DecisionRow, DecisionTable, writer_for
 from misgiving.workflows.predict import expected_of, row_of
@@ -48,8 +48,8 @@ def predict_table(
     """
     if out is not None:
         writer_for(out)
-        refuse_unwritable(out)
-        refuse_input(out, [predictions])
+        check_writable(out)
+        check_not_input(out, [predictions])
     deferral = Deferral.load(policy_folder(policy))
     table = read_predictions(predictions, deferral)
     numbers = DecidedNumbers()
